@@ -1,0 +1,84 @@
+"""seqblend: the Transformer lecture as a Hugging Face model family.
+
+Importing it registers every class with transformers' Auto classes.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+from .configuration.decoder import BlendDecoderConfig
+from .configuration.encoder import BlendEncoderConfig
+from .configuration.encoder_decoder import BlendEncoderDecoderConfig
+from .modeling.decoder import (
+    BlendDecoderForCausalLM,
+    BlendDecoderForSequenceClassification,
+    BlendDecoderForTokenClassification,
+    BlendDecoderModel,
+)
+from .modeling.encoder import (
+    BlendEncoderForMaskedLM,
+    BlendEncoderForSequenceClassification,
+    BlendEncoderForTokenClassification,
+    BlendEncoderModel,
+)
+from .modeling.encoder_decoder import (
+    BlendEncoderDecoderForSeq2SeqLM,
+    BlendEncoderDecoderForSequenceClassification,
+    BlendEncoderDecoderForTokenClassification,
+    BlendEncoderDecoderModel,
+)
+from .version import __version__
+
+# Every family: its configuration, and the model for each Auto class.
+FAMILIES = {
+    BlendEncoderConfig: {
+        AutoModel: BlendEncoderModel,
+        AutoModelForMaskedLM: BlendEncoderForMaskedLM,
+        AutoModelForSequenceClassification: BlendEncoderForSequenceClassification,
+        AutoModelForTokenClassification: BlendEncoderForTokenClassification,
+    },
+    BlendDecoderConfig: {
+        AutoModel: BlendDecoderModel,
+        AutoModelForCausalLM: BlendDecoderForCausalLM,
+        AutoModelForSequenceClassification: BlendDecoderForSequenceClassification,
+        AutoModelForTokenClassification: BlendDecoderForTokenClassification,
+    },
+    BlendEncoderDecoderConfig: {
+        AutoModel: BlendEncoderDecoderModel,
+        AutoModelForSeq2SeqLM: BlendEncoderDecoderForSeq2SeqLM,
+        AutoModelForSequenceClassification: BlendEncoderDecoderForSequenceClassification,
+        AutoModelForTokenClassification: BlendEncoderDecoderForTokenClassification,
+    },
+}
+
+for config_class, models in FAMILIES.items():
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    for auto_class, model_class in models.items():
+        auto_class.register(config_class, model_class, exist_ok=True)
+
+__all__ = [
+    "FAMILIES",
+    "BlendDecoderConfig",
+    "BlendDecoderForCausalLM",
+    "BlendDecoderForSequenceClassification",
+    "BlendDecoderForTokenClassification",
+    "BlendDecoderModel",
+    "BlendEncoderConfig",
+    "BlendEncoderDecoderConfig",
+    "BlendEncoderDecoderForSeq2SeqLM",
+    "BlendEncoderDecoderForSequenceClassification",
+    "BlendEncoderDecoderForTokenClassification",
+    "BlendEncoderDecoderModel",
+    "BlendEncoderForMaskedLM",
+    "BlendEncoderForSequenceClassification",
+    "BlendEncoderForTokenClassification",
+    "BlendEncoderModel",
+    "__version__",
+]

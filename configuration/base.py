@@ -1,0 +1,259 @@
+"""What every stack of Transformer blocks is made of: one typed field per choice, shared by encoder and decoder."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any, Literal, TypeVar
+
+from huggingface_hub.dataclasses import validated_field
+from transformers.activations import ACT2FN
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from .recipes import RECIPES
+
+PROBLEM_TYPES = ["single_label_classification", "multi_label_classification", "regression"]
+
+Config = TypeVar("Config", bound="RecipeConfig")
+
+
+def positive(value: float | None) -> None:
+    """Field validator. Raises ValueError for a number that is not above zero."""
+    if value is not None and not value > 0:
+        raise ValueError(f"must be above 0, got {value}")
+
+
+def non_negative(value: float | None) -> None:
+    """Field validator. Raises ValueError for a negative number."""
+    if value is not None and not value >= 0:
+        raise ValueError(f"must be 0 or above, got {value}")
+
+
+def probability(value: float | None) -> None:
+    """Field validator. Raises ValueError for a number outside [0, 1)."""
+    if value is not None and not 0 <= value < 1:
+        raise ValueError(f"must be in [0, 1), got {value}")
+
+
+def activation(name: str) -> None:
+    """Field validator. Raises ValueError for a name that transformers has no activation function of."""
+    if name not in ACT2FN:
+        raise ValueError(unknown("activation", name, list(ACT2FN)))
+
+
+def unknown(kind: str, name: str, valid: list[str]) -> str:
+    """The message for an unknown `name`: it lists the valid ones, the nearest first."""
+    nearest = get_close_matches(name, valid, n=len(valid), cutoff=0.0)
+    return f"unknown {kind} {name!r}; valid, nearest first: {', '.join(nearest)}"
+
+
+def checked(validator: Callable[[Any], None], default: Any) -> Any:
+    """A dataclass field whose value is checked by `validator` whenever it is set."""
+    return validated_field(validator, default=default)
+
+
+class RecipeConfig(PreTrainedConfig):
+    """A configuration that can be built from a named recipe."""
+
+    @classmethod
+    def from_recipe(cls: type[Config], name: str = "default", **overrides: Any) -> Config:
+        """Build a configuration from a recipe: named settings of the option fields.
+
+        Args:
+            name: one of the recipes this architecture has; `default` is the class without changes.
+            overrides: fields that differ from the recipe.
+
+        Raises:
+            ValueError: unknown recipe or field (the message lists the valid ones, nearest first), or a bad value.
+        """
+        recipe = cls.recipe(name)
+        cls.check_names(overrides, {f.name for f in fields(cls)} | {"num_labels"})
+        return cls(**{**recipe, **overrides})
+
+    @classmethod
+    def recipe(cls, name: str) -> dict[str, Any]:
+        """The field values of a recipe. Raises ValueError for one that this architecture does not have."""
+        recipes = {recipe: parts[cls.model_type] for recipe, parts in RECIPES.items() if cls.model_type in parts}
+        if name not in recipes:
+            raise ValueError(unknown(f"recipe of {cls.__name__}", name, list(recipes)))
+        return recipes[name]
+
+    @classmethod
+    def check_names(cls, names: Iterable[str], valid: set[str]) -> None:
+        """Raises ValueError for a name that is not valid, with the valid ones, nearest first."""
+        for name in names:
+            if name not in valid:
+                raise ValueError(unknown(f"option of {cls.__name__}", name, sorted(valid)))
+
+
+class BlendConfig(RecipeConfig):
+    """The fields of one stack of Transformer blocks. Encoder and decoder add their own.
+
+    Sizes count features, tokens or layers; dropouts are probabilities in [0, 1). Fields that are None when given are
+    filled in from others, so that the saved configuration is complete.
+    """
+
+    base_model_tp_plan = {
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    }
+
+    # Sizes.
+    vocab_size: int = checked(positive, 32000)
+    hidden_size: int = checked(positive, 256)
+    num_hidden_layers: int = checked(positive, 4)
+    num_attention_heads: int = checked(positive, 4)
+    # Grouped-query attention (Ainslie et al. 2023): fewer key-value heads than query heads. None: as many.
+    num_key_value_heads: int | None = checked(positive, None)
+    # None: hidden_size / num_attention_heads.
+    head_dim: int | None = checked(positive, None)
+    # None: 4 × hidden_size when plain; 8/3 of it, rounded up to a multiple of 32, when gated (as many parameters).
+    intermediate_size: int | None = checked(positive, None)
+    # Longest sequence, in tokens. A hard limit for learned positions only.
+    max_position_embeddings: int = checked(positive, 2048)
+
+    # Choices.
+    norm_type: Literal["layernorm", "rmsnorm"] = "rmsnorm"
+    # Where a block normalizes: `pre`, its input (and the stack's output); `post`, the sum of input and output.
+    norm_position: Literal["pre", "post"] = "pre"
+    norm_eps: int | float = checked(positive, 1e-6)
+    # How a token knows its place: a learned or a sinusoidal vector added to its embedding, queries and keys turned
+    # by an angle that grows with the position (RoPE), or not at all.
+    position_type: Literal["learned", "sinusoidal", "rotary", "none"] = "rotary"
+    # RoPE's parameters as transformers writes them: {"rope_type": …, "rope_theta": …}. None: default type, theta 10000.
+    rope_parameters: dict[str, Any] | None = None
+    feed_forward_type: Literal["plain", "gated"] = "gated"
+    # A name from transformers' activation table.
+    hidden_act: str = checked(activation, "silu")
+    # What the dot products of queries and keys are multiplied by. None: 1 / √head_dim.
+    attention_scaling: int | float | None = checked(positive, None)
+    # Per layer, `full_attention` or `sliding_attention`. None: all full.
+    layer_types: list[Literal["full_attention", "sliding_attention"]] | None = None
+    # Reach of a sliding layer, in tokens: a causal query sees itself and sliding_window - 1 before it, a
+    # bidirectional one sees sliding_window on either side.
+    sliding_window: int | None = checked(positive, None)
+    # Biases of the query, key and value projections; of the attention's output projection (None: the same); of the
+    # feed-forward matrices; of the language-model head.
+    attention_bias: bool = False
+    attention_out_bias: bool | None = None
+    mlp_bias: bool = False
+    lm_head_bias: bool = False
+    # Normalize the embeddings before the first block (BERT, BART).
+    embedding_norm: bool = False
+    # Kinds of segments that token_type_ids tells apart (0: it is not read).
+    type_vocab_size: int = checked(non_negative, 0)
+    # Multiply token embeddings by √hidden_size (Vaswani et al. 2017, §3.4).
+    scale_embeddings: bool = False
+    # The language-model head uses the token embedding's matrix.
+    tie_word_embeddings: bool = True
+
+    # Dropouts: of attention weights, of embeddings and block outputs, before a classification projection.
+    attention_dropout: int | float = checked(probability, 0.0)
+    hidden_dropout: int | float = checked(probability, 0.1)
+    classifier_dropout: int | float = checked(probability, 0.1)
+    # Standard deviation of the normal distribution that matrices start from.
+    initializer_range: int | float = checked(positive, 0.02)
+
+    # The vector of a sequence: its first real token, the mean of its real tokens, or its last real token.
+    pooling: Literal["cls", "mean", "last"] = "cls"
+    # What the loss does in training. One weight a class for sequence and token classification; the share of a
+    # target's probability that is spread over all classes.
+    class_weights: list[int | float] | None = None
+    label_smoothing: int | float = checked(probability, 0.0)
+
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.head_dim is None:
+            self.head_dim = max(1, self.hidden_size // self.num_attention_heads)
+        if self.intermediate_size is None:
+            gated_size = -(-self.hidden_size * 8 // 3 // 32) * 32
+            self.intermediate_size = gated_size if self.feed_forward_type == "gated" else 4 * self.hidden_size
+        if self.attention_scaling is None:
+            self.attention_scaling = self.head_dim**-0.5
+        if self.layer_types is None:
+            self.layer_types = ["full_attention"] * self.num_hidden_layers
+        if self.attention_out_bias is None:
+            self.attention_out_bias = self.attention_bias
+        super().__post_init__(**kwargs)
+
+    def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Fill in RoPE's parameters where positions are rotary; where they are not, there are none.
+
+        Replaces RotaryEmbeddingConfigMixin.convert_rope_params_to_dict, which writes them whatever the positions.
+        """
+        if self.position_type == "rotary":
+            return super().convert_rope_params_to_dict(**kwargs)
+        return kwargs
+
+    def validate_rope(self) -> None:
+        """Check RoPE's parameters where there are any; replaces RotaryEmbeddingConfigMixin.validate_rope likewise."""
+        if self.position_type == "rotary":
+            known = ["default", *ROPE_INIT_FUNCTIONS]
+            if self.rope_parameters["rope_type"] not in known:
+                raise ValueError(unknown("rope_type", self.rope_parameters["rope_type"], known))
+            super().validate_rope()
+        elif self.rope_parameters is not None:
+            raise ValueError(f"rope_parameters={self.rope_parameters} needs position_type='rotary'")
+
+    def validate_heads(self) -> None:
+        """Raises ValueError where heads, key-value heads and the hidden size do not divide."""
+        if self.head_dim == self.hidden_size // self.num_attention_heads and self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"
+                " (or give head_dim)"
+            )
+        if self.num_key_value_heads > self.num_attention_heads or self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_key_value_heads={self.num_key_value_heads} must divide "
+                f"num_attention_heads={self.num_attention_heads}"
+            )
+        if self.position_type == "rotary" and self.head_dim % 2:
+            raise ValueError(f"head_dim={self.head_dim} must be even for position_type='rotary'")
+
+    def validate_positions(self) -> None:
+        """Raises ValueError where the positions do not fit the hidden size."""
+        if self.position_type == "sinusoidal" and self.hidden_size % 2:
+            raise ValueError(f"hidden_size={self.hidden_size} must be even for position_type='sinusoidal'")
+
+    def validate_sliding_window(self) -> None:
+        """Raises ValueError for a window without sliding layers, or sliding layers without a window."""
+        slides = "sliding_attention" in self.layer_types
+        if slides and self.sliding_window is None:
+            raise ValueError("layer_types has sliding_attention layers, but sliding_window is None")
+        if not slides and self.sliding_window is not None:
+            raise ValueError(
+                f"sliding_window={self.sliding_window} has no effect: layer_types={self.layer_types} has no "
+                "sliding_attention layer"
+            )
+
+    def validate_labels(self) -> None:
+        """Raises ValueError for an unknown problem type, or class weights that do not fit the labels."""
+        check_labels(self)
+
+
+def check_labels(config: PreTrainedConfig) -> None:
+    """Raises ValueError for an unknown problem type, or unless there is one positive class weight a label, or none."""
+    if config.problem_type not in (None, *PROBLEM_TYPES):
+        raise ValueError(unknown("problem_type", config.problem_type, PROBLEM_TYPES))
+    weights = config.class_weights
+    if weights is None:
+        return
+    if len(weights) != config.num_labels:
+        raise ValueError(f"class_weights has {len(weights)} values for num_labels={config.num_labels}")
+    if not all(weight > 0 for weight in weights):
+        raise ValueError(f"class_weights={weights} must all be above 0")
+    if config.problem_type == "regression":
+        raise ValueError(f"class_weights={weights} has no meaning for problem_type='regression'")
+
+
+__all__ = ["BlendConfig", "RecipeConfig", "check_labels", "checked", "unknown"]

@@ -1,0 +1,131 @@
+"""The encoder-decoder: a decoder that also reads an encoder's output."""
+
+from dataclasses import fields
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+
+from .base import RecipeConfig, check_labels, checked, probability
+from .decoder import BlendDecoderConfig
+from .encoder import BlendEncoderConfig
+
+PARTS: dict[str, type[PreTrainedConfig]] = {"encoder": BlendEncoderConfig, "decoder": BlendDecoderConfig}
+
+
+@strict
+class BlendEncoderDecoderConfig(RecipeConfig):
+    """An encoder and a decoder that reads the encoder's output by cross-attention.
+
+    Each part is given as a configuration, as a dict of its fields, or not at all (its defaults), and may have a
+    vocabulary of its own. What concerns the model as a whole, its heads and losses, stands here and not in the parts.
+    """
+
+    model_type = "blend_encoder_decoder"
+    keys_to_ignore_at_inference = [
+        "past_key_values",
+        "encoder_last_hidden_state",
+        "decoder_hidden_states",
+        "encoder_hidden_states",
+        "decoder_attentions",
+        "encoder_attentions",
+        "cross_attentions",
+    ]
+    # transformers 5.23 reads `sub_configs_defaults`, 5.16 reads `sub_configs`.
+    sub_configs = PARTS
+    sub_configs_defaults = PARTS
+
+    encoder: PreTrainedConfig | dict[str, Any] | None = None
+    decoder: PreTrainedConfig | dict[str, Any] | None = None
+    is_encoder_decoder: bool = True
+
+    # Ties the language-model head to the decoder's token embedding and, where the parts share one vocabulary
+    # (share_encoder_decoder_embeddings), the encoder's token embedding too.
+    tie_word_embeddings: bool = True
+    share_encoder_decoder_embeddings: bool = True
+
+    # As in BlendConfig.
+    pooling: Literal["cls", "mean", "last"] = "last"
+    classifier_dropout: int | float = checked(probability, 0.1)
+    class_weights: list[int | float] | None = None
+    label_smoothing: int | float = checked(probability, 0.0)
+    use_cache: bool = True
+
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    # What the decoder reads before it writes the first token. None: bos_token_id.
+    decoder_start_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name, part in PARTS.items():
+            value = getattr(self, name)
+            if value is None or isinstance(value, dict):
+                setattr(self, name, part(**(value or {})))
+        if self.decoder.cross_attention_hidden_size is None:
+            self.decoder.cross_attention_hidden_size = self.encoder.hidden_size
+        if self.decoder_start_token_id is None:
+            self.decoder_start_token_id = self.bos_token_id
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_recipe(cls, name: str = "default", **overrides: Any) -> "BlendEncoderDecoderConfig":
+        """Build a configuration from a recipe; see RecipeConfig.from_recipe.
+
+        An override is a field of the whole, `encoder` or `decoder` with a dict of changes to that part, or a field of
+        the parts (`hidden_size=64`), which is set in each part that has it.
+        """
+        recipe = cls.recipe(name)
+        own = {f.name for f in fields(cls)} | {"num_labels"}
+        of_parts = {part: {f.name for f in fields(config_class)} for part, config_class in PARTS.items()}
+        cls.check_names(overrides, own.union(*of_parts.values()))
+        settings = {key: value for key, value in overrides.items() if key in own}
+        for part, config_class in PARTS.items():
+            common = {key: value for key, value in overrides.items() if key not in own and key in of_parts[part]}
+            changes = settings.get(part) or {}
+            config_class.check_names(changes, of_parts[part])
+            settings[part] = config_class(**{**recipe[part], **common, **changes})
+        return cls(**settings)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of what the heads read: the decoder's."""
+        return self.decoder.hidden_size
+
+    @property
+    def vocab_size(self) -> int:
+        """Size of the vocabulary that is written: the decoder's."""
+        return self.decoder.vocab_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """As PreTrainedConfig.to_dict, without what a part says of the repository it was loaded from."""
+        output = super().to_dict()
+        for part in PARTS:
+            for key in ("_name_or_path", "auto_map", "architectures"):
+                output[part].pop(key, None)
+        return output
+
+    def validate_vocabularies(self) -> None:
+        """Raises ValueError where one embedding is asked to serve two vocabularies or widths."""
+        sizes = {part: (getattr(self, part).vocab_size, getattr(self, part).hidden_size) for part in PARTS}
+        shared = self.tie_word_embeddings and self.share_encoder_decoder_embeddings
+        if shared and sizes["encoder"] != sizes["decoder"]:
+            raise ValueError(
+                f"share_encoder_decoder_embeddings=True needs one vocab_size and hidden_size, got {sizes}; "
+                "set it to False for two vocabularies"
+            )
+
+    def validate_cross_attention(self) -> None:
+        """Raises ValueError where the decoder expects another width than the encoder has."""
+        if self.decoder.cross_attention_hidden_size != self.encoder.hidden_size:
+            raise ValueError(
+                f"decoder.cross_attention_hidden_size={self.decoder.cross_attention_hidden_size} must be "
+                f"encoder.hidden_size={self.encoder.hidden_size}"
+            )
+
+    def validate_labels(self) -> None:
+        """Raises ValueError for an unknown problem type, or class weights that do not fit the labels."""
+        check_labels(self)
+
+
+__all__ = ["BlendEncoderDecoderConfig"]

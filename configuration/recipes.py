@@ -1,0 +1,112 @@
+"""Recipes: well-known models as named settings of the option fields, by architecture.
+
+A recipe changes only what the model it is named after does differently from the defaults; sizes are the published
+model's and may be overridden. A test holds each to the transformers implementation, to floating-point error.
+"""
+
+from typing import Any
+
+# What the models of 2017 to 2020 share.
+CLASSIC: dict[str, Any] = {
+    "norm_type": "layernorm",
+    "norm_eps": 1e-5,
+    "position_type": "learned",
+    "feed_forward_type": "plain",
+    "hidden_act": "gelu",
+    "attention_bias": True,
+    "mlp_bias": True,
+    "attention_dropout": 0.1,
+    "hidden_dropout": 0.1,
+}
+
+# Devlin et al. 2019 (reference: BertForMaskedLM).
+BERT = CLASSIC | {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 512,
+    "norm_position": "post",
+    "norm_eps": 1e-12,
+    "type_vocab_size": 2,
+    "embedding_norm": True,
+    "lm_head_bias": True,
+}
+
+# Radford et al. 2018 (reference: OpenAIGPTLMHeadModel). Its "gelu" is the tanh approximation.
+GPT1 = CLASSIC | {
+    "vocab_size": 40478,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 512,
+    "norm_position": "post",
+    "hidden_act": "gelu_new",
+}
+
+# Radford et al. 2019 (reference: GPT2LMHeadModel): the norms moved to the input of each block.
+GPT2 = GPT1 | {"vocab_size": 50257, "max_position_embeddings": 1024, "norm_position": "pre"}
+
+# Brown et al. 2020 (reference: GPTNeoForCausalLM): full and local attention alternate; GPT-Neo leaves the dot
+# products unscaled and has no bias on queries, keys and values.
+GPT3 = GPT2 | {
+    "max_position_embeddings": 2048,
+    "layer_types": ["full_attention", "sliding_attention"] * 6,
+    "sliding_window": 256,
+    "attention_scaling": 1.0,
+    "attention_bias": False,
+    "attention_out_bias": True,
+}
+
+# Vaswani et al. 2017 (reference: MarianMTModel, whose sinusoids stand in halves, sines then cosines).
+TRANSFORMER = CLASSIC | {
+    "vocab_size": 37000,
+    "hidden_size": 512,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 1024,
+    "norm_position": "post",
+    "position_type": "sinusoidal",
+    "hidden_act": "relu",
+    "scale_embeddings": True,
+    "lm_head_bias": True,
+    "attention_dropout": 0.0,
+}
+
+# Lewis et al. 2020 (reference: BartForConditionalGeneration).
+BART = CLASSIC | {
+    "vocab_size": 50265,
+    "hidden_size": 768,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 1024,
+    "norm_position": "post",
+    "embedding_norm": True,
+    "lm_head_bias": True,
+}
+
+# Touvron et al. 2023 (reference: LlamaForCausalLM): already the defaults, but for the head of its own.
+LLAMA: dict[str, Any] = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "intermediate_size": 11008,
+    "hidden_dropout": 0.0,
+    "tie_word_embeddings": False,
+}
+
+# Recipe → model_type → field values. For an encoder-decoder they are those of each part.
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "default": {
+        "blend_encoder": {},
+        "blend_decoder": {},
+        "blend_encoder_decoder": {"encoder": {}, "decoder": {}},
+    },
+    "bert": {"blend_encoder": BERT},
+    "gpt1": {"blend_decoder": GPT1},
+    "gpt2": {"blend_decoder": GPT2},
+    "gpt3": {"blend_decoder": GPT3},
+    "transformer": {"blend_encoder_decoder": {"encoder": TRANSFORMER, "decoder": TRANSFORMER}},
+    "bart": {"blend_encoder_decoder": {"encoder": BART, "decoder": BART}},
+    "llama": {"blend_decoder": LLAMA},
+}

@@ -1,0 +1,175 @@
+"""Attention: blending the elements of a sequence into each other.
+
+Each query meets a set of material vectors. It responds to each of them more or less (the dot product with its key),
+and takes more of those it responds to (a weighted mean of their values). The one class here plays three roles:
+
+    self         queries, keys and values come from one sequence, and every token sees every token
+    masked self  the same, but a token sees only itself and the tokens before it
+    cross        queries come from the target, keys and values from the source
+
+Shapes, here and in all of `modeling`: B batch, T target or query length, S source or key length, H query heads,
+K key-value heads, D features of a head, E hidden size, V vocabulary. Batches are padded, [B, T], or flat, [1, N]
+(see packing.py).
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache, EncoderDecoderCache
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .packing import Layout
+from .positions import apply_rotary_pos_emb
+
+Role = Literal["self", "masked self", "cross"]
+
+
+class Attention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017, §3.2), with grouped key-value heads (Ainslie et al. 2023).
+
+    Args:
+        config: of the stack that the queries belong to.
+        layer_idx: which layer of the stack this is; the cache keeps keys and values by it.
+        role: what it blends into what.
+    """
+
+    def __init__(self, config: PreTrainedConfig, layer_idx: int, role: Role):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.is_causal = role == "masked self"
+        self.is_cross_attention = role == "cross"
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = config.attention_scaling
+        self.sliding_window = None
+        if role != "cross" and config.layer_types[layer_idx] == "sliding_attention":
+            # Kernels count a query's own place in the window; ours is the reach on either side when bidirectional.
+            self.sliding_window = config.sliding_window + (0 if self.is_causal else 1)
+
+        query_size = config.num_attention_heads * config.head_dim
+        key_size = config.num_key_value_heads * config.head_dim
+        source_size = config.cross_attention_hidden_size if role == "cross" else config.hidden_size
+        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)
+        self.k_proj = nn.Linear(source_size, key_size, bias=config.attention_bias)
+        self.v_proj = nn.Linear(source_size, key_size, bias=config.attention_bias)
+        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_out_bias)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        key_value_states: torch.Tensor,
+        *,
+        layout: Layout,
+        key_value_layout: Layout,
+        attention_mask: Any = None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Blend `key_value_states` into `hidden_states`.
+
+        Args:
+            hidden_states: what asks, (B, T, E) or flat.
+            key_value_states: what is blended, (B, S, E) or flat; the same tensor for self-attention.
+            layout: where the tokens of hidden_states belong.
+            key_value_layout: where the tokens of key_value_states belong.
+            attention_mask: in the kernel's own form, made once for all layers by the stack.
+            position_embeddings: cosines and sines to turn queries and keys by, (B or 1, T, D) each.
+            past_key_values: keys and values of earlier calls; those of this call are added.
+            kwargs: go to the kernel untouched.
+
+        Returns:
+            What each query took, of the shape of hidden_states, and the weights (B, H, T, S) if the kernel tells them.
+        """
+        query_states = self.q_proj(hidden_states).unflatten(-1, (-1, self.head_dim))  # (B, T, H, D)
+        if position_embeddings is not None:
+            query_states = apply_rotary_pos_emb(query_states, *position_embeddings)
+        query_states = layout.to_rows(query_states).transpose(1, 2)  # (B, H, T, D)
+        key_states, value_states = self.keys_and_values(
+            key_value_states, key_value_layout, position_embeddings, past_key_values
+        )  # (B, K, S, D) each
+
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        blended, weights = attend(
+            self,
+            query_states,
+            key_states,
+            value_states,
+            attention_mask,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            sliding_window=self.sliding_window,
+            **layout.attention_kwargs(key_value_layout),
+            **kwargs,
+        )  # (B, T, H, D)
+        return self.o_proj(layout.from_rows(blended).flatten(2)), weights
+
+    def keys_and_values(
+        self,
+        states: torch.Tensor,
+        layout: Layout,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
+        past_key_values: Cache | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (B, K, S, D) of `states` (B, S, E), with those of the cache; a source is projected once."""
+        is_updated = None
+        if isinstance(past_key_values, EncoderDecoderCache):
+            is_updated = past_key_values.is_updated if self.is_cross_attention else None
+            past_key_values = (
+                past_key_values.cross_attention_cache
+                if self.is_cross_attention
+                else past_key_values.self_attention_cache
+            )
+        if is_updated is not None and is_updated.get(self.layer_idx):
+            cached = past_key_values.layers[self.layer_idx]
+            return cached.keys, cached.values
+
+        key_states = self.k_proj(states).unflatten(-1, (-1, self.head_dim))  # (B, S, K, D)
+        value_states = self.v_proj(states).unflatten(-1, (-1, self.head_dim))
+        if position_embeddings is not None:
+            key_states = apply_rotary_pos_emb(key_states, *position_embeddings)
+        key_states = layout.to_rows(key_states).transpose(1, 2)
+        value_states = layout.to_rows(value_states).transpose(1, 2)
+        if past_key_values is not None:
+            key_states, value_states = past_key_values.update(key_states, value_states, self.layer_idx)
+            if is_updated is not None:
+                is_updated[self.layer_idx] = True
+        return key_states, value_states
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out (Vaswani et al. 2017, equation 1); the kernel for attn_implementation="eager".
+
+    Args:
+        module: the attention layer.
+        query: (B, H, T, D).
+        key: (B, K, S, D).
+        value: (B, K, S, D).
+        attention_mask: added to the scores, (B or 1, 1, T, S); None when all may be seen.
+        scaling: what the scores are multiplied by.
+        dropout: probability of leaving out a weight.
+        kwargs: what other kernels take.
+
+    Returns:
+        The blended values (B, T, H, D) and the weights (B, H, T, S).
+    """
+    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
+    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
+    scores = query @ key.transpose(2, 3) * scaling  # (B, H, T, S)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights

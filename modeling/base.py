@@ -1,0 +1,205 @@
+"""What encoder and decoder share: the stack of blocks, and the door through which a batch comes in."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.modeling_utils import PreTrainedModel
+
+from .normalization import build_norm
+from .packing import FlatLayout, Layout, PaddedLayout
+from .positions import POSITIONS, RotaryEmbedding
+
+# Kernels that are given one row a sequence and a mask, and kernels that find the sequences in a flat batch themselves.
+ROW_KERNELS = ("eager", "sdpa", "flex_attention")
+VARLEN_KERNELS = ("flash_attention_2", "flash_attention_3")
+
+
+@dataclass
+class StackOutput(BaseModelOutputWithPastAndCrossAttentions):
+    """A stack's output; for a head of ours with `layout`, and then last_hidden_state is in that layout's form."""
+
+    layout: Any = None
+
+
+class BlendPreTrainedModel(PreTrainedModel):
+    """What all models of the family tell transformers about themselves."""
+
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _skip_keys_device_placement = ["past_key_values"]
+
+
+class Stack(BlendPreTrainedModel):
+    """Embeddings and a stack of blocks. A subclass says which block, and which mask functions make its masks."""
+
+    layer_class: type[nn.Module]
+    mask_functions: dict[str, Callable[..., Any]]
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_positions = POSITIONS[config.position_type](config.max_position_embeddings, config.hidden_size)
+        self.embed_token_types = (
+            nn.Embedding(config.type_vocab_size, config.hidden_size) if config.type_vocab_size else None
+        )
+        self.embedding_norm = build_norm(config) if config.embedding_norm else nn.Identity()
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.rotary_emb = RotaryEmbedding(config) if config.position_type == "rotary" else None
+        self.layers = nn.ModuleList(self.layer_class(config, index) for index in range(config.num_hidden_layers))
+        self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def enter(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        attention_mask: Any,
+        position_ids: torch.Tensor | None,
+        kwargs: dict[str, Any],
+        flat: bool | None = None,
+    ) -> Layout:
+        """Choose the form in which the batch goes through the stack.
+
+        Args:
+            input_ids: (B, T), or None for
+            inputs_embeds: (B, T, E).
+            attention_mask: (B, T or more) with 1 for real tokens; None for all; or what the mask functions made.
+            position_ids: (B or 1, T); where they restart in a row, without a mask, another sequence begins.
+            kwargs: those of the forward; what it says of sequences (`cu_seq_lens_q` …) is taken out.
+            flat: True or False where that is already decided.
+
+        Returns:
+            Flat where there is padding or there are several sequences in a row, and nothing asks for [B, T].
+
+        Raises:
+            ValueError: both or neither of input_ids and inputs_embeds, a mask of another shape, a sequence too long.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        shape = tuple((input_ids if inputs_embeds is None else inputs_embeds).shape[:2])
+        mask = attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2 else None
+        kernel = self.config._attn_implementation
+        if kernel not in ROW_KERNELS + VARLEN_KERNELS or flat is False or self.wants_rows(kwargs):
+            return PaddedLayout(shape, mask, self.device)
+        if mask is not None and tuple(mask.shape) != shape:
+            raise ValueError(f"attention_mask has shape {tuple(mask.shape)}, the input {shape}")
+        varlen = kernel in VARLEN_KERNELS
+        layout = self.given_layout(shape, position_ids if attention_mask is None else None, kwargs, varlen)
+        if layout is None and mask is not None and mask.any() and (flat or not mask.all()):
+            layout = FlatLayout.from_mask(mask.bool(), varlen)
+        elif layout is None and flat:
+            layout = FlatLayout.from_mask(torch.ones(shape, dtype=torch.bool, device=self.device), varlen)
+        self.check_length(shape[1] if layout is None else layout.max_length)
+        if layout is not None:
+            return layout
+        return PaddedLayout(shape, None if mask is None or mask.all() else mask, self.device)
+
+    def wants_rows(self, kwargs: dict[str, Any]) -> bool:
+        """Whether something asks for the padded form: weights or states of every layer, or a graph being traced."""
+        return (
+            kwargs.get("output_attentions", self.config.output_attentions)
+            or bool(kwargs.get("output_hidden_states", self.config.output_hidden_states))
+            or torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
+        )
+
+    @staticmethod
+    def given_layout(
+        shape: tuple[int, int], position_ids: torch.Tensor | None, kwargs: dict[str, Any], varlen: bool
+    ) -> FlatLayout | None:
+        """The layout of a batch that the caller has flattened, or None for another."""
+        cu_seq_lens, max_length = kwargs.pop("cu_seq_lens_q", None), kwargs.pop("max_length_q", None)
+        kwargs.pop("cu_seq_lens_k", None), kwargs.pop("max_length_k", None)
+        if cu_seq_lens is not None:
+            longest = int(torch.diff(cu_seq_lens).max()) if max_length is None else int(max_length)
+            return FlatLayout(cu_seq_lens, longest, shape, None, varlen)
+        if position_ids is not None and tuple(position_ids.shape) == shape and shape[1] > 1:
+            layout = FlatLayout.from_position_ids(position_ids, varlen)
+            return layout if layout.row_shape[0] > shape[0] else None
+        return None
+
+    def check_length(self, length: int) -> None:
+        """Raises ValueError for a sequence longer than the learned positions reach."""
+        if self.config.position_type == "learned" and length > self.config.max_position_embeddings:
+            raise ValueError(
+                f"a sequence has {length} tokens, more than max_position_embeddings="
+                f"{self.config.max_position_embeddings} learned positions"
+            )
+
+    @staticmethod
+    def positions(layout: Layout, position_ids: torch.Tensor | None, seen: int | torch.Tensor = 0) -> torch.Tensor:
+        """Positions in the layout's form, (B or 1, T): those given, or counted after the `seen` tokens of a cache."""
+        return layout.position_ids(seen) if position_ids is None else layout.unpad(position_ids)
+
+    def embed(
+        self,
+        layout: Layout,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        token_type_ids: torch.Tensor | None,
+        position_ids: torch.Tensor,
+    ) -> torch.Tensor:
+        """What the first block reads, in the layout's form: tokens, their kinds and their places."""
+        embeds = self.embed_tokens(layout.unpad(input_ids)) if inputs_embeds is None else layout.unpad(inputs_embeds)
+        if self.config.scale_embeddings:
+            embeds = embeds * self.config.hidden_size**0.5
+        if self.embed_token_types is not None:
+            kinds = torch.zeros_like(embeds[..., 0], dtype=torch.long)
+            embeds = embeds + self.embed_token_types(
+                kinds if token_type_ids is None else layout.unpad(token_type_ids)
+            )
+        return self.dropout(self.embedding_norm(self.embed_positions(embeds, position_ids)))
+
+    def masks(
+        self,
+        layout: Layout,
+        attention_mask: Any,
+        embeds: torch.Tensor,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """What each layer type may see, in the kernel's form, made once for all layers."""
+        types = set(self.config.layer_types)
+        if isinstance(attention_mask, dict):
+            return attention_mask
+        if layout.is_flat and layout.varlen_kernel:
+            return dict.fromkeys(types)
+        if layout.is_flat:
+            # In rows, padding stands after the tokens: what is masked anyway where a token sees only those before it.
+            embeds = embeds.new_empty(*layout.row_shape, 0)
+            causal = self.layers[0].self_attn.is_causal
+            attention_mask = None if causal else layout.row_mask
+        elif not isinstance(attention_mask, torch.Tensor) or attention_mask.dim() == 2:
+            attention_mask = layout.row_mask
+        arguments = {
+            "config": self.config,
+            "inputs_embeds": embeds,
+            "attention_mask": attention_mask,
+            "past_key_values": past_key_values,
+        }
+        return {kind: self.mask_functions[kind](**arguments, **kwargs) for kind in types}
+
+    def rotations(self, embeds: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Cosines and sines for queries and keys, made once for all layers; None where positions are not rotary."""
+        return None if self.rotary_emb is None else self.rotary_emb(embeds, position_ids)
+
+    def leave(
+        self, hidden_states: torch.Tensor, layout: Layout, repad: bool, past_key_values: Cache | None = None
+    ) -> StackOutput:
+        """What goes out: in the caller's form, or as it is with its layout."""
+        if repad:
+            return StackOutput(last_hidden_state=layout.repad(hidden_states), past_key_values=past_key_values)
+        return StackOutput(last_hidden_state=hidden_states, past_key_values=past_key_values, layout=layout)

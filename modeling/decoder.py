@@ -1,0 +1,232 @@
+"""The decoder family: the stack in which a token sees itself and those before it, and its heads."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.generation import GenerationMixin
+from transformers.masking_utils import (
+    create_bidirectional_mask,
+    create_causal_mask,
+    create_sliding_window_causal_mask,
+)
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from ..configuration.decoder import BlendDecoderConfig
+from .attention import Attention
+from .base import BlendPreTrainedModel, Stack, StackOutput
+from .heads import ForSequenceClassification, ForTokenClassification, recorded
+from .layers import DecoderLayer
+from .losses import IGNORE, token_loss
+from .packing import FlatLayout, Layout, PaddedLayout
+
+
+class BlendDecoderPreTrainedModel(BlendPreTrainedModel):
+    """What all models of this family tell transformers about themselves."""
+
+    config: BlendDecoderConfig
+    config_class = BlendDecoderConfig
+    _no_split_modules = ["DecoderLayer"]
+    _can_record_outputs = {
+        "hidden_states": DecoderLayer,
+        "attentions": OutputRecorder(Attention, index=1, layer_name="self_attn"),
+        "cross_attentions": OutputRecorder(Attention, index=1, layer_name="cross_attn"),
+    }
+
+
+class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
+    """A decoder without a head; with cross-attention where the config gives a width for it."""
+
+    layer_class = DecoderLayer
+    mask_functions = {
+        "full_attention": create_causal_mask,
+        "sliding_attention": create_sliding_window_causal_mask,
+    }
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        encoder_layout: Layout | None = None,
+        repad: bool = True,
+        **kwargs: Any,
+    ) -> StackOutput:
+        """Blend each sequence into itself, each token from those before it, layer by layer.
+
+        Args:
+            input_ids: tokens (B, T), or a flattened batch (1, N) with `position_ids` that restart.
+            attention_mask: (B, T or more, with those in the cache), 1 for real tokens; None: all are.
+            token_type_ids: kinds of segments (B, T); not read where type_vocab_size is 0.
+            position_ids: (B or 1, T); None: counted over real tokens.
+            past_key_values: keys and values of the tokens before these.
+            inputs_embeds: (B, T, E) in place of input_ids.
+            use_cache: return keys and values for the tokens to come; never in training.
+            encoder_hidden_states: what cross-attention reads, (B, S, width), or in the form of
+            encoder_layout: where its tokens belong; None: padded, as
+            encoder_attention_mask: says, (B, S) with 1 for real tokens; None: all are.
+            repad: return (B, T, E); a head of ours says False and gets the form that the layout tells.
+            kwargs: `output_attentions`, `output_hidden_states`, `cu_seq_lens_q` …; the rest goes to the kernel.
+
+        Returns:
+            last_hidden_state (B, T, E), zeros for padding; past_key_values; hidden_states, attentions and
+            cross_attentions when asked for.
+
+        Raises:
+            ValueError: see Stack.enter; a missing or unexpected encoder_hidden_states.
+        """
+        self.check_source(encoder_hidden_states)
+        if use_cache and past_key_values is None and not self.training:
+            past_key_values = self.new_cache()
+        flat = False if past_key_values is not None else getattr(encoder_layout, "is_flat", None) or None
+        layout = self.enter(input_ids, inputs_embeds, attention_mask, position_ids, kwargs, flat)
+        seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+        positions = self.positions(layout, position_ids, seen)
+        hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
+        # Without a mask, positions that restart tell the mask functions of several sequences in a row.
+        given = {} if layout.is_flat else {"position_ids": position_ids}
+        masks = self.masks(layout, attention_mask, hidden_states, self_attention_cache(past_key_values), **given)
+        rotations = self.rotations(hidden_states, positions)
+        if encoder_hidden_states is not None:
+            encoder_hidden_states, encoder_layout, encoder_attention_mask = self.enter_source(
+                layout, hidden_states, encoder_hidden_states, encoder_layout, encoder_attention_mask
+            )
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                encoder_hidden_states,
+                layout=layout,
+                encoder_layout=encoder_layout,
+                attention_mask=masks[layer.layer_type],
+                encoder_attention_mask=encoder_attention_mask,
+                position_embeddings=rotations,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+        return self.leave(self.norm(hidden_states), layout, repad, past_key_values)
+
+    def check_source(self, encoder_hidden_states: torch.Tensor | None) -> None:
+        """Raises ValueError where cross-attention has nothing to read, or something is given and there is none."""
+        width = self.config.cross_attention_hidden_size
+        if width is not None and encoder_hidden_states is None:
+            raise ValueError(f"cross_attention_hidden_size={width}: the decoder needs encoder_hidden_states")
+        if width is None and encoder_hidden_states is not None:
+            raise ValueError("encoder_hidden_states given, but cross_attention_hidden_size is None")
+
+    def new_cache(self) -> Cache:
+        """An empty cache. Cross-attention reads all of the source, so its part never slides."""
+        cache = DynamicCache(config=self.config)
+        return cache if self.config.cross_attention_hidden_size is None else EncoderDecoderCache(cache, DynamicCache())
+
+    def enter_source(
+        self, layout: Layout, embeds: torch.Tensor, states: torch.Tensor, source: Layout | None, attention_mask: Any
+    ) -> tuple[torch.Tensor, Layout, Any]:
+        """What cross-attention reads, in the form that goes with the target's: states, layout and mask."""
+        if source is None:
+            mask = attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2 else None
+            source = PaddedLayout(tuple(states.shape[:2]), mask, states.device)
+        if layout.is_flat and not source.is_flat:
+            mask = torch.ones(source.shape, device=states.device) if source.row_mask is None else source.row_mask
+            source = FlatLayout.from_mask(mask.bool(), layout.varlen_kernel)
+            states = source.unpad(states)
+        if layout.row_shape[0] != source.row_shape[0]:
+            raise ValueError(f"{layout.row_shape[0]} target sequences for {source.row_shape[0]} source sequences")
+        if layout.is_flat:
+            if layout.varlen_kernel:
+                return states, source, None
+            embeds, rows = embeds.new_empty(*layout.row_shape, 0), embeds.new_empty(*source.row_shape, 0)
+            attention_mask = source.row_mask
+        else:
+            rows = states
+        mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=embeds, attention_mask=attention_mask, encoder_hidden_states=rows
+        )
+        return states, source, mask
+
+
+def self_attention_cache(past_key_values: Cache | None) -> Cache | None:
+    """The part of the cache that the decoder's own tokens are in."""
+    return past_key_values.self_attention_cache if isinstance(past_key_values, EncoderDecoderCache) else past_key_values
+
+
+class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, GenerationMixin):
+    """Tells the token that comes next."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: BlendDecoderConfig):
+        super().__init__(config)
+        self.model = BlendDecoderModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits (B, T, V) of the token after each.
+
+        labels (B, T) are the tokens themselves, -100 for those not to be learnt; they are shifted here, once.
+        logits_to_keep is the number of last tokens to project (0: all), or which. The rest as in the base model.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache if labels is None else False,
+            repad=False,
+            **kwargs,
+        )
+        layout, hidden_states = outputs.layout, outputs.last_hidden_state
+        if isinstance(logits_to_keep, int) and logits_to_keep == 0:
+            logits = self.lm_head(hidden_states)
+        else:
+            logits, layout = self.lm_head(slice_logits_to_keep(layout.repad(hidden_states), logits_to_keep)), None
+        loss = None
+        if labels is not None:
+            targets = layout.following(labels, IGNORE)
+            loss = token_loss(logits, targets, self.config, self.training, num_items_in_batch)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits if layout is None else layout.repad(logits),
+            **recorded(outputs, CausalLMOutputWithPast),
+        )
+
+
+class BlendDecoderForSequenceClassification(ForSequenceClassification, BlendDecoderPreTrainedModel):
+    """N21 on the decoder: the last token has seen the whole sequence; classify from it."""
+
+    model_class = BlendDecoderModel
+
+
+class BlendDecoderForTokenClassification(ForTokenClassification, BlendDecoderPreTrainedModel):
+    """N2N on the decoder: each token is classified from itself and those before it."""
+
+    model_class = BlendDecoderModel

@@ -1,0 +1,268 @@
+"""The encoder-decoder family: a decoder that also blends in an encoder's output, and its heads."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    Seq2SeqLMOutput,
+    Seq2SeqModelOutput,
+    Seq2SeqSequenceClassifierOutput,
+)
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+
+from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
+from .base import BlendPreTrainedModel
+from .decoder import BlendDecoderModel
+from .encoder import BlendEncoderModel
+from .heads import ForSequenceClassification, ForTokenClassification, recorded
+from .losses import IGNORE, token_loss
+
+
+@dataclass
+class EncoderDecoderOutput(Seq2SeqModelOutput):
+    """Both stacks' outputs; for a head of ours with `layout`, and then last_hidden_state is in that layout's form."""
+
+    layout: Any = None
+
+
+class BlendEncoderDecoderPreTrainedModel(BlendPreTrainedModel):
+    """What all models of this family tell transformers about themselves."""
+
+    config: BlendEncoderDecoderConfig
+    config_class = BlendEncoderDecoderConfig
+    _no_split_modules = ["EncoderLayer", "DecoderLayer"]
+
+
+class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
+    """An encoder and a decoder that reads its output, without a head."""
+
+    def __init__(self, config: BlendEncoderDecoderConfig):
+        super().__init__(config)
+        self.encoder = BlendEncoderModel(config.encoder)
+        self.decoder = BlendDecoderModel(config.decoder)
+        if config.share_encoder_decoder_embeddings:
+            self._tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.encoder.set_input_embeddings(value)
+
+    @merge_with_config_defaults
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        decoder_position_ids: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        repad: bool = True,
+        **kwargs: Any,
+    ) -> EncoderDecoderOutput:
+        """Blend the source into itself, then the target into itself and the source into the target.
+
+        Args:
+            input_ids: source tokens (B, S), with attention_mask, token_type_ids, position_ids and inputs_embeds as in
+                BlendEncoderModel.forward.
+            decoder_input_ids: target tokens (B, T), with decoder_attention_mask, decoder_position_ids and
+                decoder_inputs_embeds likewise. None: the decoder reads the source itself.
+            encoder_outputs: what the encoder said before, in place of the source.
+            past_key_values: keys and values of the target tokens before these, and of the source.
+            use_cache: return keys and values for the tokens to come; never in training.
+            repad: return (B, T, E); a head of ours says False and gets the form that the layout tells.
+            kwargs: as in BlendDecoderModel.forward; of a flattened batch `cu_seq_lens_q` tells the target's
+                sequences and `cu_seq_lens_k` the source's.
+
+        Returns:
+            last_hidden_state (B, T, E) of the decoder, past_key_values, encoder_last_hidden_state (B, S, E); states
+            and attentions when asked for.
+
+        Raises:
+            ValueError: see Stack.enter.
+        """
+        caches = past_key_values is not None or bool(use_cache and not self.training)
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                token_type_ids=token_type_ids,
+                position_ids=position_ids,
+                inputs_embeds=inputs_embeds,
+                repad=caches,
+                **source_kwargs(kwargs),
+            )
+        elif not isinstance(encoder_outputs, BaseModelOutput):
+            encoder_outputs = BaseModelOutput(*encoder_outputs)
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            decoder_input_ids, decoder_inputs_embeds = input_ids, inputs_embeds
+            decoder_attention_mask, decoder_position_ids = attention_mask, position_ids
+        source_layout = encoder_outputs.get("layout")
+        outputs = self.decoder(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            position_ids=decoder_position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=decoder_inputs_embeds,
+            use_cache=use_cache,
+            encoder_hidden_states=encoder_outputs.last_hidden_state,
+            encoder_attention_mask=attention_mask,
+            encoder_layout=source_layout,
+            repad=repad,
+            **kwargs,
+        )
+        source = encoder_outputs.last_hidden_state
+        return EncoderDecoderOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            decoder_hidden_states=outputs.hidden_states,
+            decoder_attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=source if source_layout is None else source_layout.repad(source),
+            encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
+            layout=outputs.layout,
+        )
+
+
+def source_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments for the encoder: its sequences are those that cross-attention has as keys."""
+    given = {name: value for name, value in kwargs.items() if not name.startswith(("cu_seq_lens_", "max_length_"))}
+    for name in ("cu_seq_lens", "max_length"):
+        if f"{name}_k" in kwargs:
+            given[f"{name}_q"] = kwargs[f"{name}_k"]
+    return given
+
+
+class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, GenerationMixin):
+    """N2M: tells the next token of the target from the source and the target so far."""
+
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: BlendEncoderDecoderConfig):
+        super().__init__(config)
+        self.model = BlendEncoderDecoderModel(config)
+        decoder = config.decoder
+        self.lm_head = nn.Linear(decoder.hidden_size, decoder.vocab_size, bias=decoder.lm_head_bias)
+        owner = "encoder" if config.share_encoder_decoder_embeddings else "decoder"
+        self._tied_weights_keys = {"lm_head.weight": f"model.{owner}.embed_tokens.weight"}
+        # The Trainer counts targets by it: the labels are not shifted here, as PreTrainedModel.__init__ would have it.
+        self.loss_type = "ForMaskedLM"
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        decoder_position_ids: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | tuple | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> Seq2SeqLMOutput:
+        """Logits (B, T, V); labels (B, T) are the target's tokens, unshifted, with -100 for padding.
+
+        Without decoder inputs the decoder reads the labels, shifted right by one. What stands after the last label is
+        not computed. logits_to_keep is the number of last tokens to project (0: all), or which.
+        """
+        if labels is not None:
+            use_cache = False
+            if decoder_input_ids is None and decoder_inputs_embeds is None:
+                decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+            if decoder_attention_mask is None:
+                decoder_attention_mask = until_last(labels != IGNORE)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            decoder_position_ids=decoder_position_ids,
+            encoder_outputs=encoder_outputs,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            decoder_inputs_embeds=decoder_inputs_embeds,
+            use_cache=use_cache,
+            repad=False,
+            **kwargs,
+        )
+        layout, hidden_states = outputs.layout, outputs.last_hidden_state
+        if isinstance(logits_to_keep, int) and logits_to_keep == 0:
+            logits = self.lm_head(hidden_states)
+        else:
+            logits, layout = self.lm_head(slice_logits_to_keep(layout.repad(hidden_states), logits_to_keep)), None
+        loss = None
+        if labels is not None:
+            loss = token_loss(logits, layout.unpad(labels), self.config, self.training, num_items_in_batch)
+        return Seq2SeqLMOutput(
+            loss=loss,
+            logits=logits if layout is None else layout.repad(logits),
+            **recorded(outputs, Seq2SeqLMOutput),
+        )
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """What the decoder reads to write `labels` (B, T): the start token, then the labels but the last."""
+        start = self.config.decoder_start_token_id
+        if start is None:
+            raise ValueError("decoder_start_token_id is None: the decoder has nothing to start from")
+        padding = 0 if self.config.pad_token_id is None else self.config.pad_token_id
+        shifted = labels.roll(1, dims=-1)
+        shifted[:, 0] = start
+        return shifted.masked_fill(shifted == IGNORE, padding)
+
+    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any) -> None:
+        """Give cross-attention a cache that does not slide.
+
+        GenerationMixin._prepare_cache_for_generation makes both caches from the decoder's config, whose sliding
+        layers would then forget the beginning of the source.
+        """
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
+        cache = model_kwargs.get("past_key_values")
+        fresh = cache is not None and not any(cache.is_updated.values())
+        if fresh and isinstance(cache.cross_attention_cache, DynamicCache):
+            cache.cross_attention_cache = DynamicCache()
+
+
+def until_last(marked: torch.Tensor) -> torch.Tensor:
+    """Which places of (B, T) stand at or before the last marked one of their row."""
+    return marked.flip(-1).cumsum(-1).flip(-1) > 0
+
+
+class BlendEncoderDecoderForSequenceClassification(ForSequenceClassification, BlendEncoderDecoderPreTrainedModel):
+    """N21 on the encoder-decoder: the decoder reads the source too; classify from its last real output."""
+
+    model_class = BlendEncoderDecoderModel
+    output_class = Seq2SeqSequenceClassifierOutput
+
+
+class BlendEncoderDecoderForTokenClassification(ForTokenClassification, BlendEncoderDecoderPreTrainedModel):
+    """N2N on the encoder-decoder: the decoder reads the source too, unshifted; its output t classifies token t."""
+
+    model_class = BlendEncoderDecoderModel
+    output_class = Seq2SeqSequenceClassifierOutput

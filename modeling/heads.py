@@ -1,0 +1,129 @@
+"""The parts of heads, and the two heads that are alike on all three architectures."""
+
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput, TokenClassifierOutput
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils.generic import can_return_tuple
+
+from .losses import class_loss, sequence_loss
+from .normalization import build_norm
+from .packing import Layout
+
+
+class PredictionHead(nn.Module):
+    """What a masked language model does with a token before projecting it (Devlin et al. 2019, in their code)."""
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.mlp_bias)
+        self.act_fn = ACT2FN[config.hidden_act]
+        self.norm = build_norm(config)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """hidden_states (..., E) give (..., E)."""
+        return self.norm(self.act_fn(self.dense(hidden_states)))
+
+
+def pool(hidden_states: torch.Tensor, layout: Layout, pooling: str) -> torch.Tensor:
+    """One vector a sequence, (B, E), from hidden_states in the layout's form; `pooling` as in the config."""
+    return {"cls": layout.first, "mean": layout.mean, "last": layout.last}[pooling](hidden_states)
+
+
+def recorded(outputs: ModelOutput, output_class: type[ModelOutput]) -> dict[str, Any]:
+    """Of a base model's outputs, those that `output_class` has a field for."""
+    names = {f.name for f in fields(output_class)}
+    return {name: value for name, value in outputs.items() if name in names}
+
+
+class ForSequenceClassification(PreTrainedModel):
+    """N21: one vector of the sequence, projected onto the labels. A family names its `model_class`."""
+
+    model_class: type[PreTrainedModel]
+    output_class: type[ModelOutput] = SequenceClassifierOutput
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__(config)
+        self.model = self.model_class(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> ModelOutput:
+        """Logits (B, num_labels), one row a sequence; inputs as in the base model, labels as in sequence_loss."""
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            use_cache=False,
+            repad=False,
+            **kwargs,
+        )
+        pooled = pool(outputs.last_hidden_state, outputs.layout, self.config.pooling)
+        logits = self.score(self.dropout(pooled))
+        loss = None
+        if labels is not None:
+            loss = sequence_loss(logits, labels, self.config, self.training, num_items_in_batch)
+        return self.output_class(loss=loss, logits=logits, **recorded(outputs, self.output_class))
+
+
+class ForTokenClassification(PreTrainedModel):
+    """N2N: every output vector, projected onto the labels. A family names its `model_class`."""
+
+    model_class: type[PreTrainedModel]
+    output_class: type[ModelOutput] = TokenClassifierOutput
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__(config)
+        self.model = self.model_class(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> ModelOutput:
+        """Logits (B, T, num_labels), zeros for padding; inputs as in the base model, labels (B, T) with -100 for none."""
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            use_cache=False,
+            repad=False,
+            **kwargs,
+        )
+        layout = outputs.layout
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        loss = None
+        if labels is not None:
+            loss = class_loss(logits, layout.unpad(labels), self.config, self.training, num_items_in_batch)
+        return self.output_class(loss=loss, logits=layout.repad(logits), **recorded(outputs, self.output_class))

@@ -1,0 +1,131 @@
+"""The blocks that stacks are made of: blend, then think about each token on its own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .attention import Attention, Role
+from .feed_forward import build_feed_forward
+from .normalization import build_norm
+from .packing import Layout
+
+Sublayer = Callable[[torch.Tensor], torch.Tensor]
+
+
+def pre_norm(hidden_states: torch.Tensor, norm: nn.Module, sublayer: Sublayer, dropout: nn.Module) -> torch.Tensor:
+    """Add to each token what the sublayer makes of the normalized tokens (Radford et al. 2019)."""
+    return hidden_states + dropout(sublayer(norm(hidden_states)))
+
+
+def post_norm(hidden_states: torch.Tensor, norm: nn.Module, sublayer: Sublayer, dropout: nn.Module) -> torch.Tensor:
+    """Add to each token what the sublayer makes of the tokens, and normalize (Vaswani et al. 2017, §3.1)."""
+    return norm(hidden_states + dropout(sublayer(hidden_states)))
+
+
+RESIDUALS = {"pre": pre_norm, "post": post_norm}
+
+
+class Block(GradientCheckpointingLayer):
+    """Self-attention and a feed-forward network, each added to what goes in."""
+
+    role: Role
+
+    def __init__(self, config: PreTrainedConfig, layer_idx: int):
+        super().__init__()
+        self.layer_type = config.layer_types[layer_idx]
+        self.residual = RESIDUALS[config.norm_position]
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.self_attn = Attention(config, layer_idx, self.role)
+        self.self_attn_norm = build_norm(config)
+        self.mlp = build_feed_forward(config)
+        self.mlp_norm = build_norm(config)
+
+    def blend(self, hidden_states: torch.Tensor, layout: Layout, attention_mask: Any, **kwargs: Any) -> torch.Tensor:
+        """Blend the sequence (B, T, E) into itself."""
+
+        def attention(states: torch.Tensor) -> torch.Tensor:
+            return self.self_attn(
+                states, states, layout=layout, key_value_layout=layout, attention_mask=attention_mask, **kwargs
+            )[0]
+
+        return self.residual(hidden_states, self.self_attn_norm, attention, self.dropout)
+
+    def think(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Send each token of (B, T, E) through the feed-forward network."""
+        return self.residual(hidden_states, self.mlp_norm, self.mlp, self.dropout)
+
+
+class EncoderLayer(Block):
+    """The encoder's block: every token sees every token."""
+
+    role = "self"
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        *,
+        layout: Layout,
+        attention_mask: Any = None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """hidden_states (B, T, E) give (B, T, E); the other arguments as in Attention.forward."""
+        hidden_states = self.blend(
+            hidden_states, layout, attention_mask, position_embeddings=position_embeddings, **kwargs
+        )
+        return self.think(hidden_states)
+
+
+class DecoderLayer(Block):
+    """The decoder's block: a token sees itself and those before it, then, where there is a source, all of that."""
+
+    role = "masked self"
+
+    def __init__(self, config: PreTrainedConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        if config.cross_attention_hidden_size is not None:
+            self.cross_attn = Attention(config, layer_idx, "cross")
+            self.cross_attn_norm = build_norm(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        *,
+        layout: Layout,
+        encoder_layout: Layout | None = None,
+        attention_mask: Any = None,
+        encoder_attention_mask: Any = None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """hidden_states (B, T, E) and, from an encoder, (B, S, E) give (B, T, E); the rest as in Attention.forward."""
+        hidden_states = self.blend(
+            hidden_states,
+            layout,
+            attention_mask,
+            position_embeddings=position_embeddings,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+
+        def attention(states: torch.Tensor) -> torch.Tensor:
+            return self.cross_attn(
+                states,
+                encoder_hidden_states,
+                layout=layout,
+                key_value_layout=encoder_layout,
+                attention_mask=encoder_attention_mask,
+                past_key_values=past_key_values,
+                **kwargs,
+            )[0]
+
+        if encoder_hidden_states is not None:
+            hidden_states = self.residual(hidden_states, self.cross_attn_norm, attention, self.dropout)
+        return self.think(hidden_states)

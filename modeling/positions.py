@@ -1,0 +1,103 @@
+"""How a token knows its place: vectors added to its embedding, or queries and keys turned by an angle."""
+
+import math
+
+import torch
+from torch import nn
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+
+
+class LearnedPositions(nn.Embedding):
+    """Adds a learned vector for each of the first `num_positions` positions."""
+
+    def __init__(self, num_positions: int, hidden_size: int):
+        super().__init__(num_positions, hidden_size)
+
+    def forward(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """inputs_embeds (B, T, E) and position_ids (B or 1, T) give (B, T, E)."""
+        return inputs_embeds + super().forward(position_ids)
+
+
+class SinusoidalPositions(nn.Module):
+    """Adds sines and cosines of the position, at wavelengths from 2π to 10000 · 2π.
+
+    The sines fill the first half of the features and the cosines the second, as in the authors' own code.
+    Source: Vaswani et al. 2017, §3.5. They are computed as they are needed, so that there is no longest sequence.
+    """
+
+    def __init__(self, num_positions: int, hidden_size: int):
+        super().__init__()
+        self.hidden_size = hidden_size
+
+    def forward(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """inputs_embeds (B, T, E) and position_ids (B or 1, T) give (B, T, E)."""
+        dtype = torch.promote_types(inputs_embeds.dtype, torch.float32)
+        feature = torch.arange(0, self.hidden_size, 2, device=inputs_embeds.device, dtype=dtype)
+        angles = position_ids[..., None].to(dtype) * torch.exp(feature * (-math.log(10000.0) / self.hidden_size))
+        return inputs_embeds + torch.cat((angles.sin(), angles.cos()), dim=-1).to(inputs_embeds.dtype)
+
+
+class NoPositions(nn.Module):
+    """Adds nothing."""
+
+    def __init__(self, num_positions: int, hidden_size: int):
+        super().__init__()
+
+    def forward(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        return inputs_embeds
+
+
+class RotaryEmbedding(nn.Module):
+    """Cosines and sines of the angles by which queries and keys are turned (Su et al. 2021, RoFormer, §3.2).
+
+    It reads the whole config because transformers' scaled kinds of RoPE do; the names of the class, its buffers and
+    `compute_default_rope_parameters` are what PreTrainedModel._init_weights finds it by, to refill the buffers that
+    a checkpoint does not hold.
+    """
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        self.config = config
+        self.rope_type = config.rope_parameters["rope_type"]
+        self.max_seq_len_cached = self.original_max_seq_len = config.max_position_embeddings
+        initialize = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
+        inv_freq, self.attention_scaling = initialize(config)
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
+        self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
+
+    @staticmethod
+    def compute_default_rope_parameters(config: PreTrainedConfig, **kwargs) -> tuple[torch.Tensor, float]:
+        """The angle per position of each pair of features (D / 2), and the factor on cosines and sines."""
+        feature = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
+        return config.rope_parameters["rope_theta"] ** (-feature / config.head_dim), 1.0
+
+    @torch.no_grad()
+    @dynamic_rope_update
+    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """position_ids (B or 1, T) give cosines and sines (B or 1, T, D) in the dtype of hidden_states."""
+        dtype = torch.promote_types(hidden_states.dtype, torch.float32)
+        angles = position_ids[..., None].to(dtype) * self.inv_freq.to(device=hidden_states.device, dtype=dtype)
+        angles = torch.cat((angles, angles), dim=-1)  # (B, T, D): feature i is paired with feature i + D / 2
+        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
+
+
+def rotate_half(states: torch.Tensor) -> torch.Tensor:
+    """Turn each pair of features (i, i + D / 2) of states (..., D) by a right angle."""
+    first, second = states.chunk(2, dim=-1)
+    return torch.cat((-second, first), dim=-1)
+
+
+def apply_rotary_pos_emb(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn queries or keys (B, T, H, D) by the angles of their positions, given as cos and sin (B or 1, T, D)."""
+    return states * cos[:, :, None] + rotate_half(states) * sin[:, :, None]
+
+
+# What is added to the embeddings, by position_type; rotary positions act in attention instead.
+POSITIONS: dict[str, type[nn.Module]] = {
+    "learned": LearnedPositions,
+    "sinusoidal": SinusoidalPositions,
+    "rotary": NoPositions,
+    "none": NoPositions,
+}

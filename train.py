@@ -1,0 +1,5 @@
+"""Train, evaluate and predict."""
+
+
+def main():
+    """Run."""
