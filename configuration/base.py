@@ -67,8 +67,13 @@ class RecipeConfig(PreTrainedConfig):
             ValueError: unknown recipe or field (the message lists the valid ones, nearest first), or a bad value.
         """
         recipe = cls.recipe(name)
-        cls.check_names(overrides, {f.name for f in fields(cls)} | {"num_labels"})
+        cls.check_names(overrides, cls.options())
         return cls(**{**recipe, **overrides})
+
+    @classmethod
+    def options(cls) -> set[str]:
+        """The names that from_recipe takes."""
+        return {f.name for f in fields(cls)} | {"num_labels"}
 
     @classmethod
     def recipe(cls, name: str) -> dict[str, Any]:
@@ -125,7 +130,7 @@ class BlendConfig(RecipeConfig):
     # How a token knows its place: a learned or a sinusoidal vector added to its embedding, queries and keys turned
     # by an angle that grows with the position (RoPE), or not at all.
     position_type: Literal["learned", "sinusoidal", "rotary", "none"] = "rotary"
-    # RoPE's parameters as transformers writes them: {"rope_type": …, "rope_theta": …}. None: default type, theta 10000.
+    # RoPE's parameters as transformers writes them, {"rope_type": …, "rope_theta": …}. None: "default", 10000.
     rope_parameters: dict[str, Any] | None = None
     feed_forward_type: Literal["plain", "gated"] = "gated"
     # A name from transformers' activation table.
@@ -207,7 +212,8 @@ class BlendConfig(RecipeConfig):
 
     def validate_heads(self) -> None:
         """Raises ValueError where heads, key-value heads and the hidden size do not divide."""
-        if self.head_dim == self.hidden_size // self.num_attention_heads and self.hidden_size % self.num_attention_heads:
+        width, rest = divmod(self.hidden_size, self.num_attention_heads)
+        if rest and self.head_dim == width:
             raise ValueError(
                 f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"
                 " (or give head_dim)"

@@ -1,6 +1,5 @@
 """The encoder-decoder: a decoder that also reads an encoder's output."""
 
-from dataclasses import fields
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -51,7 +50,8 @@ class BlendEncoderDecoderConfig(RecipeConfig):
     label_smoothing: int | float = checked(probability, 0.0)
     use_cache: bool = True
 
-    pad_token_id: int | None = 0
+    # Those of the decoder, which are set to these; None: taken from it.
+    pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     # What the decoder reads before it writes the first token. None: bos_token_id.
@@ -64,6 +64,11 @@ class BlendEncoderDecoderConfig(RecipeConfig):
                 setattr(self, name, part(**(value or {})))
         if self.decoder.cross_attention_hidden_size is None:
             self.decoder.cross_attention_hidden_size = self.encoder.hidden_size
+        # Tools look for them in the decoder's config (PreTrainedConfig.get_text_config), and in this one.
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            if getattr(self, name) is None:
+                setattr(self, name, getattr(self.decoder, name))
+            setattr(self.decoder, name, getattr(self, name))
         if self.decoder_start_token_id is None:
             self.decoder_start_token_id = self.bos_token_id
         super().__post_init__(**kwargs)
@@ -76,16 +81,21 @@ class BlendEncoderDecoderConfig(RecipeConfig):
         the parts (`hidden_size=64`), which is set in each part that has it.
         """
         recipe = cls.recipe(name)
-        own = {f.name for f in fields(cls)} | {"num_labels"}
-        of_parts = {part: {f.name for f in fields(config_class)} for part, config_class in PARTS.items()}
-        cls.check_names(overrides, own.union(*of_parts.values()))
+        cls.check_names(overrides, cls.options())
+        own = super().options()
         settings = {key: value for key, value in overrides.items() if key in own}
+        of_parts = {key: value for key, value in overrides.items() if key not in own}
         for part, config_class in PARTS.items():
-            common = {key: value for key, value in overrides.items() if key not in own and key in of_parts[part]}
+            common = {key: value for key, value in of_parts.items() if key in config_class.options()}
             changes = settings.get(part) or {}
-            config_class.check_names(changes, of_parts[part])
+            config_class.check_names(changes, config_class.options())
             settings[part] = config_class(**{**recipe[part], **common, **changes})
         return cls(**settings)
+
+    @classmethod
+    def options(cls) -> set[str]:
+        """The names that from_recipe takes: fields of the whole and of the parts."""
+        return super().options().union(*(config_class.options() for config_class in PARTS.values()))
 
     @property
     def hidden_size(self) -> int:

@@ -158,9 +158,7 @@ class Stack(BlendPreTrainedModel):
             embeds = embeds * self.config.hidden_size**0.5
         if self.embed_token_types is not None:
             kinds = torch.zeros_like(embeds[..., 0], dtype=torch.long)
-            embeds = embeds + self.embed_token_types(
-                kinds if token_type_ids is None else layout.unpad(token_type_ids)
-            )
+            embeds = embeds + self.embed_token_types(kinds if token_type_ids is None else layout.unpad(token_type_ids))
         return self.dropout(self.embedding_norm(self.embed_positions(embeds, position_ids)))
 
     def masks(

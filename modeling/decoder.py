@@ -158,7 +158,9 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
 
 def self_attention_cache(past_key_values: Cache | None) -> Cache | None:
     """The part of the cache that the decoder's own tokens are in."""
-    return past_key_values.self_attention_cache if isinstance(past_key_values, EncoderDecoderCache) else past_key_values
+    if isinstance(past_key_values, EncoderDecoderCache):
+        return past_key_values.self_attention_cache
+    return past_key_values
 
 
 class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, GenerationMixin):

@@ -78,12 +78,17 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
         """Blend the source into itself, then the target into itself and the source into the target.
 
         Args:
-            input_ids: source tokens (B, S), with attention_mask, token_type_ids, position_ids and inputs_embeds as in
-                BlendEncoderModel.forward.
-            decoder_input_ids: target tokens (B, T), with decoder_attention_mask, decoder_position_ids and
-                decoder_inputs_embeds likewise. None: the decoder reads the source itself.
+            input_ids: source tokens (B, S); this and the next three as in BlendEncoderModel.forward.
+            attention_mask: of the source.
+            token_type_ids: of the source.
+            position_ids: of the source.
+            decoder_input_ids: target tokens (B, T). None: the decoder reads the source itself.
+            decoder_attention_mask: of the target.
+            decoder_position_ids: of the target.
             encoder_outputs: what the encoder said before, in place of the source.
             past_key_values: keys and values of the target tokens before these, and of the source.
+            inputs_embeds: (B, S, E) in place of input_ids.
+            decoder_inputs_embeds: (B, T, E) in place of decoder_input_ids.
             use_cache: return keys and values for the tokens to come; never in training.
             repad: return (B, T, E); a head of ours says False and gets the form that the layout tells.
             kwargs: as in BlendDecoderModel.forward; of a flattened batch `cu_seq_lens_q` tells the target's
@@ -107,7 +112,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
                 repad=caches,
                 **source_kwargs(kwargs),
             )
-        elif not isinstance(encoder_outputs, BaseModelOutput):
+        elif isinstance(encoder_outputs, tuple):
             encoder_outputs = BaseModelOutput(*encoder_outputs)
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids, decoder_inputs_embeds = input_ids, inputs_embeds

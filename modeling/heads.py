@@ -110,7 +110,7 @@ class ForTokenClassification(PreTrainedModel):
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> ModelOutput:
-        """Logits (B, T, num_labels), zeros for padding; inputs as in the base model, labels (B, T) with -100 for none."""
+        """Logits (B, T, num_labels), zeros for padding; inputs as in the base model, labels (B, T), -100 for none."""
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

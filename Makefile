@@ -1,0 +1,42 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help install demo test check format results clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/package  ## create .venv with the package and the exact versions it was tested on
+
+demo: $(VENV)/package  ## train the three task shapes on calendar dates and show what they learnt
+	$(BIN)/python examples/demo.py --output_dir runs/demo
+
+test: $(VENV)/tools  ## run the tests
+	$(BIN)/python -m pytest --numprocesses 2
+
+check: $(VENV)/tools  ## lint and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/tools  ## format the code and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+results: $(VENV)/package  ## write docs/results.md from the runs under runs/
+	$(BIN)/python -m seqblend.training.report runs > docs/results.md
+
+clean:  ## remove .venv and everything that was built
+	rm -rf $(VENV) build dist *.egg-info
+
+$(VENV)/package: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/tools: $(VENV)/package
+	$(PIP) --editable .[test]
+	touch $@

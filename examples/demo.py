@@ -1,0 +1,88 @@
+"""The lecture in a few minutes: one sentence, three task shapes, learnt on calendar dates in fifty languages."""
+
+import argparse
+import datetime
+import json
+import sys
+import time
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
+
+from seqblend.train import prepare
+from seqblend.training.dates import date_row, language_ceiling, load_dates
+
+EXAMPLES = Path(__file__).parent
+SHAPES = ("n21", "n2n", "n2m")
+# A day of the test split, in three scripts.
+DAY, LANGUAGES = datetime.date(2031, 4, 17), ("ko", "el", "es")
+
+
+def train(shape: str, output_dir: Path) -> dict[str, float]:
+    """Run one of the three examples and return its results."""
+    print(f"\n=== {shape.upper()} ===", flush=True)
+    run_dir = output_dir / shape
+    prepare([str(EXAMPLES / f"dates_{shape}.yaml"), "--output_dir", str(run_dir), "--disable_tqdm", "true"]).run()
+    return json.loads((run_dir / "all_results.json").read_text())
+
+
+def ask(shape: str, output_dir: Path, text: str) -> str:
+    """What the trained model says about one text."""
+    path = output_dir / shape
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    inputs = tokenizer(text, return_tensors="pt")
+    if shape == "n21":
+        model = AutoModelForSequenceClassification.from_pretrained(path)
+        return model.config.id2label[model(**inputs).logits.argmax().item()]
+    if shape == "n2n":
+        model = AutoModelForTokenClassification.from_pretrained(path)
+        # The first and last tokens are [CLS] and [SEP]; between them, each token is a character.
+        tags = [model.config.id2label[tag] for tag in model(**inputs).logits[0, 1:-1].argmax(-1).tolist()]
+        fields = [tag.partition("-")[2] for tag in tags]
+        runs = groupby(zip(fields, text, strict=True), key=lambda pair: pair[0])
+        spans = [(field, "".join(character for _, character in run)) for field, run in runs]
+        return "".join(f"[{span} {field}]" if field else span for field, span in spans)
+    model = AutoModelForSeq2SeqLM.from_pretrained(path)
+    return tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True)
+
+
+def main() -> None:
+    """Train the three shapes, print what they reach and what they say of three sentences, write summary.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"))
+    output_dir = parser.parse_args().output_dir
+    start = time.perf_counter()
+    results = {shape: train(shape, output_dir) for shape in SHAPES}
+    ceiling = language_ceiling(load_dates()["test"])
+    summary = {
+        "language_accuracy": results["n21"]["test_accuracy"],
+        "language_ceiling": ceiling,
+        "field_f1": results["n2n"]["test_f1"],
+        "iso_exact_match": results["n2m"]["test_exact_match"],
+        "seconds": time.perf_counter() - start,
+    }
+    (output_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    accuracy = summary["language_accuracy"]
+    print("\nOn days that training never saw:\n")
+    print(f"  N21  which language?          accuracy     {accuracy:.4f}   best reachable {ceiling:.4f}, as some")
+    print(f"{'':45}{accuracy / ceiling:.4f} of it       texts are the same in several languages")
+    print(f"  N2N  which characters?        field F1     {summary['field_f1']:.4f}")
+    print(f"  N2M  which day?               exact match  {summary['iso_exact_match']:.4f}\n")
+    with torch.no_grad():
+        for language in LANGUAGES:
+            text = date_row(DAY, language)["text"]
+            print(f"  {text}")
+            for shape in SHAPES:
+                print(f"    {shape.upper()}  {ask(shape, output_dir, text)}")
+    print(f"\n{summary['seconds']:.0f} seconds; models and results are in {output_dir}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

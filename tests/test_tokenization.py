@@ -1,0 +1,235 @@
+"""Trained tokenizers are the same everywhere and exact where they can be; loaded ones have all special tokens."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import unicodedata
+from functools import cache
+
+import datasets
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from seqblend.training.files import InputError
+from seqblend.training.tokenization import (
+    NORMALIZATIONS,
+    SPECIAL_TOKENS,
+    TOKENIZER_TYPES,
+    load_tokenizer,
+    texts_of,
+    train_tokenizer,
+)
+
+TEXTS = [
+    "2031년 3월 6일 목요일", "6 March 2031", "  two  spaces\n\tand a tab ", "naïve café, it's", "漢字 かな",
+    "😀 null NA", "가나다라", "wordpieces in wordpiece", "the theme of the thesis", "",
+]  # fmt: skip
+CHARACTERS = sorted(set("".join(TEXTS)))
+NEEDED = {"char": 5 + len(CHARACTERS), "byte-bpe": 5 + 256}
+
+
+@cache
+def tokenizer_of(tokenizer_type, normalization=None):
+    return train_tokenizer(TEXTS * 3, tokenizer_type, 300, normalization)
+
+
+def decode(tokenizer, text):
+    return tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("tokenizer_type", TOKENIZER_TYPES)
+def test_special_tokens(tokenizer_type):
+    tokenizer = tokenizer_of(tokenizer_type)
+    assert (
+        tokenizer.convert_ids_to_tokens(range(5)) == SPECIAL_TOKENS == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    )
+    assert (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.mask_token_id) == (0, 1, 4)
+    assert tokenizer.cls_token_id == tokenizer.bos_token_id == 2
+    assert tokenizer.sep_token_id == tokenizer.eos_token_id == 3
+    assert sorted(tokenizer.all_special_ids) == [0, 1, 2, 3, 4]
+    assert len(tokenizer) == len(set(tokenizer.get_vocab().values())) <= 300
+    pair = tokenizer("a", "a", return_token_type_ids=True)
+    alone = tokenizer("a", add_special_tokens=False)["input_ids"]
+    assert pair["input_ids"] == [2, *alone, 3, *alone, 3]
+    assert pair["token_type_ids"] == [0] * (2 + len(alone)) + [1] * (1 + len(alone))
+    assert list(tokenizer("a")) == ["input_ids", "attention_mask"]
+    assert tokenizer("")["input_ids"] == [2, 3]
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(st.sampled_from(CHARACTERS), max_size=20))
+@example(text=" a")
+@example(text="\n a  ")
+@pytest.mark.parametrize("tokenizer_type", ["char", "byte-bpe", "unigram"])
+def test_known_characters_come_back(tokenizer_type, text):
+    assert decode(tokenizer_of(tokenizer_type), text) == text
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+@example(text="\x00\r\n\u2028")
+def test_bytes_are_never_unknown(text):
+    assert decode(tokenizer_of("byte-bpe"), text) == text
+    assert 1 not in tokenizer_of("byte-bpe")(text)["input_ids"]
+
+
+def test_characters():
+    tokenizer = tokenizer_of("char")
+    assert tokenizer("3 월\n", add_special_tokens=False).tokens() == ["3", " ", "월", "\n"]
+    assert tokenizer("3@", add_special_tokens=False).tokens() == ["3", "[UNK]"]
+    by_frequency = train_tokenizer(["cb", "bba", "c"], "char", 8)
+    assert by_frequency.convert_ids_to_tokens(range(5, 8)) == ["b", "c", "a"]
+
+
+@pytest.mark.parametrize("tokenizer_type", TOKENIZER_TYPES)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_normalization(tokenizer_type, normalization):
+    tokenizer = tokenizer_of(tokenizer_type, normalization)
+    assert decode(tokenizer, "가나다라") == unicodedata.normalize(normalization.upper(), "가나다라")
+
+
+def test_nfd_takes_syllables_apart():
+    """각, never seen, is made of letters that other syllables have."""
+    trained = train_tokenizer(["가", "막"], "char", 100, "nfd")
+    assert decode(trained, "각") == unicodedata.normalize("NFD", "각")
+    assert 1 in train_tokenizer(["가", "막"], "char", 100)("각")["input_ids"]
+
+
+@pytest.mark.parametrize("tokenizer_type", TOKENIZER_TYPES)
+def test_words_given_one_by_one(tokenizer_type):
+    words = ["the", "", "café", " ", "\u200b", "목요일", "theme"]
+    encoded = tokenizer_of(tokenizer_type)(words, is_split_into_words=True)
+    ids = encoded.word_ids()
+    assert ids[0] is ids[-1] is None
+    inner = ids[1:-1]
+    assert inner == sorted(inner)
+    without = {1} if tokenizer_type != "wordpiece" else {1, 3, 4}  # BERT takes white space and format characters away
+    assert set(inner) == set(range(len(words))) - without
+    assert all(index == 0 or inner.count(index) < 10 for index in inner)
+
+
+@pytest.mark.parametrize("tokenizer_type", TOKENIZER_TYPES)
+def test_saved_and_loaded(tokenizer_type, tmp_path):
+    tokenizer = tokenizer_of(tokenizer_type, "nfc")
+    tokenizer.save_pretrained(tmp_path)
+    for loaded in (load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)):
+        assert loaded.special_tokens_map == tokenizer.special_tokens_map
+        assert loaded.model_input_names == ["input_ids", "attention_mask"]
+        for text in TEXTS:
+            assert loaded(text) == tokenizer(text)
+            assert decode(loaded, text) == decode(tokenizer, text)
+
+
+SCRIPT = """
+import hashlib, json, sys
+from seqblend.training.tokenization import TOKENIZER_TYPES, train_tokenizer
+texts = json.load(sys.stdin)
+for name in TOKENIZER_TYPES:
+    tokenizer = train_tokenizer(texts, name, 300)
+    print(name, hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest())
+"""
+
+
+def test_same_texts_same_tokenizer_in_every_process():
+    """wordpiece and unigram differ from process to process, and from call to call, as the library trains them."""
+    numbers = [f"{a}{b}{c} {chr(0xAC00 + a * 7 + b * 5 + c)}" for a in range(12) for b in range(12) for c in range(3)]
+    # Characters that occur only together: unigram training prunes them away, and puts them back in any order.
+    texts = numbers + [chr(0x3041 + 2 * i) + chr(0x3042 + 2 * i) for i in range(40)] * 20
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "true"}
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT], input=json.dumps(texts), capture_output=True, text=True, env=environment
+    )
+    assert run.returncode == 0, run.stderr
+    elsewhere = dict(line.split() for line in run.stdout.splitlines())
+    for name in TOKENIZER_TYPES:
+        trained = {train_tokenizer(iter(texts), name, 300).backend_tokenizer.to_str() for _ in range(3)}
+        assert {hashlib.sha256(text.encode()).hexdigest() for text in trained} == {elsewhere[name]}, name
+
+
+@pytest.mark.parametrize("tokenizer_type", TOKENIZER_TYPES)
+def test_vocab_size_is_a_limit(tokenizer_type):
+    with pytest.raises(InputError, match=f"vocab_size: 20 is too small for tokenizer_type {tokenizer_type}") as caught:
+        train_tokenizer(TEXTS, tokenizer_type, 20)
+    needed = int(str(caught.value).rsplit(" ", 1)[1])
+    assert needed == NEEDED.get(tokenizer_type, needed)
+    assert len(train_tokenizer(TEXTS, tokenizer_type, needed)) == needed
+    with pytest.raises(InputError, match=str(needed)):
+        train_tokenizer(TEXTS, tokenizer_type, needed - 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((TEXTS, "bytebpe", 300), "tokenizer_type: unknown value 'bytebpe'; valid are byte-bpe, "),
+        ((TEXTS, "char", 300, "NFD"), "normalization: unknown value 'NFD'; valid are nfd, "),
+        ((["", ""], "char", 300), "tokenizer_type: char cannot be trained"),
+    ],
+)
+def test_wrong_argument(arguments, message):
+    with pytest.raises(InputError, match=message):
+        train_tokenizer(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("sequence-classification", ["a b", "", "c", "d"]),
+        ("token-classification", ["x", " ", "y"]),
+        ("seq2seq-lm", ["s", "u", "t", "v"]),
+        ("causal-lm", ["a b", ""]),
+        ("masked-lm", ["a b", ""]),
+    ],
+)
+def test_texts_of(task, expected):
+    split = datasets.Dataset.from_dict({
+        "text": ["a b", ""], "text_pair": ["c", "d"], "label": ["no", "no"], "tokens": [["x", " "], ["y"]],
+        "tags": [["O", "O"], ["O"]], "source": ["s", "u"], "target": ["t", "v"],
+    })  # fmt: skip
+    assert list(texts_of(split, task)) == expected
+    assert list(texts_of(datasets.DatasetDict(train=split, test=split), task)) == expected
+
+
+# --- Loading ---
+
+
+@pytest.mark.parametrize(("entries", "tokens"), [(["ab", "##c"], ["ab", "##c"]), (["Ab", "ab", "##C"], ["Ab", "##C"])])
+def test_directory_with_only_a_vocab_txt(tmp_path, entries, tokens):
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, *entries]) + "\n", encoding="utf-8")
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer("AbC").tokens() == ["[CLS]", *tokens, "[SEP]"]
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("[CLS]", "[SEP]", "[PAD]")
+
+
+def test_directory_with_only_vocab_json_and_merges(tmp_path):
+    trained = tokenizer_of("byte-bpe").backend_tokenizer
+    trained.model.save(str(tmp_path))
+    vocab = json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8"))
+    vocab["<|endoftext|>"] = len(vocab)
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    tokenizer = load_tokenizer(tmp_path)
+    assert decode(tokenizer, "the 목요일 theme") == "the 목요일 theme"
+    names = ("bos_token", "eos_token", "cls_token", "sep_token", "pad_token")
+    assert {getattr(tokenizer, name) for name in names} == {"<|endoftext|>"}
+    assert len(tokenizer) == len(vocab)
+
+
+def test_tokenizer_without_any_special_token(tmp_path):
+    tokenizer = tokenizer_of("char")
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config = {name: value for name, value in config.items() if not name.endswith("_token")}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"tokenizer_name_or_path: .* has no bos_token"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["/no/such/directory", "./no", "no such name", "{empty}"])
+def test_tokenizer_that_is_not_there(tmp_path, name):
+    name = name.format(empty=tmp_path)
+    with pytest.raises(InputError) as caught:
+        load_tokenizer(name)
+    assert str(caught.value).startswith("tokenizer_name_or_path: ") and name in str(caught.value)

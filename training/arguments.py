@@ -1,0 +1,161 @@
+"""The command line: what may be said about model, data and training, from flags or from a YAML or JSON file."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments
+
+from .columns import Columns
+from .files import InputError, nearest_first
+
+
+@dataclass
+class ModelArguments:
+    """Which model, and which tokenizer."""
+
+    architecture: str | None = field(
+        default=None, metadata={"help": "encoder, decoder or encoder-decoder; default by task."}
+    )
+    recipe: str | None = field(default=None, metadata={"help": "Named settings to build the model from."})
+    config_overrides: str | None = field(
+        default=None, metadata={"help": "Changes to the recipe, as in 'hidden_size=256,num_hidden_layers=4'."}
+    )
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "A saved model to start from, in place of a recipe."}
+    )
+    tokenizer_name_or_path: str | None = field(
+        default=None, metadata={"help": "A saved tokenizer; default: that of model_name_or_path."}
+    )
+    tokenizer_type: str | None = field(
+        default=None,
+        metadata={"help": "char, byte-bpe, wordpiece or unigram, trained on the training split; default byte-bpe."},
+    )
+    tokenizer_normalization: str | None = field(
+        default=None, metadata={"help": "nfc, nfd or nfkc, for a trained tokenizer."}
+    )
+    vocab_size: int = field(default=8000, metadata={"help": "The most entries a trained tokenizer may have."})
+
+
+@dataclass
+class DataArguments:
+    """Which task, on which data."""
+
+    task: str | None = field(
+        default=None,
+        metadata={"help": "sequence-classification, token-classification, seq2seq-lm, causal-lm or masked-lm."},
+    )
+    problem_type: str | None = field(
+        default=None,
+        metadata={
+            "help": "single_label_classification (the default), multi_label_classification or regression, "
+            "for sequence-classification."
+        },
+    )
+    dataset_name: str | None = field(default=None, metadata={"help": "dates, or a data set of the Hub."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of dataset_name."})
+    train_file: str | None = field(
+        default=None, metadata={"help": "A .json, .jsonl, .csv, .tsv, .parquet or .txt file, each also .gz."}
+    )
+    validation_file: str | None = field(default=None, metadata={"help": "Likewise."})
+    test_file: str | None = field(default=None, metadata={"help": "Likewise."})
+    text_column: str = field(default="text", metadata={"help": "The column that holds the text."})
+    text_pair_column: str = field(default="text_pair", metadata={"help": "The column of the second text, if any."})
+    label_column: str = field(default="label", metadata={"help": "The column of the label or labels."})
+    tokens_column: str = field(default="tokens", metadata={"help": "The column of the words."})
+    tags_column: str = field(default="tags", metadata={"help": "The column of the words' tags."})
+    source_column: str = field(default="source", metadata={"help": "The column of the source text."})
+    target_column: str = field(default="target", metadata={"help": "The column of the target text, or of several."})
+    max_length: int = field(default=512, metadata={"help": "Longest sequence in tokens; longer ones are cut."})
+    max_source_length: int | None = field(default=None, metadata={"help": "For seq2seq-lm; default max_length."})
+    max_target_length: int | None = field(default=None, metadata={"help": "For seq2seq-lm; default max_length."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Take so many random training rows."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Take so many random rows of other splits."})
+
+    def columns(self) -> Columns:
+        """The user's column names."""
+        names = [f.name for f in dataclasses.fields(Columns)]
+        return Columns(**{name: getattr(self, f"{name}_column") for name in names})
+
+
+class Parser(HfArgumentParser):
+    """HfArgumentParser that says what is wrong in one line and takes no abbreviated flags."""
+
+    def __init__(self) -> None:
+        super().__init__((ModelArguments, DataArguments, Seq2SeqTrainingArguments), allow_abbrev=False)
+        self.usage = "seqblend-train [FILE.yaml|FILE.json] [--flag value …]"
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """Replaces ArgumentParser.error, which prints every flag and exits."""
+        raise InputError(message)
+
+    def check_names(self, names: list[str], where: str) -> None:
+        """Raises InputError for a name that is no flag; the message lists the valid ones, nearest first."""
+        valid = sorted({action.dest for action in self._actions} - {"help"})
+        for name in names:
+            if name not in valid:
+                nearest = nearest_first(name, valid)
+                raise InputError(f"{where}: unknown option {name!r}; valid, nearest first: {', '.join(nearest)}")
+
+
+def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Seq2SeqTrainingArguments]:
+    """Read the command line; what a flag says wins over what the file says.
+
+    Args:
+        argv: an optional .yaml or .json file, then flags.
+
+    Raises:
+        InputError: an unknown option, a value of the wrong kind, or a file that cannot be read.
+    """
+    parser = Parser()
+    if argv and not argv[0].startswith("-"):
+        settings = read_settings(Path(argv[0]))
+        parser.check_names(list(settings), argv[0])
+        parser.set_defaults(**settings)
+        argv = argv[1:]
+    namespace_parts = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
+    *arguments, remaining = namespace_parts
+    parser.check_names([word.lstrip("-").replace("-", "_") for word in remaining], "command line")
+    return tuple(arguments)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The options that a YAML or JSON file sets."""
+    readers = {".yaml": yaml.safe_load, ".yml": yaml.safe_load, ".json": json.loads}
+    if path.suffix not in readers:
+        raise InputError(f"{path}: a file of options ends in {', '.join(readers)}")
+    try:
+        settings = readers[path.suffix](path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: {error}") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: must hold options and their values")
+    return settings
+
+
+def parse_overrides(text: str | dict[str, Any] | None) -> dict[str, Any]:
+    """`hidden_size=256,layer_types=[full_attention]` as a dict; values are written as in YAML.
+
+    Raises:
+        InputError: it is not a list of NAME=VALUE.
+    """
+    if text is None or isinstance(text, dict):
+        return text or {}
+    message = f"config_overrides: {text!r} is not NAME=VALUE,NAME=VALUE …"
+    parts: list[str] = []
+    for part in text.split(","):
+        # A comma inside brackets belongs to the value.
+        if parts and parts[-1].count("[") + parts[-1].count("{") > parts[-1].count("]") + parts[-1].count("}"):
+            parts[-1] += "," + part
+        else:
+            parts.append(part)
+    pairs = [part.split("=", 1) for part in parts]
+    if not all(len(pair) == 2 and pair[0].strip() for pair in pairs):
+        raise InputError(message)
+    try:
+        return {name.strip(): yaml.safe_load(value) for name, value in pairs}
+    except yaml.YAMLError as error:
+        raise InputError(message) from error

@@ -1,0 +1,122 @@
+"""Write what runs reached, beside what was published, as Markdown: `python -m seqblend.training.report DIR`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Figure(NamedTuple):
+    """A figure of a run, and the published ones it is compared with.
+
+    Args:
+        what: the data and the task.
+        key: of all_results.json.
+        name: of the figure.
+        published: of others, with who they are.
+        percent: whether to show it in percent.
+        error_rate: show 1 - value: what all_results.json has is a rate of successes.
+    """
+
+    what: str
+    key: str
+    name: str
+    published: str
+    percent: bool = True
+    error_rate: bool = False
+
+
+# By the directory of the run. Published: read in the named papers and repositories.
+FIGURES = {
+    "clinc150": Figure(
+        "150 intents (Larson et al. 2019), encoder",
+        "test_accuracy",
+        "test accuracy",
+        "naive Bayes 85.6, CNN 91.2, MLP 93.5, BERT (pretrained) 96.9",
+    ),
+    "clinc150_decoder": Figure(
+        "the same, decoder",
+        "test_accuracy",
+        "test accuracy",
+        "as above",
+    ),
+    "ud_en_ewt": Figure(
+        "17 parts of speech (UD English EWT), encoder",
+        "test_accuracy",
+        "test accuracy",
+        "most frequent tag 86.2, UDPipe 1 94.5, UDPipe 2 (pretrained) 97.5",
+    ),
+    "ud_en_ewt_encoder_decoder": Figure(
+        "the same, encoder-decoder",
+        "test_accuracy",
+        "test accuracy",
+        "as above",
+    ),
+    "g2p_korean": Figure(
+        "Korean words to phones (SIGMORPHON 2021), encoder-decoder",
+        "test_exact_match",
+        "test word error rate",
+        "shared task's baseline 16.3",
+        error_rate=True,
+    ),
+    "tinyshakespeare": Figure(
+        "characters of Tiny Shakespeare, decoder",
+        "eval_loss",
+        "validation loss, nats a character",
+        "nanoGPT's recipe for a CPU 1.88",
+        percent=False,
+    ),
+}
+
+
+def row(name: str, figure: Figure, results: dict[str, Any]) -> str:
+    """One line of the table."""
+    value = 1 - results[figure.key] if figure.error_rate else results[figure.key]
+    shown = f"{100 * value:.2f} %" if figure.percent else f"{value:.3f}"
+    minutes = results["train_runtime"] / 60
+    size = results["parameters"] / 1e6
+    return f"| {figure.what} | {figure.name} | **{shown}** | {figure.published} | {size:.1f} M | {minutes:.1f} |"
+
+
+def write_report(directory: Path) -> str:
+    """The table of the runs in `directory`, and the commands and versions that made them.
+
+    Raises:
+        FileNotFoundError: there is none of the runs that FIGURES names.
+    """
+    runs = {
+        name: json.loads(path.read_text(encoding="utf-8"))
+        for name in FIGURES
+        if (path := directory / name / "all_results.json").exists()
+    }
+    if not runs:
+        raise FileNotFoundError(f"{directory}: has none of the runs {', '.join(FIGURES)}")
+    lines = [
+        "# Results",
+        "",
+        "Trained from scratch, without pretraining, by the commands below. `make results` wrote this page from the",
+        "runs' own `all_results.json`. Minutes are those of training alone.",
+        "",
+        "| data, architecture | figure | ours | published | parameters | minutes |",
+        "|---|---|---|---|---|---|",
+        *(row(name, FIGURES[name], results) for name, results in runs.items()),
+        "",
+        "| run | command | machine |",
+        "|---|---|---|",
+        *(f"| {name} | `{results['command']}` | {results['machine']} |" for name, results in runs.items()),
+        "",
+        "Versions: " + "; ".join(sorted({results["versions"] for results in runs.values()})) + ".",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the report on the directory that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", type=Path, help="holds one directory a run")
+    sys.stdout.write(write_report(parser.parse_args().directory) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,346 @@
+"""The tasks: for each, what becomes of a row, how it is padded, what is predicted from it, and how that is scored."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+)
+
+from .collation import mask_once
+from .files import InputError
+from .metrics import (
+    MultiLabelMetric,
+    RegressionMetric,
+    Seq2SeqMetric,
+    SequenceClassificationMetric,
+    TokenClassificationMetric,
+)
+
+IGNORE = -100
+Rows = dict[str, list]
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a task needs to know of this run.
+
+    Args:
+        tokenizer: turns texts into tokens and back.
+        labels: the label names, in the order of their ids; empty for language models.
+        problem_type: of sequence classification.
+        max_length: longest sequence in tokens, or block of a causal language model.
+        max_source_length: of a source.
+        max_target_length: of a target, with its end token.
+        token_types: whether the model reads token_type_ids.
+        seed: decides which tokens are masked in evaluation.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    labels: list[str]
+    problem_type: str | None
+    max_length: int
+    max_source_length: int
+    max_target_length: int
+    token_types: bool
+    seed: int
+
+    @property
+    def label_ids(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.labels)}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    Args:
+        auto_class: transformers' Auto class of its models.
+        architecture: the default one.
+        inputs: the columns that are read.
+        reference: the column that is to be told.
+        encode: rows of a split to the model's inputs.
+        answer: what the model said about rows: arrays of predictions and labels, and the rows, to one dict a row.
+        score: answers and rows to metrics.
+        reduce: logits and labels to what is kept for `answer`; None keeps the logits.
+        generates: whether predictions are generated token by token.
+    """
+
+    auto_class: type
+    architecture: str
+    inputs: tuple[str, ...]
+    reference: str
+    encode: Callable[[datasets.Dataset, Settings, str], datasets.Dataset]
+    answer: Callable[[EvalPrediction, datasets.Dataset, Settings], list[Answer]] | None = None
+    score: Callable[[list[Answer], datasets.Dataset, Settings], dict[str, float | str]] | None = None
+    reduce: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+    generates: bool = False
+
+
+def encode_texts(rows: datasets.Dataset, settings: Settings, function: Callable[[Rows], Rows]) -> datasets.Dataset:
+    """Apply `function` to batches of rows; nothing else of the rows stays."""
+    return rows.map(function, batched=True, remove_columns=rows.column_names, desc="Tokenizing")
+
+
+# --- Sequence classification ---
+
+
+def encode_sequences(rows: datasets.Dataset, settings: Settings, split: str) -> datasets.Dataset:
+    """Texts, or pairs of texts, with the id of their label, a 0 or 1 for each label, or numbers."""
+    ids, kind = settings.label_ids, settings.problem_type
+
+    def label(value: Any) -> int | float | list[float]:
+        if kind == "regression":
+            return value
+        if kind == "multi_label_classification":
+            return [float(name in value) for name in settings.labels]
+        return ids[value]
+
+    def encode(batch: Rows) -> Rows:
+        features = settings.tokenizer(
+            batch["text"],
+            batch.get("text_pair"),
+            truncation=True,
+            max_length=settings.max_length,
+            return_token_type_ids=settings.token_types,
+        )
+        return {**features, "labels": [label(value) for value in batch["label"]]}
+
+    return encode_texts(rows, settings, encode)
+
+
+def answer_sequences(predicted: EvalPrediction, rows: datasets.Dataset, settings: Settings) -> list[Answer]:
+    """The most probable label, or every label more probable than not, with probabilities; or numbers."""
+    logits = predicted.predictions.astype(np.float64)
+    if settings.problem_type == "regression":
+        return [{"prediction": row.tolist() if len(row) > 1 else float(row[0])} for row in logits]
+    if settings.problem_type == "multi_label_classification":
+        scores = 1 / (1 + np.exp(-logits))
+        return [
+            {
+                "prediction": [name for name, score in zip(settings.labels, row, strict=True) if score > 0.5],
+                "scores": {name: float(score) for name, score in zip(settings.labels, row, strict=True)},
+            }
+            for row in scores
+        ]
+    scores = np.exp(logits - logits.max(-1, keepdims=True))
+    scores /= scores.sum(-1, keepdims=True)
+    best = np.argsort(-scores, axis=-1, kind="stable")[:, :5]
+    return [
+        {
+            "prediction": settings.labels[order[0]],
+            "scores": {settings.labels[index]: float(row[index]) for index in order},
+        }
+        for row, order in zip(scores, best, strict=True)
+    ]
+
+
+def score_sequences(answers: list[Answer], rows: datasets.Dataset, settings: Settings) -> dict[str, float | str]:
+    predictions, references = [answer["prediction"] for answer in answers], list(rows["label"])
+    if settings.problem_type == "regression":
+        return RegressionMetric().compute(predictions=predictions, references=references)
+    ids = settings.label_ids
+    if settings.problem_type == "multi_label_classification":
+        rows_of = [[[int(name in row) for name in ids] for row in side] for side in (predictions, references)]
+        return MultiLabelMetric().compute(predictions=rows_of[0], references=rows_of[1])
+    return SequenceClassificationMetric().compute(
+        predictions=[ids[name] for name in predictions], references=[ids[name] for name in references]
+    )
+
+
+# --- Token classification ---
+
+
+def encode_words(rows: datasets.Dataset, settings: Settings, split: str) -> datasets.Dataset:
+    """Words with the id of their tag at their first piece, and no label at other pieces."""
+    ids, tokenizer = settings.label_ids, settings.tokenizer
+
+    def tokenize(words: list[list[str]]) -> Any:
+        return tokenizer(
+            words,
+            is_split_into_words=True,
+            truncation=True,
+            max_length=settings.max_length,
+            return_token_type_ids=settings.token_types,
+        )
+
+    def spell(words: list[str]) -> list[str]:
+        """A word of which the tokenizer makes no piece is read as unknown, so that it gets a tag too."""
+        pieces = tokenizer(words, is_split_into_words=True, add_special_tokens=False)
+        heard = set(pieces.word_ids())
+        return [word if index in heard else tokenizer.unk_token for index, word in enumerate(words)]
+
+    def encode(batch: Rows) -> Rows:
+        features = tokenize([spell(words) for words in batch["tokens"]])
+        labels = []
+        for index, tags in enumerate(batch["tags"]):
+            before = [None, *features.word_ids(index)]
+            labels.append(
+                [
+                    IGNORE if word is None or word == last else ids[tags[word]]
+                    for last, word in itertools.pairwise(before)
+                ]
+            )
+        return {**features, "labels": labels}
+
+    return encode_texts(rows, settings, encode)
+
+
+def answer_words(predicted: EvalPrediction, rows: datasets.Dataset, settings: Settings) -> list[Answer]:
+    """One tag a word. Words beyond max_length get the first label: `O` where there is one."""
+    answers = []
+    for tags, labels, words in zip(predicted.predictions, predicted.label_ids, rows["tokens"], strict=True):
+        names = [settings.labels[tag] for tag in tags[: len(labels)][labels != IGNORE]]
+        answers.append({"prediction": names + [settings.labels[0]] * (len(words) - len(names))})
+    return answers
+
+
+def best_labels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Keep the most probable label of each token, not all logits: (B, T, C) to (B, T)."""
+    return logits.argmax(-1)
+
+
+def score_words(answers: list[Answer], rows: datasets.Dataset, settings: Settings) -> dict[str, float | str]:
+    predictions = [answer["prediction"] for answer in answers]
+    return TokenClassificationMetric().compute(predictions=predictions, references=list(rows["tags"]))
+
+
+# --- Sequence to sequence ---
+
+
+def encode_pairs(rows: datasets.Dataset, settings: Settings, split: str) -> datasets.Dataset:
+    """Sources, with their targets (of several the first) and the end token as labels."""
+    tokenizer = settings.tokenizer
+
+    def encode(batch: Rows) -> Rows:
+        features = tokenizer(
+            batch["source"],
+            truncation=True,
+            max_length=settings.max_source_length,
+            return_token_type_ids=settings.token_types,
+        )
+        targets = tokenizer(
+            text_target=[target if isinstance(target, str) else target[0] for target in batch["target"]],
+            add_special_tokens=False,
+            truncation=True,
+            max_length=settings.max_target_length - 1,
+        )
+        return {**features, "labels": [[*ids, tokenizer.eos_token_id] for ids in targets["input_ids"]]}
+
+    return encode_texts(rows, settings, encode)
+
+
+def answer_pairs(predicted: EvalPrediction, rows: datasets.Dataset, settings: Settings) -> list[Answer]:
+    """The generated texts."""
+    tokenizer = settings.tokenizer
+    tokens = np.where(predicted.predictions == IGNORE, tokenizer.pad_token_id, predicted.predictions)
+    return [{"prediction": text} for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def score_pairs(answers: list[Answer], rows: datasets.Dataset, settings: Settings) -> dict[str, float | str]:
+    predictions = [answer["prediction"] for answer in answers]
+    return Seq2SeqMetric().compute(predictions=predictions, references=list(rows["target"]))
+
+
+# --- Language models ---
+
+
+def encode_stream(rows: datasets.Dataset, settings: Settings, split: str) -> datasets.Dataset:
+    """All texts in one stream, each closed by the end token, cut into blocks of max_length tokens."""
+    tokenizer = settings.tokenizer
+    texts = encode_texts(
+        rows,
+        settings,
+        lambda batch: {
+            "input_ids": [
+                [*ids, tokenizer.eos_token_id]
+                for ids in tokenizer(batch["text"], add_special_tokens=False)["input_ids"]
+            ]
+        },
+    )
+    stream = np.concatenate([np.asarray(ids) for batch in texts.iter(1000) for ids in batch["input_ids"]])
+    blocks = [stream[start : start + settings.max_length] for start in range(0, len(stream), settings.max_length)]
+    if len(blocks[-1]) < 2:
+        blocks.pop()
+    if not blocks:
+        raise InputError(f"{split}: the texts have {len(stream)} tokens, too few to predict one from another")
+    return datasets.Dataset.from_dict({"input_ids": blocks, "labels": blocks})
+
+
+def encode_masked(rows: datasets.Dataset, settings: Settings, split: str) -> datasets.Dataset:
+    """Texts, to be masked anew in each epoch of training; masked once and for all in the other splits."""
+    encoded = encode_texts(
+        rows,
+        settings,
+        lambda batch: settings.tokenizer(
+            batch["text"],
+            truncation=True,
+            max_length=settings.max_length,
+            return_token_type_ids=settings.token_types,
+            return_special_tokens_mask=True,
+        ),
+    )
+    if split == "train":
+        return encoded
+    return encoded.remove_columns("special_tokens_mask").map(
+        lambda row, index: mask_once(row["input_ids"], settings.tokenizer, settings.seed + index), with_indices=True
+    )
+
+
+TASKS = {
+    "sequence-classification": Task(
+        auto_class=AutoModelForSequenceClassification,
+        architecture="encoder",
+        inputs=("text", "text_pair"),
+        reference="label",
+        encode=encode_sequences,
+        answer=answer_sequences,
+        score=score_sequences,
+    ),
+    "token-classification": Task(
+        auto_class=AutoModelForTokenClassification,
+        architecture="encoder",
+        inputs=("tokens",),
+        reference="tags",
+        encode=encode_words,
+        answer=answer_words,
+        score=score_words,
+        reduce=best_labels,
+    ),
+    "seq2seq-lm": Task(
+        auto_class=AutoModelForSeq2SeqLM,
+        architecture="encoder-decoder",
+        inputs=("source",),
+        reference="target",
+        encode=encode_pairs,
+        answer=answer_pairs,
+        score=score_pairs,
+        generates=True,
+    ),
+    "causal-lm": Task(
+        auto_class=AutoModelForCausalLM,
+        architecture="decoder",
+        inputs=("text",),
+        reference="text",
+        encode=encode_stream,
+    ),
+    "masked-lm": Task(
+        auto_class=AutoModelForMaskedLM,
+        architecture="encoder",
+        inputs=("text",),
+        reference="text",
+        encode=encode_masked,
+    ),
+}

@@ -1,0 +1,284 @@
+"""Train a tokenizer on the training split, or load one.
+
+Every trained tokenizer has the same five special tokens with the same ids. `[CLS]` begins a sequence and `[SEP]` ends
+it, for the encoder as for the decoder, so they are `bos_token` and `eos_token` too. The same texts give the same
+tokenizer.json, byte for byte.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import datasets
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoTokenizer,
+    BertTokenizer,
+    GPT2Tokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from .files import InputError, one_of
+
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+UNIGRAM_STEP = 1e-4  # fixed in the trainer, see _reproducible
+
+
+def texts_of(dataset: datasets.Dataset | datasets.DatasetDict, task: str) -> Iterator[str]:
+    """Yield every text that a tokenizer should know, in order and with repeats.
+
+    The words of a pre-split sentence come one by one: a space between them would be invented.
+
+    Args:
+        dataset: a split as `load_data` gives it, or all splits, of which "train" is read.
+        task: one of `TASK_TEXTS`.
+    """
+    split = dataset["train"] if isinstance(dataset, datasets.DatasetDict) else dataset
+    names = TASK_TEXTS[one_of("task", task, TASK_TEXTS)]
+    split = split.select_columns([name for name in names if name in split.column_names])
+    for batch in split.iter(1000):
+        for values in batch.values():
+            for value in values:
+                if isinstance(value, str):
+                    yield value
+                else:
+                    yield from value
+
+
+def train_tokenizer(
+    texts: Iterable[str], tokenizer_type: str, vocab_size: int, normalization: str | None = None
+) -> PreTrainedTokenizerFast:
+    """Train a tokenizer.
+
+    Args:
+        texts: the training texts; words one by one if the task has words.
+        tokenizer_type: one of `TOKENIZER_TYPES`.
+        vocab_size: the most entries the vocabulary may have, special tokens included.
+        normalization: one of `NORMALIZATIONS`, applied to every text before anything else. NFD takes Hangul syllables
+            apart into letters; what the tokenizer decodes is then NFD too.
+
+    Raises:
+        InputError: an unknown type or normalization, no text, or a `vocab_size` that cannot hold the special tokens
+            and every single character (for byte-bpe: every byte).
+    """
+    train = TOKENIZER_TYPES[one_of("tokenizer_type", tokenizer_type, TOKENIZER_TYPES)]
+    normalizer = None
+    if normalization is not None:
+        normalizer = NORMALIZATIONS[one_of("normalization", normalization, NORMALIZATIONS)]()
+    texts = list(texts)
+    if not any(texts):
+        raise InputError(f"tokenizer_type: {tokenizer_type} cannot be trained, the training texts hold no character")
+    tokenizer = train(texts, vocab_size, normalizer)
+    cls_id, sep_id = SPECIAL_TOKENS.index("[CLS]"), SPECIAL_TOKENS.index("[SEP]")
+    tokenizer.add_special_tokens(SPECIAL_TOKENS)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", cls_id), ("[SEP]", sep_id)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        bos_token="[CLS]",
+        eos_token="[SEP]",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a directory or the Hub; missing special tokens are taken from those it has.
+
+    A directory may hold only a BERT `vocab.txt`, or a GPT-2 `vocab.json` and `merges.txt`. A `vocab.txt` says nothing
+    of case: it is taken for lower-cased if none of its entries has a capital letter.
+
+    Raises:
+        InputError: it cannot be loaded, or it has no token that could begin, end or fill a sequence.
+    """
+    name, path = str(name_or_path), Path(name_or_path).expanduser()
+    if not path.exists() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1):
+        raise InputError(f"tokenizer_name_or_path: no such directory: {name}")
+    try:
+        # A model repository's own code is not needed for its tokenizer; None would ask for it at the terminal.
+        tokenizer = _load_bare(path) or AutoTokenizer.from_pretrained(
+            str(path) if path.exists() else name, trust_remote_code=False
+        )
+    except Exception as error:  # the libraries below raise whatever they meet
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(
+            f"tokenizer_name_or_path: {name!r} cannot be loaded ({type(error).__name__}: {reason})"
+        ) from error
+    _fill_special_tokens(tokenizer, name)
+    return tokenizer
+
+
+def _load_bare(path: Path) -> PreTrainedTokenizerBase | None:
+    """Load a directory of vocabulary files alone, which AutoTokenizer cannot name."""
+    if not path.is_dir() or any((path / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
+        return None
+    if (path / "vocab.txt").exists():
+        entries = (path / "vocab.txt").read_text(encoding="utf-8").splitlines()
+        cased = any(entry != entry.lower() for entry in entries if not entry.startswith("["))
+        return BertTokenizer.from_pretrained(str(path), do_lower_case=not cased)
+    if (path / "vocab.json").exists() and (path / "merges.txt").exists():
+        return GPT2Tokenizer.from_pretrained(str(path))
+    return None
+
+
+def _fill_special_tokens(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    for missing, substitutes in SUBSTITUTES.items():
+        if getattr(tokenizer, missing) is not None:
+            continue
+        token = next((found for other in substitutes if (found := getattr(tokenizer, other)) is not None), None)
+        if token is None:
+            raise InputError(
+                f"tokenizer_name_or_path: {name!r} has no {missing}, and none of {', '.join(substitutes)} instead"
+            )
+        setattr(tokenizer, missing, token)
+
+
+# --- The four kinds ---
+
+
+def _train_char(texts: list[str], vocab_size: int, normalizer: normalizers.Normalizer | None) -> Tokenizer:
+    """One Unicode character a token, spaces and line ends too, the most frequent first."""
+    counts = Counter()
+    for text in texts:
+        counts.update(normalizer.normalize_str(text) if normalizer else text)
+    _check_size("char", vocab_size, len(counts), "characters")
+    characters = sorted(counts, key=lambda character: (-counts[character], character))
+    vocab = {token: index for index, token in enumerate(SPECIAL_TOKENS + characters)}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
+
+
+def _train_byte_bpe(texts: list[str], vocab_size: int, normalizer: normalizers.Normalizer | None) -> Tokenizer:
+    """Byte pairs, as GPT-2: no text is unknown, and decoding gives back every byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    _check_size("byte-bpe", vocab_size, len(alphabet), "bytes")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = _space_first(normalizer)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _train_wordpiece(texts: list[str], vocab_size: int, normalizer: normalizers.Normalizer | None) -> Tokenizer:
+    """BERT's pieces of words, case and accents kept. White space is not: decoding joins words by one space."""
+    bert = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Sequence([normalizer, bert]) if normalizer else bert
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    words = {
+        word
+        for text in texts
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
+    }
+    continuations = sorted({f"##{character}" for word in words for character in word[1:]})
+    characters = {character for word in words for character in word}
+    _check_size("wordpiece", vocab_size, len(characters) + len(continuations), "characters, alone and inside words")
+    # The trainer numbers continuations in the order of a randomly seeded hash map, and ties between pairs are broken
+    # by number: given as special tokens they have fixed ones. Only the vocabulary is kept; there they are ordinary.
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS + continuations, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    trained = Tokenizer(models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]"))
+    trained.normalizer, trained.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+    trained.decoder = decoders.WordPiece(cleanup=False)
+    return trained
+
+
+def _train_unigram(texts: list[str], vocab_size: int, normalizer: normalizers.Normalizer | None) -> Tokenizer:
+    """SentencePiece's unigram model; characters that training never had are unknown."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = _space_first(normalizer)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    characters = set().union(*(tokenizer.normalizer.normalize_str(text).replace(" ", "▁") for text in texts))
+    _check_size("unigram", vocab_size, len(characters), "characters")
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, unk_token="[UNK]", show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    pieces = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
+    pieces = _reproducible([piece for piece in pieces if piece[0] not in SPECIAL_TOKENS])
+    # The trainer overshoots where the characters alone fill the vocabulary.
+    longer = [piece for piece in pieces if len(piece[0]) > 1][vocab_size - len(SPECIAL_TOKENS) - len(characters) :]
+    vocab = [(token, 0.0) for token in SPECIAL_TOKENS] + [piece for piece in pieces if piece not in longer]
+    tokenizer.model = models.Unigram(vocab, unk_id=SPECIAL_TOKENS.index("[UNK]"))
+    return tokenizer
+
+
+def _reproducible(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Take out what differs from run to run of the unigram trainer, which goes through randomly seeded hash maps.
+
+    Characters that it had pruned away come back with the lowest score, that plus one step, plus two, … in any order:
+    here in the order of their code points. Sums differ in the eleventh digit: scores are rounded to five.
+    """
+    scores = dict(pieces)
+    lowest = min(scores.values())
+    steps = {piece: (score - lowest) / UNIGRAM_STEP for piece, score in pieces if len(piece) == 1}
+    whole = sorted((round(step), piece) for piece, step in steps.items() if abs(step - round(step)) < 1e-3)
+    gap = next((i for i, (step, _) in enumerate(whole) if step > (whole[i - 1][0] + 1 if i else 0)), len(whole))
+    restored = whole[:gap]
+    for (step, _), piece in zip(restored, sorted(piece for _, piece in restored), strict=True):
+        scores[piece] = lowest + step * UNIGRAM_STEP
+    rounded = [(piece, round(score, 5)) for piece, score in scores.items()]
+    return sorted(rounded, key=lambda piece: (-piece[1], piece[0]))
+
+
+def _space_first(normalizer: normalizers.Normalizer | None) -> normalizers.Normalizer:
+    """Every text and every given word begins with a space, which the decoder takes away: exact for " a" as for "a"."""
+    return normalizers.Sequence([*([normalizer] if normalizer else []), normalizers.Prepend(" ")])
+
+
+def _check_size(tokenizer_type: str, vocab_size: int, alphabet: int, what: str) -> None:
+    needed = len(SPECIAL_TOKENS) + alphabet
+    if vocab_size < needed:
+        raise InputError(
+            f"vocab_size: {vocab_size} is too small for tokenizer_type {tokenizer_type}:"
+            f" {len(SPECIAL_TOKENS)} special tokens and {alphabet} {what} need {needed}"
+        )
+
+
+TOKENIZER_TYPES: dict[str, Callable[[list[str], int, normalizers.Normalizer | None], Tokenizer]] = {
+    "char": _train_char,
+    "byte-bpe": _train_byte_bpe,
+    "wordpiece": _train_wordpiece,
+    "unigram": _train_unigram,
+}
+NORMALIZATIONS: dict[str, Callable[[], normalizers.Normalizer]] = {
+    "nfc": normalizers.NFC,
+    "nfd": normalizers.NFD,
+    "nfkc": normalizers.NFKC,
+}
+TASK_TEXTS: dict[str, tuple[str, ...]] = {
+    "sequence-classification": ("text", "text_pair"),
+    "token-classification": ("tokens",),
+    "seq2seq-lm": ("source", "target"),
+    "causal-lm": ("text",),
+    "masked-lm": ("text",),
+}
+# In this order: what stands in for a special token that a tokenizer has not.
+SUBSTITUTES: dict[str, tuple[str, ...]] = {
+    "bos_token": ("cls_token", "eos_token"),
+    "eos_token": ("sep_token", "bos_token"),
+    "cls_token": ("bos_token",),
+    "sep_token": ("eos_token",),
+    "pad_token": ("eos_token",),
+}
