@@ -20,7 +20,8 @@ test: $(VENV)/tools  ## run the tests
 check: $(VENV)/tools  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	mkdir -p $(VENV)/types && ln -sfn "$(CURDIR)" $(VENV)/types/seqblend
+	MYPYPATH=$(VENV)/types $(BIN)/mypy
 
 format: $(VENV)/tools  ## format the code and mend what can be mended
 	$(BIN)/ruff check --fix .

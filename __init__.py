@@ -16,6 +16,7 @@ from transformers import (
 from .configuration.decoder import BlendDecoderConfig
 from .configuration.encoder import BlendEncoderConfig
 from .configuration.encoder_decoder import BlendEncoderDecoderConfig
+from .hub_card.export import complete_saves
 from .modeling.decoder import (
     BlendDecoderForCausalLM,
     BlendDecoderForSequenceClassification,
@@ -62,6 +63,8 @@ for config_class, models in FAMILIES.items():
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     for auto_class, model_class in models.items():
         auto_class.register(config_class, model_class, exist_ok=True)
+
+complete_saves(FAMILIES)
 
 __all__ = [
     "FAMILIES",

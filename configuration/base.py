@@ -203,6 +203,7 @@ class BlendConfig(RecipeConfig):
     def validate_rope(self) -> None:
         """Check RoPE's parameters where there are any; replaces RotaryEmbeddingConfigMixin.validate_rope likewise."""
         if self.position_type == "rotary":
+            assert self.rope_parameters is not None
             known = ["default", *ROPE_INIT_FUNCTIONS]
             if self.rope_parameters["rope_type"] not in known:
                 raise ValueError(unknown("rope_type", self.rope_parameters["rope_type"], known))
@@ -218,6 +219,7 @@ class BlendConfig(RecipeConfig):
                 f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"
                 " (or give head_dim)"
             )
+        assert self.num_key_value_heads is not None and self.head_dim is not None
         if self.num_key_value_heads > self.num_attention_heads or self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_key_value_heads={self.num_key_value_heads} must divide "
@@ -233,7 +235,7 @@ class BlendConfig(RecipeConfig):
 
     def validate_sliding_window(self) -> None:
         """Raises ValueError for a window without sliding layers, or sliding layers without a window."""
-        slides = "sliding_attention" in self.layer_types
+        slides = "sliding_attention" in (self.layer_types or [])
         if slides and self.sliding_window is None:
             raise ValueError("layer_types has sliding_attention layers, but sliding_window is None")
         if not slides and self.sliding_window is not None:

@@ -5,11 +5,11 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from .base import RecipeConfig, check_labels, checked, probability
+from .base import BlendConfig, RecipeConfig, check_labels, checked, probability
 from .decoder import BlendDecoderConfig
 from .encoder import BlendEncoderConfig
 
-PARTS: dict[str, type[PreTrainedConfig]] = {"encoder": BlendEncoderConfig, "decoder": BlendDecoderConfig}
+PARTS: dict[str, type[BlendConfig]] = {"encoder": BlendEncoderConfig, "decoder": BlendDecoderConfig}
 
 
 @strict
@@ -34,8 +34,9 @@ class BlendEncoderDecoderConfig(RecipeConfig):
     sub_configs = PARTS
     sub_configs_defaults = PARTS
 
-    encoder: PreTrainedConfig | dict[str, Any] | None = None
-    decoder: PreTrainedConfig | dict[str, Any] | None = None
+    # A configuration, a dict of its fields, or None; always a configuration afterwards.
+    encoder: Any = None
+    decoder: Any = None
     is_encoder_decoder: bool = True
 
     # Ties the language-model head to the decoder's token embedding and, where the parts share one vocabulary
@@ -62,6 +63,8 @@ class BlendEncoderDecoderConfig(RecipeConfig):
             value = getattr(self, name)
             if value is None or isinstance(value, dict):
                 setattr(self, name, part(**(value or {})))
+            elif not isinstance(value, PreTrainedConfig):
+                raise ValueError(f"{name} must be a configuration, a dict or None, got {value!r}")
         if self.decoder.cross_attention_hidden_size is None:
             self.decoder.cross_attention_hidden_size = self.encoder.hidden_size
         # Tools look for them in the decoder's config (PreTrainedConfig.get_text_config), and in this one.

@@ -123,7 +123,7 @@ class Attention(nn.Module):
                 if self.is_cross_attention
                 else past_key_values.self_attention_cache
             )
-        if is_updated is not None and is_updated.get(self.layer_idx):
+        if past_key_values is not None and is_updated is not None and is_updated.get(self.layer_idx):
             cached = past_key_values.layers[self.layer_idx]
             return cached.keys, cached.values
 

@@ -89,7 +89,9 @@ class Stack(BlendPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
-        shape = tuple((input_ids if inputs_embeds is None else inputs_embeds).shape[:2])
+        given = inputs_embeds if input_ids is None else input_ids
+        assert given is not None
+        shape = (given.shape[0], given.shape[1])
         mask = attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2 else None
         kernel = self.config._attn_implementation
         if kernel not in ROW_KERNELS + VARLEN_KERNELS or flat is False or self.wants_rows(kwargs):
@@ -153,7 +155,9 @@ class Stack(BlendPreTrainedModel):
         position_ids: torch.Tensor,
     ) -> torch.Tensor:
         """What the first block reads, in the layout's form: tokens, their kinds and their places."""
-        embeds = self.embed_tokens(layout.unpad(input_ids)) if inputs_embeds is None else layout.unpad(inputs_embeds)
+        embeds = layout.unpad(inputs_embeds)
+        if embeds is None:
+            embeds = self.embed_tokens(layout.unpad(input_ids))
         if self.config.scale_embeddings:
             embeds = embeds * self.config.hidden_size**0.5
         if self.embed_token_types is not None:

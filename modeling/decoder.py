@@ -12,14 +12,13 @@ from transformers.masking_utils import (
     create_sliding_window_causal_mask,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.decoder import BlendDecoderConfig
 from .attention import Attention
 from .base import BlendPreTrainedModel, Stack, StackOutput
-from .heads import ForSequenceClassification, ForTokenClassification, recorded
+from .heads import ForSequenceClassification, ForTokenClassification, kept, recorded
 from .layers import DecoderLayer
 from .losses import IGNORE, token_loss
 from .packing import FlatLayout, Layout, PaddedLayout
@@ -210,7 +209,7 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, GenerationMixin):
         if isinstance(logits_to_keep, int) and logits_to_keep == 0:
             logits = self.lm_head(hidden_states)
         else:
-            logits, layout = self.lm_head(slice_logits_to_keep(layout.repad(hidden_states), logits_to_keep)), None
+            logits, layout = self.lm_head(kept(layout.repad(hidden_states), logits_to_keep)), None
         loss = None
         if labels is not None:
             targets = layout.following(labels, IGNORE)

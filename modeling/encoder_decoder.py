@@ -13,14 +13,13 @@ from transformers.modeling_outputs import (
     Seq2SeqModelOutput,
     Seq2SeqSequenceClassifierOutput,
 )
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from .base import BlendPreTrainedModel
 from .decoder import BlendDecoderModel
 from .encoder import BlendEncoderModel
-from .heads import ForSequenceClassification, ForTokenClassification, recorded
+from .heads import ForSequenceClassification, ForTokenClassification, kept, recorded
 from .losses import IGNORE, token_loss
 
 
@@ -67,7 +66,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
         decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         decoder_position_ids: torch.Tensor | None = None,
-        encoder_outputs: BaseModelOutput | tuple | None = None,
+        encoder_outputs: BaseModelOutput | tuple[Any, ...] | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
@@ -102,8 +101,9 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             ValueError: see Stack.enter.
         """
         caches = past_key_values is not None or bool(use_cache and not self.training)
-        if encoder_outputs is None:
-            encoder_outputs = self.encoder(
+        source: Any = BaseModelOutput(*encoder_outputs) if isinstance(encoder_outputs, tuple) else encoder_outputs
+        if source is None:
+            source = self.encoder(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 token_type_ids=token_type_ids,
@@ -112,12 +112,10 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
                 repad=caches,
                 **source_kwargs(kwargs),
             )
-        elif isinstance(encoder_outputs, tuple):
-            encoder_outputs = BaseModelOutput(*encoder_outputs)
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids, decoder_inputs_embeds = input_ids, inputs_embeds
             decoder_attention_mask, decoder_position_ids = attention_mask, position_ids
-        source_layout = encoder_outputs.get("layout")
+        source_layout = source.get("layout")
         outputs = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
@@ -125,22 +123,22 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             past_key_values=past_key_values,
             inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
-            encoder_hidden_states=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=source.last_hidden_state,
             encoder_attention_mask=attention_mask,
             encoder_layout=source_layout,
             repad=repad,
             **kwargs,
         )
-        source = encoder_outputs.last_hidden_state
+        states = source.last_hidden_state
         return EncoderDecoderOutput(
             last_hidden_state=outputs.last_hidden_state,
             past_key_values=outputs.past_key_values,
             decoder_hidden_states=outputs.hidden_states,
             decoder_attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
-            encoder_last_hidden_state=source if source_layout is None else source_layout.repad(source),
-            encoder_hidden_states=encoder_outputs.hidden_states,
-            encoder_attentions=encoder_outputs.attentions,
+            encoder_last_hidden_state=states if source_layout is None else source_layout.repad(states),
+            encoder_hidden_states=source.hidden_states,
+            encoder_attentions=source.attentions,
             layout=outputs.layout,
         )
 
@@ -180,7 +178,7 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, Genera
         decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         decoder_position_ids: torch.Tensor | None = None,
-        encoder_outputs: BaseModelOutput | tuple | None = None,
+        encoder_outputs: BaseModelOutput | tuple[Any, ...] | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
@@ -221,7 +219,7 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, Genera
         if isinstance(logits_to_keep, int) and logits_to_keep == 0:
             logits = self.lm_head(hidden_states)
         else:
-            logits, layout = self.lm_head(slice_logits_to_keep(layout.repad(hidden_states), logits_to_keep)), None
+            logits, layout = self.lm_head(kept(layout.repad(hidden_states), logits_to_keep)), None
         loss = None
         if labels is not None:
             loss = token_loss(logits, layout.unpad(labels), self.config, self.training, num_items_in_batch)
@@ -241,17 +239,19 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, Genera
         shifted[:, 0] = start
         return shifted.masked_fill(shifted == IGNORE, padding)
 
-    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any) -> None:
+    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any) -> Any:
         """Give cross-attention a cache that does not slide.
 
         GenerationMixin._prepare_cache_for_generation makes both caches from the decoder's config, whose sliding
         layers would then forget the beginning of the source.
         """
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
+        result = super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
         cache = model_kwargs.get("past_key_values")
-        fresh = cache is not None and not any(cache.is_updated.values())
-        if fresh and isinstance(cache.cross_attention_cache, DynamicCache):
+        if cache is None or any(cache.is_updated.values()):
+            return result
+        if isinstance(cache.cross_attention_cache, DynamicCache):
             cache.cross_attention_cache = DynamicCache()
+        return result
 
 
 def until_last(marked: torch.Tensor) -> torch.Tensor:

@@ -35,6 +35,21 @@ def pool(hidden_states: torch.Tensor, layout: Layout, pooling: str) -> torch.Ten
     return {"cls": layout.first, "mean": layout.mean, "last": layout.last}[pooling](hidden_states)
 
 
+def kept(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    """Of hidden_states (B, T, E), the tokens to project onto the vocabulary.
+
+    A number keeps so many at the end (0: all); indices (n) or (B, n) keep those; a mask (B, T) keeps what it marks, as
+    (number, E). It does what transformers' slice_logits_to_keep does, which 5.16 does not have.
+    """
+    if isinstance(logits_to_keep, int):
+        return hidden_states[:, -logits_to_keep:]
+    if logits_to_keep.dim() == 1:
+        return hidden_states[:, logits_to_keep]
+    if logits_to_keep.dtype == torch.bool:
+        return hidden_states[logits_to_keep]
+    return hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
+
+
 def recorded(outputs: ModelOutput, output_class: type[ModelOutput]) -> dict[str, Any]:
     """Of a base model's outputs, those that `output_class` has a field for."""
     names = {f.name for f in fields(output_class)}

@@ -23,6 +23,7 @@ class PaddedLayout:
     """
 
     is_flat = False
+    varlen_kernel = False
 
     def __init__(self, shape: tuple[int, int], attention_mask: torch.Tensor | None, device: torch.device):
         self.shape = shape
@@ -191,10 +192,11 @@ class FlatLayout:
         tokens = tensor.flatten(0, 1)
         return (tokens if self._slots is None else tokens[self._slots])[None]
 
-    def attention_kwargs(self, key_layout: "FlatLayout") -> dict[str, Any]:
+    def attention_kwargs(self, key_layout: "Layout") -> dict[str, Any]:
         """What a kernel needs to know besides the mask, when keys and values have the layout `key_layout`."""
         if not self.varlen_kernel:
             return {}
+        assert isinstance(key_layout, FlatLayout)
         return {
             "cu_seq_lens_q": self.cu_seq_lens,
             "cu_seq_lens_k": key_layout.cu_seq_lens,
@@ -205,6 +207,7 @@ class FlatLayout:
     def following(self, tensor: torch.Tensor, fill: int) -> torch.Tensor:
         """For each token of the caller's (B, T) what stands after it, `fill` at a sequence's end; (1, N)."""
         after = self.unpad(functional.pad(tensor[:, 1:], (0, 1), value=fill))
+        assert after is not None
         is_last = self._offsets + 1 == self.lengths[self.sequence_ids]
         return after.masked_fill(is_last, fill)
 

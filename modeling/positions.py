@@ -1,6 +1,7 @@
 """How a token knows its place: vectors added to its embedding, or queries and keys turned by an angle."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -67,7 +68,7 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
 
     @staticmethod
-    def compute_default_rope_parameters(config: PreTrainedConfig, **kwargs) -> tuple[torch.Tensor, float]:
+    def compute_default_rope_parameters(config: PreTrainedConfig, **kwargs: Any) -> tuple[torch.Tensor, float]:
         """The angle per position of each pair of features (D / 2), and the factor on cosines and sines."""
         feature = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
         return config.rope_parameters["rope_theta"] ** (-feature / config.head_dim), 1.0

@@ -1,0 +1,145 @@
+"""Self-contained code beside the weights, so that a saved model opens where this package is not installed.
+
+A Hub repository holds flat files, and its loader follows lines of the form `from .sibling import name` only. So the
+module `modeling.encoder` becomes `modeling_encoder.py`, and its relative imports are rewritten to match. The package
+installs complete_saves when it is imported: who saves a model has nothing else to call.
+"""
+
+import ast
+import re
+from functools import wraps
+from importlib.util import find_spec, resolve_name
+from pathlib import Path
+from typing import Any
+
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+
+from ..configuration.base import RecipeConfig
+from ..modeling.base import BlendPreTrainedModel
+
+# A family's model for each Auto class.
+Models = dict[type, type[PreTrainedModel]]
+
+# What the Hub's loader takes for a relative import, in code or not.
+# Source: transformers.dynamic_module_utils.get_relative_imports.
+FOLLOWED = re.compile(r"^\s*(?:from\s+\.(\S+)\s+import|import\s+\.(\S+)\s*$)", re.MULTILINE)
+
+
+def complete_saves(families: dict[type[PreTrainedConfig], Models]) -> None:
+    """Make every save of a model complete: weights, a config.json that names the whole family, and its code.
+
+    BlendPreTrainedModel.save_pretrained, which Trainer and push_to_hub go through too, names the code in the config
+    while it runs, and a config that names code is saved together with it. That is the one moment before an upload
+    when transformers has settled that this process is the one to write, and that it writes more than an adapter.
+    """
+    save_model, save_config = BlendPreTrainedModel.save_pretrained, RecipeConfig.save_pretrained
+
+    @wraps(save_model)
+    def save_complete_model(self: BlendPreTrainedModel, *args: Any, **kwargs: Any) -> None:
+        config = self.config
+        if type(config) not in families:
+            return save_model(self, *args, **kwargs)
+        given = getattr(config, "auto_map", None)
+        config.auto_map = {**(given or {}), **auto_map(type(config), families[type(config)])}
+        try:
+            return save_model(self, *args, **kwargs)
+        finally:
+            config.auto_map = given
+            if given is None:
+                del config.auto_map
+
+    @wraps(save_config)
+    def save_config_with_code(self: RecipeConfig, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        save_config(self, save_directory, *args, **kwargs)
+        if type(self) in families and getattr(self, "auto_map", None):
+            write_code(type(self), families[type(self)], save_directory)
+
+    BlendPreTrainedModel.save_pretrained = save_complete_model
+    RecipeConfig.save_pretrained = save_config_with_code
+
+
+def auto_map(config_class: type[PreTrainedConfig], models: Models) -> dict[str, str]:
+    """What config.json says of a family's code: the file and the class for each Auto class."""
+    classes = {"AutoConfig": config_class} | {auto_class.__name__: model for auto_class, model in models.items()}
+    return {name: f"{flat_name(each.__module__)}.{each.__name__}" for name, each in classes.items()}
+
+
+def write_code(config_class: type[PreTrainedConfig], models: Models, directory: str | Path) -> list[Path]:
+    """Write the code of a family into a directory.
+
+    Args:
+        config_class: the family's configuration.
+        models: its models; all stand in one file.
+        directory: where to write; made if need be.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: see flat_code.
+    """
+    code = flat_code(config_class.__module__, *(model.__module__ for model in models.values()))
+    for auto_class, reference in auto_map(config_class, models).items():
+        file, name = reference.split(".")
+        # Saved from where this package is not installed, a class without this leaves its code behind.
+        code[f"{file}.py"] += f'{name}.register_for_auto_class("{auto_class}")\n'.encode()
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    for file, source in code.items():
+        (directory / file).write_bytes(source)
+    return [directory / file for file in code]
+
+
+def flat_code(*modules: str) -> dict[str, bytes]:
+    """The modules and all that they import from their package, as flat files: name and content of each.
+
+    Raises:
+        ValueError: an import names a folder, or see flatten.
+    """
+    code: dict[str, bytes] = {}
+    found = list(modules)
+    for module in found:
+        spec = find_spec(module)
+        assert spec is not None and spec.origin is not None
+        if spec.submodule_search_locations is not None:
+            raise ValueError(f"{module} is a folder: an exported module imports from the module that defines the name")
+        code[f"{flat_name(module)}.py"], siblings = flatten(Path(spec.origin).read_bytes(), module)
+        found.extend(sibling for sibling in siblings if sibling not in found)
+    return code
+
+
+def flatten(source: bytes, module: str) -> tuple[bytes, list[str]]:
+    """Rewrite a module's relative imports for flat files.
+
+    Args:
+        source: the module's source.
+        module: its full name.
+
+    Returns:
+        The new source, and the full names of the modules that it imports from, each once.
+
+    Raises:
+        ValueError: the Hub's loader would follow a line that is no import, or miss an import.
+    """
+    lines = source.splitlines(keepends=True)
+    siblings: dict[str, str] = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            name = "." * node.level + (node.module or "")
+            sibling = resolve_name(name, module.rpartition(".")[0])
+            siblings[sibling] = flat_name(sibling)
+            # Positions count bytes, and so do these lines.
+            line, start = lines[node.lineno - 1], node.col_offset
+            written, flat = f"from {name} ".encode(), f"from .{siblings[sibling]} ".encode()
+            lines[node.lineno - 1] = line[:start] + line[start:].replace(written, flat, 1)
+    flattened = b"".join(lines)
+    followed = {first or second for first, second in FOLLOWED.findall(flattened.decode())}
+    if wrong := followed ^ set(siblings.values()):
+        raise ValueError(f"{module}: the Hub's loader would follow a line that is no import, or miss one: {wrong}")
+    return flattened, list(siblings)
+
+
+def flat_name(module: str) -> str:
+    """`configuration_encoder` for the module `seqblend.configuration.encoder`."""
+    return "_".join(module.split(".")[1:])
