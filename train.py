@@ -19,7 +19,7 @@ from seqblend.training.arguments import DataArguments, ModelArguments, parse_arg
 from seqblend.training.collation import COLLATORS
 from seqblend.training.data import collect_labels, load_data
 from seqblend.training.files import InputError
-from seqblend.training.models import build_config, known_labels, load_model
+from seqblend.training.models import build_config, known_labels, load_model, parts_of
 from seqblend.training.tasks import TASKS, Settings, Task
 from seqblend.training.tokenization import load_tokenizer, texts_of, train_tokenizer
 from seqblend.training.trainer import BlendTrainer
@@ -56,7 +56,7 @@ class Job:
         if args.do_train:
             self.train(args.resume_from_checkpoint)
         if args.do_eval:
-            self.report("eval", self.trainer.evaluate())
+            self.report("eval", {**self.trainer.evaluate(), "eval_samples": len(self.rows["validation"])})
         if args.do_predict:
             self.predict()
         self.trainer.save_metrics("run", self.facts())
@@ -71,8 +71,8 @@ class Job:
     def predict(self) -> None:
         """Predict the test split and write one object a row to predictions.jsonl."""
         predicted = self.trainer.predict(self.encoded["test"])
-        self.report("test", predicted.metrics)
-        if self.task.answer is None or not self.trainer.is_world_process_zero():
+        self.report("test", {**predicted.metrics, "test_samples": len(self.rows["test"])})
+        if predicted.predictions is None or not self.trainer.is_world_process_zero():
             return
         answers = self.task.answer(predicted, self.rows["test"], self.settings)
         path = Path(self.trainer.args.output_dir, "predictions.jsonl")
@@ -111,13 +111,14 @@ def prepare(argv: list[str]) -> Job:
         ValueError: an option of the model is wrong.
     """
     model_args, data_args, training_args = parse_arguments(argv)
+    if data_args.task is None:
+        raise InputError(f"task: is missing; give one of {', '.join(TASKS)}")
     if data_args.task not in TASKS:
-        raise InputError(unknown("task", str(data_args.task), list(TASKS)))
+        raise InputError(unknown("task", data_args.task, list(TASKS)))
     task = TASKS[data_args.task]
-    check_combinations(model_args, data_args)
     rows = read_rows(data_args, training_args.seed)
     finish_arguments(training_args, task, set(rows))
-    labels = read_labels(rows, data_args, model_args)
+    labels = read_labels(rows, data_args, model_args, training_args.do_train)
     tokenizer = make_tokenizer(model_args, data_args, rows)
     set_seed(training_args.seed)
     model = make_model(model_args, data_args, training_args, tokenizer, labels)
@@ -137,20 +138,6 @@ def prepare(argv: list[str]) -> Job:
         preprocess_logits_for_metrics=task.reduce,
     )
     return Job(task, rows, encoded, settings, model, trainer, shlex.join(["python", "train.py", *argv]))
-
-
-def check_combinations(model_args: ModelArguments, data_args: DataArguments) -> None:
-    """Raises InputError for options that contradict each other or have no effect."""
-    if model_args.model_name_or_path and model_args.recipe:
-        raise InputError("recipe: model_name_or_path names a model that is built already; give one of the two")
-    if model_args.tokenizer_type and (model_args.tokenizer_name_or_path or model_args.model_name_or_path):
-        raise InputError("tokenizer_type: trains a tokenizer, but one is given by tokenizer_name_or_path or the model")
-    if data_args.problem_type and data_args.task != "sequence-classification":
-        raise InputError(f"problem_type: is for task sequence-classification, not {data_args.task}")
-    for name in ("max_length", "max_source_length", "max_target_length"):
-        value = getattr(data_args, name)
-        if value is not None and value < 2:
-            raise InputError(f"{name}: must be 2 or more, got {value}")
 
 
 def read_rows(data_args: DataArguments, seed: int) -> datasets.DatasetDict:
@@ -185,17 +172,25 @@ def finish_arguments(args: Seq2SeqTrainingArguments, task: Task, splits: set[str
         if getattr(args, flag) and split not in splits:
             raise InputError(f"{flag}: there is no {split} split")
     if args.eval_strategy != "no" and "validation" not in splits:
-        raise InputError(f"eval_strategy: {args.eval_strategy}, but there is no validation split")
-    args.predict_with_generate = task.generates
+        raise InputError(f"eval_strategy: {args.eval_strategy.value}, but there is no validation split")
+    # How predictions are made and reach the metrics is the task's affair; language models have only a loss.
+    args.predict_with_generate, args.label_names = task.generates, ["labels"]
+    args.eval_do_concat_batches, args.batch_eval_metrics = True, False
+    args.prediction_loss_only = args.prediction_loss_only or task.answer is None
     args.dataloader_pin_memory = args.dataloader_pin_memory and torch.accelerator.is_available()
 
 
-def read_labels(rows: datasets.DatasetDict, data_args: DataArguments, model_args: ModelArguments) -> list[str]:
-    """The labels of the training split; without one, those that the model knows."""
-    known = None
-    if "train" not in rows and model_args.model_name_or_path:
-        known = known_labels(model_args.model_name_or_path)
-    return collect_labels(rows, data_args.task, data_args.problem_type, known)
+def read_labels(
+    rows: datasets.DatasetDict, data_args: DataArguments, model_args: ModelArguments, do_train: bool
+) -> list[str]:
+    """The labels of the training split, as the model orders them if it has the same; without training, the model's."""
+    if not model_args.model_name_or_path:
+        return collect_labels(rows, data_args.task, data_args.problem_type)
+    known = known_labels(model_args.model_name_or_path)
+    if not do_train:
+        rows = datasets.DatasetDict({split: rows[split] for split in rows if split != "train"})
+    labels = collect_labels(rows, data_args.task, data_args.problem_type, known)
+    return known if sorted(known) == sorted(labels) else labels
 
 
 def make_tokenizer(
@@ -233,7 +228,7 @@ def make_model(
     if args.label_smoothing_factor:
         fields["label_smoothing"], args.label_smoothing_factor = args.label_smoothing_factor, 0.0
     if model_args.model_name_or_path:
-        model = load_model(model_args, task, tokenizer, fields)
+        model = load_model(model_args, data_args.task, task, tokenizer, fields)
     else:
         model = task.auto_class.from_config(build_config(model_args, data_args.task, task, tokenizer, fields))
     if task.generates:
@@ -256,8 +251,8 @@ def make_settings(
         "max_source_length": data_args.max_source_length or data_args.max_length,
         "max_target_length": data_args.max_target_length or data_args.max_length,
     }
-    parts = [getattr(model.config, part) for part in ("encoder", "decoder") if hasattr(model.config, part)]
-    for config in parts or [model.config]:
+    parts = parts_of(model.config)
+    for config in parts:
         reach = getattr(config, "max_position_embeddings", None)
         if getattr(config, "position_type", None) == "learned" and max(lengths.values()) > reach:
             name = max(lengths, key=lambda key: lengths[key])
@@ -266,7 +261,7 @@ def make_settings(
         tokenizer=tokenizer,
         labels=labels,
         problem_type=model.config.problem_type,
-        token_types=any(getattr(config, "type_vocab_size", 0) for config in parts or [model.config]),
+        token_types=any((getattr(config, "type_vocab_size", 0) or 0) > 1 for config in parts),
         seed=args.seed,
         **lengths,
     )
@@ -282,11 +277,19 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         job = prepare(sys.argv[1:] if argv is None else argv)
-    except (InputError, StrictDataclassError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    job.run()
+    except (StrictDataclassError, ValueError) as error:
+        return refuse(error)
+    try:
+        job.run()
+    except InputError as error:
+        return refuse(error)
     return 0
+
+
+def refuse(error: Exception) -> int:
+    """Say in one line what is wrong with the input."""
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

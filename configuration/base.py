@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from difflib import get_close_matches
+from itertools import cycle, islice
 from typing import Any, Literal, TypeVar
 
 from huggingface_hub.dataclasses import validated_field
@@ -68,7 +69,11 @@ class RecipeConfig(PreTrainedConfig):
         """
         recipe = cls.recipe(name)
         cls.check_names(overrides, cls.options())
-        return cls(**{**recipe, **overrides})
+        settings = {**recipe, **overrides}
+        if "layer_types" in recipe and "layer_types" not in overrides:
+            # A recipe's pattern of layers goes on for as many as there are.
+            settings["layer_types"] = list(islice(cycle(recipe["layer_types"]), settings["num_hidden_layers"]))
+        return cls(**settings)
 
     @classmethod
     def options(cls) -> set[str]:

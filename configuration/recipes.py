@@ -51,7 +51,7 @@ GPT2 = GPT1 | {"vocab_size": 50257, "max_position_embeddings": 1024, "norm_posit
 # products unscaled and has no bias on queries, keys and values.
 GPT3 = GPT2 | {
     "max_position_embeddings": 2048,
-    "layer_types": ["full_attention", "sliding_attention"] * 6,
+    "layer_types": ["full_attention", "sliding_attention"],
     "sliding_window": 256,
     "attention_scaling": 1.0,
     "attention_bias": False,

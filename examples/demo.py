@@ -8,6 +8,7 @@ import time
 from itertools import groupby
 from pathlib import Path
 
+import datasets
 import torch
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -15,6 +16,7 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
 )
+from transformers.utils import logging
 
 from seqblend.train import prepare
 from seqblend.training.dates import date_row, language_ceiling, load_dates
@@ -59,6 +61,8 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"))
     output_dir = parser.parse_args().output_dir
     start = time.perf_counter()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     results = {shape: train(shape, output_dir) for shape in SHAPES}
     ceiling = language_ceiling(load_dates()["test"])
     summary = {

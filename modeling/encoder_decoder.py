@@ -37,6 +37,23 @@ class BlendEncoderDecoderPreTrainedModel(BlendPreTrainedModel):
     config_class = BlendEncoderDecoderConfig
     _no_split_modules = ["EncoderLayer", "DecoderLayer"]
 
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """As PreTrainedModel.resize_token_embeddings, which leaves out the decoder's embedding.
+
+        Raises:
+            ValueError: there are two vocabularies; which one is meant?
+        """
+        if not self.config.share_encoder_decoder_embeddings:
+            raise ValueError("share_encoder_decoder_embeddings=False: there are two vocabularies, resize a part's own")
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        decoder, size = self.get_decoder(), embeddings.weight.shape[0]
+        decoder.resize_token_embeddings(size, mean_resizing=mean_resizing)
+        decoder.embed_tokens.num_embeddings = size  # where it is tied it has the new weight already
+        self.config.encoder.vocab_size = size
+        return embeddings
+
 
 class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
     """An encoder and a decoder that reads its output, without a head."""

@@ -1,5 +1,6 @@
 """The command line: what may be said about model, data and training, from flags or from a YAML or JSON file."""
 
+import argparse
 import dataclasses
 import json
 from dataclasses import dataclass, field
@@ -7,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import HfArgumentParser, Seq2SeqTrainingArguments
+from transformers import HfArgumentParser, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
+from ..configuration.base import unknown
 from .columns import Columns
-from .files import InputError, nearest_first
+from .files import InputError, describe, nearest_first
 
 
 @dataclass
@@ -92,6 +95,11 @@ class Parser(HfArgumentParser):
         """Replaces ArgumentParser.error, which prints every flag and exits."""
         raise InputError(message)
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Replaces ArgumentParser._check_value, which lists the valid values in no useful order."""
+        if action.choices is not None and value not in action.choices:
+            raise InputError(unknown(action.dest, str(value), [str(choice) for choice in action.choices]))
+
     def check_names(self, names: list[str], where: str) -> None:
         """Raises InputError for a name that is no flag; the message lists the valid ones, nearest first."""
         valid = sorted({action.dest for action in self._actions} - {"help"})
@@ -111,15 +119,41 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Seq
         InputError: an unknown option, a value of the wrong kind, or a file that cannot be read.
     """
     parser = Parser()
+    flags = argv
     if argv and not argv[0].startswith("-"):
-        settings = read_settings(Path(argv[0]))
-        parser.check_names(list(settings), argv[0])
-        parser.set_defaults(**settings)
-        argv = argv[1:]
-    namespace_parts = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
-    *arguments, remaining = namespace_parts
+        flags = take_settings(parser, argv[0]) + argv[1:]
+    try:
+        *arguments, remaining = parser.parse_args_into_dataclasses(
+            flags, return_remaining_strings=True, look_for_args_file=False
+        )
+    except InputError:
+        raise
+    except Exception as error:  # TrainingArguments raises whatever it meets
+        raise InputError(str(error)) from error
     parser.check_names([word.lstrip("-").replace("-", "_") for word in remaining], "command line")
+    check_models(*arguments[:2])
+    check_training(arguments[2])
     return tuple(arguments)
+
+
+def take_settings(parser: Parser, path: str) -> list[str]:
+    """The options of a file as flags; lists and mappings, which flags cannot hold, become the parser's defaults."""
+    settings = {name: value for name, value in read_settings(Path(path)).items() if value is not None}
+    parser.check_names(list(settings), path)
+    nested = {name: value for name, value in settings.items() if isinstance(value, list | dict)}
+    ours = {field.name for kind in (ModelArguments, DataArguments) for field in dataclasses.fields(kind)}
+    actions = {action.dest: action for action in parser._actions}
+    for name in nested:
+        takes_nested = actions[name].nargs == "+" or actions[name].type in (str, dict)
+        if not takes_nested or name in ours - {"config_overrides"}:
+            raise InputError(f"{path}: {name}: must be a single value, but is {describe(nested[name])}")
+    flags = [f"--{name}={value}" for name, value in settings.items() if name not in nested]
+    try:
+        parser.parse_args(flags)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    parser.set_defaults(**nested)
+    return flags
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -159,3 +193,39 @@ def parse_overrides(text: str | dict[str, Any] | None) -> dict[str, Any]:
         return {name.strip(): yaml.safe_load(value) for name, value in pairs}
     except yaml.YAMLError as error:
         raise InputError(message) from error
+
+
+def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
+    """Raises InputError for options that contradict each other, or of which one has no effect."""
+    if model_args.model_name_or_path and model_args.recipe:
+        raise InputError("recipe: model_name_or_path names a model that is built already; give one of the two")
+    if model_args.tokenizer_type and (model_args.tokenizer_name_or_path or model_args.model_name_or_path):
+        raise InputError("tokenizer_type: trains a tokenizer, but one is given by tokenizer_name_or_path or the model")
+    if data_args.problem_type and data_args.task != "sequence-classification":
+        raise InputError(f"problem_type: is for task sequence-classification, not {data_args.task}")
+    for name in ("max_length", "max_source_length", "max_target_length"):
+        value = getattr(data_args, name)
+        if value is not None and value < 2:
+            raise InputError(f"{name}: must be 2 or more, got {value}")
+
+
+def check_training(args: Seq2SeqTrainingArguments) -> None:
+    """Raises InputError for what would stop the Trainer after it has begun to write."""
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if getattr(args, name) < 1:
+            raise InputError(f"{name}: must be 1 or more, got {getattr(args, name)}")
+    output_dir = Path(args.output_dir)
+    existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise InputError(f"output_dir: {existing} is a file")
+    if args.resume_from_checkpoint in ("true", "True"):
+        args.resume_from_checkpoint = get_last_checkpoint(args.output_dir) if output_dir.exists() else None
+        if args.resume_from_checkpoint is None:
+            raise InputError(f"resume_from_checkpoint: there is no checkpoint in output_dir {args.output_dir}")
+    elif args.resume_from_checkpoint and not Path(args.resume_from_checkpoint, "trainer_state.json").exists():
+        raise InputError(f"resume_from_checkpoint: {args.resume_from_checkpoint} is no checkpoint")
+    if args.generation_config is not None:
+        try:
+            args.generation_config = Seq2SeqTrainer.load_generation_config(args.generation_config)
+        except Exception as error:  # transformers raises whatever it meets
+            raise InputError(f"generation_config: {args.generation_config} cannot be loaded: {error}") from error

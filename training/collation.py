@@ -1,7 +1,9 @@
 """From rows to padded batches. The model takes the padding out again at its door."""
 
+import zlib
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import (
     DataCollatorForLanguageModeling,
@@ -9,13 +11,17 @@ from transformers import (
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
+    TrainerCallback,
 )
 
 Features = list[dict[str, Any]]
 
 
-class MaskingCollator:
-    """Masks tokens for a masked language model, anew each time a row comes; rows that are masked already stay so.
+class MaskingCollator(TrainerCallback):
+    """Masks tokens for a masked language model, anew in each epoch; rows that are masked already stay so.
+
+    The masks follow from the batch and the epoch, so that a resumed run has the same ones: a random state would not do,
+    since batches are made ahead of the step that a checkpoint is written after.
 
     Source: Devlin et al. 2019, §3.1: 15 % of the tokens; of these 80 % become [MASK], 10 % another token, 10 % stay.
     """
@@ -23,10 +29,19 @@ class MaskingCollator:
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.pad = DataCollatorForTokenClassification(tokenizer)
         self.mask = DataCollatorForLanguageModeling(tokenizer, mlm=True, mlm_probability=0.15)
+        self.epoch = 0
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by BlendTrainer, as the other callbacks are."""
+        self.epoch = int(state.epoch)
 
     def __call__(self, features: Features) -> dict[str, torch.Tensor]:
         """Rows with input_ids, and perhaps labels, give a batch of input_ids, attention_mask and labels (B, T)."""
-        return self.pad(features) if "labels" in features[0] else self.mask(features)
+        if "labels" in features[0]:
+            return self.pad(features)
+        content = np.concatenate([[self.epoch], *(row["input_ids"] for row in features)])
+        self.mask.generator = torch.Generator().manual_seed(zlib.crc32(content.tobytes()))
+        return self.mask(features)
 
 
 def mask_once(input_ids: list[int], tokenizer: PreTrainedTokenizerBase, seed: int) -> dict[str, list[int]]:

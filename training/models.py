@@ -13,9 +13,12 @@ from .tasks import Task
 
 logger = logging.getLogger(__name__)
 
-ARCHITECTURES = {
-    config_class.model_type.removeprefix("blend_").replace("_", "-"): config_class for config_class in FAMILIES
-}
+
+def architecture_of(config_class: type[PretrainedConfig]) -> str:
+    return config_class.model_type.removeprefix("blend_").replace("_", "-")
+
+
+ARCHITECTURES = {architecture_of(config_class): config_class for config_class in FAMILIES}
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
@@ -25,10 +28,15 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     return {name: value for name, value in ids.items() if value is not None}
 
 
-def known_labels(path: str) -> list[str] | None:
+def known_labels(path: str) -> list[str]:
     """The label names of a saved model, in the order of their ids."""
-    names = AutoConfig.from_pretrained(path).id2label
-    return None if names is None else [names[index] for index in sorted(names)]
+    names = load_config(path).id2label or {}
+    return [names[index] for index in sorted(names)]
+
+
+def parts_of(config: PretrainedConfig) -> list[PretrainedConfig]:
+    """The configurations of an encoder-decoder's parts; of another model, itself."""
+    return [getattr(config, part) for part in config.sub_configs] or [config]
 
 
 def build_config(
@@ -51,22 +59,22 @@ def build_config(
     if name not in ARCHITECTURES:
         raise InputError(unknown("architecture", name, list(ARCHITECTURES)))
     config_class = ARCHITECTURES[name]
-    if task.auto_class not in FAMILIES[config_class]:
-        able = [other for other, config in ARCHITECTURES.items() if task.auto_class in FAMILIES[config]]
-        raise InputError(f"architecture: {name} has no head for task {task_name}; these have: {', '.join(able)}")
+    check_head(config_class, task_name, task)
     fields = {"vocab_size": len(tokenizer), **special_tokens(tokenizer), **settings}
     fields = {key: value for key, value in fields.items() if key in config_class.options()}
-    overrides = parse_overrides(arguments.config_overrides)
-    return config_class.from_recipe(arguments.recipe or "default", **{**fields, **overrides})
+    config = config_class.from_recipe(arguments.recipe or "default", **{**fields, **overrides_of(arguments)})
+    check_vocabulary(config, tokenizer, "config_overrides")
+    return config
 
 
 def load_model(
-    arguments: ModelArguments, task: Task, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]
+    arguments: ModelArguments, task_name: str, task: Task, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]
 ) -> PreTrainedModel:
     """A saved model with the head of the task; a head that is new, or has other labels, starts anew.
 
     Args:
-        arguments: where it is.
+        arguments: where it is, and what to override.
+        task_name: for messages.
         task: which head it gets.
         tokenizer: must not know more tokens than the model.
         settings: fields of the configuration to change, such as labels.
@@ -74,32 +82,85 @@ def load_model(
     Raises:
         InputError: it cannot be loaded; a tensor of the base model is missing, unexpected or of another shape; it is
             of another architecture; the tokenizer is too large.
+        ValueError: values of the configuration that do not go together.
     """
     path = arguments.model_name_or_path
+    config = load_config(path)
+    name = architecture_of(type(config))
+    if arguments.architecture not in (None, name):
+        raise InputError(f"architecture: {arguments.architecture}, but model_name_or_path {path} is {name}")
+    if type(config) in FAMILIES:
+        check_head(type(config), task_name, task)
+    if getattr(config, "class_weights", None) and settings.get("id2label") != config.id2label:
+        logger.warning("Of %s, is dropped: class_weights, which are of other labels", path)
+        settings = {"class_weights": None, **settings}
+    change_config(config, {**settings, **overrides_of(arguments)})
+    check_vocabulary(config, tokenizer, f"model_name_or_path: {path}")
     try:
-        config = AutoConfig.from_pretrained(path, **settings)
-        name = config.model_type.removeprefix("blend_").replace("_", "-")
-        if arguments.architecture not in (None, name):
-            raise InputError(f"architecture: {arguments.architecture}, but model_name_or_path {path} is {name}")
-        for key, value in parse_overrides(arguments.config_overrides).items():
-            if not hasattr(config, key):
-                raise InputError(f"config_overrides: {path} has no option {key!r}")
-            setattr(config, key, value)
         model, info = task.auto_class.from_pretrained(
             path, config=config, ignore_mismatched_sizes=True, output_loading_info=True
         )
-    except InputError:
-        raise
     except Exception as error:  # transformers raises whatever it meets
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(
-            f"model_name_or_path: {path!r} cannot be loaded ({type(error).__name__}: {reason})"
-        ) from error
+        raise cannot_load(path, error) from error
     check_loaded(path, model, info)
-    vocab_size = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > vocab_size:
-        raise InputError(f"model_name_or_path: {path} has vocab_size={vocab_size}, the tokenizer {len(tokenizer)}")
     return model
+
+
+def load_config(path: str) -> PretrainedConfig:
+    """The configuration of a saved model. Raises InputError if it cannot be loaded."""
+    try:
+        return AutoConfig.from_pretrained(path)
+    except Exception as error:  # transformers raises whatever it meets
+        raise cannot_load(path, error) from error
+
+
+def cannot_load(path: str, error: Exception) -> InputError:
+    reason = (str(error).strip().splitlines() or [""])[0]
+    return InputError(f"model_name_or_path: {path!r} cannot be loaded ({type(error).__name__}: {reason})")
+
+
+def overrides_of(arguments: ModelArguments) -> dict[str, Any]:
+    """The overrides. Raises InputError for a field that the data decide."""
+    overrides = parse_overrides(arguments.config_overrides)
+    for name in ("num_labels", "id2label", "label2id", "problem_type"):
+        if name in overrides:
+            raise InputError(f"config_overrides: {name} is told by the data and --problem_type")
+    return overrides
+
+
+def change_config(config: PretrainedConfig, changes: dict[str, Any]) -> None:
+    """Set fields of a configuration; a field that an encoder-decoder itself has not is set in its parts.
+
+    Raises:
+        InputError: there is no such field.
+        ValueError: the values do not go together.
+    """
+    parts = parts_of(config)
+    own, of_parts = (set().union(*(set(each.to_dict()) for each in some)) for some in ([config], parts))
+    own -= set(config.sub_configs)
+    for name, value in changes.items():
+        if name not in own | of_parts:
+            raise InputError(unknown(f"option of {type(config).__name__}", name, sorted(own | of_parts)))
+        for owner in [config] if name in own else parts:
+            if hasattr(owner, name):
+                setattr(owner, name, value)
+    for each in (*parts, config):
+        each.validate()
+
+
+def check_head(config_class: type[PretrainedConfig], task_name: str, task: Task) -> None:
+    """Raises InputError if an architecture has no head for the task."""
+    if task.auto_class not in FAMILIES[config_class]:
+        able = [name for name, config in ARCHITECTURES.items() if task.auto_class in FAMILIES[config]]
+        name = architecture_of(config_class)
+        raise InputError(f"architecture: {name} has no head for task {task_name}; these have: {', '.join(able)}")
+
+
+def check_vocabulary(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Raises InputError if the tokenizer knows more tokens than the model."""
+    size = min(part.vocab_size for part in parts_of(config))
+    if len(tokenizer) > size:
+        raise InputError(f"{where}: vocab_size={size} is less than the {len(tokenizer)} entries of the tokenizer")
 
 
 def check_loaded(path: str, model: PreTrainedModel, info: dict[str, Any]) -> None:

@@ -166,6 +166,8 @@ def score_sequences(answers: list[Answer], rows: datasets.Dataset, settings: Set
 def encode_words(rows: datasets.Dataset, settings: Settings, split: str) -> datasets.Dataset:
     """Words with the id of their tag at their first piece, and no label at other pieces."""
     ids, tokenizer = settings.label_ids, settings.tokenizer
+    if not any(rows["tokens"]):
+        raise InputError(f"{split}: no row has a word")
 
     def tokenize(words: list[list[str]]) -> Any:
         return tokenizer(
@@ -199,11 +201,11 @@ def encode_words(rows: datasets.Dataset, settings: Settings, split: str) -> data
 
 
 def answer_words(predicted: EvalPrediction, rows: datasets.Dataset, settings: Settings) -> list[Answer]:
-    """One tag a word. Words beyond max_length get the first label: `O` where there is one."""
-    answers = []
+    """One tag a word. Words beyond max_length get `O`, or the first label where there is none."""
+    answers, beyond = [], "O" if "O" in settings.labels else settings.labels[0]
     for tags, labels, words in zip(predicted.predictions, predicted.label_ids, rows["tokens"], strict=True):
         names = [settings.labels[tag] for tag in tags[: len(labels)][labels != IGNORE]]
-        answers.append({"prediction": names + [settings.labels[0]] * (len(words) - len(names))})
+        answers.append({"prediction": names + [beyond] * (len(words) - len(names))})
     return answers
 
 
@@ -272,9 +274,7 @@ def encode_stream(rows: datasets.Dataset, settings: Settings, split: str) -> dat
     )
     stream = np.concatenate([np.asarray(ids) for batch in texts.iter(1000) for ids in batch["input_ids"]])
     blocks = [stream[start : start + settings.max_length] for start in range(0, len(stream), settings.max_length)]
-    if len(blocks[-1]) < 2:
-        blocks.pop()
-    if not blocks:
+    if len(stream) < 2:
         raise InputError(f"{split}: the texts have {len(stream)} tokens, too few to predict one from another")
     return datasets.Dataset.from_dict({"input_ids": blocks, "labels": blocks})
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import EvalPrediction, Seq2SeqTrainer
+from transformers import EvalPrediction, Seq2SeqTrainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
+from .files import InputError
 from .metrics import perplexity
 
 Scorer = Callable[[EvalPrediction], dict[str, float | str]]
@@ -25,6 +26,8 @@ class BlendTrainer(Seq2SeqTrainer):
     def __init__(self, *, scorers: dict[str, Scorer], **kwargs: Any):
         super().__init__(compute_metrics=next(iter(scorers.values()), None), **kwargs)
         self.scorers = scorers
+        if isinstance(self.data_collator, TrainerCallback):
+            self.add_callback(self.data_collator)
         self._loss_sums: list[torch.Tensor] = []
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
@@ -78,12 +81,12 @@ class BlendTrainer(Seq2SeqTrainer):
         Replaces Trainer._issue_warnings_after_load, which lets a layer stay random with a warning.
 
         Raises:
-            ValueError: tensors are missing or unexpected; the message names them.
+            InputError: tensors are missing or unexpected; the message names them.
         """
         tied = set(getattr(self.model, "all_tied_weights_keys", {}))
         missing = sorted(set(load_result.missing_keys) - tied)
         if missing or load_result.unexpected_keys:
-            raise ValueError(
+            raise InputError(
                 f"the checkpoint does not match the model: missing {missing}, "
                 f"unexpected {sorted(load_result.unexpected_keys)}"
             )

@@ -1,0 +1,241 @@
+"""What the tests share: no network, tiny models of every family and option, and batches in every form."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import itertools
+import zlib
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModel, set_seed
+
+from seqblend import FAMILIES, BlendDecoderConfig, BlendEncoderConfig, BlendEncoderDecoderConfig
+from seqblend.modeling.heads import ForSequenceClassification, ForTokenClassification
+
+torch.set_num_threads(1)
+
+VOCAB, LABELS = 99, 3
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 32,
+    "initializer_range": 0.5,
+    "attention_dropout": 0.0,
+    "hidden_dropout": 0.0,
+    "classifier_dropout": 0.0,
+    "num_labels": LABELS,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+# The second layer slides.
+SLIDING = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 3}
+
+# What asks for the padded form.
+DENSE = {"output_hidden_states": True}
+
+# Every value of the fields whose every combination is tested, as the config's annotations have them.
+CHOICES = {
+    name: get_args(BlendEncoderConfig.__dataclass_fields__[name].type)
+    for name in ("norm_type", "norm_position", "position_type", "feed_forward_type")
+}
+PRODUCT = [dict(zip(CHOICES, values, strict=True)) for values in itertools.product(*CHOICES.values())]
+
+
+def pairwise(product: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A few of the combinations, in which each two values of different fields still meet."""
+    pairs = [set(itertools.combinations(options.items(), 2)) for options in product]
+    missing, chosen = set().union(*pairs), []
+    while missing:
+        best = max(range(len(product)), key=lambda index: len(pairs[index] & missing))
+        chosen.append(product[best])
+        missing -= pairs[best]
+    return chosen
+
+
+PAIRWISE = pairwise(PRODUCT)
+CONFIGS = {"encoder": BlendEncoderConfig, "decoder": BlendDecoderConfig, "encoder-decoder": BlendEncoderDecoderConfig}
+BASES = [models[AutoModel] for models in FAMILIES.values()]
+HEADS = [model for models in FAMILIES.values() for auto, model in models.items() if auto is not AutoModel]
+
+
+def named(value: Any) -> str | None:
+    """A test's id: a class's name, or an options' values."""
+    if isinstance(value, dict):
+        return "-".join(str(each) for each in value.values()) or "default"
+    return getattr(value, "__name__", None)
+
+
+every_config = pytest.mark.parametrize("config_class", CONFIGS.values(), ids=CONFIGS.keys())
+every_base = pytest.mark.parametrize("model_class", BASES, ids=named)
+every_head = pytest.mark.parametrize("model_class", HEADS, ids=named)
+every_model = pytest.mark.parametrize("model_class", BASES + HEADS, ids=named)
+every_option = pytest.mark.parametrize("options", PRODUCT, ids=named)
+every_pair = pytest.mark.parametrize("options", PAIRWISE, ids=named)
+every_kernel = pytest.mark.parametrize("attention", ["eager", "sdpa"])
+
+
+class RootIsNoTestPackage:
+    """The repository's root is a package, and pytest would import it once more, under the name of its folder."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collect_directory(self, path, parent):
+        return pytest.Dir.from_parent(parent, path=path)
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(RootIsNoTestPackage())
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    set_seed(0)
+
+
+def tiny_config(config_class: type, **options: Any) -> Any:
+    """A config of the sizes above; for an encoder-decoder, an option goes to the parts that have it."""
+    start = {"decoder_start_token_id": 1} if config_class is BlendEncoderDecoderConfig else {}
+    return config_class.from_recipe(**{**SIZES, **start, **options})
+
+
+def tiny_model(model_class: type, attention: str = "sdpa", **options: Any) -> Any:
+    """A model in float64 and evaluation mode, in which no bias is 0 and no norm's weight is 1."""
+    model = model_class(tiny_config(model_class.config_class, **options)).double().eval()
+    model.set_attn_implementation(attention)
+    fill(model, SIZES["initializer_range"])
+    return model
+
+
+@torch.no_grad()
+def fill(model: nn.Module, std: float) -> None:
+    """Fill each parameter by its name, so that two models are equal in what they both have."""
+    for name, parameter in model.named_parameters():
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        parameter.normal_(0.0, std, generator=generator)
+        if name.endswith("norm.weight"):
+            parameter += 1
+
+
+def is_encoder_decoder(model_class: type) -> bool:
+    return model_class.config_class is BlendEncoderDecoderConfig
+
+
+def draw(model_class: type, lengths: list[int], labels: bool = True) -> list[dict[str, torch.Tensor]]:
+    """Rows of random tokens for the model, one for each length, with labels if it has a head.
+
+    What belongs to a token has one dimension, what belongs to the row none (or two). An encoder-decoder's targets have
+    other lengths than its sources; its classifiers read no target.
+    """
+    name, rows = model_class.__name__, []
+    for length, target_length in zip(lengths, [max(1, n - 2) for n in reversed(lengths)], strict=True):
+        row = {"input_ids": torch.randint(3, VOCAB, (length,))}
+        target = torch.randint(3, VOCAB, (target_length,))
+        if is_encoder_decoder(model_class) and "Classification" not in name:
+            row["decoder_input_ids"] = torch.cat((torch.tensor([1]), target[:-1]))
+        if "SequenceClassification" in name:
+            row["labels"] = torch.randint(LABELS, ())
+        elif "TokenClassification" in name:
+            row["labels"] = some(torch.randint(LABELS, (length,)))
+        elif "Seq2SeqLM" in name:
+            row["labels"] = target
+        elif name.endswith("LM"):
+            row["labels"] = some(row["input_ids"])
+            row["labels"][:1] = -100  # nothing is before it to tell it from
+        if not labels:
+            row.pop("labels", None)
+        rows.append(row)
+    return rows
+
+
+def some(labels: torch.Tensor) -> torch.Tensor:
+    """Labels of which every third is ignored."""
+    return labels.masked_fill(torch.arange(len(labels)) % 3 == 1, -100)
+
+
+def joined(column: list[torch.Tensor]) -> torch.Tensor:
+    """What belongs to rows: one number each, or (1, C)."""
+    return torch.cat(column) if column[0].dim() else torch.stack(column)
+
+
+def padded(rows: list[dict[str, torch.Tensor]], side: str = "right", extra: int = 0) -> dict[str, torch.Tensor]:
+    """A batch [B, T], with masks; padding is of any token."""
+    batch = {}
+    for name in rows[0]:
+        column = [row[name] for row in rows]
+        if column[0].dim() != 1:
+            batch[name] = joined(column)
+            continue
+        width = max(map(len, column)) + extra
+        lengths = torch.tensor([len(values) for values in column])[:, None]
+        places = torch.arange(width)[None]
+        real = places >= width - lengths if side == "left" else places < lengths
+        batch[name] = (
+            torch.randint(3, VOCAB // 2, real.shape) if name.endswith("ids") else torch.full(real.shape, -100)
+        )
+        batch[name][real] = torch.cat(column)
+        if name.endswith("input_ids"):
+            batch[name.replace("input_ids", "attention_mask")] = real.long()
+    return batch
+
+
+def flattened(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """A batch [1, N] without padding, with positions that restart at each sequence."""
+    batch = {}
+    for name in rows[0]:
+        column = [row[name] for row in rows]
+        batch[name] = torch.cat(column)[None] if column[0].dim() == 1 else joined(column)
+        if name.endswith("input_ids"):
+            positions = torch.cat([torch.arange(len(values)) for values in column])[None]
+            batch[name.replace("input_ids", "position_ids")] = positions
+    return batch
+
+
+def real_rows(batch: dict[str, torch.Tensor], tensor: torch.Tensor) -> torch.Tensor:
+    """Of a padded batch's output (B, T, …) the real tokens (N, …), those of the target if there is one."""
+    return tensor[batch.get("decoder_attention_mask", batch["attention_mask"]).bool()]
+
+
+def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-10, what: str = "") -> None:
+    """The largest error is within `tolerance` of the expected values' standard deviation (of a scalar: its size)."""
+    assert actual.shape == expected.shape, f"{what} shape {tuple(actual.shape)} instead of {tuple(expected.shape)}"
+    error = (actual - expected).abs().max().item()
+    scale = (expected.std() if expected.numel() > 1 else expected.abs()).item()
+    assert error <= tolerance * scale, f"{what} max error {error:.3g} > {tolerance:.0e} of the std {scale:.3g}"
+
+
+def output_of(model: nn.Module, batch: dict[str, torch.Tensor], **asked) -> torch.Tensor:
+    """Logits or hidden states of the real tokens, or of the rows, without a cache."""
+    if not isinstance(model, (ForSequenceClassification, ForTokenClassification)):
+        asked = {"use_cache": False, **asked}
+    output = model(**batch, **asked)
+    tensor = output.logits if "logits" in output else output.last_hidden_state
+    return tensor if tensor.dim() == 2 else real_rows(batch, tensor)
+
+
+def gradients(model: nn.Module, batch: dict[str, torch.Tensor], **asked) -> dict[str, torch.Tensor]:
+    """Of the loss if there are labels, else of a fixed random sum of the output, with respect to each parameter."""
+    model.zero_grad()
+    if "labels" in batch:
+        model(**batch, **asked).loss.backward()
+    else:
+        output = output_of(model, batch, **asked)
+        (output * torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(output)).sum().backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def assert_equal_gradients(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance=1e-9) -> None:
+    assert actual.keys() == expected.keys()
+    largest = max(gradient.abs().max() for gradient in expected.values())
+    for name, gradient in expected.items():
+        if gradient.abs().max() > 1e-9 * largest:  # a key's bias has a gradient of rounding errors only
+            assert_close(actual[name], gradient, tolerance, what=name)

@@ -1,0 +1,524 @@
+"""Configurations: round trip, refusal of what cannot be, recipes, parts, and an effect for every option."""
+
+import json
+from dataclasses import fields
+from typing import get_args
+
+import pytest
+import torch
+from conftest import (
+    CONFIGS,
+    HEADS,
+    SIZES,
+    SLIDING,
+    assert_close,
+    draw,
+    every_config,
+    named,
+    padded,
+    tiny_config,
+    tiny_model,
+)
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PreTrainedConfig
+
+from seqblend import (
+    BlendDecoderConfig,
+    BlendDecoderForCausalLM,
+    BlendDecoderForSequenceClassification,
+    BlendDecoderModel,
+    BlendEncoderConfig,
+    BlendEncoderDecoderConfig,
+    BlendEncoderDecoderForSeq2SeqLM,
+    BlendEncoderDecoderForSequenceClassification,
+    BlendEncoderDecoderModel,
+    BlendEncoderForMaskedLM,
+    BlendEncoderForSequenceClassification,
+    BlendEncoderModel,
+)
+from seqblend.configuration.base import PROBLEM_TYPES
+from seqblend.configuration.recipes import RECIPES
+from seqblend.modeling.feed_forward import FEED_FORWARDS
+from seqblend.modeling.heads import pool
+from seqblend.modeling.layers import RESIDUALS
+from seqblend.modeling.losses import SEQUENCE_LOSSES
+from seqblend.modeling.normalization import NORMS
+from seqblend.modeling.packing import PaddedLayout
+from seqblend.modeling.positions import POSITIONS
+
+OF_CLASS = {config_class.model_type: config_class for config_class in CONFIGS.values()}
+EVERY_RECIPE = [(OF_CLASS[kind], recipe) for recipe, kinds in RECIPES.items() for kind in kinds]
+every_recipe = pytest.mark.parametrize("config_class, recipe", EVERY_RECIPE, ids=named)
+
+
+def literal(config_class: type, name: str) -> tuple:
+    return get_args(config_class.__dataclass_fields__[name].type)
+
+
+@every_recipe
+def test_round_trip(config_class, recipe, tmp_path):
+    config = config_class.from_recipe(recipe, num_labels=3, label_smoothing=0.25, problem_type="regression")
+    config.save_pretrained(tmp_path)
+    for loaded in (config_class.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+        assert type(loaded) is config_class
+        assert {**loaded.to_dict(), "_name_or_path": ""} == {**config.to_dict(), "_name_or_path": ""}
+
+
+@every_recipe
+def test_saved_config_is_complete(config_class, recipe, tmp_path):
+    """What was None because it follows from other fields is written out."""
+    config_class.from_recipe(recipe).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    for part in (saved["encoder"], saved["decoder"]) if "encoder" in saved else (saved,):
+        for name in ("num_key_value_heads", "head_dim", "intermediate_size", "attention_scaling", "layer_types"):
+            assert part[name] is not None, name
+
+
+TABLES = {
+    "norm_type": NORMS,
+    "norm_position": RESIDUALS,
+    "position_type": POSITIONS,
+    "feed_forward_type": FEED_FORWARDS,
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_have_the_literals_values(name):
+    for config_class in (BlendEncoderConfig, BlendDecoderConfig):
+        assert set(TABLES[name]) == set(literal(config_class, name))
+
+
+def test_problem_types_are_those_of_the_losses():
+    assert set(PROBLEM_TYPES) == set(SEQUENCE_LOSSES)
+    for config_class in CONFIGS.values():
+        for problem_type in PROBLEM_TYPES:
+            assert config_class(problem_type=problem_type).problem_type == problem_type
+
+
+@every_config
+def test_poolings_are_those_of_the_literal(config_class):
+    states = torch.randn(2, 4, 8)
+    layout = PaddedLayout((2, 4), None, states.device)
+    pooled = [pool(states, layout, pooling) for pooling in literal(config_class, "pooling")]
+    assert len(pooled) == 3 and all(vectors.shape == (2, 8) for vectors in pooled)
+    with pytest.raises(KeyError):
+        pool(states, layout, "max")
+
+
+def test_layer_types_are_those_of_the_mask_functions():
+    (kinds,) = (kind for kind in literal(BlendEncoderConfig, "layer_types") if kind is not type(None))
+    for model_class in (BlendEncoderModel, BlendDecoderModel):
+        assert set(model_class.mask_functions) == set(get_args(get_args(kinds)[0]))
+
+
+# Wrong values, and what the message must say: field, value, and what is valid.
+SLIDE = "sliding_attention"
+OF_STACKS = [
+    ({"vocab_size": 0}, ["above 0"]),
+    ({"hidden_size": -32}, ["above 0"]),
+    ({"hidden_size": "wide"}, ["int"]),
+    ({"hidden_size": 32.5}, ["int"]),
+    ({"num_hidden_layers": 0}, ["above 0"]),
+    ({"num_attention_heads": 0}, ["above 0"]),
+    ({"num_attention_heads": 5}, ["hidden_size=32", "multiple"]),
+    ({"num_key_value_heads": 0}, ["above 0"]),
+    ({"num_key_value_heads": 3}, ["num_attention_heads=4", "divide"]),
+    ({"num_key_value_heads": 8}, ["num_attention_heads=4", "divide"]),
+    ({"head_dim": 0}, ["above 0"]),
+    ({"head_dim": 7}, ["even", "rotary"]),
+    ({"intermediate_size": 0}, ["above 0"]),
+    ({"max_position_embeddings": 0}, ["above 0"]),
+    ({"norm_type": "batchnorm"}, ["layernorm", "rmsnorm"]),
+    ({"norm_position": "middle"}, ["pre", "post"]),
+    ({"norm_eps": 0}, ["above 0"]),
+    ({"position_type": "alibi"}, ["learned", "sinusoidal", "rotary", "none"]),
+    ({"hidden_size": 33, "num_attention_heads": 3, "num_key_value_heads": 3, "position_type": "sinusoidal"}, ["even"]),
+    ({"rope_parameters": {"rope_type": "lineer"}}, ["linear", "default"]),
+    ({"rope_parameters": {"rope_type": "linear"}}, ["factor"]),
+    ({"rope_parameters": {"rope_type": "default"}, "position_type": "none"}, ["position_type", "rotary"]),
+    ({"feed_forward_type": "moe"}, ["plain", "gated"]),
+    ({"hidden_act": "geluu"}, ["gelu", "silu"]),
+    ({"attention_scaling": 0}, ["above 0"]),
+    ({"layer_types": ["local", "local"]}, ["full_attention", SLIDE]),
+    ({"layer_types": ["full_attention"]}, ["num_hidden_layers", "2", "1"]),
+    ({"layer_types": [SLIDE, SLIDE]}, ["sliding_window is None"]),
+    ({"sliding_window": 4}, [SLIDE, "layer_types"]),
+    ({"sliding_window": 0, "layer_types": [SLIDE, SLIDE]}, ["above 0"]),
+    ({"attention_bias": None}, ["bool"]),
+    ({"type_vocab_size": -1}, ["0 or above"]),
+    ({"tie_word_embeddings": "yes"}, ["bool"]),
+    ({"attention_dropout": 1.0}, ["[0, 1)"]),
+    ({"hidden_dropout": -0.1}, ["[0, 1)"]),
+    ({"initializer_range": 0}, ["above 0"]),
+]
+OF_MODELS = [
+    ({"classifier_dropout": 1.5}, ["[0, 1)"]),
+    ({"pooling": "max"}, ["cls", "mean", "last"]),
+    ({"class_weights": [1.0, 2.0]}, ["2", "num_labels=3"]),
+    ({"class_weights": [1.0, 2.0, -1.0]}, ["above 0"]),
+    ({"class_weights": [1.0, 2.0, 3.0], "problem_type": "regression"}, ["regression"]),
+    ({"label_smoothing": 1}, ["[0, 1)"]),
+    ({"label_smoothing": "much"}, ["float"]),
+    ({"problem_type": "ranking"}, PROBLEM_TYPES),
+    ({"pad_token_id": "[PAD]"}, ["int"]),
+]
+OF_ONE = [
+    (BlendEncoderConfig, {"sparse_prediction": "x"}, ["bool"]),
+    (BlendDecoderConfig, {"use_cache": "x"}, ["bool"]),
+    (BlendDecoderConfig, {"cross_attention_hidden_size": 0}, ["above 0"]),
+    (BlendEncoderDecoderConfig, {"encoder": {"vocab_size": 7}}, ["share_encoder_decoder_embeddings", "99"]),
+    (BlendEncoderDecoderConfig, {"decoder": {"cross_attention_hidden_size": 5}}, ["encoder.hidden_size=32"]),
+    (BlendEncoderDecoderConfig, {"share_encoder_decoder_embeddings": "x"}, ["bool"]),
+    (BlendEncoderDecoderConfig, {"decoder_start_token_id": "x"}, ["int"]),
+]
+WRONG = [(config_class, *case) for config_class in CONFIGS.values() for case in OF_STACKS + OF_MODELS] + OF_ONE
+
+
+def assert_refused(build, field: str, value: object, valid: list[str]) -> None:
+    """Raises what a user may expect; it names the field (or a key in it), the value if it is short, what is valid."""
+    with pytest.raises((ValueError, StrictDataclassError)) as caught:
+        build()
+    text = str(caught.value)
+    assert any(name in text for name in (field, *(value if isinstance(value, dict) else ()))), text
+    for part in valid if isinstance(value, list | dict) else [str(value), *valid]:
+        assert part in text, f"{part!r} is not in: {text}"
+
+
+@pytest.mark.parametrize("config_class, wrong, valid", WRONG, ids=named)
+def test_wrong_values_are_refused(config_class, wrong, valid):
+    assert_refused(lambda: tiny_config(config_class, **wrong), *next(iter(wrong.items())), valid)
+
+
+@pytest.mark.parametrize("part, other", [("encoder", BlendDecoderConfig), ("decoder", BlendEncoderConfig)])
+def test_part_of_the_wrong_kind_is_refused(part, other):
+    assert_refused(lambda: BlendEncoderDecoderConfig(**{part: other()}), part, other.model_type, [f"blend_{part}"])
+
+
+def test_part_that_is_no_config_is_refused():
+    assert_refused(lambda: BlendEncoderDecoderConfig(encoder=3), "encoder", 3, ["dict"])
+
+
+@pytest.mark.parametrize("field, value", [("hidden_size", 0), ("norm_type", "x"), ("label_smoothing", 2.0)])
+def test_wrong_values_are_refused_when_set(field, value):
+    config = tiny_config(BlendEncoderConfig)
+    assert_refused(lambda: setattr(config, field, value), field, value, [])
+
+
+@pytest.mark.parametrize(
+    "config_class, name, nearest",
+    [
+        (BlendEncoderConfig, "brt", "bert"),
+        (BlendDecoderConfig, "lama", "llama"),
+        (BlendDecoderConfig, "gpt-2", "gpt2"),
+        (BlendEncoderDecoderConfig, "transformers", "transformer"),
+        (BlendEncoderDecoderConfig, "bert", "bart"),
+    ],
+)
+def test_unknown_recipe_lists_the_valid_ones(config_class, name, nearest):
+    with pytest.raises(ValueError, match=rf"{name}.*nearest first: {nearest}, ") as caught:
+        config_class.from_recipe(name)
+    listed = str(caught.value).partition("nearest first: ")[2].split(", ")
+    assert set(listed) == {recipe for recipe, kinds in RECIPES.items() if config_class.model_type in kinds}
+
+
+@every_config
+def test_unknown_override_lists_the_valid_ones(config_class):
+    with pytest.raises(ValueError, match=r"hiden_size.*nearest first: hidden_size, ") as caught:
+        config_class.from_recipe(hiden_size=64)
+    listed = str(caught.value).partition("nearest first: ")[2].split(", ")
+    assert {"hidden_size", "norm_type", "pooling", "num_labels"} <= set(listed)
+    assert len(listed) == len(set(listed))
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_unknown_override_of_a_part_lists_the_valid_ones(part):
+    with pytest.raises(ValueError, match=r"hiden_size.*nearest first: hidden_size, "):
+        BlendEncoderDecoderConfig.from_recipe(**{part: {"hiden_size": 64}})
+
+
+@every_recipe
+def test_sizes_of_a_recipe_may_be_overridden(config_class, recipe):
+    config = config_class.from_recipe(recipe, num_hidden_layers=3, hidden_size=64, num_attention_heads=4)
+    for stack in (config.encoder, config.decoder) if config.is_encoder_decoder else (config,):
+        assert (stack.num_hidden_layers, stack.hidden_size, stack.head_dim, len(stack.layer_types)) == (3, 64, 16, 3)
+        settings = RECIPES[recipe][config_class.model_type]
+        for name, value in (settings["encoder"] if config.is_encoder_decoder else settings).items():
+            if name not in ("num_hidden_layers", "hidden_size", "num_attention_heads", "layer_types"):
+                assert getattr(stack, name) == value, name
+
+
+# Parts of an encoder-decoder.
+
+
+def test_parts_may_be_configs_dicts_or_missing():
+    encoder = BlendEncoderConfig(**SIZES)
+    decoder = {"cross_attention_hidden_size": None, **SIZES}
+    config = BlendEncoderDecoderConfig(encoder=encoder, decoder=decoder)
+    assert config.encoder.to_dict() == encoder.to_dict()
+    assert config.decoder.num_key_value_heads == SIZES["num_key_value_heads"]
+    assert config.decoder.cross_attention_hidden_size == SIZES["hidden_size"]
+    assert BlendEncoderDecoderConfig().encoder.to_dict() == BlendEncoderConfig().to_dict()
+
+
+def test_given_parts_are_left_as_they_were():
+    """The decoder's config may be that of a model which goes on without an encoder."""
+    parts = {"encoder": BlendEncoderConfig(**SIZES), "decoder": BlendDecoderConfig(**SIZES)}
+    before = {name: part.to_dict() for name, part in parts.items()}
+    BlendEncoderDecoderConfig(**parts)
+    assert {name: part.to_dict() for name, part in parts.items()} == before
+
+
+def test_two_vocabularies():
+    config = tiny_config(
+        BlendEncoderDecoderConfig,
+        encoder={"vocab_size": 50},
+        decoder={"vocab_size": 70},
+        share_encoder_decoder_embeddings=False,
+    )
+    assert config.vocab_size == 70
+    model = BlendEncoderDecoderForSeq2SeqLM(config)
+    assert model.model.encoder.embed_tokens.num_embeddings == 50
+    assert model.model.decoder.embed_tokens.num_embeddings == 70
+    assert model.lm_head.weight is model.model.decoder.embed_tokens.weight
+
+
+def test_overrides_are_routed():
+    """A field of the whole to the whole; a field of the parts to each that has it; a dict to its part alone."""
+    config = tiny_config(
+        BlendEncoderDecoderConfig,
+        pooling="mean",
+        norm_type="layernorm",
+        sparse_prediction=False,
+        encoder={"num_hidden_layers": 3, "norm_type": "rmsnorm"},
+        decoder={"attention_bias": True},
+    )
+    assert (config.pooling, config.encoder.pooling, config.decoder.pooling) == ("mean", "cls", "last")
+    assert (config.encoder.norm_type, config.decoder.norm_type) == ("rmsnorm", "layernorm")
+    assert (config.encoder.num_hidden_layers, config.decoder.num_hidden_layers) == (3, 2)
+    assert (config.encoder.attention_bias, config.decoder.attention_bias) == (False, True)
+    assert config.encoder.sparse_prediction is False
+    assert not hasattr(config.decoder, "sparse_prediction")
+
+
+def test_saved_parts_tell_nothing_of_where_they_came_from(tmp_path):
+    for name, model_class in {"encoder": BlendEncoderModel, "decoder": BlendDecoderModel}.items():
+        tiny_model(model_class).save_pretrained(tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        config["auto_map"] = {"AutoModel": "modeling.Model"}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    parts = {part: AutoConfig.from_pretrained(tmp_path / part) for part in ("encoder", "decoder")}
+    assert all(part._name_or_path for part in parts.values()), "nothing there to be removed"
+    BlendEncoderDecoderConfig(**parts).save_pretrained(tmp_path / "whole")
+    text = (tmp_path / "whole" / "config.json").read_text()
+    saved = json.loads(text)
+    assert str(tmp_path) not in text
+    for part in ("encoder", "decoder"):
+        assert saved[part].keys().isdisjoint({"_name_or_path", "auto_map", "architectures"})
+        assert saved[part]["model_type"] == f"blend_{part}"
+
+
+# Every option has an effect: the field, what else both models have, and the value that differs from the default.
+
+EFFECTS = [
+    ("hidden_size", {}, 64),
+    ("num_hidden_layers", {}, 3),
+    ("num_attention_heads", {"head_dim": 8}, 8),
+    ("num_key_value_heads", {}, 4),
+    ("head_dim", {}, 16),
+    ("intermediate_size", {}, 64),
+    ("norm_type", {}, "layernorm"),
+    ("norm_position", {}, "post"),
+    ("norm_eps", {}, 0.5),
+    ("position_type", {}, "learned"),
+    ("position_type", {}, "sinusoidal"),
+    ("position_type", {}, "none"),
+    ("rope_parameters", {}, {"rope_type": "default", "rope_theta": 100.0}),
+    ("rope_parameters", {}, {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}),
+    ("feed_forward_type", {}, "plain"),
+    ("hidden_act", {}, "relu"),
+    ("attention_scaling", {}, 0.9),
+    ("layer_types", SLIDING, ["sliding_attention", "full_attention"]),
+    ("sliding_window", SLIDING, 2),
+    ("attention_bias", {"attention_out_bias": False}, True),
+    ("attention_out_bias", {}, True),
+    ("mlp_bias", {}, True),
+    ("embedding_norm", {}, True),
+    ("type_vocab_size", {}, 2),
+    ("scale_embeddings", {}, True),
+]
+E, D, WHOLE = BlendEncoderConfig, BlendDecoderConfig, BlendEncoderDecoderConfig
+LM = {E: BlendEncoderForMaskedLM, D: BlendDecoderForCausalLM, WHOLE: BlendEncoderDecoderForSeq2SeqLM}
+CLASSIFIER = {
+    E: BlendEncoderForSequenceClassification,
+    D: BlendDecoderForSequenceClassification,
+    WHOLE: BlendEncoderDecoderForSequenceClassification,
+}
+# Fields whose effect is not on the logits of a language model; each is the name of a test here, or its reason.
+ELSEWHERE = {
+    "vocab_size": "test_two_vocabularies",
+    "max_position_embeddings": "test_max_position_embeddings",
+    "lm_head_bias": "test_head_options",
+    "tie_word_embeddings": "test_head_options",
+    "share_encoder_decoder_embeddings": "test_head_options",
+    "initializer_range": "test_initializer_range",
+    "attention_dropout": "test_dropouts",
+    "hidden_dropout": "test_dropouts",
+    "classifier_dropout": "test_dropouts",
+    "pooling": "test_pooling",
+    "class_weights": "test_training_options",
+    "label_smoothing": "test_training_options",
+    "sparse_prediction": "test_sparse_prediction",
+    "use_cache": "test_use_cache",
+    "cross_attention_hidden_size": "test_cross_attention_hidden_size",
+    "encoder": "a part",
+    "decoder": "a part",
+    "decoder_start_token_id": "test_token_ids_of_the_decoder",
+    "pad_token_id": "test_token_ids_of_the_decoder",
+    "bos_token_id": "read by generate",
+    "eos_token_id": "read by generate",
+    "is_encoder_decoder": "read by generate",
+    "cls_token_id": "said of the vocabulary",
+    "sep_token_id": "said of the vocabulary",
+    "mask_token_id": "said of the vocabulary",
+}
+
+
+@every_config
+def test_every_field_has_its_test(config_class):
+    of_library = {f.name for f in fields(PreTrainedConfig)} - {"is_encoder_decoder"}
+    own = {f.name for f in fields(config_class)} - of_library
+    assert own - {name for name, *_ in EFFECTS} - set(ELSEWHERE) == set()
+    assert {reason for reason in ELSEWHERE.values() if reason.startswith("test_")} <= set(globals())
+
+
+def outputs(model_class: type, train: bool = False, **options) -> torch.Tensor:
+    """Logits, or in training the loss, of the same tokens."""
+    torch.manual_seed(0)
+    batch = padded(draw(model_class, [9, 6]))
+    model = tiny_model(model_class, **options).train(train)
+    for name in ("input_ids", "decoder_input_ids", "labels"):
+        if name in batch:
+            batch[name] = batch[name].clamp(max=70)
+    output = model(**batch)
+    return output.loss if train else output.logits
+
+
+def differ(left: torch.Tensor, right: torch.Tensor) -> bool:
+    return left.shape != right.shape or not torch.allclose(left, right, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("field, base, value", EFFECTS, ids=str)
+@pytest.mark.parametrize(
+    "config_class, part", [(E, None), (D, None), (WHOLE, "encoder"), (WHOLE, "decoder")], ids=named
+)
+def test_every_option_has_an_effect(config_class, part, field, base, value):
+    before, after = base, {**base, field: value}
+    if part is not None:
+        unshared = {"share_encoder_decoder_embeddings": False}
+        before, after = ({**unshared, part: options} for options in (before, after))
+    default, changed = (outputs(LM[config_class], **options) for options in (before, after))
+    assert differ(default, changed)
+
+
+def test_max_position_embeddings():
+    short = tiny_model(BlendEncoderModel, position_type="learned", max_position_embeddings=5)
+    assert short.embed_positions.num_embeddings == 5
+
+
+@pytest.mark.parametrize(
+    "config_class, option",
+    [
+        *((config_class, {"lm_head_bias": True}) for config_class in LM),
+        *((config_class, {"tie_word_embeddings": False}) for config_class in LM),
+        (WHOLE, {"share_encoder_decoder_embeddings": False}),
+    ],
+    ids=str,
+)
+def test_head_options(config_class, option):
+    assert differ(outputs(LM[config_class]), outputs(LM[config_class], **option))
+
+
+@every_config
+def test_initializer_range(config_class):
+    model = LM[config_class](tiny_config(config_class, initializer_range=0.3))
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2:
+            assert 0.25 < parameter.std() < 0.35, name
+
+
+@every_config
+@pytest.mark.parametrize("field", ["attention_dropout", "hidden_dropout", "classifier_dropout"])
+def test_dropouts(config_class, field):
+    """In training every call leaves out something else; in evaluation nothing is left out."""
+    model_class = CLASSIFIER[config_class]
+    batch = padded(draw(model_class, [9, 6], labels=False))
+    without, model = tiny_model(model_class), tiny_model(model_class, **{field: 0.5})
+    assert torch.equal(model(**batch).logits, without(**batch).logits)
+    assert torch.equal(without.train()(**batch).logits, without.eval()(**batch).logits)
+    first, second = (model.train()(**batch).logits for _ in range(2))
+    assert differ(first, second)
+
+
+@every_config
+def test_pooling(config_class):
+    poolings = literal(config_class, "pooling")
+    vectors = [outputs(CLASSIFIER[config_class], pooling=pooling) for pooling in poolings]
+    for index, left in enumerate(vectors):
+        for right in vectors[index + 1 :]:
+            assert differ(left, right)
+
+
+# The classes of a language model have no weights.
+TRAINING_OPTIONS = [
+    (model_class, option)
+    for option in ({"label_smoothing": 0.3}, {"class_weights": [1.0, 2.0, 3.0]})
+    for model_class in HEADS
+    if "label_smoothing" in option or "Classification" in model_class.__name__
+]
+
+
+@pytest.mark.parametrize("model_class, option", TRAINING_OPTIONS, ids=named)
+def test_training_options(model_class, option):
+    assert differ(outputs(model_class, train=True), outputs(model_class, train=True, **option))
+    assert torch.equal(outputs(model_class), outputs(model_class, **option))
+
+
+def test_sparse_prediction():
+    """In training only the masked tokens are projected, with the same loss; in evaluation all are."""
+    batch = padded(draw(BlendEncoderForMaskedLM, [9, 6]))
+    models = [tiny_model(BlendEncoderForMaskedLM, sparse_prediction=sparse) for sparse in (True, False)]
+    sparse, full = (model.train()(**batch) for model in models)
+    masked = batch["labels"] != -100
+    assert sparse.logits.shape == (masked.sum(), SIZES["vocab_size"])
+    assert_close(sparse.logits, full.logits[masked])
+    assert_close(sparse.loss, full.loss)
+    assert torch.equal(*(model.eval()(**batch).logits for model in models))
+
+
+@pytest.mark.parametrize("model_class", [LM[D], LM[WHOLE], BlendDecoderModel, BlendEncoderDecoderModel], ids=named)
+def test_use_cache(model_class):
+    batch = padded(draw(model_class, [6, 6], labels=False))
+    for use_cache in (True, False):
+        model = tiny_model(model_class, use_cache=use_cache)
+        assert (model(**batch).past_key_values is not None) == use_cache
+        assert (model(**batch, use_cache=not use_cache).past_key_values is not None) == (not use_cache)
+        assert model.train()(**batch).past_key_values is None
+
+
+def test_cross_attention_hidden_size():
+    batch = padded(draw(BlendDecoderModel, [6, 6]))
+    model = tiny_model(BlendDecoderModel, cross_attention_hidden_size=24)
+    one, other = (
+        model(**batch, encoder_hidden_states=torch.randn(2, 5, 24).double()).last_hidden_state for _ in range(2)
+    )
+    assert differ(one, other)
+
+
+@pytest.mark.parametrize("field", ["decoder_start_token_id", "pad_token_id"])
+def test_token_ids_of_the_decoder(field):
+    """What the decoder reads before the first label, and where there is none."""
+    batch = padded(draw(LM[WHOLE], [9, 8]))
+    del batch["decoder_input_ids"], batch["decoder_attention_mask"]
+    batch["labels"][:, 2] = -100
+    one, other = (tiny_model(LM[WHOLE], **{field: token})(**batch).logits for token in (5, 6))
+    assert differ(one, other)

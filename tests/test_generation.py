@@ -1,0 +1,330 @@
+"""Caches change nothing, and generate() writes what the model says, one token after the other."""
+
+import pytest
+import torch
+from conftest import SLIDING, VOCAB, assert_close, every_kernel, every_pair, named, padded, tiny_config, tiny_model
+from torch import nn
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+
+from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM
+
+SOURCES, TARGETS = [7, 4], [10, 6]
+WINDOW = SLIDING["sliding_window"]
+ONE_BY_ONE, CHUNKS = [1] * 10, [4, 1, 3, 2]
+
+every_generator = pytest.mark.parametrize(
+    "model_class", [BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM], ids=named
+)
+every_window = pytest.mark.parametrize(
+    "sliding",
+    [{}, SLIDING, {"layer_types": ["sliding_attention"] * 2, "sliding_window": WINDOW}],
+    ids=["full", "mixed", "sliding"],
+)
+
+
+def rows_of(*lengths: int) -> list[dict[str, torch.Tensor]]:
+    return [{"input_ids": torch.randint(3, VOCAB, (length,))} for length in lengths]
+
+
+def source_of(model_class: type, side: str = "right") -> dict[str, torch.Tensor]:
+    """What an encoder-decoder reads besides the target, longer than the window of a sliding layer."""
+    return padded(rows_of(*SOURCES), side) if model_class is BlendEncoderDecoderForSeq2SeqLM else {}
+
+
+def as_target(model_class: type, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    prefix = "decoder_" if model_class is BlendEncoderDecoderForSeq2SeqLM else ""
+    return {f"{prefix}{name}": tensor for name, tensor in batch.items()}
+
+
+def step(
+    model: nn.Module, source: dict, target: dict, start: int, size: int, cache: Cache | None
+) -> tuple[torch.Tensor, Cache]:
+    """Logits of `size` tokens of the target from `start`, with what a cache says of those before."""
+    now = {
+        "input_ids": target["input_ids"][:, start : start + size],
+        "attention_mask": target["attention_mask"][:, : start + size],
+    }
+    output = model(**source, **as_target(type(model), now), past_key_values=cache, use_cache=True)
+    return output.logits, output.past_key_values
+
+
+def select(batch: dict[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {name: tensor[rows] for name, tensor in batch.items()}
+
+
+def without_cache(model: nn.Module, source: dict, target: dict) -> torch.Tensor:
+    return model(**source, **as_target(type(model), target), use_cache=False).logits
+
+
+@every_generator
+@every_pair
+@every_window
+@pytest.mark.parametrize("attention, sizes", [("eager", ONE_BY_ONE), ("sdpa", CHUNKS)], ids=["eager-1", "sdpa-chunks"])
+@torch.no_grad()
+def test_cached_equals_uncached(model_class, options, sliding, attention, sizes):
+    """With padding on the left of the target, where it stands in generation."""
+    model = tiny_model(model_class, attention, **options, **sliding)
+    source, target = source_of(model_class), padded(rows_of(*TARGETS), "left")
+    expected = without_cache(model, source, target)
+    logits, cache, start = [], None, 0
+    for size in sizes:
+        chunk, cache = step(model, source, target, start, size, cache)
+        logits.append(chunk)
+        start += size
+    real = target["attention_mask"].bool()
+    assert_close(torch.cat(logits, dim=1)[real], expected[real])
+
+
+REARRANGED = {
+    "reorder": (lambda cache: cache.reorder_cache(torch.tensor([1, 0])), [1, 0]),
+    "select": (lambda cache: cache.batch_select_indices(torch.tensor([1])), [1]),
+    "repeat": (lambda cache: cache.batch_repeat_interleave(2), [0, 0, 1, 1]),
+}
+
+
+@every_generator
+@every_window
+@pytest.mark.parametrize("change, order", REARRANGED.values(), ids=REARRANGED.keys())
+@torch.no_grad()
+def test_rows_of_a_cache_may_be_rearranged(model_class, sliding, change, order):
+    """As beam search does it."""
+    model = tiny_model(model_class, **sliding)
+    source, target = source_of(model_class), padded(rows_of(*TARGETS), "left")
+    _, cache = step(model, source, target, 0, 6, None)
+    change(cache)
+    source, target = (select(batch, torch.tensor(order)) for batch in (source, target))
+    logits, _ = step(model, source, target, 6, 4, cache)
+    assert_close(logits, without_cache(model, source, target)[:, 6:])
+
+
+@every_generator
+@torch.no_grad()
+def test_cache_is_an_argument(model_class):
+    """Two caches in turn do not touch each other: nothing is kept in the model."""
+    model = tiny_model(model_class)
+    source = source_of(model_class)
+    targets = [padded(rows_of(*TARGETS), "left") for _ in range(2)]
+    caches = [step(model, source, target, 0, 6, None)[1] for target in targets]
+    for target, cache in zip(targets, caches, strict=True):
+        logits, _ = step(model, source, target, 6, 4, cache)
+        assert_close(logits, without_cache(model, source, target)[:, 6:])
+
+
+def test_caches_are_those_of_transformers():
+    decoder = tiny_model(BlendDecoderForCausalLM, **SLIDING)(input_ids=torch.ones(1, 3, dtype=torch.long))
+    assert isinstance(decoder.past_key_values, DynamicCache)
+    assert decoder.past_key_values.is_sliding == [False, True]
+    whole = tiny_model(BlendEncoderDecoderForSeq2SeqLM, **SLIDING)(
+        input_ids=torch.ones(1, 5, dtype=torch.long), decoder_input_ids=torch.ones(1, 3, dtype=torch.long)
+    )
+    assert isinstance(whole.past_key_values, EncoderDecoderCache)
+    assert whole.past_key_values.cross_attention_cache.get_seq_length() == 5
+
+
+@every_generator
+def test_no_cache_in_training_or_with_labels(model_class):
+    model = tiny_model(model_class)
+    batch = source_of(model_class) | as_target(model_class, padded(rows_of(*TARGETS)))
+    labels = torch.ones_like(batch.get("decoder_input_ids", batch["input_ids"]))
+    assert model(**batch, labels=labels, use_cache=True).past_key_values is None
+    assert model.train()(**batch, use_cache=True).past_key_values is None
+
+
+@every_generator
+@pytest.mark.parametrize("keep", [1, 3, torch.tensor([2, 5])], ids=["last", "three", "chosen"])
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_logits_to_keep(model_class, keep, use_cache):
+    model = tiny_model(model_class)
+    batch = source_of(model_class) | as_target(model_class, padded(rows_of(*TARGETS), "left"))
+    expected = model(**batch, use_cache=use_cache).logits
+    expected = expected[:, -keep:] if isinstance(keep, int) else expected[:, keep]
+    assert_close(model(**batch, use_cache=use_cache, logits_to_keep=keep).logits, expected)
+
+
+# generate()
+
+
+def generator(model_class: type, attention: str = "sdpa", **options) -> nn.Module:
+    """A model that does not stop before it is told to."""
+    return tiny_model(model_class, attention, eos_token_id=None, **options)
+
+
+def prompt_of(model_class: type, side: str = "left") -> dict[str, torch.Tensor]:
+    return source_of(model_class, side) or padded(rows_of(5, 3), side)
+
+
+@torch.no_grad()
+def by_argmax(model: nn.Module, prompt: dict[str, torch.Tensor], count: int) -> torch.Tensor:
+    """Greedy decoding written out, without a cache."""
+    target, source = dict(prompt), {}
+    if isinstance(model, BlendEncoderDecoderForSeq2SeqLM):
+        source = prompt
+        start = torch.full((len(prompt["input_ids"]), 1), model.config.decoder_start_token_id)
+        target = {"input_ids": start, "attention_mask": torch.ones_like(start)}
+    for _ in range(count):
+        best = without_cache(model, source, target)[:, -1:].argmax(-1)
+        target["input_ids"] = torch.cat((target["input_ids"], best), dim=1)
+        target["attention_mask"] = torch.cat((target["attention_mask"], torch.ones_like(best)), dim=1)
+    return target["input_ids"]
+
+
+@every_generator
+@every_window
+@every_kernel
+def test_greedy_is_argmax(model_class, sliding, attention):
+    """Rows padded on the left, and more tokens than a window has."""
+    model = generator(model_class, attention, **sliding)
+    prompt = prompt_of(model_class)
+    written = model.generate(**prompt, max_new_tokens=4 * WINDOW, do_sample=False)
+    assert torch.equal(written, by_argmax(model, prompt, 4 * WINDOW))
+
+
+@every_generator
+@every_pair
+def test_greedy_is_argmax_with_every_option(model_class, options):
+    model = generator(model_class, **options)
+    prompt = prompt_of(model_class)
+    assert torch.equal(model.generate(**prompt, max_new_tokens=5, do_sample=False), by_argmax(model, prompt, 5))
+
+
+WAYS = {
+    "greedy": {"do_sample": False},
+    "sampling": {"do_sample": True},
+    "beam": {"do_sample": False, "num_beams": 3},
+    "beam-sampling": {"do_sample": True, "num_beams": 3},
+}
+
+
+@every_generator
+@every_window
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+def test_generation_without_a_cache_is_the_same(model_class, sliding, way):
+    model = generator(model_class, **sliding)
+    prompt = prompt_of(model_class)
+    written = []
+    for use_cache in (True, False):
+        torch.manual_seed(1)
+        written.append(model.generate(**prompt, max_new_tokens=8, use_cache=use_cache, **way))
+    assert torch.equal(*written)
+
+
+@every_generator
+@every_window
+@pytest.mark.parametrize("way", ["greedy", "beam"])
+def test_batch_is_one_by_one(model_class, sliding, way):
+    model = generator(model_class, **sliding)
+    prompt = prompt_of(model_class)
+    asked = {"max_new_tokens": 8, **WAYS[way]}
+    together = model.generate(**prompt, **asked)
+    for index, real in enumerate(prompt["attention_mask"].bool()):
+        alone = model.generate(input_ids=prompt["input_ids"][index, real][None], **asked)
+        assert torch.equal(alone[0, -8:], together[index, -8:])
+
+
+@every_generator
+@torch.no_grad()
+def test_beam_finds_what_is_likelier(model_class):
+    """Its score is that of the tokens, and with enough beams no pair of tokens is likelier."""
+    model = generator(model_class)
+    prompt = {name: tensor[:1] for name, tensor in prompt_of(model_class).items()}
+    output = model.generate(
+        **prompt,
+        max_new_tokens=2,
+        num_beams=VOCAB,
+        do_sample=False,
+        length_penalty=0.0,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    target, source = prompt, {}
+    if model_class is BlendEncoderDecoderForSeq2SeqLM:
+        target, source = {"input_ids": torch.tensor([[1]]), "attention_mask": torch.tensor([[1]])}, prompt
+    first = without_cache(model, source, target)[0, -1].log_softmax(-1)
+    many = {name: tensor.expand(VOCAB, -1) for name, tensor in target.items()}
+    many = {
+        "input_ids": torch.cat((many["input_ids"], torch.arange(VOCAB)[:, None]), dim=1),
+        "attention_mask": torch.cat((many["attention_mask"], torch.ones(VOCAB, 1, dtype=torch.long)), dim=1),
+    }
+    second = without_cache(model, {name: tensor.expand(VOCAB, -1) for name, tensor in source.items()}, many)
+    scores = first[:, None] + second[:, -1].log_softmax(-1)
+    best = divmod(scores.argmax().item(), VOCAB)
+    assert tuple(output.sequences[0, -2:].tolist()) == best
+    assert_close(output.sequences_scores[0].double(), scores.max(), 1e-6)
+
+
+@every_generator
+def test_static_cache_writes_the_same(model_class):
+    model = generator(model_class)
+    prompt = prompt_of(model_class)
+    asked = {"max_new_tokens": 6, "do_sample": False}
+    static = model.generate(**prompt, **asked, cache_implementation="static")
+    assert torch.equal(static, model.generate(**prompt, **asked))
+
+
+def test_generation_goes_on_from_a_cache():
+    """Not for an encoder-decoder: there GenerationMixin gives other tokens for transformers' own models too."""
+    model = generator(BlendDecoderForCausalLM, **SLIDING)
+    prompt = prompt_of(BlendDecoderForCausalLM)
+    asked = {"do_sample": False, "return_dict_in_generate": True}
+    once = model.generate(**prompt, **asked, max_new_tokens=8).sequences
+    first = model.generate(**prompt, **asked, max_new_tokens=5)
+    mask = torch.cat((prompt["attention_mask"], torch.ones(2, 5, dtype=torch.long)), dim=1)
+    so_far = {"input_ids": first.sequences, "attention_mask": mask, "past_key_values": first.past_key_values}
+    assert torch.equal(model.generate(**so_far, **asked, max_new_tokens=3).sequences, once)
+
+
+@every_generator
+def test_what_stands_after_the_end_is_padding(model_class):
+    """A row that has ended is filled up, and does not disturb the others."""
+    endless = generator(model_class)
+    prompt = prompt_of(model_class)
+    written = endless.generate(**prompt, max_new_tokens=8, do_sample=False)[:, -8:]
+    end = written[0, 2].item()
+    model = tiny_model(model_class, eos_token_id=end, pad_token_id=0)
+    stopped = model.generate(**prompt, max_new_tokens=8, do_sample=False)[:, -8:]
+    for row, full in zip(stopped, written, strict=True):
+        ends = (full == end).nonzero().flatten().tolist()
+        length = ends[0] + 1 if ends else len(row)
+        assert torch.equal(row[:length], full[:length])
+        assert (row[length:] == 0).all()
+
+
+@pytest.mark.parametrize("way", ["greedy", "beam"])
+def test_the_source_is_read_once(way):
+    """The encoder runs once, and each layer projects its output once, whatever is written."""
+    model = generator(BlendEncoderDecoderForSeq2SeqLM)
+    calls = []
+    counted = {"encoder": model.get_encoder()} | {
+        f"{name} {index}": getattr(layer.cross_attn, name)
+        for index, layer in enumerate(model.get_decoder().layers)
+        for name in ("k_proj", "v_proj")
+    }
+    for name, module in counted.items():
+        module.register_forward_hook(lambda *_, name=name: calls.append(name))
+    model.generate(**source_of(BlendEncoderDecoderForSeq2SeqLM), max_new_tokens=6, **WAYS[way])
+    assert sorted(calls) == sorted(counted)
+
+
+def test_pairs_that_were_learnt_are_given_back():
+    """To loss < 0.05, then greedily, padded together: a doubled shift of the labels cannot."""
+    config = tiny_config(BlendEncoderDecoderForSeq2SeqLM.config_class, initializer_range=0.05)
+    model = BlendEncoderDecoderForSeq2SeqLM(config).train()
+    rows = rows_of(3, 6, 4, 7, 5, 8, 2, 6)
+    targets = [
+        torch.cat((torch.randint(3, VOCAB, (length,)), torch.tensor([2]))) for length in (5, 2, 7, 4, 3, 6, 1, 4)
+    ]
+    for row, target in zip(rows, targets, strict=True):
+        row["labels"] = target
+    batch = padded(rows)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
+    for _ in range(300):
+        loss = model(**batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss < 0.02:
+            break
+    assert loss < 0.05
+    labels = batch.pop("labels")
+    written = model.eval().generate(**batch, max_new_tokens=labels.shape[1], do_sample=False)[:, 1:]
+    assert torch.equal(written, labels.masked_fill(labels == -100, 0))

@@ -1,0 +1,630 @@
+"""What holds for every model: padding, causality, kernels, saving, gradients, heads, and the errors at the door."""
+
+from itertools import product
+
+import pytest
+import torch
+from conftest import (
+    DENSE,
+    HEADS,
+    LABELS,
+    SIZES,
+    SLIDING,
+    VOCAB,
+    assert_close,
+    assert_equal_gradients,
+    draw,
+    every_base,
+    every_head,
+    every_kernel,
+    every_model,
+    every_option,
+    every_pair,
+    gradients,
+    is_encoder_decoder,
+    named,
+    output_of,
+    padded,
+    real_rows,
+    tiny_config,
+    tiny_model,
+)
+from torch import nn
+
+from seqblend import (
+    FAMILIES,
+    BlendDecoderForCausalLM,
+    BlendDecoderModel,
+    BlendEncoderDecoderForSeq2SeqLM,
+    BlendEncoderDecoderForSequenceClassification,
+    BlendEncoderDecoderForTokenClassification,
+    BlendEncoderDecoderModel,
+    BlendEncoderForMaskedLM,
+    BlendEncoderModel,
+)
+
+LENGTHS = [7, 4, 5]
+CLASSIFIERS = [model_class for model_class in HEADS if "SequenceClassification" in model_class.__name__]
+
+# Padding.
+
+
+@every_option
+@every_base
+def test_padding_changes_nothing(model_class, options):
+    """On either side, more or less of it, dense or flat: each row is as if it were alone."""
+    model = tiny_model(model_class, **options, **SLIDING)
+    rows = draw(model_class, LENGTHS)
+    alone = torch.cat([output_of(model, padded([row])) for row in rows])
+    forms = [("right", 0, {}), ("right", 3, {}), ("left", 0, {}), ("left", 3, {}), ("left", 3, DENSE)]
+    for side, extra, asked in forms:
+        together = output_of(model, padded(rows, side, extra), **asked)
+        assert_close(together, alone, what=f"{side} {extra} {asked}:")
+
+
+@every_head
+@every_kernel
+def test_heads_do_not_see_padding(model_class, attention):
+    model = tiny_model(model_class, attention)
+    rows = draw(model_class, LENGTHS, labels=False)
+    alone = torch.cat([output_of(model, padded([row])) for row in rows])
+    for side, asked in product(("right", "left"), ({}, DENSE)):
+        assert_close(output_of(model, padded(rows, side, extra=2), **asked), alone, what=f"{side} {asked}")
+
+
+@every_model
+@every_kernel
+@pytest.mark.parametrize("asked", [{}, DENSE], ids=["flat", "dense"])
+@pytest.mark.parametrize("empty", [[0], [0, 1, 2]], ids=["one", "all"])
+def test_rows_without_a_token(model_class, attention, asked, empty):
+    """They give no NaN, neither forward nor backward, and do not change the others."""
+    model = tiny_model(model_class, attention)
+    rows = draw(model_class, LENGTHS)
+    batch = padded(rows)
+    for name in batch:
+        if name.endswith("attention_mask"):
+            batch[name][empty] = 0
+    if "labels" in batch and batch["labels"].dim() == 2:
+        batch["labels"][empty] = -100
+    output = model(**batch, **asked)
+    tensors = [tensor for tensor in output.values() if isinstance(tensor, torch.Tensor)]
+    sum(tensor.sum() for tensor in tensors).backward()
+    gradient = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert all(tensor.isfinite().all() for tensor in tensors + gradient)
+    if empty == [0]:
+        full = {name: tensor[1:] for name, tensor in batch.items()}
+        rest = output.logits if "logits" in output else output.last_hidden_state
+        expected = model(**full, **asked)
+        expected = expected.logits if "logits" in expected else expected.last_hidden_state
+        if expected.dim() == 3:
+            rest, expected = real_rows(full, rest[1:]), real_rows(full, expected)
+        assert_close(rest[-len(expected) :], expected)
+
+
+# Who sees whom.
+
+
+@every_option
+@every_kernel
+def test_decoder_does_not_see_what_comes_after(options, attention):
+    """Bitwise, and for the logits of a language model."""
+    model = tiny_model(BlendDecoderForCausalLM, attention, **options, **SLIDING)
+    input_ids = torch.randint(3, VOCAB, (2, 9))
+    before = model(input_ids=input_ids, use_cache=False).logits
+    for t in range(8):
+        changed = input_ids.clone()
+        changed[:, t + 1] = (input_ids[:, t + 1] + 1) % VOCAB
+        after = model(input_ids=changed, use_cache=False).logits
+        assert torch.equal(after[:, : t + 1], before[:, : t + 1]), t
+        assert not torch.equal(after[:, t + 1], before[:, t + 1]), t
+
+
+@every_pair
+@every_kernel
+def test_target_does_not_see_what_comes_after_but_all_of_the_source(options, attention):
+    model = tiny_model(BlendEncoderDecoderModel, attention, **options)
+    batch = {"input_ids": torch.randint(3, VOCAB, (2, 6)), "decoder_input_ids": torch.randint(3, VOCAB, (2, 7))}
+    before = model(**batch, use_cache=False).last_hidden_state
+    for name, index, same in [("decoder_input_ids", 4, 4), ("input_ids", 5, 0), ("input_ids", 0, 0)]:
+        changed = {**batch, name: batch[name].clone()}
+        changed[name][:, index] += 1
+        after = model(**changed, use_cache=False).last_hidden_state
+        assert torch.equal(after[:, :same], before[:, :same])
+        assert (after[:, same:] != before[:, same:]).any(-1).all()
+
+
+@every_option
+@every_kernel
+def test_encoder_does_not_see_a_masked_token(options, attention):
+    """Bitwise; the masked token stands between real ones. Every real token is seen by all."""
+    model = tiny_model(BlendEncoderModel, attention, **options)
+    batch = padded(draw(BlendEncoderModel, [8, 6]))
+    batch["attention_mask"][:, 3] = 0
+    for asked, (index, same) in product(({}, DENSE), ((3, True), (1, False))):
+        changed = {**batch, "input_ids": batch["input_ids"].clone()}
+        changed["input_ids"][:, index] += 1
+        before, after = (output_of(model, each, **asked) for each in (batch, changed))
+        assert (after == before).all() if same else (after != before).any(-1).all()
+
+
+@pytest.mark.parametrize("model_class, reach", [(BlendEncoderModel, (2, 2)), (BlendDecoderModel, (1, 0))], ids=named)
+@every_kernel
+@pytest.mark.parametrize("asked", [{}, DENSE], ids=["flat", "dense"])
+def test_sliding_layer_sees_its_window(model_class, reach, attention, asked):
+    """Window 2 of one layer: two tokens on either side in the encoder; itself and the one before in the decoder."""
+    model = tiny_model(
+        model_class, attention, num_hidden_layers=1, layer_types=["sliding_attention"], sliding_window=2
+    )
+    batch = padded(draw(model_class, [9, 5]), "left")
+    before = model(**batch, use_cache=False, **asked).last_hidden_state[0]
+    changed = {**batch, "input_ids": batch["input_ids"].clone()}
+    changed["input_ids"][0, 4] += 1
+    after = model(**changed, use_cache=False, **asked).last_hidden_state[0]
+    before_it, after_it = reach if model_class is BlendEncoderModel else (0, 1)
+    seen = (after != before).any(-1).nonzero().flatten().tolist()
+    assert seen == list(range(4 - before_it, 4 + after_it + 1))
+
+
+# Kernels.
+
+
+@every_model
+@pytest.mark.parametrize("lengths", [[6, 6], LENGTHS], ids=["no-padding", "padding"])
+@pytest.mark.parametrize("masked", [True, False], ids=["mask", "no-mask"])
+def test_eager_equals_sdpa(model_class, lengths, masked):
+    """Forward and gradients, in training without dropout."""
+    batch = padded(draw(model_class, lengths))
+    if not masked:
+        batch = {name: tensor for name, tensor in batch.items() if not name.endswith("mask")}
+    models = [tiny_model(model_class, attention, **SLIDING).train() for attention in ("eager", "sdpa")]
+    forward = [model(**batch) for model in models]
+    for name, expected in forward[0].items():
+        if isinstance(expected, torch.Tensor):
+            assert_close(forward[1][name], expected, what=name)
+    if masked or "labels" in batch:
+        assert_equal_gradients(*(gradients(model, batch) for model in models))
+
+
+@every_model
+@every_kernel
+def test_dropout_runs(model_class, attention):
+    model = tiny_model(
+        model_class, attention, attention_dropout=0.3, hidden_dropout=0.3, classifier_dropout=0.3
+    ).train()
+    gradient = gradients(model, padded(draw(model_class, LENGTHS)))
+    assert all(tensor.isfinite().all() for tensor in gradient.values())
+
+
+# Saving and loading.
+
+
+@every_model
+def test_saved_and_loaded(model_class, tmp_path):
+    """Same tensors, with the buffers that no checkpoint holds, and same outputs."""
+    model = tiny_model(model_class, **SLIDING)
+    model.save_pretrained(tmp_path)
+    loaded, told = model_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(told[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert not loaded.training
+    for tensors in ("named_parameters", "named_buffers"):
+        before, after = dict(getattr(model, tensors)()), dict(getattr(loaded, tensors)())
+        assert before.keys() == after.keys()
+        for name, tensor in before.items():
+            assert torch.equal(after[name].double(), tensor), name
+    batch = padded(draw(model_class, LENGTHS, labels=False))
+    assert_close(output_of(loaded, batch), output_of(model, batch), 1e-12)
+
+
+def same_tensor(model: nn.Module, *names: str) -> bool:
+    """Whether what is written to the first is read from the others."""
+    first, *others = (model.get_parameter(name) for name in names)
+    with torch.no_grad():
+        first[3, 4] = 12345.0
+    return all(other[3, 4] == 12345.0 for other in others)
+
+
+LM_HEAD, SOURCE, TARGET = "lm_head.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight"
+TIED = [
+    (BlendEncoderForMaskedLM, {}, ["model.embed_tokens.weight", LM_HEAD]),
+    (BlendDecoderForCausalLM, {}, ["model.embed_tokens.weight", LM_HEAD]),
+    (BlendEncoderDecoderForSeq2SeqLM, {}, [SOURCE, TARGET, LM_HEAD]),
+    (BlendEncoderDecoderForSeq2SeqLM, {"share_encoder_decoder_embeddings": False}, [TARGET, LM_HEAD]),
+    (BlendEncoderDecoderModel, {}, ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]),
+    (BlendEncoderDecoderForSequenceClassification, {}, [SOURCE, TARGET]),
+    (BlendEncoderDecoderForTokenClassification, {}, [SOURCE, TARGET]),
+]
+every_tie = pytest.mark.parametrize("model_class, options, names", TIED, ids=named)
+
+
+def all_parameters(model: nn.Module) -> list[str]:
+    return [name for name, _ in model.named_parameters(remove_duplicate=False)]
+
+
+@every_tie
+def test_tied_weights_are_one_tensor(model_class, options, names, tmp_path):
+    """As built, as loaded, and only where the config says so."""
+    model = tiny_model(model_class, **options)
+    model.save_pretrained(tmp_path)
+    assert same_tensor(model, *names)
+    assert same_tensor(model_class.from_pretrained(tmp_path), *names)
+    untied = tiny_model(model_class, **options, tie_word_embeddings=False)
+    untied.save_pretrained(tmp_path)
+    for model in (untied, model_class.from_pretrained(tmp_path)):
+        assert len({model.get_parameter(name).data_ptr() for name in names}) == len(names)
+
+
+@pytest.mark.parametrize("model_class, options, names", [tie for tie in TIED if not tie[1]], ids=named)
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_embeddings_are_resized(model_class, options, names, tied, tmp_path):
+    """Every vocabulary that goes with the input's grows, tied weights stay tied, and the result can be saved."""
+    model = tiny_model(model_class, **options, tie_word_embeddings=tied, lm_head_bias=True)
+    rows = draw(model_class, LENGTHS, labels=False)
+    before = output_of(model, padded(rows))
+    model.resize_token_embeddings(VOCAB + 7)
+    assert model.get_input_embeddings().weight.shape[0] == VOCAB + 7
+    assert model.get_input_embeddings().num_embeddings == VOCAB + 7
+    assert_close(output_of(model, padded(rows))[:, : before.shape[1]], before)
+    model.save_pretrained(tmp_path)
+    loaded = model_class.from_pretrained(tmp_path)
+    assert_close(output_of(loaded, padded(rows)), output_of(model, padded(rows)), 1e-12)
+    if tied:
+        assert same_tensor(model, *names)
+        assert same_tensor(loaded, *names)
+
+
+def test_one_of_two_vocabularies_is_not_resized_unasked():
+    model = tiny_model(BlendEncoderDecoderForSeq2SeqLM, share_encoder_decoder_embeddings=False)
+    with pytest.raises(ValueError, match="share_encoder_decoder_embeddings=False"):
+        model.resize_token_embeddings(VOCAB + 7)
+
+
+# Gradients.
+
+
+def reachable(name: str, options: dict[str, str]) -> bool:
+    """A key's bias adds the same to all scores of a query, unless positions turn it: no gradient reaches it."""
+    return not name.endswith("k_proj.bias") or (options["position_type"] == "rotary" and "self_attn" in name)
+
+
+BIASES = {"attention_bias": True, "mlp_bias": True, "lm_head_bias": True}
+
+
+@every_pair
+@every_head
+def test_every_parameter_gets_a_gradient(model_class, options):
+    model = tiny_model(model_class, **options, **BIASES, type_vocab_size=2, embedding_norm=True).train()
+    gradient = gradients(model, padded(draw(model_class, LENGTHS)))
+    for name, tensor in gradient.items():
+        if reachable(name, options):
+            assert tensor is not None and tensor.abs().max() > 1e-10, name
+
+
+@every_model
+def test_gradient_checkpointing_changes_no_gradient(model_class):
+    batch = padded(draw(model_class, LENGTHS))
+    models = [tiny_model(model_class, **SLIDING).train() for _ in range(2)]
+    # The name since transformers 5.23, and before.
+    enable = getattr(models[1], "activation_checkpointing_enable", models[1].gradient_checkpointing_enable)
+    enable()
+    assert any(getattr(module, "gradient_checkpointing", False) for module in models[1].modules())
+    runs = []
+    for model in models:
+        calls = []
+        layer = next(module for module in model.modules() if type(module).__name__.endswith("Layer"))
+        layer.mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        runs.append((gradients(model, batch), len(calls)))
+    assert_equal_gradients(runs[1][0], runs[0][0])
+    assert (runs[0][1], runs[1][1]) == (1, 2), "the layers were not computed again"
+
+
+# Heads.
+
+
+def test_the_family_has_nine_heads():
+    assert len(HEADS) == 9
+    for config_class, models in FAMILIES.items():
+        for auto_class, model_class in models.items():
+            assert type(auto_class.from_config(tiny_config(config_class))) is model_class
+
+
+@every_head
+def test_output_shapes(model_class):
+    model = tiny_model(model_class)
+    batch = padded(draw(model_class, LENGTHS))
+    logits = model(**batch).logits
+    if "SequenceClassification" in model_class.__name__:
+        assert logits.shape == (3, LABELS)
+    elif "TokenClassification" in model_class.__name__:
+        assert logits.shape == (3, 7, LABELS)
+    else:
+        assert logits.shape == (*batch["labels"].shape, VOCAB)
+    as_tuple = model(**batch, return_dict=False)
+    assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[1], logits)
+
+
+@every_base
+def test_output_shapes_without_a_head(model_class):
+    batch = padded(draw(model_class, LENGTHS))
+    output = tiny_model(model_class)(**batch)
+    length = batch.get("decoder_input_ids", batch["input_ids"]).shape[1]
+    assert output.last_hidden_state.shape == (3, length, SIZES["hidden_size"])
+    if is_encoder_decoder(model_class):
+        assert output.encoder_last_hidden_state.shape == (3, 7, SIZES["hidden_size"])
+
+
+SEVERAL = "multi_label_classification"
+PROBLEMS = [
+    (None, LABELS, torch.tensor([0, 2, 1]), "single_label_classification"),
+    (None, LABELS, torch.tensor([[0.0, 1, 1], [1, 0, 0], [0, 0, 0]]), SEVERAL),
+    (None, 1, torch.tensor([0.5, -1, 2]), "regression"),
+    ("regression", 1, torch.tensor([[0.5], [-1], [2]]), "regression"),
+    ("regression", 2, torch.tensor([[0.5, 1], [-1, 3], [2, 0]]), "regression"),
+    (
+        "multi_label_classification",
+        LABELS,
+        torch.tensor([[0, 1, 1], [1, 0, 0], [0, 0, 0]]),
+        "multi_label_classification",
+    ),
+]
+
+
+@pytest.mark.parametrize("model_class", CLASSIFIERS, ids=named)
+@pytest.mark.parametrize("given, num_labels, labels, problem_type", PROBLEMS)
+def test_problem_types(model_class, given, num_labels, labels, problem_type):
+    """What is not given is told from the labels, as in transformers, and the config is left as it was."""
+    batch = padded(draw(model_class, LENGTHS, labels=False)) | {"labels": labels}
+    model = tiny_model(model_class, num_labels=num_labels, problem_type=given)
+    output = model(**batch)
+    assert output.logits.shape == (3, num_labels)
+    assert model.config.problem_type == given
+    expected = tiny_model(model_class, num_labels=num_labels, problem_type=problem_type)(**batch)
+    assert torch.equal(output.loss, expected.loss)
+
+
+@pytest.mark.parametrize("model_class", CLASSIFIERS, ids=named)
+@pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("asked", [{}, DENSE], ids=["flat", "dense"])
+def test_pooling_reads_real_tokens(model_class, pooling, side, asked):
+    """The first, all or the last of the tokens of each row, as its base model gives them."""
+    model = tiny_model(model_class, pooling=pooling)
+    batch = padded(draw(model_class, LENGTHS, labels=False), side, extra=2)
+    states = model.model(**batch, **asked).last_hidden_state
+    pick = {"cls": lambda row: row[0], "mean": lambda row: row.mean(0), "last": lambda row: row[-1]}[pooling]
+    real = batch["attention_mask"].bool()
+    pooled = torch.stack([pick(row[mask]) for row, mask in zip(states, real, strict=True)])
+    assert_close(model(**batch, **asked).logits, model.score(pooled))
+
+
+@pytest.mark.parametrize(
+    "model_class",
+    [
+        BlendEncoderDecoderForSequenceClassification,
+        BlendEncoderDecoderForTokenClassification,
+        BlendEncoderDecoderModel,
+    ],
+    ids=named,
+)
+def test_decoder_reads_the_source_if_it_is_given_nothing(model_class):
+    model = tiny_model(model_class)
+    batch = padded(draw(model_class, LENGTHS, labels=False), "left")
+    batch = {name: tensor for name, tensor in batch.items() if not name.startswith("decoder")}
+    twice = {f"decoder_{name}": tensor for name, tensor in batch.items()}
+    assert torch.equal(output_of(model, batch), output_of(model, batch | twice))
+
+
+@pytest.mark.parametrize(
+    "model_class", [model_class for model_class in HEADS if "Classification" in model_class.__name__], ids=named
+)
+def test_classifiers_take_use_cache(model_class):
+    """Callers say so to any decoder; there is nothing to cache for here."""
+    batch = padded(draw(model_class, LENGTHS, labels=False))
+    model = tiny_model(model_class)
+    for use_cache in (True, False):
+        assert torch.equal(model(**batch, use_cache=use_cache).logits, model(**batch).logits)
+
+
+@every_head
+def test_embeddings_may_stand_for_tokens(model_class):
+    model = tiny_model(model_class)
+    batch = padded(draw(model_class, LENGTHS))
+    embedded = dict(batch)
+    embedded["inputs_embeds"] = model.get_input_embeddings()(embedded.pop("input_ids"))
+    if "decoder_input_ids" in batch:
+        embed_tokens = model.get_decoder().embed_tokens
+        embedded["decoder_inputs_embeds"] = embed_tokens(embedded.pop("decoder_input_ids"))
+    expected, output = model(**batch), model(**embedded)
+    assert torch.equal(output.logits, expected.logits)
+    assert torch.equal(output.loss, expected.loss)
+
+
+# Weights and states of every layer.
+
+
+@every_model
+@pytest.mark.parametrize("lengths", [[6, 6], LENGTHS], ids=["no-padding", "padding"])
+def test_attentions_and_hidden_states(model_class, lengths):
+    batch = padded(draw(model_class, lengths))
+    output = tiny_model(model_class, "eager")(**batch, output_attentions=True, output_hidden_states=True)
+    layers, heads, width = SIZES["num_hidden_layers"], SIZES["num_attention_heads"], SIZES["hidden_size"]
+    source = batch["attention_mask"].bool()
+    target = batch.get("decoder_attention_mask", batch["attention_mask"]).bool()
+    stacks = {"": (target, target)}
+    if is_encoder_decoder(model_class):
+        stacks = {"encoder_": (source, source), "decoder_": (target, target), "cross_": (target, source)}
+    for stack, (queries, keys) in stacks.items():
+        attentions = output[f"{stack}attentions"]
+        assert len(attentions) == layers
+        for weights in attentions:
+            assert weights.shape == (len(lengths), heads, queries.shape[1], keys.shape[1])
+            by_query = weights.transpose(1, 2)  # (B, T, H, S)
+            assert (by_query.sum(-1)[queries] - 1).abs().max() < 1e-12
+            to_padding = by_query * ~keys[:, None, None]
+            assert (to_padding[queries] == 0).all()
+        if stack != "cross_":
+            states = output[f"{stack}hidden_states"]
+            assert [tuple(tensor.shape) for tensor in states] == [(*queries.shape, width)] * (layers + 1)
+
+
+@every_model
+def test_states_may_be_asked_for_in_the_config(model_class):
+    batch = padded(draw(model_class, LENGTHS))
+    model = tiny_model(model_class, "eager")
+    expected = model(**batch, output_hidden_states=True)
+    model.config.output_hidden_states = True
+    output = model(**batch)
+    name = "decoder_hidden_states" if is_encoder_decoder(model_class) else "hidden_states"
+    assert torch.equal(output[name][-1], expected[name][-1])
+
+
+# The door.
+
+IDS = torch.randint(3, VOCAB, (2, 6))
+EMBEDS = torch.randn(2, 6, SIZES["hidden_size"]).double()
+SHORT = {"position_type": "learned", "max_position_embeddings": 5}
+
+
+@pytest.mark.parametrize("use_cache", [False, True])
+@pytest.mark.parametrize("model_class", [BlendEncoderModel, BlendDecoderModel, BlendEncoderDecoderModel], ids=named)
+@pytest.mark.parametrize(
+    "options, batch, message",
+    [
+        ({}, {}, "exactly one of input_ids and inputs_embeds"),
+        ({}, {"input_ids": IDS, "inputs_embeds": EMBEDS}, "exactly one of input_ids and inputs_embeds"),
+        ({}, {"input_ids": IDS, "attention_mask": torch.ones(2, 5)}, r"\(2, 5\).*\(2, 6\)"),
+        ({}, {"input_ids": IDS, "attention_mask": torch.ones(3, 6)}, r"\(3, 6\).*\(2, 6\)"),
+        (SHORT, {"input_ids": IDS}, "6 tokens.*max_position_embeddings=5"),
+    ],
+    ids=["neither", "both", "mask-length", "mask-rows", "too-long"],
+)
+def test_the_door_refuses(model_class, options, batch, message, use_cache):
+    model = tiny_model(model_class, **options)
+    with pytest.raises(ValueError, match=message):
+        model(**batch, use_cache=use_cache)
+
+
+def test_padding_does_not_count_towards_the_longest_sequence():
+    model = tiny_model(BlendEncoderModel, **SHORT)
+    rows = draw(BlendEncoderModel, [5, 3])
+    assert_close(output_of(model, padded(rows, extra=4)), output_of(model, padded(rows)))
+
+
+def test_a_source_must_fit_the_decoder():
+    with pytest.raises(ValueError, match=r"cross_attention_hidden_size=32.*needs encoder_hidden_states"):
+        tiny_model(BlendDecoderModel, cross_attention_hidden_size=32)(input_ids=IDS)
+    with pytest.raises(ValueError, match=r"encoder_hidden_states given.*cross_attention_hidden_size is None"):
+        tiny_model(BlendDecoderModel)(input_ids=IDS, encoder_hidden_states=EMBEDS)
+    with pytest.raises(ValueError, match=r"2 target.*3 source"):
+        tiny_model(BlendEncoderDecoderModel)(
+            input_ids=torch.ones(3, 4, dtype=torch.long), decoder_input_ids=IDS, use_cache=False
+        )
+
+
+def test_there_must_be_something_to_start_from():
+    model = tiny_model(BlendEncoderDecoderForSeq2SeqLM, decoder_start_token_id=None, bos_token_id=None)
+    with pytest.raises(ValueError, match="decoder_start_token_id is None"):
+        model(input_ids=IDS, labels=IDS)
+
+
+@every_kernel
+@pytest.mark.parametrize("model_class", [BlendEncoderModel, BlendDecoderModel], ids=named)
+def test_masks_may_be_made_beforehand(model_class, attention):
+    """As a dict of layer types, or for all layers alike as one tensor (B, 1, T, T)."""
+    model = tiny_model(model_class, attention)
+    batch = padded(draw(model_class, LENGTHS), "left")
+    expected = output_of(model, batch)
+    positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    (mask,) = model.masks(
+        model.enter(batch["input_ids"], None, batch["attention_mask"], None, {}, flat=False),
+        batch["attention_mask"],
+        EMBEDS.new_empty(3, 7, 0),
+    ).values()
+    for made in (mask, {"full_attention": mask}):
+        output = model(input_ids=batch["input_ids"], attention_mask=made, position_ids=positions, use_cache=False)
+        assert_close(real_rows(batch, output.last_hidden_state), expected)
+
+
+# Names of parameters are a file format.
+
+BLOCK = [
+    "self_attn.q_proj.weight",
+    "self_attn.q_proj.bias",
+    "self_attn.k_proj.weight",
+    "self_attn.k_proj.bias",
+    "self_attn.v_proj.weight",
+    "self_attn.v_proj.bias",
+    "self_attn.o_proj.weight",
+    "self_attn.o_proj.bias",
+    "self_attn_norm.weight",
+    "self_attn_norm.bias",
+    "mlp.gate_proj.weight",
+    "mlp.gate_proj.bias",
+    "mlp.up_proj.weight",
+    "mlp.up_proj.bias",
+    "mlp.down_proj.weight",
+    "mlp.down_proj.bias",
+    "mlp_norm.weight",
+    "mlp_norm.bias",
+]
+CROSS = [
+    "cross_attn.q_proj.weight",
+    "cross_attn.q_proj.bias",
+    "cross_attn.k_proj.weight",
+    "cross_attn.k_proj.bias",
+    "cross_attn.v_proj.weight",
+    "cross_attn.v_proj.bias",
+    "cross_attn.o_proj.weight",
+    "cross_attn.o_proj.bias",
+    "cross_attn_norm.weight",
+    "cross_attn_norm.bias",
+]
+OUTSIDE = [
+    "embed_tokens.weight",
+    "embed_positions.weight",
+    "embed_token_types.weight",
+    "embedding_norm.weight",
+    "embedding_norm.bias",
+    "norm.weight",
+    "norm.bias",
+]
+STACK = OUTSIDE + [f"layers.0.{name}" for name in BLOCK]
+SOURCE_READING_STACK = STACK + [f"layers.0.{name}" for name in CROSS]
+WHOLE = [f"encoder.{name}" for name in STACK] + [f"decoder.{name}" for name in SOURCE_READING_STACK]
+MASKED_LM_HEAD = [
+    "head.dense.weight",
+    "head.dense.bias",
+    "head.norm.weight",
+    "head.norm.bias",
+    "lm_head.weight",
+    "lm_head.bias",
+]
+NAMES = {
+    "BlendEncoderModel": (STACK, []),
+    "BlendDecoderModel": (STACK, []),
+    "BlendEncoderDecoderModel": (WHOLE, []),
+    "BlendEncoderForMaskedLM": (STACK, MASKED_LM_HEAD),
+    "BlendEncoderForSequenceClassification": (STACK, ["score.weight", "score.bias"]),
+    "BlendEncoderForTokenClassification": (STACK, ["classifier.weight", "classifier.bias"]),
+    "BlendDecoderForCausalLM": (STACK, ["lm_head.weight", "lm_head.bias"]),
+    "BlendDecoderForSequenceClassification": (STACK, ["score.weight", "score.bias"]),
+    "BlendDecoderForTokenClassification": (STACK, ["classifier.weight", "classifier.bias"]),
+    "BlendEncoderDecoderForSeq2SeqLM": (WHOLE, ["lm_head.weight", "lm_head.bias"]),
+    "BlendEncoderDecoderForSequenceClassification": (WHOLE, ["score.weight", "score.bias"]),
+    "BlendEncoderDecoderForTokenClassification": (WHOLE, ["classifier.weight", "classifier.bias"]),
+}
+
+
+@every_model
+def test_names_of_parameters(model_class):
+    model = tiny_model(
+        model_class,
+        **BIASES,
+        num_hidden_layers=1,
+        norm_type="layernorm",
+        position_type="learned",
+        type_vocab_size=2,
+        embedding_norm=True,
+    )
+    base, head = NAMES[model_class.__name__]
+    prefix = "model." if model_class in HEADS else ""
+    assert set(model.state_dict()) == {*(prefix + name for name in base), *head}

@@ -1,0 +1,271 @@
+"""The flat form: no padding is computed, and nothing else changes, for any head, kernel, norm and position."""
+
+import pytest
+import torch
+from conftest import (
+    CHOICES,
+    DENSE,
+    SIZES,
+    SLIDING,
+    assert_close,
+    assert_equal_gradients,
+    draw,
+    every_head,
+    every_kernel,
+    every_model,
+    flattened,
+    gradients,
+    named,
+    output_of,
+    padded,
+    real_rows,
+    tiny_model,
+)
+
+from seqblend import (
+    BlendEncoderDecoderForSeq2SeqLM,
+    BlendEncoderDecoderModel,
+)
+from seqblend.modeling.packing import FlatLayout, PaddedLayout
+
+LENGTHS = [7, 3, 5]
+NORMS_AND_POSITIONS = [
+    {"norm_type": norm, "norm_position": place, "position_type": position}
+    for norm in CHOICES["norm_type"]
+    for place in CHOICES["norm_position"]
+    for position in CHOICES["position_type"]
+]
+every_norm_and_position = pytest.mark.parametrize("options", NORMS_AND_POSITIONS, ids=named)
+
+
+def tokens_seen(model, batch, **asked) -> dict[str, tuple[int, ...]]:
+    """The shapes [rows, tokens] that reach the feed-forward networks, by stack."""
+    stacks = {"": model}
+    if model.config.is_encoder_decoder:
+        stacks = {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
+    seen, hooks = {}, []
+    for name, stack in stacks.items():
+        mlp = next(module.mlp for module in stack.modules() if hasattr(module, "mlp"))
+        hooks.append(mlp.register_forward_pre_hook(lambda _, args, n=name: seen.update({n: tuple(args[0].shape[:2])})))
+    model(**batch, **asked)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+@every_head
+def test_padding_is_not_computed(model_class):
+    model = tiny_model(model_class).train()
+    batch = padded(draw(model_class, LENGTHS))
+    flat, dense = tokens_seen(model, batch), tokens_seen(model, batch, **DENSE)
+    masks = {"encoder": "attention_mask", "decoder": "decoder_attention_mask", "": "attention_mask"}
+    for part in flat:
+        mask = batch.get(masks[part], batch["attention_mask"])
+        assert flat[part] == (1, mask.sum())
+        assert dense[part] == tuple(mask.shape)
+
+
+@every_norm_and_position
+@every_kernel
+@every_head
+def test_flat_equals_padded(model_class, attention, options):
+    """Forward and gradients, in training."""
+    model = tiny_model(model_class, attention, **options, **SLIDING).train()
+    batch = padded(draw(model_class, LENGTHS), "left" if attention == "sdpa" else "right", extra=1)
+    flat, dense = model(**batch), model(**batch, **DENSE)
+    assert_close(flat.loss, dense.loss, what="loss")
+    logits, expected = flat.logits, dense.logits
+    if logits.dim() == 3:
+        logits, expected = real_rows(batch, logits), real_rows(batch, expected)
+    assert_close(logits, expected, what="logits")
+    assert_equal_gradients(gradients(model, batch), gradients(model, batch, **DENSE))
+
+
+def lengths_in(rows: list[dict[str, torch.Tensor]], name: str) -> torch.Tensor:
+    return torch.tensor([0, *(len(row[name]) for row in rows)]).cumsum(0).int()
+
+
+def by_positions(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return flattened(rows)
+
+
+def by_lengths(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """As DataCollatorWithFlattening says it: where sequences begin; `q` of the target and `k` of the source."""
+    batch = {name: tensor for name, tensor in flattened(rows).items() if not name.endswith("position_ids")}
+    target = "decoder_input_ids" if "decoder_input_ids" in rows[0] else "input_ids"
+    for letter, name in {"q": target, "k": "input_ids"}.items():
+        starts = lengths_in(rows, name)
+        batch |= {f"cu_seq_lens_{letter}": starts, f"max_length_{letter}": int(starts.diff().max())}
+    return batch
+
+
+def by_both(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return by_positions(rows) | by_lengths(rows)
+
+
+every_way = pytest.mark.parametrize("flatten", [by_positions, by_lengths, by_both], ids=named)
+
+
+@every_way
+@every_kernel
+@every_model
+def test_flattened_input_equals_padded(model_class, attention, flatten):
+    """A batch that the caller has flattened to [1, N]: forward and gradients, in training."""
+    model = tiny_model(model_class, attention, **SLIDING).train()
+    rows = draw(model_class, LENGTHS)
+    flat, batch = flatten(rows), padded(rows)
+    output, expected = model(**flat), model(**batch)
+    for name in ("logits", "last_hidden_state", "encoder_last_hidden_state"):
+        if name in expected:
+            tensor, wanted = output[name], expected[name]
+            if tensor.dim() == 3:
+                side = {"attention_mask": batch["attention_mask"]} if name.startswith("encoder") else batch
+                tensor, wanted = tensor[0], real_rows(side, wanted)
+            assert_close(tensor, wanted, what=name)
+    if "labels" in batch:
+        assert_close(output.loss, expected.loss, what="loss")
+        assert_equal_gradients(gradients(model, flat), gradients(model, batch))
+
+
+@every_way
+@every_model
+def test_flattened_input_in_evaluation(model_class, flatten):
+    """With nothing said about a cache, which by default a decoder makes."""
+    model = tiny_model(model_class)
+    rows = draw(model_class, LENGTHS, labels=False)
+    batch = padded(rows)
+    output = model(**flatten(rows))
+    tensor = output.logits if "logits" in output else output.last_hidden_state
+    assert_close(tensor if tensor.dim() == 2 else tensor[0], output_of(model, batch))
+
+
+@every_way
+@every_kernel
+@every_model
+def test_no_gradient_from_one_sequence_to_another(model_class, attention, flatten):
+    """Exactly zero, in the caller's flattened batch and in our own."""
+    model = tiny_model(model_class, attention, **SLIDING).train()
+    rows = draw(model_class, LENGTHS, labels=False)
+    for batch, is_flat in ((flatten(rows), True), (padded(rows), False)):
+        embeds = {}
+        for name in ("input_ids", "decoder_input_ids"):
+            if name in batch:
+                stack = model.get_decoder() if name.startswith("decoder") else model
+                embeds[name] = stack.get_input_embeddings()(batch.pop(name)).detach().requires_grad_()
+                batch[name.replace("input_ids", "inputs_embeds")] = embeds[name]
+        output = model(**batch)
+        tensor = output.logits if "logits" in output else output.last_hidden_state
+        target = "decoder_input_ids" if "decoder_input_ids" in rows[0] else "input_ids"
+        if tensor.dim() == 2:
+            tensor[1].sum().backward()
+        elif is_flat:
+            start, end = lengths_in(rows, target)[1:3]
+            tensor[0, start:end].sum().backward()
+        else:
+            tensor[1, : len(rows[1][target])].sum().backward()
+        for name, tensor in embeds.items():
+            gradient = tensor.grad[0].split([len(row[name]) for row in rows]) if is_flat else tensor.grad
+            assert (gradient[0] == 0).all() and (gradient[2] == 0).all(), name
+            assert (gradient[1] != 0).any(), name
+
+
+# Source and target.
+
+
+@pytest.mark.parametrize("source", [[6, 6, 6], [7, 3, 5]], ids=["full-source", "padded-source"])
+@pytest.mark.parametrize("target", [[4, 4, 4], [1, 6, 3]], ids=["full-target", "padded-target"])
+@every_kernel
+def test_source_and_target_have_their_own_lengths(source, target, attention):
+    model = tiny_model(BlendEncoderDecoderModel, attention).train()
+    rows = [
+        {"input_ids": torch.randint(3, SIZES["vocab_size"], (s,)), "decoder_input_ids": torch.randint(3, 50, (t,))}
+        for s, t in zip(source, target, strict=True)
+    ]
+    batch = padded(rows)
+    alone = torch.cat([output_of(model, padded([row])) for row in rows])
+    for asked in ({}, DENSE):
+        assert_close(output_of(model, batch, **asked), alone)
+    unmasked = {name: tensor for name, tensor in batch.items() if not (name.endswith("mask") and tensor.all())}
+    assert_close(real_rows(batch, model(**unmasked).last_hidden_state), alone)
+
+
+@pytest.mark.parametrize("given", ["decoder_input_ids", "labels"])
+def test_what_stands_after_the_last_label_is_not_computed(given):
+    """The target's padding is told from the labels; a place without a label between others is still read."""
+    model = tiny_model(BlendEncoderDecoderForSeq2SeqLM).train()
+    batch = padded(draw(BlendEncoderDecoderForSeq2SeqLM, LENGTHS), extra=2)
+    everything = torch.ones_like(batch.pop("decoder_attention_mask"))
+    batch["labels"][0, 1] = -100
+    if given == "labels":
+        del batch["decoder_input_ids"]
+    seen = tokens_seen(model, batch)
+    assert seen["decoder"] == (1, sum(max(1, n - 2) for n in LENGTHS))
+    output, expected = model(**batch), model(**batch, decoder_attention_mask=everything)
+    has_label = batch["labels"] != -100
+    assert_close(output.loss, expected.loss)
+    assert_close(output.logits[has_label], expected.logits[has_label])
+
+
+def test_encoder_may_have_run_before():
+    """Its output padded, with and without its layout, or as a tuple."""
+    model = tiny_model(BlendEncoderDecoderForSeq2SeqLM).train()
+    batch = padded(draw(BlendEncoderDecoderForSeq2SeqLM, LENGTHS))
+    expected = model(**batch)
+    source = {name: batch.pop(name) for name in ("input_ids", "attention_mask")}
+    for repad in (True, False):
+        encoder_outputs = model.get_encoder()(**source, repad=repad)
+        output = model(**batch, attention_mask=source["attention_mask"], encoder_outputs=encoder_outputs)
+        assert_close(output.loss, expected.loss)
+    states = model.get_encoder()(**source).last_hidden_state
+    output = model(**batch, attention_mask=source["attention_mask"], encoder_outputs=(states,))
+    assert_close(output.loss, expected.loss)
+
+
+# Layouts.
+
+MASKS = {
+    "right": [[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]],
+    "left": [[0, 0, 1, 1, 1], [0, 0, 0, 0, 1], [1, 1, 1, 1, 1]],
+    "holes": [[0, 1, 0, 1, 1], [1, 0, 0, 0, 1], [0, 0, 1, 0, 0]],
+    "empty": [[0, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]],
+}
+
+
+@pytest.mark.parametrize("rows", MASKS.values(), ids=MASKS.keys())
+def test_layouts_agree(rows):
+    mask = torch.tensor(rows).bool()
+    padded_layout, flat_layout = PaddedLayout((3, 5), mask, mask.device), FlatLayout.from_mask(mask)
+    states = torch.randn(3, 5, 4).double()
+    flat = flat_layout.unpad(states)
+    assert torch.equal(flat[0], states[mask])
+    assert torch.equal(flat_layout.repad(flat), states * mask[..., None])
+    assert torch.equal(flat_layout.from_rows(flat_layout.to_rows(flat)), flat)
+    assert torch.equal(flat_layout.position_ids(0)[0], padded_layout.position_ids(0)[mask])
+    for pooled in ("first", "last", "mean"):
+        expected = getattr(padded_layout, pooled)(states)
+        assert (expected[~mask.any(1)] == 0).all()
+        assert_close(getattr(flat_layout, pooled)(flat), expected, 1e-14, what=pooled)
+
+
+@pytest.mark.parametrize("rows", [MASKS["right"], MASKS["left"]], ids=["right", "left"])
+def test_what_follows_a_token(rows):
+    """Of each sequence's tokens the next, and nothing after its last; also where sequences share a row."""
+    mask = torch.tensor(rows).bool()
+    tokens = torch.arange(1, 16).view(3, 5)
+    expected = torch.cat(
+        [torch.cat((row[real][1:], torch.tensor([-1]))) for row, real in zip(tokens, mask, strict=True)]
+    )
+    layout = FlatLayout.from_mask(mask)
+    assert torch.equal(layout.following(tokens, -1)[0], expected)
+    positions = layout.position_ids(0)
+    assert torch.equal(FlatLayout.from_position_ids(positions).following(tokens[mask][None], -1)[0], expected)
+    full = PaddedLayout((3, 5), None, mask.device).following(tokens, -1)
+    assert torch.equal(full, torch.cat((tokens[:, 1:], torch.full((3, 1), -1)), dim=1))
+
+
+def test_sequences_are_told_from_positions():
+    """Also where rows are cut: a sequence that goes on in the next row is another one."""
+    positions = torch.tensor([[0, 1, 2, 0, 0, 1], [2, 3, 4, 0, 1, 2]])
+    layout = FlatLayout.from_position_ids(positions)
+    assert layout.cu_seq_lens.tolist() == [0, 3, 4, 6, 9, 12]
+    assert layout.max_length == 3
