@@ -118,7 +118,10 @@ def prepare(argv: list[str]) -> Job:
     task = TASKS[data_args.task]
     rows = read_rows(data_args, training_args.seed)
     finish_arguments(training_args, task, set(rows))
-    labels = read_labels(rows, data_args, model_args, training_args.do_train)
+    if model_args.model_name_or_path and not training_args.do_train:
+        # The labels are then the model's.
+        rows = datasets.DatasetDict({split: rows[split] for split in rows if split != "train"})
+    labels = read_labels(rows, data_args, model_args)
     tokenizer = make_tokenizer(model_args, data_args, rows)
     set_seed(training_args.seed)
     model = make_model(model_args, data_args, training_args, tokenizer, labels)
@@ -137,7 +140,8 @@ def prepare(argv: list[str]) -> Job:
         scorers=scorers,
         preprocess_logits_for_metrics=task.reduce,
     )
-    return Job(task, rows, encoded, settings, model, trainer, shlex.join(["python", "train.py", *argv]))
+    command = shlex.join(["python", "train.py", *argv]).replace(training_args.hub_token or "\0", "…")
+    return Job(task, rows, encoded, settings, model, trainer, command)
 
 
 def read_rows(data_args: DataArguments, seed: int) -> datasets.DatasetDict:
@@ -180,15 +184,11 @@ def finish_arguments(args: Seq2SeqTrainingArguments, task: Task, splits: set[str
     args.dataloader_pin_memory = args.dataloader_pin_memory and torch.accelerator.is_available()
 
 
-def read_labels(
-    rows: datasets.DatasetDict, data_args: DataArguments, model_args: ModelArguments, do_train: bool
-) -> list[str]:
-    """The labels of the training split, as the model orders them if it has the same; without training, the model's."""
+def read_labels(rows: datasets.DatasetDict, data_args: DataArguments, model_args: ModelArguments) -> list[str]:
+    """The labels of the training split, as the model orders them if it has the same; without one, the model's."""
     if not model_args.model_name_or_path:
         return collect_labels(rows, data_args.task, data_args.problem_type)
     known = known_labels(model_args.model_name_or_path)
-    if not do_train:
-        rows = datasets.DatasetDict({split: rows[split] for split in rows if split != "train"})
     labels = collect_labels(rows, data_args.task, data_args.problem_type, known)
     return known if sorted(known) == sorted(labels) else labels
 
@@ -252,10 +252,11 @@ def make_settings(
         "max_target_length": data_args.max_target_length or data_args.max_length,
     }
     parts = parts_of(model.config)
+    used = [name for name in lengths if (name == "max_length") != TASKS[data_args.task].generates]
+    name = max(used, key=lambda key: lengths[key])
     for config in parts:
         reach = getattr(config, "max_position_embeddings", None)
-        if getattr(config, "position_type", None) == "learned" and max(lengths.values()) > reach:
-            name = max(lengths, key=lambda key: lengths[key])
+        if getattr(config, "position_type", None) == "learned" and lengths[name] > reach:
             raise InputError(f"{name}: {lengths[name]} is more than max_position_embeddings={reach} of the model")
     return Settings(
         tokenizer=tokenizer,

@@ -8,7 +8,9 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import itertools
+import sys
 import zlib
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -16,10 +18,15 @@ import torch
 from torch import nn
 from transformers import AutoModel, set_seed
 
+import seqblend
 from seqblend import FAMILIES, BlendDecoderConfig, BlendEncoderConfig, BlendEncoderDecoderConfig
 from seqblend.modeling.heads import ForSequenceClassification, ForTokenClassification
 
 torch.set_num_threads(1)
+
+# The root has an __init__.py, so pytest takes it for a package of the folder's name and would import it a second time;
+# every Auto class would then be registered with a second copy of our classes.
+sys.modules.setdefault(Path(__file__).parents[1].name, seqblend)
 
 VOCAB, LABELS = 99, 3
 SIZES = {

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import SLIDING, VOCAB, assert_close, every_kernel, every_pair, named, padded, tiny_config, tiny_model
 from torch import nn
+from transformers import CompileConfig
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM
@@ -253,12 +254,18 @@ def test_beam_finds_what_is_likelier(model_class):
 
 
 @every_generator
-def test_static_cache_writes_the_same(model_class):
-    model = generator(model_class)
+@pytest.mark.parametrize("compiled", [False, True], ids=["uncompiled", "compiled"])
+def test_static_cache_writes_the_same(model_class, compiled):
+    """Compiled, without a break in the graph, as generate does unasked on a GPU."""
+    model = generator(model_class, num_hidden_layers=1)
     prompt = prompt_of(model_class)
     asked = {"max_new_tokens": 6, "do_sample": False}
-    static = model.generate(**prompt, **asked, cache_implementation="static")
-    assert torch.equal(static, model.generate(**prompt, **asked))
+    expected = model.generate(**prompt, **asked)
+    if compiled:
+        asked["compile_config"] = CompileConfig(fullgraph=True, backend="eager")
+        asked["compile_config"]._compile_all_devices = True
+        torch.compiler.reset()
+    assert torch.equal(model.generate(**prompt, **asked, cache_implementation="static"), expected)
 
 
 def test_generation_goes_on_from_a_cache():

@@ -1,5 +1,7 @@
 """The flat form: no padding is computed, and nothing else changes, for any head, kernel, norm and position."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 from conftest import (
@@ -21,6 +23,7 @@ from conftest import (
     real_rows,
     tiny_model,
 )
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from seqblend import (
     BlendEncoderDecoderForSeq2SeqLM,
@@ -72,13 +75,17 @@ def test_flat_equals_padded(model_class, attention, options):
     """Forward and gradients, in training."""
     model = tiny_model(model_class, attention, **options, **SLIDING).train()
     batch = padded(draw(model_class, LENGTHS), "left" if attention == "sdpa" else "right", extra=1)
-    flat, dense = model(**batch), model(**batch, **DENSE)
-    assert_close(flat.loss, dense.loss, what="loss")
-    logits, expected = flat.logits, dense.logits
-    if logits.dim() == 3:
-        logits, expected = real_rows(batch, logits), real_rows(batch, expected)
-    assert_close(logits, expected, what="logits")
-    assert_equal_gradients(gradients(model, batch), gradients(model, batch, **DENSE))
+    runs = []
+    for asked in ({}, DENSE):
+        model.zero_grad()
+        output = model(**batch, **asked)
+        output.loss.backward()
+        logits = output.logits if output.logits.dim() == 2 else real_rows(batch, output.logits)
+        runs.append((output.loss, logits, {name: parameter.grad for name, parameter in model.named_parameters()}))
+    flat, dense = runs
+    assert_close(flat[0], dense[0], what="loss")
+    assert_close(flat[1], dense[1], what="logits")
+    assert_equal_gradients(flat[2], dense[2])
 
 
 def lengths_in(rows: list[dict[str, torch.Tensor]], name: str) -> torch.Tensor:
@@ -128,15 +135,15 @@ def test_flattened_input_equals_padded(model_class, attention, flatten):
 
 
 @every_way
+@pytest.mark.parametrize("asked", [{}, DENSE], ids=["plain", "states"])
 @every_model
-def test_flattened_input_in_evaluation(model_class, flatten):
-    """With nothing said about a cache, which by default a decoder makes."""
+def test_flattened_input_in_evaluation(model_class, asked, flatten):
+    """With nothing said about a cache, which by default a decoder makes; and with all hidden states."""
     model = tiny_model(model_class)
     rows = draw(model_class, LENGTHS, labels=False)
-    batch = padded(rows)
-    output = model(**flatten(rows))
+    output = model(**flatten(rows), **asked)
     tensor = output.logits if "logits" in output else output.last_hidden_state
-    assert_close(tensor if tensor.dim() == 2 else tensor[0], output_of(model, batch))
+    assert_close(tensor if tensor.dim() == 2 else tensor[0], output_of(model, padded(rows)))
 
 
 @every_way
@@ -167,6 +174,56 @@ def test_no_gradient_from_one_sequence_to_another(model_class, attention, flatte
             gradient = tensor.grad[0].split([len(row[name]) for row in rows]) if is_flat else tensor.grad
             assert (gradient[0] == 0).all() and (gradient[2] == 0).all(), name
             assert (gradient[1] != 0).any(), name
+
+
+# A kernel that is told where the sequences are, as flash attention is, and given no rows and no mask.
+
+
+def varlen_kernel(
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    *,
+    scaling,
+    sliding_window,
+    cu_seq_lens_q,
+    cu_seq_lens_k,
+    max_length_q,
+    max_length_k,
+    **kwargs,
+):
+    """Each sequence on its own; a window counts the query's own place."""
+    assert attention_mask is None
+    key, value = (states.repeat_interleave(module.num_key_value_groups, dim=1) for states in (key, value))
+    assert (max_length_q, max_length_k) == (cu_seq_lens_q.diff().max(), cu_seq_lens_k.diff().max())
+    blended = []
+    for queries, keys in zip(cu_seq_lens_q.unfold(0, 2, 1), cu_seq_lens_k.unfold(0, 2, 1), strict=True):
+        scores = query[:, :, slice(*queries)] @ key[:, :, slice(*keys)].mT * scaling
+        distance = torch.arange(scores.shape[-2])[:, None] - torch.arange(scores.shape[-1])
+        hidden = distance < 0 if module.is_causal else torch.zeros_like(distance, dtype=torch.bool)
+        if sliding_window is not None:
+            hidden |= distance.abs() >= sliding_window
+        blended.append(scores.masked_fill(hidden, -torch.inf).softmax(-1) @ value[:, :, slice(*keys)])
+    return torch.cat(blended, dim=2).transpose(1, 2), None
+
+
+@pytest.mark.parametrize("flatten", [padded, by_positions, by_lengths], ids=named)
+@every_model
+def test_varlen_kernel_equals_sdpa(model_class, flatten, monkeypatch):
+    rows = draw(model_class, LENGTHS)
+    expected = tiny_model(model_class, **SLIDING).train()(**padded(rows))
+    model = tiny_model(model_class, **SLIDING).train()
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "flash_attention_2", varlen_kernel)
+    for config in (model.config, *(getattr(model.config, part) for part in model.config.sub_configs)):
+        config._attn_implementation_internal = "flash_attention_2"  # set_attn_implementation asks for the library
+    output = model(**flatten(rows))
+    if "labels" in rows[0]:
+        assert_close(output.loss, expected.loss)
+    else:
+        tensor, wanted = output.last_hidden_state, real_rows(padded(rows), expected.last_hidden_state)
+        assert_close(real_rows(padded(rows), tensor) if flatten is padded else tensor[0], wanted)
 
 
 # Source and target.
@@ -219,6 +276,19 @@ def test_encoder_may_have_run_before():
     states = model.get_encoder()(**source).last_hidden_state
     output = model(**batch, attention_mask=source["attention_mask"], encoder_outputs=(states,))
     assert_close(output.loss, expected.loss)
+
+
+@every_way
+def test_flattened_labels_begin_anew(flatten):
+    """Where the decoder reads the labels, each sequence has its own start token; or such a batch is refused."""
+    model = tiny_model(BlendEncoderDecoderForSeq2SeqLM).train()
+    rows = draw(BlendEncoderDecoderForSeq2SeqLM, LENGTHS)
+    flat, batch = flatten(rows), padded(rows)
+    for name in ("decoder_input_ids", "decoder_attention_mask"):
+        flat.pop(name, None)
+        batch.pop(name)
+    with suppress(ValueError):
+        assert_close(model(**flat).loss, model(**batch).loss)
 
 
 # Layouts.

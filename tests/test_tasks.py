@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import processors
 from transformers import EvalPrediction
 
 from seqblend import FAMILIES
@@ -51,7 +52,7 @@ def test_the_default_architecture_has_a_head(name):
 def test_a_text_is_cut_to_its_length_and_its_label_numbered():
     rows = [{"text": "abcabc", "label": "y"}, {"text": "", "label": "x"}]
     encoded = encode("sequence-classification", rows, settings_for(labels=["x", "y"], length=4))
-    assert CHAR.batch_decode(encoded["input_ids"]) == ["[CLS]ab[SEP]", "[CLS][SEP]"]
+    assert CHAR.batch_decode(list(encoded["input_ids"])) == ["[CLS]ab[SEP]", "[CLS][SEP]"]
     assert encoded["labels"] == [1, 0]
     assert sorted(encoded.column_names) == ["attention_mask", "input_ids", "labels"]
 
@@ -182,8 +183,8 @@ def test_a_target_is_the_first_reference_and_the_end_token(target):
 def test_source_and_target_are_cut_to_their_lengths():
     options = settings_for(max_source_length=3, max_target_length=3)
     encoded = encode("seq2seq-lm", [{"source": "abc", "target": "abc"}, {"source": "", "target": ""}], options)
-    assert CHAR.batch_decode(encoded["input_ids"]) == ["[CLS]a[SEP]", "[CLS][SEP]"]
-    assert CHAR.batch_decode(encoded["labels"]) == ["ab[SEP]", "[SEP]"]
+    assert CHAR.batch_decode(list(encoded["input_ids"])) == ["[CLS]a[SEP]", "[CLS][SEP]"]
+    assert CHAR.batch_decode(list(encoded["labels"])) == ["ab[SEP]", "[SEP]"]
 
 
 def test_generated_tokens_become_text_and_any_reference_may_match():
@@ -231,9 +232,8 @@ def assert_masked(inputs, labels, text):
 def test_rows_for_evaluation_are_masked_for_good():
     runs = [encode("masked-lm", LONG, settings_for(seed=seed), "test") for seed in (0, 0, 1)]
     assert runs[0].to_list() == runs[1].to_list() != runs[2].to_list()
-    told = [
-        assert_masked(row["input_ids"], row["labels"], text["text"]) for row, text in zip(runs[0], LONG, strict=True)
-    ]
+    pairs = zip(runs[0], LONG, strict=True)
+    told = [assert_masked(row["input_ids"], row["labels"], text["text"]) for row, text in pairs]
     assert told[0] and told[1] and not told[2]
     batch = COLLATORS["masked-lm"](CHAR)(runs[0].to_list())
     assert batch["labels"][1][:35].tolist() == runs[0]["labels"][1]
@@ -290,6 +290,28 @@ def test_batches_are_padded(task, rows):
         assert batch["labels"].tolist() == [row + [IGNORE] * (longest - len(row)) for row in encoded["labels"]]
     if task in ("sequence-classification", "token-classification", "masked-lm"):
         assert batch["token_type_ids"].shape == batch["input_ids"].shape
+
+
+@pytest.mark.parametrize(
+    "task, row",
+    [
+        ("sequence-classification", {"text": "", "label": "x"}),
+        ("token-classification", {"tokens": [], "tags": []}),
+        ("seq2seq-lm", {"source": "", "target": ""}),
+        ("masked-lm", {"text": ""}),
+    ],
+)
+def test_a_row_is_never_empty(task, row):
+    """Some tokenizers add no special tokens."""
+    bare = train_tokenizer(TEXTS, "char", 300)
+    bare.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    more = {"sequence-classification": {"label": "x"}, "token-classification": {"tokens": ["a"], "tags": ["x"]}}
+    encoded = encode(task, [row, {**row, **more.get(task, {})}], settings_for(bare, labels=["x"], token_types=True))
+    assert encoded["input_ids"][0] == [bare.eos_token_id] and encoded["attention_mask"][0] == [1]
+    if task == "token-classification":
+        assert encoded["labels"] == [[IGNORE], [0]]
+    batch = COLLATORS[task](bare)(encoded.to_list())
+    assert batch["input_ids"].shape == batch["token_type_ids"].shape == (2, 1)
 
 
 @pytest.mark.parametrize("labels, dtype", [([0.5, 1.0], torch.float32), ([[0.5, 1.0]] * 2, torch.float32)])

@@ -31,6 +31,8 @@ from seqblend import (
     BlendEncoderDecoderConfig,
     BlendEncoderDecoderForSeq2SeqLM,
     BlendEncoderForMaskedLM,
+    BlendEncoderForSequenceClassification,
+    BlendEncoderForTokenClassification,
 )
 from seqblend.training.collation import COLLATORS
 from seqblend.training.files import InputError
@@ -191,8 +193,8 @@ def test_evaluation_loss_is_the_mean_over_targets_for_every_batch_size(head, opt
 
 def test_a_split_with_metrics_has_them_and_no_perplexity(tmp_path):
     """Each split is scored against its own rows; perplexity is for language models."""
-    model = tiny_model(HEADS[1])
-    rows = rows_for(HEADS[1], {})
+    model = tiny_model(BlendEncoderForSequenceClassification)
+    rows = rows_for(BlendEncoderForSequenceClassification, {})
     scorers = {"eval": lambda predicted: {"first": 1.0}, "test": lambda predicted: {"second": 2.0}}
     trainer = BlendTrainer(model=model, args=arguments(tmp_path), data_collator=collate, scorers=scorers)
     for _ in range(2):
@@ -203,8 +205,8 @@ def test_a_split_with_metrics_has_them_and_no_perplexity(tmp_path):
 
 @pytest.mark.parametrize("strategy", ["random", "group_by_length", "batch_rebalance"])
 def test_predictions_keep_the_order_of_the_rows(strategy, tmp_path):
-    head = next(head for head in HEADS if "TokenClassification" in head.__name__)
-    model, rows = tiny_model(head), rows_for(head, {})
+    model = tiny_model(BlendEncoderForTokenClassification)
+    rows = rows_for(BlendEncoderForTokenClassification, {})
     trainer = evaluator(model, tmp_path, train_sampling_strategy=strategy, per_device_eval_batch_size=3)
     predicted = trainer.predict(rows)
     for logits, labels, row in zip(predicted.predictions, predicted.label_ids, rows, strict=True):
@@ -350,7 +352,10 @@ every_damage = pytest.mark.parametrize("damage", [Damage(False), Damage(True)], 
 
 @every_damage
 def test_a_checkpoint_that_does_not_match_is_not_resumed(damage, tmp_path):
-    model, rows = tiny_model(HEADS[1]), rows_for(HEADS[1], {})
+    model, rows = (
+        tiny_model(BlendEncoderForSequenceClassification),
+        rows_for(BlendEncoderForSequenceClassification, {}),
+    )
     train(model, rows, tmp_path, callbacks=[StopAt(1), damage])
     with pytest.raises(InputError, match=TENSOR):
         train(model, rows, tmp_path, resume=tmp_path / "checkpoint-1")
@@ -359,9 +364,9 @@ def test_a_checkpoint_that_does_not_match_is_not_resumed(damage, tmp_path):
 def train_for_best(output_dir, callbacks=()):
     """Three steps, each evaluated and saved, of which the second is the best."""
     scores = iter([1.0, 3.0, 2.0])
-    rows = rows_for(HEADS[1], {})
+    rows = rows_for(BlendEncoderForSequenceClassification, {})
     return train(
-        tiny_model(HEADS[1]),
+        tiny_model(BlendEncoderForSequenceClassification),
         rows,
         output_dir,
         callbacks=callbacks,

@@ -20,8 +20,8 @@ Features = list[dict[str, Any]]
 class MaskingCollator(TrainerCallback):
     """Masks tokens for a masked language model, anew in each epoch; rows that are masked already stay so.
 
-    The masks follow from the batch and the epoch, so that a resumed run has the same ones: a random state would not do,
-    since batches are made ahead of the step that a checkpoint is written after.
+    The masks follow from the batch and the epoch, so that a resumed run has the same ones. A random state would not
+    do: batches are made ahead of the step that a checkpoint is written after.
 
     Source: Devlin et al. 2019, §3.1: 15 % of the tokens; of these 80 % become [MASK], 10 % another token, 10 % stay.
     """
@@ -33,7 +33,7 @@ class MaskingCollator(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by BlendTrainer, as the other callbacks are."""
-        self.epoch = int(state.epoch)
+        pass
 
     def __call__(self, features: Features) -> dict[str, torch.Tensor]:
         """Rows with input_ids, and perhaps labels, give a batch of input_ids, attention_mask and labels (B, T)."""

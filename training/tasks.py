@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    BatchEncoding,
     EvalPrediction,
     PreTrainedTokenizerBase,
 )
@@ -94,6 +95,25 @@ def encode_texts(rows: datasets.Dataset, settings: Settings, function: Callable[
     return rows.map(function, batched=True, remove_columns=rows.column_names, desc="Tokenizing")
 
 
+def tokenize(
+    settings: Settings, texts: list, pairs: list | None = None, max_length: int | None = None, **kwargs: Any
+) -> BatchEncoding:
+    """Tokens with the special tokens that the tokenizer adds; where there would be none, the end token alone."""
+    features = settings.tokenizer(
+        texts,
+        pairs,
+        truncation=True,
+        max_length=max_length or settings.max_length,
+        return_token_type_ids=settings.token_types,
+        **kwargs,
+    )
+    end = {"input_ids": settings.tokenizer.eos_token_id, "attention_mask": 1, "special_tokens_mask": 1}
+    for row in (row for row, ids in enumerate(features["input_ids"]) if not ids):
+        for name in features:
+            features[name][row] = [end.get(name, 0)]
+    return features
+
+
 # --- Sequence classification ---
 
 
@@ -109,13 +129,7 @@ def encode_sequences(rows: datasets.Dataset, settings: Settings, split: str) -> 
         return ids[value]
 
     def encode(batch: Rows) -> Rows:
-        features = settings.tokenizer(
-            batch["text"],
-            batch.get("text_pair"),
-            truncation=True,
-            max_length=settings.max_length,
-            return_token_type_ids=settings.token_types,
-        )
+        features = tokenize(settings, batch["text"], batch.get("text_pair"))
         return {**features, "labels": [label(value) for value in batch["label"]]}
 
     return encode_texts(rows, settings, encode)
@@ -169,23 +183,14 @@ def encode_words(rows: datasets.Dataset, settings: Settings, split: str) -> data
     if not any(rows["tokens"]):
         raise InputError(f"{split}: no row has a word")
 
-    def tokenize(words: list[list[str]]) -> Any:
-        return tokenizer(
-            words,
-            is_split_into_words=True,
-            truncation=True,
-            max_length=settings.max_length,
-            return_token_type_ids=settings.token_types,
-        )
-
     def spell(words: list[str]) -> list[str]:
         """A word of which the tokenizer makes no piece is read as unknown, so that it gets a tag too."""
         pieces = tokenizer(words, is_split_into_words=True, add_special_tokens=False)
-        heard = set(pieces.word_ids())
-        return [word if index in heard else tokenizer.unk_token for index, word in enumerate(words)]
+        heard, unheard = set(pieces.word_ids()), tokenizer.unk_token or tokenizer.eos_token
+        return [word if index in heard else unheard for index, word in enumerate(words)]
 
     def encode(batch: Rows) -> Rows:
-        features = tokenize([spell(words) for words in batch["tokens"]])
+        features = tokenize(settings, [spell(words) for words in batch["tokens"]], is_split_into_words=True)
         labels = []
         for index, tags in enumerate(batch["tags"]):
             before = [None, *features.word_ids(index)]
@@ -194,6 +199,7 @@ def encode_words(rows: datasets.Dataset, settings: Settings, split: str) -> data
                     IGNORE if word is None or word == last else ids[tags[word]]
                     for last, word in itertools.pairwise(before)
                 ]
+                or [IGNORE]
             )
         return {**features, "labels": labels}
 
@@ -227,12 +233,7 @@ def encode_pairs(rows: datasets.Dataset, settings: Settings, split: str) -> data
     tokenizer = settings.tokenizer
 
     def encode(batch: Rows) -> Rows:
-        features = tokenizer(
-            batch["source"],
-            truncation=True,
-            max_length=settings.max_source_length,
-            return_token_type_ids=settings.token_types,
-        )
+        features = tokenize(settings, batch["source"], max_length=settings.max_source_length)
         targets = tokenizer(
             text_target=[target if isinstance(target, str) else target[0] for target in batch["target"]],
             add_special_tokens=False,
@@ -281,16 +282,12 @@ def encode_stream(rows: datasets.Dataset, settings: Settings, split: str) -> dat
 
 def encode_masked(rows: datasets.Dataset, settings: Settings, split: str) -> datasets.Dataset:
     """Texts, to be masked anew in each epoch of training; masked once and for all in the other splits."""
+    if settings.tokenizer.mask_token is None:
+        raise InputError("tokenizer_name_or_path: the tokenizer has no mask token, which task masked-lm needs")
     encoded = encode_texts(
         rows,
         settings,
-        lambda batch: settings.tokenizer(
-            batch["text"],
-            truncation=True,
-            max_length=settings.max_length,
-            return_token_type_ids=settings.token_types,
-            return_special_tokens_mask=True,
-        ),
+        lambda batch: tokenize(settings, batch["text"], return_special_tokens_mask=True),
     )
     if split == "train":
         return encoded

@@ -1,0 +1,731 @@
+"""The command line, from the user's files to what stands in the output directory, or to an error in one line."""
+
+import csv
+import dataclasses
+import functools
+import gc
+import gzip
+import importlib.metadata
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import safetensors.torch
+import torch
+import transformers
+import yaml
+from transformers import AutoConfig, AutoTokenizer, Seq2SeqTrainingArguments
+
+from seqblend import FAMILIES
+from seqblend.train import main, prepare
+from seqblend.training.arguments import parse_arguments
+from seqblend.training.models import ARCHITECTURES
+from seqblend.training.tasks import TASKS
+
+ROOT = Path(__file__).parent.parent
+CLASSIFY, TAG, TRANSLATE = "sequence-classification", "token-classification", "seq2seq-lm"
+SMALL = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=16"
+OPTIONS = {
+    "task": CLASSIFY,
+    "tokenizer_type": "char",
+    "config_overrides": SMALL,
+    "max_length": 16,
+    "max_steps": 1,
+    "save_strategy": "no",
+    "disable_tqdm": True,
+    "use_cpu": True,
+}
+ROWS = {
+    CLASSIFY: [{"text": f"row {i} " + "ab"[i % 2] * i, "label": "xy"[i % 2]} for i in range(5)],
+    TAG: [{"tokens": ["a", "bc", "d"][: 1 + i % 3], "tags": ["O", "B-x", "I-x"][: 1 + i % 3]} for i in range(5)],
+    TRANSLATE: [{"source": "ab" * i, "target": "ba" * i} for i in range(5)],
+    "causal-lm": [{"text": f"line {i}"} for i in range(5)],
+    "masked-lm": [{"text": f"line {i}"} for i in range(5)],
+}
+PAIRS = [{"text": f"row {i}", "text_pair": "b", "label": i / 2} for i in range(5)]
+SEVERAL = [{"text": f"row {i}", "label": ["x", "y"][: i % 3]} for i in range(5)]
+SPLITS = ("train", "validation", "test")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_and_quiet():
+    """Imports are not gone through by each garbage collection; no progress bars between the lines of errors."""
+    gc.freeze()
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    yield
+    transformers.utils.logging.enable_progress_bar()
+    datasets.enable_progress_bars()
+    gc.unfreeze()
+
+
+def flags(output_dir, options):
+    """A command line; an option that is None is left out."""
+    options = {**OPTIONS, "output_dir": output_dir, **options}
+    return [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+
+
+def run(output_dir, **options):
+    assert main(flags(output_dir, options)) == 0
+    return output_dir
+
+
+def prepared(output_dir, **options):
+    return prepare(flags(output_dir, options))
+
+
+def from_model(path, **options):
+    """Options that start from a saved model."""
+    return {"model_name_or_path": path, "tokenizer_type": None, "config_overrides": None, **options}
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def predictions(directory):
+    return [json.loads(line) for line in (directory / "predictions.jsonl").read_text().splitlines()]
+
+
+def write(path, rows):
+    """The rows in the format that the name says; a list in a cell is written as JSON."""
+    kind = [suffix for suffix in path.suffixes if suffix != ".gz"][-1]
+    if kind == ".parquet":
+        buffer = io.BytesIO()
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows), buffer)
+        data = buffer.getvalue()
+    elif kind in (".csv", ".tsv"):
+        cells = [[cell if isinstance(cell, str) else json.dumps(cell) for cell in row.values()] for row in rows]
+        text = io.StringIO()
+        # Quotes are plain characters in .tsv.
+        style = {} if kind == ".csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None}
+        csv.writer(text, **style).writerows([list(rows[0]), *cells])
+        data = text.getvalue().encode()
+    else:
+        lines = [row["text"] if kind == ".txt" else json.dumps(row) for row in rows]
+        data = (json.dumps(rows) if kind == ".json" else "".join(f"{line}\n" for line in lines)).encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def files(directory, rows, splits=SPLITS, suffix=".jsonl"):
+    """Options that name the files of the splits, each with the same rows."""
+    return {f"{split}_file": write(directory / f"{split}{suffix}", rows) for split in splits}
+
+
+@pytest.fixture(scope="module")
+def model_of(tmp_path_factory):
+    """The directory of a model for a task, trained and tested on the task's rows."""
+
+    @functools.cache
+    def train(task):
+        root = tmp_path_factory.mktemp(task)
+        return run(root / "model", task=task, **files(root, ROWS[task], ["train", "test"]))
+
+    return train
+
+
+# --- What a run reads ---
+
+
+@pytest.mark.parametrize("compressed", ["", ".gz"])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".tsv", ".parquet"])
+def test_every_format_trains_and_predicts(suffix, compressed, tmp_path):
+    out = run(tmp_path / "out", task=TAG, **files(tmp_path, ROWS[TAG], suffix=suffix + compressed))
+    entries = predictions(out)
+    assert [entry["input"] for entry in entries] == [row["tokens"] for row in ROWS[TAG]]
+    assert [entry["reference"] for entry in entries] == [row["tags"] for row in ROWS[TAG]]
+
+
+@pytest.mark.parametrize("compressed", ["", ".gz"])
+def test_lines_of_text_train(compressed, tmp_path):
+    rows = ROWS["causal-lm"]
+    out = run(tmp_path / "out", task="causal-lm", **files(tmp_path, rows, suffix=".txt" + compressed))
+    assert read(out / "all_results.json")["train_samples"] == len(rows)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_columns_may_have_other_names(task, tmp_path):
+    rows = [{f"my {name}": value for name, value in row.items()} for row in ROWS[task]]
+    names = {f"{name}_column": f"my {name}" for name in ROWS[task][0]}
+    job = prepared(tmp_path / "out", task=task, **names, **files(tmp_path, rows, ["train"]))
+    assert job.rows["train"].to_list() == ROWS[task]
+
+
+def test_fewer_samples_may_be_taken(tmp_path):
+    job = prepared(tmp_path / "out", max_train_samples=4, max_eval_samples=2, **files(tmp_path, ROWS[CLASSIFY]))
+    assert {split: len(rows) for split, rows in job.encoded.items()} == {"train": 4, "validation": 2, "test": 2}
+
+
+def test_empty_texts_and_words_that_look_like_nothing_stay(tmp_path):
+    rows = [{"text": text, "label": label} for text in ("", "NA", "null", "None", "nan") for label in ("NA", "None")]
+    job = prepared(tmp_path / "out", **files(tmp_path, rows, ["train"], ".csv"))
+    assert job.rows["train"].to_list() == rows
+    assert job.settings.labels == ["NA", "None"] and len(job.encoded["train"]) == 10
+    job.run()
+
+
+def test_bare_quotes_in_tsv_keep_every_row(tmp_path):
+    texts = ['"open', 'close"', 'a "b" c', '"', '""']
+    path = tmp_path / "train.tsv"
+    path.write_text("text\tlabel\n" + "".join(f"{text}\t{i % 2}\n" for i, text in enumerate(texts)))
+    out = run(tmp_path / "out", train_file=path, test_file=path)
+    assert [entry["input"] for entry in predictions(out)] == texts
+
+
+# --- What a run writes ---
+
+FIGURES = {
+    CLASSIFY: {"accuracy", "macro_f1", "matthews_correlation"},
+    TAG: {"accuracy", "precision", "recall", "f1"},
+    TRANSLATE: {"bleu", "bleu_signature", "chrf", "chrf_signature", "exact_match"}
+    | {"word_error_rate", "character_error_rate"},
+    "causal-lm": {"perplexity"},
+    "masked-lm": {"perplexity"},
+}
+SPEEDS = {"runtime", "samples", "samples_per_second", "steps_per_second"}
+FACTS = {"command", "versions", "machine", "parameters"}
+CASES = {
+    **{task: (task, None, ROWS[task], FIGURES[task]) for task in TASKS},
+    "pairs": (CLASSIFY, "regression", PAIRS, {"pearson", "spearman", "mse"}),
+    "several": (CLASSIFY, "multi_label_classification", SEVERAL, {"micro_f1", "macro_f1", "subset_accuracy"}),
+}
+
+
+@pytest.mark.parametrize("task, problem_type, rows, figures", CASES.values(), ids=CASES.keys())
+def test_a_run_writes_what_the_examples_of_transformers_write(task, problem_type, rows, figures, tmp_path):
+    out = run(tmp_path / "out", task=task, problem_type=problem_type, **files(tmp_path, rows))
+    results = {name: read(out / f"{name}_results.json") for name in ("train", "eval", "test", "run", "all")}
+    # The Trainer's printer takes total_flos away.
+    assert set(results["train"]) - {"total_flos"} == {"epoch", "train_loss"} | {f"train_{name}" for name in SPEEDS}
+    for split in ("eval", "test"):
+        expected = {f"{split}_{name}" for name in SPEEDS | figures | {"loss"}}
+        assert set(results[split]) == expected | {"epoch"} & set(results[split])
+        assert results[split][f"{split}_samples"] == len(rows)
+    assert set(results["run"]) == FACTS
+    assert results["all"] == {key: value for part in list(results.values())[:-1] for key, value in part.items()}
+    assert read(out / "trainer_state.json")["global_step"] == 1
+    assert AutoTokenizer.from_pretrained(out)("a").input_ids
+    model = TASKS[task].auto_class.from_pretrained(out)
+    assert model.num_parameters() == results["all"]["parameters"]
+    code = {path.name for path in out.glob("*.py")}
+    expected = {f"{name}_results.json" for name in results} | {"trainer_state.json", "training_args.bin"}
+    expected |= {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    expected |= {"generation_config.json"} if model.can_generate() else set()
+    expected |= {"predictions.jsonl"} if TASKS[task].answer else set()
+    assert {path.name for path in out.iterdir()} - code == expected
+
+
+SCORES = {"x", "y"}
+ANSWERS = {
+    CLASSIFY: lambda entry: entry["prediction"] in SCORES and set(entry["scores"]) == SCORES,
+    TAG: lambda entry: len(entry["prediction"]) == len(entry["reference"]),
+    TRANSLATE: lambda entry: isinstance(entry["prediction"], str),
+    "pairs": lambda entry: isinstance(entry["prediction"], float),
+    "several": lambda entry: set(entry["prediction"]) <= SCORES and set(entry["scores"]) == SCORES,
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_predictions_are_one_object_a_row_in_order(name, tmp_path):
+    task, problem_type, rows, _ = CASES[name]
+    out = run(
+        tmp_path / "out",
+        task=task,
+        problem_type=problem_type,
+        per_device_eval_batch_size=2,
+        train_sampling_strategy="group_by_length",
+        **files(tmp_path, rows, ["train", "test"]),
+    )
+    entries = predictions(out)
+    inputs = [[row[name] for name in TASKS[task].inputs if name in row] for row in rows]
+    assert [entry["input"] for entry in entries] == [each[0] if len(each) == 1 else each for each in inputs]
+    assert [entry["reference"] for entry in entries] == [row[TASKS[task].reference] for row in rows]
+    keys = {"input", "prediction", "reference"} | ({"scores"} if name in (CLASSIFY, "several") else set())
+    assert all(set(entry) == keys and ANSWERS[name](entry) for entry in entries)
+
+
+@pytest.mark.parametrize("splits", [["train"], ["train", "validation"], ["train", "test"]])
+def test_splits_that_do_not_exist_are_skipped(splits, tmp_path):
+    out = run(tmp_path / "out", **files(tmp_path, ROWS[CLASSIFY], splits))
+    written = {name for name in ("train", "eval", "test") if (out / f"{name}_results.json").exists()}
+    assert written == {{"validation": "eval"}.get(split, split) for split in splits}
+    assert (out / "predictions.jsonl").exists() == ("test" in splits)
+
+
+@pytest.mark.parametrize("task", [CLASSIFY, TAG, TRANSLATE])
+def test_a_saved_model_predicts_what_it_did_when_it_was_trained(task, model_of, tmp_path):
+    files_of_test = files(tmp_path, ROWS[task], ["test"])
+    out = run(tmp_path / "out", task=task, **from_model(model_of(task)), **files_of_test)
+    assert predictions(out) == predictions(model_of(task))
+    expected = {"predictions.jsonl", "test_results.json", "run_results.json", "all_results.json"}
+    assert {path.name for path in out.iterdir()} == expected
+
+
+def test_the_best_model_is_saved(tmp_path):
+    """The best one by a metric of ours; a checkpoint is a complete model."""
+    options = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 3}
+    options |= {"load_best_model_at_end": True, "metric_for_best_model": "accuracy", "learning_rate": 0.5}
+    out = run(tmp_path / "out", **options, **files(tmp_path, ROWS[CLASSIFY]))
+    best = Path(read(out / "trainer_state.json")["best_model_checkpoint"])
+    assert (best / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+    assert TASKS[CLASSIFY].auto_class.from_pretrained(best).config.id2label == {0: "x", 1: "y"}
+
+
+def test_a_run_resumes_exactly(tmp_path):
+    options = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 2}
+    options |= {"task": "masked-lm", **files(tmp_path, ROWS["masked-lm"], ["train"])}
+    out = run(tmp_path / "out", **options)
+    whole = (out / "model.safetensors").read_bytes()
+    shutil.rmtree(out / "checkpoint-4")
+    (out / "model.safetensors").unlink()
+    run(out, resume_from_checkpoint=True, **options)
+    assert (out / "model.safetensors").read_bytes() == whole
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, capsys):
+    options = {"save_strategy": "steps", "save_steps": 1, **files(tmp_path, ROWS[CLASSIFY], ["train"])}
+    out = run(tmp_path / "out", **options)
+    capsys.readouterr()
+    options |= {"config_overrides": f"{SMALL},position_type=learned", "resume_from_checkpoint": out / "checkpoint-1"}
+    assert main(flags(out, options)) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1 and "model.embed_positions.weight" in error[0]
+
+
+# --- Options ---
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".yml", ".json"])
+def test_flags_win_over_the_file(suffix, tmp_path):
+    settings = {"task": CLASSIFY, "max_steps": 7, "learning_rate": "2e-3", "seed": 5, "bf16": None, "eval_steps": 0.5}
+    settings |= {"train_file": "a.csv", "lr_scheduler_kwargs": {"num_cycles": 2}, "include_for_metrics": ["loss"]}
+    path = tmp_path / f"run{suffix}"
+    path.write_text(json.dumps(settings) if suffix == ".json" else yaml.safe_dump(settings))
+    _, data, training = parse_arguments([str(path), "--max_steps", "3", "--train_file", "b.csv"])
+    assert (data.task, data.train_file) == (CLASSIFY, "b.csv")
+    assert (training.max_steps, training.learning_rate, training.seed, training.eval_steps) == (3, 2e-3, 5, 0.5)
+    assert training.lr_scheduler_kwargs == {"num_cycles": 2} and training.include_for_metrics == ["loss"]
+
+
+def test_overrides_in_a_file_may_be_a_mapping(tmp_path):
+    path = tmp_path / "run.yaml"
+    overrides = {"hidden_size": 16, "layer_types": ["full_attention", "sliding_attention"], "num_hidden_layers": 2}
+    path.write_text(yaml.safe_dump({"config_overrides": {**overrides, "sliding_window": 3}}))
+    options = {"config_overrides": None, **files(tmp_path, ROWS[CLASSIFY], ["train"])}
+    config = prepare([str(path), *flags(tmp_path / "out", options)]).model.config
+    assert (config.hidden_size, config.layer_types[1], config.sliding_window) == (16, "sliding_attention", 3)
+
+
+# What is not "1", "x" or true: flags that need a value of some form. What asks for other hardware or packages is None.
+VALUES = {
+    "report_to": "none",
+    "lr_scheduler_kwargs": '{"num_cycles": 2}',
+    "gradient_checkpointing_kwargs": '{"use_reentrant": false}',
+    "activation_checkpointing_kwargs": '{"use_reentrant": false}',
+    "accelerator_config": '{"split_batches": true}',
+    "include_for_metrics": "inputs",
+    "include_num_input_tokens_seen": "true",
+    "label_names": "labels",
+    "dataloader_pin_memory": "false",
+    "log_level": "info",
+    "log_level_replica": "info",
+    "ddp_backend": "gloo",
+    "dataloader_multiprocessing_context": "fork",
+    "train_sampling_strategy": "sequential",
+    "debug": "underflow_overflow",
+    "local_rank": "-1",
+    "warmup_steps": "10",
+    "dataloader_prefetch_factor": None,
+    "load_best_model_at_end": None,
+    "generation_config": None,
+    "resume_from_checkpoint": None,
+    **dict.fromkeys(["deepspeed", "fsdp", "fsdp_config", "parallelism_config", "tf32", "liger_kernel_config"]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+def test_every_flag_of_the_training_arguments_is_taken():
+    for field in dataclasses.fields(Seq2SeqTrainingArguments):
+        members = list(getattr(field.type, "__members__", {}).values())
+        if field.type in (bool, bool | None):
+            value = "true"
+        else:
+            value = members[1].value if members else "x" if "str" in str(field.type) else "1"
+        value = VALUES.get(field.name, value)
+        if value is not None:
+            arguments = parse_arguments([f"--{field.name}", value, "--use_cpu", "true"])[2]
+            taken = getattr(arguments, field.name)
+            assert field.name in VALUES or str(getattr(taken, "value", taken)).lower() in (value, f"{value}.0"), field
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_eval_metrics": True},
+        {"eval_do_concat_batches": False},
+        {"include_for_metrics": "inputs"},
+        {"label_names": "label"},
+        {"remove_unused_columns": False},
+        {"activation_checkpointing": True},
+        {"eval_accumulation_steps": 1},
+        {"predict_with_generate": True},
+    ],
+    ids=str,
+)
+def test_flags_about_how_change_no_prediction(options, model_of, tmp_path):
+    out = run(tmp_path / "out", **options, **files(tmp_path, ROWS[CLASSIFY], ["train", "test"]))
+    assert predictions(out) == predictions(model_of(CLASSIFY))
+
+
+def test_with_the_loss_alone_there_are_no_predictions(tmp_path):
+    out = run(tmp_path / "out", prediction_loss_only=True, **files(tmp_path, ROWS[CLASSIFY]))
+    assert "test_loss" in read(out / "test_results.json") and not (out / "predictions.jsonl").exists()
+
+
+def test_label_smoothing_moves_into_the_model(tmp_path):
+    job = prepared(tmp_path / "out", label_smoothing_factor=0.25, **files(tmp_path, ROWS[CLASSIFY], ["train"]))
+    assert job.model.config.label_smoothing == 0.25
+    assert job.trainer.args.label_smoothing_factor == 0 and job.trainer.label_smoother is None
+
+
+def test_a_secret_is_not_written(tmp_path):
+    out = run(tmp_path / "out", hub_token="hf_secret", **files(tmp_path, ROWS[CLASSIFY], ["train"]))
+    assert not [path for path in out.glob("*.json") if "hf_secret" in path.read_text()]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_architecture_does_the_tasks_that_it_has_a_head_for(task, architecture, tmp_path, capsys):
+    options = {"task": task, "architecture": architecture, **files(tmp_path, ROWS[task], ["train"])}
+    heads = FAMILIES[ARCHITECTURES[architecture]]
+    if TASKS[task].auto_class in heads:
+        assert type(prepared(tmp_path / "out", **options).model) is heads[TASKS[task].auto_class]
+    else:
+        assert main(flags(tmp_path / "out", options)) == 2
+        error = capsys.readouterr().err
+        assert f"{architecture} has no head for task {task}" in error and TASKS[task].architecture in error
+
+
+def test_lengths_of_learned_positions_are_those_of_the_task(tmp_path):
+    """A sequence-to-sequence model has a source and a target, and nothing of max_length."""
+    overrides = f"{SMALL},position_type=learned,max_position_embeddings=16"
+    options = {"task": TRANSLATE, "max_length": 512, "max_source_length": 16, "max_target_length": 16}
+    run(tmp_path / "out", config_overrides=overrides, **options, **files(tmp_path, ROWS[TRANSLATE]))
+
+
+# --- From a saved model ---
+
+
+@pytest.mark.parametrize(
+    "source, task, rows, dropped, new",
+    [
+        ("masked-lm", CLASSIFY, ROWS[CLASSIFY], "head.dense.weight head.norm.weight", "score.bias score.weight"),
+        (CLASSIFY, TAG, ROWS[TAG], "score.bias score.weight", "classifier.bias classifier.weight"),
+        (CLASSIFY, "masked-lm", ROWS["masked-lm"], "score.bias score.weight", "head.dense.weight head.norm.weight"),
+        (CLASSIFY, CLASSIFY, [{"text": "a", "label": c} for c in "xyz"], "", "score.bias score.weight"),
+        (CLASSIFY, CLASSIFY, ROWS[CLASSIFY], "", ""),
+        ("causal-lm", CLASSIFY, ROWS[CLASSIFY], "", "score.bias score.weight"),
+        (TRANSLATE, TAG, ROWS[TAG], "", "classifier.bias classifier.weight"),
+    ],
+)
+def test_a_head_starts_from_the_model_of_another(source, task, rows, dropped, new, model_of, tmp_path, caplog):
+    path = model_of(source)
+    job = prepared(tmp_path / "out", task=task, **from_model(path), **files(tmp_path, rows, ["train"]))
+    messages = [message for message in caplog.messages if message.startswith("Of ")]
+    expected = {"starts anew": new, "is dropped": dropped}
+    assert messages == [f"Of {path}, {what}: {', '.join(names.split())}" for what, names in expected.items() if names]
+    state = job.model.state_dict()
+    saved = safetensors.torch.load_file(path / "model.safetensors")
+    shared = set(saved) - set(dropped.split()) - set(new.split())
+    assert shared and all(torch.equal(state[name], saved[name]) for name in shared)
+    assert set(state) - shared - set(new.split()) <= {
+        name for name in state if "embed_tokens" in name or name == "lm_head.weight"
+    }
+    job.run()
+
+
+@pytest.mark.parametrize("damage", ["missing", "renamed", "of another shape"])
+def test_weights_that_do_not_fit_are_refused(damage, model_of, tmp_path, capsys):
+    model, name = shutil.copytree(model_of(CLASSIFY), tmp_path / "model"), "model.layers.0.mlp.up_proj.weight"
+    tensors = safetensors.torch.load_file(model / "model.safetensors")
+    tensor = tensors.pop(name)
+    if damage == "renamed":
+        tensors["model.layers.0.mlp.upper.weight"] = tensor
+    if damage == "of another shape":
+        tensors[name] = tensor[1:].clone()
+    safetensors.torch.save_file(tensors, model / "model.safetensors", {"format": "pt"})
+    options = {**from_model(model), **files(tmp_path, ROWS[CLASSIFY], ["train"])}
+    words = ["model_name_or_path", str(model), name, "missing" if damage == "renamed" else damage]
+    assert_refused(tmp_path, options, words, capsys)
+
+
+def test_class_weights_do_not_pass_to_other_labels(tmp_path, caplog):
+    weighted = f"{SMALL},class_weights=[1,2]"
+    model = run(tmp_path / "a", config_overrides=weighted, **files(tmp_path, ROWS[CLASSIFY], ["train"]))
+    same = prepared(tmp_path / "b", **from_model(model), **files(tmp_path, ROWS[CLASSIFY], ["train"]))
+    assert same.model.config.class_weights == [1, 2]
+    other = prepared(tmp_path / "c", task=TAG, **from_model(model), **files(tmp_path, ROWS[TAG], ["train"]))
+    assert other.model.config.class_weights is None and "class_weights" in caplog.text
+
+
+def test_overrides_change_a_saved_model_and_its_parts(model_of, tmp_path):
+    options = from_model(model_of(TRANSLATE), config_overrides="hidden_dropout=0.3,label_smoothing=0.2")
+    config = prepared(tmp_path / "out", task=TRANSLATE, **options, **files(tmp_path, ROWS[TRANSLATE])).model.config
+    assert config.encoder.hidden_dropout == config.decoder.hidden_dropout == 0.3 and config.label_smoothing == 0.2
+
+
+def test_the_order_of_a_models_labels_stays(model_of, tmp_path):
+    model = shutil.copytree(model_of(CLASSIFY), tmp_path / "model")
+    config = AutoConfig.from_pretrained(model)
+    config.id2label, config.label2id = {0: "y", 1: "x"}, {"y": 0, "x": 1}
+    config.save_pretrained(model)
+    job = prepared(tmp_path / "out", **from_model(model), **files(tmp_path, ROWS[CLASSIFY]))
+    assert job.settings.labels == ["y", "x"] and job.model.config.id2label == {0: "y", 1: "x"}
+
+
+def test_without_training_the_labels_are_the_models(model_of, tmp_path):
+    """A training file with other labels must not replace the head that is evaluated."""
+    train = write(tmp_path / "train.jsonl", [{"text": "a", "label": label} for label in "xyz"])
+    test = write(tmp_path / "test.jsonl", ROWS[CLASSIFY])
+    options = from_model(model_of(CLASSIFY), train_file=train, test_file=test, do_predict=True)
+    assert predictions(run(tmp_path / "out", **options)) == predictions(model_of(CLASSIFY))
+
+
+# --- Bad input ---
+
+
+def assert_refused(directory, options, words, capsys):
+    """One line names what is wrong; nothing is written."""
+    before = sorted(directory.rglob("*"))
+    capsys.readouterr()
+    assert main(flags(directory / "out", options)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    assert not [word for word in words if word not in lines[0]], lines[0]
+    assert sorted(directory.rglob("*")) == before
+
+
+TRAIN = "train.jsonl"
+REFUSED = {
+    # Names and values.
+    "task": ({"task": "seq2seqlm"}, ["task 'seq2seqlm'", "nearest first: seq2seq-lm, ", *TASKS]),
+    "no task": ({"task": None}, ["task", *TASKS]),
+    "architecture": (
+        {"architecture": "encodr"},
+        ["architecture 'encodr'", "nearest first: encoder, ", *ARCHITECTURES],
+    ),
+    "recipe": ({"recipe": "brt"}, ["recipe", "'brt'", "nearest first: bert, default"]),
+    "option": ({"config_overrides": "hiden_size=3"}, ["'hiden_size'", "nearest first: hidden_size, ", "norm_type"]),
+    "choice": ({"config_overrides": "norm_type=rmsnrm"}, ["norm_type", "rmsnrm", "'layernorm'", "'rmsnorm'"]),
+    "activation": ({"config_overrides": "hidden_act=gellu"}, ["hidden_act", "'gellu'", "nearest first: gelu, "]),
+    "number": ({"config_overrides": "hidden_size=big"}, ["hidden_size", "'big'"]),
+    "range": ({"config_overrides": "hidden_dropout=1.5"}, ["hidden_dropout", "1.5", "[0, 1)"]),
+    "overrides": ({"config_overrides": "big"}, ["config_overrides", "'big'", "NAME=VALUE"]),
+    "labels": ({"config_overrides": "num_labels=7"}, ["config_overrides", "num_labels"]),
+    "flag": ({"max_lenght": 3}, ["'max_lenght'", "nearest first: max_length, "]),
+    "flag's choice": ({"eval_strategy": "stps"}, ["eval_strategy 'stps'", "nearest first: steps, ", "epoch", "no"]),
+    "flag's number": ({"max_steps": "many"}, ["max_steps", "'many'"]),
+    "problem type": ({"problem_type": "regresion"}, ["problem_type", "'regresion'", "valid are regression, "]),
+    "tokenizer": ({"tokenizer_type": "bpe"}, ["tokenizer_type", "'bpe'", "valid are byte-bpe, ", "char"]),
+    "normalization": ({"tokenizer_normalization": "nfx"}, ["normalization", "'nfx'", "valid are nfc, "]),
+    # A configuration that cannot be.
+    "heads": (
+        {"config_overrides": "hidden_size=30,num_attention_heads=4"},
+        ["hidden_size=30", "num_attention_heads=4"],
+    ),
+    "key-value heads": (
+        {"config_overrides": "num_attention_heads=2,num_key_value_heads=4"},
+        ["num_key_value_heads=4", "num_attention_heads=2"],
+    ),
+    "window": ({"config_overrides": f"{SMALL},sliding_window=4"}, ["sliding_window=4", "layer_types"]),
+    "positions": (
+        {"config_overrides": f"{SMALL},position_type=learned,max_position_embeddings=8"},
+        ["max_length: 16", "max_position_embeddings=8"],
+    ),
+    "class weights": ({"config_overrides": "class_weights=[1]"}, ["class_weights", "num_labels=2"]),
+    "vocabulary": ({"config_overrides": "vocab_size=6"}, ["vocab_size=6", "tokenizer"]),
+    "smoothing": ({"label_smoothing_factor": 1.5}, ["label_smoothing", "1.5", "[0, 1)"]),
+    "trained vocabulary": ({"vocab_size": 6}, ["vocab_size: 6", "char"]),
+    # Files.
+    "no file": ({"train_file": "trian.jsonl"}, ["trian.jsonl: no such file"]),
+    "suffix": ({"train_file": ("a.xlsx", "x")}, ["a.xlsx", "'.xlsx'", ".jsonl", ".parquet"]),
+    "empty": ({"train_file": ("a.jsonl", "")}, ["a.jsonl", "empty"]),
+    "no rows": ({"train_file": ("a.csv", "text,label\n")}, ["a.csv", "no rows"]),
+    "broken jsonl": (
+        {"train_file": ("a.jsonl", '{"text": "a", "label": "x"}\n{"text"\n')},
+        ["a.jsonl: row 2", "JSON"],
+    ),
+    "broken json": ({"train_file": ("a.json", '[{"text": "a", "label": "x"}, {"text"]')}, ["a.json: row 2", "JSON"]),
+    "broken csv": ({"train_file": ("a.csv", "text,label\na,x\nb\n")}, ["a.csv: row 2", "1 columns", "2"]),
+    "broken tsv": ({"train_file": ("a.tsv", "text\tlabel\na\tx\tz\n")}, ["a.tsv: row 1", "3 columns", "2"]),
+    "broken parquet": ({"train_file": ("a.parquet", "no")}, ["a.parquet", "Parquet"]),
+    "broken gzip": ({"train_file": ("a.jsonl.gz", "no")}, ["a.jsonl.gz", "gzip"]),
+    "value": ({"train_file": ("a.jsonl", '{"text": 3, "label": "x"}\n')}, ["a.jsonl: row 1: column 'text'", "3"]),
+    "column": (
+        {"text_column": "txt"},
+        [f"{TRAIN}: no column 'txt' (--text_column)", "present: 'text', 'label'"],
+    ),
+    "tags": (
+        {"task": TAG, "train_file": ("a.jsonl", '{"tokens": ["a", "b"], "tags": ["X"]}\n')},
+        ["a.jsonl: row 1: 2 tokens, but 1 tags"],
+    ),
+    "label in validation": (
+        {"validation_file": ("v.jsonl", '{"text": "a", "label": "x"}\n{"text": "a", "label": "z"}\n')},
+        ["v.jsonl: row 2: label 'z'", "training"],
+    ),
+    "label in test": ({"test_file": ("t.csv", "text,label\na,z\n")}, ["t.csv: row 1: label 'z'", "training"]),
+    "tag in test": (
+        {
+            "task": TAG,
+            "train_file": ("a.jsonl", '{"tokens": ["a"], "tags": ["X"]}\n'),
+            "test_file": ("t.jsonl", '{"tokens": ["a"], "tags": ["Y"]}\n'),
+        },
+        ["t.jsonl: row 1: label 'Y'"],
+    ),
+    "float label": (
+        {"train_file": ("a.jsonl", '{"text": "a", "label": 0.5}\n')},
+        ["a.jsonl: row 1: column 'label'", "0.5", "--problem_type regression"],
+    ),
+    "float cell": (
+        {"train_file": ("a.csv", "text,label\na,0.5\n")},
+        ["a.csv: row 1: column 'label'", "0.5", "--problem_type regression"],
+    ),
+    "one class": ({"train_file": ("a.csv", "text,label\na,x\nb,x\n")}, ["a.csv", "'x'"]),
+    "no data": ({"train_file": None}, ["train_file"]),
+    "two data": ({"dataset_name": "dates"}, ["dataset_name", "train_file"]),
+    "data set": ({"train_file": None, "dataset_name": "no/such"}, ["dataset_name", "'no/such'"]),
+    "one token": ({"task": "causal-lm", "validation_file": ("v.txt", "\n")}, ["validation", "1 token"]),
+    # What does not go together, or would stop the run later.
+    "no head": (
+        {"task": "masked-lm", "architecture": "decoder"},
+        ["decoder has no head for task masked-lm", "encoder"],
+    ),
+    "problem": ({"task": "masked-lm", "problem_type": "regression"}, ["problem_type", "masked-lm"]),
+    "no validation split": ({"do_eval": True}, ["do_eval", "validation"]),
+    "no test split": ({"do_predict": True}, ["do_predict", "test"]),
+    "nothing to evaluate on": ({"eval_strategy": "epoch"}, ["eval_strategy: epoch", "validation"]),
+    "length": ({"max_length": 1}, ["max_length", "2 or more"]),
+    "samples": ({"max_train_samples": 0}, ["max_train_samples", "0"]),
+    "batch": ({"per_device_train_batch_size": 0}, ["per_device_train_batch_size", "0"]),
+    "accumulation": ({"gradient_accumulation_steps": 0}, ["gradient_accumulation_steps", "0"]),
+    "output": ({"output_dir": ("file", "")}, ["output_dir", "is a file"]),
+    "checkpoint": ({"resume_from_checkpoint": "no/such"}, ["resume_from_checkpoint", "no/such"]),
+    "no checkpoint": ({"resume_from_checkpoint": True}, ["resume_from_checkpoint", "output_dir"]),
+    "generation": ({"generation_config": "no/such/dir"}, ["generation_config", "no/such/dir"]),
+    "package": ({"deepspeed": "a.json"}, ["deepspeed"]),
+    "no model": ({**from_model("no/such")}, ["model_name_or_path: 'no/such'"]),
+    "no model to test": ({**from_model("no/such"), "train_file": None}, ["no data"]),
+    "no tokenizer": ({"tokenizer_name_or_path": "./no", "tokenizer_type": None}, ["tokenizer_name_or_path", "./no"]),
+    "two models": ({**from_model("no/such"), "recipe": "bert"}, ["recipe", "model_name_or_path"]),
+    "two tokenizers": ({"model_name_or_path": "no/such"}, ["tokenizer_type", "tokenizer_name_or_path"]),
+}
+
+
+def in_directory(directory, options):
+    """Write the files that stand in options as name and content."""
+    for name, content in (value for value in options.values() if isinstance(value, tuple)):
+        (directory / name).write_text(content)
+    return {name: directory / value[0] if isinstance(value, tuple) else value for name, value in options.items()}
+
+
+@pytest.mark.parametrize("options, words", REFUSED.values(), ids=REFUSED.keys())
+def test_bad_input_is_refused_in_one_line(options, words, tmp_path, capsys):
+    options = {"train_file": write(tmp_path / TRAIN, ROWS[CLASSIFY]), **in_directory(tmp_path, options)}
+    assert_refused(tmp_path, options, words, capsys)
+
+
+def test_values_of_an_option_are_listed_nearest_first(tmp_path, capsys):
+    options = {"config_overrides": "norm_type=rmsnrm", **files(tmp_path, ROWS[CLASSIFY], ["train"])}
+    assert main(flags(tmp_path / "out", options)) == 2
+    error = capsys.readouterr().err
+    assert error.index("'rmsnorm'") < error.index("'layernorm'")
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"architecture": "decoder"}, ["architecture: decoder", "encoder"]),
+        ({"task": "causal-lm"}, ["encoder has no head for task causal-lm", "decoder"]),
+        ({"config_overrides": "hidden_size=32"}, ["of another shape", "model.embed_tokens.weight"]),
+        ({"config_overrides": "hiden_size=32"}, ["'hiden_size'", "nearest first: hidden_size, "]),
+        ({"config_overrides": "hidden_dropout=7"}, ["hidden_dropout", "7"]),
+        ({"config_overrides": "sliding_window=4"}, ["sliding_window=4"]),
+        ({"train_file": None, "test_file": ("t.jsonl", '{"text": "a", "label": "z"}\n')}, ["row 1: label 'z'"]),
+    ],
+    ids=str,
+)
+def test_what_a_saved_model_cannot_do_is_refused(options, words, model_of, tmp_path, capsys):
+    options = {"train_file": write(tmp_path / TRAIN, ROWS[CLASSIFY]), **in_directory(tmp_path, options)}
+    assert_refused(tmp_path, from_model(model_of(CLASSIFY), **options), words, capsys)
+
+
+def test_a_model_without_weights_and_one_with_too_few_tokens_are_refused(model_of, tmp_path, capsys):
+    options = files(tmp_path, ROWS[CLASSIFY], ["train"])
+    larger = run(tmp_path / "larger", task="causal-lm", tokenizer_type="byte-bpe", **options)
+    words = ["model_name_or_path", "vocab_size=", "tokenizer"]
+    assert_refused(tmp_path, from_model(model_of(CLASSIFY), tokenizer_name_or_path=larger, **options), words, capsys)
+    model = shutil.copytree(model_of(CLASSIFY), tmp_path / "model")
+    (model / "model.safetensors").unlink()
+    assert_refused(tmp_path, from_model(model, **options), ["model_name_or_path", str(model)], capsys)
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("a.yaml", "leraning_rate: 1\n", ["'leraning_rate'", "nearest first: learning_rate, "]),
+        ("a.yaml", "learning_rate: fast\n", ["learning_rate", "'fast'"]),
+        ("a.yaml", "eval_strategy: stps\n", ["eval_strategy", "'stps'", "nearest first: steps, "]),
+        ("a.yaml", "max_steps: [1, 2]\n", ["max_steps", "a list"]),
+        ("a.yaml", "task: [causal-lm]\n", ["task", "a list"]),
+        ("a.yaml", "max_length: 1.5\n", ["max_length", "'1.5'"]),
+        ("a.yaml", "- a\n", ["options and their values"]),
+        ("a.yaml", "a: [\n", ["line 2"]),
+        ("a.json", "{", ["line 1"]),
+        ("a.toml", "", [".yaml", ".json"]),
+        ("a.yaml", None, ["No such file"]),
+    ],
+)
+def test_a_bad_file_of_options_is_refused(name, content, words, tmp_path, capsys):
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content)
+    assert main([str(path), *flags(tmp_path / "out", {"task": None, "max_steps": None, "max_length": None})]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and not [word for word in [str(path), *words] if word not in lines[0]], lines
+    assert not (tmp_path / "out").exists()
+
+
+# --- As a program ---
+
+
+def test_it_starts_as_a_script_and_as_a_module(tmp_path):
+    """Each in a process of its own, both at once."""
+    options = flags(tmp_path / "out", files(tmp_path, ROWS[CLASSIFY]))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    commands = [[str(ROOT / "train.py"), *options], ["-m", "seqblend.train", "--task", "no-task"]]
+    processes = [
+        subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment)
+        for command in commands
+    ]
+    errors = [process.communicate(timeout=200)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 2], errors
+    assert len(predictions(tmp_path / "out")) == len(ROWS[CLASSIFY])
+    assert errors[1].startswith("error: unknown task 'no-task'") and len(errors[1].splitlines()) == 1
+
+
+def test_it_is_installed_as_a_command(capsys):
+    (command,) = importlib.metadata.entry_points(group="console_scripts", name="seqblend-train")
+    assert command.load() is main
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    help_text = capsys.readouterr().out
+    assert stopped.value.code == 0 and "--config_overrides" in help_text and "--learning_rate" in help_text
