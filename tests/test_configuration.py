@@ -20,6 +20,7 @@ from conftest import (
     tiny_model,
 )
 from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from seqblend import (
@@ -457,6 +458,19 @@ def test_dropouts(config_class, field):
     assert torch.equal(without.train()(**batch).logits, without.eval()(**batch).logits)
     first, second = (model.train()(**batch).logits for _ in range(2))
     assert differ(first, second)
+
+
+@every_config
+def test_every_dropout_acts(config_class):
+    """Each on its own: of embeddings, of each block's output, before the projection."""
+    model = tiny_model(CLASSIFIER[config_class], hidden_dropout=0.5, classifier_dropout=0.5).train()
+    batch = padded(draw(CLASSIFIER[config_class], [9, 6], labels=False))
+    dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
+    assert len(dropouts) == 1 + (1 + SIZES["num_hidden_layers"]) * (2 if config_class is WHOLE else 1)
+    for acting in dropouts:
+        for dropout in dropouts:
+            dropout.p = 0.5 if dropout is acting else 0.0
+        assert differ(model(**batch).logits, model(**batch).logits)
 
 
 @every_config

@@ -78,7 +78,7 @@ def test_rows_without_a_token(model_class, attention):
     """They give no NaN, neither forward nor backward, and do not change the others."""
     model = tiny_model(model_class, attention)
     rows = draw(model_class, LENGTHS)
-    for empty, asked in product(([0], [0, 1, 2]), ({}, DENSE)):
+    for empty, asked in product(([0], [2], [0, 1, 2]), ({}, DENSE)):
         batch = padded(rows)
         for name, tensor in batch.items():
             if name.endswith("attention_mask"):

@@ -33,7 +33,7 @@ class MaskingCollator(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by BlendTrainer, as the other callbacks are."""
-        pass
+        self.epoch = int(state.epoch)
 
     def __call__(self, features: Features) -> dict[str, torch.Tensor]:
         """Rows with input_ids, and perhaps labels, give a batch of input_ids, attention_mask and labels (B, T)."""
