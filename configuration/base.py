@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from difflib import get_close_matches
 from itertools import cycle, islice
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from huggingface_hub.dataclasses import validated_field
 from transformers.activations import ACT2FN
@@ -69,6 +69,7 @@ class RecipeConfig(PreTrainedConfig):
         """
         recipe = cls.recipe(name)
         cls.check_names(overrides, cls.options())
+        cls.check_choices(overrides)
         settings = {**recipe, **overrides}
         if "layer_types" in recipe and "layer_types" not in overrides:
             # A recipe's pattern of layers goes on for as many as there are.
@@ -94,6 +95,14 @@ class RecipeConfig(PreTrainedConfig):
         for name in names:
             if name not in valid:
                 raise ValueError(unknown(f"option of {cls.__name__}", name, sorted(valid)))
+
+    @classmethod
+    def check_choices(cls, settings: dict[str, Any]) -> None:
+        """Raises ValueError for a value that is not among a field's alternatives, which it lists nearest first."""
+        for f in fields(cls):
+            valid = list(get_args(f.type)) if get_origin(f.type) is Literal else []
+            if valid and settings.get(f.name, valid[0]) not in valid:
+                raise ValueError(unknown(f.name, str(settings[f.name]), valid))
 
 
 class BlendConfig(RecipeConfig):
@@ -212,7 +221,10 @@ class BlendConfig(RecipeConfig):
             known = ["default", *ROPE_INIT_FUNCTIONS]
             if self.rope_parameters["rope_type"] not in known:
                 raise ValueError(unknown("rope_type", self.rope_parameters["rope_type"], known))
-            super().validate_rope()
+            try:
+                super().validate_rope()
+            except KeyError as error:
+                raise ValueError(f"rope_parameters={self.rope_parameters}: {error.args[0]}") from error
         elif self.rope_parameters is not None:
             raise ValueError(f"rope_parameters={self.rope_parameters} needs position_type='rotary'")
 

@@ -1,5 +1,6 @@
 """The encoder-decoder: a decoder that also reads an encoder's output."""
 
+import copy
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -65,6 +66,10 @@ class BlendEncoderDecoderConfig(RecipeConfig):
                 setattr(self, name, part(**(value or {})))
             elif not isinstance(value, PreTrainedConfig):
                 raise ValueError(f"{name} must be a configuration, a dict or None, got {value!r}")
+            elif value.model_type != part.model_type:
+                raise ValueError(f"{name} must be a {part.model_type} configuration, got {value.model_type}")
+            else:
+                setattr(self, name, copy.deepcopy(value))
         if self.decoder.cross_attention_hidden_size is None:
             self.decoder.cross_attention_hidden_size = self.encoder.hidden_size
         # Tools look for them in the decoder's config (PreTrainedConfig.get_text_config), and in this one.
@@ -86,12 +91,14 @@ class BlendEncoderDecoderConfig(RecipeConfig):
         recipe = cls.recipe(name)
         cls.check_names(overrides, cls.options())
         own = super().options()
+        cls.check_choices(overrides)
         settings = {key: value for key, value in overrides.items() if key in own}
         of_parts = {key: value for key, value in overrides.items() if key not in own}
         for part, config_class in PARTS.items():
             common = {key: value for key, value in of_parts.items() if key in config_class.options()}
             changes = settings.get(part) or {}
             config_class.check_names(changes, config_class.options())
+            config_class.check_choices({**common, **changes})
             settings[part] = config_class(**{**recipe[part], **common, **changes})
         return cls(**settings)
 

@@ -69,7 +69,10 @@ class Stack(BlendPreTrainedModel):
         attention_mask: Any,
         position_ids: torch.Tensor | None,
         kwargs: dict[str, Any],
-        flat: bool | None = None,
+        *,
+        has_past: bool = False,
+        rows: bool = False,
+        flat: bool = False,
     ) -> Layout:
         """Choose the form in which the batch goes through the stack.
 
@@ -79,10 +82,12 @@ class Stack(BlendPreTrainedModel):
             attention_mask: (B, T or more) with 1 for real tokens; None for all; or what the mask functions made.
             position_ids: (B or 1, T); where they restart in a row, without a mask, another sequence begins.
             kwargs: those of the forward; what it says of sequences (`cu_seq_lens_q` …) is taken out.
-            flat: True or False where that is already decided.
+            has_past: there are tokens before these, in a cache.
+            rows: something asks for [B, T].
+            flat: what this is to be blended with is flat.
 
         Returns:
-            Flat where there is padding or there are several sequences in a row, and nothing asks for [B, T].
+            The caller's own flat form; or flat where there is padding and nothing asks for [B, T]; or padded.
 
         Raises:
             ValueError: both or neither of input_ids and inputs_embeds, a mask of another shape, a sequence too long.
@@ -94,28 +99,30 @@ class Stack(BlendPreTrainedModel):
         shape = (given.shape[0], given.shape[1])
         mask = attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2 else None
         kernel = self.config._attn_implementation
-        if kernel not in ROW_KERNELS + VARLEN_KERNELS or flat is False or self.wants_rows(kwargs):
-            return PaddedLayout(shape, mask, self.device)
+        if has_past or kernel not in ROW_KERNELS + VARLEN_KERNELS:
+            return PaddedLayout(shape, mask, given.device)
         if mask is not None and tuple(mask.shape) != shape:
             raise ValueError(f"attention_mask has shape {tuple(mask.shape)}, the input {shape}")
-        varlen = kernel in VARLEN_KERNELS
-        layout = self.given_layout(shape, position_ids if attention_mask is None else None, kwargs, varlen)
-        if layout is None and mask is not None and mask.any() and (flat or not mask.all()):
-            layout = FlatLayout.from_mask(mask.bool(), varlen)
-        elif layout is None and flat:
-            layout = FlatLayout.from_mask(torch.ones(shape, dtype=torch.bool, device=self.device), varlen)
-        self.check_length(shape[1] if layout is None else layout.max_length)
-        if layout is not None:
-            return layout
-        return PaddedLayout(shape, None if mask is None or mask.all() else mask, self.device)
+        varlen, traced = kernel in VARLEN_KERNELS, torch.compiler.is_compiling() or torch.jit.is_tracing()
+        layout = self.given_layout(
+            shape, None if traced or attention_mask is not None else position_ids, kwargs, varlen
+        )
+        if layout is not None or traced:
+            return layout or PaddedLayout(shape, mask, given.device)
+        padding = None if mask is None or mask.all() else mask.bool()
+        if (flat or padding is not None) and not rows and not self.records_states(kwargs):
+            # Where no token is real, there is nothing to take out either.
+            is_real = padding is not None and bool(padding.any())
+            all_real = torch.ones(shape, dtype=torch.bool, device=given.device)
+            layout = FlatLayout.from_mask(padding if is_real else all_real, varlen)
+        self.check_length(shape[1] if padding is None else int(padding.sum(-1).max()))
+        return layout or PaddedLayout(shape, padding, given.device)
 
-    def wants_rows(self, kwargs: dict[str, Any]) -> bool:
-        """Whether something asks for the padded form: weights or states of every layer, or a graph being traced."""
-        return (
+    def records_states(self, kwargs: dict[str, Any]) -> bool:
+        """Whether weights or states of every layer are asked for, which have the padded form."""
+        return bool(
             kwargs.get("output_attentions", self.config.output_attentions)
-            or bool(kwargs.get("output_hidden_states", self.config.output_hidden_states))
-            or torch.compiler.is_compiling()
-            or torch.jit.is_tracing()
+            or kwargs.get("output_hidden_states", self.config.output_hidden_states)
         )
 
     @staticmethod

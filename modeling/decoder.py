@@ -87,10 +87,15 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             ValueError: see Stack.enter; a missing or unexpected encoder_hidden_states.
         """
         self.check_source(encoder_hidden_states)
-        if use_cache and past_key_values is None and not self.training:
+        has_past, wants_cache = past_key_values is not None, bool(use_cache) and not self.training
+        layout = self.enter(
+            *(input_ids, inputs_embeds, attention_mask, position_ids, kwargs),
+            has_past=has_past,
+            rows=wants_cache,
+            flat=encoder_layout is not None and encoder_layout.is_flat,
+        )
+        if wants_cache and not has_past and not layout.is_flat:
             past_key_values = self.new_cache()
-        flat = False if past_key_values is not None else getattr(encoder_layout, "is_flat", None) or None
-        layout = self.enter(input_ids, inputs_embeds, attention_mask, position_ids, kwargs, flat)
         seen = 0 if past_key_values is None else past_key_values.get_seq_length()
         positions = self.positions(layout, position_ids, seen)
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
@@ -140,6 +145,9 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             mask = torch.ones(source.shape, device=states.device) if source.row_mask is None else source.row_mask
             source = FlatLayout.from_mask(mask.bool(), layout.varlen_kernel)
             states = source.unpad(states)
+        elif source.is_flat and not layout.is_flat:
+            states = source.repad(states)
+            source = PaddedLayout(tuple(states.shape[:2]), None, states.device)
         if layout.row_shape[0] != source.row_shape[0]:
             raise ValueError(f"{layout.row_shape[0]} target sequences for {source.row_shape[0]} source sequences")
         if layout.is_flat:

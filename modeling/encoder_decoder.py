@@ -22,6 +22,8 @@ from .encoder import BlendEncoderModel
 from .heads import ForSequenceClassification, ForTokenClassification, kept, recorded
 from .losses import IGNORE, token_loss
 
+STATES = ("output_attentions", "output_hidden_states")
+
 
 @dataclass
 class EncoderDecoderOutput(Seq2SeqModelOutput):
@@ -117,7 +119,8 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
         Raises:
             ValueError: see Stack.enter.
         """
-        caches = past_key_values is not None or bool(use_cache and not self.training)
+        # The parts have configs of their own, which know nothing of what this one asks for.
+        kwargs = {**{name: True for name in STATES if getattr(self.config, name)}, **kwargs}
         source: Any = BaseModelOutput(*encoder_outputs) if isinstance(encoder_outputs, tuple) else encoder_outputs
         if source is None:
             source = self.encoder(
@@ -126,7 +129,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
                 token_type_ids=token_type_ids,
                 position_ids=position_ids,
                 inputs_embeds=inputs_embeds,
-                repad=caches,
+                repad=False,
                 **source_kwargs(kwargs),
             )
         if decoder_input_ids is None and decoder_inputs_embeds is None:
@@ -212,9 +215,14 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, Genera
         """
         if labels is not None:
             use_cache = False
+            is_flat = decoder_position_ids is not None or "cu_seq_lens_q" in kwargs or "cu_seq_lens_k" in kwargs
             if decoder_input_ids is None and decoder_inputs_embeds is None:
+                if is_flat:
+                    raise ValueError(
+                        "a flattened batch needs decoder_input_ids: labels alone do not tell the sequences"
+                    )
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-            if decoder_attention_mask is None:
+            if decoder_attention_mask is None and not is_flat:
                 decoder_attention_mask = until_last(labels != IGNORE)
         outputs = self.model(
             input_ids=input_ids,

@@ -1,6 +1,5 @@
 """The parts of heads, and the two heads that are alike on all three architectures."""
 
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -52,8 +51,7 @@ def kept(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> tor
 
 def recorded(outputs: ModelOutput, output_class: type[ModelOutput]) -> dict[str, Any]:
     """Of a base model's outputs, those that `output_class` has a field for."""
-    names = {f.name for f in fields(output_class)}
-    return {name: value for name, value in outputs.items() if name in names}
+    return {name: value for name, value in outputs.items() if name in output_class.__dataclass_fields__}
 
 
 class ForSequenceClassification(PreTrainedModel):
@@ -88,9 +86,7 @@ class ForSequenceClassification(PreTrainedModel):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
-            use_cache=False,
-            repad=False,
-            **kwargs,
+            **{**kwargs, "use_cache": False, "repad": False},
         )
         pooled = pool(outputs.last_hidden_state, outputs.layout, self.config.pooling)
         logits = self.score(self.dropout(pooled))
@@ -132,9 +128,7 @@ class ForTokenClassification(PreTrainedModel):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
-            use_cache=False,
-            repad=False,
-            **kwargs,
+            **{**kwargs, "use_cache": False, "repad": False},
         )
         layout = outputs.layout
         logits = self.classifier(self.dropout(outputs.last_hidden_state))

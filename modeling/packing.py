@@ -6,7 +6,6 @@ across tokens does ask its layout: positions, attention and pooling.
 S sequences of at most L tokens; in the padded form S = B and L = T. Other letters as in attention.py.
 """
 
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,6 +29,8 @@ class PaddedLayout:
         self.device = device
         self.row_mask = None if attention_mask is None else attention_mask.bool()
         self.row_shape = shape
+        # Of the tokens given, without those in the cache, which are real; None: all.
+        self._real = None if self.row_mask is None else self.row_mask[:, -shape[1] :]
 
     def position_ids(self, seen: int | torch.Tensor) -> torch.Tensor:
         """Positions (B or 1, T) after the `seen` tokens of a cache: counted over real tokens, wherever padding is."""
@@ -59,35 +60,31 @@ class PaddedLayout:
         return {}
 
     def following(self, tensor: torch.Tensor, fill: int) -> torch.Tensor:
-        """For each place of the caller's (B, T) what stands after it, `fill` at the end; in the model's form."""
-        return functional.pad(tensor[:, 1:], (0, 1), value=fill)
-
-    @cached_property
-    def _real(self) -> torch.Tensor:
-        """Real tokens (B, T)."""
-        assert self.row_mask is not None
-        return self.row_mask[:, -self.shape[1] :]
+        """For each token of the caller's (B, T) what stands after it, `fill` at the end and for padding."""
+        after = functional.pad(tensor[:, 1:], (0, 1), value=fill)
+        return after if self._real is None else after.masked_fill(~self._real, fill)
 
     def first(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The first real token of each sequence: (B, T, E) to (B, E), zeros where there is none."""
-        if self.row_mask is None:
+        if self._real is None:
             return hidden_states[:, 0]
         return self._pick(hidden_states, self._real.int().argmax(-1))
 
     def last(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The last real token of each sequence: (B, T, E) to (B, E), zeros where there is none."""
-        if self.row_mask is None:
+        if self._real is None:
             return hidden_states[:, -1]
         return self._pick(hidden_states, self.shape[1] - 1 - self._real.flip(-1).int().argmax(-1))
 
     def mean(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The mean over the real tokens of each sequence: (B, T, E) to (B, E), zeros where there is none."""
-        if self.row_mask is None:
+        if self._real is None:
             return hidden_states.mean(1)
         weights = self._real.to(hidden_states.dtype)
         return torch.einsum("bte,bt->be", hidden_states, weights) / weights.sum(-1, keepdim=True).clamp(min=1)
 
     def _pick(self, hidden_states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        assert self._real is not None
         rows = torch.arange(len(hidden_states), device=hidden_states.device)
         return hidden_states[rows, index] * self._real.any(-1, keepdim=True).to(hidden_states.dtype)
 
@@ -119,6 +116,16 @@ class FlatLayout:
         self.indices = indices
         self.varlen_kernel = varlen_kernel
         self.row_shape = (len(cu_seq_lens) - 1, max_length)
+        # Tokens of each sequence, (S); of each token, (N): its sequence, its place in it, and its place in S · L.
+        self.lengths = torch.diff(cu_seq_lens)
+        device = cu_seq_lens.device
+        self.sequence_ids = torch.arange(len(self.lengths), device=device).repeat_interleave(self.lengths)
+        self._offsets = torch.arange(len(self.sequence_ids), device=device) - cu_seq_lens[self.sequence_ids].long()
+        self._slots: torch.Tensor | None = self.sequence_ids * max_length + self._offsets
+        # Real tokens of the rows, (S, L). Where every sequence fills its row there is nothing to mask or to move.
+        self.row_mask: torch.Tensor | None = torch.arange(max_length, device=device) < self.lengths[:, None]
+        if len(self._slots) == self.row_shape[0] * max_length:
+            self._slots = self.row_mask = None
 
     @classmethod
     def from_mask(cls, attention_mask: torch.Tensor, varlen_kernel: bool = False) -> "FlatLayout":
@@ -135,36 +142,6 @@ class FlatLayout:
         begin = begins.flatten().nonzero().flatten()
         lengths = torch.diff(begin, append=begin.new_tensor([position_ids.numel()])).int()
         return cls(starts(lengths), int(lengths.max()), tuple(position_ids.shape), None, varlen_kernel)
-
-    @cached_property
-    def lengths(self) -> torch.Tensor:
-        """Tokens of each sequence, (S)."""
-        return torch.diff(self.cu_seq_lens)
-
-    @cached_property
-    def sequence_ids(self) -> torch.Tensor:
-        """Which sequence each token belongs to, (N)."""
-        return torch.arange(len(self.lengths), device=self.lengths.device).repeat_interleave(self.lengths)
-
-    @cached_property
-    def _offsets(self) -> torch.Tensor:
-        """Each token's place in its sequence, (N)."""
-        begin = self.cu_seq_lens[self.sequence_ids].long()
-        return torch.arange(len(begin), device=begin.device) - begin
-
-    @cached_property
-    def _slots(self) -> torch.Tensor | None:
-        """Each token's place in S · L, (N); None where every sequence fills its row."""
-        if len(self.sequence_ids) == self.row_shape[0] * self.row_shape[1]:
-            return None
-        return self.sequence_ids * self.max_length + self._offsets
-
-    @cached_property
-    def row_mask(self) -> torch.Tensor | None:
-        """Real tokens of the rows, (S, L); None where all are."""
-        if self._slots is None:
-            return None
-        return torch.arange(self.max_length, device=self.lengths.device) < self.lengths[:, None]
 
     def position_ids(self, seen: int | torch.Tensor) -> torch.Tensor:
         """Positions (1, N). There is no flat form with a cache: `seen` is 0."""

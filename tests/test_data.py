@@ -453,7 +453,10 @@ def test_missing_file_is_found_before_the_others_are_read(tmp_path):
     assert_refused(["folder.csv", "directory"], load_data, LANGUAGE, train_file=tmp_path / "folder.csv")
 
 
-@pytest.mark.parametrize("content", [b"plain", gzip.compress(b'{"text": "a"}\n' * 1000)[:-20]])
+CUT_SHORT = gzip.compress(b'{"text": "a"}\n' * 1000)[:-20]
+
+
+@pytest.mark.parametrize("content", [b"plain", CUT_SHORT], ids=["plain", "cut short"])
 @pytest.mark.parametrize("suffix", [".jsonl.gz", ".csv.gz", ".json.gz"])
 def test_broken_gzip(tmp_path, content, suffix):
     path = write_plain(tmp_path / f"a{suffix}", content)

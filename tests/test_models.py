@@ -595,7 +595,7 @@ def test_masks_may_be_made_beforehand(model_class, attention):
     expected = output_of(model, batch)
     positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     (mask,) = model.masks(
-        model.enter(batch["input_ids"], None, batch["attention_mask"], None, {}, flat=False),
+        model.enter(batch["input_ids"], None, batch["attention_mask"], None, {}, rows=True),
         batch["attention_mask"],
         EMBEDS.new_empty(3, 7, 0),
     ).values()

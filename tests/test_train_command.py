@@ -325,7 +325,7 @@ def test_overrides_in_a_file_may_be_a_mapping(tmp_path):
     assert (config.hidden_size, config.layer_types[1], config.sliding_window) == (16, "sliding_attention", 3)
 
 
-# What is not "1", "x" or true: flags that need a value of some form. What asks for other hardware or packages is None.
+# Flags that need a value of some form. None: what asks for other hardware, processes or packages.
 VALUES = {
     "report_to": "none",
     "lr_scheduler_kwargs": '{"num_cycles": 2}',
@@ -338,7 +338,6 @@ VALUES = {
     "dataloader_pin_memory": "false",
     "log_level": "info",
     "log_level_replica": "info",
-    "ddp_backend": "gloo",
     "dataloader_multiprocessing_context": "fork",
     "train_sampling_strategy": "sequential",
     "debug": "underflow_overflow",
@@ -348,7 +347,8 @@ VALUES = {
     "load_best_model_at_end": None,
     "generation_config": None,
     "resume_from_checkpoint": None,
-    **dict.fromkeys(["deepspeed", "fsdp", "fsdp_config", "parallelism_config", "tf32", "liger_kernel_config"]),
+    **dict.fromkeys(["deepspeed", "fsdp", "fsdp_config", "parallelism_config", "ddp_backend"]),
+    **dict.fromkeys(["tf32", "liger_kernel_config"]),
 }
 
 

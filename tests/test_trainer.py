@@ -329,6 +329,14 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(model_class, task
         assert torch.equal(resumed.model.state_dict()[name], tensor), name
 
 
+def test_the_trainer_tells_the_collator_the_epoch(tmp_path):
+    tokenizer = train_tokenizer(["abcabc"], "char", VOCAB)
+    collator = COLLATORS["masked-lm"](tokenizer)
+    rows = [{"input_ids": tokenizer("abcabc")["input_ids"]}] * 3
+    train(tiny_model(BlendEncoderForMaskedLM), rows, tmp_path, data_collator=collator, num_train_epochs=3)
+    assert collator.epoch == 2
+
+
 TENSOR = "model.layers.1.mlp.up_proj.weight"
 
 
