@@ -70,7 +70,7 @@ class Stack(BlendPreTrainedModel):
         position_ids: torch.Tensor | None,
         kwargs: dict[str, Any],
         *,
-        has_past: bool = False,
+        seen: int | torch.Tensor | None = None,
         rows: bool = False,
         flat: bool = False,
     ) -> Layout:
@@ -82,7 +82,7 @@ class Stack(BlendPreTrainedModel):
             attention_mask: (B, T or more) with 1 for real tokens; None for all; or what the mask functions made.
             position_ids: (B or 1, T); where they restart in a row, without a mask, another sequence begins.
             kwargs: those of the forward; what it says of sequences (`cu_seq_lens_q` …) is taken out.
-            has_past: there are tokens before these, in a cache.
+            seen: tokens before these, in a cache; None: there is no cache.
             rows: something asks for [B, T].
             flat: what this is to be blended with is flat.
 
@@ -99,7 +99,8 @@ class Stack(BlendPreTrainedModel):
         shape = (given.shape[0], given.shape[1])
         mask = attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2 else None
         kernel = self.config._attn_implementation
-        if has_past or kernel not in ROW_KERNELS + VARLEN_KERNELS:
+        if seen is not None or kernel not in ROW_KERNELS + VARLEN_KERNELS:
+            self.check_past(shape, mask, seen)
             return PaddedLayout(shape, mask, given.device)
         if mask is not None and tuple(mask.shape) != shape:
             raise ValueError(f"attention_mask has shape {tuple(mask.shape)}, the input {shape}")
@@ -107,8 +108,11 @@ class Stack(BlendPreTrainedModel):
         layout = self.given_layout(
             shape, None if traced or attention_mask is not None else position_ids, kwargs, varlen
         )
-        if layout is not None or traced:
+        if traced:
             return layout or PaddedLayout(shape, mask, given.device)
+        if layout is not None:
+            self.check_length(layout.max_length)
+            return layout
         padding = None if mask is None or mask.all() else mask.bool()
         if (flat or padding is not None) and not rows and not self.records_states(kwargs):
             # Where no token is real, there is nothing to take out either.
@@ -139,6 +143,15 @@ class Stack(BlendPreTrainedModel):
             layout = FlatLayout.from_position_ids(position_ids, varlen)
             return layout if layout.row_shape[0] > shape[0] else None
         return None
+
+    def check_past(self, shape: tuple[int, int], mask: torch.Tensor | None, seen: int | torch.Tensor | None) -> None:
+        """Raises ValueError for a mask that does not reach the tokens given, or a sequence too long with its past."""
+        if mask is not None and (mask.shape[0] != shape[0] or mask.shape[1] < shape[1]):
+            raise ValueError(f"attention_mask has shape {tuple(mask.shape)}, the input {shape}")
+        # A static cache counts in a tensor; and where padding is on the left there may be fewer real tokens.
+        length = seen + shape[1] if isinstance(seen, int) else 0
+        if length > self.config.max_position_embeddings and self.config.position_type == "learned":
+            self.check_length(length if mask is None else int(mask.sum(-1).max()))
 
     def check_length(self, length: int) -> None:
         """Raises ValueError for a sequence longer than the learned positions reach."""

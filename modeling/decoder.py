@@ -87,17 +87,17 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             ValueError: see Stack.enter; a missing or unexpected encoder_hidden_states.
         """
         self.check_source(encoder_hidden_states)
-        has_past, wants_cache = past_key_values is not None, bool(use_cache) and not self.training
+        seen = None if past_key_values is None else past_key_values.get_seq_length()
+        wants_cache = bool(use_cache) and not self.training
         layout = self.enter(
             *(input_ids, inputs_embeds, attention_mask, position_ids, kwargs),
-            has_past=has_past,
+            seen=seen,
             rows=wants_cache,
             flat=encoder_layout is not None and encoder_layout.is_flat,
         )
-        if wants_cache and not has_past and not layout.is_flat:
+        if wants_cache and seen is None and not layout.is_flat:
             past_key_values = self.new_cache()
-        seen = 0 if past_key_values is None else past_key_values.get_seq_length()
-        positions = self.positions(layout, position_ids, seen)
+        positions = self.positions(layout, position_ids, 0 if seen is None else seen)
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
         # Without a mask, positions that restart tell the mask functions of several sequences in a row.
         given = {} if layout.is_flat else {"position_ids": position_ids}
@@ -220,6 +220,8 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, GenerationMixin):
             logits, layout = self.lm_head(kept(layout.repad(hidden_states), logits_to_keep)), None
         loss = None
         if labels is not None:
+            if layout is None:
+                raise ValueError("labels and logits_to_keep do not go together: every token has a label")
             targets = layout.following(labels, IGNORE)
             loss = token_loss(logits, targets, self.config, self.training, num_items_in_batch)
         return CausalLMOutputWithPast(

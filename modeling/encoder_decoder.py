@@ -247,6 +247,8 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, Genera
             logits, layout = self.lm_head(kept(layout.repad(hidden_states), logits_to_keep)), None
         loss = None
         if labels is not None:
+            if layout is None:
+                raise ValueError("labels and logits_to_keep do not go together: every token has a label")
             loss = token_loss(logits, layout.unpad(labels), self.config, self.training, num_items_in_batch)
         return Seq2SeqLMOutput(
             loss=loss,

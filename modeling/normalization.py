@@ -1,7 +1,17 @@
 """Normalization of hidden states, feature by feature of one token."""
 
+import torch
 from torch import nn
 from transformers.configuration_utils import PreTrainedConfig
+
+
+class RMSNorm(nn.RMSNorm):
+    """nn.RMSNorm whose weight takes the dtype of the states, which under autocast is of half precision."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """hidden_states (..., E) give (..., E)."""
+        weight = self.weight.to(hidden_states.dtype)
+        return nn.functional.rms_norm(hidden_states, self.normalized_shape, weight, self.eps)
 
 
 def build_norm(config: PreTrainedConfig) -> nn.Module:
@@ -10,4 +20,4 @@ def build_norm(config: PreTrainedConfig) -> nn.Module:
 
 
 # LayerNorm: Ba et al. 2016. RMSNorm: Zhang & Sennrich 2019.
-NORMS: dict[str, type[nn.Module]] = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
+NORMS: dict[str, type[nn.Module]] = {"layernorm": nn.LayerNorm, "rmsnorm": RMSNorm}

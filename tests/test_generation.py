@@ -296,6 +296,15 @@ def test_what_stands_after_the_end_is_padding(model_class):
         assert (row[length:] == 0).all()
 
 
+@every_generator
+def test_more_than_the_learned_positions_is_refused(model_class):
+    """Also when it is generation that comes to their end."""
+    model = generator(model_class, position_type="learned", max_position_embeddings=8)
+    prompt = {name: tensor[:, :5] for name, tensor in prompt_of(model_class).items()}
+    with pytest.raises(ValueError, match="max_position_embeddings=8"):
+        model.generate(**prompt, max_new_tokens=12, do_sample=False)
+
+
 @pytest.mark.parametrize("way", ["greedy", "beam"])
 def test_the_source_is_read_once(way):
     """The encoder runs once, and each layer projects its output once, whatever is written."""

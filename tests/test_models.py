@@ -516,6 +516,7 @@ def test_states_may_be_asked_for_in_the_config(model_class):
 
 IDS = torch.randint(3, VOCAB, (2, 6))
 EMBEDS = torch.randn(2, 6, SIZES["hidden_size"]).double()
+RESTARTING = torch.arange(6).repeat(1, 2)
 SHORT = {"position_type": "learned", "max_position_embeddings": 5}
 
 
@@ -529,8 +530,9 @@ SHORT = {"position_type": "learned", "max_position_embeddings": 5}
         ({}, {"input_ids": IDS, "attention_mask": torch.ones(2, 5)}, r"\(2, 5\).*\(2, 6\)"),
         ({}, {"input_ids": IDS, "attention_mask": torch.ones(3, 6)}, r"\(3, 6\).*\(2, 6\)"),
         (SHORT, {"input_ids": IDS}, "6 tokens.*max_position_embeddings=5"),
+        (SHORT, {"input_ids": IDS.view(1, 12), "position_ids": RESTARTING}, "6 tokens.*max_position_embeddings=5"),
     ],
-    ids=["neither", "both", "mask-length", "mask-rows", "too-long"],
+    ids=["neither", "both", "mask-length", "mask-rows", "too-long", "too-long-flattened"],
 )
 def test_the_door_refuses(model_class, options, batch, message, use_cache):
     model = tiny_model(model_class, **options)
