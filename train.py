@@ -20,7 +20,7 @@ from seqblend.training.collation import COLLATORS
 from seqblend.training.data import collect_labels, load_data
 from seqblend.training.files import InputError
 from seqblend.training.models import build_config, known_labels, load_model, parts_of
-from seqblend.training.tasks import TASKS, Settings, Task
+from seqblend.training.tasks import TASKS, Settings, Task, check_metric
 from seqblend.training.tokenization import load_tokenizer, texts_of, train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
@@ -126,6 +126,8 @@ def prepare(argv: list[str]) -> Job:
     set_seed(training_args.seed)
     model = make_model(model_args, data_args, training_args, tokenizer, labels)
     settings = make_settings(data_args, training_args, tokenizer, labels, model)
+    if training_args.metric_for_best_model is not None and "validation" in rows:
+        check_metric(training_args.metric_for_best_model, task, rows["validation"], settings)
     encoded = datasets.DatasetDict({split: task.encode(rows[split], settings, split) for split in rows})
     scorers = {}
     if task.score is not None:

@@ -221,6 +221,9 @@ class BlendConfig(RecipeConfig):
             known = ["default", *ROPE_INIT_FUNCTIONS]
             if self.rope_parameters["rope_type"] not in known:
                 raise ValueError(unknown("rope_type", self.rope_parameters["rope_type"], known))
+            theta = self.rope_parameters.get("rope_theta")
+            if theta is not None and not theta > 0:
+                raise ValueError(f"rope_parameters={self.rope_parameters}: rope_theta must be above 0")
             try:
                 super().validate_rope()
             except KeyError as error:
@@ -267,7 +270,9 @@ class BlendConfig(RecipeConfig):
 
 
 def check_labels(config: PreTrainedConfig) -> None:
-    """Raises ValueError for an unknown problem type, or unless there is one positive class weight a label, or none."""
+    """Raises ValueError for no label, an unknown problem type, or class weights that are not one above 0 a label."""
+    if config.num_labels < 1:
+        raise ValueError(f"num_labels={config.num_labels} must be above 0")
     if config.problem_type not in (None, *PROBLEM_TYPES):
         raise ValueError(unknown("problem_type", config.problem_type, PROBLEM_TYPES))
     weights = config.class_weights

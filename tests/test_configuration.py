@@ -136,6 +136,7 @@ OF_STACKS = [
     ({"hidden_size": 33, "num_attention_heads": 3, "num_key_value_heads": 3, "position_type": "sinusoidal"}, ["even"]),
     ({"rope_parameters": {"rope_type": "lineer"}}, ["linear", "default"]),
     ({"rope_parameters": {"rope_type": "linear"}}, ["factor"]),
+    ({"rope_parameters": {"rope_type": "default", "rope_theta": -1.0}}, ["rope_theta", "above 0"]),
     ({"rope_parameters": {"rope_type": "default"}, "position_type": "none"}, ["position_type", "rotary"]),
     ({"feed_forward_type": "moe"}, ["plain", "gated"]),
     ({"hidden_act": "geluu"}, ["gelu", "silu"]),
@@ -161,6 +162,7 @@ OF_MODELS = [
     ({"label_smoothing": 1}, ["[0, 1)"]),
     ({"label_smoothing": "much"}, ["float"]),
     ({"problem_type": "ranking"}, PROBLEM_TYPES),
+    ({"num_labels": 0}, ["num_labels=0", "above 0"]),
     ({"pad_token_id": "[PAD]"}, ["int"]),
 ]
 OF_ONE = [

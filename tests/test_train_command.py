@@ -517,6 +517,16 @@ def assert_refused(directory, options, words, capsys):
 TRAIN = "train.jsonl"
 REFUSED = {
     # Names and values.
+    "metric_for_best_model": (
+        {
+            "validation_file": ("v.jsonl", '{"text": "a", "label": "x"}\n'),
+            "metric_for_best_model": "eval_acuracy",
+            "load_best_model_at_end": True,
+            "eval_strategy": "epoch",
+            "save_strategy": "epoch",
+        },
+        ["metric_for_best_model", "acuracy", "valid are accuracy, ", "macro_f1", "loss"],
+    ),
     "task": ({"task": "seq2seqlm"}, ["task 'seq2seqlm'", "nearest first: seq2seq-lm, ", *TASKS]),
     "no task": ({"task": None}, ["task", *TASKS]),
     "architecture": (

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from .collation import mask_once
-from .files import InputError
+from .files import InputError, one_of
 from .metrics import (
     MultiLabelMetric,
     RegressionMetric,
@@ -294,6 +294,20 @@ def encode_masked(rows: datasets.Dataset, settings: Settings, split: str) -> dat
     return encoded.remove_columns("special_tokens_mask").map(
         lambda row, index: mask_once(row["input_ids"], settings.tokenizer, settings.seed + index), with_indices=True
     )
+
+
+def check_metric(name: str, task: Task, rows: datasets.Dataset, settings: Settings) -> None:
+    """Refuse to choose the best model by a metric that evaluating `rows` will not give.
+
+    Raises:
+        InputError: there is none of this name; the message lists those there are, nearest first.
+    """
+    known = ["loss", "perplexity"] if task.score is None else ["loss"]
+    if task.score is not None:
+        right = (row[0] if task.generates and isinstance(row, list) else row for row in rows[task.reference])
+        answers = [{"prediction": row} for row in right]
+        known += [key for key, value in task.score(answers, rows, settings).items() if isinstance(value, float)]
+    one_of("metric_for_best_model", name.removeprefix("eval_"), known)
 
 
 TASKS = {
