@@ -37,9 +37,9 @@ clean:  ## remove .venv and everything that was built
 
 $(VENV)/package: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable .
+	$(PIP) --editable .[fonts]
 	touch $@
 
 $(VENV)/tools: $(VENV)/package
-	$(PIP) --editable .[test]
+	$(PIP) --editable .[fonts,test]
 	touch $@

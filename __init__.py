@@ -17,6 +17,7 @@ from .configuration.decoder import BlendDecoderConfig
 from .configuration.encoder import BlendEncoderConfig
 from .configuration.encoder_decoder import BlendEncoderDecoderConfig
 from .hub_card.export import complete_saves
+from .hub_card.verify import verify
 from .modeling.decoder import (
     BlendDecoderForCausalLM,
     BlendDecoderForSequenceClassification,
@@ -84,4 +85,5 @@ __all__ = [
     "BlendEncoderForTokenClassification",
     "BlendEncoderModel",
     "__version__",
+    "verify",
 ]

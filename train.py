@@ -2,25 +2,32 @@
 
 import json
 import logging
-import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import datasets
-import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTrainingArguments, set_seed
 
 from seqblend.configuration.base import unknown
-from seqblend.training.arguments import DataArguments, ModelArguments, parse_arguments
+from seqblend.hub_card.card import Given
+from seqblend.hub_card.publish import Destination, PublishError, check_access
+from seqblend.hub_card.record import hardware, versions
+from seqblend.training.arguments import (
+    DataArguments,
+    ModelArguments,
+    card_facts,
+    finish_arguments,
+    parse_arguments,
+    public_command,
+)
 from seqblend.training.collation import COLLATORS
 from seqblend.training.data import collect_labels, load_data
 from seqblend.training.files import InputError
 from seqblend.training.models import build_config, known_labels, load_model, parts_of
-from seqblend.training.tasks import TASKS, Settings, Task, check_metric
+from seqblend.training.tasks import TASKS, Settings, Task, check_metric, shown_example
 from seqblend.training.tokenization import load_tokenizer, texts_of, train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
@@ -39,7 +46,7 @@ class Job:
         settings: what the task needs to know of this run.
         model: to be trained.
         trainer: trains it.
-        command: what the user typed.
+        facts: what made the results.
     """
 
     task: Task
@@ -48,7 +55,7 @@ class Job:
     settings: Settings
     model: PreTrainedModel
     trainer: BlendTrainer
-    command: str
+    facts: dict[str, str | int]
 
     def run(self) -> None:
         """Train, evaluate and predict on the splits that exist; write the results beside the model."""
@@ -59,12 +66,15 @@ class Job:
             self.report("eval", {**self.trainer.evaluate(), "eval_samples": len(self.rows["validation"])})
         if args.do_predict:
             self.predict()
-        self.trainer.save_metrics("run", self.facts())
+        self.trainer.save_metrics("run", self.facts)
+        if args.do_train:
+            self.publish()
 
     def train(self, resume_from_checkpoint: str | None) -> None:
         """Train, save the model, and report how it went."""
         result = self.trainer.train(resume_from_checkpoint=resume_from_checkpoint)
-        self.trainer.save_model()
+        # It is pushed when everything is measured.
+        self.trainer.save_model(_internal_call=True)
         self.trainer.save_state()
         self.report("train", {**result.metrics, "train_samples": len(self.rows["train"])})
 
@@ -83,19 +93,12 @@ class Job:
                 entry["reference"] = row[self.task.reference]
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
-    def facts(self) -> dict[str, str | int]:
-        """What made these results: the command, the versions, the machine, the size of the model."""
-        packages = ("seqblend", "torch", "transformers", "datasets", "accelerate")
-        device = self.trainer.args.device
-        kind = (
-            torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-        )
-        return {
-            "command": self.command,
-            "versions": ", ".join(f"{package} {version(package)}" for package in packages),
-            "machine": kind,
-            "parameters": self.model.num_parameters(),
-        }
+    def publish(self) -> None:
+        """Write the model card, and push where that is asked for."""
+        if self.trainer.args.push_to_hub:
+            self.trainer.push_to_hub()
+        else:
+            self.trainer.create_model_card()
 
     def report(self, split: str, metrics: dict) -> None:
         """Print metrics and write {split}_results.json and all_results.json."""
@@ -116,6 +119,10 @@ def prepare(argv: list[str]) -> Job:
     if data_args.task not in TASKS:
         raise InputError(unknown("task", data_args.task, list(TASKS)))
     task = TASKS[data_args.task]
+    given = card_facts(data_args)
+    if training_args.push_to_hub:
+        name = training_args.hub_model_id or Path(training_args.output_dir).absolute().name
+        check_access(Destination(name, token=training_args.hub_token))
     rows = read_rows(data_args, training_args.seed)
     finish_arguments(training_args, task, set(rows))
     if model_args.model_name_or_path and not training_args.do_train:
@@ -140,10 +147,18 @@ def prepare(argv: list[str]) -> Job:
         eval_dataset=encoded.get("validation"),
         processing_class=tokenizer,
         scorers=scorers,
+        given=Given(**{**shown_example(rows, task), **given}),
         preprocess_logits_for_metrics=task.reduce,
     )
-    command = shlex.join(["python", "train.py", *argv]).replace(training_args.hub_token or "\0", "…")
-    return Job(task, rows, encoded, settings, model, trainer, command)
+    facts = {
+        "command": public_command(argv, training_args.hub_token),
+        "versions": ", ".join(f"{package} {number}" for package, number in versions().items()),
+        "machine": hardware(training_args),
+        "parameters": model.num_parameters(),
+        "recipe": model_args.recipe or ("default" if model_args.model_name_or_path is None else "of a saved model"),
+        **data_args.facts(),
+    }
+    return Job(task, rows, encoded, settings, model, trainer, facts)
 
 
 def read_rows(data_args: DataArguments, seed: int) -> datasets.DatasetDict:
@@ -161,29 +176,6 @@ def read_rows(data_args: DataArguments, seed: int) -> datasets.DatasetDict:
         max_eval_samples=data_args.max_eval_samples,
         seed=seed,
     )
-
-
-def finish_arguments(args: Seq2SeqTrainingArguments, task: Task, splits: set[str]) -> None:
-    """Run on the splits that exist, unless flags say on which.
-
-    Raises:
-        InputError: a flag asks for a split that does not exist.
-    """
-    needed = {"do_train": "train", "do_eval": "validation", "do_predict": "test"}
-    # An eval_strategy sets do_eval by itself.
-    if not (args.do_train or args.do_predict or (args.do_eval and args.eval_strategy == "no")):
-        for flag, split in needed.items():
-            setattr(args, flag, split in splits)
-    for flag, split in needed.items():
-        if getattr(args, flag) and split not in splits:
-            raise InputError(f"{flag}: there is no {split} split")
-    if args.eval_strategy != "no" and "validation" not in splits:
-        raise InputError(f"eval_strategy: {args.eval_strategy.value}, but there is no validation split")
-    # How predictions are made and reach the metrics is the task's affair; language models have only a loss.
-    args.predict_with_generate, args.label_names = task.generates, ["labels"]
-    args.eval_do_concat_batches, args.batch_eval_metrics = True, False
-    args.prediction_loss_only = args.prediction_loss_only or task.answer is None
-    args.dataloader_pin_memory = args.dataloader_pin_memory and torch.accelerator.is_available()
 
 
 def read_labels(rows: datasets.DatasetDict, data_args: DataArguments, model_args: ModelArguments) -> list[str]:
@@ -280,11 +272,11 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         job = prepare(sys.argv[1:] if argv is None else argv)
-    except (StrictDataclassError, ValueError) as error:
+    except (StrictDataclassError, ValueError, PublishError) as error:
         return refuse(error)
     try:
         job.run()
-    except InputError as error:
+    except (InputError, PublishError) as error:
         return refuse(error)
     return 0
 

@@ -12,11 +12,13 @@ from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from ..configuration.base import RecipeConfig
 from ..modeling.base import BlendPreTrainedModel
+from ..version import __version__
 
 # A family's model for each Auto class.
 Models = dict[type, type[PreTrainedModel]]
@@ -24,6 +26,16 @@ Models = dict[type, type[PreTrainedModel]]
 # What the Hub's loader takes for a relative import, in code or not.
 # Source: transformers.dynamic_module_utils.get_relative_imports.
 FOLLOWED = re.compile(r"^\s*(?:from\s+\.(\S+)\s+import|import\s+\.(\S+)\s*$)", re.MULTILINE)
+
+
+# What transformers.utils.hub.create_and_tag_model_card writes where it knows nothing.
+STUB = "[More Information Needed]"
+
+# Who opens a file of a repository should know what it is.
+HEADER = """\
+# {name} of seqblend {version}, which is the module {module} there; Apache-2.0.
+# Saved with a model of it: AutoModel runs this file where the package is not installed.
+"""
 
 
 def complete_saves(families: dict[type[PreTrainedConfig], Models]) -> None:
@@ -34,6 +46,7 @@ def complete_saves(families: dict[type[PreTrainedConfig], Models]) -> None:
     when transformers has settled that this process is the one to write, and that it writes more than an adapter.
     """
     save_model, save_config = BlendPreTrainedModel.save_pretrained, RecipeConfig.save_pretrained
+    upload = BlendPreTrainedModel._upload_modified_files
 
     @wraps(save_model)
     def save_complete_model(self: BlendPreTrainedModel, *args: Any, **kwargs: Any) -> None:
@@ -55,8 +68,26 @@ def complete_saves(families: dict[type[PreTrainedConfig], Models]) -> None:
         if type(self) in families and getattr(self, "auto_map", None):
             write_code(type(self), families[type(self)], save_directory)
 
+    @wraps(upload)
+    def upload_with_card(self: BlendPreTrainedModel, working_dir: str | Path, repo_id: str, *args: Any, **kwargs: Any):
+        replace_stub(Path(working_dir), repo_id)
+        return upload(self, working_dir, repo_id, *args, **kwargs)
+
     BlendPreTrainedModel.save_pretrained = save_complete_model
+    BlendPreTrainedModel._upload_modified_files = upload_with_card
     RecipeConfig.save_pretrained = save_config_with_code
+
+
+def replace_stub(directory: Path, repo_id: str) -> None:
+    """Put a card that the configuration tells in place of the one that push_to_hub writes where there is none."""
+    path = directory / "README.md"
+    if path.exists() and STUB not in path.read_text(encoding="utf-8"):
+        return
+    # Only who pushes needs the card's packages.
+    from .card import Given, write_card
+
+    tags = ModelCard.load(path).data.tags if path.exists() else None
+    write_card(directory, Given(repo_id=repo_id, tags=tags or None), complete=False)
 
 
 def auto_map(config_class: type[PreTrainedConfig], models: Models) -> dict[str, str]:
@@ -104,7 +135,9 @@ def flat_code(*modules: str) -> dict[str, bytes]:
         assert spec is not None and spec.origin is not None
         if spec.submodule_search_locations is not None:
             raise ValueError(f"{module} is a folder: an exported module imports from the module that defines the name")
-        code[f"{flat_name(module)}.py"], siblings = flatten(Path(spec.origin).read_bytes(), module)
+        name = f"{flat_name(module)}.py"
+        source, siblings = flatten(Path(spec.origin).read_bytes(), module)
+        code[name] = HEADER.format(name=name, version=__version__, module=module).encode() + source
         found.extend(sibling for sibling in siblings if sibling not in found)
     return code
 

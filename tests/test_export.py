@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel, Trainer, Traini
 
 from seqblend import FAMILIES, BlendEncoderConfig, BlendEncoderForTokenClassification, BlendEncoderModel
 from seqblend.hub_card.export import auto_map, flat_code, flatten, write_code
+from seqblend.version import __version__
 
 # Opens each place in every Auto class: where an output is known, it must be that one. What was opened in the class it
 # was saved in is saved again from there, under another name, and opened likewise; so is the base model out of a head.
@@ -358,7 +359,12 @@ def test_code_is_the_closure_and_a_folder_is_an_error(tmp_path, monkeypatch):
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text(files.get(name, ""))
     monkeypatch.syspath_prepend(tmp_path)
-    assert flat_code("flat_code_package.modeling.entry") == {
+    code = flat_code("flat_code_package.modeling.entry")
+    for name, source in code.items():
+        folder, _, stem = name.removesuffix(".py").partition("_")
+        head, _, code[name] = source.partition(b"not installed.\n")
+        assert f"{name} of seqblend {__version__}, which is the module flat_code_package.{folder}.{stem} ".encode() in head
+    assert code == {
         "modeling_entry.py": b"from .configuration_entry import a\nfrom .modeling_part import b\n",
         "configuration_entry.py": b"a = 1\n",
         "modeling_part.py": b"from .modeling_entry import c\n",

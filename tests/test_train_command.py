@@ -25,6 +25,7 @@ import yaml
 from transformers import AutoConfig, AutoTokenizer, Seq2SeqTrainingArguments
 
 from seqblend import FAMILIES
+from seqblend.hub_card.card import write_card
 from seqblend.train import main, prepare
 from seqblend.training.arguments import parse_arguments
 from seqblend.training.models import ARCHITECTURES
@@ -65,6 +66,12 @@ def quick_and_quiet():
     transformers.utils.logging.enable_progress_bar()
     datasets.enable_progress_bars()
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def plain_cards(monkeypatch):
+    """Cards without pictures and without running their code; tests/test_card.py has both."""
+    monkeypatch.setattr("seqblend.training.pushing.write_card", functools.partial(write_card, complete=False))
 
 
 def flags(output_dir, options):
@@ -192,7 +199,7 @@ FIGURES = {
     "masked-lm": {"perplexity"},
 }
 SPEEDS = {"runtime", "samples", "samples_per_second", "steps_per_second"}
-FACTS = {"command", "versions", "machine", "parameters"}
+FACTS = {"command", "versions", "machine", "parameters", "recipe", "dataset", "max_length"}
 CASES = {
     **{task: (task, None, ROWS[task], FIGURES[task]) for task in TASKS},
     "pairs": (CLASSIFY, "regression", PAIRS, {"pearson", "spearman", "mse"}),
@@ -205,10 +212,11 @@ def test_a_run_writes_what_the_examples_of_transformers_write(task, problem_type
     out = run(tmp_path / "out", task=task, problem_type=problem_type, **files(tmp_path, rows))
     results = {name: read(out / f"{name}_results.json") for name in ("train", "eval", "test", "run", "all")}
     # The Trainer's printer takes total_flos away.
-    assert set(results["train"]) - {"total_flos"} == {"epoch", "train_loss"} | {f"train_{name}" for name in SPEEDS}
+    tokens = {"num_input_tokens_seen"}
+    assert set(results["train"]) - {"total_flos"} == {"epoch", "train_loss"} | tokens | {f"train_{n}" for n in SPEEDS}
     for split in ("eval", "test"):
         expected = {f"{split}_{name}" for name in SPEEDS | figures | {"loss"}}
-        assert set(results[split]) == expected | {"epoch"} & set(results[split])
+        assert set(results[split]) == expected | ({"epoch"} | tokens) & set(results[split])
         assert results[split][f"{split}_samples"] == len(rows)
     assert set(results["run"]) == FACTS
     assert results["all"] == {key: value for part in list(results.values())[:-1] for key, value in part.items()}
@@ -218,7 +226,7 @@ def test_a_run_writes_what_the_examples_of_transformers_write(task, problem_type
     assert model.num_parameters() == results["all"]["parameters"]
     code = {path.name for path in out.glob("*.py")}
     expected = {f"{name}_results.json" for name in results} | {"trainer_state.json", "training_args.bin"}
-    expected |= {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    expected |= {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     expected |= {"generation_config.json"} if model.can_generate() else set()
     expected |= {"predictions.jsonl"} if TASKS[task].answer else set()
     assert {path.name for path in out.iterdir()} - code == expected

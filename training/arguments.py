@@ -3,17 +3,21 @@
 import argparse
 import dataclasses
 import json
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import HfArgumentParser, Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..configuration.base import unknown
+from ..hub_card.card import Given
 from .columns import Columns
 from .files import InputError, describe, nearest_first
+from .tasks import Task
 
 
 @dataclass
@@ -77,11 +81,25 @@ class DataArguments:
     max_target_length: int | None = field(default=None, metadata={"help": "For seq2seq-lm; default max_length."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Take so many random training rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Take so many random rows of other splits."})
+    card_data: str | None = field(
+        default=None, metadata={"help": "What the model card should say, as in 'license=mit,language=[en, ko]'."}
+    )
 
     def columns(self) -> Columns:
         """The user's column names."""
         names = [f.name for f in dataclasses.fields(Columns)]
         return Columns(**{name: getattr(self, f"{name}_column") for name in names})
+
+    def facts(self) -> dict[str, str | int]:
+        """What the card tells of the data: names without directories."""
+        facts: dict[str, str | int] = {"max_length": self.max_source_length or self.max_length}
+        if self.dataset_name is None:
+            file = self.train_file or self.validation_file or self.test_file
+            return {**facts, "dataset": Path(str(file)).name}
+        if self.dataset_name == "dates":
+            return {**facts, "dataset": "dates in fifty languages (built into seqblend)"}
+        name = " ".join(filter(None, [self.dataset_name, self.dataset_config_name]))
+        return {**facts, "dataset": name, "dataset_id": self.dataset_name}
 
 
 class Parser(HfArgumentParser):
@@ -145,7 +163,7 @@ def take_settings(parser: Parser, path: str) -> list[str]:
     actions = {action.dest: action for action in parser._actions}
     for name in nested:
         takes_nested = actions[name].nargs == "+" or actions[name].type in (str, dict)
-        if not takes_nested or name in ours - {"config_overrides"}:
+        if not takes_nested or name in ours - {"config_overrides", "card_data"}:
             raise InputError(f"{path}: {name}: must be a single value, but is {describe(nested[name])}")
     flags = [f"--{name}={value}" for name, value in settings.items() if name not in nested]
     try:
@@ -170,15 +188,19 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def parse_overrides(text: str | dict[str, Any] | None) -> dict[str, Any]:
+def parse_pairs(text: str | dict[str, Any] | None, flag: str) -> dict[str, Any]:
     """`hidden_size=256,layer_types=[full_attention]` as a dict; values are written as in YAML.
+
+    Args:
+        text: of the command line, or a mapping of a file.
+        flag: for messages.
 
     Raises:
         InputError: it is not a list of NAME=VALUE.
     """
     if text is None or isinstance(text, dict):
         return text or {}
-    message = f"config_overrides: {text!r} is not NAME=VALUE,NAME=VALUE …"
+    message = f"{flag}: {text!r} is not NAME=VALUE,NAME=VALUE …"
     parts: list[str] = []
     for part in text.split(","):
         # A comma inside brackets belongs to the value.
@@ -193,6 +215,20 @@ def parse_overrides(text: str | dict[str, Any] | None) -> dict[str, Any]:
         return {name.strip(): yaml.safe_load(value) for name, value in pairs}
     except yaml.YAMLError as error:
         raise InputError(message) from error
+
+
+def card_facts(data_args: DataArguments) -> dict[str, Any]:
+    """What the user says for the card, checked.
+
+    Raises:
+        InputError: one of them is no fact of a card; the message lists those there are, nearest first.
+    """
+    facts = parse_pairs(data_args.card_data, "card_data")
+    try:
+        Given.check_names(facts)
+    except ValueError as error:
+        raise InputError(f"card_data: {error}") from error
+    return facts
 
 
 def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
@@ -229,3 +265,39 @@ def check_training(args: Seq2SeqTrainingArguments) -> None:
             args.generation_config = Seq2SeqTrainer.load_generation_config(args.generation_config)
         except Exception as error:  # transformers raises whatever it meets
             raise InputError(f"generation_config: {args.generation_config} cannot be loaded: {error}") from error
+
+
+def finish_arguments(args: Seq2SeqTrainingArguments, task: Task, splits: set[str]) -> None:
+    """Run on the splits that exist, unless flags say on which.
+
+    Raises:
+        InputError: a flag asks for a split that does not exist.
+    """
+    needed = {"do_train": "train", "do_eval": "validation", "do_predict": "test"}
+    # An eval_strategy sets do_eval by itself.
+    if not (args.do_train or args.do_predict or (args.do_eval and args.eval_strategy == "no")):
+        for flag, split in needed.items():
+            setattr(args, flag, split in splits)
+    for flag, split in needed.items():
+        if getattr(args, flag) and split not in splits:
+            raise InputError(f"{flag}: there is no {split} split")
+    if args.eval_strategy != "no" and "validation" not in splits:
+        raise InputError(f"eval_strategy: {args.eval_strategy.value}, but there is no validation split")
+    # How predictions are made and reach the metrics is the task's affair; language models have only a loss.
+    args.predict_with_generate, args.label_names = task.generates, ["labels"]
+    args.eval_do_concat_batches, args.batch_eval_metrics = True, False
+    args.prediction_loss_only = args.prediction_loss_only or task.answer is None
+    args.dataloader_pin_memory = args.dataloader_pin_memory and torch.accelerator.is_available()
+    if args.include_num_input_tokens_seen == "no":
+        # The card tells how many tokens were seen.
+        args.include_num_input_tokens_seen = "non_padding"
+
+
+def public_command(argv: list[str], secret: str | None) -> str:
+    """The command line as others may read it: of absolute paths the last name, and no token."""
+    words = []
+    for word in argv:
+        flag, equals, value = word.rpartition("=") if word.startswith("-") else ("", "", word)
+        value = Path(value).name if Path(value).is_absolute() else value
+        words.append("…" if secret and secret in word else flag + equals + value)
+    return shlex.join(["python", "train.py", *words])

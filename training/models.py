@@ -7,7 +7,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrain
 
 from .. import FAMILIES
 from ..configuration.base import unknown
-from .arguments import ModelArguments, parse_overrides
+from .arguments import ModelArguments, parse_pairs
 from .files import InputError
 from .tasks import Task
 
@@ -121,7 +121,7 @@ def cannot_load(path: str, error: Exception) -> InputError:
 
 def overrides_of(arguments: ModelArguments) -> dict[str, Any]:
     """The overrides. Raises InputError for a field that the data decide."""
-    overrides = parse_overrides(arguments.config_overrides)
+    overrides = parse_pairs(arguments.config_overrides, "config_overrides")
     for name in ("num_labels", "id2label", "label2id", "problem_type"):
         if name in overrides:
             raise InputError(f"config_overrides: {name} is told by the data and --problem_type")

@@ -296,6 +296,17 @@ def encode_masked(rows: datasets.Dataset, settings: Settings, split: str) -> dat
     )
 
 
+def shown_example(rows: datasets.DatasetDict, task: Task) -> dict[str, str | list[str]]:
+    """A row for the card to show, where there are no predictions to take it from: the last split's first with text."""
+    if "test" in rows and task.answer is not None:
+        return {}
+    split = rows[list(rows)[-1]]
+    inputs = [name for name in task.inputs if name in split.column_names]
+    found = ([row[name] for name in inputs] for row in split if row[inputs[0]])
+    example = next(found, None)
+    return {} if example is None else {"example": example if len(example) > 1 else example[0]}
+
+
 def check_metric(name: str, task: Task, rows: datasets.Dataset, settings: Settings) -> None:
     """Refuse to choose the best model by a metric that evaluating `rows` will not give.
 

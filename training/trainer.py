@@ -5,22 +5,23 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import EvalPrediction, Seq2SeqTrainer, TrainerCallback
+from transformers import EvalPrediction, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from .files import InputError
 from .metrics import perplexity
+from .pushing import PushingTrainer
 
 Scorer = Callable[[EvalPrediction], dict[str, float | str]]
 
 
-class BlendTrainer(Seq2SeqTrainer):
-    """A Seq2SeqTrainer that evaluates in order, averages losses over targets, and loads strictly.
+class BlendTrainer(PushingTrainer):
+    """A Seq2SeqTrainer that evaluates in order, averages losses over targets, loads strictly, and pushes whole.
 
     Args:
         scorers: what computes the metrics of each split, by the prefix its metrics have (`eval`, `test`). Empty for
             language models, which have a perplexity.
-        kwargs: those of Seq2SeqTrainer, but for `compute_metrics`.
+        kwargs: those of PushingTrainer, but for `compute_metrics`.
     """
 
     def __init__(self, *, scorers: dict[str, Scorer], **kwargs: Any):

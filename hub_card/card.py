@@ -1,0 +1,277 @@
+"""The model card: what a model does, how well, and how it was made, from what its run left in the directory.
+
+Nothing on a card is invented. What the user knows is given (`Given`); what happened in training was kept by a callback
+(`record.RunRecord`, in trainer_state.json); what was measured stands in all_results.json and predictions.jsonl, or is
+computed here: the code for its use is run before it is printed, and the pictures are drawn.
+"""
+
+import logging
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from huggingface_hub import EvalResult, ModelCardData
+
+from ..configuration.base import unknown
+from ..version import __version__
+from .illustrate import draw_pictures
+from .saved import Saved, read_saved
+from .usage import as_text, prompt_of, run_usage, usage_code
+
+logger = logging.getLogger(__name__)
+
+NOT_MEASURED = "not measured"
+# Each metric's name on the Hub, and in words.
+METRICS = {
+    "accuracy": ("accuracy", "Accuracy"),
+    "subset_accuracy": ("accuracy", "Subset accuracy"),
+    "macro_f1": ("f1", "Macro F1"),
+    "micro_f1": ("f1", "Micro F1"),
+    "matthews_correlation": ("matthews_correlation", "Matthews correlation"),
+    "pearson": ("pearsonr", "Pearson correlation"),
+    "spearman": ("spearmanr", "Spearman correlation"),
+    "mse": ("mse", "Mean squared error"),
+    "precision": ("precision", "Precision of spans"),
+    "recall": ("recall", "Recall of spans"),
+    "f1": ("f1", "F1 of spans"),
+    "bleu": ("bleu", "BLEU"),
+    "chrf": ("chrf", "chrF"),
+    "exact_match": ("exact_match", "Exact match"),
+    "word_error_rate": ("wer", "Word error rate"),
+    "character_error_rate": ("cer", "Character error rate"),
+    "perplexity": ("perplexity", "Perplexity"),
+    "loss": ("loss", "Loss"),
+}
+SPLITS = {"eval": "validation", "test": "test"}
+# The options that the card's table shows.
+OPTIONS = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("intermediate_size", "feed_forward_type", "hidden_act", "norm_type", "norm_position", "position_type"),
+    *("sliding_window", "pooling", "hidden_dropout", "attention_dropout", "classifier_dropout", "label_smoothing"),
+    "class_weights",
+)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What only the user knows of a model. All of it may be left out.
+
+    Args:
+        repo_id: `user/name`.
+        title: the card's heading; None: the repository's name.
+        summary: what the model is for, in the user's words.
+        limits: what it should not be used for.
+        license: as the Hub spells it, `apache-2.0`.
+        license_name: of a license that the Hub has no name for.
+        license_link: where that one is.
+        language: codes of the languages, `en` or `[en, ko]`.
+        data: what the training data are, in words.
+        datasets: the data sets' names on the Hub.
+        base_model: the model that it was trained from, by its name on the Hub.
+        tags: more tags.
+        pipeline_tag: the Hub's name of the task, where the usual one does not fit.
+        example: a text, or the words of a sentence, to show in place of the first test row.
+    """
+
+    repo_id: str | None = None
+    title: str | None = None
+    summary: str | None = None
+    limits: str | None = None
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    language: str | list[str] | None = None
+    data: str | None = None
+    datasets: str | list[str] | None = None
+    base_model: str | list[str] | None = None
+    tags: list[str] | None = None
+    pipeline_tag: str | None = None
+    example: str | list[str] | None = None
+
+    @classmethod
+    def check_names(cls, names: Any) -> None:
+        """Raises ValueError for a name that is no field; the message lists the fields, nearest first."""
+        valid = [field.name for field in fields(cls)]
+        for name in names:
+            if name not in valid:
+                raise ValueError(unknown("fact of the card", name, valid))
+
+
+def write_card(directory: str | Path, given: Given | None = None, complete: bool = True) -> Path:
+    """Write README.md and the pictures on it into a saved model's directory.
+
+    Args:
+        directory: of a saved model, with what its run left there.
+        given: what only the user knows.
+        complete: draw the pictures, and run the code. Otherwise the card says what the configuration tells.
+
+    Returns:
+        The card.
+
+    Raises:
+        ValueError: no model of this package is saved there.
+    """
+    saved, given = read_saved(directory), Given() if given is None else given
+    repo_id = given.repo_id or f"you/{saved.directory.absolute().name}"
+    first = saved.predictions[0] if saved.predictions and given.example is None else {}
+    shown = prompt_of(saved.head, given.example or first.get("input"), saved.mask_token)
+    code = usage_code(saved.head, repo_id, "a text" if shown is None else shown)
+    output = printed(code, repo_id, saved.directory) if complete and shown is not None else NOT_MEASURED
+    pictures = draw_pictures(saved, shown) if complete else []
+    card = template().render(
+        metadata=metadata(saved, given, repo_id, shown),
+        title=given.title or repo_id.partition("/")[2] or repo_id,
+        given=given,
+        saved=saved,
+        run=saved.run,
+        data=data_name(saved, given),
+        sentence=saved.head.sentence.format(labels=told_labels(saved)),
+        example=example_lines(shown, first, output),
+        code=code,
+        output=output,
+        results=result_rows(saved),
+        architecture=architecture_rows(saved),
+        limits=limits(saved, given),
+        pictures=pictures,
+        version=__version__,
+        missing=NOT_MEASURED,
+    )
+    path = saved.directory / "README.md"
+    path.with_suffix(".tmp").write_text(card, encoding="utf-8")
+    path.with_suffix(".tmp").replace(path)
+    return path
+
+
+def template() -> jinja2.Template:
+    """The card's template; a name that it misses is an error."""
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    return environment.from_string(Path(__file__).with_name("template.md").read_text(encoding="utf-8"))
+
+
+def printed(code: str, repo_id: str, directory: Path) -> str:
+    """What the code prints; if it fails, the card is written all the same and says so."""
+    try:
+        return run_usage(code, repo_id, directory)
+    except ValueError as error:
+        logger.warning("The code on the card of %s fails: %s", directory, error)
+        return NOT_MEASURED
+
+
+def metadata(saved: Saved, given: Given, repo_id: str, example: Any) -> str:
+    """The YAML at the top of the card, without the lines of dashes."""
+    results = eval_results(saved, given)
+    widget = [{"text": as_text(example)}] if example is not None else None
+    datasets = given.datasets or saved.results.get("dataset_id")
+    data = ModelCardData(
+        language=given.language,
+        license=given.license,
+        license_name=given.license_name,
+        license_link=given.license_link,
+        library_name="transformers",
+        pipeline_tag=given.pipeline_tag or saved.head.pipeline_tag,
+        tags=["seqblend", saved.config["model_type"], *(given.tags or [])],
+        datasets=[datasets] if isinstance(datasets, str) else datasets,
+        base_model=given.base_model,
+        metrics=sorted({result.metric_type for result in results}) or None,
+        model_name=(repo_id.partition("/")[2] or repo_id) if results else None,
+        eval_results=results or None,
+        widget=widget,
+    )
+    return data.to_yaml()
+
+
+def eval_results(saved: Saved, given: Given) -> list[EvalResult]:
+    """Every metric that was measured, as the Hub's model-index has it."""
+    head = saved.head
+    name = data_name(saved, given)
+    datasets = given.datasets or saved.results.get("dataset_id") or name.split()[0]
+    return [
+        EvalResult(
+            task_type=given.pipeline_tag or head.pipeline_tag,
+            task_name=head.task_name,
+            dataset_type=datasets if isinstance(datasets, str) else datasets[0],
+            dataset_name=name,
+            dataset_split=split,
+            metric_type=METRICS[key][0],
+            metric_name=METRICS[key][1],
+            metric_value=value,
+        )
+        for split, key, value in measured(saved)
+    ]
+
+
+def data_name(saved: Saved, given: Given) -> str:
+    """What the data are called."""
+    return given.data or str(saved.results.get("dataset", "data without a name"))
+
+
+def measured(saved: Saved) -> list[tuple[str, str, float]]:
+    """Split, metric and value of all that was measured."""
+    return [
+        (split, key, saved.results[f"{prefix}_{key}"])
+        for prefix, split in SPLITS.items()
+        for key in METRICS
+        if f"{prefix}_{key}" in saved.results
+    ]
+
+
+def result_rows(saved: Saved) -> list[tuple[str, str, str, str]]:
+    """Split, number of rows, metric and value, as the table shows them."""
+    sizes = {split: str(saved.results.get(f"{prefix}_samples", NOT_MEASURED)) for prefix, split in SPLITS.items()}
+    return [(split, sizes[split], METRICS[key][1], f"{value:.4f}") for split, key, value in measured(saved)]
+
+
+def architecture_rows(saved: Saved) -> list[tuple[str, list[str]]]:
+    """Name and values of the options; an encoder-decoder has a value for each part."""
+    config = saved.config
+    parts = [config[name] for name in ("encoder", "decoder") if name in config] or [config]
+    rows = [(f"`{name}`", [str(part[name]) for part in parts]) for name in OPTIONS if parts[0].get(name) is not None]
+    if len(parts) > 1:
+        # What the heads read stands in the whole.
+        rows = [row for row in rows if row[0] not in ("`pooling`", "`classifier_dropout`", "`label_smoothing`")]
+        rows.append(("`label_smoothing`", [str(config["label_smoothing"])]))
+    return rows
+
+
+def told_labels(saved: Saved) -> str:
+    """What a classifier gives, in words."""
+    count, kind = len(saved.labels), saved.config.get("problem_type")
+    if kind == "regression":
+        return "a number" if count == 1 else f"{count} numbers"
+    return f"those of {count} labels that fit" if kind == "multi_label_classification" else f"one of {count} labels"
+
+
+def example_lines(example: Any, first: dict[str, Any], output: str) -> list[tuple[str, str]]:
+    """A real input, what the model said and what is right; empty where nothing is known."""
+    if example is None:
+        return []
+    said = first.get("prediction")
+    # One tag a word says little: what the code prints has the words beside them.
+    if said is None or isinstance(said, list):
+        return [("input", as_text(example)), ("output", output)]
+    reference = first["reference"]
+    return [
+        ("input", as_text(example)),
+        ("output", str(said)),
+        ("right", " | ".join(reference) if isinstance(reference, list) else str(reference)),
+    ]
+
+
+def limits(saved: Saved, given: Given) -> list[str]:
+    """What is known of the model's limits."""
+    results, lines = saved.results, [given.limits] if given.limits else []
+    if "train_samples" in results:
+        rows = f"{results['train_samples']} rows of {data_name(saved, given)}"
+        lines.append(f"It was trained on {rows}, and measured on the splits above alone.")
+    if "max_length" in results:
+        lines.append(f"Texts beyond {results['max_length']} tokens were cut, in training and in measuring.")
+    if (
+        saved.config.get("problem_type") != "regression"
+        and 0 < len(saved.labels) <= 60
+        and "Class" in saved.head.auto_class
+    ):
+        lines.append("It knows these labels and no other: " + ", ".join(f"`{name}`" for name in saved.labels) + ".")
+    return [*lines, f"Bias, robustness, and texts of another kind: {NOT_MEASURED}."]

@@ -1,0 +1,134 @@
+"""The pictures on a card: how training went, where the model errs, and what it blends into what."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from .pictures import draw_blending, draw_confusion, draw_learning_curves, draw_score_by_length, draw_tag_scores
+from .saved import Saved
+from .usage import as_text
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "pictures"
+# What the learning curves show beside the loss: the first of these that was measured.
+CURVES = ("eval_f1", "eval_accuracy", "eval_micro_f1", "eval_exact_match", "eval_pearson", "eval_perplexity")
+Picture = tuple[str, str]
+
+
+def draw_pictures(saved: Saved, example: Any) -> list[Picture]:
+    """Draw what can be drawn of a saved model.
+
+    Args:
+        saved: what its directory tells.
+        example: a real input for the attention map; None: there is none.
+
+    Returns:
+        File, relative to the directory, and caption of each picture.
+    """
+    folder = saved.directory / FOLDER
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    drawn = [
+        *draw_training(saved, folder),
+        *DRAW_RESULTS.get(saved.head.pipeline_tag, lambda saved, folder: [])(saved, folder),
+        *draw_attention(saved, folder, example),
+    ]
+    if not drawn:
+        folder.rmdir()
+    return [(f"{FOLDER}/{name}", caption) for name, caption in drawn]
+
+
+def draw_training(saved: Saved, folder: Path) -> list[Picture]:
+    """Loss, and a metric where one was measured in training."""
+    history = saved.state.get("log_history", [])
+    metric = next((name for name in CURVES if any(name in entry for entry in history)), None)
+    smoothing = saved.config.get("label_smoothing")
+    note = f"in training with label smoothing {smoothing:g}, in validation without" if smoothing else None
+    if not draw_learning_curves(history, folder / "learning_curves.png", metric=metric, note=note):
+        return []
+    return [("learning_curves.png", "Learning curves")]
+
+
+def draw_classes(saved: Saved, folder: Path) -> list[Picture]:
+    """Which labels are taken for which; for one label a row."""
+    if not saved.predictions or saved.config.get("problem_type") != "single_label_classification":
+        return []
+    references, predictions = ([row[side] for row in saved.predictions] for side in ("reference", "prediction"))
+    draw_confusion(references, predictions, folder / "confusion.png")
+    return [("confusion.png", "What the test split's rows are, and what they are taken for")]
+
+
+def draw_tags(saved: Saved, folder: Path) -> list[Picture]:
+    """How well each tag is told."""
+    if not saved.predictions:
+        return []
+    references, predictions = ([row[side] for row in saved.predictions] for side in ("reference", "prediction"))
+    draw_tag_scores(references, predictions, folder / "tags.png")
+    return [("tags.png", "F1 of each tag on the test split")]
+
+
+def draw_lengths(saved: Saved, folder: Path) -> list[Picture]:
+    """How the length of a source tells on the result."""
+    if not saved.predictions:
+        return []
+    lengths = [len(row["input"]) for row in saved.predictions]
+    references = [
+        row["reference"] if isinstance(row["reference"], list) else [row["reference"]] for row in saved.predictions
+    ]
+    scores = [float(row["prediction"] in right) for row, right in zip(saved.predictions, references, strict=True)]
+    draw_score_by_length(
+        lengths, scores, folder / "lengths.png", length_name="characters of the source", score_name="exact match"
+    )
+    return [("lengths.png", "Exact match on the test split by the length of the source")]
+
+
+DRAW_RESULTS: dict[str, Callable[[Saved, Path], list[Picture]]] = {
+    "text-classification": draw_classes,
+    "token-classification": draw_tags,
+    "translation": draw_lengths,
+}
+
+
+def draw_attention(saved: Saved, folder: Path, example: Any) -> list[Picture]:
+    """What the last layer blends into what, on a real input."""
+    if example is None or not (saved.directory / "tokenizer_config.json").exists():
+        return []
+    tokenizer = AutoTokenizer.from_pretrained(saved.directory)
+    model = getattr(transformers, saved.head.auto_class).from_pretrained(saved.directory, attn_implementation="eager")
+    weights, takers, taken, kind = attention_of(model.eval(), tokenizer, as_text(example))
+    path = folder / "blending.png"
+    draw_blending(weights, path, queries=takers, keys=taken, title=f"{kind} of the last layer, mean of its heads")
+    return [("blending.png", "Attention on a real input: how much each token (a row) takes of each other (a column)")]
+
+
+@torch.no_grad()
+def attention_of(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str
+) -> tuple[np.ndarray, list[str], list[str], str]:
+    """Attention of the last layer on a text.
+
+    Returns:
+        Weights (T, S), the mean over heads; the T tokens that take; the S that are taken from; the kind of attention.
+    """
+    inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=64)
+    source = tokens = tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])
+    if not model.config.is_encoder_decoder:
+        kind = "Masked self-attention" if model.config.model_type == "blend_decoder" else "Self-attention"
+        weights = model(**inputs, output_attentions=True).attentions[-1]
+    else:
+        kind = "Cross-attention"
+        if model.can_generate():
+            written = model.generate(**inputs)
+            inputs["decoder_input_ids"] = written[:, :-1]
+            # Row t is the step that writes token t.
+            tokens = tokenizer.convert_ids_to_tokens(written[0, 1:])
+        weights = model(**inputs, output_attentions=True).cross_attentions[-1]
+    return weights[0].float().mean(0).numpy(), tokens, source, kind

@@ -1,0 +1,96 @@
+"""What a run was made with: a callback keeps it in trainer_state.json, from where the card takes it."""
+
+import datetime
+import platform
+import time
+from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from transformers import Seq2SeqTrainingArguments, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+PACKAGES = ("seqblend", "torch", "transformers", "datasets", "tokenizers", "accelerate")
+# What decides a result. Nothing else of the arguments is told: others hold paths, names and tokens.
+HYPERPARAMETERS = (
+    *("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"),
+    *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "weight_decay", "adam_beta1", "adam_beta2"),
+    *("adam_epsilon", "max_grad_norm", "train_sampling_strategy", "bf16", "fp16", "tf32", "torch_compile"),
+    *("neftune_noise_alpha", "generation_max_length", "generation_num_beams", "seed"),
+    *("data_seed", "full_determinism"),
+)
+# What a reader looks for first, even where it is the default.
+ALWAYS = (*HYPERPARAMETERS[:2], "num_train_epochs", "lr_scheduler_type", "optim", "seed")
+
+
+class RunRecord(TrainerCallback, ExportableState):
+    """Keeps the versions, the hardware, the hyperparameters and the time of a run, over all its resumptions.
+
+    It works with any Trainer; BlendTrainer has one. What it keeps stands in trainer_state.json, under
+    `stateful_callbacks`, beside the log of losses and metrics that the Trainer itself keeps there.
+    """
+
+    def __init__(self) -> None:
+        self.facts: dict[str, Any] = {}
+        self._start, self._before = time.monotonic(), 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Note what is known before the first step; what an interrupted run had kept goes on."""
+        kept = state.stateful_callbacks.get(type(self).__name__) or {}
+        earlier = kept.get("attributes", {}).get("facts", {})
+        self._start, self._before = time.monotonic(), earlier.get("seconds", 0.0)
+        self.facts = {
+            "started": earlier.get("started", datetime.datetime.now(datetime.timezone.utc).date().isoformat()),
+            "versions": versions(),
+            "hardware": hardware(args),
+            "hyperparameters": hyperparameters(args),
+        }
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave it to Trainer.save_state, which writes what the last checkpoint had."""
+        state.stateful_callbacks[type(self).__name__] = self.state()
+
+    def state(self) -> dict[str, Any]:
+        """What goes into trainer_state.json; called for every checkpoint."""
+        seconds = round(self._before + time.monotonic() - self._start, 1)
+        # Before training there is nothing to keep.
+        return {"args": {}, "attributes": {"facts": {**self.facts, "seconds": seconds} if self.facts else {}}}
+
+
+def versions() -> dict[str, str]:
+    """The packages that made a run."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # seqblend, where it runs from a repository's code
+            continue
+    return found
+
+
+def hardware(args: TrainingArguments) -> str:
+    """What a run used, as `1 × NVIDIA H200` or `2 CPU threads`."""
+    if args.device.type == "cuda":
+        return f"{args.world_size} × {torch.cuda.get_device_name(args.device)}"
+    count = torch.get_num_threads()
+    threads = f"{count} CPU thread{'s' * (count > 1)}" if args.device.type == "cpu" else args.device.type
+    return threads if args.world_size == 1 else f"{args.world_size} processes of {threads}"
+
+
+def hyperparameters(args: TrainingArguments) -> dict[str, str]:
+    """Those that differ from transformers' defaults, then others that readers look for, with "(default)"."""
+    defaults = {field.name: field.default for field in fields(Seq2SeqTrainingArguments)}
+    given = {name: getattr(args, name) for name in HYPERPARAMETERS if hasattr(args, name)}
+    changed = {name: shown(value) for name, value in given.items() if value not in (defaults[name], None)}
+    rest = {name: f"{shown(given[name])} (default)" for name in ALWAYS if name in given and name not in changed}
+    return {**changed, **rest}
+
+
+def shown(value: Any) -> str:
+    """A value as the command line has it."""
+    return str(getattr(value, "value", value))

@@ -1,0 +1,160 @@
+"""How a model is used: for each head a few lines of code, which are printed on the card and run before that."""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .verify import without_package
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a kind of model is for.
+
+    Args:
+        auto_class: transformers' Auto class that opens it.
+        pipeline_tag: the Hub's name of its task.
+        task_name: the same in words.
+        sentence: what it does; `{labels}` stands for its labels.
+        code: lines that use `model`, `tokenizer` and the text `{text}`.
+        pipeline: whether those lines use transformers' pipelines.
+    """
+
+    auto_class: str
+    pipeline_tag: str
+    task_name: str
+    sentence: str
+    code: str
+    pipeline: bool = True
+
+
+LOADING = """\
+from transformers import {names}
+
+repository = "{repo_id}"
+options = {{"revision": "main", "trust_remote_code": True}}
+tokenizer = AutoTokenizer.from_pretrained(repository, **options)
+model = {auto_class}.from_pretrained(repository, **options)
+"""
+
+
+def usage_code(head: Head, repo_id: str, example: Any) -> str:
+    """The code that the card shows.
+
+    Args:
+        head: of the model.
+        repo_id: of the repository.
+        example: a text, a pair of texts, or the words of a sentence.
+    """
+    names = [head.auto_class, "AutoTokenizer", *(["pipeline"] if head.pipeline else [])]
+    loading = LOADING.format(names=", ".join(names), repo_id=repo_id, auto_class=head.auto_class)
+    strategy = "simple" if isinstance(example, list) and all(len(word) == 1 for word in example) else "first"
+    is_pair = head.pipeline_tag == "text-classification" and isinstance(example, list)
+    text = {"text": example[0], "text_pair": example[1]} if is_pair else as_text(example)
+    return loading + head.code.format(text=json.dumps(text, ensure_ascii=False), strategy=strategy)
+
+
+def as_text(example: Any) -> str:
+    """A text as it is; words joined by spaces; characters joined by nothing."""
+    if isinstance(example, str):
+        return example
+    return ("" if all(len(word) == 1 for word in example) else " ").join(example)
+
+
+def prompt_of(head: Head, example: Any, mask_token: str | None) -> Any:
+    """What a model is given of an example: a language model its beginning, or all of it with a word masked."""
+    words = example.split(" ") if isinstance(example, str) else []
+    if head.pipeline_tag == "text-generation" and words:
+        return " ".join(words[:8])
+    if head.pipeline_tag == "fill-mask" and words and mask_token is not None and mask_token not in words:
+        return " ".join([*words[: len(words) // 2], mask_token, *words[len(words) // 2 + 1 :]])
+    return example
+
+
+def run_usage(code: str, repo_id: str, directory: Path) -> str:
+    """Run the code as it is printed, where seqblend is not installed, and return what it prints.
+
+    It runs where `repo_id` is a link to `directory`, which transformers opens as it would the repository.
+
+    Raises:
+        ValueError: it fails.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        link = Path(place, repo_id)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(Path(directory).absolute(), target_is_directory=True)
+        done = without_package(["-"], Path(place), code)
+    if done.returncode:
+        raise ValueError((done.stderr.strip().splitlines() or ["it ended without a word"])[-1])
+    return done.stdout.rstrip("\n")
+
+
+# By what follows "For" in the name of a model's class; "" for a model without a head.
+HEADS = {
+    "SequenceClassification": Head(
+        auto_class="AutoModelForSequenceClassification",
+        pipeline_tag="text-classification",
+        task_name="Text classification",
+        sentence="It reads a text and gives it {labels}.",
+        code="""\
+classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
+print(classify({text}))
+""",
+    ),
+    "TokenClassification": Head(
+        auto_class="AutoModelForTokenClassification",
+        pipeline_tag="token-classification",
+        task_name="Token classification",
+        sentence="It reads a text and gives each word of it {labels}.",
+        code="""\
+tag = pipeline("token-classification", model=model, tokenizer=tokenizer, aggregation_strategy="{strategy}")
+for part in tag({text}):
+    print(part["word"], part["entity_group"], f"{{part['score']:.3f}}")
+""",
+    ),
+    "Seq2SeqLM": Head(
+        auto_class="AutoModelForSeq2SeqLM",
+        pipeline_tag="translation",
+        task_name="Sequence to sequence",
+        sentence="It reads a text and writes another.",
+        code="""\
+inputs = tokenizer({text}, return_tensors="pt")
+print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True)[0])
+""",
+        pipeline=False,
+    ),
+    "CausalLM": Head(
+        auto_class="AutoModelForCausalLM",
+        pipeline_tag="text-generation",
+        task_name="Text generation",
+        sentence="It continues a text.",
+        code="""\
+write = pipeline("text-generation", model=model, tokenizer=tokenizer)
+print(write({text}, max_new_tokens=64, do_sample=False)[0]["generated_text"])
+""",
+    ),
+    "MaskedLM": Head(
+        auto_class="AutoModelForMaskedLM",
+        pipeline_tag="fill-mask",
+        task_name="Fill-mask",
+        sentence="It tells which words were masked in a text.",
+        code="""\
+fill = pipeline("fill-mask", model=model, tokenizer=tokenizer)
+for guess in fill({text}):
+    print(guess["token_str"], f"{{guess['score']:.3f}}")
+""",
+    ),
+    "": Head(
+        auto_class="AutoModel",
+        pipeline_tag="feature-extraction",
+        task_name="Feature extraction",
+        sentence="It turns each token of a text into a vector that knows of the others.",
+        code="""\
+inputs = tokenizer({text}, return_tensors="pt")
+print(model(**inputs).last_hidden_state.shape)
+""",
+        pipeline=False,
+    ),
+}
