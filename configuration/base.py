@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from difflib import get_close_matches
+from inspect import get_annotations
 from itertools import cycle, islice
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from huggingface_hub.dataclasses import validated_field
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
 
 from .recipes import RECIPES
 
@@ -74,7 +75,16 @@ class RecipeConfig(PreTrainedConfig):
         if "layer_types" in recipe and "layer_types" not in overrides:
             # A recipe's pattern of layers goes on for as many as there are.
             settings["layer_types"] = list(islice(cycle(recipe["layer_types"]), settings["num_hidden_layers"]))
+        if "sliding_window" in recipe and "sliding_attention" not in (settings["layer_types"] or []):
+            # None of the layers that are left slides.
+            settings["sliding_window"] = overrides.get("sliding_window")
         return cls(**settings)
+
+    @classmethod
+    def own_fields(cls) -> set[str]:
+        """The names of the fields that stand in this package, and not in transformers' base class."""
+        classes = [each for each in cls.__mro__ if issubclass(each, RecipeConfig)]
+        return set().union(*(get_annotations(each) for each in classes)) & {f.name for f in fields(cls)}
 
     @classmethod
     def options(cls) -> set[str]:
@@ -222,6 +232,10 @@ class BlendConfig(RecipeConfig):
             if self.rope_parameters["rope_type"] not in known:
                 raise ValueError(unknown("rope_type", self.rope_parameters["rope_type"], known))
             theta = self.rope_parameters.get("rope_theta")
+            names = list(RopeParameters.__annotations__)
+            for name in self.rope_parameters:
+                if name not in names:
+                    raise ValueError(unknown("key of rope_parameters", str(name), names))
             if theta is not None and not theta > 0:
                 raise ValueError(f"rope_parameters={self.rope_parameters}: rope_theta must be above 0")
             try:

@@ -136,6 +136,7 @@ OF_STACKS = [
     ({"hidden_size": 33, "num_attention_heads": 3, "num_key_value_heads": 3, "position_type": "sinusoidal"}, ["even"]),
     ({"rope_parameters": {"rope_type": "lineer"}}, ["linear", "default"]),
     ({"rope_parameters": {"rope_type": "linear"}}, ["factor"]),
+    ({"rope_parameters": {"rope_type": "default", "rope_thet": 5.0}}, ["nearest first: rope_theta, ", "factor"]),
     ({"rope_parameters": {"rope_type": "default", "rope_theta": -1.0}}, ["rope_theta", "above 0"]),
     ({"rope_parameters": {"rope_type": "default"}, "position_type": "none"}, ["position_type", "rotary"]),
     ({"feed_forward_type": "moe"}, ["plain", "gated"]),
@@ -248,6 +249,23 @@ def test_sizes_of_a_recipe_may_be_overridden(config_class, recipe):
         for name, value in (settings["encoder"] if config.is_encoder_decoder else settings).items():
             if name not in ("num_hidden_layers", "hidden_size", "num_attention_heads", "layer_types"):
                 assert getattr(stack, name) == value, name
+
+
+def test_a_recipe_without_its_sliding_layers_has_no_window():
+    for overrides in ({"num_hidden_layers": 1}, {"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}):
+        assert BlendDecoderConfig.from_recipe("gpt3", **overrides).sliding_window is None
+        with pytest.raises((ValueError, StrictDataclassError), match="sliding_window=8 has no effect"):
+            BlendDecoderConfig.from_recipe("gpt3", sliding_window=8, **overrides)
+    assert BlendDecoderConfig.from_recipe("gpt3", num_hidden_layers=2, sliding_window=8).sliding_window == 8
+
+
+@every_config
+def test_own_fields_are_those_of_this_package(config_class):
+    """What transformers' base class declares, and we do not, is not among them."""
+    own = config_class.own_fields()
+    assert {"pooling", "label_smoothing", "tie_word_embeddings"} <= own < config_class.options()
+    assert own.isdisjoint(set(PreTrainedConfig.__dataclass_fields__) - {"tie_word_embeddings", "is_encoder_decoder"})
+    assert {f.name for f in fields(config_class)} - own <= set(PreTrainedConfig.__dataclass_fields__)
 
 
 # Parts of an encoder-decoder.
