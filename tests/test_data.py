@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seqblend.training.columns import Columns
-from seqblend.training.data import InputError, collect_labels, load_data, read_file
+from seqblend.training.data import InputError, load_data, read_file
 
 CLASSIFY, TAG, TRANSLATE, LANGUAGE = "sequence-classification", "token-classification", "seq2seq-lm", "causal-lm"
 # One file for all examples of a property: each overwrites it.
@@ -207,7 +207,7 @@ def test_labels_by_problem_type(tmp_path, problem_type, values, expected):
 @pytest.mark.parametrize(
     ("problem_type", "cells", "expected"),
     [
-        (None, ["1", "NA", "1e5"], ["1", "NA", "1e5"]),
+        (None, ["1", "NA", "e5", "inf", "nan", "1.2.3"], ["1", "NA", "e5", "inf", "nan", "1.2.3"]),
         ("single_label_classification", ["0.5", "2"], ["0.5", "2"]),
         ("multi_label_classification", ["b 3", "", '["b c"]', "[1, 2]"], [["b", "3"], [], ["b c"], ["1", "2"]]),
         ("regression", ["1", " -0.5 ", "1e-3"], [1.0, -0.5, 0.001]),
@@ -227,7 +227,7 @@ def test_references(tmp_path):
     data = load_data(TRANSLATE, validation_file=one, test_file=many)
     assert data["validation"]["target"][:] == ["b", "c"]
     assert data["test"]["target"][:] == [["b"], ["c", ""]]
-    assert collect_labels(data, TRANSLATE) == []
+    assert data.label_names == []
     assert_refused(["many.jsonl", "row 2", "'target'", "references"], read_file, many, TRANSLATE)
 
 
@@ -259,16 +259,26 @@ def test_text_pair_is_read_where_there_is_one(tmp_path):
 def test_label_order(tmp_path, task, problem_type, labels, expected):
     rows = [{"text": "t", "label": label, "tokens": label, "tags": label} for label in labels]
     data = load_data(task, train_file=write_json_lines(tmp_path / "a.jsonl", rows), problem_type=problem_type)
-    assert collect_labels(data, task, problem_type) == expected
-    assert collect_labels(datasets.DatasetDict(data), task, problem_type) == expected
+    assert data.label_names == expected
 
 
 def test_labels_without_training_split(tmp_path):
     path = write_json_lines(tmp_path / "a.jsonl", [{"text": "t", "label": label} for label in "abca"])
-    data = load_data(CLASSIFY, test_file=path)
-    assert collect_labels(data, CLASSIFY, known=["c", "b", "a"]) == ["c", "b", "a"]
-    assert_refused(["test", "row 3", "'c'", "1 row"], collect_labels, data, CLASSIFY, known=["a", "b"])
-    assert_refused(["train_file"], collect_labels, data, CLASSIFY)
+    assert load_data(CLASSIFY, test_file=path, known=["c", "b", "a"]).label_names == ["c", "b", "a"]
+    words = ["a.jsonl", "row 3", "'c'", "1 row", "the model"]
+    assert_refused(words, load_data, CLASSIFY, test_file=path, known=["a", "b"], max_eval_samples=1)
+
+
+def test_labels_that_are_known_keep_their_order(tmp_path):
+    path = write_json_lines(tmp_path / "a.jsonl", [{"text": "t", "label": label} for label in "abca"])
+    for known, expected in {"cba": "cba", "ab": "abc"}.items():
+        assert load_data(CLASSIFY, train_file=path, known=list(known)).label_names == list(expected)
+
+
+def test_a_training_split_may_be_left_out(tmp_path):
+    train, test = (write_json_lines(tmp_path / name, [{"text": "t"}]) for name in ("a.jsonl", "b.jsonl"))
+    assert list(load_data(LANGUAGE, train_file=train, test_file=test, train=False)) == ["test"]
+    assert_refused(["do_train", "validation", "test"], load_data, LANGUAGE, train_file=train, train=False)
 
 
 # --- Samples and sources ---
@@ -287,7 +297,7 @@ def test_samples_are_random_but_keep_order_and_labels(tmp_path):
     assert (len(data["train"]), len(data["test"])) == (20, 5)
     assert texts == sorted(set(texts)) and texts != [f"{n:03}" for n in range(20)]
     assert texts == load(0)["train"]["text"][:] != load(1)["train"]["text"][:]
-    assert len(collect_labels(data, CLASSIFY)) == 200
+    assert len(data.label_names) == 200
 
 
 def test_dates_are_the_built_in_data(monkeypatch):
@@ -315,7 +325,7 @@ def test_a_data_set_by_name(tmp_path, monkeypatch):
     datasets.Dataset.from_dict(rows, features).to_parquet(path / "train.parquet")
     data = load_data(CLASSIFY, dataset_name=str(path), columns=Columns(text="sentence"))
     assert data["train"].to_dict() == {"text": ["NA", "", "b"], "label": ["pos", "neg", "pos"]}
-    assert collect_labels(data, CLASSIFY) == ["neg", "pos"]
+    assert data.label_names == ["neg", "pos"]
     assert_refused(["split train", "'text'", "'sentence'"], load_data, CLASSIFY, dataset_name=str(path))
     unlabelled = datasets.Dataset.from_dict({"sentence": ["a"], "label": [-1]}, features)
     unlabelled.to_parquet(path / "test.parquet")
@@ -370,6 +380,10 @@ BROKEN_FILES = [
     ("a.jsonl", '{"source": "a", "target": null}\n', TRANSLATE, ["row 1", "'target'", "null"]),
     ("a.jsonl", TRAIN + '{"text": "t", "label": 0.5}\n', CLASSIFY, ["row 3", "'label'", "0.5", "regression"]),
     ("a.csv", "text,label\nt,1\nt,0.5\n", CLASSIFY, ["row 2", "'label'", "0.5", "--problem_type regression"]),
+    *(
+        ("a.csv", f"text,label\nt,{cell}\n", CLASSIFY, ["row 1", "'label'", cell, "--problem_type regression"])
+        for cell in (".5", "2.", "1e-3", "2e5", "-1.5E+3")
+    ),
     ("a.jsonl", '{"text": "t", "label": ["a"]}\n', CLASSIFY, ["row 1", "a list", "multi_label_classification"]),
     ("a.jsonl", '{"text": "t", "label": ""}\n', CLASSIFY, ["row 1", "'label'"]),
     ("a.jsonl", '{"text": "t", "label": null}\n', CLASSIFY, ["row 1", "'label'", "null"]),
@@ -396,7 +410,7 @@ def write_plain(path, content):
         ("regression", "true", ["row 2", "true"]),
         ("regression", "[]", ["row 2", "empty list"]),
         ("regression", "[1, 2]", ["row 2", "2 numbers", "has 1"]),
-        ("multi_label_classification", '"a"', ["row 1", "list of labels"]),
+        ("multi_label_classification", '"a"', ["row 1", "list of labels", "--problem_type"]),
         ("single_label_classification", "0.5", ["row 2", "0.5"]),
     ],
 )

@@ -164,6 +164,13 @@ def test_without_o_words_beyond_the_length_get_the_first_label():
     assert TASKS["token-classification"].score(answers, columns, options)["accuracy"] == 0.5
 
 
+def test_training_without_a_word_within_the_length_is_refused():
+    rows, options = [{"tokens": ["a", "b"], "tags": ["O", "O"]}], settings_for(labels=["O"], length=2)
+    with pytest.raises(InputError, match="max_length: 2 leaves no word"):
+        encode("token-classification", rows, options)
+    assert encode("token-classification", rows, options, "test")["labels"] == [[IGNORE, IGNORE]]
+
+
 def test_a_split_without_words_is_refused():
     with pytest.raises(InputError, match="validation: no row has a word"):
         rows = datasets.Dataset.from_dict({"tokens": [[], []], "tags": [[], []]})
@@ -238,6 +245,16 @@ def test_rows_for_evaluation_are_masked_for_good():
     batch = COLLATORS["masked-lm"](CHAR)(runs[0].to_list())
     assert batch["labels"][1][:35].tolist() == runs[0]["labels"][1]
     assert (batch["labels"][2][2:] == IGNORE).all()
+
+
+def test_in_evaluation_every_row_with_a_token_counts():
+    """A row of three is left alone by chance in three of five cases."""
+    rows = [{"text": text} for text in ("a", "abc", "", "cb")] * 20
+    encoded = encode("masked-lm", rows, settings_for(), "test")
+    for row, text in zip(encoded, rows, strict=True):
+        told = assert_masked(row["input_ids"], row["labels"], text["text"])
+        assert (told > 0) == (text["text"] != "")
+    assert encoded.to_list() == encode("masked-lm", rows, settings_for(), "test").to_list()
 
 
 def test_training_masks_anew_in_each_epoch_and_follow_from_batch_and_epoch():

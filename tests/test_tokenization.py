@@ -60,6 +60,17 @@ def test_special_tokens(tokenizer_type):
     assert tokenizer("")["input_ids"] == [2, 3]
 
 
+@pytest.mark.parametrize("tokenizer_type", TOKENIZER_TYPES)
+def test_texts_that_are_continued_are_not_closed(tokenizer_type, tmp_path):
+    closed, tokenizer = tokenizer_of(tokenizer_type), train_tokenizer(TEXTS * 3, tokenizer_type, 300, closes=False)
+    tokenizer.save_pretrained(tmp_path)
+    for each in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        assert each.get_vocab() == closed.get_vocab() and each.special_tokens_map == closed.special_tokens_map
+        for text in TEXTS:
+            assert each(text)["input_ids"] == closed(text, add_special_tokens=False)["input_ids"]
+            assert not {2, 3} & set(each(text, text)["input_ids"])
+
+
 @settings(max_examples=60, deadline=None)
 @given(text=st.text(st.sampled_from(CHARACTERS), max_size=20))
 @example(text=" a")

@@ -45,10 +45,19 @@ class MaskingCollator(TrainerCallback):
 
 
 def mask_once(input_ids: list[int], tokenizer: PreTrainedTokenizerBase, seed: int) -> dict[str, list[int]]:
-    """input_ids and labels of one row masked for good, so that evaluations can be compared."""
+    """input_ids and labels of one row masked for good, so that evaluations can be compared.
+
+    Where chance takes no token, as in most short rows, one is masked all the same, so that every row counts.
+    """
     collator = DataCollatorForLanguageModeling(tokenizer, mlm=True, mlm_probability=0.15, seed=seed)
     batch = collator([{"input_ids": input_ids}])
-    return {name: batch[name][0].tolist() for name in ("input_ids", "labels")}
+    masked, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
+    special = tokenizer.get_special_tokens_mask(input_ids, already_has_special_tokens=True)
+    maskable = [position for position, is_special in enumerate(special) if not is_special]
+    if maskable and all(label == -100 for label in labels):
+        position = maskable[seed % len(maskable)]
+        masked[position], labels[position] = tokenizer.mask_token_id, input_ids[position]
+    return {"input_ids": masked, "labels": labels}
 
 
 # By task.

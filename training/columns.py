@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from .files import InputError, describe, one_of
 
-FRACTION = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
+# A number with a point or an exponent. "inf" and "nan" are words.
+FRACTION = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,13 @@ def _label_list(value: Any) -> list[str]:
     return [_label(item) for item in _list(value, "labels")]
 
 
+def _several(value: Any) -> list[str]:
+    try:
+        return _label_list(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, and --problem_type is multi_label_classification") from None
+
+
 def _numbers(value: Any) -> list[float]:
     items = value if isinstance(value, list) else [value]
     for item in items:
@@ -179,7 +187,7 @@ ONE_TARGET = Kind(_one_target, lambda cell: [cell], pa.list_(pa.string()))
 LABEL_KINDS: dict[str | None, Kind] = {
     None: Kind(_label, _cell_label, pa.string()),
     "single_label_classification": Kind(_label, _label, pa.string()),
-    "multi_label_classification": LABELS,
+    "multi_label_classification": Kind(_several, _cell_labels, pa.list_(pa.string())),
     "regression": Kind(_numbers, _cell_numbers, pa.list_(pa.float64())),
 }
 TASK_FIELDS: dict[str, dict[str, Kind]] = {

@@ -25,8 +25,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .columns import STANDARD_COLUMNS, TASK_FIELDS, Columns, Field, fields_of
-from .files import FILE_TYPES, InputError, check_file, file_suffix, nearest_first, one_of, read_rows, table_rows
+from .columns import STANDARD_COLUMNS, Columns, Field, fields_of
+from .files import FILE_TYPES, InputError, check_file, file_suffix, in_one_line, nearest_first, read_rows, table_rows
 
 SPLITS = ("train", "validation", "test")
 LABEL_COLUMNS = {"sequence-classification": "label", "token-classification": "tags"}
@@ -34,9 +34,15 @@ BATCH_ROWS = 10_000
 
 
 class LabelledData(datasets.DatasetDict):
-    """A `DatasetDict` that remembers the labels of its whole training split, of which samples may have been taken."""
+    """A `DatasetDict` that remembers the labels of its whole training split, of which samples may have been taken.
 
-    label_names: list[str] | None = None
+    Args:
+        label_names: those of the training split, or of the model; none where there is neither.
+        where: the file or the data set that each split comes from, for messages.
+    """
+
+    label_names: list[str] = []
+    where: dict[str, str] = {}
 
 
 def load_data(
@@ -52,7 +58,9 @@ def load_data(
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
     seed: int = 0,
-) -> datasets.DatasetDict:
+    train: bool = True,
+    known: list[str] | None = None,
+) -> LabelledData:
     """Read, check and standardise a data set from files, from the Hub, or the built-in `dates`.
 
     Labels are checked before samples are taken, so rows in messages are rows of the user's files.
@@ -69,9 +77,11 @@ def load_data(
         max_train_samples: keep this many random rows of the training split, in their order.
         max_eval_samples: the same for each of the other splits.
         seed: decides which rows are kept, and the split of `dates`.
+        train: False leaves the training split out.
+        known: the labels of the model; used if there is no training split.
 
     Returns:
-        The splits that exist; a `LabelledData` whose `label_names` are those of the whole training split.
+        The splits that exist; `label_names` are those of the whole training split, or of the model.
 
     Raises:
         InputError: an argument, a file, a row, a column or a label is wrong.
@@ -81,17 +91,18 @@ def load_data(
     files = {split: str(file) for split, file in files.items() if file is not None}
     _check_source(files, dataset_name, dataset_config_name)
     _check_limits(max_train_samples=max_train_samples, max_eval_samples=max_eval_samples)
-    if files:
-        where = files
-        splits = {split: _read_file(file, fields[split]) for split, file in files.items()}
-    else:
-        loaded = _load_dataset(dataset_name, dataset_config_name, seed)
-        where = {split: f"{dataset_name}, split {split}" for split in loaded}
-        splits = {split: _read_dataset(rows, where[split], fields[split]) for split, rows in loaded.items()}
-    _check_same_columns(splits, where)
-    data = LabelledData(splits)
-    if "train" in data:
-        data.label_names = _label_names(data, task, problem_type, None, where)
+    source = files or _load_dataset(dataset_name, dataset_config_name, seed)
+    where = files or {split: f"{dataset_name}, split {split}" for split in source}
+    if not train:
+        source.pop("train", None)
+    if not source:
+        raise InputError("do_train: is not to be done; do_eval needs a validation split, do_predict a test split")
+    read = _read_file if files else _read_dataset
+    data = LabelledData({split: read(rows, where[split], fields[split]) for split, rows in source.items()})
+    data.where = where
+    _check_same_columns(data, where)
+    if "train" in data or known is not None:
+        data.label_names = _label_names(data, task, problem_type, known)
     for split in data:
         data[split] = _sample(data[split], max_train_samples if split == "train" else max_eval_samples, seed)
     return data
@@ -117,33 +128,7 @@ def read_file(
     Raises:
         InputError: the file, a row or a column is wrong.
     """
-    return _read_file(path, fields_of(task, columns, problem_type, split))
-
-
-def collect_labels(
-    dataset: datasets.DatasetDict,
-    task: str,
-    problem_type: str | None = None,
-    known: list[str] | None = None,
-) -> list[str]:
-    """The label names of the training split, in the order of their ids.
-
-    Names that are all whole numbers are sorted as numbers, all others by code point; of tags, `O` comes first.
-    Regression has names too: `LABEL_0` and so on, one for each number of a row.
-
-    Args:
-        dataset: what `load_data` returned.
-        task: one of `TASK_FIELDS`; language models and seq2seq have no labels and give an empty list.
-        problem_type: see `load_data`.
-        known: the labels of the model; used if there is no training split.
-
-    Raises:
-        InputError: another split has a label that is not among them, or there is neither training split nor `known`.
-    """
-    names = getattr(dataset, "label_names", None)
-    if names is not None:
-        return list(names)
-    return _label_names(dataset, task, problem_type, known, {split: f"split {split}" for split in dataset})
+    return _read_file(path, str(path), fields_of(task, columns, problem_type, split))
 
 
 # --- From rows to a checked table ---
@@ -168,8 +153,8 @@ def _check_limits(**limits: int | None) -> None:
             raise InputError(f"{name}: must be at least 1, not {limit}")
 
 
-def _read_file(path: str | Path, fields: list[Field]) -> datasets.Dataset:
-    return _standardise(read_rows(path), str(path), fields, FILE_TYPES[file_suffix(path)].typed)
+def _read_file(path: str | Path, where: str, fields: list[Field]) -> datasets.Dataset:
+    return _standardise(read_rows(path), where, fields, FILE_TYPES[file_suffix(path)].typed)
 
 
 def _read_dataset(dataset: datasets.Dataset, where: str, fields: list[Field]) -> datasets.Dataset:
@@ -288,8 +273,7 @@ def _load_dataset(name: str, config_name: str | None, seed: int) -> dict[str, da
     try:
         loaded = datasets.load_dataset(name, config_name)
     except Exception as error:  # every builder and every network layer raises its own
-        reason = (str(error).splitlines() or [""])[0]
-        raise InputError(f"dataset_name: {name!r} cannot be loaded ({type(error).__name__}: {reason})") from error
+        raise InputError(f"dataset_name: {name!r} cannot be loaded ({in_one_line(error)})") from error
     splits = {split: loaded[split] for split in SPLITS if split in loaded}
     if not splits:
         raise InputError(f"dataset_name: {name!r} has none of the splits {', '.join(SPLITS)}, but {', '.join(loaded)}")
@@ -306,37 +290,41 @@ def _sample(dataset: datasets.Dataset, limit: int | None, seed: int) -> datasets
 # --- Labels ---
 
 
-def _label_names(
-    dataset: datasets.DatasetDict, task: str, problem_type: str | None, known: list[str] | None, where: dict[str, str]
-) -> list[str]:
-    """See `collect_labels`; `where` is what messages call each split."""
-    if one_of("task", task, TASK_FIELDS) not in LABEL_COLUMNS:
+def _label_names(data: LabelledData, task: str, problem_type: str | None, known: list[str] | None) -> list[str]:
+    """The label names of the training split, or those that are known, in the order of their ids.
+
+    Names that are all whole numbers are sorted as numbers, all others by code point; of tags, `O` comes first; where
+    the same ones are known, their order stays. Regression has names too: `LABEL_0` and so on, one for each number of a
+    row. Language models and seq2seq have none.
+    """
+    if task not in LABEL_COLUMNS:
         return []
-    if "train" not in dataset and known is None:
-        raise InputError("train_file: without a training split the labels must come from a trained model")
     if problem_type == "regression":
-        return _regression_names(dataset, known, where)
-    columns = {split: _column(dataset[split], LABEL_COLUMNS[task]) for split in dataset}
-    if "train" in dataset:
-        known = _sorted_labels(set(chain.from_iterable(map(_as_list, columns["train"]))), task)
-        if not known:
-            raise InputError(f"{where['train']}: no row has a label")
-        if len(known) == 1 and task == "sequence-classification" and problem_type != "multi_label_classification":
+        return _regression_names(data, known)
+    columns = {split: _column(data[split], LABEL_COLUMNS[task]) for split in data}
+    lacking = "is none of the model's"
+    if "train" in data:
+        lacking = "does not occur in training"
+        names = _sorted_labels(set(chain.from_iterable(map(_as_list, columns["train"]))), task)
+        if not names:
+            raise InputError(f"{data.where['train']}: no row has a label")
+        if len(names) == 1 and task == "sequence-classification" and problem_type != "multi_label_classification":
             raise InputError(
-                f"{where['train']}: every row has the label {known[0]!r}; classes are told apart from two"
+                f"{data.where['train']}: every row has the label {names[0]!r}; classes are told apart from two"
             )
+        known = known if known is not None and sorted(known) == sorted(names) else names
     for split, column in columns.items():
-        _check_known(column, known, where[split])
-    return list(known)
+        _check_known(column, known, data.where[split], lacking)
+    return known
 
 
-def _regression_names(dataset: datasets.DatasetDict, known: list[str] | None, where: dict[str, str]) -> list[str]:
+def _regression_names(data: LabelledData, known: list[str] | None) -> list[str]:
     """One name for each number of a label; every split has as many."""
-    widths = {split: np.size(dataset[split][0]["label"]) for split in dataset}
-    width = widths.get("train", None if known is None else len(known))
+    widths = {split: np.size(data[split][0]["label"]) for split in data}
+    width, whose = (widths["train"], "training") if "train" in data else (len(known), "the model")
     for split, found in widths.items():
         if found != width:
-            raise InputError(f"{where[split]}: labels hold {found} numbers, but those of training {width}")
+            raise InputError(f"{data.where[split]}: labels hold {found} numbers, but those of {whose} {width}")
     return [f"LABEL_{index}" for index in range(width)]
 
 
@@ -349,13 +337,13 @@ def _as_list(labels: str | list[str]) -> list[str]:
 
 
 def _sorted_labels(names: set[str], task: str) -> list[str]:
-    """See `collect_labels`."""
+    """See `_label_names`."""
     if all(re.fullmatch(r"-?\d+", name) for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names, key=lambda name: (task == "token-classification" and name != "O", name))
 
 
-def _check_known(column: list, names: list[str], where: str) -> None:
+def _check_known(column: list, names: list[str], where: str, lacking: str) -> None:
     known = set(names)
     rows = [row for row, labels in enumerate(column, 1) if not known.issuperset(_as_list(labels))]
     if not rows:
@@ -365,6 +353,6 @@ def _check_known(column: list, names: list[str], where: str) -> None:
     others = f", and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""
     near = " or ".join(map(repr, difflib.get_close_matches(unknown[0], names)))
     raise InputError(
-        f"{where}: row {rows[0]}: label {unknown[0]!r} does not occur in training"
+        f"{where}: row {rows[0]}: label {unknown[0]!r} {lacking}"
         f" ({count} {'row' if count == 1 else 'rows'} here{others})" + (f"; did you mean {near}?" if near else "")
     )

@@ -147,6 +147,11 @@ def describe(value: Any) -> str:
     return {list: "a list", dict: "an object"}.get(type(value), f"a {type(value).__name__}")
 
 
+def in_one_line(error: Exception) -> str:
+    """What an error of a library says, and what kind it is."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def _json_lines(path: str, stream: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """One object a line. A line ends at LF only: U+2028 and its like are text."""
     row = 0

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
@@ -47,6 +47,7 @@ class Settings:
         max_target_length: of a target, with its end token.
         token_types: whether the model reads token_type_ids.
         seed: decides which tokens are masked in evaluation.
+        where: the file that each split comes from, for messages.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -57,6 +58,7 @@ class Settings:
     max_target_length: int
     token_types: bool
     seed: int
+    where: dict[str, str] = field(default_factory=dict)
 
     @property
     def label_ids(self) -> dict[str, int]:
@@ -181,7 +183,7 @@ def encode_words(rows: datasets.Dataset, settings: Settings, split: str) -> data
     """Words with the id of their tag at their first piece, and no label at other pieces."""
     ids, tokenizer = settings.label_ids, settings.tokenizer
     if not any(rows["tokens"]):
-        raise InputError(f"{split}: no row has a word")
+        raise InputError(f"{settings.where.get(split, split)}: no row has a word")
 
     def spell(words: list[str]) -> list[str]:
         """A word of which the tokenizer makes no piece is read as unknown, so that it gets a tag too."""
@@ -203,7 +205,15 @@ def encode_words(rows: datasets.Dataset, settings: Settings, split: str) -> data
             )
         return {**features, "labels": labels}
 
-    return encode_texts(rows, settings, encode)
+    encoded = encode_texts(rows, settings, encode)
+    if split == "train" and not has_targets(encoded):
+        raise InputError(f"max_length: {settings.max_length} leaves no word of the training split to learn a tag of")
+    return encoded
+
+
+def has_targets(encoded: datasets.Dataset) -> bool:
+    """Whether anything is to be told in any row."""
+    return any(np.not_equal(row, IGNORE).any() for row in encoded["labels"])
 
 
 def answer_words(predicted: EvalPrediction, rows: datasets.Dataset, settings: Settings) -> list[Answer]:
@@ -276,7 +286,8 @@ def encode_stream(rows: datasets.Dataset, settings: Settings, split: str) -> dat
     stream = np.concatenate([np.asarray(ids) for batch in texts.iter(1000) for ids in batch["input_ids"]])
     blocks = [stream[start : start + settings.max_length] for start in range(0, len(stream), settings.max_length)]
     if len(stream) < 2:
-        raise InputError(f"{split}: the texts have {len(stream)} tokens, too few to predict one from another")
+        where = settings.where.get(split, split)
+        raise InputError(f"{where}: the texts have {len(stream)} tokens, too few to predict one from another")
     return datasets.Dataset.from_dict({"input_ids": blocks, "labels": blocks})
 
 
@@ -307,13 +318,15 @@ def shown_example(rows: datasets.DatasetDict, task: Task) -> dict[str, str | lis
     return {} if example is None else {"example": example if len(example) > 1 else example[0]}
 
 
-def check_metric(name: str, task: Task, rows: datasets.Dataset, settings: Settings) -> None:
-    """Refuse to choose the best model by a metric that evaluating `rows` will not give.
+def check_metric(name: str, task: Task, rows: datasets.Dataset, encoded: datasets.Dataset, settings: Settings) -> None:
+    """Refuse to choose the best model by a metric that evaluating the rows, as read and as encoded, will not give.
 
     Raises:
         InputError: there is none of this name; the message lists those there are, nearest first.
     """
     known = ["loss", "perplexity"] if task.score is None else ["loss"]
+    if not has_targets(encoded):
+        known = []
     if task.score is not None:
         right = (row[0] if task.generates and isinstance(row, list) else row for row in rows[task.reference])
         answers = [{"prediction": row} for row in right]

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from .files import InputError, one_of
+from .files import InputError, in_one_line, one_of
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 UNIGRAM_STEP = 1e-4  # fixed in the trainer, see _reproducible
@@ -48,7 +48,12 @@ def texts_of(dataset: datasets.Dataset | datasets.DatasetDict, task: str) -> Ite
 
 
 def train_tokenizer(
-    texts: Iterable[str], tokenizer_type: str, vocab_size: int, normalization: str | None = None
+    texts: Iterable[str],
+    tokenizer_type: str,
+    vocab_size: int,
+    normalization: str | None = None,
+    *,
+    closes: bool = True,
 ) -> PreTrainedTokenizerFast:
     """Train a tokenizer.
 
@@ -58,6 +63,7 @@ def train_tokenizer(
         vocab_size: the most entries the vocabulary may have, special tokens included.
         normalization: one of `NORMALIZATIONS`, applied to every text before anything else. NFD takes Hangul syllables
             apart into letters; what the tokenizer decodes is then NFD too.
+        closes: put `[CLS]` and `[SEP]` around each text. Not where texts are continued: the end would come before.
 
     Raises:
         InputError: an unknown type or normalization, no text, or a `vocab_size` that cannot hold the special tokens
@@ -73,11 +79,12 @@ def train_tokenizer(
     tokenizer = train(texts, vocab_size, normalizer)
     cls_id, sep_id = SPECIAL_TOKENS.index("[CLS]"), SPECIAL_TOKENS.index("[SEP]")
     tokenizer.add_special_tokens(SPECIAL_TOKENS)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", cls_id), ("[SEP]", sep_id)],
-    )
+    if closes:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", cls_id), ("[SEP]", sep_id)],
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
@@ -110,10 +117,7 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
             str(path) if path.exists() else name, trust_remote_code=False
         )
     except Exception as error:  # the libraries below raise whatever they meet
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(
-            f"tokenizer_name_or_path: {name!r} cannot be loaded ({type(error).__name__}: {reason})"
-        ) from error
+        raise InputError(f"tokenizer_name_or_path: {name!r} cannot be loaded ({in_one_line(error)})") from error
     _fill_special_tokens(tokenizer, name)
     return tokenizer
 
