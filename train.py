@@ -1,11 +1,13 @@
 """Train, evaluate and predict: `python train.py [FILE.yaml|FILE.json] [--flag value …]`, `--help` for all flags."""
 
+import contextlib
 import json
 import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 from huggingface_hub.errors import StrictDataclassError
@@ -19,20 +21,21 @@ from seqblend.training.arguments import (
     DataArguments,
     ModelArguments,
     card_facts,
-    finish_arguments,
     parse_arguments,
     public_command,
 )
+from seqblend.training.checks import check_options, finish_arguments, settle_steps
 from seqblend.training.collation import COLLATORS
-from seqblend.training.data import collect_labels, load_data
-from seqblend.training.files import InputError
-from seqblend.training.models import build_config, known_labels, load_model, parts_of
+from seqblend.training.data import LabelledData, load_data
+from seqblend.training.files import InputError, in_one_line
+from seqblend.training.models import known_labels, known_problem_type, make_model, parts_of
 from seqblend.training.tasks import TASKS, Settings, Task, check_metric, shown_example
 from seqblend.training.tokenization import load_tokenizer, texts_of, train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
 # The prefix that transformers gives the metrics of a split.
 PREFIXES = {"eval": "validation", "test": "test"}
+RESULTS = [*(f"{name}_results.json" for name in ("train", "eval", "test", "run", "all")), "predictions.jsonl"]
 
 
 @dataclass
@@ -73,6 +76,10 @@ class Job:
     def train(self, resume_from_checkpoint: str | None) -> None:
         """Train, save the model, and report how it went."""
         result = self.trainer.train(resume_from_checkpoint=resume_from_checkpoint)
+        if resume_from_checkpoint is None and self.trainer.is_world_process_zero():
+            # What stands there is of an earlier run, and tells of another model.
+            for name in RESULTS:
+                Path(self.trainer.args.output_dir, name).unlink(missing_ok=True)
         # It is pushed when everything is measured.
         self.trainer.save_model(_internal_call=True)
         self.trainer.save_state()
@@ -114,6 +121,7 @@ def prepare(argv: list[str]) -> Job:
         ValueError: an option of the model is wrong.
     """
     model_args, data_args, training_args = parse_arguments(argv)
+    check_options(model_args, data_args, training_args)
     if data_args.task is None:
         raise InputError(f"task: is missing; give one of {', '.join(TASKS)}")
     if data_args.task not in TASKS:
@@ -123,23 +131,24 @@ def prepare(argv: list[str]) -> Job:
     if training_args.push_to_hub:
         name = training_args.hub_model_id or Path(training_args.output_dir).absolute().name
         check_access(Destination(name, token=training_args.hub_token))
-    rows = read_rows(data_args, training_args.seed)
+    path = model_args.model_name_or_path
+    if path and data_args.problem_type is None and data_args.task == "sequence-classification":
+        data_args.problem_type = known_problem_type(path)
+    rows = read_rows(data_args, training_args, known_labels(path) if path else None)
+    settle_steps(training_args, path, set(rows))
     finish_arguments(training_args, task, set(rows))
-    if model_args.model_name_or_path and not training_args.do_train:
-        # The labels are then the model's.
-        rows = datasets.DatasetDict({split: rows[split] for split in rows if split != "train"})
-    labels = read_labels(rows, data_args, model_args)
     tokenizer = make_tokenizer(model_args, data_args, rows)
     set_seed(training_args.seed)
-    model = make_model(model_args, data_args, training_args, tokenizer, labels)
-    settings = make_settings(data_args, training_args, tokenizer, labels, model)
-    if training_args.metric_for_best_model is not None and "validation" in rows:
-        check_metric(training_args.metric_for_best_model, task, rows["validation"], settings)
+    model = make_model(model_args, data_args, training_args, tokenizer, rows.label_names)
+    settings = make_settings(data_args, training_args, tokenizer, rows, model)
     encoded = datasets.DatasetDict({split: task.encode(rows[split], settings, split) for split in rows})
+    if training_args.metric_for_best_model is not None and "validation" in rows:
+        name = training_args.metric_for_best_model
+        check_metric(name, task, rows["validation"], encoded["validation"], settings)
     scorers = {}
     if task.score is not None:
         scorers = {prefix: scorer(task, rows[split], settings) for prefix, split in PREFIXES.items() if split in rows}
-    trainer = BlendTrainer(
+    trainer = make_trainer(
         model=model,
         args=training_args,
         data_collator=COLLATORS[data_args.task](tokenizer),
@@ -161,8 +170,8 @@ def prepare(argv: list[str]) -> Job:
     return Job(task, rows, encoded, settings, model, trainer, facts)
 
 
-def read_rows(data_args: DataArguments, seed: int) -> datasets.DatasetDict:
-    """The splits that exist, checked, with standard column names."""
+def read_rows(data_args: DataArguments, args: Seq2SeqTrainingArguments, known: list[str] | None) -> LabelledData:
+    """The splits that exist and are used, checked, with standard column names; `known` are the labels of the model."""
     return load_data(
         data_args.task,
         train_file=data_args.train_file,
@@ -174,17 +183,10 @@ def read_rows(data_args: DataArguments, seed: int) -> datasets.DatasetDict:
         problem_type=data_args.problem_type,
         max_train_samples=data_args.max_train_samples,
         max_eval_samples=data_args.max_eval_samples,
-        seed=seed,
+        seed=args.seed,
+        train=args.do_train or (args.do_train is None and not (args.do_eval or args.do_predict)),
+        known=known,
     )
-
-
-def read_labels(rows: datasets.DatasetDict, data_args: DataArguments, model_args: ModelArguments) -> list[str]:
-    """The labels of the training split, as the model orders them if it has the same; without one, the model's."""
-    if not model_args.model_name_or_path:
-        return collect_labels(rows, data_args.task, data_args.problem_type)
-    known = known_labels(model_args.model_name_or_path)
-    labels = collect_labels(rows, data_args.task, data_args.problem_type, known)
-    return known if sorted(known) == sorted(labels) else labels
 
 
 def make_tokenizer(
@@ -194,49 +196,20 @@ def make_tokenizer(
     saved = model_args.tokenizer_name_or_path or model_args.model_name_or_path
     if saved:
         return load_tokenizer(saved)
-    if "train" not in rows:
-        raise InputError("train_file: there is no training split, and neither a model nor a tokenizer is named")
     return train_tokenizer(
         texts_of(rows["train"], data_args.task),
         model_args.tokenizer_type or "byte-bpe",
         model_args.vocab_size,
         model_args.tokenizer_normalization,
+        closes=data_args.task != "causal-lm",
     )
-
-
-def make_model(
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    args: Seq2SeqTrainingArguments,
-    tokenizer: PreTrainedTokenizerBase,
-    labels: list[str],
-) -> PreTrainedModel:
-    """A new model, or a saved one, with the labels of this run; label smoothing moves from the Trainer into it."""
-    task = TASKS[data_args.task]
-    fields: dict = {}
-    if labels:
-        fields["id2label"] = dict(enumerate(labels))
-        fields["label2id"] = {name: index for index, name in enumerate(labels)}
-    if data_args.task == "sequence-classification":
-        fields["problem_type"] = data_args.problem_type or "single_label_classification"
-    if args.label_smoothing_factor:
-        fields["label_smoothing"], args.label_smoothing_factor = args.label_smoothing_factor, 0.0
-    if model_args.model_name_or_path:
-        model = load_model(model_args, data_args.task, task, tokenizer, fields)
-    else:
-        model = task.auto_class.from_config(build_config(model_args, data_args.task, task, tokenizer, fields))
-    if task.generates:
-        # With the start token.
-        model.generation_config.max_length = (data_args.max_target_length or data_args.max_length) + 1
-        model.generation_config.num_beams = args.generation_num_beams or 1
-    return model
 
 
 def make_settings(
     data_args: DataArguments,
     args: Seq2SeqTrainingArguments,
     tokenizer: PreTrainedTokenizerBase,
-    labels: list[str],
+    rows: LabelledData,
     model: PreTrainedModel,
 ) -> Settings:
     """What the task needs to know of this run. Raises InputError for a length that learned positions do not reach."""
@@ -246,20 +219,45 @@ def make_settings(
         "max_target_length": data_args.max_target_length or data_args.max_length,
     }
     parts = parts_of(model.config)
-    used = [name for name in lengths if (name == "max_length") != TASKS[data_args.task].generates]
-    name = max(used, key=lambda key: lengths[key])
+    used = {name: lengths[name] for name in lengths if (name == "max_length") != TASKS[data_args.task].generates}
+    if TASKS[data_args.task].generates and args.generation_max_length is not None:
+        used["generation_max_length"] = args.generation_max_length - 1  # the last token is not read
+    name = max(used, key=lambda key: used[key])
     for config in parts:
         reach = getattr(config, "max_position_embeddings", None)
-        if getattr(config, "position_type", None) == "learned" and lengths[name] > reach:
-            raise InputError(f"{name}: {lengths[name]} is more than max_position_embeddings={reach} of the model")
+        if getattr(config, "position_type", None) == "learned" and used[name] > reach:
+            raise InputError(f"{name}: {used[name]} is more than max_position_embeddings={reach} of the model")
     return Settings(
         tokenizer=tokenizer,
-        labels=labels,
+        labels=rows.label_names,
+        where=rows.where,
         problem_type=model.config.problem_type,
         token_types=any((getattr(config, "type_vocab_size", 0) or 0) > 1 for config in parts),
         seed=args.seed,
         **lengths,
     )
+
+
+def make_trainer(**kwargs: Any) -> BlendTrainer:
+    """The Trainer, which could train. Where it cannot, the directories that it makes are taken away again.
+
+    Raises:
+        InputError: an option is wrong.
+        PublishError: the Hub cannot be used.
+    """
+    args = kwargs["args"]
+    path = Path(args.output_dir).absolute()
+    new = [each for each in (path, *path.parents) if not each.exists()]
+    try:
+        trainer = BlendTrainer(**kwargs)
+        if args.do_train:
+            trainer.check()
+        return trainer
+    except Exception as error:  # transformers raises whatever it meets
+        for each in new:
+            with contextlib.suppress(OSError):
+                each.rmdir()
+        raise error if isinstance(error, InputError | PublishError) else InputError(in_one_line(error)) from error
 
 
 def scorer(task: Task, rows: datasets.Dataset, settings: Settings) -> Callable[[EvalPrediction], dict]:

@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 import transformers
 import yaml
-from transformers import AutoConfig, AutoTokenizer, Seq2SeqTrainingArguments
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, Seq2SeqTrainingArguments
 
 from seqblend import FAMILIES
 from seqblend.hub_card.card import write_card
@@ -261,6 +261,47 @@ def test_predictions_are_one_object_a_row_in_order(name, tmp_path):
     assert all(set(entry) == keys and ANSWERS[name](entry) for entry in entries)
 
 
+@pytest.mark.parametrize(
+    "said, done",
+    [
+        ({}, (True, True, True)),
+        ({"do_train": False}, (False, True, True)),
+        ({"do_eval": False}, (True, False, True)),
+        ({"do_eval": False, "eval_strategy": "epoch"}, (True, False, True)),
+        ({"eval_strategy": "epoch"}, (True, True, True)),
+        ({"do_train": True}, (True, False, False)),
+        ({"do_predict": True}, (False, False, True)),
+        ({"do_predict": True, "eval_strategy": "epoch"}, (False, False, True)),
+        ({"do_train": True, "do_predict": True}, (True, False, True)),
+        ({"do_train": False, "do_predict": False}, (False, True, False)),
+    ],
+    ids=str,
+)
+def test_what_was_said_is_done(said, done, model_of, tmp_path):
+    options = from_model(model_of(CLASSIFY), **said, **files(tmp_path, ROWS[CLASSIFY]))
+    args = prepared(tmp_path / "out", **options).trainer.args
+    assert (args.do_train, args.do_eval, args.do_predict) == done
+
+
+def test_rows_are_dropped_in_training_alone(tmp_path):
+    """Five rows in batches of two."""
+    sizes = {"per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "dataloader_drop_last": True}
+    job = prepared(tmp_path / "out", max_steps=-1, num_train_epochs=1, **sizes, **files(tmp_path, ROWS[CLASSIFY]))
+    job.run()
+    assert job.trainer.state.global_step == 2 and len(predictions(tmp_path / "out")) == 5
+
+
+def test_a_new_model_leaves_no_results_of_an_old_one(tmp_path):
+    whole, train = files(tmp_path, ROWS[CLASSIFY]), files(tmp_path, ROWS[CLASSIFY], ["train"])
+    out = run(tmp_path / "out", max_steps=2, save_strategy="steps", save_steps=1, **whole)
+    run(out, max_steps=2, resume_from_checkpoint=out / "checkpoint-1", **train)
+    assert (out / "test_results.json").exists() and (out / "predictions.jsonl").exists()
+    run(out, **train)
+    assert {path.stem for path in out.glob("*_results.json")} == {"train_results", "run_results", "all_results"}
+    assert not (out / "predictions.jsonl").exists()
+    assert set(read(out / "all_results.json")) == set(read(out / "train_results.json")) | FACTS
+
+
 @pytest.mark.parametrize("splits", [["train"], ["train", "validation"], ["train", "test"]])
 def test_splits_that_do_not_exist_are_skipped(splits, tmp_path):
     out = run(tmp_path / "out", **files(tmp_path, ROWS[CLASSIFY], splits))
@@ -333,6 +374,18 @@ def test_overrides_in_a_file_may_be_a_mapping(tmp_path):
     assert (config.hidden_size, config.layer_types[1], config.sliding_window) == (16, "sliding_attention", 3)
 
 
+@pytest.mark.parametrize("text", ["no", "false", '"no"'])
+def test_no_in_a_file_is_no(text, tmp_path):
+    """YAML reads it as false."""
+    path = tmp_path / "run.yaml"
+    names = ("eval_strategy", "save_strategy", "logging_strategy", "resume_from_checkpoint", "do_eval")
+    path.write_text("".join(f"{name}: {text}\n" for name in names if text != '"no"' or "strategy" in name))
+    job = prepare([str(path), *flags(tmp_path / "out", {"save_strategy": None, **files(tmp_path, ROWS[CLASSIFY])})])
+    args = job.trainer.args
+    assert args.eval_strategy == args.save_strategy == args.logging_strategy == "no"
+    assert args.resume_from_checkpoint is None and args.do_eval == (text == '"no"')
+
+
 # Flags that need a value of some form. None: what asks for other hardware, processes or packages.
 VALUES = {
     "report_to": "none",
@@ -400,9 +453,21 @@ def test_with_the_loss_alone_there_are_no_predictions(tmp_path):
 
 
 def test_label_smoothing_moves_into_the_model(tmp_path):
-    job = prepared(tmp_path / "out", label_smoothing_factor=0.25, **files(tmp_path, ROWS[CLASSIFY], ["train"]))
-    assert job.model.config.label_smoothing == 0.25
-    assert job.trainer.args.label_smoothing_factor == 0 and job.trainer.label_smoother is None
+    """Training smooths as the flag says, whatever a saved model was trained with; else the model stays as it is."""
+    train, test = (
+        {f"{split}_file": write(tmp_path / f"{split}.jsonl", ROWS[CLASSIFY])} for split in ("train", "test")
+    )
+    out = run(tmp_path / "out", label_smoothing_factor=0.25, **train)
+    for options, smoothing in [
+        ({"label_smoothing_factor": 0.5, **train}, 0.5),
+        (train, 0.0),
+        ({"config_overrides": "label_smoothing=0.125", "label_smoothing_factor": 0.5, **train}, 0.125),
+        (test, 0.25),
+        ({"label_smoothing_factor": 0.5, **test}, 0.25),
+    ]:
+        job = prepared(tmp_path / "next", **from_model(out, **options))
+        assert job.model.config.label_smoothing == smoothing
+        assert job.trainer.args.label_smoothing_factor == 0 and job.trainer.label_smoother is None
 
 
 def test_a_secret_is_not_written(tmp_path):
@@ -461,6 +526,15 @@ def test_a_head_starts_from_the_model_of_another(source, task, rows, dropped, ne
     job.run()
 
 
+def test_the_whole_reason_of_a_broken_configuration_is_told(model_of, tmp_path, capsys):
+    """It stands in the second line of the library's message."""
+    model = shutil.copytree(model_of(CLASSIFY), tmp_path / "model")
+    config = read(model / "config.json")
+    (model / "config.json").write_text(json.dumps({**config, "hidden_dropout": 7}))
+    options = from_model(model, **files(tmp_path, ROWS[CLASSIFY], ["train"]))
+    assert_refused(tmp_path, options, ["model_name_or_path", "hidden_dropout", "must be in [0, 1), got 7"], capsys)
+
+
 @pytest.mark.parametrize("damage", ["missing", "renamed", "of another shape"])
 def test_weights_that_do_not_fit_are_refused(damage, model_of, tmp_path, capsys):
     model, name = shutil.copytree(model_of(CLASSIFY), tmp_path / "model"), "model.layers.0.mlp.up_proj.weight"
@@ -489,6 +563,57 @@ def test_overrides_change_a_saved_model_and_its_parts(model_of, tmp_path):
     options = from_model(model_of(TRANSLATE), config_overrides="hidden_dropout=0.3,label_smoothing=0.2")
     config = prepared(tmp_path / "out", task=TRANSLATE, **options, **files(tmp_path, ROWS[TRANSLATE])).model.config
     assert config.encoder.hidden_dropout == config.decoder.hidden_dropout == 0.3 and config.label_smoothing == 0.2
+
+
+def test_a_part_of_a_saved_model_may_be_overridden(model_of, tmp_path):
+    options = from_model(model_of(TRANSLATE), config_overrides="encoder={hidden_dropout: 0.3}")
+    config = prepared(tmp_path / "out", task=TRANSLATE, **options, **files(tmp_path, ROWS[TRANSLATE])).model.config
+    assert (config.encoder.hidden_dropout, config.decoder.hidden_dropout) == (0.3, 0.1)
+
+
+@pytest.mark.parametrize(
+    "options, beams, length",
+    [
+        ({}, 3, 9),
+        ({"generation_num_beams": 2}, 2, 9),
+        ({"max_target_length": 5}, 3, 6),
+        ({"max_length": 7}, 3, 8),
+        ({"train_file": "train.jsonl"}, 1, 17),
+    ],
+    ids=str,
+)
+def test_a_saved_model_generates_as_it_did(options, beams, length, model_of, tmp_path):
+    """Unless the flags say otherwise, or it is trained, for other data."""
+    model = shutil.copytree(model_of(TRANSLATE), tmp_path / "model")
+    generation = GenerationConfig.from_pretrained(model)
+    generation.num_beams, generation.max_length = 3, 9
+    generation.save_pretrained(model)
+    paths = files(tmp_path, ROWS[TRANSLATE], ["train", "test"])
+    options = {name: paths[name] if name == "train_file" else value for name, value in options.items()}
+    length_of_training = 16 if "train_file" in options else None
+    options = {"max_length": length_of_training, "test_file": paths["test_file"], **options}
+    job = prepared(tmp_path / "out", task=TRANSLATE, **from_model(model, **options))
+    assert (job.model.generation_config.num_beams, job.model.generation_config.max_length) == (beams, length)
+
+
+def test_the_problem_type_is_that_of_the_model(tmp_path, capsys):
+    model = run(tmp_path / "a", problem_type="regression", **files(tmp_path, PAIRS, ["train"]))
+    test = write(tmp_path / "test.jsonl", PAIRS)
+    assert "test_mse" in read(run(tmp_path / "b", **from_model(model, test_file=test)) / "test_results.json")
+    other = {"test_file": ("t.jsonl", '{"text": "a", "text_pair": "b", "label": "x"}\n')}
+    assert_refused(tmp_path, from_model(model, **in_directory(tmp_path, other)), ["--problem_type", "'x'"], capsys)
+
+
+def test_a_prompt_is_not_closed(model_of):
+    """A pipeline would have the model go on after the end."""
+    tokenizer = AutoTokenizer.from_pretrained(model_of("causal-lm"))
+    assert tokenizer("line")["input_ids"] == tokenizer("line", add_special_tokens=False)["input_ids"]
+    assert not set(tokenizer("line")["input_ids"]) & set(tokenizer.all_special_ids)
+
+
+def test_a_recipe_with_one_layer_slides_no_more(tmp_path):
+    options = {"task": "causal-lm", "recipe": "gpt3", **files(tmp_path, ROWS["causal-lm"], ["train"])}
+    assert prepared(tmp_path / "out", **options).model.config.sliding_window is None
 
 
 def test_the_order_of_a_models_labels_stays(model_of, tmp_path):
@@ -523,7 +648,101 @@ def assert_refused(directory, options, words, capsys):
 
 
 TRAIN = "train.jsonl"
+WORDS, NO_WORDS = '{"tokens": ["a"], "tags": ["X"]}\n', '{"tokens": [], "tags": []}\n'
+WHOLE = {"architecture": "encoder-decoder"}
+VALIDATION = {"validation_file": ("v.jsonl", '{"text": "a", "label": "x"}\n')}
+# Values that would stop the Trainer after it has begun, and what the message must say beside the option's name.
+STOPPING = [
+    *((name, value, ["0 or more"]) for name in ("learning_rate", "weight_decay") for value in ("-1", "nan", "inf")),
+    ("warmup_steps", "nan", ["0 or more"]),
+    ("max_grad_norm", "nan", ["0 or more"]),
+    ("num_train_epochs", "0", ["above 0"]),
+    ("num_train_epochs", "-3", ["above 0"]),
+    ("max_steps", "0", ["-1, or 1 or more"]),
+    ("max_steps", "-2", ["-1, or 1 or more"]),
+    ("per_device_train_batch_size", "0", ["1 or more"]),
+    ("per_device_eval_batch_size", "0", ["1 or more"]),
+    ("gradient_accumulation_steps", "0", ["1 or more"]),
+    ("eval_accumulation_steps", "0", ["1 or more"]),
+    ("generation_num_beams", "0", ["1 or more"]),
+    ("generation_max_length", "1", ["2 or more"]),
+    ("max_length", "1", ["2 or more"]),
+    ("dataloader_num_workers", "-1", ["0 or more"]),
+    ("dataloader_drop_last", "true", ["smaller than a batch"]),
+    ("seed", "-1", ["4294967295"]),
+    ("use_liger_kernel", "true", ["liger-kernel"]),
+    ("torch_compile_mode", "foo", ["foo"]),
+    ("torch_compile_backend", "inductr", ["valid are inductor, "]),
+    ("eval_on_start", "true", ["validation"]),
+    ("eval_strategy", "epoch", ["validation"]),
+    ("report_to", "wandb", ["wandb"]),
+    ("report_to", "wandbb", ["wandb"]),
+    ("lr_scheduler_kwargs", "{bad", ["not JSON"]),
+]
+# Of these the message names the option that they belong to.
+BELONGING = {
+    "dataloader": [{"dataloader_persistent_workers": True}, {"dataloader_multiprocessing_context": "foo"}],
+    "optim": [
+        *({"optim": name} for name in ("adamw_bnb_8bit", "lomo", "adamw_torch_8bit", "schedule_free_adamw")),
+        {"optim": "galore_adamw", "optim_target_modules": "mlp"},
+        {"adam_beta1": 2},
+        {"adam_beta1": "nan"},
+        {"adam_epsilon": -1},
+        {"optim_args": "foo"},
+    ],
+    "lr_scheduler_type": [
+        {"lr_scheduler_kwargs": '{"foo": 1}'},
+        {"lr_scheduler_kwargs": "foo"},
+        {"lr_scheduler_type": "cosine_with_min_lr"},
+    ],
+    "activation_checkpointing_kwargs": [
+        {"activation_checkpointing": True, "activation_checkpointing_kwargs": '{"foo": 1}'}
+    ],
+}
+# Overrides that are no option of ours, or not the user's to choose.
+OVERRIDES = {
+    **dict.fromkeys(("return_dict=false", "dtype=foo", "output_hidden_states=true", "chunk_size=1"), "nearest first"),
+    **dict.fromkeys(("num_labels=7", "problem_type=regression", "id2label={0: a}"), "the data"),
+    **{f"{name}_token_id=1": "the tokenizer" for name in ("pad", "bos", "eos", "cls", "sep", "mask", "decoder_start")},
+    "is_encoder_decoder=true": "the architecture",
+}
 REFUSED = {
+    **{f"{name} {value}": ({name: value}, [name, *words]) for name, value, words in STOPPING},
+    **{str(options): (options, [name]) for name, several in BELONGING.items() for options in several},
+    **{text: ({"config_overrides": text}, ["config_overrides", word]) for text, word in OVERRIDES.items()},
+    **{
+        f"part {text}": ({**WHOLE, "config_overrides": f"decoder={{{text.replace('=', ': ')}}}"}, [word])
+        for text, word in OVERRIDES.items()
+    },
+    "part": ({**WHOLE, "config_overrides": "encoder=3"}, ["config_overrides", "encoder", "the number 3"]),
+    "field of a part": (
+        {**WHOLE, "config_overrides": "encoder={hiden_size: 3}"},
+        ["config_overrides", "nearest first: hidden_size"],
+    ),
+    "key of rope": (
+        {"config_overrides": f"{SMALL},rope_parameters={{rope_type: default, rope_thet: 5.0}}"},
+        ["'rope_thet'", "nearest first: rope_theta, "],
+    ),
+    "twice": ({"config_overrides": "hidden_size=3,norm_type=rmsnorm,hidden_size=4"}, ["hidden_size", "twice"]),
+    "twice in a part": (
+        {"config_overrides": "encoder={hidden_size: 3, hidden_size: 4}"},
+        ["config_overrides", "hidden_size", "twice"],
+    ),
+    "memory": ({"config_overrides": "vocab_size=9999999999999999"}, ["config_overrides"]),
+    "nothing to do": ({"do_train": False}, ["do_train"]),
+    "nothing left to do": ({**VALIDATION, "do_train": False, "do_eval": False}, ["do_train", "do_eval"]),
+    "nothing but a model": ({**VALIDATION, "do_train": False}, ["model_name_or_path", "do_train"]),
+    "no output": ({"output_dir": ""}, ["output_dir", "empty"]),
+    "output nowhere": ({"output_dir": "/proc/foo"}, ["output_dir", "/proc"]),
+    "generated positions": (
+        {
+            "task": TRANSLATE,
+            "train_file": ("a.jsonl", '{"source": "a", "target": "b"}\n'),
+            "generation_max_length": 18,
+            "config_overrides": f"{SMALL},position_type=learned,max_position_embeddings=16",
+        },
+        ["generation_max_length", "max_position_embeddings=16"],
+    ),
     # Names and values.
     "metric_for_best_model": (
         {
@@ -548,7 +767,6 @@ REFUSED = {
     "number": ({"config_overrides": "hidden_size=big"}, ["hidden_size", "'big'"]),
     "range": ({"config_overrides": "hidden_dropout=1.5"}, ["hidden_dropout", "1.5", "[0, 1)"]),
     "overrides": ({"config_overrides": "big"}, ["config_overrides", "'big'", "NAME=VALUE"]),
-    "labels": ({"config_overrides": "num_labels=7"}, ["config_overrides", "num_labels"]),
     "flag": ({"max_lenght": 3}, ["'max_lenght'", "nearest first: max_length, "]),
     "flag's choice": ({"eval_strategy": "stps"}, ["eval_strategy 'stps'", "nearest first: steps, ", "epoch", "no"]),
     "flag's number": ({"max_steps": "many"}, ["max_steps", "'many'"]),
@@ -621,7 +839,12 @@ REFUSED = {
     "no data": ({"train_file": None}, ["train_file"]),
     "two data": ({"dataset_name": "dates"}, ["dataset_name", "train_file"]),
     "data set": ({"train_file": None, "dataset_name": "no/such"}, ["dataset_name", "'no/such'"]),
-    "one token": ({"task": "causal-lm", "validation_file": ("v.txt", "\n")}, ["validation", "1 token"]),
+    "one token": ({"task": "causal-lm", "validation_file": ("v.txt", "\n")}, ["v.txt", "1 token"]),
+    "no word": (
+        {"task": TAG, "train_file": ("a.jsonl", WORDS), "test_file": ("t.jsonl", NO_WORDS)},
+        ["t.jsonl", "word"],
+    ),
+    "no word that is read": ({"task": TAG, "train_file": ("a.jsonl", WORDS), "max_length": 2}, ["max_length: 2"]),
     # What does not go together, or would stop the run later.
     "no head": (
         {"task": "masked-lm", "architecture": "decoder"},
@@ -630,18 +853,13 @@ REFUSED = {
     "problem": ({"task": "masked-lm", "problem_type": "regression"}, ["problem_type", "masked-lm"]),
     "no validation split": ({"do_eval": True}, ["do_eval", "validation"]),
     "no test split": ({"do_predict": True}, ["do_predict", "test"]),
-    "nothing to evaluate on": ({"eval_strategy": "epoch"}, ["eval_strategy: epoch", "validation"]),
-    "length": ({"max_length": 1}, ["max_length", "2 or more"]),
     "samples": ({"max_train_samples": 0}, ["max_train_samples", "0"]),
-    "batch": ({"per_device_train_batch_size": 0}, ["per_device_train_batch_size", "0"]),
-    "accumulation": ({"gradient_accumulation_steps": 0}, ["gradient_accumulation_steps", "0"]),
     "output": ({"output_dir": ("file", "")}, ["output_dir", "is a file"]),
     "checkpoint": ({"resume_from_checkpoint": "no/such"}, ["resume_from_checkpoint", "no/such"]),
     "no checkpoint": ({"resume_from_checkpoint": True}, ["resume_from_checkpoint", "output_dir"]),
     "generation": ({"generation_config": "no/such/dir"}, ["generation_config", "no/such/dir"]),
     "package": ({"deepspeed": "a.json"}, ["deepspeed"]),
     "no model": ({**from_model("no/such")}, ["model_name_or_path: 'no/such'"]),
-    "no model to test": ({**from_model("no/such"), "train_file": None}, ["no data"]),
     "no tokenizer": ({"tokenizer_name_or_path": "./no", "tokenizer_type": None}, ["tokenizer_name_or_path", "./no"]),
     "two models": ({**from_model("no/such"), "recipe": "bert"}, ["recipe", "model_name_or_path"]),
     "two tokenizers": ({"model_name_or_path": "no/such"}, ["tokenizer_type", "tokenizer_name_or_path"]),
@@ -668,6 +886,9 @@ def test_values_of_an_option_are_listed_nearest_first(tmp_path, capsys):
     assert error.index("rmsnorm") < error.index("layernorm")
 
 
+ROW = '{"text": "a", "label": "x"}\n'
+
+
 @pytest.mark.parametrize(
     "options, words",
     [
@@ -677,7 +898,20 @@ def test_values_of_an_option_are_listed_nearest_first(tmp_path, capsys):
         ({"config_overrides": "hiden_size=32"}, ["'hiden_size'", "nearest first: hidden_size, "]),
         ({"config_overrides": "hidden_dropout=7"}, ["hidden_dropout", "7"]),
         ({"config_overrides": "sliding_window=4"}, ["sliding_window=4"]),
-        ({"train_file": None, "test_file": ("t.jsonl", '{"text": "a", "label": "z"}\n')}, ["row 1: label 'z'"]),
+        ({"config_overrides": "return_dict=false"}, ["config_overrides", "return_dict"]),
+        ({"config_overrides": "pad_token_id=3"}, ["config_overrides", "tokenizer"]),
+        (
+            {"train_file": None, "max_eval_samples": 1, "test_file": ("t.jsonl", ROW * 3 + ROW.replace('"x"', '"z"'))},
+            ["t.jsonl: row 4: label 'z'", "the model"],
+        ),
+        (
+            {"train_file": None, "task": TAG, "test_file": ("t.jsonl", WORDS.replace("X", "x"))},
+            ["anew", "classifier.weight"],
+        ),
+        (
+            {"train_file": None, "test_file": ("t.jsonl", ROW.replace('"x"', "0.5"))},
+            ["t.jsonl: row 1", "--problem_type regression"],
+        ),
     ],
     ids=str,
 )
@@ -706,6 +940,12 @@ def test_a_model_without_weights_and_one_with_too_few_tokens_are_refused(model_o
         ("a.yaml", "task: [causal-lm]\n", ["task", "a list"]),
         ("a.yaml", "max_length: 1.5\n", ["max_length", "'1.5'"]),
         ("a.yaml", "- a\n", ["options and their values"]),
+        ("a.yaml", "3: a\n", ["the number 3"]),
+        ("a.yaml", "yes: a\n", ["true"]),
+        ("a.yaml", "seed: 1\nmax_length: 8\nseed: 2\n", ["seed", "twice"]),
+        ("a.yaml", "config_overrides: {hidden_size: 8, hidden_size: 16}\n", ["hidden_size", "twice"]),
+        ("a.json", '{"seed": 1, "max_length": 8, "seed": 2}', ["seed", "twice"]),
+        ("a.json", '{"config_overrides": {"hidden_size": 8, "hidden_size": 16}}', ["hidden_size", "twice"]),
         ("a.yaml", "a: [\n", ["line 2"]),
         ("a.json", "{", ["line 1"]),
         ("a.toml", "", [".yaml", ".json"]),

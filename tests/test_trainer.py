@@ -3,10 +3,12 @@
 import gc
 import itertools
 import math
+import random
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import reference
 import safetensors.torch
@@ -191,6 +193,13 @@ def test_evaluation_loss_is_the_mean_over_targets_for_every_batch_size(head, opt
             assert metrics[f"{prefix}_perplexity"] == math.exp(metrics[f"{prefix}_loss"])
 
 
+def test_a_mean_over_no_target_is_left_out(tmp_path):
+    """Zero would be the best loss, and one the best perplexity."""
+    rows = [{**row, "labels": torch.full_like(row["labels"], -100)} for row in rows_for(BlendEncoderForMaskedLM, {})]
+    metrics = evaluator(tiny_model(BlendEncoderForMaskedLM), tmp_path).evaluate(rows)
+    assert not [name for name in metrics if "loss" in name or "perplexity" in name]
+
+
 def test_a_split_with_metrics_has_them_and_no_perplexity(tmp_path):
     """Each split is scored against its own rows; perplexity is for language models."""
     model = tiny_model(BlendEncoderForSequenceClassification)
@@ -255,6 +264,27 @@ def test_one_step_changes_every_parameter(model_class, options, tmp_path):
     train(model, rows_for(model_class, {}), tmp_path, max_steps=1, learning_rate=1e-3)
     same = [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])]
     assert not same
+
+
+@pytest.mark.parametrize("options", [{}, {"train_sampling_strategy": "group_by_length", "warmup_steps": 2}], ids=named)
+def test_a_check_before_training_changes_nothing(options, tmp_path):
+    """Neither a weight nor a random number: dropout and the order of the rows are the same ones."""
+    options |= {"max_steps": 3, "per_device_train_batch_size": 2}
+    rows = rows_for(BlendEncoderForMaskedLM, {})
+    model = tiny_model(BlendEncoderForMaskedLM, hidden_dropout=0.2)
+    trained = []
+    for checks in (0, 1, 2):
+        trainer = TRAINERS["ours"](
+            model=deepcopy(model), args=arguments(tmp_path, **options), train_dataset=rows, data_collator=collate
+        )
+        for _ in range(checks):
+            before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+            trainer.check()
+            after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+            assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
+        trainer.train()
+        trained.append(trainer.model.state_dict())
+    assert all(torch.equal(tensor, each[name]) for name, tensor in trained[0].items() for each in trained[1:])
 
 
 @every_head

@@ -8,16 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from transformers import HfArgumentParser, Seq2SeqTrainer, Seq2SeqTrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
 from ..configuration.base import unknown
 from ..hub_card.card import Given
 from .columns import Columns
 from .files import InputError, describe, nearest_first
-from .tasks import Task
 
 
 @dataclass
@@ -108,6 +105,8 @@ class Parser(HfArgumentParser):
     def __init__(self) -> None:
         super().__init__((ModelArguments, DataArguments, Seq2SeqTrainingArguments), allow_abbrev=False)
         self.usage = "seqblend-train [FILE.yaml|FILE.json] [--flag value …]"
+        # Not said; a false is one that was.
+        self.set_defaults(do_train=None, do_eval=None, do_predict=None)
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """Replaces ArgumentParser.error, which prints every flag and exits."""
@@ -140,6 +139,8 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Seq
     flags = argv
     if argv and not argv[0].startswith("-"):
         flags = take_settings(parser, argv[0]) + argv[1:]
+    said = parser.parse_known_args(flags)[0]
+    check_mappings(said)
     try:
         *arguments, remaining = parser.parse_args_into_dataclasses(
             flags, return_remaining_strings=True, look_for_args_file=False
@@ -149,9 +150,20 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Seq
     except Exception as error:  # TrainingArguments raises whatever it meets
         raise InputError(str(error)) from error
     parser.check_names([word.lstrip("-").replace("-", "_") for word in remaining], "command line")
-    check_models(*arguments[:2])
-    check_training(arguments[2])
+    # TrainingArguments turns a false into a true where there is an eval_strategy.
+    arguments[2].do_eval = said.do_eval
     return tuple(arguments)
+
+
+def check_mappings(said: argparse.Namespace) -> None:
+    """Raises InputError for a flag whose value begins as JSON and is none."""
+    for name in Seq2SeqTrainingArguments._VALID_DICT_FIELDS:
+        value = getattr(said, name)
+        if isinstance(value, str) and value.startswith("{"):
+            try:
+                from_json(value)
+            except ValueError as error:
+                raise InputError(f"{name}: {value!r} is not JSON ({error})") from error
 
 
 def take_settings(parser: Parser, path: str) -> list[str]:
@@ -165,6 +177,10 @@ def take_settings(parser: Parser, path: str) -> list[str]:
         takes_nested = actions[name].nargs == "+" or actions[name].type in (str, dict)
         if not takes_nested or name in ours - {"config_overrides", "card_data"}:
             raise InputError(f"{path}: {name}: must be a single value, but is {describe(nested[name])}")
+    for name, value in settings.items():
+        if value is False and "no" in (actions[name].choices or ()):
+            # YAML reads no as false.
+            settings[name] = "no"
     flags = [f"--{name}={value}" for name, value in settings.items() if name not in nested]
     try:
         parser.parse_args(flags)
@@ -174,9 +190,37 @@ def take_settings(parser: Parser, path: str) -> list[str]:
     return flags
 
 
+def unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """The pairs as a dict. Raises InputError for a key that stands twice, of which one would be lost."""
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{name} is given twice")
+    return dict(pairs)
+
+
+class UniqueLoader(yaml.SafeLoader):
+    """YAML's safe loader, which refuses a key that stands twice in a mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As SafeConstructor.construct_mapping, which keeps the last of two."""
+        unique([(self.construct_object(key, deep=True), None) for key, _ in node.value])
+        return super().construct_mapping(node, deep)
+
+
+def from_yaml(text: str) -> Any:
+    """What YAML says. Raises InputError for a key that stands twice, and yaml.YAMLError."""
+    return yaml.load(text, UniqueLoader)
+
+
+def from_json(text: str) -> Any:
+    """What JSON says. Raises InputError for a key that stands twice, and ValueError."""
+    return json.loads(text, object_pairs_hook=unique)
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """The options that a YAML or JSON file sets."""
-    readers = {".yaml": yaml.safe_load, ".yml": yaml.safe_load, ".json": json.loads}
+    readers = {".yaml": from_yaml, ".yml": from_yaml, ".json": from_json}
     if path.suffix not in readers:
         raise InputError(f"{path}: a file of options ends in {', '.join(readers)}")
     try:
@@ -185,10 +229,13 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: {error}") from error
     if not isinstance(settings, dict):
         raise InputError(f"{path}: must hold options and their values")
+    for name in settings:
+        if not isinstance(name, str):
+            raise InputError(f"{path}: the name of an option is a text, but {name!r} is {describe(name)}")
     return settings
 
 
-def parse_pairs(text: str | dict[str, Any] | None, flag: str) -> dict[str, Any]:
+def parse_pairs(text: str | list | dict[str, Any] | None, flag: str) -> dict[str, Any]:
     """`hidden_size=256,layer_types=[full_attention]` as a dict; values are written as in YAML.
 
     Args:
@@ -200,6 +247,8 @@ def parse_pairs(text: str | dict[str, Any] | None, flag: str) -> dict[str, Any]:
     """
     if text is None or isinstance(text, dict):
         return text or {}
+    if isinstance(text, list):
+        raise InputError(f"{flag}: must hold names and their values, but is a list")
     message = f"{flag}: {text!r} is not NAME=VALUE,NAME=VALUE …"
     parts: list[str] = []
     for part in text.split(","):
@@ -212,9 +261,11 @@ def parse_pairs(text: str | dict[str, Any] | None, flag: str) -> dict[str, Any]:
     if not all(len(pair) == 2 and pair[0].strip() for pair in pairs):
         raise InputError(message)
     try:
-        return {name.strip(): yaml.safe_load(value) for name, value in pairs}
+        return unique([(name.strip(), from_yaml(value)) for name, value in pairs])
     except yaml.YAMLError as error:
         raise InputError(message) from error
+    except InputError as error:
+        raise InputError(f"{flag}: {error}") from error
 
 
 def card_facts(data_args: DataArguments) -> dict[str, Any]:
@@ -229,68 +280,6 @@ def card_facts(data_args: DataArguments) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"card_data: {error}") from error
     return facts
-
-
-def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
-    """Raises InputError for options that contradict each other, or of which one has no effect."""
-    if model_args.model_name_or_path and model_args.recipe:
-        raise InputError("recipe: model_name_or_path names a model that is built already; give one of the two")
-    if model_args.tokenizer_type and (model_args.tokenizer_name_or_path or model_args.model_name_or_path):
-        raise InputError("tokenizer_type: trains a tokenizer, but one is given by tokenizer_name_or_path or the model")
-    if data_args.problem_type and data_args.task != "sequence-classification":
-        raise InputError(f"problem_type: is for task sequence-classification, not {data_args.task}")
-    for name in ("max_length", "max_source_length", "max_target_length"):
-        value = getattr(data_args, name)
-        if value is not None and value < 2:
-            raise InputError(f"{name}: must be 2 or more, got {value}")
-
-
-def check_training(args: Seq2SeqTrainingArguments) -> None:
-    """Raises InputError for what would stop the Trainer after it has begun to write."""
-    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-        if getattr(args, name) < 1:
-            raise InputError(f"{name}: must be 1 or more, got {getattr(args, name)}")
-    output_dir = Path(args.output_dir)
-    existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise InputError(f"output_dir: {existing} is a file")
-    if args.resume_from_checkpoint in ("true", "True"):
-        args.resume_from_checkpoint = get_last_checkpoint(args.output_dir) if output_dir.exists() else None
-        if args.resume_from_checkpoint is None:
-            raise InputError(f"resume_from_checkpoint: there is no checkpoint in output_dir {args.output_dir}")
-    elif args.resume_from_checkpoint and not Path(args.resume_from_checkpoint, "trainer_state.json").exists():
-        raise InputError(f"resume_from_checkpoint: {args.resume_from_checkpoint} is no checkpoint")
-    if args.generation_config is not None:
-        try:
-            args.generation_config = Seq2SeqTrainer.load_generation_config(args.generation_config)
-        except Exception as error:  # transformers raises whatever it meets
-            raise InputError(f"generation_config: {args.generation_config} cannot be loaded: {error}") from error
-
-
-def finish_arguments(args: Seq2SeqTrainingArguments, task: Task, splits: set[str]) -> None:
-    """Run on the splits that exist, unless flags say on which.
-
-    Raises:
-        InputError: a flag asks for a split that does not exist.
-    """
-    needed = {"do_train": "train", "do_eval": "validation", "do_predict": "test"}
-    # An eval_strategy sets do_eval by itself.
-    if not (args.do_train or args.do_predict or (args.do_eval and args.eval_strategy == "no")):
-        for flag, split in needed.items():
-            setattr(args, flag, split in splits)
-    for flag, split in needed.items():
-        if getattr(args, flag) and split not in splits:
-            raise InputError(f"{flag}: there is no {split} split")
-    if args.eval_strategy != "no" and "validation" not in splits:
-        raise InputError(f"eval_strategy: {args.eval_strategy.value}, but there is no validation split")
-    # How predictions are made and reach the metrics is the task's affair; language models have only a loss.
-    args.predict_with_generate, args.label_names = task.generates, ["labels"]
-    args.eval_do_concat_batches, args.batch_eval_metrics = True, False
-    args.prediction_loss_only = args.prediction_loss_only or task.answer is None
-    args.dataloader_pin_memory = args.dataloader_pin_memory and torch.accelerator.is_available()
-    if args.include_num_input_tokens_seen == "no":
-        # The card tells how many tokens were seen.
-        args.include_num_input_tokens_seen = "non_padding"
 
 
 def public_command(argv: list[str], secret: str | None) -> str:

@@ -3,15 +3,31 @@
 import logging
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from huggingface_hub.errors import StrictDataclassError
+from transformers import (
+    AutoConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Seq2SeqTrainingArguments,
+)
 
 from .. import FAMILIES
 from ..configuration.base import unknown
-from .arguments import ModelArguments, parse_pairs
-from .files import InputError
-from .tasks import Task
+from .arguments import DataArguments, ModelArguments, parse_pairs
+from .files import InputError, describe, in_one_line
+from .tasks import TASKS, Task
 
 logger = logging.getLogger(__name__)
+
+# Fields that are not the user's to override, and what tells them.
+TOLD = {
+    **dict.fromkeys(("num_labels", "id2label", "label2id", "problem_type"), "the data and --problem_type"),
+    **dict.fromkeys(
+        [f"{kind}_token_id" for kind in ("pad", "bos", "eos", "cls", "sep", "mask", "decoder_start")], "the tokenizer"
+    ),
+    "is_encoder_decoder": "the architecture",
+}
 
 
 def architecture_of(config_class: type[PretrainedConfig]) -> str:
@@ -34,9 +50,62 @@ def known_labels(path: str) -> list[str]:
     return [names[index] for index in sorted(names)]
 
 
+def known_problem_type(path: str) -> str | None:
+    """The problem type of a saved model. None stands for a single label too: the data may then tell of their own."""
+    problem_type = load_config(path).problem_type
+    return None if problem_type == "single_label_classification" else problem_type
+
+
 def parts_of(config: PretrainedConfig) -> list[PretrainedConfig]:
     """The configurations of an encoder-decoder's parts; of another model, itself."""
     return [getattr(config, part) for part in config.sub_configs] or [config]
+
+
+def make_model(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: Seq2SeqTrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    labels: list[str],
+) -> PreTrainedModel:
+    """A new model, or a saved one, with the labels of this run; label smoothing moves from the Trainer into it.
+
+    Raises:
+        InputError: it cannot be built or loaded.
+        ValueError: values of the configuration that do not go together.
+    """
+    task, fields = TASKS[data_args.task], {}
+    if labels:
+        fields["id2label"] = dict(enumerate(labels))
+        fields["label2id"] = {name: index for index, name in enumerate(labels)}
+    if data_args.task == "sequence-classification":
+        fields["problem_type"] = data_args.problem_type or "single_label_classification"
+    smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
+    if args.do_train:
+        fields["label_smoothing"] = smoothing
+    given = (model_args, data_args.task, task, tokenizer, fields)
+    try:
+        if model_args.model_name_or_path:
+            model = load_model(*given, args.do_train)
+        else:
+            model = task.auto_class.from_config(build_config(*given))
+    except (StrictDataclassError, ValueError):
+        raise
+    except Exception as error:  # torch, and configurations made of odd values, raise whatever they meet
+        raise InputError(f"config_overrides: the model cannot be built ({in_one_line(error)})") from error
+    if task.generates:
+        set_generation(model, data_args, args)
+    return model
+
+
+def set_generation(model: PreTrainedModel, data_args: DataArguments, args: Seq2SeqTrainingArguments) -> None:
+    """How the model generates from now on. One that is not trained keeps its own where the flags say nothing."""
+    length = data_args.max_target_length or data_args.max_length
+    if args.do_train or data_args.max_target_length or data_args.max_length != DataArguments.max_length:
+        # With the start token.
+        model.generation_config.max_length = length + 1
+    if args.do_train or args.generation_num_beams is not None:
+        model.generation_config.num_beams = args.generation_num_beams or 1
 
 
 def build_config(
@@ -62,13 +131,19 @@ def build_config(
     check_head(config_class, task_name, task)
     fields = {"vocab_size": len(tokenizer), **special_tokens(tokenizer), **settings}
     fields = {key: value for key, value in fields.items() if key in config_class.options()}
-    config = config_class.from_recipe(arguments.recipe or "default", **{**fields, **overrides_of(arguments)})
+    overrides = overrides_of(arguments, config_class)
+    config = config_class.from_recipe(arguments.recipe or "default", **{**fields, **overrides})
     check_vocabulary(config, tokenizer, "config_overrides")
     return config
 
 
 def load_model(
-    arguments: ModelArguments, task_name: str, task: Task, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]
+    arguments: ModelArguments,
+    task_name: str,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: dict[str, Any],
+    training: bool,
 ) -> PreTrainedModel:
     """A saved model with the head of the task; a head that is new, or has other labels, starts anew.
 
@@ -78,6 +153,7 @@ def load_model(
         task: which head it gets.
         tokenizer: must not know more tokens than the model.
         settings: fields of the configuration to change, such as labels.
+        training: whether it is to be trained; if not, nothing may start anew.
 
     Raises:
         InputError: it cannot be loaded; a tensor of the base model is missing, unexpected or of another shape; it is
@@ -94,7 +170,9 @@ def load_model(
     if getattr(config, "class_weights", None) and settings.get("id2label") != config.id2label:
         logger.warning("Of %s, is dropped: class_weights, which are of other labels", path)
         settings = {"class_weights": None, **settings}
-    change_config(config, {**settings, **overrides_of(arguments)})
+    # A model that is not of ours may have no label_smoothing; it needs none where there is none.
+    settings = {key: value for key, value in settings.items() if value != 0.0 or hasattr(config, key)}
+    change_config(config, {**settings, **overrides_of(arguments, type(config))})
     check_vocabulary(config, tokenizer, f"model_name_or_path: {path}")
     try:
         model, info = task.auto_class.from_pretrained(
@@ -102,7 +180,7 @@ def load_model(
         )
     except Exception as error:  # transformers raises whatever it meets
         raise cannot_load(path, error) from error
-    check_loaded(path, model, info)
+    check_loaded(path, model, info, training)
     return model
 
 
@@ -115,17 +193,38 @@ def load_config(path: str) -> PretrainedConfig:
 
 
 def cannot_load(path: str, error: Exception) -> InputError:
-    reason = (str(error).strip().splitlines() or [""])[0]
-    return InputError(f"model_name_or_path: {path!r} cannot be loaded ({type(error).__name__}: {reason})")
+    return InputError(f"model_name_or_path: {path!r} cannot be loaded ({in_one_line(error)})")
 
 
-def overrides_of(arguments: ModelArguments) -> dict[str, Any]:
-    """The overrides. Raises InputError for a field that the data decide."""
+def overrides_of(arguments: ModelArguments, config_class: type[PretrainedConfig]) -> dict[str, Any]:
+    """The overrides, checked; see check_overrides."""
     overrides = parse_pairs(arguments.config_overrides, "config_overrides")
-    for name in ("num_labels", "id2label", "label2id", "problem_type"):
-        if name in overrides:
-            raise InputError(f"config_overrides: {name} is told by the data and --problem_type")
+    check_overrides(overrides, config_class)
     return overrides
+
+
+def check_overrides(overrides: dict[str, Any], config_class: type[PretrainedConfig]) -> None:
+    """Refuse to override what is no option of an architecture or of its parts.
+
+    Raises:
+        InputError: there is no such field, or it follows from something else, or a part is not given as a mapping.
+    """
+    parts = config_class.sub_configs
+    valid = set().union(*(options_of(each) for each in (config_class, *parts.values()))) - set(TOLD)
+    for name, value in overrides.items():
+        if name in TOLD:
+            raise InputError(f"config_overrides: {name} is told by {TOLD[name]}")
+        if name not in valid:
+            raise InputError("config_overrides: " + unknown(f"option of {config_class.__name__}", name, sorted(valid)))
+        if name in parts and not isinstance(value, dict):
+            raise InputError(f"config_overrides: {name} must be as {{hidden_dropout: 0.1}}, but is {describe(value)}")
+        if name in parts:
+            check_overrides(value, parts[name])
+
+
+def options_of(config_class: type[PretrainedConfig]) -> set[str]:
+    """The fields that may be overridden; of a model that is not of ours, all."""
+    return config_class.own_fields() if config_class in FAMILIES else set(config_class().to_dict())
 
 
 def change_config(config: PretrainedConfig, changes: dict[str, Any]) -> None:
@@ -136,14 +235,16 @@ def change_config(config: PretrainedConfig, changes: dict[str, Any]) -> None:
         ValueError: the values do not go together.
     """
     parts = parts_of(config)
-    own, of_parts = (set().union(*(set(each.to_dict()) for each in some)) for some in ([config], parts))
-    own -= set(config.sub_configs)
+    own = set(config.to_dict()) - set(config.sub_configs)
     for name, value in changes.items():
-        if name not in own | of_parts:
-            raise InputError(unknown(f"option of {type(config).__name__}", name, sorted(own | of_parts)))
-        for owner in [config] if name in own else parts:
-            if hasattr(owner, name):
-                setattr(owner, name, value)
+        if name in config.sub_configs:
+            change_config(getattr(config, name), value)
+            continue
+        owners = [config] if name in own else [part for part in parts if name in part.to_dict()]
+        if not owners:
+            raise InputError(f"{type(config).__name__} of the saved model has no {name}")
+        for owner in owners:
+            setattr(owner, name, value)
     for each in (*parts, config):
         each.validate()
 
@@ -163,11 +264,12 @@ def check_vocabulary(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBas
         raise InputError(f"{where}: vocab_size={size} is less than the {len(tokenizer)} entries of the tokenizer")
 
 
-def check_loaded(path: str, model: PreTrainedModel, info: dict[str, Any]) -> None:
+def check_loaded(path: str, model: PreTrainedModel, info: dict[str, Any], training: bool) -> None:
     """Name the tensors of heads that were dropped or start anew.
 
     Raises:
-        InputError: a tensor of the base model is missing, unexpected or of another shape.
+        InputError: a tensor of the base model is missing, unexpected or of another shape; or one starts anew and is
+            not trained.
     """
     prefix = f"{model.base_model_prefix}."
     parts = {name for name, _ in model.base_model.named_children()}
@@ -181,6 +283,8 @@ def check_loaded(path: str, model: PreTrainedModel, info: dict[str, Any]) -> Non
     for what, names in {"missing": new, "unexpected": dropped, "of another shape": resized}.items():
         if wrong := [name for name in names if in_base(name)]:
             raise InputError(f"model_name_or_path: {path} does not fit; {what}: {', '.join(wrong)}")
+    if (new or resized) and not training:
+        raise InputError(f"model_name_or_path: {path} would start anew, untrained: {', '.join(new + resized)}")
     for what, names in {"starts anew": new + resized, "is dropped": dropped}.items():
         if names:
             logger.warning("Of %s, %s: %s", path, what, ", ".join(names))

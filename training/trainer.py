@@ -1,11 +1,14 @@
 """transformers' Trainer, changed only where its behaviour is wrong."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from transformers import EvalPrediction, TrainerCallback
+from transformers.integrations import apply_liger_kernel
 from transformers.trainer_utils import EvalLoopOutput
 
 from .files import InputError
@@ -13,6 +16,20 @@ from .metrics import perplexity
 from .pushing import PushingTrainer
 
 Scorer = Callable[[EvalPrediction], dict[str, float | str]]
+
+
+def built(option: str, function: Callable, *args: Any) -> Any:
+    """What the function returns. Raises InputError that names the option if it raises anything."""
+    try:
+        return function(*args)
+    except Exception as error:  # every library raises its own
+        raise InputError(f"{option}: {error or type(error).__name__}") from error
+
+
+def run_checkpointed(kwargs: dict[str, Any]) -> None:
+    """Call torch's checkpoint with the arguments of it that Trainer.train passes on."""
+    kwargs = {name: value for name, value in kwargs.items() if name not in ("every_n_layers", "offload")}
+    checkpoint(torch.nn.Identity(), torch.zeros(1), **{"use_reentrant": False, **kwargs})
 
 
 class BlendTrainer(PushingTrainer):
@@ -30,6 +47,46 @@ class BlendTrainer(PushingTrainer):
         if isinstance(self.data_collator, TrainerCallback):
             self.add_callback(self.data_collator)
         self._loss_sums: list[torch.Tensor] = []
+
+    def check(self) -> None:
+        """Build once all that training begins with, so that options it cannot be built from are refused before.
+
+        The model that it is built around has no weights: neither that to be trained nor the random state changes.
+
+        Raises:
+            InputError: something cannot be built; the message names the option.
+        """
+        args = self.args
+        with torch.random.fork_rng(devices=[]):
+            with torch.device("meta"):
+                model = type(self.model)(self.model.config)
+            loader = built("dataloader", self.get_train_dataloader)
+            if not len(loader):
+                raise InputError("dataloader_drop_last: the training split is smaller than a batch; nothing is left")
+            if args.use_liger_kernel:
+                built("use_liger_kernel", apply_liger_kernel, model, args.liger_kernel_config)
+            if args.activation_checkpointing:
+                built("activation_checkpointing_kwargs", run_checkpointed, args.activation_checkpointing_kwargs or {})
+            if args.torch_compile:
+                settings = self.accelerator.state.dynamo_plugin.to_kwargs()
+                built("torch_compile_mode", partial(torch.compile, **settings), model)
+            steps = self.set_initial_training_values(args, loader)[-1]
+            built("optim", self.create_optimizer, model)
+            built("lr_scheduler_type", self.create_scheduler, steps)
+        self.optimizer, self.lr_scheduler, self._created_lr_scheduler = None, None, False
+
+    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
+        """Leave no row of an evaluation out.
+
+        Replaces `dataloader_params["drop_last"] = self.args.dataloader_drop_last` of Trainer._get_dataloader, which
+        leaves out the last rows of every split.
+        """
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
         """Keep the order of the rows, which predictions are written in.
@@ -57,10 +114,12 @@ class BlendTrainer(PushingTrainer):
         )
         if self._loss_sums:
             total, count = self.accelerator.reduce(torch.stack(self._loss_sums).sum(0), "sum").tolist()
-            loss = total / max(1.0, count)
-            output.metrics[f"{metric_key_prefix}_loss"] = loss
-            if not self.scorers:
-                output.metrics[f"{metric_key_prefix}_perplexity"] = perplexity(loss)
+            # A mean over no target is no figure.
+            output.metrics.pop(f"{metric_key_prefix}_loss", None)
+            if count:
+                output.metrics[f"{metric_key_prefix}_loss"] = total / count
+            if count and not self.scorers:
+                output.metrics[f"{metric_key_prefix}_perplexity"] = perplexity(total / count)
         return output
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> tuple:

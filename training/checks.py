@@ -1,0 +1,165 @@
+"""What must hold before a run may start: numbers in range, options that go together, an output_dir to write to."""
+
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import DynamoBackend
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_utils import get_last_checkpoint
+
+from .arguments import DataArguments, ModelArguments
+from .files import InputError, one_of
+from .tasks import Task
+
+# What a number must be that its type does not say, and of which options. None is always right.
+NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
+    (
+        "a number of 0 or more",
+        lambda value: 0 <= value < math.inf,
+        ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "dataloader_num_workers"),
+    ),
+    ("a number above 0", lambda value: 0 < value < math.inf, ("num_train_epochs",)),
+    ("-1, or 1 or more", lambda value: value == -1 or value >= 1, ("max_steps",)),
+    (
+        "1 or more",
+        lambda value: value >= 1,
+        (
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "gradient_accumulation_steps",
+            "eval_accumulation_steps",
+            "generation_num_beams",
+        ),
+    ),
+    (
+        "2 or more",
+        lambda value: value >= 2,
+        ("max_length", "max_source_length", "max_target_length", "generation_max_length"),
+    ),
+    # What NumPy's generator takes.
+    ("between 0 and 4294967295", lambda value: 0 <= value < 2**32, ("seed",)),
+]
+
+
+def check_options(model_args: ModelArguments, data_args: DataArguments, args: Seq2SeqTrainingArguments) -> None:
+    """Refuse what would stop a run after it has begun.
+
+    Raises:
+        InputError: an option has a wrong value, contradicts another, or has no effect.
+    """
+    options = {**vars(model_args), **vars(data_args), **vars(args)}
+    for rule, holds, names in NUMBERS:
+        for name in names:
+            if options[name] is not None and not holds(options[name]):
+                raise InputError(f"{name}: must be {rule}, got {options[name]}")
+    check_models(model_args, data_args)
+    check_output(args.output_dir)
+    check_reporters(args.report_to)
+    if args.torch_compile_backend is not None:
+        known = [backend.value.lower() for backend in DynamoBackend]
+        one_of("torch_compile_backend", args.torch_compile_backend.lower(), known)
+    take_checkpoint(args)
+    if args.generation_config is not None:
+        try:
+            args.generation_config = Seq2SeqTrainer.load_generation_config(args.generation_config)
+        except Exception as error:  # transformers raises whatever it meets
+            raise InputError(f"generation_config: {args.generation_config} cannot be loaded: {error}") from error
+
+
+def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
+    """Raises InputError for options that contradict each other, or of which one has no effect."""
+    if model_args.model_name_or_path and model_args.recipe:
+        raise InputError("recipe: model_name_or_path names a model that is built already; give one of the two")
+    if model_args.tokenizer_type and (model_args.tokenizer_name_or_path or model_args.model_name_or_path):
+        raise InputError("tokenizer_type: trains a tokenizer, but one is given by tokenizer_name_or_path or the model")
+    if data_args.problem_type and data_args.task != "sequence-classification":
+        raise InputError(f"problem_type: is for task sequence-classification, not {data_args.task}")
+
+
+def check_output(output_dir: str) -> None:
+    """Raises InputError for a directory that cannot be made or written to: a file is put there and taken away."""
+    if not output_dir:
+        raise InputError("output_dir: is empty")
+    path = Path(output_dir).absolute()
+    # Path.exists raises where a directory above may not be entered.
+    existing = next(each for each in (path, *path.parents) if os.path.exists(each))
+    if not existing.is_dir():
+        raise InputError(f"output_dir: {existing} is a file")
+    try:
+        with tempfile.NamedTemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise InputError(f"output_dir: {existing} cannot be written to ({error.strerror})") from error
+
+
+def check_reporters(names: list[str]) -> None:
+    """Raises InputError for a tracker that transformers does not know, or that is not installed."""
+    for name in names:
+        try:
+            for reporter in get_reporting_integration_callbacks([name]):
+                reporter()
+        except Exception as error:  # each tracker raises what it likes
+            raise InputError(f"report_to: {error}") from error
+
+
+def take_checkpoint(args: Seq2SeqTrainingArguments) -> None:
+    """Turn resume_from_checkpoint into a path, or None. Raises InputError where there is no checkpoint."""
+    given = args.resume_from_checkpoint
+    if given in ("false", "False"):
+        args.resume_from_checkpoint = None
+    elif given in ("true", "True"):
+        args.resume_from_checkpoint = get_last_checkpoint(args.output_dir) if Path(args.output_dir).exists() else None
+        if args.resume_from_checkpoint is None:
+            raise InputError(f"resume_from_checkpoint: there is no checkpoint in output_dir {args.output_dir}")
+    elif given and not Path(given, "trainer_state.json").exists():
+        raise InputError(f"resume_from_checkpoint: {given} is no checkpoint")
+
+
+def settle_steps(args: Seq2SeqTrainingArguments, model: str | None, splits: set[str]) -> None:
+    """Decide what is done: what the user said; if one step was asked for, no other; else what there is data for.
+
+    Args:
+        args: its do_train, do_eval and do_predict are None where the user said nothing.
+        model: a saved model, if there is one.
+        splits: those that exist.
+
+    Raises:
+        InputError: a flag asks for a split that does not exist, nothing is left to do, or no model is there to do it.
+    """
+    needed = {"do_train": "train", "do_eval": "validation", "do_predict": "test"}
+    asked = any(getattr(args, flag) for flag in needed)
+    for flag, split in needed.items():
+        if getattr(args, flag) is None:
+            setattr(args, flag, split in splits and not asked)
+        if getattr(args, flag) and split not in splits:
+            raise InputError(f"{flag}: there is no {split} split")
+    if not any(getattr(args, flag) for flag in needed):
+        raise InputError(f"{', '.join(needed)}: nothing is left to do with the data, {', '.join(sorted(splits))}")
+    if not args.do_train and not model:
+        raise InputError("model_name_or_path: nothing is trained (do_train, train_file), and no saved model is named")
+
+
+def finish_arguments(args: Seq2SeqTrainingArguments, task: Task, splits: set[str]) -> None:
+    """Set what is the task's affair and not the user's.
+
+    Raises:
+        InputError: a flag asks for evaluation, and there is no validation split.
+    """
+    evaluations: dict[str, Any] = {"eval_strategy": args.eval_strategy.value, "eval_on_start": args.eval_on_start}
+    for flag, value in evaluations.items():
+        if value not in ("no", False) and "validation" not in splits:
+            raise InputError(f"{flag}: {value}, but there is no validation split")
+    # How predictions are made and reach the metrics is the task's affair; language models have only a loss.
+    args.predict_with_generate, args.label_names = task.generates, ["labels"]
+    args.eval_do_concat_batches, args.batch_eval_metrics = True, False
+    args.prediction_loss_only = args.prediction_loss_only or task.answer is None
+    args.dataloader_pin_memory = args.dataloader_pin_memory and torch.accelerator.is_available()
+    if args.include_num_input_tokens_seen == "no":
+        # The card tells how many tokens were seen.
+        args.include_num_input_tokens_seen = "non_padding"
