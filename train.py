@@ -13,7 +13,6 @@ import datasets
 from huggingface_hub.errors import StrictDataclassError
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTrainingArguments, set_seed
 
-from seqblend.configuration.base import unknown
 from seqblend.hub_card.card import Given
 from seqblend.hub_card.publish import Destination, PublishError, check_access
 from seqblend.hub_card.record import hardware, versions
@@ -28,7 +27,7 @@ from seqblend.training.checks import check_options, finish_arguments, settle_ste
 from seqblend.training.collation import COLLATORS
 from seqblend.training.data import LabelledData, load_data
 from seqblend.training.files import InputError, in_one_line
-from seqblend.training.models import known_labels, known_problem_type, make_model, parts_of
+from seqblend.training.models import make_model, parts_of, take_labels
 from seqblend.training.tasks import TASKS, Settings, Task, check_metric, shown_example
 from seqblend.training.tokenization import load_tokenizer, texts_of, train_tokenizer
 from seqblend.training.trainer import BlendTrainer
@@ -122,19 +121,14 @@ def prepare(argv: list[str]) -> Job:
     """
     model_args, data_args, training_args = parse_arguments(argv)
     check_options(model_args, data_args, training_args)
-    if data_args.task is None:
-        raise InputError(f"task: is missing; give one of {', '.join(TASKS)}")
-    if data_args.task not in TASKS:
-        raise InputError(unknown("task", data_args.task, list(TASKS)))
     task = TASKS[data_args.task]
     given = card_facts(data_args)
     if training_args.push_to_hub:
         name = training_args.hub_model_id or Path(training_args.output_dir).absolute().name
         check_access(Destination(name, token=training_args.hub_token))
     path = model_args.model_name_or_path
-    if path and data_args.problem_type is None and data_args.task == "sequence-classification":
-        data_args.problem_type = known_problem_type(path)
-    rows = read_rows(data_args, training_args, known_labels(path) if path else None)
+    known = take_labels(data_args, path) if path else None
+    rows = read_rows(data_args, training_args, known)
     settle_steps(training_args, path, set(rows))
     finish_arguments(training_args, task, set(rows))
     tokenizer = make_tokenizer(model_args, data_args, rows)

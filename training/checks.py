@@ -13,9 +13,10 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import get_last_checkpoint
 
+from ..configuration.base import unknown
 from .arguments import DataArguments, ModelArguments
 from .files import InputError, one_of
-from .tasks import Task
+from .tasks import TASKS, Task
 
 # What a number must be that its type does not say, and of which options. None is always right.
 NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
@@ -73,7 +74,11 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Se
 
 
 def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
-    """Raises InputError for options that contradict each other, or of which one has no effect."""
+    """Raises InputError for a task that does not exist, and for options that contradict each other or do nothing."""
+    if data_args.task is None:
+        raise InputError(f"task: is missing; give one of {', '.join(TASKS)}")
+    if data_args.task not in TASKS:
+        raise InputError(unknown("task", data_args.task, list(TASKS)))
     if model_args.model_name_or_path and model_args.recipe:
         raise InputError("recipe: model_name_or_path names a model that is built already; give one of the two")
     if model_args.tokenizer_type and (model_args.tokenizer_name_or_path or model_args.model_name_or_path):

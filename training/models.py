@@ -44,16 +44,19 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     return {name: value for name, value in ids.items() if value is not None}
 
 
-def known_labels(path: str) -> list[str]:
-    """The label names of a saved model, in the order of their ids."""
-    names = load_config(path).id2label or {}
+def take_labels(data_args: DataArguments, path: str) -> list[str]:
+    """The label names of a saved model, in the order of their ids; where no problem_type is given, it is the model's.
+
+    Raises:
+        InputError: the model's configuration cannot be loaded.
+    """
+    config = load_config(path)
+    several = config.problem_type in ("multi_label_classification", "regression")
+    if data_args.task == "sequence-classification" and data_args.problem_type is None and several:
+        # One label is the default, with which numbers are no names.
+        data_args.problem_type = config.problem_type
+    names = config.id2label or {}
     return [names[index] for index in sorted(names)]
-
-
-def known_problem_type(path: str) -> str | None:
-    """The problem type of a saved model. None stands for a single label too: the data may then tell of their own."""
-    problem_type = load_config(path).problem_type
-    return None if problem_type == "single_label_classification" else problem_type
 
 
 def parts_of(config: PretrainedConfig) -> list[PretrainedConfig]:
