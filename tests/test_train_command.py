@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 import transformers
 import yaml
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, Seq2SeqTrainingArguments
+from transformers import AutoConfig, AutoTokenizer, BertConfig, GenerationConfig, Seq2SeqTrainingArguments
 
 from seqblend import FAMILIES
 from seqblend.hub_card.card import write_card
@@ -905,6 +905,14 @@ ROW = '{"text": "a", "label": "x"}\n'
             ["t.jsonl: row 4: label 'z'", "the model"],
         ),
         (
+            {
+                "train_file": None,
+                "problem_type": "regression",
+                "test_file": ("t.jsonl", ROW.replace('"x"', "[1, 2]")),
+            },
+            ["problem_type: regression", "single_label_classification"],
+        ),
+        (
             {"train_file": None, "task": TAG, "test_file": ("t.jsonl", WORDS.replace("X", "x"))},
             ["anew", "classifier.weight"],
         ),
@@ -918,6 +926,12 @@ ROW = '{"text": "a", "label": "x"}\n'
 def test_what_a_saved_model_cannot_do_is_refused(options, words, model_of, tmp_path, capsys):
     options = {"train_file": write(tmp_path / TRAIN, ROWS[CLASSIFY]), **in_directory(tmp_path, options)}
     assert_refused(tmp_path, from_model(model_of(CLASSIFY), **options), words, capsys)
+
+
+def test_a_model_of_another_family_is_refused(tmp_path, capsys):
+    BertConfig().save_pretrained(tmp_path / "bert")
+    options = from_model(tmp_path / "bert", **files(tmp_path, ROWS[CLASSIFY], ["train"]))
+    assert_refused(tmp_path, options, ["model_name_or_path", "type bert", "no model of seqblend"], capsys)
 
 
 def test_a_model_without_weights_and_one_with_too_few_tokens_are_refused(model_of, tmp_path, capsys):

@@ -168,13 +168,13 @@ def load_model(
     name = architecture_of(type(config))
     if arguments.architecture not in (None, name):
         raise InputError(f"architecture: {arguments.architecture}, but model_name_or_path {path} is {name}")
-    if type(config) in FAMILIES:
-        check_head(type(config), task_name, task)
-    if getattr(config, "class_weights", None) and settings.get("id2label") != config.id2label:
+    check_head(type(config), task_name, task)
+    problem_type = settings.get("problem_type")
+    if not training and problem_type != config.problem_type and None not in (problem_type, config.problem_type):
+        raise InputError(f"problem_type: {problem_type}, but the model was trained for {config.problem_type}")
+    if config.class_weights and settings.get("id2label") != config.id2label:
         logger.warning("Of %s, is dropped: class_weights, which are of other labels", path)
         settings = {"class_weights": None, **settings}
-    # A model that is not of ours may have no label_smoothing; it needs none where there is none.
-    settings = {key: value for key, value in settings.items() if value != 0.0 or hasattr(config, key)}
     change_config(config, {**settings, **overrides_of(arguments, type(config))})
     check_vocabulary(config, tokenizer, f"model_name_or_path: {path}")
     try:
@@ -188,11 +188,14 @@ def load_model(
 
 
 def load_config(path: str) -> PretrainedConfig:
-    """The configuration of a saved model. Raises InputError if it cannot be loaded."""
+    """The configuration of a saved model. Raises InputError if it cannot be loaded, or is not of this package."""
     try:
-        return AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path)
     except Exception as error:  # transformers raises whatever it meets
         raise cannot_load(path, error) from error
+    if type(config) not in FAMILIES:
+        raise InputError(f"model_name_or_path: {path} is of type {config.model_type}; no model of seqblend")
+    return config
 
 
 def cannot_load(path: str, error: Exception) -> InputError:
@@ -213,7 +216,7 @@ def check_overrides(overrides: dict[str, Any], config_class: type[PretrainedConf
         InputError: there is no such field, or it follows from something else, or a part is not given as a mapping.
     """
     parts = config_class.sub_configs
-    valid = set().union(*(options_of(each) for each in (config_class, *parts.values()))) - set(TOLD)
+    valid = set().union(*(each.own_fields() for each in (config_class, *parts.values()))) - set(TOLD)
     for name, value in overrides.items():
         if name in TOLD:
             raise InputError(f"config_overrides: {name} is told by {TOLD[name]}")
@@ -225,16 +228,10 @@ def check_overrides(overrides: dict[str, Any], config_class: type[PretrainedConf
             check_overrides(value, parts[name])
 
 
-def options_of(config_class: type[PretrainedConfig]) -> set[str]:
-    """The fields that may be overridden; of a model that is not of ours, all."""
-    return config_class.own_fields() if config_class in FAMILIES else set(config_class().to_dict())
-
-
 def change_config(config: PretrainedConfig, changes: dict[str, Any]) -> None:
     """Set fields of a configuration; a field that an encoder-decoder itself has not is set in its parts.
 
     Raises:
-        InputError: there is no such field.
         ValueError: the values do not go together.
     """
     parts = parts_of(config)
@@ -243,10 +240,7 @@ def change_config(config: PretrainedConfig, changes: dict[str, Any]) -> None:
         if name in config.sub_configs:
             change_config(getattr(config, name), value)
             continue
-        owners = [config] if name in own else [part for part in parts if name in part.to_dict()]
-        if not owners:
-            raise InputError(f"{type(config).__name__} of the saved model has no {name}")
-        for owner in owners:
+        for owner in [config] if name in own else [part for part in parts if hasattr(part, name)]:
             setattr(owner, name, value)
     for each in (*parts, config):
         each.validate()
