@@ -386,6 +386,14 @@ def test_no_in_a_file_is_no(text, tmp_path):
     assert args.resume_from_checkpoint is None and args.do_eval == (text == '"no"')
 
 
+def test_overrides_in_a_file_may_not_be_a_list(tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text("config_overrides: [a, b]")
+    options = {"config_overrides": None, **files(tmp_path, ROWS[CLASSIFY], ["train"])}
+    assert main([str(path), *flags(tmp_path / "out", options)]) == 2
+    assert "config_overrides: must hold names and their values, but is a list" in capsys.readouterr().err
+
+
 # Flags that need a value of some form. None: what asks for other hardware, processes or packages.
 VALUES = {
     "report_to": "none",
@@ -677,7 +685,11 @@ STOPPING = [
     ("eval_strategy", "epoch", ["validation"]),
     ("report_to", "wandb", ["wandb"]),
     ("report_to", "wandbb", ["wandb"]),
-    ("lr_scheduler_kwargs", "{bad", ["not JSON"]),
+    ("lr_scheduler_kwargs", "{bad", ["nor JSON"]),
+    ("lr_scheduler_kwargs", "foo", ["nor JSON"]),
+    ("lr_scheduler_kwargs", "3", ["mapping"]),
+    ("lr_scheduler_kwargs", '{"a": 1, "a": 2}', ["a is given twice"]),
+    ("accelerator_config", "no.json", ["file"]),
 ]
 # Of these the message names the option that they belong to.
 BELONGING = {
@@ -692,7 +704,6 @@ BELONGING = {
     ],
     "lr_scheduler_type": [
         {"lr_scheduler_kwargs": '{"foo": 1}'},
-        {"lr_scheduler_kwargs": "foo"},
         {"lr_scheduler_type": "cosine_with_min_lr"},
     ],
     "activation_checkpointing_kwargs": [

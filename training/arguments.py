@@ -156,14 +156,17 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Seq
 
 
 def check_mappings(said: argparse.Namespace) -> None:
-    """Raises InputError for a flag whose value begins as JSON and is none."""
+    """Raises InputError for a flag that takes a mapping, and whose value is neither JSON nor a file."""
     for name in Seq2SeqTrainingArguments._VALID_DICT_FIELDS:
         value = getattr(said, name)
-        if isinstance(value, str) and value.startswith("{"):
-            try:
-                from_json(value)
-            except ValueError as error:
-                raise InputError(f"{name}: {value!r} is not JSON ({error})") from error
+        if not isinstance(value, str) or Path(value).is_file():
+            continue
+        try:
+            is_mapping = isinstance(from_json(value), dict)
+        except ValueError as error:
+            raise InputError(f"{name}: {value!r} is neither a file nor JSON ({error})") from error
+        if not is_mapping:
+            raise InputError(f"{name}: {value!r} is no mapping")
 
 
 def take_settings(parser: Parser, path: str) -> list[str]:
