@@ -1,8 +1,8 @@
 """Pictures that stand beside a model card and are shown in it: PNG files, 1500 pixels wide for a page of 750.
 
-Matplotlib's object API only; settings end with the call, while its font manager keeps the fonts of FONT_PACKAGES. On
-one machine, equal input gives equal bytes. Texts are drawn as they stand, without mathematics; what no font has, or
-would look like nothing, is spelt out (see shown). Before 3.11, Matplotlib draws Arabic and Hebrew from left to right.
+Matplotlib's object API only; settings end with the call, while its font manager keeps the fonts of FONT_PACKAGES. With
+equal fonts, equal input gives equal bytes. Texts are drawn as they stand; what no font has, or looks like nothing, is
+spelt out (see shown). Before 3.11, Matplotlib neither joins Arabic letters nor draws them from right to left.
 """
 
 import logging
@@ -109,8 +109,8 @@ def without_middle(pieces: list[str], *, most: int) -> list[str]:
 
 
 def letters(text: str) -> int:
-    """How wide a text is, in Latin letters: a Chinese character is two wide, a combining mark none."""
-    marks = sum(unicodedata.category(character)[0] == "M" for character in text)
+    """How wide a text is, in Latin letters: a Chinese character is two wide, a mark above or below none."""
+    marks = sum(unicodedata.category(character) in ("Me", "Mn") for character in text)
     return len(text) - marks + sum(unicodedata.east_asian_width(character) in "WF" for character in text)
 
 
@@ -133,8 +133,7 @@ def font_families() -> Iterator[str]:
     for distribution in FONT_PACKAGES:
         yield from package_families(distribution)
     # The last resort has a box for every character.
-    names = {font.name for font in fontManager.ttflist}
-    yield from sorted(name for name in names if "lastresort" not in name.lower().replace(" ", ""))
+    yield from sorted({font.name for font in fontManager.ttflist if "resort" not in font.name.lower()})
 
 
 @cache
@@ -301,7 +300,7 @@ def draw_curves(axes: Axes, panel: dict[str, list[tuple[float, float]]]) -> None
         axes.plot(*zip(*points, strict=True), label=part, markevery=1 + len(points) // 25, **LOOKS[part])
     axes.legend()
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     values = [value for points in panel.values() for _, value in points]
     if min(values) > 0 and max(values) > 50 * min(values):

@@ -40,7 +40,7 @@ TEXTS = [
     "עברית",
     "ქართული",
     "հայերեն",
-    "😀❤️",
+    "😀❤️🥲",
     "\n\x00\u200c\ud800",
     "$x_1$ \\frac{",
     " ",
@@ -72,10 +72,10 @@ every_drawing = pytest.mark.parametrize("draw", DRAWINGS.values(), ids=list(DRAW
 
 
 @contextmanager
-def only_dejavu():
+def only_dejavu(*others: str):
     """As where no font package is installed, and no font but Matplotlib's own."""
     with pytest.MonkeyPatch.context() as patch:
-        fonts = [font for font in pictures.fontManager.ttflist if font.name == pictures.DEFAULT_FONT]
+        fonts = [font for font in pictures.fontManager.ttflist if font.name in (pictures.DEFAULT_FONT, *others)]
         patch.setattr(pictures.fontManager, "ttflist", fonts)
         patch.setattr(pictures, "FONT_PACKAGES", ())
         yield
@@ -204,6 +204,11 @@ def test_a_font_of_the_system_is_found(monkeypatch):
     monkeypatch.setattr(pictures, "FONT_PACKAGES", ())
     assert len(pictures.fonts_for(["Ⓐ"])) == 2  # STIX, which comes with Matplotlib, has it
     assert pictures.shown("Ⓐ") == "Ⓐ"
+
+
+def test_the_last_resorts_boxes_are_no_glyphs():
+    with only_dejavu("Last Resort High-Efficiency"):  # comes with Matplotlib 3.11
+        assert pictures.shown("한") == "⟨U+D55C⟩"
 
 
 def test_a_font_package_that_is_absent_is_skipped(monkeypatch):
@@ -435,6 +440,15 @@ def test_blending_draws_rows_for_queries(figures, tmp_path):
     assert axes.collections[0].get_array().tolist() == weights.tolist()
     assert "takes" in axes.get_ylabel() and "is taken" in axes.get_xlabel() and bar.get_ylabel() == "share taken"
     assert axes.yaxis_inverted()  # the first token stands at the top
+
+
+@pytest.mark.parametrize("rows, columns", [(2, 2), (5, 12), (12, 5), (32, 32)])
+def test_cells_are_nearly_square(rows, columns, figures, tmp_path):
+    tokens = [f"long token {number}" for number in range(32)]
+    weights = np.full((rows, columns), 1 / columns)
+    draw_blending(weights, tmp_path / "map.png", queries=tokens[:rows], keys=tokens[:columns], title="Layer 1")
+    box = figures[0].axes[0].get_window_extent()
+    assert 0.75 < (box.width / columns) / (box.height / rows) < 1.33
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (3, 2), (0, 3)])
