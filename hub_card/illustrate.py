@@ -119,7 +119,7 @@ def attention_of(
         Weights (T, S), the mean over heads; the T tokens that take; the S that are taken from; the kind of attention.
     """
     inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=64)
-    source = tokens = tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])
+    source = tokens = tokens_of(tokenizer, inputs["input_ids"][0])
     if not model.config.is_encoder_decoder:
         kind = "Masked self-attention" if model.config.model_type == "blend_decoder" else "Self-attention"
         weights = model(**inputs, output_attentions=True).attentions[-1]
@@ -129,6 +129,12 @@ def attention_of(
             written = model.generate(**inputs)
             inputs["decoder_input_ids"] = written[:, :-1]
             # Row t is the step that writes token t.
-            tokens = tokenizer.convert_ids_to_tokens(written[0, 1:])
+            tokens = tokens_of(tokenizer, written[0, 1:])
         weights = model(**inputs, output_attentions=True).cross_attentions[-1]
     return weights[0].float().mean(0).numpy(), tokens, source, kind
+
+
+def tokens_of(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor) -> list[str]:
+    """The tokens of ids; of an id beyond the tokenizer, which a model may have, the number."""
+    tokens = tokenizer.convert_ids_to_tokens(ids.tolist())
+    return [str(index) if token is None else token for token, index in zip(tokens, ids.tolist(), strict=True)]

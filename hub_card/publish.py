@@ -19,8 +19,9 @@ from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import get_session
 from huggingface_hub.utils.sha import sha_fileobj
-from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.dynamic_module_utils import get_relative_imports
 
 from .card import Given, write_card
 from .saved import read_saved
@@ -43,6 +44,8 @@ PUSHED = (
 WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 # What an earlier push may have left, and would be wrong beside the new files.
 REPLACED = (*PUSHED, *WEIGHTS, "modeling_*.py", "configuration_*.py")
+# How long a request may wait for a sign of life, in seconds; huggingface_hub would wait for ever.
+PATIENCE = 300.0
 # What the Hub answers, in words. Source: huggingface_hub.utils.hf_raise_for_status.
 ANSWERS = {
     401: "the token is missing or not valid; log in by `hf auth login`, or set HF_TOKEN",
@@ -109,9 +112,11 @@ def weight_files(directory: Path) -> list[str]:
 
 def code_files(directory: Path, auto_map: dict[str, str]) -> list[str]:
     """The files that config.json names code in, and those they import from; other Python files are the user's own."""
-    entries = sorted({f"{reference.split('--')[-1].split('.')[0]}.py" for reference in auto_map.values()})
-    needed = (get_relative_import_files(directory / entry) for entry in entries if (directory / entry).exists())
-    return sorted({*entries, *(Path(path).name for paths in needed for path in paths)})
+    found = sorted({f"{reference.split('--')[-1].split('.')[0]}.py" for reference in auto_map.values()})
+    for name in found:
+        siblings = get_relative_imports(directory / name) if (directory / name).exists() else []
+        found.extend(file for sibling in siblings if (file := f"{sibling}.py") not in found)
+    return found
 
 
 def check_private(files: dict[str, Path], token: str | None = None) -> None:
@@ -171,6 +176,7 @@ def check_access(destination: Destination) -> str:
     Raises:
         PublishError: it cannot, or does not, or the name is of somebody else.
     """
+    set_patience()
     try:
         user = HfApi(token=destination.token).whoami()
     except Exception as error:  # every layer of the network raises its own
@@ -223,13 +229,14 @@ def send(directory: Path, files: dict[str, Path], destination: Destination, mess
     Raises:
         PublishError: it did not go through.
     """
+    set_patience()
     api, repo_id, revision = HfApi(token=destination.token), destination.repo_id, destination.revision
     before = None
     try:
         repo_id = api.create_repo(repo_id, private=destination.private, exist_ok=True).repo_id
         if revision is not None and not destination.create_pr and not revision.startswith("refs/"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        info = api.model_info(repo_id, revision=revision)
+        info = api.model_info(repo_id, revision=revision, timeout=get_session().timeout.read)
         before = info.sha
         there = {file.rfilename for file in info.siblings or []}
         stale = [name for name in there - set(files) if any(fnmatch(name, pattern) for pattern in REPLACED)]
@@ -247,6 +254,13 @@ def send(directory: Path, files: dict[str, Path], destination: Destination, mess
         if before is not None and (arrived := commit_since(api, repo_id, revision, before, message)):
             return arrived
         raise PublishError(failure(directory, destination, error)) from error
+
+
+def set_patience() -> None:
+    """Let requests give up after PATIENCE, unless the user has set a time of their own."""
+    session = get_session()
+    if session.timeout.read is None:
+        session.timeout = PATIENCE
 
 
 def commit_since(api: HfApi, repo_id: str, revision: str | None, before: str, message: str) -> CommitInfo | None:
@@ -279,21 +293,18 @@ def failure(directory: Path, destination: Destination, error: Exception) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """What went wrong, in a line."""
-    if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set"
-    response = getattr(error, "response", None)
-    status = getattr(response, "status_code", None)
-    if isinstance(error, HfHubHTTPError) and status is not None:
-        said = (error.server_message or "").strip()
-        words = ANSWERS.get(status, "the Hub has a fault; try again later" if status >= 500 else "the Hub refuses it")
-        return f"{words} (HTTP {status}{': ' + said if said else ''})"
-    deepest = error
-    while deepest.__cause__ is not None:
-        deepest = deepest.__cause__
-    if deepest is not error and isinstance(deepest, HfHubHTTPError):
-        return reason_of(deepest)
-    return " ".join(f"{type(deepest).__name__}: {deepest}".split())
+    """What went wrong, in a line: what the Hub answered, if it did, or what is at the bottom of it."""
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    for each in chain:
+        if isinstance(each, OfflineModeIsEnabled):
+            return "HF_HUB_OFFLINE is set"
+        if isinstance(each, HfHubHTTPError):
+            status, said = each.response.status_code, (each.server_message or "").strip()
+            other = "the Hub has a fault; try again later" if status >= 500 else "the Hub refuses it"
+            return f"{ANSWERS.get(status, other)} (HTTP {status}{': ' + said if said else ''})"
+    return " ".join(f"{type(chain[-1]).__name__}: {chain[-1]}".split())
 
 
 # --- The command ---

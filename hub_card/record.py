@@ -82,13 +82,16 @@ def hardware(args: TrainingArguments) -> str:
     return threads if args.world_size == 1 else f"{args.world_size} processes of {threads}"
 
 
-def hyperparameters(args: TrainingArguments) -> dict[str, str]:
-    """Those that differ from transformers' defaults, then others that readers look for, with "(default)"."""
+def hyperparameters(args: TrainingArguments) -> list[tuple[str, str]]:
+    """Those that differ from transformers' defaults, then others that readers look for, with "(default)".
+
+    Pairs, because trainer_state.json sorts the keys of a mapping.
+    """
     defaults = {field.name: field.default for field in fields(Seq2SeqTrainingArguments)}
     given = {name: getattr(args, name) for name in HYPERPARAMETERS if hasattr(args, name)}
     changed = {name: shown(value) for name, value in given.items() if value not in (defaults[name], None)}
     rest = {name: f"{shown(given[name])} (default)" for name in ALWAYS if name in given and name not in changed}
-    return {**changed, **rest}
+    return [*changed.items(), *rest.items()]
 
 
 def shown(value: Any) -> str:

@@ -363,7 +363,8 @@ def test_code_is_the_closure_and_a_folder_is_an_error(tmp_path, monkeypatch):
     for name, source in code.items():
         folder, _, stem = name.removesuffix(".py").partition("_")
         head, _, code[name] = source.partition(b"not installed.\n")
-        assert f"{name} of seqblend {__version__}, which is the module flat_code_package.{folder}.{stem} ".encode() in head
+        module = f"flat_code_package.{folder}.{stem}"
+        assert f"{name} of seqblend {__version__}, which is the module {module} ".encode() in head
     assert code == {
         "modeling_entry.py": b"from .configuration_entry import a\nfrom .modeling_part import b\n",
         "configuration_entry.py": b"a = 1\n",

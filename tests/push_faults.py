@@ -1,0 +1,160 @@
+"""Break every request of a push, in every way, and count what comes of it: `python tests/push_faults.py`.
+
+The command prints the table of docs/reliability.md; tests/test_push_faults.py holds its numbers.
+"""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+from huggingface_hub import constants
+from huggingface_hub.utils import _http, disable_progress_bars, get_session
+from loopback_hub import LoopbackHub
+
+from seqblend import BlendEncoderConfig, BlendEncoderForSequenceClassification
+from seqblend.hub_card import publish as publishing
+from seqblend.hub_card.card import write_card
+from seqblend.hub_card.publish import Destination, PublishError, publish
+from seqblend.hub_card.verify import write_reference
+
+TOKEN, REPO = "hf_writer_0123456789", "someone/model"
+# What each way to break a request must leave in the error's words.
+FAULTS = {
+    "refuse": "RemoteProtocolError",
+    401: "HTTP 401",
+    403: "HTTP 403",
+    409: "HTTP 409",
+    413: "HTTP 413",
+    429: "HTTP 429",
+    500: "HTTP 500",
+    "cut_request": "Error",
+    "cut_reply": "Error",
+    "hang": "Timeout",
+}
+NAMES = {
+    "refuse": "connection refused",
+    "cut_request": "cut while the request is sent",
+    "cut_reply": "cut while the answer comes",
+    "hang": "no answer",
+}
+
+
+@contextlib.contextmanager
+def loopback() -> Iterator[LoopbackHub]:
+    """A Hub that huggingface_hub takes for the real one; its client waits for nothing."""
+    session = get_session()
+    before, session.timeout = session.timeout, 0.3
+    disable_progress_bars()
+    with (
+        LoopbackHub({TOKEN: "someone"}) as hub,
+        mock.patch.dict(os.environ, hub.environment(TOKEN)),
+        mock.patch.multiple(constants, HF_HUB_OFFLINE=False, HF_HUB_DISABLE_XET=True, ENDPOINT=hub.endpoint),
+        mock.patch.object(_http, "time", SimpleNamespace(sleep=lambda seconds: None)),
+        mock.patch.object(publishing, "open_everywhere"),
+    ):
+        yield hub
+    session.timeout = before
+
+
+def save(directory: Path, hidden_size: int) -> dict[str, bytes]:
+    """A saved model; all its files."""
+    config = BlendEncoderConfig(vocab_size=9, hidden_size=hidden_size, num_hidden_layers=1, num_attention_heads=2)
+    model = BlendEncoderForSequenceClassification(config)
+    model.save_pretrained(directory)
+    write_reference(model, directory)
+    write_card(directory, complete=False)
+    return contents(directory)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """The files of a directory."""
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def break_one(fault: Any, number: int, old: Path, new: Path) -> dict[str, Any] | None:
+    """Push a second version while one request breaks each time that it is made.
+
+    Args:
+        fault: how it breaks.
+        number: which request, counted from 0.
+        old: directory of the first version.
+        new: of the second.
+
+    Returns:
+        What came of it; None if the push has no such request.
+    """
+    with loopback() as hub:
+        publish(old, Destination(REPO))
+        before, local = hub.repos[REPO].files("main"), contents(new)
+        broken: list[tuple[str, str]] = []
+
+        def break_it(index: int, method: str, path: str) -> Any:
+            if index == number:
+                broken.append((method, path))
+            return fault if (method, path) in broken else None
+
+        hub.fault, error = break_it, ""
+        try:
+            publish(new, Destination(REPO))
+        except PublishError as refused:
+            error = str(refused)
+        hub.fault = None
+        if not broken:
+            return None
+        after = hub.repos[REPO].files("main")
+        publish(new, Destination(REPO))
+        final = hub.repos[REPO].files("main")
+        return {
+            "request": broken[0],
+            "error": error,
+            "local": contents(new) == local,
+            "remote": "old" if after == before else "new" if after == final else "between",
+            "completes": all(final[name] == content for name, content in local.items()),
+        }
+
+
+def break_all() -> dict[Any, list[dict[str, Any]]]:
+    """For each fault, what came of it at each request."""
+    with tempfile.TemporaryDirectory() as place:
+        old, new = Path(place, "old"), Path(place, "new")
+        save(old, 16), save(new, 32)
+        outcomes: dict[Any, list[dict[str, Any]]] = {}
+        for fault in FAULTS:
+            outcomes[fault] = []
+            while (outcome := break_one(fault, len(outcomes[fault]), old, new)) is not None:
+                outcomes[fault].append(outcome)
+        return outcomes
+
+
+def table(outcomes: dict[Any, list[dict[str, Any]]]) -> str:
+    """The counts, as Markdown."""
+    lines = [
+        "| fault | requests broken | error, cause named | went through all the same | repository old / new / between "
+        "| directory intact | second run completes |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for fault, each in outcomes.items():
+        remote = Counter(outcome["remote"] for outcome in each)
+        failed = [outcome for outcome in each if outcome["error"]]
+        cells = [
+            NAMES.get(fault, f"HTTP {fault}"),
+            len(each),
+            sum(FAULTS[fault] in outcome["error"] for outcome in failed),
+            len(each) - len(failed),
+            f"{remote['old']} / {remote['new']} / {remote['between']}",
+            sum(outcome["local"] for outcome in each),
+            sum(outcome["completes"] for outcome in each),
+        ]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table(break_all()) + "\n")

@@ -1,0 +1,271 @@
+"""The card: what stands on it is what was measured, its code runs as it is printed, and the Hub takes it."""
+
+import json
+import re
+import shutil
+
+import pytest
+import yaml
+from conftest import HEADS, every_head, tiny_model
+from huggingface_hub import ModelCard
+from transformers import Seq2SeqTrainingArguments
+
+from seqblend import BlendEncoderDecoderForSeq2SeqLM, BlendEncoderForSequenceClassification
+from seqblend.hub_card import card as card_module
+from seqblend.hub_card.card import METRICS, NOT_MEASURED, Given, write_card
+from seqblend.hub_card.record import HYPERPARAMETERS, RunRecord, hyperparameters
+from seqblend.hub_card.usage import HEADS as USAGES
+from seqblend.hub_card.usage import as_text, prompt_of, run_usage, usage_code
+from seqblend.hub_card.verify import without_package
+from seqblend.train import main
+from seqblend.training.tokenization import train_tokenizer
+
+WORDS = ["월요일", "화요일", "a", "b"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A small run through train.py, with its card in full."""
+    root = tmp_path_factory.mktemp("trained")
+    rows = [{"text": f"{WORDS[i % 4]} {i}", "label": "xyz"[i % 3]} for i in range(30)]
+    for split in ("train", "validation", "test"):
+        (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--task", "sequence-classification", "--output_dir", str(root / "out"), "--tokenizer_type", "char"]
+    words += [
+        word for split in ("train", "validation", "test") for word in (f"--{split}_file", f"{root}/{split}.jsonl")
+    ]
+    words += ["--config_overrides", "hidden_size=16,num_hidden_layers=1,num_attention_heads=2", "--max_steps", "4"]
+    words += [
+        "--eval_strategy",
+        "steps",
+        "--eval_steps",
+        "1",
+        "--logging_steps",
+        "1",
+        "--use_cpu",
+        "--disable_tqdm",
+        "1",
+    ]
+    words += ["--learning_rate", "0.01", "--label_smoothing_factor", "0.1"]
+    words += ["--card_data", "license=mit,language=[ko, en],data=Weekdays,tags=[small]"]
+    assert main(words) == 0
+    return root / "out"
+
+
+def blocks(card, language):
+    return re.findall(rf"```{language}\n(.*?)```", card, re.DOTALL)
+
+
+def front(card):
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_numbers_are_those_of_all_results(trained):
+    """Each metric stands in the metadata exactly, and in the table to four places."""
+    card, results = (trained / "README.md").read_text(), json.loads((trained / "all_results.json").read_text())
+    expected = {
+        (split, METRICS[key][1]): results[f"{prefix}_{key}"]
+        for prefix, split in (("eval", "validation"), ("test", "test"))
+        for key in METRICS
+        if f"{prefix}_{key}" in results
+    }
+    assert len(expected) == 8
+    written = {
+        (entry["dataset"]["split"], metric["name"]): metric["value"]
+        for entry in front(card)["model-index"][0]["results"]
+        for metric in entry["metrics"]
+    }
+    assert written == expected
+    rows = re.findall(r"\| (validation|test) \| 30 \| ([^|]+) \| ([\d.]+) \|", card)
+    assert {(split, name): value for split, name, value in rows} == {k: f"{v:.4f}" for k, v in expected.items()}
+    assert f"{results['parameters']:,}" in card and f"{results['num_input_tokens_seen']:,}" in card
+    assert results["num_input_tokens_seen"] > 100
+
+
+def test_metadata_are_what_the_hub_takes_and_what_was_given(trained):
+    card = ModelCard.load(trained / "README.md", ignore_metadata_errors=False)
+    data = card.data.to_dict()
+    assert data["license"] == "mit" and data["language"] == ["ko", "en"]
+    assert data["pipeline_tag"] == "text-classification" and data["library_name"] == "transformers"
+    assert data["tags"] == ["seqblend", "blend_encoder", "small"]
+    assert data["widget"] == [{"text": "월요일 0"}]
+    assert set(data["metrics"]) == {"accuracy", "f1", "matthews_correlation", "loss"}
+    assert {result.dataset_name for result in card.data.eval_results} == {"Weekdays"}
+
+
+def test_the_code_prints_what_stands_under_it(trained):
+    """It ran before it was printed; run once more, it prints the same. The example is the first test row."""
+    card = (trained / "README.md").read_text()
+    (code,), (example, output) = blocks(card, "python"), blocks(card, "text")
+    assert run_usage(code, "you/out", trained) == output.rstrip("\n")
+    first = json.loads((trained / "predictions.jsonl").read_text().split("\n")[0])
+    assert re.findall(r"(\w+): +(.*)", example) == [
+        ("input", first["input"]),
+        ("output", first["prediction"]),
+        ("right", first["reference"]),
+    ]
+    assert f"'label': '{first['prediction']}'" in output
+
+
+def test_pictures_are_there_and_shown(trained):
+    card = (trained / "README.md").read_text()
+    shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", card)
+    assert shown == [f"pictures/{name}.png" for name in ("learning_curves", "confusion", "blending")]
+    assert all((trained / name).read_bytes().startswith(b"\x89PNG") for name in shown)
+
+
+def test_nothing_private_is_on_it(trained):
+    card = (trained / "README.md").read_text()
+    assert str(trained.parent) not in card and "/tmp" not in card
+    assert "--train_file train.jsonl" in card and "--output_dir out" in card
+
+
+def test_hyperparameters_that_were_changed_come_first(trained):
+    card = (trained / "README.md").read_text()
+    rows = re.findall(r"\| `(\w+)` \| ([^|]+) \|", card)
+    assert ("learning_rate", "0.01") in rows and ("max_steps", "4") in rows and ("seed", "42 (default)") in rows
+    defaults = ["(default)" in value for name, value in rows if name in HYPERPARAMETERS]
+    assert defaults == sorted(defaults) and True in defaults and False in defaults
+    assert "label smoothing" not in card or "`label_smoothing` | 0.1" in card
+
+
+@every_head
+def test_a_card_from_the_configuration_invents_nothing(model_class, tmp_path):
+    tiny_model(model_class).save_pretrained(tmp_path / "m")
+    card = write_card(tmp_path / "m", Given(repo_id="someone/m"), complete=False).read_text()
+    assert ModelCard(card).data.pipeline_tag == USAGES[model_class.__name__.partition("For")[2]].pipeline_tag
+    assert "model-index" not in front(card) and "widget" not in front(card)
+    for heading in ("Results", "How it was made"):
+        assert NOT_MEASURED in card.split(f"## {heading}")[1].split("\n## ")[0].lower()
+    assert not re.search(r"None|Undefined|\{\{|\{%", card)
+    assert f"{sum(p.numel() for p in tiny_model(model_class).parameters()):,}" in card
+
+
+def test_what_fails_is_not_claimed(tmp_path, monkeypatch, caplog):
+    """Code that does not run is printed with the word that it was not; the card is written all the same."""
+    tiny_model(BlendEncoderForSequenceClassification).save_pretrained(tmp_path)
+
+    def fail(code, repo_id, directory):
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(card_module, "run_usage", fail)
+    card = write_card(tmp_path, Given(example="some text")).read_text()
+    assert f"What it prints: {NOT_MEASURED}." in card and "It prints:" not in card
+    assert "no such thing" in caplog.text
+
+
+def test_a_directory_without_a_model_of_ours_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no model of seqblend"):
+        write_card(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertModel"]}))
+    with pytest.raises(ValueError, match="no model of seqblend"):
+        write_card(tmp_path)
+
+
+def test_an_unknown_fact_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match="'licence'; valid, nearest first: license"):
+        Given.check_names(["licence"])
+
+
+def test_every_head_has_its_usage():
+    assert set(USAGES) == {model.__name__.partition("For")[2] for model in HEADS} | {""}
+
+
+TEXTS = {"CausalLM": "월요일 a b", "MaskedLM": "월요일 [MASK] b", "TokenClassification": ["월요일", "a"]}
+
+
+@every_head
+def test_usage_of_every_head_runs_without_the_package(model_class, usages):
+    """What the card prints for it is code that runs, and says something."""
+    assert usages[model_class.__name__].strip()
+
+
+@pytest.fixture(scope="module")
+def usages(tmp_path_factory):
+    """What the code of each head prints; all run in one process, each where its own card would run it."""
+    root = tmp_path_factory.mktemp("usages")
+    tokenizer = train_tokenizer(WORDS * 3, "wordpiece", 99)
+    code = []
+    for model_class in HEADS:
+        name = model_class.__name__
+        tiny_model(model_class).float().save_pretrained(root / "you" / name)
+        tokenizer.save_pretrained(root / "you" / name)
+        head = USAGES[name.partition("For")[2]]
+        example = TEXTS.get(name.partition("For")[2], "월요일 a b")
+        code.append(f"print('===', {name!r})\n" + usage_code(head, f"you/{name}", example))
+    done = without_package(["-"], root, "\n".join(code))
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(part.strip().split("\n", 1) for part in done.stdout.split("===")[1:])
+
+
+@pytest.mark.parametrize(
+    ("head", "example", "expected"),
+    [
+        ("CausalLM", "a b c d e f g h i j", "a b c d e f g h"),
+        ("MaskedLM", "a b c", "a [MASK] c"),
+        ("MaskedLM", "a [MASK]", "a [MASK]"),
+        ("SequenceClassification", "a b c", "a b c"),
+        ("TokenClassification", ["a", "b"], ["a", "b"]),
+        ("Seq2SeqLM", None, None),
+    ],
+)
+def test_prompts(head, example, expected):
+    assert prompt_of(USAGES[head], example, "[MASK]") == expected
+
+
+def test_examples_as_text():
+    assert as_text(["2", "월"]) == "2월" and as_text(["ab", "c"]) == "ab c" and as_text("a b") == "a b"
+    pair = usage_code(USAGES["SequenceClassification"], "you/m", ["one", 'two "quoted"'])
+    assert 'classify({"text": "one", "text_pair": "two \\"quoted\\""})' in pair
+
+
+class Args:
+    """What RunRecord asks of the Trainer's state."""
+
+
+def test_the_record_adds_up_over_resumptions(tmp_path, monkeypatch):
+    """Time and first day of an interrupted run are kept; nothing is kept before training."""
+    clock = iter([0.0, 100.0, 105.0, 1000.0, 1007.0])
+    monkeypatch.setattr("seqblend.hub_card.record.time.monotonic", lambda: next(clock))
+    record, state = RunRecord(), Args()
+    args = Seq2SeqTrainingArguments(tmp_path, use_cpu=True, report_to="none")
+    state.stateful_callbacks = {}
+    record.on_train_begin(args, state, None)
+    kept = record.state()
+    assert kept["attributes"]["facts"]["seconds"] == 5.0
+    kept["attributes"]["facts"]["started"] = "2001-02-03"
+    state.stateful_callbacks = {"RunRecord": kept}
+    monkeypatch.setattr("seqblend.hub_card.record.time.monotonic", lambda: next(clock))
+    record.on_train_begin(args, state, None)
+    again = record.state()["attributes"]["facts"]
+    assert again["seconds"] == 12.0 and again["started"] == "2001-02-03"
+
+
+def test_a_record_that_never_began_is_empty():
+    assert RunRecord().state()["attributes"]["facts"] == {}
+
+
+def test_no_argument_with_a_path_or_a_name_is_told(tmp_path):
+    args = Seq2SeqTrainingArguments(
+        tmp_path, hub_token="hf_secret", hub_model_id="someone/m", run_name="mine", use_cpu=True, report_to="none"
+    )
+    told = json.dumps(hyperparameters(args))
+    assert not any(word in told for word in (str(tmp_path), "hf_secret", "someone", "mine"))
+
+
+def test_old_pictures_do_not_stay(trained, tmp_path, monkeypatch):
+    directory = shutil.copytree(trained, tmp_path / "copy")
+    (directory / "pictures" / "old.png").write_bytes(b"old")
+    monkeypatch.setattr(card_module, "run_usage", lambda *args: "printed")
+    write_card(directory)
+    assert not (directory / "pictures" / "old.png").exists()
+
+
+def test_a_sequence_to_sequence_model_shows_cross_attention(tmp_path, monkeypatch):
+    monkeypatch.setattr(card_module, "run_usage", lambda *args: "printed")
+    tiny_model(BlendEncoderDecoderForSeq2SeqLM).float().save_pretrained(tmp_path)
+    train_tokenizer(WORDS * 3, "char", 99).save_pretrained(tmp_path)
+    rows = [{"input": "a" * n, "prediction": "b" * (n % 3), "reference": ["b", "bb"]} for n in range(1, 30)]
+    (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    card = write_card(tmp_path).read_text()
+    assert "(pictures/lengths.png)" in card and "(pictures/blending.png)" in card

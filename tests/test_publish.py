@@ -1,0 +1,551 @@
+"""Pushes to a Hub on loopback: what is pushed opens everywhere, what fails changes nothing, and nothing private leaves."""
+
+import getpass
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import safetensors.torch
+import torch
+import transformers
+from conftest import CONFIGS, LABELS, VOCAB, named, tiny_config, tiny_model
+from huggingface_hub import HfApi, ModelCard, constants
+from huggingface_hub.utils import _http
+from loopback_hub import LoopbackHub
+from transformers import Seq2SeqTrainingArguments
+
+import seqblend
+from seqblend import FAMILIES, BlendEncoderForSequenceClassification, BlendEncoderModel
+from seqblend.hub_card import publish as publishing
+from seqblend.hub_card.card import write_card
+from seqblend.hub_card.publish import (
+    Destination,
+    PublishError,
+    check_access,
+    check_private,
+    main,
+    publish,
+    repository_files,
+)
+from seqblend.hub_card.verify import REFERENCE, open_everywhere, outputs_of, reference_inputs, write_reference
+from seqblend.train import main as train
+from seqblend.training.tokenization import train_tokenizer
+from seqblend.training.trainer import BlendTrainer
+
+WRITER, READER = "hf_writer_0123456789", "hf_reader_0123456789"
+TOKENS = {WRITER: "someone", READER: "other"}
+FAMILY = pytest.mark.parametrize("config_class", CONFIGS.values(), ids=CONFIGS.keys())
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub that huggingface_hub and transformers take for theirs, with the writer logged in."""
+    with LoopbackHub(TOKENS) as hub:
+        for name, value in hub.environment(WRITER).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants._HF_DEFAULT_ENDPOINT, hub.endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
+        monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: None))
+        yield hub
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The directories that would have been opened in a fresh process before they were sent; they are not."""
+    opened = []
+    monkeypatch.setattr(publishing, "open_everywhere", opened.append)
+    monkeypatch.setattr("seqblend.hub_card.card.run_usage", lambda *args: "printed")
+    monkeypatch.setattr("seqblend.hub_card.card.draw_pictures", lambda *args: [])
+    return opened
+
+
+class Rows(torch.utils.data.Dataset):
+    """Rows that any head can learn from."""
+
+    def __init__(self, model_class):
+        of_tokens = "Sequence" not in model_class.__name__
+        self.labels = torch.tensor([1, 0, 2]) if of_tokens else torch.tensor(1)
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return {"input_ids": torch.tensor([3, 4, 5]), "labels": self.labels}
+
+
+def saved(model_class, directory):
+    """A saved model with all that a repository has."""
+    model = tiny_model(model_class).float()
+    model.save_pretrained(directory)
+    train_tokenizer(["abc"], "char", VOCAB).save_pretrained(directory)
+    write_reference(model, directory)
+    write_card(directory, complete=False)
+    return model
+
+
+def trainer_of(model_class, directory, **options):
+    """Our Trainer, about to push after each of two steps and at the end."""
+    arguments = {
+        "max_steps": 2,
+        "save_steps": 1,
+        "push_to_hub": True,
+        "hub_model_id": f"someone/trained-{model_class.__name__}",
+        "hub_always_push": True,
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        **options,
+    }
+    return BlendTrainer(
+        scorers={},
+        model=tiny_model(model_class).float(),
+        args=Seq2SeqTrainingArguments(directory, **arguments),
+        train_dataset=Rows(model_class),
+        processing_class=train_tokenizer(["abc"], "char", VOCAB),
+    )
+
+
+# --- Round trips ---
+
+
+OPEN = """
+import json, sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "seqblend":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Hidden())
+import safetensors.torch, torch, transformers
+from huggingface_hub import hf_hub_download
+
+torch.set_num_threads(1)
+transformers.utils.logging.set_verbosity_error()
+for repo, revision, reference, names in json.load(sys.stdin):
+    where = {"revision": revision, "trust_remote_code": True}
+    config = transformers.AutoConfig.from_pretrained(repo, **where)
+    if reference is None:
+        reference = hf_hub_download(repo, "reference.safetensors", revision=revision)
+    expected = safetensors.torch.load_file(reference)
+    inputs = {name: expected[name] for name in expected if name not in ("logits", "last_hidden_state")}
+    for name in names or sorted(set(config.auto_map) - {"AutoConfig"}):
+        model = getattr(transformers, name).from_pretrained(repo, **where).eval()
+        assert type(model).__module__.startswith("transformers_modules."), type(model)
+        with torch.no_grad():
+            assert torch.equal(model.base_model(**inputs).last_hidden_state, expected["last_hidden_state"]), (repo, name)
+            if type(model).__name__ == config.architectures[0] and "logits" in expected:
+                assert torch.equal(model(**inputs).logits, expected["logits"]), (repo, name)
+        print("opened", repo, revision[:8], name)
+"""
+
+
+def open_over_http(hub, tmp_path, places):
+    """Open repositories in a process without seqblend; the lines it prints, one for each repository and Auto class."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {**hub.environment(READER), "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN],
+        input=json.dumps(places),
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [line for line in done.stdout.splitlines() if line.startswith("opened")]
+
+
+@FAMILY
+def test_what_anyone_pushes_opens_in_every_head_bit_for_bit(config_class, hub, opened, tmp_path):
+    """By our Trainer, by model.push_to_hub and by the command; and every commit in mid-training."""
+    places, models = [], FAMILIES[config_class]
+    for auto_class, model_class in models.items():
+        name = model_class.__name__
+        model = saved(model_class, tmp_path / name)
+        reference = str(tmp_path / name / REFERENCE)
+        model.push_to_hub(f"someone/plain-{name}")
+        places.append((f"someone/plain-{name}", "main", reference, None))
+        assert main([str(tmp_path / name), "--repo_id", f"someone/command-{name}"]) == 0
+        places.append((f"someone/command-{name}", "main", None, None))
+        if auto_class is transformers.AutoModel:
+            continue
+        trainer = trainer_of(model_class, tmp_path / f"trained-{name}")
+        trainer.train()
+        trainer.push_to_hub()
+        repo = hub.repos[trainer.hub_model_id]
+        commits = [commit.id for commit in repo.commits("main")]
+        assert len(commits) == 4  # the one that makes the repository, two in mid-training, the last
+        places.append((trainer.hub_model_id, "main", None, None))
+        for commit in commits[1:3]:
+            places.append((trainer.hub_model_id, commit, None, ["AutoModel", auto_class.__name__]))
+        inputs = reference_inputs(trainer.model)
+        written = safetensors.torch.load(repo.files("main")[REFERENCE])
+        assert all(torch.equal(written[key], value) for key, value in outputs_of(trainer.model, inputs).items())
+    lines = open_over_http(hub, tmp_path, places)
+    heads = len(models) - 1
+    assert len(lines) == len(models) * (2 * len(models)) + heads * (len(models) + 2 * 2)
+    # The command and each push of the Trainer opened the folder first.
+    assert len(opened) == len(models) + heads * 3
+
+
+PLAIN = """
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "seqblend":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Hidden())
+import torch
+from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+
+class Rows(torch.utils.data.Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return {"input_ids": torch.tensor([3, 4, 5]), "labels": torch.tensor(1)}
+
+model = AutoModelForSequenceClassification.from_pretrained("someone/first", trust_remote_code=True)
+arguments = TrainingArguments(
+    "again", max_steps=1, report_to="none", use_cpu=True, push_to_hub=True, hub_model_id="someone/again",
+    hub_strategy="end", disable_tqdm=True,
+)
+trainer = Trainer(model, arguments, train_dataset=Rows())
+trainer.train()
+trainer.push_to_hub()
+"""
+
+
+def test_a_plain_trainer_without_the_package_pushes_a_repository_that_opens(hub, opened, tmp_path):
+    saved(BlendEncoderForSequenceClassification, tmp_path / "first")
+    publish(tmp_path / "first", Destination("someone/first"))
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {**hub.environment(WRITER), "HF_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", PLAIN]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    files = hub.repos["someone/again"].files("main")
+    weights = safetensors.torch.load(files["model.safetensors"])
+    old = safetensors.torch.load((tmp_path / "first" / "model.safetensors").read_bytes())
+    assert not torch.equal(weights["score.weight"], old["score.weight"])
+    reference = tmp_path / "again.safetensors"
+    model = BlendEncoderForSequenceClassification(tiny_config(BlendEncoderModel.config_class)).float()
+    model.load_state_dict(weights)
+    inputs = reference_inputs(model)
+    safetensors.torch.save_file({**inputs, **outputs_of(model, inputs)}, reference)
+    assert len(open_over_http(hub, tmp_path, [("someone/again", "main", str(reference), None)])) == 4
+
+
+# --- What is sent ---
+
+
+@pytest.fixture
+def model_dir(tmp_path):
+    saved(BlendEncoderForSequenceClassification, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_what_belongs_into_the_repository_is_sent_and_nothing_else(hub, opened, model_dir):
+    for name in (
+        "training_args.bin",
+        "predictions.jsonl",
+        "trainer_state.json",
+        "all_results.json",
+        "mine.py",
+        ".env",
+    ):
+        (model_dir / name).write_text("private")
+    (model_dir / "checkpoint-1").mkdir()
+    (model_dir / "checkpoint-1" / "optimizer.pt").write_text("private")
+    (model_dir / "pictures").mkdir()
+    (model_dir / "pictures" / "a.png").write_bytes(b"\x89PNG")
+    publish(model_dir, Destination("someone/model"))
+    files = hub.repos["someone/model"].files("main")
+    code = {path.name for path in model_dir.glob("*.py")} - {"mine.py"}
+    assert set(files) - {".gitattributes"} == code | {
+        *("README.md", "config.json", "model.safetensors", REFERENCE, "pictures/a.png"),
+        *("tokenizer.json", "tokenizer_config.json"),
+    }
+    assert all((model_dir / name).read_bytes() == files[name] for name in files if name != ".gitattributes")
+
+
+def test_shards_replace_whole_weights_and_whole_weights_shards(hub, opened, tmp_path):
+    """Whole weights left beside shards would be read in their place."""
+    model = saved(BlendEncoderForSequenceClassification, tmp_path / "whole")
+    saved(BlendEncoderForSequenceClassification, tmp_path / "shards")
+    (tmp_path / "shards" / "model.safetensors").unlink()
+    model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    for name in ("whole", "shards", "whole"):
+        publish(tmp_path / name, Destination("someone/model"))
+        weights = {file for file in hub.repos["someone/model"].files("main") if "safetensors" in file} - {REFERENCE}
+        assert weights == {path.name for path in (tmp_path / name).glob("model*safetensors*")}
+        assert (len(weights) > 2) == (name == "shards")
+
+
+def test_other_files_of_the_repository_stay(hub, opened, model_dir):
+    publish(model_dir, Destination("someone/model"))
+    HfApi().upload_file(path_or_fileobj=b"mine", path_in_repo="notes.md", repo_id="someone/model")
+    (model_dir / "README.md").write_text("---\nlicense: mit\n---\nnew\n")
+    publish(model_dir, Destination("someone/model"))
+    assert hub.repos["someone/model"].files("main")["notes.md"] == b"mine"
+
+
+def test_nothing_new_is_no_commit(hub, opened, model_dir):
+    first = publish(model_dir, Destination("someone/model"))
+    before = hub.repos["someone/model"].commits("main")
+    assert publish(model_dir, Destination("someone/model")).oid == first.oid
+    assert hub.repos["someone/model"].commits("main") == before
+
+
+def test_branches_pull_requests_and_private_repositories(hub, opened, model_dir, capsys):
+    command = [str(model_dir), "--repo_id", "someone/model", "--private"]
+    assert main([*command, "--revision", "trial"]) == 0
+    repo = hub.repos["someone/model"]
+    assert "config.json" in repo.files("trial") and "config.json" not in repo.files("main")
+    assert main([*command, "--create_pr"]) == 0
+    assert "config.json" in repo.files("refs/pr/1") and "config.json" not in repo.files("main")
+    assert "discussions/1" in capsys.readouterr().out
+    assert HfApi().model_info("someone/model").private
+
+
+def test_a_dry_run_checks_all_and_sends_nothing(hub, opened, model_dir, capsys):
+    before = list(hub.requests)
+    assert main([str(model_dir), "--repo_id", "someone/model", "--dry_run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines] == list(repository_files(model_dir))
+    assert all(len(line.split()[0]) == 64 for line in lines)
+    assert hub.requests == before and opened == [model_dir]
+
+
+def test_what_a_run_has_not_written_is_made_up_for(hub, opened, tmp_path):
+    """A directory that save_pretrained wrote alone gets a reference and a card."""
+    tiny_model(BlendEncoderForSequenceClassification).save_pretrained(tmp_path / "m")
+    assert main([str(tmp_path / "m"), "--repo_id", "someone/m"]) == 0
+    files = hub.repos["someone/m"].files("main")
+    assert REFERENCE in files and ModelCard(files["README.md"].decode()).data.pipeline_tag == "text-classification"
+    assert seqblend.verify("someone/m") == {"last_hidden_state": 0.0, "logits": 0.0}
+
+
+# --- What is refused before anything is sent ---
+
+
+def assert_refused(hub, directory, words, capsys):
+    """The command says why in one line; the Hub was not changed, and no traceback was printed."""
+    assert main([str(directory), "--repo_id", "someone/model"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and len(error.splitlines()) == 1, error
+    assert not [word for word in words if word not in error], error
+    assert not hub.repos
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "modeling_layers.py", "configuration_encoder.py"]
+)
+def test_an_incomplete_directory_is_refused(name, hub, opened, model_dir, capsys):
+    (model_dir / name).unlink()
+    (model_dir / REFERENCE).touch()
+    assert_refused(hub, model_dir, [str(model_dir)] + [name] * (name != "config.json"), capsys)
+
+
+def test_a_repository_that_does_not_open_is_refused(hub, model_dir, capsys):
+    """Truly opened, in a fresh process: a name that the code does not have, and outputs that are not those."""
+    code = (model_dir / "modeling_heads.py").read_text()
+    (model_dir / "modeling_heads.py").write_text(code.replace("import", "import no_such_thing, ", 1))
+    assert_refused(hub, model_dir, ["does not open where seqblend is not installed", "nothing was sent"], capsys)
+    (model_dir / "modeling_heads.py").write_text(code)
+    weights = safetensors.torch.load_file(model_dir / "model.safetensors")
+    weights["score.weight"] = weights["score.weight"] + 1
+    safetensors.torch.save_file(weights, model_dir / "model.safetensors", {"format": "pt"})
+    assert_refused(hub, model_dir, ["logits differs from the reference"], capsys)
+
+
+def test_a_whole_directory_opens_in_every_auto_class(model_dir):
+    names = {auto_class.__name__ for auto_class in FAMILIES[BlendEncoderModel.config_class]}
+    errors = open_everywhere(model_dir)
+    assert set(errors) == names
+    assert errors["AutoModelForSequenceClassification"] == {"last_hidden_state": 0.0, "logits": 0.0}
+    assert errors["AutoModelForMaskedLM"] == {"last_hidden_state": 0.0}
+
+
+@pytest.mark.parametrize(
+    "what", ["path", "home", "token", "other token"], ids=["path", "home", "token", "token of another service"]
+)
+def test_what_is_private_is_refused(what, hub, opened, model_dir, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", "/home/some-body")
+    monkeypatch.setenv("TRACKER_API_KEY", "key-of-a-tracker")
+    private = {
+        "path": str(model_dir),
+        "home": "/home/some-body/models",
+        "token": WRITER,
+        "other token": "key-of-a-tracker",
+    }[what]
+    config = json.loads((model_dir / "config.json").read_text())
+    (model_dir / "config.json").write_text(json.dumps({**config, "from": private}, indent=1))
+    kind = "a token" if "token" in what else "a path of this machine"
+    assert_refused(hub, model_dir, ["config.json: line", f"holds {kind}", "nothing was sent"], capsys)
+    assert_refused(hub, model_dir, [], capsys)
+
+
+def test_metadata_of_weights_are_looked_through(hub, opened, model_dir):
+    weights = safetensors.torch.load_file(model_dir / "model.safetensors")
+    metadata = {"format": "pt", "made": str(model_dir)}
+    safetensors.torch.save_file(weights, model_dir / "model.safetensors", metadata)
+    with pytest.raises(PublishError, match=r"model\.safetensors: line 1 holds a path"):
+        check_private(repository_files(model_dir))
+
+
+def test_a_grep_of_all_that_is_pushed_finds_nothing_private(hub, opened, tmp_path, monkeypatch):
+    """A composite built from loaded parts, pushed in every way; the token, the paths and the user's name."""
+    monkeypatch.setenv("HOME", "/home/some-body")
+    encoder_class, decoder_class, both_class = FAMILIES
+    for config_class, name in ((encoder_class, "encoder"), (decoder_class, "decoder")):
+        options = {"cross_attention_hidden_size": 32} if name == "decoder" else {}
+        model = FAMILIES[config_class][transformers.AutoModel](tiny_config(config_class, **options))
+        model.save_pretrained(tmp_path / name)
+    parts = {name: transformers.AutoConfig.from_pretrained(tmp_path / name) for name in ("encoder", "decoder")}
+    config = both_class(**parts, decoder_start_token_id=1, pad_token_id=0, num_labels=LABELS)
+    model_class = FAMILIES[both_class][transformers.AutoModelForSeq2SeqLM]
+    model = model_class(config)
+    model.push_to_hub("someone/plain")
+    trainer = trainer_of(
+        model_class, tmp_path / "trained", hub_strategy="all_checkpoints", load_best_model_at_end=False
+    )
+    trainer.train()
+    trainer.push_to_hub()
+    words = [str(tmp_path), str(Path.cwd()), "/home/", "some-body", WRITER, "/tmp/", os.uname().nodename]
+    user = getpass.getuser()
+    words += [user] if user != "root" else []  # which is a word of the code
+    contents = {
+        (name, commit.id, path): content
+        for name, repo in hub.repos.items()
+        for commit in repo.commits("main")
+        for path, content in repo.files(commit.id).items()
+    }
+    assert {"someone/plain", trainer.hub_model_id} == {name for name, _, _ in contents}
+    assert any(path.startswith("checkpoint-1/") for _, _, path in contents)
+    found = [(place, word) for place, content in contents.items() for word in words if word.encode() in content]
+    assert not found
+
+
+# --- The Trainer ---
+
+
+def test_pushes_of_each_strategy(hub, opened, tmp_path):
+    """`end` pushes once; `checkpoint` keeps what a run resumes from; a resumed run goes on from there."""
+    for strategy, folders in (("end", set()), ("checkpoint", {"last-checkpoint"})):
+        trainer = trainer_of(
+            BlendEncoderForSequenceClassification,
+            tmp_path / strategy,
+            hub_strategy=strategy,
+            hub_model_id=f"someone/{strategy}",
+        )
+        trainer.train()
+        files = hub.repos[f"someone/{strategy}"].files("main")
+        assert {name.split("/")[0] for name in files if "/" in name} == folders
+        assert ("config.json" in files) == (strategy != "end")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "model.safetensors"):
+        assert f"last-checkpoint/{name}" in files
+    assert "last-checkpoint/training_args.bin" not in files and "training_args.bin" not in files
+    shutil.rmtree(tmp_path / "again", ignore_errors=True)
+    for name, content in files.items():
+        path = tmp_path / "again" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    trainer = trainer_of(
+        BlendEncoderForSequenceClassification, tmp_path / "more", max_steps=3, hub_model_id="someone/more"
+    )
+    trainer.train(resume_from_checkpoint=str(tmp_path / "again" / "last-checkpoint"))
+    assert trainer.state.global_step == 3
+
+
+def test_a_push_that_fails_in_mid_training_does_not_stop_it(hub, opened, tmp_path, caplog):
+    trainer = trainer_of(BlendEncoderForSequenceClassification, tmp_path / "out")
+    hub.fault = lambda index, method, path: 500 if "/commit/" in path else None
+    trainer.train()
+    assert trainer.state.global_step == 2 and "Training goes on, but the push to" in caplog.text
+    assert not list((tmp_path / "out").glob("_push-*"))
+    hub.fault = None
+    trainer.push_to_hub()
+    assert "config.json" in hub.repos[trainer.hub_model_id].files("main")
+
+
+def test_pushing_changes_nothing_of_the_training(hub, opened, tmp_path):
+    """Weights are bit for bit those of a run that pushes nothing."""
+    weights = []
+    for push in (True, False):
+        transformers.set_seed(0)
+        trainer = trainer_of(BlendEncoderForSequenceClassification, tmp_path / str(push), push_to_hub=push)
+        trainer.train()
+        weights.append(trainer.model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_access_is_checked_before_training(hub, opened, tmp_path, capsys, monkeypatch):
+    """Token, name and network; before the data are read, so that a file that is not there is not reached."""
+    words = ["--task", "masked-lm", "--train_file", "none.jsonl", "--output_dir", str(tmp_path / "out")]
+    words += ["--push_to_hub", "true", "--hub_model_id", "somebody-else/model"]
+    assert train(words) == 2
+    assert "the token is of someone, not of somebody-else" in capsys.readouterr().err
+    monkeypatch.setenv("HF_TOKEN", "hf_nobody_0123456789")
+    assert train(words) == 2
+    assert "the token is missing or not valid" in capsys.readouterr().err
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert train(words) == 2
+    assert "the Hub cannot be used" in capsys.readouterr().err
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert train(words) == 2
+    assert "HF_HUB_OFFLINE is set" in capsys.readouterr().err
+    assert not hub.repos and not (tmp_path / "out").exists()
+
+
+def test_names_without_an_owner_are_the_users(hub):
+    assert check_access(Destination("model")) == "someone/model"
+    with pytest.raises(PublishError, match="the token is of someone, not of other"):
+        check_access(Destination("other/model"))
+
+
+# --- Others who push ---
+
+
+def test_a_card_that_is_there_is_kept(hub, opened):
+    """model.push_to_hub writes a card where there is none; what somebody wrote stays."""
+    model = tiny_model(BlendEncoderModel)
+    model.push_to_hub("someone/model", tags=["mine"])
+    files = hub.repos["someone/model"].files("main")
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.pipeline_tag == "feature-extraction" and "mine" in card.data.tags
+    assert "[More Information Needed]" not in card.content
+    HfApi().upload_file(path_or_fileobj=b"# Mine\n", path_in_repo="README.md", repo_id="someone/model")
+    model.config.label_smoothing = 0.5
+    model.push_to_hub("someone/model")
+    assert "# Mine" in hub.repos["someone/model"].files("main")["README.md"].decode()
+
+
+@pytest.mark.parametrize("model_class", [BlendEncoderModel, BlendEncoderForSequenceClassification], ids=named)
+def test_verify(model_class, hub, opened, tmp_path):
+    saved(model_class, tmp_path / "m")
+    publish(tmp_path / "m", Destination("someone/m"))
+    errors = seqblend.verify(tmp_path / "m")
+    assert errors == seqblend.verify("someone/m", revision="main") and set(errors.values()) == {0.0}
+    weights = safetensors.torch.load_file(tmp_path / "m" / "model.safetensors")
+    name = next(name for name in weights if name.endswith("layers.0.mlp.up_proj.weight"))
+    safetensors.torch.save_file({**weights, name: weights[name] * 1.01}, tmp_path / "m" / "model.safetensors")
+    with pytest.raises(ValueError, match="last_hidden_state differs from the reference by"):
+        seqblend.verify(tmp_path / "m")
+    (tmp_path / "m" / REFERENCE).unlink()
+    with pytest.raises(ValueError, match="no such file"):
+        seqblend.verify(tmp_path / "m")
