@@ -295,8 +295,8 @@ def failure(directory: Path, destination: Destination, error: Exception) -> str:
 def reason_of(error: BaseException) -> str:
     """What went wrong, in a line: what the Hub answered, if it did, or what is at the bottom of it."""
     chain = [error]
-    while chain[-1].__cause__ is not None:
-        chain.append(chain[-1].__cause__)
+    while (deeper := chain[-1].__cause__) is not None:
+        chain.append(deeper)
     for each in chain:
         if isinstance(each, OfflineModeIsEnabled):
             return "HF_HUB_OFFLINE is set"
