@@ -115,7 +115,7 @@ def write_card(directory: str | Path, given: Given | None = None, complete: bool
     saved, given = read_saved(directory), Given() if given is None else given
     repo_id = given.repo_id or f"you/{saved.directory.absolute().name}"
     first = saved.predictions[0] if saved.predictions and given.example is None else {}
-    shown = prompt_of(saved.head, given.example or first.get("input"), saved.mask_token)
+    shown = prompt_of(saved.head, given_example(saved, given) or first.get("input"), saved.mask_token)
     code = usage_code(saved.head, repo_id, "a text" if shown is None else shown)
     output = printed(code, repo_id, saved.directory) if complete and shown is not None else NOT_MEASURED
     pictures = draw_pictures(saved, shown) if complete else []
@@ -141,6 +141,14 @@ def write_card(directory: str | Path, given: Given | None = None, complete: bool
     path.with_suffix(".tmp").write_text(card, encoding="utf-8")
     path.with_suffix(".tmp").replace(path)
     return path
+
+
+def given_example(saved: Saved, given: Given) -> str | list[str] | None:
+    """The example that the user gives; for a model that marks characters, as characters."""
+    inputs = saved.predictions[0]["input"] if saved.predictions else None
+    marks_words = saved.head.pipeline_tag == "token-classification" and isinstance(inputs, list)
+    by_character = marks_words and as_text(inputs) == "".join(inputs)
+    return list(given.example) if by_character and isinstance(given.example, str) else given.example
 
 
 def template() -> jinja2.Template:

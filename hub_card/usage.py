@@ -107,9 +107,10 @@ print(classify({text}))
         auto_class="AutoModelForTokenClassification",
         pipeline_tag="token-classification",
         task_name="Token classification",
-        sentence="It reads a text and gives each word of it {labels}.",
+        sentence="It reads a text and gives each part of it {labels}.",
         code="""\
-tag = pipeline("token-classification", model=model, tokenizer=tokenizer, aggregation_strategy="{strategy}")
+strategy = "{strategy}"
+tag = pipeline("token-classification", model, tokenizer=tokenizer, aggregation_strategy=strategy)
 for part in tag({text}):
     print(part["word"], part["entity_group"], f"{{part['score']:.3f}}")
 """,

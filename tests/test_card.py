@@ -10,7 +10,11 @@ from conftest import HEADS, every_head, tiny_model
 from huggingface_hub import ModelCard
 from transformers import Seq2SeqTrainingArguments
 
-from seqblend import BlendEncoderDecoderForSeq2SeqLM, BlendEncoderForSequenceClassification
+from seqblend import (
+    BlendEncoderDecoderForSeq2SeqLM,
+    BlendEncoderForSequenceClassification,
+    BlendEncoderForTokenClassification,
+)
 from seqblend.hub_card import card as card_module
 from seqblend.hub_card.card import METRICS, NOT_MEASURED, Given, write_card
 from seqblend.hub_card.record import HYPERPARAMETERS, RunRecord, hyperparameters
@@ -198,6 +202,19 @@ def usages(tmp_path_factory):
     return dict(part.strip().split("\n", 1) for part in done.stdout.split("===")[1:])
 
 
+def test_a_given_text_is_taken_apart_as_the_models_rows_are(tmp_path, monkeypatch):
+    """A model that marks characters joins them by what they are, not by words."""
+    codes = []
+    monkeypatch.setattr(card_module, "run_usage", lambda code, *args: codes.append(code) or "printed")
+    monkeypatch.setattr(card_module, "draw_pictures", lambda *args: [])
+    tiny_model(BlendEncoderForTokenClassification).save_pretrained(tmp_path)
+    for tokens in (["2", "월"], ["a", "word"]):
+        row = {"input": tokens, "prediction": ["LABEL_0"] * 2, "reference": ["LABEL_0"] * 2}
+        (tmp_path / "predictions.jsonl").write_text(json.dumps(row) + "\n")
+        write_card(tmp_path, Given(example="3월"))
+    assert ['"simple"' in code for code in codes] == [True, False] and all('tag("3월")' in code for code in codes)
+
+
 @pytest.mark.parametrize(
     ("head", "example", "expected"),
     [
@@ -263,7 +280,9 @@ def test_old_pictures_do_not_stay(trained, tmp_path, monkeypatch):
 
 def test_a_sequence_to_sequence_model_shows_cross_attention(tmp_path, monkeypatch):
     monkeypatch.setattr(card_module, "run_usage", lambda *args: "printed")
-    tiny_model(BlendEncoderDecoderForSeq2SeqLM).float().save_pretrained(tmp_path)
+    model = tiny_model(BlendEncoderDecoderForSeq2SeqLM).float()
+    model.generation_config.max_length = 8
+    model.save_pretrained(tmp_path)
     train_tokenizer(WORDS * 3, "char", 99).save_pretrained(tmp_path)
     rows = [{"input": "a" * n, "prediction": "b" * (n % 3), "reference": ["b", "bb"]} for n in range(1, 30)]
     (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
