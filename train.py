@@ -14,8 +14,10 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTrainingArguments, set_seed
 
 from seqblend.hub_card.card import Given
-from seqblend.hub_card.publish import Destination, PublishError, check_access
+from seqblend.hub_card.contents import PublishError
+from seqblend.hub_card.publish import Destination, check_access
 from seqblend.hub_card.record import hardware, versions
+from seqblend.hub_card.verify import REFERENCE
 from seqblend.training.arguments import (
     DataArguments,
     ModelArguments,
@@ -34,7 +36,11 @@ from seqblend.training.trainer import BlendTrainer
 
 # The prefix that transformers gives the metrics of a split.
 PREFIXES = {"eval": "validation", "test": "test"}
-RESULTS = [*(f"{name}_results.json" for name in ("train", "eval", "test", "run", "all")), "predictions.jsonl"]
+RESULTS = [
+    *(f"{name}_results.json" for name in ("train", "eval", "test", "run", "all")),
+    "predictions.jsonl",
+    REFERENCE,
+]
 
 
 @dataclass
@@ -150,7 +156,7 @@ def prepare(argv: list[str]) -> Job:
         eval_dataset=encoded.get("validation"),
         processing_class=tokenizer,
         scorers=scorers,
-        given=Given(**{**shown_example(rows, task), **given}),
+        given=Given(**given),
         preprocess_logits_for_metrics=task.reduce,
     )
     facts = {
@@ -158,6 +164,8 @@ def prepare(argv: list[str]) -> Job:
         "versions": ", ".join(f"{package} {number}" for package, number in versions().items()),
         "machine": hardware(training_args),
         "parameters": model.num_parameters(),
+        # From which the card can be made again.
+        "card_data": {**shown_example(rows, task), **given},
         "recipe": model_args.recipe or ("default" if model_args.model_name_or_path is None else "of a saved model"),
         **data_args.facts(),
     }

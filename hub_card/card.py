@@ -6,22 +6,26 @@ computed here: the code for its use is run before it is printed, and the picture
 """
 
 import logging
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub.dataclasses import strict
 
 from ..configuration.base import unknown
 from ..version import __version__
 from .illustrate import draw_pictures
 from .saved import Saved, read_saved
-from .usage import as_text, prompt_of, run_usage, usage_code
+from .usage import as_text, is_pair, prompt_of, run_usage, usage_code
 
 logger = logging.getLogger(__name__)
 
 NOT_MEASURED = "not measured"
+# By which a card of ours is known from one that somebody wrote.
+MADE = "Made with seqblend"
 # Each metric's name on the Hub, and in words.
 METRICS = {
     "accuracy": ("accuracy", "Accuracy"),
@@ -53,12 +57,14 @@ OPTIONS = (
 )
 
 
-@dataclass(frozen=True)
+@strict
+@dataclass
 class Given:
     """What only the user knows of a model. All of it may be left out.
 
     Args:
         repo_id: `user/name`.
+        revision: the branch that it is pushed to.
         title: the card's heading; None: the repository's name.
         summary: what the model is for, in the user's words.
         limits: what it should not be used for.
@@ -75,6 +81,7 @@ class Given:
     """
 
     repo_id: str | None = None
+    revision: str | None = None
     title: str | None = None
     summary: str | None = None
     limits: str | None = None
@@ -112,17 +119,20 @@ def write_card(directory: str | Path, given: Given | None = None, complete: bool
     Raises:
         ValueError: no model of this package is saved there.
     """
-    saved, given = read_saved(directory), Given() if given is None else given
+    saved = read_saved(directory)
+    # What was given to the run stands in its results.
+    given = Given(**{**saved.results.get("card_data", {}), **facts_of(given)})
     repo_id = given.repo_id or f"you/{saved.directory.absolute().name}"
     first = saved.predictions[0] if saved.predictions and given.example is None else {}
     shown = prompt_of(saved.head, given_example(saved, given) or first.get("input"), saved.mask_token)
-    code = usage_code(saved.head, repo_id, "a text" if shown is None else shown)
+    code = usage_code(saved.head, repo_id, "a text" if shown is None else shown, given.revision or "main")
     output = printed(code, repo_id, saved.directory) if complete and shown is not None else NOT_MEASURED
     pictures = draw_pictures(saved, shown) if complete else []
     card = template().render(
         metadata=metadata(saved, given, repo_id, shown),
         title=given.title or repo_id.partition("/")[2] or repo_id,
         given=given,
+        repo_id=repo_id,
         saved=saved,
         run=saved.run,
         data=data_name(saved, given),
@@ -141,6 +151,11 @@ def write_card(directory: str | Path, given: Given | None = None, complete: bool
     path.with_suffix(".tmp").write_text(card, encoding="utf-8")
     path.with_suffix(".tmp").replace(path)
     return path
+
+
+def facts_of(given: Given | None) -> dict[str, Any]:
+    """What was given, by name."""
+    return {name: value for name, value in vars(given or Given()).items() if value is not None}
 
 
 def given_example(saved: Saved, given: Given) -> str | list[str] | None:
@@ -171,7 +186,8 @@ def printed(code: str, repo_id: str, directory: Path) -> str:
 def metadata(saved: Saved, given: Given, repo_id: str, example: Any) -> str:
     """The YAML at the top of the card, without the lines of dashes."""
     results = eval_results(saved, given)
-    widget = [{"text": as_text(example)}] if example is not None else None
+    shows = example is not None and not is_pair(saved.head, example)
+    widget = [{"text": as_text(example)}] if shows else None
     datasets = given.datasets or saved.results.get("dataset_id")
     data = ModelCardData(
         language=given.language,
@@ -222,7 +238,7 @@ def measured(saved: Saved) -> list[tuple[str, str, float]]:
         (split, key, saved.results[f"{prefix}_{key}"])
         for prefix, split in SPLITS.items()
         for key in METRICS
-        if f"{prefix}_{key}" in saved.results
+        if math.isfinite(saved.results.get(f"{prefix}_{key}", math.nan))
     ]
 
 
@@ -273,13 +289,11 @@ def limits(saved: Saved, given: Given) -> list[str]:
     results, lines = saved.results, [given.limits] if given.limits else []
     if "train_samples" in results:
         rows = f"{results['train_samples']} rows of {data_name(saved, given)}"
-        lines.append(f"It was trained on {rows}, and measured on the splits above alone.")
-    if "max_length" in results:
-        lines.append(f"Texts beyond {results['max_length']} tokens were cut, in training and in measuring.")
-    if (
-        saved.config.get("problem_type") != "regression"
-        and 0 < len(saved.labels) <= 60
-        and "Class" in saved.head.auto_class
-    ):
+        lines.append(
+            f"It was trained on {rows}" + (", and measured on the splits above alone." if measured(saved) else ".")
+        )
+    if "max_length" in results and saved.head.pipeline_tag != "text-generation":
+        lines.append(f"What it reads was cut to {results['max_length']} tokens, in training and in measuring.")
+    if saved.head.classifies and saved.config.get("problem_type") != "regression" and len(saved.labels) <= 60:
         lines.append("It knows these labels and no other: " + ", ".join(f"`{name}`" for name in saved.labels) + ".")
     return [*lines, f"Bias, robustness, and texts of another kind: {NOT_MEASURED}."]

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from .pictures import draw_blending, draw_confusion, draw_learning_curves, draw_score_by_length, draw_tag_scores
 from .saved import Saved
-from .usage import as_text
+from .usage import as_text, is_pair
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "pictures"
+DRAWN = ("learning_curves.png", "confusion.png", "tags.png", "lengths.png", "blending.png")
 # What the learning curves show beside the loss: the first of these that was measured.
 CURVES = ("eval_f1", "eval_accuracy", "eval_micro_f1", "eval_exact_match", "eval_pearson", "eval_perplexity")
 Picture = tuple[str, str]
@@ -34,14 +36,15 @@ def draw_pictures(saved: Saved, example: Any) -> list[Picture]:
     """
     folder = saved.directory / FOLDER
     folder.mkdir(exist_ok=True)
-    for old in folder.glob("*.png"):
-        old.unlink()
-    drawn = [
-        *draw_training(saved, folder),
-        *DRAW_RESULTS.get(saved.head.pipeline_tag, lambda saved, folder: [])(saved, folder),
-        *draw_attention(saved, folder, example),
-    ]
-    if not drawn:
+    for name in DRAWN:
+        (folder / name).unlink(missing_ok=True)
+    drawn = []
+    for draw in (draw_training, DRAW_RESULTS.get(saved.head.pipeline_tag), partial(draw_attention, example=example)):
+        try:
+            drawn += draw(saved, folder) if draw is not None else []
+        except Exception as error:  # a picture less is better than no card
+            logger.warning("A picture for the card of %s cannot be drawn: %s", saved.directory, error)
+    if not any(folder.iterdir()):
         folder.rmdir()
     return [(f"{FOLDER}/{name}", caption) for name, caption in drawn]
 
@@ -103,7 +106,8 @@ def draw_attention(saved: Saved, folder: Path, example: Any) -> list[Picture]:
         return []
     tokenizer = AutoTokenizer.from_pretrained(saved.directory)
     model = getattr(transformers, saved.head.auto_class).from_pretrained(saved.directory, attn_implementation="eager")
-    weights, takers, taken, kind = attention_of(model.eval(), tokenizer, as_text(example))
+    texts = example if is_pair(saved.head, example) else [as_text(example)]
+    weights, takers, taken, kind = attention_of(model.eval(), tokenizer, texts)
     path = folder / "blending.png"
     draw_blending(weights, path, queries=takers, keys=taken, title=f"{kind} of the last layer, mean of its heads")
     return [("blending.png", "Attention on a real input: how much each token (a row) takes of each other (a column)")]
@@ -111,14 +115,16 @@ def draw_attention(saved: Saved, folder: Path, example: Any) -> list[Picture]:
 
 @torch.no_grad()
 def attention_of(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]
 ) -> tuple[np.ndarray, list[str], list[str], str]:
-    """Attention of the last layer on a text.
+    """Attention of the last layer on a text, or a pair of texts.
 
     Returns:
         Weights (T, S), the mean over heads; the T tokens that take; the S that are taken from; the kind of attention.
     """
-    inputs = tokenizer(text, return_tensors="pt", truncation=True, max_length=64)
+    parts = [getattr(model.config, name) for name in model.config.sub_configs] or [model.config]
+    length = min(64, *(part.max_position_embeddings for part in parts))
+    inputs = tokenizer(*texts, return_tensors="pt", truncation=True, max_length=length)
     source = tokens = tokens_of(tokenizer, inputs["input_ids"][0])
     if not model.config.is_encoder_decoder:
         kind = "Masked self-attention" if model.config.model_type == "blend_decoder" else "Self-attention"

@@ -39,7 +39,7 @@ class RunRecord(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Note what is known before the first step; what an interrupted run had kept goes on."""
-        kept = state.stateful_callbacks.get(type(self).__name__) or {}
+        kept = (state.stateful_callbacks.get(type(self).__name__) or {}) if state.global_step else {}
         earlier = kept.get("attributes", {}).get("facts", {})
         self._start, self._before = time.monotonic(), earlier.get("seconds", 0.0)
         self.facts = {
@@ -89,6 +89,9 @@ def hyperparameters(args: TrainingArguments) -> list[tuple[str, str]]:
     """
     defaults = {field.name: field.default for field in fields(Seq2SeqTrainingArguments)}
     given = {name: getattr(args, name) for name in HYPERPARAMETERS if hasattr(args, name)}
+    if args.max_steps > 0:
+        # Which overrides it.
+        given.pop("num_train_epochs")
     changed = {name: shown(value) for name, value in given.items() if value not in (defaults[name], None)}
     rest = {name: f"{shown(given[name])} (default)" for name in ALWAYS if name in given and name not in changed}
     return [*changed.items(), *rest.items()]

@@ -20,6 +20,7 @@ class Head:
         sentence: what it does; `{labels}` stands for its labels.
         code: lines that use `model`, `tokenizer` and the text `{text}`.
         pipeline: whether those lines use transformers' pipelines.
+        classifies: whether it has labels.
     """
 
     auto_class: str
@@ -28,32 +29,40 @@ class Head:
     sentence: str
     code: str
     pipeline: bool = True
+    classifies: bool = False
 
 
+# How many characters of a real input a card shows.
+LONGEST = 300
 LOADING = """\
 from transformers import {names}
 
 repository = "{repo_id}"
-options = {{"revision": "main", "trust_remote_code": True}}
+options = {{"revision": "{revision}", "trust_remote_code": True}}
 tokenizer = AutoTokenizer.from_pretrained(repository, **options)
 model = {auto_class}.from_pretrained(repository, **options)
 """
 
 
-def usage_code(head: Head, repo_id: str, example: Any) -> str:
+def usage_code(head: Head, repo_id: str, example: Any, revision: str = "main") -> str:
     """The code that the card shows.
 
     Args:
         head: of the model.
         repo_id: of the repository.
         example: a text, a pair of texts, or the words of a sentence.
+        revision: the branch that it is pushed to.
     """
     names = [head.auto_class, "AutoTokenizer", *(["pipeline"] if head.pipeline else [])]
-    loading = LOADING.format(names=", ".join(names), repo_id=repo_id, auto_class=head.auto_class)
+    loading = LOADING.format(names=", ".join(names), repo_id=repo_id, auto_class=head.auto_class, revision=revision)
     strategy = "simple" if isinstance(example, list) and all(len(word) == 1 for word in example) else "first"
-    is_pair = head.pipeline_tag == "text-classification" and isinstance(example, list)
-    text = {"text": example[0], "text_pair": example[1]} if is_pair else as_text(example)
+    text = {"text": example[0], "text_pair": example[1]} if is_pair(head, example) else as_text(example)
     return loading + head.code.format(text=json.dumps(text, ensure_ascii=False), strategy=strategy)
+
+
+def is_pair(head: Head, example: Any) -> bool:
+    """Whether an example is two texts that are classified together."""
+    return head.pipeline_tag == "text-classification" and isinstance(example, list)
 
 
 def as_text(example: Any) -> str:
@@ -65,6 +74,8 @@ def as_text(example: Any) -> str:
 
 def prompt_of(head: Head, example: Any, mask_token: str | None) -> Any:
     """What a model is given of an example: a language model its beginning, or all of it with a word masked."""
+    if isinstance(example, str):
+        example = example[:LONGEST]
     words = example.split(" ") if isinstance(example, str) else []
     if head.pipeline_tag == "text-generation" and words:
         return " ".join(words[:8])
@@ -84,7 +95,10 @@ def run_usage(code: str, repo_id: str, directory: Path) -> str:
     with tempfile.TemporaryDirectory() as place:
         link = Path(place, repo_id)
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(Path(directory).absolute(), target_is_directory=True)
+        try:
+            link.symlink_to(Path(directory).absolute(), target_is_directory=True)
+        except OSError as error:  # where links need a right of their own
+            raise ValueError(str(error)) from error
         done = without_package(["-"], Path(place), code)
     if done.returncode:
         raise ValueError((done.stderr.strip().splitlines() or ["it ended without a word"])[-1])
@@ -97,6 +111,7 @@ HEADS = {
         auto_class="AutoModelForSequenceClassification",
         pipeline_tag="text-classification",
         task_name="Text classification",
+        classifies=True,
         sentence="It reads a text and gives it {labels}.",
         code="""\
 classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
@@ -107,6 +122,7 @@ print(classify({text}))
         auto_class="AutoModelForTokenClassification",
         pipeline_tag="token-classification",
         task_name="Token classification",
+        classifies=True,
         sentence="It reads a text and gives each part of it {labels}.",
         code="""\
 strategy = "{strategy}"

@@ -33,10 +33,17 @@ def reference_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     def tokens(vocab_size: int) -> torch.Tensor:
         return torch.randint(vocab_size, mask.shape, generator=generator) * mask
 
-    inputs = {"input_ids": tokens(model.get_input_embeddings().num_embeddings), "attention_mask": mask}
-    if model.config.is_encoder_decoder and model.get_output_embeddings() is not None:
-        inputs["decoder_input_ids"] = tokens(model.config.vocab_size)
-    return inputs
+    size, writes = model.get_input_embeddings().num_embeddings, model.get_output_embeddings() is not None
+    if not model.config.is_encoder_decoder:
+        return {"input_ids": tokens(size), "attention_mask": mask}
+    if writes:
+        return {
+            "input_ids": tokens(size),
+            "attention_mask": mask,
+            "decoder_input_ids": tokens(model.config.vocab_size),
+        }
+    # The decoder reads the source too.
+    return {"input_ids": tokens(min(size, model.config.vocab_size)), "attention_mask": mask}
 
 
 def outputs_of(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -104,7 +111,10 @@ def errors_of(model: PreTrainedModel, inputs: dict[str, torch.Tensor], expected:
         difference = (output.double() - wanted.double()).abs().max().item()
         errors[name] = difference / max(wanted.double().std().item(), 1e-12) if difference else 0.0
         if not errors[name] <= TOLERANCE.get(model.dtype, 1e-4):
-            raise ValueError(f"{name} differs from the reference by {errors[name]:.1e} of its standard deviation")
+            raise ValueError(
+                f"{name} differs from the reference by {errors[name]:.1e} of its standard deviation; if the model was "
+                f"changed on purpose, delete {REFERENCE}"
+            )
     return errors
 
 
@@ -125,17 +135,26 @@ def verify(repo_or_dir: str | Path, revision: str | None = None, token: str | No
     """
     directory = repo_or_dir
     if not Path(repo_or_dir).is_dir():
-        directory = snapshot_download(str(repo_or_dir), revision=revision, token=token)
+        # What a run resumes from may be larger than the model.
+        directory = snapshot_download(
+            str(repo_or_dir), revision=revision, token=token, ignore_patterns=["*checkpoint*/*"]
+        )
     inputs, expected = read_reference(directory)
     return errors_of(head_class(directory).from_pretrained(directory), inputs, expected)
 
 
 def head_class(directory: str | Path) -> Any:
-    """The Auto class that opens a saved model in the class that it was saved in."""
-    config = json.loads(Path(directory, "config.json").read_text(encoding="utf-8"))
-    names = [
-        name for name, reference in config["auto_map"].items() if reference.endswith(f".{config['architectures'][0]}")
-    ]
+    """The Auto class that opens a saved model in the class that it was saved in.
+
+    Raises:
+        ValueError: config.json is not there, or names no code for that class.
+    """
+    path = Path(directory, "config.json")
+    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    saved = (config.get("architectures") or [""])[0]
+    names = [name for name, reference in config.get("auto_map", {}).items() if reference.endswith(f".{saved}")]
+    if not saved or not names:
+        raise ValueError(f"{directory}: no model of seqblend is saved there; save it by save_pretrained")
     return getattr(transformers, names[0])
 
 
@@ -159,8 +178,10 @@ def without_package(arguments: list[str], directory: Path, code: str | None = No
         code: its standard input.
     """
     with tempfile.TemporaryDirectory() as home:
-        kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_TOKEN")}
+        kept = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"}
         environment = {**kept, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": home, "PYTHONIOENCODING": "utf-8"}
+        # On the CPU: the GPU may be full of what is being trained.
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
         environment |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         command = [sys.executable, str(Path(__file__).absolute()), *arguments]
         return subprocess.run(
@@ -187,25 +208,28 @@ def open_everywhere(directory: Path) -> dict[str, dict[str, float]]:
 def open_each(directory: str) -> dict[str, dict[str, float]]:
     """The part of open_everywhere that runs in the other process."""
     inputs, expected = read_reference(directory)
+    if Path(directory, "tokenizer_config.json").exists():
+        transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=True)
     config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=True)
     saved, errors = head_class(directory).__name__, {}
     for name in sorted(set(config.auto_map) - {"AutoConfig"}):
         model, report = getattr(transformers, name).from_pretrained(
             directory, trust_remote_code=True, output_loading_info=True
         )
-        of_base = {f"{model.base_model_prefix}.{key}" for key in model.base_model.state_dict()}
-        if missing := sorted(
-            set(report["missing_keys"]) & (of_base if name != "AutoModel" else set(model.state_dict()))
-        ):
+        of_base = model.base_model.state_dict()
+        prefix = "" if name == "AutoModel" else f"{model.base_model_prefix}."
+        if missing := sorted(set(report["missing_keys"]) & {prefix + key for key in of_base}):
             raise ValueError(f"{name}: missing are {', '.join(missing)}")
-        shown = expected if name == saved else {key: expected[key] for key in ("last_hidden_state",)}
-        errors[name] = errors_of(model, inputs, shown)
+        of_all = {"last_hidden_state": expected["last_hidden_state"]}
+        errors[name] = errors_of(model, inputs, expected if name == saved else of_all)
     return errors
 
 
 def main() -> None:
     """`verify.py DIR` opens a directory in every Auto class; `verify.py -` runs the code of standard input."""
+    # Neither the package, nor its files beside this one.
     sys.meta_path.insert(0, Hidden())
+    sys.path.pop(0)
     if sys.argv[1] == "-":
         exec(compile(sys.stdin.read(), "usage", "exec"), {"__name__": "__main__"})
     else:

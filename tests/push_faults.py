@@ -21,7 +21,8 @@ from loopback_hub import LoopbackHub
 from seqblend import BlendEncoderConfig, BlendEncoderForSequenceClassification
 from seqblend.hub_card import publish as publishing
 from seqblend.hub_card.card import write_card
-from seqblend.hub_card.publish import Destination, PublishError, publish
+from seqblend.hub_card.contents import PublishError
+from seqblend.hub_card.publish import Destination, publish
 from seqblend.hub_card.verify import write_reference
 
 TOKEN, REPO = "hf_writer_0123456789", "someone/model"

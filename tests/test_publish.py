@@ -3,9 +3,9 @@
 import getpass
 import json
 import os
-import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 import transformers
 from conftest import CONFIGS, LABELS, VOCAB, named, tiny_config, tiny_model
-from huggingface_hub import HfApi, ModelCard, constants
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants
 from huggingface_hub.utils import _http
 from loopback_hub import LoopbackHub
 from transformers import Seq2SeqTrainingArguments
@@ -22,16 +22,9 @@ from transformers import Seq2SeqTrainingArguments
 import seqblend
 from seqblend import FAMILIES, BlendEncoderForSequenceClassification, BlendEncoderModel
 from seqblend.hub_card import publish as publishing
-from seqblend.hub_card.card import write_card
-from seqblend.hub_card.publish import (
-    Destination,
-    PublishError,
-    check_access,
-    check_private,
-    main,
-    publish,
-    repository_files,
-)
+from seqblend.hub_card.card import Given, write_card
+from seqblend.hub_card.contents import PublishError, check_private, repository_files
+from seqblend.hub_card.publish import Destination, check_access, main, publish
 from seqblend.hub_card.verify import REFERENCE, open_everywhere, outputs_of, reference_inputs, write_reference
 from seqblend.train import main as train
 from seqblend.training.tokenization import train_tokenizer
@@ -93,7 +86,7 @@ def saved(model_class, directory):
     return model
 
 
-def trainer_of(model_class, directory, **options):
+def trainer_of(model_class, directory, given=None, model_options=None, **options):
     """Our Trainer, about to push after each of two steps and at the end."""
     arguments = {
         "max_steps": 2,
@@ -108,7 +101,8 @@ def trainer_of(model_class, directory, **options):
     }
     return BlendTrainer(
         scorers={},
-        model=tiny_model(model_class).float(),
+        model=tiny_model(model_class, **(model_options or {})).float(),
+        given=given,
         args=Seq2SeqTrainingArguments(directory, **arguments),
         train_dataset=Rows(model_class),
         processing_class=train_tokenizer(["abc"], "char", VOCAB),
@@ -186,10 +180,10 @@ def test_what_anyone_pushes_opens_in_every_head_bit_for_bit(config_class, hub, o
         trainer.train()
         trainer.push_to_hub()
         repo = hub.repos[trainer.hub_model_id]
-        commits = [commit.id for commit in repo.commits("main")]
-        assert len(commits) == 4  # the one that makes the repository, two in mid-training, the last
+        half_way = [commit.id for commit in repo.commits("main") if commit.title.startswith("Training in progress")]
+        assert len(half_way) == 2
         places.append((trainer.hub_model_id, "main", None, None))
-        for commit in commits[1:3]:
+        for commit in half_way:
             places.append((trainer.hub_model_id, commit, None, ["AutoModel", auto_class.__name__]))
         inputs = reference_inputs(trainer.model)
         written = safetensors.torch.load(repo.files("main")[REFERENCE])
@@ -273,12 +267,12 @@ def test_what_belongs_into_the_repository_is_sent_and_nothing_else(hub, opened, 
     (model_dir / "checkpoint-1").mkdir()
     (model_dir / "checkpoint-1" / "optimizer.pt").write_text("private")
     (model_dir / "pictures").mkdir()
-    (model_dir / "pictures" / "a.png").write_bytes(b"\x89PNG")
+    (model_dir / "pictures" / "tags.png").write_bytes(b"\x89PNG")
     publish(model_dir, Destination("someone/model"))
     files = hub.repos["someone/model"].files("main")
     code = {path.name for path in model_dir.glob("*.py")} - {"mine.py"}
     assert set(files) - {".gitattributes"} == code | {
-        *("README.md", "config.json", "model.safetensors", REFERENCE, "pictures/a.png"),
+        *("README.md", "config.json", "model.safetensors", REFERENCE, "pictures/tags.png"),
         *("tokenizer.json", "tokenizer_config.json"),
     }
     assert all((model_dir / name).read_bytes() == files[name] for name in files if name != ".gitattributes")
@@ -305,6 +299,60 @@ def test_other_files_of_the_repository_stay(hub, opened, model_dir):
     assert hub.repos["someone/model"].files("main")["notes.md"] == b"mine"
 
 
+def test_a_card_of_the_repository_stays_where_the_folder_has_none(hub, opened, model_dir):
+    publish(model_dir, Destination("someone/model"))
+    card = hub.repos["someone/model"].files("main")["README.md"]
+    (model_dir / "README.md").unlink()
+    weights = safetensors.torch.load_file(model_dir / "model.safetensors")
+    safetensors.torch.save_file({**weights, "more": torch.ones(1)}, model_dir / "model.safetensors", {"format": "pt"})
+    publish(model_dir, Destination("someone/model"))
+    assert hub.repos["someone/model"].files("main")["README.md"] == card
+
+
+def test_the_card_is_of_the_repository_that_it_goes_to(hub, opened, model_dir):
+    """The run wrote it before anybody knew the repository; a card that somebody wrote is left alone."""
+    assert "you/model" in (model_dir / "README.md").read_text()
+    assert main([str(model_dir), "--repo_id", "other-name", "--revision", "trial"]) == 0
+    card = hub.repos["someone/other-name"].files("trial")["README.md"].decode()
+    assert 'repository = "someone/other-name"' in card and '"revision": "trial"' in card and "you/" not in card
+    (model_dir / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
+    assert main([str(model_dir), "--repo_id", "someone/mine"]) == 0
+    assert hub.repos["someone/mine"].files("main")["README.md"].endswith(b"# Mine\n")
+
+
+def test_private_does_not_publish_into_a_public_repository(hub, opened, model_dir, capsys):
+    HfApi().create_repo("someone/model")
+    assert main([str(model_dir), "--repo_id", "someone/model", "--private"]) == 2
+    assert "someone/model is there already, and public" in capsys.readouterr().err
+    assert "config.json" not in hub.repos["someone/model"].files("main")
+
+
+def test_a_gitignore_does_not_make_half_a_repository(hub, opened, model_dir, monkeypatch):
+    """The client leaves out what the Hub says is ignored, without a word."""
+    upload = HfApi.preupload_lfs_files
+
+    def ignoring(self, repo_id, additions, **kwargs):
+        upload(self, repo_id, additions, **kwargs)
+        next(each for each in additions if each.path_in_repo == "model.safetensors")._should_ignore = True
+
+    monkeypatch.setattr(HfApi, "preupload_lfs_files", ignoring)
+    with pytest.raises(PublishError, match=r"\.gitignore leaves out model\.safetensors"):
+        publish(model_dir, Destination("someone/model"))
+
+
+def test_a_commit_of_somebody_else_is_not_taken_for_ours(hub, opened, model_dir, monkeypatch):
+    """Of the same title, on the same parent; and our own answer is lost."""
+    commit = HfApi.create_commit
+
+    def beaten(self, repo_id, operations, **kwargs):
+        commit(self, repo_id, [CommitOperationAdd("theirs", b"theirs")], commit_message=kwargs["commit_message"])
+        raise ConnectionError("lost")
+
+    monkeypatch.setattr(HfApi, "create_commit", beaten)
+    with pytest.raises(PublishError, match="ConnectionError: lost"):
+        publish(model_dir, Destination("someone/model"))
+
+
 def test_nothing_new_is_no_commit(hub, opened, model_dir):
     first = publish(model_dir, Destination("someone/model"))
     before = hub.repos["someone/model"].commits("main")
@@ -329,7 +377,7 @@ def test_a_dry_run_checks_all_and_sends_nothing(hub, opened, model_dir, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[-1] for line in lines] == list(repository_files(model_dir))
     assert all(len(line.split()[0]) == 64 for line in lines)
-    assert hub.requests == before and opened == [model_dir]
+    assert hub.requests == before and len(opened) == 1
 
 
 def test_what_a_run_has_not_written_is_made_up_for(hub, opened, tmp_path):
@@ -358,7 +406,7 @@ def assert_refused(hub, directory, words, capsys):
 )
 def test_an_incomplete_directory_is_refused(name, hub, opened, model_dir, capsys):
     (model_dir / name).unlink()
-    (model_dir / REFERENCE).touch()
+    (model_dir / REFERENCE).unlink()
     assert_refused(hub, model_dir, [str(model_dir)] + [name] * (name != "config.json"), capsys)
 
 
@@ -461,7 +509,6 @@ def test_pushes_of_each_strategy(hub, opened, tmp_path):
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "model.safetensors"):
         assert f"last-checkpoint/{name}" in files
     assert "last-checkpoint/training_args.bin" not in files and "training_args.bin" not in files
-    shutil.rmtree(tmp_path / "again", ignore_errors=True)
     for name, content in files.items():
         path = tmp_path / "again" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -478,10 +525,55 @@ def test_a_push_that_fails_in_mid_training_does_not_stop_it(hub, opened, tmp_pat
     hub.fault = lambda index, method, path: 500 if "/commit/" in path else None
     trainer.train()
     assert trainer.state.global_step == 2 and "Training goes on, but the push to" in caplog.text
+    # What the message names is there.
+    assert f"The model is whole in {tmp_path / 'out' / 'checkpoint-2'};" in caplog.text
     assert not list((tmp_path / "out").glob("_push-*"))
     hub.fault = None
     trainer.push_to_hub()
     assert "config.json" in hub.repos[trainer.hub_model_id].files("main")
+
+
+def test_a_push_as_it_is(hub, tmp_path):
+    """Nothing is left out here: half precision, learned positions, an example longer than they reach."""
+    trainer = trainer_of(
+        BlendEncoderForSequenceClassification,
+        tmp_path / "out",
+        given=Given(example="abc" * 50),
+        model_options={"position_type": "learned"},
+        bf16=True,
+        save_strategy="no",
+        logging_steps=1,
+    )
+    trainer.train()
+    trainer.push_to_hub(tags="mine")
+    files = hub.repos[trainer.hub_model_id].files("main")
+    card = files["README.md"].decode()
+    assert "pictures/learning_curves.png" in files and "pictures/blending.png" in files
+    assert "| hardware | not measured" not in card and "| epochs, steps | 2, 2 |" in card
+    assert "mine" in ModelCard(card).data.tags
+    assert set(seqblend.verify(tmp_path / "out").values()) == {0.0}
+
+
+def test_an_earlier_state_does_not_come_after_a_later_one(hub, opened, tmp_path, monkeypatch):
+    """The first checkpoint takes longest to check; pushes in parallel would leave it on top."""
+    delays = iter([1.5, 0.0, 0.0])
+    monkeypatch.setattr(publishing, "open_everywhere", lambda directory: time.sleep(next(delays)))
+    trainer = trainer_of(BlendEncoderForSequenceClassification, tmp_path / "out")
+    trainer.train()
+    trainer.push_to_hub()
+    titles = [commit.title for commit in hub.repos[trainer.hub_model_id].commits("main")]
+    assert titles[:3] == ["End of training", "Training in progress, step 2", "Training in progress, step 1"]
+
+
+def test_a_full_disk_in_staging_does_not_stop_training(hub, opened, tmp_path, monkeypatch, caplog):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("seqblend.training.pushing.shutil.copytree", full)
+    trainer = trainer_of(BlendEncoderForSequenceClassification, tmp_path / "out")
+    trainer.train()
+    assert trainer.state.global_step == 2 and "No space left" in caplog.text
+    assert not list((tmp_path / "out").glob("_push-*"))
 
 
 def test_pushing_changes_nothing_of_the_training(hub, opened, tmp_path):
@@ -511,6 +603,30 @@ def test_access_is_checked_before_training(hub, opened, tmp_path, capsys, monkey
     assert train(words) == 2
     assert "HF_HUB_OFFLINE is set" in capsys.readouterr().err
     assert not hub.repos and not (tmp_path / "out").exists()
+
+
+def test_a_run_that_trains_nothing_pushes_nothing(hub, opened, tmp_path, capsys):
+    (tmp_path / "train.jsonl").write_text('{"text": "a"}\n')
+    words = [
+        "--task",
+        "masked-lm",
+        "--train_file",
+        str(tmp_path / "train.jsonl"),
+        "--test_file",
+        str(tmp_path / "train.jsonl"),
+    ]
+    words += [
+        "--push_to_hub",
+        "true",
+        "--hub_model_id",
+        "m",
+        "--do_train",
+        "false",
+        "--output_dir",
+        str(tmp_path / "o"),
+    ]
+    assert train(words) == 2
+    assert "push_to_hub: nothing is trained" in capsys.readouterr().err and not hub.repos
 
 
 def test_names_without_an_owner_are_the_users(hub):

@@ -199,7 +199,7 @@ FIGURES = {
     "masked-lm": {"perplexity"},
 }
 SPEEDS = {"runtime", "samples", "samples_per_second", "steps_per_second"}
-FACTS = {"command", "versions", "machine", "parameters", "recipe", "dataset", "max_length"}
+FACTS = {"command", "versions", "machine", "parameters", "recipe", "dataset", "max_length", "card_data"}
 CASES = {
     **{task: (task, None, ROWS[task], FIGURES[task]) for task in TASKS},
     "pairs": (CLASSIFY, "regression", PAIRS, {"pearson", "spearman", "mse"}),
@@ -718,6 +718,8 @@ OVERRIDES = {
     "is_encoder_decoder=true": "the architecture",
 }
 REFUSED = {
+    "card's fact": ({"card_data": "licence=mit"}, ["card_data", "'licence'", "nearest first: license"]),
+    "card's kind": ({"card_data": "tags=small"}, ["card_data", "tags"]),
     **{f"{name} {value}": ({name: value}, [name, *words]) for name, value, words in STOPPING},
     **{str(options): (options, [name]) for name, several in BELONGING.items() for options in several},
     **{text: ({"config_overrides": text}, ["config_overrides", word]) for text, word in OVERRIDES.items()},

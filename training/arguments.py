@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
 from ..configuration.base import unknown
@@ -280,7 +281,8 @@ def card_facts(data_args: DataArguments) -> dict[str, Any]:
     facts = parse_pairs(data_args.card_data, "card_data")
     try:
         Given.check_names(facts)
-    except ValueError as error:
+        Given(**facts)
+    except (StrictDataclassError, ValueError) as error:
         raise InputError(f"card_data: {error}") from error
     return facts
 

@@ -146,6 +146,10 @@ def settle_steps(args: Seq2SeqTrainingArguments, model: str | None, splits: set[
             raise InputError(f"{flag}: there is no {split} split")
     if not any(getattr(args, flag) for flag in needed):
         raise InputError(f"{', '.join(needed)}: nothing is left to do with the data, {', '.join(sorted(splits))}")
+    if args.push_to_hub and not args.do_train:
+        raise InputError(
+            "push_to_hub: nothing is trained; a saved model is pushed by python -m seqblend.hub_card.publish"
+        )
     if not args.do_train and not model:
         raise InputError("model_name_or_path: nothing is trained (do_train, train_file), and no saved model is named")
 

@@ -5,16 +5,20 @@ import logging
 import os
 import shutil
 import tempfile
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import CommitInfo, HfApi
 from transformers import Seq2SeqTrainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from ..hub_card.card import Given, write_card
-from ..hub_card.publish import Destination, PublishError, publish, reason_of
+from ..hub_card.contents import PublishError
+from ..hub_card.publish import Destination, publish, reason_of
 from ..hub_card.record import RunRecord
 from ..hub_card.verify import REFERENCE, head_class, write_reference
 
@@ -37,6 +41,11 @@ class PushingTrainer(Seq2SeqTrainer):
         super().__init__(**kwargs)
         self.add_callback(RunRecord())
 
+    @cached_property
+    def background(self) -> HfApi:
+        """Does pushes one after the other: a later state of the model is never overwritten by an earlier one."""
+        return HfApi()
+
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """As Trainer.init_hf_repo, with an error that says what is wrong."""
         try:
@@ -44,14 +53,35 @@ class PushingTrainer(Seq2SeqTrainer):
         except Exception as error:  # every layer of the network raises its own
             raise PublishError(f"hub_model_id: {self.args.hub_model_id}: {reason_of(error)}") from error
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write our card. Replaces Trainer.create_model_card, which knows no task of a model from outside."""
-        if self.is_world_process_zero():
-            write_card(self.args.output_dir, self.given_to(self.hub_model_id))
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        dataset: str | list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write our card. Replaces Trainer.create_model_card, which knows no task of a model from outside.
 
-    def given_to(self, repo_id: str | None) -> Given:
-        """What the user knows, for the card of a repository."""
-        return Given(**{**vars(self.given), "repo_id": repo_id or self.given.repo_id})
+        Args:
+            language: this and the next five go onto the card in place of what was given to the Trainer.
+            license: as the Hub spells it.
+            tags: more tags.
+            model_name: the card's title.
+            finetuned_from: the model that it was trained from.
+            dataset: the data sets' names on the Hub.
+            kwargs: `tasks`, `dataset_tags`, `dataset_args`, which are measured and not said here.
+        """
+        said = {"language": language, "license": license, "title": model_name, "datasets": dataset}
+        said |= {"tags": [tags] if isinstance(tags, str) else tags, "base_model": finetuned_from}
+        if self.is_world_process_zero():
+            write_card(self.args.output_dir, replace(self.card_facts(), **{k: v for k, v in said.items() if v}))
+
+    def card_facts(self) -> Given:
+        """What the user knows, for the card of the repository."""
+        return replace(self.given, repo_id=self.hub_model_id or self.given.repo_id, revision=self.args.hub_revision)
 
     def destination(self, token: str | None = None, revision: str | None = None) -> Destination:
         """Where the arguments say that the model goes."""
@@ -62,12 +92,6 @@ class PushingTrainer(Seq2SeqTrainer):
             revision=revision or self.args.hub_revision,
             token=token or self.args.hub_token,
         )
-
-    def write_reference(self, directory: str | Path) -> None:
-        """Write reference.safetensors from the model in hand, or, where that is in pieces, from the saved one."""
-        in_pieces = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        model = head_class(directory).from_pretrained(directory) if in_pieces else None
-        write_reference(model or self.accelerator.unwrap_model(self.model), directory)
 
     def push_to_hub(
         self,
@@ -81,7 +105,8 @@ class PushingTrainer(Seq2SeqTrainer):
         """Push the model, its code, its card and a reference as one commit, checked before it is sent.
 
         Replaces Trainer.push_to_hub, which uploads all of output_dir, arguments and logs too, in commits of its own
-        choosing, and a card that knows neither task nor results. Arguments and result as there.
+        choosing, and a card that knows neither task nor results. Arguments and result as there; kwargs are those of
+        create_model_card.
 
         Raises:
             PublishError: it did not go through; the message says what is where, and how to go on.
@@ -90,32 +115,44 @@ class PushingTrainer(Seq2SeqTrainer):
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
         self.save_model(_internal_call=True)
+        # From which the card is made.
+        self.save_state()
         if not self.is_world_process_zero():
             return None
-        self.create_model_card()
-        self.write_reference(self.args.output_dir)
+        self.create_model_card(**kwargs)
+        reference_from(self.args.output_dir)
         self._finish_current_push()
         job = (self.args.output_dir, self.destination(token, revision), commit_message)
-        return publish(*job) if blocking else HfApi().run_as_future(publish, *job)
+        return publish(*job) if blocking else self.background.run_as_future(publish, *job)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Push a checkpoint as one commit, in the background.
+        """Push a checkpoint as one commit, in the background; where it cannot, training goes on.
 
         Replaces Trainer._push_from_checkpoint, which uploads a list of files without code, and the arguments.
         """
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
-        if not self.args.hub_always_push and self.push_in_progress is not None and not self.push_in_progress.is_done():
+        pushing = None if self.push_in_progress is None or self.push_in_progress.is_done() else self.push_in_progress
+        if pushing is not None and not self.args.hub_always_push:
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         stage = Path(tempfile.mkdtemp(prefix="_push-", dir=self.args.output_dir))
-        # Links: the checkpoint may be deleted while it is sent.
-        shutil.copytree(checkpoint_folder, stage, copy_function=link_or_copy, dirs_exist_ok=True)
-        write_card(stage, self.given_to(self.hub_model_id), complete=False)
-        self.write_reference(stage)
+        try:
+            # Links: the checkpoint may be deleted while it is sent.
+            shutil.copytree(checkpoint_folder, stage, copy_function=link_or_copy, dirs_exist_ok=True)
+            write_card(stage, self.card_facts(), complete=False)
+            reference_from(stage)
+        except Exception as error:  # a full disk, say
+            shutil.rmtree(stage, ignore_errors=True)
+            logger.warning("Training goes on, but %s is not pushed: %s", checkpoint_folder, error)
+            return
         message = f"Training in progress, step {self.state.global_step}"
-        job = HfApi().run_as_future(push_stage, stage, self.destination(), message, self.folder_of(checkpoint_folder))
-        self.push_in_progress = PushInProgress([job])
+        arguments = (stage, self.destination(), message, checkpoint_folder, self.folder_of(checkpoint_folder))
+        job = self.background.run_as_future(push_stage, *arguments)
+        if pushing is None:
+            self.push_in_progress = PushInProgress([job])
+        else:
+            pushing.jobs.append(job)
 
     def folder_of(self, checkpoint_folder: str) -> str | None:
         """The repository's folder for what a run needs to resume; None: there is to be none."""
@@ -126,11 +163,20 @@ class PushingTrainer(Seq2SeqTrainer):
         return folders.get(self.args.hub_strategy)
 
 
-def push_stage(stage: Path, destination: Destination, message: str, folder: str | None) -> None:
+def reference_from(directory: str | Path) -> None:
+    """Write reference.safetensors from the saved model.
+
+    Not from the one in hand, which may be wrapped for half precision, in pieces, or on a GPU that computes otherwise.
+    """
+    with torch.random.fork_rng(devices=[]):
+        write_reference(head_class(directory).from_pretrained(directory), directory)
+
+
+def push_stage(stage: Path, destination: Destination, message: str, home: str, folder: str | None) -> None:
     """Push a staged checkpoint, and into `folder` all that a run needs to resume; a failure does not stop training."""
     try:
-        publish(stage, destination, message, {} if folder is None else resumable(stage, folder))
-    except PublishError as error:
+        publish(stage, destination, message, more=None if folder is None else resumable(stage, folder), home=home)
+    except Exception as error:  # in a thread nobody else would hear of it
         logger.warning("Training goes on, but %s", error)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
