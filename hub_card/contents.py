@@ -1,6 +1,5 @@
 """What a repository holds: chosen by name, complete, and nothing that is nobody's business."""
 
-import getpass
 import json
 import os
 import shutil
@@ -104,7 +103,8 @@ def private_words(places: set[Path], token: str | None) -> Iterator[tuple[bytes,
     """What may not be sent, as it stands in a text and as JSON escapes it, and what that is."""
     # "/root" alone is a word of many texts; with what follows it is a path.
     paths = [f"{path}{os.sep}" if len(path.parts) < 3 else str(path) for path in (Path.home(), Path.cwd(), *places)]
-    paths += [f"{os.sep}{getpass.getuser()}{os.sep}"]
+    # The user's name, in a path of another disk.
+    paths += [f"{os.sep}{Path.home().name}{os.sep}"]
     secrets = [value for name, value in os.environ.items() if name.endswith(("TOKEN", "API_KEY", "SECRET"))]
     words = [(path, "a path of this machine") for path in paths if len(path) > 2]
     words += [(secret, "a token") for secret in (token, get_token(), *secrets) if secret and len(secret) > 7]
