@@ -1,6 +1,7 @@
 """The pictures on a card: how training went, where the model errs, and what it blends into what."""
 
 import logging
+import unicodedata
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -60,12 +61,16 @@ def draw_training(saved: Saved, folder: Path) -> list[Picture]:
     return [("learning_curves.png", "Learning curves")]
 
 
+def sides(saved: Saved) -> tuple[list[Any], list[Any]]:
+    """What is right of each row of the test split, and what the model said."""
+    return [row["reference"] for row in saved.predictions], [row["prediction"] for row in saved.predictions]
+
+
 def draw_classes(saved: Saved, folder: Path) -> list[Picture]:
     """Which labels are taken for which; for one label a row."""
     if not saved.predictions or saved.config.get("problem_type") != "single_label_classification":
         return []
-    references, predictions = ([row[side] for row in saved.predictions] for side in ("reference", "prediction"))
-    draw_confusion(references, predictions, folder / "confusion.png")
+    draw_confusion(*sides(saved), folder / "confusion.png")
     return [("confusion.png", "What the test split's rows are, and what they are taken for")]
 
 
@@ -73,8 +78,7 @@ def draw_tags(saved: Saved, folder: Path) -> list[Picture]:
     """How well each tag is told."""
     if not saved.predictions:
         return []
-    references, predictions = ([row[side] for row in saved.predictions] for side in ("reference", "prediction"))
-    draw_tag_scores(references, predictions, folder / "tags.png")
+    draw_tag_scores(*sides(saved), folder / "tags.png")
     return [("tags.png", "F1 of each tag on the test split")]
 
 
@@ -83,10 +87,12 @@ def draw_lengths(saved: Saved, folder: Path) -> list[Picture]:
     if not saved.predictions:
         return []
     lengths = [len(row["input"]) for row in saved.predictions]
-    references = [
-        row["reference"] if isinstance(row["reference"], list) else [row["reference"]] for row in saved.predictions
+    # Compared as Seq2SeqMetric does.
+    nfc = partial(unicodedata.normalize, "NFC")
+    scores = [
+        float(nfc(said) in ([nfc(right)] if isinstance(right, str) else map(nfc, right)))
+        for right, said in zip(*sides(saved), strict=True)
     ]
-    scores = [float(row["prediction"] in right) for row, right in zip(saved.predictions, references, strict=True)]
     draw_score_by_length(
         lengths, scores, folder / "lengths.png", length_name="characters of the source", score_name="exact match"
     )

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import unicodedata
 
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from seqblend import (
     BlendEncoderForTokenClassification,
 )
 from seqblend.hub_card import card as card_module
+from seqblend.hub_card import illustrate
 from seqblend.hub_card.card import METRICS, NOT_MEASURED, Given, write_card
 from seqblend.hub_card.record import HYPERPARAMETERS, RunRecord, hyperparameters
 from seqblend.hub_card.usage import HEADS as USAGES
@@ -220,6 +222,21 @@ def usages(tmp_path_factory):
     done = without_package(["-"], root, "\n".join(code))
     assert done.returncode == 0, done.stderr[-2000:]
     return dict(part.strip().split("\n", 1) for part in done.stdout.split("===")[1:])
+
+
+def test_the_picture_of_lengths_counts_what_the_metric_counts(tmp_path, monkeypatch):
+    """Letters taken apart are the same text; any of several references will do."""
+    scores = []
+    monkeypatch.setattr(
+        illustrate, "draw_score_by_length", lambda lengths, given, *args, **kwargs: scores.extend(given)
+    )
+    monkeypatch.setattr(card_module, "run_usage", lambda *args: "printed")
+    tiny_model(BlendEncoderDecoderForSeq2SeqLM).save_pretrained(tmp_path)
+    pairs = [("월", "월"), (unicodedata.normalize("NFD", "월"), "월"), ("b", ["a", "b"]), ("c", ["a", "b"])]
+    rows = [{"input": "x", "prediction": said, "reference": right} for said, right in pairs]
+    (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_card(tmp_path)
+    assert scores == [1.0, 1.0, 1.0, 0.0]
 
 
 def test_a_given_text_is_taken_apart_as_the_models_rows_are(tmp_path, monkeypatch):
