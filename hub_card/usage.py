@@ -78,7 +78,7 @@ def prompt_of(head: Head, example: Any, mask_token: str | None) -> Any:
         example = example[:LONGEST]
     words = example.split(" ") if isinstance(example, str) else []
     if head.pipeline_tag == "text-generation" and words:
-        return " ".join(words[:8])
+        return " ".join(words[: min(8, (len(words) + 1) // 2)])
     if head.pipeline_tag == "fill-mask" and words and mask_token is not None and mask_token not in words:
         return " ".join([*words[: len(words) // 2], mask_token, *words[len(words) // 2 + 1 :]])
     return example

@@ -255,7 +255,8 @@ def test_a_given_text_is_taken_apart_as_the_models_rows_are(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("head", "example", "expected"),
     [
-        ("CausalLM", "a b c d e f g h i j", "a b c d e f g h"),
+        ("CausalLM", "a b c d e f g h i", "a b c d e"),
+        ("CausalLM", "a " * 99, "a a a a a a a a"),
         ("MaskedLM", "a b c", "a [MASK] c"),
         ("MaskedLM", "a [MASK]", "a [MASK]"),
         ("SequenceClassification", "a b c", "a b c"),

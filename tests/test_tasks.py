@@ -15,7 +15,7 @@ from seqblend import FAMILIES
 from seqblend.training.collation import COLLATORS
 from seqblend.training.files import InputError
 from seqblend.training.models import ARCHITECTURES
-from seqblend.training.tasks import IGNORE, TASKS, Settings
+from seqblend.training.tasks import IGNORE, TASKS, Settings, shown_example
 from seqblend.training.tokenization import TOKENIZER_TYPES, train_tokenizer
 
 TEXTS = ["ab ba cab", "a b c", "", "abc"]
@@ -337,3 +337,20 @@ def test_numbers_stay_numbers_in_a_batch(labels, dtype):
     encoded = encode("sequence-classification", rows, settings_for(labels=["x"], problem_type="regression"))
     batch = COLLATORS["sequence-classification"](CHAR)(encoded.to_list())
     assert batch["labels"].dtype == dtype and batch["labels"].tolist() == labels
+
+
+def test_the_example_for_the_card_has_words_to_go_on_from():
+    """Where a test split is predicted the card takes it from there; a set without long texts gives what it has."""
+
+    def splits(*texts):
+        return datasets.DatasetDict({"validation": datasets.Dataset.from_dict({"text": list(texts)})})
+
+    task = TASKS["causal-lm"]
+    assert shown_example(splits("", "?", "one two three four five six"), task)["example"].startswith("one two")
+    assert shown_example(splits("", "?"), task) == {"example": "?"} and shown_example(splits(""), task) == {}
+    rows = datasets.DatasetDict({"test": datasets.Dataset.from_dict({"text": ["a"], "label": ["x"]})})
+    assert shown_example(rows, TASKS["sequence-classification"]) == {}
+    sentences = datasets.Dataset.from_dict({"tokens": [["a"], list("abcdef")], "tags": [["x"], ["x"] * 6]})
+    assert shown_example(datasets.DatasetDict({"train": sentences}), TASKS["token-classification"]) == {
+        "example": list("abcdef")
+    }

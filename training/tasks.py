@@ -307,14 +307,22 @@ def encode_masked(rows: datasets.Dataset, settings: Settings, split: str) -> dat
     )
 
 
+def as_words(value: str | list[str]) -> list[str]:
+    """The words of a text, or of a sentence that is given in words."""
+    return value.split() if isinstance(value, str) else value
+
+
 def shown_example(rows: datasets.DatasetDict, task: Task) -> dict[str, str | list[str]]:
-    """A row for the card to show, where there are no predictions to take it from: the last split's first with text."""
+    """A row for the card to show, where there are no predictions to take it from.
+
+    It is the last split's first with some words in it: of "?" there is nothing to mask, and nothing to go on from.
+    """
     if "test" in rows and task.answer is not None:
         return {}
     split = rows[list(rows)[-1]]
     inputs = [name for name in task.inputs if name in split.column_names]
-    found = ([row[name] for name in inputs] for row in split if row[inputs[0]])
-    example = next(found, None)
+    found = [[row[name] for name in inputs] for row in split.select(range(min(1000, len(split)))) if row[inputs[0]]]
+    example = next((row for row in found if len(as_words(row[0])) > 5), found[0] if found else None)
     return {} if example is None else {"example": example if len(example) > 1 else example[0]}
 
 
