@@ -41,5 +41,5 @@ $(VENV)/package: setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/tools: $(VENV)/package
-	$(PIP) --editable .[fonts,test]
+	$(PIP) --editable .[test]
 	touch $@

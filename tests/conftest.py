@@ -28,6 +28,23 @@ torch.set_num_threads(1)
 # every Auto class would then be registered with a second copy of our classes.
 sys.modules.setdefault(Path(__file__).parents[1].name, seqblend)
 
+# The beginning of a script for which the package is not installed.
+WITHOUT_PACKAGE = """
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "seqblend":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Hidden())
+try:
+    import seqblend
+    sys.exit("the package is in sight")
+except ModuleNotFoundError:
+    pass
+"""
+
 VOCAB, LABELS = 99, 3
 SIZES = {
     "vocab_size": VOCAB,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import every_config, padded, tiny_config, tiny_model
+from conftest import WITHOUT_PACKAGE, every_config, padded, tiny_config, tiny_model
 from huggingface_hub import HfApi
 from transformers import AutoConfig, AutoModel, PreTrainedModel, Trainer, TrainingArguments
 
@@ -20,21 +20,10 @@ from seqblend.version import __version__
 
 # Opens each place in every Auto class: where an output is known, it must be that one. What was opened in the class it
 # was saved in is saved again from there, under another name, and opened likewise; so is the base model out of a head.
-OPEN_AND_SAVE = """
-import sys
+OPEN_AND_SAVE = (
+    WITHOUT_PACKAGE
+    + """
 from pathlib import Path
-
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "seqblend":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Hidden())
-try:
-    import seqblend
-    sys.exit("the package is in sight")
-except ModuleNotFoundError:
-    pass
 
 import torch, transformers
 
@@ -66,6 +55,7 @@ for place, expected in places:
             model.model.save_pretrained(root / "again-base")
             places.append(("again-base", {"AutoModel": expected["AutoModel"]}))
 """
+)
 
 
 def code_in(directory):

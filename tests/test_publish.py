@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from conftest import CONFIGS, LABELS, VOCAB, named, tiny_config, tiny_model
+from conftest import CONFIGS, LABELS, VOCAB, WITHOUT_PACKAGE, named, tiny_config, tiny_model
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants
 from huggingface_hub.utils import _http
 from loopback_hub import LoopbackHub
@@ -112,15 +112,10 @@ def trainer_of(model_class, directory, given=None, model_options=None, **options
 # --- Round trips ---
 
 
-OPEN = """
-import json, sys
-
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "seqblend":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Hidden())
+OPEN = (
+    WITHOUT_PACKAGE
+    + """
+import json
 import safetensors.torch, torch, transformers
 from huggingface_hub import hf_hub_download
 
@@ -143,6 +138,7 @@ for repo, revision, reference, names in json.load(sys.stdin):
                 assert torch.equal(model(**inputs).logits, expected["logits"]), (repo, name)
         print("opened", repo, revision[:8], name)
 """
+)
 
 
 def open_over_http(hub, tmp_path, places):
@@ -195,15 +191,9 @@ def test_what_anyone_pushes_opens_in_every_head_bit_for_bit(config_class, hub, o
     assert len(opened) == len(models) + heads * 3
 
 
-PLAIN = """
-import sys
-
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "seqblend":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, Hidden())
+PLAIN = (
+    WITHOUT_PACKAGE
+    + """
 import torch
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
@@ -223,6 +213,7 @@ trainer = Trainer(model, arguments, train_dataset=Rows())
 trainer.train()
 trainer.push_to_hub()
 """
+)
 
 
 def test_a_plain_trainer_without_the_package_pushes_a_repository_that_opens(hub, opened, tmp_path):
