@@ -12,15 +12,17 @@ K key-value heads, D features of a head, E hidden size, V vocabulary. Batches ar
 (see packing.py).
 """
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .packing import Layout
+from .patterns import Kernel, Pattern, VarlenPattern
 from .positions import apply_rotary_pos_emb
 
 Role = Literal["self", "masked self", "cross"]
@@ -62,9 +64,7 @@ class Attention(nn.Module):
         hidden_states: torch.Tensor,
         key_value_states: torch.Tensor,
         *,
-        layout: Layout,
-        key_value_layout: Layout,
-        attention_mask: Any = None,
+        pattern: Pattern,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
@@ -74,9 +74,7 @@ class Attention(nn.Module):
         Args:
             hidden_states: what asks, (B, T, E) or flat.
             key_value_states: what is blended, (B, S, E) or flat; the same tensor for self-attention.
-            layout: where the tokens of hidden_states belong.
-            key_value_layout: where the tokens of key_value_states belong.
-            attention_mask: in the kernel's own form, made once for all layers by the stack.
+            pattern: what each of the ones may see of the others, made once for all layers by the stack.
             position_embeddings: cosines and sines to turn queries and keys by, (B or 1, T, D) each.
             past_key_values: keys and values of earlier calls; those of this call are added.
             kwargs: go to the kernel untouched.
@@ -87,34 +85,28 @@ class Attention(nn.Module):
         query_states = self.q_proj(hidden_states).unflatten(-1, (-1, self.head_dim))  # (B, T, H, D)
         if position_embeddings is not None:
             query_states = apply_rotary_pos_emb(query_states, *position_embeddings)
-        query_states = layout.to_rows(query_states).transpose(1, 2)  # (B, H, T, D)
         key_states, value_states = self.keys_and_values(
-            key_value_states, key_value_layout, position_embeddings, past_key_values
-        )  # (B, K, S, D) each
+            key_value_states, position_embeddings, past_key_values
+        )  # (B, S, K, D) each
 
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        blended, weights = attend(
+        kernel = partial(
+            kernel_for(self.config, query_states, pattern),
             self,
-            query_states,
-            key_states,
-            value_states,
-            attention_mask,
             dropout=self.config.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
             sliding_window=self.sliding_window,
-            **layout.attention_kwargs(key_value_layout),
             **kwargs,
-        )  # (B, T, H, D)
-        return self.o_proj(layout.from_rows(blended).flatten(2)), weights
+        )
+        blended, weights = pattern.blend(kernel, query_states, key_states, value_states)
+        return self.o_proj(blended.flatten(2)), weights
 
     def keys_and_values(
         self,
         states: torch.Tensor,
-        layout: Layout,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
         past_key_values: Cache | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (B, K, S, D) of `states` (B, S, E), with those of the cache; a source is projected once."""
+        """Keys and values (B, S, K, D) of `states` (B, S, E), with those of the cache; a source is projected once."""
         is_updated = None
         if isinstance(past_key_values, EncoderDecoderCache):
             is_updated = past_key_values.is_updated if self.is_cross_attention else None
@@ -125,16 +117,17 @@ class Attention(nn.Module):
             )
         if past_key_values is not None and is_updated is not None and is_updated.get(self.layer_idx):
             cached = past_key_values.layers[self.layer_idx]
-            return cached.keys, cached.values
+            return cached.keys.transpose(1, 2), cached.values.transpose(1, 2)
 
         key_states = self.k_proj(states).unflatten(-1, (-1, self.head_dim))  # (B, S, K, D)
         value_states = self.v_proj(states).unflatten(-1, (-1, self.head_dim))
         if position_embeddings is not None:
             key_states = apply_rotary_pos_emb(key_states, *position_embeddings)
-        key_states = layout.to_rows(key_states).transpose(1, 2)
-        value_states = layout.to_rows(value_states).transpose(1, 2)
         if past_key_values is not None:
-            key_states, value_states = past_key_values.update(key_states, value_states, self.layer_idx)
+            key_states, value_states = past_key_values.update(
+                key_states.transpose(1, 2), value_states.transpose(1, 2), self.layer_idx
+            )
+            key_states, value_states = key_states.transpose(1, 2), value_states.transpose(1, 2)
             if is_updated is not None:
                 is_updated[self.layer_idx] = True
         return key_states, value_states
@@ -173,3 +166,73 @@ def eager_attention_forward(
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def varlen_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: None,
+    *,
+    scaling: float,
+    sliding_window: int | None,
+    cu_seq_lens_q: torch.Tensor,
+    cu_seq_lens_k: torch.Tensor,
+    max_length_q: int,
+    max_length_k: int,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of a flat batch by torch's own kernel, which comes with torch but has no dropout; as flash attention.
+
+    Args:
+        module: the attention layer.
+        query: (1, H, N, D).
+        key: (1, K, M, D).
+        value: (1, K, M, D).
+        attention_mask: none; the lengths say all.
+        scaling: what the scores are multiplied by.
+        sliding_window: tokens that a query sees on one side, itself among them; None: all.
+        cu_seq_lens_q: where each sequence begins among the queries, (S + 1), int32.
+        cu_seq_lens_k: where each sequence begins among the keys, (S + 1), int32.
+        max_length_q: queries of the longest sequence.
+        max_length_k: keys of the longest sequence.
+        kwargs: what other kernels take.
+
+    Returns:
+        The blended values (1, N, H, D) and None.
+    """
+    reach = -1 if sliding_window is None else sliding_window - 1
+    blended = varlen_attn(
+        *(states[0].transpose(0, 1) for states in (query, key, value)),
+        cu_seq_lens_q,
+        cu_seq_lens_k,
+        max_length_q,
+        max_length_k,
+        scale=scaling,
+        window_size=(reach, 0 if module.is_causal else reach),
+        enable_gqa=module.num_key_value_groups > 1,
+    )
+    return blended[None], None
+
+
+def float32_sdpa_forward(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
+) -> tuple[torch.Tensor, None]:
+    """SDPA in float32; arguments as in eager_attention_forward. For the CPU, where the backward pass of torch's
+    kernel is three times as slow in half precision as it is in float32.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        states = (query.float(), key.float(), value.float())
+        blended, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, *states, *args, **kwargs)
+    return blended.to(query.dtype), None
+
+
+def kernel_for(config: PreTrainedConfig, query: torch.Tensor, pattern: Pattern) -> Kernel:
+    """The function that blends: the config's, or what is better in place of SDPA."""
+    if config._attn_implementation == "sdpa":
+        if isinstance(pattern, VarlenPattern):
+            return varlen_attention_forward
+        if query.device.type == "cpu" and query.requires_grad and query.dtype.itemsize < 4:
+            return float32_sdpa_forward
+    return ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention_forward)

@@ -1,6 +1,5 @@
 """What encoder and decoder share: the stack of blocks, and the door through which a batch comes in."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +10,13 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.modeling_utils import PreTrainedModel
 
+from .layers import Block
 from .normalization import build_norm
 from .packing import FlatLayout, Layout, PaddedLayout
+from .patterns import SMALLEST_BLOCK, MaskFunction, PaddedPattern, Pattern, VarlenPattern, self_pattern
 from .positions import POSITIONS, RotaryEmbedding
 
-# Kernels that are given one row a sequence and a mask, and kernels that find the sequences in a flat batch themselves.
+# Kernels that are given rows and a mask, and kernels that are told the lengths of the sequences in a flat batch.
 ROW_KERNELS = ("eager", "sdpa", "flex_attention")
 VARLEN_KERNELS = ("flash_attention_2", "flash_attention_3")
 
@@ -44,8 +45,8 @@ class BlendPreTrainedModel(PreTrainedModel):
 class Stack(BlendPreTrainedModel):
     """Embeddings and a stack of blocks. A subclass says which block, and which mask functions make its masks."""
 
-    layer_class: type[nn.Module]
-    mask_functions: dict[str, Callable[..., Any]]
+    layer_class: type[Block]
+    mask_functions: dict[str, MaskFunction]
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
@@ -87,10 +88,12 @@ class Stack(BlendPreTrainedModel):
             flat: what this is to be blended with is flat.
 
         Returns:
-            The caller's own flat form; or flat where there is padding and nothing asks for [B, T]; or padded.
+            The caller's own flat form; or flat where there is padding, or windows are to be cut into blocks, and
+            nothing asks for [B, T]; or padded.
 
         Raises:
-            ValueError: both or neither of input_ids and inputs_embeds, a mask of another shape, a sequence too long.
+            ValueError: both or neither of input_ids and inputs_embeds, a mask of another shape, a sequence too long,
+                cu_seq_lens_q that do not fit the tokens.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
@@ -104,23 +107,28 @@ class Stack(BlendPreTrainedModel):
             return PaddedLayout(shape, mask, given.device)
         if mask is not None and tuple(mask.shape) != shape:
             raise ValueError(f"attention_mask has shape {tuple(mask.shape)}, the input {shape}")
-        varlen, traced = kernel in VARLEN_KERNELS, torch.compiler.is_compiling() or torch.jit.is_tracing()
-        layout = self.given_layout(
-            shape, None if traced or attention_mask is not None else position_ids, kwargs, varlen
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        layout: Layout | None = self.given_layout(
+            shape, None if traced or attention_mask is not None else position_ids, kwargs
         )
-        if traced:
-            return layout or PaddedLayout(shape, mask, given.device)
-        if layout is not None:
+        if layout is None:
+            rows = rows or self.records_states(kwargs)
+            layout = PaddedLayout(shape, mask, given.device)
+            layout = layout if traced else self.best_layout(layout, rows, flat)
+        if not traced:
             self.check_length(layout.max_length)
-            return layout
-        padding = None if mask is None or mask.all() else mask.bool()
-        if (flat or padding is not None) and not rows and not self.records_states(kwargs):
-            # Where no token is real, there is nothing to take out either.
-            is_real = padding is not None and bool(padding.any())
-            all_real = torch.ones(shape, dtype=torch.bool, device=given.device)
-            layout = FlatLayout.from_mask(padding if is_real else all_real, varlen)
-        self.check_length(shape[1] if padding is None else int(padding.sum(-1).max()))
-        return layout or PaddedLayout(shape, padding, given.device)
+        return layout
+
+    def best_layout(self, padded: PaddedLayout, rows: bool, flat: bool) -> Layout:
+        """Flat where that is asked for, or there is padding, or windows are to be cut; but not if rows are wanted."""
+        window = self.config.sliding_window
+        flat = flat or (window is not None and padded.shape[1] > 2 * max(window, SMALLEST_BLOCK))
+        if rows or (padded.mask is None and not flat):
+            return padded
+        everything = torch.ones(padded.shape, dtype=torch.bool, device=padded.device)
+        layout = FlatLayout.from_mask(everything if padded.mask is None else padded.mask)
+        is_full = layout.indices is None
+        return PaddedLayout(padded.shape, None, padded.device) if is_full and not flat else layout
 
     def records_states(self, kwargs: dict[str, Any]) -> bool:
         """Whether weights or states of every layer are asked for, which have the padded form."""
@@ -131,17 +139,16 @@ class Stack(BlendPreTrainedModel):
 
     @staticmethod
     def given_layout(
-        shape: tuple[int, int], position_ids: torch.Tensor | None, kwargs: dict[str, Any], varlen: bool
+        shape: tuple[int, int], position_ids: torch.Tensor | None, kwargs: dict[str, Any]
     ) -> FlatLayout | None:
         """The layout of a batch that the caller has flattened, or None for another."""
         cu_seq_lens, max_length = kwargs.pop("cu_seq_lens_q", None), kwargs.pop("max_length_q", None)
         kwargs.pop("cu_seq_lens_k", None), kwargs.pop("max_length_k", None)
         if cu_seq_lens is not None:
-            longest = int(torch.diff(cu_seq_lens).max()) if max_length is None else int(max_length)
-            return FlatLayout(cu_seq_lens, longest, shape, None, varlen)
+            return FlatLayout.from_cu_seq_lens(cu_seq_lens, max_length, shape)
         if position_ids is not None and tuple(position_ids.shape) == shape and shape[1] > 1:
-            layout = FlatLayout.from_position_ids(position_ids, varlen)
-            return layout if layout.row_shape[0] > shape[0] else None
+            layout = FlatLayout.from_position_ids(position_ids)
+            return layout if layout.num_sequences > shape[0] else None
         return None
 
     def check_past(self, shape: tuple[int, int], mask: torch.Tensor | None, seen: int | torch.Tensor | None) -> None:
@@ -185,34 +192,47 @@ class Stack(BlendPreTrainedModel):
             embeds = embeds + self.embed_token_types(kinds if token_type_ids is None else layout.unpad(token_type_ids))
         return self.dropout(self.embedding_norm(self.embed_positions(embeds, position_ids)))
 
-    def masks(
+    def patterns(
         self,
         layout: Layout,
         attention_mask: Any,
         embeds: torch.Tensor,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> dict[str, Any]:
-        """What each layer type may see, in the kernel's form, made once for all layers."""
+    ) -> dict[str, Pattern]:
+        """What each type of layer may see, made once for all layers."""
         types = set(self.config.layer_types)
+        if isinstance(layout, FlatLayout):
+            if self.takes_lengths(embeds):
+                return dict.fromkeys(types, VarlenPattern(layout, layout))
+            return {
+                kind: self_pattern(
+                    *(self.config, layout, embeds, self.mask_functions[kind]),
+                    is_causal=self.layer_class.role == "masked self",
+                    window=self.config.sliding_window if kind == "sliding_attention" else None,
+                )
+                for kind in types
+            }
         if isinstance(attention_mask, dict):
-            return attention_mask
-        if layout.is_flat and layout.varlen_kernel:
-            return dict.fromkeys(types)
-        if layout.is_flat:
-            # In rows, padding stands after the tokens: what is masked anyway where a token sees only those before it.
-            embeds = embeds.new_empty(*layout.row_shape, 0)
-            causal = self.layers[0].self_attn.is_causal
-            attention_mask = None if causal else layout.row_mask
-        elif not isinstance(attention_mask, torch.Tensor) or attention_mask.dim() == 2:
-            attention_mask = layout.row_mask
+            return {kind: PaddedPattern(attention_mask[kind]) for kind in types}
+        if not isinstance(attention_mask, torch.Tensor) or attention_mask.dim() == 2:
+            attention_mask = layout.mask
         arguments = {
             "config": self.config,
             "inputs_embeds": embeds,
             "attention_mask": attention_mask,
             "past_key_values": past_key_values,
         }
-        return {kind: self.mask_functions[kind](**arguments, **kwargs) for kind in types}
+        return {kind: PaddedPattern(self.mask_functions[kind](**arguments, **kwargs)) for kind in types}
+
+    def takes_lengths(self, embeds: torch.Tensor) -> bool:
+        """Whether the kernel is told the lengths of a flat batch; torch's own is, where it can take SDPA's place."""
+        kernel = self.config._attn_implementation
+        if kernel != "sdpa" or not embeds.is_cuda:
+            return kernel in VARLEN_KERNELS
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else embeds.dtype
+        drops = self.training and self.config.attention_dropout > 0
+        return dtype.itemsize == 2 and not drops and self.config.head_dim % 8 == 0 and self.config.head_dim <= 256
 
     def rotations(self, embeds: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Cosines and sines for queries and keys, made once for all layers; None where positions are not rotary."""

@@ -22,6 +22,7 @@ from .heads import ForSequenceClassification, ForTokenClassification, kept, reco
 from .layers import DecoderLayer
 from .losses import IGNORE, token_loss
 from .packing import FlatLayout, Layout, PaddedLayout
+from .patterns import PaddedPattern, Pattern, VarlenPattern, cross_pattern
 
 
 class BlendDecoderPreTrainedModel(BlendPreTrainedModel):
@@ -101,20 +102,19 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
         # Without a mask, positions that restart tell the mask functions of several sequences in a row.
         given = {} if layout.is_flat else {"position_ids": position_ids}
-        masks = self.masks(layout, attention_mask, hidden_states, self_attention_cache(past_key_values), **given)
+        patterns = self.patterns(layout, attention_mask, hidden_states, self_attention_cache(past_key_values), **given)
         rotations = self.rotations(hidden_states, positions)
+        source_pattern = None
         if encoder_hidden_states is not None:
-            encoder_hidden_states, encoder_layout, encoder_attention_mask = self.enter_source(
+            encoder_hidden_states, source_pattern = self.enter_source(
                 layout, hidden_states, encoder_hidden_states, encoder_layout, encoder_attention_mask
             )
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
                 encoder_hidden_states,
-                layout=layout,
-                encoder_layout=encoder_layout,
-                attention_mask=masks[layer.layer_type],
-                encoder_attention_mask=encoder_attention_mask,
+                pattern=patterns[layer.layer_type],
+                cross_pattern=source_pattern,
                 position_embeddings=rotations,
                 past_key_values=past_key_values,
                 **kwargs,
@@ -136,31 +136,29 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
 
     def enter_source(
         self, layout: Layout, embeds: torch.Tensor, states: torch.Tensor, source: Layout | None, attention_mask: Any
-    ) -> tuple[torch.Tensor, Layout, Any]:
-        """What cross-attention reads, in the form that goes with the target's: states, layout and mask."""
+    ) -> tuple[torch.Tensor, Pattern]:
+        """What cross-attention reads, in the form that goes with the target's, and its pattern."""
         if source is None:
             mask = attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2 else None
             source = PaddedLayout(tuple(states.shape[:2]), mask, states.device)
-        if layout.is_flat and not source.is_flat:
-            mask = torch.ones(source.shape, device=states.device) if source.row_mask is None else source.row_mask
-            source = FlatLayout.from_mask(mask.bool(), layout.varlen_kernel)
+        if isinstance(source, PaddedLayout) and layout.is_flat:
+            everything = torch.ones(source.shape, dtype=torch.bool, device=states.device)
+            source = FlatLayout.from_mask(everything if source.mask is None else source.mask)
             states = source.unpad(states)
-        elif source.is_flat and not layout.is_flat:
+        elif isinstance(source, FlatLayout) and not layout.is_flat:
             states = source.repad(states)
             source = PaddedLayout(tuple(states.shape[:2]), None, states.device)
-        if layout.row_shape[0] != source.row_shape[0]:
-            raise ValueError(f"{layout.row_shape[0]} target sequences for {source.row_shape[0]} source sequences")
-        if layout.is_flat:
-            if layout.varlen_kernel:
-                return states, source, None
-            embeds, rows = embeds.new_empty(*layout.row_shape, 0), embeds.new_empty(*source.row_shape, 0)
-            attention_mask = source.row_mask
-        else:
-            rows = states
+        if layout.num_sequences != source.num_sequences:
+            raise ValueError(f"{layout.num_sequences} target sequences for {source.num_sequences} source sequences")
+        if isinstance(layout, FlatLayout):
+            assert isinstance(source, FlatLayout)
+            if self.takes_lengths(embeds):
+                return states, VarlenPattern(layout, source)
+            return states, cross_pattern(self.config, layout, source, embeds)
         mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=embeds, attention_mask=attention_mask, encoder_hidden_states=rows
+            config=self.config, inputs_embeds=embeds, attention_mask=attention_mask, encoder_hidden_states=states
         )
-        return states, source, mask
+        return states, PaddedPattern(mask)
 
 
 def self_attention_cache(past_key_values: Cache | None) -> Cache | None:

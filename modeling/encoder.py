@@ -70,13 +70,12 @@ class BlendEncoderModel(BlendEncoderPreTrainedModel, Stack):
         layout = self.enter(input_ids, inputs_embeds, attention_mask, position_ids, kwargs)
         positions = self.positions(layout, position_ids)
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
-        masks = self.masks(layout, attention_mask, hidden_states)
+        patterns = self.patterns(layout, attention_mask, hidden_states)
         rotations = self.rotations(hidden_states, positions)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
-                layout=layout,
-                attention_mask=masks[layer.layer_type],
+                pattern=patterns[layer.layer_type],
                 position_embeddings=rotations,
                 **kwargs,
             )

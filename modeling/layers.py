@@ -5,14 +5,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import Attention, Role
 from .feed_forward import build_feed_forward
 from .normalization import build_norm
-from .packing import Layout
+from .patterns import Pattern
 
 Sublayer = Callable[[torch.Tensor], torch.Tensor]
 
@@ -45,13 +44,11 @@ class Block(GradientCheckpointingLayer):
         self.mlp = build_feed_forward(config)
         self.mlp_norm = build_norm(config)
 
-    def blend(self, hidden_states: torch.Tensor, layout: Layout, attention_mask: Any, **kwargs: Any) -> torch.Tensor:
+    def blend(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """Blend the sequence (B, T, E) into itself."""
 
         def attention(states: torch.Tensor) -> torch.Tensor:
-            return self.self_attn(
-                states, states, layout=layout, key_value_layout=layout, attention_mask=attention_mask, **kwargs
-            )[0]
+            return self.self_attn(states, states, **kwargs)[0]
 
         return self.residual(hidden_states, self.self_attn_norm, attention, self.dropout)
 
@@ -68,17 +65,10 @@ class EncoderLayer(Block):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        *,
-        layout: Layout,
-        attention_mask: Any = None,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """hidden_states (B, T, E) give (B, T, E); the other arguments as in Attention.forward."""
-        hidden_states = self.blend(
-            hidden_states, layout, attention_mask, position_embeddings=position_embeddings, **kwargs
-        )
-        return self.think(hidden_states)
+        """hidden_states (B, T, E) give (B, T, E); the keyword arguments are those of Attention.forward."""
+        return self.think(self.blend(hidden_states, **kwargs))
 
 
 class DecoderLayer(Block):
@@ -97,34 +87,16 @@ class DecoderLayer(Block):
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None = None,
         *,
-        layout: Layout,
-        encoder_layout: Layout | None = None,
-        attention_mask: Any = None,
-        encoder_attention_mask: Any = None,
+        pattern: Pattern,
+        cross_pattern: Pattern | None = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
-        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """hidden_states (B, T, E) and, from an encoder, (B, S, E) give (B, T, E); the rest as in Attention.forward."""
-        hidden_states = self.blend(
-            hidden_states,
-            layout,
-            attention_mask,
-            position_embeddings=position_embeddings,
-            past_key_values=past_key_values,
-            **kwargs,
-        )
+        hidden_states = self.blend(hidden_states, pattern=pattern, position_embeddings=position_embeddings, **kwargs)
 
         def attention(states: torch.Tensor) -> torch.Tensor:
-            return self.cross_attn(
-                states,
-                encoder_hidden_states,
-                layout=layout,
-                key_value_layout=encoder_layout,
-                attention_mask=encoder_attention_mask,
-                past_key_values=past_key_values,
-                **kwargs,
-            )[0]
+            return self.cross_attn(states, encoder_hidden_states, pattern=cross_pattern, **kwargs)[0]
 
         if encoder_hidden_states is not None:
             hidden_states = self.residual(hidden_states, self.cross_attn_norm, attention, self.dropout)

@@ -1,12 +1,12 @@
 """Where the tokens of a batch are: padded, [B, T], or flat, the N real tokens of all sequences in one row [1, N].
 
 Everything between the door of a model and its outputs works on either form without asking which. Only what looks
-across tokens does ask its layout: positions, attention and pooling.
+across tokens does ask its layout: positions, pooling, and attention, by way of a pattern (patterns.py).
 
 S sequences of at most L tokens; in the padded form S = B and L = T. Other letters as in attention.py.
 """
 
-from typing import Any
+import math
 
 import torch
 from torch.nn import functional
@@ -22,21 +22,25 @@ class PaddedLayout:
     """
 
     is_flat = False
-    varlen_kernel = False
 
     def __init__(self, shape: tuple[int, int], attention_mask: torch.Tensor | None, device: torch.device):
         self.shape = shape
         self.device = device
-        self.row_mask = None if attention_mask is None else attention_mask.bool()
-        self.row_shape = shape
+        self.num_sequences = shape[0]
+        self.mask = None if attention_mask is None else attention_mask.bool()
         # Of the tokens given, without those in the cache, which are real; None: all.
-        self._real = None if self.row_mask is None else self.row_mask[:, -shape[1] :]
+        self._real = None if self.mask is None else self.mask[:, -shape[1] :]
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest sequence, with those in the cache."""
+        return self.shape[1] if self.mask is None else int(self.mask.sum(-1).max())
 
     def position_ids(self, seen: int | torch.Tensor) -> torch.Tensor:
         """Positions (B or 1, T) after the `seen` tokens of a cache: counted over real tokens, wherever padding is."""
-        if self.row_mask is None:
+        if self.mask is None:
             return torch.arange(self.shape[1], device=self.device)[None] + seen
-        positions = self.row_mask.long().cumsum(-1) - 1
+        positions = self.mask.long().cumsum(-1) - 1
         return positions[:, -self.shape[1] :].clamp(min=0)
 
     def unpad(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
@@ -46,18 +50,6 @@ class PaddedLayout:
     def repad(self, tensor: torch.Tensor) -> torch.Tensor:
         """From the model's form to the caller's: the same."""
         return tensor
-
-    def to_rows(self, tensor: torch.Tensor) -> torch.Tensor:
-        """From the model's form to one row a sequence: the same."""
-        return tensor
-
-    def from_rows(self, tensor: torch.Tensor) -> torch.Tensor:
-        """From one row a sequence to the model's form: the same."""
-        return tensor
-
-    def attention_kwargs(self, key_layout: "Layout") -> dict[str, Any]:
-        """What a kernel needs to know besides the mask: nothing."""
-        return {}
 
     def following(self, tensor: torch.Tensor, fill: int) -> torch.Tensor:
         """For each token of the caller's (B, T) what stands after it, `fill` at the end and for padding."""
@@ -93,99 +85,98 @@ class FlatLayout:
     """The real tokens of S sequences one after the other in one row [1, N].
 
     Args:
-        cu_seq_lens: (S + 1), where each sequence begins, and N.
-        max_length: the longest sequence, L.
+        lengths: tokens of each sequence, (S).
+        max_length: the greatest of them, L.
         shape: B and T of the caller's form.
+        num_tokens: their sum, N.
         indices: (N), each token's place in the caller's B · T; None where the caller's tokens are all real.
-        varlen_kernel: the attention kernel finds the sequences by `cu_seq_lens`; others are given rows.
+        sizes: the lengths as numbers; None in a graph that is to hold for others, too.
     """
 
     is_flat = True
 
     def __init__(
         self,
-        cu_seq_lens: torch.Tensor,
+        lengths: torch.Tensor,
         max_length: int,
         shape: tuple[int, int],
+        num_tokens: int,
         indices: torch.Tensor | None = None,
-        varlen_kernel: bool = False,
+        sizes: list[int] | None = None,
     ):
-        self.cu_seq_lens = cu_seq_lens
+        self.lengths = lengths
         self.max_length = max_length
         self.shape = shape
+        self.num_tokens = num_tokens
         self.indices = indices
-        self.varlen_kernel = varlen_kernel
-        self.row_shape = (len(cu_seq_lens) - 1, max_length)
-        # Tokens of each sequence, (S); of each token, (N): its sequence, its place in it, and its place in S · L.
-        self.lengths = torch.diff(cu_seq_lens)
-        device = cu_seq_lens.device
-        self.sequence_ids = torch.arange(len(self.lengths), device=device).repeat_interleave(self.lengths)
-        self._offsets = torch.arange(len(self.sequence_ids), device=device) - cu_seq_lens[self.sequence_ids].long()
-        self._slots: torch.Tensor | None = self.sequence_ids * max_length + self._offsets
-        # Real tokens of the rows, (S, L). Where every sequence fills its row there is nothing to mask or to move.
-        self.row_mask: torch.Tensor | None = torch.arange(max_length, device=device) < self.lengths[:, None]
-        if len(self._slots) == self.row_shape[0] * max_length:
-            self._slots = self.row_mask = None
+        self.sizes = sizes
+        self.num_sequences = len(lengths)
+        # Where each sequence begins, and N, (S + 1): int32, as the kernels want it.
+        self.cu_seq_lens = functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
+        # Of each token, (N): its sequence and its place in that.
+        names = torch.arange(len(lengths), device=lengths.device)
+        self.sequence_ids = names.repeat_interleave(lengths, output_size=num_tokens)
+        self.offsets = torch.arange(num_tokens, device=lengths.device) - self.cu_seq_lens[self.sequence_ids]
 
     @classmethod
-    def from_mask(cls, attention_mask: torch.Tensor, varlen_kernel: bool = False) -> "FlatLayout":
-        """The layout of the real tokens of a padded batch; attention_mask (B, T) has 1 for them."""
-        lengths = attention_mask.sum(-1, dtype=torch.int32)
-        indices = attention_mask.flatten().nonzero().flatten()
-        return cls(starts(lengths), int(lengths.max()), tuple(attention_mask.shape), indices, varlen_kernel)
+    def from_mask(cls, attention_mask: torch.Tensor) -> "FlatLayout":
+        """The layout of the real tokens of a padded batch; attention_mask (B, T) has True for them."""
+        lengths = attention_mask.sum(-1)
+        sizes = lengths.tolist()
+        full = sum(sizes) == attention_mask.numel()
+        indices = None if full else attention_mask.flatten().nonzero().flatten()
+        return cls(lengths, max(sizes), tuple(attention_mask.shape), sum(sizes), indices, sizes)
 
     @classmethod
-    def from_position_ids(cls, position_ids: torch.Tensor, varlen_kernel: bool = False) -> "FlatLayout":
+    def from_cu_seq_lens(
+        cls, cu_seq_lens: torch.Tensor, max_length: int | None, shape: tuple[int, int]
+    ) -> "FlatLayout":
+        """The layout of rows (B, T) without padding in which sequences begin at cu_seq_lens (S + 1).
+
+        Raises:
+            ValueError: they are of other tokens; or the longest is not told in a graph that is to hold for others.
+        """
+        lengths, num_tokens = torch.diff(cu_seq_lens).long(), shape[0] * shape[1]
+        if torch.compiler.is_compiling():
+            if max_length is None:
+                raise ValueError("a compiled model cannot tell max_length_q from cu_seq_lens_q: give both")
+            return cls(lengths, max_length, shape, num_tokens)
+        sizes = lengths.tolist()
+        if sum(sizes) != num_tokens or min(sizes) < 0 or cu_seq_lens[0] != 0:
+            raise ValueError(
+                f"cu_seq_lens_q={cu_seq_lens.tolist()} must rise from 0 to {num_tokens}, the tokens given"
+            )
+        return cls(lengths, max(sizes), shape, num_tokens, None, sizes)
+
+    @classmethod
+    def from_position_ids(cls, position_ids: torch.Tensor) -> "FlatLayout":
         """The layout of rows (B, T) without padding in which a sequence begins where positions do not go on."""
         begins = torch.ones_like(position_ids, dtype=torch.bool)
         begins[:, 1:] = position_ids[:, 1:] != position_ids[:, :-1] + 1
         begin = begins.flatten().nonzero().flatten()
-        lengths = torch.diff(begin, append=begin.new_tensor([position_ids.numel()])).int()
-        return cls(starts(lengths), int(lengths.max()), tuple(position_ids.shape), None, varlen_kernel)
+        cu_seq_lens = torch.cat((begin, begin.new_tensor([position_ids.numel()])))
+        return cls.from_cu_seq_lens(cu_seq_lens, None, tuple(position_ids.shape))
 
     def position_ids(self, seen: int | torch.Tensor) -> torch.Tensor:
         """Positions (1, N). There is no flat form with a cache: `seen` is 0."""
-        return self._offsets[None]
+        return self.offsets[None]
 
     def unpad(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
         """From the caller's form (B or 1, T, …) to the model's (1, N, …)."""
         if tensor is None:
             return None
         tokens = tensor.expand(self.shape[0], *tensor.shape[1:]).flatten(0, 1)
-        return (tokens if self.indices is None else tokens[self.indices])[None]
+        return (tokens if self.indices is None else tokens.index_select(0, self.indices))[None]
 
     def repad(self, tensor: torch.Tensor) -> torch.Tensor:
         """From the model's form (1, N, …) to the caller's (B, T, …), zeros for padding."""
         return scatter(tensor, self.indices, self.shape)
 
-    def to_rows(self, tensor: torch.Tensor) -> torch.Tensor:
-        """From the model's form (1, N, …) to one row a sequence (S, L, …), unless the kernel needs no rows."""
-        return tensor if self.varlen_kernel else scatter(tensor, self._slots, self.row_shape)
-
-    def from_rows(self, tensor: torch.Tensor) -> torch.Tensor:
-        """From one row a sequence (S, L, …) to the model's form (1, N, …)."""
-        if self.varlen_kernel:
-            return tensor
-        tokens = tensor.flatten(0, 1)
-        return (tokens if self._slots is None else tokens[self._slots])[None]
-
-    def attention_kwargs(self, key_layout: "Layout") -> dict[str, Any]:
-        """What a kernel needs to know besides the mask, when keys and values have the layout `key_layout`."""
-        if not self.varlen_kernel:
-            return {}
-        assert isinstance(key_layout, FlatLayout)
-        return {
-            "cu_seq_lens_q": self.cu_seq_lens,
-            "cu_seq_lens_k": key_layout.cu_seq_lens,
-            "max_length_q": self.max_length,
-            "max_length_k": key_layout.max_length,
-        }
-
     def following(self, tensor: torch.Tensor, fill: int) -> torch.Tensor:
         """For each token of the caller's (B, T) what stands after it, `fill` at a sequence's end; (1, N)."""
         after = self.unpad(functional.pad(tensor[:, 1:], (0, 1), value=fill))
         assert after is not None
-        is_last = self._offsets + 1 == self.lengths[self.sequence_ids]
+        is_last = self.offsets + 1 == self.lengths[self.sequence_ids]
         return after.masked_fill(is_last, fill)
 
     def first(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -198,27 +189,24 @@ class FlatLayout:
 
     def mean(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The mean over the tokens of each sequence: (1, N, E) to (S, E), zeros where there is none."""
-        sums = hidden_states.new_zeros(self.row_shape[0], hidden_states.shape[-1])
+        sums = hidden_states.new_zeros(self.num_sequences, hidden_states.shape[-1])
         sums = sums.index_add(0, self.sequence_ids, hidden_states[0])
         return sums / self.lengths.clamp(min=1)[:, None].to(hidden_states.dtype)
 
     def _pick(self, hidden_states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        index = index.clamp(min=0, max=hidden_states.shape[1] - 1)
+        if not self.num_tokens:
+            return hidden_states.new_zeros(self.num_sequences, hidden_states.shape[-1])
+        index = index.clamp(min=0, max=self.num_tokens - 1)
         return hidden_states[0, index] * (self.lengths > 0)[:, None].to(hidden_states.dtype)
 
 
 Layout = PaddedLayout | FlatLayout
 
 
-def starts(lengths: torch.Tensor) -> torch.Tensor:
-    """Lengths (S) to cu_seq_lens (S + 1), int32 as the kernels want them."""
-    return functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
-
-
-def scatter(tensor: torch.Tensor, places: torch.Tensor | None, shape: tuple[int, int]) -> torch.Tensor:
+def scatter(tensor: torch.Tensor, places: torch.Tensor | None, shape: tuple[int, ...]) -> torch.Tensor:
     """Put the tokens (1, N, …) at their places (N) in (*shape, …), zeros elsewhere; None: they fill it in order."""
     tokens = tensor[0]
-    if places is None:
-        return tokens.view(*shape, *tokens.shape[1:])
-    empty = tokens.new_zeros(shape[0] * shape[1], *tokens.shape[1:])
-    return empty.index_copy(0, places, tokens).view(*shape, *tokens.shape[1:])
+    if places is not None:
+        empty = tokens.new_zeros(math.prod(shape), *tokens.shape[1:])
+        tokens = empty.index_copy(0, places, tokens)
+    return tokens.view(*shape, *tokens.shape[1:])

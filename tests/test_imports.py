@@ -22,6 +22,7 @@ ORDER = [
     {"configuration.encoder", "configuration.decoder"},
     {"configuration.encoder_decoder"},
     {f"modeling.{leaf}" for leaf in LEAVES},
+    {"modeling.patterns"},
     {"modeling.attention"},
     {"modeling.layers"},
     {"modeling.base"},

@@ -31,7 +31,7 @@ from seqblend.modeling.attention import Attention
 from seqblend.modeling.feed_forward import FEED_FORWARDS
 from seqblend.modeling.layers import RESIDUALS
 from seqblend.modeling.normalization import NORMS
-from seqblend.modeling.packing import PaddedLayout
+from seqblend.modeling.patterns import PaddedPattern
 from seqblend.modeling.positions import POSITIONS, RotaryEmbedding, apply_rotary_pos_emb
 
 HIDDEN, T, S = SIZES["hidden_size"], 5, 7
@@ -153,8 +153,7 @@ def test_attention(role, window, masked, bias, scaling, key_value_heads, attenti
         head_dim=HEAD_DIM,
         scaling=HEAD_DIM**-0.5 if scaling is None else scaling,
     )
-    layouts = [PaddedLayout((1, n), None, target.device) for n in (T, length)]
-    output, _ = module(target, source, layout=layouts[0], key_value_layout=layouts[1], attention_mask=mask)
+    output, _ = module(target, source, pattern=PaddedPattern(mask))
     assert_close(output[0], expected)
 
 

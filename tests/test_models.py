@@ -596,11 +596,12 @@ def test_masks_may_be_made_beforehand(model_class, attention):
     batch = padded(draw(model_class, LENGTHS), "left")
     expected = output_of(model, batch)
     positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-    (mask,) = model.masks(
+    (pattern,) = model.patterns(
         model.enter(batch["input_ids"], None, batch["attention_mask"], None, {}, rows=True),
         batch["attention_mask"],
         EMBEDS.new_empty(3, 7, 0),
     ).values()
+    mask = pattern.mask
     for made in (mask, {"full_attention": mask}):
         output = model(input_ids=batch["input_ids"], attention_mask=made, position_ids=positions, use_cache=False)
         assert_close(real_rows(batch, output.last_hidden_state), expected)

@@ -30,6 +30,7 @@ from seqblend import (
     BlendEncoderDecoderModel,
 )
 from seqblend.modeling.packing import FlatLayout, PaddedLayout
+from seqblend.modeling.patterns import arranged, similar
 
 LENGTHS = [7, 3, 5]
 NORMS_AND_POSITIONS = [
@@ -309,7 +310,8 @@ def test_layouts_agree(rows):
     flat = flat_layout.unpad(states)
     assert torch.equal(flat[0], states[mask])
     assert torch.equal(flat_layout.repad(flat), states * mask[..., None])
-    assert torch.equal(flat_layout.from_rows(flat_layout.to_rows(flat)), flat)
+    rows = arranged(flat_layout, similar(flat_layout.sizes))
+    assert torch.equal(rows.collect(rows.spread(flat)), flat)
     assert torch.equal(flat_layout.position_ids(0)[0], padded_layout.position_ids(0)[mask])
     for pooled in ("first", "last", "mean"):
         expected = getattr(padded_layout, pooled)(states)
