@@ -177,11 +177,14 @@ def self_pattern(
         if piece.is_cut:
             assert window is not None
             masks.append(block_mask(config, owners, embeds, window, neighbours))
-            continue
-        # In rows, padding stands after the tokens: what is masked anyway where a token sees only those before it.
-        is_real = None if is_causal or rows.is_full else owners >= 0
-        states = embeds.new_empty(*owners.shape, 0)
-        masks.append(mask_function(config=config, inputs_embeds=states, attention_mask=is_real, past_key_values=None))
+        elif window is None and not is_causal:
+            masks.append(padding_mask(config, owners, owners, embeds))
+        else:
+            # Padding stands after the tokens: what is masked anyway where a token sees only those before it.
+            is_real = None if is_causal or rows.is_full else owners >= 0
+            states = embeds.new_empty(*owners.shape, 0)
+            arguments = {"inputs_embeds": states, "attention_mask": is_real, "past_key_values": None}
+            masks.append(mask_function(config=config, **arguments))
     return RowPattern(rows, rows, masks, neighbours)
 
 
@@ -194,16 +197,22 @@ def cross_pattern(
         sizes = [max(pair) for pair in zip(target.sizes, source.sizes, strict=True)]
     groups = similar(sizes)
     queries, keys = arranged(target, groups), arranged(source, groups)
-    masks = []
-    for owners, owned in zip(queries.divide(queries.owners), keys.divide(keys.owners), strict=True):
-        mask = create_bidirectional_mask(
-            config=config,
-            inputs_embeds=embeds.new_empty(*owners.shape, 0),
-            attention_mask=None if keys.is_full else owned >= 0,
-            encoder_hidden_states=embeds.new_empty(*owned.shape, 0),
-        )
-        masks.append(mask)
-    return RowPattern(queries, keys, masks)
+    owners = zip(queries.divide(queries.owners), keys.divide(keys.owners), strict=True)
+    return RowPattern(queries, keys, [padding_mask(config, *each, embeds) for each in owners])
+
+
+def padding_mask(config: PreTrainedConfig, asking: torch.Tensor, asked: torch.Tensor, embeds: torch.Tensor) -> Any:
+    """What rows that see all of a sequence may see; asking (R, T) and asked (R, S) are the sequences of their places.
+
+    All queries of a row see the same, so that where the kernel allows it the mask is made for one of them.
+    """
+    num_queries = asking.shape[1] if config._attn_implementation == "flex_attention" else 1
+    return create_bidirectional_mask(
+        config=config,
+        inputs_embeds=embeds.new_empty(len(asking), num_queries, 0),
+        attention_mask=asked >= 0,
+        encoder_hidden_states=embeds.new_empty(*asked.shape, 0),
+    )
 
 
 def block_mask(
