@@ -33,7 +33,8 @@ BERT = CLASSIC | {
     "lm_head_bias": True,
 }
 
-# Radford et al. 2018 (reference: OpenAIGPTLMHeadModel). Its "gelu" is the tanh approximation.
+# Radford et al. 2018 (reference: OpenAIGPTLMHeadModel). Its "gelu" is the tanh approximation,
+# here in one kernel.
 GPT1 = CLASSIC | {
     "vocab_size": 40478,
     "hidden_size": 768,
@@ -41,7 +42,7 @@ GPT1 = CLASSIC | {
     "num_attention_heads": 12,
     "max_position_embeddings": 512,
     "norm_position": "post",
-    "hidden_act": "gelu_new",
+    "hidden_act": "gelu_pytorch_tanh",
 }
 
 # Radford et al. 2019 (reference: GPT2LMHeadModel): the norms moved to the input of each block.

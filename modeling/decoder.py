@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
-from transformers.generation import GenerationMixin
 from transformers.masking_utils import (
     create_bidirectional_mask,
     create_causal_mask,
@@ -18,6 +17,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ..configuration.decoder import BlendDecoderConfig
 from .attention import Attention
 from .base import BlendPreTrainedModel, Stack, StackOutput
+from .cache import BlendGenerationMixin
 from .heads import ForSequenceClassification, ForTokenClassification, kept, recorded
 from .layers import DecoderLayer
 from .losses import IGNORE, token_loss
@@ -168,7 +168,7 @@ def self_attention_cache(past_key_values: Cache | None) -> Cache | None:
     return past_key_values
 
 
-class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, GenerationMixin):
+class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin):
     """Tells the token that comes next."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}

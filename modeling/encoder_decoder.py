@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation import GenerationMixin
+from transformers.cache_utils import Cache
 from transformers.modeling_outputs import (
     BaseModelOutput,
     Seq2SeqLMOutput,
@@ -17,6 +16,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from .base import BlendPreTrainedModel
+from .cache import BlendGenerationMixin
 from .decoder import BlendDecoderModel
 from .encoder import BlendEncoderModel
 from .heads import ForSequenceClassification, ForTokenClassification, kept, recorded
@@ -172,7 +172,7 @@ def source_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, GenerationMixin):
+class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendGenerationMixin):
     """N2M: tells the next token of the target from the source and the target so far."""
 
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -265,20 +265,6 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, Genera
         shifted = labels.roll(1, dims=-1)
         shifted[:, 0] = start
         return shifted.masked_fill(shifted == IGNORE, padding)
-
-    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any) -> Any:
-        """Give cross-attention a cache that does not slide.
-
-        GenerationMixin._prepare_cache_for_generation makes both caches from the decoder's config, whose sliding
-        layers would then forget the beginning of the source.
-        """
-        result = super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
-        cache = model_kwargs.get("past_key_values")
-        if cache is None or any(cache.is_updated.values()):
-            return result
-        if isinstance(cache.cross_attention_cache, DynamicCache):
-            cache.cross_attention_cache = DynamicCache()
-        return result
 
 
 def until_last(marked: torch.Tensor) -> torch.Tensor:

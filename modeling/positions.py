@@ -76,23 +76,23 @@ class RotaryEmbedding(nn.Module):
     @torch.no_grad()
     @dynamic_rope_update
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """position_ids (B or 1, T) give cosines and sines (B or 1, T, D) in the dtype of hidden_states."""
+        """position_ids (B or 1, T) give cosines and sines (B or 1, T, D / 2) in the dtype of hidden_states."""
         dtype = torch.promote_types(hidden_states.dtype, torch.float32)
         angles = position_ids[..., None].to(dtype) * self.inv_freq.to(device=hidden_states.device, dtype=dtype)
-        angles = torch.cat((angles, angles), dim=-1)  # (B, T, D): feature i is paired with feature i + D / 2
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
 
 
-def rotate_half(states: torch.Tensor) -> torch.Tensor:
-    """Turn each pair of features (i, i + D / 2) of states (..., D) by a right angle."""
-    first, second = states.chunk(2, dim=-1)
-    return torch.cat((-second, first), dim=-1)
-
-
 def apply_rotary_pos_emb(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn queries or keys (B, T, H, D) by the angles of their positions, given as cos and sin (B or 1, T, D)."""
-    return states * cos[:, :, None] + rotate_half(states) * sin[:, :, None]
+    """Turn queries or keys (B, T, H, D) by the angles of their positions, given as cos and sin (B or 1, T, D / 2).
+
+    Feature i is paired with feature i + D / 2.
+    """
+    first, second = states.chunk(2, dim=-1)
+    cos, sin = cos[:, :, None], sin[:, :, None]
+    return torch.cat(
+        (torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)), dim=-1
+    )
 
 
 # What is added to the embeddings, by position_type; rotary positions act in attention instead.
