@@ -46,6 +46,7 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = config.attention_scaling
+        self.attention_dropout = config.attention_dropout
         self.sliding_window = None
         if role != "cross" and config.layer_types[layer_idx] == "sliding_attention":
             # Kernels count a query's own place in the window; ours is the reach on either side when bidirectional.
@@ -82,7 +83,7 @@ class Attention(nn.Module):
         Returns:
             What each query took, of the shape of hidden_states, and the weights (B, H, T, S) if the kernel tells them.
         """
-        query_states = self.q_proj(hidden_states).unflatten(-1, (-1, self.head_dim))  # (B, T, H, D)
+        query_states = self.heads_of(self.q_proj(hidden_states))  # (B, T, H, D)
         if position_embeddings is not None:
             query_states = apply_rotary_pos_emb(query_states, *position_embeddings)
         key_states, value_states = self.keys_and_values(
@@ -92,13 +93,17 @@ class Attention(nn.Module):
         kernel = partial(
             kernel_for(self.config, query_states, pattern),
             self,
-            dropout=self.config.attention_dropout if self.training else 0.0,
+            dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
             sliding_window=self.sliding_window,
             **kwargs,
         )
         blended, weights = pattern.blend(kernel, query_states, key_states, value_states)
         return self.o_proj(blended.flatten(2)), weights
+
+    def heads_of(self, states: torch.Tensor) -> torch.Tensor:
+        """Divide features among heads, (B, T, H · D) to (B, T, H, D)."""
+        return states.view(*states.shape[:-1], -1, self.head_dim)
 
     def keys_and_values(
         self,
@@ -119,8 +124,7 @@ class Attention(nn.Module):
             cached = past_key_values.layers[self.layer_idx]
             return cached.keys.transpose(1, 2), cached.values.transpose(1, 2)
 
-        key_states = self.k_proj(states).unflatten(-1, (-1, self.head_dim))  # (B, S, K, D)
-        value_states = self.v_proj(states).unflatten(-1, (-1, self.head_dim))
+        key_states, value_states = self.heads_of(self.k_proj(states)), self.heads_of(self.v_proj(states))
         if position_embeddings is not None:
             key_states = apply_rotary_pos_emb(key_states, *position_embeddings)
         if past_key_values is not None:
@@ -230,9 +234,9 @@ def float32_sdpa_forward(
 
 def kernel_for(config: PreTrainedConfig, query: torch.Tensor, pattern: Pattern) -> Kernel:
     """The function that blends: the config's, or what is better in place of SDPA."""
-    if config._attn_implementation == "sdpa":
-        if isinstance(pattern, VarlenPattern):
-            return varlen_attention_forward
-        if query.device.type == "cpu" and query.requires_grad and query.dtype.itemsize < 4:
-            return float32_sdpa_forward
-    return ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention_forward)
+    name = config._attn_implementation
+    if name == "sdpa" and isinstance(pattern, VarlenPattern):
+        return varlen_attention_forward
+    if name == "sdpa" and query.requires_grad and query.device.type == "cpu" and query.dtype.itemsize == 2:
+        return float32_sdpa_forward
+    return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)

@@ -11,15 +11,16 @@ SPACE = 64
 
 
 class RoomyLayer(DynamicLayer):
-    """A DynamicLayer that writes new tokens behind the old ones, into a room [B, space, K, D] kept for them.
+    """A DynamicLayer that writes new tokens behind the old ones, into a room kept for them.
 
     DynamicLayer.update copies all keys and values for each token. Where gradients may be asked for, so does this.
     """
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        # For `keys` and `values` the room they are in, and one to reorder them into.
-        self.rooms: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        # The room of the keys and that of the values, (B, K, space, D); and two to reorder them into.
+        self.rooms: list[torch.Tensor] = []
+        self.spare_rooms: list[torch.Tensor] = []
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -29,45 +30,47 @@ class RoomyLayer(DynamicLayer):
             return super().update(key_states, value_states, *args, **kwargs)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        for name, states in (("keys", key_states), ("values", value_states)):
-            seen = getattr(self, name).shape[-2] if getattr(self, name).numel() else 0
-            end = seen + states.shape[-2]
-            if not self.has_space(name, end):
-                self.make_room(name, states, seen, end)
-            room = self.rooms[name][0]
-            room[:, seen:end] = states.transpose(1, 2)
-            setattr(self, name, room[:, :end].transpose(1, 2))
+        seen = self.get_seq_length()
+        end = seen + key_states.shape[-2]
+        if not self.has_space(end):
+            self.rooms = [roomy(key_states, end), roomy(value_states, end)]
+            self.spare_rooms = []
+            if seen:
+                for room, states in zip(self.rooms, (self.keys, self.values), strict=True):
+                    room[:, :, :seen] = states
+        key_room, value_room = self.rooms
+        key_room[:, :, seen:end] = key_states
+        value_room[:, :, seen:end] = value_states
+        self.keys, self.values = key_room[:, :, :end], value_room[:, :, :end]
         return self.keys, self.values
 
-    def has_space(self, name: str, end: int) -> bool:
-        """Whether the states stand at the beginning of their room, and there is space up to the token `end`."""
-        states = getattr(self, name)
-        if name not in self.rooms or not states.numel():
+    def has_space(self, end: int) -> bool:
+        """Whether keys and values stand at the beginning of their rooms, and there is space up to the token `end`."""
+        if not self.rooms:
             return False
-        room = self.rooms[name][0]
-        is_head = states.data_ptr() == room.data_ptr() and len(states) == len(room)
-        is_open = torch.is_inference_mode_enabled() or not room.is_inference()
-        return is_head and is_open and end <= room.shape[1]
-
-    def make_room(self, name: str, states: torch.Tensor, seen: int, end: int) -> None:
-        """A new room for states like these, with those that were seen."""
-        batch, heads, _, width = states.shape
-        rooms = tuple(states.new_empty(batch, end + max(SPACE, end // 2), heads, width) for _ in range(2))
-        if seen:
-            rooms[0][:, :seen] = getattr(self, name).transpose(1, 2)
-        self.rooms[name] = rooms
+        room = self.rooms[0]
+        stands_there = self.keys.data_ptr() == room.data_ptr() and len(self.keys) == len(room)
+        return stands_there and end <= room.shape[2] and room.is_inference() <= torch.is_inference_mode_enabled()
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Take the rows beam_idx (B) in place of those that are there."""
-        for name in ("keys", "values"):
-            if not self.has_space(name, 0) or len(beam_idx) != len(getattr(self, name)):
-                return super().reorder_cache(beam_idx)
-            room, spare = self.rooms[name]
-            end = getattr(self, name).shape[-2]
-            torch.index_select(room[:, :end], 0, beam_idx.to(room.device), out=spare[:, :end])
-            self.rooms[name] = (spare, room)
-            setattr(self, name, spare[:, :end].transpose(1, 2))
-        return None
+        end = self.get_seq_length()
+        if not self.has_space(end) or len(beam_idx) != len(self.keys):
+            super().reorder_cache(beam_idx)
+            return
+        spare_rooms = self.spare_rooms or [torch.empty_like(room) for room in self.rooms]
+        for room, spare in zip(self.rooms, spare_rooms, strict=True):
+            # As they lie in memory, (B, space, K, D).
+            tokens = room.transpose(1, 2)[:, :end]
+            torch.index_select(tokens, 0, beam_idx.to(room.device), out=spare.transpose(1, 2)[:, :end])
+        self.rooms, self.spare_rooms = spare_rooms, self.rooms
+        self.keys, self.values = (room[:, :, :end] for room in self.rooms)
+
+
+def roomy(states: torch.Tensor, end: int) -> torch.Tensor:
+    """An empty room for states like these (B, K, T, D), up to the token `end` and beyond; token by token in memory."""
+    batch, heads, _, width = states.shape
+    return states.new_empty(batch, end + max(SPACE, end // 2), heads, width).transpose(1, 2)
 
 
 class SourceLayer(DynamicLayer):

@@ -90,8 +90,9 @@ class Rows:
         # Of each token its place, (N), and of each place the sequence it is of, -1 for padding.
         places = begins[layout.sequence_ids] + layout.offsets
         self.owners = begins.new_full((self.num_places,), -1).index_copy(0, places, layout.sequence_ids)
-        # One piece keeps the order of the sequences: without padding there is nothing to move.
-        self.is_full = self.num_places == layout.num_tokens
+        # One piece keeps the order of the sequences: without padding there is nothing to move. A graph that is to
+        # hold for other lengths does not ask.
+        self.is_full = layout.sizes is not None and self.num_places == layout.num_tokens
         self.places = None if self.is_full and len(pieces) == 1 else places
 
     def spread(self, states: torch.Tensor) -> list[torch.Tensor]:

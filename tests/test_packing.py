@@ -1,5 +1,6 @@
 """The flat form: no padding is computed, and nothing else changes, for any head, kernel, norm and position."""
 
+import itertools
 from contextlib import suppress
 
 import pytest
@@ -16,6 +17,7 @@ from conftest import (
     every_head,
     every_kernel,
     every_model,
+    fill,
     flattened,
     gradients,
     named,
@@ -24,16 +26,22 @@ from conftest import (
     real_rows,
     tiny_model,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from seqblend import (
+    BlendDecoderForCausalLM,
     BlendDecoderModel,
     BlendEncoderDecoderForSeq2SeqLM,
     BlendEncoderDecoderModel,
+    BlendEncoderForMaskedLM,
 )
+from seqblend.modeling.base import Stack
 from seqblend.modeling.packing import FlatLayout, PaddedLayout
-from seqblend.modeling.patterns import arranged, similar
+from seqblend.modeling.patterns import SHORT, arranged, similar
 
 LENGTHS = [7, 3, 5]
 # Of lengths that are not given to a kernel together, one of them longer than two blocks of a window.
@@ -269,21 +277,129 @@ def varlen_kernel(
     return torch.cat(blended, dim=2).transpose(1, 2), None
 
 
+def torch_varlen(query, key, value, starts_q, starts_k, longest_q, longest_k, *, scale, window_size, enable_gqa):
+    """What torch.nn.attention.varlen.varlen_attn says that it does, and has no kernel for on a CPU."""
+    assert enable_gqa == (query.shape[1] != key.shape[1])
+    left, right = window_size
+    assert right in (0, left)
+
+    class Layer:
+        num_key_value_groups = query.shape[1] // key.shape[1]
+        is_causal = (right == 0 and left != 0) or (left, right) == (-1, 0)
+
+    blended, _ = varlen_kernel(
+        *(Layer, *(states.transpose(0, 1)[None] for states in (query, key, value)), None),
+        scaling=scale,
+        sliding_window=None if left == -1 else left + 1,
+        cu_seq_lens_q=starts_q,
+        cu_seq_lens_k=starts_k,
+        max_length_q=longest_q,
+        max_length_k=longest_k,
+    )
+    return blended[0]
+
+
+@pytest.mark.parametrize("kernel", ["flash_attention_2", "sdpa"])
 @pytest.mark.parametrize("flatten", [padded, by_positions, by_lengths], ids=named)
 @every_model
-def test_varlen_kernel_equals_sdpa(model_class, flatten, monkeypatch):
+def test_varlen_kernel_equals_sdpa(model_class, flatten, kernel, monkeypatch):
+    """Flash attention, and torch's own kernel, which on CUDA takes the place of SDPA."""
     rows = draw(model_class, LENGTHS)
     expected = tiny_model(model_class, **SLIDING).train()(**padded(rows))
     model = tiny_model(model_class, **SLIDING).train()
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "flash_attention_2", varlen_kernel)
+    monkeypatch.setattr("seqblend.modeling.attention.varlen_attn", torch_varlen)
+    monkeypatch.setattr(Stack, "takes_lengths", lambda self, embeds: True)
     for config in (model.config, *(getattr(model.config, part) for part in model.config.sub_configs)):
-        config._attn_implementation_internal = "flash_attention_2"  # set_attn_implementation asks for the library
+        config._attn_implementation_internal = kernel  # set_attn_implementation asks for the library
     output = model(**flatten(rows))
     if "labels" in rows[0]:
         assert_close(output.loss, expected.loss)
     else:
         tensor, wanted = output.last_hidden_state, real_rows(padded(rows), expected.last_hidden_state)
         assert_close(real_rows(padded(rows), tensor) if flatten is padded else tensor[0], wanted)
+
+
+class OnCuda:
+    """What Stack.takes_lengths reads of the embeddings."""
+
+    is_cuda = True
+
+    def __init__(self, dtype: torch.dtype):
+        self.dtype = dtype
+
+
+def test_which_kernel_is_told_the_lengths(monkeypatch):
+    """torch's own varlen kernel has no dropout, no float32 and no heads of odd or great width."""
+    half, single = OnCuda(torch.bfloat16), OnCuda(torch.float32)
+    model = tiny_model(BlendDecoderModel, attention_dropout=0.1)
+    assert model.takes_lengths(half)
+    assert not model.takes_lengths(single)
+    assert not model.takes_lengths(torch.empty(1, dtype=torch.bfloat16))
+    assert not model.train().takes_lengths(half)
+    assert tiny_model(BlendDecoderModel).train().takes_lengths(half)
+    assert not tiny_model(BlendDecoderModel, head_dim=12).takes_lengths(half)
+    assert not tiny_model(BlendDecoderModel, head_dim=264).takes_lengths(half)
+    assert not tiny_model(BlendDecoderModel, "eager").takes_lengths(half)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda")
+    assert model.eval().takes_lengths(single)
+
+
+@pytest.mark.parametrize(
+    "model_class", [BlendEncoderForMaskedLM, BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM]
+)
+def test_a_flattened_batch_is_one_graph(model_class):
+    """For batches of whatever lengths the same, without a break."""
+    model = tiny_model(model_class, **SLIDING).train()
+    torch.compiler.reset()
+    graphs = CompileCounter()
+    compiled = torch.compile(model, backend=graphs, dynamic=True, fullgraph=True)
+    for lengths in ([7, 8, 5], [6, 9, 9], [12, 5, 8, 5], [9, 9]):
+        batch = by_lengths(draw(model_class, lengths))
+        assert_close(compiled(**batch).loss, model(**batch).loss)
+    assert graphs.frame_count == 1
+
+
+def test_a_graph_must_be_told_the_longest_sequence():
+    model = tiny_model(BlendDecoderForCausalLM)
+    batch = by_lengths(draw(BlendDecoderForCausalLM, LENGTHS))
+    del batch["max_length_q"]
+    with pytest.raises(Exception, match="give both"):
+        torch.compile(model, backend="eager", fullgraph=True)(**batch)
+
+
+@pytest.mark.parametrize("starts", [[0, 7, 10], [1, 7, 15], [0, 9, 7, 15]])
+def test_lengths_that_do_not_fit_the_tokens(starts):
+    model = tiny_model(BlendDecoderForCausalLM)
+    batch = by_lengths(draw(BlendDecoderForCausalLM, LENGTHS)) | {"cu_seq_lens_q": torch.tensor(starts).int()}
+    with pytest.raises(ValueError, match="must rise from 0 to 15"):
+        model(**batch)
+
+
+def error_in_bfloat16(model, batch, asked, autocast) -> torch.Tensor:
+    """How far loss and gradients are from those in float32, in parts of the latter's length."""
+    tensors = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model.to(torch.float32 if autocast else dtype)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast and dtype == torch.bfloat16):
+            loss = model(**batch, **asked).loss
+        gradient = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+        values = [loss.detach(), *(each for each in gradient if each is not None)]
+        tensors.append(torch.cat([each.flatten().float() for each in values]))
+    return (tensors[1] - tensors[0]).norm() / tensors[0].norm()
+
+
+@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "bfloat16"])
+@every_head
+def test_as_close_in_bfloat16_as_padded(model_class, autocast):
+    model = tiny_model(model_class, **WINDOWS).train()
+    fill(model, 0.02)
+    model.to(torch.bfloat16)
+    batch = padded(draw(model_class, APART))
+    flat, dense = (error_in_bfloat16(model, batch, asked, autocast) for asked in ({}, DENSE))
+    # Of eight bits of mantissa.
+    assert 0 < flat < 2**-5
+    assert flat < 1.5 * dense
 
 
 # Source and target.
@@ -359,6 +475,19 @@ MASKS = {
     "holes": [[0, 1, 0, 1, 1], [1, 0, 0, 0, 1], [0, 0, 1, 0, 0]],
     "empty": [[0, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]],
 }
+
+
+@given(st.lists(st.integers(0, 200)))
+def test_similar_sequences_go_together(sizes):
+    """Each that has tokens in one group, none less than half as long as another, but for those of a few tokens."""
+    groups = similar(sizes)
+    assert sorted(sequence for group in groups for sequence in group) == [s for s, size in enumerate(sizes) if size]
+    for group in groups:
+        assert group == sorted(group)
+        lengths = [sizes[sequence] for sequence in group]
+        assert 2 * min(lengths) >= max(lengths) or max(lengths) <= SHORT
+    longest = [max(sizes[sequence] for sequence in group) for group in groups]
+    assert all(2 * after < before for before, after in itertools.pairwise(longest))
 
 
 @pytest.mark.parametrize("rows", MASKS.values(), ids=MASKS.keys())
