@@ -228,15 +228,18 @@ class Stack(BlendPreTrainedModel):
     def takes_lengths(self, embeds: torch.Tensor) -> bool:
         """Whether the kernel is told the lengths of a flat batch; torch's own is, where it can take SDPA's place."""
         kernel = self.config._attn_implementation
-        if kernel != "sdpa" or not embeds.is_cuda:
+        if kernel != "sdpa" or embeds.device.type != "cuda":
             return kernel in VARLEN_KERNELS
-        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else embeds.dtype
         drops = self.training and self.config.attention_dropout > 0
-        return dtype.itemsize == 2 and not drops and self.config.head_dim % 8 == 0 and self.config.head_dim <= 256
+        is_half = dtype_of_products(embeds).itemsize == 2
+        return is_half and not drops and self.config.head_dim % 8 == 0 and self.config.head_dim <= 256
 
     def rotations(self, embeds: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Cosines and sines for queries and keys, made once for all layers; None where positions are not rotary."""
-        return None if self.rotary_emb is None else self.rotary_emb(embeds, position_ids)
+        if self.rotary_emb is None:
+            return None
+        # In the dtype of queries and keys, which under autocast is not that of the embeddings.
+        return self.rotary_emb(embeds.new_empty(0, dtype=dtype_of_products(embeds)), position_ids)
 
     def leave(
         self, hidden_states: torch.Tensor, layout: Layout, repad: bool, past_key_values: Cache | None = None
@@ -245,3 +248,9 @@ class Stack(BlendPreTrainedModel):
         if repad:
             return StackOutput(last_hidden_state=layout.repad(hidden_states), past_key_values=past_key_values)
         return StackOutput(last_hidden_state=hidden_states, past_key_values=past_key_values, layout=layout)
+
+
+def dtype_of_products(states: torch.Tensor) -> torch.dtype:
+    """What comes out when such states are multiplied by a matrix: their own dtype, or autocast's."""
+    device = states.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype

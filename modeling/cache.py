@@ -16,6 +16,9 @@ class RoomyLayer(DynamicLayer):
     DynamicLayer.update copies all keys and values for each token. Where gradients may be asked for, so does this.
     """
 
+    keys: torch.Tensor
+    values: torch.Tensor
+
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         # The room of the keys and that of the values, (B, K, space, D); and two to reorder them into.

@@ -148,7 +148,9 @@ def with_neighbours(rows: torch.Tensor, before: int, after: int, fill: int = 0) 
     """Each row (R, L, …) between those before and after it, (R, (before + 1 + after) · L, …); `fill` at the ends."""
     others = (0, 0) * (rows.dim() - 1)
     padded = functional.pad(rows, (*others, before, after), value=fill)
-    return torch.cat([padded[shift : shift + len(rows)] for shift in range(before + 1 + after)], dim=1)
+    numbers = torch.arange(len(rows), device=rows.device)[:, None]
+    wanted = numbers + torch.arange(before + 1 + after, device=rows.device)
+    return padded.index_select(0, wanted.flatten()).unflatten(0, wanted.shape).flatten(1, 2)
 
 
 def self_pattern(

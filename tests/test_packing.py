@@ -39,6 +39,7 @@ from seqblend import (
     BlendEncoderDecoderModel,
     BlendEncoderForMaskedLM,
 )
+from seqblend.modeling.attention import eager_attention_forward
 from seqblend.modeling.base import Stack
 from seqblend.modeling.packing import FlatLayout, PaddedLayout
 from seqblend.modeling.patterns import SHORT, arranged, similar
@@ -323,7 +324,7 @@ def test_varlen_kernel_equals_sdpa(model_class, flatten, kernel, monkeypatch):
 class OnCuda:
     """What Stack.takes_lengths reads of the embeddings."""
 
-    is_cuda = True
+    device = torch.device("cuda")
 
     def __init__(self, dtype: torch.dtype):
         self.dtype = dtype
@@ -400,6 +401,22 @@ def test_as_close_in_bfloat16_as_padded(model_class, autocast):
     # Of eight bits of mantissa.
     assert 0 < flat < 2**-5
     assert flat < 1.5 * dense
+
+
+@every_base
+def test_autocast_reaches_the_kernel(model_class, monkeypatch):
+    """Queries, keys and values are in half precision, turned or not."""
+    model = tiny_model(model_class).float().train()
+    seen = set()
+
+    def kernel(module, query, key, value, *args, **kwargs):
+        seen.update((query.dtype, key.dtype, value.dtype))
+        return eager_attention_forward(module, query, key, value, *args, **kwargs)
+
+    monkeypatch.setattr("seqblend.modeling.attention.kernel_for", lambda *args: kernel)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**padded(draw(model_class, LENGTHS)))
+    assert seen == {torch.bfloat16}
 
 
 # Source and target.

@@ -24,6 +24,7 @@ from conftest import (
     tiny_config,
     tiny_model,
 )
+from torch.utils.data import IterableDataset
 from transformers import Seq2SeqTrainingArguments, Trainer, TrainerCallback
 
 from seqblend import (
@@ -171,6 +172,33 @@ def test_accumulation_changes_neither_gradient_nor_loss(head, options, tmp_path)
         for name, gradient in gradients.items():
             error = ((others[name] - gradient).abs().max() / gradient.abs().max()).item()
             assert error < 1e-9, f"{trainer} {batch} × {accumulation}: {name} differs by {error:.3g}"
+
+
+class Stream(IterableDataset):
+    """Rows one after the other, of which nobody knows how many there are."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        yield from self.rows
+
+
+@pytest.mark.parametrize("head", HEADS, ids=named)
+def test_a_stream_gives_the_losses_of_a_set(head, tmp_path):
+    """accelerate takes the batches of a stream apart by rows, and puts them together again."""
+    losses = []
+    for rows_as in (list, Stream):
+        options = {"max_steps": 4, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+        args = arguments(tmp_path, **options, logging_steps=1, train_sampling_strategy="sequential")
+        model = tiny_model(head, num_hidden_layers=1)
+        torch.manual_seed(0)
+        rows = rows_as(rows_for(head, {}))
+        trainer = BlendTrainer(model=model, args=args, train_dataset=rows, data_collator=collate, scorers={})
+        trainer.train()
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert len(losses[0]) == 4
+    assert losses[0] == losses[1]
 
 
 # --- Evaluation ---
