@@ -14,7 +14,8 @@ from transformers.trainer_callback import ExportableState
 PACKAGES = ("seqblend", "torch", "transformers", "datasets", "tokenizers", "accelerate")
 # What decides a result. Nothing else of the arguments is told: others hold paths, names and tokens.
 HYPERPARAMETERS = (
-    *("learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps"),
+    *("learning_rate", "per_device_train_batch_size", "max_tokens_per_batch", "gradient_accumulation_steps"),
+    *("num_train_epochs", "max_steps"),
     *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "weight_decay", "adam_beta1", "adam_beta2"),
     *("adam_epsilon", "max_grad_norm", "train_sampling_strategy", "bf16", "fp16", "tf32", "torch_compile"),
     *("neftune_noise_alpha", "generation_max_length", "generation_num_beams", "seed"),
@@ -92,7 +93,10 @@ def hyperparameters(args: TrainingArguments) -> list[tuple[str, str]]:
     if args.max_steps > 0:
         # Which overrides it.
         given.pop("num_train_epochs")
-    changed = {name: shown(value) for name, value in given.items() if value not in (defaults[name], None)}
+    if given.get("max_tokens_per_batch") is not None:
+        # Which it stands in for.
+        given.pop("per_device_train_batch_size")
+    changed = {name: shown(value) for name, value in given.items() if value not in (defaults.get(name), None)}
     rest = {name: f"{shown(given[name])} (default)" for name in ALWAYS if name in given and name not in changed}
     return [*changed.items(), *rest.items()]
 

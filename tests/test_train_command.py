@@ -291,6 +291,15 @@ def test_rows_are_dropped_in_training_alone(tmp_path):
     assert job.trainer.state.global_step == 2 and len(predictions(tmp_path / "out")) == 5
 
 
+def test_batches_of_tokens_need_no_size(tmp_path):
+    """All five rows are in one batch, and the card tells of no other size."""
+    options = {"max_tokens_per_batch": 99, "per_device_train_batch_size": 2, "max_steps": -1, "num_train_epochs": 2}
+    out = run(tmp_path / "out", **options, **files(tmp_path, ROWS[CLASSIFY]))
+    assert read(out / "trainer_state.json")["global_step"] == 2
+    card = (out / "README.md").read_text()
+    assert "| `max_tokens_per_batch` | 99 |" in card and "| `per_device_train_batch_size`" not in card
+
+
 def test_a_new_model_leaves_no_results_of_an_old_one(tmp_path):
     whole, train = files(tmp_path, ROWS[CLASSIFY]), files(tmp_path, ROWS[CLASSIFY], ["train"])
     out = run(tmp_path / "out", max_steps=2, save_strategy="steps", save_steps=1, **whole)
@@ -670,6 +679,8 @@ STOPPING = [
     ("max_steps", "-2", ["-1, or 1 or more"]),
     ("per_device_train_batch_size", "0", ["1 or more"]),
     ("per_device_eval_batch_size", "0", ["1 or more"]),
+    ("max_tokens_per_batch", "0", ["1 or more"]),
+    ("max_tokens_per_batch", "8", ["row 5 of the 5", "has 12 tokens", "max_length"]),
     ("gradient_accumulation_steps", "0", ["1 or more"]),
     ("eval_accumulation_steps", "0", ["1 or more"]),
     ("generation_num_beams", "0", ["1 or more"]),
@@ -677,7 +688,7 @@ STOPPING = [
     ("max_length", "1", ["2 or more"]),
     ("dataloader_num_workers", "-1", ["0 or more"]),
     ("dataloader_drop_last", "true", ["smaller than a batch"]),
-    ("seed", "-1", ["4294967295"]),
+    *((name, "-1", ["4294967295"]) for name in ("seed", "data_seed")),
     ("use_liger_kernel", "true", ["liger-kernel"]),
     ("torch_compile_mode", "foo", ["foo"]),
     ("torch_compile_backend", "inductr", ["valid are inductor, "]),
@@ -710,6 +721,13 @@ BELONGING = {
         {"activation_checkpointing": True, "activation_checkpointing_kwargs": '{"foo": 1}'}
     ],
 }
+# What decides what is in a batch too.
+BATCHING = {
+    "auto_find_batch_size": [True],
+    "dataloader_drop_last": [True],
+    "train_sampling_strategy": ["sequential", "group_by_length"],
+    "accelerator_config": ['{"split_batches": true}', '{"dispatch_batches": true}'],
+}
 # Overrides that are no option of ours, or not the user's to choose.
 OVERRIDES = {
     **dict.fromkeys(("return_dict=false", "dtype=foo", "output_hidden_states=true", "chunk_size=1"), "nearest first"),
@@ -722,6 +740,11 @@ REFUSED = {
     "card's kind": ({"card_data": "tags=small"}, ["card_data", "tags"]),
     **{f"{name} {value}": ({name: value}, [name, *words]) for name, value, words in STOPPING},
     **{str(options): (options, [name]) for name, several in BELONGING.items() for options in several},
+    **{
+        f"{name} {value} by tokens": ({"max_tokens_per_batch": 99, name: value}, [f"{name}: ", "max_tokens_per_batch"])
+        for name, values in BATCHING.items()
+        for value in values
+    },
     **{text: ({"config_overrides": text}, ["config_overrides", word]) for text, word in OVERRIDES.items()},
     **{
         f"part {text}": ({**WHOLE, "config_overrides": f"decoder={{{text.replace('=', ': ')}}}"}, [word])

@@ -100,11 +100,24 @@ class DataArguments:
         return {**facts, "dataset": name, "dataset_id": self.dataset_name}
 
 
+@dataclass
+class BlendTrainingArguments(Seq2SeqTrainingArguments):
+    """transformers' own, and what a batch may hold."""
+
+    max_tokens_per_batch: int | None = field(
+        default=None,
+        metadata={
+            "help": "The most tokens, without padding, in a training batch of one device, in place of "
+            "per_device_train_batch_size. Rows of similar length are batched; the target of seq2seq-lm counts too."
+        },
+    )
+
+
 class Parser(HfArgumentParser):
     """HfArgumentParser that says what is wrong in one line and takes no abbreviated flags."""
 
     def __init__(self) -> None:
-        super().__init__((ModelArguments, DataArguments, Seq2SeqTrainingArguments), allow_abbrev=False)
+        super().__init__((ModelArguments, DataArguments, BlendTrainingArguments), allow_abbrev=False)
         self.usage = "seqblend-train [FILE.yaml|FILE.json] [--flag value …]"
         # Not said; a false is one that was.
         self.set_defaults(do_train=None, do_eval=None, do_predict=None)
@@ -127,7 +140,7 @@ class Parser(HfArgumentParser):
                 raise InputError(f"{where}: unknown option {name!r}; valid, nearest first: {', '.join(nearest)}")
 
 
-def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Seq2SeqTrainingArguments]:
+def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, BlendTrainingArguments]:
     """Read the command line; what a flag says wins over what the file says.
 
     Args:

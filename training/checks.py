@@ -14,7 +14,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..configuration.base import unknown
-from .arguments import DataArguments, ModelArguments
+from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
 from .files import InputError, one_of
 from .tasks import TASKS, Task
 
@@ -33,6 +33,7 @@ NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
         (
             "per_device_train_batch_size",
             "per_device_eval_batch_size",
+            "max_tokens_per_batch",
             "gradient_accumulation_steps",
             "eval_accumulation_steps",
             "generation_num_beams",
@@ -44,11 +45,11 @@ NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
         ("max_length", "max_source_length", "max_target_length", "generation_max_length"),
     ),
     # What NumPy's generator takes.
-    ("between 0 and 4294967295", lambda value: 0 <= value < 2**32, ("seed",)),
+    ("between 0 and 4294967295", lambda value: 0 <= value < 2**32, ("seed", "data_seed")),
 ]
 
 
-def check_options(model_args: ModelArguments, data_args: DataArguments, args: Seq2SeqTrainingArguments) -> None:
+def check_options(model_args: ModelArguments, data_args: DataArguments, args: BlendTrainingArguments) -> None:
     """Refuse what would stop a run after it has begun.
 
     Raises:
@@ -60,6 +61,7 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Se
             if options[name] is not None and not holds(options[name]):
                 raise InputError(f"{name}: must be {rule}, got {options[name]}")
     check_models(model_args, data_args)
+    check_batches(args)
     check_output(args.output_dir)
     check_reporters(args.report_to)
     if args.torch_compile_backend is not None:
@@ -85,6 +87,28 @@ def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
         raise InputError("tokenizer_type: trains a tokenizer, but one is given by tokenizer_name_or_path or the model")
     if data_args.problem_type and data_args.task != "sequence-classification":
         raise InputError(f"problem_type: is for task sequence-classification, not {data_args.task}")
+
+
+def check_batches(args: BlendTrainingArguments) -> None:
+    """Raises InputError for what does not go together with max_tokens_per_batch, if that is given."""
+    if args.max_tokens_per_batch is None:
+        return
+    accelerator = args.accelerator_config
+    by_rows = accelerator.split_batches or accelerator.dispatch_batches
+    others = {
+        "auto_find_batch_size": (args.auto_find_batch_size, "which decides how many rows a batch has"),
+        "dataloader_drop_last": (args.dataloader_drop_last, "of which no batch is incomplete"),
+        "train_sampling_strategy": (args.train_sampling_strategy != "random", "which decides what rows are batched"),
+        "accelerator_config": (by_rows, "as split_batches and dispatch_batches need equally many rows a batch"),
+    }
+    for name, (is_given, reason) in others.items():
+        if is_given:
+            raise InputError(f"{name}: does not go together with max_tokens_per_batch, {reason}; give one of the two")
+    if args.n_gpu > 1:
+        raise InputError(
+            f"max_tokens_per_batch: one process would share its batches among {args.n_gpu} GPUs by their rows; "
+            "start one process a GPU, with torchrun"
+        )
 
 
 def check_output(output_dir: str) -> None:

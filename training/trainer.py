@@ -14,8 +14,14 @@ from transformers.trainer_utils import EvalLoopOutput
 from .files import InputError
 from .metrics import perplexity
 from .pushing import PushingTrainer
+from .sampling import TokenBatchSampler, count_tokens
 
 Scorer = Callable[[EvalPrediction], dict[str, float | str]]
+# What the Trainer says to a DataLoader of how rows are read.
+LOADING = (
+    *("collate_fn", "num_workers", "pin_memory", "persistent_workers", "multiprocessing_context", "prefetch_factor"),
+    *("in_order", "worker_init_fn"),
+)
 
 
 def built(option: str, function: Callable, *args: Any) -> Any:
@@ -38,15 +44,34 @@ class BlendTrainer(PushingTrainer):
     Args:
         scorers: what computes the metrics of each split, by the prefix its metrics have (`eval`, `test`). Empty for
             language models, which have a perplexity.
-        kwargs: those of PushingTrainer, but for `compute_metrics`.
+        kwargs: those of PushingTrainer, but for `compute_metrics`; `args` may be BlendTrainingArguments.
     """
 
     def __init__(self, *, scorers: dict[str, Scorer], **kwargs: Any):
         super().__init__(compute_metrics=next(iter(scorers.values()), None), **kwargs)
         self.scorers = scorers
-        if isinstance(self.data_collator, TrainerCallback):
-            self.add_callback(self.data_collator)
+        self.batches = self.make_batches()
+        for part in (self.data_collator, self.batches):
+            if isinstance(part, TrainerCallback):
+                self.add_callback(part)
         self._loss_sums: list[torch.Tensor] = []
+
+    def make_batches(self) -> TokenBatchSampler | None:
+        """The training batches, where max_tokens_per_batch says what they hold. None: so many rows, drawn at random.
+
+        Raises:
+            InputError: the training rows cannot be divided so.
+        """
+        args = self.args
+        # Arguments of transformers' own class have none.
+        max_tokens = getattr(args, "max_tokens_per_batch", None)
+        if max_tokens is None or self.train_dataset is None:
+            return None
+        # A target that a decoder reads is computed like a source.
+        reads_labels = self.model.config.is_encoder_decoder and self.model.can_generate()
+        lengths = count_tokens(self.train_dataset, ("input_ids", "labels") if reads_labels else ("input_ids",))
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return TokenBatchSampler(lengths, max_tokens, num_processes=args.world_size, seed=seed)
 
     def check(self) -> None:
         """Build once all that training begins with, so that options it cannot be built from are refused before.
@@ -74,6 +99,28 @@ class BlendTrainer(PushingTrainer):
             built("optim", self.create_optimizer, model)
             built("lr_scheduler_type", self.create_scheduler, steps)
         self.optimizer, self.lr_scheduler, self._created_lr_scheduler = None, None, False
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The training batches as max_tokens_per_batch has them, if it is given.
+
+        Replaces `"batch_size": batch_size` and `dataloader_params["sampler"] = sampler` of Trainer._get_dataloader,
+        which takes no batch sampler but its own.
+        """
+        loader = super().get_train_dataloader()
+        if self.batches is None:
+            return loader
+        loading = {name: getattr(loader, name) for name in LOADING}
+        return self.accelerator.prepare(DataLoader(loader.dataset, batch_sampler=self.batches, **loading))
+
+    def get_total_train_batch_size(self, args: Any) -> int:
+        """As Trainer.get_total_train_batch_size, with the mean number of rows where batches have different ones.
+
+        Replaces `self._train_batch_size`, from which train_samples_per_second is computed under max_steps.
+        """
+        size = super().get_total_train_batch_size(args)
+        if self.batches is None:
+            return size
+        return round(size / self._train_batch_size * len(self.batches.lengths) / len(self.batches))
 
     def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
         """Leave no row of an evaluation out.

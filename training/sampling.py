@@ -1,0 +1,117 @@
+"""Training batches by their number of real tokens: the models compute no padding, so that is what a batch costs."""
+
+import logging
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Sampler
+from transformers import TrainerCallback
+
+from .files import InputError
+
+logger = logging.getLogger(__name__)
+
+
+class TokenBatchSampler(Sampler[list[int]], TrainerCallback):
+    """Batches of rows of similar length, as few as a budget of tokens allows, and filled as evenly as they can be.
+
+    The rows in order of length are cut into batches once, so that every epoch has equally many. In an epoch, rows of
+    the same length change places at random and the batches come in random order; seed and epoch decide it alone.
+
+    transformers' BatchRebalanceSampler does not serve: it fills a step with a number of rows, not of tokens, counts
+    padding as cost, knows no seed, and repeats rows where the last step is short of them.
+
+    Args:
+        lengths: the tokens of each row (N,).
+        max_tokens: the most tokens in a batch.
+        num_processes: how many share the batches. Their number is a multiple of it, so that accelerate, which deals
+            them out in turn, neither drops nor repeats one. Every process iterates over all.
+        seed: 0 or more.
+
+    Raises:
+        InputError: a row is longer than max_tokens, or there are too few rows for all processes.
+    """
+
+    def __init__(self, lengths: np.ndarray, max_tokens: int, *, num_processes: int = 1, seed: int = 0):
+        check_lengths(lengths, max_tokens)
+        self.lengths, self.seed, self.epoch = lengths, seed, 0
+        self.starts = divide(np.sort(lengths), max_tokens, num_processes)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Say what the batches are. Called by BlendTrainer, as the other callbacks are."""
+        if state.is_world_process_zero:
+            low, high = self.tokens.min(), self.tokens.max()
+            logger.info("max_tokens_per_batch: %d batches an epoch, of %d to %d tokens", len(self), low, high)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take the epoch from the Trainer.
+
+        accelerate's set_epoch does not reach a batch sampler that processes share when a resumed run skips batches.
+        """
+        self.epoch = int(state.epoch)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = np.random.default_rng((self.seed, self.epoch))
+        order = np.lexsort((generator.random(len(self.lengths)), self.lengths))
+        batches = np.split(order, self.starts[1:])
+        for index in generator.permutation(len(batches)):
+            yield batches[index].tolist()
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """The tokens of each batch, in order of length; the same in every epoch."""
+        return np.add.reduceat(np.sort(self.lengths), self.starts)
+
+
+def count_tokens(rows: Iterable[dict[str, Any]], columns: tuple[str, ...]) -> np.ndarray:
+    """How many tokens each row has in these columns together."""
+    return np.array([sum(len(row[column]) for column in columns) for row in rows])
+
+
+def check_lengths(lengths: np.ndarray, max_tokens: int) -> None:
+    """Raises InputError for a row that fits into no batch; the message names the longest."""
+    longest = int(lengths.argmax())
+    if lengths[longest] > max_tokens:
+        raise InputError(
+            f"max_tokens_per_batch: {max_tokens}, but row {longest + 1} of the {len(lengths)} to be trained on has "
+            f"{lengths[longest]} tokens; give as many or more, or cut rows by max_length"
+        )
+
+
+def divide(lengths: np.ndarray, max_tokens: int, num_processes: int) -> list[int]:
+    """Where each batch begins in rows in order of length. Raises InputError if there are fewer rows than batches."""
+    totals = lengths.cumsum()
+    number = -(-len(fill(totals, max_tokens)) // num_processes) * num_processes
+    if number > len(lengths):
+        raise InputError(
+            f"max_tokens_per_batch: {max_tokens} makes {number} batches for {num_processes} processes, "
+            f"but there are {len(lengths)} rows to be trained on; give more tokens, or use fewer processes"
+        )
+    # The smallest budget that takes no more batches fills them most evenly.
+    budgets = range(int(lengths[-1]), max_tokens + 1)
+    starts = fill(totals, budgets[bisect_left(budgets, True, key=lambda budget: len(fill(totals, budget)) <= number)])
+    while len(starts) < number:
+        rows = np.diff([*starts, len(lengths)])
+        largest = int(np.where(rows > 1, np.add.reduceat(lengths, starts), -1).argmax())
+        starts.insert(largest + 1, starts[largest] + int(rows[largest]) // 2)
+    return starts
+
+
+def fill(totals: np.ndarray, max_tokens: int) -> list[int]:
+    """Where each batch begins if it takes as many rows as fit.
+
+    Args:
+        totals: the tokens of each row and all before it (N,).
+        max_tokens: of a batch; no row has more.
+    """
+    starts, end, before = [], 0, 0
+    while end < len(totals):
+        starts.append(end)
+        end = int(np.searchsorted(totals, before + max_tokens, side="right"))
+        before = totals[end - 1]
+    return starts
