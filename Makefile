@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test check format results clean
+.PHONY: help install demo test check format results bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -32,6 +32,9 @@ format: $(VENV)/tools  ## format the code and mend what can be mended
 results: $(VENV)/package  ## write docs/results.md from the runs under runs/
 	$(BIN)/python -m seqblend.training.report runs > docs/results.md
 
+bench: $(VENV)/bench  ## time ours beside its peers (DATA=directory: lengths of its data sets), into runs/bench.json
+	$(BIN)/python -m seqblend.benchmarks --json runs/bench.json $(if $(DATA),--data $(DATA))
+
 clean:  ## remove .venv and everything that was built
 	rm -rf $(VENV) build dist *.egg-info
 
@@ -42,4 +45,8 @@ $(VENV)/package: setup.cfg pyproject.toml constraints.txt
 
 $(VENV)/tools: $(VENV)/package
 	$(PIP) --editable .[test]
+	touch $@
+
+$(VENV)/bench: $(VENV)/package
+	$(PIP) --editable .[bench]
 	touch $@

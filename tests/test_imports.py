@@ -12,7 +12,7 @@ import pytest
 import seqblend
 
 ROOT = Path(seqblend.__file__).parent
-FOLDERS = ("configuration", "modeling", "training", "hub_card")
+FOLDERS = ("configuration", "modeling", "training", "hub_card", "benchmarks")
 EXPORTED = ("configuration", "modeling")
 LEAVES = ("normalization", "positions", "feed_forward", "packing", "losses", "heads", "cache")
 # Each may import from those before it. Within a group only where the group is named in AMONG_THEMSELVES.
@@ -28,11 +28,16 @@ ORDER = [
     {"modeling.base"},
     {"modeling.encoder", "modeling.decoder"},
     {"modeling.encoder_decoder"},
-    {"", "version", *(f"{path.parent.name}.{path.stem}" for f in FOLDERS[2:] for path in (ROOT / f).glob("[!_]*.py"))},
+    {
+        "",
+        "version",
+        *(f"{path.parent.name}.{path.stem}" for f in FOLDERS[2:4] for path in (ROOT / f).glob("[!_]*.py")),
+    },
     {"train"},
+    {f"benchmarks.{path.stem}" for path in (ROOT / "benchmarks").glob("*.py")},
 ]
 RANK = {module: rank for rank, group in enumerate(ORDER) for module in group}
-AMONG_THEMSELVES = {RANK["modeling.losses"], RANK["version"]}
+AMONG_THEMSELVES = {RANK["modeling.losses"], RANK["version"], RANK["benchmarks.cases"]}
 
 SOURCES = {
     **{"" if path.stem == "__init__" else path.stem: path for path in ROOT.glob("*.py")},

@@ -23,9 +23,9 @@ from transformers import (
     OpenAIGPTConfig,
     OpenAIGPTLMHeadModel,
 )
-from transformers.pytorch_utils import Conv1D
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM, BlendEncoderForMaskedLM
+from seqblend.benchmarks.weights import BERT_NAMES, GPT_NAMES, LLAMA_NAMES, MARIAN_NAMES, our_weights
 from seqblend.configuration.recipes import RECIPES
 
 VOCAB, TARGET_VOCAB, POSITIONS, WINDOW = 99, 89, 32, 4
@@ -54,56 +54,6 @@ MARIAN_SIZES = {
         for name, size in {"layers": 2, "attention_heads": 4, "ffn_dim": 48}.items()
     },
 }
-
-# What is replaced in their names to make ours, in this order. A joint projection `qkv_proj` is cut into its thirds.
-BERT_NAMES = {
-    "bert.embeddings.word_embeddings": "model.embed_tokens",
-    "bert.embeddings.position_embeddings": "model.embed_positions",
-    "bert.embeddings.token_type_embeddings": "model.embed_token_types",
-    "bert.embeddings.LayerNorm": "model.embedding_norm",
-    "bert.encoder.layer.": "model.layers.",
-    "attention.self.query": "self_attn.q_proj",
-    "attention.self.key": "self_attn.k_proj",
-    "attention.self.value": "self_attn.v_proj",
-    "attention.output.dense": "self_attn.o_proj",
-    "attention.output.LayerNorm": "self_attn_norm",
-    "intermediate.dense": "mlp.up_proj",
-    "output.dense": "mlp.down_proj",
-    "output.LayerNorm": "mlp_norm",
-    "cls.predictions.transform.dense": "head.dense",
-    "cls.predictions.transform.LayerNorm": "head.norm",
-    "cls.predictions.decoder": "lm_head",
-}
-GPT_NAMES = {
-    "tokens_embed": "embed_tokens",
-    "wte": "embed_tokens",
-    "positions_embed": "embed_positions",
-    "wpe": "embed_positions",
-    "transformer.h.": "model.layers.",
-    "transformer.ln_f": "model.norm",
-    "transformer.": "model.",
-    "attn.attention.": "attn.",
-    "attn.c_attn": "attn.qkv_proj",
-    "attn.c_proj": "attn.o_proj",
-    "attn.out_proj": "attn.o_proj",
-    ".attn.": ".self_attn.",
-    "mlp.c_fc": "mlp.up_proj",
-    "mlp.c_proj": "mlp.down_proj",
-    "ln_1": "self_attn_norm",
-    "ln_2": "mlp_norm",
-}
-MARIAN_NAMES = {
-    "self_attn_layer_norm": "self_attn_norm",
-    "encoder_attn_layer_norm": "cross_attn_norm",
-    "encoder_attn.": "cross_attn.",
-    "out_proj": "o_proj",
-    "fc1": "mlp.up_proj",
-    "fc2": "mlp.down_proj",
-    "final_layer_norm": "mlp_norm",
-    "layernorm_embedding": "embedding_norm",
-    "final_logits_bias": "lm_head.bias",
-}
-LLAMA_NAMES = {"input_layernorm": "self_attn_norm", "post_attention_layernorm": "mlp_norm"}
 
 
 @dataclass
@@ -201,31 +151,6 @@ def random_theirs(parity: Parity) -> nn.Module:
     return theirs
 
 
-def our_weights(parity: Parity, theirs: nn.Module) -> dict[str, torch.Tensor]:
-    """Their weights by our names."""
-    transposed = {name for name, module in theirs.named_modules() if isinstance(module, Conv1D)}
-    weights: dict[str, torch.Tensor] = {}
-    for their_name, tensor in theirs.state_dict().items():
-        if their_name in parity.unused:
-            continue
-        name = their_name
-        for old, new in parity.names.items():
-            name = name.replace(old, new)
-        if their_name.rpartition(".")[0] in transposed and tensor.dim() == 2:
-            tensor = tensor.mT
-        if name == "lm_head.bias":
-            tensor = tensor.flatten()
-        if "embed_positions" in name:
-            tensor = tensor[parity.offset :]
-        joint = "qkv_proj" in name
-        parts = zip("qkv", tensor.chunk(3), strict=True) if joint else [("", tensor)]
-        for part, values in parts:
-            our_name = name.replace("qkv_proj", f"{part}_proj")
-            assert our_name not in weights, f"{our_name} is set twice"
-            weights[our_name] = values
-    return weights
-
-
 def build(recipe: str, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
     """Ours and theirs, with the same weights; loading is strict, so that each tensor of both has its counterpart."""
     parity = PARITIES[recipe]
@@ -233,7 +158,7 @@ def build(recipe: str, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
     config = parity.ours.config_class.from_recipe(recipe, **SIZES, **parity.overrides, tie_word_embeddings=False)
     ours = parity.ours(config).eval()
     ours.set_attn_implementation("eager")
-    ours.load_state_dict(our_weights(parity, theirs), strict=True)
+    ours.load_state_dict(our_weights(theirs, parity.names, parity.unused, parity.offset), strict=True)
     return ours.to(dtype), theirs.to(dtype)
 
 

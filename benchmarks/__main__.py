@@ -1,0 +1,51 @@
+"""Time ours beside its peers: `python -m seqblend.benchmarks [NAME ...]`."""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from ..configuration.base import unknown
+from .cases import BENCHMARKS, DTYPES, plan_for
+from .lengths import load_corpora
+from .report import environment, table
+
+
+def main() -> None:
+    """Run the benchmarks that are named, or all, print their tables and write their rows."""
+    args = parse()
+    corpora = load_corpora(args.data)
+    print(environment(args.device))
+    rows = []
+    for name in args.names or BENCHMARKS:
+        measured = BENCHMARKS[name](plan_for(args.device, corpora))
+        print(f"\n{name}: {', '.join(corpus.name for corpus in corpora.values())}\n\n{table(measured)}", flush=True)
+        rows += measured
+    if args.json is not None:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def parse() -> argparse.Namespace:
+    """The command line. Exits with a message that lists the valid values where one is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m seqblend.benchmarks", description=__doc__)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all where none is given"
+    )
+    parser.add_argument("--device", choices=DTYPES, default="cpu")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the rows go")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="data sets that have the lengths; else calendar dates"
+    )
+    args = parser.parse_args()
+    for name in args.names:
+        if name not in BENCHMARKS:
+            parser.error(unknown("benchmark", name, list(BENCHMARKS)))
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU; valid here: cpu")
+    return args
+
+
+if __name__ == "__main__":
+    main()
