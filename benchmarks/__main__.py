@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,22 +13,22 @@ from .lengths import load_corpora
 from .report import environment, table
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmarks that are named, or all, print their tables and write their rows."""
-    args = parse()
+    args = parse(arguments)
     corpora = load_corpora(args.data)
-    print(environment(args.device))
+    print(environment(args.device), *(f"{kind}: {corpus.name}" for kind, corpus in corpora.items()), sep="\n")
     rows = []
     for name in args.names or BENCHMARKS:
         measured = BENCHMARKS[name](plan_for(args.device, corpora))
-        print(f"\n{name}: {', '.join(corpus.name for corpus in corpora.values())}\n\n{table(measured)}", flush=True)
+        print(f"\n{name}\n\n{table(measured)}", flush=True)
         rows += measured
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line. Exits with a message that lists the valid values where one is wrong."""
     parser = argparse.ArgumentParser(prog="python -m seqblend.benchmarks", description=__doc__)
     parser.add_argument(
@@ -38,7 +39,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="data sets that have the lengths; else calendar dates"
     )
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     for name in args.names:
         if name not in BENCHMARKS:
             parser.error(unknown("benchmark", name, list(BENCHMARKS)))

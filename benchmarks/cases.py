@@ -1,83 +1,46 @@
-"""The benchmarks: what is run beside what, and the rows that come of it."""
+"""The benchmarks: what is run beside what."""
 
+import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from statistics import median
-from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from . import systems as models
+from .compare import Case, Plan, Result, compare, compare_training, in_each_dtype, infer
 from .lengths import (
-    Batch,
     Corpus,
     Lengths,
     Row,
     fill,
+    flatten,
     full_batches,
     group_by_length,
     natural_batches,
-    num_tokens,
     pad,
     random_tokens,
 )
-from .systems import OURS, Size, System, check_agreement
-from .timing import Work, alternate, floor, peak_memory, utilisation
+from .systems import (
+    LANGUAGE_MODELS,
+    OURS,
+    Classifier,
+    Size,
+    System,
+    bert,
+    bert_classifiers,
+    long_models,
+    modern_bert,
+    x_transformers,
+)
 
-Result = dict[str, Any]
-Drawn = list[list[Lengths]]
-FLOOR_REPEATS = 5
 # Prompts are drawn in batches of so many, of which a smaller batch is the beginning.
 PROMPTS = 32
 
 
-@dataclass(frozen=True)
-class Plan:
-    """On what the benchmarks run, and how large.
-
-    Args:
-        device: where.
-        dtypes: of weights and activations.
-        sizes: by benchmark.
-        corpora: `texts` and `pairs`, which the rows have their lengths from.
-        new_tokens: how many `generate` writes in each row.
-    """
-
-    device: torch.device
-    dtypes: tuple[torch.dtype, ...]
-    sizes: dict[str, tuple[Size, ...]]
-    corpora: dict[str, Corpus]
-    new_tokens: int = 32
-
-
-class Case(NamedTuple):
-    """What is the same for all systems that are compared with each other.
-
-    Args:
-        benchmark: its name.
-        recipe: of ours.
-        size: of all.
-        drawn: lengths of the rows of each batch.
-    """
-
-    benchmark: str
-    recipe: str
-    size: Size
-    drawn: Drawn
-
-
 def encoder_train(plan: Plan) -> list[Result]:
-    """Training steps of a classifier of sequences, without the optimizer beside their floor."""
-    rows = []
-    for case in encoder_cases(plan, "encoder-train"):
-        systems = encoders(case, train=True)
-        for dtype in in_each_dtype(plan, systems):
-            compared = compare(plan, case, dtype, training(systems))
-            compared[0]["of_floor"] = round(of_floor(plan, systems[0], case.drawn), 3)
-            rows += with_utilisation(plan, compared, systems[0].model, case.drawn)
-    return rows
+    """Training steps of a classifier of sequences."""
+    cases = encoder_cases(plan, "encoder-train")
+    return [row for case in cases for row in compare_training(plan, case, encoders(case, train=True))]
 
 
 def encoder_infer(plan: Plan) -> list[Result]:
@@ -103,17 +66,16 @@ def encoders(case: Case, train: bool) -> list[System]:
     """Ours and its peers; without padding, BertModel alone."""
     size = case.size
     torch.manual_seed(0)
-    ours, bert = models.bert_classifiers(size) if train else models.bert(size)
+    ours, theirs = bert_classifiers(size) if train else bert(size)
     rows = [[text(length, size, train) for (length,) in batch] for batch in case.drawn]
     batches = [pad(batch) for batch in rows]
-    systems = [System(OURS, ours, batches), System("BertModel padded", bert, batches, equals_ours=True)]
+    systems = [System(OURS, ours, batches), System("BertModel padded", theirs, batches, equals_ours=True)]
     if fill(case.drawn) == 1:
         return systems
-    systems.append(System("BertModel length-grouped", bert, [pad(batch) for batch in group_by_length(rows)]))
-    others = {"ModernBertModel padded": models.modern_bert(size), "x-transformers padded": models.x_transformers(size)}
-    for name, model in others.items():
+    systems.append(System("BertModel length-grouped", theirs, [pad(batch) for batch in group_by_length(rows)]))
+    for name, model in {"ModernBertModel": modern_bert(size), "x-transformers": x_transformers(size)}.items():
         if model is not None:
-            systems.append(System(name, models.Classifier(model, size.hidden_size) if train else model, batches))
+            systems.append(System(f"{name} padded", Classifier(model, size.hidden_size) if train else model, batches))
     return systems
 
 
@@ -121,6 +83,55 @@ def text(length: int, size: Size, labelled: bool) -> Row:
     """A row of one text, and perhaps its class."""
     label = {"labels": torch.randint(2, ())} if labelled else {}
     return {"input_ids": random_tokens(length, size.vocab_size), **label}
+
+
+def seq2seq_train(plan: Plan) -> list[Result]:
+    """Training steps of an encoder-decoder with a source and a target in each row."""
+    rows = []
+    for size in plan.sizes["seq2seq-train"]:
+        drawn = natural_batches(plan.corpora["pairs"].rows, size.num_batches, size.batch_rows)
+        for recipe, peer in (("transformer", "MarianMTModel"), ("bart", "BartForConditionalGeneration")):
+            torch.manual_seed(0)
+            batches = [pad([pair(lengths, size) for lengths in batch]) for batch in drawn]
+            ours, theirs = LANGUAGE_MODELS[recipe](size)
+            systems = [System(OURS, ours, batches), System(f"{peer} padded", theirs, batches, equals_ours=True)]
+            rows += compare_training(plan, Case("seq2seq-train", recipe, size, drawn), systems)
+    return rows
+
+
+def pair(lengths: Lengths, size: Size) -> Row:
+    """A row of a source and a target."""
+    source, target = lengths
+    return {
+        "input_ids": random_tokens(source, size.vocab_size),
+        "labels": random_tokens(target, size.vocab_size),
+    }
+
+
+def causal_train(plan: Plan) -> list[Result]:
+    """Training steps of a language model; GPT-2 also on flattened batches, in which it masks other sequences."""
+    rows = []
+    for size in plan.sizes["causal-train"]:
+        drawn = natural_batches(plan.corpora["texts"].rows, size.num_batches, size.batch_rows)
+        torch.manual_seed(0)
+        texts = [[learnt(length, size) for (length,) in batch] for batch in drawn]
+        padded = [pad(batch) for batch in texts]
+        ours, theirs = LANGUAGE_MODELS["gpt2"](size)
+        # It makes a cache unless told not to, even in training, and with one it does not see where positions restart.
+        theirs.config.use_cache = False
+        systems = [
+            System(OURS, ours, padded),
+            System("GPT2LMHeadModel padded", theirs, padded, equals_ours=True),
+            System("GPT2LMHeadModel flattened", theirs, [flatten(batch) for batch in texts], equals_ours=True),
+        ]
+        rows += compare_training(plan, Case("causal-train", "gpt2", size, drawn), systems)
+    return rows
+
+
+def learnt(length: int, size: Size) -> Row:
+    """A text of which each token is learnt from those before it: also where it is flattened, not the first."""
+    tokens = random_tokens(length, size.vocab_size)
+    return {"input_ids": tokens, "labels": tokens.where(torch.arange(length) > 0, -100)}
 
 
 def generate(plan: Plan) -> list[Result]:
@@ -131,24 +142,23 @@ def generate(plan: Plan) -> list[Result]:
         for recipe, peer, side in (("transformer", "MarianMTModel", "right"), ("gpt2", "GPT2LMHeadModel", "left")):
             torch.manual_seed(0)
             batch = pad([text(length, size, labelled=False) for (length,) in prompts], side)
-            named = zip((OURS, f"{peer} padded"), models.LANGUAGE_MODELS[recipe](size), strict=True)
+            named = zip((OURS, f"{peer} padded"), LANGUAGE_MODELS[recipe](size), strict=True)
             systems = [System(name, model.eval(), [batch]) for name, model in named]
-            rows += generations(plan, Case("generate", recipe, size, [prompts]), systems)
+            for beams in (1, 4):
+                keys = {"batch": size.batch_rows, "beams": beams}
+                written = plan.new_tokens * size.batch_rows
+                rows += generations(plan, Case("generate", recipe, size, [prompts], keys, written), systems)
     return rows
 
 
 def generations(plan: Plan, case: Case, systems: list[System]) -> list[Result]:
-    """The rows of one model and its peer."""
-    new_tokens, rows = plan.new_tokens, []
-    for beams in (1, 4):
-        sequences = [write(system, beams, new_tokens) for system in systems]
-        assert torch.equal(*sequences), f"{systems[1].name} writes other sequences than ours with {beams} beams"
-    for dtype in in_each_dtype(plan, systems):
-        for beams in (1, 4):
-            works = {system.name: partial(write, system, beams, new_tokens) for system in systems}
-            total = new_tokens * case.size.batch_rows
-            rows += compare(plan, case, dtype, works, total, batch=case.size.batch_rows, beams=beams)
-    return rows
+    """What a model and its peer took, after a look that both write the same sequences in float32."""
+    works = {system.name: partial(write, system, case.keys["beams"], plan.new_tokens) for system in systems}
+    for system in systems:
+        system.model.float()
+    sequences = [work() for work in works.values()]
+    assert torch.equal(*sequences), f"{systems[1].name} writes other sequences than ours: {case.keys}"
+    return [row for dtype in in_each_dtype(plan, systems) for row in compare(plan, case, dtype, works)]
 
 
 def write(system: System, beams: int, new_tokens: int) -> torch.Tensor:
@@ -157,134 +167,69 @@ def write(system: System, beams: int, new_tokens: int) -> torch.Tensor:
     return system.model.generate(**system.batches[0], num_beams=beams, do_sample=False, **lengths)
 
 
-def in_each_dtype(plan: Plan, systems: list[System]) -> Iterator[torch.dtype]:
-    """Put the systems on the plan's device, in one dtype after the other. Equal ones must agree before, in float32."""
-    check_agreement(systems)
-    for dtype in plan.dtypes:
-        for system in systems:
-            system.model.to(plan.device, dtype)
-            system.batches = [to_device(batch, plan.device) for batch in system.batches]
-        yield dtype
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch where the model is."""
-    return {name: tensor.to(device) for name, tensor in batch.items()}
-
-
-def training(systems: list[System]) -> dict[str, Work]:
-    """Steps over the batches of each system, with an optimizer for each model."""
-    optimizers = {model: optimizer_of(model) for model in {system.model for system in systems}}
-    return {
-        system.name: partial(train, system.model.train(), system.batches, optimizers[system.model])
-        for system in systems
-    }
-
-
-def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
-    """Fused AdamW, after a step that changes nothing: its state is there, and is no part of a later step's memory."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.0, fused=True)
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad()
-    return optimizer
-
-
-def train(model: nn.Module, batches: list[Batch], optimizer: torch.optim.Optimizer | None = None) -> None:
-    """A step for each batch; without an optimizer, forward and backward alone."""
-    for batch in batches:
-        model(**batch).loss.backward()
-        if optimizer is not None:
-            optimizer.step()
-        model.zero_grad()
-
-
-@torch.inference_mode()
-def infer(model: nn.Module, batches: list[Batch]) -> None:
-    """A forward for each batch."""
-    model.eval()
-    for batch in batches:
-        model(**batch)
-
-
-def of_floor(plan: Plan, system: System, drawn: Drawn) -> float:
-    """The floor's best time, in parts of what our steps take without the optimizer."""
-    tokens = [num_tokens([batch]) for batch in drawn]
-    works = {"steps": partial(train, system.model, system.batches), "floor": floor(system.model.model, tokens)}
-    seconds = alternate(works, FLOOR_REPEATS, plan.device)
-    return min(seconds["floor"]) / median(seconds["steps"])
-
-
-def compare(
-    plan: Plan, case: Case, dtype: torch.dtype, works: dict[str, Work], tokens: int | None = None, **keys: Any
-) -> list[Result]:
-    """Measure the works side by side.
-
-    Args:
-        plan: where.
-        case: what they have in common.
-        dtype: theirs.
-        works: by system, ours first. Each is a run over all batches of the case.
-        tokens: that one run is to be counted with; None: the real tokens of the case.
-        keys: what else the rows are to be told apart by.
-
-    Returns:
-        A row a system; milliseconds are those of a batch.
-    """
-    # Also the first run, in which kernels are chosen and memory is taken from the system.
-    memory = {name: peak_memory(work, plan.device) for name, work in works.items()}
-    seconds = alternate(works, case.size.repeats, plan.device)
-    tokens = num_tokens(case.drawn) if tokens is None else tokens
-    head = {
-        "benchmark": case.benchmark,
-        "size": case.size.name,
-        "dtype": str(dtype).removeprefix("torch."),
-        "fill": round(fill(case.drawn), 3),
-        "recipe": case.recipe,
-        **keys,
-    }
-    rows = []
-    for name in works:
-        taken = median(seconds[name])
-        faster = {} if name == OURS else {"ours_faster_by": round(taken / median(seconds[OURS]), 3)}
-        rows.append(
-            {
-                **head,
-                "system": name,
-                "milliseconds": round(1000 * taken / len(case.drawn), 3),
-                "real_tokens_per_second": round(tokens / taken, 1),
-                "peak_memory_mib": round(memory[name], 1),
-                **faster,
-            }
-        )
+def growth(plan: Plan) -> list[Result]:
+    """Forward and backward of as many tokens in ever longer sequences, with full and with sliding attention."""
+    settings = itertools.product(
+        plan.sizes["growth"], ("encoder", "decoder"), ("full", "sliding"), plan.sequence_lengths
+    )
+    rows, longest = [], max(plan.sequence_lengths)
+    for size, architecture, attention, length in settings:
+        torch.manual_seed(0)
+        drawn = [[(length,)] * (longest // length)]
+        keys = {"architecture": architecture, "attention": attention, "tokens": length}
+        models = long_models(size, architecture, attention, longest, plan.sliding_window)
+        rows += grown(plan, Case("growth", "default", size, drawn, keys), models)
     return rows
 
 
-def with_utilisation(plan: Plan, rows: list[Result], model: nn.Module, drawn: Drawn) -> list[Result]:
-    """On a GPU, the rows with the part of its operations that they use for what the model asks for."""
-    if plan.device.type == "cuda":
-        lengths = [length for batch in drawn for (length,) in batch]
-        for row in rows:
-            seconds = row["milliseconds"] / 1000 * len(drawn)
-            row["utilisation"] = utilisation(model, lengths, seconds, plan.device)
-    return rows
+def grown(plan: Plan, case: Case, models: dict[str, nn.Module]) -> list[Result]:
+    """The rows of one length, in the plan's first dtype."""
+    tokens = random_tokens(case.tokens, case.size.vocab_size).view(len(case.drawn[0]), -1)
+    systems = [System(name, model.train(), [{"input_ids": tokens}]) for name, model in models.items()]
+    dtype = next(in_each_dtype(plan, systems))
+    works = {system.name: partial(backward_of_sum, system) for system in systems}
+    return compare(plan, case, dtype, works)
+
+
+def backward_of_sum(system: System) -> None:
+    """Forward of the only batch, and backward of the sum of the last hidden state."""
+    system.model(**system.batches[0]).last_hidden_state.sum().backward()
+    system.model.zero_grad()
 
 
 BENCHMARKS: dict[str, Callable[[Plan], list[Result]]] = {
     "encoder-train": encoder_train,
     "encoder-infer": encoder_infer,
+    "seq2seq-train": seq2seq_train,
+    "causal-train": causal_train,
     "generate": generate,
+    "growth": growth,
 }
 
 ENCODERS = (Size(4, 256, batch_rows=64, num_batches=4, repeats=5), Size(12, 768, batch_rows=8, num_batches=3))
-GENERATORS = (Size(4, 256, batch_rows=1), Size(4, 256, batch_rows=32))
-LARGE_ENCODERS = (Size(4, 256, 4096, num_batches=4, repeats=10), Size(12, 768, 2048, num_batches=4, repeats=10))
+# At least 32 thousand real tokens a batch.
+LARGE_ENCODERS = (
+    Size(4, 256, batch_rows=2048, num_batches=4, repeats=10),
+    Size(12, 768, batch_rows=2048, num_batches=4, repeats=10),
+)
+GENERATORS = (Size(4, 256, batch_rows=1, repeats=5), Size(4, 256, batch_rows=32))
 SIZES: dict[str, dict[str, tuple[Size, ...]]] = {
-    "cpu": {"encoder-train": ENCODERS, "encoder-infer": ENCODERS, "generate": GENERATORS},
-    # At least 32 thousand real tokens a batch.
-    "cuda": {"encoder-train": LARGE_ENCODERS, "encoder-infer": LARGE_ENCODERS, "generate": GENERATORS},
+    "cpu": {
+        "encoder-train": ENCODERS,
+        "encoder-infer": ENCODERS,
+        "seq2seq-train": (Size(4, 256, batch_rows=16, num_batches=3),),
+        "causal-train": (Size(4, 256, batch_rows=32, num_batches=3),),
+        "generate": GENERATORS,
+        "growth": (Size(2, 256, batch_rows=1),),
+    },
+    "cuda": {
+        "encoder-train": LARGE_ENCODERS,
+        "encoder-infer": LARGE_ENCODERS,
+        "seq2seq-train": (Size(6, 512, batch_rows=512, num_batches=4, repeats=10),),
+        "causal-train": (Size(12, 768, batch_rows=512, num_batches=4, repeats=10),),
+        "generate": GENERATORS,
+        "growth": (Size(2, 256, batch_rows=1, repeats=10),),
+    },
 }
 DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.bfloat16,)}
 

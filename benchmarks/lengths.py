@@ -15,6 +15,8 @@ from ..training.dates import LANGUAGES, STYLES, date_row
 
 # Tokens of a row: its only text, or source and target.
 Lengths = tuple[int, ...]
+# Those of the rows of each batch.
+Drawn = list[list[Lengths]]
 # A row's tensors by name: one dimension for what belongs to a token, none for what belongs to the row.
 Row = dict[str, torch.Tensor]
 Batch = dict[str, torch.Tensor]
@@ -81,7 +83,7 @@ def count(texts: list[str], directory: Path, tokenizer: str) -> tuple[list[int],
     return [len(encoding) for encoding in pieces.encode_batch(texts)], "WordPieces"
 
 
-def natural_batches(rows: list[Lengths], num_batches: int, batch_rows: int) -> list[list[Lengths]]:
+def natural_batches(rows: list[Lengths], num_batches: int, batch_rows: int) -> Drawn:
     """Random batches of which each has a natural fill.
 
     Raises:
@@ -98,18 +100,18 @@ def natural_batches(rows: list[Lengths], num_batches: int, batch_rows: int) -> l
     raise ValueError(f"no batch of {batch_rows} rows has a fill from {lowest} to {highest}")
 
 
-def full_batches(batches: list[list[Lengths]]) -> list[list[Lengths]]:
+def full_batches(batches: Drawn) -> Drawn:
     """As many rows and about as many tokens, without padding: each row has the mean length."""
     mean = max(1, round(num_tokens(batches) / sum(map(len, batches))))
     return [[(mean,)] * len(batch) for batch in batches]
 
 
-def num_tokens(batches: list[list[Lengths]]) -> int:
+def num_tokens(batches: Drawn) -> int:
     """Real tokens."""
     return sum(sum(row) for batch in batches for row in batch)
 
 
-def fill(batches: list[list[Lengths]]) -> float:
+def fill(batches: Drawn) -> float:
     """Real tokens for each token of the padded batches."""
     padded = sum(len(batch) * sum(max(column) for column in zip(*batch, strict=True)) for batch in batches)
     return num_tokens(batches) / padded

@@ -1,12 +1,19 @@
-"""Tables of what the benchmarks measured."""
+"""Write what the benchmarks measured into a page: `python -m seqblend.benchmarks.report FILE.json ...`."""
 
+import argparse
+import json
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .lengths import load_corpora
+
+PAGE = Path("docs/performance.md")
+BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
 PACKAGES = ("torch", "transformers", "x-transformers")
 HEADINGS = {
     "benchmark": "benchmark",
@@ -73,3 +80,45 @@ def versions() -> list[str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def section(rows: list[dict[str, Any]], device: str, data: Path | None) -> str:
+    """All that stands between the markers: the command, the machine, and a table for each benchmark."""
+    options = [f"--device {device}"] * (device != "cpu") + ["--data DIR"] * (data is not None)
+    names = list(dict.fromkeys(row["benchmark"] for row in rows))
+    lines = [
+        f"`python -m seqblend.benchmarks {' '.join([*names, *options, '--json FILE'])}`",
+        f"{environment(device)}.",
+        *(f"Lengths of {kind}: {corpus.name}." for kind, corpus in load_corpora(data).items()),
+        *(f"### {name}\n\n{table([row for row in rows if row['benchmark'] == name])}" for name in names),
+    ]
+    return "\n\n".join(lines)
+
+
+def rewrite(page: Path, text: str) -> None:
+    """Put the text between the page's markers; what stands around them stays.
+
+    Raises:
+        ValueError: the page has not each marker once, in their order.
+    """
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end) or BEGIN in rest or END in before + after:
+        raise ValueError(f"{page} must have {BEGIN} and then {END}, once each")
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the rows of the files that the command line names into the page."""
+    parser = argparse.ArgumentParser(prog="python -m seqblend.benchmarks.report", description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json", help="written by the benchmarks")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="that of the run, on this machine")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="that of the run")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    args = parser.parse_args(arguments)
+    rows = [row for file in args.files for row in json.loads(file.read_text(encoding="utf-8"))]
+    rewrite(args.page, section(rows, args.device, args.data))
+
+
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from .lengths import Drawn
+
 Work = Callable[[], Any]
 
 # Dense bfloat16 operations a second, from NVIDIA's data sheets, by the first of these parts of the device's name.
@@ -82,17 +84,24 @@ def floor(model: nn.Module, batch_tokens: Iterable[int]) -> Work:
     return multiply
 
 
-def utilisation(model: nn.Module, lengths: Iterable[int], seconds: float, device: torch.device) -> float | None:
-    """Operations of a training step that the model asks for, of those that the device could do in the time.
+def utilisation(model: nn.Module, drawn: Drawn, milliseconds: float, device: torch.device) -> float | None:
+    """Operations that training steps need, of those that the device could do in the time.
 
-    Six for each token and entry of a matrix, twelve for each pair of tokens of a sequence, feature and layer
-    (Chowdhery et al. 2022, appendix B). None for a device whose peak is not known.
+    Six for each token and entry of a matrix; twelve for each pair of tokens of a sequence, feature and layer
+    (Chowdhery et al. 2022, appendix B).
+
+    Args:
+        model: ours, with one stack.
+        drawn: lengths of the rows of each batch.
+        milliseconds: of a batch.
+        device: a GPU; the result is None for one whose peak is not in PEAK_FLOPS.
     """
-    name = torch.cuda.get_device_name(device)
-    peak = next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
-    if peak is None:
-        return None
-    lengths, config = list(lengths), model.config
+    name, config = torch.cuda.get_device_name(device), model.config
+    lengths = [length for batch in drawn for row in batch for length in row]
     matrices = 6 * sum(weight.numel() for weight in token_matrices(model)) * sum(lengths)
     attention = 12 * config.num_hidden_layers * config.hidden_size * sum(length**2 for length in lengths)
-    return round((matrices + attention) / seconds / peak, 3)
+    seconds = milliseconds * len(drawn) / 1000
+    for part, peak in PEAK_FLOPS.items():
+        if part in name:
+            return round((matrices + attention) / seconds / peak, 3)
+    return None

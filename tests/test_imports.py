@@ -31,7 +31,7 @@ ORDER = [
     {
         "",
         "version",
-        *(f"{path.parent.name}.{path.stem}" for f in FOLDERS[2:4] for path in (ROOT / f).glob("[!_]*.py")),
+        *(f"{f}.{path.stem}" for f in ("training", "hub_card") for path in (ROOT / f).glob("[!_]*.py")),
     },
     {"train"},
     {f"benchmarks.{path.stem}" for path in (ROOT / "benchmarks").glob("*.py")},

@@ -1,0 +1,220 @@
+"""The benchmarks: what their rows say holds together, and the page has them; nothing here is about how fast it is."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from seqblend.benchmarks import __main__ as command
+from seqblend.benchmarks import report, systems, timing
+from seqblend.benchmarks.cases import BENCHMARKS, SIZES, encoders, plan_for
+from seqblend.benchmarks.compare import Case, Plan
+from seqblend.benchmarks.lengths import (
+    NATURAL_FILL,
+    Corpus,
+    fill,
+    flatten,
+    full_batches,
+    group_by_length,
+    load_corpora,
+    natural_batches,
+    num_tokens,
+    pad,
+)
+from seqblend.benchmarks.systems import OURS, Size, System, check_agreement
+from seqblend.configuration.base import unknown
+
+# Few and short, with a fill that is natural as they are.
+ROWS = [(length, length + 1) for length in (2, 3, 3, 4, 12, 2, 4, 13)]
+CORPORA = {"texts": Corpus("some texts", [row[:1] for row in ROWS] * 4), "pairs": Corpus("some pairs", ROWS * 4)}
+TINY = Size(1, 32, batch_rows=8, num_batches=2, repeats=1, vocab_size=99)
+KEYS = {"benchmark", "size", "dtype", "recipe", "fill", "system"}
+FIGURES = {"milliseconds", "real_tokens_per_second", "peak_memory_mib"}
+OF_SOME = {"generate": {"batch", "beams"}, "growth": {"architecture", "attention", "tokens"}}
+
+
+def plan(**changes):
+    tiny = Plan(
+        torch.device("cpu"),
+        (torch.float32, torch.bfloat16),
+        dict.fromkeys(BENCHMARKS, (TINY,)),
+        CORPORA,
+        new_tokens=3,
+        sequence_lengths=(8, 16),
+        sliding_window=2,
+    )
+    return replace(tiny, **changes)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    torch.manual_seed(0)
+    return {name: benchmark(plan()) for name, benchmark in BENCHMARKS.items()}
+
+
+def groups(rows):
+    """Rows that are compared with each other, ours first."""
+    compared = []
+    for row in rows:
+        if row["system"] == OURS:
+            compared.append([])
+        compared[-1].append(row)
+    return compared
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_rows_have_the_documented_keys(name, measured):
+    for ours, *theirs in groups(measured[name]):
+        keys = KEYS | FIGURES | OF_SOME.get(name, set())
+        assert set(ours) == keys | ({"of_floor"} if name == "encoder-train" else set())
+        for row in theirs:
+            assert set(row) == keys | {"ours_faster_by"}
+            assert {key: row[key] for key in keys - FIGURES - {"system"}} == {
+                key: ours[key] for key in keys - FIGURES - {"system"}
+            }
+        assert ours["benchmark"] == name and ours["size"] == "1x32"
+    json.dumps(measured[name])
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_figures_of_a_group_agree_with_each_other(name, measured):
+    for ours, *theirs in groups(measured[name]):
+        tokens = ours["milliseconds"] * ours["real_tokens_per_second"]
+        assert ours["peak_memory_mib"] >= 0 and ours.get("of_floor", 1) > 0
+        for row in theirs:
+            assert row["ours_faster_by"] == pytest.approx(row["milliseconds"] / ours["milliseconds"], abs=2e-3)
+            assert row["milliseconds"] * row["real_tokens_per_second"] == pytest.approx(tokens, rel=1e-2)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_tokens_are_the_real_ones(name, measured):
+    """Those of a batch, of which milliseconds are."""
+    counted = {"generate": 3 * TINY.batch_rows, "growth": 16}
+    for row in measured[name]:
+        rows = CORPORA["pairs" if name == "seq2seq-train" else "texts"].rows
+        drawn = natural_batches(rows, TINY.num_batches, TINY.batch_rows)
+        drawn = full_batches(drawn) if row["fill"] == 1 else drawn
+        tokens = counted.get(name, num_tokens(drawn) / len(drawn))
+        assert row["milliseconds"] / 1000 * row["real_tokens_per_second"] == pytest.approx(tokens, rel=1e-2)
+
+
+def test_every_benchmark_has_sizes_on_every_device():
+    for device, sizes in SIZES.items():
+        assert list(sizes) == list(BENCHMARKS)
+        assert plan_for(device, CORPORA).sizes is sizes
+
+
+def test_encoders_have_all_their_peers(measured, monkeypatch, capsys):
+    natural, full = groups(measured["encoder-infer"])[::2]
+    peers = ["BertModel padded", "BertModel length-grouped", "ModernBertModel padded"]
+    installed = ["x-transformers padded"] if systems.find_spec("x_transformers") else []
+    assert [row["system"] for row in natural] == [OURS, *peers, *installed] and natural[0]["fill"] < 0.45
+    assert [row["system"] for row in full] == [OURS, "BertModel padded"] and full[0]["fill"] == 1
+    monkeypatch.setattr(systems, "find_spec", lambda name: None)
+    drawn = natural_batches(CORPORA["texts"].rows, 1, 8)
+    assert [system.name for system in encoders(Case("encoder-infer", "bert", TINY, drawn), False)] == [OURS, *peers]
+    assert "x-transformers is not installed" in capsys.readouterr().out
+
+
+def test_a_peer_that_computes_something_else_is_not_timed():
+    ours, theirs = systems.bert(TINY)
+    batch = pad([{"input_ids": torch.tensor([5, 6, 7])}, {"input_ids": torch.tensor([8])}])
+    both = [System(OURS, ours, [batch]), System("theirs", theirs, [batch], equals_ours=True)]
+    check_agreement(both)
+    nn.init.zeros_(theirs.encoder.layer[0].output.LayerNorm.weight)
+    with pytest.raises(AssertionError, match="theirs differs from ours"):
+        check_agreement(both)
+
+
+def test_dates_and_data_sets_have_natural_batches(tmp_path):
+    for rows in (corpus.rows for corpus in load_corpora(None).values()):
+        for batch in natural_batches(rows, 2, 32):
+            assert NATURAL_FILL[0] <= fill([batch]) <= NATURAL_FILL[1]
+    with pytest.raises(ValueError, match="no batch of 2 rows has a fill"):
+        natural_batches([(5,)] * 3, 1, 2)
+    texts = {"ud_en_ewt": {"tokens": ["a", "b"]}, "python_docs_en_ko": {"source": "a b c", "target": "가"}}
+    for name, row in texts.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.jsonl").write_text(json.dumps(row) + "\n")
+    corpora = load_corpora(tmp_path)
+    assert corpora["texts"] == ("UD English EWT, in words", [(2,)]) and corpora["pairs"].rows == [(3, 1)]
+
+
+def test_forms_of_a_batch_have_the_same_rows():
+    rows = [{"input_ids": torch.arange(length) + 10 * length} for length in (3, 1, 4, 2)]
+    short, long = group_by_length([rows[:2], rows[2:]])
+    assert [len(row["input_ids"]) for row in short + long] == [1, 2, 3, 4]
+    left = pad(rows[:2], "left")
+    assert left["input_ids"].tolist() == [[30, 31, 32], [0, 0, 10]]
+    assert left["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+    flat = flatten(rows[:2])
+    assert flat["input_ids"].tolist() == [[30, 31, 32, 10]] and flat["position_ids"].tolist() == [[0, 1, 2, 0]]
+
+
+def test_memory_is_the_peak_and_not_the_sum():
+    mebibyte = torch.empty(2**18)
+
+    def work():
+        for _ in range(3):
+            (mebibyte + 1) + 1
+
+    assert timing.peak_memory(work, torch.device("cpu")) == pytest.approx(2, abs=0.1)
+
+
+def test_works_take_turns():
+    turns = []
+    works = {name: lambda name=name: turns.append(name) for name in "ab"}
+    seconds = timing.alternate(works, 3, torch.device("cpu"))
+    assert turns == list("ababab") and {name: len(taken) for name, taken in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_utilisation_counts_matrices_and_attention(monkeypatch):
+    model = systems.bert(TINY)[0]
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA L4")
+    matrices = 4 * 32 * 32 + 2 * 32 * 128
+    milliseconds = (6 * matrices * 10 + 12 * 32 * (16 + 36)) / 121e12 * 1000
+    assert timing.utilisation(model, [[(4,), (6,)]], 2 * milliseconds, None) == 0.5
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "another")
+    assert timing.utilisation(model, [[(4,)]], 1.0, None) is None
+
+
+def test_the_command_prints_and_writes_the_rows(tmp_path, monkeypatch, capsys):
+    rows = [{"benchmark": "growth", "system": OURS, "milliseconds": 1234.56}]
+    monkeypatch.setitem(BENCHMARKS, "growth", lambda plan: rows)
+    command.main(["growth", "--json", str(tmp_path / "new" / "rows.json")])
+    assert json.loads((tmp_path / "new" / "rows.json").read_text()) == rows
+    printed = capsys.readouterr().out
+    assert "| seqblend | 1,234.6 |" in printed and "calendar dates" in printed and torch.__version__ in printed
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["encoder-trian"], unknown("benchmark", "encoder-trian", list(BENCHMARKS))),
+        (["--device", "tpu"], "invalid choice: 'tpu'"),
+        (["--device", "cuda"], "torch sees no GPU; valid here: cpu"),
+    ],
+)
+def test_what_is_not_known_is_refused(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        command.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_the_report_keeps_the_prose_and_may_be_written_again(tmp_path, measured):
+    page, file = tmp_path / "page.md", tmp_path / "rows.json"
+    page.write_text(f"before\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n")
+    file.write_text(json.dumps(measured["causal-train"] + measured["growth"]))
+    report.main([str(file), "--page", str(page)])
+    written = page.read_text()
+    report.main([str(file), "--page", str(page)])
+    assert page.read_text() == written
+    assert written.startswith("before\n\n") and written.endswith("\n\nafter\n") and "old" not in written
+    assert "`python -m seqblend.benchmarks causal-train growth --json FILE`" in written
+    assert "### causal-train" in written and report.table(measured["growth"]) in written
+    page.write_text(f"{report.END} {report.BEGIN}")
+    with pytest.raises(ValueError, match="must have <!-- tables -->"):
+        report.main([str(file), "--page", str(page)])
