@@ -86,9 +86,10 @@ class Attention(nn.Module):
         query_states = self.heads_of(self.q_proj(hidden_states))  # (B, T, H, D)
         if position_embeddings is not None:
             query_states = apply_rotary_pos_emb(query_states, *position_embeddings)
+        query_states = query_states.transpose(1, 2)  # (B, H, T, D)
         key_states, value_states = self.keys_and_values(
             key_value_states, position_embeddings, past_key_values
-        )  # (B, S, K, D) each
+        )  # (B, K, S, D) each
 
         kernel = partial(
             kernel_for(self.config, query_states, pattern),
@@ -111,7 +112,7 @@ class Attention(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
         past_key_values: Cache | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (B, S, K, D) of `states` (B, S, E), with those of the cache; a source is projected once."""
+        """Keys and values (B, K, S, D) of `states` (B, S, E), with those of the cache; a source is projected once."""
         is_updated = None
         if isinstance(past_key_values, EncoderDecoderCache):
             is_updated = past_key_values.is_updated if self.is_cross_attention else None
@@ -122,16 +123,14 @@ class Attention(nn.Module):
             )
         if past_key_values is not None and is_updated is not None and is_updated.get(self.layer_idx):
             cached = past_key_values.layers[self.layer_idx]
-            return cached.keys.transpose(1, 2), cached.values.transpose(1, 2)
+            return cached.keys, cached.values
 
         key_states, value_states = self.heads_of(self.k_proj(states)), self.heads_of(self.v_proj(states))
         if position_embeddings is not None:
             key_states = apply_rotary_pos_emb(key_states, *position_embeddings)
+        key_states, value_states = key_states.transpose(1, 2), value_states.transpose(1, 2)
         if past_key_values is not None:
-            key_states, value_states = past_key_values.update(
-                key_states.transpose(1, 2), value_states.transpose(1, 2), self.layer_idx
-            )
-            key_states, value_states = key_states.transpose(1, 2), value_states.transpose(1, 2)
+            key_states, value_states = past_key_values.update(key_states, value_states, self.layer_idx)
             if is_updated is not None:
                 is_updated[self.layer_idx] = True
         return key_states, value_states

@@ -38,8 +38,8 @@ class PaddedPattern:
     def blend(
         self, kernel: Kernel, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Queries (B, T, H, D), keys and values (B, S, K, D) give (B, T, H, D) and, if the kernel does, weights."""
-        return kernel(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), self.mask)
+        """Queries (B, H, T, D), keys and values (B, K, S, D) give (B, T, H, D) and, if the kernel does, weights."""
+        return kernel(query, key, value, self.mask)
 
 
 class VarlenPattern:
@@ -56,8 +56,8 @@ class VarlenPattern:
     def blend(
         self, kernel: Kernel, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Queries (1, N, H, D), keys and values (1, M, K, D) give (1, N, H, D) and, if the kernel does, weights."""
-        return kernel(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), None, **self.lengths)
+        """Queries (1, H, N, D), keys and values (1, K, M, D) give (1, N, H, D) and, if the kernel does, weights."""
+        return kernel(query, key, value, None, **self.lengths)
 
 
 @dataclass
@@ -129,7 +129,8 @@ class RowPattern:
     def blend(
         self, kernel: Kernel, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Queries (1, N, H, D), keys and values (1, M, K, D) give (1, N, H, D), and no weights."""
+        """Queries (1, H, N, D), keys and values (1, K, M, D) give (1, N, H, D), and no weights."""
+        query, key, value = (states.transpose(1, 2) for states in (query, key, value))
         blended = []
         pieces = zip(
             self.keys.pieces, self.queries.spread(query), self.keys.spread(key), self.keys.spread(value), strict=True
