@@ -32,8 +32,9 @@ format: $(VENV)/tools  ## format the code and mend what can be mended
 results: $(VENV)/package  ## write docs/results.md from the runs under runs/
 	$(BIN)/python -m seqblend.training.report runs > docs/results.md
 
+# The profiler that measures memory says that it begins and ends, whatever it is asked, but for this level.
 bench: $(VENV)/bench  ## time ours beside its peers (DATA=directory: lengths of its data sets), into runs/bench.json
-	$(BIN)/python -m seqblend.benchmarks --json runs/bench.json $(if $(DATA),--data $(DATA))
+	KINETO_LOG_LEVEL=99 $(BIN)/python -m seqblend.benchmarks --json runs/bench.json $(if $(DATA),--data $(DATA))
 
 clean:  ## remove .venv and everything that was built
 	rm -rf $(VENV) build dist *.egg-info
