@@ -206,7 +206,7 @@ BENCHMARKS: dict[str, Callable[[Plan], list[Result]]] = {
     "growth": growth,
 }
 
-ENCODERS = (Size(4, 256, batch_rows=64, num_batches=3), Size(12, 768, batch_rows=8, num_batches=2))
+ENCODERS = (Size(4, 256, batch_rows=64, num_batches=3, repeats=5), Size(12, 768, batch_rows=8, num_batches=2))
 # At least 32 thousand real tokens a batch.
 LARGE_ENCODERS = (
     Size(4, 256, batch_rows=2048, num_batches=4, repeats=10),
@@ -217,8 +217,8 @@ SIZES: dict[str, dict[str, tuple[Size, ...]]] = {
     "cpu": {
         "encoder-train": ENCODERS,
         "encoder-infer": ENCODERS,
-        "seq2seq-train": (Size(4, 256, batch_rows=16, num_batches=2),),
-        "causal-train": (Size(4, 256, batch_rows=32, num_batches=2),),
+        "seq2seq-train": (Size(4, 256, batch_rows=8, num_batches=2, repeats=5),),
+        "causal-train": (Size(4, 256, batch_rows=32, num_batches=2, repeats=5),),
         "generate": GENERATORS,
         "growth": (Size(2, 256, batch_rows=1),),
     },
