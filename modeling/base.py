@@ -123,12 +123,14 @@ class Stack(BlendPreTrainedModel):
         """Flat where that is asked for, or there is padding, or windows are to be cut; but not if rows are wanted."""
         window = self.config.sliding_window
         flat = flat or (window is not None and padded.shape[1] > 2 * max(window, SMALLEST_BLOCK))
-        if rows or (padded.mask is None and not flat):
+        if rows:
+            return padded
+        if padded.mask is None or padded.mask.all():
+            padded = PaddedLayout(padded.shape, None, padded.device)
+        if padded.mask is None and not flat:
             return padded
         everything = torch.ones(padded.shape, dtype=torch.bool, device=padded.device)
-        layout = FlatLayout.from_mask(everything if padded.mask is None else padded.mask)
-        is_full = layout.indices is None
-        return PaddedLayout(padded.shape, None, padded.device) if is_full and not flat else layout
+        return FlatLayout.from_mask(everything if padded.mask is None else padded.mask)
 
     def records_states(self, kwargs: dict[str, Any]) -> bool:
         """Whether weights or states of every layer are asked for, which have the padded form."""

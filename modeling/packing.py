@@ -207,6 +207,6 @@ def scatter(tensor: torch.Tensor, places: torch.Tensor | None, shape: tuple[int,
     """Put the tokens (1, N, …) at their places (N) in (*shape, …), zeros elsewhere; None: they fill it in order."""
     tokens = tensor[0]
     if places is not None:
-        empty = tokens.new_zeros(math.prod(shape), *tokens.shape[1:])
-        tokens = empty.index_copy(0, places, tokens)
+        # In place: index_copy would copy all the zeros first.
+        tokens = tokens.new_zeros(math.prod(shape), *tokens.shape[1:]).index_copy_(0, places, tokens)
     return tokens.view(*shape, *tokens.shape[1:])
