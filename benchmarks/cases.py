@@ -163,8 +163,10 @@ def generations(plan: Plan, case: Case, systems: list[System]) -> list[Result]:
 
 def write(system: System, beams: int, new_tokens: int) -> torch.Tensor:
     """What the model writes after its only batch, (B, T)."""
-    lengths = {"min_new_tokens": new_tokens, "max_new_tokens": new_tokens}
-    return system.model.generate(**system.batches[0], num_beams=beams, do_sample=False, **lengths)
+    # No token ends a row: all write as many, and nobody has to be kept from ending.
+    system.model.generation_config.eos_token_id = None
+    settings = {"num_beams": beams, "do_sample": False, "max_new_tokens": new_tokens}
+    return system.model.generate(**system.batches[0], **settings)
 
 
 def growth(plan: Plan) -> list[Result]:
@@ -206,7 +208,7 @@ BENCHMARKS: dict[str, Callable[[Plan], list[Result]]] = {
     "growth": growth,
 }
 
-ENCODERS = (Size(4, 256, batch_rows=64, num_batches=3, repeats=5), Size(12, 768, batch_rows=8, num_batches=2))
+ENCODERS = (Size(4, 256, batch_rows=64, num_batches=2, repeats=5), Size(12, 768, batch_rows=24, num_batches=2))
 # At least 32 thousand real tokens a batch.
 LARGE_ENCODERS = (
     Size(4, 256, batch_rows=2048, num_batches=4, repeats=10),
@@ -217,10 +219,10 @@ SIZES: dict[str, dict[str, tuple[Size, ...]]] = {
     "cpu": {
         "encoder-train": ENCODERS,
         "encoder-infer": ENCODERS,
-        "seq2seq-train": (Size(4, 256, batch_rows=8, num_batches=2, repeats=5),),
+        "seq2seq-train": (Size(4, 256, batch_rows=16, num_batches=2),),
         "causal-train": (Size(4, 256, batch_rows=32, num_batches=2, repeats=5),),
         "generate": GENERATORS,
-        "growth": (Size(2, 256, batch_rows=1),),
+        "growth": (Size(2, 128, batch_rows=1),),
     },
     "cuda": {
         "encoder-train": LARGE_ENCODERS,

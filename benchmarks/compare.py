@@ -158,11 +158,11 @@ def infer(model: nn.Module, batches: list[Batch]) -> None:
 
 
 def of_floor(plan: Plan, case: Case, system: System) -> float:
-    """The floor's best time, in parts of what our steps take without the optimizer."""
+    """The floor's best time, in parts of the best that our steps take without the optimizer."""
     batch_tokens = [num_tokens([batch]) for batch in case.drawn]
     works: dict[str, Work] = {
         "steps": partial(train, system.model, system.batches),
         "floor": floor(system.model.model, batch_tokens),
     }
     seconds = alternate(works, FLOOR_REPEATS, plan.device)
-    return min(seconds["floor"]) / median(seconds["steps"])
+    return min(seconds["floor"]) / min(seconds["steps"])
