@@ -208,7 +208,10 @@ BENCHMARKS: dict[str, Callable[[Plan], list[Result]]] = {
     "growth": growth,
 }
 
-ENCODERS = (Size(4, 256, batch_rows=64, num_batches=2, repeats=5), Size(12, 768, batch_rows=24, num_batches=2))
+ENCODERS = (
+    Size(4, 256, batch_rows=64, num_batches=2, repeats=5),
+    Size(12, 768, batch_rows=16, num_batches=2, repeats=2),
+)
 # At least 32 thousand real tokens a batch.
 LARGE_ENCODERS = (
     Size(4, 256, batch_rows=2048, num_batches=4, repeats=10),

@@ -37,7 +37,7 @@ class Plan:
     corpora: dict[str, Corpus]
     new_tokens: int = 16
     sequence_lengths: tuple[int, ...] = (128, 512, 2048, 8192)
-    sliding_window: int = 128
+    sliding_window: int = 64
 
 
 class Case(NamedTuple):
