@@ -27,8 +27,8 @@ for family, models in FAMILIES.items():
     for auto_class, model_class in models.items():
         NAMES[auto_class][family.model_type] = model_class.__name__
 
-# Of two layers the second slides. Most tests take it for granted that a cache holds every token, so the window is longer
-# than their sequences; test_eager_matches_sdpa_inference sets one of 2.
+# Of two layers the second slides. Most tests take it for granted that a cache holds every token, so the window is
+# longer than their sequences; test_eager_matches_sdpa_inference sets one of 2.
 SLIDING = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 64}
 SIZES = (
     "vocab_size",
