@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test check format results bench clean
+.PHONY: help install demo test check format results bench conformance clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/package  ## create .venv with the package and the exact versions it was tested on
 
@@ -36,6 +36,18 @@ results: $(VENV)/package  ## write docs/results.md from the runs under runs/
 bench: $(VENV)/bench  ## time ours beside its peers (DATA=directory: lengths of its data sets), into runs/bench.json
 	KINETO_LOG_LEVEL=99 $(BIN)/python -m seqblend.benchmarks --json runs/bench.json $(if $(DATA),--data $(DATA))
 
+# Their sources go before the package of the same name that is installed; they want an older huggingface_hub than ours.
+CONFORMANCE := runs/conformance
+THEIRS := $(abspath $(TRANSFORMERS))
+SOURCES := HF_HUB_OFFLINE=1 PYTHONPATH="$(THEIRS)/src:$(THEIRS)/utils:$(THEIRS)"
+conformance: $(VENV)/conformance/installed  ## run transformers' own common tests (TRANSFORMERS=its source tree, 5.16)
+	mkdir -p $(CONFORMANCE)
+	for model in bert gpt2 bart; do cd "$(THEIRS)" && $(SOURCES) "$(CURDIR)/$(VENV)/conformance/bin/python" -m pytest \
+		tests/models/$$model/test_modeling_$$model.py -k ModelTest --junitxml "$(CURDIR)/$(CONFORMANCE)/$$model.xml"; done
+	$(SOURCES) $(VENV)/conformance/bin/python -m pytest tests/conformance --override-ini addopts= \
+		--junitxml $(CONFORMANCE)/ours.xml
+	$(PYTHON) tests/conformance/report.py $(CONFORMANCE) > docs/conformance.md
+
 clean:  ## remove .venv and everything that was built
 	rm -rf $(VENV) build dist *.egg-info
 
@@ -50,4 +62,11 @@ $(VENV)/tools: $(VENV)/package
 
 $(VENV)/bench: $(VENV)/package
 	$(PIP) --editable .[bench]
+	touch $@
+
+$(VENV)/conformance/installed: setup.cfg constraints.txt
+	$(PYTHON) -m venv $(VENV)/conformance
+	grep -v -e '^huggingface_hub=' -e '^transformers=' constraints.txt > $(VENV)/conformance/constraints.txt
+	$(VENV)/conformance/bin/python -m pip install --quiet --no-compile --constraint $(VENV)/conformance/constraints.txt \
+		--editable .[conformance]
 	touch $@

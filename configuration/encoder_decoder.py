@@ -113,16 +113,32 @@ class BlendEncoderDecoderConfig(RecipeConfig):
         return self.decoder.hidden_size
 
     @property
+    def num_hidden_layers(self) -> int:
+        """Number of the encoder's layers, as in transformers' own encoder-decoders."""
+        return self.encoder.num_hidden_layers
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Heads of each of the encoder's layers, as in transformers' own encoder-decoders."""
+        return self.encoder.num_attention_heads
+
+    @property
     def vocab_size(self) -> int:
-        """Size of the vocabulary that is written: the decoder's."""
+        """Size of the vocabulary that is written: the decoder's; set, where there is only one, for both parts."""
         return self.decoder.vocab_size
+
+    @vocab_size.setter
+    def vocab_size(self, value: int) -> None:
+        self.decoder.vocab_size = value
+        if self.share_encoder_decoder_embeddings:
+            self.encoder.vocab_size = value
 
     def to_dict(self) -> dict[str, Any]:
         """As PreTrainedConfig.to_dict, without what a part says of the repository it was loaded from."""
         output = super().to_dict()
         for part in PARTS:
-            for key in ("_name_or_path", "auto_map", "architectures"):
-                output[part].pop(key, None)
+            output[part] |= {"_name_or_path": "", "architectures": None}
+            output[part].pop("auto_map", None)
         return output
 
     def validate_vocabularies(self) -> None:

@@ -102,7 +102,8 @@ class Stack(BlendPreTrainedModel):
         shape = (given.shape[0], given.shape[1])
         mask = attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2 else None
         kernel = self.config._attn_implementation
-        if seen is not None or kernel not in ROW_KERNELS + VARLEN_KERNELS:
+        # `cache` is that of continuous batching, which says itself which tokens belong together.
+        if seen is not None or "cache" in kwargs or kernel not in ROW_KERNELS + VARLEN_KERNELS:
             self.check_past(shape, mask, seen)
             return PaddedLayout(shape, mask, given.device)
         if mask is not None and tuple(mask.shape) != shape:

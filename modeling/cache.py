@@ -3,7 +3,14 @@
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
+from transformers.cache_utils import (
+    Cache,
+    DynamicCache,
+    DynamicLayer,
+    EncoderDecoderCache,
+    StaticCache,
+    StaticLayer,
+)
 from transformers.generation import GenerationMixin
 
 # Tokens that a new room has space for beyond those that are there; or half as many as are there, if that is more.
@@ -100,8 +107,8 @@ class BlendGenerationMixin(GenerationMixin):
     def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any) -> Any:
         """Replaces GenerationMixin._prepare_cache_for_generation's `DynamicCache(**dynamic_cache_kwargs)`, twice.
 
-        Of the second, the cache of cross-attention, it replaces the layers that slide, too: they are the decoder's
-        own, and would forget the beginning of the source.
+        Of the second, the cache of cross-attention, it replaces the layers that slide, too, as in a StaticCache: they
+        are the decoder's own, and would forget the beginning of the source.
         """
         is_given = model_kwargs.get("past_key_values") is not None
         result = super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
@@ -109,9 +116,12 @@ class BlendGenerationMixin(GenerationMixin):
         if is_given or cache is None:
             return result
         if isinstance(cache, EncoderDecoderCache):
-            if isinstance(cache.cross_attention_cache, DynamicCache):
-                layers = [SourceLayer(generation_config.num_beams) for _ in cache.cross_attention_cache.layers]
-                cache.cross_attention_cache.layers = layers
+            source = cache.cross_attention_cache
+            if isinstance(source, DynamicCache):
+                source.layers = [SourceLayer(generation_config.num_beams) for _ in source.layers]
+            elif isinstance(source, StaticCache):
+                length = model_kwargs["encoder_outputs"][0].shape[1]
+                source.layers = [StaticLayer(max_cache_len=length) for _ in source.layers]
             cache = cache.self_attention_cache
         make_roomy(cache)
         return result

@@ -556,3 +556,27 @@ def test_token_ids_of_the_decoder(field):
     batch["labels"][:, 2] = -100
     one, other = (tiny_model(LM[WHOLE], **{field: token})(**batch).logits for token in (5, 6))
     assert differ(one, other)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_sizes_of_an_encoder_decoder_as_a_whole(shared):
+    """Of layers and heads the encoder's, of the vocabulary the decoder's, which is the encoder's if they share one."""
+    parts = {"encoder": {"num_hidden_layers": 3, "num_attention_heads": 2}}
+    config = BlendEncoderDecoderConfig.from_recipe(share_encoder_decoder_embeddings=shared, **parts)
+    assert (config.num_hidden_layers, config.num_attention_heads) == (3, 2)
+    before = config.encoder.vocab_size
+    config.vocab_size = 7
+    assert (config.vocab_size, config.decoder.vocab_size) == (7, 7)
+    assert config.encoder.vocab_size == (7 if shared else before)
+
+
+def test_a_part_can_be_loaded_from_the_whole(tmp_path):
+    """And says the same as within it."""
+    config = tiny_config(BlendEncoderDecoderConfig)
+    config.save_pretrained(tmp_path)
+    for name, part in (("encoder", BlendEncoderConfig), ("decoder", BlendDecoderConfig)):
+        alone = part.from_pretrained(tmp_path).to_dict()
+        assert alone.pop("transformers_version")
+        within = config.to_dict()[name]
+        within.pop("transformers_version", None)
+        assert alone == within

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import SLIDING, VOCAB, assert_close, every_kernel, every_pair, named, padded, tiny_config, tiny_model
 from torch import nn
-from transformers import CompileConfig
+from transformers import CompileConfig, ContinuousBatchingConfig, GenerationConfig
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM
@@ -266,6 +266,85 @@ def test_static_cache_writes_the_same(model_class, compiled):
         asked["compile_config"]._compile_all_devices = True
         torch.compiler.reset()
     assert torch.equal(model.generate(**prompt, **asked, cache_implementation="static"), expected)
+
+
+@every_generator
+@every_window
+def test_static_cache_with_windows(model_class, sliding):
+    """A layer that slides forgets tokens of the target that its window has left, and none of the source."""
+    model = generator(model_class, **sliding)
+    prompt = prompt_of(model_class)
+    asked = {"max_new_tokens": 4 * WINDOW, "do_sample": False}
+    expected = model.generate(**prompt, **asked)
+    assert torch.equal(model.generate(**prompt, **asked, cache_implementation="static"), expected)
+
+
+@every_generator
+@every_window
+@pytest.mark.parametrize("way", ["assisted", "prompt lookup"])
+def test_guessed_tokens_change_nothing(model_class, sliding, way):
+    """Whoever guesses, what is written is what the model says alone."""
+    model = generator(model_class, **sliding)
+    prompt = {name: tensor[:1] for name, tensor in prompt_of(model_class).items()}
+    assistant = generator(model_class, num_hidden_layers=1)
+    guesser = {"assisted": {"assistant_model": assistant}, "prompt lookup": {"prompt_lookup_num_tokens": 2}}[way]
+    asked = {"max_new_tokens": 4 * WINDOW, "do_sample": False}
+    assert torch.equal(model.generate(**prompt, **asked, **guesser), model.generate(**prompt, **asked))
+
+
+@every_generator
+def test_generation_from_embeddings(model_class):
+    """What the first forward reads may be given as embeddings."""
+    model = generator(model_class)
+    prompt = prompt_of(model_class)
+    asked = {"max_new_tokens": 6, "do_sample": False}
+    expected = model.generate(**prompt, **asked)[:, -6:]
+    embeds = model.get_input_embeddings()(prompt.pop("input_ids"))
+    assert torch.equal(model.generate(inputs_embeds=embeds, **prompt, **asked)[:, -6:], expected)
+
+
+def test_generation_tells_scores_and_states():
+    """For each token a tuple of the layers' tensors, in the shapes that GenerateDecoderOnlyOutput documents."""
+    model = generator(BlendDecoderForCausalLM, "eager")
+    prompt = prompt_of(BlendDecoderForCausalLM)
+    told = {f"output_{name}": True for name in ("scores", "logits", "attentions", "hidden_states")}
+    output = model.generate(**prompt, max_new_tokens=3, do_sample=False, return_dict_in_generate=True, **told)
+    assert [scores.shape for scores in output.scores + output.logits] == [(2, VOCAB)] * 6
+    for index in range(3):
+        queries, keys = (1 if index else 5), 5 + index
+        assert [weights.shape for weights in output.attentions[index]] == [(2, 4, queries, keys)] * 2
+        assert [states.shape for states in output.hidden_states[index]] == [(2, queries, 32)] * 3
+
+
+def test_generation_of_an_encoder_decoder_tells_states():
+    """Those of the source once, those of the target for each token, as GenerateEncoderDecoderOutput documents."""
+    model = generator(BlendEncoderDecoderForSeq2SeqLM, "eager")
+    told = {f"output_{name}": True for name in ("scores", "attentions", "hidden_states")}
+    prompt = prompt_of(BlendEncoderDecoderForSeq2SeqLM)
+    output = model.generate(**prompt, max_new_tokens=3, do_sample=False, return_dict_in_generate=True, **told)
+    assert [scores.shape for scores in output.scores] == [(2, VOCAB)] * 3
+    assert [weights.shape for weights in output.encoder_attentions] == [(2, 4, 7, 7)] * 2
+    assert [states.shape for states in output.encoder_hidden_states] == [(2, 7, 32)] * 3
+    for index in range(3):
+        assert [weights.shape for weights in output.decoder_attentions[index]] == [(2, 4, 1, index + 1)] * 2
+        assert [weights.shape for weights in output.cross_attentions[index]] == [(2, 4, 1, 7)] * 2
+        assert [states.shape for states in output.decoder_hidden_states[index]] == [(2, 1, 32)] * 3
+
+
+@every_window
+def test_continuous_batching_writes_the_same(sliding):
+    """Requests of several lengths in one flat batch, with keys and values in pages."""
+    model = generator(BlendDecoderForCausalLM, **sliding).float()
+    prompts = [row["input_ids"] for row in rows_of(9, 4, 6)]
+    asked = GenerationConfig(max_new_tokens=2 * WINDOW, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    # Without it the pages take what memory there is.
+    pages = ContinuousBatchingConfig(num_blocks=4, max_batch_tokens=64)
+    written = model.generate_batch([prompt.tolist() for prompt in prompts], asked, pages, warmup=False)
+    assert [request.error for request in written.values()] == [None] * len(prompts)
+    tokens = {tuple(request.prompt_ids): request.generated_tokens for request in written.values()}
+    for prompt in prompts:
+        alone = model.generate(input_ids=prompt[None], max_new_tokens=2 * WINDOW, do_sample=False)[0, len(prompt) :]
+        assert tokens[tuple(prompt.tolist())] == alone.tolist()
 
 
 def test_generation_goes_on_from_a_cache():
