@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test check format results bench conformance clean
+.PHONY: help install demo test check format results bench conformance clean test-distributed
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/package  ## create .venv with the package and the exact versions it was tested on
 
@@ -17,7 +17,10 @@ demo: $(VENV)/package  ## train the three task shapes on calendar dates and show
 	$(BIN)/python examples/demo.py --output_dir runs/demo
 
 test: $(VENV)/tools  ## run the tests
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 -m "not distributed"
+
+test-distributed: $(VENV)/tools  ## run the tests that start several processes: DDP, FSDP2, tensor parallelism
+	$(BIN)/python -m pytest -m distributed
 
 check: $(VENV)/tools  ## lint and types
 	$(BIN)/ruff check .

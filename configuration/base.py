@@ -54,6 +54,12 @@ def checked(validator: Callable[[Any], None], default: Any) -> Any:
     return validated_field(validator, default=default)
 
 
+def attention_plan(name: str) -> dict[str, str]:
+    """How tensor parallelism divides an attention of each block: whole heads to each process."""
+    inputs = {f"layers.*.{name}.{projection}": "colwise" for projection in ("q_proj", "k_proj", "v_proj")}
+    return {**inputs, f"layers.*.{name}.o_proj": "rowwise"}
+
+
 class RecipeConfig(PreTrainedConfig):
     """A configuration that can be built from a named recipe."""
 
@@ -121,16 +127,6 @@ class BlendConfig(RecipeConfig):
     Sizes count features, tokens or layers; dropouts are probabilities in [0, 1). Fields that are None when given are
     filled in from others, so that the saved configuration is complete.
     """
-
-    base_model_tp_plan = {
-        "layers.*.self_attn.q_proj": "colwise",
-        "layers.*.self_attn.k_proj": "colwise",
-        "layers.*.self_attn.v_proj": "colwise",
-        "layers.*.self_attn.o_proj": "rowwise",
-        "layers.*.mlp.gate_proj": "colwise",
-        "layers.*.mlp.up_proj": "colwise",
-        "layers.*.mlp.down_proj": "rowwise",
-    }
 
     # Sizes.
     vocab_size: int = checked(positive, 32000)
@@ -214,6 +210,16 @@ class BlendConfig(RecipeConfig):
         if self.attention_out_bias is None:
             self.attention_out_bias = self.attention_bias
         super().__post_init__(**kwargs)
+
+    @property
+    def base_model_tp_plan(self) -> dict[str, str]:
+        """How tensor parallelism divides the matrices of a block: by heads, and by inner features.
+
+        It names what the model has and no more: transformers warns of anything else.
+        """
+        gate = {"layers.*.mlp.gate_proj": "colwise"} if self.feed_forward_type == "gated" else {}
+        inner = {"layers.*.mlp.up_proj": "colwise", "layers.*.mlp.down_proj": "rowwise"}
+        return {**attention_plan("self_attn"), **gate, **inner}
 
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
         """Fill in RoPE's parameters where positions are rotary; where they are not, there are none.
@@ -300,4 +306,4 @@ def check_labels(config: PreTrainedConfig) -> None:
         raise ValueError(f"class_weights={weights} has no meaning for problem_type='regression'")
 
 
-__all__ = ["BlendConfig", "RecipeConfig", "check_labels", "checked", "unknown"]
+__all__ = ["BlendConfig", "RecipeConfig", "attention_plan", "check_labels", "checked", "unknown"]

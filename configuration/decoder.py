@@ -4,7 +4,7 @@ from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .base import BlendConfig, checked, positive
+from .base import BlendConfig, attention_plan, checked, positive
 
 
 @strict
@@ -22,6 +22,27 @@ class BlendDecoderConfig(BlendConfig):
     use_cache: bool = True
     # Width of the encoder's output that each block also reads by cross-attention. None: no cross-attention.
     cross_attention_hidden_size: int | None = checked(positive, None)
+
+    @property
+    def base_model_tp_plan(self) -> dict[str, str]:
+        """As BlendConfig.base_model_tp_plan, with cross-attention where there is any."""
+        crossing = {} if self.cross_attention_hidden_size is None else attention_plan("cross_attn")
+        return {**super().base_model_tp_plan, **crossing}
+
+    @property
+    def base_model_pp_plan(self) -> dict[str, tuple[list[str], list[str]]] | None:
+        """What pipeline stages are cut from. None where a stage would add to the states it is sent what the first
+        has added to the tokens: each takes them for embeddings.
+        """
+        adds = self.position_type in ("learned", "sinusoidal") or self.type_vocab_size > 0
+        changes = self.embedding_norm or self.scale_embeddings
+        if adds or changes or self.cross_attention_hidden_size is not None:
+            return None
+        return {
+            "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+            "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+            "norm": (["hidden_states"], ["hidden_states"]),
+        }
 
 
 __all__ = ["BlendDecoderConfig"]

@@ -34,6 +34,8 @@ class BlendEncoderDecoderConfig(RecipeConfig):
     # transformers 5.23 reads `sub_configs_defaults`, 5.16 reads `sub_configs`.
     sub_configs = PARTS
     sub_configs_defaults = PARTS
+    # Each part has a plan of its own.
+    base_model_fsdp_plan = {}
 
     # A configuration, a dict of its fields, or None; always a configuration afterwards.
     encoder: Any = None

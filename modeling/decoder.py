@@ -109,11 +109,11 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             encoder_hidden_states, source_pattern = self.enter_source(
                 layout, hidden_states, encoder_hidden_states, encoder_layout, encoder_attention_mask
             )
-        for layer in self.layers:
+        for kind, layer in zip(self.config.layer_types, self.layers, strict=True):
             hidden_states = layer(
                 hidden_states,
                 encoder_hidden_states,
-                pattern=patterns[layer.layer_type],
+                pattern=patterns[kind],
                 cross_pattern=source_pattern,
                 position_embeddings=rotations,
                 past_key_values=past_key_values,
@@ -173,6 +173,8 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
 
     def __init__(self, config: BlendDecoderConfig):
         super().__init__(config)

@@ -72,10 +72,10 @@ class BlendEncoderModel(BlendEncoderPreTrainedModel, Stack):
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
         patterns = self.patterns(layout, attention_mask, hidden_states)
         rotations = self.rotations(hidden_states, positions)
-        for layer in self.layers:
+        for kind, layer in zip(self.config.layer_types, self.layers, strict=True):
             hidden_states = layer(
                 hidden_states,
-                pattern=patterns[layer.layer_type],
+                pattern=patterns[kind],
                 position_embeddings=rotations,
                 **kwargs,
             )
@@ -87,6 +87,7 @@ class BlendEncoderForMaskedLM(BlendEncoderPreTrainedModel):
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
 
     def __init__(self, config: BlendEncoderConfig):
         super().__init__(config)

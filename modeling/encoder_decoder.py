@@ -176,6 +176,7 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
     """N2M: tells the next token of the target from the source and the target so far."""
 
     _tp_plan = {"lm_head": "colwise_gather_output"}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
 
     def __init__(self, config: BlendEncoderDecoderConfig):
         super().__init__(config)

@@ -36,7 +36,6 @@ class Block(GradientCheckpointingLayer):
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int):
         super().__init__()
-        self.layer_type = config.layer_types[layer_idx]
         self.residual = RESIDUALS[config.norm_position]
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.self_attn = Attention(config, layer_idx, self.role)

@@ -1,13 +1,14 @@
 """transformers' Trainer, changed only where its behaviour is wrong."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import EvalPrediction, TrainerCallback
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
 from transformers.integrations import apply_liger_kernel
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -36,6 +37,19 @@ def run_checkpointed(kwargs: dict[str, Any]) -> None:
     """Call torch's checkpoint with the arguments of it that Trainer.train passes on."""
     kwargs = {name: value for name, value in kwargs.items() if name not in ("every_n_layers", "offload")}
     checkpoint(torch.nn.Identity(), torch.zeros(1), **{"use_reentrant": False, **kwargs})
+
+
+@contextmanager
+def embeddings_hidden(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, the model tells of no embeddings, neither of inputs nor of outputs."""
+    hidden = ("get_input_embeddings", "get_output_embeddings")
+    for name in hidden:
+        setattr(model, name, lambda: None)
+    try:
+        yield
+    finally:
+        for name in hidden:
+            delattr(model, name)
 
 
 class BlendTrainer(PushingTrainer):
@@ -99,6 +113,17 @@ class BlendTrainer(PushingTrainer):
             built("optim", self.create_optimizer, model)
             built("lr_scheduler_type", self.create_scheduler, steps)
         self.optimizer, self.lr_scheduler, self._created_lr_scheduler = None, None, False
+
+    def _prepare_for_training(self, *args: Any) -> tuple:
+        """Where FSDP2 shards an encoder-decoder, put what its parts share with the rest of the model, in one group.
+
+        Replaces `tail_modules = (final_norm, input_embed, output_embed)` of accelerate's fsdp2_prepare_model, which
+        leaves the decoder's embedding out: torch refuses to train what is shared between two groups.
+        """
+        model, accelerator = self.model, self.accelerator
+        in_parts = accelerator.is_fsdp2 and model.config.is_encoder_decoder and model.all_tied_weights_keys
+        with embeddings_hidden(model) if in_parts else nullcontext():
+            return super()._prepare_for_training(*args)
 
     def get_train_dataloader(self) -> DataLoader:
         """The training batches as max_tokens_per_batch has them, if it is given.
