@@ -1,15 +1,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
 # Modules are compiled when they are first imported: compiling all of them would take half of the installation.
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile --constraint
+PIP := $(BIN)/python $(INSTALL) constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test check format results bench clean
+.PHONY: help install demo test test-oldest check format results bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/package  ## create .venv with the package and the exact versions it was tested on
 
@@ -18,6 +20,14 @@ demo: $(VENV)/package  ## train the three task shapes on calendar dates and show
 
 test: $(VENV)/tools  ## run the tests
 	$(BIN)/python -m pytest --numprocesses 2
+
+test-oldest: $(OLDEST)/tools $(VENV)/tools  ## run the tests on the lowest versions allowed, open saved models across
+	$(OLDEST)/bin/python -m pytest --numprocesses 2
+	rm -rf build/versions
+	$(BIN)/python tests/check_versions.py save build/versions/newest
+	$(OLDEST)/bin/python tests/check_versions.py open build/versions/newest
+	$(OLDEST)/bin/python tests/check_versions.py save build/versions/oldest
+	$(BIN)/python tests/check_versions.py open build/versions/oldest
 
 check: $(VENV)/tools  ## lint and types
 	$(BIN)/ruff check .
@@ -36,8 +46,8 @@ results: $(VENV)/package  ## write docs/results.md from the runs under runs/
 bench: $(VENV)/bench  ## time ours beside its peers (DATA=directory: lengths of its data sets), into runs/bench.json
 	KINETO_LOG_LEVEL=99 $(BIN)/python -m seqblend.benchmarks --json runs/bench.json $(if $(DATA),--data $(DATA))
 
-clean:  ## remove .venv and everything that was built
-	rm -rf $(VENV) build dist *.egg-info
+clean:  ## remove the environments and everything that was built
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info
 
 $(VENV)/package: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +56,13 @@ $(VENV)/package: setup.cfg pyproject.toml constraints.txt
 
 $(VENV)/tools: $(VENV)/package
 	$(PIP) --editable .[test]
+	touch $@
+
+# Every lower bound of setup.cfg is the version to install.
+$(OLDEST)/tools: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	sed -n 's/^    \([a-zA-Z_-]*\)>=/\1==/p' setup.cfg > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python $(INSTALL) $(OLDEST)/constraints.txt --editable .[test]
 	touch $@
 
 $(VENV)/bench: $(VENV)/package
