@@ -61,7 +61,7 @@ $(VENV)/tools: $(VENV)/package
 # Every lower bound of setup.cfg is the version to install.
 $(OLDEST)/tools: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(OLDEST)
-	sed -n 's/^    \([a-zA-Z_-]*\)>=/\1==/p' setup.cfg > $(OLDEST)/constraints.txt
+	sed -n 's/^    \([a-zA-Z0-9_-]*\)>=/\1==/p' setup.cfg > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python $(INSTALL) $(OLDEST)/constraints.txt --editable .[test]
 	touch $@
 
