@@ -1,5 +1,6 @@
 """To the client the tests' hub is the Hub: what is pushed comes back, and what breaks leaves no half of a push."""
 
+import importlib
 import os
 import random
 import subprocess
@@ -20,6 +21,9 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import _http, get_session
 from loopback_hub import LoopbackHub
+
+# What the client speaks HTTP by: httpx, or httpx2 since huggingface_hub 2.
+httpx = importlib.import_module(type(get_session()).__module__.partition(".")[0])
 
 TOKENS = {"hf_writer": "someone", "hf_reader": "other"}
 REPO = "someone/model"
@@ -363,14 +367,14 @@ def test_a_wrong_card_is_refused(hub, api, card, message):
 def test_a_broken_commit_is_made_or_not_and_the_next_push_goes_through(hub, api, kind):
     before = state(hub)
     hub.fault = once("POST", "/commit/", kind)
-    with pytest.raises((HfHubHTTPError, _http.httpx.TransportError)) as error:
+    with pytest.raises((HfHubHTTPError, httpx.TransportError)) as error:
         push(api)
     if isinstance(kind, int):
         answer = error.value.response
         assert answer.status_code == kind and answer.json()["error"] == answer.headers["X-Error-Message"]
         assert isinstance(error.value, RepositoryNotFoundError) == (kind == 404)
     else:  # to the client a reset is another error than an end
-        assert isinstance(error.value, _http.httpx.NetworkError if kind == "cut_request" else _http.httpx.RemoteProtocolError)
+        assert isinstance(error.value, httpx.NetworkError if kind == "cut_request" else httpx.RemoteProtocolError)
     assert (state(hub) == before) == (kind != "cut_reply")
     assert push(api).oid == hub.repos[REPO].commits()[0].id
     assert len(hub.repos[REPO].commits()) == 2 and FILES.items() <= hub.repos[REPO].files().items()
@@ -413,7 +417,7 @@ def test_the_n_th_request_is_broken_counted_from_the_start_or_the_reset(hub, api
 def test_a_large_request_is_cut_before_its_end(hub, api, waits):
     hub.fault = once("POST", "/commit/", "cut_request")
     before, files = state(hub), {"large.txt": b"a" * 8_000_000}  # more than the sockets between hold
-    with pytest.raises((_http.httpx.NetworkError, _http.httpx.RemoteProtocolError)):  # as the client may be writing or reading
+    with pytest.raises((httpx.NetworkError, httpx.RemoteProtocolError)):  # as the client may be writing or reading
         push(api, files)
     assert state(hub) == before
     push(api, files)
@@ -422,7 +426,7 @@ def test_a_large_request_is_cut_before_its_end(hub, api, waits):
 
 def test_a_hanging_request_ends_by_the_clients_timeout(hub, api):
     hub.fault = once("GET", "/api/models/", "hang")
-    with pytest.raises(_http.httpx.ReadTimeout):
+    with pytest.raises(httpx.ReadTimeout):
         api.model_info(REPO, timeout=0.1)
     assert api.model_info(REPO, timeout=5).id == REPO
 
@@ -439,7 +443,7 @@ def test_closing_ends_what_hangs_and_leaves_no_thread(monkeypatch):
         def hang():
             try:
                 push(api, {"a.txt": b"a"})  # which has no timeout
-            except _http.httpx.TransportError as error:
+            except httpx.TransportError as error:
                 errors.append(error)
 
         client = threading.Thread(target=hang, daemon=True)
