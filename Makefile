@@ -1,11 +1,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
 # Modules are compiled when they are first imported: compiling all of them would take half of the installation.
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile --constraint
+PIP := $(BIN)/python $(INSTALL) constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test check format results bench conformance clean test-distributed
+.PHONY: help install demo test check format results bench conformance clean test-distributed test-oldest
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -21,6 +23,14 @@ test: $(VENV)/tools  ## run the tests
 
 test-distributed: $(VENV)/tools  ## run the tests that start several processes: DDP, FSDP2, tensor parallelism
 	$(BIN)/python -m pytest -m distributed
+
+test-oldest: $(OLDEST)/tools $(VENV)/tools  ## run the tests on the lowest versions allowed, open saved models across
+	$(OLDEST)/bin/python -m pytest --numprocesses 2
+	rm -rf build/versions
+	$(BIN)/python tests/check_versions.py save build/versions/newest
+	$(OLDEST)/bin/python tests/check_versions.py open build/versions/newest
+	$(OLDEST)/bin/python tests/check_versions.py save build/versions/oldest
+	$(BIN)/python tests/check_versions.py open build/versions/oldest
 
 check: $(VENV)/tools  ## lint and types
 	$(BIN)/ruff check .
@@ -53,6 +63,8 @@ conformance: $(VENV)/conformance/installed  ## run transformers' own common test
 
 clean:  ## remove .venv and everything that was built
 	rm -rf $(VENV) build dist *.egg-info
+clean:  ## remove the environments and everything that was built
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info
 
 $(VENV)/package: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -61,6 +73,13 @@ $(VENV)/package: setup.cfg pyproject.toml constraints.txt
 
 $(VENV)/tools: $(VENV)/package
 	$(PIP) --editable .[test]
+	touch $@
+
+# Every lower bound of setup.cfg is the version to install.
+$(OLDEST)/tools: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	sed -n 's/^    \([a-zA-Z0-9_-]*\)>=/\1==/p' setup.cfg > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python $(INSTALL) $(OLDEST)/constraints.txt --editable .[test]
 	touch $@
 
 $(VENV)/bench: $(VENV)/package

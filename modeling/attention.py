@@ -104,7 +104,7 @@ class Attention(nn.Module):
 
     def heads_of(self, states: torch.Tensor) -> torch.Tensor:
         """Divide features among heads, (B, T, H · D) to (B, T, H, D)."""
-        return states.view(*states.shape[:-1], -1, self.head_dim)
+        return states.unflatten(-1, (-1, self.head_dim))
 
     def keys_and_values(
         self,

@@ -30,6 +30,7 @@ from seqblend.train import main, prepare
 from seqblend.training.arguments import parse_arguments
 from seqblend.training.models import ARCHITECTURES
 from seqblend.training.tasks import TASKS
+from seqblend.training.trainer import CHECKPOINTING
 
 ROOT = Path(__file__).parent.parent
 CLASSIFY, TAG, TRANSLATE = "sequence-classification", "token-classification", "seq2seq-lm"
@@ -453,7 +454,7 @@ def test_every_flag_of_the_training_arguments_is_taken():
         {"include_for_metrics": "inputs"},
         {"label_names": "label"},
         {"remove_unused_columns": False},
-        {"activation_checkpointing": True},
+        {CHECKPOINTING: True},
         {"eval_accumulation_steps": 1},
         {"predict_with_generate": True},
     ],
@@ -717,9 +718,7 @@ BELONGING = {
         {"lr_scheduler_kwargs": '{"foo": 1}'},
         {"lr_scheduler_type": "cosine_with_min_lr"},
     ],
-    "activation_checkpointing_kwargs": [
-        {"activation_checkpointing": True, "activation_checkpointing_kwargs": '{"foo": 1}'}
-    ],
+    f"{CHECKPOINTING}_kwargs": [{CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": '{"foo": 1}'}],
 }
 # What decides what is in a batch too.
 BATCHING = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
@@ -111,6 +112,16 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
             "per_device_train_batch_size. Rows of similar length are batched; the target of seq2seq-lm counts too."
         },
     )
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process; a CPU has no number.
+
+        Replaces TrainingArguments.device, which numbers CPUs where there are several processes: torch restores nothing
+        onto "cpu:0", where `Trainer._load_optimizer_and_scheduler` of older transformers wants an optimizer's state.
+        """
+        device = super().device
+        return torch.device("cpu") if device.type == "cpu" else device
 
 
 class Parser(HfArgumentParser):

@@ -48,8 +48,11 @@ class PushingTrainer(Seq2SeqTrainer):
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """As Trainer.init_hf_repo, with an error that says what is wrong."""
+        if private is not None:
+            # Where Trainer.init_hf_repo of every version reads it; not all take it as an argument.
+            self.args.hub_private_repo = private
         try:
-            super().init_hf_repo(token, private)
+            super().init_hf_repo(token)
         except Exception as error:  # every layer of the network raises its own
             raise PublishError(f"hub_model_id: {self.args.hub_model_id}: {reason_of(error)}") from error
 

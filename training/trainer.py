@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import EvalPrediction, PreTrainedModel, TrainerCallback
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.integrations import apply_liger_kernel
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -22,6 +22,11 @@ Scorer = Callable[[EvalPrediction], dict[str, float | str]]
 LOADING = (
     *("collate_fn", "num_workers", "pin_memory", "persistent_workers", "multiprocessing_context", "prefetch_factor"),
     *("in_order", "worker_init_fn"),
+)
+
+# The flag has an older name in older transformers.
+CHECKPOINTING = (
+    "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
 )
 
 
@@ -104,8 +109,9 @@ class BlendTrainer(PushingTrainer):
                 raise InputError("dataloader_drop_last: the training split is smaller than a batch; nothing is left")
             if args.use_liger_kernel:
                 built("use_liger_kernel", apply_liger_kernel, model, args.liger_kernel_config)
-            if args.activation_checkpointing:
-                built("activation_checkpointing_kwargs", run_checkpointed, args.activation_checkpointing_kwargs or {})
+            if getattr(args, CHECKPOINTING):
+                option = f"{CHECKPOINTING}_kwargs"
+                built(option, run_checkpointed, getattr(args, option) or {})
             if args.torch_compile:
                 settings = self.accelerator.state.dynamo_plugin.to_kwargs()
                 built("torch_compile_mode", partial(torch.compile, **settings), model)
