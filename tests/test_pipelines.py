@@ -80,12 +80,13 @@ def direct(model, tokenizer, text):
         return [{"label": model.config.id2label[label], "score": scores[label].item()} for label in order]
     if kind.endswith("TokenClassification"):
         best, labels = scores[1:-1].max(-1)
+        answers = labels.tolist(), best.tolist(), text
         return [
             {"entity": model.config.id2label[label], "score": score, "index": index, "word": character}
-            for index, (label, score, character) in enumerate(zip(labels.tolist(), best.tolist(), text), start=1)
+            for index, (label, score, character) in enumerate(zip(*answers, strict=True), start=1)
         ]
     best, tokens = scores[inputs["input_ids"][0] == tokenizer.mask_token_id][0].topk(5)
-    return [{"score": score, "token": token} for score, token in zip(best.tolist(), tokens.tolist())]
+    return [{"score": score, "token": token} for score, token in zip(best.tolist(), tokens.tolist(), strict=True)]
 
 
 def assert_equal(actual, expected):

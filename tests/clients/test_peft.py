@@ -90,7 +90,7 @@ def batch_for(model_class):
 
 
 def untie_decoder(model):
-    """A head trained whole is tied no more, and peft then says so of the encoder's and the decoder's embedding, too."""
+    """A head trained whole is tied no more; peft then says so of the two parts' embedding, too."""
     embedding = model.get_decoder().embed_tokens
     embedding.weight = torch.nn.Parameter(embedding.weight.detach().clone())
 
@@ -107,9 +107,7 @@ def test_adapters_and_head_learn_and_nothing_else(model_class, tmp_path):
     train(model, draw(model_class, LENGTHS), tmp_path)
     learnt = changed(model, before)
     assert learnt == {name for name in before if "lora_" in name or ".modules_to_save." in name}
-    linear = {
-        name.removesuffix(".base_layer.weight") for name in before if name.endswith(".base_layer.weight")
-    }
+    linear = {name.removesuffix(".base_layer.weight") for name in before if name.endswith(".base_layer.weight")}
     assert all({f"{name}.lora_A.default.weight", f"{name}.lora_B.default.weight"} <= learnt for name in linear)
     assert any(kind_of(model_class)[0] in name for name in learnt)
 
@@ -237,11 +235,11 @@ def test_the_best_adapter_comes_back(tmp_path):
 def test_an_adapter_is_not_pushed_and_the_error_says_what_to_push(tmp_path):
     base = saved_base(BlendEncoderForMaskedLM, tmp_path / "base")
     rows = draw(BlendEncoderForMaskedLM, LENGTHS)
-    with pytest.raises(PublishError, match="adapter of peft.*merge_and_unload"):
+    with pytest.raises(PublishError, match=r"adapter of peft.*merge_and_unload"):
         train(adapted(base), rows, tmp_path / "run", push_to_hub=True, hub_model_id="someone/model")
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").glob("checkpoint-*"))
     trainer = train(adapted(saved_base(BlendEncoderForMaskedLM, tmp_path / "base")), rows, tmp_path / "run")
-    with pytest.raises(PublishError, match="adapter of peft.*merge_and_unload"):
+    with pytest.raises(PublishError, match=r"adapter of peft.*merge_and_unload"):
         trainer.push_to_hub()
 
 
