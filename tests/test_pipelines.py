@@ -183,7 +183,7 @@ def test_one_text_and_several_answer_as_in_transformers_4(name, writer):
     model, tokenizer, pipelines = writer
     write, key = pipelines[name], f"{NAMES[name]}_text"
     answers = [{key: written(model, tokenizer, text)[1][0]} for text in TEXTS]
-    assert answers[0] != answers[1]
+    assert len({answer[key] for answer in answers}) > 1
     assert write(TEXTS[0]) == [answers[0]]
     for batch_size in (1, 2, 3):
         assert write(TEXTS, batch_size=batch_size) == answers
