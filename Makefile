@@ -7,7 +7,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile --con
 PIP := $(BIN)/python $(INSTALL) constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test check format results bench conformance clean test-distributed test-oldest
+.PHONY: help install demo test check format results bench conformance clean test-distributed test-oldest test-clients
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -31,6 +31,9 @@ test-oldest: $(OLDEST)/tools $(VENV)/tools  ## run the tests on the lowest versi
 	$(OLDEST)/bin/python tests/check_versions.py open build/versions/newest
 	$(OLDEST)/bin/python tests/check_versions.py save build/versions/oldest
 	$(BIN)/python tests/check_versions.py open build/versions/oldest
+
+test-clients: $(VENV)/clients  ## test models with peft, torch.export and ONNX
+	$(BIN)/python -m pytest --numprocesses 2 tests/clients
 
 check: $(VENV)/tools  ## lint and types
 	$(BIN)/ruff check .
@@ -91,4 +94,6 @@ $(VENV)/conformance/installed: setup.cfg constraints.txt
 	grep -v -e '^huggingface_hub=' -e '^transformers=' constraints.txt > $(VENV)/conformance/constraints.txt
 	$(VENV)/conformance/bin/python -m pip install --quiet --no-compile --constraint $(VENV)/conformance/constraints.txt \
 		--editable .[conformance]
+$(VENV)/clients: $(VENV)/tools
+	$(PIP) --editable .[clients]
 	touch $@

@@ -1,6 +1,6 @@
 """seqblend: the Transformer lecture as a Hugging Face model family.
 
-Importing it registers every class with transformers' Auto classes.
+Importing it registers every class with transformers' Auto classes, and its pipelines with transformers' own.
 """
 
 from transformers import (
@@ -36,6 +36,7 @@ from .modeling.encoder_decoder import (
     BlendEncoderDecoderForTokenClassification,
     BlendEncoderDecoderModel,
 )
+from .pipelines import register_pipelines
 from .version import __version__
 
 # Every family: its configuration, and the model for each Auto class.
@@ -66,6 +67,7 @@ for config_class, models in FAMILIES.items():
         auto_class.register(config_class, model_class, exist_ok=True)
 
 complete_saves(FAMILIES)
+register_pipelines()
 
 __all__ = [
     "FAMILIES",

@@ -77,7 +77,8 @@ class PaddedLayout:
 
     def _pick(self, hidden_states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         assert self._real is not None
-        rows = torch.arange(len(hidden_states), device=hidden_states.device)
+        # Not len(), which would fix the number in a graph that is to hold for others.
+        rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
         return hidden_states[rows, index] * self._real.any(-1, keepdim=True).to(hidden_states.dtype)
 
 

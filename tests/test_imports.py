@@ -28,6 +28,7 @@ ORDER = [
     {"modeling.base"},
     {"modeling.encoder", "modeling.decoder"},
     {"modeling.encoder_decoder"},
+    {"pipelines"},
     {
         "",
         "version",

@@ -546,3 +546,20 @@ def test_sequences_are_told_from_positions():
     layout = FlatLayout.from_position_ids(positions)
     assert layout.cu_seq_lens.tolist() == [0, 3, 4, 6, 9, 12]
     assert layout.max_length == 3
+
+
+class FirstAndLast(torch.nn.Module):
+    """Pools a padded batch."""
+
+    def forward(self, hidden_states, mask):
+        layout = PaddedLayout(tuple(hidden_states.shape[:2]), mask, hidden_states.device)
+        return layout.first(hidden_states), layout.last(hidden_states)
+
+
+def test_a_graph_of_pooling_holds_for_any_number_of_rows():
+    """It was bound to the number it was traced with."""
+    rows, mask = torch.randn(3, 5, 2), torch.tensor(MASKS["right"]).bool()
+    dims = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(FirstAndLast(), (rows, mask), dynamic_shapes=(dims, dims)).module()
+    for pooled, expected in zip(program(rows[:2], mask[:2]), FirstAndLast()(rows[:2], mask[:2]), strict=True):
+        assert torch.equal(pooled, expected)

@@ -48,6 +48,7 @@ class PushingTrainer(Seq2SeqTrainer):
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """As Trainer.init_hf_repo, with an error that says what is wrong."""
+        refuse_adapter(self.model)
         if private is not None:
             # Where Trainer.init_hf_repo of every version reads it; not all take it as an argument.
             self.args.hub_private_repo = private
@@ -114,6 +115,7 @@ class PushingTrainer(Seq2SeqTrainer):
         Raises:
             PublishError: it did not go through; the message says what is where, and how to go on.
         """
+        refuse_adapter(self.model)
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
@@ -164,6 +166,16 @@ class PushingTrainer(Seq2SeqTrainer):
             HubStrategy.ALL_CHECKPOINTS: Path(checkpoint_folder).name,
         }
         return folders.get(self.args.hub_strategy)
+
+
+def refuse_adapter(model: Any) -> None:
+    """Raises PublishError where what would be saved is an adapter of peft, which opens in no Auto class by itself."""
+    if hasattr(model, "peft_config"):
+        raise PublishError(
+            "push_to_hub: the model is an adapter of peft. Train it without push_to_hub; then save "
+            "model.merge_and_unload() and push that by `python -m seqblend.hub_card.publish`, or the adapter alone by "
+            "its own push_to_hub"
+        )
 
 
 def reference_from(directory: str | Path) -> None:

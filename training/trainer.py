@@ -228,4 +228,6 @@ class BlendTrainer(PushingTrainer):
                 f"the checkpoint does not match the model: missing {missing}, "
                 f"unexpected {sorted(load_result.unexpected_keys)}"
             )
-        self.model.tie_weights()
+        # Of an adapter nothing was loaded that is tied, and what stands in place of a tied head can not be.
+        if not hasattr(self.model, "peft_config"):
+            self.model.tie_weights()
