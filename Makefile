@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test check format results bench clean
+.PHONY: help install demo test test-clients check format results bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/package  ## create .venv with the package and the exact versions it was tested on
 
@@ -18,6 +18,9 @@ demo: $(VENV)/package  ## train the three task shapes on calendar dates and show
 
 test: $(VENV)/tools  ## run the tests
 	$(BIN)/python -m pytest --numprocesses 2
+
+test-clients: $(VENV)/clients  ## run the tests of other libraries with our models
+	$(BIN)/python -m pytest tests/clients
 
 check: $(VENV)/tools  ## lint and types
 	$(BIN)/ruff check .
@@ -50,4 +53,8 @@ $(VENV)/tools: $(VENV)/package
 
 $(VENV)/bench: $(VENV)/package
 	$(PIP) --editable .[bench]
+	touch $@
+
+$(VENV)/clients: $(VENV)/package
+	$(PIP) --editable .[clients]
 	touch $@
