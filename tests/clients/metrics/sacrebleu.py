@@ -13,5 +13,6 @@ class Sacrebleu(evaluate.Metric):
         return evaluate.MetricInfo(description="BLEU", citation="", features=features)
 
     def _compute(self, predictions, references):
-        bleu = importlib.import_module("sacrebleu").corpus_bleu(predictions, [list(r) for r in zip(*references)])
+        # The script gives one reference a prediction, in a list.
+        bleu = importlib.import_module("sacrebleu").corpus_bleu(predictions, [[texts[0] for texts in references]])
         return {"score": bleu.score}
