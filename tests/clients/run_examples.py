@@ -28,8 +28,8 @@ from seqblend.training.tokenization import train_tokenizer
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 128}
 IDS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
-STEPS = "--max_steps 60 --learning_rate 3e-3 --per_device_train_batch_size 16 --per_device_eval_batch_size 16"
-COMMON = f"--trust_remote_code --do_train --do_eval {STEPS} --logging_steps 10 --report_to none --use_cpu --seed 0"
+STEPS = "--max_steps 300 --learning_rate 3e-3 --per_device_train_batch_size 16 --per_device_eval_batch_size 16"
+COMMON = f"--trust_remote_code --do_train --do_eval {STEPS} --logging_steps 50 --report_to none --use_cpu --seed 0"
 
 # Directory of the script, script, the directory of ours it starts from, and its own flags.
 JOBS = [
@@ -104,17 +104,18 @@ def write_models(data: Path, work: Path) -> None:
     english += [word for row in rows_of(data / "wnut17" / "train.jsonl") for word in row["tokens"]]
     korean = [text for row in rows_of(data / "sigmorphon2021_g2p" / "kor" / "train.jsonl") for text in row.values()]
     models = {
-        "encoder": (BlendEncoderForMaskedLM, BlendEncoderConfig, (english, "byte-bpe", 2000), {}),
-        "decoder": (BlendDecoderForCausalLM, BlendDecoderConfig, (english, "byte-bpe", 2000), {}),
+        "encoder": (BlendEncoderForMaskedLM, BlendEncoderConfig, (english, "byte-bpe", 2000, None, True), {}),
+        "decoder": (BlendDecoderForCausalLM, BlendDecoderConfig, (english, "byte-bpe", 2000, None, False), {}),
         "encoder_decoder": (
             BlendEncoderDecoderForSeq2SeqLM,
             BlendEncoderDecoderConfig,
-            (korean, "char", 2000, "nfd"),
+            (korean, "char", 2000, "nfd", True),
             {"decoder_start_token_id": 2},
         ),
     }
     for name, (model_class, config_class, trained, options) in models.items():
-        tokenizer = train_tokenizer(*trained)
+        *texts_and_type, closes = trained
+        tokenizer = train_tokenizer(*texts_and_type, closes=closes)
         tokenizer.model_max_length = SIZES["max_position_embeddings"]
         config = config_class.from_recipe(vocab_size=len(tokenizer), **SIZES, **IDS, **options)
         model_class(config).save_pretrained(work / name)
@@ -142,7 +143,8 @@ def run(script: str, start: str, flags: str, sources: Path, python: str, work: P
     metrics = {key: round(value, 4) for key, value in results.items() if key.startswith("eval_") and of_model(key)}
     return (
         f"```bash\npython {script} {shlex.join(arguments)}\n```\n\n"
-        f"Loss from {losses[0]:.3f} (mean of steps 1 to 10) to {losses[-1]:.3f} (51 to 60); {json.dumps(metrics)}\n"
+        f"Loss from {losses[0]:.3f}, the mean of the first 50 steps, to {losses[-1]:.3f}, of the last 50; "
+        f"{json.dumps(metrics)}\n"
     )
 
 
