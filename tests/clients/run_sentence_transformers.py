@@ -22,6 +22,7 @@ from sentence_transformers import (
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.modules import Pooling
+from transformers import PrinterCallback
 
 REMOTE = {"trust_remote_code": True}
 
@@ -58,6 +59,7 @@ def main() -> None:
         )  # fmt: skip
         loss = MultipleNegativesRankingLoss(model)
         trainer = SentenceTransformerTrainer(model=model, args=arguments, train_dataset=rows, loss=loss)
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         model.save(str(work / f"saved_{pooling}"))

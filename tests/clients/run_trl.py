@@ -12,7 +12,7 @@ from pathlib import Path
 
 import datasets
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 FORMS = {
@@ -29,7 +29,7 @@ def main() -> None:
     rows = datasets.load_dataset("json", data_files=str(texts), split="train").select(range(1600))
     for form, options in FORMS.items():
         torch.manual_seed(0)
-        tokenizer = AutoTokenizer.from_pretrained(decoder)
+        tokenizer = AutoTokenizer.from_pretrained(decoder, trust_remote_code=True)
         model = AutoModelForCausalLM.from_pretrained(decoder, trust_remote_code=True)
         short = rows.filter(lambda row: len(tokenizer(row["text"])["input_ids"]) < 127)  # noqa: B023, read at once
         arguments = SFTConfig(
@@ -39,6 +39,7 @@ def main() -> None:
         )  # fmt: skip
         trainer = SFTTrainer(model=model, args=arguments, train_dataset=short, processing_class=tokenizer)
         start = time.perf_counter()
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         seconds = time.perf_counter() - start
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
