@@ -32,7 +32,7 @@ test-oldest: $(OLDEST)/tools $(VENV)/tools  ## run the tests on the lowest versi
 	$(OLDEST)/bin/python tests/check_versions.py save build/versions/oldest
 	$(BIN)/python tests/check_versions.py open build/versions/oldest
 
-test-clients: $(VENV)/clients  ## test models with peft, torch.export and ONNX
+test-clients: $(VENV)/clients  ## run the tests of other libraries with our models, and of export
 	$(BIN)/python -m pytest --numprocesses 2 tests/clients
 
 check: $(VENV)/tools  ## lint and types
@@ -95,5 +95,3 @@ $(VENV)/conformance/installed: setup.cfg constraints.txt
 	$(VENV)/conformance/bin/python -m pip install --quiet --no-compile --constraint $(VENV)/conformance/constraints.txt \
 		--editable .[conformance]
 $(VENV)/clients: $(VENV)/tools
-	$(PIP) --editable .[clients]
-	touch $@

@@ -100,7 +100,9 @@ class Attention(nn.Module):
             **kwargs,
         )
         blended, weights = pattern.blend(kernel, query_states, key_states, value_states)
-        return self.o_proj(blended.flatten(2)), weights
+        # A server's kernel may give (N, H · D); and a part of the heads, where they are shared out among devices.
+        width = query_states.shape[1] * self.head_dim
+        return self.o_proj(blended.reshape(*hidden_states.shape[:-1], width)), weights
 
     def heads_of(self, states: torch.Tensor) -> torch.Tensor:
         """Divide features among heads, (B, T, H · D) to (B, T, H, D)."""

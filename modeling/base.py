@@ -102,8 +102,9 @@ class Stack(BlendPreTrainedModel):
         shape = (given.shape[0], given.shape[1])
         mask = attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2 else None
         kernel = self.config._attn_implementation
-        # `cache` is that of continuous batching, which says itself which tokens belong together.
-        if seen is not None or "cache" in kwargs or kernel not in ROW_KERNELS + VARLEN_KERNELS:
+        # A paged cache, of continuous batching, is the kernel's own matter: what comes with it goes there untouched.
+        is_paged = kwargs.get("cache") is not None
+        if seen is not None or is_paged or kernel not in ROW_KERNELS + VARLEN_KERNELS:
             self.check_past(shape, mask, seen)
             return PaddedLayout(shape, mask, given.device)
         if mask is not None and tuple(mask.shape) != shape:

@@ -6,7 +6,12 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput, TokenClassifierOutput
+from transformers.modeling_outputs import (
+    ModelOutput,
+    Seq2SeqSequenceClassifierOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
@@ -78,7 +83,7 @@ class ForSequenceClassification(PreTrainedModel):
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
-    ) -> ModelOutput:
+    ) -> SequenceClassifierOutput | Seq2SeqSequenceClassifierOutput:
         """Logits (B, num_labels), one row a sequence; inputs as in the base model, labels as in sequence_loss."""
         outputs = self.model(
             input_ids=input_ids,
@@ -120,7 +125,7 @@ class ForTokenClassification(PreTrainedModel):
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
-    ) -> ModelOutput:
+    ) -> TokenClassifierOutput | Seq2SeqSequenceClassifierOutput:
         """Logits (B, T, num_labels), zeros for padding; inputs as in the base model, labels (B, T), -100 for none."""
         outputs = self.model(
             input_ids=input_ids,

@@ -1,6 +1,7 @@
 """What holds for every model: padding, causality, kernels, saving, gradients, heads, and the errors at the door."""
 
 from itertools import product
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -375,6 +376,14 @@ def test_output_shapes(model_class):
         assert logits.shape == (*batch["labels"].shape, VOCAB)
     as_tuple = model(**batch, return_dict=False)
     assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[1], logits)
+
+
+@every_model
+def test_forward_is_annotated_with_what_comes_out(model_class):
+    """sentence-transformers reads from there which outputs a model has."""
+    annotated = get_type_hints(model_class.forward)["return"]
+    output = tiny_model(model_class)(**padded(draw(model_class, LENGTHS)))
+    assert type(output) in (get_args(annotated) or (annotated,))
 
 
 @every_base
