@@ -7,7 +7,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile --con
 PIP := $(BIN)/python $(INSTALL) constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test check format results bench conformance clean test-distributed test-oldest test-clients
+.PHONY: help install demo test check format results bench conformance clean test-oldest test-clients
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -19,10 +19,7 @@ demo: $(VENV)/package  ## train the three task shapes on calendar dates and show
 	$(BIN)/python examples/demo.py --output_dir runs/demo
 
 test: $(VENV)/tools  ## run the tests
-	$(BIN)/python -m pytest --numprocesses 2 -m "not distributed"
-
-test-distributed: $(VENV)/tools  ## run the tests that start several processes: DDP, FSDP2, tensor parallelism
-	$(BIN)/python -m pytest -m distributed
+	$(BIN)/python -m pytest --numprocesses 2
 
 test-oldest: $(OLDEST)/tools $(VENV)/tools  ## run the tests on the lowest versions allowed, open saved models across
 	$(OLDEST)/bin/python -m pytest --numprocesses 2
@@ -64,8 +61,6 @@ conformance: $(VENV)/conformance/installed  ## run transformers' own common test
 		--junitxml $(CONFORMANCE)/ours.xml
 	$(PYTHON) tests/conformance/report.py $(CONFORMANCE) > docs/conformance.md
 
-clean:  ## remove .venv and everything that was built
-	rm -rf $(VENV) build dist *.egg-info
 clean:  ## remove the environments and everything that was built
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info
 
@@ -94,4 +89,8 @@ $(VENV)/conformance/installed: setup.cfg constraints.txt
 	grep -v -e '^huggingface_hub=' -e '^transformers=' constraints.txt > $(VENV)/conformance/constraints.txt
 	$(VENV)/conformance/bin/python -m pip install --quiet --no-compile --constraint $(VENV)/conformance/constraints.txt \
 		--editable .[conformance]
+	touch $@
+
 $(VENV)/clients: $(VENV)/tools
+	$(PIP) --editable .[clients]
+	touch $@
