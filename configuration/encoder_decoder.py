@@ -35,7 +35,7 @@ class BlendEncoderDecoderConfig(RecipeConfig):
     sub_configs = PARTS
     sub_configs_defaults = PARTS
     # Each part has a plan of its own.
-    base_model_fsdp_plan = {}
+    base_model_fsdp_plan: ClassVar[dict[str, str]] = {}
 
     # A configuration, a dict of its fields, or None; always a configuration afterwards.
     encoder: Any = None

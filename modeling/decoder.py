@@ -109,7 +109,7 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             encoder_hidden_states, source_pattern = self.enter_source(
                 layout, hidden_states, encoder_hidden_states, encoder_layout, encoder_attention_mask
             )
-        for kind, layer in zip(self.config.layer_types, self.layers, strict=True):
+        for kind, layer in zip(self.config.layer_types or [], self.layers, strict=True):
             hidden_states = layer(
                 hidden_states,
                 encoder_hidden_states,
