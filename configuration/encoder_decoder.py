@@ -1,7 +1,7 @@
 """The encoder-decoder: a decoder that also reads an encoder's output."""
 
 import copy
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
