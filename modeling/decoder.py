@@ -109,7 +109,8 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             encoder_hidden_states, source_pattern = self.enter_source(
                 layout, hidden_states, encoder_hidden_states, encoder_layout, encoder_attention_mask
             )
-        for kind, layer in zip(self.config.layer_types or [], self.layers, strict=True):
+        # The last layers may have been cut off.
+        for kind, layer in zip(self.config.layer_types or [], self.layers, strict=False):
             hidden_states = layer(
                 hidden_states,
                 encoder_hidden_states,

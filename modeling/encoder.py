@@ -72,7 +72,8 @@ class BlendEncoderModel(BlendEncoderPreTrainedModel, Stack):
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
         patterns = self.patterns(layout, attention_mask, hidden_states)
         rotations = self.rotations(hidden_states, positions)
-        for kind, layer in zip(self.config.layer_types or [], self.layers, strict=True):
+        # The last layers may have been cut off.
+        for kind, layer in zip(self.config.layer_types or [], self.layers, strict=False):
             hidden_states = layer(
                 hidden_states,
                 pattern=patterns[kind],

@@ -207,6 +207,19 @@ def test_one_graph_without_a_break(model_class):
     assert_close(output_of(model, batch), expected)
 
 
+@every_base
+def test_layers_may_be_cut_off(model_class):
+    """As of transformers' own models: what is left computes what it computed before."""
+    model = tiny_model(model_class)
+    batch = padded(draw(model_class, LENGTHS, labels=False))
+    stack = model.get_decoder() if model.config.is_encoder_decoder else model
+    states = model(**batch, output_hidden_states=True)
+    before_last = (states.decoder_hidden_states if model.config.is_encoder_decoder else states.hidden_states)[-2]
+    stack.layers = stack.layers[:-1]
+    stack.norm = torch.nn.Identity()
+    assert_close(real_rows(batch, model(**batch).last_hidden_state), real_rows(batch, before_last))
+
+
 # Saving and loading.
 
 
