@@ -88,7 +88,7 @@ class Attention(nn.Module):
             query_states = apply_rotary_pos_emb(query_states, *position_embeddings)
         query_states = query_states.transpose(1, 2)  # (B, H, T, D)
         key_states, value_states = self.keys_and_values(
-            key_value_states, position_embeddings, past_key_values
+            key_value_states, pattern, position_embeddings, past_key_values
         )  # (B, K, S, D) each
 
         kernel = partial(
@@ -111,6 +111,7 @@ class Attention(nn.Module):
     def keys_and_values(
         self,
         states: torch.Tensor,
+        pattern: Pattern,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
         past_key_values: Cache | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -132,7 +133,7 @@ class Attention(nn.Module):
             key_states = apply_rotary_pos_emb(key_states, *position_embeddings)
         key_states, value_states = key_states.transpose(1, 2), value_states.transpose(1, 2)
         if past_key_values is not None:
-            key_states, value_states = past_key_values.update(key_states, value_states, self.layer_idx)
+            key_states, value_states = pattern.remember(past_key_values, self.layer_idx, key_states, value_states)
             if is_updated is not None:
                 is_updated[self.layer_idx] = True
         return key_states, value_states

@@ -72,8 +72,8 @@ class Stack(BlendPreTrainedModel):
         kwargs: dict[str, Any],
         *,
         seen: int | torch.Tensor | None = None,
+        source: Layout | None = None,
         rows: bool = False,
-        flat: bool = False,
     ) -> Layout:
         """Choose the form in which the batch goes through the stack.
 
@@ -83,13 +83,13 @@ class Stack(BlendPreTrainedModel):
             attention_mask: (B, T or more) with 1 for real tokens; None for all; or what the mask functions made.
             position_ids: (B or 1, T); where they restart in a row, without a mask, another sequence begins.
             kwargs: those of the forward; what it says of sequences (`cu_seq_lens_q` …) is taken out.
-            seen: tokens before these, in a cache; None: there is no cache.
+            seen: tokens before these, in a cache; None: none, nor may there be any.
+            source: of what is blended into this.
             rows: something asks for [B, T].
-            flat: what this is to be blended with is flat.
 
         Returns:
-            The caller's own flat form; or flat where there is padding, or windows are to be cut into blocks, and
-            nothing asks for [B, T]; or padded.
+            The caller's own flat form; or flat where there is padding in this or its source, or windows are to be cut
+            into blocks, and neither earlier tokens nor anything else asks for [B, T]; or padded.
 
         Raises:
             ValueError: both or neither of input_ids and inputs_embeds, a mask of another shape, a sequence too long,
@@ -104,35 +104,36 @@ class Stack(BlendPreTrainedModel):
         kernel = self.config._attn_implementation
         # A paged cache, of continuous batching, is the kernel's own matter: what comes with it goes there untouched.
         is_paged = kwargs.get("cache") is not None
-        if seen is not None or is_paged or kernel not in ROW_KERNELS + VARLEN_KERNELS:
+        has_past = isinstance(seen, torch.Tensor) or bool(seen)
+        fits = mask is None or tuple(mask.shape) == shape
+        if seen is None and not fits and not is_paged:
+            raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}, the input {shape}")
+        # Where there is a cache, the mask may be for tokens to come, too.
+        if has_past or not fits or rows or is_paged or kernel not in ROW_KERNELS + VARLEN_KERNELS:
             self.check_past(shape, mask, seen)
             return PaddedLayout(shape, mask, given.device)
-        if mask is not None and tuple(mask.shape) != shape:
-            raise ValueError(f"attention_mask has shape {tuple(mask.shape)}, the input {shape}")
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
         layout: Layout | None = self.given_layout(
             shape, None if traced or attention_mask is not None else position_ids, kwargs
         )
         if layout is None:
-            rows = rows or self.records_states(kwargs)
             layout = PaddedLayout(shape, mask, given.device)
-            layout = layout if traced else self.best_layout(layout, rows, flat)
+            # What the mask functions made is for rows.
+            is_made = attention_mask is not None and mask is None
+            if not traced and not is_made and not self.records_states(kwargs):
+                layout = self.best_layout(layout, source)
         if not traced:
             self.check_length(layout.max_length)
         return layout
 
-    def best_layout(self, padded: PaddedLayout, rows: bool, flat: bool) -> Layout:
-        """Flat where that is asked for, or there is padding, or windows are to be cut; but not if rows are wanted."""
+    def best_layout(self, padded: PaddedLayout, source: Layout | None) -> Layout:
+        """Flat where there is padding, in the source, too, or windows are to be cut."""
         window = self.config.sliding_window
-        flat = flat or (window is not None and padded.shape[1] > 2 * max(window, SMALLEST_BLOCK))
-        if rows:
-            return padded
-        if padded.mask is None or padded.mask.all():
-            padded = PaddedLayout(padded.shape, None, padded.device)
-        if padded.mask is None and not flat:
-            return padded
-        everything = torch.ones(padded.shape, dtype=torch.bool, device=padded.device)
-        return FlatLayout.from_mask(everything if padded.mask is None else padded.mask)
+        is_cut = window is not None and padded.shape[1] > 2 * max(window, SMALLEST_BLOCK)
+        source_is_flat = source is not None and (isinstance(source, FlatLayout) or source.has_padding)
+        if is_cut or source_is_flat or padded.has_padding:
+            return FlatLayout.from_padded(padded)
+        return PaddedLayout(padded.shape, None, padded.device)
 
     def records_states(self, kwargs: dict[str, Any]) -> bool:
         """Whether weights or states of every layer are asked for, which have the padded form."""

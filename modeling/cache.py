@@ -11,7 +11,8 @@ from transformers.cache_utils import (
     StaticCache,
     StaticLayer,
 )
-from transformers.generation import GenerationMixin
+from transformers.generation import GenerationConfig, GenerationMixin
+from transformers.modeling_outputs import ModelOutput
 
 # Tokens that a new room has space for beyond those that are there; or half as many as are there, if that is more.
 SPACE = 64
@@ -125,6 +126,43 @@ class BlendGenerationMixin(GenerationMixin):
             cache = cache.self_attention_cache
         make_roomy(cache)
         return result
+
+
+    def _prefill(
+        self, input_ids: torch.Tensor, generation_config: GenerationConfig, model_kwargs: dict[str, Any], **kwargs: Any
+    ) -> ModelOutput:
+        """Replaces GenerationMixin._prefill's `self(**model_inputs)` where generate() has repeated each row.
+
+        All beams of a row begin with the same tokens: one of them is computed, and its keys and values repeated.
+        """
+        copies = max(generation_config.num_beams, generation_config.num_return_sequences)
+        cache = model_kwargs.get("past_key_values")
+        if copies == 1 or not is_empty(cache) or returns_states(generation_config):
+            return super()._prefill(input_ids, generation_config, model_kwargs, **kwargs)
+
+        def once(values: dict[str, Any]) -> dict[str, Any]:
+            return {name: value[::copies] if isinstance(value, torch.Tensor) else value for name, value in values.items()}
+
+        first_kwargs = once(model_kwargs)
+        if "encoder_outputs" in model_kwargs:
+            encoder_outputs = model_kwargs["encoder_outputs"]
+            first_kwargs["encoder_outputs"] = type(encoder_outputs)(**once(encoder_outputs))
+        outputs = super()._prefill(input_ids[::copies], generation_config, first_kwargs, **kwargs)
+        cache.batch_repeat_interleave(copies)
+        outputs.logits = outputs.logits.repeat_interleave(copies, dim=0)
+        return outputs
+
+
+def is_empty(cache: Cache | None) -> bool:
+    """Whether a cache has no tokens yet, and can be repeated by rows."""
+    if isinstance(cache, EncoderDecoderCache):
+        return is_empty(cache.self_attention_cache) and is_empty(cache.cross_attention_cache)
+    return type(cache) is DynamicCache and not cache.offloading and cache.get_seq_length() == 0
+
+
+def returns_states(generation_config: GenerationConfig) -> bool:
+    """Whether generate() is asked for weights or states, which it gives back for all beams."""
+    return bool(generation_config.output_attentions or generation_config.output_hidden_states)
 
 
 def make_roomy(cache: Cache) -> None:

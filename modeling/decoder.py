@@ -18,7 +18,7 @@ from ..configuration.decoder import BlendDecoderConfig
 from .attention import Attention
 from .base import BlendPreTrainedModel, Stack, StackOutput
 from .cache import BlendGenerationMixin
-from .heads import ForSequenceClassification, ForTokenClassification, kept, recorded
+from .heads import ForSequenceClassification, ForTokenClassification, VocabularyProjection, kept, recorded
 from .layers import DecoderLayer
 from .losses import IGNORE, token_loss
 from .packing import FlatLayout, Layout, PaddedLayout
@@ -88,15 +88,17 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             ValueError: see Stack.enter; a missing or unexpected encoder_hidden_states.
         """
         self.check_source(encoder_hidden_states)
+        source = encoder_layout
+        if encoder_hidden_states is not None and source is None:
+            source = padded_layout(encoder_hidden_states, encoder_attention_mask)
         seen = None if past_key_values is None else past_key_values.get_seq_length()
-        wants_cache = bool(use_cache) and not self.training
         layout = self.enter(
             *(input_ids, inputs_embeds, attention_mask, position_ids, kwargs),
             seen=seen,
-            rows=wants_cache,
-            flat=encoder_layout is not None and encoder_layout.is_flat,
+            source=source,
+            rows=has_source(past_key_values),
         )
-        if wants_cache and seen is None and not layout.is_flat:
+        if use_cache and past_key_values is None and not self.training and layout.is_rows:
             past_key_values = self.new_cache()
         positions = self.positions(layout, position_ids, 0 if seen is None else seen)
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
@@ -106,8 +108,9 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         rotations = self.rotations(hidden_states, positions)
         source_pattern = None
         if encoder_hidden_states is not None:
+            assert source is not None
             encoder_hidden_states, source_pattern = self.enter_source(
-                layout, hidden_states, encoder_hidden_states, encoder_layout, encoder_attention_mask
+                layout, hidden_states, encoder_hidden_states, source, encoder_attention_mask
             )
         # The last layers may have been cut off.
         for kind, layer in zip(self.config.layer_types or [], self.layers, strict=False):
@@ -136,15 +139,11 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         return cache if self.config.cross_attention_hidden_size is None else EncoderDecoderCache(cache, DynamicCache())
 
     def enter_source(
-        self, layout: Layout, embeds: torch.Tensor, states: torch.Tensor, source: Layout | None, attention_mask: Any
+        self, layout: Layout, embeds: torch.Tensor, states: torch.Tensor, source: Layout, attention_mask: Any
     ) -> tuple[torch.Tensor, Pattern]:
         """What cross-attention reads, in the form that goes with the target's, and its pattern."""
-        if source is None:
-            mask = attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2 else None
-            source = PaddedLayout(tuple(states.shape[:2]), mask, states.device)
         if isinstance(source, PaddedLayout) and layout.is_flat:
-            everything = torch.ones(source.shape, dtype=torch.bool, device=states.device)
-            source = FlatLayout.from_mask(everything if source.mask is None else source.mask)
+            source = FlatLayout.from_padded(source)
             states = source.unpad(states)
         elif isinstance(source, FlatLayout) and not layout.is_flat:
             states = source.repad(states)
@@ -160,6 +159,17 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             config=self.config, inputs_embeds=embeds, attention_mask=attention_mask, encoder_hidden_states=states
         )
         return states, PaddedPattern(mask)
+
+
+def padded_layout(states: torch.Tensor, attention_mask: Any) -> PaddedLayout:
+    """The layout of padded states (B, S, width) with a mask (B, S), or what the mask functions made, or none."""
+    mask = attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2 else None
+    return PaddedLayout((states.shape[0], states.shape[1]), mask, states.device)
+
+
+def has_source(past_key_values: Cache | None) -> bool:
+    """Whether keys and values of a source are in the cache, as rows."""
+    return isinstance(past_key_values, EncoderDecoderCache) and any(past_key_values.is_updated.values())
 
 
 def self_attention_cache(past_key_values: Cache | None) -> Cache | None:
@@ -180,7 +190,7 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
     def __init__(self, config: BlendDecoderConfig):
         super().__init__(config)
         self.model = BlendDecoderModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
+        self.lm_head = VocabularyProjection(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
         self.post_init()
 
     @can_return_tuple

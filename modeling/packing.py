@@ -22,6 +22,7 @@ class PaddedLayout:
     """
 
     is_flat = False
+    is_rows = True
 
     def __init__(self, shape: tuple[int, int], attention_mask: torch.Tensor | None, device: torch.device):
         self.shape = shape
@@ -30,6 +31,11 @@ class PaddedLayout:
         self.mask = None if attention_mask is None else attention_mask.bool()
         # Of the tokens given, without those in the cache, which are real; None: all.
         self._real = None if self.mask is None else self.mask[:, -shape[1] :]
+
+    @property
+    def has_padding(self) -> bool:
+        """Whether there are places without a token."""
+        return self.mask is not None and not bool(self.mask.all())
 
     @property
     def max_length(self) -> int:
@@ -92,6 +98,7 @@ class FlatLayout:
         num_tokens: their sum, N.
         indices: (N), each token's place in the caller's B · T; None where the caller's tokens are all real.
         sizes: the lengths as numbers; None in a graph that is to hold for others, too.
+        is_rows: each sequence is a row of the caller's.
     """
 
     is_flat = True
@@ -104,7 +111,9 @@ class FlatLayout:
         num_tokens: int,
         indices: torch.Tensor | None = None,
         sizes: list[int] | None = None,
+        is_rows: bool = False,
     ):
+        self.is_rows = is_rows
         self.lengths = lengths
         self.max_length = max_length
         self.shape = shape
@@ -120,13 +129,19 @@ class FlatLayout:
         self.offsets = torch.arange(num_tokens, device=lengths.device) - self.cu_seq_lens[self.sequence_ids]
 
     @classmethod
+    def from_padded(cls, layout: PaddedLayout) -> "FlatLayout":
+        """The layout of the real tokens of a padded batch."""
+        everything = torch.ones(layout.shape, dtype=torch.bool, device=layout.device)
+        return cls.from_mask(everything if layout.mask is None else layout.mask)
+
+    @classmethod
     def from_mask(cls, attention_mask: torch.Tensor) -> "FlatLayout":
         """The layout of the real tokens of a padded batch; attention_mask (B, T) has True for them."""
         lengths = attention_mask.sum(-1)
         sizes = lengths.tolist()
         full = sum(sizes) == attention_mask.numel()
         indices = None if full else attention_mask.flatten().nonzero().flatten()
-        return cls(lengths, max(sizes), tuple(attention_mask.shape), sum(sizes), indices, sizes)
+        return cls(lengths, max(sizes), tuple(attention_mask.shape), sum(sizes), indices, sizes, is_rows=True)
 
     @classmethod
     def from_cu_seq_lens(

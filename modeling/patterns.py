@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 
@@ -41,11 +42,37 @@ class PaddedPattern:
         """Queries (B, H, T, D), keys and values (B, K, S, D) give (B, T, H, D) and, if the kernel does, weights."""
         return kernel(query, key, value, self.mask)
 
+    def remember(
+        self, cache: Cache, layer_idx: int, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add new keys and values (B, K, S, D) to a cache; returns those to blend, all that are in it."""
+        return cache.update(key, value, layer_idx)
 
-class VarlenPattern:
+
+class FlatPattern:
+    """What the patterns of flat batches share.
+
+    Args:
+        layout: of the keys.
+    """
+
+    def __init__(self, layout: FlatLayout):
+        self.layout = layout
+
+    def remember(
+        self, cache: Cache, layer_idx: int, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add the first keys and values (1, K, N, D) to a cache, as rows; returns those to blend, as they are."""
+        rows = (self.layout.repad(states.transpose(1, 2)).transpose(1, 2) for states in (key, value))
+        cache.update(*rows, layer_idx)
+        return key, value
+
+
+class VarlenPattern(FlatPattern):
     """A flat batch is given as it is to a kernel that is told the sequences' lengths."""
 
     def __init__(self, queries: FlatLayout, keys: FlatLayout):
+        super().__init__(keys)
         self.lengths = {
             "cu_seq_lens_q": queries.cu_seq_lens,
             "cu_seq_lens_k": keys.cu_seq_lens,
@@ -85,6 +112,7 @@ class Rows:
     """
 
     def __init__(self, layout: FlatLayout, begins: torch.Tensor, pieces: list[Piece]):
+        self.layout = layout
         self.pieces = pieces
         self.num_places = sum(piece.num_rows * piece.length for piece in pieces)
         # Of each token its place, (N), and of each place the sequence it is of, -1 for padding.
@@ -110,7 +138,7 @@ class Rows:
         return (states if self.places is None else states.index_select(0, self.places))[None]
 
 
-class RowPattern:
+class RowPattern(FlatPattern):
     """A flat batch is given to the kernel in rows, piece by piece.
 
     Args:
@@ -121,6 +149,7 @@ class RowPattern:
     """
 
     def __init__(self, queries: Rows, keys: Rows, masks: list[Any], neighbours: tuple[int, int] = (0, 0)):
+        super().__init__(keys.layout)
         self.queries = queries
         self.keys = keys
         self.masks = masks

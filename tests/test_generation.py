@@ -8,6 +8,7 @@ from transformers import CompileConfig, ContinuousBatchingConfig, GenerationConf
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM
+from seqblend.modeling.heads import PART, VocabularyProjection
 
 SOURCES, TARGETS = [7, 4], [10, 6]
 WINDOW = SLIDING["sliding_window"]
@@ -220,6 +221,61 @@ def test_batch_is_one_by_one(model_class, sliding, way):
     for index, real in enumerate(prompt["attention_mask"].bool()):
         alone = model.generate(input_ids=prompt["input_ids"][index, real][None], **asked)
         assert torch.equal(alone[0, -8:], together[index, -8:])
+
+
+def tokens_thought_about(model: nn.Module, prompt: dict[str, torch.Tensor], **asked) -> list[int]:
+    """How many tokens reach the decoder's first feed-forward network, forward by forward."""
+    counts: list[int] = []
+    mlp = (model.model.decoder if model.config.is_encoder_decoder else model.model).layers[0].mlp
+    hook = mlp.register_forward_pre_hook(lambda _, args: counts.append(args[0].shape[:2].numel()))
+    model.generate(**prompt, max_new_tokens=3, **asked)
+    hook.remove()
+    return counts
+
+
+@every_window
+def test_padding_of_a_prompt_is_not_computed(sliding):
+    model = generator(BlendDecoderForCausalLM, **sliding)
+    prompt = prompt_of(BlendDecoderForCausalLM)
+    assert tokens_thought_about(model, prompt, do_sample=False) == [8, 2, 2]
+
+
+@every_generator
+@pytest.mark.parametrize("way", [*WAYS, "several"])
+def test_what_rows_begin_with_is_computed_once(model_class, way):
+    """Beams of a row, or several samples of it, differ from its second new token on."""
+    model = generator(model_class)
+    asked = {"do_sample": True, "num_return_sequences": 3} if way == "several" else WAYS[way]
+    copies = max(asked.get("num_beams", 1), asked.get("num_return_sequences", 1))
+    first = 8 if model_class is BlendDecoderForCausalLM else 2
+    assert tokens_thought_about(model, prompt_of(model_class), **asked) == [first, 2 * copies, 2 * copies]
+
+
+@every_generator
+@every_window
+@pytest.mark.parametrize("way", ["beam", "beam-sampling"])
+def test_beams_that_begin_as_one_write_the_same(model_class, sliding, way):
+    """As where weights or states are asked for, which are computed for all beams."""
+    model = generator(model_class, **sliding)
+    prompt = prompt_of(model_class)
+    asked = {"max_new_tokens": 8, "num_return_sequences": 2, "return_dict_in_generate": True, "output_scores": True}
+    outputs = []
+    for states in (False, True):
+        torch.manual_seed(1)
+        outputs.append(model.generate(**prompt, **asked, **WAYS[way], output_hidden_states=states))
+    assert torch.equal(outputs[0].sequences, outputs[1].sequences)
+    assert_close(outputs[0].sequences_scores, outputs[1].sequences_scores, 1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(0, 3), (1,), (1, 1), (1, 2), (5, 1), (128, 1), (43, 3)], ids=str)
+@torch.no_grad()
+def test_tokens_are_projected_alike_however_few(shape, bias):
+    projection = VocabularyProjection(16, PART + 3, bias=bias)
+    states = torch.randn(*shape, 16)
+    projected = projection(states)
+    assert projected.shape == (*shape, PART + 3) and projected.is_contiguous()
+    assert torch.allclose(projected, nn.functional.linear(states, projection.weight, projection.bias), atol=1e-6)
 
 
 @every_generator
