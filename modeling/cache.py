@@ -127,7 +127,6 @@ class BlendGenerationMixin(GenerationMixin):
         make_roomy(cache)
         return result
 
-
     def _prefill(
         self, input_ids: torch.Tensor, generation_config: GenerationConfig, model_kwargs: dict[str, Any], **kwargs: Any
     ) -> ModelOutput:
@@ -136,12 +135,12 @@ class BlendGenerationMixin(GenerationMixin):
         All beams of a row begin with the same tokens: one of them is computed, and its keys and values repeated.
         """
         copies = max(generation_config.num_beams, generation_config.num_return_sequences)
-        cache = model_kwargs.get("past_key_values")
+        cache: Any = model_kwargs.get("past_key_values")
         if copies == 1 or not is_empty(cache) or returns_states(generation_config):
             return super()._prefill(input_ids, generation_config, model_kwargs, **kwargs)
 
         def once(values: dict[str, Any]) -> dict[str, Any]:
-            return {name: value[::copies] if isinstance(value, torch.Tensor) else value for name, value in values.items()}
+            return {name: value[::copies] if torch.is_tensor(value) else value for name, value in values.items()}
 
         first_kwargs = once(model_kwargs)
         if "encoder_outputs" in model_kwargs:
@@ -153,7 +152,7 @@ class BlendGenerationMixin(GenerationMixin):
         return outputs
 
 
-def is_empty(cache: Cache | None) -> bool:
+def is_empty(cache: Any) -> bool:
     """Whether a cache has no tokens yet, and can be repeated by rows."""
     if isinstance(cache, EncoderDecoderCache):
         return is_empty(cache.self_attention_cache) and is_empty(cache.cross_attention_cache)

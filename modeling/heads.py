@@ -19,7 +19,6 @@ from .losses import class_loss, sequence_loss
 from .normalization import build_norm
 from .packing import Layout
 
-
 # So many tokens are projected as columns; for more, turning the logits costs what is gained.
 FEW = 128
 # Of the vocabulary so many at once: what is turned is still in the processor's cache.
@@ -48,7 +47,7 @@ class VocabularyProjection(nn.Linear):
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """input (..., E) gives (..., V)."""
+        """Input (..., E) gives (..., V)."""
         rows = input.flatten(0, -2)
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
         if traced or torch.is_grad_enabled() or rows.device.type != "cpu" or rows.dtype != torch.float32:
