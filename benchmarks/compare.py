@@ -14,7 +14,7 @@ from .systems import OURS, Size, System, check_agreement
 from .timing import Work, alternate, floor, peak_memory, utilisation
 
 Result = dict[str, Any]
-FLOOR_REPEATS = 5
+FLOOR_REPEATS = 3
 
 
 @dataclass(frozen=True)

@@ -84,24 +84,6 @@ def roomy(states: torch.Tensor, end: int) -> torch.Tensor:
     return states.new_empty(batch, end + max(SPACE, end // 2), heads, width).transpose(1, 2)
 
 
-class SourceLayer(DynamicLayer):
-    """Keys and values of a source, which are the same for all beams of a row: there is nothing to reorder.
-
-    Args:
-        num_beams: how many neighbouring rows are of the same source.
-    """
-
-    def __init__(self, num_beams: int):
-        super().__init__()
-        self.num_beams = num_beams
-
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Take the rows beam_idx (B) in place of those that are there, if they are of other sources."""
-        rows = torch.arange(len(beam_idx), device=beam_idx.device)
-        if not torch.equal(beam_idx // self.num_beams, rows // self.num_beams):
-            super().reorder_cache(beam_idx)
-
-
 class BlendGenerationMixin(GenerationMixin):
     """GenerationMixin with these caches in place of transformers' where it would make dynamic ones."""
 
@@ -119,13 +101,23 @@ class BlendGenerationMixin(GenerationMixin):
         if isinstance(cache, EncoderDecoderCache):
             source = cache.cross_attention_cache
             if isinstance(source, DynamicCache):
-                source.layers = [SourceLayer(generation_config.num_beams) for _ in source.layers]
+                source.layers = [DynamicLayer() for _ in source.layers]
             elif isinstance(source, StaticCache):
                 length = model_kwargs["encoder_outputs"][0].shape[1]
                 source.layers = [StaticLayer(max_cache_len=length) for _ in source.layers]
             cache = cache.self_attention_cache
         make_roomy(cache)
         return result
+
+    @staticmethod
+    def _reorder_cache(past_key_values: Cache, beam_idx: torch.LongTensor) -> Cache:
+        """Replaces, in GenerationMixin._beam_search, `cache.reorder_cache(beam_idx)`.
+
+        Beams of a row have the same source: its keys and values stay where they are.
+        """
+        is_double = isinstance(past_key_values, EncoderDecoderCache)
+        (past_key_values.self_attention_cache if is_double else past_key_values).reorder_cache(beam_idx)
+        return past_key_values
 
     def _prefill(
         self, input_ids: torch.Tensor, generation_config: GenerationConfig, model_kwargs: dict[str, Any], **kwargs: Any
