@@ -19,7 +19,7 @@ from .base import BlendPreTrainedModel
 from .cache import BlendGenerationMixin
 from .decoder import BlendDecoderModel
 from .encoder import BlendEncoderModel
-from .heads import ForSequenceClassification, ForTokenClassification, VocabularyProjection, kept, recorded
+from .heads import ForSequenceClassification, ForTokenClassification, VocabularyProjection, next_logits, recorded
 from .losses import IGNORE, token_loss
 
 STATES = ("output_attentions", "output_hidden_states")
@@ -241,19 +241,13 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
             repad=False,
             **kwargs,
         )
-        layout, hidden_states = outputs.layout, outputs.last_hidden_state
-        if isinstance(logits_to_keep, int) and logits_to_keep == 0:
-            logits = self.lm_head(hidden_states)
-        else:
-            logits, layout = self.lm_head(kept(layout.repad(hidden_states), logits_to_keep)), None
+        logits, layout = next_logits(self.lm_head, outputs, logits_to_keep, labels)
         loss = None
         if labels is not None:
-            if layout is None:
-                raise ValueError("labels and logits_to_keep do not go together: every token has a label")
             loss = token_loss(logits, layout.unpad(labels), self.config, self.training, num_items_in_batch)
         return Seq2SeqLMOutput(
             loss=loss,
-            logits=logits if layout is None else layout.repad(logits),
+            logits=layout.repad(logits),
             **recorded(outputs, Seq2SeqLMOutput),
         )
 

@@ -17,7 +17,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .losses import class_loss, sequence_loss
 from .normalization import build_norm
-from .packing import Layout
+from .packing import Layout, PaddedLayout
 
 # So many tokens are projected as columns; for more, turning the logits costs what is gained.
 FEW = 128
@@ -50,7 +50,9 @@ class VocabularyProjection(nn.Linear):
         """Input (..., E) gives (..., V)."""
         rows = input.flatten(0, -2)
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if traced or torch.is_grad_enabled() or rows.device.type != "cpu" or rows.dtype != torch.float32:
+        # Quantized and shared-out weights are of other types.
+        is_plain = type(self.weight) is nn.Parameter and self.weight.dtype == rows.dtype == torch.float32
+        if traced or torch.is_grad_enabled() or not is_plain or rows.device.type != "cpu":
             return super().forward(input)
         if not 0 < len(rows) <= FEW:
             return super().forward(input)
@@ -79,6 +81,23 @@ def kept(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> tor
     if logits_to_keep.dtype == torch.bool:
         return hidden_states[logits_to_keep]
     return hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
+
+
+def next_logits(
+    lm_head: nn.Module, outputs: ModelOutput, logits_to_keep: int | torch.Tensor, labels: torch.Tensor | None
+) -> tuple[torch.Tensor, Layout]:
+    """Logits of the tokens after those of a base model's outputs, and the layout of the logits.
+
+    Raises:
+        ValueError: labels are given, but not all tokens are kept.
+    """
+    layout, hidden_states = outputs.layout, outputs.last_hidden_state
+    if isinstance(logits_to_keep, int) and logits_to_keep == 0:
+        return lm_head(hidden_states), layout
+    if labels is not None:
+        raise ValueError("labels and logits_to_keep do not go together: every token has a label")
+    logits = lm_head(kept(layout.repad(hidden_states), logits_to_keep))
+    return logits, PaddedLayout((logits.shape[0], logits.shape[-2]), None, logits.device)
 
 
 def recorded(outputs: ModelOutput, output_class: type[ModelOutput]) -> dict[str, Any]:
