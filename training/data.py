@@ -229,10 +229,9 @@ def _check_lengths(table: pa.Table, where: str) -> None:
     """Every token has one tag. A row without tokens is kept."""
     if "tags" not in table.column_names:
         return
-    tokens, tags = (pc.list_value_length(table[name]).to_pylist() for name in ("tokens", "tags"))
-    for row, (n_tokens, n_tags) in enumerate(zip(tokens, tags, strict=True), 1):
-        if n_tokens != n_tags:
-            raise InputError(f"{where}: row {row}: {n_tokens} tokens, but {n_tags} tags")
+    tokens, tags = (pc.list_value_length(table[name]).to_numpy() for name in ("tokens", "tags"))
+    for row in np.flatnonzero(tokens != tags)[:1]:
+        raise InputError(f"{where}: row {row + 1}: {tokens[row]} tokens, but {tags[row]} tags")
 
 
 def _unwrap(table: pa.Table, where: str) -> pa.Table:
@@ -301,11 +300,11 @@ def _label_names(data: LabelledData, task: str, problem_type: str | None, known:
         return []
     if problem_type == "regression":
         return _regression_names(data, known)
-    columns = {split: _column(data[split], LABEL_COLUMNS[task]) for split in data}
+    column = LABEL_COLUMNS[task]
     lacking = "is none of the model's"
     if "train" in data:
         lacking = "does not occur in training"
-        names = _sorted_labels(set(chain.from_iterable(map(_as_list, columns["train"]))), task)
+        names = _sorted_labels(set(chain.from_iterable(_labels(data["train"], column))), task)
         if not names:
             raise InputError(f"{data.where['train']}: no row has a label")
         if len(names) == 1 and task == "sequence-classification" and problem_type != "multi_label_classification":
@@ -313,8 +312,8 @@ def _label_names(data: LabelledData, task: str, problem_type: str | None, known:
                 f"{data.where['train']}: every row has the label {names[0]!r}; classes are told apart from two"
             )
         known = known if known is not None and sorted(known) == sorted(names) else names
-    for split, column in columns.items():
-        _check_known(column, known, data.where[split], lacking)
+    for split in data:
+        _check_known(data[split], column, known, data.where[split], lacking)
     return known
 
 
@@ -328,12 +327,11 @@ def _regression_names(data: LabelledData, known: list[str] | None) -> list[str]:
     return [f"LABEL_{index}" for index in range(width)]
 
 
-def _column(dataset: datasets.Dataset, name: str) -> list:
-    return dataset.select_columns(name).with_format("arrow")[:][name].to_pylist()
-
-
-def _as_list(labels: str | list[str]) -> list[str]:
-    return labels if isinstance(labels, list) else [labels]
+def _labels(dataset: datasets.Dataset, column: str) -> Iterator[list[str]]:
+    """The labels of one row after the other, of a table that may not fit into memory as a list."""
+    for table in dataset.select_columns(column).with_format("arrow").iter(BATCH_ROWS):
+        for labels in table[column].to_pylist():
+            yield labels if isinstance(labels, list) else [labels]
 
 
 def _sorted_labels(names: set[str], task: str) -> list[str]:
@@ -343,16 +341,16 @@ def _sorted_labels(names: set[str], task: str) -> list[str]:
     return sorted(names, key=lambda name: (task == "token-classification" and name != "O", name))
 
 
-def _check_known(column: list, names: list[str], where: str, lacking: str) -> None:
+def _check_known(dataset: datasets.Dataset, column: str, names: list[str], where: str, lacking: str) -> None:
     known = set(names)
-    rows = [row for row, labels in enumerate(column, 1) if not known.issuperset(_as_list(labels))]
+    rows = {row: labels for row, labels in enumerate(_labels(dataset, column), 1) if not known.issuperset(labels)}
     if not rows:
         return
-    unknown = list(dict.fromkeys(n for row in rows for n in _as_list(column[row - 1]) if n not in known))
-    count = sum(unknown[0] in _as_list(column[row - 1]) for row in rows)
+    unknown = list(dict.fromkeys(name for labels in rows.values() for name in labels if name not in known))
+    count = sum(unknown[0] in labels for labels in rows.values())
     others = f", and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""
     near = " or ".join(map(repr, difflib.get_close_matches(unknown[0], names)))
     raise InputError(
-        f"{where}: row {rows[0]}: label {unknown[0]!r} {lacking}"
+        f"{where}: row {next(iter(rows))}: label {unknown[0]!r} {lacking}"
         f" ({count} {'row' if count == 1 else 'rows'} here{others})" + (f"; did you mean {near}?" if near else "")
     )
