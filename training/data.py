@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 
 from .columns import STANDARD_COLUMNS, Columns, Field, fields_of
 from .files import FILE_TYPES, InputError, check_file, file_suffix, in_one_line, nearest_first, read_rows, table_rows
+from .storage import key_of, stored
 
 SPLITS = ("train", "validation", "test")
 LABEL_COLUMNS = {"sequence-classification": "label", "token-classification": "tags"}
@@ -154,7 +155,8 @@ def _check_limits(**limits: int | None) -> None:
 
 
 def _read_file(path: str | Path, where: str, fields: list[Field]) -> datasets.Dataset:
-    return _standardise(read_rows(path), where, fields, FILE_TYPES[file_suffix(path)].typed)
+    key = key_of([Path(path).expanduser()], file_suffix(path), fields)
+    return _standardise(key, read_rows(path), where, fields, FILE_TYPES[file_suffix(path)].typed)
 
 
 def _read_dataset(dataset: datasets.Dataset, where: str, fields: list[Field]) -> datasets.Dataset:
@@ -164,7 +166,7 @@ def _read_dataset(dataset: datasets.Dataset, where: str, fields: list[Field]) ->
     wanted = [field.column for field in fields if field.column in dataset.column_names]
     tables = dataset.select_columns(wanted).with_format("arrow").iter(BATCH_ROWS)
     rows = chain.from_iterable(table_rows(table, dataset.features) for table in tables)
-    return _standardise(rows, where, fields, typed=True)
+    return _standardise(key_of([], dataset._fingerprint, fields), rows, where, fields, typed=True)
 
 
 def _present(fields: list[Field], columns: Iterable[str], where: str) -> list[Field]:
@@ -179,24 +181,27 @@ def _present(fields: list[Field], columns: Iterable[str], where: str) -> list[Fi
     return [field for field in fields if field.column in columns]
 
 
-def _standardise(rows: Iterator[dict], where: str, fields: list[Field], typed: bool) -> datasets.Dataset:
+def _standardise(key: str, rows: Iterator[dict], where: str, fields: list[Field], typed: bool) -> datasets.Dataset:
+    dataset = stored(key, _batches(rows, where, fields, typed))
+    _check_lengths(dataset.data, where)
+    return _unwrap(dataset, where)
+
+
+def _batches(rows: Iterator[dict], where: str, fields: list[Field], typed: bool) -> Iterator[pa.RecordBatch]:
     first = next(rows)
     present = _present(fields, first, where)
     absent = [field.column for field in fields if field not in present]
     rows = chain([first], rows)
     schema = pa.schema([(field.name, field.kind.type) for field in present])
-    batches, count = [], 0
+    count = 0
     while batch := list(islice(rows, BATCH_ROWS)):
         for column in absent:
             for number, row in enumerate(batch, count + 1):
                 if column in row:
                     raise InputError(f"{where}: row {number}: has column {column!r}, which the first row has not")
         arrays = [_convert(batch, field, where, count + 1, typed) for field in present]
-        batches.append(pa.record_batch(arrays, schema=schema))
+        yield pa.record_batch(arrays, schema=schema)
         count += len(batch)
-    table = pa.Table.from_batches(batches, schema)
-    _check_lengths(table, where)
-    return datasets.Dataset(_unwrap(table, where))
 
 
 def _convert(rows: list[dict], field: Field, where: str, first_row: int, typed: bool) -> pa.Array:
@@ -225,7 +230,7 @@ def _is_encodable(value: str | list[str]) -> bool:
     return True
 
 
-def _check_lengths(table: pa.Table, where: str) -> None:
+def _check_lengths(table: datasets.table.Table, where: str) -> None:
     """Every token has one tag. A row without tokens is kept."""
     if "tags" not in table.column_names:
         return
@@ -234,8 +239,9 @@ def _check_lengths(table: pa.Table, where: str) -> None:
         raise InputError(f"{where}: row {row + 1}: {tokens[row]} tokens, but {tags[row]} tags")
 
 
-def _unwrap(table: pa.Table, where: str) -> pa.Table:
+def _unwrap(dataset: datasets.Dataset, where: str) -> datasets.Dataset:
     """Turn lists into plain values where every row has one: references into texts, numbers into a float."""
+    table = dataset.data
     for index, name in enumerate(table.column_names):
         column = table[name]
         if name not in ("target", "label") or not pa.types.is_list(column.type):
@@ -250,7 +256,7 @@ def _unwrap(table: pa.Table, where: str) -> pa.Table:
             if row is not None:
                 found = lengths[row - 1].as_py()
                 raise InputError(f"{where}: row {row}: {found} numbers in the label, but the first row has {expected}")
-    return table
+    return datasets.Dataset(table, fingerprint=dataset._fingerprint)
 
 
 def _check_same_columns(splits: dict[str, datasets.Dataset], where: dict[str, str]) -> None:
