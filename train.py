@@ -176,9 +176,10 @@ def read_rows(data_args: DataArguments, args: Seq2SeqTrainingArguments, known: l
     """The splits that exist and are used, checked, with standard column names; `known` are the labels of the model."""
     return load_data(
         data_args.task,
-        train_file=data_args.train_file,
-        validation_file=data_args.validation_file,
-        test_file=data_args.test_file,
+        train_file=data_args.files("train"),
+        validation_file=data_args.files("validation"),
+        test_file=data_args.files("test"),
+        reading=data_args.reading(),
         dataset_name=data_args.dataset_name,
         dataset_config_name=data_args.dataset_config_name,
         columns=data_args.columns(),

@@ -26,7 +26,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .columns import STANDARD_COLUMNS, Columns, Field, fields_of
-from .files import FILE_TYPES, InputError, check_file, file_suffix, in_one_line, nearest_first, read_rows, table_rows
+from .files import InputError, in_one_line, nearest_first
+from .formats import DEFAULT_READING, Reading, table_rows
+from .sources import Names, Origin, Pairs, Source, check_reading, sources_of
 from .storage import key_of, stored
 
 SPLITS = ("train", "validation", "test")
@@ -39,7 +41,7 @@ class LabelledData(datasets.DatasetDict):
 
     Args:
         label_names: those of the training split, or of the model; none where there is neither.
-        where: the file or the data set that each split comes from, for messages.
+        where: the files or the data set that each split comes from, for messages.
     """
 
     label_names: list[str] = []
@@ -49,9 +51,10 @@ class LabelledData(datasets.DatasetDict):
 def load_data(
     task: str,
     *,
-    train_file: str | Path | None = None,
-    validation_file: str | Path | None = None,
-    test_file: str | Path | None = None,
+    train_file: Names | Pairs | None = None,
+    validation_file: Names | Pairs | None = None,
+    test_file: Names | Pairs | None = None,
+    reading: Reading = DEFAULT_READING,
     dataset_name: str | None = None,
     dataset_config_name: str | None = None,
     columns: Columns = STANDARD_COLUMNS,
@@ -68,9 +71,11 @@ def load_data(
 
     Args:
         task: one of `TASK_FIELDS`.
-        train_file: with `validation_file` and `test_file`, any of which may be absent.
+        train_file: one or several, or globs, or parallel text; `validation_file` and `test_file` likewise, and any
+            of the three may be absent.
         validation_file: see `train_file`.
         test_file: see `train_file`.
+        reading: how the files are read.
         dataset_name: `dates`, or what `datasets.load_dataset` takes; instead of files.
         dataset_config_name: the configuration of `dataset_name`.
         columns: the user's column names.
@@ -89,21 +94,28 @@ def load_data(
     """
     fields = {split: fields_of(task, columns, problem_type, split) for split in SPLITS}
     files = {"train": train_file, "validation": validation_file, "test": test_file}
-    files = {split: str(file) for split, file in files.items() if file is not None}
-    _check_source(files, dataset_name, dataset_config_name)
+    files = {split: given for split, given in files.items() if given is not None}
+    _check_source(files, dataset_name, dataset_config_name, reading)
     _check_limits(max_train_samples=max_train_samples, max_eval_samples=max_eval_samples)
-    source = files or _load_dataset(dataset_name, dataset_config_name, seed)
-    where = files or {split: f"{dataset_name}, split {split}" for split in source}
+    if files:
+        sources = {split: sources_of(split, given, reading) for split, given in files.items()}
+        check_reading(reading, list(chain.from_iterable(sources.values())))
+    else:
+        loaded = _load_dataset(dataset_name, dataset_config_name, seed)
+        sources = {
+            split: [_source(rows, f"{dataset_name}, split {split}", fields[split])] for split, rows in loaded.items()
+        }
     if not train:
-        source.pop("train", None)
-    if not source:
+        sources.pop("train", None)
+    if not sources:
         raise InputError("do_train: is not to be done; do_eval needs a validation split, do_predict a test split")
-    read = _read_file if files else _read_dataset
-    data = LabelledData({split: read(rows, where[split], fields[split]) for split, rows in source.items()})
-    data.where = where
-    _check_same_columns(data, where)
+    data, origins = LabelledData(), {}
+    for split in sources:
+        data[split], origins[split] = _read(sources[split], fields[split])
+    data.where = {split: str(origin) for split, origin in origins.items()}
+    _check_same_columns({data.where[split]: data[split].column_names for split in data})
     if "train" in data or known is not None:
-        data.label_names = _label_names(data, task, problem_type, known)
+        data.label_names = _label_names(data, origins, task, problem_type, known)
     for split in data:
         data[split] = _sample(data[split], max_train_samples if split == "train" else max_eval_samples, seed)
     return data
@@ -116,27 +128,31 @@ def read_file(
     columns: Columns = STANDARD_COLUMNS,
     problem_type: str | None = None,
     split: str = "train",
+    reading: Reading = DEFAULT_READING,
 ) -> datasets.Dataset:
     """Read one file into the standard columns of a task.
 
     Args:
-        path: a .json, .jsonl, .csv, .tsv, .parquet or .txt file, each also .gz.
+        path: of one of the `FILE_TYPES`, perhaps packed.
         task: one of `TASK_FIELDS`.
         columns: the user's column names.
         problem_type: see `load_data`.
         split: in "train", a target must be one text.
+        reading: how the file is read.
 
     Raises:
         InputError: the file, a row or a column is wrong.
     """
-    return _read_file(path, str(path), fields_of(task, columns, problem_type, split))
+    return _read(sources_of(split, path, reading), fields_of(task, columns, problem_type, split))[0]
 
 
 # --- From rows to a checked table ---
 
 
-def _check_source(files: dict[str, str], dataset_name: str | None, dataset_config_name: str | None) -> None:
-    """Either files or a named data set, and every file is there."""
+def _check_source(
+    files: dict[str, Names | Pairs], dataset_name: str | None, dataset_config_name: str | None, reading: Reading
+) -> None:
+    """Either files, which may be read in one way or another, or a named data set."""
     if not files and dataset_name is None:
         raise InputError("no data: give dataset_name, or one or more of train_file, validation_file, test_file")
     if files and dataset_name is not None:
@@ -144,8 +160,9 @@ def _check_source(files: dict[str, str], dataset_name: str | None, dataset_confi
         raise InputError(f"dataset_name, {names}: give either a data set or files, not both")
     if files and dataset_config_name is not None:
         raise InputError(f"dataset_config_name: {dataset_config_name!r} is for dataset_name, not for files")
-    for file in files.values():
-        check_file(file)
+    if not files and reading != DEFAULT_READING:
+        name = next(name for name in Reading._fields if getattr(reading, name) != getattr(DEFAULT_READING, name))
+        raise InputError(f"{name}: is for files, not for dataset_name")
 
 
 def _check_limits(**limits: int | None) -> None:
@@ -154,19 +171,28 @@ def _check_limits(**limits: int | None) -> None:
             raise InputError(f"{name}: must be at least 1, not {limit}")
 
 
-def _read_file(path: str | Path, where: str, fields: list[Field]) -> datasets.Dataset:
-    key = key_of([Path(path).expanduser()], file_suffix(path), fields)
-    return _standardise(key, read_rows(path), where, fields, FILE_TYPES[file_suffix(path)].typed)
+def _source(dataset: datasets.Dataset, where: str, fields: list[Field]) -> Source:
+    def rows() -> Iterator[dict]:
+        if len(dataset) == 0:
+            raise InputError(f"{where}: holds no rows")
+        wanted = [field.column for field in _present(fields, dataset.column_names, where)]
+        for table in dataset.select_columns(wanted).with_format("arrow").iter(BATCH_ROWS):
+            yield from table_rows(table, dataset.features)
+
+    return Source(where, rows, typed=True, facts=(dataset._fingerprint,))
 
 
-def _read_dataset(dataset: datasets.Dataset, where: str, fields: list[Field]) -> datasets.Dataset:
-    if len(dataset) == 0:
-        raise InputError(f"{where}: holds no rows")
-    _present(fields, dataset.column_names, where)
-    wanted = [field.column for field in fields if field.column in dataset.column_names]
-    tables = dataset.select_columns(wanted).with_format("arrow").iter(BATCH_ROWS)
-    rows = chain.from_iterable(table_rows(table, dataset.features) for table in tables)
-    return _standardise(key_of([], dataset._fingerprint, fields), rows, where, fields, typed=True)
+def _read(sources: list[Source], fields: list[Field]) -> tuple[datasets.Dataset, Origin]:
+    """The rows of a split, of which every source has the same columns."""
+    parts = [
+        stored(key_of(source.files, source.facts, fields), _batches(source.rows(), source.name, fields, source.typed))
+        for source in sources
+    ]
+    origin = Origin([source.name for source in sources], [len(part) for part in parts])
+    _check_same_columns(dict(zip(origin.names, (part.column_names for part in parts), strict=True)))
+    dataset = datasets.concatenate_datasets(parts)
+    _check_lengths(dataset.data, origin)
+    return _unwrap(dataset, origin), origin
 
 
 def _present(fields: list[Field], columns: Iterable[str], where: str) -> list[Field]:
@@ -179,12 +205,6 @@ def _present(fields: list[Field], columns: Iterable[str], where: str) -> list[Fi
                 f"{where}: no column {field.column!r} (--{field.name}_column); columns present: {present or 'none'}"
             )
     return [field for field in fields if field.column in columns]
-
-
-def _standardise(key: str, rows: Iterator[dict], where: str, fields: list[Field], typed: bool) -> datasets.Dataset:
-    dataset = stored(key, _batches(rows, where, fields, typed))
-    _check_lengths(dataset.data, where)
-    return _unwrap(dataset, where)
 
 
 def _batches(rows: Iterator[dict], where: str, fields: list[Field], typed: bool) -> Iterator[pa.RecordBatch]:
@@ -230,16 +250,16 @@ def _is_encodable(value: str | list[str]) -> bool:
     return True
 
 
-def _check_lengths(table: datasets.table.Table, where: str) -> None:
+def _check_lengths(table: datasets.table.Table, origin: Origin) -> None:
     """Every token has one tag. A row without tokens is kept."""
     if "tags" not in table.column_names:
         return
     tokens, tags = (pc.list_value_length(table[name]).to_numpy() for name in ("tokens", "tags"))
     for row in np.flatnonzero(tokens != tags)[:1]:
-        raise InputError(f"{where}: row {row + 1}: {tokens[row]} tokens, but {tags[row]} tags")
+        raise InputError(f"{origin.row(row + 1)}: {tokens[row]} tokens, but {tags[row]} tags")
 
 
-def _unwrap(dataset: datasets.Dataset, where: str) -> datasets.Dataset:
+def _unwrap(dataset: datasets.Dataset, origin: Origin) -> datasets.Dataset:
     """Turn lists into plain values where every row has one: references into texts, numbers into a float."""
     table = dataset.data
     for index, name in enumerate(table.column_names):
@@ -255,17 +275,17 @@ def _unwrap(dataset: datasets.Dataset, where: str) -> datasets.Dataset:
             row = next((n for n, length in enumerate(lengths.to_pylist(), 1) if length != expected), None)
             if row is not None:
                 found = lengths[row - 1].as_py()
-                raise InputError(f"{where}: row {row}: {found} numbers in the label, but the first row has {expected}")
+                raise InputError(f"{origin.row(row)}: {found} numbers in the label, but the first row has {expected}")
     return datasets.Dataset(table, fingerprint=dataset._fingerprint)
 
 
-def _check_same_columns(splits: dict[str, datasets.Dataset], where: dict[str, str]) -> None:
-    """A text_pair is in every split or in none."""
-    first, *others = splits
-    for split in others:
-        for name in {*splits[first].column_names} ^ {*splits[split].column_names}:
-            having, lacking = (first, split) if name in splits[first].column_names else (split, first)
-            raise InputError(f"{where[lacking]}: no column {name!r}, which {where[having]} has")
+def _check_same_columns(columns: dict[str, list[str]]) -> None:
+    """A text_pair is everywhere, or nowhere."""
+    first, *others = columns
+    for other in others:
+        for name in {*columns[first]} ^ {*columns[other]}:
+            having, lacking = (first, other) if name in columns[first] else (other, first)
+            raise InputError(f"{lacking}: no column {name!r}, which {having} has")
 
 
 def _load_dataset(name: str, config_name: str | None, seed: int) -> dict[str, datasets.Dataset]:
@@ -295,7 +315,9 @@ def _sample(dataset: datasets.Dataset, limit: int | None, seed: int) -> datasets
 # --- Labels ---
 
 
-def _label_names(data: LabelledData, task: str, problem_type: str | None, known: list[str] | None) -> list[str]:
+def _label_names(
+    data: LabelledData, origins: dict[str, Origin], task: str, problem_type: str | None, known: list[str] | None
+) -> list[str]:
     """The label names of the training split, or those that are known, in the order of their ids.
 
     Names that are all whole numbers are sorted as numbers, all others by code point; of tags, `O` comes first; where
@@ -319,7 +341,7 @@ def _label_names(data: LabelledData, task: str, problem_type: str | None, known:
             )
         known = known if known is not None and sorted(known) == sorted(names) else names
     for split in data:
-        _check_known(data[split], column, known, data.where[split], lacking)
+        _check_known(data[split], column, known, origins[split], lacking)
     return known
 
 
@@ -347,7 +369,7 @@ def _sorted_labels(names: set[str], task: str) -> list[str]:
     return sorted(names, key=lambda name: (task == "token-classification" and name != "O", name))
 
 
-def _check_known(dataset: datasets.Dataset, column: str, names: list[str], where: str, lacking: str) -> None:
+def _check_known(dataset: datasets.Dataset, column: str, names: list[str], origin: Origin, lacking: str) -> None:
     known = set(names)
     rows = {row: labels for row, labels in enumerate(_labels(dataset, column), 1) if not known.issuperset(labels)}
     if not rows:
@@ -357,6 +379,6 @@ def _check_known(dataset: datasets.Dataset, column: str, names: list[str], where
     others = f", and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""
     near = " or ".join(map(repr, difflib.get_close_matches(unknown[0], names)))
     raise InputError(
-        f"{where}: row {next(iter(rows))}: label {unknown[0]!r} {lacking}"
+        f"{origin.row(next(iter(rows)))}: label {unknown[0]!r} {lacking}"
         f" ({count} {'row' if count == 1 else 'rows'} here{others})" + (f"; did you mean {near}?" if near else "")
     )

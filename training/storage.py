@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from .files import InputError
 BLOCK = 2**24
 
 
-def key_of(files: list[Path], *facts: Any) -> str:
+def key_of(files: Iterable[str], *facts: Any) -> str:
     """What a table made of these files is called: equal for equal contents and facts, wherever the files are."""
     content = hashlib.blake2b()
-    for path in files:
+    for name in files:
+        path = Path(name).expanduser()
         with path.open("rb") as file:
             while block := file.read(BLOCK):
                 content.update(block)
