@@ -211,8 +211,7 @@ class BlendConfig(RecipeConfig):
             self.attention_out_bias = self.attention_bias
         super().__post_init__(**kwargs)
 
-    @property
-    def base_model_tp_plan(self) -> dict[str, str]:
+    def block_plan(self) -> dict[str, str]:
         """How tensor parallelism divides the matrices of a block: by heads, and by inner features.
 
         It names what the model has and no more: transformers warns of anything else.
@@ -220,6 +219,17 @@ class BlendConfig(RecipeConfig):
         gate = {"layers.*.mlp.gate_proj": "colwise"} if self.feed_forward_type == "gated" else {}
         inner = {"layers.*.mlp.up_proj": "colwise", "layers.*.mlp.down_proj": "rowwise"}
         return {**attention_plan("self_attn"), **gate, **inner}
+
+    @property
+    def base_model_tp_plan(self) -> dict[str, str]:
+        """The plan of the blocks as the fields are now, and what transformers has added to it."""
+        return {**self.block_plan(), **vars(self).get("base_model_tp_plan", {})}
+
+    @base_model_tp_plan.setter
+    def base_model_tp_plan(self, plan: dict[str, str]) -> None:
+        """Keeps what is added: transformers 5.16 reads a plan and sets it again, with the embedding if it is tied."""
+        # Under this name it is not saved with the fields.
+        vars(self)["base_model_tp_plan"] = {name: plan[name] for name in plan.keys() - self.block_plan().keys()}
 
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
         """Fill in RoPE's parameters where positions are rotary; where they are not, there are none.

@@ -23,11 +23,10 @@ class BlendDecoderConfig(BlendConfig):
     # Width of the encoder's output that each block also reads by cross-attention. None: no cross-attention.
     cross_attention_hidden_size: int | None = checked(positive, None)
 
-    @property
-    def base_model_tp_plan(self) -> dict[str, str]:
-        """As BlendConfig.base_model_tp_plan, with cross-attention where there is any."""
+    def block_plan(self) -> dict[str, str]:
+        """As BlendConfig.block_plan, with cross-attention where there is any."""
         crossing = {} if self.cross_attention_hidden_size is None else attention_plan("cross_attn")
-        return {**super().base_model_tp_plan, **crossing}
+        return {**super().block_plan(), **crossing}
 
     @property
     def base_model_pp_plan(self) -> dict[str, tuple[list[str], list[str]]] | None:

@@ -59,6 +59,16 @@ def test_plans_name_what_the_model_has(model_class, options):
     assert embeddings <= set(model.tp_plan) and embeddings <= set(model.fsdp_plan)
 
 
+def test_what_is_added_to_a_plan_stays_and_the_rest_follows_the_fields():
+    """transformers 5.16 adds the embedding to the plan of each configuration that ties it."""
+    config = tiny_config(BlendDecoderConfig)
+    config.base_model_tp_plan = {**config.base_model_tp_plan, "embed_tokens": "embedding_rowwise"}
+    config.cross_attention_hidden_size = 8
+    assert config.base_model_tp_plan["embed_tokens"] == "embedding_rowwise"
+    assert config.base_model_tp_plan["layers.*.cross_attn.q_proj"] == "colwise"
+    assert "base_model_tp_plan" not in config.to_dict()
+
+
 @every_model
 def test_blocks_are_what_is_not_split(model_class):
     """accelerate refuses a name of a class that the model has not."""
