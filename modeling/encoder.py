@@ -1,6 +1,5 @@
 """The encoder family: the stack in which every token sees every token, and its heads."""
 
-
 import torch
 from torch import nn
 from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
