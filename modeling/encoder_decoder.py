@@ -12,7 +12,8 @@ from transformers.modeling_outputs import (
     Seq2SeqModelOutput,
     Seq2SeqSequenceClassifierOutput,
 )
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.processing_utils import Unpack
+from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from .base import BlendPreTrainedModel
@@ -91,7 +92,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
         decoder_inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         repad: bool = True,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> EncoderDecoderOutput:
         """Blend the source into itself, then the target into itself and the source into the target.
 
@@ -207,7 +208,7 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
         """Logits (B, T, V); labels (B, T) are the target's tokens, unshifted, with -100 for padding.
 

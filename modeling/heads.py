@@ -13,7 +13,8 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils.generic import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .losses import class_loss, sequence_loss
 from .normalization import build_norm
@@ -128,7 +129,7 @@ class ForSequenceClassification(PreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput | Seq2SeqSequenceClassifierOutput:
         """Logits (B, num_labels), one row a sequence; inputs as in the base model, labels as in sequence_loss."""
         outputs = self.model(
@@ -170,7 +171,7 @@ class ForTokenClassification(PreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput | Seq2SeqSequenceClassifierOutput:
         """Logits (B, T, num_labels), zeros for padding; inputs as in the base model, labels (B, T), -100 for none."""
         outputs = self.model(
