@@ -143,9 +143,7 @@ def take_checkpoint(args: BlendTrainingArguments) -> None:
     if args.resume is not None:
         one_of("resume", args.resume, ["auto"])
         if given is not None:
-            raise InputError(
-                f"resume: looks for a checkpoint, but resume_from_checkpoint is {given}; give only one"
-            )
+            raise InputError(f"resume: looks for a checkpoint, but resume_from_checkpoint is {given}; give only one")
     if given in ("false", "False"):
         args.resume_from_checkpoint = None
     elif args.resume or given in ("true", "True"):

@@ -184,7 +184,7 @@ class ResumingTrainer(SavingTrainer):
         return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
 
     def _run_epoch(self, *, epoch: int, train_dataloader: DataLoader, **kwargs: Any) -> None:
-        """As Trainer._run_epoch, which reads the first batches again to leave them out, unless the stream is past them."""
+        """As Trainer._run_epoch, which reads the first batches to leave them out, unless the stream is past them."""
         self._rest = None
         if self._stream is not None and self._stream.start:
             train_dataloader.set_epoch(epoch)

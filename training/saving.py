@@ -36,7 +36,7 @@ class SavingTrainer(PushingTrainer):
         self._terminated = False
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As Trainer.train; SIGTERM ends the process with exit code TERMINATED after the step it is in, which is saved.
+        """As Trainer.train; after SIGTERM the step is finished and saved, and the process exits with code TERMINATED.
 
         Raises:
             RunError: the run cannot go on: a loss is not finite, a disk is full, a worker was killed.
@@ -132,7 +132,7 @@ class SavingTrainer(PushingTrainer):
         """Write a checkpoint beside the others, look it through, give it its name, and only then delete older ones.
 
         Replaces `output_dir = os.path.join(run_dir, checkpoint_folder)` and `rotate_checkpoints(` of
-        Trainer._save_checkpoint, which writes into the final place, and deletes others without a look at what it wrote.
+        Trainer._save_checkpoint, which writes into the final place and does not look at it before it deletes others.
 
         Raises:
             RunError: it could not be written; nothing of it stays.
