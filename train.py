@@ -25,6 +25,7 @@ from seqblend.training.arguments import (
     parse_arguments,
     public_command,
 )
+from seqblend.training.checkpoints import RunError
 from seqblend.training.checks import check_options, finish_arguments, settle_steps
 from seqblend.training.collation import COLLATORS
 from seqblend.training.data import LabelledData, load_data
@@ -269,7 +270,12 @@ def scorer(task: Task, rows: datasets.Dataset, settings: Settings) -> Callable[[
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit code is 2 where the input is wrong."""
+    """Run the command line.
+
+    Returns:
+        The exit code: 0; 1 where a run could not go on; 2 where the input is wrong. Of a run that SIGTERM ended, which
+        was saved, it is 143.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         job = prepare(sys.argv[1:] if argv is None else argv)
@@ -279,11 +285,14 @@ def main(argv: list[str] | None = None) -> int:
         job.run()
     except (InputError, PublishError) as error:
         return refuse(error)
+    except RunError as error:
+        refuse(error)
+        return 1
     return 0
 
 
 def refuse(error: Exception) -> int:
-    """Say in one line what is wrong with the input."""
+    """Say in one line what is wrong."""
     print("error:", " ".join(str(error).split()), file=sys.stderr)
     return 2
 

@@ -151,7 +151,7 @@ class DataArguments:
 
 @dataclass
 class BlendTrainingArguments(Seq2SeqTrainingArguments):
-    """transformers' own, and what a batch may hold."""
+    """transformers' own, what a batch may hold, and how a run goes on by itself."""
 
     max_tokens_per_batch: int | None = field(
         default=None,
@@ -159,6 +159,10 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
             "help": "The most tokens, without padding, in a training batch of one device, in place of "
             "per_device_train_batch_size. Rows of similar length are batched; the target of seq2seq-lm counts too."
         },
+    )
+    resume: str | None = field(
+        default=None,
+        metadata={"help": "auto: go on from the newest good checkpoint of output_dir; where there is none, begin."},
     )
 
     @property

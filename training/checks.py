@@ -11,10 +11,10 @@ import torch
 from accelerate.utils import DynamoBackend
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..configuration.base import unknown
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
+from .checkpoints import STATE, clear_stage, newest_good
 from .files import InputError, one_of
 from .tasks import TASKS, Task
 
@@ -137,16 +137,21 @@ def check_reporters(names: list[str]) -> None:
             raise InputError(f"report_to: {error}") from error
 
 
-def take_checkpoint(args: Seq2SeqTrainingArguments) -> None:
-    """Turn resume_from_checkpoint into a path, or None. Raises InputError where there is no checkpoint."""
+def take_checkpoint(args: BlendTrainingArguments) -> None:
+    """Turn resume and resume_from_checkpoint into a path, or None. Raises InputError where there is no checkpoint."""
     given = args.resume_from_checkpoint
+    if args.resume is not None:
+        one_of("resume", args.resume, ["auto"])
+        if given is not None:
+            raise InputError(f"resume: looks for a checkpoint, but resume_from_checkpoint is {given}; give only one")
     if given in ("false", "False"):
         args.resume_from_checkpoint = None
-    elif given in ("true", "True"):
-        args.resume_from_checkpoint = get_last_checkpoint(args.output_dir) if Path(args.output_dir).exists() else None
-        if args.resume_from_checkpoint is None:
+    elif args.resume or given in ("true", "True"):
+        clear_stage(Path(args.output_dir))
+        args.resume_from_checkpoint = newest_good(args.output_dir)
+        if args.resume_from_checkpoint is None and not args.resume:
             raise InputError(f"resume_from_checkpoint: there is no checkpoint in output_dir {args.output_dir}")
-    elif given and not Path(given, "trainer_state.json").exists():
+    elif given and not Path(given, STATE).exists():
         raise InputError(f"resume_from_checkpoint: {given} is no checkpoint")
 
 

@@ -14,7 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from .files import InputError
 from .metrics import perplexity
-from .pushing import PushingTrainer
+from .resuming import ResumingTrainer
 from .sampling import TokenBatchSampler, count_tokens
 
 Scorer = Callable[[EvalPrediction], dict[str, float | str]]
@@ -57,13 +57,13 @@ def embeddings_hidden(model: PreTrainedModel) -> Iterator[None]:
             delattr(model, name)
 
 
-class BlendTrainer(PushingTrainer):
-    """A Seq2SeqTrainer that evaluates in order, averages losses over targets, loads strictly, and pushes whole.
+class BlendTrainer(ResumingTrainer):
+    """A Seq2SeqTrainer that evaluates in order, averages losses over targets, resumes exactly, and pushes whole.
 
     Args:
         scorers: what computes the metrics of each split, by the prefix its metrics have (`eval`, `test`). Empty for
             language models, which have a perplexity.
-        kwargs: those of PushingTrainer, but for `compute_metrics`; `args` may be BlendTrainingArguments.
+        kwargs: those of ResumingTrainer, but for `compute_metrics`; `args` may be BlendTrainingArguments.
     """
 
     def __init__(self, *, scorers: dict[str, Scorer], **kwargs: Any):
