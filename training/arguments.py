@@ -61,6 +61,14 @@ class DataArguments:
             "for sequence-classification."
         },
     )
+    class_weights: str | None = field(
+        default=None,
+        metadata={
+            "help": "How much each label counts in the loss of sequence- and token-classification: balanced, which is "
+            "n / (labels × count) in the training split; numbers in the order of the labels, as in '1,2.5'; or "
+            "'LABEL=1,LABEL=2.5'."
+        },
+    )
     dataset_name: str | None = field(default=None, metadata={"help": "dates, or a data set of the Hub."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of dataset_name."})
     train_file: str | None = field(
@@ -103,13 +111,20 @@ class DataArguments:
 
 @dataclass
 class BlendTrainingArguments(Seq2SeqTrainingArguments):
-    """transformers' own, and what a batch may hold."""
+    """transformers' own, what a batch may hold, and when to stop early."""
 
     max_tokens_per_batch: int | None = field(
         default=None,
         metadata={
             "help": "The most tokens, without padding, in a training batch of one device, in place of "
             "per_device_train_batch_size. Rows of similar length are batched; the target of seq2seq-lm counts too."
+        },
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop after so many evaluations in which metric_for_best_model was not better than ever before. "
+            "Needs load_best_model_at_end and an eval_strategy."
         },
     )
 
@@ -203,7 +218,7 @@ def take_settings(parser: Parser, path: str) -> list[str]:
     actions = {action.dest: action for action in parser._actions}
     for name in nested:
         takes_nested = actions[name].nargs == "+" or actions[name].type in (str, dict)
-        if not takes_nested or name in ours - {"config_overrides", "card_data"}:
+        if not takes_nested or name in ours - {"config_overrides", "card_data", "class_weights"}:
             raise InputError(f"{path}: {name}: must be a single value, but is {describe(nested[name])}")
     for name, value in settings.items():
         if value is False and "no" in (actions[name].choices or ()):
