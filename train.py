@@ -34,6 +34,7 @@ from seqblend.training.models import make_model, parts_of, take_labels
 from seqblend.training.tasks import TASKS, Settings, Task, check_metric, shown_example
 from seqblend.training.tokenization import load_tokenizer, texts_of, train_tokenizer
 from seqblend.training.trainer import BlendTrainer
+from seqblend.training.weights import class_weights
 
 # The prefix that transformers gives the metrics of a split.
 PREFIXES = {"eval": "validation", "test": "test"}
@@ -140,7 +141,8 @@ def prepare(argv: list[str]) -> Job:
     finish_arguments(training_args, task, set(rows))
     tokenizer = make_tokenizer(model_args, data_args, rows)
     set_seed(training_args.seed)
-    model = make_model(model_args, data_args, training_args, tokenizer, rows.label_names)
+    weights = class_weights(data_args, training_args, rows)
+    model = make_model(model_args, data_args, training_args, tokenizer, rows.label_names, weights)
     settings = make_settings(data_args, training_args, tokenizer, rows, model)
     encoded = datasets.DatasetDict({split: task.encode(rows[split], settings, split) for split in rows})
     if training_args.metric_for_best_model is not None and "validation" in rows:

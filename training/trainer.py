@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.integrations import apply_liger_kernel
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -73,6 +73,9 @@ class BlendTrainer(ResumingTrainer):
         for part in (self.data_collator, self.batches):
             if isinstance(part, TrainerCallback):
                 self.add_callback(part)
+        # Arguments of transformers' own class have none.
+        if patience := getattr(self.args, "early_stopping_patience", None):
+            self.add_callback(EarlyStoppingCallback(patience))
         self._loss_sums: list[torch.Tensor] = []
 
     def make_batches(self) -> TokenBatchSampler | None:
