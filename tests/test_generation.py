@@ -359,6 +359,23 @@ def test_generation_from_embeddings(model_class):
     assert torch.equal(model.generate(inputs_embeds=embeds, **prompt, **asked)[:, -6:], expected)
 
 
+@every_generator
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+def test_generation_in_half_precision(model_class, dtype):
+    """The logits of what is written are as close to those in double precision as without a cache."""
+    model, prompt = generator(model_class).to(dtype), prompt_of(model_class)
+    asked = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    written = model.generate(**prompt, max_new_tokens=6, **asked)
+    target = {"input_ids": written.sequences, "attention_mask": torch.ones_like(written.sequences)}
+    source = prompt if model_class is BlendEncoderDecoderForSeq2SeqLM else {}
+    if not source:
+        target["attention_mask"][:, : prompt["attention_mask"].shape[1]] = prompt["attention_mask"]
+    uncached = without_cache(model, source, target)[:, -7:-1]
+    exact = without_cache(model.double(), source, target)[:, -7:-1]
+    error = (torch.stack(written.logits, dim=1) - exact).std()
+    assert 0 < error < 2 * (uncached - exact).std()
+
+
 def test_generation_tells_scores_and_states():
     """For each token a tuple of the layers' tensors, in the shapes that GenerateDecoderOnlyOutput documents."""
     model = generator(BlendDecoderForCausalLM, "eager")
