@@ -335,6 +335,17 @@ def test_static_cache_with_windows(model_class, sliding):
     assert torch.equal(model.generate(**prompt, **asked, cache_implementation="static"), expected)
 
 
+@every_window
+def test_a_prompt_may_end_in_padding(sliding):
+    """What is written goes on from the last column, as with a static cache, which keeps the padding."""
+    model = generator(BlendDecoderForCausalLM, **sliding)
+    prompt = prompt_of(BlendDecoderForCausalLM, "right")
+    assert not prompt["attention_mask"][:, -1].all()
+    asked = {"max_new_tokens": 6, "do_sample": False}
+    expected = model.generate(**prompt, **asked, cache_implementation="static")
+    assert torch.equal(model.generate(**prompt, **asked), expected)
+
+
 @every_generator
 @every_window
 @pytest.mark.parametrize("way", ["assisted", "prompt lookup"])
