@@ -35,8 +35,9 @@ def in_two_processes(function: Shared, folder: Path, timeout: int = 240) -> list
     Raises:
         AssertionError: a process failed, or took too long; the message is what they said.
     """
+    deadline = time.time() + timeout
     process = subprocess.Popen(
-        [sys.executable, __file__, function.__module__, function.__name__, str(folder), str(timeout)],
+        [sys.executable, __file__, function.__module__, function.__name__, str(folder), str(deadline)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         text=True,
         stdout=subprocess.PIPE,
@@ -44,25 +45,32 @@ def in_two_processes(function: Shared, folder: Path, timeout: int = 240) -> list
         start_new_session=True,
     )
     try:
-        said, _ = process.communicate(timeout=timeout + 10)
+        said, _ = process.communicate(timeout=timeout + 15)
+    except subprocess.TimeoutExpired:
+        kill_group(process)
+        said, _ = process.communicate()
     finally:
-        # All that it started is in its group.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        kill_group(process)
     assert process.returncode == 0, said[-8000:]
     return [json.loads((folder / f"{function.__name__}.{rank}.json").read_text()) for rank in (0, 1)]
 
 
-def run(module: str, name: str, folder: str, timeout: str) -> None:
+def kill_group(process: subprocess.Popen) -> None:
+    """End the process and all that it started, where any are left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def run(module: str, name: str, folder: str, deadline: str) -> None:
     """Import the module, and be two from then on."""
-    end = time.monotonic() + int(timeout)
     function = getattr(importlib.import_module(module), name)
-    multiprocessing.start_processes(share, (function, Path(folder), end), nprocs=2, start_method="fork")
+    arguments = (function, Path(folder), float(deadline))
+    multiprocessing.start_processes(share, arguments, nprocs=2, start_method="fork")
 
 
-def share(rank: int, function: Shared, folder: Path, end: float) -> None:
+def share(rank: int, function: Shared, folder: Path, deadline: float) -> None:
     """Be one of the two."""
-    faulthandler.dump_traceback_later(max(1, end - time.monotonic()), exit=True)
+    faulthandler.dump_traceback_later(max(1, deadline - time.time()), exit=True)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     store = f"file://{folder}/{function.__name__}.store"
     torch.distributed.init_process_group("gloo", store, world_size=2, rank=rank)

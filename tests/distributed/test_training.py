@@ -131,6 +131,6 @@ def wait_in_vain(folder):
 def test_processes_that_wait_in_vain_are_ended_and_say_where(tmp_path):
     """So no test of two processes can hang."""
     with pytest.raises(AssertionError, match="in wait_in_vain"):
-        in_two_processes(wait_in_vain, tmp_path, timeout=40)
+        in_two_processes(wait_in_vain, tmp_path, timeout=60)
     pids = [int(path.stem) for path in tmp_path.glob("*.pid")]
     assert len(pids) == 2 and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
