@@ -13,7 +13,6 @@ from transformers.modeling_outputs import (
     Seq2SeqSequenceClassifierOutput,
 )
 from transformers.processing_utils import Unpack
-from transformers.utils import logging
 from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
@@ -23,8 +22,6 @@ from .decoder import BlendDecoderModel
 from .encoder import BlendEncoderModel
 from .heads import ForSequenceClassification, ForTokenClassification, VocabularyProjection, next_logits, recorded
 from .losses import IGNORE, token_loss
-
-logger = logging.get_logger(__name__)
 
 STATES = ("output_attentions", "output_hidden_states")
 
@@ -260,23 +257,10 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
         start = self.config.decoder_start_token_id
         if start is None:
             raise ValueError("decoder_start_token_id is None: the decoder has nothing to start from")
-        self.warn_of_second_start(labels, start)
         padding = 0 if self.config.pad_token_id is None else self.config.pad_token_id
         shifted = labels.roll(1, dims=-1)
         shifted[:, 0] = start
         return shifted.masked_fill(shifted == IGNORE, padding)
-
-    def warn_of_second_start(self, labels: torch.Tensor, start: int) -> None:
-        """Say it where all labels begin with the start token, and two of them blend to the same as one."""
-        positions = self.config.decoder.position_type
-        if positions not in ("rotary", "none") or torch.compiler.is_compiling():
-            return
-        if bool((labels[:, 0] == start).all()):
-            logger.warning_once(
-                f"labels begin with decoder_start_token_id={start}, which the decoder reads before them: with "
-                f"position_type={positions!r} it cannot tell two from one, and writes them without end. Leave the "
-                "token out of the labels, or start from another"
-            )
 
 
 def until_last(marked: torch.Tensor) -> torch.Tensor:
