@@ -325,11 +325,11 @@ def _label_names(
         return []
     if problem_type == "regression":
         return _regression_names(data, known)
-    columns = {split: _column(data[split], LABEL_COLUMNS[task]) for split in data}
+    columns = {split: data[split].data[LABEL_COLUMNS[task]] for split in data}
     lacking = "is none of the model's"
     if "train" in data:
         lacking = "does not occur in training"
-        names = _sorted_labels(set(chain.from_iterable(map(_as_list, columns["train"]))), task)
+        names = _sorted_labels(_distinct(columns["train"]), task)
         if not names:
             raise InputError(f"{data.where['train']}: no row has a label")
         if len(names) == 1 and task == "sequence-classification" and problem_type != "multi_label_classification":
@@ -352,8 +352,9 @@ def _regression_names(data: LabelledData, known: list[str] | None) -> list[str]:
     return [f"LABEL_{index}" for index in range(width)]
 
 
-def _column(dataset: datasets.Dataset, name: str) -> list:
-    return dataset.select_columns(name).with_format("arrow")[:][name].to_pylist()
+def _distinct(column: pa.ChunkedArray) -> set[str]:
+    """The labels that occur in a column of labels, or of lists of them."""
+    return set(pc.unique(pc.list_flatten(column) if pa.types.is_list(column.type) else column).to_pylist())
 
 
 def _as_list(labels: str | list[str]) -> list[str]:
@@ -367,11 +368,12 @@ def _sorted_labels(names: set[str], task: str) -> list[str]:
     return sorted(names, key=lambda name: (task == "token-classification" and name != "O", name))
 
 
-def _check_known(column: list, names: list[str], origin: Origin, lacking: str) -> None:
+def _check_known(labels: pa.ChunkedArray, names: list[str], origin: Origin, lacking: str) -> None:
     known = set(names)
-    rows = [row for row, labels in enumerate(column, 1) if not known.issuperset(_as_list(labels))]
-    if not rows:
+    if _distinct(labels) <= known:
         return
+    column = labels.to_pylist()
+    rows = [row for row, cell in enumerate(column, 1) if not known.issuperset(_as_list(cell))]
     unknown = list(dict.fromkeys(n for row in rows for n in _as_list(column[row - 1]) if n not in known))
     count = sum(unknown[0] in _as_list(column[row - 1]) for row in rows)
     others = f", and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""
