@@ -156,13 +156,14 @@ class Lines:
         encoding: see `check_encoding`.
 
     Attributes:
-        row: the number of the row that is being read, from 1. The reader counts it.
+        row: the number of the row that is being read, from 1, which the reader counts; None where it cannot.
         line: the number of the line that was read last.
     """
 
     def __init__(self, path: str, stream: IO[bytes], encoding: str):
         self.path, self.stream, self.encoding = path, stream, encoding
-        self.row, self.line = 1, 0
+        self.row: int | None = 1
+        self.line = 0
 
     def __iter__(self) -> Iterator[str]:
         encoding = self._without_mark()
@@ -202,7 +203,8 @@ class Lines:
             line: where; None is the line that was read last.
         """
         line = self.line if line is None else line
-        return InputError(f"{self.path}: row {self.row}{f' (line {line})' if line != self.row else ''}: {reason}")
+        where = f"row {self.row}" + (f" (line {line})" if line != self.row else "") if self.row else f"line {line}"
+        return InputError(f"{self.path}: {where}: {reason}")
 
 
 def split_at(newline: bytes, stream: IO[bytes]) -> Iterator[bytes]:

@@ -173,7 +173,9 @@ def _json_lines(path: str, stream: IO[bytes], reading: Reading) -> Rows:
 def _json_document(path: str, stream: IO[bytes], reading: Reading) -> Rows:
     """A list of objects, an object with such a list in `data`, or JSON lines."""
     data = stream.read()
-    text = "".join(Lines(path, io.BytesIO(data), reading.encoding))
+    lines = Lines(path, io.BytesIO(data), reading.encoding)
+    lines.row = None
+    text = "".join(lines)
     try:
         value = JSON.decode(text)
     except (ValueError, RecursionError) as error:
