@@ -1,6 +1,7 @@
 """CoNLL, parallel text, several files, encodings: what was written comes back, and what is malformed is named."""
 
 import json
+import time
 
 import pytest
 from hypothesis import assume, given, settings
@@ -275,7 +276,7 @@ ENCODINGS = [
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@FEW
+@settings(PROPERTY, max_examples=10)
 @given(rows=st.lists(st.fixed_dictionaries({"text": TEXTS, "label": LABELS}), min_size=1, max_size=8))
 def test_every_encoding_comes_back(tmp_path, encoding, rows):
     """U+0A0D and U+0D0A have the bytes of line ends in UTF-16."""
@@ -396,3 +397,19 @@ def test_whatever_a_file_holds_it_is_read_or_named(tmp_path, suffix, content, en
 def test_a_document_that_is_not_text_has_a_line(tmp_path):
     path = write(tmp_path / "a.json", b'[{"text": "a"},\n{"text": "\xff"}]')
     assert_refused([f"{path}: line 2: not valid UTF-8"], read_file, path, LANGUAGE)
+
+
+# --- Speed ---
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_fifty_thousand_rows_are_read_in_a_second_of_one_core(tmp_path, name):
+    """Read and checked; some four times as many where nothing else runs, so that this fails for code, not for luck."""
+    words = "the quick brown fox jumps over the lazy dog and runs far away"
+    rows = [{"text": f"{words} é {number}", "label": str(number % 7)} for number in range(30_000)]
+    path = write(tmp_path / name, csv_text(rows)) if name == "a.csv" else write_json_lines(tmp_path / name, rows)
+    start = time.process_time()
+    assert len(load_data(CLASSIFY, train_file=path)["train"]) == len(rows)
+    rate = len(rows) / (time.process_time() - start)
+    print(f"{name}: {rate:,.0f} rows a second")
+    assert rate > 50_000
