@@ -179,6 +179,12 @@ def test_broken_pair(tmp_path, source, target, words):
     assert_refused(words, load_data, TRANSLATE, train_file=Pairs(tmp_path / "x.en", tmp_path / "x.ko"))
 
 
+def test_a_pair_without_lines_is_refused(tmp_path):
+    """A packed file of nothing is not empty itself."""
+    sides = [write(tmp_path / f"{name}.gz", "") for name in ("a", "b")]
+    assert_refused([*map(str, sides), "no rows"], load_data, TRANSLATE, train_file=Pairs(*sides))
+
+
 def test_each_source_file_needs_a_target_file(tmp_path):
     one, two = (write(tmp_path / name, "x") for name in ("one", "two"))
     words = ["train_source_file, train_target_file", f"2 ({one}, {two})", f"1 ({one})"]

@@ -63,6 +63,14 @@ class DataArguments:
             "for sequence-classification."
         },
     )
+    class_weights: str | None = field(
+        default=None,
+        metadata={
+            "help": "How much each label counts in the loss of sequence- and token-classification: balanced, which is "
+            "n / (labels × count) in the training split; numbers in the order of the labels, as in '1,2.5'; or "
+            "'LABEL=1,LABEL=2.5'."
+        },
+    )
     dataset_name: str | None = field(default=None, metadata={"help": "dates, or a data set of the Hub."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of dataset_name."})
     train_file: list[str] | None = field(
@@ -151,13 +159,24 @@ class DataArguments:
 
 @dataclass
 class BlendTrainingArguments(Seq2SeqTrainingArguments):
-    """transformers' own, and what a batch may hold."""
+    """transformers' own, what a batch may hold, how a run goes on by itself, and when to stop early."""
 
     max_tokens_per_batch: int | None = field(
         default=None,
         metadata={
             "help": "The most tokens, without padding, in a training batch of one device, in place of "
             "per_device_train_batch_size. Rows of similar length are batched; the target of seq2seq-lm counts too."
+        },
+    )
+    resume: str | None = field(
+        default=None,
+        metadata={"help": "auto: go on from the newest good checkpoint of output_dir; where there is none, begin."},
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop after so many evaluations in which metric_for_best_model was not better than ever before. "
+            "Needs load_best_model_at_end and an eval_strategy."
         },
     )
 
@@ -250,7 +269,7 @@ def take_settings(parser: Parser, path: str) -> list[str]:
     ours = {field.name for kind in (ModelArguments, DataArguments) for field in dataclasses.fields(kind)}
     actions = {action.dest: action for action in parser._actions}
     for name in nested:
-        is_ours = name in ours - {"config_overrides", "card_data"}
+        is_ours = name in ours - {"config_overrides", "card_data", "class_weights"}
         if is_ours and actions[name].nargs == "+":
             check_names_of_files(nested[name], f"{path}: {name}")
         elif is_ours or not (actions[name].nargs == "+" or actions[name].type in (str, dict)):

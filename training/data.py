@@ -25,10 +25,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..version import __version__
 from .columns import STANDARD_COLUMNS, Columns, Field, fields_of
 from .files import InputError, in_one_line, nearest_first
 from .formats import DEFAULT_READING, Reading, table_rows
 from .sources import Names, Origin, Pairs, Source, check_reading, sources_of
+from .storage import key_of, stored
 
 SPLITS = ("train", "validation", "test")
 LABEL_COLUMNS = {"sequence-classification": "label", "token-classification": "tags"}
@@ -178,17 +180,22 @@ def _source(dataset: datasets.Dataset, where: str, fields: list[Field]) -> Sourc
         for table in dataset.select_columns(wanted).with_format("arrow").iter(BATCH_ROWS):
             yield from table_rows(table, dataset.features)
 
-    return Source(where, rows, typed=True)
+    return Source(where, rows, typed=True, facts=(dataset._fingerprint,))
 
 
 def _read(sources: list[Source], fields: list[Field]) -> tuple[datasets.Dataset, Origin]:
     """The rows of a split, of which every source has the same columns."""
-    tables = [_standardise(source.rows(), source.name, fields, source.typed) for source in sources]
-    origin = Origin([source.name for source in sources], [len(table) for table in tables])
-    _check_same_columns(dict(zip(origin.names, (table.column_names for table in tables), strict=True)))
-    table = pa.concat_tables(tables)
-    _check_lengths(table, origin)
-    return datasets.Dataset(_unwrap(table, origin)), origin
+    # Another version may read the same files in another way.
+    keys = [key_of(source.files, __version__, source.facts, fields) for source in sources]
+    parts = [
+        stored(key, _batches(source.rows(), source.name, fields, source.typed))
+        for key, source in zip(keys, sources, strict=True)
+    ]
+    origin = Origin([source.name for source in sources], [len(part) for part in parts])
+    _check_same_columns(dict(zip(origin.names, (part.column_names for part in parts), strict=True)))
+    dataset = datasets.concatenate_datasets(parts)
+    _check_lengths(dataset.data, origin)
+    return _unwrap(dataset, origin), origin
 
 
 def _present(fields: list[Field], columns: Iterable[str], where: str) -> list[Field]:
@@ -203,22 +210,21 @@ def _present(fields: list[Field], columns: Iterable[str], where: str) -> list[Fi
     return [field for field in fields if field.column in columns]
 
 
-def _standardise(rows: Iterator[dict], where: str, fields: list[Field], typed: bool) -> pa.Table:
+def _batches(rows: Iterator[dict], where: str, fields: list[Field], typed: bool) -> Iterator[pa.RecordBatch]:
     first = next(rows)
     present = _present(fields, first, where)
     absent = [field.column for field in fields if field not in present]
     rows = chain([first], rows)
     schema = pa.schema([(field.name, field.kind.type) for field in present])
-    batches, count = [], 0
+    count = 0
     while batch := list(islice(rows, BATCH_ROWS)):
         for column in absent:
             for number, row in enumerate(batch, count + 1):
                 if column in row:
                     raise InputError(f"{where}: row {number}: has column {column!r}, which the first row has not")
         arrays = [_convert(batch, field, where, count + 1, typed) for field in present]
-        batches.append(pa.record_batch(arrays, schema=schema))
+        yield pa.record_batch(arrays, schema=schema)
         count += len(batch)
-    return pa.Table.from_batches(batches, schema)
 
 
 def _convert(rows: list[dict], field: Field, where: str, first_row: int, typed: bool) -> pa.Array:
@@ -247,18 +253,18 @@ def _is_encodable(value: str | list[str]) -> bool:
     return True
 
 
-def _check_lengths(table: pa.Table, origin: Origin) -> None:
+def _check_lengths(table: datasets.table.Table, origin: Origin) -> None:
     """Every token has one tag. A row without tokens is kept."""
     if "tags" not in table.column_names:
         return
-    tokens, tags = (pc.list_value_length(table[name]).to_pylist() for name in ("tokens", "tags"))
-    for row, (n_tokens, n_tags) in enumerate(zip(tokens, tags, strict=True), 1):
-        if n_tokens != n_tags:
-            raise InputError(f"{origin.row(row)}: {n_tokens} tokens, but {n_tags} tags")
+    tokens, tags = (pc.list_value_length(table[name]).to_numpy() for name in ("tokens", "tags"))
+    for row in np.flatnonzero(tokens != tags)[:1]:
+        raise InputError(f"{origin.row(row + 1)}: {tokens[row]} tokens, but {tags[row]} tags")
 
 
-def _unwrap(table: pa.Table, origin: Origin) -> pa.Table:
+def _unwrap(dataset: datasets.Dataset, origin: Origin) -> datasets.Dataset:
     """Turn lists into plain values where every row has one: references into texts, numbers into a float."""
+    table = dataset.data
     for index, name in enumerate(table.column_names):
         column = table[name]
         if name not in ("target", "label") or not pa.types.is_list(column.type):
@@ -273,7 +279,7 @@ def _unwrap(table: pa.Table, origin: Origin) -> pa.Table:
             if row is not None:
                 found = lengths[row - 1].as_py()
                 raise InputError(f"{origin.row(row)}: {found} numbers in the label, but the first row has {expected}")
-    return table
+    return datasets.Dataset(table, fingerprint=dataset._fingerprint)
 
 
 def _check_same_columns(columns: dict[str, list[str]]) -> None:
@@ -325,11 +331,11 @@ def _label_names(
         return []
     if problem_type == "regression":
         return _regression_names(data, known)
-    columns = {split: data[split].data[LABEL_COLUMNS[task]] for split in data}
+    column = LABEL_COLUMNS[task]
     lacking = "is none of the model's"
     if "train" in data:
         lacking = "does not occur in training"
-        names = _sorted_labels(_distinct(columns["train"]), task)
+        names = _sorted_labels(_distinct(data["train"], column), task)
         if not names:
             raise InputError(f"{data.where['train']}: no row has a label")
         if len(names) == 1 and task == "sequence-classification" and problem_type != "multi_label_classification":
@@ -337,8 +343,8 @@ def _label_names(
                 f"{data.where['train']}: every row has the label {names[0]!r}; classes are told apart from two"
             )
         known = known if known is not None and sorted(known) == sorted(names) else names
-    for split, column in columns.items():
-        _check_known(column, known, origins[split], lacking)
+    for split in data:
+        _check_known(data[split], column, known, origins[split], lacking)
     return known
 
 
@@ -352,13 +358,17 @@ def _regression_names(data: LabelledData, known: list[str] | None) -> list[str]:
     return [f"LABEL_{index}" for index in range(width)]
 
 
-def _distinct(column: pa.ChunkedArray) -> set[str]:
-    """The labels that occur in a column of labels, or of lists of them."""
-    return set(pc.unique(pc.list_flatten(column) if pa.types.is_list(column.type) else column).to_pylist())
+def _distinct(dataset: datasets.Dataset, column: str) -> set[str]:
+    """The labels that occur; nothing is copied of a table that may not fit into memory."""
+    labels = dataset.data[column]
+    return set(pc.unique(pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels).to_pylist())
 
 
-def _as_list(labels: str | list[str]) -> list[str]:
-    return labels if isinstance(labels, list) else [labels]
+def _labels(dataset: datasets.Dataset, column: str) -> Iterator[list[str]]:
+    """The labels of one row after the other, of a table that may not fit into memory as a list."""
+    for table in dataset.select_columns(column).with_format("arrow").iter(BATCH_ROWS):
+        for labels in table[column].to_pylist():
+            yield labels if isinstance(labels, list) else [labels]
 
 
 def _sorted_labels(names: set[str], task: str) -> list[str]:
@@ -368,17 +378,16 @@ def _sorted_labels(names: set[str], task: str) -> list[str]:
     return sorted(names, key=lambda name: (task == "token-classification" and name != "O", name))
 
 
-def _check_known(labels: pa.ChunkedArray, names: list[str], origin: Origin, lacking: str) -> None:
+def _check_known(dataset: datasets.Dataset, column: str, names: list[str], origin: Origin, lacking: str) -> None:
     known = set(names)
-    if _distinct(labels) <= known:
+    if _distinct(dataset, column) <= known:
         return
-    column = labels.to_pylist()
-    rows = [row for row, cell in enumerate(column, 1) if not known.issuperset(_as_list(cell))]
-    unknown = list(dict.fromkeys(n for row in rows for n in _as_list(column[row - 1]) if n not in known))
-    count = sum(unknown[0] in _as_list(column[row - 1]) for row in rows)
+    rows = {row: labels for row, labels in enumerate(_labels(dataset, column), 1) if not known.issuperset(labels)}
+    unknown = list(dict.fromkeys(name for labels in rows.values() for name in labels if name not in known))
+    count = sum(unknown[0] in labels for labels in rows.values())
     others = f", and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""
     near = " or ".join(map(repr, difflib.get_close_matches(unknown[0], names)))
     raise InputError(
-        f"{origin.row(rows[0])}: label {unknown[0]!r} {lacking}"
+        f"{origin.row(next(iter(rows)))}: label {unknown[0]!r} {lacking}"
         f" ({count} {'row' if count == 1 else 'rows'} here{others})" + (f"; did you mean {near}?" if near else "")
     )

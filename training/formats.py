@@ -111,13 +111,16 @@ def read_pairs(source: str, target: str, reading: Reading) -> Rows:
     for path in (source, target):
         check_file(path)
         sides.append(unpacked(path, lambda stream, path=path: _txt(path, stream, reading)))
-    for count, pair in enumerate(zip_longest(*sides)):
-        if None in pair:
-            counts = [count, count + 1 + sum(1 for _ in sides[pair.index(None) - 1])]
-            if pair[0] is not None:
-                counts.reverse()
+    count = 0
+    for one, other in zip_longest(*sides):
+        if one is None or other is None:
+            counts = [count + (side is not None) for side in (one, other)]
+            counts = [number + sum(1 for _ in side) for number, side in zip(counts, sides, strict=True)]
             raise InputError(f"{source} has {counts[0]} lines, but {target} has {counts[1]}: line i goes with line i")
-        yield {"source": pair[0]["text"], "target": pair[1]["text"]}
+        yield {"source": one["text"], "target": other["text"]}
+        count += 1
+    if count == 0:
+        raise InputError(f"{source} with {target}: the files hold no rows")
 
 
 def unpacked(path: str, rows: Callable[[IO[bytes]], Rows]) -> Rows:

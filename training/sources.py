@@ -26,12 +26,16 @@ class Source(NamedTuple):
         rows: gives them.
         typed: False if every cell is text, so that lists and numbers are written as text too.
         one_word_a_line: whether the rows come from a file of one word a line.
+        files: that are read.
+        facts: what the rows depend on besides the files' contents.
     """
 
     name: str
     rows: Callable[[], Iterator[dict[str, Any]]]
     typed: bool
     one_word_a_line: bool = False
+    files: tuple[str, ...] = ()
+    facts: tuple[Any, ...] = ()
 
 
 class Origin(NamedTuple):
@@ -71,13 +75,16 @@ def sources_of(split: str, given: Names | Pairs, reading: Reading) -> list[Sourc
 def _file_source(path: str, reading: Reading) -> Source:
     kind = file_type(path, reading)
     check_file(path)
-    return Source(path, partial(read_rows, path, reading), kind.typed, kind.one_word_a_line)
+    facts = (Path(path).suffixes, reading)
+    return Source(path, partial(read_rows, path, reading), kind.typed, kind.one_word_a_line, (path,), facts)
 
 
 def _pair_source(source: str, target: str, reading: Reading) -> Source:
     check_file(source)
     check_file(target)
-    return Source(f"{source} with {target}", partial(read_pairs, source, target, reading), typed=False)
+    rows = partial(read_pairs, source, target, reading)
+    facts = (Path(source).suffixes, Path(target).suffixes, reading)
+    return Source(f"{source} with {target}", rows, typed=False, files=(source, target), facts=facts)
 
 
 def _pairs(split: str, given: Pairs) -> list[tuple[str, str]]:
