@@ -225,6 +225,11 @@ def test_several_files_and_globs(tmp_path):
     assert_refused(["train_file", "a.jsonl is named twice"], texts, "a.jsonl", "?.jsonl")
 
 
+def test_many_files_are_not_all_listed(tmp_path):
+    files = [write_json_lines(tmp_path / f"{number:03}.jsonl", [{"text": "a"}]) for number in range(120)]
+    assert load_data(LANGUAGE, train_file=files).where["train"] == f"{files[0]} and 119 more"
+
+
 def two_files(tmp_path, first, second):
     return [write_json_lines(tmp_path / name, rows) for name, rows in {"a.jsonl": first, "b.jsonl": second}.items()]
 
