@@ -8,6 +8,7 @@ import sys
 import types
 
 import datasets
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -39,12 +40,13 @@ TRAPS = [
 ]
 TEXTS = st.one_of(st.sampled_from(TRAPS), st.text(st.characters(exclude_categories=["Cs"]), max_size=12))
 LINE_TEXTS = TEXTS.map(lambda text: text.replace("\n", "").replace("\r", "").replace("\t", ""))
+PACK = {".gz": gzip.compress, ".zst": lambda data: pa.compress(data, "zstd", asbytes=True)}
 LABELS = st.sampled_from(["NA", "null", "nan", "가", "b c", "-1"])
 
 
 def write(path, content):
     data = content if isinstance(content, bytes) else content.encode()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    path.write_bytes(PACK[path.suffix](data) if path.suffix in PACK else data)
     return path
 
 
@@ -126,15 +128,15 @@ def test_lists_in_csv_come_back_as_json(tmp_path, words):
         ("a.tsv", "label\ttext\n1\té\n\n0\t"),
     ],
 )
-@pytest.mark.parametrize("gz", ["", ".gz"])
+@pytest.mark.parametrize("packing", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_every_form_gives_the_same_rows(tmp_path, name, content, gz, mark):
-    path = write(tmp_path / (name + gz), mark + content)
+def test_every_form_gives_the_same_rows(tmp_path, name, content, packing, mark):
+    path = write(tmp_path / (name + packing), mark + content)
     assert read_file(path, CLASSIFY).to_list() == [{"text": "é", "label": "1"}, {"text": "", "label": "0"}]
 
 
-@pytest.mark.parametrize("gz", ["", ".gz"])
-def test_parquet_gives_class_names(tmp_path, gz):
+@pytest.mark.parametrize("packing", ["", ".gz", ".zst"])
+def test_parquet_gives_class_names(tmp_path, packing):
     features = datasets.Features(
         tokens=datasets.List(datasets.Value("string")),
         tags=datasets.List(datasets.ClassLabel(names=["O", "B-x"])),
@@ -144,7 +146,7 @@ def test_parquet_gives_class_names(tmp_path, gz):
     rows = {"tokens": [["a", "NA"], []], "tags": [[1, 0], []], "text": ["", "null"], "label": [1, 0]}
     plain = tmp_path / "plain.parquet"
     datasets.Dataset.from_dict(rows, features).to_parquet(plain)
-    path = write(tmp_path / f"a.parquet{gz}", plain.read_bytes())
+    path = write(tmp_path / f"a.parquet{packing}", plain.read_bytes())
     assert read_file(path, TAG).to_dict() == {"tokens": [["a", "NA"], []], "tags": [["B-x", "O"], []]}
     assert read_file(path, CLASSIFY).to_dict() == {"text": ["", "null"], "label": ["yes", "no"]}
 
@@ -354,6 +356,8 @@ BROKEN_FILES = [
     ("a.json", '{"data": [{"text": ""}, {"text": 1x}]}', LANGUAGE, ["row 2", "JSON"]),
     ("a.json", '{"text": ""}\n{"text": }\n', LANGUAGE, ["row 2", "JSON"]),
     ("a.json", '{"tokens": ["a" "b"]}\n', TAG, ["line 1", "JSON"]),
+    ("a.jsonl", '{"text": ""}\n{"text": "a", "text": "b"}\n', LANGUAGE, ["row 2", "JSON", "'text' stands twice"]),
+    ("a.json", '[{"text": ""}, {"text": "a", "text": "b"}]', LANGUAGE, ["row 2", "JSON", "'text' stands twice"]),
     ("a.json", '[{"text": ""}, 3]', LANGUAGE, ["row 2", "the number 3"]),
     ("a.json", '"text"', LANGUAGE, ["a.json", "list of objects", "the text 'text'"]),
     ("a.csv", "text,b\nx,y\n\nx\n", LANGUAGE, ["row 2 (line 4)", "1 columns", "has 2"]),
@@ -467,14 +471,15 @@ def test_missing_file_is_found_before_the_others_are_read(tmp_path):
     assert_refused(["folder.csv", "directory"], load_data, LANGUAGE, train_file=tmp_path / "folder.csv")
 
 
-CUT_SHORT = gzip.compress(b'{"text": "a"}\n' * 1000)[:-20]
-
-
-@pytest.mark.parametrize("content", [b"plain", CUT_SHORT], ids=["plain", "cut short"])
-@pytest.mark.parametrize("suffix", [".jsonl.gz", ".csv.gz", ".json.gz"])
-def test_broken_gzip(tmp_path, content, suffix):
-    path = write_plain(tmp_path / f"a{suffix}", content)
-    assert_refused([str(path)], load_data, LANGUAGE, train_file=path)
+@pytest.mark.parametrize("packing", PACK)
+@pytest.mark.parametrize(
+    "suffix, content", {".jsonl": b'{"text": "a"}\n', ".csv": b"text\n", ".json": b"{}\n", ".parquet": b"PAR1"}.items()
+)
+def test_broken_packing(tmp_path, packing, suffix, content):
+    packed = PACK[packing](content * 1000)
+    for content in (b"plain", packed[:-8], packed + b"junk"):
+        path = write_plain(tmp_path / f"a{suffix}{packing}", content)
+        assert_refused([str(path), {".gz": "gzip", ".zst": "zstd"}[packing]], load_data, LANGUAGE, train_file=path)
 
 
 @pytest.mark.parametrize(

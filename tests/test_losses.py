@@ -175,19 +175,6 @@ def test_seq2seq_reads_the_labels_shifted_by_one():
     assert torch.equal(output.loss, expected.loss)
 
 
-@pytest.mark.parametrize("positions", ["rotary", "none", "learned", "sinusoidal"])
-def test_a_second_start_token_that_looks_like_the_first_is_told_of(positions, caplog):
-    """Trained on labels that began with [CLS], a translator wrote [CLS] without end, and nothing said why."""
-    model = tiny_model(BlendEncoderDecoderForSeq2SeqLM, position_type=positions)
-    source = torch.randint(3, 99, (2, 5))
-    model(source, labels=torch.tensor([[1, 11, 12], [13, 14, 15]]))
-    assert not caplog.records
-    logits = model(source, labels=torch.tensor([[1, 11, 12], [1, 14, 15]])).logits
-    look_alike = torch.allclose(logits[:, 0], logits[:, 1])
-    assert look_alike == (positions in ("rotary", "none"))
-    assert ("labels begin with decoder_start_token_id=1" in caplog.text) == look_alike
-
-
 @pytest.mark.parametrize("asked", [{}, DENSE], ids=["flat", "dense"])
 def test_first_token_is_no_target(asked):
     """Nothing stands before it: not in a row that is padded on the left either."""

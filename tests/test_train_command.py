@@ -360,6 +360,17 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, capsys):
     assert len(error) == 1 and "model.embed_positions.weight" in error[0]
 
 
+def test_parallel_text_and_several_files_are_learnt_from(tmp_path):
+    sides = {side: tmp_path / f"a.{side}" for side in ("source", "target")}
+    for side, path in sides.items():
+        path.write_text("".join(f"{row[side]}\n" for row in ROWS[TRANSLATE]))
+    tests = [str(write(tmp_path / f"{name}.jsonl", ROWS[TRANSLATE])) for name in "ba"]
+    options = {"task": TRANSLATE, **{f"train_{side}_file": path for side, path in sides.items()}}
+    job = prepare([*flags(tmp_path / "out", options), "--test_file", *tests])
+    assert job.rows["train"].to_list() == ROWS[TRANSLATE] and job.rows["test"].to_list() == ROWS[TRANSLATE] * 2
+    assert job.facts["dataset"] == "a.source, a.target" and "--test_file b.jsonl a.jsonl" in job.facts["command"]
+
+
 # --- Options ---
 
 
@@ -872,6 +883,10 @@ REFUSED = {
     ),
     "one class": ({"train_file": ("a.csv", "text,label\na,x\nb,x\n")}, ["a.csv", "'x'"]),
     "no data": ({"train_file": None}, ["train_file"]),
+    "no target": ({"train_file": None, "train_source_file": ("a.en", "a")}, ["train_target_file: is missing"]),
+    "encoding": ({"encoding": "utf-9"}, ["encoding: 'utf-9'"]),
+    "glob": ({"train_file": "no/*.jsonl"}, ["train_file: no/*.jsonl matches no file"]),
+    "columns": ({"task": TAG, "train_file": ("a.conll", "a X\n\nb\n")}, ["a.conll: row 2 (line 3)", "1 columns"]),
     "two data": ({"dataset_name": "dates"}, ["dataset_name", "train_file"]),
     "data set": ({"train_file": None, "dataset_name": "no/such"}, ["dataset_name", "'no/such'"]),
     "one token": ({"task": "causal-lm", "validation_file": ("v.txt", "\n")}, ["v.txt", "1 token"]),

@@ -16,7 +16,7 @@ from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 from ..configuration.base import unknown
 from ..hub_card.card import Given
 from .columns import Columns
-from .files import InputError, describe, nearest_first
+from .files import InputError, describe, listed, nearest_first
 from .formats import Reading
 from .sources import Pairs
 
@@ -150,7 +150,7 @@ class DataArguments:
         if self.dataset_name is None:
             given = next(filter(None, map(self.files, ("train", "validation", "test"))))
             names = [name for side in given for name in side] if isinstance(given, Pairs) else given
-            return {**facts, "dataset": ", ".join(Path(name).name for name in names)}
+            return {**facts, "dataset": listed([Path(name).name for name in names])}
         if self.dataset_name == "dates":
             return {**facts, "dataset": "dates in fifty languages (built into seqblend)"}
         name = " ".join(filter(None, [self.dataset_name, self.dataset_config_name]))

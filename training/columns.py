@@ -66,7 +66,14 @@ def _list(value: Any, of: str) -> list:
     return value
 
 
+def _are_texts(values: list) -> bool:
+    """Whether every item is a text: without a loop, as most of the time in reading words goes here."""
+    return {*map(type, values)} <= {str}
+
+
 def _words(value: Any) -> list[str]:
+    if type(value) is list and _are_texts(value):
+        return value
     for position, word in enumerate(_list(value, "texts"), 1):
         if type(word) is not str:
             raise ValueError(f"must be a list of texts, but item {position} is {describe(word)}")
@@ -110,6 +117,8 @@ def _cell_label(cell: str) -> str:
 
 
 def _label_list(value: Any) -> list[str]:
+    if type(value) is list and _are_texts(value) and "" not in value:
+        return value
     return [_label(item) for item in _list(value, "labels")]
 
 

@@ -57,8 +57,10 @@ def read_sentences(lines: Lines, columns: WordColumns) -> Iterator[dict[str, Any
         elif cells := split.cells(text, len(tokens) + 1):
             tokens.append(cells[columns.token])
             tags.append(cells[columns.tag])
-            if not tags[-1]:
-                raise lines.broken(f"the tag of {tokens[-1]!r} is empty")
+            if not tags[-1] or tags[-1] != tags[-1].strip(" "):
+                raise lines.broken(
+                    f"the tag of {tokens[-1]!r} is {tags[-1]!r}, but no tag is empty or has space around it"
+                )
     if tokens:
         yield {"tokens": tokens, "tags": tags}
 

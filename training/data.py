@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..version import __version__
 from .columns import STANDARD_COLUMNS, Columns, Field, fields_of
 from .files import InputError, in_one_line, nearest_first
 from .formats import DEFAULT_READING, Reading, table_rows
@@ -184,9 +185,11 @@ def _source(dataset: datasets.Dataset, where: str, fields: list[Field]) -> Sourc
 
 def _read(sources: list[Source], fields: list[Field]) -> tuple[datasets.Dataset, Origin]:
     """The rows of a split, of which every source has the same columns."""
+    # Another version may read the same files in another way.
+    keys = [key_of(source.files, __version__, source.facts, fields) for source in sources]
     parts = [
-        stored(key_of(source.files, source.facts, fields), _batches(source.rows(), source.name, fields, source.typed))
-        for source in sources
+        stored(key, _batches(source.rows(), source.name, fields, source.typed))
+        for key, source in zip(keys, sources, strict=True)
     ]
     origin = Origin([source.name for source in sources], [len(part) for part in parts])
     _check_same_columns(dict(zip(origin.names, (part.column_names for part in parts), strict=True)))
@@ -332,7 +335,7 @@ def _label_names(
     lacking = "is none of the model's"
     if "train" in data:
         lacking = "does not occur in training"
-        names = _sorted_labels(set(chain.from_iterable(_labels(data["train"], column))), task)
+        names = _sorted_labels(_distinct(data["train"], column), task)
         if not names:
             raise InputError(f"{data.where['train']}: no row has a label")
         if len(names) == 1 and task == "sequence-classification" and problem_type != "multi_label_classification":
@@ -355,6 +358,12 @@ def _regression_names(data: LabelledData, known: list[str] | None) -> list[str]:
     return [f"LABEL_{index}" for index in range(width)]
 
 
+def _distinct(dataset: datasets.Dataset, column: str) -> set[str]:
+    """The labels that occur; nothing is copied of a table that may not fit into memory."""
+    labels = dataset.data[column]
+    return set(pc.unique(pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels).to_pylist())
+
+
 def _labels(dataset: datasets.Dataset, column: str) -> Iterator[list[str]]:
     """The labels of one row after the other, of a table that may not fit into memory as a list."""
     for table in dataset.select_columns(column).with_format("arrow").iter(BATCH_ROWS):
@@ -371,9 +380,9 @@ def _sorted_labels(names: set[str], task: str) -> list[str]:
 
 def _check_known(dataset: datasets.Dataset, column: str, names: list[str], origin: Origin, lacking: str) -> None:
     known = set(names)
-    rows = {row: labels for row, labels in enumerate(_labels(dataset, column), 1) if not known.issuperset(labels)}
-    if not rows:
+    if _distinct(dataset, column) <= known:
         return
+    rows = {row: labels for row, labels in enumerate(_labels(dataset, column), 1) if not known.issuperset(labels)}
     unknown = list(dict.fromkeys(name for labels in rows.values() for name in labels if name not in known))
     count = sum(unknown[0] in labels for labels in rows.values())
     others = f", and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""

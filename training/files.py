@@ -6,6 +6,7 @@ import glob
 import gzip
 import io
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -57,6 +58,11 @@ def in_one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
+def listed(names: Sequence[str]) -> str:
+    """The names for a reader: all of a few, of many the first and how many more there are."""
+    return ", ".join(names) if len(names) <= 4 else f"{names[0]} and {len(names) - 1} more"
+
+
 # --- Which files ---
 
 
@@ -80,9 +86,9 @@ def expand(flag: str, given: str | Path | Sequence[str | Path]) -> list[str]:
             paths += matches
         else:
             paths.append(str(name))
-    twice = next((path for path in paths if paths.count(path) > 1), None)
-    if twice is not None:
-        raise InputError(f"{flag}: {twice} is named twice")
+    for path, count in Counter(paths).items():
+        if count > 1:
+            raise InputError(f"{flag}: {path} is named twice")
     return paths
 
 
@@ -156,13 +162,14 @@ class Lines:
         encoding: see `check_encoding`.
 
     Attributes:
-        row: the number of the row that is being read, from 1. The reader counts it.
+        row: the number of the row that is being read, from 1, which the reader counts; None where it cannot.
         line: the number of the line that was read last.
     """
 
     def __init__(self, path: str, stream: IO[bytes], encoding: str):
         self.path, self.stream, self.encoding = path, stream, encoding
-        self.row, self.line = 1, 0
+        self.row: int | None = 1
+        self.line = 0
 
     def __iter__(self) -> Iterator[str]:
         encoding = self._without_mark()
@@ -202,15 +209,17 @@ class Lines:
             line: where; None is the line that was read last.
         """
         line = self.line if line is None else line
-        return InputError(f"{self.path}: row {self.row}{f' (line {line})' if line != self.row else ''}: {reason}")
+        where = f"row {self.row}" + (f" (line {line})" if line != self.row else "") if self.row else f"line {line}"
+        return InputError(f"{self.path}: {where}: {reason}")
 
 
 def split_at(newline: bytes, stream: IO[bytes]) -> Iterator[bytes]:
     """The lines of an encoding whose line end is not the byte 10, which may be a part of another character there."""
     width, rest = len(newline), b""
     while chunk := stream.read(CHUNK_BYTES):
+        # What is left over was searched but for a character that is not whole.
+        start, at = 0, len(rest) - len(rest) % width
         rest += chunk
-        start = at = 0
         while (at := rest.find(newline, at)) >= 0:
             if at % width:
                 at += 1

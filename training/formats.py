@@ -111,13 +111,16 @@ def read_pairs(source: str, target: str, reading: Reading) -> Rows:
     for path in (source, target):
         check_file(path)
         sides.append(unpacked(path, lambda stream, path=path: _txt(path, stream, reading)))
-    for count, pair in enumerate(zip_longest(*sides)):
-        if None in pair:
-            counts = [count, count + 1 + sum(1 for _ in sides[pair.index(None) - 1])]
-            if pair[0] is not None:
-                counts.reverse()
+    count = 0
+    for one, other in zip_longest(*sides):
+        if one is None or other is None:
+            counts = [count + (side is not None) for side in (one, other)]
+            counts = [number + sum(1 for _ in side) for number, side in zip(counts, sides, strict=True)]
             raise InputError(f"{source} has {counts[0]} lines, but {target} has {counts[1]}: line i goes with line i")
-        yield {"source": pair[0]["text"], "target": pair[1]["text"]}
+        yield {"source": one["text"], "target": other["text"]}
+        count += 1
+    if count == 0:
+        raise InputError(f"{source} with {target}: the files hold no rows")
 
 
 def unpacked(path: str, rows: Callable[[IO[bytes]], Rows]) -> Rows:
@@ -138,6 +141,18 @@ def _first_line(error: Exception) -> str:
 # --- JSON ---
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
+    return value
+
+
+# Python's own keeps the last of two values of one name.
+JSON = json.JSONDecoder(object_pairs_hook=_unique)
+
+
 def _check_object(value: Any, lines: Lines) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise lines.broken(f'not an object such as {{"text": "…"}} but {describe(value)}')
@@ -146,10 +161,10 @@ def _check_object(value: Any, lines: Lines) -> dict[str, Any]:
 
 def _json_lines(path: str, stream: IO[bytes], reading: Reading) -> Rows:
     """One object a line."""
-    lines = Lines(path, stream, reading.encoding)
+    lines, decode = Lines(path, stream, reading.encoding), JSON.decode
     for text in lines:
         try:
-            value = json.loads(text)
+            value = decode(text)
         except (ValueError, RecursionError) as error:
             if JSON_SPACE.fullmatch(text):
                 continue
@@ -161,9 +176,11 @@ def _json_lines(path: str, stream: IO[bytes], reading: Reading) -> Rows:
 def _json_document(path: str, stream: IO[bytes], reading: Reading) -> Rows:
     """A list of objects, an object with such a list in `data`, or JSON lines."""
     data = stream.read()
-    text = "".join(Lines(path, io.BytesIO(data), reading.encoding))
+    lines = Lines(path, io.BytesIO(data), reading.encoding)
+    lines.row = None
+    text = "".join(lines)
     try:
-        value = json.loads(text)
+        value = JSON.decode(text)
     except (ValueError, RecursionError) as error:
         if text.lstrip().startswith("{") and str(error).startswith("Extra data"):
             yield from _json_lines(path, io.BytesIO(data), reading)
@@ -183,17 +200,18 @@ def _broken_document(path: str, text: str, error: Exception) -> InputError:
     """The error of a broken .json file: which object of its list is the broken one."""
     reason = f"not valid JSON ({_first_line(error)})"
     start = JSON_LIST.match(text)
-    if start is None or not isinstance(error, json.JSONDecodeError):
+    if start is None:
         return InputError(f"{path}: {reason}")
-    decoder, at, row = json.JSONDecoder(), start.end(), 1
+    line = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+    at, row = start.end(), 1
     with contextlib.suppress(ValueError):
         while True:
-            _, at = decoder.raw_decode(text, JSON_SPACE.match(text, at).end())
+            _, at = JSON.raw_decode(text, JSON_SPACE.match(text, at).end())
             at = JSON_SPACE.match(text, at).end()
             if text[at : at + 1] != ",":
                 break
             at, row = at + 1, row + 1
-    return InputError(f"{path}: row {row} (line {error.lineno}): {reason}")
+    return InputError(f"{path}: row {row}{line}: {reason}")
 
 
 # --- Tables of text ---

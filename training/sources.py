@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .files import InputError, check_encoding, check_file, expand
+from .files import InputError, check_encoding, check_file, expand, listed
 from .formats import Reading, file_type, read_pairs, read_rows
 
 Names = str | Path | Sequence[str | Path]
@@ -50,7 +50,7 @@ class Origin(NamedTuple):
     counts: list[int]
 
     def __str__(self) -> str:
-        return ", ".join(self.names)
+        return listed(self.names)
 
     def row(self, number: int) -> str:
         """Row `number` of the split, from 1, by its source and its number there."""
@@ -91,7 +91,7 @@ def _pairs(split: str, given: Pairs) -> list[tuple[str, str]]:
     """The first source file with the first target file, and so on."""
     sources, targets = (expand(f"{split}_{side}_file", names) for side, names in given._asdict().items())
     if len(sources) != len(targets):
-        counts = f"{len(sources)} ({', '.join(sources)}) and {len(targets)} ({', '.join(targets)})"
+        counts = f"{len(sources)} ({listed(sources)}) and {len(targets)} ({listed(targets)})"
         raise InputError(f"{split}_source_file, {split}_target_file: must name equally many files, but name {counts}")
     return list(zip(sources, targets, strict=True))
 
