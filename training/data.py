@@ -160,14 +160,14 @@ def _read_file(path: str | Path, where: str, fields: list[Field]) -> datasets.Da
 def _read_dataset(dataset: datasets.Dataset, where: str, fields: list[Field]) -> datasets.Dataset:
     if len(dataset) == 0:
         raise InputError(f"{where}: holds no rows")
-    _present(fields, dataset.column_names, where)
+    present_fields(fields, dataset.column_names, where)
     wanted = [field.column for field in fields if field.column in dataset.column_names]
     tables = dataset.select_columns(wanted).with_format("arrow").iter(BATCH_ROWS)
     rows = chain.from_iterable(table_rows(table, dataset.features) for table in tables)
     return _standardise(rows, where, fields, typed=True)
 
 
-def _present(fields: list[Field], columns: Iterable[str], where: str) -> list[Field]:
+def present_fields(fields: list[Field], columns: Iterable[str], where: str) -> list[Field]:
     """The fields to read, given the columns that are there."""
     columns = list(columns)
     for field in fields:
@@ -181,7 +181,7 @@ def _present(fields: list[Field], columns: Iterable[str], where: str) -> list[Fi
 
 def _standardise(rows: Iterator[dict], where: str, fields: list[Field], typed: bool) -> datasets.Dataset:
     first = next(rows)
-    present = _present(fields, first, where)
+    present = present_fields(fields, first, where)
     absent = [field.column for field in fields if field not in present]
     rows = chain([first], rows)
     schema = pa.schema([(field.name, field.kind.type) for field in present])
@@ -191,7 +191,7 @@ def _standardise(rows: Iterator[dict], where: str, fields: list[Field], typed: b
             for number, row in enumerate(batch, count + 1):
                 if column in row:
                     raise InputError(f"{where}: row {number}: has column {column!r}, which the first row has not")
-        arrays = [_convert(batch, field, where, count + 1, typed) for field in present]
+        arrays = [convert_column(batch, field, where, count + 1, typed) for field in present]
         batches.append(pa.record_batch(arrays, schema=schema))
         count += len(batch)
     table = pa.Table.from_batches(batches, schema)
@@ -199,7 +199,7 @@ def _standardise(rows: Iterator[dict], where: str, fields: list[Field], typed: b
     return datasets.Dataset(_unwrap(table, where))
 
 
-def _convert(rows: list[dict], field: Field, where: str, first_row: int, typed: bool) -> pa.Array:
+def convert_column(rows: list[dict], field: Field, where: str, first_row: int, typed: bool) -> pa.Array:
     convert = field.kind.value if typed else field.kind.cell
     values = []
     for number, row in enumerate(rows, first_row):
