@@ -210,14 +210,11 @@ def opened(path: str | None) -> Iterator[IO[str]]:
         part.unlink(missing_ok=True)
 
 
-def write(answers: Iterable[dict[str, Any]], path: str | None) -> int:
-    """Write one line an answer and show how fast that goes; the number of lines."""
-    number = 0
-    with opened(path) as stream, tqdm(unit="rows", unit_scale=True, disable=None, file=sys.stderr) as bar:
-        for number, answer in enumerate(answers, 1):
+def write(answers: Iterable[dict[str, Any]], path: str | None) -> None:
+    """Write one line an answer, and show how fast that goes."""
+    with opened(path) as stream, tqdm(answers, unit="rows", unit_scale=True, disable=None, file=sys.stderr) as bar:
+        for answer in bar:
             stream.write(json.dumps(answer, ensure_ascii=False) + "\n")
-            bar.update()
-    return number
 
 
 def run(argv: list[str]) -> None:
@@ -234,11 +231,11 @@ def run(argv: list[str]) -> None:
         check_file(given.input)
     predictor = make_predictor(given)
     begin = time.monotonic()
-    number = write(predictor.answers(input_rows(given, predictor.task)), given.output)
-    seconds = time.monotonic() - begin
-    if predictor.overflow.long:
-        logger.warning("%s: %s", given.input, predictor.overflow)
-    logger.info("%s: %d rows in %.1f s, %.1f rows/s", given.input, number, seconds, number / max(seconds, 1e-9))
+    write(predictor.answers(input_rows(given, predictor.task)), given.output)
+    seconds, overflow = time.monotonic() - begin, predictor.overflow
+    if overflow.long:
+        logger.warning("%s: %s", given.input, overflow)
+    logger.info("%s: %d rows in %.1f s, %.1f rows/s", given.input, overflow.rows, seconds, overflow.rows / seconds)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from transformers import BatchEncoding, EvalPrediction, PreTrainedModel
 
 from .metrics import is_span_scheme, to_iobes
 from .sampling import fill
-from .tasks import TASKS, Answer, Settings, answer_sequences, told_words, tokenize, tokenize_words, unread_label
+from .tasks import TASKS, Answer, Settings, answer_sequences, tokenize, tokenize_words, told_words, unread_label
 from .windows import Overflow, join_logits
 
 Row = dict[str, Any]
