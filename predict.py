@@ -117,7 +117,8 @@ def generation_of(given: argparse.Namespace, task: str, config: PretrainedConfig
         raise InputError(f"{next(iter(said))}: is for models that write, but {given.model} is of {task}")
     generation = {**(ASKED[task].generation or {}), **said}
     if "max_new_tokens" in generation:
-        check_reach(config, {"max_new_tokens": generation["max_new_tokens"]})
+        # A model that continues has something to go on from.
+        check_reach(config, {"max_new_tokens": generation["max_new_tokens"] + (ASKED[task].side == "left")})
     return generation
 
 
