@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,9 +24,11 @@ from seqblend.training.arguments import DataArguments, ModelArguments
 from seqblend.training.checks import check_overflow
 from seqblend.training.columns import TASK_FIELDS, TEXT, Columns, Field, fields_of
 from seqblend.training.data import convert_column, present_fields
-from seqblend.training.files import FILE_TYPES, InputError, check_file, file_suffix, one_of, read_rows
+from seqblend.training.files import InputError, expand, one_of
+from seqblend.training.formats import FILE_TYPES, Reading
 from seqblend.training.models import check_reach, load_config, load_model, reach_of, reads_token_types
 from seqblend.training.prediction import ASKED, WORDS, Predictor, Row, split_text
+from seqblend.training.sources import Source, check_reading, sources_of
 from seqblend.training.tasks import TASKS, Settings
 from seqblend.training.tokenization import load_tokenizer
 
@@ -33,14 +36,14 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = tuple(f"{name}_column" for name in ("text", "text_pair", "tokens", "source"))
 # Flags that mean what they mean in training.
-SHARED = (*COLUMNS, "max_length", "overflow", "overlap")
+SHARED = (*COLUMNS, *Reading._fields, "max_length", "overflow", "overlap")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Read the command line. Raises InputError for values out of range."""
     parser = argparse.ArgumentParser("seqblend-predict", allow_abbrev=False)
     parser.add_argument("model", metavar="DIR", help="A saved model, with its tokenizer.")
-    parser.add_argument("--input", required=True, help="A file as train.py reads it; or -, for lines of text.")
+    parser.add_argument("--input", nargs="+", required=True, help="Files as train.py reads them; or -, lines of text.")
     parser.add_argument("--output", help="The file to write, .jsonl or .jsonl.gz; default: standard output.")
     parser.add_argument("--overwrite_output", action="store_true", help="Replace a file that is there.")
     parser.add_argument("--words", help="What a tag is for in a text: words, the default; spaces; or characters.")
@@ -50,7 +53,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for field in dataclasses.fields(DataArguments):
         if field.name in SHARED:
             default = None if field.name == "max_length" else field.default
-            kind = int if field.name in ("max_length", "overlap") else str
+            kind = str if isinstance(default, str) else int
             parser.add_argument(f"--{field.name}", type=kind, default=default, help=field.metadata["help"])
     given = parser.parse_args(argv)
     least = {"max_length": 2, "overlap": 0, "max_tokens_per_batch": 1, "max_new_tokens": 1, "num_beams": 1}
@@ -139,46 +142,53 @@ def max_length_of(given: argparse.Namespace, config: PretrainedConfig, written: 
 # --- The rows ---
 
 
-def input_rows(given: argparse.Namespace, task: str) -> Iterator[Row]:
+def input_sources(given: argparse.Namespace) -> list[Source]:
+    """What the input names. Raises InputError for a file that is not there, or of an unknown kind."""
+    reading = Reading(**{name: getattr(given, name) for name in Reading._fields})
+    if given.input == ["-"]:
+        name = "standard input"
+        lines = partial(FILE_TYPES[".txt"].rows, name, sys.stdin.buffer, reading)
+        sources = [Source(name, lines, typed=False)]
+    else:
+        paths = expand("input", given.input)
+        sources = [source for path in paths for source in sources_of("input", path, reading)]
+    check_reading(reading, sources)
+    return sources
+
+
+def input_rows(given: argparse.Namespace, sources: list[Source], task: str) -> Iterator[Row]:
     """The rows of the input, checked one by one, with standard column names.
 
     Raises:
-        InputError: the input or one of its rows cannot be read; the message names both.
+        InputError: a file or one of its rows cannot be read; the message names both.
     """
     columns = Columns(**{name.removesuffix("_column"): getattr(given, name) for name in COLUMNS})
-    if given.input == "-":
-        where, typed, of_lines = "standard input", False, True
-        rows = FILE_TYPES[".txt"].rows(where, sys.stdin.buffer)
-    else:
-        where, suffix = given.input, file_suffix(given.input)
-        typed, of_lines = FILE_TYPES[suffix].typed, suffix == ".txt"
-        rows = read_rows(where)
-    fields: list[Field] | None = None
+    present: list[Field] = []
     absent: set[str] = set()
-    for number, row in enumerate(rows, 1):
-        if fields is None:
-            wanted = line_fields(task) if of_lines else fields_for(task, columns, row)
-            fields = present_fields(wanted, row, where)
-            absent = {field.column for field in wanted if field not in fields}
-        if absent & row.keys():
-            raise InputError(f"{where}: row {number}: has column {min(absent)!r}, which the first row has not")
-        cells = (convert_column([row], field, where, number, typed).to_pylist()[0] for field in fields)
-        checked = dict(zip((field.name for field in fields), cells, strict=True))
-        is_text = task == "token-classification" and "text" in checked
-        yield split_text(checked["text"], given.words or "words") if is_text else checked
-
-
-def line_fields(task: str) -> list[Field]:
-    """A line is the first of what the task reads, or a text whose words are."""
-    name = TASKS[task].inputs[0]
-    return [Field("text" if name == "tokens" else name, "text", TEXT)]
+    for source in sources:
+        for number, row in enumerate(source.rows(), 1):
+            if not present:
+                wanted = fields_for(task, columns, row)
+                present = present_fields(wanted, row, source.name)
+                absent = {field.column for field in wanted if field not in present}
+            if absent & row.keys():
+                reason = f"has column {min(absent)!r}, which the first row has not"
+                raise InputError(f"{source.name}: row {number}: {reason}")
+            checked = {
+                field.name: convert_column([row], field, source.name, number, source.typed).to_pylist()[0]
+                for field in present
+            }
+            # Of a task that reads words.
+            is_text = "text" in checked and "tokens" in TASK_FIELDS[task]
+            yield split_text(checked["text"], given.words or "words") if is_text else checked
 
 
 def fields_for(task: str, columns: Columns, row: Row) -> list[Field]:
-    """The columns that the task reads, of which the tags' have a text in place of words where the row has that."""
-    if "tokens" in TASK_FIELDS[task] and columns.tokens not in row and columns.text in row:
-        return [Field("text", columns.text, TEXT)]
-    return [field for field in fields_of(task, columns, split="test") if field.name in TASKS[task].inputs]
+    """The columns that the task reads; a text in place of its source or its words, where the row has that instead."""
+    first, *others = [field for field in fields_of(task, columns, split="test") if field.name in TASKS[task].inputs]
+    if first.column not in row and columns.text in row:
+        return [Field("text" if first.name == "tokens" else first.name, columns.text, TEXT)]
+    return [first, *others]
 
 
 # --- The answers ---
@@ -228,15 +238,14 @@ def run(argv: list[str]) -> None:
     if given.words is not None:
         one_of("words", given.words, WORDS)
     check_output(given.output, given.overwrite_output)
-    if given.input != "-":
-        check_file(given.input)
+    sources, name = input_sources(given), " ".join(given.input)
     predictor = make_predictor(given)
     begin = time.monotonic()
-    write(predictor.answers(input_rows(given, predictor.task)), given.output)
+    write(predictor.answers(input_rows(given, sources, predictor.task)), given.output)
     seconds, overflow = time.monotonic() - begin, predictor.overflow
     if overflow.long:
-        logger.warning("%s: %s", given.input, overflow)
-    logger.info("%s: %d rows in %.1f s, %.1f rows/s", given.input, overflow.rows, seconds, overflow.rows / seconds)
+        logger.warning("%s: %s", name, overflow)
+    logger.info("%s: %d rows in %.1f s, %.1f rows/s", name, overflow.rows, seconds, overflow.rows / seconds)
 
 
 def main(argv: list[str] | None = None) -> int:

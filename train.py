@@ -25,6 +25,7 @@ from seqblend.training.arguments import (
     parse_arguments,
     public_command,
 )
+from seqblend.training.checkpoints import RunError
 from seqblend.training.checks import check_options, finish_arguments, settle_steps
 from seqblend.training.collation import COLLATORS
 from seqblend.training.data import LabelledData, load_data
@@ -41,6 +42,7 @@ from seqblend.training.tasks import (
 )
 from seqblend.training.tokenization import load_tokenizer, texts_of, train_tokenizer
 from seqblend.training.trainer import BlendTrainer
+from seqblend.training.weights import class_weights
 
 # The prefix that transformers gives the metrics of a split.
 PREFIXES = {"eval": "validation", "test": "test"}
@@ -147,7 +149,8 @@ def prepare(argv: list[str]) -> Job:
     finish_arguments(training_args, task, set(rows))
     tokenizer = make_tokenizer(model_args, data_args, rows)
     set_seed(training_args.seed)
-    model = make_model(model_args, data_args, training_args, tokenizer, rows.label_names)
+    weights = class_weights(data_args, training_args, rows)
+    model = make_model(model_args, data_args, training_args, tokenizer, rows.label_names, weights)
     settings = make_settings(data_args, training_args, tokenizer, rows, model)
     encoded = datasets.DatasetDict({split: task.encode(rows[split], settings, split) for split in rows})
     if training_args.metric_for_best_model is not None and "validation" in rows:
@@ -186,9 +189,10 @@ def read_rows(data_args: DataArguments, args: Seq2SeqTrainingArguments, known: l
     """The splits that exist and are used, checked, with standard column names; `known` are the labels of the model."""
     return load_data(
         data_args.task,
-        train_file=data_args.train_file,
-        validation_file=data_args.validation_file,
-        test_file=data_args.test_file,
+        train_file=data_args.files("train"),
+        validation_file=data_args.files("validation"),
+        test_file=data_args.files("test"),
+        reading=data_args.reading(),
         dataset_name=data_args.dataset_name,
         dataset_config_name=data_args.dataset_config_name,
         columns=data_args.columns(),
@@ -277,7 +281,12 @@ def scorer(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit code is 2 where the input is wrong."""
+    """Run the command line.
+
+    Returns:
+        The exit code: 0; 1 where a run could not go on; 2 where the input is wrong. Of a run that SIGTERM ended, which
+        was saved, it is 143.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         job = prepare(sys.argv[1:] if argv is None else argv)
@@ -287,11 +296,14 @@ def main(argv: list[str] | None = None) -> int:
         job.run()
     except (InputError, PublishError) as error:
         return refuse(error)
+    except RunError as error:
+        refuse(error)
+        return 1
     return 0
 
 
 def refuse(error: Exception) -> int:
-    """Say in one line what is wrong with the input."""
+    """Say in one line what is wrong."""
     print("error:", " ".join(str(error).split()), file=sys.stderr)
     return 2
 

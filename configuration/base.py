@@ -54,12 +54,6 @@ def checked(validator: Callable[[Any], None], default: Any) -> Any:
     return validated_field(validator, default=default)
 
 
-def attention_plan(name: str) -> dict[str, str]:
-    """How tensor parallelism divides an attention of each block: whole heads to each process."""
-    inputs = {f"layers.*.{name}.{projection}": "colwise" for projection in ("q_proj", "k_proj", "v_proj")}
-    return {**inputs, f"layers.*.{name}.o_proj": "rowwise"}
-
-
 class RecipeConfig(PreTrainedConfig):
     """A configuration that can be built from a named recipe."""
 
@@ -211,15 +205,29 @@ class BlendConfig(RecipeConfig):
             self.attention_out_bias = self.attention_bias
         super().__post_init__(**kwargs)
 
+    def attention_names(self) -> list[str]:
+        """The attentions of each block, by their attributes."""
+        return ["self_attn"]
+
     @property
     def base_model_tp_plan(self) -> dict[str, str]:
-        """How tensor parallelism divides the matrices of a block: by heads, and by inner features.
+        """How tensor parallelism divides embeddings, by tokens, and a block's matrices, by heads and inner features.
 
         It names what the model has and no more: transformers warns of anything else.
         """
-        gate = {"layers.*.mlp.gate_proj": "colwise"} if self.feed_forward_type == "gated" else {}
-        inner = {"layers.*.mlp.up_proj": "colwise", "layers.*.mlp.down_proj": "rowwise"}
-        return {**attention_plan("self_attn"), **gate, **inner}
+        plan = {"embed_tokens": "embedding_rowwise"}
+        for name in self.attention_names():
+            plan |= {f"layers.*.{name}.{projection}": "colwise" for projection in ("q_proj", "k_proj", "v_proj")}
+            plan |= {f"layers.*.{name}.o_proj": "rowwise"}
+        if self.feed_forward_type == "gated":
+            plan |= {"layers.*.mlp.gate_proj": "colwise"}
+        return plan | {"layers.*.mlp.up_proj": "colwise", "layers.*.mlp.down_proj": "rowwise"}
+
+    @base_model_tp_plan.setter
+    def base_model_tp_plan(self, plan: dict[str, str]) -> None:
+        """Take the plan that is there, as PreTrainedConfig.__post_init__ of transformers 5.16 sets it."""
+        if plan != self.base_model_tp_plan:
+            raise AttributeError("base_model_tp_plan follows from the other fields; set the model's tp_plan instead")
 
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
         """Fill in RoPE's parameters where positions are rotary; where they are not, there are none.
@@ -306,4 +314,4 @@ def check_labels(config: PreTrainedConfig) -> None:
         raise ValueError(f"class_weights={weights} has no meaning for problem_type='regression'")
 
 
-__all__ = ["BlendConfig", "RecipeConfig", "attention_plan", "check_labels", "checked", "unknown"]
+__all__ = ["BlendConfig", "RecipeConfig", "check_labels", "checked", "unknown"]

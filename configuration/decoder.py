@@ -4,7 +4,7 @@ from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .base import BlendConfig, attention_plan, checked, positive
+from .base import BlendConfig, checked, positive
 
 
 @strict
@@ -23,11 +23,9 @@ class BlendDecoderConfig(BlendConfig):
     # Width of the encoder's output that each block also reads by cross-attention. None: no cross-attention.
     cross_attention_hidden_size: int | None = checked(positive, None)
 
-    @property
-    def base_model_tp_plan(self) -> dict[str, str]:
-        """As BlendConfig.base_model_tp_plan, with cross-attention where there is any."""
-        crossing = {} if self.cross_attention_hidden_size is None else attention_plan("cross_attn")
-        return {**super().base_model_tp_plan, **crossing}
+    def attention_names(self) -> list[str]:
+        """As BlendConfig.attention_names, with cross-attention where there is any."""
+        return ["self_attn"] if self.cross_attention_hidden_size is None else ["self_attn", "cross_attn"]
 
     @property
     def base_model_pp_plan(self) -> dict[str, tuple[list[str], list[str]]] | None:

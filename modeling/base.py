@@ -1,6 +1,7 @@
 """What encoder and decoder share: the stack of blocks, and the door through which a batch comes in."""
 
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -40,6 +41,19 @@ class BlendPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _skip_keys_device_placement = ["past_key_values"]
+
+    @wraps(PreTrainedModel.save_pretrained)
+    def save_pretrained(
+        self, save_directory: Any, is_main_process: bool = True, state_dict: Any = None, *args: Any, **kwargs: Any
+    ) -> None:
+        # Replaces its `state_dict = model_to_save.state_dict()` where the config tied weights and says so no more, as
+        # peft writes into it when it merges. They may be one tensor still, of which one name only would be saved, but
+        # who opens them by that config needs each.
+        untied = self.all_tied_weights_keys.keys() - self.get_expanded_tied_weights_keys(all_submodels=True).keys()
+        if untied:
+            state_dict = dict(self.state_dict() if state_dict is None else state_dict)
+            state_dict |= {name: state_dict[name].clone() for name in untied & state_dict.keys()}
+        super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
 
 
 class Stack(BlendPreTrainedModel):

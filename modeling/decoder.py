@@ -10,14 +10,15 @@ from transformers.masking_utils import (
     create_sliding_window_causal_mask,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.processing_utils import Unpack
+from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.decoder import BlendDecoderConfig
 from .attention import Attention
 from .base import BlendPreTrainedModel, Stack, StackOutput
 from .cache import BlendGenerationMixin
-from .heads import ForSequenceClassification, ForTokenClassification, VocabularyProjection, kept, recorded
+from .heads import ForSequenceClassification, ForTokenClassification, VocabularyProjection, next_logits, recorded
 from .layers import DecoderLayer
 from .losses import IGNORE, token_loss
 from .packing import FlatLayout, Layout, PaddedLayout
@@ -61,7 +62,7 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         encoder_attention_mask: torch.Tensor | None = None,
         encoder_layout: Layout | None = None,
         repad: bool = True,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> StackOutput:
         """Blend each sequence into itself, each token from those before it, layer by layer.
 
@@ -205,7 +206,7 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
         """Logits (B, T, V) of the token after each.
 
@@ -223,20 +224,13 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
             repad=False,
             **kwargs,
         )
-        layout, hidden_states = outputs.layout, outputs.last_hidden_state
-        if isinstance(logits_to_keep, int) and logits_to_keep == 0:
-            logits = self.lm_head(hidden_states)
-        else:
-            logits, layout = self.lm_head(kept(layout.repad(hidden_states), logits_to_keep)), None
+        logits, layout = next_logits(self.lm_head, outputs, logits_to_keep, labels)
         loss = None
         if labels is not None:
-            if layout is None:
-                raise ValueError("labels and logits_to_keep do not go together: every token has a label")
-            targets = layout.following(labels, IGNORE)
-            loss = token_loss(logits, targets, self.config, self.training, num_items_in_batch)
+            loss = token_loss(logits, layout.following(labels, IGNORE), self.config, self.training, num_items_in_batch)
         return CausalLMOutputWithPast(
             loss=loss,
-            logits=logits if layout is None else layout.repad(logits),
+            logits=layout.repad(logits),
             **recorded(outputs, CausalLMOutputWithPast),
         )
 

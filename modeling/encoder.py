@@ -1,12 +1,11 @@
 """The encoder family: the stack in which every token sees every token, and its heads."""
 
-from typing import Any
-
 import torch
 from torch import nn
 from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
 from transformers.modeling_outputs import MaskedLMOutput
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.processing_utils import Unpack
+from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.encoder import BlendEncoderConfig
@@ -48,7 +47,7 @@ class BlendEncoderModel(BlendEncoderPreTrainedModel, Stack):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         repad: bool = True,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> StackOutput:
         """Blend each sequence into itself, layer by layer.
 
@@ -107,7 +106,7 @@ class BlendEncoderForMaskedLM(BlendEncoderPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         """Logits (B, T, V); labels (B, T) with -100 for tokens that were not masked.
 

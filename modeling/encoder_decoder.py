@@ -12,14 +12,15 @@ from transformers.modeling_outputs import (
     Seq2SeqModelOutput,
     Seq2SeqSequenceClassifierOutput,
 )
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.processing_utils import Unpack
+from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from .base import BlendPreTrainedModel
 from .cache import BlendGenerationMixin
 from .decoder import BlendDecoderModel
 from .encoder import BlendEncoderModel
-from .heads import ForSequenceClassification, ForTokenClassification, VocabularyProjection, kept, recorded
+from .heads import ForSequenceClassification, ForTokenClassification, VocabularyProjection, next_logits, recorded
 from .losses import IGNORE, token_loss
 
 STATES = ("output_attentions", "output_hidden_states")
@@ -91,7 +92,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
         decoder_inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         repad: bool = True,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> EncoderDecoderOutput:
         """Blend the source into itself, then the target into itself and the source into the target.
 
@@ -207,7 +208,7 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
         """Logits (B, T, V); labels (B, T) are the target's tokens, unshifted, with -100 for padding.
 
@@ -241,19 +242,13 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
             repad=False,
             **kwargs,
         )
-        layout, hidden_states = outputs.layout, outputs.last_hidden_state
-        if isinstance(logits_to_keep, int) and logits_to_keep == 0:
-            logits = self.lm_head(hidden_states)
-        else:
-            logits, layout = self.lm_head(kept(layout.repad(hidden_states), logits_to_keep)), None
+        logits, layout = next_logits(self.lm_head, outputs, logits_to_keep, labels)
         loss = None
         if labels is not None:
-            if layout is None:
-                raise ValueError("labels and logits_to_keep do not go together: every token has a label")
             loss = token_loss(logits, layout.unpad(labels), self.config, self.training, num_items_in_batch)
         return Seq2SeqLMOutput(
             loss=loss,
-            logits=logits if layout is None else layout.repad(logits),
+            logits=layout.repad(logits),
             **recorded(outputs, Seq2SeqLMOutput),
         )
 

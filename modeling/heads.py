@@ -13,11 +13,12 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils.generic import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .losses import class_loss, sequence_loss
 from .normalization import build_norm
-from .packing import Layout
+from .packing import Layout, PaddedLayout
 
 # So many tokens are projected as columns; for more, turning the logits costs what is gained.
 FEW = 128
@@ -50,7 +51,9 @@ class VocabularyProjection(nn.Linear):
         """Input (..., E) gives (..., V)."""
         rows = input.flatten(0, -2)
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if traced or torch.is_grad_enabled() or rows.device.type != "cpu" or rows.dtype != torch.float32:
+        # Quantized and shared-out weights are of other types.
+        is_plain = type(self.weight) is nn.Parameter and self.weight.dtype == rows.dtype == torch.float32
+        if traced or torch.is_grad_enabled() or not is_plain or rows.device.type != "cpu":
             return super().forward(input)
         if not 0 < len(rows) <= FEW:
             return super().forward(input)
@@ -81,6 +84,23 @@ def kept(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> tor
     return hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
 
 
+def next_logits(
+    lm_head: nn.Module, outputs: ModelOutput, logits_to_keep: int | torch.Tensor, labels: torch.Tensor | None
+) -> tuple[torch.Tensor, Layout]:
+    """Logits of the tokens after those of a base model's outputs, and the layout of the logits.
+
+    Raises:
+        ValueError: labels are given, but not all tokens are kept.
+    """
+    layout, hidden_states = outputs.layout, outputs.last_hidden_state
+    if isinstance(logits_to_keep, int) and logits_to_keep == 0:
+        return lm_head(hidden_states), layout
+    if labels is not None:
+        raise ValueError("labels and logits_to_keep do not go together: every token has a label")
+    logits = lm_head(kept(layout.repad(hidden_states), logits_to_keep))
+    return logits, PaddedLayout((logits.shape[0], logits.shape[-2]), None, logits.device)
+
+
 def recorded(outputs: ModelOutput, output_class: type[ModelOutput]) -> dict[str, Any]:
     """Of a base model's outputs, those that `output_class` has a field for."""
     return {name: value for name, value in outputs.items() if name in output_class.__dataclass_fields__}
@@ -109,7 +129,7 @@ class ForSequenceClassification(PreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput | Seq2SeqSequenceClassifierOutput:
         """Logits (B, num_labels), one row a sequence; inputs as in the base model, labels as in sequence_loss."""
         outputs = self.model(
@@ -151,7 +171,7 @@ class ForTokenClassification(PreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput | Seq2SeqSequenceClassifierOutput:
         """Logits (B, T, num_labels), zeros for padding; inputs as in the base model, labels (B, T), -100 for none."""
         outputs = self.model(

@@ -1,13 +1,17 @@
 """What the tests share: no network, tiny models of every family and option, and batches in every form."""
 
 import os
+import tempfile
 
+# What tests prepare of their data is not to be found again by others.
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp()
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import itertools
+import shutil
 import sys
 import zlib
 from pathlib import Path
@@ -119,6 +123,10 @@ class RootIsNoTestPackage:
 
 def pytest_configure(config):
     config.pluginmanager.register(RootIsNoTestPackage())
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -302,6 +302,21 @@ def test_tied_weights_are_one_tensor(model_class, options, names, tmp_path):
         assert len({model.get_parameter(name).data_ptr() for name in names}) == len(names)
 
 
+@every_tie
+def test_what_the_config_ties_no_more_is_saved_under_each_name(model_class, options, names, tmp_path):
+    """Only one name was saved, as if the config still tied them, and the others were random when opened."""
+    model = tiny_model(model_class, **options)
+    model.config.tie_word_embeddings = False
+    for state_dict in (None, model.state_dict()):
+        model.save_pretrained(tmp_path, state_dict=state_dict)
+        loaded, told = model_class.from_pretrained(tmp_path, output_loading_info=True)
+        assert not told["missing_keys"]
+        for name in all_parameters(model):
+            assert torch.equal(loaded.get_parameter(name), model.get_parameter(name)), name
+        assert len({loaded.get_parameter(name).data_ptr() for name in names}) == len(names)
+    assert same_tensor(model, *names), "saving has changed the model"
+
+
 @pytest.mark.parametrize("model_class, options, names", [tie for tie in TIED if not tie[1]], ids=named)
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_embeddings_are_resized(model_class, options, names, tied, tmp_path):

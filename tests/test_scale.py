@@ -28,6 +28,7 @@ from transformers import Seq2SeqTrainingArguments, Trainer
 from seqblend import (
     BlendDecoderConfig,
     BlendDecoderForCausalLM,
+    BlendEncoderConfig,
     BlendEncoderDecoderForSeq2SeqLM,
     BlendEncoderForMaskedLM,
     BlendEncoderForTokenClassification,
@@ -57,6 +58,15 @@ def test_plans_name_what_the_model_has(model_class, options):
     assert matrices <= set(model.tp_plan)
     embeddings = {name for name in modules if name.endswith("embed_tokens")}
     assert embeddings <= set(model.tp_plan) and embeddings <= set(model.fsdp_plan)
+
+
+@pytest.mark.parametrize("config_class", [BlendEncoderConfig, BlendDecoderConfig], ids=named)
+def test_the_plan_of_a_config_follows_from_its_fields(config_class):
+    """transformers 5.16 sets the plan of every config with tied embeddings, to what it is with them in it."""
+    config = tiny_config(config_class)
+    config.base_model_tp_plan = {**config.base_model_tp_plan, "embed_tokens": "embedding_rowwise"}
+    with pytest.raises(AttributeError, match="base_model_tp_plan follows from the other fields"):
+        config.base_model_tp_plan = {}
 
 
 @every_model

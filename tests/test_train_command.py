@@ -370,7 +370,7 @@ def test_flags_win_over_the_file(suffix, tmp_path):
     path = tmp_path / f"run{suffix}"
     path.write_text(json.dumps(settings) if suffix == ".json" else yaml.safe_dump(settings))
     _, data, training = parse_arguments([str(path), "--max_steps", "3", "--train_file", "b.csv"])
-    assert (data.task, data.train_file) == (CLASSIFY, "b.csv")
+    assert (data.task, data.train_file) == (CLASSIFY, ["b.csv"])
     assert (training.max_steps, training.learning_rate, training.seed, training.eval_steps) == (3, 2e-3, 5, 0.5)
     assert training.lr_scheduler_kwargs == {"num_cycles": 2} and training.include_for_metrics == ["loss"]
 

@@ -35,6 +35,7 @@ from seqblend import (
     BlendEncoderForSequenceClassification,
     BlendEncoderForTokenClassification,
 )
+from seqblend.training.checkpoints import write_manifest
 from seqblend.training.collation import COLLATORS
 from seqblend.training.files import InputError
 from seqblend.training.tokenization import train_tokenizer
@@ -402,7 +403,7 @@ TENSOR = "model.layers.1.mlp.up_proj.weight"
 
 
 class Damage(TrainerCallback):
-    """Takes a tensor out of each checkpoint, or gives it another name."""
+    """Takes a tensor out of each checkpoint, or gives it another name, as if that had been written."""
 
     def __init__(self, rename):
         self.rename = rename
@@ -414,6 +415,7 @@ class Damage(TrainerCallback):
         if self.rename:
             tensors[TENSOR.replace("up", "upper")] = tensor
         safetensors.torch.save_file(tensors, path, {"format": "pt"})
+        write_manifest(path.parent)
 
 
 every_damage = pytest.mark.parametrize("damage", [Damage(False), Damage(True)], ids=["missing", "renamed"])

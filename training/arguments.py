@@ -17,6 +17,8 @@ from ..configuration.base import unknown
 from ..hub_card.card import Given
 from .columns import Columns
 from .files import InputError, describe, nearest_first
+from .formats import Reading
+from .sources import Pairs
 
 
 @dataclass
@@ -61,13 +63,49 @@ class DataArguments:
             "for sequence-classification."
         },
     )
+    class_weights: str | None = field(
+        default=None,
+        metadata={
+            "help": "How much each label counts in the loss of sequence- and token-classification: balanced, which is "
+            "n / (labels × count) in the training split; numbers in the order of the labels, as in '1,2.5'; or "
+            "'LABEL=1,LABEL=2.5'."
+        },
+    )
     dataset_name: str | None = field(default=None, metadata={"help": "dates, or a data set of the Hub."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of dataset_name."})
-    train_file: str | None = field(
-        default=None, metadata={"help": "A .json, .jsonl, .csv, .tsv, .parquet or .txt file, each also .gz."}
+    train_file: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Files or globs, as in a.jsonl 'b/*.csv': .json, .jsonl, .csv, .tsv, .parquet, .txt, .conll or "
+            ".conllu, each also .gz or .zst."
+        },
     )
-    validation_file: str | None = field(default=None, metadata={"help": "Likewise."})
-    test_file: str | None = field(default=None, metadata={"help": "Likewise."})
+    validation_file: list[str] | None = field(default=None, metadata={"help": "Likewise."})
+    test_file: list[str] | None = field(default=None, metadata={"help": "Likewise."})
+    train_source_file: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "For seq2seq-lm, in place of train_file: files of one source text a line, of any extension."
+        },
+    )
+    train_target_file: list[str] | None = field(
+        default=None, metadata={"help": "The targets of train_source_file, line by line."}
+    )
+    validation_source_file: list[str] | None = field(default=None, metadata={"help": "Likewise."})
+    validation_target_file: list[str] | None = field(default=None, metadata={"help": "Likewise."})
+    test_source_file: list[str] | None = field(default=None, metadata={"help": "Likewise."})
+    test_target_file: list[str] | None = field(default=None, metadata={"help": "Likewise."})
+    encoding: str = field(default="utf-8", metadata={"help": "Of all files that are text, as Python names it."})
+    token_column_index: int | None = field(
+        default=None,
+        metadata={
+            "help": "The column of the word in files of one word a line, from 0, or from -1 backwards; default 0, of "
+            ".conllu 1. With one of the two flags, .tsv and .txt are such files too."
+        },
+    )
+    tag_column_index: int | None = field(
+        default=None, metadata={"help": "The column of its tag; default -1, of .conllu 3 (UPOS)."}
+    )
     text_column: str = field(default="text", metadata={"help": "The column that holds the text."})
     text_pair_column: str = field(default="text_pair", metadata={"help": "The column of the second text, if any."})
     label_column: str = field(default="label", metadata={"help": "The column of the label or labels."})
@@ -99,12 +137,30 @@ class DataArguments:
         names = [f.name for f in dataclasses.fields(Columns)]
         return Columns(**{name: getattr(self, f"{name}_column") for name in names})
 
+    def reading(self) -> Reading:
+        """How the files are read."""
+        return Reading(**{name: getattr(self, name) for name in Reading._fields})
+
+    def files(self, split: str) -> list[str] | Pairs | None:
+        """What was named for a split. Raises InputError for both kinds of it, and for half a pair."""
+        whole = getattr(self, f"{split}_file")
+        flags = [f"{split}_{side}_file" for side in Pairs._fields]
+        pair = [getattr(self, flag) for flag in flags]
+        if pair == [None, None]:
+            return whole
+        if whole is not None:
+            raise InputError(f"{split}_file: does not go together with {' and '.join(flags)}; give one of the two")
+        if None in pair:
+            raise InputError(f"{flags[pair.index(None)]}: is missing; its lines go with those of the other file")
+        return Pairs(*pair)
+
     def facts(self) -> dict[str, str | int]:
         """What the card tells of the data: names without directories."""
         facts: dict[str, str | int] = {"max_length": self.max_source_length or self.max_length}
         if self.dataset_name is None:
-            file = self.train_file or self.validation_file or self.test_file
-            return {**facts, "dataset": Path(str(file)).name}
+            given = next(filter(None, map(self.files, ("train", "validation", "test"))))
+            names = [name for side in given for name in side] if isinstance(given, Pairs) else given
+            return {**facts, "dataset": ", ".join(Path(name).name for name in names)}
         if self.dataset_name == "dates":
             return {**facts, "dataset": "dates in fifty languages (built into seqblend)"}
         name = " ".join(filter(None, [self.dataset_name, self.dataset_config_name]))
@@ -113,13 +169,24 @@ class DataArguments:
 
 @dataclass
 class BlendTrainingArguments(Seq2SeqTrainingArguments):
-    """transformers' own, and what a batch may hold."""
+    """transformers' own, what a batch may hold, how a run goes on by itself, and when to stop early."""
 
     max_tokens_per_batch: int | None = field(
         default=None,
         metadata={
             "help": "The most tokens, without padding, in a training batch of one device, in place of "
             "per_device_train_batch_size. Rows of similar length are batched; the target of seq2seq-lm counts too."
+        },
+    )
+    resume: str | None = field(
+        default=None,
+        metadata={"help": "auto: go on from the newest good checkpoint of output_dir; where there is none, begin."},
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop after so many evaluations in which metric_for_best_model was not better than ever before. "
+            "Needs load_best_model_at_end and an eval_strategy."
         },
     )
 
@@ -212,8 +279,10 @@ def take_settings(parser: Parser, path: str) -> list[str]:
     ours = {field.name for kind in (ModelArguments, DataArguments) for field in dataclasses.fields(kind)}
     actions = {action.dest: action for action in parser._actions}
     for name in nested:
-        takes_nested = actions[name].nargs == "+" or actions[name].type in (str, dict)
-        if not takes_nested or name in ours - {"config_overrides", "card_data"}:
+        is_ours = name in ours - {"config_overrides", "card_data", "class_weights"}
+        if is_ours and actions[name].nargs == "+":
+            check_names_of_files(nested[name], f"{path}: {name}")
+        elif is_ours or not (actions[name].nargs == "+" or actions[name].type in (str, dict)):
             raise InputError(f"{path}: {name}: must be a single value, but is {describe(nested[name])}")
     for name, value in settings.items():
         if value is False and "no" in (actions[name].choices or ()):
@@ -226,6 +295,13 @@ def take_settings(parser: Parser, path: str) -> list[str]:
         raise InputError(f"{path}: {error}") from error
     parser.set_defaults(**nested)
     return flags
+
+
+def check_names_of_files(value: Any, where: str) -> None:
+    """Raises InputError for what is no list of texts."""
+    for item in value if isinstance(value, list) and value else [value]:
+        if not isinstance(item, str):
+            raise InputError(f"{where}: must be a name or a list of names, but is or holds {describe(item)}")
 
 
 def unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:

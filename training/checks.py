@@ -11,10 +11,10 @@ import torch
 from accelerate.utils import DynamoBackend
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..configuration.base import unknown
-from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
+from .arguments import BlendTrainingArguments, DataArguments, ModelArguments, parse_pairs
+from .checkpoints import STATE, clear_stage, newest_good
 from .files import InputError, one_of
 from .tasks import TASKS, Task
 from .windows import OVERFLOWS
@@ -38,6 +38,7 @@ NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
             "gradient_accumulation_steps",
             "eval_accumulation_steps",
             "generation_num_beams",
+            "early_stopping_patience",
         ),
     ),
     (
@@ -48,6 +49,12 @@ NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
     # What NumPy's generator takes.
     ("between 0 and 4294967295", lambda value: 0 <= value < 2**32, ("seed", "data_seed")),
 ]
+
+# Of which tasks an option is.
+ONLY_FOR = {
+    "problem_type": ("sequence-classification",),
+    "class_weights": ("sequence-classification", "token-classification"),
+}
 
 
 def check_options(model_args: ModelArguments, data_args: DataArguments, args: BlendTrainingArguments) -> None:
@@ -63,6 +70,7 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
                 raise InputError(f"{name}: must be {rule}, got {options[name]}")
     check_models(model_args, data_args)
     check_batches(args)
+    check_stopping(args)
     check_output(args.output_dir)
     check_reporters(args.report_to)
     if args.torch_compile_backend is not None:
@@ -86,8 +94,11 @@ def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
         raise InputError("recipe: model_name_or_path names a model that is built already; give one of the two")
     if model_args.tokenizer_type and (model_args.tokenizer_name_or_path or model_args.model_name_or_path):
         raise InputError("tokenizer_type: trains a tokenizer, but one is given by tokenizer_name_or_path or the model")
-    if data_args.problem_type and data_args.task != "sequence-classification":
-        raise InputError(f"problem_type: is for task sequence-classification, not {data_args.task}")
+    for name, tasks in ONLY_FOR.items():
+        if getattr(data_args, name) and data_args.task not in tasks:
+            raise InputError(f"{name}: is for task {' or '.join(tasks)}, not {data_args.task}")
+    if data_args.class_weights and "class_weights" in parse_pairs(model_args.config_overrides, "config_overrides"):
+        raise InputError("class_weights: config_overrides has them too; give one of the two")
     check_overflow(data_args.task, data_args.overflow, data_args.overlap)
 
 
@@ -123,6 +134,19 @@ def check_batches(args: BlendTrainingArguments) -> None:
         )
 
 
+def check_stopping(args: BlendTrainingArguments) -> None:
+    """Raises InputError for early_stopping_patience without what it is measured by."""
+    if args.early_stopping_patience is None:
+        return
+    needed = {
+        "eval_strategy": args.eval_strategy.value != "no",
+        "load_best_model_at_end": args.load_best_model_at_end,
+        "metric_for_best_model": args.metric_for_best_model,
+    }
+    if missing := [name for name, given in needed.items() if not given]:
+        raise InputError(f"early_stopping_patience: needs {' and '.join(missing)} too")
+
+
 def check_output(output_dir: str) -> None:
     """Raises InputError for a directory that cannot be made or written to: a file is put there and taken away."""
     if not output_dir:
@@ -149,16 +173,21 @@ def check_reporters(names: list[str]) -> None:
             raise InputError(f"report_to: {error}") from error
 
 
-def take_checkpoint(args: Seq2SeqTrainingArguments) -> None:
-    """Turn resume_from_checkpoint into a path, or None. Raises InputError where there is no checkpoint."""
+def take_checkpoint(args: BlendTrainingArguments) -> None:
+    """Turn resume and resume_from_checkpoint into a path, or None. Raises InputError where there is no checkpoint."""
     given = args.resume_from_checkpoint
+    if args.resume is not None:
+        one_of("resume", args.resume, ["auto"])
+        if given is not None:
+            raise InputError(f"resume: looks for a checkpoint, but resume_from_checkpoint is {given}; give only one")
     if given in ("false", "False"):
         args.resume_from_checkpoint = None
-    elif given in ("true", "True"):
-        args.resume_from_checkpoint = get_last_checkpoint(args.output_dir) if Path(args.output_dir).exists() else None
-        if args.resume_from_checkpoint is None:
+    elif args.resume or given in ("true", "True"):
+        clear_stage(Path(args.output_dir))
+        args.resume_from_checkpoint = newest_good(args.output_dir)
+        if args.resume_from_checkpoint is None and not args.resume:
             raise InputError(f"resume_from_checkpoint: there is no checkpoint in output_dir {args.output_dir}")
-    elif given and not Path(given, "trainer_state.json").exists():
+    elif given and not Path(given, STATE).exists():
         raise InputError(f"resume_from_checkpoint: {given} is no checkpoint")
 
 
@@ -190,7 +219,7 @@ def settle_steps(args: Seq2SeqTrainingArguments, model: str | None, splits: set[
         raise InputError("model_name_or_path: nothing is trained (do_train, train_file), and no saved model is named")
 
 
-def finish_arguments(args: Seq2SeqTrainingArguments, task: Task, splits: set[str]) -> None:
+def finish_arguments(args: BlendTrainingArguments, task: Task, splits: set[str]) -> None:
     """Set what is the task's affair and not the user's.
 
     Raises:
@@ -200,6 +229,9 @@ def finish_arguments(args: Seq2SeqTrainingArguments, task: Task, splits: set[str
     for flag, value in evaluations.items():
         if value not in ("no", False) and "validation" not in splits:
             raise InputError(f"{flag}: {value}, but there is no validation split")
+    # How long nothing has become better stands in the checkpoint.
+    stops = args.early_stopping_patience is not None
+    args.restore_callback_states_from_checkpoint = args.restore_callback_states_from_checkpoint or stops
     # How predictions are made and reach the metrics is the task's affair; language models have only a loss.
     args.predict_with_generate, args.label_names = task.generates, ["labels"]
     args.eval_do_concat_batches, args.batch_eval_metrics = True, False

@@ -79,10 +79,10 @@ def _references(value: Any) -> list[str]:
     return _words(value) if isinstance(value, list) else [_text(value)]
 
 
-def _one_target(value: Any) -> list[str]:
+def _one_target(value: Any) -> str:
     if isinstance(value, list):
         raise ValueError("a list of references is only for validation and test; in training a target is one text")
-    return [_text(value)]
+    return _text(value)
 
 
 def _label(value: Any) -> str:
@@ -183,7 +183,7 @@ TEXT = Kind(_text, _text, pa.string())
 WORDS = Kind(_words, _cell_list, pa.list_(pa.string()))
 LABELS = Kind(_label_list, _cell_labels, pa.list_(pa.string()))
 REFERENCES = Kind(_references, lambda cell: [cell], pa.list_(pa.string()))
-ONE_TARGET = Kind(_one_target, lambda cell: [cell], pa.list_(pa.string()))
+ONE_TARGET = Kind(_one_target, _text, pa.string())
 LABEL_KINDS: dict[str | None, Kind] = {
     None: Kind(_label, _cell_label, pa.string()),
     "single_label_classification": Kind(_label, _label, pa.string()),

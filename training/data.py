@@ -26,7 +26,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .columns import STANDARD_COLUMNS, Columns, Field, fields_of
-from .files import FILE_TYPES, InputError, check_file, file_suffix, in_one_line, nearest_first, read_rows, table_rows
+from .files import InputError, in_one_line, nearest_first
+from .formats import DEFAULT_READING, Reading, table_rows
+from .sources import Names, Origin, Pairs, Source, check_reading, sources_of
+from .storage import key_of, stored
 
 SPLITS = ("train", "validation", "test")
 LABEL_COLUMNS = {"sequence-classification": "label", "token-classification": "tags"}
@@ -38,7 +41,7 @@ class LabelledData(datasets.DatasetDict):
 
     Args:
         label_names: those of the training split, or of the model; none where there is neither.
-        where: the file or the data set that each split comes from, for messages.
+        where: the files or the data set that each split comes from, for messages.
     """
 
     label_names: list[str] = []
@@ -48,9 +51,10 @@ class LabelledData(datasets.DatasetDict):
 def load_data(
     task: str,
     *,
-    train_file: str | Path | None = None,
-    validation_file: str | Path | None = None,
-    test_file: str | Path | None = None,
+    train_file: Names | Pairs | None = None,
+    validation_file: Names | Pairs | None = None,
+    test_file: Names | Pairs | None = None,
+    reading: Reading = DEFAULT_READING,
     dataset_name: str | None = None,
     dataset_config_name: str | None = None,
     columns: Columns = STANDARD_COLUMNS,
@@ -67,9 +71,11 @@ def load_data(
 
     Args:
         task: one of `TASK_FIELDS`.
-        train_file: with `validation_file` and `test_file`, any of which may be absent.
+        train_file: one or several, or globs, or parallel text; `validation_file` and `test_file` likewise, and any
+            of the three may be absent.
         validation_file: see `train_file`.
         test_file: see `train_file`.
+        reading: how the files are read.
         dataset_name: `dates`, or what `datasets.load_dataset` takes; instead of files.
         dataset_config_name: the configuration of `dataset_name`.
         columns: the user's column names.
@@ -88,21 +94,28 @@ def load_data(
     """
     fields = {split: fields_of(task, columns, problem_type, split) for split in SPLITS}
     files = {"train": train_file, "validation": validation_file, "test": test_file}
-    files = {split: str(file) for split, file in files.items() if file is not None}
-    _check_source(files, dataset_name, dataset_config_name)
+    files = {split: given for split, given in files.items() if given is not None}
+    _check_source(files, dataset_name, dataset_config_name, reading)
     _check_limits(max_train_samples=max_train_samples, max_eval_samples=max_eval_samples)
-    source = files or _load_dataset(dataset_name, dataset_config_name, seed)
-    where = files or {split: f"{dataset_name}, split {split}" for split in source}
+    if files:
+        sources = {split: sources_of(split, given, reading) for split, given in files.items()}
+        check_reading(reading, list(chain.from_iterable(sources.values())))
+    else:
+        loaded = _load_dataset(dataset_name, dataset_config_name, seed)
+        sources = {
+            split: [_source(rows, f"{dataset_name}, split {split}", fields[split])] for split, rows in loaded.items()
+        }
     if not train:
-        source.pop("train", None)
-    if not source:
+        sources.pop("train", None)
+    if not sources:
         raise InputError("do_train: is not to be done; do_eval needs a validation split, do_predict a test split")
-    read = _read_file if files else _read_dataset
-    data = LabelledData({split: read(rows, where[split], fields[split]) for split, rows in source.items()})
-    data.where = where
-    _check_same_columns(data, where)
+    data, origins = LabelledData(), {}
+    for split in sources:
+        data[split], origins[split] = _read(sources[split], fields[split])
+    data.where = {split: str(origin) for split, origin in origins.items()}
+    _check_same_columns({data.where[split]: data[split].column_names for split in data})
     if "train" in data or known is not None:
-        data.label_names = _label_names(data, task, problem_type, known)
+        data.label_names = _label_names(data, origins, task, problem_type, known)
     for split in data:
         data[split] = _sample(data[split], max_train_samples if split == "train" else max_eval_samples, seed)
     return data
@@ -115,27 +128,31 @@ def read_file(
     columns: Columns = STANDARD_COLUMNS,
     problem_type: str | None = None,
     split: str = "train",
+    reading: Reading = DEFAULT_READING,
 ) -> datasets.Dataset:
     """Read one file into the standard columns of a task.
 
     Args:
-        path: a .json, .jsonl, .csv, .tsv, .parquet or .txt file, each also .gz.
+        path: of one of the `FILE_TYPES`, perhaps packed.
         task: one of `TASK_FIELDS`.
         columns: the user's column names.
         problem_type: see `load_data`.
         split: in "train", a target must be one text.
+        reading: how the file is read.
 
     Raises:
         InputError: the file, a row or a column is wrong.
     """
-    return _read_file(path, str(path), fields_of(task, columns, problem_type, split))
+    return _read(sources_of(split, path, reading), fields_of(task, columns, problem_type, split))[0]
 
 
 # --- From rows to a checked table ---
 
 
-def _check_source(files: dict[str, str], dataset_name: str | None, dataset_config_name: str | None) -> None:
-    """Either files or a named data set, and every file is there."""
+def _check_source(
+    files: dict[str, Names | Pairs], dataset_name: str | None, dataset_config_name: str | None, reading: Reading
+) -> None:
+    """Either files, which may be read in one way or another, or a named data set."""
     if not files and dataset_name is None:
         raise InputError("no data: give dataset_name, or one or more of train_file, validation_file, test_file")
     if files and dataset_name is not None:
@@ -143,8 +160,9 @@ def _check_source(files: dict[str, str], dataset_name: str | None, dataset_confi
         raise InputError(f"dataset_name, {names}: give either a data set or files, not both")
     if files and dataset_config_name is not None:
         raise InputError(f"dataset_config_name: {dataset_config_name!r} is for dataset_name, not for files")
-    for file in files.values():
-        check_file(file)
+    if not files and reading != DEFAULT_READING:
+        name = next(name for name in Reading._fields if getattr(reading, name) != getattr(DEFAULT_READING, name))
+        raise InputError(f"{name}: is for files, not for dataset_name")
 
 
 def _check_limits(**limits: int | None) -> None:
@@ -153,18 +171,28 @@ def _check_limits(**limits: int | None) -> None:
             raise InputError(f"{name}: must be at least 1, not {limit}")
 
 
-def _read_file(path: str | Path, where: str, fields: list[Field]) -> datasets.Dataset:
-    return _standardise(read_rows(path), where, fields, FILE_TYPES[file_suffix(path)].typed)
+def _source(dataset: datasets.Dataset, where: str, fields: list[Field]) -> Source:
+    def rows() -> Iterator[dict]:
+        if len(dataset) == 0:
+            raise InputError(f"{where}: holds no rows")
+        wanted = [field.column for field in present_fields(fields, dataset.column_names, where)]
+        for table in dataset.select_columns(wanted).with_format("arrow").iter(BATCH_ROWS):
+            yield from table_rows(table, dataset.features)
+
+    return Source(where, rows, typed=True, facts=(dataset._fingerprint,))
 
 
-def _read_dataset(dataset: datasets.Dataset, where: str, fields: list[Field]) -> datasets.Dataset:
-    if len(dataset) == 0:
-        raise InputError(f"{where}: holds no rows")
-    present_fields(fields, dataset.column_names, where)
-    wanted = [field.column for field in fields if field.column in dataset.column_names]
-    tables = dataset.select_columns(wanted).with_format("arrow").iter(BATCH_ROWS)
-    rows = chain.from_iterable(table_rows(table, dataset.features) for table in tables)
-    return _standardise(rows, where, fields, typed=True)
+def _read(sources: list[Source], fields: list[Field]) -> tuple[datasets.Dataset, Origin]:
+    """The rows of a split, of which every source has the same columns."""
+    parts = [
+        stored(key_of(source.files, source.facts, fields), _batches(source.rows(), source.name, fields, source.typed))
+        for source in sources
+    ]
+    origin = Origin([source.name for source in sources], [len(part) for part in parts])
+    _check_same_columns(dict(zip(origin.names, (part.column_names for part in parts), strict=True)))
+    dataset = datasets.concatenate_datasets(parts)
+    _check_lengths(dataset.data, origin)
+    return _unwrap(dataset, origin), origin
 
 
 def present_fields(fields: list[Field], columns: Iterable[str], where: str) -> list[Field]:
@@ -179,24 +207,21 @@ def present_fields(fields: list[Field], columns: Iterable[str], where: str) -> l
     return [field for field in fields if field.column in columns]
 
 
-def _standardise(rows: Iterator[dict], where: str, fields: list[Field], typed: bool) -> datasets.Dataset:
+def _batches(rows: Iterator[dict], where: str, fields: list[Field], typed: bool) -> Iterator[pa.RecordBatch]:
     first = next(rows)
     present = present_fields(fields, first, where)
     absent = [field.column for field in fields if field not in present]
     rows = chain([first], rows)
     schema = pa.schema([(field.name, field.kind.type) for field in present])
-    batches, count = [], 0
+    count = 0
     while batch := list(islice(rows, BATCH_ROWS)):
         for column in absent:
             for number, row in enumerate(batch, count + 1):
                 if column in row:
                     raise InputError(f"{where}: row {number}: has column {column!r}, which the first row has not")
         arrays = [convert_column(batch, field, where, count + 1, typed) for field in present]
-        batches.append(pa.record_batch(arrays, schema=schema))
+        yield pa.record_batch(arrays, schema=schema)
         count += len(batch)
-    table = pa.Table.from_batches(batches, schema)
-    _check_lengths(table, where)
-    return datasets.Dataset(_unwrap(table, where))
 
 
 def convert_column(rows: list[dict], field: Field, where: str, first_row: int, typed: bool) -> pa.Array:
@@ -225,18 +250,18 @@ def _is_encodable(value: str | list[str]) -> bool:
     return True
 
 
-def _check_lengths(table: pa.Table, where: str) -> None:
+def _check_lengths(table: datasets.table.Table, origin: Origin) -> None:
     """Every token has one tag. A row without tokens is kept."""
     if "tags" not in table.column_names:
         return
-    tokens, tags = (pc.list_value_length(table[name]).to_pylist() for name in ("tokens", "tags"))
-    for row, (n_tokens, n_tags) in enumerate(zip(tokens, tags, strict=True), 1):
-        if n_tokens != n_tags:
-            raise InputError(f"{where}: row {row}: {n_tokens} tokens, but {n_tags} tags")
+    tokens, tags = (pc.list_value_length(table[name]).to_numpy() for name in ("tokens", "tags"))
+    for row in np.flatnonzero(tokens != tags)[:1]:
+        raise InputError(f"{origin.row(row + 1)}: {tokens[row]} tokens, but {tags[row]} tags")
 
 
-def _unwrap(table: pa.Table, where: str) -> pa.Table:
+def _unwrap(dataset: datasets.Dataset, origin: Origin) -> datasets.Dataset:
     """Turn lists into plain values where every row has one: references into texts, numbers into a float."""
+    table = dataset.data
     for index, name in enumerate(table.column_names):
         column = table[name]
         if name not in ("target", "label") or not pa.types.is_list(column.type):
@@ -250,17 +275,17 @@ def _unwrap(table: pa.Table, where: str) -> pa.Table:
             row = next((n for n, length in enumerate(lengths.to_pylist(), 1) if length != expected), None)
             if row is not None:
                 found = lengths[row - 1].as_py()
-                raise InputError(f"{where}: row {row}: {found} numbers in the label, but the first row has {expected}")
-    return table
+                raise InputError(f"{origin.row(row)}: {found} numbers in the label, but the first row has {expected}")
+    return datasets.Dataset(table, fingerprint=dataset._fingerprint)
 
 
-def _check_same_columns(splits: dict[str, datasets.Dataset], where: dict[str, str]) -> None:
-    """A text_pair is in every split or in none."""
-    first, *others = splits
-    for split in others:
-        for name in {*splits[first].column_names} ^ {*splits[split].column_names}:
-            having, lacking = (first, split) if name in splits[first].column_names else (split, first)
-            raise InputError(f"{where[lacking]}: no column {name!r}, which {where[having]} has")
+def _check_same_columns(columns: dict[str, list[str]]) -> None:
+    """A text_pair is everywhere, or nowhere."""
+    first, *others = columns
+    for other in others:
+        for name in {*columns[first]} ^ {*columns[other]}:
+            having, lacking = (first, other) if name in columns[first] else (other, first)
+            raise InputError(f"{lacking}: no column {name!r}, which {having} has")
 
 
 def _load_dataset(name: str, config_name: str | None, seed: int) -> dict[str, datasets.Dataset]:
@@ -290,7 +315,9 @@ def _sample(dataset: datasets.Dataset, limit: int | None, seed: int) -> datasets
 # --- Labels ---
 
 
-def _label_names(data: LabelledData, task: str, problem_type: str | None, known: list[str] | None) -> list[str]:
+def _label_names(
+    data: LabelledData, origins: dict[str, Origin], task: str, problem_type: str | None, known: list[str] | None
+) -> list[str]:
     """The label names of the training split, or those that are known, in the order of their ids.
 
     Names that are all whole numbers are sorted as numbers, all others by code point; of tags, `O` comes first; where
@@ -301,11 +328,11 @@ def _label_names(data: LabelledData, task: str, problem_type: str | None, known:
         return []
     if problem_type == "regression":
         return _regression_names(data, known)
-    columns = {split: _column(data[split], LABEL_COLUMNS[task]) for split in data}
+    column = LABEL_COLUMNS[task]
     lacking = "is none of the model's"
     if "train" in data:
         lacking = "does not occur in training"
-        names = _sorted_labels(set(chain.from_iterable(map(_as_list, columns["train"]))), task)
+        names = _sorted_labels(set(chain.from_iterable(_labels(data["train"], column))), task)
         if not names:
             raise InputError(f"{data.where['train']}: no row has a label")
         if len(names) == 1 and task == "sequence-classification" and problem_type != "multi_label_classification":
@@ -313,8 +340,8 @@ def _label_names(data: LabelledData, task: str, problem_type: str | None, known:
                 f"{data.where['train']}: every row has the label {names[0]!r}; classes are told apart from two"
             )
         known = known if known is not None and sorted(known) == sorted(names) else names
-    for split, column in columns.items():
-        _check_known(column, known, data.where[split], lacking)
+    for split in data:
+        _check_known(data[split], column, known, origins[split], lacking)
     return known
 
 
@@ -328,12 +355,11 @@ def _regression_names(data: LabelledData, known: list[str] | None) -> list[str]:
     return [f"LABEL_{index}" for index in range(width)]
 
 
-def _column(dataset: datasets.Dataset, name: str) -> list:
-    return dataset.select_columns(name).with_format("arrow")[:][name].to_pylist()
-
-
-def _as_list(labels: str | list[str]) -> list[str]:
-    return labels if isinstance(labels, list) else [labels]
+def _labels(dataset: datasets.Dataset, column: str) -> Iterator[list[str]]:
+    """The labels of one row after the other, of a table that may not fit into memory as a list."""
+    for table in dataset.select_columns(column).with_format("arrow").iter(BATCH_ROWS):
+        for labels in table[column].to_pylist():
+            yield labels if isinstance(labels, list) else [labels]
 
 
 def _sorted_labels(names: set[str], task: str) -> list[str]:
@@ -343,16 +369,16 @@ def _sorted_labels(names: set[str], task: str) -> list[str]:
     return sorted(names, key=lambda name: (task == "token-classification" and name != "O", name))
 
 
-def _check_known(column: list, names: list[str], where: str, lacking: str) -> None:
+def _check_known(dataset: datasets.Dataset, column: str, names: list[str], origin: Origin, lacking: str) -> None:
     known = set(names)
-    rows = [row for row, labels in enumerate(column, 1) if not known.issuperset(_as_list(labels))]
+    rows = {row: labels for row, labels in enumerate(_labels(dataset, column), 1) if not known.issuperset(labels)}
     if not rows:
         return
-    unknown = list(dict.fromkeys(n for row in rows for n in _as_list(column[row - 1]) if n not in known))
-    count = sum(unknown[0] in _as_list(column[row - 1]) for row in rows)
+    unknown = list(dict.fromkeys(name for labels in rows.values() for name in labels if name not in known))
+    count = sum(unknown[0] in labels for labels in rows.values())
     others = f", and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""
     near = " or ".join(map(repr, difflib.get_close_matches(unknown[0], names)))
     raise InputError(
-        f"{where}: row {rows[0]}: label {unknown[0]!r} {lacking}"
+        f"{origin.row(next(iter(rows)))}: label {unknown[0]!r} {lacking}"
         f" ({count} {'row' if count == 1 else 'rows'} here{others})" + (f"; did you mean {near}?" if near else "")
     )

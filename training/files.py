@@ -1,40 +1,25 @@
-"""Read the user's files row by row: nothing guessed, nothing dropped, and every error names the file and the row."""
+"""The user's files: which ones are meant, their bytes and their lines; every error names the file and the place."""
 
-import contextlib
-import csv
+import codecs
 import difflib
+import glob
 import gzip
 import io
-import json
-import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
-import datasets
 import pyarrow as pa
-import pyarrow.parquet
 
-GZIP_ERRORS = (gzip.BadGzipFile, EOFError, zlib.error)
-JSON_SPACE = re.compile(r"[ \t\r\n]*")
-JSON_LIST = re.compile(r'\s*(\{\s*"data"\s*:\s*)?\[')
+# What a broken gzip or zstd file raises.
+BROKEN_PACKING = (EOFError, OSError, zlib.error)
+PACKED = {".gz": "gzip", ".zst": "zstd"}
+CHUNK_BYTES = 1 << 16
 
 
 class InputError(ValueError):
     """The user's input is wrong. The message names file, row, column or field; train.py prints it and stops."""
-
-
-class FileType(NamedTuple):
-    """How one kind of file is read.
-
-    Args:
-        rows: from the path as the user wrote it and the open binary stream to one dict a row.
-        typed: False if every cell is text, so that lists and numbers are written as text too.
-    """
-
-    rows: Callable[[str, IO[bytes]], Iterator[dict[str, Any]]]
-    typed: bool
 
 
 def nearest_first(name: str, names: Iterable[str]) -> list[str]:
@@ -51,86 +36,6 @@ def one_of(field: str, value: str, known: Iterable[str]) -> str:
     names = list(known)
     if value not in names:
         raise InputError(f"{field}: unknown value {value!r}; valid are {', '.join(nearest_first(str(value), names))}")
-    return value
-
-
-def file_suffix(path: str | Path) -> str:
-    """The suffix that says how a file is read: `.jsonl` for `a.jsonl` and for `a.jsonl.gz`.
-
-    Raises:
-        InputError: nothing here reads such a file.
-    """
-    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    suffix = "".join(suffixes[-2:-1] if suffixes[-1:] == [".gz"] else suffixes[-1:])
-    if suffix not in FILE_TYPES:
-        known = ", ".join(nearest_first(suffix, FILE_TYPES)) if suffix else ", ".join(FILE_TYPES)
-        raise InputError(f"{path}: unknown file extension {suffix!r}; known are {known}, each also with .gz")
-    return suffix
-
-
-def check_file(path: str | Path) -> None:
-    """Refuse a file that cannot be read, before any long work.
-
-    Raises:
-        InputError: the extension is unknown, or there is no such file, or it is empty.
-    """
-    file_suffix(path)
-    file = Path(path).expanduser()
-    if not file.is_file():
-        siblings = [entry.name for entry in file.parent.iterdir() if entry.is_file()] if file.parent.is_dir() else []
-        near = difflib.get_close_matches(file.name, siblings, n=3)
-        reason = "is a directory" if file.is_dir() else "no such file"
-        raise InputError(f"{path}: {reason}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
-    if file.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty")
-
-
-def open_binary(path: str | Path) -> IO[bytes]:
-    """Open a file for reading bytes, unpacked if its name ends in .gz."""
-    file = Path(path).expanduser()
-    try:
-        return gzip.open(file, "rb") if file.suffix.lower() == ".gz" else file.open("rb")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a .json, .jsonl, .csv, .tsv, .parquet or .txt file, each also .gz.
-
-    Text is UTF-8, a byte order mark is skipped, lines end in LF or CRLF. Rows are counted from 1; the header of
-    a .csv or .tsv file and blank lines between rows are not counted.
-
-    Raises:
-        InputError: the file or one of its rows cannot be read, or there is no row at all.
-    """
-    check_file(path)
-    empty = True
-    with open_binary(path) as stream:
-        try:
-            for row in FILE_TYPES[file_suffix(path)].rows(str(path), stream):
-                empty = False
-                yield row
-        except GZIP_ERRORS as error:
-            raise InputError(f"{path}: is not a complete gzip file ({error})") from None
-    if empty:
-        raise InputError(f"{path}: the file holds no rows")
-
-
-def _broken(path: str, row: int, line: int, reason: object) -> InputError:
-    """The error of one row; the line is added where it differs from the row."""
-    return InputError(f"{path}: row {row}{f' (line {line})' if line != row else ''}: {reason}")
-
-
-def _decode(raw: bytes, path: str, row: int, line: int) -> str:
-    try:
-        return raw.decode("utf-8-sig" if line == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise _broken(path, row, line, f"not valid UTF-8 (byte {error.start + 1} of the line)") from None
-
-
-def _check_object(value: Any, path: str, row: int, line: int) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _broken(path, row, line, f'not an object such as {{"text": "…"}} but {describe(value)}')
     return value
 
 
@@ -152,158 +57,172 @@ def in_one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _json_lines(path: str, stream: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """One object a line. A line ends at LF only: U+2028 and its like are text."""
-    row = 0
-    for line, raw in enumerate(stream, 1):
-        text = _decode(raw, path, row + 1, line)
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            if JSON_SPACE.fullmatch(text):
+# --- Which files ---
+
+
+def expand(flag: str, given: str | Path | Sequence[str | Path]) -> list[str]:
+    """The files that names and globs stand for, in the order given; those of a glob are sorted by name.
+
+    Args:
+        flag: for messages.
+        given: one name or several; a name that is a file is no glob.
+
+    Raises:
+        InputError: a glob matches no file, or a file is named twice, whose rows would then count twice.
+    """
+    paths: list[str] = []
+    for name in [given] if isinstance(given, str | Path) else given:
+        pattern = Path(name).expanduser()
+        if glob.has_magic(str(pattern)) and not pattern.exists():
+            matches = [path for path in sorted(glob.glob(str(pattern), recursive=True)) if Path(path).is_file()]
+            if not matches:
+                raise InputError(f"{flag}: {name} matches no file")
+            paths += matches
+        else:
+            paths.append(str(name))
+    twice = next((path for path in paths if paths.count(path) > 1), None)
+    if twice is not None:
+        raise InputError(f"{flag}: {twice} is named twice")
+    return paths
+
+
+def file_suffix(path: str | Path) -> str:
+    """The suffix that says how a file is read: `.jsonl` for `a.jsonl`, `a.jsonl.gz` and `a.jsonl.zst`."""
+    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
+    return "".join(suffixes[-2:-1] if suffixes and suffixes[-1] in PACKED else suffixes[-1:])
+
+
+def check_file(path: str | Path) -> None:
+    """Refuse a file that is not there, before any long work.
+
+    Raises:
+        InputError: there is no such file, or it is empty.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        siblings = [entry.name for entry in file.parent.iterdir() if entry.is_file()] if file.parent.is_dir() else []
+        near = difflib.get_close_matches(file.name, siblings, n=3)
+        reason = "is a directory" if file.is_dir() else "no such file"
+        raise InputError(f"{path}: {reason}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+    if file.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty")
+
+
+# --- Their bytes ---
+
+
+def packing_of(path: str | Path) -> str | None:
+    """Gzip or zstd, by the last suffix of a name."""
+    return PACKED.get(Path(path).suffix.lower())
+
+
+def open_binary(path: str | Path) -> IO[bytes]:
+    """Open a file for reading bytes, unpacked if its name ends in .gz or .zst.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    file, packing = Path(path).expanduser(), packing_of(path)
+    try:
+        if packing == "gzip":
+            return gzip.open(file, "rb")
+        if packing == "zstd":
+            # Arrow's wheels carry zstd; one that somebody built need not.
+            return io.BufferedReader(pa.input_stream(str(file), compression="zstd"))
+        return file.open("rb")
+    except (OSError, NotImplementedError) as error:
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+# --- Their lines ---
+
+
+def check_encoding(name: str) -> None:
+    """Raises InputError for an encoding that Python does not know, or that is not one of text."""
+    try:
+        "\n".encode(name)
+    except (LookupError, ValueError) as error:
+        raise InputError(f"encoding: {name!r} is no encoding of text ({error}); utf-8 is the default") from None
+
+
+class Lines:
+    r"""The lines of a text file, decoded one by one, each with its line end, and the place that a message names.
+
+    A line ends at LF only: U+2028 and its like are text. A byte order mark is no text.
+
+    Args:
+        path: as the user wrote it.
+        stream: the bytes.
+        encoding: see `check_encoding`.
+
+    Attributes:
+        row: the number of the row that is being read, from 1. The reader counts it.
+        line: the number of the line that was read last.
+    """
+
+    def __init__(self, path: str, stream: IO[bytes], encoding: str):
+        self.path, self.stream, self.encoding = path, stream, encoding
+        self.row, self.line = 1, 0
+
+    def __iter__(self) -> Iterator[str]:
+        encoding = self._without_mark()
+        newline = "\n".encode(encoding)
+        # A plain stream is by far the fastest to give lines.
+        raw_lines = self.stream if newline == b"\n" else split_at(newline, self.stream)
+        for raw in raw_lines:
+            self.line += 1
+            try:
+                text = raw.decode(encoding)
+            except UnicodeError as error:
+                at = f" (byte {error.start + 1} of the line)" if isinstance(error, UnicodeDecodeError) else ""
+                raise self.broken(f"not valid {self.encoding.upper()}{at}") from None
+            yield text.removeprefix("\ufeff") if self.line == 1 else text
+
+    def _without_mark(self) -> str:
+        """The encoding of the lines by themselves: that of UTF-16 and UTF-32 is told by the first bytes."""
+        name = codecs.lookup(self.encoding).name
+        marks = {f"{name}-le": codecs.BOM_UTF16_LE, f"{name}-be": codecs.BOM_UTF16_BE}
+        if name == "utf-32":
+            marks = {f"{name}-le": codecs.BOM_UTF32_LE, f"{name}-be": codecs.BOM_UTF32_BE}
+        elif name != "utf-16":
+            return {"utf-8-sig": "utf-8"}.get(name, name)
+        first = self.stream.read(len(marks[f"{name}-le"]))
+        for exact, mark in marks.items():
+            if first == mark:
+                return exact
+        raise InputError(
+            f"{self.path}: line 1: has no byte order mark; say which it is, --encoding {' or '.join(marks)}"
+        )
+
+    def broken(self, reason: object, line: int | None = None) -> InputError:
+        """The error of the row that is being read.
+
+        Args:
+            reason: what is wrong.
+            line: where; None is the line that was read last.
+        """
+        line = self.line if line is None else line
+        return InputError(f"{self.path}: row {self.row}{f' (line {line})' if line != self.row else ''}: {reason}")
+
+
+def split_at(newline: bytes, stream: IO[bytes]) -> Iterator[bytes]:
+    """The lines of an encoding whose line end is not the byte 10, which may be a part of another character there."""
+    width, rest = len(newline), b""
+    while chunk := stream.read(CHUNK_BYTES):
+        rest += chunk
+        start = at = 0
+        while (at := rest.find(newline, at)) >= 0:
+            if at % width:
+                at += 1
                 continue
-            raise _broken(path, row + 1, line, f"not valid JSON ({_first_line(error)})") from None
-        row += 1
-        yield value if type(value) is dict else _check_object(value, path, row, line)
+            at += width
+            yield rest[start:at]
+            start = at
+        rest = rest[start:]
+    if rest:
+        yield rest
 
 
-def _json_document(path: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
-    """A list of objects, an object with such a list in `data`, or JSON lines."""
-    data = stream.read()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}: line {row}: not valid UTF-8 (byte {error.start + 1} of the file)") from None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        if text.lstrip().startswith("{") and str(error).startswith("Extra data"):
-            yield from _json_lines(path, io.BytesIO(data))
-            return
-        raise _broken_document(path, text, error) from None
-    if isinstance(value, dict):
-        value = value["data"] if isinstance(value.get("data"), list) else [value]
-    if not isinstance(value, list):
-        raise InputError(f"{path}: must hold a list of objects, but holds {describe(value)}")
-    for row, item in enumerate(value, 1):
-        yield item if type(item) is dict else _check_object(item, path, row, row)
-
-
-def _broken_document(path: str, text: str, error: Exception) -> InputError:
-    """The error of a broken .json file: which object of its list is the broken one."""
-    reason = f"not valid JSON ({_first_line(error)})"
-    start = JSON_LIST.match(text)
-    if start is None or not isinstance(error, json.JSONDecodeError):
-        return InputError(f"{path}: {reason}")
-    decoder, at, row = json.JSONDecoder(), start.end(), 1
-    with contextlib.suppress(ValueError):
-        while True:
-            _, at = decoder.raw_decode(text, JSON_SPACE.match(text, at).end())
-            at = JSON_SPACE.match(text, at).end()
-            if text[at : at + 1] != ",":
-                break
-            at, row = at + 1, row + 1
-    return InputError(f"{path}: row {row} (line {error.lineno}): {reason}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _header(path: str, names: list[str]) -> list[str]:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"{path}: the header names column {twice[0]!r} more than once")
-    return names
-
-
-def _csv(path: str, stream: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """Comma-separated with a header; double quotes protect commas, quotes and line ends. Every cell is text."""
-    row = line = 0
-
-    def lines() -> Iterator[str]:
-        for number, raw in enumerate(stream, 1):
-            yield _decode(raw, path, max(row, 1), number)
-
-    reader = csv.reader(lines(), strict=True)
-    # A cell may be a whole document. The csv module has one limit for the whole process; 128 KiB by default.
-    csv.field_size_limit(2**31 - 1)
-    header: list[str] | None = None
-    try:
-        for cells in reader:
-            start, line = line + 1, reader.line_num
-            if header is None:
-                header, row = _header(path, cells), 1
-            elif cells:
-                if len(cells) != len(header):
-                    raise _broken(path, row, start, f"{len(cells)} columns, but the header has {len(header)}")
-                yield dict(zip(header, cells, strict=True))
-                row += 1
-    except csv.Error as error:
-        reason = "a quote is never closed" if "end of data" in str(error) else f"not valid CSV ({error})"
-        raise _broken(path, max(row, 1), line + 1, reason) from None
-
-
-def _tsv(path: str, stream: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """Tab-separated with a header. Quotes are plain characters, so a cell holds neither tab nor line end."""
-    header: list[str] | None = None
-    row = 0
-    for line, raw in enumerate(stream, 1):
-        text = _strip_line_end(_decode(raw, path, max(row + 1, 1), line))
-        cells = text.split("\t")
-        if header is None:
-            header = _header(path, cells)
-        elif text or len(header) == 1:
-            row += 1
-            if len(cells) != len(header):
-                raise _broken(path, row, line, f"{len(cells)} columns, but the header has {len(header)}")
-            yield dict(zip(header, cells, strict=True))
-
-
-def _txt(path: str, stream: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """One text a line, without its line end; an empty line is an empty text."""
-    for line, raw in enumerate(stream, 1):
-        yield {"text": _strip_line_end(_decode(raw, path, line, line))}
-
-
-def _strip_line_end(text: str) -> str:
+def without_line_end(text: str) -> str:
+    """The line without its LF or CR LF; other white space is text."""
     return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
-
-
-def _parquet(path: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
-    # Parquet is read from its end: a stream that has to be unpacked first is held in memory.
-    source = pa.BufferReader(stream.read()) if path.lower().endswith(".gz") else stream
-    try:
-        file = pyarrow.parquet.ParquetFile(source)
-        features = datasets.Features.from_arrow_schema(file.schema_arrow)
-        for batch in file.iter_batches(batch_size=10_000):
-            yield from table_rows(batch, features)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a valid Parquet file ({_first_line(error)})") from None
-
-
-def table_rows(batch: pa.RecordBatch | pa.Table, features: datasets.Features) -> Iterator[dict[str, Any]]:
-    """Yield the rows of an Arrow table, class numbers turned into their names (-1, "no label", into None)."""
-    columns = [_class_names(features[name], batch.column(name).to_pylist()) for name in batch.schema.names]
-    for cells in zip(*columns, strict=True):
-        yield dict(zip(batch.schema.names, cells, strict=True))
-
-
-def _class_names(feature: Any, values: list) -> list:
-    if isinstance(feature, datasets.ClassLabel):
-        return [feature.names[value] if value is not None and value >= 0 else None for value in values]
-    inner = getattr(feature, "feature", None)
-    if isinstance(inner, datasets.ClassLabel):
-        return [_class_names(inner, value) if isinstance(value, list) else value for value in values]
-    return values
-
-
-FILE_TYPES: dict[str, FileType] = {
-    ".json": FileType(_json_document, typed=True),
-    ".jsonl": FileType(_json_lines, typed=True),
-    ".csv": FileType(_csv, typed=False),
-    ".tsv": FileType(_tsv, typed=False),
-    ".parquet": FileType(_parquet, typed=True),
-    ".txt": FileType(_txt, typed=False),
-}

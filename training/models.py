@@ -88,6 +88,7 @@ def make_model(
     args: Seq2SeqTrainingArguments,
     tokenizer: PreTrainedTokenizerBase,
     labels: list[str],
+    class_weights: list[float] | None = None,
 ) -> PreTrainedModel:
     """A new model, or a saved one, with the labels of this run; label smoothing moves from the Trainer into it.
 
@@ -101,6 +102,8 @@ def make_model(
         fields["label2id"] = {name: index for index, name in enumerate(labels)}
     if data_args.task == "sequence-classification":
         fields["problem_type"] = data_args.problem_type or "single_label_classification"
+    if class_weights is not None:
+        fields["class_weights"] = class_weights
     smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
     if args.do_train:
         fields["label_smoothing"] = smoothing
@@ -190,7 +193,7 @@ def load_model(
     problem_type = settings.get("problem_type")
     if not training and problem_type != config.problem_type and None not in (problem_type, config.problem_type):
         raise InputError(f"problem_type: {problem_type}, but the model was trained for {config.problem_type}")
-    if config.class_weights and settings.get("id2label") != config.id2label:
+    if config.class_weights and "class_weights" not in settings and settings.get("id2label") != config.id2label:
         logger.warning("Of %s, is dropped: class_weights, which are of other labels", path)
         settings = {"class_weights": None, **settings}
     change_config(config, {**settings, **overrides_of(arguments, type(config))})

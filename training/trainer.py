@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.integrations import apply_liger_kernel
 from transformers.trainer_utils import EvalLoopOutput
 
 from .files import InputError
 from .metrics import perplexity
-from .pushing import PushingTrainer
+from .resuming import ResumingTrainer
 from .sampling import TokenBatchSampler, count_tokens
 
 Scorer = Callable[[EvalPrediction], dict[str, float | str]]
@@ -57,13 +57,13 @@ def embeddings_hidden(model: PreTrainedModel) -> Iterator[None]:
             delattr(model, name)
 
 
-class BlendTrainer(PushingTrainer):
-    """A Seq2SeqTrainer that evaluates in order, averages losses over targets, loads strictly, and pushes whole.
+class BlendTrainer(ResumingTrainer):
+    """A Seq2SeqTrainer that evaluates in order, averages losses over targets, resumes exactly, and pushes whole.
 
     Args:
         scorers: what computes the metrics of each split, by the prefix its metrics have (`eval`, `test`). Empty for
             language models, which have a perplexity.
-        kwargs: those of PushingTrainer, but for `compute_metrics`; `args` may be BlendTrainingArguments.
+        kwargs: those of ResumingTrainer, but for `compute_metrics`; `args` may be BlendTrainingArguments.
     """
 
     def __init__(self, *, scorers: dict[str, Scorer], **kwargs: Any):
@@ -73,6 +73,9 @@ class BlendTrainer(PushingTrainer):
         for part in (self.data_collator, self.batches):
             if isinstance(part, TrainerCallback):
                 self.add_callback(part)
+        # Arguments of transformers' own class have none.
+        if patience := getattr(self.args, "early_stopping_patience", None):
+            self.add_callback(EarlyStoppingCallback(patience))
         self._loss_sums: list[torch.Tensor] = []
 
     def make_batches(self) -> TokenBatchSampler | None:

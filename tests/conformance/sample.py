@@ -2,30 +2,13 @@
 
 import torch
 from tests.test_modeling_common import ids_tensor, random_attention_mask
-from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-)
-from transformers.models.auto import modeling_auto
 
 from seqblend import FAMILIES, BlendEncoderDecoderConfig
 
-# By the names in these tables the tests know which model has no head, and which labels a head takes.
-NAMES = {
-    AutoModel: modeling_auto.MODEL_MAPPING_NAMES,
-    AutoModelForCausalLM: modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    AutoModelForMaskedLM: modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    AutoModelForSeq2SeqLM: modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-    AutoModelForSequenceClassification: modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-    AutoModelForTokenClassification: modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
-}
+# By the names in transformers' tables the tests know which model has no head, and which labels a head takes.
 for family, models in FAMILIES.items():
     for auto_class, model_class in models.items():
-        NAMES[auto_class][family.model_type] = model_class.__name__
+        auto_class._model_mapping._model_mapping[family.model_type] = model_class.__name__
 
 # Of two layers the second slides. Most tests take it for granted that a cache holds every token, so the window is
 # longer than their sequences; test_eager_matches_sdpa_inference sets one of 2.
@@ -63,8 +46,7 @@ class Sample:
 
     def get_config(self):
         sizes = {name: getattr(self, name) for name in SIZES}
-        start = {"decoder_start_token_id": 1} if self.config_class is BlendEncoderDecoderConfig else {}
-        return self.config_class.from_recipe(**sizes, **start, **SLIDING, **self.options)
+        return self.config_class.from_recipe(**sizes, bos_token_id=1, **SLIDING, **self.options)
 
     def prepare_config_and_inputs_for_common(self):
         shape = [self.batch_size, self.seq_length]

@@ -1,0 +1,302 @@
+"""Read the user's files row by row: nothing guessed, nothing dropped, and every error names the file and the row."""
+
+import contextlib
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet
+
+from .conll import CONLL, CONLL_U, WordColumns, read_sentences
+from .files import (
+    BROKEN_PACKING,
+    InputError,
+    Lines,
+    check_file,
+    describe,
+    file_suffix,
+    nearest_first,
+    open_binary,
+    packing_of,
+    without_line_end,
+)
+
+JSON_SPACE = re.compile(r"[ \t\r\n]*")
+JSON_LIST = re.compile(r'\s*(\{\s*"data"\s*:\s*)?\[')
+
+
+class Reading(NamedTuple):
+    """What the user says of how files are to be read.
+
+    Args:
+        encoding: of every file that is text.
+        token_column_index: the column of the words in a file of one word a line; None is that of the format.
+        tag_column_index: the column of their tags, likewise.
+    """
+
+    encoding: str = "utf-8"
+    token_column_index: int | None = None
+    tag_column_index: int | None = None
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether a column was named, so that .tsv and .txt files hold one word a line."""
+        return self.token_column_index is not None or self.tag_column_index is not None
+
+
+DEFAULT_READING = Reading()
+Rows = Iterator[dict[str, Any]]
+
+
+class FileType(NamedTuple):
+    """How one kind of file is read.
+
+    Args:
+        rows: from the path as the user wrote it, the open binary stream and the reading to one dict a row.
+        typed: False if every cell is text, so that lists and numbers are written as text too.
+        one_word_a_line: whether the reading's columns are used.
+    """
+
+    rows: Callable[[str, IO[bytes], Reading], Rows]
+    typed: bool
+    one_word_a_line: bool = False
+
+
+def file_type(path: str | Path, reading: Reading) -> FileType:
+    """How a file is read.
+
+    Raises:
+        InputError: nothing here reads such a file.
+    """
+    suffix = file_suffix(path)
+    if suffix not in FILE_TYPES:
+        known = ", ".join(nearest_first(suffix, FILE_TYPES) if suffix else FILE_TYPES)
+        raise InputError(f"{path}: unknown file extension {suffix!r}; known are {known}, each also with .gz or .zst")
+    return FILE_TYPES[".conll" if reading.has_columns and suffix in (".tsv", ".txt") else suffix]
+
+
+def read_rows(path: str, reading: Reading) -> Rows:
+    """Yield the rows of a file of one of the `FILE_TYPES`, each also packed as .gz or .zst.
+
+    Lines end in LF or CRLF. Rows are counted from 1; the header of a .csv or .tsv file and blank lines between rows
+    are not counted. A row of a .conll or .conllu file is a sentence.
+
+    Raises:
+        InputError: the file or one of its rows cannot be read, or there is no row at all.
+    """
+    check_file(path)
+    rows = unpacked(path, lambda stream: file_type(path, reading).rows(path, stream, reading))
+    first = next(rows, None)
+    if first is None:
+        raise InputError(f"{path}: the file holds no rows")
+    yield first
+    yield from rows
+
+
+def read_pairs(source: str, target: str, reading: Reading) -> Rows:
+    """Yield line i of one file with line i of the other; nothing is taken from a line but its end.
+
+    Raises:
+        InputError: a file cannot be read, or the two have not equally many lines.
+    """
+    sides = []
+    for path in (source, target):
+        check_file(path)
+        sides.append(unpacked(path, lambda stream, path=path: _txt(path, stream, reading)))
+    for count, pair in enumerate(zip_longest(*sides)):
+        if None in pair:
+            counts = [count, count + 1 + sum(1 for _ in sides[pair.index(None) - 1])]
+            if pair[0] is not None:
+                counts.reverse()
+            raise InputError(f"{source} has {counts[0]} lines, but {target} has {counts[1]}: line i goes with line i")
+        yield {"source": pair[0]["text"], "target": pair[1]["text"]}
+
+
+def unpacked(path: str, rows: Callable[[IO[bytes]], Rows]) -> Rows:
+    """Open a file and yield its rows; raises InputError where it is not what its name says it is packed as."""
+    with open_binary(path) as stream:
+        try:
+            yield from rows(stream)
+        except BROKEN_PACKING as error:
+            packing = packing_of(path)
+            reason = f"is not a complete {packing} file" if packing else "cannot be read"
+            raise InputError(f"{path}: {reason} ({error})") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+# --- JSON ---
+
+
+def _check_object(value: Any, lines: Lines) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise lines.broken(f'not an object such as {{"text": "…"}} but {describe(value)}')
+    return value
+
+
+def _json_lines(path: str, stream: IO[bytes], reading: Reading) -> Rows:
+    """One object a line."""
+    lines = Lines(path, stream, reading.encoding)
+    for text in lines:
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            if JSON_SPACE.fullmatch(text):
+                continue
+            raise lines.broken(f"not valid JSON ({_first_line(error)})") from None
+        yield value if type(value) is dict else _check_object(value, lines)
+        lines.row += 1
+
+
+def _json_document(path: str, stream: IO[bytes], reading: Reading) -> Rows:
+    """A list of objects, an object with such a list in `data`, or JSON lines."""
+    data = stream.read()
+    text = "".join(Lines(path, io.BytesIO(data), reading.encoding))
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if text.lstrip().startswith("{") and str(error).startswith("Extra data"):
+            yield from _json_lines(path, io.BytesIO(data), reading)
+            return
+        raise _broken_document(path, text, error) from None
+    if isinstance(value, dict):
+        value = value["data"] if isinstance(value.get("data"), list) else [value]
+    if not isinstance(value, list):
+        raise InputError(f"{path}: must hold a list of objects, but holds {describe(value)}")
+    for row, item in enumerate(value, 1):
+        if type(item) is not dict:
+            raise InputError(f'{path}: row {row}: not an object such as {{"text": "…"}} but {describe(item)}')
+        yield item
+
+
+def _broken_document(path: str, text: str, error: Exception) -> InputError:
+    """The error of a broken .json file: which object of its list is the broken one."""
+    reason = f"not valid JSON ({_first_line(error)})"
+    start = JSON_LIST.match(text)
+    if start is None or not isinstance(error, json.JSONDecodeError):
+        return InputError(f"{path}: {reason}")
+    decoder, at, row = json.JSONDecoder(), start.end(), 1
+    with contextlib.suppress(ValueError):
+        while True:
+            _, at = decoder.raw_decode(text, JSON_SPACE.match(text, at).end())
+            at = JSON_SPACE.match(text, at).end()
+            if text[at : at + 1] != ",":
+                break
+            at, row = at + 1, row + 1
+    return InputError(f"{path}: row {row} (line {error.lineno}): {reason}")
+
+
+# --- Tables of text ---
+
+
+def _header(path: str, names: list[str]) -> list[str]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{path}: the header names column {twice[0]!r} more than once")
+    return names
+
+
+def _csv(path: str, stream: IO[bytes], reading: Reading) -> Rows:
+    """Comma-separated with a header; double quotes protect commas, quotes and line ends. Every cell is text."""
+    lines, line = Lines(path, stream, reading.encoding), 0
+    reader = csv.reader(lines, strict=True)
+    # A cell may be a whole document. The csv module has one limit for the whole process; 128 KiB by default.
+    csv.field_size_limit(2**31 - 1)
+    header: list[str] | None = None
+    try:
+        for cells in reader:
+            start, line = line + 1, lines.line
+            if header is None:
+                header = _header(path, cells)
+            elif cells:
+                if len(cells) != len(header):
+                    raise lines.broken(f"{len(cells)} columns, but the header has {len(header)}", start)
+                yield dict(zip(header, cells, strict=True))
+                lines.row += 1
+    except csv.Error as error:
+        reason = "a quote is never closed" if "end of data" in str(error) else f"not valid CSV ({error})"
+        raise lines.broken(reason, line + 1) from None
+
+
+def _tsv(path: str, stream: IO[bytes], reading: Reading) -> Rows:
+    """Tab-separated with a header. Quotes are plain characters, so a cell holds neither tab nor line end."""
+    lines = Lines(path, stream, reading.encoding)
+    header: list[str] | None = None
+    for text in map(without_line_end, lines):
+        cells = text.split("\t")
+        if header is None:
+            header = _header(path, cells)
+        elif text or len(header) == 1:
+            if len(cells) != len(header):
+                raise lines.broken(f"{len(cells)} columns, but the header has {len(header)}")
+            yield dict(zip(header, cells, strict=True))
+            lines.row += 1
+
+
+def _txt(path: str, stream: IO[bytes], reading: Reading) -> Rows:
+    """One text a line, without its line end; an empty line is an empty text."""
+    lines = Lines(path, stream, reading.encoding)
+    for text in map(without_line_end, lines):
+        yield {"text": text}
+        lines.row += 1
+
+
+# --- One word a line ---
+
+
+def _conll(path: str, stream: IO[bytes], reading: Reading, columns: WordColumns = CONLL) -> Rows:
+    chosen = columns.chosen(reading.token_column_index, reading.tag_column_index)
+    return read_sentences(Lines(path, stream, reading.encoding), chosen)
+
+
+# --- Parquet ---
+
+
+def _parquet(path: str, stream: IO[bytes], reading: Reading) -> Rows:
+    # Parquet is read from its end: a stream that has to be unpacked first is held in memory.
+    source = pa.BufferReader(stream.read()) if packing_of(path) else stream
+    try:
+        file = pyarrow.parquet.ParquetFile(source)
+        features = datasets.Features.from_arrow_schema(file.schema_arrow)
+        for batch in file.iter_batches(batch_size=10_000):
+            yield from table_rows(batch, features)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a valid Parquet file ({_first_line(error)})") from None
+
+
+def table_rows(batch: pa.RecordBatch | pa.Table, features: datasets.Features) -> Rows:
+    """Yield the rows of an Arrow table, class numbers turned into their names (-1, "no label", into None)."""
+    columns = [_class_names(features[name], batch.column(name).to_pylist()) for name in batch.schema.names]
+    for cells in zip(*columns, strict=True):
+        yield dict(zip(batch.schema.names, cells, strict=True))
+
+
+def _class_names(feature: Any, values: list) -> list:
+    if isinstance(feature, datasets.ClassLabel):
+        return [feature.names[value] if value is not None and value >= 0 else None for value in values]
+    inner = getattr(feature, "feature", None)
+    if isinstance(inner, datasets.ClassLabel):
+        return [_class_names(inner, value) if isinstance(value, list) else value for value in values]
+    return values
+
+
+FILE_TYPES: dict[str, FileType] = {
+    ".json": FileType(_json_document, typed=True),
+    ".jsonl": FileType(_json_lines, typed=True),
+    ".csv": FileType(_csv, typed=False),
+    ".tsv": FileType(_tsv, typed=False),
+    ".parquet": FileType(_parquet, typed=True),
+    ".txt": FileType(_txt, typed=False),
+    ".conll": FileType(_conll, typed=True, one_word_a_line=True),
+    ".conllu": FileType(partial(_conll, columns=CONLL_U), typed=True, one_word_a_line=True),
+}

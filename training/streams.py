@@ -1,0 +1,74 @@
+"""Streams of rows that can be read on from where a run was stopped."""
+
+import copy
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import IterableDataset
+
+# Parts of a stream of `datasets` whose state leaves rows out: those in a buffer, and those of a batch.
+INEXACT = {"BufferShuffledExamplesIterable", "RebatchedArrowExamplesIterable"}
+
+
+class PositionedStream(IterableDataset):
+    """A stream that knows where in its source each of the last batches ended.
+
+    The source has read on by then: a batch is made before it is known to be the last, and another while it is trained
+    on.
+
+    Args:
+        source: has `state_dict` and `load_state_dict`, as `datasets.IterableDataset`.
+        rows: of a batch, of all processes together.
+    """
+
+    def __init__(self, source: Any, rows: int):
+        self.source, self.rows = source, rows
+        self.start = 0
+        self.ends: deque[tuple[int, Any]] = deque(maxlen=4)
+
+    def __len__(self) -> int:
+        """Raises TypeError, as len does, where the source does not know."""
+        return len(self.source)
+
+    def __iter__(self) -> Iterator[Any]:
+        batches, self.start = self.start, 0
+        self.ends.clear()
+        count = 0
+        for row in self.source:
+            count += 1
+            if count == self.rows:
+                batches, count = batches + 1, 0
+                self.note(batches)
+            yield row
+        self.note(batches + (count > 0))
+
+    def note(self, batches: int) -> None:
+        """Keep where the source is after so many batches."""
+        self.ends.append((batches, copy.deepcopy(self.source.state_dict())))
+
+    def state_after(self, batches: int) -> Any:
+        """Where the source was after so many batches of this epoch; None if that is not known any more."""
+        return dict(self.ends).get(batches)
+
+    def resume(self, batches: int, state: Any) -> None:
+        """Go on after so many batches of an epoch."""
+        self.source.load_state_dict(state)
+        self.start = batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate, which would call it of the source."""
+        if hasattr(self.source, "set_epoch"):
+            self.source.set_epoch(epoch)
+
+
+def is_exact(source: Any) -> bool:
+    """Whether a stream has a state from which it goes on with the very next row."""
+    return all(hasattr(source, name) for name in ("state_dict", "load_state_dict")) and not INEXACT & parts_of(source)
+
+
+def parts_of(source: Any) -> set[str]:
+    """The names of the classes that a stream of `datasets` is made of. No public name tells of a shuffled buffer."""
+    inner = [getattr(source, name, None) for name in ("_ex_iterable", "ex_iterable")]
+    inner += getattr(source, "ex_iterables", None) or []
+    return {type(source).__name__}.union(*(parts_of(each) for each in inner if each is not None))
