@@ -278,6 +278,19 @@ def test_a_reader_that_has_enough_ends_it_quietly(model_of, monkeypatch, capfd):
     assert "Error" not in capfd.readouterr().err
 
 
+def test_several_files_are_one_input_and_lines_do_for_every_task(model_of, tmp_path):
+    first = write(tmp_path / "1.txt", [{"text": "ab"}, {"text": ""}])
+    second, third = write(tmp_path / "2.csv", [{"source": "c"}]), write(tmp_path / "3.jsonl.gz", [{"source": "b"}])
+    answers = predict(model_of(TRANSLATE), second, tmp_path / "a.jsonl", "--input", second, third)
+    assert [answer["input"] for answer in answers] == ["c", "b"]
+    answers = predict(model_of(TRANSLATE), first, tmp_path / "b.jsonl")
+    assert [answer["input"] for answer in answers] == ["ab", ""]
+    words = tmp_path / "4.conll"
+    words.write_text("ab O\nc B-x\n\na O\n")
+    answers = predict(model_of(TAG), words, tmp_path / "c.jsonl")
+    assert [answer["input"] for answer in answers] == [["ab", "c"], ["a"]]
+
+
 def test_an_output_may_be_packed(model_of, tmp_path):
     source = write(tmp_path / "rows.txt.gz", rows_of(CLASSIFY))
     assert main([str(model_of(CLASSIFY)), "--input", str(source), "--output", str(tmp_path / "a.jsonl.gz")]) == 0
@@ -310,6 +323,13 @@ def test_a_file_is_replaced_only_where_that_is_said_and_only_whole(model_of, tmp
     [
         (CLASSIFY, [{"txt": "a"}], [], "no column 'text' (--text_column); columns present: 'txt'"),
         (CLASSIFY, [{"text": "a"}, {"text": "a", "text_pair": "b"}], [], "row 2: has column 'text_pair'"),
+        (
+            CLASSIFY,
+            [{"text": "a"}],
+            ["--token_column_index", "0"],
+            "token_column_index: is for files of one word a line",
+        ),
+        (CLASSIFY, [{"text": "a"}], ["--input", "/no/where.jsonl"], "/no/where.jsonl: no such file"),
         (CLASSIFY, [{"text": "a"}, {}], [], "row 2: has no column 'text'"),
         (TAG, [{"words": ["a"]}], [], "no column 'tokens' (--tokens_column)"),
         (TAG, [{"text": "a"}], ["--words", "word"], "words: unknown value 'word'; valid are words"),
