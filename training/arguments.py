@@ -113,7 +113,17 @@ class DataArguments:
     tags_column: str = field(default="tags", metadata={"help": "The column of the words' tags."})
     source_column: str = field(default="source", metadata={"help": "The column of the source text."})
     target_column: str = field(default="target", metadata={"help": "The column of the target text, or of several."})
-    max_length: int = field(default=512, metadata={"help": "Longest sequence in tokens; longer ones are cut."})
+    max_length: int = field(default=512, metadata={"help": "Longest sequence in tokens; longer ones: see overflow."})
+    overflow: str = field(
+        default="truncate",
+        metadata={
+            "help": "Of a text longer than that: truncate reads the beginning; window reads all of it, as overlapping "
+            "sequences, from which sequence-classification takes the mean and token-classification each word once."
+        },
+    )
+    overlap: int | None = field(
+        default=None, metadata={"help": "Tokens that two windows have in common; default a quarter of max_length."}
+    )
     max_source_length: int | None = field(default=None, metadata={"help": "For seq2seq-lm; default max_length."})
     max_target_length: int | None = field(default=None, metadata={"help": "For seq2seq-lm; default max_length."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Take so many random training rows."})

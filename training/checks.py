@@ -17,13 +17,14 @@ from .arguments import BlendTrainingArguments, DataArguments, ModelArguments, pa
 from .checkpoints import STATE, clear_stage, newest_good
 from .files import InputError, one_of
 from .tasks import TASKS, Task
+from .windows import OVERFLOWS
 
 # What a number must be that its type does not say, and of which options. None is always right.
 NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
     (
         "a number of 0 or more",
         lambda value: 0 <= value < math.inf,
-        ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "dataloader_num_workers"),
+        ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "dataloader_num_workers", "overlap"),
     ),
     ("a number above 0", lambda value: 0 < value < math.inf, ("num_train_epochs",)),
     ("-1, or 1 or more", lambda value: value == -1 or value >= 1, ("max_steps",)),
@@ -98,6 +99,17 @@ def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
             raise InputError(f"{name}: is for task {' or '.join(tasks)}, not {data_args.task}")
     if data_args.class_weights and "class_weights" in parse_pairs(model_args.config_overrides, "config_overrides"):
         raise InputError("class_weights: config_overrides has them too; give one of the two")
+    check_overflow(data_args.task, data_args.overflow, data_args.overlap)
+
+
+def check_overflow(task: str, overflow: str, overlap: int | None) -> None:
+    """Raises InputError for windows of what has none, and for an overlap without windows."""
+    one_of("overflow", overflow, OVERFLOWS)
+    if overflow == "window" and TASKS[task].join is None:
+        able = ", ".join(name for name, each in TASKS.items() if each.join is not None)
+        raise InputError(f"overflow: window is for {able}, not for {task}")
+    if overlap is not None and overflow != "window":
+        raise InputError(f"overlap: {overlap} is for overflow=window, but overflow is {overflow}")
 
 
 def check_batches(args: BlendTrainingArguments) -> None:

@@ -1,6 +1,7 @@
 """The model of a run: built from a recipe, or loaded from a saved one with every tensor accounted for."""
 
 import logging
+import math
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -62,6 +63,23 @@ def take_labels(data_args: DataArguments, path: str) -> list[str]:
 def parts_of(config: PretrainedConfig) -> list[PretrainedConfig]:
     """The configurations of an encoder-decoder's parts; of another model, itself."""
     return [getattr(config, part) for part in config.sub_configs] or [config]
+
+
+def reads_token_types(config: PretrainedConfig) -> bool:
+    return any((getattr(part, "type_vocab_size", 0) or 0) > 1 for part in parts_of(config))
+
+
+def reach_of(config: PretrainedConfig) -> float:
+    """The longest sequence that a model reads; only learned positions end."""
+    learned = [part for part in parts_of(config) if getattr(part, "position_type", None) == "learned"]
+    return min((part.max_position_embeddings for part in learned), default=math.inf)
+
+
+def check_reach(config: PretrainedConfig, lengths: dict[str, int]) -> None:
+    """Raises InputError for a length, by the name of its option, that learned positions do not reach."""
+    name, reach = max(lengths, key=lambda key: lengths[key]), reach_of(config)
+    if lengths[name] > reach:
+        raise InputError(f"{name}: {lengths[name]} is more than max_position_embeddings={reach} of the model")
 
 
 def make_model(
