@@ -7,6 +7,7 @@ its exit code is 1 where a run ended otherwise than the one that was left alone.
 
 import argparse
 import contextlib
+import gc
 import hashlib
 import multiprocessing
 import os
@@ -34,6 +35,7 @@ from .. import (
     BlendEncoderForSequenceClassification,
     BlendEncoderForTokenClassification,
 )
+from ..configuration.base import unknown
 from ..training.arguments import BlendTrainingArguments
 from ..training.checkpoints import clear_stage, newest_good
 from ..training.trainer import BlendTrainer
@@ -43,8 +45,8 @@ SOURCES = ("map", "stream")
 MOMENTS = ("step", "checkpoint", "evaluation")
 # What a run leaves behind that must be the same.
 RESULT = "result"
-SIZES = {"vocab_size": 50, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
-ROWS, STEPS = 20, 16
+SIZES = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+ROWS, STEPS = 20, 10
 
 
 def model_for(shape: str) -> PreTrainedModel:
@@ -203,7 +205,7 @@ def kill_one(shape: str, source: str, moment: str, whole: list[tuple[str, float]
     delay = random.random() * whole[drawn][1]
     run = start(shape, source, directory)
     while run.is_alive() and len(journal(directory)) <= drawn:
-        time.sleep(0.0005)
+        time.sleep(0.002)
     time.sleep(delay)
     run.kill()
     run.join()
@@ -256,16 +258,22 @@ def line(*cells: Any) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table as it grows."""
     parser = argparse.ArgumentParser(prog="python -m seqblend.benchmarks.resume_torture", description=__doc__)
+    parser.add_argument("shapes", nargs="*", metavar="SHAPE", help=f"of {', '.join(SHAPES)}; all where none is given")
     parser.add_argument("--kills", type=int, default=20, help="of each kind of run")
     parser.add_argument("--seed", type=int, default=0, help="decides when they are killed")
     args = parser.parse_args(arguments)
+    for shape in args.shapes:
+        if shape not in SHAPES:
+            parser.error(unknown("shape", shape, list(SHAPES)))
     random.seed(args.seed)
     # Processes are forked from this one, which has imported everything; a fork must not find threads at work.
     torch.set_num_threads(1)
+    # What was imported is no garbage, and need not be looked through in each of them.
+    gc.freeze()
     header = ("shape", "rows", "killed", *(f"in {name}" for name in MOMENTS), "between", "equal", "different")
     print(line(*header), line(*["---"] * len(header)), sep="\n", flush=True)
     different = 0
-    for shape in SHAPES:
+    for shape in args.shapes or SHAPES:
         for source in SOURCES:
             tally = torture(shape, source, args.kills)
             places = [tally.killed[name] for name in (*MOMENTS, "between")]

@@ -199,7 +199,7 @@ class ResumingTrainer(SavingTrainer):
         return super().get_batch_samples(self._rest or epoch_iterator, *args)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        """As SavingTrainer._maybe_log_save_evaluate, with the random state that was saved if no batch was left to read.
+        """As SavingTrainer._maybe_log_save_evaluate, with the saved random state if no batch was left to read.
 
         Trainer._run_epoch restores the random state with the first batch that it reads.
         """
