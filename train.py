@@ -26,7 +26,8 @@ from seqblend.training.arguments import (
     public_command,
 )
 from seqblend.training.checks import check_options, finish_arguments, settle_steps
-from seqblend.training.collation import COLLATORS
+from seqblend.training.collation import make_collator
+from seqblend.training.corruption import add_sentinels
 from seqblend.training.data import LabelledData, load_data
 from seqblend.training.files import InputError, in_one_line
 from seqblend.training.models import make_model, parts_of, take_labels
@@ -153,7 +154,7 @@ def prepare(argv: list[str]) -> Job:
     trainer = make_trainer(
         model=model,
         args=training_args,
-        data_collator=COLLATORS[data_args.task](tokenizer),
+        data_collator=make_collator(data_args.task, tokenizer, settings.noise),
         train_dataset=encoded.get("train"),
         eval_dataset=encoded.get("validation"),
         processing_class=tokenizer,
@@ -199,14 +200,18 @@ def make_tokenizer(
     """The tokenizer that was named, the model's, or one trained on the training split."""
     saved = model_args.tokenizer_name_or_path or model_args.model_name_or_path
     if saved:
-        return load_tokenizer(saved)
-    return train_tokenizer(
-        texts_of(rows["train"], data_args.task),
-        model_args.tokenizer_type or "byte-bpe",
-        model_args.vocab_size,
-        model_args.tokenizer_normalization,
-        closes=data_args.task != "causal-lm",
-    )
+        tokenizer = load_tokenizer(saved)
+    else:
+        tokenizer = train_tokenizer(
+            texts_of(rows["train"], data_args.task),
+            model_args.tokenizer_type or "byte-bpe",
+            model_args.vocab_size,
+            model_args.tokenizer_normalization,
+            closes=data_args.task != "causal-lm",
+        )
+    if TASKS[data_args.task].has_sentinels:
+        add_sentinels(tokenizer, data_args.max_length, data_args.noise())
+    return tokenizer
 
 
 def make_settings(
@@ -238,6 +243,8 @@ def make_settings(
         problem_type=model.config.problem_type,
         token_types=any((getattr(config, "type_vocab_size", 0) or 0) > 1 for config in parts),
         seed=args.seed,
+        noise=data_args.noise(),
+        pack_documents=data_args.pack_documents,
         **lengths,
     )
 

@@ -16,6 +16,7 @@ from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 from ..configuration.base import unknown
 from ..hub_card.card import Given
 from .columns import Columns
+from .corruption import Noise
 from .files import InputError, describe, nearest_first
 
 
@@ -52,7 +53,9 @@ class DataArguments:
 
     task: str | None = field(
         default=None,
-        metadata={"help": "sequence-classification, token-classification, seq2seq-lm, causal-lm or masked-lm."},
+        metadata={
+            "help": "sequence-classification, token-classification, seq2seq-lm, causal-lm, masked-lm or denoising."
+        },
     )
     problem_type: str | None = field(
         default=None,
@@ -86,6 +89,24 @@ class DataArguments:
     max_length: int = field(default=512, metadata={"help": "Longest sequence in tokens; longer ones are cut."})
     max_source_length: int | None = field(default=None, metadata={"help": "For seq2seq-lm; default max_length."})
     max_target_length: int | None = field(default=None, metadata={"help": "For seq2seq-lm; default max_length."})
+    pack_documents: bool = field(
+        default=False,
+        metadata={
+            "help": "For causal-lm: texts are documents that do not see each other, in rows of up to max_length "
+            "tokens without padding; else they are one stream, cut into rows of max_length."
+        },
+    )
+    mask_probability: float | None = field(
+        default=None,
+        metadata={"help": "Share of the tokens that masked-lm masks and denoising cuts out; default 0.15."},
+    )
+    mask_whole_words: bool = field(
+        default=False,
+        metadata={"help": "For masked-lm: mask all tokens of a word or none, as the tokenizer has words."},
+    )
+    mean_span_length: float | None = field(
+        default=None, metadata={"help": "For denoising: mean length of a span that is cut out, in tokens; default 3."}
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Take so many random training rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Take so many random rows of other splits."})
     card_data: str | None = field(
@@ -96,6 +117,11 @@ class DataArguments:
         """The user's column names."""
         names = [f.name for f in dataclasses.fields(Columns)]
         return Columns(**{name: getattr(self, f"{name}_column") for name in names})
+
+    def noise(self) -> Noise:
+        """What a language model is to put back."""
+        given = {"probability": self.mask_probability, "mean_span_length": self.mean_span_length}
+        return Noise(whole_words=self.mask_whole_words, **{k: v for k, v in given.items() if v is not None})
 
     def facts(self) -> dict[str, str | int]:
         """What the card tells of the data: names without directories."""

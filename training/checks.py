@@ -45,6 +45,8 @@ NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
         lambda value: value >= 2,
         ("max_length", "max_source_length", "max_target_length", "generation_max_length"),
     ),
+    ("above 0 and below 1", lambda value: 0 < value < 1, ("mask_probability",)),
+    ("1 or more", lambda value: 1 <= value < math.inf, ("mean_span_length",)),
     # What NumPy's generator takes.
     ("between 0 and 4294967295", lambda value: 0 <= value < 2**32, ("seed", "data_seed")),
 ]
@@ -53,6 +55,10 @@ NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
 ONLY_FOR = {
     "problem_type": ("sequence-classification",),
     "class_weights": ("sequence-classification", "token-classification"),
+    "pack_documents": ("causal-lm",),
+    "mask_probability": ("masked-lm", "denoising"),
+    "mask_whole_words": ("masked-lm",),
+    "mean_span_length": ("denoising",),
 }
 
 

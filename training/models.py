@@ -99,7 +99,7 @@ def make_model(
         raise
     except Exception as error:  # torch, and configurations made of odd values, raise whatever they meet
         raise InputError(f"config_overrides: the model cannot be built ({in_one_line(error)})") from error
-    if task.generates:
+    if task.generates or task.has_sentinels:
         set_generation(model, data_args, args)
     return model
 

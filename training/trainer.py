@@ -5,6 +5,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
@@ -91,9 +92,21 @@ class BlendTrainer(PushingTrainer):
             return None
         # A target that a decoder reads is computed like a source.
         reads_labels = self.model.config.is_encoder_decoder and self.model.can_generate()
-        lengths = count_tokens(self.train_dataset, ("input_ids", "labels") if reads_labels else ("input_ids",))
+        if args.length_column_name in getattr(self.train_dataset, "column_names", ()):
+            lengths = np.array(self.train_dataset[args.length_column_name])
+        else:
+            lengths = count_tokens(self.train_dataset, ("input_ids", "labels") if reads_labels else ("input_ids",))
         seed = args.seed if args.data_seed is None else args.data_seed
         return TokenBatchSampler(lengths, max_tokens, num_processes=args.world_size, seed=seed)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Keep what our collators read, too.
+
+        Replaces `signature_columns = list(signature.parameters.keys())` of Trainer, which knows what the model reads.
+        """
+        super()._set_signature_columns_if_needed()
+        read = getattr(self.data_collator, "reads", ())
+        self._signature_columns += [name for name in read if name not in self._signature_columns]
 
     def check(self) -> None:
         """Build once all that training begins with, so that options it cannot be built from are refused before.
