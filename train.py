@@ -169,7 +169,7 @@ def prepare(argv: list[str]) -> Job:
         "parameters": model.num_parameters(),
         # From which the card can be made again.
         "card_data": {**shown_example(rows, task), **given},
-        "recipe": model_args.recipe or ("default" if model_args.model_name_or_path is None else "of a saved model"),
+        "recipe": model_args.origin(),
         **data_args.facts(),
     }
     return Job(task, rows, encoded, settings, model, trainer, facts)
@@ -198,7 +198,7 @@ def make_tokenizer(
     model_args: ModelArguments, data_args: DataArguments, rows: datasets.DatasetDict
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that was named, the model's, or one trained on the training split."""
-    saved = model_args.tokenizer_name_or_path or model_args.model_name_or_path
+    saved = model_args.tokenizer_name_or_path or model_args.model_name_or_path or model_args.encoder_name_or_path
     if saved:
         tokenizer = load_tokenizer(saved)
     else:

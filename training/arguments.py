@@ -34,8 +34,17 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "A saved model to start from, in place of a recipe."}
     )
+    encoder_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "With decoder_name_or_path: a saved encoder to make an encoder-decoder of, whose cross-attention "
+            "starts anew. Both must have the same vocabulary, but each keeps its own embedding."
+        },
+    )
+    decoder_name_or_path: str | None = field(default=None, metadata={"help": "See encoder_name_or_path."})
     tokenizer_name_or_path: str | None = field(
-        default=None, metadata={"help": "A saved tokenizer; default: that of model_name_or_path."}
+        default=None,
+        metadata={"help": "A saved tokenizer; default: that of model_name_or_path or encoder_name_or_path."},
     )
     tokenizer_type: str | None = field(
         default=None,
@@ -44,7 +53,16 @@ class ModelArguments:
     tokenizer_normalization: str | None = field(
         default=None, metadata={"help": "nfc, nfd or nfkc, for a trained tokenizer."}
     )
-    vocab_size: int = field(default=8000, metadata={"help": "The most entries a trained tokenizer may have."})
+    vocab_size: int = field(
+        default=8000,
+        metadata={"help": "The most entries a trained tokenizer may have; the sentinels of denoising come on top."},
+    )
+
+    def origin(self) -> str:
+        """What the model is made from, for the card."""
+        if self.encoder_name_or_path:
+            return "of a saved encoder and a saved decoder"
+        return self.recipe or ("of a saved model" if self.model_name_or_path else "default")
 
 
 @dataclass

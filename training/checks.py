@@ -97,13 +97,33 @@ def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
         raise InputError(unknown("task", data_args.task, list(TASKS)))
     if model_args.model_name_or_path and model_args.recipe:
         raise InputError("recipe: model_name_or_path names a model that is built already; give one of the two")
-    if model_args.tokenizer_type and (model_args.tokenizer_name_or_path or model_args.model_name_or_path):
+    check_parts(model_args)
+    saved = model_args.tokenizer_name_or_path or model_args.model_name_or_path or model_args.encoder_name_or_path
+    if model_args.tokenizer_type and saved:
         raise InputError("tokenizer_type: trains a tokenizer, but one is given by tokenizer_name_or_path or the model")
     for name, tasks in ONLY_FOR.items():
         if getattr(data_args, name) and data_args.task not in tasks:
             raise InputError(f"{name}: is for task {' or '.join(tasks)}, not {data_args.task}")
     if data_args.class_weights and "class_weights" in parse_pairs(model_args.config_overrides, "config_overrides"):
         raise InputError("class_weights: config_overrides has them too; give one of the two")
+
+
+def check_parts(model_args: ModelArguments) -> None:
+    """Raises InputError for a saved encoder without a saved decoder, or what does not go together with them."""
+    given = {name: getattr(model_args, name) for name in ("encoder_name_or_path", "decoder_name_or_path")}
+    if not any(given.values()):
+        return
+    for name, path in given.items():
+        if not path:
+            raise InputError(f"{name}: is missing; a saved encoder and a saved decoder are given together")
+    for name in ("model_name_or_path", "recipe"):
+        if getattr(model_args, name):
+            raise InputError(f"{name}: encoder_name_or_path names what the model is made from; give one of the two")
+    if model_args.architecture not in (None, "encoder-decoder"):
+        raise InputError(
+            f"architecture: {model_args.architecture}, but encoder_name_or_path and decoder_name_or_path make an "
+            "encoder-decoder"
+        )
 
 
 def check_batches(args: BlendTrainingArguments) -> None:
