@@ -27,7 +27,8 @@ from seqblend.training.arguments import (
 )
 from seqblend.training.checkpoints import RunError
 from seqblend.training.checks import check_options, finish_arguments, settle_steps
-from seqblend.training.collation import COLLATORS
+from seqblend.training.collation import make_collator
+from seqblend.training.corruption import add_sentinels
 from seqblend.training.data import LabelledData, load_data
 from seqblend.training.files import InputError, in_one_line
 from seqblend.training.models import check_reach, make_model, reads_token_types, take_labels
@@ -164,7 +165,7 @@ def prepare(argv: list[str]) -> Job:
     trainer = make_trainer(
         model=model,
         args=training_args,
-        data_collator=COLLATORS[data_args.task](tokenizer),
+        data_collator=make_collator(data_args.task, tokenizer, settings.noise),
         train_dataset=inputs.get("train"),
         eval_dataset=inputs.get("validation"),
         processing_class=tokenizer,
@@ -179,7 +180,7 @@ def prepare(argv: list[str]) -> Job:
         "parameters": model.num_parameters(),
         # From which the card can be made again.
         "card_data": {**shown_example(rows, task), **given},
-        "recipe": model_args.recipe or ("default" if model_args.model_name_or_path is None else "of a saved model"),
+        "recipe": model_args.origin(),
         **data_args.facts(),
     }
     return Job(task, rows, encoded, settings, model, trainer, facts)
@@ -209,16 +210,20 @@ def make_tokenizer(
     model_args: ModelArguments, data_args: DataArguments, rows: datasets.DatasetDict
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that was named, the model's, or one trained on the training split."""
-    saved = model_args.tokenizer_name_or_path or model_args.model_name_or_path
+    saved = model_args.tokenizer_name_or_path or model_args.model_name_or_path or model_args.encoder_name_or_path
     if saved:
-        return load_tokenizer(saved)
-    return train_tokenizer(
-        texts_of(rows["train"], data_args.task),
-        model_args.tokenizer_type or "byte-bpe",
-        model_args.vocab_size,
-        model_args.tokenizer_normalization,
-        closes=data_args.task != "causal-lm",
-    )
+        tokenizer = load_tokenizer(saved)
+    else:
+        tokenizer = train_tokenizer(
+            texts_of(rows["train"], data_args.task),
+            model_args.tokenizer_type or "byte-bpe",
+            model_args.vocab_size,
+            model_args.tokenizer_normalization,
+            closes=data_args.task != "causal-lm",
+        )
+    if TASKS[data_args.task].has_sentinels:
+        add_sentinels(tokenizer, data_args.max_length, data_args.noise())
+    return tokenizer
 
 
 def make_settings(
@@ -247,6 +252,8 @@ def make_settings(
         seed=args.seed,
         overflow=data_args.overflow,
         overlap=data_args.overlap,
+        noise=data_args.noise(),
+        pack_documents=data_args.pack_documents,
         **lengths,
     )
 

@@ -7,7 +7,7 @@ A data set becomes a `DatasetDict` with some of the splits train, validation and
 | sequence-classification | text, text_pair (if the data has one), label |
 | token-classification | tokens, tags |
 | seq2seq-lm | source, target |
-| causal-lm, masked-lm | text |
+| causal-lm, masked-lm, denoising | text |
 
 A label is a text; a list of texts for several labels; a float, or a list of floats, for regression. Tokens and tags
 are lists of texts. A target is a text; if any row of a split has several references (not in training), a list of them.

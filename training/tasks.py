@@ -19,7 +19,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .collation import mask_once
+from .collation import make_collator
+from .corruption import IGNORE, Noise, knows_words, words_of
+from .documents import cut_stream, pack_documents
 from .files import InputError, one_of
 from .metrics import (
     MultiLabelMetric,
@@ -32,7 +34,6 @@ from .windows import Overflow, check_overlap, join_logits, join_tokens, told_tok
 
 logger = logging.getLogger(__name__)
 
-IGNORE = -100
 Rows = dict[str, list]
 Answer = dict[str, Any]
 
@@ -49,10 +50,12 @@ class Settings:
         max_source_length: of a source.
         max_target_length: of a target, with its end token.
         token_types: whether the model reads token_type_ids.
-        seed: decides which tokens are masked in evaluation.
+        seed: decides what is masked or cut out in evaluation.
         where: the file that each split comes from, for messages.
         overflow: what becomes of a text longer than that: `truncate`, or `window`, several sequences.
         overlap: how many tokens of a text two windows have in common; None is a quarter of max_length.
+        noise: what a language model is to put back.
+        pack_documents: whether the documents of a causal language model are kept apart.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -66,6 +69,8 @@ class Settings:
     where: dict[str, str] = field(default_factory=dict)
     overflow: str = "truncate"
     overlap: int | None = None
+    noise: Noise = field(default_factory=Noise)
+    pack_documents: bool = False
 
     @property
     def label_ids(self) -> dict[str, int]:
@@ -97,6 +102,7 @@ class Task:
         score: answers and rows to metrics.
         reduce: logits and labels to what is kept for `answer`; None keeps the logits.
         generates: whether predictions are generated token by token.
+        has_sentinels: whether the tokenizer needs tokens that stand for spans.
     """
 
     auto_class: type
@@ -109,6 +115,7 @@ class Task:
     score: Callable[[list[Answer], datasets.Dataset, Settings], dict[str, float | str]] | None = None
     reduce: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     generates: bool = False
+    has_sentinels: bool = False
 
 
 def encode_texts(
@@ -358,43 +365,70 @@ def score_pairs(answers: list[Answer], rows: datasets.Dataset, settings: Setting
 # --- Language models ---
 
 
-def encode_stream(rows: datasets.Dataset, settings: Settings, split: str) -> datasets.Dataset:
-    """All texts in one stream, each closed by the end token, cut into blocks of max_length tokens."""
+def encode_causal(rows: datasets.Dataset, settings: Settings, split: str) -> datasets.Dataset:
+    """Texts, each closed by the end token, as documents that are kept apart or as one stream."""
     tokenizer = settings.tokenizer
-    texts = encode_texts(
-        rows,
-        split,
-        settings,
-        lambda batch: {
-            "input_ids": [
-                [*ids, tokenizer.eos_token_id]
-                for ids in tokenizer(batch["text"], add_special_tokens=False)["input_ids"]
-            ]
-        },
-    )
-    stream = np.concatenate([np.asarray(ids) for batch in texts.iter(1000) for ids in batch["input_ids"]])
-    blocks = [stream[start : start + settings.max_length] for start in range(0, len(stream), settings.max_length)]
-    if len(stream) < 2:
-        where = settings.where.get(split, split)
-        raise InputError(f"{where}: the texts have {len(stream)} tokens, too few to predict one from another")
-    return datasets.Dataset.from_dict({"input_ids": blocks, "labels": blocks})
+
+    def encode(batch: Rows) -> Rows:
+        ids_of_texts = tokenizer(batch["text"], add_special_tokens=False)["input_ids"]
+        return {"input_ids": [[*ids, tokenizer.eos_token_id] for ids in ids_of_texts]}
+
+    texts = encode_texts(rows, split, settings, encode)
+    where = settings.where.get(split, split)
+    return (pack_documents if settings.pack_documents else cut_stream)(texts, settings.max_length, where)
 
 
 def encode_masked(rows: datasets.Dataset, settings: Settings, split: str) -> datasets.Dataset:
-    """Texts, to be masked anew in each epoch of training; masked once and for all in the other splits."""
-    if settings.tokenizer.mask_token is None:
+    """Texts, to be masked anew in each epoch of training; masked once and for all in the other splits.
+
+    Raises:
+        InputError: the tokenizer has no mask token, or knows no words.
+    """
+    tokenizer, whole = settings.tokenizer, settings.noise.whole_words
+    special = set(tokenizer.all_special_ids)
+    if tokenizer.mask_token is None:
         raise InputError("tokenizer_name_or_path: the tokenizer has no mask token, which task masked-lm needs")
-    encoded = encode_texts(
-        rows,
-        split,
-        settings,
-        lambda batch: tokenize(settings, batch["text"], return_special_tokens_mask=True),
-    )
-    if split == "train":
-        return encoded
-    return encoded.remove_columns("special_tokens_mask").map(
-        lambda row, index: mask_once(row["input_ids"], settings.tokenizer, settings.seed + index), with_indices=True
-    )
+    if whole and not tokenizer.is_fast:
+        raise InputError("mask_whole_words: the tokenizer is not a fast one, and does not tell words")
+    if whole and not knows_words(tokenizer, rows["text"]):
+        raise InputError("mask_whole_words: the tokenizer takes every text for one word")
+
+    def encode(batch: Rows) -> Rows:
+        features = tokenize(settings, batch["text"])
+        if not whole:
+            return {**features}
+        # An empty text may be an end token of ours, of which the encoding knows nothing.
+        known = [features.word_ids(row) or None for row in range(len(features["input_ids"]))]
+        words = [words_of(*row, special) for row in zip(features["input_ids"], known, strict=True)]
+        return {**features, "word_ids": words}
+
+    encoded = encode_texts(rows, split, settings, encode)
+    return encoded if split == "train" else corrupted(encoded, settings, "masked-lm")
+
+
+def encode_noisy(rows: datasets.Dataset, settings: Settings, split: str) -> datasets.Dataset:
+    """Texts, out of which spans are cut anew in each epoch of training; once and for all in the other splits."""
+    noise = settings.noise
+
+    def encode(batch: Rows) -> Rows:
+        features = tokenize(settings, batch["text"], return_special_tokens_mask=True)
+        sizes = [(len(mask), *noise.spans_of(mask.count(0))) for mask in features["special_tokens_mask"]]
+        # Of source and target together, by which batches are made.
+        return {**features, "length": [length + 2 * num_spans + 1 for length, _, num_spans in sizes]}
+
+    encoded = encode_texts(rows, split, settings, encode)
+    return encoded if split == "train" else corrupted(encoded, settings, "denoising")
+
+
+def corrupted(encoded: datasets.Dataset, settings: Settings, task: str) -> datasets.Dataset:
+    """Rows corrupted as in training, but for good, so that evaluations can be compared."""
+    collator = make_collator(task, settings.tokenizer, settings.noise)
+
+    def corrupt(row: dict[str, Any], index: int) -> dict[str, Any]:
+        return collator.corrupt(row, np.random.default_rng((settings.seed, index)), for_good=True)
+
+    unread = [name for name in collator.reads if name in encoded.column_names]
+    return encoded.map(corrupt, with_indices=True).remove_columns(unread)
 
 
 def answer_rows(
@@ -483,7 +517,7 @@ TASKS = {
         architecture="decoder",
         inputs=("text",),
         reference="text",
-        encode=encode_stream,
+        encode=encode_causal,
     ),
     "masked-lm": Task(
         auto_class=AutoModelForMaskedLM,
@@ -491,5 +525,13 @@ TASKS = {
         inputs=("text",),
         reference="text",
         encode=encode_masked,
+    ),
+    "denoising": Task(
+        auto_class=AutoModelForSeq2SeqLM,
+        architecture="encoder-decoder",
+        inputs=("text",),
+        reference="text",
+        encode=encode_noisy,
+        has_sentinels=True,
     ),
 }

@@ -5,6 +5,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from accelerate.utils import find_batch_size, slice_tensors
@@ -23,6 +24,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from .files import InputError
 from .metrics import perplexity
+from .progress import Progress
 from .resuming import ResumingTrainer
 from .sampling import TokenBatchSampler, count_tokens
 
@@ -90,7 +92,9 @@ class BlendTrainer(ResumingTrainer):
         super().__init__(compute_metrics=next(iter(scorers.values()), None), **kwargs)
         self.scorers = scorers
         self.batches = self.make_batches()
-        for part in (self.data_collator, self.batches):
+        has_rows = "input_ids" in (getattr(self.train_dataset, "column_names", None) or ())
+        self.progress = Progress(self.row_lengths() if has_rows else ())
+        for part in (self.data_collator, self.batches, self.progress):
             if isinstance(part, TrainerCallback):
                 self.add_callback(part)
         # Arguments of transformers' own class have none.
@@ -109,11 +113,37 @@ class BlendTrainer(ResumingTrainer):
         max_tokens = getattr(args, "max_tokens_per_batch", None)
         if max_tokens is None or self.train_dataset is None:
             return None
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return TokenBatchSampler(self.row_lengths(), max_tokens, num_processes=args.world_size, seed=seed)
+
+    def row_lengths(self) -> np.ndarray:
+        """The tokens of each training row (N,), those of source and target together where a decoder reads both."""
+        column = self.args.length_column_name
+        if column in getattr(self.train_dataset, "column_names", ()):
+            return np.array(self.train_dataset[column])
         # A target that a decoder reads is computed like a source.
         reads_labels = self.model.config.is_encoder_decoder and self.model.can_generate()
-        lengths = count_tokens(self.train_dataset, ("input_ids", "labels") if reads_labels else ("input_ids",))
-        seed = args.seed if args.data_seed is None else args.data_seed
-        return TokenBatchSampler(lengths, max_tokens, num_processes=args.world_size, seed=seed)
+        return count_tokens(self.train_dataset, ("input_ids", "labels") if reads_labels else ("input_ids",))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As Trainer.log; a line about steps says how fast they are, and how long the run still takes.
+
+        Replaces `speed_metrics("train", start_time, num_tokens=current_session_num_tokens)`, which counts evaluations
+        as training.
+        """
+        if "loss" in logs:
+            logs.update(self.progress.speed(self.state))
+            start_time = None
+        super().log(logs, start_time)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Keep what our collators read, too.
+
+        Replaces `signature_columns = list(signature.parameters.keys())` of Trainer, which knows what the model reads.
+        """
+        super()._set_signature_columns_if_needed()
+        read = getattr(self.data_collator, "reads", ())
+        self._signature_columns += [name for name in read if name not in self._signature_columns]
 
     def check(self) -> None:
         """Build once all that training begins with, so that options it cannot be built from are refused before.
