@@ -175,7 +175,7 @@ def test_utilisation_counts_matrices_and_attention(monkeypatch):
     model = systems.bert(TINY)[0]
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA L4")
     matrices = 4 * 32 * 32 + 2 * 32 * 128
-    milliseconds = (6 * matrices * 10 + 12 * 32 * (16 + 36)) / 121e12 * 1000
+    milliseconds = TINY.num_hidden_layers * (6 * matrices * 10 + 12 * 32 * (16 + 36)) / 121e12 * 1000
     assert timing.utilisation(model, [[(4,), (6,)]], 2 * milliseconds, None) == 0.5
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "another")
     assert timing.utilisation(model, [[(4,)]], 1.0, None) is None
