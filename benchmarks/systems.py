@@ -161,10 +161,13 @@ def bert_classifiers(size: Size) -> tuple[nn.Module, nn.Module]:
     return ours, theirs
 
 
-def modern_bert(size: Size, max_length: int = 512, **options: Any) -> nn.Module:
+def modern_bert(size: Size, max_length: int = 512, layer_types: list[str] | None = None, **options: Any) -> nn.Module:
     """ModernBertModel, with as many parameters a layer; by default two of three layers slide, as published."""
     sizes = {**size.shape, "max_position_embeddings": max_length, "intermediate_size": size.gated_size}
     config = ModernBertConfig(**sizes, **SPECIAL, cls_token_id=1, sep_token_id=2, **options)
+    if layer_types is not None:
+        # Afterwards: transformers 5.16 makes no config in which all layers are of one kind.
+        config.layer_types = layer_types
     return from_config(ModernBertModel, config)
 
 
