@@ -4,6 +4,7 @@ accelerate has no FSDP and no tensor parallelism for processes that share a CPU.
 and then does on the CPU what it would do there.
 """
 
+import dataclasses
 import os
 import signal
 
@@ -11,8 +12,8 @@ import pytest
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
-from conftest import draw, named, output_of, padded, tiny_model
-from transformers import Seq2SeqTrainingArguments
+from conftest import SIZES, draw, named, output_of, padded, tiny_model
+from transformers import LlamaConfig, LlamaForCausalLM, Seq2SeqTrainingArguments
 from two_processes import in_two_processes
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM, BlendEncoderForTokenClassification
@@ -121,6 +122,58 @@ def test_what_two_processes_saved_opens_in_one(head, shared):
     assert (answer - torch.load(folder / "end" / head.__name__ / "answer.pt")).abs().max() < 1e-9
     before = answer_of(opened(head, folder / "begin" / head.__name__), head)
     assert (answer - before).abs().max() > 1e-2, "nothing was learnt"
+
+
+# --- FSDP2 by transformers itself ---
+
+CASES = {
+    f"{model_class.__name__}-{tied}": (model_class, tied == "tied")
+    for model_class in (LlamaForCausalLM, BlendDecoderForCausalLM)
+    for tied in ("tied", "untied")
+}
+
+
+def decoder_of(model_class, tied):
+    if model_class is BlendDecoderForCausalLM:
+        return tiny_model(model_class, tie_word_embeddings=tied)
+    names = {field.name for field in dataclasses.fields(LlamaConfig)}
+    sizes = {name: value for name, value in SIZES.items() if name in names}
+    return LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=tied)).double()
+
+
+def decoder_losses(case, folder, processes=1, **loading):
+    model = opened(CASES[case][0], folder / case, **loading)
+    trainer = trainer_for(BlendDecoderForCausalLM, model, folder / "run", processes)
+    return losses_of(trainer)
+
+
+def fsdp2_by_transformers(folder):
+    return {case: decoder_losses(case, folder, 2, distributed_config={"fsdp_size": 2}) for case in CASES}
+
+
+@pytest.fixture(scope="module")
+def shared_by_transformers(tmp_path_factory):
+    """The folder, and the losses of each case in either process."""
+    folder = tmp_path_factory.mktemp("by_transformers")
+    for case, (model_class, tied) in CASES.items():
+        decoder_of(model_class, tied).save_pretrained(folder / case)
+    return folder, in_two_processes(fsdp2_by_transformers, folder)
+
+
+wrong_where_tied = pytest.mark.xfail(strict=True, reason="transformers trains tied embeddings wrongly, its own too")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=wrong_where_tied if tied else ()) for case, (_, tied) in CASES.items()]
+)
+def test_transformers_own_fsdp2_trains_as_one(case, shared_by_transformers):
+    folder, losses = shared_by_transformers
+    alone = decoder_losses(case, folder)
+    for each in losses:
+        assert each[case] == pytest.approx(alone, rel=0, abs=1e-5)
+
+
+# --- The two processes ---
 
 
 def wait_in_vain(folder):
