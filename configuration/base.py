@@ -223,13 +223,13 @@ class BlendConfig(RecipeConfig):
     @property
     def base_model_tp_plan(self) -> dict[str, str]:
         """The plan of the blocks as the fields are now, and what transformers has added to it."""
-        return {**self.block_plan(), **vars(self).get("base_model_tp_plan", {})}
+        return {**self.block_plan(), **self.__dict__.get("base_model_tp_plan", {})}
 
     @base_model_tp_plan.setter
     def base_model_tp_plan(self, plan: dict[str, str]) -> None:
         """Keeps what is added: transformers 5.16 reads a plan and sets it again, with the embedding if it is tied."""
         # Under this name it is not saved with the fields.
-        vars(self)["base_model_tp_plan"] = {name: plan[name] for name in plan.keys() - self.block_plan().keys()}
+        self.__dict__["base_model_tp_plan"] = {name: plan[name] for name in plan.keys() - self.block_plan().keys()}
 
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
         """Fill in RoPE's parameters where positions are rotary; where they are not, there are none.
