@@ -107,7 +107,7 @@ def missed(ours: dict[str, tuple[str, str]], theirs: dict[str, tuple[str, str]],
     for name, (outcome, _) in sorted(theirs.items()):
         if outcome == "passed" and ours.get(name, ("not there", ""))[0] != "passed":
             found.setdefault(reason(name, test_class), []).append(f"- `{name}`")
-    return [line for why, names in found.items() for line in (f"\n{why[0].upper()}{why[1:]}:\n", *names)]
+    return [line for why, names in found.items() for line in (f"\n{why[0].upper()}{why[1:]}.\n", *names)]
 
 
 def main() -> None:
