@@ -24,7 +24,7 @@ transformers' own common tests, run on our classes and on the classes of transfo
 # Why tests do not pass for ours that a class has which the tests of several models inherit.
 OF_COMMON_CLASSES = {
     "GenerationTesterMixin": "of `GenerationTesterMixin`, which goes over the classes that have `generate`: BERT's as "
-    "a decoder. No encoder of ours has it, so that the mixin would pass with nothing tested",
+    "a decoder. No encoder of ours has it, so that the mixin would test nothing",
     "CausalLMModelTest": "of `CausalLMModelTest`; there is no head for question answering, and then it skips itself",
 }
 # Why tests that stand in a model's own file are not ours, and which of our own say the same of our models.
@@ -90,7 +90,8 @@ def reason(name: str, test_class: type) -> str:
     Raises:
         ValueError: that is not known: it may be a test that can be inherited, or a sample that can be mended.
     """
-    owner = next(each for each in test_class.__mro__ if name in vars(each))
+    # ModelTesterMixin.__init_subclass__ wraps every test anew for each class: the last has it first.
+    owner = [each for each in test_class.__mro__ if name in vars(each)][-1]
     if owner is test_class:
         known = {each: why for why, names in OF_THEIR_FILES.items() for each in names}
         if name in known:
@@ -106,7 +107,7 @@ def missed(ours: dict[str, tuple[str, str]], theirs: dict[str, tuple[str, str]],
     for name, (outcome, _) in sorted(theirs.items()):
         if outcome == "passed" and ours.get(name, ("not there", ""))[0] != "passed":
             found.setdefault(reason(name, test_class), []).append(f"- `{name}`")
-    return [line for why, names in found.items() for line in (f"\n{why[0].upper()}{why[1:]}:\n", *names)]
+    return [line for why, names in found.items() for line in (f"\n{why[0].upper()}{why[1:]}.\n", *names)]
 
 
 def main() -> None:
