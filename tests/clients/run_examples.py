@@ -112,7 +112,8 @@ def write_models(data: Path, work: Path) -> None:
             BlendEncoderDecoderForSeq2SeqLM,
             BlendEncoderDecoderConfig,
             (korean, "char", 2000, "nfd", True),
-            {"decoder_start_token_id": 2},
+            # The script's labels begin with [CLS]: the decoder starts from another token.
+            {"decoder_start_token_id": IDS["pad_token_id"]},
         ),
     }
     for name, (model_class, config_class, trained, options) in models.items():
