@@ -7,7 +7,8 @@ INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile --con
 PIP := $(BIN)/python $(INSTALL) constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test check format results bench conformance clean test-oldest test-clients
+.PHONY: help install demo test check format results bench conformance clean test-oldest test-clients \
+	test-distributed
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -31,6 +32,9 @@ test-oldest: $(OLDEST)/tools $(VENV)/tools  ## run the tests on the lowest versi
 
 test-clients: $(VENV)/clients  ## run the tests of other libraries with our models, and of export
 	$(BIN)/python -m pytest --numprocesses 2 tests/clients
+
+test-distributed: $(VENV)/tools  ## run the tests of two processes that train together
+	$(BIN)/python -m pytest tests/distributed
 
 check: $(VENV)/tools  ## lint and types
 	$(BIN)/ruff check .

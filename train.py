@@ -27,11 +27,20 @@ from seqblend.training.arguments import (
 )
 from seqblend.training.checkpoints import RunError
 from seqblend.training.checks import check_options, finish_arguments, settle_steps
-from seqblend.training.collation import COLLATORS
+from seqblend.training.collation import make_collator
+from seqblend.training.corruption import add_sentinels
 from seqblend.training.data import LabelledData, load_data
 from seqblend.training.files import InputError, in_one_line
-from seqblend.training.models import make_model, parts_of, take_labels
-from seqblend.training.tasks import TASKS, Settings, Task, check_metric, shown_example
+from seqblend.training.models import check_reach, make_model, reads_token_types, take_labels
+from seqblend.training.tasks import (
+    TASKS,
+    Settings,
+    Task,
+    answer_rows,
+    check_metric,
+    shown_example,
+    without_document,
+)
 from seqblend.training.tokenization import load_tokenizer, texts_of, train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 from seqblend.training.weights import class_weights
@@ -94,11 +103,11 @@ class Job:
 
     def predict(self) -> None:
         """Predict the test split and write one object a row to predictions.jsonl."""
-        predicted = self.trainer.predict(self.encoded["test"])
+        predicted = self.trainer.predict(without_document(self.encoded["test"]))
         self.report("test", {**predicted.metrics, "test_samples": len(self.rows["test"])})
         if predicted.predictions is None or not self.trainer.is_world_process_zero():
             return
-        answers = self.task.answer(predicted, self.rows["test"], self.settings)
+        answers = answer_rows(self.task, predicted, self.rows["test"], self.encoded["test"], self.settings)
         path = Path(self.trainer.args.output_dir, "predictions.jsonl")
         with path.open("w", encoding="utf-8") as file:
             for row, answer in zip(self.rows["test"], answers, strict=True):
@@ -150,13 +159,15 @@ def prepare(argv: list[str]) -> Job:
         check_metric(name, task, rows["validation"], encoded["validation"], settings)
     scorers = {}
     if task.score is not None:
-        scorers = {prefix: scorer(task, rows[split], settings) for prefix, split in PREFIXES.items() if split in rows}
+        splits = {prefix: split for prefix, split in PREFIXES.items() if split in rows}
+        scorers = {prefix: scorer(task, rows[split], encoded[split], settings) for prefix, split in splits.items()}
+    inputs = {split: without_document(encoded[split]) for split in encoded}
     trainer = make_trainer(
         model=model,
         args=training_args,
-        data_collator=COLLATORS[data_args.task](tokenizer),
-        train_dataset=encoded.get("train"),
-        eval_dataset=encoded.get("validation"),
+        data_collator=make_collator(data_args.task, tokenizer, settings.noise),
+        train_dataset=inputs.get("train"),
+        eval_dataset=inputs.get("validation"),
         processing_class=tokenizer,
         scorers=scorers,
         given=Given(**given),
@@ -169,7 +180,7 @@ def prepare(argv: list[str]) -> Job:
         "parameters": model.num_parameters(),
         # From which the card can be made again.
         "card_data": {**shown_example(rows, task), **given},
-        "recipe": model_args.recipe or ("default" if model_args.model_name_or_path is None else "of a saved model"),
+        "recipe": model_args.origin(),
         **data_args.facts(),
     }
     return Job(task, rows, encoded, settings, model, trainer, facts)
@@ -199,16 +210,20 @@ def make_tokenizer(
     model_args: ModelArguments, data_args: DataArguments, rows: datasets.DatasetDict
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that was named, the model's, or one trained on the training split."""
-    saved = model_args.tokenizer_name_or_path or model_args.model_name_or_path
+    saved = model_args.tokenizer_name_or_path or model_args.model_name_or_path or model_args.encoder_name_or_path
     if saved:
-        return load_tokenizer(saved)
-    return train_tokenizer(
-        texts_of(rows["train"], data_args.task),
-        model_args.tokenizer_type or "byte-bpe",
-        model_args.vocab_size,
-        model_args.tokenizer_normalization,
-        closes=data_args.task != "causal-lm",
-    )
+        tokenizer = load_tokenizer(saved)
+    else:
+        tokenizer = train_tokenizer(
+            texts_of(rows["train"], data_args.task),
+            model_args.tokenizer_type or "byte-bpe",
+            model_args.vocab_size,
+            model_args.tokenizer_normalization,
+            closes=data_args.task != "causal-lm",
+        )
+    if TASKS[data_args.task].has_sentinels:
+        add_sentinels(tokenizer, data_args.max_length, data_args.noise())
+    return tokenizer
 
 
 def make_settings(
@@ -224,22 +239,21 @@ def make_settings(
         "max_source_length": data_args.max_source_length or data_args.max_length,
         "max_target_length": data_args.max_target_length or data_args.max_length,
     }
-    parts = parts_of(model.config)
     used = {name: lengths[name] for name in lengths if (name == "max_length") != TASKS[data_args.task].generates}
     if TASKS[data_args.task].generates and args.generation_max_length is not None:
         used["generation_max_length"] = args.generation_max_length - 1  # the last token is not read
-    name = max(used, key=lambda key: used[key])
-    for config in parts:
-        reach = getattr(config, "max_position_embeddings", None)
-        if getattr(config, "position_type", None) == "learned" and used[name] > reach:
-            raise InputError(f"{name}: {used[name]} is more than max_position_embeddings={reach} of the model")
+    check_reach(model.config, used)
     return Settings(
         tokenizer=tokenizer,
         labels=rows.label_names,
         where=rows.where,
         problem_type=model.config.problem_type,
-        token_types=any((getattr(config, "type_vocab_size", 0) or 0) > 1 for config in parts),
+        token_types=reads_token_types(model.config),
         seed=args.seed,
+        overflow=data_args.overflow,
+        overlap=data_args.overlap,
+        noise=data_args.noise(),
+        pack_documents=data_args.pack_documents,
         **lengths,
     )
 
@@ -266,9 +280,11 @@ def make_trainer(**kwargs: Any) -> BlendTrainer:
         raise error if isinstance(error, InputError | PublishError) else InputError(in_one_line(error)) from error
 
 
-def scorer(task: Task, rows: datasets.Dataset, settings: Settings) -> Callable[[EvalPrediction], dict]:
+def scorer(
+    task: Task, rows: datasets.Dataset, encoded: datasets.Dataset, settings: Settings
+) -> Callable[[EvalPrediction], dict]:
     """What turns the predictions for `rows` into metrics."""
-    return lambda predicted: task.score(task.answer(predicted, rows, settings), rows, settings)
+    return lambda predicted: task.score(answer_rows(task, predicted, rows, encoded, settings), rows, settings)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,6 +6,7 @@ installs complete_saves when it is imported: who saves a model has nothing else 
 """
 
 import ast
+import functools
 import re
 from functools import wraps
 from importlib.util import find_spec, resolve_name
@@ -142,6 +143,7 @@ def flat_code(*modules: str) -> dict[str, bytes]:
     return code
 
 
+@functools.cache  # it is written with every checkpoint
 def flatten(source: bytes, module: str) -> tuple[bytes, list[str]]:
     """Rewrite a module's relative imports for flat files.
 

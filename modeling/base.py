@@ -135,13 +135,18 @@ class Stack(BlendPreTrainedModel):
             # What the mask functions made is for rows.
             is_made = attention_mask is not None and mask is None
             if not traced and not is_made and not self.records_states(kwargs):
-                layout = self.best_layout(layout, source)
+                layout = self.best_layout(layout, source, has_cache=seen is not None)
         if not traced:
             self.check_length(layout.max_length)
         return layout
 
-    def best_layout(self, padded: PaddedLayout, source: Layout | None) -> Layout:
-        """Flat where there is padding, in the source, too, or windows are to be cut."""
+    def best_layout(self, padded: PaddedLayout, source: Layout | None, *, has_cache: bool) -> Layout:
+        """Flat where there is padding, in the source, too, or windows are to be cut.
+
+        With a cache the next token is told from the last column; where padding stands there, it is computed.
+        """
+        if has_cache and not padded.ends_in_tokens:
+            return padded
         window = self.config.sliding_window
         is_cut = window is not None and padded.shape[1] > 2 * max(window, SMALLEST_BLOCK)
         source_is_flat = source is not None and (isinstance(source, FlatLayout) or source.has_padding)

@@ -38,6 +38,11 @@ class PaddedLayout:
         return self.mask is not None and not bool(self.mask.all())
 
     @property
+    def ends_in_tokens(self) -> bool:
+        """Whether there is no padding in the last column."""
+        return self._real is None or bool(self._real[:, -1].all())
+
+    @property
     def max_length(self) -> int:
         """Tokens of the longest sequence, with those in the cache."""
         return self.shape[1] if self.mask is None else int(self.mask.sum(-1).max())

@@ -11,7 +11,9 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import itertools
+import json
 import shutil
+import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -48,6 +50,22 @@ try:
 except ModuleNotFoundError:
     pass
 """
+
+
+def run_without_package(script: str, given: Any, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script to its end where the package is not installed; it reads `given`, as JSON, from sys.stdin."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_PACKAGE + script],
+        input=json.dumps(given),
+        env={**os.environ, "HF_MODULES_CACHE": str(directory / "modules")},
+        cwd=directory,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert not done.returncode, done.stderr
+    return done
+
 
 VOCAB, LABELS = 99, 3
 SIZES = {

@@ -335,6 +335,17 @@ def test_static_cache_with_windows(model_class, sliding):
     assert torch.equal(model.generate(**prompt, **asked, cache_implementation="static"), expected)
 
 
+@every_window
+def test_a_prompt_may_end_in_padding(sliding):
+    """What is written goes on from the last column, as with a static cache, which keeps the padding."""
+    model = generator(BlendDecoderForCausalLM, **sliding)
+    prompt = prompt_of(BlendDecoderForCausalLM, "right")
+    assert not prompt["attention_mask"][:, -1].all()
+    asked = {"max_new_tokens": 6, "do_sample": False}
+    expected = model.generate(**prompt, **asked, cache_implementation="static")
+    assert torch.equal(model.generate(**prompt, **asked), expected)
+
+
 @every_generator
 @every_window
 @pytest.mark.parametrize("way", ["assisted", "prompt lookup"])
@@ -357,6 +368,23 @@ def test_generation_from_embeddings(model_class):
     expected = model.generate(**prompt, **asked)[:, -6:]
     embeds = model.get_input_embeddings()(prompt.pop("input_ids"))
     assert torch.equal(model.generate(inputs_embeds=embeds, **prompt, **asked)[:, -6:], expected)
+
+
+@every_generator
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+def test_generation_in_half_precision(model_class, dtype):
+    """The logits of what is written are as close to those in double precision as without a cache."""
+    model, prompt = generator(model_class).to(dtype), prompt_of(model_class)
+    asked = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    written = model.generate(**prompt, max_new_tokens=6, **asked)
+    target = {"input_ids": written.sequences, "attention_mask": torch.ones_like(written.sequences)}
+    source = prompt if model_class is BlendEncoderDecoderForSeq2SeqLM else {}
+    if not source:
+        target["attention_mask"][:, : prompt["attention_mask"].shape[1]] = prompt["attention_mask"]
+    uncached = without_cache(model, source, target)[:, -7:-1]
+    exact = without_cache(model.double(), source, target)[:, -7:-1]
+    error = (torch.stack(written.logits, dim=1) - exact).std()
+    assert 0 < error < 2 * (uncached - exact).std()
 
 
 def test_generation_tells_scores_and_states():

@@ -34,7 +34,7 @@ ORDER = [
         "version",
         *(f"{f}.{path.stem}" for f in ("training", "hub_card") for path in (ROOT / f).glob("[!_]*.py")),
     },
-    {"train"},
+    {"train", "predict"},
     {f"benchmarks.{path.stem}" for path in (ROOT / "benchmarks").glob("*.py")},
 ]
 RANK = {module: rank for rank, group in enumerate(ORDER) for module in group}

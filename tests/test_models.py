@@ -240,6 +240,26 @@ def test_saved_and_loaded(model_class, tmp_path):
     assert_close(output_of(loaded, batch), output_of(model, batch), 1e-12)
 
 
+def test_parts_may_be_saved_alone(tmp_path):
+    """An encoder-decoder's parts are models of the other two families."""
+    model = tiny_model(BlendEncoderDecoderModel)
+    batch = padded(draw(BlendEncoderDecoderModel, LENGTHS))
+    expected = model(**batch)
+    model.encoder.save_pretrained(tmp_path / "encoder")
+    model.decoder.save_pretrained(tmp_path / "decoder")
+    encoder = BlendEncoderModel.from_pretrained(tmp_path / "encoder")
+    decoder = BlendDecoderModel.from_pretrained(tmp_path / "decoder")
+    source = encoder(batch["input_ids"], batch["attention_mask"]).last_hidden_state
+    assert_close(source, expected.encoder_last_hidden_state, 1e-12)
+    written = decoder(
+        batch["decoder_input_ids"],
+        batch["decoder_attention_mask"],
+        encoder_hidden_states=source,
+        encoder_attention_mask=batch["attention_mask"],
+    )
+    assert_close(written.last_hidden_state, expected.last_hidden_state, 1e-12)
+
+
 ROPES = {
     "linear": {"factor": 2.0},
     "dynamic": {"factor": 2.0},
@@ -508,6 +528,17 @@ def test_embeddings_may_stand_for_tokens(model_class):
     expected, output = model(**batch), model(**embedded)
     assert torch.equal(output.logits, expected.logits)
     assert torch.equal(output.loss, expected.loss)
+
+
+@every_model
+def test_embeddings_are_called(model_class):
+    """Where the rest is frozen, peft asks for gradients by a hook on them."""
+    model, called = tiny_model(model_class), set()
+    tables = {module for name, module in model.named_modules() if name.endswith("embed_tokens")}
+    for table in tables:
+        table.register_forward_hook(lambda module, inputs, output: called.add(module))
+    model(**padded(draw(model_class, LENGTHS)))
+    assert called == tables
 
 
 # Weights and states of every layer.

@@ -1,14 +1,11 @@
 """Saved models in transformers' pipelines: what these answer is what the models say, with the package and without."""
 
 import json
-import os
-import subprocess
-import sys
 
 import datasets
 import pytest
 import torch
-from conftest import BASES, WITHOUT_PACKAGE, every_model, tiny_model
+from conftest import BASES, every_model, run_without_package, tiny_model
 from transformers import AutoTokenizer, GenerationConfig, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
@@ -119,9 +116,7 @@ def test_a_pipeline_answers_what_the_model_says(model_class, batch_size, tmp_pat
     assert "not supported" not in caplog.text
 
 
-ASK = (
-    WITHOUT_PACKAGE
-    + """
+ASK = """
 import json
 import torch, transformers
 
@@ -131,7 +126,6 @@ for task, directory, asked, texts in json.load(sys.stdin):
     assert type(ask.model).__module__.startswith("transformers_modules."), type(ask.model)
     print(json.dumps(ask(texts), default=float))
 """
-)
 
 
 def test_where_the_package_is_not_installed_the_answers_are_the_same(tmp_path):
@@ -142,16 +136,7 @@ def test_where_the_package_is_not_installed_the_answers_are_the_same(tmp_path):
         task, options = task_of(model_class)
         asked.append((task, str(directory), options, texts_for(model_class)))
         expected.append([direct(model, tokenizer, text) for text in texts_for(model_class)])
-    done = subprocess.run(
-        [sys.executable, "-c", ASK],
-        input=json.dumps(asked),
-        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")},
-        cwd=tmp_path,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    assert not done.returncode, done.stderr
+    done = run_without_package(ASK, asked, tmp_path)
     assert_equal([json.loads(line) for line in done.stdout.splitlines()], expected)
     assert "not supported" not in done.stderr
 

@@ -1,13 +1,8 @@
 """Batches by tokens: every row once, none over the budget, the same for every process, and exact when resumed."""
 
 import functools
-import json
-import os
-import subprocess
-import sys
 from copy import deepcopy
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +12,7 @@ from conftest import VOCAB, tiny_model
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import TrainerCallback
+from two_processes import in_two_processes
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM, BlendEncoderForMaskedLM
 from seqblend.hub_card.record import hyperparameters
@@ -28,7 +24,6 @@ from seqblend.training.sampling import TokenBatchSampler
 from seqblend.training.tokenization import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
-ROOT = Path(__file__).parent.parent
 # Without the special tokens of a row.
 SIZES = [3, 9, 5, 1, 7, 2, 8, 4, 4, 4, 6, 3, 3, 5]
 TASKS = {
@@ -244,31 +239,16 @@ def test_the_run_begins_with_what_the_batches_are(tmp_path, caplog):
 
 # --- Two processes ---
 
-SHARED = f"""
-import faulthandler, json, os, sys
-from pathlib import Path
-
-# One that waits for the other in vain says where.
-faulthandler.dump_traceback_later(120, exit=True)
-sys.path[:0] = [{str(ROOT / "tests")!r}]
-import conftest
-import test_sampling
-import torch
-
-out, rank = Path(sys.argv[1]), os.environ["RANK"]
-runs = test_sampling.run_shared(out)
-(out / f"{{rank}}.json").write_text(json.dumps(runs["seen"]))
-if rank == "0":
-    torch.save({{name: runs[name].model.state_dict() for name in ("whole", "resumed")}}, out / "weights.pt")
-torch.distributed.destroy_process_group()
-"""
 # Without a state of the optimizer, which transformers 5.16 cannot load where processes share a CPU.
 SHARED_OPTIONS = {"optim": "sgd", "lr_scheduler_type": "constant", "save_only_model": True}
 SHARED_OPTIONS |= {"max_tokens_per_batch": 18, "num_train_epochs": 3, "learning_rate": 1e-2}
 
 
-def run_shared(out):
-    """In each of two processes: a run, and one that is stopped in its second epoch and resumed."""
+def share_batches(out):
+    """A run, and one that is stopped in its second epoch and resumed: the batches that this process reads.
+
+    The weights that they end with are saved.
+    """
     model = tiny_model(BlendDecoderForCausalLM)
     runs, seen = {}, {}
     for name, stop in {"whole": None, "stopped": 5, "resumed": None}.items():
@@ -277,7 +257,9 @@ def run_shared(out):
         watch_rows(runs[name], seen[name])
         checkpoint = str(out / "stopped" / "checkpoint-5") if name == "resumed" else None
         runs[name].train(resume_from_checkpoint=checkpoint)
-    return {**runs, "seen": seen}
+    if runs["whole"].is_world_process_zero():
+        torch.save({name: runs[name].model.state_dict() for name in ("whole", "resumed")}, out / "weights.pt")
+    return seen
 
 
 def watch_rows(trainer, seen):
@@ -294,15 +276,7 @@ def watch_rows(trainer, seen):
 
 
 def test_two_processes_share_the_batches(tmp_path):
-    script = tmp_path / "shared.py"
-    script.write_text(SHARED)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, script, tmp_path], env=environment, capture_output=True, text=True, timeout=240, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    seen = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    seen = in_two_processes(share_batches, tmp_path)
     orders = []
     for epoch in range(3):
         shares = [[rows for each, rows in side["whole"] if each == epoch] for side in seen]

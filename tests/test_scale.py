@@ -115,8 +115,13 @@ def test_offloaded_weights_give_the_same_output(model_class, offload, tmp_path):
     assert_close(output_of(model, batch), expected)
 
 
-# transformers looks for `head.` in names of tied parameters, finds lm_head's, and stops with an IndexError.
-PLACED = [model_class for model_class in HEADS if model_class is not BlendEncoderForMaskedLM]
+# infer_auto_device_map looks for a module's name anywhere in the names of tied parameters
+# (`any(name + "." in k + "." for k in tied_group)`), finds `head.` in `lm_head.weight`, and stops with an IndexError.
+MISTAKEN = pytest.mark.xfail(raises=IndexError, strict=True)
+PLACED = [
+    pytest.param(model_class, marks=MISTAKEN) if model_class is BlendEncoderForMaskedLM else model_class
+    for model_class in HEADS
+]
 
 
 @pytest.mark.parametrize("model_class", PLACED, ids=named)
@@ -129,6 +134,19 @@ def test_what_does_not_fit_into_memory_is_read_from_disk(model_class, tmp_path):
         *(tmp_path / "saved",), device_map="auto", max_memory=memory, offload_folder=tmp_path / "disk"
     )
     assert {"cpu", "disk"} == set(loaded.hf_device_map.values())
+    assert_close(output_of(loaded.eval(), batch), output_of(model, batch))
+
+
+@pytest.mark.parametrize("layers", ["cpu", "disk"])
+def test_a_masked_language_model_goes_where_a_map_says(layers, tmp_path):
+    model, batch = tiny_model(BlendEncoderForMaskedLM), padded(draw(BlendEncoderForMaskedLM, LENGTHS))
+    model.save_pretrained(tmp_path / "saved")
+    devices = {f"model.{name}": "cpu" for name, _ in model.model.named_children()}
+    devices |= {"model.layers": layers, "head": "cpu", "lm_head": "cpu"}
+    loaded = BlendEncoderForMaskedLM.from_pretrained(
+        *(tmp_path / "saved",), device_map=devices, offload_folder=tmp_path / "disk"
+    )
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
     assert_close(output_of(loaded.eval(), batch), output_of(model, batch))
 
 

@@ -316,6 +316,7 @@ def test_batches_are_padded(task, rows):
         ("token-classification", {"tokens": [], "tags": []}),
         ("seq2seq-lm", {"source": "", "target": ""}),
         ("masked-lm", {"text": ""}),
+        ("denoising", {"text": ""}),
     ],
 )
 def test_a_row_is_never_empty(task, row):

@@ -51,6 +51,7 @@ ROWS = {
     TRANSLATE: [{"source": "ab" * i, "target": "ba" * i} for i in range(5)],
     "causal-lm": [{"text": f"line {i}"} for i in range(5)],
     "masked-lm": [{"text": f"line {i}"} for i in range(5)],
+    "denoising": [{"text": f"line {i}"} for i in range(5)],
 }
 PAIRS = [{"text": f"row {i}", "text_pair": "b", "label": i / 2} for i in range(5)]
 SEVERAL = [{"text": f"row {i}", "label": ["x", "y"][: i % 3]} for i in range(5)]
@@ -198,6 +199,7 @@ FIGURES = {
     | {"word_error_rate", "character_error_rate"},
     "causal-lm": {"perplexity"},
     "masked-lm": {"perplexity"},
+    "denoising": {"perplexity"},
 }
 SPEEDS = {"runtime", "samples", "samples_per_second", "steps_per_second"}
 FACTS = {"command", "versions", "machine", "parameters", "recipe", "dataset", "max_length", "card_data"}

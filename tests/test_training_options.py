@@ -1,22 +1,27 @@
-"""Class weights and early stopping on the command line: what they are, what the run says, and what is refused."""
+"""Class weights, early stopping, models made of two, and what a run says of itself."""
 
 import itertools
 from collections import Counter
+from types import SimpleNamespace
 
 import datasets
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from test_train_command import (
     CLASSIFY,
     ROWS,
     SEVERAL,
     SMALL,
     TAG,
+    TRANSLATE,
     assert_refused,
     files,
     flags,
+    from_model,
     plain_cards,  # noqa: F401
     prepared,
     quick_and_quiet,  # noqa: F401
@@ -24,8 +29,10 @@ from test_train_command import (
     run,
 )
 
+from seqblend import BlendEncoderForMaskedLM
 from seqblend.train import prepare
 from seqblend.training.files import InputError
+from seqblend.training.progress import Progress
 from seqblend.training.weights import balanced, weights_given
 
 # --- Class weights ---
@@ -143,3 +150,108 @@ def test_a_run_stops_when_nothing_becomes_better_and_a_resumed_one_at_the_same_s
 def test_stopping_early_needs_something_to_go_by(changed, words, tmp_path, capsys):
     options = {**EVERY_STEP, **changed, **files(tmp_path, ROWS[CLASSIFY])}
     assert_refused(tmp_path, options, ["early_stopping_patience", *words], capsys)
+
+
+# --- An encoder-decoder of two models ---
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Options that name an encoder and a decoder with one tokenizer, and a decoder with another."""
+    root = tmp_path_factory.mktemp("two")
+    texts = files(root, [{"text": row["source"] + row["target"]} for row in ROWS[TRANSLATE]], ["train"])
+    encoder = run(root / "encoder", task="masked-lm", **texts)
+    same = {"tokenizer_type": None, "tokenizer_name_or_path": encoder}
+    decoder = run(root / "decoder", task="causal-lm", **same, **texts)
+    other = run(root / "other", task="causal-lm", **files(root, [{"text": "xyz"}] * 5, ["train"]))
+    both = {"encoder_name_or_path": encoder, "decoder_name_or_path": decoder}
+    return {**both, "tokenizer_type": None, "config_overrides": None}, other
+
+
+@pytest.mark.parametrize("task", [TRANSLATE, CLASSIFY])
+def test_two_models_become_one_and_what_is_new_is_named(task, two, tmp_path, caplog):
+    options, _ = two
+    paths = options["encoder_name_or_path"], options["decoder_name_or_path"]
+    job = prepared(tmp_path / "out", task=task, **options, **files(tmp_path, ROWS[task], ["train"]))
+    state, saved = job.model.state_dict(), [load_file(path / "model.safetensors") for path in paths]
+    encoder, decoder = (
+        {name: tensor for name, tensor in tensors.items() if name.startswith("model.")} for tensors in saved
+    )
+    assert all(torch.equal(state[name.replace("model.", "model.encoder.", 1)], encoder[name]) for name in encoder)
+    assert all(torch.equal(state[name.replace("model.", "model.decoder.", 1)], decoder[name]) for name in decoder)
+    new = {name for name in state if ".cross_attn" in name or name.startswith("score.")}
+    assert len(state) - len(new) - len(encoder) - len(decoder) == (task == TRANSLATE)  # the tied projection
+    names = ", ".join(sorted(new))
+    lines = [f"Of {paths[0]}, is dropped: head.dense.weight, head.norm.weight"]
+    lines.append(f"Of {paths[0]} and {paths[1]}, starts anew: {names}")
+    assert [message for message in caplog.messages if message.startswith("Of ")] == lines
+    if task == TRANSLATE:
+        assert torch.equal(job.model.lm_head.weight, decoder["model.embed_tokens.weight"])
+        job.run()
+
+
+def test_two_models_that_do_not_go_together_are_refused(two, tmp_path, capsys):
+    options, other = two
+    options = {"task": TRANSLATE, **options, **files(tmp_path, ROWS[TRANSLATE], ["train"])}
+    encoder = options["encoder_name_or_path"]
+    for changed, words in [
+        ({"decoder_name_or_path": other}, ["decoder_name_or_path", "vocabulary", str(other), str(encoder)]),
+        ({"decoder_name_or_path": encoder}, ["decoder_name_or_path", "is encoder, not decoder"]),
+        ({"decoder_name_or_path": None}, ["decoder_name_or_path: is missing"]),
+        ({"encoder_name_or_path": None}, ["encoder_name_or_path: is missing"]),
+        ({"recipe": "bart"}, ["recipe", "encoder_name_or_path"]),
+        ({"tokenizer_type": "char"}, ["tokenizer_type"]),
+        ({"architecture": "decoder"}, ["architecture: decoder", "encoder-decoder"]),
+        ({"config_overrides": "hidden_size=8"}, ["of another shape"]),
+    ]:
+        assert_refused(tmp_path, {**options, **changed}, words, capsys)
+
+
+def test_a_head_starts_from_a_saved_base(two, tmp_path, caplog):
+    """Whose tensors have other names on disk."""
+    encoder = two[0]["encoder_name_or_path"]
+    base = BlendEncoderForMaskedLM.from_pretrained(encoder).model
+    base.save_pretrained(tmp_path / "base")
+    options = from_model(tmp_path / "base", tokenizer_name_or_path=encoder, task=TAG)
+    job = prepared(tmp_path / "out", **options, **files(tmp_path, ROWS[TAG], ["train"]))
+    assert all(torch.equal(tensor, job.model.model.state_dict()[name]) for name, tensor in base.state_dict().items())
+    assert f"Of {tmp_path / 'base'}, starts anew: classifier.bias, classifier.weight" in caplog.messages
+
+
+# --- What a run says ---
+
+
+def test_a_run_begins_with_what_it_is_and_logs_how_long_it_takes(tmp_path, caplog):
+    caplog.set_level("INFO")
+    options = {"max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 2, "logging_steps": 1}
+    out = tmp_path / "out"
+    job = prepared(out, task=TRANSLATE, **options, **files(tmp_path, ROWS[TRANSLATE], ["train"]))
+    job.run()
+    # A source has two special tokens, a target one.
+    tokens = sum(len(row["source"]) + 2 + len(row["target"]) + 1 for row in ROWS[TRANSLATE])
+    (summary,) = [message for message in caplog.messages if message.startswith("model: ")]
+    assert summary.splitlines() == [
+        f"model: BlendEncoderDecoderForSeq2SeqLM, {job.model.num_parameters():,} parameters",
+        f"data: 5 rows and {tokens} tokens an epoch, without padding",
+        f"steps: 6 in 2 epochs, of {tokens / 3:.0f} tokens in the mean",
+        f"output: {out}",
+    ]
+    lines = [line for line in read(out / "trainer_state.json")["log_history"] if "loss" in line]
+    assert len(lines) == 6 and all(line["train_tokens_per_second"] > 0 for line in lines)
+    assert lines[0]["seconds_left"] > 0 and lines[-1]["seconds_left"] == 0
+
+
+def test_speed_is_that_of_training_and_the_time_left_that_of_all(monkeypatch):
+    """Of ten steps of a second each five are done, with an evaluation of five seconds among them."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("seqblend.training.progress.time.perf_counter", lambda: clock.now)
+    progress, state = Progress(), SimpleNamespace(num_input_tokens_seen=0, global_step=0, max_steps=10)
+    progress.on_train_begin(None, SimpleNamespace(**vars(state), is_world_process_zero=True), None)
+    for step in range(1, 6):
+        clock.now, state.global_step, state.num_input_tokens_seen = clock.now + 1, step, 100 * step
+        progress.on_step_end(None, state, None)
+        if step == 2:
+            clock.now += 5
+            progress.on_evaluate(None, state, None)
+    assert progress.speed(state) == {"train_tokens_per_second": 100.0, "seconds_left": 10.0}
+    assert progress.speed(state) == {"seconds_left": 10.0}

@@ -16,6 +16,7 @@ from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 from ..configuration.base import unknown
 from ..hub_card.card import Given
 from .columns import Columns
+from .corruption import Noise
 from .files import InputError, describe, listed, nearest_first
 from .formats import Reading
 from .sources import Pairs
@@ -35,8 +36,17 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "A saved model to start from, in place of a recipe."}
     )
+    encoder_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "With decoder_name_or_path: a saved encoder to make an encoder-decoder of, whose cross-attention "
+            "starts anew. Both must have the same vocabulary, but each keeps its own embedding."
+        },
+    )
+    decoder_name_or_path: str | None = field(default=None, metadata={"help": "See encoder_name_or_path."})
     tokenizer_name_or_path: str | None = field(
-        default=None, metadata={"help": "A saved tokenizer; default: that of model_name_or_path."}
+        default=None,
+        metadata={"help": "A saved tokenizer; default: that of model_name_or_path or encoder_name_or_path."},
     )
     tokenizer_type: str | None = field(
         default=None,
@@ -45,7 +55,16 @@ class ModelArguments:
     tokenizer_normalization: str | None = field(
         default=None, metadata={"help": "nfc, nfd or nfkc, for a trained tokenizer."}
     )
-    vocab_size: int = field(default=8000, metadata={"help": "The most entries a trained tokenizer may have."})
+    vocab_size: int = field(
+        default=8000,
+        metadata={"help": "The most entries a trained tokenizer may have; the sentinels of denoising come on top."},
+    )
+
+    def origin(self) -> str:
+        """What the model is made from, for the card."""
+        if self.encoder_name_or_path:
+            return "of a saved encoder and a saved decoder"
+        return self.recipe or ("of a saved model" if self.model_name_or_path else "default")
 
 
 @dataclass
@@ -54,7 +73,9 @@ class DataArguments:
 
     task: str | None = field(
         default=None,
-        metadata={"help": "sequence-classification, token-classification, seq2seq-lm, causal-lm or masked-lm."},
+        metadata={
+            "help": "sequence-classification, token-classification, seq2seq-lm, causal-lm, masked-lm or denoising."
+        },
     )
     problem_type: str | None = field(
         default=None,
@@ -113,9 +134,37 @@ class DataArguments:
     tags_column: str = field(default="tags", metadata={"help": "The column of the words' tags."})
     source_column: str = field(default="source", metadata={"help": "The column of the source text."})
     target_column: str = field(default="target", metadata={"help": "The column of the target text, or of several."})
-    max_length: int = field(default=512, metadata={"help": "Longest sequence in tokens; longer ones are cut."})
+    max_length: int = field(default=512, metadata={"help": "Longest sequence in tokens; longer ones: see overflow."})
+    overflow: str = field(
+        default="truncate",
+        metadata={
+            "help": "Of a text longer than that: truncate reads the beginning; window reads all of it, as overlapping "
+            "sequences, from which sequence-classification takes the mean and token-classification each word once."
+        },
+    )
+    overlap: int | None = field(
+        default=None, metadata={"help": "Tokens that two windows have in common; default a quarter of max_length."}
+    )
     max_source_length: int | None = field(default=None, metadata={"help": "For seq2seq-lm; default max_length."})
     max_target_length: int | None = field(default=None, metadata={"help": "For seq2seq-lm; default max_length."})
+    pack_documents: bool = field(
+        default=False,
+        metadata={
+            "help": "For causal-lm: texts are documents that do not see each other, in rows of up to max_length "
+            "tokens without padding; else they are one stream, cut into rows of max_length."
+        },
+    )
+    mask_probability: float | None = field(
+        default=None,
+        metadata={"help": "Share of the tokens that masked-lm masks and denoising cuts out; default 0.15."},
+    )
+    mask_whole_words: bool = field(
+        default=False,
+        metadata={"help": "For masked-lm: mask all tokens of a word or none, as the tokenizer has words."},
+    )
+    mean_span_length: float | None = field(
+        default=None, metadata={"help": "For denoising: mean length of a span that is cut out, in tokens; default 3."}
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Take so many random training rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Take so many random rows of other splits."})
     card_data: str | None = field(
@@ -143,6 +192,11 @@ class DataArguments:
         if None in pair:
             raise InputError(f"{flags[pair.index(None)]}: is missing; its lines go with those of the other file")
         return Pairs(*pair)
+
+    def noise(self) -> Noise:
+        """What a language model is to put back."""
+        given = {"probability": self.mask_probability, "mean_span_length": self.mean_span_length}
+        return Noise(whole_words=self.mask_whole_words, **{k: v for k, v in given.items() if v is not None})
 
     def facts(self) -> dict[str, str | int]:
         """What the card tells of the data: names without directories."""

@@ -8,6 +8,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,9 @@ def commit(staged: Path, checkpoint: Path) -> None:
     if fault is not None:
         raise RunError(fault)
     write_manifest(staged)
-    for path in (*files_of(staged), staged):
-        synchronize(path)
+    # One after the other, each would wait for the disk by itself.
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(synchronize, [staged, *staged.rglob("*")]))
     if checkpoint.exists():
         # Of the same step, from an earlier run or before its evaluation. A directory cannot replace another at once.
         checkpoint.rename(staged.parent / REPLACED)

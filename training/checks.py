@@ -17,13 +17,14 @@ from .arguments import BlendTrainingArguments, DataArguments, ModelArguments, pa
 from .checkpoints import STATE, clear_stage, newest_good
 from .files import InputError, one_of
 from .tasks import TASKS, Task
+from .windows import OVERFLOWS
 
 # What a number must be that its type does not say, and of which options. None is always right.
 NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
     (
         "a number of 0 or more",
         lambda value: 0 <= value < math.inf,
-        ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "dataloader_num_workers"),
+        ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "dataloader_num_workers", "overlap"),
     ),
     ("a number above 0", lambda value: 0 < value < math.inf, ("num_train_epochs",)),
     ("-1, or 1 or more", lambda value: value == -1 or value >= 1, ("max_steps",)),
@@ -45,6 +46,8 @@ NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
         lambda value: value >= 2,
         ("max_length", "max_source_length", "max_target_length", "generation_max_length"),
     ),
+    ("above 0 and below 1", lambda value: 0 < value < 1, ("mask_probability",)),
+    ("1 or more", lambda value: 1 <= value < math.inf, ("mean_span_length",)),
     # What NumPy's generator takes.
     ("between 0 and 4294967295", lambda value: 0 <= value < 2**32, ("seed", "data_seed")),
 ]
@@ -53,6 +56,10 @@ NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
 ONLY_FOR = {
     "problem_type": ("sequence-classification",),
     "class_weights": ("sequence-classification", "token-classification"),
+    "pack_documents": ("causal-lm",),
+    "mask_probability": ("masked-lm", "denoising"),
+    "mask_whole_words": ("masked-lm",),
+    "mean_span_length": ("denoising",),
 }
 
 
@@ -91,13 +98,44 @@ def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
         raise InputError(unknown("task", data_args.task, list(TASKS)))
     if model_args.model_name_or_path and model_args.recipe:
         raise InputError("recipe: model_name_or_path names a model that is built already; give one of the two")
-    if model_args.tokenizer_type and (model_args.tokenizer_name_or_path or model_args.model_name_or_path):
+    check_parts(model_args)
+    saved = model_args.tokenizer_name_or_path or model_args.model_name_or_path or model_args.encoder_name_or_path
+    if model_args.tokenizer_type and saved:
         raise InputError("tokenizer_type: trains a tokenizer, but one is given by tokenizer_name_or_path or the model")
     for name, tasks in ONLY_FOR.items():
         if getattr(data_args, name) and data_args.task not in tasks:
             raise InputError(f"{name}: is for task {' or '.join(tasks)}, not {data_args.task}")
     if data_args.class_weights and "class_weights" in parse_pairs(model_args.config_overrides, "config_overrides"):
         raise InputError("class_weights: config_overrides has them too; give one of the two")
+    check_overflow(data_args.task, data_args.overflow, data_args.overlap)
+
+
+def check_overflow(task: str, overflow: str, overlap: int | None) -> None:
+    """Raises InputError for windows of what has none, and for an overlap without windows."""
+    one_of("overflow", overflow, OVERFLOWS)
+    if overflow == "window" and TASKS[task].join is None:
+        able = ", ".join(name for name, each in TASKS.items() if each.join is not None)
+        raise InputError(f"overflow: window is for {able}, not for {task}")
+    if overlap is not None and overflow != "window":
+        raise InputError(f"overlap: {overlap} is for overflow=window, but overflow is {overflow}")
+
+
+def check_parts(model_args: ModelArguments) -> None:
+    """Raises InputError for a saved encoder without a saved decoder, or what does not go together with them."""
+    given = {name: getattr(model_args, name) for name in ("encoder_name_or_path", "decoder_name_or_path")}
+    if not any(given.values()):
+        return
+    for name, path in given.items():
+        if not path:
+            raise InputError(f"{name}: is missing; a saved encoder and a saved decoder are given together")
+    for name in ("model_name_or_path", "recipe"):
+        if getattr(model_args, name):
+            raise InputError(f"{name}: encoder_name_or_path names what the model is made from; give one of the two")
+    if model_args.architecture not in (None, "encoder-decoder"):
+        raise InputError(
+            f"architecture: {model_args.architecture}, but encoder_name_or_path and decoder_name_or_path make an "
+            "encoder-decoder"
+        )
 
 
 def check_batches(args: BlendTrainingArguments) -> None:

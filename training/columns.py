@@ -205,4 +205,5 @@ TASK_FIELDS: dict[str, dict[str, Kind]] = {
     "seq2seq-lm": {"source": TEXT, "target": ONE_TARGET},
     "causal-lm": {"text": TEXT},
     "masked-lm": {"text": TEXT},
+    "denoising": {"text": TEXT},
 }

@@ -7,7 +7,7 @@ A data set becomes a `DatasetDict` with some of the splits train, validation and
 | sequence-classification | text, text_pair (if the data has one), label |
 | token-classification | tokens, tags |
 | seq2seq-lm | source, target |
-| causal-lm, masked-lm | text |
+| causal-lm, masked-lm, denoising | text |
 
 A label is a text; a list of texts for several labels; a float, or a list of floats, for regression. Tokens and tags
 are lists of texts. A target is a text; if any row of a split has several references (not in training), a list of them.
@@ -176,7 +176,7 @@ def _source(dataset: datasets.Dataset, where: str, fields: list[Field]) -> Sourc
     def rows() -> Iterator[dict]:
         if len(dataset) == 0:
             raise InputError(f"{where}: holds no rows")
-        wanted = [field.column for field in _present(fields, dataset.column_names, where)]
+        wanted = [field.column for field in present_fields(fields, dataset.column_names, where)]
         for table in dataset.select_columns(wanted).with_format("arrow").iter(BATCH_ROWS):
             yield from table_rows(table, dataset.features)
 
@@ -198,7 +198,7 @@ def _read(sources: list[Source], fields: list[Field]) -> tuple[datasets.Dataset,
     return _unwrap(dataset, origin), origin
 
 
-def _present(fields: list[Field], columns: Iterable[str], where: str) -> list[Field]:
+def present_fields(fields: list[Field], columns: Iterable[str], where: str) -> list[Field]:
     """The fields to read, given the columns that are there."""
     columns = list(columns)
     for field in fields:
@@ -212,7 +212,7 @@ def _present(fields: list[Field], columns: Iterable[str], where: str) -> list[Fi
 
 def _batches(rows: Iterator[dict], where: str, fields: list[Field], typed: bool) -> Iterator[pa.RecordBatch]:
     first = next(rows)
-    present = _present(fields, first, where)
+    present = present_fields(fields, first, where)
     absent = [field.column for field in fields if field not in present]
     rows = chain([first], rows)
     schema = pa.schema([(field.name, field.kind.type) for field in present])
@@ -222,12 +222,12 @@ def _batches(rows: Iterator[dict], where: str, fields: list[Field], typed: bool)
             for number, row in enumerate(batch, count + 1):
                 if column in row:
                     raise InputError(f"{where}: row {number}: has column {column!r}, which the first row has not")
-        arrays = [_convert(batch, field, where, count + 1, typed) for field in present]
+        arrays = [convert_column(batch, field, where, count + 1, typed) for field in present]
         yield pa.record_batch(arrays, schema=schema)
         count += len(batch)
 
 
-def _convert(rows: list[dict], field: Field, where: str, first_row: int, typed: bool) -> pa.Array:
+def convert_column(rows: list[dict], field: Field, where: str, first_row: int, typed: bool) -> pa.Array:
     convert = field.kind.value if typed else field.kind.cell
     values = []
     for number, row in enumerate(rows, first_row):

@@ -1,11 +1,16 @@
 """The model of a run: built from a recipe, or loaded from a saved one with every tensor accounted for."""
 
+import copy
 import logging
+import math
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -14,9 +19,11 @@ from transformers import (
 
 from .. import FAMILIES
 from ..configuration.base import unknown
+from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from .arguments import DataArguments, ModelArguments, parse_pairs
 from .files import InputError, describe, in_one_line
 from .tasks import TASKS, Task
+from .tokenization import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +71,23 @@ def parts_of(config: PretrainedConfig) -> list[PretrainedConfig]:
     return [getattr(config, part) for part in config.sub_configs] or [config]
 
 
+def reads_token_types(config: PretrainedConfig) -> bool:
+    return any((getattr(part, "type_vocab_size", 0) or 0) > 1 for part in parts_of(config))
+
+
+def reach_of(config: PretrainedConfig) -> float:
+    """The longest sequence that a model reads; only learned positions end."""
+    learned = [part for part in parts_of(config) if getattr(part, "position_type", None) == "learned"]
+    return min((part.max_position_embeddings for part in learned), default=math.inf)
+
+
+def check_reach(config: PretrainedConfig, lengths: dict[str, int]) -> None:
+    """Raises InputError for a length, by the name of its option, that learned positions do not reach."""
+    name, reach = max(lengths, key=lambda key: lengths[key]), reach_of(config)
+    if lengths[name] > reach:
+        raise InputError(f"{name}: {lengths[name]} is more than max_position_embeddings={reach} of the model")
+
+
 def make_model(
     model_args: ModelArguments,
     data_args: DataArguments,
@@ -93,13 +117,15 @@ def make_model(
     try:
         if model_args.model_name_or_path:
             model = load_model(*given, args.do_train)
+        elif model_args.encoder_name_or_path:
+            model = join_models(*given)
         else:
             model = task.auto_class.from_config(build_config(*given))
     except (StrictDataclassError, ValueError):
         raise
     except Exception as error:  # torch, and configurations made of odd values, raise whatever they meet
         raise InputError(f"config_overrides: the model cannot be built ({in_one_line(error)})") from error
-    if task.generates:
+    if task.generates or task.has_sentinels:
         set_generation(model, data_args, args)
     return model
 
@@ -190,19 +216,102 @@ def load_model(
     return model
 
 
-def load_config(path: str) -> PretrainedConfig:
+def join_models(
+    arguments: ModelArguments, task_name: str, task: Task, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]
+) -> PreTrainedModel:
+    """An encoder-decoder of a saved encoder and a saved decoder, which have not seen each other.
+
+    Each keeps its embedding, and the decoder its projection onto the vocabulary. Cross-attention starts anew, as does
+    the head of a classifier.
+
+    Args:
+        arguments: where the two are, and what to override.
+        task_name: for messages.
+        task: which head it gets.
+        tokenizer: must not know more tokens than either.
+        settings: fields of the configuration to change, such as labels.
+
+    Raises:
+        InputError: see load_model; or the vocabularies of the two differ.
+        ValueError: values of the configuration that do not go together.
+
+    Source: Rothe et al. 2020, "Leveraging Pre-trained Checkpoints for Sequence Generation Tasks".
+    """
+    paths = {"encoder": arguments.encoder_name_or_path, "decoder": arguments.decoder_name_or_path}
+    check_same_vocabulary(paths)
+    parts = {name: part_config(name, path) for name, path in paths.items()}
+    config = BlendEncoderDecoderConfig(
+        **parts, share_encoder_decoder_embeddings=False, tie_word_embeddings=parts["decoder"].tie_word_embeddings
+    )
+    check_head(type(config), task_name, task)
+    change_config(config, {**settings, **overrides_of(arguments, type(config))})
+    check_vocabulary(config, tokenizer, " and ".join(paths.values()))
+    model = task.auto_class.from_config(config)
+    writes = task.auto_class is AutoModelForSeq2SeqLM
+    given: set[str] = set()
+    for name, path in paths.items():
+        auto_class = AutoModelForCausalLM if name == "decoder" and writes else AutoModel
+        part = load_part(auto_class, path, getattr(config, name), f"{name}_name_or_path")
+        taken = {f"{model.base_model_prefix}.{name}.": part.base_model.state_dict()}
+        if auto_class is AutoModelForCausalLM:
+            taken["lm_head."] = part.lm_head.state_dict()
+        tensors = {prefix + key: tensor for prefix, state in taken.items() for key, tensor in state.items()}
+        model.load_state_dict(tensors, strict=False)
+        given |= set(tensors)
+    if new := sorted(set(model.state_dict()) - given):
+        logger.warning("Of %s and %s, starts anew: %s", *paths.values(), ", ".join(new))
+    return model
+
+
+def check_same_vocabulary(paths: dict[str, str]) -> None:
+    """Raises InputError where the tokenizers of the two parts do not number the same tokens alike."""
+    encoder, decoder = (load_tokenizer(path).get_vocab() for path in paths.values())
+    if encoder == decoder:
+        return
+    name = next(iter(sorted(encoder.items() ^ decoder.items(), key=lambda each: (each[1], each[0]))))[0]
+    numbers = [vocabulary.get(name, "missing") for vocabulary in (encoder, decoder)]
+    raise InputError(
+        f"decoder_name_or_path: the vocabulary of {paths['decoder']} is not that of {paths['encoder']}: "
+        f"{len(decoder)} and {len(encoder)} tokens; {name!r} is {numbers[1]} and {numbers[0]}"
+    )
+
+
+def part_config(part: str, path: str) -> PretrainedConfig:
+    """The configuration of a saved encoder or decoder. Raises InputError for another architecture."""
+    config = load_config(path, f"{part}_name_or_path")
+    if architecture_of(type(config)) != part:
+        raise InputError(f"{part}_name_or_path: {path} is {architecture_of(type(config))}, not {part}")
+    return config
+
+
+def load_part(auto_class: Any, path: str, config: PretrainedConfig, flag: str) -> PreTrainedModel:
+    """A saved encoder or decoder as it stood alone. Raises InputError where it does not fit its configuration."""
+    config = copy.deepcopy(config)
+    if hasattr(config, "cross_attention_hidden_size"):
+        config.cross_attention_hidden_size = None
+    try:
+        model, info = auto_class.from_pretrained(
+            path, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    except Exception as error:  # transformers raises whatever it meets
+        raise cannot_load(path, error, flag) from error
+    check_loaded(path, model, info, training=True, flag=flag)
+    return model
+
+
+def load_config(path: str, flag: str = "model_name_or_path") -> PretrainedConfig:
     """The configuration of a saved model. Raises InputError if it cannot be loaded, or is not of this package."""
     try:
         config = AutoConfig.from_pretrained(path)
     except Exception as error:  # transformers raises whatever it meets
-        raise cannot_load(path, error) from error
+        raise cannot_load(path, error, flag) from error
     if type(config) not in FAMILIES:
-        raise InputError(f"model_name_or_path: {path} is of type {config.model_type}; no model of seqblend")
+        raise InputError(f"{flag}: {path} is of type {config.model_type}; no model of seqblend")
     return config
 
 
-def cannot_load(path: str, error: Exception) -> InputError:
-    return InputError(f"model_name_or_path: {path!r} cannot be loaded ({in_one_line(error)})")
+def cannot_load(path: str, error: Exception, flag: str = "model_name_or_path") -> InputError:
+    return InputError(f"{flag}: {path!r} cannot be loaded ({in_one_line(error)})")
 
 
 def overrides_of(arguments: ModelArguments, config_class: type[PretrainedConfig]) -> dict[str, Any]:
@@ -264,7 +373,9 @@ def check_vocabulary(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBas
         raise InputError(f"{where}: vocab_size={size} is less than the {len(tokenizer)} entries of the tokenizer")
 
 
-def check_loaded(path: str, model: PreTrainedModel, info: dict[str, Any], training: bool) -> None:
+def check_loaded(
+    path: str, model: PreTrainedModel, info: dict[str, Any], training: bool, flag: str = "model_name_or_path"
+) -> None:
     """Name the tensors of heads that were dropped or start anew.
 
     Raises:
@@ -282,9 +393,9 @@ def check_loaded(path: str, model: PreTrainedModel, info: dict[str, Any], traini
     resized = sorted(key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"])
     for what, names in {"missing": new, "unexpected": dropped, "of another shape": resized}.items():
         if wrong := [name for name in names if in_base(name)]:
-            raise InputError(f"model_name_or_path: {path} does not fit; {what}: {', '.join(wrong)}")
+            raise InputError(f"{flag}: {path} does not fit; {what}: {', '.join(wrong)}")
     if (new or resized) and not training:
-        raise InputError(f"model_name_or_path: {path} would start anew, untrained: {', '.join(new + resized)}")
+        raise InputError(f"{flag}: {path} would start anew, untrained: {', '.join(new + resized)}")
     for what, names in {"starts anew": new + resized, "is dropped": dropped}.items():
         if names:
             logger.warning("Of %s, %s: %s", path, what, ", ".join(names))

@@ -25,6 +25,7 @@ class Position(TrainerCallback):
         epoch: which epoch it is; over a stream that is one pass, however few steps it has.
         batches: how many of them this process has trained on.
         ended: the epoch is over, and what it ends with has its turn.
+        trained: how many batches since the run was started or resumed.
     """
 
     def __init__(self) -> None:
@@ -32,7 +33,7 @@ class Position(TrainerCallback):
 
     def go_on(self, epoch: int, batches: int) -> None:
         """Begin with this epoch, of which so many batches are done."""
-        self.epoch, self.batches, self.ended = epoch - 1, 0, False
+        self.epoch, self.batches, self.ended, self.trained = epoch - 1, 0, False, 0
         self._done = batches
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -43,9 +44,10 @@ class Position(TrainerCallback):
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.batches += 1
+        self.trained += 1
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.batches += 1
+    # One of the two comes after each batch.
+    on_step_end = on_substep_end
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Also stop a run that was over when it was resumed: transformers looks for that after a step only."""
@@ -68,8 +70,8 @@ class ResumingTrainer(SavingTrainer):
         self._stream: PositionedStream | None = None
         # What a resumed epoch of a stream is read from.
         self._rest: Iterator[Any] | None = None
-        # The checkpoint that was resumed from, and its step.
-        self._resumed: tuple[str, int] | None = None
+        # The checkpoint that was resumed from.
+        self._resumed: str | None = None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As SavingTrainer.train.
@@ -133,12 +135,10 @@ class ResumingTrainer(SavingTrainer):
         with; and a run that was over takes one step more.
         """
         epoch, batches = super()._init_training_state(max_steps, steps_per_epoch, epochs, *args)
-        checkpoint = args[0]
-        self._saved, self._resumed, position = None, None, None
-        if checkpoint is not None:
-            self._resumed = (checkpoint, self.state.global_step)
-            self.find_best(Path(checkpoint))
-            position = self.position_in(Path(checkpoint))
+        self._saved, self._resumed, position = None, args[0], None
+        if self._resumed is not None:
+            self.find_best(Path(self._resumed))
+            position = self.position_in(Path(self._resumed))
         if position is not None:
             epoch, batches = position["epoch"], position["batches"]
             is_over = self.state.global_step >= max_steps
@@ -199,10 +199,10 @@ class ResumingTrainer(SavingTrainer):
         return super().get_batch_samples(self._rest or epoch_iterator, *args)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        """As SavingTrainer._maybe_log_save_evaluate; where no step of a resumed epoch was left, with its random state.
+        """As SavingTrainer._maybe_log_save_evaluate, with the saved random state if no batch was left to read.
 
         Trainer._run_epoch restores the random state with the first batch that it reads.
         """
-        if self._resumed is not None and self._resumed[1] == self.state.global_step:
-            self._load_rng_state(self._resumed[0])
+        if not self.position.trained:
+            self._load_rng_state(self._resumed)
         super()._maybe_log_save_evaluate(*args, **kwargs)

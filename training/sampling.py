@@ -5,7 +5,9 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import datasets
 import numpy as np
+import pyarrow.compute as pc
 from torch.utils.data import Sampler
 from transformers import TrainerCallback
 
@@ -70,6 +72,11 @@ class TokenBatchSampler(Sampler[list[int]], TrainerCallback):
 
 def count_tokens(rows: Iterable[dict[str, Any]], columns: tuple[str, ...]) -> np.ndarray:
     """How many tokens each row has in these columns together."""
+    if isinstance(rows, datasets.Dataset):
+        # Without making a list of every row.
+        tables = rows.select_columns(list(columns)).with_format("arrow").iter(10_000)
+        counts = [sum(pc.list_value_length(table[column]).to_numpy() for column in columns) for table in tables]
+        return np.concatenate(counts)
     return np.array([sum(len(row[column]) for column in columns) for row in rows])
 
 

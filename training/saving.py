@@ -76,10 +76,14 @@ class SavingTrainer(PushingTrainer):
         """Raises RunError for what breaks around a run; an error in the code stays as it is."""
         try:
             yield
-        except (OSError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+        except (OSError, EOFError, RuntimeError) as error:
+            # One that is killed while it sends a batch breaks the connection first.
+            of_worker = "DataLoader worker" in str(error) or isinstance(error, ConnectionError | EOFError)
+            if not of_worker and not isinstance(error, OSError):
                 raise
-            raise RunError(f"after step {self.state.global_step}: {in_one_line(error)}; {self.way_on()}") from error
+            what = "a DataLoader worker has died: " if of_worker and self.args.dataloader_num_workers else ""
+            step = self.state.global_step
+            raise RunError(f"after step {step}: {what}{in_one_line(error)}; {self.way_on()}") from error
 
     def way_on(self) -> str:
         """What is safe, and how to go on."""

@@ -151,17 +151,20 @@ def _fill_special_tokens(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
 
 
 def _train_char(texts: list[str], vocab_size: int, normalizer: normalizers.Normalizer | None) -> Tokenizer:
-    """One Unicode character a token, spaces and line ends too, the most frequent first."""
+    """One Unicode character a token, spaces and line ends too, the most frequent first.
+
+    Byte pairs of which none is ever merged: the characters of a word know that they belong together.
+    """
     counts = Counter()
     for text in texts:
         counts.update(normalizer.normalize_str(text) if normalizer else text)
     _check_size("char", vocab_size, len(counts), "characters")
     characters = sorted(counts, key=lambda character: (-counts[character], character))
     vocab = {token: index for index, token in enumerate(SPECIAL_TOKENS + characters)}
-    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.BPE(vocab, [], unk_token="[UNK]"))
     if normalizer is not None:
         tokenizer.normalizer = normalizer
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|\s|[^\w\s]+"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return tokenizer
 
@@ -277,6 +280,7 @@ TASK_TEXTS: dict[str, tuple[str, ...]] = {
     "seq2seq-lm": ("source", "target"),
     "causal-lm": ("text",),
     "masked-lm": ("text",),
+    "denoising": ("text",),
 }
 # In this order: what stands in for a special token that a tokenizer has not.
 SUBSTITUTES: dict[str, tuple[str, ...]] = {

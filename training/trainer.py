@@ -5,15 +5,26 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate.data_loader import BatchSamplerShard
+from accelerate.utils import find_batch_size, slice_tensors
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
-from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.integrations import apply_liger_kernel
 from transformers.trainer_utils import EvalLoopOutput
 
 from .files import InputError
 from .metrics import perplexity
+from .progress import Progress
 from .resuming import ResumingTrainer
 from .sampling import TokenBatchSampler, count_tokens
 
@@ -57,6 +68,17 @@ def embeddings_hidden(model: PreTrainedModel) -> Iterator[None]:
             delattr(model, name)
 
 
+@contextmanager
+def losses_undivided(trainer: Trainer) -> Iterator[None]:
+    """Inside, the model's loss is the mean over the targets that it is given, whatever other processes are given."""
+    accepts = trainer.model_accepts_loss_kwargs
+    trainer.model_accepts_loss_kwargs = False
+    try:
+        yield
+    finally:
+        trainer.model_accepts_loss_kwargs = accepts
+
+
 class BlendTrainer(ResumingTrainer):
     """A Seq2SeqTrainer that evaluates in order, averages losses over targets, resumes exactly, and pushes whole.
 
@@ -70,7 +92,9 @@ class BlendTrainer(ResumingTrainer):
         super().__init__(compute_metrics=next(iter(scorers.values()), None), **kwargs)
         self.scorers = scorers
         self.batches = self.make_batches()
-        for part in (self.data_collator, self.batches):
+        has_rows = "input_ids" in (getattr(self.train_dataset, "column_names", None) or ())
+        self.progress = Progress(self.row_lengths() if has_rows else ())
+        for part in (self.data_collator, self.batches, self.progress):
             if isinstance(part, TrainerCallback):
                 self.add_callback(part)
         # Arguments of transformers' own class have none.
@@ -89,11 +113,37 @@ class BlendTrainer(ResumingTrainer):
         max_tokens = getattr(args, "max_tokens_per_batch", None)
         if max_tokens is None or self.train_dataset is None:
             return None
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return TokenBatchSampler(self.row_lengths(), max_tokens, num_processes=args.world_size, seed=seed)
+
+    def row_lengths(self) -> np.ndarray:
+        """The tokens of each training row (N,), those of source and target together where a decoder reads both."""
+        column = self.args.length_column_name
+        if column in getattr(self.train_dataset, "column_names", ()):
+            return np.array(self.train_dataset[column])
         # A target that a decoder reads is computed like a source.
         reads_labels = self.model.config.is_encoder_decoder and self.model.can_generate()
-        lengths = count_tokens(self.train_dataset, ("input_ids", "labels") if reads_labels else ("input_ids",))
-        seed = args.seed if args.data_seed is None else args.data_seed
-        return TokenBatchSampler(lengths, max_tokens, num_processes=args.world_size, seed=seed)
+        return count_tokens(self.train_dataset, ("input_ids", "labels") if reads_labels else ("input_ids",))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As Trainer.log; a line about steps says how fast they are, and how long the run still takes.
+
+        Replaces `speed_metrics("train", start_time, num_tokens=current_session_num_tokens)`, which counts evaluations
+        as training.
+        """
+        if "loss" in logs:
+            logs.update(self.progress.speed(self.state))
+            start_time = None
+        super().log(logs, start_time)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Keep what our collators read, too.
+
+        Replaces `signature_columns = list(signature.parameters.keys())` of Trainer, which knows what the model reads.
+        """
+        super()._set_signature_columns_if_needed()
+        read = getattr(self.data_collator, "reads", ())
+        self._signature_columns += [name for name in read if name not in self._signature_columns]
 
     def check(self) -> None:
         """Build once all that training begins with, so that options it cannot be built from are refused before.
@@ -186,9 +236,12 @@ class BlendTrainer(ResumingTrainer):
     ) -> EvalLoopOutput:
         """Evaluate; the loss is the sum over targets divided by their number, whatever the batch size.
 
-        Replaces the mean of batch means of Trainer.evaluation_loop (`losses.repeat(batch_size)`).
+        Replaces the mean of batch means of Trainer.evaluation_loop (`losses.repeat(batch_size)`), and
+        `self.gather_function = self.accelerator.gather` of Seq2SeqTrainer.evaluate and predict, which keeps the rows
+        that several processes read twice.
         """
         self._loss_sums = []
+        self.gather_function = self.accelerator.gather_for_metrics
         self.compute_metrics = self.scorers.get(metric_key_prefix, self.compute_metrics)
         output = super().evaluation_loop(
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
@@ -204,12 +257,36 @@ class BlendTrainer(ResumingTrainer):
         return output
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> tuple:
-        """As Seq2SeqTrainer.prediction_step, keeping the sum of the loss and the number of targets."""
-        loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
+        """As Seq2SeqTrainer.prediction_step, keeping the sum of the loss and the number of targets.
+
+        Rows that are read twice count once; in their place comes what gather_for_metrics takes away again. Replaces
+        `num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)` of Trainer.prediction_step,
+        which divides by the targets of all processes, of which none keeps the number.
+        """
+        own = self.count_own_rows(inputs)
+        if own is not None:
+            inputs = slice_tensors(inputs, slice(max(1, own)))
+        with losses_undivided(self):
+            loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
         if loss is not None:
-            count = self.count_targets(inputs["labels"])
+            count = self.count_targets(inputs["labels"][:own])
             self._loss_sums.append(torch.stack((loss.double() * count, count)))
-        return loss, logits, labels
+        if own is None:
+            return loss, logits, labels
+        pad = partial(self.accelerator.pad_across_processes, dim=0)
+        return loss, *(each if each is None else pad(each) for each in (logits, labels))
+
+    def count_own_rows(self, inputs: dict[str, Any]) -> int | None:
+        """How many rows stand in this process's share of the last batches before the first rows are read once more.
+
+        accelerate does that so that every process reads as many. None: there is no such row in this batch.
+        """
+        state = self.accelerator.gradient_state
+        batches = getattr(state.active_dataloader, "batch_sampler", None)
+        if not isinstance(batches, BatchSamplerShard) or not state.end_of_dataloader or state.remainder <= 0:
+            return None
+        size = find_batch_size(inputs)
+        return min(max(0, state.remainder - batches.process_index * size), size)
 
     def count_targets(self, labels: torch.Tensor) -> torch.Tensor:
         """How many targets a batch has, as Trainer._get_num_items_in_batch counts them; a double."""

@@ -16,6 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from transformers import set_seed
+
 from seqblend import (
     BlendDecoderConfig,
     BlendDecoderForCausalLM,
@@ -118,6 +120,7 @@ def write_models(data: Path, work: Path) -> None:
         tokenizer = train_tokenizer(*texts_and_type, closes=closes)
         tokenizer.model_max_length = SIZES["max_position_embeddings"]
         config = config_class.from_recipe(vocab_size=len(tokenizer), **SIZES, **IDS, **options)
+        set_seed(0)
         model_class(config).save_pretrained(work / name)
         tokenizer.save_pretrained(work / name)
 

@@ -1,10 +1,5 @@
 """LoRA by peft on every head: trained, saved, restored, merged, resumed; with our Trainer."""
 
-import json
-import os
-import subprocess
-import sys
-
 import peft
 import pytest
 import safetensors.torch
@@ -12,13 +7,13 @@ import torch
 from conftest import (
     HEADS,
     VOCAB,
-    WITHOUT_PACKAGE,
     assert_close,
     draw,
     every_head,
     named,
     padded,
     real_rows,
+    run_without_package,
     tiny_model,
 )
 from transformers import Seq2SeqTrainingArguments
@@ -38,6 +33,7 @@ KINDS = {
     "MaskedLM": ("lm_head", None),
 }
 WRITERS = [BlendEncoderForMaskedLM, BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM]
+TWO_VOCABULARIES = {"share_encoder_decoder_embeddings": False}
 LENGTHS = [3, 9, 5, 1, 7, 2]
 
 
@@ -89,12 +85,6 @@ def batch_for(model_class):
     return padded(draw(model_class, [7, 4, 1], labels=False))
 
 
-def untie_decoder(model):
-    """A head trained whole is tied no more; peft then says so of the two parts' embedding, too."""
-    embedding = model.get_decoder().embed_tokens
-    embedding.weight = torch.nn.Parameter(embedding.weight.detach().clone())
-
-
 def changed(model, before):
     """The names of the parameters that are not what they were."""
     return {name for name, parameter in model.named_parameters() if not parameter.equal(before[name])}
@@ -113,10 +103,16 @@ def test_adapters_and_head_learn_and_nothing_else(model_class, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model_class", "tied"), [*((head, True) for head in HEADS), *((head, False) for head in WRITERS)], ids=named
+    ("model_class", "options"),
+    [
+        *((head, {}) for head in HEADS),
+        *((head, {"tie_word_embeddings": False}) for head in WRITERS),
+        (BlendEncoderDecoderForSeq2SeqLM, TWO_VOCABULARIES),
+    ],
+    ids=named,
 )
-def test_what_is_saved_comes_back_apart_and_merged(model_class, tied, tmp_path):
-    base = saved_base(model_class, tmp_path / "base", tie_word_embeddings=tied)
+def test_what_is_saved_comes_back_apart_and_merged(model_class, options, tmp_path):
+    base = saved_base(model_class, tmp_path / "base", **options)
     trainer = train(adapted(base), draw(model_class, LENGTHS), tmp_path)
     trainer.save_model(str(tmp_path / "adapter"))
     batch, auto_class = batch_for(model_class), auto_class_of(model_class)
@@ -129,30 +125,50 @@ def test_what_is_saved_comes_back_apart_and_merged(model_class, tied, tmp_path):
     merged = again.merge_and_unload()
     assert type(merged) is model_class
     assert_close(logits_of(merged, batch), expected, 1e-10, what="merged")
-    if model_class is BlendEncoderDecoderForSeq2SeqLM:
-        untie_decoder(merged)
     merged.save_pretrained(tmp_path / "merged")
     assert_close(logits_of(auto_class.from_pretrained(tmp_path / "merged"), batch), expected, 1e-10, what="saved")
 
 
+def opened_after_merging(model_class, directory, **options):
+    """A writer whose head was not trained, merged, saved and opened, which says what it said before."""
+    base, batch = saved_base(model_class, directory / "base", **options), batch_for(model_class)
+    trainer = train(adapted(base, modules_to_save=None), draw(model_class, LENGTHS), directory)
+    expected = logits_of(trainer.model, batch)
+    trainer.model.merge_and_unload().save_pretrained(directory / "merged")
+    again = auto_class_of(model_class).from_pretrained(directory / "merged")
+    assert_close(logits_of(again, batch), expected, 1e-10)
+    return again
+
+
 @pytest.mark.parametrize("model_class", WRITERS, ids=named)
 def test_a_head_that_is_not_trained_stays_tied(model_class, tmp_path):
-    trainer = train(
-        adapted(saved_base(model_class, tmp_path / "base"), modules_to_save=None),
-        draw(model_class, LENGTHS),
-        tmp_path,
-    )
-    batch = batch_for(model_class)
-    expected = logits_of(trainer.model, batch)
-    trainer.model.merge_and_unload().save_pretrained(tmp_path / "merged")
-    again = auto_class_of(model_class).from_pretrained(tmp_path / "merged")
-    assert_close(logits_of(again, batch), expected, 1e-10)
+    again = opened_after_merging(model_class, tmp_path)
     assert again.lm_head.weight is again.get_input_embeddings().weight
 
 
-LOAD = (
-    WITHOUT_PACKAGE
-    + """
+def test_of_two_vocabularies_a_head_that_is_not_trained_comes_back(tmp_path):
+    """It is tied to the target's embedding; peft compares it with the source's, and says that nothing is tied."""
+    opened_after_merging(BlendEncoderDecoderForSeq2SeqLM, tmp_path, **TWO_VOCABULARIES)
+
+
+@pytest.mark.parametrize("model_class", WRITERS, ids=named)
+def test_adapters_on_tied_weights_are_merged_where_these_were_untied_before(model_class, tmp_path):
+    """Merged while they are one tensor, one's adapter would change the other, too."""
+    tied = saved_base(model_class, tmp_path / "tied")
+    tied.config.tie_word_embeddings = False
+    tied.save_pretrained(tmp_path / "untied")
+    base, batch = auto_class_of(model_class).from_pretrained(tmp_path / "untied"), batch_for(model_class)
+    assert_close(logits_of(base, batch), logits_of(tied, batch), 1e-12)
+    model = adapted(base, target_modules=["q_proj", "embed_tokens", "lm_head"], modules_to_save=None)
+    expected = logits_of(train(model, draw(model_class, LENGTHS), tmp_path).model, batch)
+    merged = model.merge_and_unload()
+    assert_close(logits_of(merged, batch), expected, 1e-10, what="merged")
+    merged.save_pretrained(tmp_path / "merged")
+    again = auto_class_of(model_class).from_pretrained(tmp_path / "merged")
+    assert_close(logits_of(again, batch), expected, 1e-10, what="saved")
+
+
+LOAD = """
 import json
 import peft, torch, transformers
 
@@ -169,7 +185,6 @@ for auto_class, base, adapter in json.load(sys.stdin):
         assert (each - expected).abs().max() <= 1e-10 * expected.std(), auto_class
     print("equal", auto_class)
 """
-)
 
 
 def test_every_head_comes_back_in_a_process_that_knows_no_package(tmp_path):
@@ -183,16 +198,7 @@ def test_every_head_comes_back_in_a_process_that_knows_no_package(tmp_path):
         saved = (batch, logits_of(trainer.model, batch), None if "Sequence" in model_class.__name__ else real)
         torch.save(saved, place / "adapter" / "expected.pt")
         places.append((auto_class_of(model_class).__name__, str(place / "base"), str(place / "adapter")))
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD],
-        input=json.dumps(places),
-        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")},
-        cwd=tmp_path,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    assert not done.returncode, done.stderr
+    done = run_without_package(LOAD, places, tmp_path)
     assert done.stdout.count("equal") == len(HEADS)
 
 

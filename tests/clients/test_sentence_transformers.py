@@ -5,6 +5,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from client_trainers import arguments_of, losses
 from conftest import tiny_config
 from sentence_transformers import (
     CrossEncoder,
@@ -27,6 +28,9 @@ PAIRS = {
     "positive": ["red apples", "night at the sea", "old friends who talk", "rain in the north", "some bread", "7"],
 }
 TEXTS = PAIRS["anchor"] + PAIRS["positive"]
+# How a model is trained: by which trainer, arguments and loss.
+EMBEDDING = (SentenceTransformerTrainer, SentenceTransformerTrainingArguments, MultipleNegativesRankingLoss)
+SCORING = (CrossEncoderTrainer, CrossEncoderTrainingArguments, BinaryCrossEntropyLoss)
 
 
 @pytest.fixture
@@ -40,22 +44,16 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "saved"
 
 
-def arguments(kind: type, tmp_path: Path):
-    return kind(
-        output_dir=str(tmp_path / "run"),
-        num_train_epochs=15,
-        per_device_train_batch_size=6,
-        learning_rate=3e-3,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
+def losses_of_training(model, trainer_class, arguments_class, loss_class, rows: dict[str, list], path: Path) -> list:
+    """Train the model on all rows, fifteen times; the loss of each step."""
+    trainer = trainer_class(
+        model=model,
+        args=arguments_of(arguments_class, path, num_train_epochs=15, per_device_train_batch_size=6),
+        train_dataset=datasets.Dataset.from_dict(rows),
+        loss=loss_class(model),
     )
-
-
-def losses(trainer) -> list[float]:
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    trainer.train()
+    return losses(trainer)
 
 
 def embedder(saved: Path, pooling: str) -> SentenceTransformer:
@@ -78,14 +76,8 @@ def test_a_batch_is_embedded_as_its_texts_one_by_one(saved, pooling):
 def test_learns_and_is_saved_and_opened(saved, pooling, tmp_path):
     model = embedder(saved, pooling)
     before = model.encode(TEXTS)
-    trainer = SentenceTransformerTrainer(
-        model=model,
-        args=arguments(SentenceTransformerTrainingArguments, tmp_path),
-        train_dataset=datasets.Dataset.from_dict(PAIRS),
-        loss=MultipleNegativesRankingLoss(model),
-    )
-    trainer.train()
-    assert losses(trainer)[-1] < 0.5 * losses(trainer)[0]
+    trained = losses_of_training(model, *EMBEDDING, PAIRS, tmp_path / "run")
+    assert trained[-1] < 0.5 * trained[0]
     after = model.encode(TEXTS)
     assert np.abs(after - before).max() > 0.1
     model.save(str(tmp_path / "again"))
@@ -101,14 +93,8 @@ def test_pairs_are_scored_by_the_sequence_head(saved, tmp_path):
         "other": PAIRS["positive"] + PAIRS["positive"][1:] + PAIRS["positive"][:1],
         "label": [1.0] * 6 + [0.0] * 6,
     }
-    trainer = CrossEncoderTrainer(
-        model=model,
-        args=arguments(CrossEncoderTrainingArguments, tmp_path),
-        train_dataset=datasets.Dataset.from_dict(rows),
-        loss=BinaryCrossEntropyLoss(model),
-    )
-    trainer.train()
-    assert np.mean(losses(trainer)[-3:]) < np.mean(losses(trainer)[:3])
+    trained = losses_of_training(model, *SCORING, rows, tmp_path / "run")
+    assert np.mean(trained[-3:]) < np.mean(trained[:3])
     pairs = list(zip(rows["anchor"], rows["other"], strict=True))
     scores = model.predict(pairs)
     alone = np.concatenate([model.predict([pair]) for pair in pairs])

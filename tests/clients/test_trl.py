@@ -5,6 +5,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from client_trainers import arguments_of, losses
 from conftest import assert_close, tiny_config
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
@@ -27,25 +28,10 @@ def trainer_of(tmp_path: Path, **options) -> SFTTrainer:
     model = BlendDecoderForCausalLM(
         tiny_config(BlendDecoderConfig, vocab_size=len(tokenizer), initializer_range=0.1, eos_token_id=3)
     )
-    arguments = SFTConfig(
-        output_dir=str(tmp_path),
-        per_device_train_batch_size=len(TEXTS),
-        learning_rate=3e-3,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        **options,
-    )
+    fixed = {"per_device_train_batch_size": len(TEXTS), "bf16": False, "gradient_checkpointing": False}
+    arguments = arguments_of(SFTConfig, tmp_path, **fixed, **options)
     dataset = datasets.Dataset.from_dict({"text": TEXTS})
     return SFTTrainer(model=model, args=arguments, train_dataset=dataset, processing_class=tokenizer)
-
-
-def losses(trainer: SFTTrainer) -> list[float]:
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -1,0 +1,266 @@
+"""Predict: `python predict.py DIR --input FILE|- [--output FILE.jsonl]`, one object a line; `--help` for all flags."""
+
+import argparse
+import contextlib
+import dataclasses
+import gzip
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from tqdm import tqdm
+from transformers import PretrainedConfig
+
+from seqblend import FAMILIES
+from seqblend.training.arguments import DataArguments, ModelArguments
+from seqblend.training.checks import check_overflow
+from seqblend.training.columns import TASK_FIELDS, TEXT, Columns, Field, fields_of
+from seqblend.training.data import convert_column, present_fields
+from seqblend.training.files import InputError, expand, one_of
+from seqblend.training.formats import FILE_TYPES, Reading
+from seqblend.training.models import check_reach, load_config, load_model, reach_of, reads_token_types
+from seqblend.training.prediction import ASKED, WORDS, Predictor, Row, split_text
+from seqblend.training.sources import Source, check_reading, sources_of
+from seqblend.training.tasks import TASKS, Settings
+from seqblend.training.tokenization import load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = tuple(f"{name}_column" for name in ("text", "text_pair", "tokens", "source"))
+# Flags that mean what they mean in training.
+SHARED = (*COLUMNS, *Reading._fields, "max_length", "overflow", "overlap")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Read the command line. Raises InputError for values out of range."""
+    parser = argparse.ArgumentParser("seqblend-predict", allow_abbrev=False)
+    parser.add_argument("model", metavar="DIR", help="A saved model, with its tokenizer.")
+    parser.add_argument("--input", nargs="+", required=True, help="Files as train.py reads them; or -, lines of text.")
+    parser.add_argument("--output", help="The file to write, .jsonl or .jsonl.gz; default: standard output.")
+    parser.add_argument("--overwrite_output", action="store_true", help="Replace a file that is there.")
+    parser.add_argument("--words", help="What a tag is for in a text: words, the default; spaces; or characters.")
+    parser.add_argument("--max_tokens_per_batch", type=int, default=4096, help="What the model reads at a time.")
+    parser.add_argument("--max_new_tokens", type=int, help="The most tokens to write; default: the model's, or 64.")
+    parser.add_argument("--num_beams", type=int, help="How many beams to write with; default: the model's.")
+    for field in dataclasses.fields(DataArguments):
+        if field.name in SHARED:
+            default = None if field.name == "max_length" else field.default
+            kind = str if isinstance(default, str) else int
+            parser.add_argument(f"--{field.name}", type=kind, default=default, help=field.metadata["help"])
+    given = parser.parse_args(argv)
+    least = {"max_length": 2, "overlap": 0, "max_tokens_per_batch": 1, "max_new_tokens": 1, "num_beams": 1}
+    for name, least_value in least.items():
+        value = getattr(given, name)
+        if value is not None and value < least_value:
+            raise InputError(f"{name}: must be {least_value} or more, got {value}")
+    return given
+
+
+# --- The model ---
+
+
+def task_of(config: PretrainedConfig, path: str) -> str:
+    """The task of a saved model, from its class. Raises InputError where it has no head."""
+    saved = (config.architectures or [""])[0]
+    classes = {name: FAMILIES[type(config)].get(task.auto_class) for name, task in TASKS.items()}
+    found = next((name for name, each in classes.items() if each is not None and each.__name__ == saved), None)
+    if found is None:
+        raise InputError(f"{path}: {saved or 'the model'} has no head, so there is nothing that it could tell")
+    return found
+
+
+def make_predictor(given: argparse.Namespace) -> Predictor:
+    """The model that was named, ready to be asked.
+
+    Raises:
+        InputError: it cannot be loaded, or an option does not go with its task.
+    """
+    config = load_config(given.model)
+    task = task_of(config, given.model)
+    generation = generation_of(given, task, config)
+    check_overflow(task, given.overflow, given.overlap)
+    if given.words is not None and task != "token-classification":
+        raise InputError(f"words: is for token-classification, but {given.model} is of {task}")
+    tokenizer = load_tokenizer(given.model)
+    model = load_model(ModelArguments(model_name_or_path=given.model), task, TASKS[task], tokenizer, {}, False)
+    if "max_new_tokens" in generation:
+        # Else both would hold.
+        model.generation_config.max_length = None
+    if ASKED[task].side is not None:
+        tokenizer.truncation_side = ASKED[task].side
+    length = max_length_of(given, config, generation.get("max_new_tokens", 0) if ASKED[task].side == "left" else 0)
+    settings = Settings(
+        tokenizer=tokenizer,
+        labels=[config.id2label[index] for index in sorted(config.id2label or {})],
+        problem_type=config.problem_type,
+        max_length=length,
+        max_source_length=length,
+        max_target_length=length,
+        token_types=reads_token_types(config) and not ASKED[task].side,
+        seed=0,
+        overflow=given.overflow,
+        overlap=given.overlap,
+    )
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return Predictor(task, model.eval().to(device), settings, given.max_tokens_per_batch, generation)
+
+
+def generation_of(given: argparse.Namespace, task: str, config: PretrainedConfig) -> dict[str, int]:
+    """What `generate` is told. Raises InputError for flags that a model which does not write has no use for."""
+    said = {name: getattr(given, name) for name in ("max_new_tokens", "num_beams") if getattr(given, name) is not None}
+    if ASKED[task].generation is None and said:
+        raise InputError(f"{next(iter(said))}: is for models that write, but {given.model} is of {task}")
+    generation = {**(ASKED[task].generation or {}), **said}
+    if "max_new_tokens" in generation:
+        # A model that continues has something to go on from.
+        check_reach(config, {"max_new_tokens": generation["max_new_tokens"] + (ASKED[task].side == "left")})
+    return generation
+
+
+def max_length_of(given: argparse.Namespace, config: PretrainedConfig, written: int) -> int:
+    """The longest sequence that is read: what was said, or else that of the model's run, or as in training.
+
+    Raises:
+        InputError: what was said is more than learned positions reach; `written` of them are for what is written.
+    """
+    if given.max_length is not None:
+        check_reach(config, {"max_length": given.max_length + written})
+        return given.max_length
+    results = Path(given.model, "all_results.json")
+    saved = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
+    return int(min(saved.get("max_length", DataArguments.max_length), reach_of(config) - written))
+
+
+# --- The rows ---
+
+
+def input_sources(given: argparse.Namespace) -> list[Source]:
+    """What the input names. Raises InputError for a file that is not there, or of an unknown kind."""
+    reading = Reading(**{name: getattr(given, name) for name in Reading._fields})
+    if given.input == ["-"]:
+        name = "standard input"
+        lines = partial(FILE_TYPES[".txt"].rows, name, sys.stdin.buffer, reading)
+        sources = [Source(name, lines, typed=False)]
+    else:
+        paths = expand("input", given.input)
+        sources = [source for path in paths for source in sources_of("input", path, reading)]
+    check_reading(reading, sources)
+    return sources
+
+
+def input_rows(given: argparse.Namespace, sources: list[Source], task: str) -> Iterator[Row]:
+    """The rows of the input, checked one by one, with standard column names.
+
+    Raises:
+        InputError: a file or one of its rows cannot be read; the message names both.
+    """
+    columns = Columns(**{name.removesuffix("_column"): getattr(given, name) for name in COLUMNS})
+    present: list[Field] = []
+    absent: set[str] = set()
+    for source in sources:
+        for number, row in enumerate(source.rows(), 1):
+            if not present:
+                wanted = fields_for(task, columns, row)
+                present = present_fields(wanted, row, source.name)
+                absent = {field.column for field in wanted if field not in present}
+            if absent & row.keys():
+                reason = f"has column {min(absent)!r}, which the first row has not"
+                raise InputError(f"{source.name}: row {number}: {reason}")
+            checked = {
+                field.name: convert_column([row], field, source.name, number, source.typed).to_pylist()[0]
+                for field in present
+            }
+            # Of a task that reads words.
+            is_text = "text" in checked and "tokens" in TASK_FIELDS[task]
+            yield split_text(checked["text"], given.words or "words") if is_text else checked
+
+
+def fields_for(task: str, columns: Columns, row: Row) -> list[Field]:
+    """The columns that the task reads; a text in place of its source or its words, where the row has that instead."""
+    first, *others = [field for field in fields_of(task, columns, split="test") if field.name in TASKS[task].inputs]
+    if first.column not in row and columns.text in row:
+        return [Field("text" if first.name == "tokens" else first.name, columns.text, TEXT)]
+    return [first, *others]
+
+
+# --- The answers ---
+
+
+def check_output(path: str | None, overwrite: bool) -> None:
+    """Raises InputError for a file that is there already, or in no directory."""
+    if path is None:
+        return
+    if Path(path).exists() and not (overwrite and Path(path).is_file()):
+        raise InputError(f"output: {path} is there already; --overwrite_output replaces a file")
+    if not Path(path).absolute().parent.is_dir():
+        raise InputError(f"output: there is no directory {Path(path).absolute().parent}")
+
+
+@contextlib.contextmanager
+def opened(path: str | None) -> Iterator[IO[str]]:
+    """A file to write lines to, or standard output. A file gets its name when it is whole, until then it has .part."""
+    if path is None:
+        with open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False) as stream:
+            yield stream
+        return
+    part = Path(f"{path}.part")
+    try:
+        open_text = gzip.open if path.endswith(".gz") else open
+        with open_text(part, "wt", encoding="utf-8") as stream:
+            yield stream
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write(answers: Iterable[dict[str, Any]], path: str | None) -> None:
+    """Write one line an answer, and show how fast that goes."""
+    with opened(path) as stream, tqdm(answers, unit="rows", unit_scale=True, disable=None, file=sys.stderr) as bar:
+        for answer in bar:
+            stream.write(json.dumps(answer, ensure_ascii=False) + "\n")
+
+
+def run(argv: list[str]) -> None:
+    """Answer the rows of the input.
+
+    Raises:
+        InputError: something that was said or given is wrong; the message names it.
+    """
+    given = parse(argv)
+    if given.words is not None:
+        one_of("words", given.words, WORDS)
+    check_output(given.output, given.overwrite_output)
+    sources, name = input_sources(given), " ".join(given.input)
+    predictor = make_predictor(given)
+    begin = time.monotonic()
+    write(predictor.answers(input_rows(given, sources, predictor.task)), given.output)
+    seconds, overflow = time.monotonic() - begin, predictor.overflow
+    if overflow.long:
+        logger.warning("%s: %s", name, overflow)
+    logger.info("%s: %d rows in %.1f s, %.1f rows/s", name, overflow.rows, seconds, overflow.rows / seconds)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit code is 2 where the input is wrong."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        run(sys.argv[1:] if argv is None else argv)
+    except (StrictDataclassError, ValueError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # Who read the output has what was wanted. What is left in the buffers is for nobody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

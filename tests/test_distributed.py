@@ -1,0 +1,86 @@
+"""Two processes of `train.py` that share the work equal one that does it all; both run on the CPU, by gloo.
+
+What needs more time is behind `make test-distributed`.
+"""
+
+import json
+from unittest import mock
+
+import pytest
+from two_processes import in_two_processes
+
+from seqblend.train import main
+
+TASKS = {
+    "sequence-classification": [{"text": "ab" * i, "label": "xyz"[i % 3]} for i in range(1, 9)],
+    "token-classification": [
+        {"tokens": list("abcde"[: 1 + i % 5]), "tags": ["B-x", "I-x", "O", "B-y", "O"][: 1 + i % 5]} for i in range(8)
+    ],
+    "seq2seq-lm": [{"source": "abc" * i, "target": "cb" * (8 - i)} for i in range(8)],
+}
+# The last rows of one split are fewer than a batch, those of the other fewer than two batches.
+ROWS = {"train": 8, "validation": 7, "test": 5}
+SMALL = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=16"
+# Each process would draw its own.
+NO_DROPOUT = "hidden_dropout=0.0,classifier_dropout=0.0"
+OPTIONS = {
+    **{"config_overrides": f"{SMALL},{NO_DROPOUT}", "tokenizer_type": "char", "max_target_length": 9},
+    **{"max_steps": 4, "learning_rate": 1e-2, "logging_steps": 1, "save_strategy": "no"},
+    **{"per_device_eval_batch_size": 2, "use_cpu": True, "disable_tqdm": True},
+}
+
+
+def train_all(folder, run, batch_size):
+    """Train, evaluate and predict, for each task; its files are in the folder."""
+    for task in TASKS:
+        place = folder / task
+        options = {**OPTIONS, "task": task, "per_device_train_batch_size": batch_size, "output_dir": place / run}
+        options |= {f"{split}_file": place / f"{split}.jsonl" for split in ROWS}
+        # What is compared are figures; the card's code would be run.
+        with mock.patch("seqblend.training.pushing.write_card"):
+            assert main([word for name, value in options.items() for word in (f"--{name}", str(value))]) == 0
+
+
+def share_all(folder):
+    train_all(folder, "shared", 2)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with the results of each task, of one process and of two."""
+    folder = tmp_path_factory.mktemp("trained")
+    for task, rows in TASKS.items():
+        (folder / task).mkdir()
+        for split, number in ROWS.items():
+            (folder / task / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:number]))
+    train_all(folder, "alone", 4)
+    in_two_processes(share_all, folder)
+    return folder
+
+
+def measures(folder):
+    """The losses of the steps, and every figure of an evaluation, but for those of speed."""
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    results = json.loads((folder / "all_results.json").read_text())
+    steps = {f"step {entry['step']}": entry["loss"] for entry in history if "loss" in entry}
+    figures = {name: value for name, value in results.items() if name.startswith(("eval_", "test_"))}
+    # A string tells how a metric was computed.
+    speed = {name for name in figures if name.endswith(("_runtime", "_per_second")) or isinstance(figures[name], str)}
+    return {**steps, **{name: value for name, value in figures.items() if name not in speed}}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_two_processes_measure_what_one_does(task, trained):
+    """Where rows are left over, accelerate has the first read once more; they count once."""
+    alone = measures(trained / task / "alone")
+    assert alone.keys() >= {"step 1", "step 4", "eval_loss", "test_loss"}
+    assert measures(trained / task / "shared") == pytest.approx(alone, rel=0, abs=1e-5)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_two_processes_predict_each_row_once(task, trained):
+    paths = [trained / task / run / "predictions.jsonl" for run in ("alone", "shared")]
+    alone, shared = ([json.loads(line) for line in path.read_text().splitlines()] for path in paths)
+    assert len(alone) == ROWS["test"]
+    for name in ("input", "prediction", "reference"):
+        assert [row[name] for row in shared] == [row[name] for row in alone]

@@ -1,0 +1,361 @@
+"""seqblend-predict: the same answers whatever the batches, in the order of the rows, from a file or from a pipe."""
+
+import contextlib
+import functools
+import gzip
+import itertools
+import json
+import os
+import re
+import unicodedata
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_train_command import CLASSIFY, PAIRS, ROWS, SEVERAL, SMALL, TAG, TRANSLATE, files, flags, predictions, write
+from transformers import AutoModel
+
+from seqblend import BlendEncoderConfig
+from seqblend.hub_card.card import write_card
+from seqblend.predict import main
+from seqblend.train import main as train
+from seqblend.training import prediction
+from seqblend.training.models import ARCHITECTURES, special_tokens
+from seqblend.training.prediction import WORDS, entities, read_ahead, split_text
+from seqblend.training.tasks import TASKS
+from seqblend.training.tokenization import train_tokenizer
+
+PROPERTY = settings(max_examples=100, deadline=None)
+# Korean whole and in letters, an accent of its own, a family of emoji, a flag, joiners, and spaces of many kinds.
+PARTS = [
+    "ab",
+    "é",
+    "e\u0301",
+    "서울",
+    unicodedata.normalize("NFD", "서울"),
+    "👨\u200d👩\u200d👧",
+    "🇰🇷",
+    "می\u200cخواهم",
+]
+PARTS += [" ", "   ", "\t", "\u00a0", "\u3000", "\n", "\u0301", ",", "...", "क्\u200dष", "9", "_"]
+text_strategy = st.lists(st.sampled_from(PARTS) | st.text(max_size=3), max_size=12).map("".join)
+CASES = {
+    CLASSIFY: (CLASSIFY, {"id2label": {0: "x", 1: "y", 2: "z"}, "problem_type": "single_label_classification"}),
+    "several": (CLASSIFY, {"id2label": {0: "x", 1: "y"}, "problem_type": "multi_label_classification"}),
+    "numbers": (CLASSIFY, {"id2label": {0: "LABEL_0"}, "problem_type": "regression"}),
+    TAG: (TAG, {"id2label": {0: "O", 1: "B-x", 2: "I-x"}}),
+    TRANSLATE: (TRANSLATE, {}),
+    "causal-lm": ("causal-lm", {}),
+    "masked-lm": ("masked-lm", {}),
+}
+every_case = pytest.mark.parametrize("name", CASES)
+TEXTS = ["ab c", "", "c [MASK] b [MASK]", "b  a", "abc" * 5, "서울 👨\u200d👩\u200d👧 a"]
+
+
+@pytest.fixture(scope="module")
+def model_of(tmp_path_factory):
+    """The directory of an untrained model for a case."""
+
+    @functools.cache
+    def build(name):
+        task, fields = CASES[name]
+        directory = tmp_path_factory.mktemp(name)
+        tokenizer = train_tokenizer(["abc cab 서울 bac"], "char", 300, closes=task != "causal-lm")
+        config_class = ARCHITECTURES[TASKS[task].architecture]
+        sizes = {each.partition("=")[0]: int(each.partition("=")[2]) for each in SMALL.split(",")}
+        options = {
+            "vocab_size": len(tokenizer),
+            **special_tokens(tokenizer),
+            **sizes,
+            "initializer_range": 0.5,
+            **fields,
+        }
+        torch.manual_seed(0)
+        known = {key: value for key, value in options.items() if key in config_class.options()}
+        model = TASKS[task].auto_class.from_config(config_class.from_recipe(**known))
+        if task == TRANSLATE:
+            model.generation_config.max_length = 8
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        return directory
+
+    return build
+
+
+def predict(directory, source, output, *more):
+    assert main([str(directory), "--input", str(source), "--output", str(output), *map(str, more)]) == 0
+    return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+
+
+def rows_of(name):
+    """Rows of every length with the columns of the case's task."""
+    column = TASKS[CASES[name][0]].inputs[0]
+    return [{column: text.split() if column == "tokens" else text} for text in TEXTS]
+
+
+def assert_same(one, other):
+    """Equal, but for the rounding of numbers."""
+    if isinstance(one, float):
+        assert one == pytest.approx(other, abs=1e-5)
+    elif isinstance(one, dict | list):
+        assert len(one) == len(other)
+        pairs = ((one[key], other[key]) for key in one) if isinstance(one, dict) else zip(one, other, strict=True)
+        for pair in pairs:
+            assert_same(*pair)
+    else:
+        assert one == other
+
+
+# --- Answers ---
+
+
+@every_case
+def test_answers_are_those_of_each_row_alone_in_the_order_of_the_rows(name, model_of, tmp_path, monkeypatch):
+    rows = rows_of(name)
+    more = ["--max_new_tokens", 4] if TASKS[CASES[name][0]].auto_class.__name__.endswith("CausalLM") else []
+    whole = predict(model_of(name), write(tmp_path / "rows.jsonl", rows), tmp_path / "whole.jsonl", *more)
+    assert [answer["input"] for answer in whole] == [next(iter(row.values())) for row in rows]
+    monkeypatch.setattr(prediction, "READ_AHEAD", 1)
+    alone = predict(model_of(name), tmp_path / "rows.jsonl", tmp_path / "alone.jsonl", *more)
+    monkeypatch.setattr(prediction, "READ_AHEAD", 200)
+    few = [*more, "--max_tokens_per_batch", 9]
+    assert_same(whole, alone)
+    assert_same(whole, predict(model_of(name), tmp_path / "rows.jsonl", tmp_path / "few.jsonl", *few))
+
+
+@pytest.mark.parametrize("task, overflow", [(CLASSIFY, "window"), (TAG, "window"), (TRANSLATE, "truncate")])
+def test_a_model_answers_as_it_did_when_it_was_trained(task, overflow, tmp_path, monkeypatch):
+    """With the longest sequence of its run, which is shorter than the rows."""
+    monkeypatch.setattr("seqblend.training.pushing.write_card", functools.partial(write_card, complete=False))
+    names = [name for name in ROWS[task][0] if name != "label"]
+    rows = [{**row, **{name: row[name] * 3 for name in names}} for row in ROWS[task]]
+    windows = {"overflow": "window", "overlap": 1} if overflow == "window" else {}
+    assert train(flags(tmp_path / "out", {"task": task, "max_length": 6, **windows, **files(tmp_path, rows)})) == 0
+    said = [word for name, value in windows.items() for word in (f"--{name}", value)]
+    answers = predict(tmp_path / "out", tmp_path / "test.jsonl", tmp_path / "answers.jsonl", *said)
+    for row, answer, expected in zip(rows, answers, predictions(tmp_path / "out"), strict=True):
+        assert_same([answer[key] for key in expected if key != "reference"], [*expected.values()][:-1])
+        assert task != TAG or (len(answer["prediction"]) == len(row["tokens"]) and None not in answer["scores"])
+
+
+def test_pairs_and_several_labels_are_read(model_of, tmp_path):
+    pairs = [{key: row[key] for key in ("text", "text_pair")} for row in PAIRS]
+    answers = predict(model_of("numbers"), write(tmp_path / "pairs.csv", pairs), tmp_path / "a.jsonl")
+    assert [answer["input"] for answer in answers] == [list(row.values()) for row in pairs]
+    assert all(isinstance(answer["prediction"], float) for answer in answers)
+    answers = predict(model_of("several"), write(tmp_path / "several.jsonl", SEVERAL), tmp_path / "b.jsonl")
+    assert all(set(answer["scores"]) == {"x", "y"} for answer in answers)
+
+
+def test_masks_are_where_the_text_has_them(model_of, tmp_path):
+    """Those beyond max_length are told of, without an answer."""
+    source = write(tmp_path / "rows.txt", [{"text": "👨\u200d👩\u200d👧[MASK] a[MASK]b" + "c" * 9 + "[MASK]"}])
+    (answer,) = predict(model_of("masked-lm"), source, tmp_path / "a.jsonl", "--max_length", 14)
+    assert [answer["input"][mask["start"] : mask["end"]] for mask in answer["masks"]] == ["[MASK]"] * 3
+    assert [len(mask["predictions"]) for mask in answer["masks"]] == [5, 5, 0]
+    for mask in answer["masks"][:2]:
+        scores = [each["score"] for each in mask["predictions"]]
+        assert scores == sorted(scores, reverse=True) and 0 < sum(scores) <= 1
+
+
+# --- Words and entities of a text ---
+
+
+@PROPERTY
+@given(text=text_strategy)
+@pytest.mark.parametrize("words", WORDS)
+def test_every_character_is_in_one_word(words, text):
+    row = split_text(text, words)
+    covered = [index for start, stop in row["spans"] for index in range(start, stop)]
+    outside = [] if words == "characters" else [index for index in range(len(text)) if index not in set(covered)]
+    assert sorted(covered + outside) == list(range(len(text))) and covered == sorted(covered)
+    assert all(text[index].isspace() or re.match(r"\s", text[index]) for index in outside)
+    assert row["tokens"] == [text[start:stop] for start, stop in row["spans"]]
+
+
+def test_what_is_seen_as_one_is_one():
+    text = "e\u0301a  서울에서,만나요 👨\u200d👩\u200d👧🇰🇷 می\u200cخواهم it's"
+    expected = ["e\u0301a", "서울에서", ",", "만나요", "👨\u200d👩\u200d👧", "🇰🇷", "می\u200cخواهم", "it", "'", "s"]
+    assert split_text(text, "words")["tokens"] == expected
+    assert split_text(text, "spaces")["tokens"] == text.split()
+    assert split_text(text, "characters")["tokens"] == list(text)
+
+
+@PROPERTY
+@given(text=text_strategy, data=st.data())
+@pytest.mark.parametrize("labels", [["O", "B-x", "I-x", "B-y", "I-y"], ["NOUN", "VERB", "X"]])
+def test_entities_are_parts_of_the_text_that_do_not_overlap(labels, text, data):
+    row = split_text(text, "words")
+    tags = data.draw(st.lists(st.sampled_from(labels), min_size=len(row["spans"]), max_size=len(row["spans"])))
+    found = entities(tags, [0.5] * len(tags), row, labels)
+    assert all(each["text"] == text[each["start"] : each["end"]] and each["score"] == 0.5 for each in found)
+    assert all(one["end"] <= other["start"] for one, other in itertools.pairwise(found))
+    inside = [
+        index for index, (start, _) in enumerate(row["spans"]) if any(e["start"] <= start < e["end"] for e in found)
+    ]
+    assert inside == [index for index, tag in enumerate(tags) if tag != "O"]
+    if "O" not in labels:
+        assert [(each["start"], each["end"]) for each in found] == row["spans"]
+
+
+@pytest.mark.parametrize(
+    "tags, expected",
+    [
+        (["B-x", "I-x", "O", "B-y"], [("x", "a b"), ("y", "d")]),
+        (["B-x", "B-x", "I-y", "I-y"], [("x", "a"), ("x", "b"), ("y", "c  d")]),
+        (["B-x", "L-x", "U-y", "O"], [("x", "a b"), ("y", "c")]),
+    ],
+)
+def test_entities_are_what_the_metric_counts(tags, expected):
+    row = split_text("a b c  d", "words")
+    found = entities(tags, [0.0, 1.0, None, 0.5], row, tags)
+    assert [(each["label"], each["text"]) for each in found] == expected
+    if tags[1] != "B-x":
+        assert found[0]["score"] == 0.5
+
+
+def test_a_long_text_is_tagged_whole(model_of, tmp_path, caplog):
+    """Each word has the tag that the words alone have, and none is left to `O` for want of room."""
+    words = ["abc", "서울", "a"] * 50
+    source = write(tmp_path / "rows.jsonl", [{"tokens": words}])
+    said = ["--max_length", 20, "--overflow", "window", "--overlap", 8]
+    (answer,) = predict(model_of(TAG), source, tmp_path / "a.jsonl", *said)
+    assert len(answer["prediction"]) == 150 and None not in answer["scores"]
+    assert "1 of 1 rows are too long" in caplog.text and "windows" in caplog.text
+    caplog.clear()
+    (cut,) = predict(model_of(TAG), source, tmp_path / "b.jsonl", "--max_length", 20)
+    assert cut["scores"].index(None) == 9 and set(cut["scores"][9:]) == {None}
+    assert "282 tokens were cut off" in caplog.text
+
+
+# --- Streams ---
+
+
+def test_rows_are_read_no_further_ahead_than_they_must(monkeypatch):
+    monkeypatch.setattr(prediction, "READ_AHEAD", 1000)
+    read = 0
+
+    def rows():
+        nonlocal read
+        for _ in range(10_000):
+            read += 1
+            yield {"text": "a" * 36}
+
+    for number, chunk in enumerate(read_ahead(rows()), 1):
+        assert len(chunk) == 10 and read == 10 * number
+
+
+@contextlib.contextmanager
+def standard(monkeypatch, stream, content=None):
+    """A pipe in place of standard input, or of standard output; its other end."""
+    reading, writing = os.pipe()
+    if stream == "stdin":
+        os.write(writing, content)
+        os.close(writing)
+        with open(reading, encoding="utf-8") as file:
+            monkeypatch.setattr("sys.stdin", file)
+            yield None
+    else:
+        with open(writing, "w", encoding="utf-8") as file:
+            monkeypatch.setattr("sys.stdout", file)
+            yield reading
+
+
+def test_lines_come_in_and_go_out(model_of, monkeypatch):
+    lines = "ab c\n\n서울 a\r\n".encode()
+    with standard(monkeypatch, "stdin", lines), standard(monkeypatch, "stdout") as out:
+        assert main([str(model_of(TAG)), "--input", "-"]) == 0
+        answers = [json.loads(line) for line in os.read(out, 10**6).decode().splitlines()]
+        os.close(out)
+    assert [answer["input"] for answer in answers] == ["ab c", "", "서울 a"]
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(model_of, monkeypatch, capfd):
+    with standard(monkeypatch, "stdin", b"a\n" * 9), standard(monkeypatch, "stdout") as out:
+        os.close(out)
+        assert main([str(model_of(CLASSIFY)), "--input", "-"]) == 0
+    assert "Error" not in capfd.readouterr().err
+
+
+def test_several_files_are_one_input_and_lines_do_for_every_task(model_of, tmp_path):
+    first = write(tmp_path / "1.txt", [{"text": "ab"}, {"text": ""}])
+    second, third = write(tmp_path / "2.csv", [{"source": "c"}]), write(tmp_path / "3.jsonl.gz", [{"source": "b"}])
+    answers = predict(model_of(TRANSLATE), second, tmp_path / "a.jsonl", "--input", second, third)
+    assert [answer["input"] for answer in answers] == ["c", "b"]
+    answers = predict(model_of(TRANSLATE), first, tmp_path / "b.jsonl")
+    assert [answer["input"] for answer in answers] == ["ab", ""]
+    words = tmp_path / "4.conll"
+    words.write_text("ab O\nc B-x\n\na O\n")
+    answers = predict(model_of(TAG), words, tmp_path / "c.jsonl")
+    assert [answer["input"] for answer in answers] == [["ab", "c"], ["a"]]
+
+
+def test_an_output_may_be_packed(model_of, tmp_path):
+    source = write(tmp_path / "rows.txt.gz", rows_of(CLASSIFY))
+    assert main([str(model_of(CLASSIFY)), "--input", str(source), "--output", str(tmp_path / "a.jsonl.gz")]) == 0
+    with gzip.open(tmp_path / "a.jsonl.gz", "rt", encoding="utf-8") as file:
+        assert [json.loads(line)["input"] for line in file] == TEXTS
+
+
+# --- Errors ---
+
+
+def test_a_file_is_replaced_only_where_that_is_said_and_only_whole(model_of, tmp_path, capsys):
+    good, bad = write(tmp_path / "rows.jsonl", [{"text": "a"}] * 3), tmp_path / "bad.jsonl"
+    bad.write_text('{"text": "a"}\n{"text": 3}\n')
+    output = tmp_path / "a.jsonl"
+    command = [str(model_of(CLASSIFY)), "--output", str(output), "--input"]
+    assert main([*command, str(bad)]) == 2 and not output.exists()
+    assert main([*command, str(good)]) == 0
+    before = output.read_text()
+    capsys.readouterr()
+    assert main([*command, str(good)]) == 2 and "--overwrite_output" in capsys.readouterr().err
+    assert main([*command, str(bad), "--overwrite_output"]) == 2
+    assert "bad.jsonl: row 2: column 'text': must be a text, but is the number 3" in capsys.readouterr().err
+    assert output.read_text() == before
+    assert {each.name for each in tmp_path.iterdir()} == {"rows.jsonl", "bad.jsonl", "a.jsonl"}
+    assert main([*command, str(good), "--overwrite_output"]) == 0
+
+
+@pytest.mark.parametrize(
+    "name, rows, more, message",
+    [
+        (CLASSIFY, [{"txt": "a"}], [], "no column 'text' (--text_column); columns present: 'txt'"),
+        (CLASSIFY, [{"text": "a"}, {"text": "a", "text_pair": "b"}], [], "row 2: has column 'text_pair'"),
+        (
+            CLASSIFY,
+            [{"text": "a"}],
+            ["--token_column_index", "0"],
+            "token_column_index: is for files of one word a line",
+        ),
+        (CLASSIFY, [{"text": "a"}], ["--input", "/no/where.jsonl"], "/no/where.jsonl: no such file"),
+        (CLASSIFY, [{"text": "a"}, {}], [], "row 2: has no column 'text'"),
+        (TAG, [{"words": ["a"]}], [], "no column 'tokens' (--tokens_column)"),
+        (TAG, [{"text": "a"}], ["--words", "word"], "words: unknown value 'word'; valid are words"),
+        (CLASSIFY, [{"text": "a"}], ["--words", "spaces"], "words: is for token-classification"),
+        (CLASSIFY, [{"text": "a"}], ["--num_beams", "2"], "num_beams: is for models that write"),
+        (CLASSIFY, [{"text": "a"}], ["--max_length", "1"], "max_length: must be 2 or more, got 1"),
+        (CLASSIFY, [{"text": "a"}], ["--overflow", "windows"], "overflow: unknown value 'windows'; valid are window"),
+        (CLASSIFY, [{"text": "a"}], ["--overlap", "3"], "overlap: 3 is for overflow=window"),
+        (
+            TRANSLATE,
+            [{"source": "a"}],
+            ["--overflow", "window"],
+            "overflow: window is for sequence-classification, token",
+        ),
+        (CLASSIFY, [{"text": "a"}], ["--output", "/no/where/a.jsonl"], "output: there is no directory /no/where"),
+    ],
+)
+def test_what_is_wrong_is_named(name, rows, more, message, model_of, tmp_path, capfd):
+    source = write(tmp_path / "rows.jsonl", rows)
+    assert main([str(model_of(name)), "--input", str(source), *more]) == 2
+    assert message in capfd.readouterr().err
+
+
+def test_a_model_without_a_head_is_refused(tmp_path, capsys):
+    config = BlendEncoderConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
+    AutoModel.from_config(config).save_pretrained(tmp_path / "model")
+    source = write(tmp_path / "rows.jsonl", [{"text": "a"}])
+    assert main([str(tmp_path / "model"), "--input", str(source)]) == 2
+    assert "BlendEncoderModel has no head" in capsys.readouterr().err

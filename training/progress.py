@@ -1,0 +1,82 @@
+"""What a run says of itself: what it is about to do, and how fast it does it."""
+
+import logging
+import time
+from typing import Any
+
+from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+
+class Progress(TrainerCallback):
+    """Says what a run is at its beginning, and for each line of its log how fast it trains and how long it will take.
+
+    Real tokens are those that the Trainer counts anyway, by the attention mask: nothing is computed in a step but the
+    time.
+
+    Args:
+        lengths: the tokens of each training row, without padding; those of a source and its target together.
+    """
+
+    def __init__(self, lengths: Any = ()):
+        self.lengths = lengths
+        self._begin = self._last = 0.0
+        self._seconds = 0.0
+        self._tokens = self._first_step = 0
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Say what is about to be done."""
+        self._begin = self._last = time.perf_counter()
+        self._seconds, self._tokens, self._first_step = 0.0, state.num_input_tokens_seen, state.global_step
+        if state.is_world_process_zero and len(self.lengths):
+            logger.info(self.summary(args, state, kwargs["model"], len(kwargs["train_dataloader"])))
+
+    def summary(self, args: TrainingArguments, state: TrainerState, model: PreTrainedModel, batches: int) -> str:
+        """Four lines: the model, the data, the steps, and where everything goes; `batches` are of one process."""
+        tokens = int(sum(self.lengths))
+        steps = -(-batches // args.gradient_accumulation_steps)
+        done = f", of which {state.global_step:,} are done" if state.global_step else ""
+        reporters = f", logs also to {', '.join(args.report_to)}" if args.report_to else ""
+        return "\n".join(
+            [
+                f"model: {type(model).__name__}, {model.num_parameters():,} parameters",
+                f"data: {len(self.lengths):,} rows and {tokens:,} tokens an epoch, without padding",
+                f"steps: {state.max_steps:,} in {state.num_train_epochs:,} epochs{done}, "
+                f"of {tokens / steps:,.0f} tokens in the mean",
+                f"output: {args.output_dir}{reporters}",
+            ]
+        )
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Count the time since the last step, or since what came between."""
+        now = time.perf_counter()
+        self._seconds, self._last = self._seconds + now - self._last, now
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Evaluating is not training."""
+        self._last = time.perf_counter()
+
+    def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Nor is saving."""
+        self._last = time.perf_counter()
+
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Say where a run ended before its time."""
+        if state.is_world_process_zero and state.global_step < state.max_steps:
+            logger.info("stopped after %d of %d steps", state.global_step, state.max_steps)
+
+    def speed(self, state: TrainerState) -> dict[str, float]:
+        """For a line of the log: real tokens a second since the last one, and the seconds that are left.
+
+        Those are reckoned from all of the run so far, with its evaluations.
+        """
+        tokens, self._tokens = state.num_input_tokens_seen - self._tokens, state.num_input_tokens_seen
+        seconds, self._seconds = self._seconds, 0.0
+        elapsed, steps = time.perf_counter() - self._begin, state.global_step - self._first_step
+        figures = {}
+        if tokens and seconds:
+            figures["train_tokens_per_second"] = round(tokens / seconds, 1)
+        if steps:
+            figures["seconds_left"] = round(elapsed / steps * (state.max_steps - state.global_step), 1)
+        return figures
