@@ -3,6 +3,8 @@
 import json
 import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -139,6 +141,18 @@ def test_columns_may_be_more_in_some_lines_where_they_are_counted_from_the_first
     assert read_file(path, TAG, reading=Reading(tag_column_index=1)).to_list() == [
         {"tokens": ["a", "b"], "tags": ["X", "Y"]}
     ]
+
+
+# --- Documents ---
+
+
+@FEW
+@given(rows=st.lists(st.fixed_dictionaries({"text": TEXTS, "label": LABELS}), min_size=1, max_size=8))
+def test_documents_and_parquet_come_back(tmp_path, rows):
+    document = write(tmp_path / "a.json", json.dumps(rows, indent=1))
+    table = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), table)
+    assert read_file(document, CLASSIFY).to_list() == read_file(table, CLASSIFY).to_list() == rows
 
 
 # --- Parallel text ---
