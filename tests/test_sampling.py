@@ -262,9 +262,7 @@ if rank == "0":
     torch.save({{name: runs[name].model.state_dict() for name in ("whole", "resumed")}}, out / "weights.pt")
 torch.distributed.destroy_process_group()
 """
-# Without a state of the optimizer, which transformers 5.16 cannot load where processes share a CPU.
-SHARED_OPTIONS = {"optim": "sgd", "lr_scheduler_type": "constant", "save_only_model": True}
-SHARED_OPTIONS |= {"max_tokens_per_batch": 18, "num_train_epochs": 3, "learning_rate": 1e-2}
+SHARED_OPTIONS = {"max_tokens_per_batch": 18, "num_train_epochs": 3, "learning_rate": 1e-2}
 
 
 def run_shared(out):
