@@ -1,0 +1,322 @@
+"""Whatever ends a run, it goes on as if it had not been ended; what is damaged is named, and what is whole stays.
+
+benchmarks/resume_torture.py kills for real, training_faults.py breaks file systems for real.
+"""
+
+import errno
+import gc
+import os
+import shutil
+import signal
+from copy import deepcopy
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from conftest import VOCAB, tiny_model
+from transformers import TrainerCallback
+
+from seqblend import BlendDecoderForCausalLM
+from seqblend.training.arguments import BlendTrainingArguments
+from seqblend.training.checkpoints import (
+    REPLACED,
+    STAGE,
+    RunError,
+    clear_stage,
+    fault_of,
+    newest_good,
+    write_manifest,
+)
+from seqblend.training.collation import COLLATORS
+from seqblend.training.files import InputError
+from seqblend.training.tokenization import train_tokenizer
+from seqblend.training.trainer import BlendTrainer
+
+TEXTS = ["abc" * size for size in (3, 1, 5, 2, 4, 2, 6, 1, 3, 2)]
+TOKENIZER = train_tokenizer(TEXTS, "char", VOCAB)
+ROWS = [{"input_ids": ids, "labels": ids} for ids in TOKENIZER(TEXTS)["input_ids"]]
+MODEL = tiny_model(BlendDecoderForCausalLM, hidden_dropout=0.2, num_hidden_layers=1).float()
+# Two batches a step, five an epoch.
+OPTIONS = {"max_steps": 5, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "save_steps": 1}
+OPTIONS |= {"save_strategy": "steps", "disable_tqdm": True, "use_cpu": True, "report_to": "none"}
+
+
+def stream():
+    return datasets.Dataset.from_list(ROWS).to_iterable_dataset(num_shards=2)
+
+
+# Of which the second cannot tell where it is: what is in its buffer is in no state.
+SOURCES = {"set": lambda: ROWS, "stream": stream, "shuffled": lambda: stream().shuffle(seed=1, buffer_size=4)}
+
+
+class At(TrainerCallback):
+    """Does something when a step has ended, before it is saved."""
+
+    def __init__(self, step, act):
+        self.step, self.act = step, act
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.act()
+
+
+class Killed(BaseException):
+    """Nothing catches it."""
+
+
+def kill():
+    raise Killed
+
+
+def trainer_for(output_dir, rows=ROWS, callbacks=(), scores=None, **options):
+    values = iter(scores or [])
+    return BlendTrainer(
+        model=deepcopy(MODEL),
+        args=BlendTrainingArguments(output_dir=str(output_dir), **{**OPTIONS, **options}),
+        train_dataset=rows,
+        eval_dataset=ROWS[:2],
+        data_collator=COLLATORS["causal-lm"](TOKENIZER),
+        callbacks=list(callbacks),
+        scorers={} if scores is None else {"eval": lambda predicted: {"score": next(values)}},
+    )
+
+
+def assert_same(one, other):
+    """Weights, the optimizer's state, and what is known of the best model."""
+    for name, tensor in one.model.state_dict().items():
+        assert torch.equal(other.model.state_dict()[name], tensor), name
+    states = [each.optimizer.state_dict()["state"] for each in (one, other)]
+    for number, state in states[0].items():
+        assert all(torch.equal(states[1][number][name], tensor) for name, tensor in state.items())
+    assert one.lr_scheduler.state_dict() == other.lr_scheduler.state_dict()
+    assert one.state.best_metric == other.state.best_metric
+    assert one.state.best_global_step == other.state.best_global_step
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_imports():
+    """The Trainer collects garbage after each run; going through all that was imported takes it 0.3 seconds."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+# --- Going on ---
+
+
+@pytest.fixture(scope="module", params=SOURCES)
+def whole(request, tmp_path_factory):
+    trainer = trainer_for(tmp_path_factory.mktemp("whole"), SOURCES[request.param]())
+    trainer.train()
+    return request.param, trainer
+
+
+def test_a_run_that_is_killed_twice_ends_as_one_that_is_not(whole, tmp_path):
+    """An epoch's last batch makes the third step of a set; of a stream, the third step is the second pass's first."""
+    name, expected = whole
+    for stop in (2, 3):
+        trainer = trainer_for(tmp_path, SOURCES[name](), [At(stop + 1, kill)])
+        with pytest.raises(Killed):
+            trainer.train(newest_good(tmp_path))
+    assert newest_good(tmp_path).endswith("checkpoint-3")
+    trainer = trainer_for(tmp_path, SOURCES[name]())
+    trainer.train(True)
+    assert trainer.state.epoch == expected.state.epoch
+    assert_same(trainer, expected)
+
+
+def test_a_run_that_was_over_takes_no_step_more(whole, tmp_path):
+    name, expected = whole
+    trainer = trainer_for(tmp_path, SOURCES[name]())
+    trainer.train(str(Path(expected.args.output_dir, "checkpoint-5")))
+    assert trainer.state.global_step == 5
+    assert_same(trainer, expected)
+
+
+class Counted(torch.utils.data.IterableDataset):
+    """A stream with a state of its own that notes what it gives."""
+
+    def __init__(self):
+        self.at, self.given = 0, []
+
+    def __iter__(self):
+        while self.at < len(ROWS):
+            self.at += 1
+            self.given.append(self.at - 1)
+            yield ROWS[self.at - 1]
+        self.at = 0
+
+    def state_dict(self):
+        return {"at": self.at}
+
+    def load_state_dict(self, state):
+        self.at = state["at"]
+
+
+def test_a_stream_that_knows_where_it_is_is_not_read_again(tmp_path):
+    trainer_for(tmp_path, Counted(), max_steps=1).train()
+    rows = Counted()
+    trainer_for(tmp_path, rows, max_steps=2).train(str(tmp_path / "checkpoint-1"))
+    # A step has four rows; one batch is read ahead.
+    assert rows.given == [4, 5, 6, 7, 8, 9]
+
+
+BY_EPOCH = {"eval_strategy": "epoch", "save_strategy": "epoch", "metric_for_best_model": "score"}
+BY_EPOCH |= {"load_best_model_at_end": True, "greater_is_better": True, "num_train_epochs": 2, "max_steps": -1}
+
+
+@pytest.fixture(scope="module")
+def whole_by_epoch(tmp_path_factory):
+    trainer = trainer_for(tmp_path_factory.mktemp("whole"), scores=[1.0, 3.0], **BY_EPOCH)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_sigterm_saves_the_step_and_evaluates_nothing_that_is_not_due(step, whole_by_epoch, tmp_path):
+    """Three steps an epoch: one that the epoch ends with is evaluated when the run goes on."""
+    terminate = At(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    stopped = trainer_for(tmp_path / "run", callbacks=[terminate], scores=[1.0, 3.0], **BY_EPOCH)
+    with pytest.raises(SystemExit) as exit_code:
+        stopped.train()
+    assert exit_code.value.code == 143 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert not any("eval_score" in entry for entry in stopped.state.log_history)
+    assert newest_good(tmp_path / "run").endswith(f"checkpoint-{step}")
+    resumed = trainer_for(tmp_path / "run", scores=[1.0, 3.0], **BY_EPOCH)
+    resumed.train(True)
+    assert Path(resumed.state.best_model_checkpoint) == tmp_path / "run" / "checkpoint-6"
+    assert_same(resumed, whole_by_epoch)
+
+
+# --- The best model ---
+
+BY_STEP = {**BY_EPOCH, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "max_steps": 3}
+
+
+def test_the_best_model_is_found_where_the_directory_was_moved_to(tmp_path):
+    trainer = trainer_for(tmp_path / "old", callbacks=[At(3, kill)], scores=[3.0, 2.0], **BY_STEP)
+    with pytest.raises(Killed):
+        trainer.train()
+    (tmp_path / "old").rename(tmp_path / "new")
+    resumed = trainer_for(tmp_path / "new", scores=[1.0], save_total_limit=1, **BY_STEP)
+    resumed.train(True)
+    assert Path(resumed.state.best_model_checkpoint) == tmp_path / "new" / "checkpoint-1"
+    assert fault_of(tmp_path / "new" / "checkpoint-1") is None
+    # Not the last one in its place.
+    shutil.rmtree(tmp_path / "new" / "checkpoint-1")
+    with pytest.raises(InputError, match=r"the best model, .*checkpoint-1, does not exist any more"):
+        trainer_for(tmp_path / "new", scores=[1.0], **BY_STEP).train(str(tmp_path / "new" / "checkpoint-3"))
+
+
+# --- Checkpoints ---
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A directory with two checkpoints."""
+    output_dir = tmp_path_factory.mktemp("saved")
+    trainer_for(output_dir, max_steps=2).train()
+    return output_dir
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "changed": flip,
+    "deleted": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damage_to_any_file_is_named_and_the_one_before_is_used(damage, saved, tmp_path, caplog):
+    names = [path.name for path in (saved / "checkpoint-2").iterdir()]
+    assert {"model.safetensors", "optimizer.pt", "trainer_state.json", "position.pt"} < set(names)
+    for name in names:
+        output_dir = shutil.copytree(saved, tmp_path / name)
+        damage(output_dir / "checkpoint-2" / name)
+        if name == "manifest.json" and damage is DAMAGES["deleted"]:
+            # As transformers' own Trainer leaves it.
+            assert fault_of(output_dir / "checkpoint-2") is None
+            continue
+        caplog.clear()
+        assert newest_good(output_dir) == str(output_dir / "checkpoint-1")
+        assert f"checkpoint-2 is damaged: {name}" in caplog.text or name == "manifest.json"
+
+
+def test_a_checkpoint_of_transformers_is_opened_as_it_has_no_manifest(saved, tmp_path):
+    for name in ("model.safetensors", "optimizer.pt", "config.json"):
+        checkpoint = shutil.copytree(saved / "checkpoint-2", tmp_path / name)
+        (checkpoint / "manifest.json").unlink()
+        DAMAGES["cut"](checkpoint / name)
+        assert fault_of(checkpoint).startswith(f"{name} cannot be read")
+
+
+def test_a_damaged_checkpoint_is_not_resumed(saved, tmp_path):
+    checkpoint = shutil.copytree(saved / "checkpoint-2", tmp_path / "checkpoint-2")
+    DAMAGES["changed"](checkpoint / "optimizer.pt")
+    with pytest.raises(InputError, match=r"checkpoint-2 is damaged: optimizer.pt is not what was written"):
+        trainer_for(tmp_path).train(str(checkpoint))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "position.pt"])
+def test_what_cannot_be_written_leaves_the_checkpoint_before(file, tmp_path, monkeypatch):
+    """It is not deleted before the new one is there, though only one is to be kept."""
+
+    def fill(path):
+        if path.name == file and path.parent.name == "checkpoint-2":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("seqblend.training.checkpoints.synchronize", fill)
+    words = r"checkpoint-2 cannot be written: OSError: .*No space left .*checkpoint-1; go on from there with --resume"
+    with pytest.raises(RunError, match=words):
+        trainer_for(tmp_path, save_total_limit=1).train()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+    assert fault_of(tmp_path / "checkpoint-1") is None
+
+
+def test_what_was_about_to_be_replaced_gets_its_place_back(saved, tmp_path):
+    """A run that is killed between two renames has none of the two in its place."""
+    output_dir = shutil.copytree(saved, tmp_path / "out")
+    (output_dir / STAGE).mkdir()
+    (output_dir / "checkpoint-2").rename(output_dir / STAGE / REPLACED)
+    clear_stage(output_dir)
+    assert {path.name for path in output_dir.iterdir()} == {"checkpoint-1", "checkpoint-2"}
+    assert newest_good(output_dir) == str(output_dir / "checkpoint-2")
+
+
+def test_a_checkpoint_of_the_same_step_is_replaced(saved, tmp_path):
+    output_dir = shutil.copytree(saved, tmp_path / "out")
+    (output_dir / "checkpoint-2" / "old.json").write_text("{}")
+    write_manifest(output_dir / "checkpoint-2")
+    trainer_for(output_dir, max_steps=2).train()
+    assert not (output_dir / "checkpoint-2" / "old.json").exists()
+    assert {path.name for path in output_dir.iterdir()} == {"checkpoint-1", "checkpoint-2"}
+
+
+# --- What ends a run ---
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_its_batch_is_kept(tmp_path):
+    def spoil():
+        trainer.model.model.embed_tokens.weight.data.fill_(float("inf"))
+
+    trainer = trainer_for(tmp_path, callbacks=[At(2, spoil)])
+    with pytest.raises(RunError, match=r"step 3: the loss is nan; its batch is in .*checkpoint-2; go on") as error:
+        trainer.train()
+    path = tmp_path / "not-finite-3-0.pt"
+    assert str(path) in str(error.value)
+    assert {"input_ids", "labels", "attention_mask"} <= set(torch.load(path, weights_only=True))
+
+
+def test_an_error_in_the_code_stays_as_it_is(tmp_path):
+    def fail():
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        trainer_for(tmp_path, callbacks=[At(1, fail)]).train()
