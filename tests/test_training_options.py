@@ -202,7 +202,7 @@ def test_two_models_that_do_not_go_together_are_refused(two, tmp_path, capsys):
         ({"recipe": "bart"}, ["recipe", "encoder_name_or_path"]),
         ({"tokenizer_type": "char"}, ["tokenizer_type"]),
         ({"architecture": "decoder"}, ["architecture: decoder", "encoder-decoder"]),
-        ({"config_overrides": "hidden_size=8"}, ["of another shape"]),
+        ({"config_overrides": "intermediate_size=8"}, ["encoder_name_or_path", "of another shape"]),
     ]:
         assert_refused(tmp_path, {**options, **changed}, words, capsys)
 

@@ -76,6 +76,8 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
                 raise InputError(f"{name}: must be {rule}, got {options[name]}")
     check_models(model_args, data_args)
     check_batches(args)
+    if data_args.pack_documents and (args.accelerator_config.dispatch_batches or args.n_gpu > 1):
+        raise InputError("pack_documents: a batch is one row, which cannot be shared out; start one process a GPU")
     check_stopping(args)
     check_output(args.output_dir)
     check_reporters(args.report_to)
