@@ -93,8 +93,8 @@ class BlendTrainer(ResumingTrainer):
         self.scorers = scorers
         self.batches = self.make_batches()
         has_rows = "input_ids" in (getattr(self.train_dataset, "column_names", None) or ())
-        self.progress = Progress(self.row_lengths() if has_rows else ())
-        for part in (self.data_collator, self.batches, self.progress):
+        self.pace = Progress(self.row_lengths() if has_rows else ())
+        for part in (self.data_collator, self.batches, self.pace):
             if isinstance(part, TrainerCallback):
                 self.add_callback(part)
         # Arguments of transformers' own class have none.
@@ -132,7 +132,7 @@ class BlendTrainer(ResumingTrainer):
         as training.
         """
         if "loss" in logs:
-            logs.update(self.progress.speed(self.state))
+            logs.update(self.pace.speed(self.state))
             start_time = None
         super().log(logs, start_time)
 
