@@ -3,6 +3,7 @@
 import json
 import time
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -263,6 +264,21 @@ def test_rows_are_counted_in_their_own_file(tmp_path, task, problem_type, good, 
     train = write_json_lines(tmp_path / "train.jsonl", [good, other])
     words = [f"{tmp_path / 'b.jsonl'}: row 2", *words]
     assert_refused(words, load_data, task, train_file=train, test_file=files, problem_type=problem_type)
+
+
+@pytest.mark.parametrize(
+    "task, column, values, expected",
+    [
+        (TRANSLATE, "target", [["a"], "b"], ["a", "b"]),
+        (TRANSLATE, "target", ["a", ["b", "c"]], [["a"], ["b", "c"]]),
+        (CLASSIFY, "label", [1, [0.5]], [1.0, 0.5]),
+        (CLASSIFY, "label", [[1, 2], [3, 4]], [[1.0, 2.0], [3.0, 4.0]]),
+    ],
+)
+def test_lists_of_one_are_plain_where_they_are_in_all_files(tmp_path, task, column, values, expected):
+    files = two_files(tmp_path, *([{"source": "s", "text": "t", column: value}] for value in values))
+    options = {"problem_type": "regression", "known": ["LABEL_0"] * np.size(expected[0])} if task == CLASSIFY else {}
+    assert load_data(task, test_file=files, **options)["test"][column][:] == expected
 
 
 def test_files_of_a_split_have_the_same_columns(tmp_path):

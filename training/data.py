@@ -193,9 +193,10 @@ def _read(sources: list[Source], fields: list[Field]) -> tuple[datasets.Dataset,
     ]
     origin = Origin([source.name for source in sources], [len(part) for part in parts])
     _check_same_columns(dict(zip(origin.names, (part.column_names for part in parts), strict=True)))
-    dataset = datasets.concatenate_datasets(parts)
-    _check_lengths(dataset.data, origin)
-    return _unwrap(dataset, origin), origin
+    table = datasets.concatenate_datasets(parts).data
+    _check_lengths(table, origin)
+    plain = _plain_columns(table, origin)
+    return datasets.concatenate_datasets([_unwrap(part, plain) for part in parts]), origin
 
 
 def present_fields(fields: list[Field], columns: Iterable[str], where: str) -> list[Field]:
@@ -262,23 +263,31 @@ def _check_lengths(table: datasets.table.Table, origin: Origin) -> None:
         raise InputError(f"{origin.row(row + 1)}: {tokens[row]} tokens, but {tags[row]} tags")
 
 
-def _unwrap(dataset: datasets.Dataset, origin: Origin) -> datasets.Dataset:
-    """Turn lists into plain values where every row has one: references into texts, numbers into a float."""
-    table = dataset.data
-    for index, name in enumerate(table.column_names):
+def _plain_columns(table: datasets.table.Table, origin: Origin) -> list[str]:
+    """The columns of lists that have one item in every row: of references, or of numbers."""
+    plain = []
+    for name in {"target", "label"} & {*table.column_names}:
         column = table[name]
-        if name not in ("target", "label") or not pa.types.is_list(column.type):
+        if not pa.types.is_list(column.type):
             continue
         lengths = pc.list_value_length(column)
         is_number = pa.types.is_floating(column.type.value_type)
         if pc.min_max(lengths).as_py() == {"min": 1, "max": 1} and (is_number or name == "target"):
-            table = table.set_column(index, name, pc.list_flatten(column))
+            plain.append(name)
         elif is_number:
             expected = lengths[0].as_py()
             row = next((n for n, length in enumerate(lengths.to_pylist(), 1) if length != expected), None)
             if row is not None:
                 found = lengths[row - 1].as_py()
                 raise InputError(f"{origin.row(row)}: {found} numbers in the label, but the first row has {expected}")
+    return plain
+
+
+def _unwrap(dataset: datasets.Dataset, names: list[str]) -> datasets.Dataset:
+    """Turn the lists of these columns into their only items. Of a table in several parts no column can be replaced."""
+    table = dataset.data
+    for name in names:
+        table = table.set_column(table.column_names.index(name), name, pc.list_flatten(table[name]))
     return datasets.Dataset(table, fingerprint=dataset._fingerprint)
 
 
