@@ -199,7 +199,7 @@ def test_the_best_model_is_found_where_the_directory_was_moved_to(tmp_path):
     with pytest.raises(Killed):
         trainer.train()
     (tmp_path / "old").rename(tmp_path / "new")
-    resumed = trainer_for(tmp_path / "new", scores=[1.0], save_total_limit=1, **BY_STEP)
+    resumed = trainer_for(tmp_path / "new", scores=[1.0], save_total_limit=2, **BY_STEP)
     resumed.train(True)
     assert Path(resumed.state.best_model_checkpoint) == tmp_path / "new" / "checkpoint-1"
     assert fault_of(tmp_path / "new" / "checkpoint-1") is None

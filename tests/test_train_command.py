@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import errno
 import functools
 import gc
 import gzip
@@ -350,6 +351,30 @@ def test_a_run_resumes_exactly(tmp_path):
     (out / "model.safetensors").unlink()
     run(out, resume_from_checkpoint=True, **options)
     assert (out / "model.safetensors").read_bytes() == whole
+
+
+def test_a_run_goes_on_by_itself_from_the_newest_good_checkpoint(tmp_path, caplog):
+    options = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 2}
+    options |= {"resume": "auto", **files(tmp_path, ROWS["masked-lm"], ["train"]), "task": "masked-lm"}
+    # Where there is none, it begins.
+    out = run(tmp_path / "out", **options)
+    whole = (out / "model.safetensors").read_bytes()
+    (out / "model.safetensors").unlink()
+    (out / "checkpoint-3" / "optimizer.pt").write_bytes(b"")
+    run(out, **options)
+    assert (out / "model.safetensors").read_bytes() == whole
+    assert "checkpoint-3 is damaged: optimizer.pt has 0 bytes" in caplog.text
+
+
+def test_a_run_that_cannot_go_on_has_an_exit_code_of_its_own(tmp_path, capsys, monkeypatch):
+    def fail(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("seqblend.training.saving.commit", fail)
+    options = {"save_strategy": "steps", "save_steps": 1, **files(tmp_path, ROWS[CLASSIFY], ["train"])}
+    assert main(flags(tmp_path / "out", options)) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and "No space left" in error and "there is no checkpoint" in error
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, capsys):
@@ -908,6 +933,8 @@ REFUSED = {
     "samples": ({"max_train_samples": 0}, ["max_train_samples", "0"]),
     "output": ({"output_dir": ("file", "")}, ["output_dir", "is a file"]),
     "checkpoint": ({"resume_from_checkpoint": "no/such"}, ["resume_from_checkpoint", "no/such"]),
+    "resume": ({"resume": "atuo"}, ["resume", "atuo", "auto"]),
+    "two ways to resume": ({"resume": "auto", "resume_from_checkpoint": True}, ["resume", "resume_from_checkpoint"]),
     "no checkpoint": ({"resume_from_checkpoint": True}, ["resume_from_checkpoint", "output_dir"]),
     "generation": ({"generation_config": "no/such/dir"}, ["generation_config", "no/such/dir"]),
     "package": ({"deepspeed": "a.json"}, ["deepspeed"]),
