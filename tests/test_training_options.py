@@ -233,7 +233,7 @@ def test_a_run_begins_with_what_it_is_and_logs_how_long_it_takes(tmp_path, caplo
     assert summary.splitlines() == [
         f"model: BlendEncoderDecoderForSeq2SeqLM, {job.model.num_parameters():,} parameters",
         f"data: 5 rows and {tokens} tokens an epoch, without padding",
-        f"steps: 6 in 2 epochs, of {tokens / 3:.0f} tokens in the mean",
+        f"steps: 6; 3 an epoch, of {tokens / 3:.0f} tokens in the mean",
         f"output: {out}",
     ]
     lines = [line for line in read(out / "trainer_state.json")["log_history"] if "loss" in line]

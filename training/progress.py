@@ -42,8 +42,7 @@ class Progress(TrainerCallback):
             [
                 f"model: {type(model).__name__}, {model.num_parameters():,} parameters",
                 f"data: {len(self.lengths):,} rows and {tokens:,} tokens an epoch, without padding",
-                f"steps: {state.max_steps:,} in {state.num_train_epochs:,} epochs{done}, "
-                f"of {tokens / steps:,.0f} tokens in the mean",
+                f"steps: {state.max_steps:,}{done}; {steps:,} an epoch, of {tokens / steps:,.0f} tokens in the mean",
                 f"output: {args.output_dir}{reporters}",
             ]
         )
