@@ -74,7 +74,7 @@ def mask_tokens(
     Source: Devlin et al. 2019, §3.1; whole words as in their later models.
     """
     chosen = generator.random(word_ids.max(initial=-1) + 1) < probability
-    words = np.unique(word_ids[word_ids >= 0])
+    words = word_ids[word_ids >= 0]
     if at_least_one and len(words) and not chosen[words].any():
         chosen[generator.choice(words)] = True
     # A word of -1 would be the last one.
@@ -131,12 +131,12 @@ def cut_spans(
     lengths = np.diff([0, *cuts, num_noise])
     # The tokens that stay before each span.
     gaps = np.sort(generator.choice(len(tokens) - num_noise + 1, num_spans, replace=False))
-    source, target, start = [], [], 0
+    text, source, target, start = tokens.tolist(), [], [], 0
     for sentinel, length, stay in zip(sentinels, lengths, np.diff([0, *gaps]), strict=False):
-        source += [*tokens[start : start + stay], sentinel]
-        target += [sentinel, *tokens[start + stay : start + stay + length]]
+        source += [*text[start : start + stay], sentinel]
+        target += [sentinel, *text[start + stay : start + stay + length]]
         start += stay + length
-    return [int(token) for token in [*source, *tokens[start:]]], [int(token) for token in target]
+    return [*source, *text[start:]], target
 
 
 def sentinels_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
