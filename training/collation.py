@@ -49,7 +49,9 @@ def mask_once(input_ids: list[int], tokenizer: PreTrainedTokenizerBase, seed: in
 
     Where chance takes no token, as in most short rows, one is masked all the same, so that every row counts.
     """
-    collator = DataCollatorForLanguageModeling(tokenizer, mlm=True, mlm_probability=0.15, seed=seed)
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm=True, mlm_probability=0.15)
+    # Not by its `seed`: transformers 5.16 takes 0 for none.
+    collator.generator = torch.Generator().manual_seed(seed)
     batch = collator([{"input_ids": input_ids}])
     masked, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
     special = tokenizer.get_special_tokens_mask(input_ids, already_has_special_tokens=True)
