@@ -21,6 +21,7 @@ from ..hub_card.contents import PublishError
 from ..hub_card.publish import Destination, publish, reason_of
 from ..hub_card.record import RunRecord
 from ..hub_card.verify import REFERENCE, head_class, write_reference
+from .checkpoints import MANIFEST
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +207,8 @@ def resumable(stage: Path, folder: str) -> dict[str, Path]:
     # Not written into: it has a second name, in the checkpoint.
     path.unlink()
     path.write_text(json.dumps(state, indent=2), encoding="utf-8")
-    left_out = ("README.md", "training_args.bin", REFERENCE)
+    # The manifest has the files as they were on this machine.
+    left_out = ("README.md", "training_args.bin", REFERENCE, MANIFEST)
     return {f"{folder}/{each.name}": each for each in stage.iterdir() if each.is_file() and each.name not in left_out}
 
 

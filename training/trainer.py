@@ -1,6 +1,6 @@
 """transformers' Trainer, changed only where its behaviour is wrong."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -92,7 +92,8 @@ class BlendTrainer(ResumingTrainer):
         super().__init__(compute_metrics=next(iter(scorers.values()), None), **kwargs)
         self.scorers = scorers
         self.batches = self.make_batches()
-        has_rows = "input_ids" in (getattr(self.train_dataset, "column_names", None) or ())
+        columns = getattr(self.train_dataset, "column_names", None) or ()
+        has_rows = "input_ids" in columns and isinstance(self.train_dataset, Sized)
         self.pace = Progress(self.row_lengths() if has_rows else ())
         for part in (self.data_collator, self.batches, self.pace):
             if isinstance(part, TrainerCallback):
