@@ -1,6 +1,6 @@
 """More than one plain device: plans that fit every model, offloading, checkpointing, half precision, compilation.
 
-What several processes do is in test_distributed.py.
+What several processes do is in distributed/
 """
 
 import re

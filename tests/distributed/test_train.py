@@ -1,7 +1,4 @@
-"""Two processes of `train.py` that share the work equal one that does it all; both run on the CPU, by gloo.
-
-What needs more time is behind `make test-distributed`.
-"""
+"""Two processes of `train.py` that share the work equal one that does it all; both run on the CPU, by gloo."""
 
 import json
 from unittest import mock
