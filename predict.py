@@ -24,12 +24,13 @@ from seqblend.training.arguments import DataArguments, ModelArguments
 from seqblend.training.checks import check_overflow
 from seqblend.training.columns import TASK_FIELDS, TEXT, Columns, Field, fields_of
 from seqblend.training.data import convert_column, present_fields
+from seqblend.training.encoding import Settings
 from seqblend.training.files import InputError, expand, one_of
 from seqblend.training.formats import FILE_TYPES, Reading
 from seqblend.training.models import check_reach, load_config, load_model, reach_of, reads_token_types
 from seqblend.training.prediction import ASKED, WORDS, Predictor, Row, split_text
 from seqblend.training.sources import Source, check_reading, sources_of
-from seqblend.training.tasks import TASKS, Settings
+from seqblend.training.tasks import TASKS
 from seqblend.training.tokenization import load_tokenizer
 
 logger = logging.getLogger(__name__)

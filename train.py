@@ -27,17 +27,20 @@ from seqblend.training.arguments import (
 )
 from seqblend.training.checkpoints import RunError
 from seqblend.training.checks import check_options, finish_arguments, settle_steps
-from seqblend.training.collation import make_collator
 from seqblend.training.corruption import add_sentinels
 from seqblend.training.data import LabelledData, load_data
+from seqblend.training.encoding import Settings
 from seqblend.training.files import InputError, in_one_line
 from seqblend.training.models import check_reach, make_model, reads_token_types, take_labels
+from seqblend.training.streams import RowStream
 from seqblend.training.tasks import (
     TASKS,
-    Settings,
     Task,
     answer_rows,
     check_metric,
+    encode_split,
+    encode_training_stream,
+    make_collator,
     shown_example,
     without_document,
 )
@@ -99,7 +102,8 @@ class Job:
         # It is pushed when everything is measured.
         self.trainer.save_model(_internal_call=True)
         self.trainer.save_state()
-        self.report("train", {**result.metrics, "train_samples": len(self.rows["train"])})
+        stored = {} if isinstance(self.rows["train"], RowStream) else {"train_samples": len(self.rows["train"])}
+        self.report("train", {**result.metrics, **stored})
 
     def predict(self) -> None:
         """Predict the test split and write one object a row to predictions.jsonl."""
@@ -153,7 +157,7 @@ def prepare(argv: list[str]) -> Job:
     weights = class_weights(data_args, training_args, rows)
     model = make_model(model_args, data_args, training_args, tokenizer, rows.label_names, weights)
     settings = make_settings(data_args, training_args, tokenizer, rows, model)
-    encoded = datasets.DatasetDict({split: task.encode(rows[split], settings, split) for split in rows})
+    encoded = encode(task, rows, settings, data_args.preprocessing_num_workers)
     if training_args.metric_for_best_model is not None and "validation" in rows:
         name = training_args.metric_for_best_model
         check_metric(name, task, rows["validation"], encoded["validation"], settings)
@@ -165,7 +169,7 @@ def prepare(argv: list[str]) -> Job:
     trainer = make_trainer(
         model=model,
         args=training_args,
-        data_collator=make_collator(data_args.task, tokenizer, settings.noise),
+        data_collator=make_collator(task, settings),
         train_dataset=inputs.get("train"),
         eval_dataset=inputs.get("validation"),
         processing_class=tokenizer,
@@ -203,6 +207,7 @@ def read_rows(data_args: DataArguments, args: Seq2SeqTrainingArguments, known: l
         seed=args.seed,
         train=args.do_train or (args.do_train is None and not (args.do_eval or args.do_predict)),
         known=known,
+        streaming=data_args.streaming,
     )
 
 
@@ -210,9 +215,8 @@ def make_tokenizer(
     model_args: ModelArguments, data_args: DataArguments, rows: datasets.DatasetDict
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that was named, the model's, or one trained on the training split."""
-    saved = model_args.tokenizer_name_or_path or model_args.model_name_or_path or model_args.encoder_name_or_path
-    if saved:
-        tokenizer = load_tokenizer(saved)
+    if model_args.saved_tokenizer:
+        tokenizer = load_tokenizer(model_args.saved_tokenizer)
     else:
         tokenizer = train_tokenizer(
             texts_of(rows["train"], data_args.task),
@@ -256,6 +260,17 @@ def make_settings(
         pack_documents=data_args.pack_documents,
         **lengths,
     )
+
+
+def encode(task: Task, rows: LabelledData, settings: Settings, workers: int | None) -> datasets.DatasetDict:
+    """The splits as the model reads them; a stream is one still."""
+    encoded = datasets.DatasetDict()
+    for split in rows:
+        if isinstance(rows[split], RowStream):
+            encoded[split] = encode_training_stream(task, rows[split], settings)
+        else:
+            encoded[split] = encode_split(task, rows[split], settings, split, workers)
+    return encoded
 
 
 def make_trainer(**kwargs: Any) -> BlendTrainer:

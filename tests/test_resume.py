@@ -28,8 +28,8 @@ from seqblend.training.checkpoints import (
     newest_good,
     write_manifest,
 )
-from seqblend.training.collation import COLLATORS
 from seqblend.training.files import InputError
+from seqblend.training.tasks import TASKS
 from seqblend.training.tokenization import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
@@ -76,7 +76,7 @@ def trainer_for(output_dir, rows=ROWS, callbacks=(), scores=None, **options):
         args=BlendTrainingArguments(output_dir=str(output_dir), **{**OPTIONS, **options}),
         train_dataset=rows,
         eval_dataset=ROWS[:2],
-        data_collator=COLLATORS["causal-lm"](TOKENIZER),
+        data_collator=TASKS["causal-lm"].collator(TOKENIZER),
         callbacks=list(callbacks),
         scorers={} if scores is None else {"eval": lambda predicted: {"score": next(values)}},
     )

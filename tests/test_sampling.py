@@ -18,15 +18,15 @@ from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM, B
 from seqblend.hub_card.record import hyperparameters
 from seqblend.training.arguments import BlendTrainingArguments, parse_arguments
 from seqblend.training.checks import check_batches
-from seqblend.training.collation import COLLATORS
 from seqblend.training.files import InputError
 from seqblend.training.sampling import TokenBatchSampler
+from seqblend.training.tasks import TASKS
 from seqblend.training.tokenization import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
 # Without the special tokens of a row.
 SIZES = [3, 9, 5, 1, 7, 2, 8, 4, 4, 4, 6, 3, 3, 5]
-TASKS = {
+MODELS = {
     "masked-lm": BlendEncoderForMaskedLM,
     "causal-lm": BlendDecoderForCausalLM,
     "seq2seq-lm": BlendEncoderDecoderForSeq2SeqLM,
@@ -118,7 +118,7 @@ def rows_for(task):
     for row, target in zip(rows, rows[::-1], strict=True):
         if task != "masked-lm":
             row["labels"] = (target if task == "seq2seq-lm" else row)["input_ids"]
-    return rows, COLLATORS[task](tokenizer)
+    return rows, TASKS[task].collator(tokenizer)
 
 
 class Watch(TrainerCallback):
@@ -144,7 +144,7 @@ def arguments(output_dir, **options):
 def trainer_for(task, output_dir, model=None, watch=None, **options):
     rows, collator = rows_for(task)
     return BlendTrainer(
-        model=tiny_model(TASKS[task]) if model is None else deepcopy(model),
+        model=tiny_model(MODELS[task]) if model is None else deepcopy(model),
         args=arguments(output_dir, **options),
         train_dataset=rows,
         data_collator=collator,
@@ -158,7 +158,7 @@ def assert_same_weights(one, other):
         assert torch.equal(other.model.state_dict()[name], tensor), name
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", MODELS)
 def test_no_batch_of_the_trainer_is_over_the_budget(task, tmp_path):
     """What a decoder is to write counts too."""
     budget = 26 if task == "seq2seq-lm" else 16
@@ -193,7 +193,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(task, stop, tmp_path):
     """Two batches a step; the third of an epoch's steps has one."""
     options = {"max_tokens_per_batch": BUDGETS[task], "gradient_accumulation_steps": 2}
     options |= {"num_train_epochs": 2, "learning_rate": 1e-3, "seed": 3}
-    model = tiny_model(TASKS[task], hidden_dropout=0.2).float()
+    model = tiny_model(MODELS[task], hidden_dropout=0.2).float()
     whole = trainer_for(task, tmp_path / "whole", model, **options)
     whole.train()
     assert len(whole.get_train_dataloader()) == 5 and whole.state.global_step == 6

@@ -12,10 +12,11 @@ from tokenizers import processors
 from transformers import EvalPrediction
 
 from seqblend import FAMILIES
-from seqblend.training.collation import COLLATORS
+from seqblend.training.corruption import IGNORE
+from seqblend.training.encoding import Settings
 from seqblend.training.files import InputError
 from seqblend.training.models import ARCHITECTURES
-from seqblend.training.tasks import IGNORE, TASKS, Settings, shown_example
+from seqblend.training.tasks import TASKS, encode_split, shown_example
 from seqblend.training.tokenization import TOKENIZER_TYPES, train_tokenizer
 
 TEXTS = ["ab ba cab", "a b c", "", "abc"]
@@ -33,7 +34,7 @@ def settings_for(tokenizer=CHAR, **options):
 
 
 def encode(task, rows, options, split="train"):
-    return TASKS[task].encode(datasets.Dataset.from_list(rows), options, split)
+    return encode_split(TASKS[task], datasets.Dataset.from_list(rows), options, split)
 
 
 def predicted(predictions, label_ids=None):
@@ -43,7 +44,6 @@ def predicted(predictions, label_ids=None):
 @pytest.mark.parametrize("name", TASKS)
 def test_the_default_architecture_has_a_head(name):
     assert TASKS[name].auto_class in FAMILIES[ARCHITECTURES[TASKS[name].architecture]]
-    assert name in COLLATORS
 
 
 # --- Sequence classification ---
@@ -141,7 +141,7 @@ def test_every_word_gets_one_tag(kind, rows, length):
     rows = [{"tokens": words, "tags": ["X"] * len(words)} for words in [["a"], *rows]]
     options = settings_for(TOKENIZERS[kind], labels=["Q", "O", "X"], length=length)
     encoded = encode("token-classification", rows, options)
-    batch = COLLATORS["token-classification"](options.tokenizer)(encoded.to_list())
+    batch = TASKS["token-classification"].collator(options.tokenizer)(encoded.to_list())
     # As the evaluation loop pads.
     labels = np.pad(batch["labels"].numpy(), ((0, 0), (0, 3)), constant_values=IGNORE)
     answers = TASKS["token-classification"].answer(
@@ -166,7 +166,7 @@ def test_without_o_words_beyond_the_length_get_the_first_label():
 
 def test_training_without_a_word_within_the_length_is_refused():
     rows, options = [{"tokens": ["a", "b"], "tags": ["O", "O"]}], settings_for(labels=["O"], length=2)
-    with pytest.raises(InputError, match="max_length: 2 leaves no word"):
+    with pytest.raises(InputError, match="max_length: 2 leaves nothing of the training split"):
         encode("token-classification", rows, options)
     assert encode("token-classification", rows, options, "test")["labels"] == [[IGNORE, IGNORE]]
 
@@ -174,7 +174,7 @@ def test_training_without_a_word_within_the_length_is_refused():
 def test_a_split_without_words_is_refused():
     with pytest.raises(InputError, match="validation: no row has a word"):
         rows = datasets.Dataset.from_dict({"tokens": [[], []], "tags": [[], []]})
-        TASKS["token-classification"].encode(rows, settings_for(labels=["O"]), "validation")
+        encode_split(TASKS["token-classification"], rows, settings_for(labels=["O"]), "validation")
 
 
 # --- Sequence to sequence ---
@@ -242,7 +242,7 @@ def test_rows_for_evaluation_are_masked_for_good():
     pairs = zip(runs[0], LONG, strict=True)
     told = [assert_masked(row["input_ids"], row["labels"], text["text"]) for row, text in pairs]
     assert told[0] and told[1] and not told[2]
-    batch = COLLATORS["masked-lm"](CHAR)(runs[0].to_list())
+    batch = TASKS["masked-lm"].collator(CHAR)(runs[0].to_list())
     assert batch["labels"][1][:35].tolist() == runs[0]["labels"][1]
     assert (batch["labels"][2][2:] == IGNORE).all()
 
@@ -259,7 +259,7 @@ def test_in_evaluation_every_row_with_a_token_counts():
 
 def test_training_masks_anew_in_each_epoch_and_follow_from_batch_and_epoch():
     encoded = encode("masked-lm", LONG, settings_for(), "train").to_list()
-    collator = COLLATORS["masked-lm"](CHAR)
+    collator = TASKS["masked-lm"].collator(CHAR)
     batches = []
     for epoch in (0, 0, 1):
         collator.epoch = epoch
@@ -271,7 +271,7 @@ def test_training_masks_anew_in_each_epoch_and_follow_from_batch_and_epoch():
 
 
 def test_fifteen_percent_are_masked_and_of_them_a_tenth_stay():
-    batch = COLLATORS["masked-lm"](CHAR)([{"input_ids": CHAR("abc" * 1000)["input_ids"]}] * 5)
+    batch = TASKS["masked-lm"].collator(CHAR)([{"input_ids": CHAR("abc" * 1000)["input_ids"]}] * 5)
     told = batch["labels"] != IGNORE
     assert told.float().mean().item() == pytest.approx(0.15, abs=0.015)
     masked = batch["input_ids"][told]
@@ -294,7 +294,7 @@ def test_fifteen_percent_are_masked_and_of_them_a_tenth_stay():
 )
 def test_batches_are_padded(task, rows):
     encoded = encode(task, rows, settings_for(labels=["x", "y"], token_types=True, length=5))
-    batch = COLLATORS[task](CHAR)(encoded.to_list())
+    batch = TASKS[task].collator(CHAR)(encoded.to_list())
     width = max(map(len, encoded["input_ids"]))
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (len(encoded), width)
     for row, mask in zip(encoded["input_ids"], batch["attention_mask"], strict=True):
@@ -328,7 +328,7 @@ def test_a_row_is_never_empty(task, row):
     assert encoded["input_ids"][0] == [bare.eos_token_id] and encoded["attention_mask"][0] == [1]
     if task == "token-classification":
         assert encoded["labels"] == [[IGNORE], [0]]
-    batch = COLLATORS[task](bare)(encoded.to_list())
+    batch = TASKS[task].collator(bare)(encoded.to_list())
     assert batch["input_ids"].shape == batch["token_type_ids"].shape == (2, 1)
 
 
@@ -336,7 +336,7 @@ def test_a_row_is_never_empty(task, row):
 def test_numbers_stay_numbers_in_a_batch(labels, dtype):
     rows = [{"text": "a", "label": label} for label in labels]
     encoded = encode("sequence-classification", rows, settings_for(labels=["x"], problem_type="regression"))
-    batch = COLLATORS["sequence-classification"](CHAR)(encoded.to_list())
+    batch = TASKS["sequence-classification"].collator(CHAR)(encoded.to_list())
     assert batch["labels"].dtype == dtype and batch["labels"].tolist() == labels
 
 

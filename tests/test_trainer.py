@@ -36,8 +36,8 @@ from seqblend import (
     BlendEncoderForTokenClassification,
 )
 from seqblend.training.checkpoints import write_manifest
-from seqblend.training.collation import COLLATORS
 from seqblend.training.files import InputError
+from seqblend.training.tasks import TASKS
 from seqblend.training.tokenization import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
@@ -380,7 +380,7 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(model_class, task
     if task == "masked-lm":
         rows = [{"input_ids": row["input_ids"]} for row in rows]
     model = tiny_model(model_class, hidden_dropout=0.2, attention_dropout=0.2).float()
-    run = partial(train, rows=rows, data_collator=COLLATORS[task](tokenizer), **options)
+    run = partial(train, rows=rows, data_collator=TASKS[task].collator(tokenizer), **options)
     whole = run(deepcopy(model), output_dir=tmp_path / "whole")
     run(deepcopy(model), output_dir=tmp_path / "run", callbacks=[StopAt(stop)])
     fill(model, 1.0)
@@ -393,7 +393,7 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(model_class, task
 
 def test_the_trainer_tells_the_collator_the_epoch(tmp_path):
     tokenizer = train_tokenizer(["abcabc"], "char", VOCAB)
-    collator = COLLATORS["masked-lm"](tokenizer)
+    collator = TASKS["masked-lm"].collator(tokenizer)
     rows = [{"input_ids": tokenizer("abcabc")["input_ids"]}] * 3
     train(tiny_model(BlendEncoderForMaskedLM), rows, tmp_path, data_collator=collator, num_train_epochs=3)
     assert collator.epoch == 2

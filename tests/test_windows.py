@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from test_tasks import CHAR, TOKENIZERS, encode, predicted, settings_for
 
 from seqblend.modeling.encoder import BlendEncoderForTokenClassification
+from seqblend.training.corruption import IGNORE
+from seqblend.training.encoding import tokenize
 from seqblend.training.files import InputError
-from seqblend.training.tasks import IGNORE, TASKS, answer_rows, tokenize, tokenize_words, told_words
+from seqblend.training.tasks import TASKS, answer_rows, encode_split
+from seqblend.training.token_classification import tokenize_words, told_words
 from seqblend.training.windows import bounds, join_logits, told_tokens
 
 PROPERTY = settings(max_examples=50, deadline=None)
@@ -110,7 +113,7 @@ def test_the_answer_to_a_document_is_that_of_its_windows():
     options = windowed(length=8, labels=["x", "y"], overlap=2)
     logits = np.array([[4.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 2.0], [9.0, 0.0]])
     task = TASKS[CLASSIFY]
-    encoded = task.encode(rows, options, "test")
+    encoded = encode_split(task, rows, options, "test")
     answers = answer_rows(task, predicted(logits, np.array(encoded["labels"][:])), rows, encoded, options)
     scores = [1 / (1 + np.exp(0.0)), 1 / (1 + np.exp(-9.0))]
     assert [answer["scores"]["x"] for answer in answers] == pytest.approx(scores)
@@ -119,7 +122,7 @@ def test_the_answer_to_a_document_is_that_of_its_windows():
     tags = [["XYZ"[index % 3] for index in range(len(row))] for row in words]
     rows = datasets.Dataset.from_dict({"tokens": words, "tags": tags})
     options, task = windowed(length=8, labels=["O", "X", "Y", "Z"], overlap=2), TASKS[TAG]
-    encoded = task.encode(rows, options, "test")
+    encoded = encode_split(task, rows, options, "test")
     labels = np.stack([np.pad(row, (0, 12 - len(row)), constant_values=IGNORE) for row in encoded["labels"]])
     answers = answer_rows(task, predicted(np.abs(labels) % 4, labels), rows, encoded, options)
     assert [answer["prediction"] for answer in answers] == tags

@@ -60,6 +60,11 @@ class ModelArguments:
         metadata={"help": "The most entries a trained tokenizer may have; the sentinels of denoising come on top."},
     )
 
+    @property
+    def saved_tokenizer(self) -> str | None:
+        """Where one is, if none is to be trained."""
+        return self.tokenizer_name_or_path or self.model_name_or_path or self.encoder_name_or_path
+
     def origin(self) -> str:
         """What the model is made from, for the card."""
         if self.encoder_name_or_path:
@@ -164,6 +169,16 @@ class DataArguments:
     )
     mean_span_length: float | None = field(
         default=None, metadata={"help": "For denoising: mean length of a span that is cut out, in tokens; default 3."}
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the training split as it is trained on, and store it nowhere: in each epoch its files come "
+            "in random order, and rows in random order within blocks of 10,000. Needs max_steps and a saved tokenizer."
+        },
+    )
+    preprocessing_num_workers: int | None = field(
+        default=None, metadata={"help": "Turn rows into tokens in so many processes; default: in one."}
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Take so many random training rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Take so many random rows of other splits."})

@@ -39,6 +39,7 @@ NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
             "eval_accumulation_steps",
             "generation_num_beams",
             "early_stopping_patience",
+            "preprocessing_num_workers",
         ),
     ),
     (
@@ -76,7 +77,10 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
                 raise InputError(f"{name}: must be {rule}, got {options[name]}")
     check_models(model_args, data_args)
     check_batches(args)
-    if data_args.pack_documents and (args.accelerator_config.dispatch_batches or args.n_gpu > 1):
+    check_streaming(model_args, data_args, args)
+    # Of a stream one process gives the others their rows.
+    is_shared = args.accelerator_config.dispatch_batches or (data_args.streaming and args.world_size > 1)
+    if data_args.pack_documents and (is_shared or args.n_gpu > 1):
         raise InputError("pack_documents: a batch is one row, which cannot be shared out; start one process a GPU")
     check_stopping(args)
     check_output(args.output_dir)
@@ -101,8 +105,7 @@ def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
     if model_args.model_name_or_path and model_args.recipe:
         raise InputError("recipe: model_name_or_path names a model that is built already; give one of the two")
     check_parts(model_args)
-    saved = model_args.tokenizer_name_or_path or model_args.model_name_or_path or model_args.encoder_name_or_path
-    if model_args.tokenizer_type and saved:
+    if model_args.tokenizer_type and model_args.saved_tokenizer:
         raise InputError("tokenizer_type: trains a tokenizer, but one is given by tokenizer_name_or_path or the model")
     for name, tasks in ONLY_FOR.items():
         if getattr(data_args, name) and data_args.task not in tasks:
@@ -160,6 +163,25 @@ def check_batches(args: BlendTrainingArguments) -> None:
             f"max_tokens_per_batch: one process would share its batches among {args.n_gpu} GPUs by their rows; "
             "start one process a GPU, with torchrun"
         )
+
+
+def check_streaming(model_args: ModelArguments, data_args: DataArguments, args: BlendTrainingArguments) -> None:
+    """Raises InputError for what a stream needs, and for what needs all rows at hand, if streaming is asked for."""
+    if not data_args.streaming:
+        return
+    if args.max_steps < 1:
+        raise InputError("max_steps: is needed with streaming, where nobody knows how long an epoch is")
+    if not model_args.saved_tokenizer:
+        raise InputError("tokenizer_name_or_path: is needed with streaming; a tokenizer is trained on stored rows")
+    others = {
+        "max_train_samples": (data_args.max_train_samples, "draws from all rows"),
+        "max_tokens_per_batch": (args.max_tokens_per_batch, "sorts all rows by length"),
+        "train_sampling_strategy": (args.train_sampling_strategy != "random", "decides the order of all rows"),
+        "dataloader_num_workers": (args.dataloader_num_workers, "would read every row in each worker"),
+    }
+    for name, (is_given, reason) in others.items():
+        if is_given:
+            raise InputError(f"{name}: does not go together with streaming: it {reason}")
 
 
 def check_stopping(args: BlendTrainingArguments) -> None:

@@ -1,7 +1,7 @@
 """From rows to padded batches, or flat ones. The model takes the padding out again at its door."""
 
+import abc
 import zlib
-from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -10,7 +10,6 @@ import torch
 from transformers import (
     DataCollatorForSeq2Seq,
     DataCollatorForTokenClassification,
-    DataCollatorWithPadding,
     PreTrainedTokenizerBase,
     TrainerCallback,
 )
@@ -21,7 +20,7 @@ Row = dict[str, Any]
 Features = list[Row]
 
 
-class NoisyCollator(TrainerCallback):
+class NoisyCollator(TrainerCallback, abc.ABC):
     """Corrupts rows anew in each epoch; rows that have labels were corrupted for good and are only padded.
 
     The noise follows from the batch and the epoch, so that a resumed run has the same. A random state would not do:
@@ -52,13 +51,13 @@ class NoisyCollator(TrainerCallback):
             features = [self.corrupt(row, generator) for row in features]
         return self.pad([{name: row[name] for name in row if name not in self.reads} for row in features])
 
+    @abc.abstractmethod
     def corrupt(self, row: Row, generator: np.random.Generator, for_good: bool = False) -> Row:
         """A row with input_ids that something was taken out of, and labels; `for_good`: it is to be evaluated on."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def pad(self, features: Features) -> dict[str, torch.Tensor]:
         """Rows as a batch."""
-        raise NotImplementedError
 
 
 class MaskingCollator(NoisyCollator):
@@ -117,20 +116,3 @@ class CausalCollator:
         if "position_ids" not in features[0]:
             return self.pad(features)
         return {name: torch.tensor([list(chain.from_iterable(row[name] for row in features))]) for name in features[0]}
-
-
-def make_collator(task: str, tokenizer: PreTrainedTokenizerBase, noise: Noise) -> Callable[[Features], dict]:
-    """The collator of a task."""
-    collator = COLLATORS[task]
-    return collator(tokenizer, noise) if issubclass(collator, NoisyCollator) else collator(tokenizer)
-
-
-# By task.
-COLLATORS = {
-    "sequence-classification": DataCollatorWithPadding,
-    "token-classification": DataCollatorForTokenClassification,
-    "seq2seq-lm": DataCollatorForSeq2Seq,
-    "causal-lm": CausalCollator,
-    "masked-lm": MaskingCollator,
-    "denoising": DenoisingCollator,
-}

@@ -16,14 +16,17 @@ In .csv, .tsv and .txt files every cell is text: a list is written there as JSON
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets.utils import tqdm
 
 from ..version import __version__
 from .columns import STANDARD_COLUMNS, Columns, Field, fields_of
@@ -31,6 +34,7 @@ from .files import InputError, in_one_line, nearest_first
 from .formats import DEFAULT_READING, Reading, table_rows
 from .sources import Names, Origin, Pairs, Source, check_reading, sources_of
 from .storage import key_of, stored
+from .streams import RowStream
 
 SPLITS = ("train", "validation", "test")
 LABEL_COLUMNS = {"sequence-classification": "label", "token-classification": "tags"}
@@ -42,10 +46,12 @@ class LabelledData(datasets.DatasetDict):
 
     Args:
         label_names: those of the training split, or of the model; none where there is neither.
+        labels: the labels of the training split, in the column that they have there; None where there are none.
         where: the files or the data set that each split comes from, for messages.
     """
 
     label_names: list[str] = []
+    labels: datasets.Dataset | None = None
     where: dict[str, str] = {}
 
 
@@ -65,10 +71,14 @@ def load_data(
     seed: int = 0,
     train: bool = True,
     known: list[str] | None = None,
+    streaming: bool = False,
 ) -> LabelledData:
     """Read, check and standardise a data set from files, from the Hub, or the built-in `dates`.
 
     Labels are checked before samples are taken, so rows in messages are rows of the user's files.
+
+    The splits are stored in the cache of `datasets`, where the same files are found again. With `streaming` the
+    training split is not, but read anew in each epoch; where it has labels, all rows are read once to learn them.
 
     Args:
         task: one of `TASK_FIELDS`.
@@ -86,9 +96,11 @@ def load_data(
         seed: decides which rows are kept, and the split of `dates`.
         train: False leaves the training split out.
         known: the labels of the model; used if there is no training split.
+        streaming: whether the training split is read as it is trained on.
 
     Returns:
-        The splits that exist; `label_names` are those of the whole training split, or of the model.
+        The splits that exist; `label_names` are those of the whole training split, or of the model. With `streaming`
+        `train` is a RowStream.
 
     Raises:
         InputError: an argument, a file, a row, a column or a label is wrong.
@@ -102,23 +114,34 @@ def load_data(
         sources = {split: sources_of(split, given, reading) for split, given in files.items()}
         check_reading(reading, list(chain.from_iterable(sources.values())))
     else:
-        loaded = _load_dataset(dataset_name, dataset_config_name, seed)
+        loaded = _load_dataset(dataset_name, dataset_config_name, seed, streaming)
         sources = {
-            split: [_source(rows, f"{dataset_name}, split {split}", fields[split])] for split, rows in loaded.items()
+            split: [_source(rows, f"{dataset_name}, split {split}", fields[split], fact)]
+            for split, (rows, fact) in loaded.items()
         }
     if not train:
         sources.pop("train", None)
     if not sources:
         raise InputError("do_train: is not to be done; do_eval needs a validation split, do_predict a test split")
-    data, origins = LabelledData(), {}
+    data, origins, column = LabelledData(), {}, LABEL_COLUMNS.get(task)
     for split in sources:
-        data[split], origins[split] = _read(sources[split], fields[split])
+        if split == "train" and streaming:
+            data[split] = _stream(sources[split], fields[split], seed)
+            origins[split] = Origin([source.name for source in sources[split]], [])
+        else:
+            data[split], origins[split] = _read(sources[split], fields[split])
     data.where = {split: str(origin) for split, origin in origins.items()}
     _check_same_columns({data.where[split]: data[split].column_names for split in data})
-    if "train" in data or known is not None:
-        data.label_names = _label_names(data, origins, task, problem_type, known)
+    if column is not None and ("train" in data or known is not None):
+        labels = {split: data[split] for split in data}
+        if isinstance(labels.get("train"), RowStream):
+            labels["train"], origins["train"] = _read(sources["train"], fields["train"], column)
+        data.label_names = _label_names(labels, origins, task, problem_type, known)
+        data.labels = labels.get("train")
     for split in data:
-        data[split] = _sample(data[split], max_train_samples if split == "train" else max_eval_samples, seed)
+        limit = max_train_samples if split == "train" else max_eval_samples
+        if limit is not None:
+            data[split] = _sample(data[split], limit, seed)
     return data
 
 
@@ -172,31 +195,66 @@ def _check_limits(**limits: int | None) -> None:
             raise InputError(f"{name}: must be at least 1, not {limit}")
 
 
-def _source(dataset: datasets.Dataset, where: str, fields: list[Field]) -> Source:
-    def rows() -> Iterator[dict]:
-        if len(dataset) == 0:
+def _source(
+    dataset: datasets.Dataset | datasets.IterableDataset, where: str, fields: list[Field], fact: str
+) -> Source:
+    def rows(bar: tqdm) -> Iterator[dict]:
+        count = 0
+        for table in dataset.with_format("arrow").iter(BATCH_ROWS):
+            wanted = [field.column for field in present_fields(fields, table.column_names, where)]
+            # Of a stream nobody may know them before it is read.
+            features = dataset.features or datasets.Features.from_arrow_schema(table.schema)
+            yield from table_rows(table.select(wanted), features)
+            bar.update(len(table))
+            count += len(table)
+        if not count:
             raise InputError(f"{where}: holds no rows")
-        wanted = [field.column for field in present_fields(fields, dataset.column_names, where)]
-        for table in dataset.select_columns(wanted).with_format("arrow").iter(BATCH_ROWS):
-            yield from table_rows(table, dataset.features)
 
-    return Source(where, rows, typed=True, facts=(dataset._fingerprint,))
+    return Source(where, rows, getattr(dataset, "num_rows", None), typed=True, facts=(fact,))
 
 
-def _read(sources: list[Source], fields: list[Field]) -> tuple[datasets.Dataset, Origin]:
-    """The rows of a split, of which every source has the same columns."""
-    # Another version may read the same files in another way.
-    keys = [key_of(source.files, __version__, source.facts, fields) for source in sources]
-    parts = [
-        stored(key, _batches(source.rows(), source.name, fields, source.typed))
-        for key, source in zip(keys, sources, strict=True)
-    ]
+def _read(sources: list[Source], fields: list[Field], column: str | None = None) -> tuple[datasets.Dataset, Origin]:
+    """The rows of a split, of which every source has the same columns; all are checked, though one column is kept."""
+    parts = [stored(_key(source, fields, column), _watched(source, fields, column)) for source in sources]
     origin = Origin([source.name for source in sources], [len(part) for part in parts])
     _check_same_columns(dict(zip(origin.names, (part.column_names for part in parts), strict=True)))
-    table = datasets.concatenate_datasets(parts).data
-    _check_lengths(table, origin)
-    plain = _plain_columns(table, origin)
+    plain = _plain_columns(datasets.concatenate_datasets(parts).data, origin.row)
     return datasets.concatenate_datasets([_unwrap(part, plain) for part in parts]), origin
+
+
+def _stream(sources: list[Source], fields: list[Field], seed: int) -> RowStream:
+    """The rows of a split, of which the first are read to know what they look like."""
+    head = datasets.Dataset.from_dict(next(_blocks(sources[0], fields)))
+    columns = {sources[0].name: head.column_names}
+    return RowStream([partial(_blocks, source, fields, columns) for source in sources], seed, head)
+
+
+def _blocks(source: Source, fields: list[Field], columns: dict[str, list[str]] | None = None) -> Iterator[dict]:
+    """The rows of a source, some at a time as columns, which must be those that another source has."""
+    count = 0
+    for batch in _batches(source, fields, tqdm(disable=True)):
+        _check_same_columns({**(columns or {}), source.name: batch.schema.names})
+        table = pa.Table.from_batches([batch])
+        plain = _plain_columns(table, lambda row, before=count: f"{source.name}: row {before + row}")
+        yield _unwrapped(table, plain).to_pydict()
+        count += len(batch)
+
+
+def _key(source: Source, fields: list[Field], column: str | None) -> str:
+    # Another version may read the same files in another way.
+    return key_of(source.files, __version__, source.facts, fields, column)
+
+
+def _watched(source: Source, fields: list[Field], column: str | None) -> Iterator[pa.RecordBatch]:
+    """One column of a source or all; if that takes long, a bar shows how fast rows come and how much time is left."""
+    look = "{desc}: {percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]"
+    count = 0
+    with tqdm(desc=f"Reading {source.name}", total=source.size, bar_format=look, delay=1, leave=False) as bar:
+        for batch in _batches(source, fields, bar):
+            yield batch if column is None else batch.select([column])
+            count += len(batch)
+            seconds = bar.format_dict["elapsed"]
+            bar.set_postfix_str(f"{count:,} rows, {count / seconds if seconds else 0:,.0f} rows/s", refresh=False)
 
 
 def present_fields(fields: list[Field], columns: Iterable[str], where: str) -> list[Field]:
@@ -211,7 +269,8 @@ def present_fields(fields: list[Field], columns: Iterable[str], where: str) -> l
     return [field for field in fields if field.column in columns]
 
 
-def _batches(rows: Iterator[dict], where: str, fields: list[Field], typed: bool) -> Iterator[pa.RecordBatch]:
+def _batches(source: Source, fields: list[Field], bar: tqdm) -> Iterator[pa.RecordBatch]:
+    rows, where = source.rows(bar), source.name
     first = next(rows)
     present = present_fields(fields, first, where)
     absent = [field.column for field in fields if field not in present]
@@ -223,8 +282,10 @@ def _batches(rows: Iterator[dict], where: str, fields: list[Field], typed: bool)
             for number, row in enumerate(batch, count + 1):
                 if column in row:
                     raise InputError(f"{where}: row {number}: has column {column!r}, which the first row has not")
-        arrays = [convert_column(batch, field, where, count + 1, typed) for field in present]
-        yield pa.record_batch(arrays, schema=schema)
+        arrays = [convert_column(batch, field, where, count + 1, source.typed) for field in present]
+        table = pa.record_batch(arrays, schema=schema)
+        _check_lengths(table, where, count)
+        yield table
         count += len(batch)
 
 
@@ -254,16 +315,16 @@ def _is_encodable(value: str | list[str]) -> bool:
     return True
 
 
-def _check_lengths(table: datasets.table.Table, origin: Origin) -> None:
+def _check_lengths(batch: pa.RecordBatch, where: str, before: int) -> None:
     """Every token has one tag. A row without tokens is kept."""
-    if "tags" not in table.column_names:
+    if "tags" not in batch.schema.names:
         return
-    tokens, tags = (pc.list_value_length(table[name]).to_numpy() for name in ("tokens", "tags"))
+    tokens, tags = (pc.list_value_length(batch[name]).to_numpy() for name in ("tokens", "tags"))
     for row in np.flatnonzero(tokens != tags)[:1]:
-        raise InputError(f"{origin.row(row + 1)}: {tokens[row]} tokens, but {tags[row]} tags")
+        raise InputError(f"{where}: row {before + row + 1}: {tokens[row]} tokens, but {tags[row]} tags")
 
 
-def _plain_columns(table: datasets.table.Table, origin: Origin) -> list[str]:
+def _plain_columns(table: datasets.table.Table | pa.Table, place: Callable[[int], str]) -> list[str]:
     """The columns of lists that have one item in every row: of references, or of numbers."""
     plain = []
     for name in {"target", "label"} & {*table.column_names}:
@@ -279,16 +340,19 @@ def _plain_columns(table: datasets.table.Table, origin: Origin) -> list[str]:
             row = next((n for n, length in enumerate(lengths.to_pylist(), 1) if length != expected), None)
             if row is not None:
                 found = lengths[row - 1].as_py()
-                raise InputError(f"{origin.row(row)}: {found} numbers in the label, but the first row has {expected}")
+                raise InputError(f"{place(row)}: {found} numbers in the label, but the first row has {expected}")
     return plain
 
 
 def _unwrap(dataset: datasets.Dataset, names: list[str]) -> datasets.Dataset:
     """Turn the lists of these columns into their only items. Of a table in several parts no column can be replaced."""
-    table = dataset.data
+    return datasets.Dataset(_unwrapped(dataset.data, names), fingerprint=dataset._fingerprint)
+
+
+def _unwrapped(table: Any, names: list[str]) -> Any:
     for name in names:
         table = table.set_column(table.column_names.index(name), name, pc.list_flatten(table[name]))
-    return datasets.Dataset(table, fingerprint=dataset._fingerprint)
+    return table
 
 
 def _check_same_columns(columns: dict[str, list[str]]) -> None:
@@ -300,25 +364,34 @@ def _check_same_columns(columns: dict[str, list[str]]) -> None:
             raise InputError(f"{lacking}: no column {name!r}, which {having} has")
 
 
-def _load_dataset(name: str, config_name: str | None, seed: int) -> dict[str, datasets.Dataset]:
+def _load_dataset(
+    name: str, config_name: str | None, seed: int, streaming: bool
+) -> dict[str, tuple[datasets.Dataset | datasets.IterableDataset, str]]:
+    """The splits of a data set by name, and of each a text that is equal where the rows are equal."""
     if name == "dates":
         if config_name is not None:
             raise InputError(f"dataset_config_name: dates has no configurations, but {config_name!r} was given")
         from .dates import load_dates
 
-        return dict(load_dates(seed=seed))
+        return {split: (rows, rows._fingerprint) for split, rows in load_dates(seed=seed).items()}
     try:
-        loaded = datasets.load_dataset(name, config_name)
+        if streaming:
+            builder = datasets.load_dataset_builder(name, config_name)
+            # The directory that it would be stored in is named by its contents.
+            found = {split: (rows, builder.cache_dir) for split, rows in builder.as_streaming_dataset().items()}
+        else:
+            loaded = datasets.load_dataset(name, config_name)
+            found = {split: (rows, rows._fingerprint) for split, rows in loaded.items()}
     except Exception as error:  # every builder and every network layer raises its own
         raise InputError(f"dataset_name: {name!r} cannot be loaded ({in_one_line(error)})") from error
-    splits = {split: loaded[split] for split in SPLITS if split in loaded}
+    splits = {split: found[split] for split in SPLITS if split in found}
     if not splits:
-        raise InputError(f"dataset_name: {name!r} has none of the splits {', '.join(SPLITS)}, but {', '.join(loaded)}")
+        raise InputError(f"dataset_name: {name!r} has none of the splits {', '.join(SPLITS)}, but {', '.join(found)}")
     return splits
 
 
-def _sample(dataset: datasets.Dataset, limit: int | None, seed: int) -> datasets.Dataset:
-    if limit is None or limit >= len(dataset):
+def _sample(dataset: datasets.Dataset, limit: int, seed: int) -> datasets.Dataset:
+    if limit >= len(dataset):
         return dataset
     chosen = np.random.default_rng(seed).choice(len(dataset), size=limit, replace=False)
     return dataset.select(np.sort(chosen))
@@ -328,28 +401,30 @@ def _sample(dataset: datasets.Dataset, limit: int | None, seed: int) -> datasets
 
 
 def _label_names(
-    data: LabelledData, origins: dict[str, Origin], task: str, problem_type: str | None, known: list[str] | None
+    data: dict[str, datasets.Dataset],
+    origins: dict[str, Origin],
+    task: str,
+    problem_type: str | None,
+    known: list[str] | None,
 ) -> list[str]:
     """The label names of the training split, or those that are known, in the order of their ids.
 
     Names that are all whole numbers are sorted as numbers, all others by code point; of tags, `O` comes first; where
     the same ones are known, their order stays. Regression has names too: `LABEL_0` and so on, one for each number of a
-    row. Language models and seq2seq have none.
+    row.
     """
-    if task not in LABEL_COLUMNS:
-        return []
     if problem_type == "regression":
-        return _regression_names(data, known)
+        return _regression_names(data, origins, known)
     column = LABEL_COLUMNS[task]
     lacking = "is none of the model's"
     if "train" in data:
         lacking = "does not occur in training"
         names = _sorted_labels(_distinct(data["train"], column), task)
         if not names:
-            raise InputError(f"{data.where['train']}: no row has a label")
+            raise InputError(f"{origins['train']}: no row has a label")
         if len(names) == 1 and task == "sequence-classification" and problem_type != "multi_label_classification":
             raise InputError(
-                f"{data.where['train']}: every row has the label {names[0]!r}; classes are told apart from two"
+                f"{origins['train']}: every row has the label {names[0]!r}; classes are told apart from two"
             )
         known = known if known is not None and sorted(known) == sorted(names) else names
     for split in data:
@@ -357,13 +432,15 @@ def _label_names(
     return known
 
 
-def _regression_names(data: LabelledData, known: list[str] | None) -> list[str]:
+def _regression_names(
+    data: dict[str, datasets.Dataset], origins: dict[str, Origin], known: list[str] | None
+) -> list[str]:
     """One name for each number of a label; every split has as many."""
     widths = {split: np.size(data[split][0]["label"]) for split in data}
     width, whose = (widths["train"], "training") if "train" in data else (len(known), "the model")
     for split, found in widths.items():
         if found != width:
-            raise InputError(f"{data.where[split]}: labels hold {found} numbers, but those of {whose} {width}")
+            raise InputError(f"{origins[split]}: labels hold {found} numbers, but those of {whose} {width}")
     return [f"LABEL_{index}" for index in range(width)]
 
 

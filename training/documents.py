@@ -1,49 +1,81 @@
 """The texts of a causal language model as rows: one stream cut into blocks, or documents that are kept apart."""
 
-import itertools
-import logging
+from collections.abc import Iterable, Iterator
 
-import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from .corruption import IGNORE
-from .files import InputError
 from .sampling import fill
 
-logger = logging.getLogger(__name__)
+
+def cut_stream(documents: Iterable[pa.ListArray], max_length: int) -> Iterator[pa.RecordBatch]:
+    """All documents in one stream, cut into blocks of max_length tokens; the last one may be shorter.
+
+    Args:
+        documents: their tokens, some documents at a time.
+        max_length: of a block.
+    """
+    rest = np.empty(0, dtype=np.int32)
+    for some in documents:
+        stream = np.concatenate([rest, pc.list_flatten(some).to_numpy()])
+        whole = len(stream) // max_length * max_length
+        if whole:
+            yield blocks_of(stream[:whole], max_length)
+        rest = stream[whole:]
+    if len(rest):
+        yield blocks_of(rest, max_length)
 
 
-def cut_stream(texts: datasets.Dataset, max_length: int, where: str) -> datasets.Dataset:
-    """All texts in one stream, cut into blocks of max_length tokens."""
-    stream = np.concatenate([np.asarray(ids) for batch in texts.iter(1000) for ids in batch["input_ids"]])
-    blocks = [stream[start : start + max_length] for start in range(0, len(stream), max_length)]
-    if len(stream) < 2:
-        raise InputError(f"{where}: the texts have {len(stream)} tokens, too few to predict one from another")
-    return datasets.Dataset.from_dict({"input_ids": blocks, "labels": blocks})
+def blocks_of(stream: np.ndarray, max_length: int) -> pa.RecordBatch:
+    starts = range(0, len(stream), max_length)
+    return rows_of([*starts, len(stream)], input_ids=stream, labels=stream)
 
 
-def pack_documents(texts: datasets.Dataset, max_length: int, where: str) -> datasets.Dataset:
+def pack_documents(documents: Iterable[pa.ListArray], max_length: int) -> Iterator[pa.RecordBatch]:
     """Rows of one or more documents of at most max_length tokens together, in their order.
 
     Positions begin anew with each document, by which the model knows that it begins. Its first token is no label:
     nothing is before it to tell it from. A longer document is cut into pieces, which do not see each other either.
+
+    Args:
+        documents: their tokens, some documents at a time.
+        max_length: of a row.
     """
-    documents, cut = [], 0
-    for ids in (ids for batch in texts.iter(1000) for ids in batch["input_ids"]):
-        cut += len(ids) > max_length
-        documents += [ids[start : start + max_length] for start in range(0, len(ids), max_length)]
-    if max(map(len, documents)) < 2:
-        raise InputError(f"{where}: no text has a token to predict another from")
-    if cut:
-        message = "%s: %d of %d documents are longer than max_length=%d and are cut into %d pieces"
-        logger.warning(message, where, cut, len(texts), max_length, len(documents) - len(texts) + cut)
-    starts = fill(np.cumsum([len(ids) for ids in documents]), max_length)
-    packs = [documents[start:end] for start, end in itertools.pairwise([*starts, len(documents)])]
-    columns = {
-        "input_ids": lambda ids: ids,
-        "position_ids": lambda ids: range(len(ids)),
-        "labels": lambda ids: [IGNORE, *ids[1:]],
-    }
-    return datasets.Dataset.from_dict(
-        {name: [list(itertools.chain(*map(column, pack))) for pack in packs] for name, column in columns.items()}
+    tokens, lengths = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
+    for some in documents:
+        tokens = np.concatenate([tokens, pc.list_flatten(some).to_numpy()])
+        lengths = np.concatenate([lengths, lengths_of_pieces(pc.list_value_length(some).to_numpy(), max_length)])
+        # The last row may have room for what comes.
+        last = fill(lengths.cumsum(), max_length)[-1]
+        size = lengths[:last].sum()
+        if last:
+            yield packed(tokens[:size], lengths[:last], max_length)
+        tokens, lengths = tokens[size:], lengths[last:]
+    yield packed(tokens, lengths, max_length)
+
+
+def lengths_of_pieces(lengths: np.ndarray, max_length: int) -> np.ndarray:
+    """The tokens of each piece of documents of so many tokens, at least one each."""
+    counts = -(-lengths // max_length)
+    pieces = np.full(counts.sum(), max_length)
+    pieces[counts.cumsum() - 1] = lengths - (counts - 1) * max_length
+    return pieces
+
+
+def packed(tokens: np.ndarray, lengths: np.ndarray, max_length: int) -> pa.RecordBatch:
+    """As many pieces in each row as fit; tokens are of one piece after the other, of so many tokens each."""
+    starts = lengths.cumsum() - lengths
+    positions = np.arange(len(tokens)) - starts.repeat(lengths)
+    labels = np.where(positions == 0, IGNORE, tokens)
+    bounds = [*starts[fill(lengths.cumsum(), max_length)], len(tokens)]
+    return rows_of(bounds, input_ids=tokens, position_ids=positions, labels=labels)
+
+
+def rows_of(bounds: list[int], **columns: np.ndarray) -> pa.RecordBatch:
+    """Rows that begin and end at these bounds of the columns (N,)."""
+    offsets = pa.array(bounds, pa.int32())
+    return pa.record_batch(
+        {name: pa.ListArray.from_arrays(offsets, pa.array(values, pa.int32())) for name, values in columns.items()}
     )

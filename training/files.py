@@ -8,10 +8,12 @@ import io
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
+from tqdm import tqdm
 
 # What a broken gzip or zstd file raises.
 BROKEN_PACKING = (EOFError, OSError, zlib.error)
@@ -122,22 +124,51 @@ def packing_of(path: str | Path) -> str | None:
     return PACKED.get(Path(path).suffix.lower())
 
 
-def open_binary(path: str | Path) -> IO[bytes]:
-    """Open a file for reading bytes, unpacked if its name ends in .gz or .zst.
+class WatchedFile(io.FileIO):
+    """A file that tells a bar how many bytes were read of it."""
+
+    def __init__(self, path: Path, bar: tqdm):
+        super().__init__(path)
+        self.bar = bar
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Called by the buffer that stands before it."""
+        count = super().readinto(buffer)
+        self.bar.update(count or 0)
+        return count
+
+
+@contextmanager
+def open_binary(path: str | Path, bar: tqdm | None = None) -> Iterator[IO[bytes]]:
+    """A file opened for reading bytes, unpacked if its name ends in .gz or .zst.
+
+    Args:
+        path: of the file.
+        bar: is told how much of the file was read, packed as it is.
 
     Raises:
         InputError: it cannot be opened.
     """
     file, packing = Path(path).expanduser(), packing_of(path)
     try:
+        stream = file.open("rb") if bar is None else io.BufferedReader(WatchedFile(file, bar), CHUNK_BYTES)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    with stream:
         if packing == "gzip":
-            return gzip.open(file, "rb")
-        if packing == "zstd":
-            # Arrow's wheels carry zstd; one that somebody built need not.
-            return io.BufferedReader(pa.input_stream(str(file), compression="zstd"))
-        return file.open("rb")
-    except (OSError, NotImplementedError) as error:
-        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+            yield gzip.GzipFile(fileobj=stream)
+        elif packing == "zstd":
+            yield io.BufferedReader(unpacked_zstd(stream, path))
+        else:
+            yield stream
+
+
+def unpacked_zstd(stream: IO[bytes], path: str | Path) -> pa.NativeFile:
+    """Raises InputError where Arrow cannot unpack zstd: its wheels can, one that somebody built need not."""
+    try:
+        return pa.CompressedInputStream(stream, "zstd")
+    except NotImplementedError as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
 
 
 # --- Their lines ---

@@ -14,6 +14,7 @@ from typing import IO, Any, NamedTuple
 import datasets
 import pyarrow as pa
 import pyarrow.parquet
+from tqdm import tqdm
 
 from .conll import CONLL, CONLL_U, WordColumns, read_sentences
 from .files import (
@@ -83,17 +84,22 @@ def file_type(path: str | Path, reading: Reading) -> FileType:
     return FILE_TYPES[".conll" if reading.has_columns and suffix in (".tsv", ".txt") else suffix]
 
 
-def read_rows(path: str, reading: Reading) -> Rows:
+def read_rows(path: str, reading: Reading, bar: tqdm | None = None) -> Rows:
     """Yield the rows of a file of one of the `FILE_TYPES`, each also packed as .gz or .zst.
 
     Lines end in LF or CRLF. Rows are counted from 1; the header of a .csv or .tsv file and blank lines between rows
     are not counted. A row of a .conll or .conllu file is a sentence.
 
+    Args:
+        path: as the user wrote it.
+        reading: how.
+        bar: is told how many bytes were read.
+
     Raises:
         InputError: the file or one of its rows cannot be read, or there is no row at all.
     """
     check_file(path)
-    rows = unpacked(path, lambda stream: file_type(path, reading).rows(path, stream, reading))
+    rows = unpacked(path, lambda stream: file_type(path, reading).rows(path, stream, reading), bar)
     first = next(rows, None)
     if first is None:
         raise InputError(f"{path}: the file holds no rows")
@@ -101,7 +107,7 @@ def read_rows(path: str, reading: Reading) -> Rows:
     yield from rows
 
 
-def read_pairs(source: str, target: str, reading: Reading) -> Rows:
+def read_pairs(source: str, target: str, reading: Reading, bar: tqdm | None = None) -> Rows:
     """Yield line i of one file with line i of the other; nothing is taken from a line but its end.
 
     Raises:
@@ -110,7 +116,7 @@ def read_pairs(source: str, target: str, reading: Reading) -> Rows:
     sides = []
     for path in (source, target):
         check_file(path)
-        sides.append(unpacked(path, lambda stream, path=path: _txt(path, stream, reading)))
+        sides.append(unpacked(path, lambda stream, path=path: _txt(path, stream, reading), bar))
     count = 0
     for one, other in zip_longest(*sides):
         if one is None or other is None:
@@ -123,9 +129,9 @@ def read_pairs(source: str, target: str, reading: Reading) -> Rows:
         raise InputError(f"{source} with {target}: the files hold no rows")
 
 
-def unpacked(path: str, rows: Callable[[IO[bytes]], Rows]) -> Rows:
+def unpacked(path: str, rows: Callable[[IO[bytes]], Rows], bar: tqdm | None) -> Rows:
     """Open a file and yield its rows; raises InputError where it is not what its name says it is packed as."""
-    with open_binary(path) as stream:
+    with open_binary(path, bar) as stream:
         try:
             yield from rows(stream)
         except BROKEN_PACKING as error:

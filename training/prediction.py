@@ -12,9 +12,12 @@ import torch
 from seqeval.metrics.sequence_labeling import get_entities
 from transformers import BatchEncoding, EvalPrediction, PreTrainedModel
 
+from .encoding import Answer, Settings, tokenize
 from .metrics import is_span_scheme, to_iobes
 from .sampling import fill
-from .tasks import TASKS, Answer, Settings, answer_sequences, tokenize, tokenize_words, told_words, unread_label
+from .sequence_classification import answer_sequences
+from .tasks import TASKS
+from .token_classification import tokenize_words, told_words, unread_label
 from .windows import Overflow, join_logits
 
 Row = dict[str, Any]

@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
 from .files import InputError, check_encoding, check_file, expand, listed
 from .formats import Reading, file_type, read_pairs, read_rows
 
@@ -23,7 +25,8 @@ class Source(NamedTuple):
 
     Args:
         name: where they come from, for messages.
-        rows: gives them.
+        rows: gives them, and tells a bar how far it is.
+        size: what the bar goes up to: bytes of the files, or rows; None if nobody knows.
         typed: False if every cell is text, so that lists and numbers are written as text too.
         one_word_a_line: whether the rows come from a file of one word a line.
         files: that are read.
@@ -31,7 +34,8 @@ class Source(NamedTuple):
     """
 
     name: str
-    rows: Callable[[], Iterator[dict[str, Any]]]
+    rows: Callable[[tqdm], Iterator[dict[str, Any]]]
+    size: int | None
     typed: bool
     one_word_a_line: bool = False
     files: tuple[str, ...] = ()
@@ -76,7 +80,8 @@ def _file_source(path: str, reading: Reading) -> Source:
     kind = file_type(path, reading)
     check_file(path)
     facts = (Path(path).suffixes, reading)
-    return Source(path, partial(read_rows, path, reading), kind.typed, kind.one_word_a_line, (path,), facts)
+    rows = partial(read_rows, path, reading)
+    return Source(path, rows, size_of(path), kind.typed, kind.one_word_a_line, (path,), facts)
 
 
 def _pair_source(source: str, target: str, reading: Reading) -> Source:
@@ -84,7 +89,13 @@ def _pair_source(source: str, target: str, reading: Reading) -> Source:
     check_file(target)
     rows = partial(read_pairs, source, target, reading)
     facts = (Path(source).suffixes, Path(target).suffixes, reading)
-    return Source(f"{source} with {target}", rows, typed=False, files=(source, target), facts=facts)
+    size = size_of(source) + size_of(target)
+    return Source(f"{source} with {target}", rows, size, typed=False, files=(source, target), facts=facts)
+
+
+def size_of(path: str) -> int:
+    """In bytes, packed as it is."""
+    return Path(path).expanduser().stat().st_size
 
 
 def _pairs(split: str, given: Pairs) -> list[tuple[str, str]]:

@@ -2,13 +2,75 @@
 
 import copy
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import datasets
+import numpy as np
 from torch.utils.data import IterableDataset
 
 # Parts of a stream of `datasets` whose state leaves rows out: those in a buffer, and those of a batch.
 INEXACT = {"BufferShuffledExamplesIterable", "RebatchedArrowExamplesIterable"}
+
+
+class RowStream(IterableDataset):
+    """Rows that are read anew in each epoch and stored nowhere.
+
+    In an epoch the sources come in random order, and the rows of each block of one change places at random; seed and
+    epoch decide it alone. So a state is no more than the number of a block and of a row in it.
+
+    Args:
+        sources: each gives the blocks of its rows, as columns.
+        seed: 0 or more.
+        head: the first rows of the first source.
+        encode: makes of a block what is told; it may have another number of rows.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Callable[[], Iterator[dict[str, list]]]],
+        seed: int,
+        head: datasets.Dataset,
+        encode: Callable[[dict[str, list]], dict[str, list]] = dict,
+    ):
+        self.sources, self.seed, self.head, self.encode = sources, seed, head, encode
+        self.epoch = self.block = self.row = 0
+
+    @property
+    def column_names(self) -> list[str]:
+        """Of the rows as read."""
+        return self.head.column_names
+
+    def encoded(self, encode: Callable[[dict[str, list]], dict[str, list]]) -> "RowStream":
+        """The same rows, of which `encode` makes something, block by block."""
+        return RowStream(self.sources, self.seed, self.head, encode)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.sources))
+        blocks = (block for index in order for block in self.sources[index]())
+        done, skip = self.block, self.row
+        for number, block in enumerate(blocks):
+            if number < done:
+                continue
+            columns = self.encode(block)
+            places = np.random.default_rng((self.seed, self.epoch, number)).permutation(len(columns["input_ids"]))
+            for row in range(skip, len(places)):
+                self.block, self.row = number, row + 1
+                yield {name: column[places[row]] for name, column in columns.items()}
+            skip = 0
+        self.block = self.row = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Where it is in this epoch."""
+        return {"block": self.block, "row": self.row}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there when rows are asked for next."""
+        self.block, self.row = state["block"], state["row"]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by PositionedStream."""
+        self.epoch = epoch
 
 
 class PositionedStream(IterableDataset):
