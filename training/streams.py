@@ -35,6 +35,7 @@ class RowStream(IterableDataset):
     ):
         self.sources, self.seed, self.head, self.encode = sources, seed, head, encode
         self.epoch = self.block = self.row = 0
+        self._start = (0, 0)
 
     @property
     def column_names(self) -> list[str]:
@@ -46,27 +47,28 @@ class RowStream(IterableDataset):
         return RowStream(self.sources, self.seed, self.head, encode)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        (self.block, skip), self._start = self._start, (0, 0)
+        self.row = skip
         order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.sources))
         blocks = (block for index in order for block in self.sources[index]())
-        done, skip = self.block, self.row
         for number, block in enumerate(blocks):
-            if number < done:
+            if number < self.block:
                 continue
             columns = self.encode(block)
-            places = np.random.default_rng((self.seed, self.epoch, number)).permutation(len(columns["input_ids"]))
-            for row in range(skip, len(places)):
+            count = len(next(iter(columns.values())))
+            places = np.random.default_rng((self.seed, self.epoch, number)).permutation(count)
+            for row in range(skip, count):
                 self.block, self.row = number, row + 1
                 yield {name: column[places[row]] for name, column in columns.items()}
             skip = 0
-        self.block = self.row = 0
 
     def state_dict(self) -> dict[str, int]:
         """Where it is in this epoch."""
         return {"block": self.block, "row": self.row}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there when rows are asked for next."""
-        self.block, self.row = state["block"], state["row"]
+        """Go on from there when rows are asked for next, and from the beginning when that has ended."""
+        self._start = (state["block"], state["row"])
 
     def set_epoch(self, epoch: int) -> None:
         """Called by PositionedStream."""
@@ -79,6 +81,10 @@ class PositionedStream(IterableDataset):
     The source has read on by then: a batch is made before it is known to be the last, and another while it is trained
     on.
 
+    Attributes:
+        start: how many batches of the epoch were read before it is read on.
+        is_over: whether those were all.
+
     Args:
         source: has `state_dict` and `load_state_dict`, as `datasets.IterableDataset`.
         rows: of a batch, of all processes together.
@@ -87,7 +93,8 @@ class PositionedStream(IterableDataset):
     def __init__(self, source: Any, rows: int):
         self.source, self.rows = source, rows
         self.start = 0
-        self.ends: deque[tuple[int, Any]] = deque(maxlen=4)
+        self.is_over = False
+        self.ends: deque[tuple[int, dict[str, Any]]] = deque(maxlen=4)
 
     def __len__(self) -> int:
         """Raises TypeError, as len does, where the source does not know."""
@@ -103,20 +110,20 @@ class PositionedStream(IterableDataset):
                 batches, count = batches + 1, 0
                 self.note(batches)
             yield row
-        self.note(batches + (count > 0))
+        self.note(batches + (count > 0), is_over=True)
 
-    def note(self, batches: int) -> None:
-        """Keep where the source is after so many batches."""
-        self.ends.append((batches, copy.deepcopy(self.source.state_dict())))
+    def note(self, batches: int, is_over: bool = False) -> None:
+        """Keep where the source is after so many batches, and whether they were all."""
+        self.ends.append((batches, {"source": copy.deepcopy(self.source.state_dict()), "is_over": is_over}))
 
-    def state_after(self, batches: int) -> Any:
+    def state_after(self, batches: int) -> dict[str, Any] | None:
         """Where the source was after so many batches of this epoch; None if that is not known any more."""
         return dict(self.ends).get(batches)
 
-    def resume(self, batches: int, state: Any) -> None:
+    def resume(self, batches: int, state: dict[str, Any]) -> None:
         """Go on after so many batches of an epoch."""
-        self.source.load_state_dict(state)
-        self.start = batches
+        self.source.load_state_dict(state["source"])
+        self.start, self.is_over = batches, state["is_over"]
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate, which would call it of the source."""

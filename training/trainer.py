@@ -20,7 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.integrations import apply_liger_kernel
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, has_length
 
 from .files import InputError
 from .metrics import perplexity
@@ -159,7 +159,7 @@ class BlendTrainer(ResumingTrainer):
             with torch.device("meta"):
                 model = type(self.model)(self.model.config)
             loader = built("dataloader", self.get_train_dataloader)
-            if not len(loader):
+            if has_length(loader) and not len(loader):
                 raise InputError("dataloader_drop_last: the training split is smaller than a batch; nothing is left")
             if args.use_liger_kernel:
                 built("use_liger_kernel", apply_liger_kernel, model, args.liger_kernel_config)

@@ -1,0 +1,239 @@
+"""Rows that are read as they are trained on: all in each epoch, in an order that a resumed run goes on with."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from test_train_command import (
+    CLASSIFY,
+    PAIRS,
+    ROWS,
+    SEVERAL,
+    TAG,
+    TRANSLATE,
+    assert_refused,
+    files,
+    flags,
+    model_of,  # noqa: F401
+    plain_cards,  # noqa: F401
+    prepared,
+    quick_and_quiet,  # noqa: F401
+    read,
+    run,
+    write,
+)
+
+from seqblend.train import main
+from seqblend.training.data import load_data
+from seqblend.training.files import InputError
+from seqblend.training.streams import RowStream
+from seqblend.training.tasks import TASKS
+from seqblend.training.tokenization import train_tokenizer
+
+BLOCKS = "seqblend.training.data.BATCH_ROWS"
+HEAD = datasets.Dataset.from_dict({"input_ids": [[0]]})
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """Where one is that knows all characters."""
+    path = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(["abcdefghijklmnopqrstuvwxyz 0123456789"], "char", 300).save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(BLOCKS, 2)
+
+
+def streamed(tokenizer, **options):
+    given = {"streaming": True, "tokenizer_type": None, "tokenizer_name_or_path": tokenizer, "max_steps": 4}
+    return {**given, "per_device_train_batch_size": 2, **options}
+
+
+# --- The order ---
+
+SOURCES = st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=4), min_size=1, max_size=4)
+
+
+def stream_of(sizes, seed=0, epoch=0):
+    """Sources of blocks of so many rows, all rows different."""
+
+    def source(index):
+        blocks = [
+            {"input_ids": [[index, block, row] for row in range(size)]} for block, size in enumerate(sizes[index])
+        ]
+        return lambda: iter(blocks)
+
+    stream = RowStream([source(index) for index in range(len(sizes))], seed, HEAD)
+    stream.set_epoch(epoch)
+    return stream
+
+
+def told(stream):
+    return [tuple(row["input_ids"]) for row in stream]
+
+
+@given(sizes=SOURCES, seed=st.integers(0, 9), epoch=st.integers(0, 9))
+@settings(max_examples=30, deadline=None)
+def test_an_epoch_has_every_row_once_in_an_order_that_seed_and_epoch_decide(sizes, seed, epoch):
+    rows = told(stream_of(sizes, seed, epoch))
+    blocks = [(index, block, size) for index, source in enumerate(sizes) for block, size in enumerate(source)]
+    assert Counter(rows) == Counter((index, block, row) for index, block, size in blocks for row in range(size))
+    assert rows == told(stream_of(sizes, seed, epoch))
+
+
+def test_another_epoch_and_another_seed_have_another_order():
+    sizes = [[5, 5], [5, 5]]
+    orders = {tuple(told(stream_of(sizes, seed, epoch))) for seed in (0, 1) for epoch in (0, 1)}
+    assert len(orders) == 4
+
+
+@given(sizes=SOURCES, epoch=st.integers(0, 3), data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_a_stream_goes_on_with_the_very_next_row(sizes, epoch, data):
+    whole = told(stream_of(sizes, epoch=epoch))
+    done = data.draw(st.integers(1, len(whole)))
+    first, second = stream_of(sizes, epoch=epoch), stream_of(sizes, epoch=epoch)
+    rows = iter(first)
+    read = [tuple(next(rows)["input_ids"]) for _ in range(done)]
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert read + told(second) == whole
+    # And from the beginning after that.
+    assert told(second) == whole
+
+
+# --- The command ---
+
+
+@pytest.mark.parametrize(
+    "options, rows",
+    [
+        *(({"task": task}, ROWS[task]) for task in TASKS),
+        ({"task": CLASSIFY, "problem_type": "regression"}, PAIRS),
+        ({"task": CLASSIFY, "problem_type": "multi_label_classification"}, SEVERAL),
+        ({"task": "causal-lm", "pack_documents": True}, ROWS["causal-lm"]),
+        ({"task": CLASSIFY, "overflow": "window", "max_length": 6}, ROWS[CLASSIFY]),
+    ],
+    ids=[*TASKS, "regression", "several labels", "packed", "windows"],
+)
+def test_a_stream_has_what_is_stored_otherwise(options, rows, tokenizer, tmp_path, monkeypatch):
+    """The same rows, encoded alike, and the same labels."""
+    if options["task"] == "causal-lm":
+        # What does not fill a row is regrouped in a block, not across its end.
+        monkeypatch.setattr(BLOCKS, 100)
+    given = {**streamed(tokenizer, **options), **files(tmp_path, rows, ["train", "validation"])}
+    stream = prepared(tmp_path / "a", **given)
+    table = prepared(tmp_path / "b", **{**given, "streaming": False})
+    count = lambda rows: Counter(json.dumps(row, sort_keys=True) for row in rows)  # noqa: E731
+    stored = table.encoded["train"]
+    stored = stored.remove_columns("document") if "document" in stored.column_names else stored
+    assert count(stream.encoded["train"]) == count(stored)
+    assert stream.settings.labels == table.settings.labels
+    assert stream.encoded["validation"].to_list() == table.encoded["validation"].to_list()
+
+
+@pytest.mark.parametrize("task", [CLASSIFY, TAG, TRANSLATE, "causal-lm"])
+def test_a_resumed_stream_ends_with_the_same_weights(task, tokenizer, tmp_path):
+    """Four steps over five rows in blocks of two of two files: stopped in a block, and in the second epoch."""
+    path = tmp_path / "data"
+    path.mkdir()
+    for name, rows in (("a", ROWS[task]), ("b", ROWS[task][:2])):
+        write(path / f"{name}.jsonl", rows)
+    given = streamed(tokenizer, task=task, train_file=path / "*.jsonl", per_device_train_batch_size=3)
+    given |= {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 5}
+    whole = run(tmp_path / "whole", **given)
+    for step in (1, 3):
+        resumed = run(tmp_path / f"from {step}", **given, resume_from_checkpoint=whole / f"checkpoint-{step}")
+        for name, tensor in load_file(whole / "model.safetensors").items():
+            assert torch.equal(load_file(resumed / "model.safetensors")[name], tensor), (step, name)
+
+
+def test_nothing_of_a_stream_is_stored_but_its_labels(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    data = load_data(CLASSIFY, train_file=write(tmp_path / "a.jsonl", ROWS[CLASSIFY]), streaming=True)
+    assert data.label_names == ["x", "y"] and data.labels.column_names == ["label"]
+    (stored,) = Path(tmp_path, "cache").rglob("*.arrow")
+    assert b"row 1" not in stored.read_bytes()
+    data = load_data("causal-lm", train_file=write(tmp_path / "b.jsonl", ROWS["causal-lm"]), streaming=True)
+    assert data.labels is None and [*Path(tmp_path, "cache").rglob("*.arrow")] == [stored]
+
+
+def test_balanced_weights_are_those_of_all_rows(tokenizer, tmp_path):
+    given = {**streamed(tokenizer, class_weights="balanced"), **files(tmp_path, ROWS[CLASSIFY], ["train"])}
+    assert prepared(tmp_path / "out", **given).model.config.class_weights == pytest.approx([5 / 6, 5 / 4])
+
+
+def test_a_data_set_by_name_is_streamed(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    path = tmp_path / "data"
+    path.mkdir()
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["neg", "pos"]))
+    rows = {"text": ["NA", "", "b"], "label": [1, 0, 1]}
+    for split in ("train", "validation"):
+        datasets.Dataset.from_dict(rows, features).to_parquet(path / f"{split}.parquet")
+    data = load_data(CLASSIFY, dataset_name=str(path), streaming=True)
+    blocks = [block for source in data["train"].sources for block in source()]
+    assert [text for block in blocks for text in block["text"]] == ["NA", "", "b"]
+    assert data.label_names == ["neg", "pos"] and data["validation"]["label"][:] == ["pos", "neg", "pos"]
+    out = run(tmp_path / "out", **streamed(tokenizer, dataset_name=path))
+    assert read(out / "train_results.json")["train_loss"] > 0
+
+
+def test_what_is_cut_off_is_said_as_it_is_read(tokenizer, tmp_path, caplog):
+    rows = [{"text": "abc" * 9, "label": "xy"[i % 2]} for i in range(10)]
+    job = prepared(tmp_path / "out", **streamed(tokenizer, max_length=5), **files(tmp_path, rows, ["train"]))
+    caplog.clear()
+    list(job.encoded["train"])
+    assert re.findall(r"train, so far: (\d+) of \1 rows are too long", caplog.text) == ["2", "4", "8"]
+
+
+# --- What is refused ---
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"max_steps": -1}, ["max_steps", "streaming"]),
+        ({"tokenizer_name_or_path": None}, ["tokenizer_name_or_path", "stored rows"]),
+        ({"max_train_samples": 2}, ["max_train_samples"]),
+        ({"max_tokens_per_batch": 64}, ["max_tokens_per_batch"]),
+        ({"train_sampling_strategy": "group_by_length"}, ["train_sampling_strategy"]),
+        ({"dataloader_num_workers": 2}, ["dataloader_num_workers", "every row in each worker"]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_needs_all_rows_does_not_go_together_with_a_stream(options, words, tokenizer, tmp_path, capsys):
+    given = {**streamed(tokenizer), **files(tmp_path, ROWS[CLASSIFY], ["train"]), **options}
+    assert_refused(tmp_path, given, words, capsys)
+
+
+@pytest.mark.parametrize("row", [{"text": "a", "label": 3.5}, {"text": "a"}], ids=["wrong", "lacking"])
+def test_a_wrong_row_is_found_before_training_where_labels_are_learnt(row, tokenizer, tmp_path, capsys):
+    given = {**streamed(tokenizer), **files(tmp_path, [*ROWS[CLASSIFY], row], ["train"])}
+    assert_refused(tmp_path, given, ["train.jsonl: row 6", "label"], capsys)
+
+
+def test_a_wrong_row_of_a_text_ends_the_run_in_one_line(tokenizer, tmp_path, capsys):
+    """What was trained before it is in the last checkpoint."""
+    path, out = write(tmp_path / "a.jsonl", [*ROWS["masked-lm"], {"text": 3}]), tmp_path / "out"
+    given = streamed(tokenizer, task="masked-lm", train_file=path, max_steps=20, save_strategy="steps", save_steps=1)
+    assert main(flags(out, given)) == 2
+    assert f"{path}: row 6" in capsys.readouterr().err and (out / "checkpoint-1").is_dir()
+
+
+def test_sources_have_the_same_columns(tmp_path):
+    """That only one of them has pairs is found when the other is read."""
+    one = write(tmp_path / "a.jsonl", [{"text": "a", "text_pair": "b", "label": "x"}])
+    other = write(tmp_path / "b.jsonl", [{"text": "a", "label": "y"}])
+    stream = load_data(CLASSIFY, train_file=[str(one), str(other)], streaming=True)["train"]
+    with pytest.raises(InputError, match=r"b\.jsonl: no column 'text_pair', which .*a\.jsonl has"):
+        list(stream)
