@@ -44,7 +44,7 @@ from seqblend.training.tasks import (
     shown_example,
     without_document,
 )
-from seqblend.training.tokenization import load_tokenizer, texts_of, train_tokenizer
+from seqblend.training.tokenization import Texts, load_tokenizer, train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 from seqblend.training.weights import class_weights
 
@@ -219,7 +219,7 @@ def make_tokenizer(
         tokenizer = load_tokenizer(model_args.saved_tokenizer)
     else:
         tokenizer = train_tokenizer(
-            texts_of(rows["train"], data_args.task),
+            Texts(rows["train"], data_args.task),
             model_args.tokenizer_type or "byte-bpe",
             model_args.vocab_size,
             model_args.tokenizer_normalization,

@@ -19,8 +19,8 @@ from seqblend.training.tokenization import (
     NORMALIZATIONS,
     SPECIAL_TOKENS,
     TOKENIZER_TYPES,
+    Texts,
     load_tokenizer,
-    texts_of,
     train_tokenizer,
 )
 
@@ -195,13 +195,13 @@ def test_wrong_argument(arguments, message):
         ("masked-lm", ["a b", ""]),
     ],
 )
-def test_texts_of(task, expected):
+def test_texts_can_be_gone_through_again(task, expected):
     split = datasets.Dataset.from_dict({
         "text": ["a b", ""], "text_pair": ["c", "d"], "label": ["no", "no"], "tokens": [["x", " "], ["y"]],
         "tags": [["O", "O"], ["O"]], "source": ["s", "u"], "target": ["t", "v"],
     })  # fmt: skip
-    assert list(texts_of(split, task)) == expected
-    assert list(texts_of(datasets.DatasetDict(train=split, test=split), task)) == expected
+    texts = Texts(split, task)
+    assert list(texts) == list(texts) == expected
 
 
 # --- Loading ---

@@ -26,25 +26,28 @@ SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 UNIGRAM_STEP = 1e-4  # fixed in the trainer, see _reproducible
 
 
-def texts_of(dataset: datasets.Dataset | datasets.DatasetDict, task: str) -> Iterator[str]:
-    """Yield every text that a tokenizer should know, in order and with repeats.
+class Texts:
+    """Every text that a tokenizer should know, in order and with repeats; not held in memory, and read several times.
 
     The words of a pre-split sentence come one by one: a space between them would be invented.
 
     Args:
-        dataset: a split as `load_data` gives it, or all splits, of which "train" is read.
+        rows: a split as `load_data` gives it.
         task: one of `TASK_TEXTS`.
     """
-    split = dataset["train"] if isinstance(dataset, datasets.DatasetDict) else dataset
-    names = TASK_TEXTS[one_of("task", task, TASK_TEXTS)]
-    split = split.select_columns([name for name in names if name in split.column_names])
-    for batch in split.iter(1000):
-        for values in batch.values():
-            for value in values:
-                if isinstance(value, str):
-                    yield value
-                else:
-                    yield from value
+
+    def __init__(self, rows: datasets.Dataset, task: str):
+        names = TASK_TEXTS[one_of("task", task, TASK_TEXTS)]
+        self.rows = rows.select_columns([name for name in names if name in rows.column_names])
+
+    def __iter__(self) -> Iterator[str]:
+        for batch in self.rows.iter(1000):
+            for values in batch.values():
+                for value in values:
+                    if isinstance(value, str):
+                        yield value
+                    else:
+                        yield from value
 
 
 def train_tokenizer(
@@ -58,7 +61,7 @@ def train_tokenizer(
     """Train a tokenizer.
 
     Args:
-        texts: the training texts; words one by one if the task has words.
+        texts: the training texts, which are gone through several times; words one by one if the task has words.
         tokenizer_type: one of `TOKENIZER_TYPES`.
         vocab_size: the most entries the vocabulary may have, special tokens included.
         normalization: one of `NORMALIZATIONS`, applied to every text before anything else. NFD takes Hangul syllables
@@ -73,7 +76,9 @@ def train_tokenizer(
     normalizer = None
     if normalization is not None:
         normalizer = NORMALIZATIONS[one_of("normalization", normalization, NORMALIZATIONS)]()
-    texts = list(texts)
+    if iter(texts) is texts:
+        # It could be gone through once only.
+        texts = list(texts)
     if not any(texts):
         raise InputError(f"tokenizer_type: {tokenizer_type} cannot be trained, the training texts hold no character")
     tokenizer = train(texts, vocab_size, normalizer)
@@ -150,7 +155,7 @@ def _fill_special_tokens(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
 # --- The four kinds ---
 
 
-def _train_char(texts: list[str], vocab_size: int, normalizer: normalizers.Normalizer | None) -> Tokenizer:
+def _train_char(texts: Iterable[str], vocab_size: int, normalizer: normalizers.Normalizer | None) -> Tokenizer:
     """One Unicode character a token, spaces and line ends too, the most frequent first.
 
     Byte pairs of which none is ever merged: the characters of a word know that they belong together.
@@ -169,7 +174,7 @@ def _train_char(texts: list[str], vocab_size: int, normalizer: normalizers.Norma
     return tokenizer
 
 
-def _train_byte_bpe(texts: list[str], vocab_size: int, normalizer: normalizers.Normalizer | None) -> Tokenizer:
+def _train_byte_bpe(texts: Iterable[str], vocab_size: int, normalizer: normalizers.Normalizer | None) -> Tokenizer:
     """Byte pairs, as GPT-2: no text is unknown, and decoding gives back every byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     _check_size("byte-bpe", vocab_size, len(alphabet), "bytes")
@@ -184,7 +189,7 @@ def _train_byte_bpe(texts: list[str], vocab_size: int, normalizer: normalizers.N
     return tokenizer
 
 
-def _train_wordpiece(texts: list[str], vocab_size: int, normalizer: normalizers.Normalizer | None) -> Tokenizer:
+def _train_wordpiece(texts: Iterable[str], vocab_size: int, normalizer: normalizers.Normalizer | None) -> Tokenizer:
     """BERT's pieces of words, case and accents kept. White space is not: decoding joins words by one space."""
     bert = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -210,13 +215,15 @@ def _train_wordpiece(texts: list[str], vocab_size: int, normalizer: normalizers.
     return trained
 
 
-def _train_unigram(texts: list[str], vocab_size: int, normalizer: normalizers.Normalizer | None) -> Tokenizer:
+def _train_unigram(texts: Iterable[str], vocab_size: int, normalizer: normalizers.Normalizer | None) -> Tokenizer:
     """SentencePiece's unigram model; characters that training never had are unknown."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = _space_first(normalizer)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
-    characters = set().union(*(tokenizer.normalizer.normalize_str(text).replace(" ", "▁") for text in texts))
+    characters = {
+        character for text in texts for character in tokenizer.normalizer.normalize_str(text).replace(" ", "▁")
+    }
     _check_size("unigram", vocab_size, len(characters), "characters")
     trainer = trainers.UnigramTrainer(
         vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, unk_token="[UNK]", show_progress=False
@@ -263,7 +270,7 @@ def _check_size(tokenizer_type: str, vocab_size: int, alphabet: int, what: str) 
         )
 
 
-TOKENIZER_TYPES: dict[str, Callable[[list[str], int, normalizers.Normalizer | None], Tokenizer]] = {
+TOKENIZER_TYPES: dict[str, Callable[[Iterable[str], int, normalizers.Normalizer | None], Tokenizer]] = {
     "char": _train_char,
     "byte-bpe": _train_byte_bpe,
     "wordpiece": _train_wordpiece,
