@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -148,8 +147,8 @@ def input_sources(given: argparse.Namespace) -> list[Source]:
     reading = Reading(**{name: getattr(given, name) for name in Reading._fields})
     if given.input == ["-"]:
         name = "standard input"
-        lines = partial(FILE_TYPES[".txt"].rows, name, sys.stdin.buffer, reading)
-        sources = [Source(name, lines, typed=False)]
+        lines = FILE_TYPES[".txt"].rows(name, sys.stdin.buffer, reading)
+        sources = [Source(name, lambda bar: lines, None, typed=False)]
     else:
         paths = expand("input", given.input)
         sources = [source for path in paths for source in sources_of("input", path, reading)]
@@ -167,7 +166,7 @@ def input_rows(given: argparse.Namespace, sources: list[Source], task: str) -> I
     present: list[Field] = []
     absent: set[str] = set()
     for source in sources:
-        for number, row in enumerate(source.rows(), 1):
+        for number, row in enumerate(source.rows(tqdm(disable=True)), 1):
             if not present:
                 wanted = fields_for(task, columns, row)
                 present = present_fields(wanted, row, source.name)

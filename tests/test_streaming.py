@@ -160,11 +160,11 @@ def test_a_resumed_stream_ends_with_the_same_weights(task, tokenizer, tmp_path):
 def test_nothing_of_a_stream_is_stored_but_its_labels(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     data = load_data(CLASSIFY, train_file=write(tmp_path / "a.jsonl", ROWS[CLASSIFY]), streaming=True)
-    assert data.label_names == ["x", "y"] and data.labels.column_names == ["label"]
+    assert data.label_names == ["x", "y"] and data.streamed_labels.column_names == ["label"]
     (stored,) = Path(tmp_path, "cache").rglob("*.arrow")
     assert b"row 1" not in stored.read_bytes()
     data = load_data("causal-lm", train_file=write(tmp_path / "b.jsonl", ROWS["causal-lm"]), streaming=True)
-    assert data.labels is None and [*Path(tmp_path, "cache").rglob("*.arrow")] == [stored]
+    assert data.streamed_labels is None and [*Path(tmp_path, "cache").rglob("*.arrow")] == [stored]
 
 
 def test_balanced_weights_are_those_of_all_rows(tokenizer, tmp_path):

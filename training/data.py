@@ -46,12 +46,12 @@ class LabelledData(datasets.DatasetDict):
 
     Args:
         label_names: those of the training split, or of the model; none where there is neither.
-        labels: the labels of the training split, in the column that they have there; None where there are none.
+        streamed_labels: the labels of a training split that is streamed, in the column that they have there.
         where: the files or the data set that each split comes from, for messages.
     """
 
     label_names: list[str] = []
-    labels: datasets.Dataset | None = None
+    streamed_labels: datasets.Dataset | None = None
     where: dict[str, str] = {}
 
 
@@ -135,9 +135,9 @@ def load_data(
     if column is not None and ("train" in data or known is not None):
         labels = {split: data[split] for split in data}
         if isinstance(labels.get("train"), RowStream):
-            labels["train"], origins["train"] = _read(sources["train"], fields["train"], column)
+            data.streamed_labels, origins["train"] = _read(sources["train"], fields["train"], column)
+            labels["train"] = data.streamed_labels
         data.label_names = _label_names(labels, origins, task, problem_type, known)
-        data.labels = labels.get("train")
     for split in data:
         limit = max_train_samples if split == "train" else max_eval_samples
         if limit is not None:
@@ -247,7 +247,7 @@ def _key(source: Source, fields: list[Field], column: str | None) -> str:
 
 def _watched(source: Source, fields: list[Field], column: str | None) -> Iterator[pa.RecordBatch]:
     """One column of a source or all; if that takes long, a bar shows how fast rows come and how much time is left."""
-    look = "{desc}: {percentage:3.0f}%|{bar}| {postfix} [{elapsed}<{remaining}]"
+    look = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
     count = 0
     with tqdm(desc=f"Reading {source.name}", total=source.size, bar_format=look, delay=1, leave=False) as bar:
         for batch in _batches(source, fields, bar):

@@ -30,7 +30,8 @@ def class_weights(data_args: DataArguments, args: TrainingArguments, rows: Label
     if data_args.problem_type == "regression":
         raise InputError("class_weights: a regression has no classes")
     if given == "balanced":
-        weights = balanced(rows.labels, LABEL_COLUMNS[data_args.task], labels)
+        told = rows["train"] if rows.streamed_labels is None else rows.streamed_labels
+        weights = balanced(told, LABEL_COLUMNS[data_args.task], labels)
     else:
         weights = weights_given(given, labels)
     logger.info("class_weights: %s", ", ".join(f"{name} {weights[name]:.4g}" for name in labels))
