@@ -38,8 +38,7 @@ from seqblend.training.tasks import (
     Task,
     answer_rows,
     check_metric,
-    encode_split,
-    encode_training_stream,
+    encode_splits,
     make_collator,
     shown_example,
     without_document,
@@ -157,7 +156,7 @@ def prepare(argv: list[str]) -> Job:
     weights = class_weights(data_args, training_args, rows)
     model = make_model(model_args, data_args, training_args, tokenizer, rows.label_names, weights)
     settings = make_settings(data_args, training_args, tokenizer, rows, model)
-    encoded = encode(task, rows, settings, data_args.preprocessing_num_workers)
+    encoded = encode_splits(task, rows, settings, data_args.preprocessing_num_workers)
     if training_args.metric_for_best_model is not None and "validation" in rows:
         name = training_args.metric_for_best_model
         check_metric(name, task, rows["validation"], encoded["validation"], settings)
@@ -260,17 +259,6 @@ def make_settings(
         pack_documents=data_args.pack_documents,
         **lengths,
     )
-
-
-def encode(task: Task, rows: LabelledData, settings: Settings, workers: int | None) -> datasets.DatasetDict:
-    """The splits as the model reads them; a stream is one still."""
-    encoded = datasets.DatasetDict()
-    for split in rows:
-        if isinstance(rows[split], RowStream):
-            encoded[split] = encode_training_stream(task, rows[split], settings)
-        else:
-            encoded[split] = encode_split(task, rows[split], settings, split, workers)
-    return encoded
 
 
 def make_trainer(**kwargs: Any) -> BlendTrainer:

@@ -14,8 +14,6 @@ are lists of texts. A target is a text; if any row of a split has several refere
 In .csv, .tsv and .txt files every cell is text: a list is written there as JSON, or with spaces between its items.
 """
 
-import difflib
-import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain, islice
@@ -32,12 +30,12 @@ from ..version import __version__
 from .columns import STANDARD_COLUMNS, Columns, Field, fields_of
 from .files import InputError, in_one_line, nearest_first
 from .formats import DEFAULT_READING, Reading, table_rows
+from .labels import LABEL_COLUMNS, label_names
 from .sources import Names, Origin, Pairs, Source, check_reading, sources_of
 from .storage import key_of, stored
 from .streams import RowStream
 
 SPLITS = ("train", "validation", "test")
-LABEL_COLUMNS = {"sequence-classification": "label", "token-classification": "tags"}
 BATCH_ROWS = 10_000
 
 
@@ -137,7 +135,7 @@ def load_data(
         if isinstance(labels.get("train"), RowStream):
             data.streamed_labels, origins["train"] = _read(sources["train"], fields["train"], column)
             labels["train"] = data.streamed_labels
-        data.label_names = _label_names(labels, origins, task, problem_type, known)
+        data.label_names = label_names(labels, origins, task, problem_type, known)
     for split in data:
         limit = max_train_samples if split == "train" else max_eval_samples
         if limit is not None:
@@ -395,85 +393,3 @@ def _sample(dataset: datasets.Dataset, limit: int, seed: int) -> datasets.Datase
         return dataset
     chosen = np.random.default_rng(seed).choice(len(dataset), size=limit, replace=False)
     return dataset.select(np.sort(chosen))
-
-
-# --- Labels ---
-
-
-def _label_names(
-    data: dict[str, datasets.Dataset],
-    origins: dict[str, Origin],
-    task: str,
-    problem_type: str | None,
-    known: list[str] | None,
-) -> list[str]:
-    """The label names of the training split, or those that are known, in the order of their ids.
-
-    Names that are all whole numbers are sorted as numbers, all others by code point; of tags, `O` comes first; where
-    the same ones are known, their order stays. Regression has names too: `LABEL_0` and so on, one for each number of a
-    row.
-    """
-    if problem_type == "regression":
-        return _regression_names(data, origins, known)
-    column = LABEL_COLUMNS[task]
-    lacking = "is none of the model's"
-    if "train" in data:
-        lacking = "does not occur in training"
-        names = _sorted_labels(_distinct(data["train"], column), task)
-        if not names:
-            raise InputError(f"{origins['train']}: no row has a label")
-        if len(names) == 1 and task == "sequence-classification" and problem_type != "multi_label_classification":
-            raise InputError(
-                f"{origins['train']}: every row has the label {names[0]!r}; classes are told apart from two"
-            )
-        known = known if known is not None and sorted(known) == sorted(names) else names
-    for split in data:
-        _check_known(data[split], column, known, origins[split], lacking)
-    return known
-
-
-def _regression_names(
-    data: dict[str, datasets.Dataset], origins: dict[str, Origin], known: list[str] | None
-) -> list[str]:
-    """One name for each number of a label; every split has as many."""
-    widths = {split: np.size(data[split][0]["label"]) for split in data}
-    width, whose = (widths["train"], "training") if "train" in data else (len(known), "the model")
-    for split, found in widths.items():
-        if found != width:
-            raise InputError(f"{origins[split]}: labels hold {found} numbers, but those of {whose} {width}")
-    return [f"LABEL_{index}" for index in range(width)]
-
-
-def _distinct(dataset: datasets.Dataset, column: str) -> set[str]:
-    """The labels that occur; nothing is copied of a table that may not fit into memory."""
-    labels = dataset.data[column]
-    return set(pc.unique(pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels).to_pylist())
-
-
-def _labels(dataset: datasets.Dataset, column: str) -> Iterator[list[str]]:
-    """The labels of one row after the other, of a table that may not fit into memory as a list."""
-    for table in dataset.select_columns(column).with_format("arrow").iter(BATCH_ROWS):
-        for labels in table[column].to_pylist():
-            yield labels if isinstance(labels, list) else [labels]
-
-
-def _sorted_labels(names: set[str], task: str) -> list[str]:
-    """See `_label_names`."""
-    if all(re.fullmatch(r"-?\d+", name) for name in names):
-        return sorted(names, key=lambda name: (int(name), name))
-    return sorted(names, key=lambda name: (task == "token-classification" and name != "O", name))
-
-
-def _check_known(dataset: datasets.Dataset, column: str, names: list[str], origin: Origin, lacking: str) -> None:
-    known = set(names)
-    if _distinct(dataset, column) <= known:
-        return
-    rows = {row: labels for row, labels in enumerate(_labels(dataset, column), 1) if not known.issuperset(labels)}
-    unknown = list(dict.fromkeys(name for labels in rows.values() for name in labels if name not in known))
-    count = sum(unknown[0] in labels for labels in rows.values())
-    others = f", and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""
-    near = " or ".join(map(repr, difflib.get_close_matches(unknown[0], names)))
-    raise InputError(
-        f"{origin.row(next(iter(rows)))}: label {unknown[0]!r} {lacking}"
-        f" ({count} {'row' if count == 1 else 'rows'} here{others})" + (f"; did you mean {near}?" if near else "")
-    )

@@ -122,7 +122,7 @@ def encode_rows(
     return encoded.remove_columns(["cut"] if settings.windows else ["cut", "document"])
 
 
-def encode_stream(rows: RowStream, split: str, function: Encoder) -> RowStream:
+def encode_blocks(rows: RowStream, split: str, function: Encoder) -> RowStream:
     """Apply `function` to each block of rows, when it is read. What did not fit is told now and then, in one line."""
     overflow, blocks = Overflow(), 0
 

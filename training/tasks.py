@@ -23,7 +23,7 @@ from transformers import (
 
 from .collation import CausalCollator, DenoisingCollator, Features, MaskingCollator, NoisyCollator
 from .corruption import IGNORE
-from .encoding import Answer, Encoder, Rows, Settings, encode_rows, encode_stream
+from .encoding import Answer, Encoder, Rows, Settings, encode_blocks, encode_rows
 from .files import InputError, one_of
 from .language_models import (
     check_documents,
@@ -108,6 +108,20 @@ def make_collator(task: Task, settings: Settings) -> Callable[[Features], dict[s
 # --- From rows to what the model reads ---
 
 
+def encode_splits(
+    task: Task, rows: datasets.DatasetDict, settings: Settings, workers: int | None
+) -> datasets.DatasetDict:
+    """The splits as the model reads them; of a stream one that is read as it is trained on. See `encode_split`."""
+    return datasets.DatasetDict(
+        {
+            split: encode_stream(task, rows[split], settings)
+            if isinstance(rows[split], RowStream)
+            else encode_split(task, rows[split], settings, split, workers)
+            for split in rows
+        }
+    )
+
+
 def encode_split(
     task: Task, rows: datasets.Dataset, settings: Settings, split: str, workers: int | None = None
 ) -> datasets.Dataset:
@@ -137,7 +151,7 @@ def encode_split(
     return encoded
 
 
-def encode_training_stream(task: Task, rows: RowStream, settings: Settings) -> RowStream:
+def encode_stream(task: Task, rows: RowStream, settings: Settings) -> RowStream:
     """The training split as the model reads it, made of each block of rows when that is read.
 
     Args:
@@ -151,14 +165,14 @@ def encode_training_stream(task: Task, rows: RowStream, settings: Settings) -> R
     task.check(rows.head, settings, "train")
     encode = task.encode(settings)
     if task.regroup is None:
-        return encode_stream(rows, "train", encode)
+        return encode_blocks(rows, "train", encode)
     task.regroup.check(datasets.Dataset.from_dict(encode(rows.head[:])), settings, "train")
 
     def regroup(block: Rows) -> Rows:
         documents = pa.array(encode(block)["input_ids"], pa.list_(pa.int32()))
         return pa.Table.from_batches(task.regroup.rows(iter([documents]), settings)).to_pydict()
 
-    return encode_stream(rows, "train", regroup)
+    return encode_blocks(rows, "train", regroup)
 
 
 def corrupted(encoded: datasets.Dataset, collator: NoisyCollator, settings: Settings) -> datasets.Dataset:

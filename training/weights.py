@@ -10,8 +10,9 @@ import datasets
 from transformers import TrainingArguments
 
 from .arguments import DataArguments, parse_pairs
-from .data import LABEL_COLUMNS, LabelledData
+from .data import LabelledData
 from .files import InputError
+from .labels import LABEL_COLUMNS
 
 logger = logging.getLogger(__name__)
 
