@@ -165,7 +165,7 @@ def tokenize(
         **kwargs,
     )
     document = features.pop("overflow_to_sample_mapping", list(range(len(texts))))
-    cut = [0] * len(document) if windows else cut_off(settings, inputs, features["input_ids"], max_length, **kwargs)
+    cut = [0] * len(document) if windows else cut_off(settings, inputs, features, max_length, **kwargs)
     end = {"input_ids": settings.tokenizer.eos_token_id, "attention_mask": 1, "special_tokens_mask": 1}
     for row in (row for row, ids in enumerate(features["input_ids"]) if not ids):
         for name in features:
@@ -175,13 +175,19 @@ def tokenize(
 
 
 def cut_off(
-    settings: Settings, inputs: dict[str, list], kept: list[list[int]], max_length: int, **kwargs: Any
+    settings: Settings, inputs: dict[str, list], features: BatchEncoding, max_length: int, **kwargs: Any
 ) -> list[int]:
     """How many tokens of each text, or pair of texts, are more than max_length."""
+    tokenizer, kept = settings.tokenizer, features["input_ids"]
     cut = [0] * len(kept)
     full = [row for row, ids in enumerate(kept) if len(ids) >= max_length]
-    if full:
+    if tokenizer.is_fast and len(inputs) == 1:
+        # It has cut off parts that have special tokens of their own. Those of a pair tell nothing.
+        special = tokenizer.num_special_tokens_to_add() if kwargs.get("add_special_tokens", True) else 0
+        for row in full:
+            cut[row] = sum(len(part) - special for part in features.encodings[row].overflowing)
+    elif full:
         texts = {name: [values[row] for row in full] for name, values in inputs.items()}
-        for row, ids in zip(full, settings.tokenizer(**texts, verbose=False, **kwargs)["input_ids"], strict=True):
+        for row, ids in zip(full, tokenizer(**texts, verbose=False, **kwargs)["input_ids"], strict=True):
             cut[row] = len(ids) - len(kept[row])
     return cut

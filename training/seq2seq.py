@@ -17,10 +17,10 @@ def encode_pairs(settings: Settings) -> Encoder:
         features = tokenize(settings, batch["source"], max_length=settings.max_source_length)
         texts = {"text_target": [each if isinstance(each, str) else each[0] for each in batch["target"]]}
         room = settings.max_target_length - 1
-        targets = tokenizer(**texts, add_special_tokens=False, truncation=True, max_length=room)["input_ids"]
+        targets = tokenizer(**texts, add_special_tokens=False, truncation=True, max_length=room)
         cut = cut_off(settings, texts, targets, room, add_special_tokens=False)
         features["cut"] = [sum(both) for both in zip(features["cut"], cut, strict=True)]
-        return {**features, "labels": [[*ids, tokenizer.eos_token_id] for ids in targets]}
+        return {**features, "labels": [[*ids, tokenizer.eos_token_id] for ids in targets["input_ids"]]}
 
     return encode
 
