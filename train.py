@@ -148,7 +148,9 @@ def prepare(argv: list[str]) -> Job:
         check_access(Destination(name, token=training_args.hub_token))
     path = model_args.model_name_or_path
     known = take_labels(data_args, path) if path else None
-    rows = read_rows(data_args, training_args, known)
+    # What the first process has stored, the others find.
+    with training_args.main_process_first(desc="reading"):
+        rows = read_rows(data_args, training_args, known)
     settle_steps(training_args, path, set(rows))
     finish_arguments(training_args, task, set(rows))
     tokenizer = make_tokenizer(model_args, data_args, rows)
@@ -156,7 +158,8 @@ def prepare(argv: list[str]) -> Job:
     weights = class_weights(data_args, training_args, rows)
     model = make_model(model_args, data_args, training_args, tokenizer, rows.label_names, weights)
     settings = make_settings(data_args, training_args, tokenizer, rows, model)
-    encoded = encode_splits(task, rows, settings, data_args.preprocessing_num_workers)
+    with training_args.main_process_first(desc="tokenizing"):
+        encoded = encode_splits(task, rows, settings, data_args.preprocessing_num_workers)
     if training_args.metric_for_best_model is not None and "validation" in rows:
         name = training_args.metric_for_best_model
         check_metric(name, task, rows["validation"], encoded["validation"], settings)

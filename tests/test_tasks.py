@@ -1,5 +1,7 @@
 """What becomes of a row on its way to the model, and of the model's output on its way back."""
 
+import dataclasses
+import functools
 import itertools
 
 import datasets
@@ -13,6 +15,7 @@ from transformers import EvalPrediction
 
 from seqblend import FAMILIES
 from seqblend.training.corruption import IGNORE
+from seqblend.training.data import read_file
 from seqblend.training.encoding import Settings
 from seqblend.training.files import InputError
 from seqblend.training.models import ARCHITECTURES
@@ -330,6 +333,43 @@ def test_a_row_is_never_empty(task, row):
         assert encoded["labels"] == [[IGNORE], [0]]
     batch = TASKS[task].collator(bare)(encoded.to_list())
     assert batch["input_ids"].shape == batch["token_type_ids"].shape == (2, 1)
+
+
+def test_several_processes_encode_as_one_does():
+    rows = datasets.Dataset.from_dict({"text": [text * n for n in range(1, 4) for text in TEXTS]})
+    task, options = TASKS["masked-lm"], settings_for(length=8)
+    expected = encode_split(task, rows, options, "train").to_list()
+    assert encode_split(task, rows, options, "train", workers=2).to_list() == expected
+
+
+@pytest.mark.parametrize("task", ["sequence-classification", "causal-lm"])
+def test_what_was_encoded_is_found_again(task, tmp_path, monkeypatch):
+    """After other calls of the tokenizer too; not with other settings, nor with another tokenizer."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "".join(f'"{text}",x\n' for text in TEXTS))
+    rows, calls, given = read_file(path, "sequence-classification"), [], TASKS[task].encode
+
+    def encode(settings):
+        function = given(settings)
+
+        @functools.wraps(function)
+        def counted(batch):
+            calls.append(batch)
+            return function(batch)
+
+        return counted
+
+    watched = dataclasses.replace(TASKS[task], encode=encode)
+
+    def count(tokenizer=CHAR, **options):
+        calls.clear()
+        encode_split(watched, rows, settings_for(tokenizer, labels=["x"], **options), "test")
+        return len(calls)
+
+    assert [count(), count()] == [1, 0]
+    CHAR("abc", truncation=True, max_length=2, padding="max_length")
+    assert [count(), count(length=8), count(TOKENIZERS["wordpiece"]), count(length=8)] == [0, 1, 1, 0]
 
 
 @pytest.mark.parametrize("labels, dtype", [([0.5, 1.0], torch.float32), ([[0.5, 1.0]] * 2, torch.float32)])
