@@ -4,6 +4,8 @@ import json
 from unittest import mock
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from two_processes import in_two_processes
 
 from seqblend.train import main
@@ -15,6 +17,7 @@ TASKS = {
     ],
     "seq2seq-lm": [{"source": "abc" * i, "target": "cb" * (8 - i)} for i in range(8)],
 }
+STREAMED = "seq2seq-lm"
 # The last rows of one split are fewer than a batch, those of the other fewer than two batches.
 ROWS = {"train": 8, "validation": 7, "test": 5}
 SMALL = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_size=16"
@@ -27,19 +30,36 @@ OPTIONS = {
 }
 
 
-def train_all(folder, run, batch_size):
-    """Train, evaluate and predict, for each task; its files are in the folder."""
-    for task in TASKS:
-        place = folder / task
-        options = {**OPTIONS, "task": task, "per_device_train_batch_size": batch_size, "output_dir": place / run}
-        options |= {f"{split}_file": place / f"{split}.jsonl" for split in ROWS}
-        # What is compared are figures; the card's code would be run.
-        with mock.patch("seqblend.training.pushing.write_card"):
-            assert main([word for name, value in options.items() for word in (f"--{name}", str(value))]) == 0
+def train(place, run, task, batch_size, **options):
+    """Train, evaluate and predict; the files of the task are in its place."""
+    options = {
+        **OPTIONS,
+        "task": task,
+        "per_device_train_batch_size": batch_size,
+        "output_dir": place / run,
+        **options,
+    }
+    options |= {f"{split}_file": place / f"{split}.jsonl" for split in ROWS}
+    # What is compared are figures; the card's code would be run.
+    with mock.patch("seqblend.training.pushing.write_card"):
+        assert main([word for name, value in options.items() for word in (f"--{name}", str(value))]) == 0
+
+
+def stream(place, run, batch_size, **options):
+    """As train, from a stream, in two passes and a half."""
+    given = {"streaming": True, "max_steps": 5, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 5}
+    tokenizer = OPTIONS | {"tokenizer_name_or_path": place / "alone"}
+    del tokenizer["tokenizer_type"]
+    with mock.patch.dict(OPTIONS, tokenizer, clear=True):
+        train(place, run, STREAMED, batch_size, **given, **options)
 
 
 def share_all(folder):
-    train_all(folder, "shared", 2)
+    for task in TASKS:
+        train(folder / task, "shared", task, 2)
+    stream(folder / STREAMED, "streamed, shared", 2)
+    checkpoint = folder / STREAMED / "streamed, shared" / "checkpoint-3"
+    stream(folder / STREAMED, "resumed", 2, resume_from_checkpoint=checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +70,8 @@ def trained(tmp_path_factory):
         (folder / task).mkdir()
         for split, number in ROWS.items():
             (folder / task / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:number]))
-    train_all(folder, "alone", 4)
+        train(folder / task, "alone", task, 4)
+    stream(folder / STREAMED, "streamed, alone", 4)
     in_two_processes(share_all, folder)
     return folder
 
@@ -81,3 +102,13 @@ def test_two_processes_predict_each_row_once(task, trained):
     assert len(alone) == ROWS["test"]
     for name in ("input", "prediction", "reference"):
         assert [row[name] for row in shared] == [row[name] for row in alone]
+
+
+def test_two_processes_share_a_stream_and_go_on_with_it(trained):
+    """The first one reads for both; the weights after going on are the same bit for bit."""
+    place = trained / STREAMED
+    alone = measures(place / "streamed, alone")
+    assert alone.keys() >= {"step 1", "step 5", "eval_loss"}
+    assert measures(place / "streamed, shared") == pytest.approx(alone, rel=0, abs=1e-5)
+    whole, resumed = (load_file(place / run / "model.safetensors") for run in ("streamed, shared", "resumed"))
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
