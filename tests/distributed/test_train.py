@@ -105,7 +105,7 @@ def test_two_processes_predict_each_row_once(task, trained):
 
 
 def test_two_processes_share_a_stream_and_go_on_with_it(trained):
-    """The first one reads for both; the weights after going on are the same bit for bit."""
+    """Each reads all and keeps its part; the weights after going on are the same bit for bit."""
     place = trained / STREAMED
     alone = measures(place / "streamed, alone")
     assert alone.keys() >= {"step 1", "step 5", "eval_loss"}
