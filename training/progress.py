@@ -4,6 +4,7 @@ import logging
 import time
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class Progress(TrainerCallback):
 
     def summary(self, args: TrainingArguments, state: TrainerState, model: PreTrainedModel, batches: int) -> str:
         """Four lines: the model, the data, the steps, and where everything goes; `batches` are of one process."""
-        tokens = int(sum(self.lengths))
+        tokens = int(np.sum(self.lengths))
         steps = -(-batches // args.gradient_accumulation_steps)
         done = f", of which {state.global_step:,} are done" if state.global_step else ""
         reporters = f", logs also to {', '.join(args.report_to)}" if args.report_to else ""

@@ -1,21 +1,30 @@
 """A Trainer that can be killed at any moment, and goes on as if it had not been."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sized
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset
-from transformers import TrainerCallback, TrainerState
-from transformers.trainer_pt_utils import safe_globals
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler, safe_globals
 from transformers.trainer_utils import TrainOutput
 
 from .checkpoints import STATE, clear_stage, fault_of, newest_good
 from .files import InputError
-from .saving import SavingTrainer
+from .restoring import RestoringTrainer
+from .sharing import SharedStream
 from .streams import PositionedStream, is_exact
 
+logger = logging.getLogger(__name__)
+
 POSITION = "position.pt"
+
+
+def seed_of(args: TrainingArguments) -> int:
+    """What decides the order of the rows."""
+    return args.seed if args.data_seed is None else args.data_seed
 
 
 class Position(TrainerCallback):
@@ -26,21 +35,30 @@ class Position(TrainerCallback):
         batches: how many of them this process has trained on.
         ended: the epoch is over, and what it ends with has its turn.
         trained: how many batches since the run was started or resumed.
+        sampler: decides the order of the rows.
     """
 
     def __init__(self) -> None:
+        self.sampler: Sampler | None = None
         self.go_on(0, 0)
 
-    def go_on(self, epoch: int, batches: int) -> None:
-        """Begin with this epoch, of which so many batches are done."""
+    def go_on(self, epoch: int, batches: int, is_over: bool = False) -> None:
+        """Begin with this epoch, of which so many batches are done; is_over: nothing comes after its end."""
         self.epoch, self.batches, self.ended, self.trained = epoch - 1, 0, False, 0
-        self._done = batches
+        self._done, self._is_over = batches, is_over
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Also tell the other callbacks: over a stream, state.epoch grows by a part of max_steps in a pass."""
+        """Also tell the other callbacks: over a stream, state.epoch grows by a part of max_steps in a pass.
+
+        And the sampler, which Trainer._run_epoch does not reach where processes share it and batches are left out.
+        """
         self.epoch, self.batches, self.ended = self.epoch + 1, self._done, False
         self._done = 0
         state.epoch = max(state.epoch or 0.0, float(self.epoch))
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(self.epoch)
+        elif getattr(self.sampler, "generator", None) is not None:
+            self.sampler.generator.manual_seed(seed_of(args) + self.epoch)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.batches += 1
@@ -52,19 +70,23 @@ class Position(TrainerCallback):
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Also stop a run that was over when it was resumed: transformers looks for that after a step only."""
         self.ended = True
-        if state.global_step >= state.max_steps:
+        if self._is_over or state.global_step >= state.max_steps:
             control.should_training_stop = True
 
 
-class ResumingTrainer(SavingTrainer):
+class ResumingTrainer(RestoringTrainer):
     """A Trainer whose runs end with the same weights, bit for bit on a CPU, however often they are killed.
 
     Args:
-        kwargs: those of SavingTrainer.
+        kwargs: those of RestoringTrainer.
     """
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
+        if self.args.accelerator_config.dispatch_batches is None:
+            # accelerate would have one process read a stream for all, which joins batches of different widths in vain,
+            # and fails where nothing is left to read.
+            self.accelerator.dataloader_config.dispatch_batches = False
         self.position = Position()
         self.add_callback(self.position)
         self._stream: PositionedStream | None = None
@@ -74,7 +96,7 @@ class ResumingTrainer(SavingTrainer):
         self._resumed: str | None = None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As SavingTrainer.train.
+        """As RestoringTrainer.train.
 
         Args:
             resume_from_checkpoint: a checkpoint, or True for the newest good one of output_dir.
@@ -106,15 +128,24 @@ class ResumingTrainer(SavingTrainer):
             "epoch": self.position.epoch,
             "batches": batches,
             "ended": self.position.ended,
-            "stopped": self.control.should_training_stop,
-            "batch": self.size_of_batches(),
+            "batching": self.batching(),
             "stream": None if self._stream is None else self._stream.state_after(batches),
         }
         torch.save(position, Path(output_dir, POSITION))
 
-    def size_of_batches(self) -> list[int]:
-        """What must be the same for so many batches to be the same rows."""
-        return [self._train_batch_size, self.args.gradient_accumulation_steps, self.args.world_size]
+    def batching(self) -> dict[str, int | str | None]:
+        """What must be the same for so many batches to be the same rows, by the names of the arguments."""
+        args, rows = self.args, self.train_dataset
+        return {
+            "per_device_train_batch_size": self._train_batch_size,
+            "max_tokens_per_batch": getattr(args, "max_tokens_per_batch", None),
+            "gradient_accumulation_steps": args.gradient_accumulation_steps,
+            "dataloader_drop_last": args.dataloader_drop_last,
+            "train_sampling_strategy": args.train_sampling_strategy,
+            "seed": seed_of(args),
+            "processes": args.world_size,
+            "training rows": len(rows) if isinstance(rows, Sized) else None,
+        }
 
     def position_in(self, checkpoint: Path) -> dict[str, Any] | None:
         """Where the run was; None if transformers' Trainer wrote the checkpoint, or batches are others now."""
@@ -123,7 +154,17 @@ class ResumingTrainer(SavingTrainer):
             return None
         with safe_globals():
             position = torch.load(path, weights_only=True)
-        return position if position["batch"] == self.size_of_batches() else None
+        now = self.batching()
+        others = [
+            f"{name} {now[name]}, not {value}" for name, value in position["batching"].items() if value != now[name]
+        ]
+        if others and self.args.should_log:
+            logger.warning(
+                "Batches are others than in %s: %s. The run goes on after as many steps, not after the same rows",
+                checkpoint,
+                "; ".join(others),
+            )
+        return None if others else position
 
     # --- Going on ---
 
@@ -139,18 +180,27 @@ class ResumingTrainer(SavingTrainer):
         if self._resumed is not None:
             self.find_best(Path(self._resumed))
             position = self.position_in(Path(self._resumed))
+        is_over = False
         if position is not None:
             epoch, batches = position["epoch"], position["batches"]
-            is_over = self.state.global_step >= max_steps
-            if position["ended"] and (is_over or not position["stopped"]):
+            is_over = self.state.global_step >= max_steps or self.is_stopped()
+            if position["ended"]:
                 epoch, batches = (epochs if is_over else epoch + 1), 0
             elif is_over:
                 # All of them: nothing is left but what the epoch ends with.
                 batches = steps_per_epoch * self.args.gradient_accumulation_steps
             elif self._stream is not None and position["stream"] is not None:
                 self._stream.resume(batches, position["stream"])
-        self.position.go_on(epoch, batches)
+        self.position.go_on(epoch, batches, is_over)
         return epoch, batches
+
+    def is_stopped(self) -> bool:
+        """Whether nothing had become better for so long, when the checkpoint was written, that the run was over."""
+        return any(
+            each.early_stopping_patience_counter >= each.early_stopping_patience
+            for each in self.callback_handler.callbacks
+            if isinstance(each, EarlyStoppingCallback)
+        )
 
     def find_best(self, checkpoint: Path) -> None:
         """Find the best model's checkpoint, though the directory may have been moved.
@@ -169,19 +219,52 @@ class ResumingTrainer(SavingTrainer):
             raise InputError(f"load_best_model_at_end: the best model, {best}, does not exist any more")
         self.state.best_model_checkpoint = found
 
+    def _get_train_sampler(self, *args: Any) -> Sampler | None:
+        """As Trainer._get_train_sampler; the order of the rows follows from the seed and the epoch alone.
+
+        LengthGroupedSampler, and without use_seedable_sampler RandomSampler too, would draw it from the random state
+        as it was when the epoch began, which no checkpoint has, and which each process has its own of.
+        """
+        sampler = super()._get_train_sampler(*args)
+        is_seeded = isinstance(sampler, RandomSampler) and self.args.accelerator_config.use_seedable_sampler
+        if isinstance(sampler, LengthGroupedSampler | RandomSampler) and not is_seeded:
+            sampler.generator = torch.Generator()
+        self.position.sampler = sampler
+        return sampler
+
     def _get_dataloader(self, dataset: Any, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
         """As Trainer._get_dataloader; of a stream that can be read on from the middle, the position is kept.
 
         A stream that workers read, or that has no exact state, is read from the start again, and what was is left out.
+
+        Raises:
+            InputError: several processes are to evaluate on a stream.
         """
         if is_training:
             self._stream = None
-            config = self.args.accelerator_config
-            in_one_place = self.args.dataloader_num_workers == 0 and not self.args.save_on_each_node
-            if isinstance(dataset, IterableDataset) and in_one_place and is_exact(dataset):
-                processes = 1 if config.split_batches else self.args.world_size
-                self._stream = dataset = PositionedStream(dataset, self._train_batch_size * processes)
-        return super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
+        if isinstance(dataset, IterableDataset):
+            dataset = self.readable_stream(dataset, is_training)
+        loader = super()._get_dataloader(dataset, *args, is_training=is_training, **kwargs)
+        if self.args.dataloader_persistent_workers:
+            # Workers that stay are started once, and once more in a resumed run: not by the random state of the run.
+            loader.base_dataloader.generator = torch.Generator()
+        return loader
+
+    def readable_stream(self, dataset: IterableDataset, is_training: bool) -> IterableDataset:
+        """A stream as it is read, by this process and the others. Raises InputError: see _get_dataloader."""
+        args, config = self.args, self.args.accelerator_config
+        processes = args.world_size
+        rows = self._train_batch_size * (1 if config.split_batches else processes)
+        if is_training and args.dataloader_num_workers == 0 and not args.save_on_each_node and is_exact(dataset):
+            self._stream = dataset = PositionedStream(dataset, rows)
+        if processes <= 1 or config.dispatch_batches:
+            return dataset
+        if not is_training:
+            raise InputError(
+                f"eval_dataset: a stream, of which {processes} processes would count some rows twice; give a set of "
+                "rows, or evaluate by one process"
+            )
+        return SharedStream(dataset, rows)
 
     def _run_epoch(self, *, epoch: int, train_dataloader: DataLoader, **kwargs: Any) -> None:
         """As Trainer._run_epoch, which reads the first batches to leave them out, unless the stream is past them."""
@@ -207,3 +290,13 @@ class ResumingTrainer(SavingTrainer):
         if not self.position.trained:
             self._load_rng_state(self._resumed)
         super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _evaluate(self, *args: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        """As Trainer._evaluate; what eval_on_start asks for was done when the run began.
+
+        Replaces `self._evaluate(trial, ignore_keys_for_eval, skip_scheduler=True)` of Trainer._inner_training_loop,
+        which does it again when a run goes on: early stopping would count that.
+        """
+        if skip_scheduler and self.state.global_step:
+            return {}
+        return super()._evaluate(*args, skip_scheduler=skip_scheduler)

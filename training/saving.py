@@ -162,6 +162,20 @@ class SavingTrainer(PushingTrainer):
             best = self.state.best_model_checkpoint
             rotate_checkpoints(str(run_dir), self.args.save_total_limit, best, use_mtime=True)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As Trainer.save_model.
+
+        Raises:
+            RunError: it could not be written.
+        """
+        try:
+            super().save_model(output_dir, _internal_call)
+        except Exception as error:  # for a full disk, safetensors and torch raise their own
+            if self._stage is not None:
+                raise  # _save_checkpoint tells of it
+            directory = output_dir or self.args.output_dir
+            raise RunError(f"{directory}: the model is not saved: {in_one_line(error)}; {self.way_on()}") from error
+
     def write_staged(self, model: Any, trial: Any, staged: Path, checkpoint: Path) -> None:
         """Let transformers write the checkpoint beside where it is going to be; it must not tell of that place."""
         self._stage = staged.parent

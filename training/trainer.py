@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager, nullcontext
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 from accelerate.utils import find_batch_size, slice_tensors
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
@@ -22,23 +23,35 @@ from transformers import (
 from transformers.integrations import apply_liger_kernel
 from transformers.trainer_utils import EvalLoopOutput, has_length
 
+from .arguments import BlendTrainingArguments
 from .files import InputError
 from .metrics import perplexity
 from .progress import Progress
-from .resuming import ResumingTrainer
+from .resuming import ResumingTrainer, seed_of
 from .sampling import TokenBatchSampler, count_tokens
 
 Scorer = Callable[[EvalPrediction], dict[str, float | str]]
 # What the Trainer says to a DataLoader of how rows are read.
 LOADING = (
     *("collate_fn", "num_workers", "pin_memory", "persistent_workers", "multiprocessing_context", "prefetch_factor"),
-    *("in_order", "worker_init_fn"),
+    *("in_order", "worker_init_fn", "generator"),
 )
 
 # The flag has an older name in older transformers.
 CHECKPOINTING = (
     "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
 )
+
+
+def completed(args: TrainingArguments | None) -> TrainingArguments:
+    """Arguments of any of transformers' classes, with the defaults of all that a BlendTrainer asks them for."""
+    args = BlendTrainingArguments() if args is None else args
+    for each in fields(BlendTrainingArguments):
+        if not hasattr(args, each.name):
+            setattr(args, each.name, each.default)
+    # SIGTERM is listened to anyway; transformers would also save in the middle of a step, whose gradients are lost then.
+    args.enable_jit_checkpoint = False
+    return args
 
 
 def built(option: str, function: Callable, *args: Any) -> Any:
@@ -83,14 +96,15 @@ class BlendTrainer(ResumingTrainer):
     """A Seq2SeqTrainer that evaluates in order, averages losses over targets, resumes exactly, and pushes whole.
 
     Args:
-        scorers: what computes the metrics of each split, by the prefix its metrics have (`eval`, `test`). Empty for
-            language models, which have a perplexity.
-        kwargs: those of ResumingTrainer, but for `compute_metrics`; `args` may be BlendTrainingArguments.
+        scorers: what computes the metrics of each split, by the prefix its metrics have (`eval`, `test`), in place of
+            `compute_metrics`. Where there is neither, as of language models, a perplexity is computed.
+        kwargs: those of ResumingTrainer; `args` may be TrainingArguments of any kind.
     """
 
-    def __init__(self, *, scorers: dict[str, Scorer], **kwargs: Any):
-        super().__init__(compute_metrics=next(iter(scorers.values()), None), **kwargs)
-        self.scorers = scorers
+    def __init__(self, *, scorers: dict[str, Scorer] | None = None, **kwargs: Any):
+        self.scorers = {} if scorers is None else scorers
+        kwargs["args"] = completed(kwargs.get("args"))
+        super().__init__(**{"compute_metrics": next(iter(self.scorers.values()), None), **kwargs})
         self.batches = self.make_batches()
         columns = getattr(self.train_dataset, "column_names", None) or ()
         has_rows = "input_ids" in columns and isinstance(self.train_dataset, Sized)
@@ -98,9 +112,8 @@ class BlendTrainer(ResumingTrainer):
         for part in (self.data_collator, self.batches, self.pace):
             if isinstance(part, TrainerCallback):
                 self.add_callback(part)
-        # Arguments of transformers' own class have none.
-        if patience := getattr(self.args, "early_stopping_patience", None):
-            self.add_callback(EarlyStoppingCallback(patience))
+        if self.args.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
         self._loss_sums: list[torch.Tensor] = []
 
     def make_batches(self) -> TokenBatchSampler | None:
@@ -110,17 +123,26 @@ class BlendTrainer(ResumingTrainer):
             InputError: the training rows cannot be divided so.
         """
         args = self.args
-        # Arguments of transformers' own class have none.
-        max_tokens = getattr(args, "max_tokens_per_batch", None)
-        if max_tokens is None or self.train_dataset is None:
+        if args.max_tokens_per_batch is None or self.train_dataset is None:
             return None
-        seed = args.seed if args.data_seed is None else args.data_seed
-        return TokenBatchSampler(self.row_lengths(), max_tokens, num_processes=args.world_size, seed=seed)
+        if isinstance(self.train_dataset, IterableDataset):
+            raise InputError(
+                "max_tokens_per_batch: how long the rows of a stream are is not known before they are read"
+            )
+        options = {"num_processes": args.world_size, "seed": seed_of(args)}
+        return TokenBatchSampler(self.row_lengths(), args.max_tokens_per_batch, **options)
 
     def row_lengths(self) -> np.ndarray:
-        """The tokens of each training row (N,), those of source and target together where a decoder reads both."""
+        """The tokens of each training row (N,), those of source and target together where a decoder reads both.
+
+        Raises:
+            InputError: the column of the lengths has none.
+        """
         column = self.args.length_column_name
         if column in getattr(self.train_dataset, "column_names", ()):
+            kind = str(getattr(self.train_dataset.features[column], "dtype", "list"))
+            if "int" not in kind:
+                raise InputError(f"length_column_name: column {column!r} must hold whole numbers, but is of {kind}")
             return np.array(self.train_dataset[column])
         # A target that a decoder reads is computed like a source.
         reads_labels = self.model.config.is_encoder_decoder and self.model.can_generate()
@@ -253,7 +275,7 @@ class BlendTrainer(ResumingTrainer):
             output.metrics.pop(f"{metric_key_prefix}_loss", None)
             if count:
                 output.metrics[f"{metric_key_prefix}_loss"] = total / count
-            if count and not self.scorers:
+            if count and self.compute_metrics is None:
                 output.metrics[f"{metric_key_prefix}_perplexity"] = perplexity(total / count)
         return output
 
@@ -293,22 +315,3 @@ class BlendTrainer(ResumingTrainer):
         """How many targets a batch has, as Trainer._get_num_items_in_batch counts them; a double."""
         shifted = labels[..., 1:] if getattr(self, "_loss_shifts_labels", False) else labels
         return shifted.ne(-100).sum().to(self.args.device, torch.double)
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Refuse a checkpoint that does not match the model, on resume and when the best model is loaded.
-
-        Replaces Trainer._issue_warnings_after_load, which lets a layer stay random with a warning.
-
-        Raises:
-            InputError: tensors are missing or unexpected; the message names them.
-        """
-        tied = set(getattr(self.model, "all_tied_weights_keys", {}))
-        missing = sorted(set(load_result.missing_keys) - tied)
-        if missing or load_result.unexpected_keys:
-            raise InputError(
-                f"the checkpoint does not match the model: missing {missing}, "
-                f"unexpected {sorted(load_result.unexpected_keys)}"
-            )
-        # Of an adapter nothing was loaded that is tied, and what stands in place of a tied head can not be.
-        if not hasattr(self.model, "peft_config"):
-            self.model.tie_weights()
