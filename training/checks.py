@@ -78,9 +78,7 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
     check_models(model_args, data_args)
     check_batches(args)
     check_streaming(model_args, data_args, args)
-    # Of a stream one process gives the others their rows.
-    is_shared = args.accelerator_config.dispatch_batches or (data_args.streaming and args.world_size > 1)
-    if data_args.pack_documents and (is_shared or args.n_gpu > 1):
+    if data_args.pack_documents and (args.accelerator_config.dispatch_batches or args.n_gpu > 1):
         raise InputError("pack_documents: a batch is one row, which cannot be shared out; start one process a GPU")
     check_stopping(args)
     check_output(args.output_dir)

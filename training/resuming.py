@@ -271,8 +271,7 @@ class ResumingTrainer(RestoringTrainer):
         self._rest = None
         if self._stream is not None and self._stream.start:
             train_dataloader.set_epoch(epoch)
-            # accelerate takes a stream of no row for an error: the stream itself tells that there is none left.
-            self._rest = iter(self._stream if self._stream.is_over else train_dataloader)
+            self._rest = iter(train_dataloader)
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], *args: Any) -> tuple:

@@ -28,7 +28,9 @@ class SharedStream(IterableDataset):
     def __iter__(self) -> Iterator[Any]:
         batch: list[Any] = []
         for row in self.source:
-            batch = [*batch, row] if len(batch) < self.rows else [row]
+            if len(batch) == self.rows:
+                batch.clear()
+            batch.append(row)
             yield row
         yield from islice(cycle(batch), -len(batch) % self.rows)
 

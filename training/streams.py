@@ -81,10 +81,6 @@ class PositionedStream(IterableDataset):
     The source has read on by then: a batch is made before it is known to be the last, and another while it is trained
     on.
 
-    Attributes:
-        start: how many batches of the epoch were read before it is read on.
-        is_over: whether those were all.
-
     Args:
         source: has `state_dict` and `load_state_dict`, as `datasets.IterableDataset`.
         rows: of a batch, of all processes together.
@@ -93,8 +89,7 @@ class PositionedStream(IterableDataset):
     def __init__(self, source: Any, rows: int):
         self.source, self.rows = source, rows
         self.start = 0
-        self.is_over = False
-        self.ends: deque[tuple[int, dict[str, Any]]] = deque(maxlen=4)
+        self.ends: deque[tuple[int, Any]] = deque(maxlen=4)
 
     def __len__(self) -> int:
         """Raises TypeError, as len does, where the source does not know."""
@@ -110,20 +105,20 @@ class PositionedStream(IterableDataset):
                 batches, count = batches + 1, 0
                 self.note(batches)
             yield row
-        self.note(batches + (count > 0), is_over=True)
+        self.note(batches + (count > 0))
 
-    def note(self, batches: int, is_over: bool = False) -> None:
-        """Keep where the source is after so many batches, and whether they were all."""
-        self.ends.append((batches, {"source": copy.deepcopy(self.source.state_dict()), "is_over": is_over}))
+    def note(self, batches: int) -> None:
+        """Keep where the source is after so many batches."""
+        self.ends.append((batches, copy.deepcopy(self.source.state_dict())))
 
-    def state_after(self, batches: int) -> dict[str, Any] | None:
+    def state_after(self, batches: int) -> Any:
         """Where the source was after so many batches of this epoch; None if that is not known any more."""
         return dict(self.ends).get(batches)
 
-    def resume(self, batches: int, state: dict[str, Any]) -> None:
+    def resume(self, batches: int, state: Any) -> None:
         """Go on after so many batches of an epoch."""
-        self.source.load_state_dict(state["source"])
-        self.start, self.is_over = batches, state["is_over"]
+        self.source.load_state_dict(state)
+        self.start = batches
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate, which would call it of the source."""
