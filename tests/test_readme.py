@@ -39,7 +39,7 @@ def test_commands_name_what_exists(page):
     files = re.findall(r"\b((?:examples|tests)/[\w/]+\.(?:py|yaml))", text)
     modules = [name.replace(".", "/") for name in re.findall(r"python -m seqblend\.([\w.]+)", text)]
     missing = [name for name in files if not (root / name).exists()]
-    missing += [name for name in modules if not any((root / f"{name}{end}").exists() for end in (".py", "/__main__.py"))]
+    missing += [name for name in modules if not {*root.glob(f"{name}.py"), *root.glob(f"{name}/__main__.py")}]
     targets = re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     missing += sorted({*re.findall(r"`make ([a-z-]+)", text)} - {*targets})
     assert not missing
