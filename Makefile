@@ -14,15 +14,15 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(VENV)/package  ## create .venv with the package and the exact versions it was tested on
+install: $(VENV)/package  ## create .venv with the package in its tested versions
 
-demo: $(VENV)/package  ## train the three task shapes on calendar dates and show what they learnt
+demo: $(VENV)/package  ## train the three task shapes on dates, in five minutes
 	$(BIN)/python examples/demo.py --output_dir runs/demo
 
 test: $(VENV)/tools  ## run the tests
 	$(BIN)/python -m pytest --numprocesses 2
 
-test-oldest: $(OLDEST)/tools $(VENV)/tools  ## run the tests on the lowest versions allowed, open saved models across
+test-oldest: $(OLDEST)/tools $(VENV)/tools  ## run the tests on the lowest versions, open models across
 	$(OLDEST)/bin/python -m pytest --numprocesses 2
 	rm -rf build/versions
 	$(BIN)/python tests/check_versions.py save build/versions/newest
@@ -30,7 +30,7 @@ test-oldest: $(OLDEST)/tools $(VENV)/tools  ## run the tests on the lowest versi
 	$(OLDEST)/bin/python tests/check_versions.py save build/versions/oldest
 	$(BIN)/python tests/check_versions.py open build/versions/oldest
 
-test-clients: $(VENV)/clients  ## run the tests of other libraries with our models, and of export
+test-clients: $(VENV)/clients  ## run the tests of other libraries with our models
 	$(BIN)/python -m pytest --numprocesses 2 tests/clients
 
 test-distributed: $(VENV)/tools  ## run the tests of two processes that train together
@@ -50,14 +50,14 @@ results: $(VENV)/package  ## write docs/results.md from the runs under runs/
 	$(BIN)/python -m seqblend.training.report runs > docs/results.md
 
 # The profiler that measures memory says that it begins and ends, whatever it is asked, but for this level.
-bench: $(VENV)/bench  ## time ours beside its peers (DATA=directory: lengths of its data sets), into runs/bench.json
+bench: $(VENV)/bench  ## time ours beside its peers (DATA=real texts' directory)
 	KINETO_LOG_LEVEL=99 $(BIN)/python -m seqblend.benchmarks --json runs/bench.json $(if $(DATA),--data $(DATA))
 
 # Their sources go before the package of the same name that is installed; they want an older huggingface_hub than ours.
 CONFORMANCE := runs/conformance
 THEIRS := $(abspath $(TRANSFORMERS))
 SOURCES := HF_HUB_OFFLINE=1 PYTHONPATH="$(THEIRS)/src:$(THEIRS)/utils:$(THEIRS)"
-conformance: $(VENV)/conformance/installed  ## run transformers' own common tests (TRANSFORMERS=its source tree, 5.16)
+conformance: $(VENV)/conformance/installed  ## run transformers' common tests (TRANSFORMERS=its sources)
 	@test -f "$(THEIRS)/tests/test_modeling_common.py" || { echo "no source tree: TRANSFORMERS=$(TRANSFORMERS)"; exit 1; }
 	mkdir -p $(CONFORMANCE)
 	for model in bert gpt2 bart; do cd "$(THEIRS)" && $(SOURCES) "$(CURDIR)/$(VENV)/conformance/bin/python" -m pytest \
@@ -68,7 +68,7 @@ conformance: $(VENV)/conformance/installed  ## run transformers' own common test
 	$(SOURCES) $(VENV)/conformance/bin/python tests/conformance/report.py $(CONFORMANCE) > $(CONFORMANCE)/page.md
 	mv $(CONFORMANCE)/page.md docs/conformance.md
 
-clean:  ## remove the environments and everything that was built
+clean:  ## remove the environments and what was built
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info
 
 $(VENV)/package: setup.cfg pyproject.toml constraints.txt

@@ -34,6 +34,8 @@ from seqblend.training.tokenization import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
+DESCRIPTION = "Ask a saved model about files or pipes of any size; answers are JSON, one object a line."
+STANDARD_INPUT = "standard input"
 COLUMNS = tuple(f"{name}_column" for name in ("text", "text_pair", "tokens", "source"))
 # Flags that mean what they mean in training.
 SHARED = (*COLUMNS, *Reading._fields, "max_length", "overflow", "overlap")
@@ -41,13 +43,15 @@ SHARED = (*COLUMNS, *Reading._fields, "max_length", "overflow", "overlap")
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Read the command line. Raises InputError for values out of range."""
-    parser = argparse.ArgumentParser("seqblend-predict", allow_abbrev=False)
+    parser = argparse.ArgumentParser("seqblend-predict", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("model", metavar="DIR", help="A saved model, with its tokenizer.")
     parser.add_argument("--input", nargs="+", required=True, help="Files as train.py reads them; or -, lines of text.")
     parser.add_argument("--output", help="The file to write, .jsonl or .jsonl.gz; default: standard output.")
     parser.add_argument("--overwrite_output", action="store_true", help="Replace a file that is there.")
     parser.add_argument("--words", help="What a tag is for in a text: words, the default; spaces; or characters.")
-    parser.add_argument("--max_tokens_per_batch", type=int, default=4096, help="What the model reads at a time.")
+    parser.add_argument(
+        "--max_tokens_per_batch", type=int, default=4096, help="What the model reads at a time; default: 4096."
+    )
     parser.add_argument("--max_new_tokens", type=int, help="The most tokens to write; default: the model's, or 64.")
     parser.add_argument("--num_beams", type=int, help="How many beams to write with; default: the model's.")
     for field in dataclasses.fields(DataArguments):
@@ -146,9 +150,8 @@ def input_sources(given: argparse.Namespace) -> list[Source]:
     """What the input names. Raises InputError for a file that is not there, or of an unknown kind."""
     reading = Reading(**{name: getattr(given, name) for name in Reading._fields})
     if given.input == ["-"]:
-        name = "standard input"
-        lines = FILE_TYPES[".txt"].rows(name, sys.stdin.buffer, reading)
-        sources = [Source(name, lambda bar: lines, None, typed=False)]
+        lines = FILE_TYPES[".txt"].rows(STANDARD_INPUT, sys.stdin.buffer, reading)
+        sources = [Source(STANDARD_INPUT, lambda bar: lines, None, typed=False)]
     else:
         paths = expand("input", given.input)
         sources = [source for path in paths for source in sources_of("input", path, reading)]
@@ -238,7 +241,7 @@ def run(argv: list[str]) -> None:
     if given.words is not None:
         one_of("words", given.words, WORDS)
     check_output(given.output, given.overwrite_output)
-    sources, name = input_sources(given), " ".join(given.input)
+    sources, name = input_sources(given), STANDARD_INPUT if given.input == ["-"] else " ".join(given.input)
     predictor = make_predictor(given)
     begin = time.monotonic()
     write(predictor.answers(input_rows(given, sources, predictor.task)), given.output)

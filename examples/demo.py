@@ -3,6 +3,8 @@
 import argparse
 import datetime
 import json
+import logging
+import os
 import sys
 import time
 from itertools import groupby
@@ -16,12 +18,13 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
 )
-from transformers.utils import logging
+from transformers.utils.logging import disable_progress_bar
 
 from seqblend.train import prepare
 from seqblend.training.dates import date_row, language_ceiling, load_dates
 
-EXAMPLES = Path(__file__).parent
+# As seen from here: it stands on the cards.
+EXAMPLES = os.path.relpath(Path(__file__).parent)
 SHAPES = ("n21", "n2n", "n2m")
 # A day of the test split, in three scripts.
 DAY, LANGUAGES = datetime.date(2031, 4, 17), ("ko", "el", "es")
@@ -31,7 +34,8 @@ def train(shape: str, output_dir: Path) -> dict[str, float]:
     """Run one of the three examples and return its results."""
     print(f"\n=== {shape.upper()} ===", flush=True)
     run_dir = output_dir / shape
-    prepare([str(EXAMPLES / f"dates_{shape}.yaml"), "--output_dir", str(run_dir), "--disable_tqdm", "true"]).run()
+    settings = f"{EXAMPLES}/dates_{shape}.yaml"
+    prepare([settings, "--output_dir", str(run_dir), "--disable_tqdm", "true"]).run()
     return json.loads((run_dir / "all_results.json").read_text())
 
 
@@ -61,7 +65,8 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"))
     output_dir = parser.parse_args().output_dir
     start = time.perf_counter()
-    logging.disable_progress_bar()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    disable_progress_bar()
     datasets.disable_progress_bars()
     results = {shape: train(shape, output_dir) for shape in SHAPES}
     ceiling = language_ceiling(load_dates()["test"])
@@ -73,19 +78,19 @@ def main() -> None:
         "seconds": time.perf_counter() - start,
     }
     (output_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    accuracy = summary["language_accuracy"]
+    reached = {name: f"{100 * value:.2f} %" for name, value in summary.items()}
     print("\nOn days that training never saw:\n")
-    print(f"  N21  which language?          accuracy     {accuracy:.4f}   best reachable {ceiling:.4f}, as some")
-    print(f"{'':45}{accuracy / ceiling:.4f} of it       texts are the same in several languages")
-    print(f"  N2N  which characters?        field F1     {summary['field_f1']:.4f}")
-    print(f"  N2M  which day?               exact match  {summary['iso_exact_match']:.4f}\n")
+    print(f"  N21  which language?     accuracy     {reached['language_accuracy']}")
+    print(f"       of {reached['language_ceiling']} that can be reached: some texts are of several languages")
+    print(f"  N2N  which characters?   field F1     {reached['field_f1']}")
+    print(f"  N2M  which day?          exact match  {reached['iso_exact_match']}\n")
     with torch.no_grad():
         for language in LANGUAGES:
             text = date_row(DAY, language)["text"]
             print(f"  {text}")
             for shape in SHAPES:
                 print(f"    {shape.upper()}  {ask(shape, output_dir, text)}")
-    print(f"\n{summary['seconds']:.0f} seconds; models and results are in {output_dir}")
+    print(f"\n{summary['seconds']:.0f} seconds. The models are in {output_dir}, each with a card, README.md.")
 
 
 if __name__ == "__main__":

@@ -146,6 +146,8 @@ def write_card(directory: str | Path, given: Given | None = None, complete: bool
         pictures=pictures,
         version=__version__,
         missing=NOT_MEASURED,
+        counted=counted,
+        duration=duration,
     )
     path = saved.directory / "README.md"
     path.with_suffix(".tmp").write_text(card, encoding="utf-8")
@@ -244,8 +246,18 @@ def measured(saved: Saved) -> list[tuple[str, str, float]]:
 
 def result_rows(saved: Saved) -> list[tuple[str, str, str, str]]:
     """Split, number of rows, metric and value, as the table shows them."""
-    sizes = {split: str(saved.results.get(f"{prefix}_samples", NOT_MEASURED)) for prefix, split in SPLITS.items()}
+    sizes = {split: counted(saved.results.get(f"{prefix}_samples")) for prefix, split in SPLITS.items()}
     return [(split, sizes[split], METRICS[key][1], f"{value:.4f}") for split, key, value in measured(saved)]
+
+
+def counted(number: int | None) -> str:
+    """A number with its thousands apart."""
+    return f"{number:,}" if number else NOT_MEASURED
+
+
+def duration(seconds: float) -> str:
+    """A time as it is read."""
+    return f"{seconds:.1f} seconds" if seconds < 60 else f"{seconds / 60:.1f} minutes"
 
 
 def architecture_rows(saved: Saved) -> list[tuple[str, list[str]]]:
@@ -288,7 +300,7 @@ def limits(saved: Saved, given: Given) -> list[str]:
     """What is known of the model's limits."""
     results, lines = saved.results, [given.limits] if given.limits else []
     if "train_samples" in results:
-        rows = f"{results['train_samples']} rows of {data_name(saved, given)}"
+        rows = f"{counted(results['train_samples'])} rows of {data_name(saved, given)}"
         lines.append(
             f"It was trained on {rows}" + (", and measured on the splits above alone." if measured(saved) else ".")
         )

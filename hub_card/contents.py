@@ -124,9 +124,11 @@ def gather(files: dict[str, Path], place: Path) -> None:
 
 
 def listing(files: dict[str, Path]) -> list[str]:
-    """A line for each file: SHA-256, bytes, name."""
-    lines = []
+    """A line for each file: bytes, the first digits of its SHA-256, name; and a line for all of them."""
+    lines, total = [], 0
     for name, path in files.items():
+        size = path.stat().st_size
         with path.open("rb") as file:
-            lines.append(f"{sha_fileobj(file).hex()}  {path.stat().st_size:>12,}  {name}")
-    return lines
+            lines.append(f"{size:>14,}  {sha_fileobj(file).hex()[:12]}  {name}")
+        total += size
+    return [*lines, f"{total:>14,}  bytes in {len(files)} files"]

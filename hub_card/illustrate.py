@@ -58,7 +58,8 @@ def draw_training(saved: Saved, folder: Path) -> list[Picture]:
     note = f"in training with label smoothing {smoothing:g}, in validation without" if smoothing else None
     if not draw_learning_curves(history, folder / "learning_curves.png", metric=metric, note=note):
         return []
-    return [("learning_curves.png", "Learning curves")]
+    beside = f" and validation {metric.removeprefix('eval_').replace('_', ' ')}" if metric else ""
+    return [("learning_curves.png", f"Loss{beside} in the course of training")]
 
 
 def sides(saved: Saved) -> tuple[list[Any], list[Any]]:

@@ -247,7 +247,7 @@ def main(argv: list[str] | None = None) -> int:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     if commit is None:
-        print("\n".join(listing(repository_files(directory))))
+        print(*listing(repository_files(directory)), "All is well. Nothing was sent.", sep="\n")
     else:
         print(commit.pr_url or commit.commit_url)
     return 0

@@ -102,5 +102,6 @@ def hyperparameters(args: TrainingArguments) -> list[tuple[str, str]]:
 
 
 def shown(value: Any) -> str:
-    """A value as the command line has it."""
-    return str(getattr(value, "value", value))
+    """A value as the command line has it; a whole number, which transformers may keep as 2.0, without its point."""
+    value = getattr(value, "value", value)
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)

@@ -42,7 +42,7 @@ def check(directory: Path, hub: LoopbackHub) -> str:
     evaluated = ModelCard(text).data.eval_results
     assert {(each.dataset_split, each.metric_name): each.metric_value for each in evaluated} == figures, directory
     for (split, name), value in figures.items():
-        assert re.search(rf"\| {split} \| \d+ \| {name} \| {value:.4f} \|", text), (directory, split, name)
+        assert re.search(rf"\| {split} \| [\d,]+ \| {name} \| {value:.4f} \|", text), (directory, split, name)
     (code,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     (output,) = re.findall(r"It prints:\n\n```text\n(.*?)\n```", text, re.DOTALL)
     assert over_http(code, hub) == output, directory

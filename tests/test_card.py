@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import HEADS, every_head, tiny_model
 from huggingface_hub import ModelCard
-from transformers import Seq2SeqTrainingArguments
+from transformers import IntervalStrategy, Seq2SeqTrainingArguments
 
 from seqblend import (
     BlendEncoderDecoderForSeq2SeqLM,
@@ -19,7 +19,7 @@ from seqblend import (
 from seqblend.hub_card import card as card_module
 from seqblend.hub_card import illustrate
 from seqblend.hub_card.card import METRICS, NOT_MEASURED, Given, write_card
-from seqblend.hub_card.record import HYPERPARAMETERS, RunRecord, hyperparameters
+from seqblend.hub_card.record import HYPERPARAMETERS, RunRecord, hyperparameters, shown
 from seqblend.hub_card.usage import HEADS as USAGES
 from seqblend.hub_card.usage import as_text, prompt_of, run_usage, usage_code
 from seqblend.hub_card.verify import without_package
@@ -124,6 +124,14 @@ def test_nothing_private_is_on_it(trained):
     card = (trained / "README.md").read_text()
     assert str(trained.parent) not in card and "/tmp" not in card
     assert "--train_file train.jsonl" in card and "--output_dir out" in card
+
+
+def test_numbers_are_written_as_they_are_read():
+    assert (card_module.counted(25000), card_module.counted(None)) == ("25,000", "not measured")
+    assert (card_module.duration(59.94), card_module.duration(90)) == ("59.9 seconds", "1.5 minutes")
+    assert [shown(value) for value in (2.0, 2e-3, 4, "adam", IntervalStrategy.EPOCH)] == (
+        ["2", "0.002", "4", "adam", "epoch"]
+    )
 
 
 def test_hyperparameters_that_were_changed_come_first(trained):

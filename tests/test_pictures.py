@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 import math
 import sys
@@ -17,7 +18,7 @@ from scipy.stats import binomtest
 from seqeval.metrics import classification_report
 from sklearn.metrics import f1_score
 
-from seqblend.hub_card import pictures
+from seqblend.hub_card import glyphs, pictures
 from seqblend.hub_card.pictures import (
     draw_blending,
     draw_confusion,
@@ -74,9 +75,10 @@ every_drawing = pytest.mark.parametrize("draw", DRAWINGS.values(), ids=list(DRAW
 def only_dejavu(*others: str):
     """As where no font package is installed, and no font but Matplotlib's own."""
     with pytest.MonkeyPatch.context() as patch:
-        fonts = [font for font in pictures.fontManager.ttflist if font.name in (pictures.DEFAULT_FONT, *others)]
-        patch.setattr(pictures.fontManager, "ttflist", fonts)
-        patch.setattr(pictures, "FONT_PACKAGES", ())
+        fonts = [font for font in glyphs.fontManager.ttflist if font.name in (glyphs.DEFAULT_FONT, *others)]
+        patch.setattr(glyphs.fontManager, "ttflist", fonts)
+        patch.setattr(glyphs, "FONT_PACKAGES", ())
+        patch.setattr(glyphs, "read_new_fonts", lambda: None)
         yield
 
 
@@ -116,7 +118,7 @@ def strings_of(figure: Figure) -> str:
 
 def test_matplotlib_warns_of_a_missing_glyph():
     figure = Figure()
-    figure.text(0, 0, "한", family=pictures.DEFAULT_FONT)
+    figure.text(0, 0, "한", family=glyphs.DEFAULT_FONT)
     with pytest.warns(UserWarning, match=r"Glyph 54620 .* missing from"):
         FigureCanvasAgg(figure).draw()
 
@@ -167,56 +169,81 @@ def test_every_axis_says_what_it_is(draw, figures, tmp_path):
 ])  # fmt: skip
 def test_shown(text, expected):
     with only_dejavu():
-        assert pictures.shown(text) == expected
+        assert glyphs.shown(text) == expected
 
 
 @settings(deadline=None, max_examples=50)
 @given(text=st.text(), most=st.integers(3, 20))
 def test_what_is_shown_can_be_seen_and_is_not_too_wide(text, most):
     with only_dejavu():
-        shown = pictures.shown(text, most=most)
+        shown = glyphs.shown(text, most=most)
         characters = set(shown) - {" "}
-        assert all(pictures.has_glyph(pictures.DEFAULT_FONT, character) for character in characters)
+        assert all(glyphs.has_glyph(glyphs.DEFAULT_FONT, character) for character in characters)
         assert shown == shown.strip()
-        assert pictures.letters(shown) <= most or shown.startswith("⟨U+")
+        assert glyphs.letters(shown) <= most or shown.startswith("⟨U+")
 
 
 def test_long_texts_lose_their_middle():
-    assert pictures.shown("abcdefgh", most=8) == "abcdefgh"
-    assert pictures.shown("abcdefghi", most=8) == "abcd…ghi"
-    assert pictures.shown("e\u0301" * 9, most=4) == "e\u0301e\u0301…e\u0301"
+    assert glyphs.shown("abcdefgh", most=8) == "abcdefgh"
+    assert glyphs.shown("abcdefghi", most=8) == "abcd…ghi"
+    assert glyphs.shown("e\u0301" * 9, most=4) == "e\u0301e\u0301…e\u0301"
 
 
 def test_fonts_are_asked_for_only_where_needed(fonts):
-    assert pictures.fonts_for(["plain", "ελληνικά", "\n"]) == [pictures.DEFAULT_FONT]
-    families = pictures.fonts_for(["한국어", "ไทย"])
-    assert families[0] == pictures.DEFAULT_FONT
+    assert glyphs.fonts_for(["plain", "ελληνικά", "\n"]) == [glyphs.DEFAULT_FONT]
+    families = glyphs.fonts_for(["한국어", "ไทย"])
+    assert families[0] == glyphs.DEFAULT_FONT
     assert len(families) == (3 if fonts else 1)
 
 
 def test_a_font_of_the_system_is_found(monkeypatch):
-    monkeypatch.setattr(pictures, "FONT_PACKAGES", ())
-    assert len(pictures.fonts_for(["Ⓐ"])) == 2  # STIX, which comes with Matplotlib, has it
-    assert pictures.shown("Ⓐ") == "Ⓐ"
+    monkeypatch.setattr(glyphs, "FONT_PACKAGES", ())
+    assert len(glyphs.fonts_for(["Ⓐ"])) == 2  # STIX, which comes with Matplotlib, has it
+    assert glyphs.shown("Ⓐ") == "Ⓐ"
+
+
+def test_a_font_that_was_installed_after_matplotlib_listed_them_is_found(monkeypatch, tmp_path):
+    """The list is kept in a file of the user's, and a font installed later was never seen."""
+    (stix,) = {font.fname for font in glyphs.fontManager.ttflist if font.name == "STIXGeneral" and is_regular(font)}
+    (tmp_path / "no font.ttf").write_bytes(b"nothing")
+    read_new_fonts = glyphs.read_new_fonts.__wrapped__
+    with only_dejavu():
+        assert glyphs.shown("Ⓐ") == "⟨U+24B6⟩"
+        monkeypatch.setattr(glyphs, "findSystemFonts", lambda: [stix, str(tmp_path / "no font.ttf")])
+        monkeypatch.setattr(glyphs, "read_new_fonts", read_new_fonts)
+        assert glyphs.shown("Ⓐ") == "Ⓐ"
+
+
+def is_regular(font) -> bool:
+    return font.style == "normal" and font.weight == 400
+
+
+def test_no_warning_of_a_family_without_a_regular_weight(caplog):
+    (bold,) = [font for font in glyphs.fontManager.ttflist if font.name == "STIXGeneral" and font.weight == 700][:1]
+    entry = dataclasses.replace(bold, name="Heavy")
+    with only_dejavu(), pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(glyphs.fontManager, "ttflist", [*glyphs.fontManager.ttflist, entry])
+        assert glyphs.fonts_for(["Ⓐ"]) == [glyphs.DEFAULT_FONT, "Heavy"]
+    assert not caplog.records
 
 
 def test_the_last_resorts_boxes_are_no_glyphs():
     with only_dejavu("Last Resort High-Efficiency"):  # comes with Matplotlib 3.11
-        assert pictures.shown("한") == "⟨U+D55C⟩"
+        assert glyphs.shown("한") == "⟨U+D55C⟩"
 
 
 def test_a_font_package_that_is_absent_is_skipped(monkeypatch):
-    monkeypatch.setattr(pictures, "FONT_PACKAGES", ("no-such-distribution",))
-    assert pictures.fonts_for(["Ⓐ"])[0] == pictures.DEFAULT_FONT
+    monkeypatch.setattr(glyphs, "FONT_PACKAGES", ("no-such-distribution",))
+    assert glyphs.fonts_for(["Ⓐ"])[0] == glyphs.DEFAULT_FONT
 
 
 def test_one_hint_names_the_extra(caplog):
-    pictures.hint_at_fonts.cache_clear()
+    glyphs.hint_at_fonts.cache_clear()
     with only_dejavu(), caplog.at_level(logging.WARNING):
-        pictures.shown("\n plain")
+        glyphs.shown("\n plain")
         assert not caplog.records
-        pictures.shown("한")
-        pictures.shown("국")
+        glyphs.shown("한")
+        glyphs.shown("국")
     (record,) = caplog.records
     assert "pip install seqblend[fonts]" in record.getMessage()
 

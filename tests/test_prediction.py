@@ -262,13 +262,15 @@ def standard(monkeypatch, stream, content=None):
             yield reading
 
 
-def test_lines_come_in_and_go_out(model_of, monkeypatch):
+def test_lines_come_in_and_go_out(model_of, monkeypatch, caplog):
+    caplog.set_level("INFO")
     lines = "ab c\n\n서울 a\r\n".encode()
     with standard(monkeypatch, "stdin", lines), standard(monkeypatch, "stdout") as out:
         assert main([str(model_of(TAG)), "--input", "-"]) == 0
         answers = [json.loads(line) for line in os.read(out, 10**6).decode().splitlines()]
         os.close(out)
     assert [answer["input"] for answer in answers] == ["ab c", "", "서울 a"]
+    assert caplog.messages[-1].startswith("standard input: 3 rows in ")
 
 
 def test_a_reader_that_has_enough_ends_it_quietly(model_of, monkeypatch, capfd):

@@ -1,6 +1,7 @@
 """Pushes to a Hub on loopback: what is pushed opens everywhere, and nothing private leaves."""
 
 import getpass
+import hashlib
 import json
 import os
 import subprocess
@@ -365,9 +366,14 @@ def test_branches_pull_requests_and_private_repositories(hub, opened, model_dir,
 def test_a_dry_run_checks_all_and_sends_nothing(hub, opened, model_dir, capsys):
     before = list(hub.requests)
     assert main([str(model_dir), "--repo_id", "someone/model", "--dry_run"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[-1] for line in lines] == list(repository_files(model_dir))
-    assert all(len(line.split()[0]) == 64 for line in lines)
+    *lines, total, last = capsys.readouterr().out.splitlines()
+    files = {name: path.read_bytes() for name, path in repository_files(model_dir).items()}
+    assert [line.split() for line in lines] == [
+        [f"{len(content):,}", hashlib.sha256(content).hexdigest()[:12], name] for name, content in files.items()
+    ]
+    assert total.split() == [f"{sum(map(len, files.values())):,}", "bytes", "in", str(len(files)), "files"]
+    assert last == "All is well. Nothing was sent."
+    assert max(map(len, lines)) < 80
     assert hub.requests == before and len(opened) == 1
 
 

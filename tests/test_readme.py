@@ -1,4 +1,4 @@
-"""The README's Python blocks run as they stand, one after the other in one place."""
+"""The README's Python blocks run as they stand, one after the other in one place; all pages name what exists."""
 
 import re
 from pathlib import Path
@@ -20,10 +20,26 @@ def test_the_examples_run(tmp_path, monkeypatch):
     assert len(blocks) == 3
     for block in blocks:
         exec(compile(block, str(README), "exec"), {})
-    assert (tmp_path / "my-tagger" / "modeling_encoder.py").exists()
+    assert (tmp_path / "my-model" / "modeling_encoder.py").exists()
     assert [repo for _, repo in pushed] == ["you/my-dates", "you/my-dates"]
 
 
-@pytest.mark.parametrize("name", re.findall(r"\]\(([\w/]+\.md)\)", README.read_text(encoding="utf-8")))
-def test_the_linked_pages_exist(name):
-    assert (README.parent / name).exists()
+PAGES = [README, *sorted(README.parent.glob("docs/*.md")), README.parent / "examples/README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_to_files(page):
+    for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        assert link.startswith("https://") or (page.parent / link.partition("#")[0]).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_name_what_exists(page):
+    root, text = README.parent, page.read_text(encoding="utf-8")
+    files = re.findall(r"\b((?:examples|tests)/[\w/]+\.(?:py|yaml))", text)
+    modules = [name.replace(".", "/") for name in re.findall(r"python -m seqblend\.([\w.]+)", text)]
+    missing = [name for name in files if not (root / name).exists()]
+    missing += [name for name in modules if not {*root.glob(f"{name}.py"), *root.glob(f"{name}/__main__.py")}]
+    targets = re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    missing += sorted({*re.findall(r"`make ([a-z-]+)", text)} - {*targets})
+    assert not missing

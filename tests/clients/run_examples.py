@@ -126,6 +126,18 @@ def write_models(data: Path, work: Path) -> None:
         tokenizer.save_pretrained(work / name)
 
 
+def in_lines(command: str) -> str:
+    """A command in lines that a page shows whole; a flag and its value stay together."""
+    words = command.replace(" --", "\n--").split("\n")
+    lines = [words[0]]
+    for word in words[1:]:
+        if len(f"{lines[-1]} {word}") <= 94:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"    {word}")
+    return " \\\n".join(lines)
+
+
 def run(script: str, start: str, flags: str, sources: Path, python: str, work: Path) -> str:
     """Run a script to its end; its command, and what it measured, as Markdown.
 
@@ -146,7 +158,7 @@ def run(script: str, start: str, flags: str, sources: Path, python: str, work: P
     losses = [entry["loss"] for entry in history if "loss" in entry]
     metrics = {key: round(value, 4) for key, value in results.items() if key.startswith("eval_") and of_model(key)}
     return (
-        f"```bash\npython {script} {shlex.join(arguments)}\n```\n\n"
+        f"```bash\n{in_lines(f'python {script} {shlex.join(arguments)}')}\n```\n\n"
         f"Loss from {losses[0]:.3f}, the mean of the first 50 steps, to {losses[-1]:.3f}, of the last 50; "
         f"{json.dumps(metrics)}\n"
     )
