@@ -193,7 +193,7 @@ class BlendConfig(RecipeConfig):
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None:
-            self.head_dim = max(1, self.hidden_size // self.num_attention_heads)
+            self.head_dim = self.width_of_heads()
         if self.intermediate_size is None:
             gated_size = -(-self.hidden_size * 8 // 3 // 32) * 32
             self.intermediate_size = gated_size if self.feed_forward_type == "gated" else 4 * self.hidden_size
@@ -204,6 +204,16 @@ class BlendConfig(RecipeConfig):
         if self.attention_out_bias is None:
             self.attention_out_bias = self.attention_bias
         super().__post_init__(**kwargs)
+
+    def width_of_heads(self) -> int:
+        """What each head has of the hidden size. Raises ValueError where the heads do not divide it."""
+        width, rest = divmod(self.hidden_size, self.num_attention_heads)
+        if rest:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"
+                " (or give head_dim)"
+            )
+        return width
 
     def attention_names(self) -> list[str]:
         """The attentions of each block, by their attributes."""
@@ -260,13 +270,7 @@ class BlendConfig(RecipeConfig):
             raise ValueError(f"rope_parameters={self.rope_parameters} needs position_type='rotary'")
 
     def validate_heads(self) -> None:
-        """Raises ValueError where heads, key-value heads and the hidden size do not divide."""
-        width, rest = divmod(self.hidden_size, self.num_attention_heads)
-        if rest and self.head_dim == width:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"
-                " (or give head_dim)"
-            )
+        """Raises ValueError where key-value heads do not divide the heads, or RoPE's pairs a head."""
         assert self.num_key_value_heads is not None and self.head_dim is not None
         if self.num_key_value_heads > self.num_attention_heads or self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(

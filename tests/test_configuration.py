@@ -251,6 +251,12 @@ def test_sizes_of_a_recipe_may_be_overridden(config_class, recipe):
                 assert getattr(stack, name) == value, name
 
 
+def test_heads_need_not_divide_the_hidden_size():
+    """A width of heads that is given was refused where it is what division gives, but for the rest."""
+    config = tiny_config(BlendEncoderConfig, hidden_size=33, head_dim=8)
+    assert BlendEncoderModel(config)(torch.ones(1, 2, dtype=torch.long)).last_hidden_state.shape == (1, 2, 33)
+
+
 def test_a_recipe_without_its_sliding_layers_has_no_window():
     for overrides in ({"num_hidden_layers": 1}, {"num_hidden_layers": 2, "layer_types": ["full_attention"] * 2}):
         assert BlendDecoderConfig.from_recipe("gpt3", **overrides).sliding_window is None
