@@ -99,6 +99,8 @@ class BlendEncoderDecoderConfig(RecipeConfig):
         for part, config_class in PARTS.items():
             common = {key: value for key, value in of_parts.items() if key in config_class.options()}
             changes = settings.get(part) or {}
+            if not isinstance(changes, dict):
+                raise ValueError(f"{part} must be a dict of changes to the recipe, got {type(changes).__name__}")
             config_class.check_names(changes, config_class.options())
             config_class.check_choices({**common, **changes})
             settings[part] = config_class(**{**recipe[part], **common, **changes})
