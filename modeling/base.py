@@ -13,7 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from .layers import Block
 from .normalization import build_norm
-from .packing import FlatLayout, Layout, PaddedLayout
+from .packing import FlatLayout, Layout, PaddedLayout, padding_of
 from .patterns import SMALLEST_BLOCK, MaskFunction, PaddedPattern, Pattern, VarlenPattern, self_pattern
 from .positions import POSITIONS, RotaryEmbedding
 
@@ -114,7 +114,7 @@ class Stack(BlendPreTrainedModel):
         given = inputs_embeds if input_ids is None else input_ids
         assert given is not None
         shape = (given.shape[0], given.shape[1])
-        mask = attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2 else None
+        mask = padding_of(attention_mask)
         kernel = self.config._attn_implementation
         # A paged cache, of continuous batching, is the kernel's own matter: what comes with it goes there untouched.
         is_paged = kwargs.get("cache") is not None
@@ -125,7 +125,7 @@ class Stack(BlendPreTrainedModel):
         # Where there is a cache, the mask may be for tokens to come, too.
         if has_past or not fits or rows or is_paged or kernel not in ROW_KERNELS + VARLEN_KERNELS:
             self.check_past(shape, mask, seen)
-            return PaddedLayout(shape, mask, given.device)
+            return PaddedLayout(shape, mask, given.device, seen=0 if seen is None else seen)
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
         layout: Layout | None = self.given_layout(
             shape, None if traced or attention_mask is not None else position_ids, kwargs
@@ -177,10 +177,10 @@ class Stack(BlendPreTrainedModel):
 
     def check_past(self, shape: tuple[int, int], mask: torch.Tensor | None, seen: int | torch.Tensor | None) -> None:
         """Raises ValueError for a mask that does not reach the tokens given, or a sequence too long with its past."""
-        if mask is not None and (mask.shape[0] != shape[0] or mask.shape[1] < shape[1]):
-            raise ValueError(f"attention_mask has shape {tuple(mask.shape)}, the input {shape}")
         # A static cache counts in a tensor; and where padding is on the left there may be fewer real tokens.
         length = seen + shape[1] if isinstance(seen, int) else 0
+        if mask is not None and (mask.shape[0] != shape[0] or mask.shape[1] < max(length, shape[1])):
+            raise ValueError(f"attention_mask has shape {tuple(mask.shape)}, the input {shape} after {seen} tokens")
         if length > self.config.max_position_embeddings and self.config.position_type == "learned":
             self.check_length(length if mask is None else int(mask.sum(-1).max()))
 
@@ -193,9 +193,9 @@ class Stack(BlendPreTrainedModel):
             )
 
     @staticmethod
-    def positions(layout: Layout, position_ids: torch.Tensor | None, seen: int | torch.Tensor = 0) -> torch.Tensor:
-        """Positions in the layout's form, (B or 1, T): those given, or counted after the `seen` tokens of a cache."""
-        return layout.position_ids(seen) if position_ids is None else layout.unpad(position_ids)
+    def positions(layout: Layout, position_ids: torch.Tensor | None) -> torch.Tensor:
+        """Positions in the layout's form, (B or 1, T): those given, or counted after the tokens of a cache."""
+        return layout.position_ids() if position_ids is None else layout.unpad(position_ids)
 
     def embed(
         self,
@@ -239,12 +239,10 @@ class Stack(BlendPreTrainedModel):
             }
         if isinstance(attention_mask, dict):
             return {kind: PaddedPattern(attention_mask[kind]) for kind in types}
-        if not isinstance(attention_mask, torch.Tensor) or attention_mask.dim() == 2:
-            attention_mask = layout.mask
         arguments = {
             "config": self.config,
             "inputs_embeds": embeds,
-            "attention_mask": attention_mask,
+            "attention_mask": attention_mask if padding_of(attention_mask) is None else layout.mask,
             "past_key_values": past_key_values,
         }
         return {kind: PaddedPattern(self.mask_functions[kind](**arguments, **kwargs)) for kind in types}

@@ -21,7 +21,7 @@ from .cache import BlendGenerationMixin
 from .heads import ForSequenceClassification, ForTokenClassification, VocabularyProjection, next_logits, recorded
 from .layers import DecoderLayer
 from .losses import IGNORE, token_loss
-from .packing import FlatLayout, Layout, PaddedLayout
+from .packing import FlatLayout, Layout, PaddedLayout, padding_of
 from .patterns import PaddedPattern, Pattern, VarlenPattern, cross_pattern
 
 
@@ -68,7 +68,7 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
 
         Args:
             input_ids: tokens (B, T), or a flattened batch (1, N) with `position_ids` that restart.
-            attention_mask: (B, T or more, with those in the cache), 1 for real tokens; None: all are.
+            attention_mask: (B, T or more, with those in the cache and any to come), 1 for real tokens; None: all are.
             token_type_ids: kinds of segments (B, T); not read where type_vocab_size is 0.
             position_ids: (B or 1, T); None: counted over real tokens.
             past_key_values: keys and values of the tokens before these.
@@ -90,7 +90,8 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         self.check_source(encoder_hidden_states)
         source = encoder_layout
         if encoder_hidden_states is not None and source is None:
-            source = padded_layout(encoder_hidden_states, encoder_attention_mask)
+            shape = (encoder_hidden_states.shape[0], encoder_hidden_states.shape[1])
+            source = PaddedLayout(shape, padding_of(encoder_attention_mask), encoder_hidden_states.device)
         seen = None if past_key_values is None else past_key_values.get_seq_length()
         layout = self.enter(
             *(input_ids, inputs_embeds, attention_mask, position_ids, kwargs),
@@ -100,7 +101,7 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         )
         if use_cache and past_key_values is None and not self.training and layout.is_rows:
             past_key_values = self.new_cache()
-        positions = self.positions(layout, position_ids, 0 if seen is None else seen)
+        positions = self.positions(layout, position_ids)
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
         # Without a mask, positions that restart tell the mask functions of several sequences in a row.
         given = {} if layout.is_flat else {"position_ids": position_ids}
@@ -159,12 +160,6 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             config=self.config, inputs_embeds=embeds, attention_mask=attention_mask, encoder_hidden_states=states
         )
         return states, PaddedPattern(mask)
-
-
-def padded_layout(states: torch.Tensor, attention_mask: Any) -> PaddedLayout:
-    """The layout of padded states (B, S, width) with a mask (B, S), or what the mask functions made, or none."""
-    mask = attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2 else None
-    return PaddedLayout((states.shape[0], states.shape[1]), mask, states.device)
 
 
 def has_source(past_key_values: Cache | None) -> bool:

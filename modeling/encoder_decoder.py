@@ -224,7 +224,8 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
                         "a flattened batch needs decoder_input_ids: labels alone do not tell the sequences"
                     )
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-            if decoder_attention_mask is None and not is_flat:
+            # Behind tokens in a cache there is nothing to leave out.
+            if decoder_attention_mask is None and past_key_values is None and not is_flat:
                 decoder_attention_mask = until_last(labels != IGNORE)
         outputs = self.model(
             input_ids=input_ids,

@@ -584,6 +584,7 @@ def test_states_may_be_asked_for_in_the_config(model_class):
 
 IDS = torch.randint(3, VOCAB, (2, 6))
 EMBEDS = torch.randn(2, 6, SIZES["hidden_size"]).double()
+RAGGED = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
 RESTARTING = torch.arange(6).repeat(1, 2)
 SHORT = {"position_type": "learned", "max_position_embeddings": 5}
 
@@ -597,15 +598,39 @@ SHORT = {"position_type": "learned", "max_position_embeddings": 5}
         ({}, {"input_ids": IDS, "inputs_embeds": EMBEDS}, "exactly one of input_ids and inputs_embeds"),
         ({}, {"input_ids": IDS, "attention_mask": torch.ones(2, 5)}, r"\(2, 5\).*\(2, 6\)"),
         ({}, {"input_ids": IDS, "attention_mask": torch.ones(3, 6)}, r"\(3, 6\).*\(2, 6\)"),
+        ({}, {"input_ids": IDS, "attention_mask": torch.ones(2, 6, 6)}, r"\(2, 6, 6\), not \(B, S\)"),
+        (
+            {},
+            {"input_ids": IDS, "attention_mask": RAGGED, "position_ids": torch.arange(8)[None]},
+            r"length 6.*\(1, 8\)",
+        ),
         (SHORT, {"input_ids": IDS}, "6 tokens.*max_position_embeddings=5"),
         (SHORT, {"input_ids": IDS.view(1, 12), "position_ids": RESTARTING}, "6 tokens.*max_position_embeddings=5"),
     ],
-    ids=["neither", "both", "mask-length", "mask-rows", "too-long", "too-long-flattened"],
+    ids=[
+        "neither",
+        "both",
+        "mask-length",
+        "mask-rows",
+        "mask-dimensions",
+        "positions-length",
+        "too-long",
+        "too-long-flattened",
+    ],
 )
 def test_the_door_refuses(model_class, options, batch, message, use_cache):
     model = tiny_model(model_class, **options)
     with pytest.raises(ValueError, match=message):
         model(**batch, use_cache=use_cache)
+
+
+@pytest.mark.parametrize("model_class", [head for head in HEADS if "Sequence" not in head.__name__], ids=named)
+def test_labels_of_another_length_are_refused(model_class):
+    """Of a padded batch, wrong ones were taken for a token's."""
+    batch = padded(draw(model_class, LENGTHS))
+    batch["labels"] = torch.cat((batch["labels"], batch["labels"]), dim=1)
+    with pytest.raises(ValueError, match=r"\(3, 14\)|\(3, 10\)"):
+        tiny_model(model_class)(**batch)
 
 
 def test_padding_does_not_count_towards_the_longest_sequence():
