@@ -156,7 +156,7 @@ def eager_attention_forward(
         query: (B, H, T, D).
         key: (B, K, S, D).
         value: (B, K, S, D).
-        attention_mask: added to the scores, (B or 1, 1, T, S); None when all may be seen.
+        attention_mask: added to the scores, or True for what may be seen, (B or 1, 1, T, S); None when all may be.
         scaling: what the scores are multiplied by.
         dropout: probability of leaving out a weight.
         kwargs: what other kernels take.
@@ -167,7 +167,9 @@ def eager_attention_forward(
     key = key.repeat_interleave(module.num_key_value_groups, dim=1)
     value = value.repeat_interleave(module.num_key_value_groups, dim=1)
     scores = query @ key.transpose(2, 3) * scaling  # (B, H, T, S)
-    if attention_mask is not None:
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
         scores = scores + attention_mask
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
@@ -223,14 +225,21 @@ def varlen_attention_forward(
 
 
 def float32_sdpa_forward(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """SDPA in float32; arguments as in eager_attention_forward. For the CPU, where the backward pass of torch's
     kernel is three times as slow in half precision as it is in float32.
     """
+    if attention_mask is not None and attention_mask.is_floating_point():
+        attention_mask = attention_mask.float()
     with torch.autocast(query.device.type, enabled=False):
         states = (query.float(), key.float(), value.float())
-        blended, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, *states, *args, **kwargs)
+        blended, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, *states, attention_mask, **kwargs)
     return blended.to(query.dtype), None
 
 

@@ -700,6 +700,34 @@ def test_masks_may_be_made_beforehand(model_class, attention):
         assert_close(real_rows(batch, output.last_hidden_state), expected)
 
 
+def attend_backwards(dtype: torch.dtype) -> torch.Tensor:
+    """A mask (1, 1, 6, 6) by which a token sees itself and those after it."""
+    seen = torch.ones(1, 1, 6, 6).triu().bool()
+    return seen if dtype is torch.bool else torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, -1e4)
+
+
+@pytest.mark.parametrize("model_class", [BlendEncoderModel, BlendDecoderModel], ids=named)
+def test_masks_may_be_added_or_tell_what_is_seen(model_class):
+    """To either kernel. A mask of truth values was added to the scores."""
+    output = {
+        (attention, dtype): tiny_model(model_class, attention)(IDS, attend_backwards(dtype)).last_hidden_state
+        for attention in ("eager", "sdpa")
+        for dtype in (torch.bool, torch.float64)
+    }
+    first, *others = output.values()
+    assert (first != tiny_model(model_class)(IDS).last_hidden_state).any()
+    for other in others:
+        assert_close(other, first)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_mask_that_is_added_goes_with_training_in_half_precision(dtype):
+    model = tiny_model(BlendDecoderForCausalLM).to(torch.bfloat16).train()
+    expected = model(IDS, attend_backwards(torch.bool), labels=IDS).loss
+    model(IDS, attend_backwards(dtype), labels=IDS).loss.backward()
+    assert torch.equal(model(IDS, attend_backwards(dtype), labels=IDS).loss, expected)
+
+
 # Names of parameters are a file format.
 
 BLOCK = [

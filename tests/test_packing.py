@@ -535,7 +535,7 @@ def test_layouts_agree(rows):
     assert torch.equal(flat_layout.repad(flat), states * mask[..., None])
     rows = arranged(flat_layout, similar(flat_layout.sizes))
     assert torch.equal(rows.collect(rows.spread(flat)), flat)
-    assert torch.equal(flat_layout.position_ids()[0], padded_layout.position_ids(0)[mask])
+    assert torch.equal(flat_layout.position_ids()[0], padded_layout.position_ids()[mask])
     for pooled in ("first", "last", "mean"):
         expected = getattr(padded_layout, pooled)(states)
         assert (expected[~mask.any(1)] == 0).all()
