@@ -85,9 +85,9 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             cross_attentions when asked for.
 
         Raises:
-            ValueError: see Stack.enter; a missing or unexpected encoder_hidden_states.
+            ValueError: see Stack.enter; a missing or unexpected encoder_hidden_states, a cache without a part for it.
         """
-        self.check_source(encoder_hidden_states)
+        self.check_source(encoder_hidden_states, past_key_values)
         source = encoder_layout
         if encoder_hidden_states is not None and source is None:
             shape = (encoder_hidden_states.shape[0], encoder_hidden_states.shape[1])
@@ -126,13 +126,19 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             )
         return self.leave(self.norm(hidden_states), layout, repad, past_key_values)
 
-    def check_source(self, encoder_hidden_states: torch.Tensor | None) -> None:
-        """Raises ValueError where cross-attention has nothing to read, or something is given and there is none."""
+    def check_source(self, encoder_hidden_states: torch.Tensor | None, past_key_values: Cache | None) -> None:
+        """Raises ValueError where cross-attention has nothing to read, or no cache; or a source, but there is none."""
         width = self.config.cross_attention_hidden_size
         if width is not None and encoder_hidden_states is None:
             raise ValueError(f"cross_attention_hidden_size={width}: the decoder needs encoder_hidden_states")
         if width is None and encoder_hidden_states is not None:
             raise ValueError("encoder_hidden_states given, but cross_attention_hidden_size is None")
+        if width is not None and not isinstance(past_key_values, EncoderDecoderCache | None):
+            # Keys of the source would be put among the decoder's own.
+            raise ValueError(
+                f"cross_attention_hidden_size={width}: past_key_values must be an EncoderDecoderCache, "
+                f"got {type(past_key_values).__name__}"
+            )
 
     def new_cache(self) -> Cache:
         """An empty cache. Cross-attention reads all of the source, so its part never slides."""

@@ -31,6 +31,7 @@ from conftest import (
     tiny_model,
 )
 from torch import nn
+from transformers.cache_utils import DynamicCache
 
 from seqblend import (
     FAMILIES,
@@ -669,6 +670,10 @@ def test_a_source_must_fit_the_decoder():
         tiny_model(BlendDecoderModel, cross_attention_hidden_size=32)(input_ids=IDS)
     with pytest.raises(ValueError, match=r"encoder_hidden_states given.*cross_attention_hidden_size is None"):
         tiny_model(BlendDecoderModel)(input_ids=IDS, encoder_hidden_states=EMBEDS)
+    with pytest.raises(ValueError, match=r"must be an EncoderDecoderCache, got DynamicCache"):
+        tiny_model(BlendDecoderModel, cross_attention_hidden_size=32)(
+            input_ids=IDS, encoder_hidden_states=EMBEDS, past_key_values=DynamicCache()
+        )
     with pytest.raises(ValueError, match=r"2 target.*3 source"):
         tiny_model(BlendEncoderDecoderModel)(
             input_ids=torch.ones(3, 4, dtype=torch.long), decoder_input_ids=IDS, use_cache=False
