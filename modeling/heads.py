@@ -49,7 +49,7 @@ class VocabularyProjection(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Input (..., E) gives (..., V)."""
-        rows = input.flatten(0, -2)
+        rows = input.reshape(-1, input.shape[-1])
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
         # Quantized and shared-out weights are of other types.
         is_plain = type(self.weight) is nn.Parameter and self.weight.dtype == rows.dtype == torch.float32

@@ -312,7 +312,7 @@ def test_beams_that_begin_as_one_write_the_same(model_class, sliding, way):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(0, 3), (1,), (1, 1), (1, 2), (5, 1), (128, 1), (43, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(), (0, 3), (1,), (1, 1), (1, 2), (5, 1), (128, 1), (43, 3)], ids=str)
 @torch.no_grad()
 def test_tokens_are_projected_alike_however_few(shape, bias):
     projection = VocabularyProjection(16, PART + 3, bias=bias)
