@@ -107,7 +107,7 @@ class Stack(BlendPreTrainedModel):
 
         Raises:
             ValueError: both or neither of input_ids and inputs_embeds, a mask of another shape, a sequence too long,
-                cu_seq_lens_q that do not fit the tokens.
+                cu_seq_lens_q that do not fit the tokens, weights asked for of a flattened batch.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
@@ -130,6 +130,8 @@ class Stack(BlendPreTrainedModel):
         layout: Layout | None = self.given_layout(
             shape, None if traced or attention_mask is not None else position_ids, kwargs
         )
+        if layout is not None and kwargs.get("output_attentions", self.config.output_attentions):
+            raise ValueError("output_attentions: a flattened batch has no weights, which are (B, H, T, S); pad it")
         if layout is None:
             layout = PaddedLayout(shape, mask, given.device)
             # What the mask functions made is for rows.

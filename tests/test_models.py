@@ -625,6 +625,11 @@ def test_the_door_refuses(model_class, options, batch, message, use_cache):
         model(**batch, use_cache=use_cache)
 
 
+def test_a_flattened_batch_has_no_weights():
+    with pytest.raises(ValueError, match="output_attentions: a flattened batch"):
+        tiny_model(BlendEncoderModel)(IDS.view(1, 12), position_ids=RESTARTING, output_attentions=True)
+
+
 @pytest.mark.parametrize("model_class", [head for head in HEADS if "Sequence" not in head.__name__], ids=named)
 def test_labels_of_another_length_are_refused(model_class):
     """Of a padded batch, wrong ones were taken for a token's."""
