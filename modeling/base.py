@@ -259,8 +259,9 @@ class Stack(BlendPreTrainedModel):
         return is_half and not drops and self.config.head_dim % 8 == 0 and self.config.head_dim <= 256
 
     def rotations(self, embeds: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Cosines and sines for queries and keys, made once for all layers; None where positions are not rotary."""
-        if self.rotary_emb is None:
+        """Cosines and sines for queries and keys, made once for all layers; None where there is nothing to turn."""
+        # The kinds that grow ask for the last position, which a batch of nothing but padding does not have.
+        if self.rotary_emb is None or position_ids.shape[1] == 0:
             return None
         # In the dtype of queries and keys, which under autocast is not that of the embeddings.
         return self.rotary_emb(embeds.new_empty(0, dtype=dtype_of_products(embeds)), position_ids)

@@ -265,6 +265,13 @@ ROPES = {
     "linear": {"factor": 2.0},
     "dynamic": {"factor": 2.0},
     "yarn": {"factor": 4.0},
+    "longrope": {
+        "short_factor": [1.0, 1.5, 2.0, 2.5],
+        "long_factor": [2.0, 3.0, 4.0, 5.0],
+        "factor": 4.0,
+        "original_max_position_embeddings": 8,
+    },
+    "proportional": {"partial_rotary_factor": 0.5},
     "llama3": {
         "factor": 8.0,
         "low_freq_factor": 1.0,
@@ -283,6 +290,8 @@ def test_scaled_rotary_positions_are_saved_and_loaded(kind, tmp_path):
     batch = padded(draw(BlendEncoderModel, [40, 9]))
     assert_close(output_of(loaded, batch), output_of(model, batch), 1e-12)
     assert not torch.equal(output_of(tiny_model(BlendEncoderModel), batch), output_of(model, batch))
+    batch["attention_mask"][:] = 0
+    assert (model(**batch).last_hidden_state == 0).all()
 
 
 def same_tensor(model: nn.Module, *names: str) -> bool:
