@@ -223,6 +223,7 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
             inputs_embeds=inputs_embeds,
             use_cache=use_cache if labels is None else False,
             repad=False,
+            return_dict=True,
             **kwargs,
         )
         logits, layout = next_logits(self.lm_head, outputs, logits_to_keep, labels)

@@ -119,6 +119,7 @@ class BlendEncoderForMaskedLM(BlendEncoderPreTrainedModel):
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             repad=False,
+            return_dict=True,
             **kwargs,
         )
         layout, hidden_states = outputs.layout, outputs.last_hidden_state

@@ -131,6 +131,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
                 position_ids=position_ids,
                 inputs_embeds=inputs_embeds,
                 repad=False,
+                return_dict=True,
                 **source_kwargs(kwargs),
             )
         if decoder_input_ids is None and decoder_inputs_embeds is None:
@@ -148,6 +149,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             encoder_attention_mask=attention_mask,
             encoder_layout=source_layout,
             repad=repad,
+            return_dict=True,
             **kwargs,
         )
         states = source.last_hidden_state
@@ -241,6 +243,7 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
             repad=False,
+            return_dict=True,
             **kwargs,
         )
         logits, layout = next_logits(self.lm_head, outputs, logits_to_keep, labels)

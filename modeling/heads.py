@@ -138,6 +138,7 @@ class ForSequenceClassification(PreTrainedModel):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
+            return_dict=True,
             **{**kwargs, "use_cache": False, "repad": False},
         )
         pooled = pool(outputs.last_hidden_state, outputs.layout, self.config.pooling)
@@ -180,6 +181,7 @@ class ForTokenClassification(PreTrainedModel):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
+            return_dict=True,
             **{**kwargs, "use_cache": False, "repad": False},
         )
         layout = outputs.layout

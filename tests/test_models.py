@@ -444,6 +444,18 @@ def test_forward_is_annotated_with_what_comes_out(model_class):
     assert type(output) in (get_args(annotated) or (annotated,))
 
 
+@every_model
+def test_output_may_be_a_tuple(model_class):
+    """Asked for in the call, or in the config and those of the parts."""
+    model = tiny_model(model_class, "eager")
+    batch = padded(draw(model_class, LENGTHS))
+    expected = [type(value) for value in model(**batch, output_attentions=True).to_tuple()]
+    assert [type(value) for value in model(**batch, output_attentions=True, return_dict=False)] == expected
+    for config in (model.config, *(getattr(model.config, part) for part in model.config.sub_configs)):
+        config.return_dict = False
+    assert [type(value) for value in model(**batch, output_attentions=True)] == expected
+
+
 @every_base
 def test_output_shapes_without_a_head(model_class):
     batch = padded(draw(model_class, LENGTHS))
