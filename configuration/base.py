@@ -330,6 +330,3 @@ def check_labels(config: PreTrainedConfig) -> None:
         raise ValueError(f"class_weights={weights} must all be above 0")
     if config.problem_type == "regression":
         raise ValueError(f"class_weights={weights} has no meaning for problem_type='regression'")
-
-
-__all__ = ["BlendConfig", "RecipeConfig", "check_labels", "checked", "unknown"]

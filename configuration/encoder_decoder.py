@@ -166,6 +166,3 @@ class BlendEncoderDecoderConfig(RecipeConfig):
     def validate_labels(self) -> None:
         """Raises ValueError for an unknown problem type, or class weights that do not fit the labels."""
         check_labels(self)
-
-
-__all__ = ["BlendEncoderDecoderConfig"]
