@@ -103,9 +103,9 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             past_key_values = self.new_cache()
         positions = self.positions(layout, position_ids)
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
+        own_cache = self_attention_cache(past_key_values)
         # Without a mask, positions that restart tell the mask functions of several sequences in a row.
-        given = {} if layout.is_flat else {"position_ids": position_ids}
-        patterns = self.patterns(layout, attention_mask, hidden_states, self_attention_cache(past_key_values), **given)
+        patterns = self.patterns(layout, attention_mask, hidden_states, own_cache, position_ids=position_ids)
         rotations = self.rotations(hidden_states, positions)
         source_pattern = None
         if encoder_hidden_states is not None:
@@ -149,10 +149,10 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         self, layout: Layout, embeds: torch.Tensor, states: torch.Tensor, source: Layout, attention_mask: Any
     ) -> tuple[torch.Tensor, Pattern]:
         """What cross-attention reads, in the form that goes with the target's, and its pattern."""
-        if isinstance(source, PaddedLayout) and layout.is_flat:
+        if isinstance(layout, FlatLayout) and isinstance(source, PaddedLayout):
             source = FlatLayout.from_padded(source)
             states = source.unpad(states)
-        elif isinstance(source, FlatLayout) and not layout.is_flat:
+        elif isinstance(layout, PaddedLayout) and isinstance(source, FlatLayout):
             states = source.repad(states)
             source = PaddedLayout(tuple(states.shape[:2]), None, states.device)
         if layout.num_sequences != source.num_sequences:

@@ -23,7 +23,6 @@ class PaddedLayout:
         seen: tokens before these, in a cache.
     """
 
-    is_flat = False
     is_rows = True
 
     def __init__(
@@ -119,8 +118,6 @@ class FlatLayout:
         sizes: the lengths as numbers; None in a graph that is to hold for others, too.
         is_rows: each sequence is a row of the caller's.
     """
-
-    is_flat = True
 
     def __init__(
         self,
