@@ -20,6 +20,8 @@ from .positions import POSITIONS, RotaryEmbedding
 # Kernels that are given rows and a mask, and kernels that are told the lengths of the sequences in a flat batch.
 ROW_KERNELS = ("eager", "sdpa", "flex_attention")
 VARLEN_KERNELS = ("flash_attention_2", "flash_attention_3")
+# By these a caller tells the sequences of a flattened batch; in self-attention those of the keys are the same.
+LENGTHS = ("cu_seq_lens_q", "max_length_q", "cu_seq_lens_k", "max_length_k")
 
 
 @dataclass
@@ -168,10 +170,9 @@ class Stack(BlendPreTrainedModel):
         shape: tuple[int, int], position_ids: torch.Tensor | None, kwargs: dict[str, Any]
     ) -> FlatLayout | None:
         """The layout of a batch that the caller has flattened, or None for another."""
-        cu_seq_lens, max_length = kwargs.pop("cu_seq_lens_q", None), kwargs.pop("max_length_q", None)
-        kwargs.pop("cu_seq_lens_k", None), kwargs.pop("max_length_k", None)
-        if cu_seq_lens is not None:
-            return FlatLayout.from_cu_seq_lens(cu_seq_lens, max_length, shape)
+        lengths = {name: kwargs.pop(name, None) for name in LENGTHS}
+        if lengths["cu_seq_lens_q"] is not None:
+            return FlatLayout.from_cu_seq_lens(lengths["cu_seq_lens_q"], lengths["max_length_q"], shape)
         if position_ids is not None and tuple(position_ids.shape) == shape and shape[1] > 1:
             layout = FlatLayout.from_position_ids(position_ids)
             return layout if layout.num_sequences > shape[0] else None
@@ -231,11 +232,11 @@ class Stack(BlendPreTrainedModel):
         if isinstance(layout, FlatLayout):
             if self.takes_lengths(embeds):
                 return dict.fromkeys(types, VarlenPattern(layout, layout))
+            is_causal = self.layer_class.role == "masked self"
+            windows = {"full_attention": None, "sliding_attention": self.config.sliding_window}
             return {
                 kind: self_pattern(
-                    *(self.config, layout, embeds, self.mask_functions[kind]),
-                    is_causal=self.layer_class.role == "masked self",
-                    window=self.config.sliding_window if kind == "sliding_attention" else None,
+                    self.config, layout, embeds, self.mask_functions[kind], is_causal=is_causal, window=windows[kind]
                 )
                 for kind in types
             }

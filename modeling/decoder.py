@@ -93,11 +93,9 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             shape = (encoder_hidden_states.shape[0], encoder_hidden_states.shape[1])
             source = PaddedLayout(shape, padding_of(encoder_attention_mask), encoder_hidden_states.device)
         seen = None if past_key_values is None else past_key_values.get_seq_length()
+        rows = has_source(past_key_values)
         layout = self.enter(
-            *(input_ids, inputs_embeds, attention_mask, position_ids, kwargs),
-            seen=seen,
-            source=source,
-            rows=has_source(past_key_values),
+            input_ids, inputs_embeds, attention_mask, position_ids, kwargs, seen=seen, source=source, rows=rows
         )
         if use_cache and past_key_values is None and not self.training and layout.is_rows:
             past_key_values = self.new_cache()
@@ -230,11 +228,8 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
         loss = None
         if labels is not None:
             loss = token_loss(logits, layout.following(labels, IGNORE), self.config, self.training, num_items_in_batch)
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=layout.repad(logits),
-            **recorded(outputs, CausalLMOutputWithPast),
-        )
+        logits = layout.repad(logits)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **recorded(outputs, CausalLMOutputWithPast))
 
 
 class BlendDecoderForSequenceClassification(ForSequenceClassification, BlendDecoderPreTrainedModel):
