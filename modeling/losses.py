@@ -60,8 +60,8 @@ def class_loss(
     num_items_in_batch: torch.Tensor | int | None = None,
 ) -> torch.Tensor:
     """token_loss with the config's class weights: the loss of sequence and token classification."""
-    weight = class_weights(upcast(logits), config, training)
-    return token_loss(logits, labels, config, training, num_items_in_batch, weight)
+    logits = upcast(logits)
+    return token_loss(logits, labels, config, training, num_items_in_batch, class_weights(logits, config, training))
 
 
 def multi_label_loss(
