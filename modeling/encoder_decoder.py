@@ -222,9 +222,7 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
             is_flat = decoder_position_ids is not None or "cu_seq_lens_q" in kwargs or "cu_seq_lens_k" in kwargs
             if decoder_input_ids is None and decoder_inputs_embeds is None:
                 if is_flat:
-                    raise ValueError(
-                        "a flattened batch needs decoder_input_ids: labels alone do not tell the sequences"
-                    )
+                    raise ValueError("a flattened batch needs decoder_input_ids: labels do not tell the sequences")
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
             # Behind tokens in a cache there is nothing to leave out.
             if decoder_attention_mask is None and past_key_values is None and not is_flat:
@@ -250,11 +248,7 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
         loss = None
         if labels is not None:
             loss = token_loss(logits, layout.unpad(labels), self.config, self.training, num_items_in_batch)
-        return Seq2SeqLMOutput(
-            loss=loss,
-            logits=layout.repad(logits),
-            **recorded(outputs, Seq2SeqLMOutput),
-        )
+        return Seq2SeqLMOutput(loss=loss, logits=layout.repad(logits), **recorded(outputs, Seq2SeqLMOutput))
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """What the decoder reads to write `labels` (B, T): the start token, then the labels but the last."""
