@@ -109,12 +109,10 @@ class Stack(BlendPreTrainedModel):
 
         Raises:
             ValueError: both or neither of input_ids and inputs_embeds, a mask of another shape, a sequence too long,
-                cu_seq_lens_q that do not fit the tokens, weights asked for of a flattened batch.
+                cu_seq_lens_q that do not fit the tokens, weights asked for of a flattened batch, another causality.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
-        given = inputs_embeds if input_ids is None else input_ids
-        assert given is not None
+        self.check_causality(kwargs)
+        given = the_one_given(input_ids, inputs_embeds)
         shape = (given.shape[0], given.shape[1])
         mask = padding_of(attention_mask)
         kernel = self.config._attn_implementation
@@ -178,6 +176,17 @@ class Stack(BlendPreTrainedModel):
             return layout if layout.num_sequences > shape[0] else None
         return None
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token sees only itself and those before it."""
+        return self.layer_class.role == "masked self"
+
+    def check_causality(self, kwargs: dict[str, Any]) -> None:
+        """Take out `is_causal`, or read the config's. Raises ValueError where it is not this stack's."""
+        is_causal = kwargs.pop("is_causal", getattr(self.config, "is_causal", None))
+        if is_causal is not None and is_causal != self.is_causal:
+            raise ValueError(f"is_causal={is_causal}, but that of {type(self).__name__} is {self.is_causal}")
+
     def check_past(self, shape: tuple[int, int], mask: torch.Tensor | None, seen: int | torch.Tensor | None) -> None:
         """Raises ValueError for a mask that does not reach the tokens given, or a sequence too long with its past."""
         # A static cache counts in a tensor; and where padding is on the left there may be fewer real tokens.
@@ -232,11 +241,15 @@ class Stack(BlendPreTrainedModel):
         if isinstance(layout, FlatLayout):
             if self.takes_lengths(embeds):
                 return dict.fromkeys(types, VarlenPattern(layout, layout))
-            is_causal = self.layer_class.role == "masked self"
             windows = {"full_attention": None, "sliding_attention": self.config.sliding_window}
             return {
                 kind: self_pattern(
-                    self.config, layout, embeds, self.mask_functions[kind], is_causal=is_causal, window=windows[kind]
+                    self.config,
+                    layout,
+                    embeds,
+                    self.mask_functions[kind],
+                    is_causal=self.is_causal,
+                    window=windows[kind],
                 )
                 for kind in types
             }
@@ -274,6 +287,14 @@ class Stack(BlendPreTrainedModel):
         if repad:
             return StackOutput(last_hidden_state=layout.repad(hidden_states), past_key_values=past_key_values)
         return StackOutput(last_hidden_state=hidden_states, past_key_values=past_key_values, layout=layout)
+
+
+def the_one_given(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
+    """Raises ValueError where both are given, or neither."""
+    given = inputs_embeds if input_ids is None else input_ids
+    if given is None or (input_ids is not None and inputs_embeds is not None):
+        raise ValueError("give exactly one of input_ids and inputs_embeds")
+    return given
 
 
 def dtype_of_products(states: torch.Tensor) -> torch.dtype:

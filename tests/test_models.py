@@ -646,6 +646,27 @@ def test_the_door_refuses(model_class, options, batch, message, use_cache):
         model(**batch, use_cache=use_cache)
 
 
+@pytest.mark.parametrize("model_class", [BlendEncoderModel, BlendDecoderModel], ids=named)
+def test_causality_is_the_stacks_own(model_class):
+    """Another was heeded for batches without padding only; it may stand in the config, too."""
+    model = tiny_model(model_class)
+    is_causal = model_class is BlendDecoderModel
+    assert_close(model(IDS, is_causal=is_causal).last_hidden_state, model(IDS).last_hidden_state)
+    with pytest.raises(ValueError, match=f"is_causal={not is_causal}, but that of {model_class.__name__}"):
+        model(IDS, is_causal=not is_causal)
+    model.config.is_causal = not is_causal
+    with pytest.raises(ValueError, match=f"is_causal={not is_causal}"):
+        model(IDS)
+
+
+def test_a_decoder_reads_no_source_of_another_vocabulary():
+    two = {"share_encoder_decoder_embeddings": False, "decoder": {"vocab_size": 30}}
+    model = tiny_model(BlendEncoderDecoderForTokenClassification, **two)
+    with pytest.raises(ValueError, match="another vocabulary than the decoder: give decoder_input_ids"):
+        model(IDS)
+    assert model(IDS, decoder_input_ids=IDS % 30).logits.shape == (2, 6, LABELS)
+
+
 def test_a_flattened_batch_has_no_weights():
     with pytest.raises(ValueError, match="output_attentions: a flattened batch"):
         tiny_model(BlendEncoderModel)(IDS.view(1, 12), position_ids=RESTARTING, output_attentions=True)
