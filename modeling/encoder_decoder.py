@@ -118,7 +118,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             and attentions when asked for.
 
         Raises:
-            ValueError: see Stack.enter.
+            ValueError: see Stack.enter; the decoder is to read a source of another vocabulary than its own.
         """
         # The parts have configs of their own, which know nothing of what this one asks for.
         kwargs = {**{name: True for name in STATES if getattr(self.config, name)}, **kwargs}
@@ -135,6 +135,8 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
                 **source_kwargs(kwargs),
             )
         if decoder_input_ids is None and decoder_inputs_embeds is None:
+            if input_ids is not None and self.config.encoder.vocab_size > self.config.decoder.vocab_size:
+                raise ValueError("the source has another vocabulary than the decoder: give decoder_input_ids")
             decoder_input_ids, decoder_inputs_embeds = input_ids, inputs_embeds
             decoder_attention_mask, decoder_position_ids = attention_mask, position_ids
         source_layout = source.get("layout")
