@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields
+from functools import partial
 from typing import get_args
 
 import pytest
@@ -203,11 +204,23 @@ def test_wrong_values_are_refused(config_class, wrong, valid):
 
 @pytest.mark.parametrize("part, other", [("encoder", BlendDecoderConfig), ("decoder", BlendEncoderConfig)])
 def test_part_of_the_wrong_kind_is_refused(part, other):
-    assert_refused(lambda: BlendEncoderDecoderConfig(**{part: other()}), part, other.model_type, [f"blend_{part}"])
+    for value in (other(), {"model_type": other.model_type}):
+        build = partial(BlendEncoderDecoderConfig, **{part: value})
+        assert_refused(build, part, other.model_type, [f"blend_{part}"])
 
 
 def test_part_that_is_no_config_is_refused():
     assert_refused(lambda: BlendEncoderDecoderConfig(encoder=3), "encoder", 3, ["dict"])
+
+
+@pytest.mark.parametrize(
+    "field, value", [("hidden_size", 64), ("norm_type", "layernorm"), ("sparse_prediction", True)]
+)
+def test_a_field_of_the_parts_is_refused_in_the_whole(field, value):
+    """It had no effect."""
+    with pytest.raises(ValueError, match=f"{field} is a field of the parts"):
+        BlendEncoderDecoderConfig(**{field: value})
+    assert BlendEncoderDecoderConfig(vocab_size=50).decoder.vocab_size == 50
 
 
 @pytest.mark.parametrize("part", [3, BlendEncoderConfig()], ids=["number", "config"])
