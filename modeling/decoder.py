@@ -90,8 +90,7 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         self.check_source(encoder_hidden_states, past_key_values)
         source = encoder_layout
         if encoder_hidden_states is not None and source is None:
-            shape = (encoder_hidden_states.shape[0], encoder_hidden_states.shape[1])
-            source = PaddedLayout(shape, padding_of(encoder_attention_mask), encoder_hidden_states.device)
+            source = padded_layout(encoder_hidden_states, encoder_attention_mask)
         seen = None if past_key_values is None else past_key_values.get_seq_length()
         rows = has_source(past_key_values)
         layout = self.enter(
@@ -164,6 +163,18 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             config=self.config, inputs_embeds=embeds, attention_mask=attention_mask, encoder_hidden_states=states
         )
         return states, PaddedPattern(mask)
+
+
+def padded_layout(states: torch.Tensor, attention_mask: Any) -> PaddedLayout:
+    """The layout of a source's padded states (B, S, width).
+
+    Raises:
+        ValueError: the mask is of another shape than (B, S), and none that the mask functions made.
+    """
+    shape, mask = (states.shape[0], states.shape[1]), padding_of(attention_mask)
+    if mask is not None and tuple(mask.shape) != shape:
+        raise ValueError(f"encoder_attention_mask has shape {tuple(mask.shape)}, the source {shape}")
+    return PaddedLayout(shape, mask, states.device)
 
 
 def has_source(past_key_values: Cache | None) -> bool:

@@ -197,13 +197,13 @@ class FlatLayout:
         """From the caller's form (B or 1, T, …) to the model's (1, N, …).
 
         Raises:
-            ValueError: there are more or fewer than T.
+            ValueError: it has another shape.
         """
         if tensor is None:
             return None
-        if tensor.shape[1] != self.shape[1]:
+        if tuple(tensor.shape[:2]) not in (self.shape, (1, self.shape[1])):
             raise ValueError(
-                f"labels, token_type_ids and position_ids are of the input's length {self.shape[1]}: "
+                f"labels, token_type_ids and position_ids have the input's shape {self.shape}, "
                 f"got {tuple(tensor.shape)}"
             )
         tokens = tensor.expand(self.shape[0], *tensor.shape[1:]).flatten(0, 1)

@@ -624,7 +624,12 @@ SHORT = {"position_type": "learned", "max_position_embeddings": 5}
         (
             {},
             {"input_ids": IDS, "attention_mask": RAGGED, "position_ids": torch.arange(8)[None]},
-            r"length 6.*\(1, 8\)",
+            r"shape \(2, 6\), got \(1, 8\)",
+        ),
+        (
+            {},
+            {"input_ids": IDS, "attention_mask": RAGGED, "position_ids": torch.arange(6)},
+            r"shape \(2, 6\), got \(6,\)",
         ),
         (SHORT, {"input_ids": IDS}, "6 tokens.*max_position_embeddings=5"),
         (SHORT, {"input_ids": IDS.view(1, 12), "position_ids": RESTARTING}, "6 tokens.*max_position_embeddings=5"),
@@ -636,6 +641,7 @@ SHORT = {"position_type": "learned", "max_position_embeddings": 5}
         "mask-rows",
         "mask-dimensions",
         "positions-length",
+        "positions-dimensions",
         "too-long",
         "too-long-flattened",
     ],
@@ -721,6 +727,13 @@ def test_a_source_must_fit_the_decoder():
         tiny_model(BlendDecoderModel, cross_attention_hidden_size=32)(
             input_ids=IDS, encoder_hidden_states=EMBEDS, past_key_values=DynamicCache()
         )
+    for mask in (torch.ones(2, 1), torch.ones(3, 6)):
+        with pytest.raises(
+            ValueError, match=rf"encoder_attention_mask has shape \({len(mask)}, .*the source \(2, 6\)"
+        ):
+            tiny_model(BlendDecoderModel, cross_attention_hidden_size=32)(
+                input_ids=IDS, encoder_hidden_states=EMBEDS, encoder_attention_mask=mask
+            )
     with pytest.raises(ValueError, match=r"2 target.*3 source"):
         tiny_model(BlendEncoderDecoderModel)(
             input_ids=torch.ones(3, 4, dtype=torch.long), decoder_input_ids=IDS, use_cache=False
