@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from difflib import get_close_matches
 from inspect import get_annotations
-from itertools import cycle, islice
+from numbers import Integral
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from huggingface_hub.dataclasses import validated_field
@@ -43,9 +43,9 @@ def activation(name: str) -> None:
         raise ValueError(unknown("activation", name, list(ACT2FN)))
 
 
-def unknown(kind: str, name: str, valid: list[str]) -> str:
+def unknown(kind: str, name: Any, valid: list[str]) -> str:
     """The message for an unknown `name`: it lists the valid ones, the nearest first."""
-    nearest = get_close_matches(name, valid, n=len(valid), cutoff=0.0)
+    nearest = get_close_matches(str(name), valid, n=len(valid), cutoff=0.0)
     return f"unknown {kind} {name!r}; valid, nearest first: {', '.join(nearest)}"
 
 
@@ -56,6 +56,12 @@ def checked(validator: Callable[[Any], None], default: Any) -> Any:
 
 class RecipeConfig(PreTrainedConfig):
     """A configuration that can be built from a named recipe."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # Not a field, so that its type is not checked.
+        if not isinstance(kwargs.get("num_labels", 1), Integral):
+            raise ValueError(f"num_labels must be a whole number, got {kwargs['num_labels']!r}")
+        super().__post_init__(**kwargs)
 
     @classmethod
     def from_recipe(cls: type[Config], name: str = "default", **overrides: Any) -> Config:
@@ -73,8 +79,9 @@ class RecipeConfig(PreTrainedConfig):
         cls.check_choices(overrides)
         settings = {**recipe, **overrides}
         if "layer_types" in recipe and "layer_types" not in overrides:
-            # A recipe's pattern of layers goes on for as many as there are.
-            settings["layer_types"] = list(islice(cycle(recipe["layer_types"]), settings["num_hidden_layers"]))
+            # A recipe's pattern of layers goes on for as many as there are; what is no number, the class refuses.
+            number = settings["num_hidden_layers"] if isinstance(settings["num_hidden_layers"], int) else 0
+            settings["layer_types"] = (recipe["layer_types"] * number)[:number]
         if "sliding_window" in recipe and "sliding_attention" not in (settings["layer_types"] or []):
             # None of the layers that are left slides.
             settings["sliding_window"] = overrides.get("sliding_window")
@@ -112,7 +119,7 @@ class RecipeConfig(PreTrainedConfig):
         for f in fields(cls):
             valid = list(get_args(f.type)) if get_origin(f.type) is Literal else []
             if valid and settings.get(f.name, valid[0]) not in valid:
-                raise ValueError(unknown(f.name, str(settings[f.name]), valid))
+                raise ValueError(unknown(f.name, settings[f.name], valid))
 
 
 class BlendConfig(RecipeConfig):
@@ -193,7 +200,7 @@ class BlendConfig(RecipeConfig):
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None:
-            self.head_dim = max(1, self.hidden_size // self.num_attention_heads)
+            self.head_dim = self.width_of_heads()
         if self.intermediate_size is None:
             gated_size = -(-self.hidden_size * 8 // 3 // 32) * 32
             self.intermediate_size = gated_size if self.feed_forward_type == "gated" else 4 * self.hidden_size
@@ -204,6 +211,16 @@ class BlendConfig(RecipeConfig):
         if self.attention_out_bias is None:
             self.attention_out_bias = self.attention_bias
         super().__post_init__(**kwargs)
+
+    def width_of_heads(self) -> int:
+        """What each head has of the hidden size. Raises ValueError where the heads do not divide it."""
+        width, rest = divmod(self.hidden_size, self.num_attention_heads)
+        if rest:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"
+                " (or give head_dim)"
+            )
+        return width
 
     def attention_names(self) -> list[str]:
         """The attentions of each block, by their attributes."""
@@ -242,16 +259,7 @@ class BlendConfig(RecipeConfig):
         """Check RoPE's parameters where there are any; replaces RotaryEmbeddingConfigMixin.validate_rope likewise."""
         if self.position_type == "rotary":
             assert self.rope_parameters is not None
-            known = ["default", *ROPE_INIT_FUNCTIONS]
-            if self.rope_parameters["rope_type"] not in known:
-                raise ValueError(unknown("rope_type", self.rope_parameters["rope_type"], known))
-            theta = self.rope_parameters.get("rope_theta")
-            names = list(RopeParameters.__annotations__)
-            for name in self.rope_parameters:
-                if name not in names:
-                    raise ValueError(unknown("key of rope_parameters", str(name), names))
-            if theta is not None and not theta > 0:
-                raise ValueError(f"rope_parameters={self.rope_parameters}: rope_theta must be above 0")
+            check_rope(self.rope_parameters)
             try:
                 super().validate_rope()
             except KeyError as error:
@@ -260,13 +268,7 @@ class BlendConfig(RecipeConfig):
             raise ValueError(f"rope_parameters={self.rope_parameters} needs position_type='rotary'")
 
     def validate_heads(self) -> None:
-        """Raises ValueError where heads, key-value heads and the hidden size do not divide."""
-        width, rest = divmod(self.hidden_size, self.num_attention_heads)
-        if rest and self.head_dim == width:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"
-                " (or give head_dim)"
-            )
+        """Raises ValueError where key-value heads do not divide the heads, or RoPE's pairs a head."""
         assert self.num_key_value_heads is not None and self.head_dim is not None
         if self.num_key_value_heads > self.num_attention_heads or self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
@@ -297,6 +299,22 @@ class BlendConfig(RecipeConfig):
         check_labels(self)
 
 
+def check_rope(parameters: dict[str, Any]) -> None:
+    """Raises ValueError for parameters of RoPE that are unknown or without effect, or a rope_theta not above 0."""
+    names = [name for name in RopeParameters.__annotations__ if name != "mrope_section"]  # of images
+    for name in parameters:
+        if name not in names:
+            raise ValueError(unknown("key of rope_parameters", name, names))
+    kinds = ["default", *ROPE_INIT_FUNCTIONS]
+    if parameters["rope_type"] not in kinds:
+        raise ValueError(unknown("rope_type", parameters["rope_type"], kinds))
+    theta = parameters["rope_theta"]
+    if not (isinstance(theta, int | float) and theta > 0):
+        raise ValueError(f"rope_parameters={parameters}: rope_theta must be a number above 0")
+    if parameters["rope_type"] != "proportional" and parameters.get("partial_rotary_factor", 1) != 1:
+        raise ValueError(f"rope_parameters={parameters}: partial_rotary_factor needs rope_type='proportional'")
+
+
 def check_labels(config: PreTrainedConfig) -> None:
     """Raises ValueError for no label, an unknown problem type, or class weights that are not one above 0 a label."""
     if config.num_labels < 1:
@@ -312,6 +330,3 @@ def check_labels(config: PreTrainedConfig) -> None:
         raise ValueError(f"class_weights={weights} must all be above 0")
     if config.problem_type == "regression":
         raise ValueError(f"class_weights={weights} has no meaning for problem_type='regression'")
-
-
-__all__ = ["BlendConfig", "RecipeConfig", "check_labels", "checked", "unknown"]

@@ -41,6 +41,3 @@ class BlendDecoderConfig(BlendConfig):
             "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
             "norm": (["hidden_states"], ["hidden_states"]),
         }
-
-
-__all__ = ["BlendDecoderConfig"]

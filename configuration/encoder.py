@@ -21,6 +21,3 @@ class BlendEncoderConfig(BlendConfig):
     cls_token_id: int | None = None
     sep_token_id: int | None = None
     mask_token_id: int | None = None
-
-
-__all__ = ["BlendEncoderConfig"]

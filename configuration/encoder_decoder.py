@@ -62,16 +62,17 @@ class BlendEncoderDecoderConfig(RecipeConfig):
     decoder_start_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        for name in kwargs.keys() & self.options() - super().options() - {"vocab_size"}:
+            raise ValueError(f"{name} is a field of the parts: give it in encoder, in decoder, or to from_recipe")
         for name, part in PARTS.items():
             value = getattr(self, name)
             if value is None or isinstance(value, dict):
-                setattr(self, name, part(**(value or {})))
-            elif not isinstance(value, PreTrainedConfig):
+                value = part(**(value or {}))
+            if not isinstance(value, PreTrainedConfig):
                 raise ValueError(f"{name} must be a configuration, a dict or None, got {value!r}")
-            elif value.model_type != part.model_type:
+            if value.model_type != part.model_type:
                 raise ValueError(f"{name} must be a {part.model_type} configuration, got {value.model_type}")
-            else:
-                setattr(self, name, copy.deepcopy(value))
+            setattr(self, name, copy.deepcopy(value))
         if self.decoder.cross_attention_hidden_size is None:
             self.decoder.cross_attention_hidden_size = self.encoder.hidden_size
         # Tools look for them in the decoder's config (PreTrainedConfig.get_text_config), and in this one.
@@ -99,6 +100,8 @@ class BlendEncoderDecoderConfig(RecipeConfig):
         for part, config_class in PARTS.items():
             common = {key: value for key, value in of_parts.items() if key in config_class.options()}
             changes = settings.get(part) or {}
+            if not isinstance(changes, dict):
+                raise ValueError(f"{part} must be a dict of changes to the recipe, got {type(changes).__name__}")
             config_class.check_names(changes, config_class.options())
             config_class.check_choices({**common, **changes})
             settings[part] = config_class(**{**recipe[part], **common, **changes})
@@ -164,6 +167,3 @@ class BlendEncoderDecoderConfig(RecipeConfig):
     def validate_labels(self) -> None:
         """Raises ValueError for an unknown problem type, or class weights that do not fit the labels."""
         check_labels(self)
-
-
-__all__ = ["BlendEncoderDecoderConfig"]

@@ -76,7 +76,7 @@ class Attention(nn.Module):
             hidden_states: what asks, (B, T, E) or flat.
             key_value_states: what is blended, (B, S, E) or flat; the same tensor for self-attention.
             pattern: what each of the ones may see of the others, made once for all layers by the stack.
-            position_embeddings: cosines and sines to turn queries and keys by, (B or 1, T, D) each.
+            position_embeddings: cosines and sines to turn queries and keys by, (B or 1, T, D / 2) each.
             past_key_values: keys and values of earlier calls; those of this call are added.
             kwargs: go to the kernel untouched.
 
@@ -116,15 +116,13 @@ class Attention(nn.Module):
         past_key_values: Cache | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values (B, K, S, D) of `states` (B, S, E), with those of the cache; a source is projected once."""
-        is_updated = None
-        if isinstance(past_key_values, EncoderDecoderCache):
-            is_updated = past_key_values.is_updated if self.is_cross_attention else None
-            past_key_values = (
-                past_key_values.cross_attention_cache
-                if self.is_cross_attention
-                else past_key_values.self_attention_cache
-            )
-        if past_key_values is not None and is_updated is not None and is_updated.get(self.layer_idx):
+        # Of cross-attention, the layers whose source is in the cache.
+        is_updated: dict[int, bool] = {}
+        if isinstance(past_key_values, EncoderDecoderCache) and self.is_cross_attention:
+            is_updated, past_key_values = past_key_values.is_updated, past_key_values.cross_attention_cache
+        elif isinstance(past_key_values, EncoderDecoderCache):
+            past_key_values = past_key_values.self_attention_cache
+        if past_key_values is not None and is_updated.get(self.layer_idx):
             cached = past_key_values.layers[self.layer_idx]
             return cached.keys, cached.values
 
@@ -134,8 +132,7 @@ class Attention(nn.Module):
         key_states, value_states = key_states.transpose(1, 2), value_states.transpose(1, 2)
         if past_key_values is not None:
             key_states, value_states = pattern.remember(past_key_values, self.layer_idx, key_states, value_states)
-            if is_updated is not None:
-                is_updated[self.layer_idx] = True
+            is_updated[self.layer_idx] = True
         return key_states, value_states
 
 
@@ -156,7 +153,7 @@ def eager_attention_forward(
         query: (B, H, T, D).
         key: (B, K, S, D).
         value: (B, K, S, D).
-        attention_mask: added to the scores, (B or 1, 1, T, S); None when all may be seen.
+        attention_mask: added to the scores, or True for what may be seen, (B or 1, 1, T, S); None when all may be.
         scaling: what the scores are multiplied by.
         dropout: probability of leaving out a weight.
         kwargs: what other kernels take.
@@ -167,7 +164,9 @@ def eager_attention_forward(
     key = key.repeat_interleave(module.num_key_value_groups, dim=1)
     value = value.repeat_interleave(module.num_key_value_groups, dim=1)
     scores = query @ key.transpose(2, 3) * scaling  # (B, H, T, S)
-    if attention_mask is not None:
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
         scores = scores + attention_mask
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
@@ -223,14 +222,21 @@ def varlen_attention_forward(
 
 
 def float32_sdpa_forward(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """SDPA in float32; arguments as in eager_attention_forward. For the CPU, where the backward pass of torch's
     kernel is three times as slow in half precision as it is in float32.
     """
+    if attention_mask is not None and attention_mask.is_floating_point():
+        attention_mask = attention_mask.float()
     with torch.autocast(query.device.type, enabled=False):
         states = (query.float(), key.float(), value.float())
-        blended, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, *states, *args, **kwargs)
+        blended, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, *states, attention_mask, **kwargs)
     return blended.to(query.dtype), None
 
 

@@ -13,13 +13,15 @@ from transformers.modeling_utils import PreTrainedModel
 
 from .layers import Block
 from .normalization import build_norm
-from .packing import FlatLayout, Layout, PaddedLayout
+from .packing import FlatLayout, Layout, PaddedLayout, padding_of
 from .patterns import SMALLEST_BLOCK, MaskFunction, PaddedPattern, Pattern, VarlenPattern, self_pattern
 from .positions import POSITIONS, RotaryEmbedding
 
 # Kernels that are given rows and a mask, and kernels that are told the lengths of the sequences in a flat batch.
 ROW_KERNELS = ("eager", "sdpa", "flex_attention")
 VARLEN_KERNELS = ("flash_attention_2", "flash_attention_3")
+# By these a caller tells the sequences of a flattened batch; in self-attention those of the keys are the same.
+LENGTHS = ("cu_seq_lens_q", "max_length_q", "cu_seq_lens_k", "max_length_k")
 
 
 @dataclass
@@ -107,14 +109,12 @@ class Stack(BlendPreTrainedModel):
 
         Raises:
             ValueError: both or neither of input_ids and inputs_embeds, a mask of another shape, a sequence too long,
-                cu_seq_lens_q that do not fit the tokens.
+                cu_seq_lens_q that do not fit the tokens, weights asked for of a flattened batch, another causality.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
-        given = inputs_embeds if input_ids is None else input_ids
-        assert given is not None
+        self.check_causality(kwargs)
+        given = the_one_given(input_ids, inputs_embeds)
         shape = (given.shape[0], given.shape[1])
-        mask = attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2 else None
+        mask = padding_of(attention_mask)
         kernel = self.config._attn_implementation
         # A paged cache, of continuous batching, is the kernel's own matter: what comes with it goes there untouched.
         is_paged = kwargs.get("cache") is not None
@@ -125,11 +125,13 @@ class Stack(BlendPreTrainedModel):
         # Where there is a cache, the mask may be for tokens to come, too.
         if has_past or not fits or rows or is_paged or kernel not in ROW_KERNELS + VARLEN_KERNELS:
             self.check_past(shape, mask, seen)
-            return PaddedLayout(shape, mask, given.device)
+            return PaddedLayout(shape, mask, given.device, seen=0 if seen is None else seen)
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
         layout: Layout | None = self.given_layout(
             shape, None if traced or attention_mask is not None else position_ids, kwargs
         )
+        if layout is not None and kwargs.get("output_attentions", self.config.output_attentions):
+            raise ValueError("output_attentions: a flattened batch has no weights, which are (B, H, T, S); pad it")
         if layout is None:
             layout = PaddedLayout(shape, mask, given.device)
             # What the mask functions made is for rows.
@@ -166,21 +168,31 @@ class Stack(BlendPreTrainedModel):
         shape: tuple[int, int], position_ids: torch.Tensor | None, kwargs: dict[str, Any]
     ) -> FlatLayout | None:
         """The layout of a batch that the caller has flattened, or None for another."""
-        cu_seq_lens, max_length = kwargs.pop("cu_seq_lens_q", None), kwargs.pop("max_length_q", None)
-        kwargs.pop("cu_seq_lens_k", None), kwargs.pop("max_length_k", None)
-        if cu_seq_lens is not None:
-            return FlatLayout.from_cu_seq_lens(cu_seq_lens, max_length, shape)
+        lengths = {name: kwargs.pop(name, None) for name in LENGTHS}
+        if lengths["cu_seq_lens_q"] is not None:
+            return FlatLayout.from_cu_seq_lens(lengths["cu_seq_lens_q"], lengths["max_length_q"], shape)
         if position_ids is not None and tuple(position_ids.shape) == shape and shape[1] > 1:
             layout = FlatLayout.from_position_ids(position_ids)
             return layout if layout.num_sequences > shape[0] else None
         return None
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token sees only itself and those before it."""
+        return self.layer_class.role == "masked self"
+
+    def check_causality(self, kwargs: dict[str, Any]) -> None:
+        """Take out `is_causal`, or read the config's. Raises ValueError where it is not this stack's."""
+        is_causal = kwargs.pop("is_causal", getattr(self.config, "is_causal", None))
+        if is_causal is not None and is_causal != self.is_causal:
+            raise ValueError(f"is_causal={is_causal}, but that of {type(self).__name__} is {self.is_causal}")
+
     def check_past(self, shape: tuple[int, int], mask: torch.Tensor | None, seen: int | torch.Tensor | None) -> None:
         """Raises ValueError for a mask that does not reach the tokens given, or a sequence too long with its past."""
-        if mask is not None and (mask.shape[0] != shape[0] or mask.shape[1] < shape[1]):
-            raise ValueError(f"attention_mask has shape {tuple(mask.shape)}, the input {shape}")
         # A static cache counts in a tensor; and where padding is on the left there may be fewer real tokens.
         length = seen + shape[1] if isinstance(seen, int) else 0
+        if mask is not None and (mask.shape[0] != shape[0] or mask.shape[1] < max(length, shape[1])):
+            raise ValueError(f"attention_mask has shape {tuple(mask.shape)}, the input {shape} after {seen} tokens")
         if length > self.config.max_position_embeddings and self.config.position_type == "learned":
             self.check_length(length if mask is None else int(mask.sum(-1).max()))
 
@@ -193,9 +205,9 @@ class Stack(BlendPreTrainedModel):
             )
 
     @staticmethod
-    def positions(layout: Layout, position_ids: torch.Tensor | None, seen: int | torch.Tensor = 0) -> torch.Tensor:
-        """Positions in the layout's form, (B or 1, T): those given, or counted after the `seen` tokens of a cache."""
-        return layout.position_ids(seen) if position_ids is None else layout.unpad(position_ids)
+    def positions(layout: Layout, position_ids: torch.Tensor | None) -> torch.Tensor:
+        """Positions in the layout's form, (B or 1, T): those given, or counted after the tokens of a cache."""
+        return layout.position_ids() if position_ids is None else layout.unpad(position_ids)
 
     def embed(
         self,
@@ -229,22 +241,24 @@ class Stack(BlendPreTrainedModel):
         if isinstance(layout, FlatLayout):
             if self.takes_lengths(embeds):
                 return dict.fromkeys(types, VarlenPattern(layout, layout))
+            windows = {"full_attention": None, "sliding_attention": self.config.sliding_window}
             return {
                 kind: self_pattern(
-                    *(self.config, layout, embeds, self.mask_functions[kind]),
-                    is_causal=self.layer_class.role == "masked self",
-                    window=self.config.sliding_window if kind == "sliding_attention" else None,
+                    self.config,
+                    layout,
+                    embeds,
+                    self.mask_functions[kind],
+                    is_causal=self.is_causal,
+                    window=windows[kind],
                 )
                 for kind in types
             }
         if isinstance(attention_mask, dict):
             return {kind: PaddedPattern(attention_mask[kind]) for kind in types}
-        if not isinstance(attention_mask, torch.Tensor) or attention_mask.dim() == 2:
-            attention_mask = layout.mask
         arguments = {
             "config": self.config,
             "inputs_embeds": embeds,
-            "attention_mask": attention_mask,
+            "attention_mask": attention_mask if padding_of(attention_mask) is None else layout.mask,
             "past_key_values": past_key_values,
         }
         return {kind: PaddedPattern(self.mask_functions[kind](**arguments, **kwargs)) for kind in types}
@@ -259,8 +273,9 @@ class Stack(BlendPreTrainedModel):
         return is_half and not drops and self.config.head_dim % 8 == 0 and self.config.head_dim <= 256
 
     def rotations(self, embeds: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Cosines and sines for queries and keys, made once for all layers; None where positions are not rotary."""
-        if self.rotary_emb is None:
+        """Cosines and sines for queries and keys, made once for all layers; None where there is nothing to turn."""
+        # The kinds that grow ask for the last position, which a batch of nothing but padding does not have.
+        if self.rotary_emb is None or position_ids.shape[1] == 0:
             return None
         # In the dtype of queries and keys, which under autocast is not that of the embeddings.
         return self.rotary_emb(embeds.new_empty(0, dtype=dtype_of_products(embeds)), position_ids)
@@ -272,6 +287,14 @@ class Stack(BlendPreTrainedModel):
         if repad:
             return StackOutput(last_hidden_state=layout.repad(hidden_states), past_key_values=past_key_values)
         return StackOutput(last_hidden_state=hidden_states, past_key_values=past_key_values, layout=layout)
+
+
+def the_one_given(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
+    """Raises ValueError where both are given, or neither."""
+    given = inputs_embeds if input_ids is None else input_ids
+    if given is None or (input_ids is not None and inputs_embeds is not None):
+        raise ValueError("give exactly one of input_ids and inputs_embeds")
+    return given
 
 
 def dtype_of_products(states: torch.Tensor) -> torch.dtype:

@@ -21,7 +21,7 @@ from .cache import BlendGenerationMixin
 from .heads import ForSequenceClassification, ForTokenClassification, VocabularyProjection, next_logits, recorded
 from .layers import DecoderLayer
 from .losses import IGNORE, token_loss
-from .packing import FlatLayout, Layout, PaddedLayout
+from .packing import FlatLayout, Layout, PaddedLayout, padding_of
 from .patterns import PaddedPattern, Pattern, VarlenPattern, cross_pattern
 
 
@@ -68,7 +68,7 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
 
         Args:
             input_ids: tokens (B, T), or a flattened batch (1, N) with `position_ids` that restart.
-            attention_mask: (B, T or more, with those in the cache), 1 for real tokens; None: all are.
+            attention_mask: (B, T or more, with those in the cache and any to come), 1 for real tokens; None: all are.
             token_type_ids: kinds of segments (B, T); not read where type_vocab_size is 0.
             position_ids: (B or 1, T); None: counted over real tokens.
             past_key_values: keys and values of the tokens before these.
@@ -85,26 +85,24 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             cross_attentions when asked for.
 
         Raises:
-            ValueError: see Stack.enter; a missing or unexpected encoder_hidden_states.
+            ValueError: see Stack.enter; a missing or unexpected encoder_hidden_states, a cache without a part for it.
         """
-        self.check_source(encoder_hidden_states)
+        self.check_source(encoder_hidden_states, past_key_values)
         source = encoder_layout
         if encoder_hidden_states is not None and source is None:
             source = padded_layout(encoder_hidden_states, encoder_attention_mask)
         seen = None if past_key_values is None else past_key_values.get_seq_length()
+        rows = has_source(past_key_values)
         layout = self.enter(
-            *(input_ids, inputs_embeds, attention_mask, position_ids, kwargs),
-            seen=seen,
-            source=source,
-            rows=has_source(past_key_values),
+            input_ids, inputs_embeds, attention_mask, position_ids, kwargs, seen=seen, source=source, rows=rows
         )
         if use_cache and past_key_values is None and not self.training and layout.is_rows:
             past_key_values = self.new_cache()
-        positions = self.positions(layout, position_ids, 0 if seen is None else seen)
+        positions = self.positions(layout, position_ids)
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
+        own_cache = self_attention_cache(past_key_values)
         # Without a mask, positions that restart tell the mask functions of several sequences in a row.
-        given = {} if layout.is_flat else {"position_ids": position_ids}
-        patterns = self.patterns(layout, attention_mask, hidden_states, self_attention_cache(past_key_values), **given)
+        patterns = self.patterns(layout, attention_mask, hidden_states, own_cache, position_ids=position_ids)
         rotations = self.rotations(hidden_states, positions)
         source_pattern = None
         if encoder_hidden_states is not None:
@@ -125,13 +123,19 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             )
         return self.leave(self.norm(hidden_states), layout, repad, past_key_values)
 
-    def check_source(self, encoder_hidden_states: torch.Tensor | None) -> None:
-        """Raises ValueError where cross-attention has nothing to read, or something is given and there is none."""
+    def check_source(self, encoder_hidden_states: torch.Tensor | None, past_key_values: Cache | None) -> None:
+        """Raises ValueError where cross-attention has nothing to read, or no cache; or a source, but there is none."""
         width = self.config.cross_attention_hidden_size
         if width is not None and encoder_hidden_states is None:
             raise ValueError(f"cross_attention_hidden_size={width}: the decoder needs encoder_hidden_states")
         if width is None and encoder_hidden_states is not None:
             raise ValueError("encoder_hidden_states given, but cross_attention_hidden_size is None")
+        if width is not None and not isinstance(past_key_values, EncoderDecoderCache | None):
+            # Keys of the source would be put among the decoder's own.
+            raise ValueError(
+                f"cross_attention_hidden_size={width}: past_key_values must be an EncoderDecoderCache, "
+                f"got {type(past_key_values).__name__}"
+            )
 
     def new_cache(self) -> Cache:
         """An empty cache. Cross-attention reads all of the source, so its part never slides."""
@@ -142,10 +146,10 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         self, layout: Layout, embeds: torch.Tensor, states: torch.Tensor, source: Layout, attention_mask: Any
     ) -> tuple[torch.Tensor, Pattern]:
         """What cross-attention reads, in the form that goes with the target's, and its pattern."""
-        if isinstance(source, PaddedLayout) and layout.is_flat:
+        if isinstance(layout, FlatLayout) and isinstance(source, PaddedLayout):
             source = FlatLayout.from_padded(source)
             states = source.unpad(states)
-        elif isinstance(source, FlatLayout) and not layout.is_flat:
+        elif isinstance(layout, PaddedLayout) and isinstance(source, FlatLayout):
             states = source.repad(states)
             source = PaddedLayout(tuple(states.shape[:2]), None, states.device)
         if layout.num_sequences != source.num_sequences:
@@ -162,9 +166,15 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
 
 
 def padded_layout(states: torch.Tensor, attention_mask: Any) -> PaddedLayout:
-    """The layout of padded states (B, S, width) with a mask (B, S), or what the mask functions made, or none."""
-    mask = attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2 else None
-    return PaddedLayout((states.shape[0], states.shape[1]), mask, states.device)
+    """The layout of a source's padded states (B, S, width).
+
+    Raises:
+        ValueError: the mask is of another shape than (B, S), and none that the mask functions made.
+    """
+    shape, mask = (states.shape[0], states.shape[1]), padding_of(attention_mask)
+    if mask is not None and tuple(mask.shape) != shape:
+        raise ValueError(f"encoder_attention_mask has shape {tuple(mask.shape)}, the source {shape}")
+    return PaddedLayout(shape, mask, states.device)
 
 
 def has_source(past_key_values: Cache | None) -> bool:
@@ -222,17 +232,15 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
             inputs_embeds=inputs_embeds,
             use_cache=use_cache if labels is None else False,
             repad=False,
+            return_dict=True,
             **kwargs,
         )
         logits, layout = next_logits(self.lm_head, outputs, logits_to_keep, labels)
         loss = None
         if labels is not None:
             loss = token_loss(logits, layout.following(labels, IGNORE), self.config, self.training, num_items_in_batch)
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=layout.repad(logits),
-            **recorded(outputs, CausalLMOutputWithPast),
-        )
+        logits = layout.repad(logits)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **recorded(outputs, CausalLMOutputWithPast))
 
 
 class BlendDecoderForSequenceClassification(ForSequenceClassification, BlendDecoderPreTrainedModel):

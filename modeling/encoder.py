@@ -73,12 +73,7 @@ class BlendEncoderModel(BlendEncoderPreTrainedModel, Stack):
         rotations = self.rotations(hidden_states, positions)
         # The last layers may have been cut off.
         for kind, layer in zip(self.config.layer_types or [], self.layers, strict=False):
-            hidden_states = layer(
-                hidden_states,
-                pattern=patterns[kind],
-                position_embeddings=rotations,
-                **kwargs,
-            )
+            hidden_states = layer(hidden_states, pattern=patterns[kind], position_embeddings=rotations, **kwargs)
         return self.leave(self.norm(hidden_states), layout, repad)
 
 
@@ -119,13 +114,15 @@ class BlendEncoderForMaskedLM(BlendEncoderPreTrainedModel):
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             repad=False,
+            return_dict=True,
             **kwargs,
         )
         layout, hidden_states = outputs.layout, outputs.last_hidden_state
         sparse = labels is not None and self.training and self.config.sparse_prediction
         labels = layout.unpad(labels)
         if sparse:
-            hidden_states, labels = hidden_states[labels != IGNORE], labels[labels != IGNORE]
+            is_masked = labels != IGNORE
+            hidden_states, labels = hidden_states[is_masked], labels[is_masked]
         logits = self.lm_head(self.head(hidden_states))
         loss = None
         if labels is not None:

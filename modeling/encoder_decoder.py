@@ -118,7 +118,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             and attentions when asked for.
 
         Raises:
-            ValueError: see Stack.enter.
+            ValueError: see Stack.enter; the decoder is to read a source of another vocabulary than its own.
         """
         # The parts have configs of their own, which know nothing of what this one asks for.
         kwargs = {**{name: True for name in STATES if getattr(self.config, name)}, **kwargs}
@@ -131,9 +131,12 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
                 position_ids=position_ids,
                 inputs_embeds=inputs_embeds,
                 repad=False,
+                return_dict=True,
                 **source_kwargs(kwargs),
             )
         if decoder_input_ids is None and decoder_inputs_embeds is None:
+            if input_ids is not None and self.config.encoder.vocab_size > self.config.decoder.vocab_size:
+                raise ValueError("the source has another vocabulary than the decoder: give decoder_input_ids")
             decoder_input_ids, decoder_inputs_embeds = input_ids, inputs_embeds
             decoder_attention_mask, decoder_position_ids = attention_mask, position_ids
         source_layout = source.get("layout")
@@ -148,6 +151,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             encoder_attention_mask=attention_mask,
             encoder_layout=source_layout,
             repad=repad,
+            return_dict=True,
             **kwargs,
         )
         states = source.last_hidden_state
@@ -220,11 +224,10 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
             is_flat = decoder_position_ids is not None or "cu_seq_lens_q" in kwargs or "cu_seq_lens_k" in kwargs
             if decoder_input_ids is None and decoder_inputs_embeds is None:
                 if is_flat:
-                    raise ValueError(
-                        "a flattened batch needs decoder_input_ids: labels alone do not tell the sequences"
-                    )
+                    raise ValueError("a flattened batch needs decoder_input_ids: labels do not tell the sequences")
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-            if decoder_attention_mask is None and not is_flat:
+            # Behind tokens in a cache there is nothing to leave out.
+            if decoder_attention_mask is None and past_key_values is None and not is_flat:
                 decoder_attention_mask = until_last(labels != IGNORE)
         outputs = self.model(
             input_ids=input_ids,
@@ -240,17 +243,14 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
             repad=False,
+            return_dict=True,
             **kwargs,
         )
         logits, layout = next_logits(self.lm_head, outputs, logits_to_keep, labels)
         loss = None
         if labels is not None:
             loss = token_loss(logits, layout.unpad(labels), self.config, self.training, num_items_in_batch)
-        return Seq2SeqLMOutput(
-            loss=loss,
-            logits=layout.repad(logits),
-            **recorded(outputs, Seq2SeqLMOutput),
-        )
+        return Seq2SeqLMOutput(loss=loss, logits=layout.repad(logits), **recorded(outputs, Seq2SeqLMOutput))
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """What the decoder reads to write `labels` (B, T): the start token, then the labels but the last."""

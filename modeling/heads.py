@@ -49,7 +49,7 @@ class VocabularyProjection(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Input (..., E) gives (..., V)."""
-        rows = input.flatten(0, -2)
+        rows = input.reshape(-1, input.shape[-1])
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
         # Quantized and shared-out weights are of other types.
         is_plain = type(self.weight) is nn.Parameter and self.weight.dtype == rows.dtype == torch.float32
@@ -138,6 +138,7 @@ class ForSequenceClassification(PreTrainedModel):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
+            return_dict=True,
             **{**kwargs, "use_cache": False, "repad": False},
         )
         pooled = pool(outputs.last_hidden_state, outputs.layout, self.config.pooling)
@@ -180,6 +181,7 @@ class ForTokenClassification(PreTrainedModel):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
+            return_dict=True,
             **{**kwargs, "use_cache": False, "repad": False},
         )
         layout = outputs.layout

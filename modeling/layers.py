@@ -61,11 +61,7 @@ class EncoderLayer(Block):
 
     role = "self"
 
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        **kwargs: Any,
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """hidden_states (B, T, E) give (B, T, E); the keyword arguments are those of Attention.forward."""
         return self.think(self.blend(hidden_states, **kwargs))
 

@@ -26,7 +26,7 @@ def token_loss(
 
     Args:
         logits: (..., C).
-        labels: class numbers (...), -100 where there is no target.
+        labels: class numbers (...), whole ones of any dtype, -100 where there is no target.
         config: has `label_smoothing`.
         training: whether that acts.
         num_items_in_batch: what to divide by; None: the number of targets given.
@@ -38,6 +38,8 @@ def token_loss(
     Source: label smoothing, Szegedy et al. 2016, §7.
     """
     labels = labels.flatten().to(logits.device)
+    if not labels.is_floating_point():
+        labels = labels.long()  # torch takes no other whole numbers
     smoothing = config.label_smoothing if training else 0.0
     total = functional.cross_entropy(
         upcast(logits).flatten(0, -2),
@@ -58,8 +60,8 @@ def class_loss(
     num_items_in_batch: torch.Tensor | int | None = None,
 ) -> torch.Tensor:
     """token_loss with the config's class weights: the loss of sequence and token classification."""
-    weight = class_weights(upcast(logits), config, training)
-    return token_loss(logits, labels, config, training, num_items_in_batch, weight)
+    logits = upcast(logits)
+    return token_loss(logits, labels, config, training, num_items_in_batch, class_weights(logits, config, training))
 
 
 def multi_label_loss(

@@ -7,6 +7,7 @@ S sequences of at most L tokens; in the padded form S = B and L = T. Other lette
 """
 
 import math
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -17,20 +18,27 @@ class PaddedLayout:
 
     Args:
         shape: B and T.
-        attention_mask: (B, S) with 1 for real tokens, S ≥ T where a cache holds earlier ones; None when all are real.
+        attention_mask: (B, S) with 1 for real tokens, S ≥ T where there are some in a cache or to come; None: all are.
         device: where the batch is.
+        seen: tokens before these, in a cache.
     """
 
-    is_flat = False
     is_rows = True
 
-    def __init__(self, shape: tuple[int, int], attention_mask: torch.Tensor | None, device: torch.device):
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        attention_mask: torch.Tensor | None,
+        device: torch.device,
+        seen: int | torch.Tensor = 0,
+    ):
         self.shape = shape
         self.device = device
+        self.seen = seen
         self.num_sequences = shape[0]
         self.mask = None if attention_mask is None else attention_mask.bool()
-        # Of the tokens given, without those in the cache, which are real; None: all.
-        self._real = None if self.mask is None else self.mask[:, -shape[1] :]
+        # Of the tokens given, which are real; None: all.
+        self._real = None if self.mask is None else self._given(self.mask)
 
     @property
     def has_padding(self) -> bool:
@@ -47,12 +55,17 @@ class PaddedLayout:
         """Tokens of the longest sequence, with those in the cache."""
         return self.shape[1] if self.mask is None else int(self.mask.sum(-1).max())
 
-    def position_ids(self, seen: int | torch.Tensor) -> torch.Tensor:
-        """Positions (B or 1, T) after the `seen` tokens of a cache: counted over real tokens, wherever padding is."""
+    def _given(self, columns: torch.Tensor) -> torch.Tensor:
+        """Of all columns of the mask (B, S) those of the tokens given, (B, T)."""
+        if isinstance(self.seen, int):
+            return columns[:, self.seen : self.seen + self.shape[1]]
+        return columns.index_select(1, self.seen + torch.arange(self.shape[1], device=self.device))
+
+    def position_ids(self) -> torch.Tensor:
+        """Positions (B or 1, T) after the tokens of a cache: counted over real tokens, wherever padding is."""
         if self.mask is None:
-            return torch.arange(self.shape[1], device=self.device)[None] + seen
-        positions = self.mask.long().cumsum(-1) - 1
-        return positions[:, -self.shape[1] :].clamp(min=0)
+            return torch.arange(self.shape[1], device=self.device)[None] + self.seen
+        return self._given(self.mask.long().cumsum(-1) - 1).clamp(min=0)
 
     def unpad(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
         """From the caller's form to the model's: the same."""
@@ -105,8 +118,6 @@ class FlatLayout:
         sizes: the lengths as numbers; None in a graph that is to hold for others, too.
         is_rows: each sequence is a row of the caller's.
     """
-
-    is_flat = True
 
     def __init__(
         self,
@@ -178,14 +189,23 @@ class FlatLayout:
         cu_seq_lens = torch.cat((begin, begin.new_tensor([position_ids.numel()])))
         return cls.from_cu_seq_lens(cu_seq_lens, None, tuple(position_ids.shape))
 
-    def position_ids(self, seen: int | torch.Tensor) -> torch.Tensor:
-        """Positions (1, N). There is no flat form with a cache: `seen` is 0."""
+    def position_ids(self) -> torch.Tensor:
+        """Positions (1, N). There is no flat form with tokens in a cache."""
         return self.offsets[None]
 
     def unpad(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
-        """From the caller's form (B or 1, T, …) to the model's (1, N, …)."""
+        """From the caller's form (B or 1, T, …) to the model's (1, N, …).
+
+        Raises:
+            ValueError: it has another shape.
+        """
         if tensor is None:
             return None
+        if tuple(tensor.shape[:2]) not in (self.shape, (1, self.shape[1])):
+            raise ValueError(
+                f"labels, token_type_ids and position_ids have the input's shape {self.shape}, "
+                f"got {tuple(tensor.shape)}"
+            )
         tokens = tensor.expand(self.shape[0], *tensor.shape[1:]).flatten(0, 1)
         return (tokens if self.indices is None else tokens.index_select(0, self.indices))[None]
 
@@ -222,6 +242,19 @@ class FlatLayout:
 
 
 Layout = PaddedLayout | FlatLayout
+
+
+def padding_of(attention_mask: Any) -> torch.Tensor | None:
+    """A mask (B, S) of real tokens as it is; None for none, and for one that the mask functions made.
+
+    Raises:
+        ValueError: a tensor that is of neither two dimensions nor four.
+    """
+    if not isinstance(attention_mask, torch.Tensor) or attention_mask.dim() == 4:
+        return None
+    if attention_mask.dim() != 2:
+        raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}, not (B, S) or (B, 1, T, S)")
+    return attention_mask
 
 
 def scatter(tensor: torch.Tensor, places: torch.Tensor | None, shape: tuple[int, ...]) -> torch.Tensor:

@@ -254,7 +254,7 @@ def block_mask(
     """What blocks may see of themselves and their neighbours; owners (R, L) are the sequences of their places."""
     before, after = neighbours
     first_key = -before * owners.shape[1]
-    # A causal window counts the token itself (SlidingWindowCache and Mistral), a bidirectional one does not.
+    # A causal window counts the token itself, as Mistral's does, a bidirectional one does not.
     reach = window if after else window - 1
 
     def in_window(batch: Any, head: Any, query: Any, key: Any) -> Any:

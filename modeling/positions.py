@@ -10,10 +10,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_u
 
 
 class LearnedPositions(nn.Embedding):
-    """Adds a learned vector for each of the first `num_positions` positions."""
-
-    def __init__(self, num_positions: int, hidden_size: int):
-        super().__init__(num_positions, hidden_size)
+    """Adds a learned vector for each of the first positions."""
 
     def forward(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """inputs_embeds (B, T, E) and position_ids (B or 1, T) give (B, T, E)."""

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields
+from functools import partial
 from typing import get_args
 
 import pytest
@@ -138,6 +139,11 @@ OF_STACKS = [
     ({"rope_parameters": {"rope_type": "linear"}}, ["factor"]),
     ({"rope_parameters": {"rope_type": "default", "rope_thet": 5.0}}, ["nearest first: rope_theta, ", "factor"]),
     ({"rope_parameters": {"rope_type": "default", "rope_theta": -1.0}}, ["rope_theta", "above 0"]),
+    ({"rope_parameters": {"rope_type": "default", "rope_theta": "far"}}, ["rope_theta", "above 0"]),
+    ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, ["proportional"]),
+    ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}}, ["proportional"]),
+    ({"rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1]}}, ["nearest first: ", "rope_theta"]),
+    ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, ["nearest first: ", "rope_theta"]),
     ({"rope_parameters": {"rope_type": "default"}, "position_type": "none"}, ["position_type", "rotary"]),
     ({"feed_forward_type": "moe"}, ["plain", "gated"]),
     ({"hidden_act": "geluu"}, ["gelu", "silu"]),
@@ -163,7 +169,10 @@ OF_MODELS = [
     ({"label_smoothing": 1}, ["[0, 1)"]),
     ({"label_smoothing": "much"}, ["float"]),
     ({"problem_type": "ranking"}, PROBLEM_TYPES),
+    ({"problem_type": 3}, PROBLEM_TYPES),
     ({"num_labels": 0}, ["num_labels=0", "above 0"]),
+    ({"num_labels": None}, ["whole number"]),
+    ({"num_labels": 2.5}, ["whole number"]),
     ({"pad_token_id": "[PAD]"}, ["int"]),
 ]
 OF_ONE = [
@@ -195,11 +204,29 @@ def test_wrong_values_are_refused(config_class, wrong, valid):
 
 @pytest.mark.parametrize("part, other", [("encoder", BlendDecoderConfig), ("decoder", BlendEncoderConfig)])
 def test_part_of_the_wrong_kind_is_refused(part, other):
-    assert_refused(lambda: BlendEncoderDecoderConfig(**{part: other()}), part, other.model_type, [f"blend_{part}"])
+    for value in (other(), {"model_type": other.model_type}):
+        build = partial(BlendEncoderDecoderConfig, **{part: value})
+        assert_refused(build, part, other.model_type, [f"blend_{part}"])
 
 
 def test_part_that_is_no_config_is_refused():
     assert_refused(lambda: BlendEncoderDecoderConfig(encoder=3), "encoder", 3, ["dict"])
+
+
+@pytest.mark.parametrize(
+    "field, value", [("hidden_size", 64), ("norm_type", "layernorm"), ("sparse_prediction", True)]
+)
+def test_a_field_of_the_parts_is_refused_in_the_whole(field, value):
+    """It had no effect."""
+    with pytest.raises(ValueError, match=f"{field} is a field of the parts"):
+        BlendEncoderDecoderConfig(**{field: value})
+    assert BlendEncoderDecoderConfig(vocab_size=50).decoder.vocab_size == 50
+
+
+@pytest.mark.parametrize("part", [3, BlendEncoderConfig()], ids=["number", "config"])
+def test_changes_to_a_part_are_a_dict(part):
+    with pytest.raises(ValueError, match=f"encoder must be a dict.*got {type(part).__name__}"):
+        BlendEncoderDecoderConfig.from_recipe(encoder=part)
 
 
 @pytest.mark.parametrize("field, value", [("hidden_size", 0), ("norm_type", "x"), ("label_smoothing", 2.0)])
@@ -214,6 +241,7 @@ def test_wrong_values_are_refused_when_set(field, value):
         (BlendEncoderConfig, "brt", "bert"),
         (BlendDecoderConfig, "lama", "llama"),
         (BlendDecoderConfig, "gpt-2", "gpt2"),
+        (BlendDecoderConfig, None, "default"),
         (BlendEncoderDecoderConfig, "transformers", "transformer"),
         (BlendEncoderDecoderConfig, "bert", "bart"),
     ],
@@ -249,6 +277,21 @@ def test_sizes_of_a_recipe_may_be_overridden(config_class, recipe):
         for name, value in (settings["encoder"] if config.is_encoder_decoder else settings).items():
             if name not in ("num_hidden_layers", "hidden_size", "num_attention_heads", "layer_types"):
                 assert getattr(stack, name) == value, name
+
+
+def test_heads_need_not_divide_the_hidden_size():
+    """A width of heads that is given was refused where it is what division gives, but for the rest."""
+    config = tiny_config(BlendEncoderConfig, hidden_size=33, head_dim=8)
+    assert BlendEncoderModel(config)(torch.ones(1, 2, dtype=torch.long)).last_hidden_state.shape == (1, 2, 33)
+
+
+@pytest.mark.parametrize("number", [None, "3", 2.5, -1, True])
+@pytest.mark.parametrize("recipe", ["default", "gpt3"])
+def test_number_of_a_recipes_layers(recipe, number):
+    """Also where the recipe has a pattern of layers, which for None went on for ever."""
+    assert_refused(
+        lambda: BlendDecoderConfig.from_recipe(recipe, num_hidden_layers=number), "num_hidden_layers", number, []
+    )
 
 
 def test_a_recipe_without_its_sliding_layers_has_no_window():

@@ -5,7 +5,7 @@ import torch
 from conftest import SLIDING, VOCAB, assert_close, every_kernel, every_pair, named, padded, tiny_config, tiny_model
 from torch import nn
 from transformers import CompileConfig, ContinuousBatchingConfig, GenerationConfig
-from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, StaticCache
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM
 from seqblend.modeling.heads import PART, VocabularyProjection
@@ -75,6 +75,50 @@ def test_cached_equals_uncached(model_class, options, sliding, attention, sizes)
         start += size
     real = target["attention_mask"].bool()
     assert_close(torch.cat(logits, dim=1)[real], expected[real])
+
+
+@pytest.mark.parametrize("new_cache", [DynamicCache, lambda config: StaticCache(config, max_cache_len=10)])
+@pytest.mark.parametrize("position_type", ["learned", "rotary"])
+@torch.no_grad()
+def test_a_mask_may_be_for_tokens_to_come_too(position_type, new_cache):
+    """Learned positions were those of the mask's last tokens."""
+    model = tiny_model(BlendDecoderForCausalLM, position_type=position_type)
+    target = padded(rows_of(*TARGETS), "left")
+    expected = without_cache(model, {}, target)
+    cache, logits = new_cache(config=model.config), []
+    for tokens in target["input_ids"].split(CHUNKS, dim=1):
+        logits.append(model(tokens, attention_mask=target["attention_mask"], past_key_values=cache).logits)
+    real = target["attention_mask"].bool()
+    assert_close(torch.cat(logits, dim=1)[real], expected[real])
+
+
+@every_generator
+@torch.no_grad()
+def test_a_mask_must_be_for_tokens_in_the_cache_too(model_class):
+    """One for the new tokens alone was taken for one of the first."""
+    model = tiny_model(model_class)
+    source, target = source_of(model_class), padded(rows_of(*TARGETS), "left")
+    _, cache = step(model, source, target, 0, 6, None)
+    new = as_target(model_class, {name: tensor[:, 6:] for name, tensor in target.items()})
+    with pytest.raises(ValueError, match=r"\(2, 4\), the input \(2, 4\) after 6 tokens"):
+        model(**source, **new, past_key_values=cache)
+
+
+@every_generator
+@torch.no_grad()
+def test_labels_of_tokens_after_those_in_a_cache(model_class):
+    """The loss is that of these tokens; an encoder-decoder took their labels for the mask of all."""
+    model = tiny_model(model_class)
+    source, target = source_of(model_class), padded(rows_of(10, 10))
+    _, cache = step(model, source, target, 0, 6, None)
+    logits = without_cache(model, source, target)[:, 6:]
+    new = as_target(model_class, {"input_ids": target["input_ids"][:, 6:]})
+    labels = target["input_ids"][:, 6:]
+    output = model(**source, **new, past_key_values=cache, labels=labels)
+    assert_close(output.logits, logits)
+    if model_class is BlendDecoderForCausalLM:
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    assert_close(output.loss, nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()))
 
 
 REARRANGED = {
@@ -268,7 +312,7 @@ def test_beams_that_begin_as_one_write_the_same(model_class, sliding, way):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(0, 3), (1,), (1, 1), (1, 2), (5, 1), (128, 1), (43, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(), (0, 3), (1,), (1, 1), (1, 2), (5, 1), (128, 1), (43, 3)], ids=str)
 @torch.no_grad()
 def test_tokens_are_projected_alike_however_few(shape, bias):
     projection = VocabularyProjection(16, PART + 3, bias=bias)

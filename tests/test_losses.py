@@ -17,7 +17,12 @@ from conftest import (
     tiny_model,
 )
 
-from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM, BlendEncoderForMaskedLM
+from seqblend import (
+    BlendDecoderConfig,
+    BlendDecoderForCausalLM,
+    BlendEncoderDecoderForSeq2SeqLM,
+    BlendEncoderForMaskedLM,
+)
 from seqblend.configuration.base import PROBLEM_TYPES
 from seqblend.modeling.losses import SEQUENCE_LOSSES, token_loss
 
@@ -213,6 +218,15 @@ def test_accumulated_gradients_are_those_of_one_batch(model_class, problem_type,
     accumulated = {name: parameter.grad for name, parameter in model.named_parameters()}
     assert_equal_gradients(accumulated, expected)
     assert_equal_gradients(gradients(model, whole), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.int8])
+def test_labels_are_whole_numbers_of_any_dtype(dtype):
+    """As NumPy has them; those of half a class are refused."""
+    config, logits, labels = BlendDecoderConfig(), torch.randn(4, 3), torch.tensor([2, -100, 0, 1])
+    assert torch.equal(token_loss(logits, labels.to(dtype), config, False), token_loss(logits, labels, config, False))
+    with pytest.raises(RuntimeError):
+        token_loss(logits, labels.float(), config, False)
 
 
 def test_token_loss_of_nothing():

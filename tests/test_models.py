@@ -31,6 +31,7 @@ from conftest import (
     tiny_model,
 )
 from torch import nn
+from transformers.cache_utils import DynamicCache
 
 from seqblend import (
     FAMILIES,
@@ -264,6 +265,13 @@ ROPES = {
     "linear": {"factor": 2.0},
     "dynamic": {"factor": 2.0},
     "yarn": {"factor": 4.0},
+    "longrope": {
+        "short_factor": [1.0, 1.5, 2.0, 2.5],
+        "long_factor": [2.0, 3.0, 4.0, 5.0],
+        "factor": 4.0,
+        "original_max_position_embeddings": 8,
+    },
+    "proportional": {"partial_rotary_factor": 0.5},
     "llama3": {
         "factor": 8.0,
         "low_freq_factor": 1.0,
@@ -282,6 +290,8 @@ def test_scaled_rotary_positions_are_saved_and_loaded(kind, tmp_path):
     batch = padded(draw(BlendEncoderModel, [40, 9]))
     assert_close(output_of(loaded, batch), output_of(model, batch), 1e-12)
     assert not torch.equal(output_of(tiny_model(BlendEncoderModel), batch), output_of(model, batch))
+    batch["attention_mask"][:] = 0
+    assert (model(**batch).last_hidden_state == 0).all()
 
 
 def same_tensor(model: nn.Module, *names: str) -> bool:
@@ -434,6 +444,18 @@ def test_forward_is_annotated_with_what_comes_out(model_class):
     assert type(output) in (get_args(annotated) or (annotated,))
 
 
+@every_model
+def test_output_may_be_a_tuple(model_class):
+    """Asked for in the call, or in the config and those of the parts."""
+    model = tiny_model(model_class, "eager")
+    batch = padded(draw(model_class, LENGTHS))
+    expected = [type(value) for value in model(**batch, output_attentions=True).to_tuple()]
+    assert [type(value) for value in model(**batch, output_attentions=True, return_dict=False)] == expected
+    for config in (model.config, *(getattr(model.config, part) for part in model.config.sub_configs)):
+        config.return_dict = False
+    assert [type(value) for value in model(**batch, output_attentions=True)] == expected
+
+
 @every_base
 def test_output_shapes_without_a_head(model_class):
     batch = padded(draw(model_class, LENGTHS))
@@ -584,6 +606,7 @@ def test_states_may_be_asked_for_in_the_config(model_class):
 
 IDS = torch.randint(3, VOCAB, (2, 6))
 EMBEDS = torch.randn(2, 6, SIZES["hidden_size"]).double()
+RAGGED = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
 RESTARTING = torch.arange(6).repeat(1, 2)
 SHORT = {"position_type": "learned", "max_position_embeddings": 5}
 
@@ -597,15 +620,71 @@ SHORT = {"position_type": "learned", "max_position_embeddings": 5}
         ({}, {"input_ids": IDS, "inputs_embeds": EMBEDS}, "exactly one of input_ids and inputs_embeds"),
         ({}, {"input_ids": IDS, "attention_mask": torch.ones(2, 5)}, r"\(2, 5\).*\(2, 6\)"),
         ({}, {"input_ids": IDS, "attention_mask": torch.ones(3, 6)}, r"\(3, 6\).*\(2, 6\)"),
+        ({}, {"input_ids": IDS, "attention_mask": torch.ones(2, 6, 6)}, r"\(2, 6, 6\), not \(B, S\)"),
+        (
+            {},
+            {"input_ids": IDS, "attention_mask": RAGGED, "position_ids": torch.arange(8)[None]},
+            r"shape \(2, 6\), got \(1, 8\)",
+        ),
+        (
+            {},
+            {"input_ids": IDS, "attention_mask": RAGGED, "position_ids": torch.arange(6)},
+            r"shape \(2, 6\), got \(6,\)",
+        ),
         (SHORT, {"input_ids": IDS}, "6 tokens.*max_position_embeddings=5"),
         (SHORT, {"input_ids": IDS.view(1, 12), "position_ids": RESTARTING}, "6 tokens.*max_position_embeddings=5"),
     ],
-    ids=["neither", "both", "mask-length", "mask-rows", "too-long", "too-long-flattened"],
+    ids=[
+        "neither",
+        "both",
+        "mask-length",
+        "mask-rows",
+        "mask-dimensions",
+        "positions-length",
+        "positions-dimensions",
+        "too-long",
+        "too-long-flattened",
+    ],
 )
 def test_the_door_refuses(model_class, options, batch, message, use_cache):
     model = tiny_model(model_class, **options)
     with pytest.raises(ValueError, match=message):
         model(**batch, use_cache=use_cache)
+
+
+@pytest.mark.parametrize("model_class", [BlendEncoderModel, BlendDecoderModel], ids=named)
+def test_causality_is_the_stacks_own(model_class):
+    """Another was heeded for batches without padding only; it may stand in the config, too."""
+    model = tiny_model(model_class)
+    is_causal = model_class is BlendDecoderModel
+    assert_close(model(IDS, is_causal=is_causal).last_hidden_state, model(IDS).last_hidden_state)
+    with pytest.raises(ValueError, match=f"is_causal={not is_causal}, but that of {model_class.__name__}"):
+        model(IDS, is_causal=not is_causal)
+    model.config.is_causal = not is_causal
+    with pytest.raises(ValueError, match=f"is_causal={not is_causal}"):
+        model(IDS)
+
+
+def test_a_decoder_reads_no_source_of_another_vocabulary():
+    two = {"share_encoder_decoder_embeddings": False, "decoder": {"vocab_size": 30}}
+    model = tiny_model(BlendEncoderDecoderForTokenClassification, **two)
+    with pytest.raises(ValueError, match="another vocabulary than the decoder: give decoder_input_ids"):
+        model(IDS)
+    assert model(IDS, decoder_input_ids=IDS % 30).logits.shape == (2, 6, LABELS)
+
+
+def test_a_flattened_batch_has_no_weights():
+    with pytest.raises(ValueError, match="output_attentions: a flattened batch"):
+        tiny_model(BlendEncoderModel)(IDS.view(1, 12), position_ids=RESTARTING, output_attentions=True)
+
+
+@pytest.mark.parametrize("model_class", [head for head in HEADS if "Sequence" not in head.__name__], ids=named)
+def test_labels_of_another_length_are_refused(model_class):
+    """Of a padded batch, wrong ones were taken for a token's."""
+    batch = padded(draw(model_class, LENGTHS))
+    batch["labels"] = torch.cat((batch["labels"], batch["labels"]), dim=1)
+    with pytest.raises(ValueError, match=r"\(3, 14\)|\(3, 10\)"):
+        tiny_model(model_class)(**batch)
 
 
 def test_padding_does_not_count_towards_the_longest_sequence():
@@ -644,6 +723,17 @@ def test_a_source_must_fit_the_decoder():
         tiny_model(BlendDecoderModel, cross_attention_hidden_size=32)(input_ids=IDS)
     with pytest.raises(ValueError, match=r"encoder_hidden_states given.*cross_attention_hidden_size is None"):
         tiny_model(BlendDecoderModel)(input_ids=IDS, encoder_hidden_states=EMBEDS)
+    with pytest.raises(ValueError, match=r"must be an EncoderDecoderCache, got DynamicCache"):
+        tiny_model(BlendDecoderModel, cross_attention_hidden_size=32)(
+            input_ids=IDS, encoder_hidden_states=EMBEDS, past_key_values=DynamicCache()
+        )
+    for mask in (torch.ones(2, 1), torch.ones(3, 6)):
+        with pytest.raises(
+            ValueError, match=rf"encoder_attention_mask has shape \({len(mask)}, .*the source \(2, 6\)"
+        ):
+            tiny_model(BlendDecoderModel, cross_attention_hidden_size=32)(
+                input_ids=IDS, encoder_hidden_states=EMBEDS, encoder_attention_mask=mask
+            )
     with pytest.raises(ValueError, match=r"2 target.*3 source"):
         tiny_model(BlendEncoderDecoderModel)(
             input_ids=torch.ones(3, 4, dtype=torch.long), decoder_input_ids=IDS, use_cache=False
@@ -673,6 +763,34 @@ def test_masks_may_be_made_beforehand(model_class, attention):
     for made in (mask, {"full_attention": mask}):
         output = model(input_ids=batch["input_ids"], attention_mask=made, position_ids=positions, use_cache=False)
         assert_close(real_rows(batch, output.last_hidden_state), expected)
+
+
+def attend_backwards(dtype: torch.dtype) -> torch.Tensor:
+    """A mask (1, 1, 6, 6) by which a token sees itself and those after it."""
+    seen = torch.ones(1, 1, 6, 6).triu().bool()
+    return seen if dtype is torch.bool else torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, -1e4)
+
+
+@pytest.mark.parametrize("model_class", [BlendEncoderModel, BlendDecoderModel], ids=named)
+def test_masks_may_be_added_or_tell_what_is_seen(model_class):
+    """To either kernel. A mask of truth values was added to the scores."""
+    output = {
+        (attention, dtype): tiny_model(model_class, attention)(IDS, attend_backwards(dtype)).last_hidden_state
+        for attention in ("eager", "sdpa")
+        for dtype in (torch.bool, torch.float64)
+    }
+    first, *others = output.values()
+    assert (first != tiny_model(model_class)(IDS).last_hidden_state).any()
+    for other in others:
+        assert_close(other, first)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_mask_that_is_added_goes_with_training_in_half_precision(dtype):
+    model = tiny_model(BlendDecoderForCausalLM).to(torch.bfloat16).train()
+    expected = model(IDS, attend_backwards(torch.bool), labels=IDS).loss
+    model(IDS, attend_backwards(dtype), labels=IDS).loss.backward()
+    assert torch.equal(model(IDS, attend_backwards(dtype), labels=IDS).loss, expected)
 
 
 # Names of parameters are a file format.

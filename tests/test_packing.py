@@ -535,7 +535,7 @@ def test_layouts_agree(rows):
     assert torch.equal(flat_layout.repad(flat), states * mask[..., None])
     rows = arranged(flat_layout, similar(flat_layout.sizes))
     assert torch.equal(rows.collect(rows.spread(flat)), flat)
-    assert torch.equal(flat_layout.position_ids(0)[0], padded_layout.position_ids(0)[mask])
+    assert torch.equal(flat_layout.position_ids()[0], padded_layout.position_ids()[mask])
     for pooled in ("first", "last", "mean"):
         expected = getattr(padded_layout, pooled)(states)
         assert (expected[~mask.any(1)] == 0).all()
@@ -552,7 +552,7 @@ def test_what_follows_a_token(rows):
     )
     layout = FlatLayout.from_mask(mask)
     assert torch.equal(layout.following(tokens, -1)[0], expected)
-    positions = layout.position_ids(0)
+    positions = layout.position_ids()
     assert torch.equal(FlatLayout.from_position_ids(positions).following(tokens[mask][None], -1)[0], expected)
     full = PaddedLayout((3, 5), None, mask.device).following(tokens, -1)
     assert torch.equal(full, torch.cat((tokens[:, 1:], torch.full((3, 1), -1)), dim=1))
