@@ -7,6 +7,7 @@ import gzip
 import json
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 DESCRIPTION = "Ask a saved model about files or pipes of any size; answers are JSON, one object a line."
 STANDARD_INPUT = "standard input"
+# What a shell reports of a process that Ctrl-C ended.
+INTERRUPTED = 128 + signal.SIGINT
 COLUMNS = tuple(f"{name}_column" for name in ("text", "text_pair", "tokens", "source"))
 # Flags that mean what they mean in training.
 SHARED = (*COLUMNS, *Reading._fields, "max_length", "overflow", "overlap")
@@ -252,17 +255,30 @@ def run(argv: list[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit code is 2 where the input is wrong."""
+    """Run the command line.
+
+    Returns:
+        The exit code: 0; 1 where the answers cannot be written; 2 where the input is wrong; 130 after Ctrl-C.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         run(sys.argv[1:] if argv is None else argv)
     except (StrictDataclassError, ValueError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        return refuse(error, 2)
     except BrokenPipeError:
         # Who read the output has what was wanted. What is left in the buffers is for nobody.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        return refuse(error, 1)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0
+
+
+def refuse(error: Exception, code: int) -> int:
+    """Say in one line what is wrong."""
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

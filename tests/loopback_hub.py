@@ -35,6 +35,8 @@ import yaml  # not in the standard library, but the package requires it
 Fault = int | Literal["refuse", "cut_request", "cut_reply", "hang"]
 FaultFunction = Callable[[int, str, str], Fault | None]
 
+# Seconds in which threads that have nothing to wait for end, however busy the machine is.
+PATIENCE = 60.0
 LFS_SUFFIXES = (".safetensors", ".bin", ".png")
 LFS_SIZE = 10 * 2**20  # bytes; a larger file is LFS whatever its name
 
@@ -581,7 +583,7 @@ class LoopbackHub:
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE
         while self.connections and time.monotonic() < deadline:
             for connection in list(self.connections):
                 with contextlib.suppress(OSError):  # closed already

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import _http, get_session
-from loopback_hub import LoopbackHub
+from loopback_hub import PATIENCE, LoopbackHub
 
 # What the client speaks HTTP by: httpx, or httpx2 since huggingface_hub 2.
 httpx = importlib.import_module(type(get_session()).__module__.partition(".")[0])
@@ -428,7 +428,7 @@ def test_a_hanging_request_ends_by_the_clients_timeout(hub, api):
     hub.fault = once("GET", "/api/models/", "hang")
     with pytest.raises(httpx.ReadTimeout):
         api.model_info(REPO, timeout=0.1)
-    assert api.model_info(REPO, timeout=5).id == REPO
+    assert api.model_info(REPO, timeout=PATIENCE).id == REPO
 
 
 def test_closing_ends_what_hangs_and_leaves_no_thread(monkeypatch):
@@ -450,13 +450,13 @@ def test_closing_ends_what_hangs_and_leaves_no_thread(monkeypatch):
         client.start()
         wait_for(lambda: asked(hub, "POST", "/commit/"))
         assert client.is_alive() and state(hub) == start
-    client.join(5)
+    client.join(PATIENCE)
     assert errors and not hub.connections and state(hub) == start
     wait_for(lambda: set(threading.enumerate()) <= before)
 
 
 def wait_for(condition):
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)

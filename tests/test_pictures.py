@@ -397,6 +397,7 @@ def test_rows_of_tags_must_be_equally_long(tmp_path):
 # --- lengths ---------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(lengths=st.lists(st.integers(0, 30), min_size=1, max_size=100))
 def test_bins_hold_every_example_once(lengths):
     bins = pictures.length_bins(np.array(lengths))

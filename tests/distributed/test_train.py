@@ -1,14 +1,21 @@
 """Two processes of `train.py` that share the work equal one that does it all; both run on the CPU, by gloo."""
 
 import json
+import os
+import signal
+from functools import partial
 from unittest import mock
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 from two_processes import in_two_processes
 
+from seqblend import train
 from seqblend.train import main
+from seqblend.training.checkpoints import newest_good
+from seqblend.training.trainer import BlendTrainer
 
 TASKS = {
     "sequence-classification": [{"text": "ab" * i, "label": "xyz"[i % 3]} for i in range(1, 9)],
@@ -112,3 +119,60 @@ def test_two_processes_share_a_stream_and_go_on_with_it(trained):
     assert measures(place / "streamed, shared") == pytest.approx(alone, rel=0, abs=1e-5)
     whole, resumed = (load_file(place / run / "model.safetensors") for run in ("streamed, shared", "resumed"))
     assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
+# --- SIGTERM ---
+
+
+class Terminate(TrainerCallback):
+    """Sends SIGTERM to the first of the processes as the third of six steps ends, the first of an epoch."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3 and args.process_index == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+ORDERS = {
+    "random": {},
+    "group_by_length": {"train_sampling_strategy": "group_by_length"},
+    "batch_rebalance": {"train_sampling_strategy": "batch_rebalance"},
+    "max_tokens_per_batch": {"max_tokens_per_batch": 24},
+}
+
+
+def exit_code(output_dir, options):
+    """That of train.py; a run of two epochs, with dropout."""
+    task = "sequence-classification"
+    options = {
+        **{**OPTIONS, "config_overrides": f"{SMALL},hidden_dropout=0.2", "max_steps": -1, "num_train_epochs": 2},
+        **{"task": task, "train_file": output_dir.parent / "train.jsonl", "per_device_train_batch_size": 2},
+        **{"output_dir": output_dir, **options},
+    }
+    try:
+        with mock.patch("seqblend.training.pushing.write_card"):
+            return main([word for name, value in options.items() for word in (f"--{name}", str(value))])
+    except SystemExit as done:
+        return done.code
+
+
+def terminated_and_resumed(folder):
+    """Of each order the exit codes of a run that is left alone, of one that SIGTERM ends, and of the rest of that."""
+    codes = {}
+    for name, options in ORDERS.items():
+        whole, run = (folder / f"{name}.{each}" for each in ("whole", "run"))
+        codes[name] = [exit_code(whole, options)]
+        with mock.patch.object(train, "BlendTrainer", partial(BlendTrainer, callbacks=[Terminate()])):
+            codes[name].append(exit_code(run, options))
+        codes[name] += [newest_good(run), exit_code(run, {**options, "resume": "auto"})]
+    return codes
+
+
+def test_sigterm_to_one_process_ends_both_and_the_run_goes_on_exactly(tmp_path):
+    rows = TASKS["sequence-classification"]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for codes in in_two_processes(terminated_and_resumed, tmp_path):
+        for name, found in codes.items():
+            assert found == [0, 143, str(tmp_path / f"{name}.run" / "checkpoint-3"), 0], name
+    for name in ORDERS:
+        whole, run = ((tmp_path / f"{name}.{each}" / "model.safetensors").read_bytes() for each in ("whole", "run"))
+        assert whole == run, name

@@ -8,15 +8,17 @@ import dataclasses
 import os
 import signal
 
+import datasets
 import pytest
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from conftest import SIZES, draw, named, output_of, padded, tiny_model
-from transformers import LlamaConfig, LlamaForCausalLM, Seq2SeqTrainingArguments
+from transformers import LlamaConfig, LlamaForCausalLM, Seq2SeqTrainingArguments, TrainerCallback
 from two_processes import in_two_processes
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM, BlendEncoderForTokenClassification
+from seqblend.training.files import InputError
 from seqblend.training.trainer import BlendTrainer
 
 HEADS = [BlendEncoderForTokenClassification, BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM]
@@ -171,6 +173,69 @@ def test_transformers_own_fsdp2_trains_as_one(case, shared_by_transformers):
     alone = decoder_losses(case, folder)
     for each in losses:
         assert each[case] == pytest.approx(alone, rel=0, abs=1e-5)
+
+
+# --- Streams ---
+
+
+def streams(rows):
+    """Streams of rows of several lengths: with shards of several sizes, one of them shuffled; one of workers."""
+    plain = datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=3)
+    return {"plain": (plain, 0), "shuffled": (plain.shuffle(seed=1, buffer_size=3), 0), "by workers": (plain, 1)}
+
+
+def stream_trainer(folder, name, callbacks=()):
+    """A run of two passes and a half: seven rows are two batches of two processes."""
+    torch.manual_seed(0)
+    rows = [{key: value.tolist() for key, value in row.items()} for row in draw(BlendDecoderForCausalLM, LENGTHS[:7])]
+    stream, workers = streams(rows)[name]
+    args = Seq2SeqTrainingArguments(
+        output_dir=str(folder / name),
+        max_steps=5,
+        per_device_train_batch_size=2,
+        dataloader_num_workers=workers,
+        logging_steps=1,
+        save_steps=1,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+    )
+    model = tiny_model(BlendDecoderForCausalLM, hidden_dropout=0.2)
+    return BlendTrainer(
+        model=model, args=args, train_dataset=stream, data_collator=padded_lists, callbacks=list(callbacks)
+    )
+
+
+def padded_lists(rows):
+    return padded([{name: torch.tensor(values) for name, values in row.items()} for row in rows])
+
+
+class Stop(TrainerCallback):
+    """Stops after the third step, in the middle of a pass."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = control.should_training_stop or state.global_step == 3
+
+
+def read_streams(folder):
+    """Whether the weights of a run that was stopped and resumed are those of one that was not, of each stream."""
+    same = {}
+    for name in streams([{"input_ids": [1]}] * 3):
+        whole = stream_trainer(folder / "whole", name)
+        whole.train()
+        stream_trainer(folder / "run", name, [Stop()]).train()
+        resumed = stream_trainer(folder / "run", name)
+        resumed.train(str(folder / "run" / name / "checkpoint-3"))
+        pairs = zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True)
+        same[name] = all(torch.equal(one, other) for one, other in pairs)
+    with pytest.raises(InputError, match="eval_dataset: a stream, of which 2 processes would count some rows twice"):
+        whole.evaluate(streams([{"input_ids": [1]}] * 3)["plain"][0])
+    return same
+
+
+def test_two_processes_read_a_stream_and_go_on_exactly(tmp_path):
+    for same in in_two_processes(read_streams, tmp_path):
+        assert same == {"plain": True, "shuffled": True, "by workers": True}
 
 
 # --- The two processes ---
