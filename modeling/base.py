@@ -13,7 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from .layers import Block
 from .normalization import build_norm
-from .packing import FlatLayout, Layout, PaddedLayout, padding_of
+from .packing import FlatLayout, Layout, PaddedLayout, is_traced, padding_of
 from .patterns import SMALLEST_BLOCK, MaskFunction, PaddedPattern, Pattern, VarlenPattern, self_pattern
 from .positions import POSITIONS, RotaryEmbedding
 
@@ -126,7 +126,7 @@ class Stack(BlendPreTrainedModel):
         if has_past or not fits or rows or is_paged or kernel not in ROW_KERNELS + VARLEN_KERNELS:
             self.check_past(shape, mask, seen)
             return PaddedLayout(shape, mask, given.device, seen=0 if seen is None else seen)
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        traced = is_traced()
         layout: Layout | None = self.given_layout(
             shape, None if traced or attention_mask is not None else position_ids, kwargs
         )

@@ -118,7 +118,8 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             and attentions when asked for.
 
         Raises:
-            ValueError: see Stack.enter; the decoder is to read a source of another vocabulary than its own.
+            ValueError: see Stack.enter; the decoder is to read a source of another vocabulary than its own; sequences
+                are told by positions alone, in a graph, where cross-attention would mix them.
         """
         # The parts have configs of their own, which know nothing of what this one asks for.
         kwargs = {**{name: True for name in STATES if getattr(self.config, name)}, **kwargs}
@@ -139,6 +140,11 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
                 raise ValueError("the source has another vocabulary than the decoder: give decoder_input_ids")
             decoder_input_ids, decoder_inputs_embeds = input_ids, inputs_embeds
             decoder_attention_mask, decoder_position_ids = attention_mask, position_ids
+        is_told = decoder_attention_mask is not None or past_key_values is not None or "cu_seq_lens_q" in kwargs
+        if decoder_position_ids is not None and not is_told and torch.compiler.is_compiling():
+            raise ValueError(
+                "a graph cannot tell from decoder_position_ids whether they restart: give masks or lengths"
+            )
         source_layout = source.get("layout")
         outputs = self.decoder(
             input_ids=decoder_input_ids,
