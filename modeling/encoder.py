@@ -90,15 +90,10 @@ def apart(layout: Layout, attention_mask: Any, position_ids: torch.Tensor | None
 
     Those of a decoder, create_causal_mask and create_sliding_window_causal_mask, see it for themselves.
     """
-    if (
-        not torch.compiler.is_compiling()
-        or attention_mask is not None
-        or position_ids is None
-        or position_ids.shape != layout.shape
-    ):
+    may_restart = attention_mask is None and position_ids is not None and position_ids.shape == layout.shape
+    if not may_restart or not torch.compiler.is_compiling():
         return {}
-    sequence_ids = find_packed_sequence_indices(position_ids)
-    return {"and_mask_function": packed_sequence_mask_function(sequence_ids)}
+    return {"and_mask_function": packed_sequence_mask_function(find_packed_sequence_indices(position_ids))}
 
 
 class BlendEncoderForMaskedLM(BlendEncoderPreTrainedModel):

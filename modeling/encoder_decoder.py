@@ -140,11 +140,8 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
                 raise ValueError("the source has another vocabulary than the decoder: give decoder_input_ids")
             decoder_input_ids, decoder_inputs_embeds = input_ids, inputs_embeds
             decoder_attention_mask, decoder_position_ids = attention_mask, position_ids
-        is_told = decoder_attention_mask is not None or past_key_values is not None or "cu_seq_lens_q" in kwargs
-        if decoder_position_ids is not None and not is_told and torch.compiler.is_compiling():
-            raise ValueError(
-                "a graph cannot tell from decoder_position_ids whether they restart: give masks or lengths"
-            )
+        if past_key_values is None and "cu_seq_lens_q" not in kwargs:
+            check_apart(decoder_attention_mask, decoder_position_ids)
         source_layout = source.get("layout")
         outputs = self.decoder(
             input_ids=decoder_input_ids,
@@ -172,6 +169,12 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             encoder_attentions=source.attentions,
             layout=outputs.layout,
         )
+
+
+def check_apart(attention_mask: Any, position_ids: torch.Tensor | None) -> None:
+    """Raises ValueError where positions alone may tell sequences of a target, whose sources a graph would mix."""
+    if torch.compiler.is_compiling() and attention_mask is None and position_ids is not None:
+        raise ValueError("a graph cannot tell from decoder_position_ids whether they restart: give masks or lengths")
 
 
 def source_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
