@@ -108,8 +108,9 @@ class Stack(BlendPreTrainedModel):
             into blocks, and neither earlier tokens nor anything else asks for [B, T]; or padded.
 
         Raises:
-            ValueError: both or neither of input_ids and inputs_embeds, a mask of another shape, a sequence too long,
-                cu_seq_lens_q that do not fit the tokens, weights asked for of a flattened batch, another causality.
+            ValueError: both or neither of input_ids and inputs_embeds, or no rows of them; a mask of another shape, a
+                sequence too long, cu_seq_lens_q that do not fit the tokens, weights asked for of a flattened batch,
+                another causality.
         """
         self.check_causality(kwargs)
         given = the_one_given(input_ids, inputs_embeds)
@@ -290,10 +291,12 @@ class Stack(BlendPreTrainedModel):
 
 
 def the_one_given(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
-    """Raises ValueError where both are given, or neither."""
+    """Raises ValueError where both are given, or neither, or without rows."""
     given = inputs_embeds if input_ids is None else input_ids
     if given is None or (input_ids is not None and inputs_embeds is not None):
         raise ValueError("give exactly one of input_ids and inputs_embeds")
+    if given.dim() != (2 if inputs_embeds is None else 3):
+        raise ValueError(f"input_ids are (B, T) and inputs_embeds (B, T, E), got {tuple(given.shape)}")
     return given
 
 

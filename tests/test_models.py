@@ -619,6 +619,8 @@ SHORT = {"position_type": "learned", "max_position_embeddings": 5}
     [
         ({}, {}, "exactly one of input_ids and inputs_embeds"),
         ({}, {"input_ids": IDS, "inputs_embeds": EMBEDS}, "exactly one of input_ids and inputs_embeds"),
+        ({}, {"input_ids": IDS[0]}, r"input_ids are \(B, T\).*got \(6,\)"),
+        ({}, {"inputs_embeds": EMBEDS[0]}, r"inputs_embeds \(B, T, E\), got \(6, 32\)"),
         ({}, {"input_ids": IDS, "attention_mask": torch.ones(2, 5)}, r"\(2, 5\).*\(2, 6\)"),
         ({}, {"input_ids": IDS, "attention_mask": torch.ones(3, 6)}, r"\(3, 6\).*\(2, 6\)"),
         ({}, {"input_ids": IDS, "attention_mask": torch.ones(2, 6, 6)}, r"\(2, 6, 6\), not \(B, S\)"),
@@ -638,6 +640,8 @@ SHORT = {"position_type": "learned", "max_position_embeddings": 5}
     ids=[
         "neither",
         "both",
+        "no-rows",
+        "no-rows-of-embeddings",
         "mask-length",
         "mask-rows",
         "mask-dimensions",
