@@ -112,7 +112,6 @@ class Stack(BlendPreTrainedModel):
                 sequence too long, cu_seq_lens_q that do not fit the tokens, weights asked for of a flattened batch,
                 another causality.
         """
-        self.check_causality(kwargs)
         given = the_one_given(input_ids, inputs_embeds)
         shape = (given.shape[0], given.shape[1])
         mask = padding_of(attention_mask)
@@ -127,6 +126,7 @@ class Stack(BlendPreTrainedModel):
         if has_past or not fits or rows or is_paged or kernel not in ROW_KERNELS + VARLEN_KERNELS:
             self.check_past(shape, mask, seen)
             return PaddedLayout(shape, mask, given.device, seen=0 if seen is None else seen)
+        self.check_causality(kwargs)
         traced = is_traced()
         layout: Layout | None = self.given_layout(
             shape, None if traced or attention_mask is not None else position_ids, kwargs
