@@ -62,8 +62,6 @@ class BlendEncoderDecoderConfig(RecipeConfig):
     decoder_start_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        for name in kwargs.keys() & self.options() - super().options() - {"vocab_size"}:
-            raise ValueError(f"{name} is a field of the parts: give it in encoder, in decoder, or to from_recipe")
         for name, part in PARTS.items():
             value = getattr(self, name)
             if value is None or isinstance(value, dict):

@@ -13,7 +13,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from .layers import Block
 from .normalization import build_norm
-from .packing import FlatLayout, Layout, PaddedLayout, padding_of
+from .packing import FlatLayout, Layout, PaddedLayout, is_traced, padding_of
 from .patterns import SMALLEST_BLOCK, MaskFunction, PaddedPattern, Pattern, VarlenPattern, self_pattern
 from .positions import POSITIONS, RotaryEmbedding
 
@@ -108,10 +108,10 @@ class Stack(BlendPreTrainedModel):
             into blocks, and neither earlier tokens nor anything else asks for [B, T]; or padded.
 
         Raises:
-            ValueError: both or neither of input_ids and inputs_embeds, a mask of another shape, a sequence too long,
-                cu_seq_lens_q that do not fit the tokens, weights asked for of a flattened batch, another causality.
+            ValueError: both or neither of input_ids and inputs_embeds, or no rows of them; a mask of another shape, a
+                sequence too long, cu_seq_lens_q that do not fit the tokens, weights asked for of a flattened batch,
+                another causality.
         """
-        self.check_causality(kwargs)
         given = the_one_given(input_ids, inputs_embeds)
         shape = (given.shape[0], given.shape[1])
         mask = padding_of(attention_mask)
@@ -126,7 +126,8 @@ class Stack(BlendPreTrainedModel):
         if has_past or not fits or rows or is_paged or kernel not in ROW_KERNELS + VARLEN_KERNELS:
             self.check_past(shape, mask, seen)
             return PaddedLayout(shape, mask, given.device, seen=0 if seen is None else seen)
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        self.check_causality(kwargs)
+        traced = is_traced()
         layout: Layout | None = self.given_layout(
             shape, None if traced or attention_mask is not None else position_ids, kwargs
         )
@@ -290,10 +291,12 @@ class Stack(BlendPreTrainedModel):
 
 
 def the_one_given(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
-    """Raises ValueError where both are given, or neither."""
+    """Raises ValueError where both are given, or neither, or without rows."""
     given = inputs_embeds if input_ids is None else input_ids
     if given is None or (input_ids is not None and inputs_embeds is not None):
         raise ValueError("give exactly one of input_ids and inputs_embeds")
+    if given.dim() != (2 if inputs_embeds is None else 3):
+        raise ValueError(f"input_ids are (B, T) and inputs_embeds (B, T, E), got {tuple(given.shape)}")
     return given
 
 

@@ -96,11 +96,12 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         layout = self.enter(
             input_ids, inputs_embeds, attention_mask, position_ids, kwargs, seen=seen, source=source, rows=rows
         )
+        # A new one has nothing to be seen, and would hide several sequences in a row.
+        own_cache = self_attention_cache(past_key_values)
         if use_cache and past_key_values is None and not self.training and layout.is_rows:
             past_key_values = self.new_cache()
         positions = self.positions(layout, position_ids)
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
-        own_cache = self_attention_cache(past_key_values)
         # Without a mask, positions that restart tell the mask functions of several sequences in a row.
         patterns = self.patterns(layout, attention_mask, hidden_states, own_cache, position_ids=position_ids)
         rotations = self.rotations(hidden_states, positions)

@@ -1,8 +1,15 @@
 """The encoder family: the stack in which every token sees every token, and its heads."""
 
+from typing import Any
+
 import torch
 from torch import nn
-from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
+from transformers.masking_utils import (
+    create_bidirectional_mask,
+    create_bidirectional_sliding_window_mask,
+    find_packed_sequence_indices,
+    packed_sequence_mask_function,
+)
 from transformers.modeling_outputs import MaskedLMOutput
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
@@ -14,6 +21,7 @@ from .base import BlendPreTrainedModel, Stack, StackOutput
 from .heads import ForSequenceClassification, ForTokenClassification, PredictionHead, recorded
 from .layers import EncoderLayer
 from .losses import IGNORE, token_loss
+from .packing import Layout
 
 
 class BlendEncoderPreTrainedModel(BlendPreTrainedModel):
@@ -69,12 +77,23 @@ class BlendEncoderModel(BlendEncoderPreTrainedModel, Stack):
         layout = self.enter(input_ids, inputs_embeds, attention_mask, position_ids, kwargs)
         positions = self.positions(layout, position_ids)
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
-        patterns = self.patterns(layout, attention_mask, hidden_states)
+        patterns = self.patterns(layout, attention_mask, hidden_states, **apart(layout, attention_mask, position_ids))
         rotations = self.rotations(hidden_states, positions)
         # The last layers may have been cut off.
         for kind, layer in zip(self.config.layer_types or [], self.layers, strict=False):
             hidden_states = layer(hidden_states, pattern=patterns[kind], position_embeddings=rotations, **kwargs)
         return self.leave(self.norm(hidden_states), layout, repad)
+
+
+def apart(layout: Layout, attention_mask: Any, position_ids: torch.Tensor | None) -> dict[str, Any]:
+    """What the mask functions are told of positions that restart, where a graph is made and the door cannot look.
+
+    Those of a decoder, create_causal_mask and create_sliding_window_causal_mask, see it for themselves.
+    """
+    may_restart = attention_mask is None and position_ids is not None and position_ids.shape == layout.shape
+    if not may_restart or not torch.compiler.is_compiling():
+        return {}
+    return {"and_mask_function": packed_sequence_mask_function(find_packed_sequence_indices(position_ids))}
 
 
 class BlendEncoderForMaskedLM(BlendEncoderPreTrainedModel):

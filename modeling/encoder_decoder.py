@@ -118,7 +118,8 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             and attentions when asked for.
 
         Raises:
-            ValueError: see Stack.enter; the decoder is to read a source of another vocabulary than its own.
+            ValueError: see Stack.enter; the decoder is to read a source of another vocabulary than its own; sequences
+                are told by positions alone, in a graph, where cross-attention would mix them.
         """
         # The parts have configs of their own, which know nothing of what this one asks for.
         kwargs = {**{name: True for name in STATES if getattr(self.config, name)}, **kwargs}
@@ -139,6 +140,8 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
                 raise ValueError("the source has another vocabulary than the decoder: give decoder_input_ids")
             decoder_input_ids, decoder_inputs_embeds = input_ids, inputs_embeds
             decoder_attention_mask, decoder_position_ids = attention_mask, position_ids
+        if past_key_values is None and "cu_seq_lens_q" not in kwargs:
+            check_apart(decoder_attention_mask, decoder_position_ids)
         source_layout = source.get("layout")
         outputs = self.decoder(
             input_ids=decoder_input_ids,
@@ -166,6 +169,12 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             encoder_attentions=source.attentions,
             layout=outputs.layout,
         )
+
+
+def check_apart(attention_mask: Any, position_ids: torch.Tensor | None) -> None:
+    """Raises ValueError where positions alone may tell sequences of a target, whose sources a graph would mix."""
+    if torch.compiler.is_compiling() and attention_mask is None and position_ids is not None:
+        raise ValueError("a graph cannot tell from decoder_position_ids whether they restart: give masks or lengths")
 
 
 def source_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .losses import class_loss, sequence_loss
 from .normalization import build_norm
-from .packing import Layout, PaddedLayout
+from .packing import Layout, PaddedLayout, is_traced
 
 # So many tokens are projected as columns; for more, turning the logits costs what is gained.
 FEW = 128
@@ -50,10 +50,9 @@ class VocabularyProjection(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Input (..., E) gives (..., V)."""
         rows = input.reshape(-1, input.shape[-1])
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
         # Quantized and shared-out weights are of other types.
         is_plain = type(self.weight) is nn.Parameter and self.weight.dtype == rows.dtype == torch.float32
-        if traced or torch.is_grad_enabled() or not is_plain or rows.device.type != "cpu":
+        if is_traced() or torch.is_grad_enabled() or not is_plain or rows.device.type != "cpu":
             return super().forward(input)
         if not 0 < len(rows) <= FEW:
             return super().forward(input)

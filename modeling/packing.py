@@ -244,6 +244,11 @@ class FlatLayout:
 Layout = PaddedLayout | FlatLayout
 
 
+def is_traced() -> bool:
+    """Whether a graph is being made, that is to hold for other values: they cannot be looked at."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def padding_of(attention_mask: Any) -> torch.Tensor | None:
     """A mask (B, S) of real tokens as it is; None for none, and for one that the mask functions made.
 

@@ -213,16 +213,6 @@ def test_part_that_is_no_config_is_refused():
     assert_refused(lambda: BlendEncoderDecoderConfig(encoder=3), "encoder", 3, ["dict"])
 
 
-@pytest.mark.parametrize(
-    "field, value", [("hidden_size", 64), ("norm_type", "layernorm"), ("sparse_prediction", True)]
-)
-def test_a_field_of_the_parts_is_refused_in_the_whole(field, value):
-    """It had no effect."""
-    with pytest.raises(ValueError, match=f"{field} is a field of the parts"):
-        BlendEncoderDecoderConfig(**{field: value})
-    assert BlendEncoderDecoderConfig(vocab_size=50).decoder.vocab_size == 50
-
-
 @pytest.mark.parametrize("part", [3, BlendEncoderConfig()], ids=["number", "config"])
 def test_changes_to_a_part_are_a_dict(part):
     with pytest.raises(ValueError, match=f"encoder must be a dict.*got {type(part).__name__}"):

@@ -31,6 +31,7 @@ from conftest import (
     tiny_model,
 )
 from torch import nn
+from torch.nn.attention.flex_attention import create_block_mask
 from transformers.cache_utils import DynamicCache
 
 from seqblend import (
@@ -618,6 +619,8 @@ SHORT = {"position_type": "learned", "max_position_embeddings": 5}
     [
         ({}, {}, "exactly one of input_ids and inputs_embeds"),
         ({}, {"input_ids": IDS, "inputs_embeds": EMBEDS}, "exactly one of input_ids and inputs_embeds"),
+        ({}, {"input_ids": IDS[0]}, r"input_ids are \(B, T\).*got \(6,\)"),
+        ({}, {"inputs_embeds": EMBEDS[0]}, r"inputs_embeds \(B, T, E\), got \(6, 32\)"),
         ({}, {"input_ids": IDS, "attention_mask": torch.ones(2, 5)}, r"\(2, 5\).*\(2, 6\)"),
         ({}, {"input_ids": IDS, "attention_mask": torch.ones(3, 6)}, r"\(3, 6\).*\(2, 6\)"),
         ({}, {"input_ids": IDS, "attention_mask": torch.ones(2, 6, 6)}, r"\(2, 6, 6\), not \(B, S\)"),
@@ -637,6 +640,8 @@ SHORT = {"position_type": "learned", "max_position_embeddings": 5}
     ids=[
         "neither",
         "both",
+        "no-rows",
+        "no-rows-of-embeddings",
         "mask-length",
         "mask-rows",
         "mask-dimensions",
@@ -763,6 +768,14 @@ def test_masks_may_be_made_beforehand(model_class, attention):
     for made in (mask, {"full_attention": mask}):
         output = model(input_ids=batch["input_ids"], attention_mask=made, position_ids=positions, use_cache=False)
         assert_close(real_rows(batch, output.last_hidden_state), expected)
+
+
+def test_a_mask_of_blocks_goes_to_the_kernel_as_it_is():
+    """Flex attention's own, which was left out."""
+    model = tiny_model(BlendDecoderModel, "flex_attention")
+    mask = create_block_mask(lambda batch, head, query, key: query >= key, 2, None, 6, 6, device="cpu")
+    (pattern,) = model.patterns(model.enter(IDS, None, mask, None, {}), mask, EMBEDS).values()
+    assert pattern.mask is mask
 
 
 def attend_backwards(dtype: torch.dtype) -> torch.Tensor:

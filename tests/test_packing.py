@@ -38,6 +38,7 @@ from seqblend import (
     BlendEncoderDecoderForSeq2SeqLM,
     BlendEncoderDecoderModel,
     BlendEncoderForMaskedLM,
+    BlendEncoderModel,
 )
 from seqblend.modeling.attention import eager_attention_forward
 from seqblend.modeling.base import Stack
@@ -377,6 +378,21 @@ def test_a_flattened_batch_is_one_graph(model_class):
         batch = by_lengths(draw(model_class, lengths))
         assert_close(compiled(**batch).loss, model(**batch).loss)
     assert graphs.frame_count == 1
+
+
+@pytest.mark.parametrize("model_class", [BlendEncoderModel, BlendDecoderModel], ids=named)
+def test_a_graph_keeps_apart_what_restarts(model_class):
+    """Positions alone tell the sequences; all were one, where a mask was for both directions or a cache was made."""
+    model = tiny_model(model_class, **SLIDING)
+    batch = by_positions(draw(model_class, LENGTHS))
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert_close(compiled(**batch).last_hidden_state, model(**batch).last_hidden_state)
+
+
+def test_a_graph_is_told_source_and_target():
+    compiled = torch.compile(tiny_model(BlendEncoderDecoderModel), backend="eager", fullgraph=True)
+    with pytest.raises(Exception, match="whether they restart"):
+        compiled(**by_positions(draw(BlendEncoderDecoderModel, LENGTHS)))
 
 
 def test_a_graph_must_be_told_the_longest_sequence():
