@@ -152,6 +152,12 @@ def test_stopping_early_needs_something_to_go_by(changed, words, tmp_path, capsy
     assert_refused(tmp_path, options, ["early_stopping_patience", *words], capsys)
 
 
+@pytest.mark.parametrize("missing", ["eval_strategy", "metric_for_best_model"])
+def test_saving_the_best_needs_something_to_go_by(missing, tmp_path, capsys):
+    options = {"save_strategy": "best", "eval_strategy": "epoch", "metric_for_best_model": "accuracy", missing: None}
+    assert_refused(tmp_path, {**options, **files(tmp_path, ROWS[CLASSIFY])}, ["save_strategy", missing], capsys)
+
+
 # --- An encoder-decoder of two models ---
 
 

@@ -96,7 +96,7 @@ FAULTS = [
     Fault(
         "disk full while a checkpoint is written", 1, "No space left on device", after=remount("size=64m"), disk=2.5
     ),
-    Fault("disk full while the model is saved", 1, "the model is not saved", after=remount("size=64m"), disk=4.3),
+    Fault("disk full while the model is saved", 1, "the model is not saved", after=remount("size=64m"), disk=5.5),
     Fault("output directory read-only from the middle on", 1, "Read-only", remount("ro"), remount("rw"), disk=9),
     Fault("worker that reads rows killed", 1, "DataLoader worker", kill_worker, options={"dataloader_num_workers": 1}),
     Fault("rows' cache deleted in the middle", 0, "", lambda out, cache: shutil.rmtree(cache)),

@@ -11,6 +11,7 @@ import torch
 from accelerate.utils import DynamoBackend
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_utils import SaveStrategy
 
 from ..configuration.base import unknown
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments, parse_pairs
@@ -183,16 +184,18 @@ def check_streaming(model_args: ModelArguments, data_args: DataArguments, args: 
 
 
 def check_stopping(args: BlendTrainingArguments) -> None:
-    """Raises InputError for early_stopping_patience without what it is measured by."""
-    if args.early_stopping_patience is None:
-        return
+    """Raises InputError for early_stopping_patience, or save_strategy=best, without what it is measured by."""
     needed = {
         "eval_strategy": args.eval_strategy.value != "no",
         "load_best_model_at_end": args.load_best_model_at_end,
         "metric_for_best_model": args.metric_for_best_model,
     }
-    if missing := [name for name, given in needed.items() if not given]:
+    missing = [name for name, given in needed.items() if not given]
+    if missing and args.early_stopping_patience is not None:
         raise InputError(f"early_stopping_patience: needs {' and '.join(missing)} too")
+    missing = [name for name in missing if name != "load_best_model_at_end"]
+    if missing and args.save_strategy == SaveStrategy.BEST:
+        raise InputError(f"save_strategy: best needs {' and '.join(missing)} too")
 
 
 def check_output(output_dir: str) -> None:

@@ -37,7 +37,7 @@ OPTIONS = {
 }
 
 
-def train(place, run, task, batch_size, **options):
+def train_task(place, run, task, batch_size, **options):
     """Train, evaluate and predict; the files of the task are in its place."""
     options = {
         **OPTIONS,
@@ -53,17 +53,17 @@ def train(place, run, task, batch_size, **options):
 
 
 def stream(place, run, batch_size, **options):
-    """As train, from a stream, in two passes and a half."""
+    """As train_task, from a stream, in two passes and a half."""
     given = {"streaming": True, "max_steps": 5, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 5}
     tokenizer = OPTIONS | {"tokenizer_name_or_path": place / "alone"}
     del tokenizer["tokenizer_type"]
     with mock.patch.dict(OPTIONS, tokenizer, clear=True):
-        train(place, run, STREAMED, batch_size, **given, **options)
+        train_task(place, run, STREAMED, batch_size, **given, **options)
 
 
 def share_all(folder):
     for task in TASKS:
-        train(folder / task, "shared", task, 2)
+        train_task(folder / task, "shared", task, 2)
     stream(folder / STREAMED, "streamed, shared", 2)
     checkpoint = folder / STREAMED / "streamed, shared" / "checkpoint-3"
     stream(folder / STREAMED, "resumed", 2, resume_from_checkpoint=checkpoint)
@@ -77,7 +77,7 @@ def trained(tmp_path_factory):
         (folder / task).mkdir()
         for split, number in ROWS.items():
             (folder / task / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:number]))
-        train(folder / task, "alone", task, 4)
+        train_task(folder / task, "alone", task, 4)
     stream(folder / STREAMED, "streamed, alone", 4)
     in_two_processes(share_all, folder)
     return folder
