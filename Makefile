@@ -16,7 +16,7 @@ help:  ## list the targets
 
 install: $(VENV)/package  ## create .venv with the package in its tested versions
 
-demo: $(VENV)/package  ## train the three task shapes on dates, in five minutes
+demo: $(VENV)/package  ## train the three task shapes on calendar dates
 	$(BIN)/python examples/demo.py --output_dir runs/demo
 
 test: $(VENV)/tools  ## run the tests
@@ -57,7 +57,7 @@ bench: $(VENV)/bench  ## time ours beside its peers (DATA=real texts' directory)
 CONFORMANCE := runs/conformance
 THEIRS := $(abspath $(TRANSFORMERS))
 SOURCES := HF_HUB_OFFLINE=1 PYTHONPATH="$(THEIRS)/src:$(THEIRS)/utils:$(THEIRS)"
-conformance: $(VENV)/conformance/installed  ## run transformers' common tests (TRANSFORMERS=its sources)
+conformance: $(VENV)/conformance/installed  ## run transformers' own tests (TRANSFORMERS=its sources)
 	@test -f "$(THEIRS)/tests/test_modeling_common.py" || { echo "no source tree: TRANSFORMERS=$(TRANSFORMERS)"; exit 1; }
 	mkdir -p $(CONFORMANCE)
 	for model in bert gpt2 bart; do cd "$(THEIRS)" && $(SOURCES) "$(CURDIR)/$(VENV)/conformance/bin/python" -m pytest \

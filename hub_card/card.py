@@ -152,6 +152,8 @@ def write_card(directory: str | Path, given: Given | None = None, complete: bool
     path = saved.directory / "README.md"
     path.with_suffix(".tmp").write_text(card, encoding="utf-8")
     path.with_suffix(".tmp").replace(path)
+    if complete:
+        logger.info("card: %s", path)
     return path
 
 

@@ -2,7 +2,8 @@
 
 import logging
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 import transformers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from .pictures import draw_blending, draw_confusion, draw_learning_curves, draw_score_by_length, draw_tag_scores
 from .saved import Saved
@@ -112,12 +114,26 @@ def draw_attention(saved: Saved, folder: Path, example: Any) -> list[Picture]:
     if example is None or not (saved.directory / "tokenizer_config.json").exists():
         return []
     tokenizer = AutoTokenizer.from_pretrained(saved.directory)
-    model = getattr(transformers, saved.head.auto_class).from_pretrained(saved.directory, attn_implementation="eager")
+    with without_bar():
+        auto_class = getattr(transformers, saved.head.auto_class)
+        model = auto_class.from_pretrained(saved.directory, attn_implementation="eager")
     texts = example if is_pair(saved.head, example) else [as_text(example)]
     weights, takers, taken, kind = attention_of(model.eval(), tokenizer, texts)
     path = folder / "blending.png"
     draw_blending(weights, path, queries=takers, keys=taken, title=f"{kind} of the last layer, mean of its heads")
     return [("blending.png", "Attention on a real input: how much each token (a row) takes of each other (a column)")]
+
+
+@contextmanager
+def without_bar() -> Iterator[None]:
+    """Let transformers load a model without showing it: at the end of a run the user has asked for none."""
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bar()
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import yaml
 from conftest import HEADS, every_head, tiny_model
 from huggingface_hub import ModelCard
 from transformers import IntervalStrategy, Seq2SeqTrainingArguments
+from transformers.utils.logging import enable_progress_bar, is_progress_bar_enabled
 
 from seqblend import (
     BlendEncoderDecoderForSeq2SeqLM,
@@ -118,6 +119,17 @@ def test_pictures_are_there_and_shown(trained):
     shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", card)
     assert shown == [f"pictures/{name}.png" for name in ("learning_curves", "confusion", "blending")]
     assert all((trained / name).read_bytes().startswith(b"\x89PNG") for name in shown)
+
+
+def test_it_is_said_where_the_card_is_and_nothing_else(trained, tmp_path, monkeypatch, caplog, capfd):
+    """At the end of a run: no bar of a model that is loaded to be drawn, but what there is to look at."""
+    directory = shutil.copytree(trained, tmp_path / "out")
+    monkeypatch.setattr(card_module, "run_usage", lambda *args: "printed")
+    enable_progress_bar()
+    with caplog.at_level("INFO", logger="seqblend"):
+        write_card(directory)
+    assert caplog.messages == [f"card: {directory / 'README.md'}"]
+    assert "Loading weights" not in capfd.readouterr().err and is_progress_bar_enabled()
 
 
 def test_nothing_private_is_on_it(trained):
