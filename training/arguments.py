@@ -266,6 +266,9 @@ class Parser(HfArgumentParser):
     def __init__(self) -> None:
         super().__init__((ModelArguments, DataArguments, BlendTrainingArguments), allow_abbrev=False)
         self.usage = "seqblend-train [FILE.yaml|FILE.json] [--flag value …]"
+        self.description = (
+            "Train, evaluate and predict. Needed: --task, --output_dir, and --train_file or --dataset_name."
+        )
         # Not said; a false is one that was.
         self.set_defaults(do_train=None, do_eval=None, do_predict=None)
 

@@ -16,6 +16,7 @@ from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedModel,
+    ProgressCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -112,6 +113,9 @@ class BlendTrainer(ResumingTrainer):
         for part in (self.data_collator, self.batches, self.pace):
             if isinstance(part, TrainerCallback):
                 self.add_callback(part)
+        # Behind them: what they say would stand in the line of a bar that has begun.
+        if bar := self.pop_callback(ProgressCallback):
+            self.add_callback(bar)
         if self.args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
         self._loss_sums: list[torch.Tensor] = []
