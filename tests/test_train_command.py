@@ -71,10 +71,12 @@ def quick_and_quiet():
     gc.unfreeze()
 
 
-@pytest.fixture(autouse=True)
-def plain_cards(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def plain_cards():
     """Cards without pictures and without running their code; tests/test_card.py has both."""
-    monkeypatch.setattr("seqblend.training.pushing.write_card", functools.partial(write_card, complete=False))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("seqblend.training.pushing.write_card", functools.partial(write_card, complete=False))
+        yield
 
 
 def flags(output_dir, options):
