@@ -20,14 +20,12 @@ from seqblend.hub_card.record import hardware, versions
 from seqblend.hub_card.verify import REFERENCE
 from seqblend.training.arguments import (
     DataArguments,
-    ModelArguments,
     card_facts,
     parse_arguments,
     public_command,
 )
 from seqblend.training.checkpoints import RunError
 from seqblend.training.checks import check_options, finish_arguments, settle_steps
-from seqblend.training.corruption import add_sentinels
 from seqblend.training.data import LabelledData, load_data
 from seqblend.training.encoding import Settings
 from seqblend.training.files import InputError, in_one_line
@@ -43,7 +41,7 @@ from seqblend.training.tasks import (
     shown_example,
     without_document,
 )
-from seqblend.training.tokenization import Texts, load_tokenizer, train_tokenizer
+from seqblend.training.tokenization import make_tokenizer
 from seqblend.training.trainer import BlendTrainer
 from seqblend.training.weights import class_weights
 
@@ -153,7 +151,7 @@ def prepare(argv: list[str]) -> Job:
         rows = read_rows(data_args, training_args, known)
     settle_steps(training_args, path, set(rows))
     finish_arguments(training_args, task, set(rows))
-    tokenizer = make_tokenizer(model_args, data_args, rows)
+    tokenizer = make_tokenizer(model_args, data_args, rows.get("train"), task.has_sentinels)
     set_seed(training_args.seed)
     weights = class_weights(data_args, training_args, rows)
     model = make_model(model_args, data_args, training_args, tokenizer, rows.label_names, weights)
@@ -211,25 +209,6 @@ def read_rows(data_args: DataArguments, args: Seq2SeqTrainingArguments, known: l
         known=known,
         streaming=data_args.streaming,
     )
-
-
-def make_tokenizer(
-    model_args: ModelArguments, data_args: DataArguments, rows: datasets.DatasetDict
-) -> PreTrainedTokenizerBase:
-    """The tokenizer that was named, the model's, or one trained on the training split."""
-    if model_args.saved_tokenizer:
-        tokenizer = load_tokenizer(model_args.saved_tokenizer)
-    else:
-        tokenizer = train_tokenizer(
-            Texts(rows["train"], data_args.task),
-            model_args.tokenizer_type or "byte-bpe",
-            model_args.vocab_size,
-            model_args.tokenizer_normalization,
-            closes=data_args.task != "causal-lm",
-        )
-    if TASKS[data_args.task].has_sentinels:
-        add_sentinels(tokenizer, data_args.max_length, data_args.noise())
-    return tokenizer
 
 
 def make_settings(

@@ -20,6 +20,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from .arguments import DataArguments, ModelArguments
+from .corruption import add_sentinels
 from .files import InputError, in_one_line, one_of
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -102,6 +104,35 @@ def train_tokenizer(
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )
+
+
+def make_tokenizer(
+    model_args: ModelArguments, data_args: DataArguments, rows: datasets.Dataset | None, has_sentinels: bool
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a run: the one that was named, the model's, or one trained on the rows.
+
+    Args:
+        model_args: name it, or say how it is trained.
+        data_args: of the run.
+        rows: the training split as `load_data` gives it; not needed where a tokenizer is saved.
+        has_sentinels: whether it needs tokens that stand for spans.
+
+    Raises:
+        InputError: see `load_tokenizer`, `train_tokenizer` and `add_sentinels`.
+    """
+    if model_args.saved_tokenizer:
+        tokenizer = load_tokenizer(model_args.saved_tokenizer)
+    else:
+        tokenizer = train_tokenizer(
+            Texts(rows, data_args.task),
+            model_args.tokenizer_type or "byte-bpe",
+            model_args.vocab_size,
+            model_args.tokenizer_normalization,
+            closes=data_args.task != "causal-lm",
+        )
+    if has_sentinels:
+        add_sentinels(tokenizer, data_args.max_length, data_args.noise())
+    return tokenizer
 
 
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
