@@ -346,7 +346,7 @@ def test_a_damaged_checkpoint_is_not_resumed(saved, tmp_path):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"optim": "sgd"}, "optim: the state in .*checkpoint-2 is of another one, which differs in .*betas"),
+        ({"optim": "sgd"}, "optim: the state in .*checkpoint-2 is of another one: it has no .*momentum"),
         ({"hidden_size": 16}, r"checkpoint-2 does not match the model: .*size mismatch for model\.embed_tokens"),
     ],
     ids=str,

@@ -70,10 +70,9 @@ class RestoringTrainer(SavingTrainer):
         except ValueError as error:
             raise InputError(f"optim: the state in {checkpoint} is of another one: {error}") from error
         kept = settings_of(self.optimizer)
-        if other := sorted(given.keys() ^ kept.keys()):
-            raise InputError(
-                f"optim: the state in {checkpoint} is of another one, which differs in {', '.join(other)}"
-            )
+        # What another version of torch has besides does no harm.
+        if missing := sorted(given.keys() - kept.keys()):
+            raise InputError(f"optim: the state in {checkpoint} is of another one: it has no {', '.join(missing)}")
         if overruled := [f"{name} {kept[name]}, not {given[name]}" for name in given if given[name] != kept[name]]:
             logger.warning("The optimizer goes on as in %s: %s", checkpoint, "; ".join(overruled))
 
