@@ -70,10 +70,9 @@ class RestoringTrainer(SavingTrainer):
         except ValueError as error:
             raise InputError(f"optim: the state in {checkpoint} is of another one: {error}") from error
         kept = settings_of(self.optimizer)
-        if other := sorted(given.keys() ^ kept.keys()):
-            raise InputError(
-                f"optim: the state in {checkpoint} is of another one, which differs in {', '.join(other)}"
-            )
+        # What another version of torch has besides does no harm.
+        if missing := sorted(given.keys() - kept.keys()):
+            raise InputError(f"optim: the state in {checkpoint} is of another one: it has no {', '.join(missing)}")
         if overruled := [f"{name} {kept[name]}, not {given[name]}" for name in given if given[name] != kept[name]]:
             logger.warning("The optimizer goes on as in %s: %s", checkpoint, "; ".join(overruled))
 
@@ -92,13 +91,14 @@ class RestoringTrainer(SavingTrainer):
 
 
 def settings_of(optimizer: Any) -> dict[str, Any]:
-    """What an optimizer was built with; the learning rate as it was before a scheduler changed it."""
-    return {
-        name: value
-        for group in optimizer.param_groups
-        for name, value in group.items()
-        if name not in ("params", "lr") and not torch.is_tensor(value)
-    }
+    """What an optimizer was built with, by the names of the arguments where those have others.
+
+    Of several groups the first counts: transformers' second one has no weight decay. The learning rate is that before
+    a scheduler changed it.
+    """
+    group = optimizer.param_groups[0]
+    names = {"initial_lr": "learning_rate"}
+    return {names.get(name, name): value for name, value in group.items() if name not in ("params", "lr")}
 
 
 def states_of(callbacks: Iterable[Any]) -> dict[str, dict[str, Any]]:

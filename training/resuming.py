@@ -138,7 +138,7 @@ class ResumingTrainer(RestoringTrainer):
         args, rows = self.args, self.train_dataset
         return {
             "per_device_train_batch_size": self._train_batch_size,
-            "max_tokens_per_batch": getattr(args, "max_tokens_per_batch", None),
+            "max_tokens_per_batch": args.max_tokens_per_batch,
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
             "dataloader_drop_last": args.dataloader_drop_last,
             "train_sampling_strategy": args.train_sampling_strategy,
