@@ -190,6 +190,17 @@ def test_a_data_set_by_name_is_streamed(tokenizer, tmp_path, monkeypatch, caplog
     assert read(out / "train_results.json")["train_loss"] > 0
 
 
+def test_splits_of_a_streamed_data_set_are_told_apart(tmp_path, monkeypatch):
+    """They come from one directory, and were stored as one."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    path = tmp_path / "data"
+    path.mkdir()
+    for split in ("train", "validation", "test"):
+        write(path / f"{split}.jsonl", [{"text": split}])
+    data = load_data("masked-lm", dataset_name=str(path), streaming=True)
+    assert {split: [row["text"] for row in data[split]] for split in data} == {split: [split] for split in data}
+
+
 def test_what_is_cut_off_is_said_as_it_is_read(tokenizer, tmp_path, caplog):
     rows = [{"text": "abc" * 9, "label": "xy"[i % 2]} for i in range(10)]
     job = prepared(tmp_path / "out", **streamed(tokenizer, max_length=5), **files(tmp_path, rows, ["train"]))

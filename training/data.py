@@ -375,8 +375,9 @@ def _load_dataset(
     try:
         if streaming:
             builder = datasets.load_dataset_builder(name, config_name)
-            # The directory that it would be stored in is named by its contents.
-            found = {split: (rows, builder.cache_dir) for split, rows in builder.as_streaming_dataset().items()}
+            # The directory that it would be stored in, which all splits share, is named by its contents.
+            place = builder.cache_dir
+            found = {split: (rows, f"{place}/{split}") for split, rows in builder.as_streaming_dataset().items()}
         else:
             loaded = datasets.load_dataset(name, config_name)
             found = {split: (rows, rows._fingerprint) for split, rows in loaded.items()}
