@@ -243,6 +243,16 @@ def test_a_wrong_row_of_a_text_ends_the_run_in_one_line(tokenizer, tmp_path, cap
     assert f"{path}: row 6" in capsys.readouterr().err and (out / "checkpoint-1").is_dir()
 
 
+def test_a_broken_row_of_a_streamed_data_set_names_it(tmp_path, monkeypatch):
+    """The library's own error told no name, and was none that the command prints in one line."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    path = tmp_path / "data"
+    path.mkdir()
+    (path / "train.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    with pytest.raises(InputError, match=r"data, split train: cannot be read \(.*row 1\)"):
+        load_data("masked-lm", dataset_name=str(path), streaming=True)
+
+
 def test_sources_have_the_same_columns(tmp_path):
     """That only one of them has pairs is found when the other is read."""
     one = write(tmp_path / "a.jsonl", [{"text": "a", "text_pair": "b", "label": "x"}])
