@@ -190,6 +190,17 @@ def test_a_data_set_by_name_is_streamed(tokenizer, tmp_path, monkeypatch, caplog
     assert read(out / "train_results.json")["train_loss"] > 0
 
 
+def test_splits_of_a_streamed_data_set_are_told_apart(tmp_path, monkeypatch):
+    """They come from one directory, and were stored as one."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    path = tmp_path / "data"
+    path.mkdir()
+    for split in ("train", "validation", "test"):
+        write(path / f"{split}.jsonl", [{"text": split}])
+    data = load_data("masked-lm", dataset_name=str(path), streaming=True)
+    assert {split: [row["text"] for row in data[split]] for split in data} == {split: [split] for split in data}
+
+
 def test_what_is_cut_off_is_said_as_it_is_read(tokenizer, tmp_path, caplog):
     rows = [{"text": "abc" * 9, "label": "xy"[i % 2]} for i in range(10)]
     job = prepared(tmp_path / "out", **streamed(tokenizer, max_length=5), **files(tmp_path, rows, ["train"]))
@@ -230,6 +241,16 @@ def test_a_wrong_row_of_a_text_ends_the_run_in_one_line(tokenizer, tmp_path, cap
     given = streamed(tokenizer, task="masked-lm", train_file=path, max_steps=20, save_strategy="steps", save_steps=1)
     assert main(flags(out, given)) == 2
     assert f"{path}: row 6" in capsys.readouterr().err and (out / "checkpoint-1").is_dir()
+
+
+def test_a_broken_row_of_a_streamed_data_set_names_it(tmp_path, monkeypatch):
+    """The library's own error told no name, and was none that the command prints in one line."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    path = tmp_path / "data"
+    path.mkdir()
+    (path / "train.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    with pytest.raises(InputError, match=r"data, split train: cannot be read \(.*row 1\)"):
+        load_data("masked-lm", dataset_name=str(path), streaming=True)
 
 
 def test_sources_have_the_same_columns(tmp_path):

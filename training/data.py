@@ -198,7 +198,7 @@ def _source(
 ) -> Source:
     def rows(bar: tqdm) -> Iterator[dict]:
         count = 0
-        for table in dataset.with_format("arrow").iter(BATCH_ROWS):
+        for table in _tables(dataset, where):
             wanted = [field.column for field in present_fields(fields, table.column_names, where)]
             # Of a stream nobody may know them before it is read.
             features = dataset.features or datasets.Features.from_arrow_schema(table.schema)
@@ -209,6 +209,14 @@ def _source(
             raise InputError(f"{where}: holds no rows")
 
     return Source(where, rows, getattr(dataset, "num_rows", None), typed=True, facts=(fact,))
+
+
+def _tables(dataset: datasets.Dataset | datasets.IterableDataset, where: str) -> Iterator[pa.Table]:
+    """The rows of a data set, some at a time. Of a stream what is wrong with them is found only here."""
+    try:
+        yield from dataset.with_format("arrow").iter(BATCH_ROWS)
+    except Exception as error:  # every builder and every network layer raises its own
+        raise InputError(f"{where}: cannot be read ({in_one_line(error)})") from error
 
 
 def _read(sources: list[Source], fields: list[Field], column: str | None = None) -> tuple[datasets.Dataset, Origin]:
@@ -375,8 +383,9 @@ def _load_dataset(
     try:
         if streaming:
             builder = datasets.load_dataset_builder(name, config_name)
-            # The directory that it would be stored in is named by its contents.
-            found = {split: (rows, builder.cache_dir) for split, rows in builder.as_streaming_dataset().items()}
+            # The directory that it would be stored in, which all splits share, is named by its contents.
+            place = builder.cache_dir
+            found = {split: (rows, f"{place}/{split}") for split, rows in builder.as_streaming_dataset().items()}
         else:
             loaded = datasets.load_dataset(name, config_name)
             found = {split: (rows, rows._fingerprint) for split, rows in loaded.items()}
