@@ -219,6 +219,7 @@ def read_rows(data_args: DataArguments, args: Seq2SeqTrainingArguments, known: l
         train=args.do_train or (args.do_train is None and not (args.do_eval or args.do_predict)),
         known=known,
         streaming=data_args.streaming,
+        data_seed=args.data_seed,
     )
 
 
