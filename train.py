@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 from huggingface_hub.errors import StrictDataclassError
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTrainingArguments, set_seed
+from transformers.utils.logging import disable_progress_bar
 
 from seqblend.hub_card.card import Given
 from seqblend.hub_card.contents import PublishError
@@ -139,6 +140,8 @@ def prepare(argv: list[str]) -> Job:
     """
     model_args, data_args, training_args = parse_arguments(argv)
     check_options(model_args, data_args, training_args)
+    if training_args.disable_tqdm:
+        hide_bars()
     task = TASKS[data_args.task]
     given = card_facts(data_args)
     if training_args.push_to_hub:
@@ -190,6 +193,12 @@ def prepare(argv: list[str]) -> Job:
     return Job(task, rows, encoded, settings, model, trainer, facts)
 
 
+def hide_bars() -> None:
+    """Draw no bar where rows are read and encoded, and models saved: the Trainer's flag is for its own bars alone."""
+    datasets.disable_progress_bars()
+    disable_progress_bar()
+
+
 def read_rows(data_args: DataArguments, args: Seq2SeqTrainingArguments, known: list[str] | None) -> LabelledData:
     """The splits that exist and are used, checked, with standard column names; `known` are the labels of the model."""
     return load_data(
@@ -208,6 +217,7 @@ def read_rows(data_args: DataArguments, args: Seq2SeqTrainingArguments, known: l
         train=args.do_train or (args.do_train is None and not (args.do_eval or args.do_predict)),
         known=known,
         streaming=data_args.streaming,
+        data_seed=args.data_seed,
     )
 
 

@@ -9,7 +9,10 @@ import pytest
 from seqblend.training import sources
 from seqblend.training.columns import Columns
 from seqblend.training.data import InputError, read_file
+from seqblend.training.encoding import Settings
 from seqblend.training.storage import stored
+from seqblend.training.tasks import TASKS, encode_split
+from seqblend.training.tokenization import train_tokenizer
 
 ROWS = [{"text": "one", "label": "a"}, {"text": "two", "label": "b"}]
 
@@ -69,3 +72,21 @@ def test_a_cache_that_cannot_be_written_is_named(cache):
     cache.parent.write_text("in the way")
     with pytest.raises(InputError, match="HF_DATASETS_CACHE names another directory"):
         stored("key", batches(["a"]))
+
+
+def test_a_cache_that_cannot_be_written_is_named_where_rows_are_encoded(tmp_path, cache):
+    """The library's own error was none that the command prints in one line."""
+    rows = read(write(tmp_path / "a.jsonl", ROWS))
+    tokenizer = train_tokenizer(["one two"], "char", 50)
+    settings = Settings(tokenizer, ["a", "b"], None, 8, 8, 8, token_types=False, seed=0)
+    cache.rename(tmp_path / "moved")
+    cache.write_text("in the way")
+    with pytest.raises(InputError, match="HF_DATASETS_CACHE names another directory"):
+        encode_split(TASKS["sequence-classification"], rows, settings, "train")
+
+
+def test_what_is_stored_has_the_rights_of_any_file(tmp_path, cache):
+    """Nobody but its owner could read it: of no use in a cache that several share."""
+    read(write(tmp_path / "a.jsonl", ROWS))
+    (path,) = cache.iterdir()
+    assert path.stat().st_mode == (tmp_path / "a.jsonl").stat().st_mode

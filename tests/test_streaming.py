@@ -157,6 +157,14 @@ def test_a_resumed_stream_ends_with_the_same_weights(task, tokenizer, tmp_path):
             assert torch.equal(load_file(resumed / "model.safetensors")[name], tensor), (step, name)
 
 
+def test_the_order_is_that_of_data_seed(tokenizer, tmp_path):
+    """It was that of seed, of which a resumed run looks only where there is no data_seed."""
+    rows = [{"text": str(i), "label": "xy"[i % 2]} for i in range(10)]
+    given = {**streamed(tokenizer), **files(tmp_path, rows, ["train"])}
+    order = lambda **seeds: list(prepared(tmp_path, **given, **seeds).encoded["train"])  # noqa: E731
+    assert order(seed=3, data_seed=1) == order(seed=4, data_seed=1) != order(seed=3, data_seed=2)
+
+
 def test_nothing_of_a_stream_is_stored_but_its_labels(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     data = load_data(CLASSIFY, train_file=write(tmp_path / "a.jsonl", ROWS[CLASSIFY]), streaming=True)

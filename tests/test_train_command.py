@@ -148,6 +148,18 @@ def model_of(tmp_path_factory):
 # --- What a run reads ---
 
 
+def test_without_bars_none_is_drawn_where_rows_are_read_and_encoded(tmp_path, capfd):
+    """Those of the library are others than the Trainer's."""
+    drawn = []
+    for disabled in (False, True):
+        datasets.enable_progress_bars()
+        prepared(
+            tmp_path, disable_tqdm=disabled, max_length=8 + disabled, **files(tmp_path, ROWS[CLASSIFY], ["train"])
+        )
+        drawn.append("Tokenizing" in capfd.readouterr().err)
+    assert drawn == [True, False]
+
+
 @pytest.mark.parametrize("compressed", ["", ".gz"])
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".tsv", ".parquet"])
 def test_every_format_trains_and_predicts(suffix, compressed, tmp_path):

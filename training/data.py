@@ -70,6 +70,7 @@ def load_data(
     train: bool = True,
     known: list[str] | None = None,
     streaming: bool = False,
+    data_seed: int | None = None,
 ) -> LabelledData:
     """Read, check and standardise a data set from files, from the Hub, or the built-in `dates`.
 
@@ -95,6 +96,7 @@ def load_data(
         train: False leaves the training split out.
         known: the labels of the model; used if there is no training split.
         streaming: whether the training split is read as it is trained on.
+        data_seed: decides the order of what is streamed; None is `seed`.
 
     Returns:
         The splits that exist; `label_names` are those of the whole training split, or of the model. With `streaming`
@@ -124,7 +126,7 @@ def load_data(
     data, origins, column = LabelledData(), {}, LABEL_COLUMNS.get(task)
     for split in sources:
         if split == "train" and streaming:
-            data[split] = _stream(sources[split], fields[split], seed)
+            data[split] = _stream(sources[split], fields[split], seed if data_seed is None else data_seed)
             origins[split] = Origin([source.name for source in sources[split]], [])
         else:
             data[split], origins[split] = _read(sources[split], fields[split])

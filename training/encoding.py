@@ -13,7 +13,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from ..version import __version__
 from .corruption import Noise
-from .storage import key_of
+from .storage import key_of, writing
 from .streams import RowStream
 from .windows import Overflow, check_overlap
 
@@ -102,16 +102,17 @@ def encode_rows(
             features = {**features, "document": [indices[row] for row in features["document"]]}
         return features
 
-    encoded = rows.map(
-        encode,
-        batched=True,
-        with_indices=True,
-        remove_columns=rows.column_names,
-        num_proc=workers,
-        # Calling a tokenizer changes it, and with it the fingerprint that would be made of the function.
-        new_fingerprint=Hasher.hash([rows._fingerprint, function.__qualname__, settings.key]),
-        desc=f"Tokenizing {split}",
-    )
+    with writing():
+        encoded = rows.map(
+            encode,
+            batched=True,
+            with_indices=True,
+            remove_columns=rows.column_names,
+            num_proc=workers,
+            # Calling a tokenizer changes it, and with it the fingerprint that would be made of the function.
+            new_fingerprint=Hasher.hash([rows._fingerprint, function.__qualname__, settings.key]),
+            desc=f"Tokenizing {split}",
+        )
     if "cut" not in encoded.column_names:
         return encoded
     told = encoded.select_columns(["document", "cut"]).with_format("numpy")[:]

@@ -1,11 +1,11 @@
 """Tables that need not fit into memory: written to the cache as they are read, and found there again."""
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import datasets
 import pyarrow as pa
@@ -31,6 +31,23 @@ def key_of(files: Iterable[str], *facts: Any) -> str:
     return Hasher.hash([content.hexdigest(), *facts])
 
 
+def directory() -> Path:
+    """Where everything is stored."""
+    return Path(datasets.config.HF_DATASETS_CACHE, "seqblend").expanduser()
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Inside something is stored. Raises InputError where the cache cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{directory()}: the data cannot be stored there ({error.strerror or error}); "
+            "HF_DATASETS_CACHE names another directory"
+        ) from error
+
+
 def stored(key: str, batches: Iterator[pa.RecordBatch]) -> datasets.Dataset:
     """The rows of the batches, on disk. Where they have been stored before, nothing is read of the batches.
 
@@ -41,30 +58,26 @@ def stored(key: str, batches: Iterator[pa.RecordBatch]) -> datasets.Dataset:
     Raises:
         InputError: the cache cannot be written.
     """
-    path = Path(datasets.config.HF_DATASETS_CACHE, "seqblend", f"{key}.arrow").expanduser()
+    path = directory() / f"{key}.arrow"
     if not path.exists():
-        try:
+        with writing():
             write(path, batches)
-        except OSError as error:
-            raise InputError(
-                f"{path.parent}: the data cannot be stored there ({error.strerror or error}); "
-                "HF_DATASETS_CACHE names another directory"
-            ) from error
     return datasets.Dataset(MemoryMappedTable.from_file(str(path)), fingerprint=key)
 
 
 def write(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
     """Write the batches to a file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    file, name = tempfile.mkstemp(dir=path.parent)
+    # Of another name than what any other process writes, and with the rights that files have here.
+    part = path.with_name(f"{uuid4().hex}.part")
     try:
-        with os.fdopen(file, "wb") as stream:
+        with part.open("xb") as stream:
             first = next(batches)
             with pa.ipc.new_stream(stream, first.schema) as writer:
                 writer.write_batch(first)
                 for batch in batches:
                     writer.write_batch(batch)
-        os.replace(name, path)
+        part.replace(path)
     except BaseException:
-        os.unlink(name)
+        part.unlink(missing_ok=True)
         raise
