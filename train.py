@@ -298,7 +298,7 @@ def main(argv: list[str] | None = None) -> int:
         job.run()
     except (InputError, PublishError) as error:
         return refuse(error)
-    except RunError as error:
+    except (RunError, OSError) as error:
         refuse(error)
         return 1
     return 0
