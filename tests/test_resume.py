@@ -11,6 +11,7 @@ import shutil
 import signal
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -31,6 +32,7 @@ from seqblend.training.checkpoints import (
     write_manifest,
 )
 from seqblend.training.files import InputError
+from seqblend.training.saving import why_not_written
 from seqblend.training.sharing import SharedStream
 from seqblend.training.tasks import TASKS
 from seqblend.training.tokenization import train_tokenizer
@@ -398,6 +400,13 @@ def test_a_run_of_transformers_goes_on_as_ours(tmp_path):
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "position.pt"])
+def test_a_full_disk_is_named_where_torch_does_not(tmp_path, monkeypatch):
+    error = RuntimeError("unexpected pos 8512 vs 8406")
+    assert why_not_written(error, tmp_path) == f"RuntimeError: {error}"
+    monkeypatch.setattr("seqblend.training.saving.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    assert why_not_written(error, tmp_path) == f"No space left on device (RuntimeError: {error})"
+
+
 def test_what_cannot_be_written_leaves_the_checkpoint_before(file, tmp_path, monkeypatch):
     """It is not deleted before the new one is there, though only one is to be kept."""
 

@@ -1,6 +1,7 @@
 """A Trainer whose checkpoints are whole, and that says why it ends before its time, and how to go on."""
 
 import logging
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -17,8 +18,18 @@ from .pushing import PushingTrainer
 
 logger = logging.getLogger(__name__)
 
+# With so many free bytes a disk is full: less is written at a time.
+FULL = 2**16
 # What a shell reports of a process that SIGTERM ended.
 TERMINATED = 128 + signal.SIGTERM
+
+
+def why_not_written(error: Exception, directory: Path) -> str:
+    """What an error of writing says. Of a full disk torch says where it stopped, and not why."""
+    told = in_one_line(error)
+    if "No space left" in told or not directory.is_dir() or shutil.disk_usage(directory).free > FULL:
+        return told
+    return f"No space left on device ({told})"
 
 
 class SavingTrainer(PushingTrainer):
@@ -152,8 +163,9 @@ class SavingTrainer(PushingTrainer):
             if self.args.should_save:
                 commit(run_dir / STAGE / checkpoint.name, checkpoint)
         except Exception as error:  # for a full disk, safetensors and torch raise their own
+            reason = why_not_written(error, run_dir)
             clear_stage(run_dir)
-            raise RunError(f"{checkpoint} cannot be written: {in_one_line(error)}; {self.way_on()}") from error
+            raise RunError(f"{checkpoint} cannot be written: {reason}; {self.way_on()}") from error
         self.accelerator.wait_for_everyone()
         self._saved = self.progress()
         if self.args.push_to_hub:
@@ -174,7 +186,8 @@ class SavingTrainer(PushingTrainer):
             if self._stage is not None:
                 raise  # _save_checkpoint tells of it
             directory = output_dir or self.args.output_dir
-            raise RunError(f"{directory}: the model is not saved: {in_one_line(error)}; {self.way_on()}") from error
+            reason = why_not_written(error, Path(directory))
+            raise RunError(f"{directory}: the model is not saved: {reason}; {self.way_on()}") from error
 
     def write_staged(self, model: Any, trial: Any, staged: Path, checkpoint: Path) -> None:
         """Let transformers write the checkpoint beside where it is going to be; it must not tell of that place."""
