@@ -399,7 +399,6 @@ def test_a_run_of_transformers_goes_on_as_ours(tmp_path):
     assert trainer.state.global_step == 5 and fault_of(tmp_path / "checkpoint-5") is None
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "position.pt"])
 def test_a_full_disk_is_named_where_torch_does_not(tmp_path, monkeypatch):
     error = RuntimeError("unexpected pos 8512 vs 8406")
     assert why_not_written(error, tmp_path) == f"RuntimeError: {error}"
@@ -407,6 +406,7 @@ def test_a_full_disk_is_named_where_torch_does_not(tmp_path, monkeypatch):
     assert why_not_written(error, tmp_path) == f"No space left on device (RuntimeError: {error})"
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "position.pt"])
 def test_what_cannot_be_written_leaves_the_checkpoint_before(file, tmp_path, monkeypatch):
     """It is not deleted before the new one is there, though only one is to be kept."""
 
