@@ -237,6 +237,18 @@ def test_what_needs_all_rows_does_not_go_together_with_a_stream(options, words, 
     assert_refused(tmp_path, given, words, capsys)
 
 
+@pytest.mark.parametrize(
+    "options, word",
+    [({"task": TAG, "max_length": 2}, "leaves nothing"), ({"overflow": "window", "overlap": 20}, "overlap: 20")],
+    ids=["nothing to learn", "overlap"],
+)
+def test_what_the_first_rows_are_encoded_to_is_looked_at_before(options, word, tokenizer, tmp_path):
+    """The one trained with a loss of 0, the other ended a run that had begun."""
+    rows = ROWS[options.get("task", CLASSIFY)]
+    with pytest.raises(InputError, match=word):
+        prepared(tmp_path, **{**streamed(tokenizer), **files(tmp_path, rows, ["train"]), **options})
+
+
 @pytest.mark.parametrize("row", [{"text": "a", "label": 3.5}, {"text": "a"}], ids=["wrong", "lacking"])
 def test_a_wrong_row_is_found_before_training_where_labels_are_learnt(row, tokenizer, tmp_path, capsys):
     given = {**streamed(tokenizer), **files(tmp_path, [*ROWS[CLASSIFY], row], ["train"])}
