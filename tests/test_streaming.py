@@ -273,6 +273,14 @@ def test_a_broken_row_of_a_streamed_data_set_names_it(tmp_path, monkeypatch):
         load_data("masked-lm", dataset_name=str(path), streaming=True)
 
 
+def test_a_stream_without_a_step_in_an_epoch_ends_the_run(tokenizer, tmp_path, capsys):
+    """It was read again and again, and no step was ever made."""
+    given = {**streamed(tokenizer), **files(tmp_path, ROWS[CLASSIFY], ["train"]), "gradient_accumulation_steps": 4}
+    assert main(flags(tmp_path / "out", given)) == 2
+    assert "gradient_accumulation_steps: 4 batches make a step" in capsys.readouterr().err
+    assert main(flags(tmp_path / "out", {**given, "gradient_accumulation_steps": 3})) == 0
+
+
 def test_sources_have_the_same_columns(tmp_path):
     """That only one of them has pairs is found when the other is read."""
     one = write(tmp_path / "a.jsonl", [{"text": "a", "text_pair": "b", "label": "x"}])
