@@ -35,7 +35,7 @@ from .language_models import (
 )
 from .seq2seq import answer_pairs, encode_pairs, score_pairs
 from .sequence_classification import answer_sequences, encode_sequences, score_sequences
-from .storage import stored, writing
+from .storage import caching, stored
 from .streams import RowStream
 from .token_classification import answer_words, best_labels, check_words, encode_words, score_words
 from .windows import join_logits, join_tokens
@@ -191,7 +191,7 @@ def corrupted(encoded: datasets.Dataset, collator: NoisyCollator, settings: Sett
 
     unread = [name for name in collator.reads if name in encoded.column_names]
     key = Hasher.hash([encoded._fingerprint, settings.key, "corrupted"])
-    with writing():
+    with caching():
         return encoded.map(corrupt, with_indices=True, new_fingerprint=key).remove_columns(unread)
 
 
