@@ -38,7 +38,7 @@ def directory() -> Path:
 
 @contextmanager
 def caching() -> Iterator[None]:
-    """Inside something is stored, or found again. Raises InputError where the cache is damaged, or not to be written."""
+    """Inside something is stored, or found again. Raises InputError where the cache is damaged or unwritable."""
     try:
         yield
     except (OSError, pa.ArrowInvalid) as error:
