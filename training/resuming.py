@@ -15,7 +15,7 @@ from .checkpoints import STATE, clear_stage, fault_of, newest_good
 from .files import InputError
 from .restoring import RestoringTrainer
 from .sharing import SharedStream
-from .streams import PositionedStream, is_exact
+from .streams import PositionedStream, RowStream, is_exact
 
 logger = logging.getLogger(__name__)
 
@@ -155,6 +155,7 @@ class ResumingTrainer(RestoringTrainer):
             "seed": seed_of(args),
             "processes": args.world_size,
             "training rows": len(rows) if isinstance(rows, Sized) else None,
+            "training bytes": rows.size if isinstance(rows, RowStream) else None,
         }
 
     def position_in(self, checkpoint: Path) -> dict[str, Any] | None:
