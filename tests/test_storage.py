@@ -85,6 +85,19 @@ def test_a_cache_that_cannot_be_written_is_named_where_rows_are_encoded(tmp_path
         encode_split(TASKS["sequence-classification"], rows, settings, "train")
 
 
+@pytest.mark.parametrize("size", [0, 100, -100])
+def test_a_file_cut_short_is_told_by_its_directory(size, tmp_path, cache):
+    """What Arrow says of it names nothing, and was not always an error that the command prints in one line."""
+    path = write(tmp_path / "a.jsonl", ROWS)
+    read(path)
+    (stored_file,) = cache.iterdir()
+    data = stored_file.read_bytes()
+    stored_file.unlink()
+    stored_file.write_bytes(data[:size])
+    with pytest.raises(InputError, match=f"{cache}: .* is damaged"):
+        read(path)
+
+
 def test_what_is_stored_has_the_rights_of_any_file(tmp_path, cache):
     """Nobody but its owner could read it: of no use in a cache that several share."""
     read(write(tmp_path / "a.jsonl", ROWS))

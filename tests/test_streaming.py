@@ -165,6 +165,15 @@ def test_the_order_is_that_of_data_seed(tokenizer, tmp_path):
     assert order(seed=3, data_seed=1) == order(seed=4, data_seed=1) != order(seed=3, data_seed=2)
 
 
+def test_a_stream_of_other_files_is_told_when_a_run_goes_on(tokenizer, tmp_path, caplog):
+    """It went on at the same place of other rows, or at one that there was no more, and said nothing."""
+    given = {**streamed(tokenizer, save_strategy="steps", save_steps=1), **files(tmp_path, ROWS[CLASSIFY], ["train"])}
+    run(tmp_path / "out", **given)
+    files(tmp_path, ROWS[CLASSIFY][:2], ["train"])
+    run(tmp_path / "out", **{**given, "max_steps": 5, "resume": "auto"})
+    assert re.search(r"Batches are others than in .*: training bytes \d+, not \d+", caplog.text)
+
+
 def test_nothing_of_a_stream_is_stored_but_its_labels(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     data = load_data(CLASSIFY, train_file=write(tmp_path / "a.jsonl", ROWS[CLASSIFY]), streaming=True)
@@ -237,6 +246,18 @@ def test_what_needs_all_rows_does_not_go_together_with_a_stream(options, words, 
     assert_refused(tmp_path, given, words, capsys)
 
 
+@pytest.mark.parametrize(
+    "options, word",
+    [({"task": TAG, "max_length": 2}, "leaves nothing"), ({"overflow": "window", "overlap": 20}, "overlap: 20")],
+    ids=["nothing to learn", "overlap"],
+)
+def test_what_the_first_rows_are_encoded_to_is_looked_at_before(options, word, tokenizer, tmp_path):
+    """The one trained with a loss of 0, the other ended a run that had begun."""
+    rows = ROWS[options.get("task", CLASSIFY)]
+    with pytest.raises(InputError, match=word):
+        prepared(tmp_path, **{**streamed(tokenizer), **files(tmp_path, rows, ["train"]), **options})
+
+
 @pytest.mark.parametrize("row", [{"text": "a", "label": 3.5}, {"text": "a"}], ids=["wrong", "lacking"])
 def test_a_wrong_row_is_found_before_training_where_labels_are_learnt(row, tokenizer, tmp_path, capsys):
     given = {**streamed(tokenizer), **files(tmp_path, [*ROWS[CLASSIFY], row], ["train"])}
@@ -259,6 +280,14 @@ def test_a_broken_row_of_a_streamed_data_set_names_it(tmp_path, monkeypatch):
     (path / "train.jsonl").write_text('{"text": "a"}\n{"text": \n')
     with pytest.raises(InputError, match=r"data, split train: cannot be read \(.*row 1\)"):
         load_data("masked-lm", dataset_name=str(path), streaming=True)
+
+
+def test_a_stream_without_a_step_in_an_epoch_ends_the_run(tokenizer, tmp_path, capsys):
+    """It was read again and again, and no step was ever made."""
+    given = {**streamed(tokenizer), **files(tmp_path, ROWS[CLASSIFY], ["train"]), "gradient_accumulation_steps": 4}
+    assert main(flags(tmp_path / "out", given)) == 2
+    assert "gradient_accumulation_steps: 4 batches make a step" in capsys.readouterr().err
+    assert main(flags(tmp_path / "out", {**given, "gradient_accumulation_steps": 3})) == 0
 
 
 def test_sources_have_the_same_columns(tmp_path):

@@ -234,7 +234,9 @@ def _stream(sources: list[Source], fields: list[Field], seed: int) -> RowStream:
     """The rows of a split, of which the first are read to know what they look like."""
     head = datasets.Dataset.from_dict(next(_blocks(sources[0], fields)))
     columns = {sources[0].name: head.column_names}
-    return RowStream([partial(_blocks, source, fields, columns) for source in sources], seed, head)
+    blocks = [partial(_blocks, source, fields, columns) for source in sources]
+    sizes = [source.size for source in sources]
+    return RowStream(blocks, seed, head, size=None if None in sizes else sum(sizes))
 
 
 def _blocks(source: Source, fields: list[Field], columns: dict[str, list[str]] | None = None) -> Iterator[dict]:

@@ -13,7 +13,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from ..version import __version__
 from .corruption import Noise
-from .storage import key_of, writing
+from .storage import caching, key_of
 from .streams import RowStream
 from .windows import Overflow, check_overlap
 
@@ -102,7 +102,7 @@ def encode_rows(
             features = {**features, "document": [indices[row] for row in features["document"]]}
         return features
 
-    with writing():
+    with caching():
         encoded = rows.map(
             encode,
             batched=True,

@@ -15,7 +15,7 @@ from .checkpoints import STATE, clear_stage, fault_of, newest_good
 from .files import InputError
 from .restoring import RestoringTrainer
 from .sharing import SharedStream
-from .streams import PositionedStream, is_exact
+from .streams import PositionedStream, RowStream, is_exact
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class Position(TrainerCallback):
     def go_on(self, epoch: int, batches: int, is_over: bool = False) -> None:
         """Begin with this epoch, of which so many batches are done; is_over: nothing comes after its end."""
         self.epoch, self.batches, self.ended, self.trained = epoch - 1, 0, False, 0
+        self._first_step = 0
         self._done, self._is_over = batches, is_over
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -53,7 +54,7 @@ class Position(TrainerCallback):
         And the sampler, which Trainer._run_epoch does not reach where processes share it and batches are left out.
         """
         self.epoch, self.batches, self.ended = self.epoch + 1, self._done, False
-        self._done = 0
+        self._done, self._first_step = 0, state.global_step
         state.epoch = max(state.epoch or 0.0, float(self.epoch))
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(self.epoch)
@@ -68,8 +69,17 @@ class Position(TrainerCallback):
     on_step_end = on_substep_end
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Also stop a run that was over when it was resumed: transformers looks for that after a step only."""
+        """Also stop a run that was over when it was resumed: transformers looks for that after a step only.
+
+        Raises:
+            InputError: a stream has too few batches for a step, which transformers would wait for forever.
+        """
         self.ended = True
+        needed, stopped = args.gradient_accumulation_steps, control.should_training_stop or control.should_epoch_stop
+        if self.batches < needed and state.global_step == self._first_step and not stopped and not self._is_over:
+            raise InputError(
+                f"gradient_accumulation_steps: {needed} batches make a step, but an epoch has only {self.batches}"
+            )
         if self._is_over or state.global_step >= state.max_steps:
             control.should_training_stop = True
 
@@ -145,6 +155,7 @@ class ResumingTrainer(RestoringTrainer):
             "seed": seed_of(args),
             "processes": args.world_size,
             "training rows": len(rows) if isinstance(rows, Sized) else None,
+            "training bytes": rows.size if isinstance(rows, RowStream) else None,
         }
 
     def position_in(self, checkpoint: Path) -> dict[str, Any] | None:

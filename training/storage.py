@@ -12,7 +12,7 @@ import pyarrow as pa
 from datasets.fingerprint import Hasher
 from datasets.table import MemoryMappedTable
 
-from .files import InputError
+from .files import InputError, in_one_line
 
 # Bytes of a file that are hashed at a time.
 BLOCK = 2**24
@@ -37,14 +37,14 @@ def directory() -> Path:
 
 
 @contextmanager
-def writing() -> Iterator[None]:
-    """Inside something is stored. Raises InputError where the cache cannot be written."""
+def caching() -> Iterator[None]:
+    """Inside something is stored, or found again. Raises InputError where the cache is damaged or unwritable."""
     try:
         yield
-    except OSError as error:
+    except (OSError, pa.ArrowInvalid) as error:
         raise InputError(
-            f"{directory()}: the data cannot be stored there ({error.strerror or error}); "
-            "HF_DATASETS_CACHE names another directory"
+            f"{directory()}: the data cannot be stored there, or is damaged ({in_one_line(error)}); "
+            "delete what is there, or HF_DATASETS_CACHE names another directory"
         ) from error
 
 
@@ -56,13 +56,13 @@ def stored(key: str, batches: Iterator[pa.RecordBatch]) -> datasets.Dataset:
         batches: at least one, of one schema.
 
     Raises:
-        InputError: the cache cannot be written.
+        InputError: the cache cannot be written, or is damaged.
     """
     path = directory() / f"{key}.arrow"
-    if not path.exists():
-        with writing():
+    with caching():
+        if not path.exists():
             write(path, batches)
-    return datasets.Dataset(MemoryMappedTable.from_file(str(path)), fingerprint=key)
+        return datasets.Dataset(MemoryMappedTable.from_file(str(path)), fingerprint=key)
 
 
 def write(path: Path, batches: Iterator[pa.RecordBatch]) -> None:

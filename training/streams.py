@@ -24,6 +24,7 @@ class RowStream(IterableDataset):
         seed: 0 or more.
         head: the first rows of the first source.
         encode: makes of a block what is told; it may have another number of rows.
+        size: of the files that are read, in bytes, by which a resumed run sees that they are others; None if unknown.
     """
 
     def __init__(
@@ -32,8 +33,9 @@ class RowStream(IterableDataset):
         seed: int,
         head: datasets.Dataset,
         encode: Callable[[dict[str, list]], dict[str, list]] = dict,
+        size: int | None = None,
     ):
-        self.sources, self.seed, self.head, self.encode = sources, seed, head, encode
+        self.sources, self.seed, self.head, self.encode, self.size = sources, seed, head, encode, size
         self.epoch = self.block = self.row = 0
         self._start = (0, 0)
 
@@ -44,7 +46,7 @@ class RowStream(IterableDataset):
 
     def encoded(self, encode: Callable[[dict[str, list]], dict[str, list]]) -> "RowStream":
         """The same rows, of which `encode` makes something, block by block."""
-        return RowStream(self.sources, self.seed, self.head, encode)
+        return RowStream(self.sources, self.seed, self.head, encode, self.size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         (self.block, skip), self._start = self._start, (0, 0)

@@ -35,7 +35,7 @@ from .language_models import (
 )
 from .seq2seq import answer_pairs, encode_pairs, score_pairs
 from .sequence_classification import answer_sequences, encode_sequences, score_sequences
-from .storage import stored, writing
+from .storage import caching, stored
 from .streams import RowStream
 from .token_classification import answer_words, best_labels, check_words, encode_words, score_words
 from .windows import join_logits, join_tokens
@@ -146,9 +146,15 @@ def encode_split(
         encoded = stored(key, task.regroup.rows(documents, settings))
     if split != "train" and issubclass(task.collator, NoisyCollator):
         encoded = corrupted(encoded, make_collator(task, settings), settings)
-    if split == "train" and "labels" in encoded.column_names and not has_targets(encoded):
-        raise InputError(f"max_length: {settings.max_length} leaves nothing of the training split to learn")
+    if split == "train":
+        check_targets(encoded, settings)
     return encoded
+
+
+def check_targets(encoded: datasets.Dataset, settings: Settings) -> None:
+    """Raises InputError if nothing of the training rows is left to learn."""
+    if "labels" in encoded.column_names and not has_targets(encoded):
+        raise InputError(f"max_length: {settings.max_length} leaves nothing of the training split to learn")
 
 
 def encode_stream(task: Task, rows: RowStream, settings: Settings) -> RowStream:
@@ -164,9 +170,11 @@ def encode_stream(task: Task, rows: RowStream, settings: Settings) -> RowStream:
     """
     task.check(rows.head, settings, "train")
     encode = task.encode(settings)
+    head = datasets.Dataset.from_dict(encode(rows.head[:]))
     if task.regroup is None:
+        check_targets(head, settings)
         return encode_blocks(rows, "train", encode)
-    task.regroup.check(datasets.Dataset.from_dict(encode(rows.head[:])), settings, "train")
+    task.regroup.check(head, settings, "train")
 
     def regroup(block: Rows) -> Rows:
         documents = pa.array(encode(block)["input_ids"], pa.list_(pa.int32()))
@@ -183,7 +191,7 @@ def corrupted(encoded: datasets.Dataset, collator: NoisyCollator, settings: Sett
 
     unread = [name for name in collator.reads if name in encoded.column_names]
     key = Hasher.hash([encoded._fingerprint, settings.key, "corrupted"])
-    with writing():
+    with caching():
         return encoded.map(corrupt, with_indices=True, new_fingerprint=key).remove_columns(unread)
 
 

@@ -147,7 +147,7 @@ class BlendTrainer(ResumingTrainer):
             kind = str(getattr(self.train_dataset.features[column], "dtype", "list"))
             if "int" not in kind:
                 raise InputError(f"length_column_name: column {column!r} must hold whole numbers, but is of {kind}")
-            return np.array(self.train_dataset[column])
+            return self.train_dataset.with_format("numpy")[column][:]
         # A target that a decoder reads is computed like a source.
         reads_labels = self.model.config.is_encoder_decoder and self.model.can_generate()
         return count_tokens(self.train_dataset, ("input_ids", "labels") if reads_labels else ("input_ids",))
