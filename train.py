@@ -12,7 +12,6 @@ from typing import Any
 import datasets
 from huggingface_hub.errors import StrictDataclassError
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTrainingArguments, set_seed
-from transformers.utils.logging import disable_progress_bar
 
 from seqblend.hub_card.card import Given
 from seqblend.hub_card.contents import PublishError
@@ -31,6 +30,7 @@ from seqblend.training.data import LabelledData, load_data
 from seqblend.training.encoding import Settings
 from seqblend.training.files import InputError, in_one_line
 from seqblend.training.models import check_reach, make_model, reads_token_types, take_labels
+from seqblend.training.progress import hide_bars
 from seqblend.training.streams import RowStream
 from seqblend.training.tasks import (
     TASKS,
@@ -78,7 +78,7 @@ class Job:
     facts: dict[str, str | int]
 
     def run(self) -> None:
-        """Train, evaluate and predict on the splits that exist; write the results beside the model."""
+        """Train, evaluate and predict on the splits that exist; write the results and a card, or push all."""
         args = self.trainer.args
         if args.do_train:
             self.train(args.resume_from_checkpoint)
@@ -87,8 +87,10 @@ class Job:
         if args.do_predict:
             self.predict()
         self.trainer.save_metrics("run", self.facts)
-        if args.do_train:
-            self.publish()
+        if args.do_train and args.push_to_hub:
+            self.trainer.push_to_hub()
+        elif args.do_train:
+            self.trainer.create_model_card()
 
     def train(self, resume_from_checkpoint: str | None) -> None:
         """Train, save the model, and report how it went."""
@@ -117,13 +119,6 @@ class Job:
                 entry = {"input": inputs[0] if len(inputs) == 1 else inputs, **answer}
                 entry["reference"] = row[self.task.reference]
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-
-    def publish(self) -> None:
-        """Write the model card, and push where that is asked for."""
-        if self.trainer.args.push_to_hub:
-            self.trainer.push_to_hub()
-        else:
-            self.trainer.create_model_card()
 
     def report(self, split: str, metrics: dict) -> None:
         """Print metrics and write {split}_results.json and all_results.json."""
@@ -193,12 +188,6 @@ def prepare(argv: list[str]) -> Job:
     return Job(task, rows, encoded, settings, model, trainer, facts)
 
 
-def hide_bars() -> None:
-    """Draw no bar where rows are read and encoded, and models saved: the Trainer's flag is for its own bars alone."""
-    datasets.disable_progress_bars()
-    disable_progress_bar()
-
-
 def read_rows(data_args: DataArguments, args: Seq2SeqTrainingArguments, known: list[str] | None) -> LabelledData:
     """The splits that exist and are used, checked, with standard column names; `known` are the labels of the model."""
     return load_data(
@@ -229,11 +218,7 @@ def make_settings(
     model: PreTrainedModel,
 ) -> Settings:
     """What the task needs to know of this run. Raises InputError for a length that learned positions do not reach."""
-    lengths = {
-        "max_length": data_args.max_length,
-        "max_source_length": data_args.max_source_length or data_args.max_length,
-        "max_target_length": data_args.max_target_length or data_args.max_length,
-    }
+    lengths = data_args.lengths()
     used = {name: lengths[name] for name in lengths if (name == "max_length") != TASKS[data_args.task].generates}
     if TASKS[data_args.task].generates and args.generation_max_length is not None:
         used["generation_max_length"] = args.generation_max_length - 1  # the last token is not read

@@ -208,6 +208,14 @@ class DataArguments:
             raise InputError(f"{flags[pair.index(None)]}: is missing; its lines go with those of the other file")
         return Pairs(*pair)
 
+    def lengths(self) -> dict[str, int]:
+        """The longest sequence in tokens, by itself, as a source, and as a target."""
+        return {
+            "max_length": self.max_length,
+            "max_source_length": self.max_source_length or self.max_length,
+            "max_target_length": self.max_target_length or self.max_length,
+        }
+
     def noise(self) -> Noise:
         """What a language model is to put back."""
         given = {"probability": self.mask_probability, "mean_span_length": self.mean_span_length}

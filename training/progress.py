@@ -5,10 +5,18 @@ import time
 from collections.abc import Sized
 from typing import Any
 
+import datasets
 import numpy as np
 from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
+from transformers.utils.logging import disable_progress_bar
 
 logger = logging.getLogger(__name__)
+
+
+def hide_bars() -> None:
+    """Draw no bar where rows are read and encoded, and models saved: the Trainer's flag is for its own bars alone."""
+    datasets.disable_progress_bars()
+    disable_progress_bar()
 
 
 class Progress(TrainerCallback):
