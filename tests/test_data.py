@@ -487,6 +487,15 @@ def test_broken_packing(tmp_path, packing, suffix, content):
         assert_refused([str(path), {".gz": "gzip", ".zst": "zstd"}[packing]], load_data, LANGUAGE, train_file=path)
 
 
+def test_zstd_that_arrow_was_built_without_is_refused_by_name(tmp_path, monkeypatch):
+    def lacks(stream, codec):
+        raise pa.lib.ArrowNotImplementedError(f"Support for codec '{codec}' not built")
+
+    path = write_plain(tmp_path / "a.txt.zst", PACK[".zst"](b"a\n"))
+    monkeypatch.setattr("seqblend.training.files.pa.CompressedInputStream", lacks)
+    assert_refused([f"{path}: cannot be read", "'zstd' not built"], load_data, LANGUAGE, train_file=path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -164,7 +164,7 @@ def open_binary(path: str | Path, bar: tqdm | None = None) -> Iterator[IO[bytes]
 
 
 def unpacked_zstd(stream: IO[bytes], path: str | Path) -> pa.NativeFile:
-    """Raises InputError where Arrow cannot unpack zstd: its wheels can, one that somebody built need not."""
+    """The bytes that were packed. Raises InputError where Arrow was built without zstd, which its wheels have."""
     try:
         return pa.CompressedInputStream(stream, "zstd")
     except NotImplementedError as error:
