@@ -18,6 +18,7 @@ from .configuration.encoder import BlendEncoderConfig
 from .configuration.encoder_decoder import BlendEncoderDecoderConfig
 from .hub_card.export import complete_saves
 from .hub_card.verify import verify
+from .hub_card.versions import check_loads
 from .modeling.decoder import (
     BlendDecoderForCausalLM,
     BlendDecoderForSequenceClassification,
@@ -67,6 +68,7 @@ for config_class, models in FAMILIES.items():
         auto_class.register(config_class, model_class, exist_ok=True)
 
 complete_saves(FAMILIES)
+check_loads()
 register_pipelines()
 
 __all__ = [

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from transformers.trainer_callback import ExportableState
 
+from ..configuration.base import RecipeConfig
 from .files import InputError, in_one_line
+from .models import load_config
 from .saving import SavingTrainer
 
 logger = logging.getLogger(__name__)
@@ -25,8 +27,12 @@ class RestoringTrainer(SavingTrainer):
         """As Trainer._load_from_checkpoint.
 
         Raises:
-            InputError: a tensor has another shape; the message names it.
+            InputError: a tensor has another shape, or a later version of this package saved fields of the
+                configuration that this one does not know; the message names them.
         """
+        saved_config = Path(resume_from_checkpoint, "config.json")
+        if isinstance(getattr(model or self.model, "config", None), RecipeConfig) and saved_config.exists():
+            load_config(resume_from_checkpoint, "resume_from_checkpoint")
         try:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         except RuntimeError as error:
