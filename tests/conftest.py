@@ -21,6 +21,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import nn
 from transformers import AutoModel, set_seed
 
@@ -29,6 +30,10 @@ from seqblend import FAMILIES, BlendDecoderConfig, BlendEncoderConfig, BlendEnco
 from seqblend.modeling.heads import ForSequenceClassification, ForTokenClassification
 
 torch.set_num_threads(1)
+# No test fails because the machine is busy; and a fixture that all examples share may be of a function.
+BUSY = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("busy", deadline=None, suppress_health_check=BUSY)
+settings.load_profile("busy")
 
 # The root has an __init__.py, so pytest takes it for a package of the folder's name and would import it a second time;
 # every Auto class would then be registered with a second copy of our classes.

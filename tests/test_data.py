@@ -10,7 +10,7 @@ import types
 import datasets
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqblend.training.columns import Columns
@@ -18,7 +18,7 @@ from seqblend.training.data import InputError, load_data, read_file
 
 CLASSIFY, TAG, TRANSLATE, LANGUAGE = "sequence-classification", "token-classification", "seq2seq-lm", "causal-lm"
 # One file for all examples of a property: each overwrites it.
-PROPERTY = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PROPERTY = settings(max_examples=50)
 TRAPS = [
     "",
     "NA",

@@ -24,7 +24,7 @@ from seqblend.training.tasks import TASKS, encode_split, make_collator
 from seqblend.training.tokenization import TOKENIZER_TYPES, load_tokenizer, train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
-PROPERTY = settings(max_examples=15, deadline=None)
+PROPERTY = settings(max_examples=15)
 TEXTS = ["Donnerstag, 6. März 2031", "ab ba cab", "वह चला गया", "abc", ""]
 TOKENIZERS = {kind: train_tokenizer(["abcabc cab bac", *TEXTS], kind, 320) for kind in TOKENIZER_TYPES}
 CHAR = TOKENIZERS["char"]
@@ -58,7 +58,7 @@ def every_tokenizer(tmp_path_factory):
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=2)
 @given(texts=st.lists(st.text("abcá, 6", max_size=12), min_size=30, max_size=40), seed=st.integers(0, 99))
 def test_words_are_masked_whole(split, every_tokenizer, texts, seed):
     texts = ["ab cab", *texts]

@@ -26,7 +26,7 @@ from conftest import (
     real_rows,
     tiny_model,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -528,7 +528,6 @@ MASKS = {
 }
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 200)))
 def test_similar_sequences_go_together(sizes):
     """Each that has tokens in one group, none less than half as long as another, but for those of a few tokens."""

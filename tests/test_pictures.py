@@ -172,7 +172,7 @@ def test_shown(text, expected):
         assert glyphs.shown(text) == expected
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(text=st.text(), most=st.integers(3, 20))
 def test_what_is_shown_can_be_seen_and_is_not_too_wide(text, most):
     with only_dejavu():
@@ -397,7 +397,6 @@ def test_rows_of_tags_must_be_equally_long(tmp_path):
 # --- lengths ---------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(lengths=st.lists(st.integers(0, 30), min_size=1, max_size=100))
 def test_bins_hold_every_example_once(lengths):
     bins = pictures.length_bins(np.array(lengths))

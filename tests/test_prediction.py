@@ -26,7 +26,7 @@ from seqblend.training.prediction import WORDS, entities, read_ahead, split_text
 from seqblend.training.tasks import TASKS
 from seqblend.training.tokenization import train_tokenizer
 
-PROPERTY = settings(max_examples=100, deadline=None)
+PROPERTY = settings(max_examples=100)
 # Korean whole and in letters, an accent of its own, a family of emoji, a flag, joiners, and spaces of many kinds.
 PARTS = [
     "ab",

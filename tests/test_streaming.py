@@ -83,7 +83,7 @@ def told(stream):
 
 
 @given(sizes=SOURCES, seed=st.integers(0, 9), epoch=st.integers(0, 9))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_an_epoch_has_every_row_once_in_an_order_that_seed_and_epoch_decide(sizes, seed, epoch):
     rows = told(stream_of(sizes, seed, epoch))
     blocks = [(index, block, size) for index, source in enumerate(sizes) for block, size in enumerate(source)]
@@ -98,7 +98,7 @@ def test_another_epoch_and_another_seed_have_another_order():
 
 
 @given(sizes=SOURCES, epoch=st.integers(0, 3), data=st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_stream_goes_on_with_the_very_next_row(sizes, epoch, data):
     whole = told(stream_of(sizes, epoch=epoch))
     done = data.draw(st.integers(1, len(whole)))

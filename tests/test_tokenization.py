@@ -71,7 +71,7 @@ def test_texts_that_are_continued_are_not_closed(tokenizer_type, tmp_path):
             assert not {2, 3} & set(each(text, text)["input_ids"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.text(st.sampled_from(CHARACTERS), max_size=20))
 @example(text=" a")
 @example(text="\n a  ")
@@ -80,7 +80,7 @@ def test_known_characters_come_back(tokenizer_type, text):
     assert decode(tokenizer_of(tokenizer_type), text) == text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
 @example(text="\x00\r\n\u2028")
 def test_bytes_are_never_unknown(text):

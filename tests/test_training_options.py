@@ -39,7 +39,7 @@ from seqblend.training.weights import balanced, weights_given
 
 
 @given(st.lists(st.lists(st.sampled_from("abc"), max_size=4), min_size=1, max_size=6).filter(any))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_balanced_weights_make_every_label_count_the_same(rows):
     """They average 1 over the words, and the words of each tag weigh as much as those of any other."""
     counts = Counter(itertools.chain.from_iterable(rows))

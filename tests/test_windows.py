@@ -19,7 +19,7 @@ from seqblend.training.tasks import TASKS, answer_rows, encode_split
 from seqblend.training.token_classification import tokenize_words, told_words
 from seqblend.training.windows import bounds, join_logits, told_tokens
 
-PROPERTY = settings(max_examples=50, deadline=None)
+PROPERTY = settings(max_examples=50)
 TAG, CLASSIFY = "token-classification", "sequence-classification"
 
 
@@ -72,7 +72,7 @@ def test_every_unit_is_told_once_and_in_order_where_it_is_farthest_from_a_cut(ca
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     rows=st.lists(st.lists(st.text("ab c\u200b\U0001f600", max_size=9), max_size=9), min_size=1, max_size=4),
     length=st.integers(6, 16),

@@ -2,7 +2,7 @@
 
 Each has the variables of the environment that torchrun gives it. They are forked from one process that has imported
 everything, which costs a third of torchrun and two that import for themselves; and they meet at a file, so that no
-port can be taken.
+port can be taken. What each prints goes to a file of its own: in one pipe the lines of the two would mix.
 """
 
 import contextlib
@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ import torch
 from torch import multiprocessing
 
 Shared = Callable[[Path], Any]
+# Seconds for all, which pytest ends after 300, and for two processes to meet, after one has imported everything.
+LIMIT, TO_MEET = 290, 80
 
 
 def in_two_processes(function: Shared, folder: Path, timeout: int = 240) -> list[Any]:
@@ -30,14 +31,14 @@ def in_two_processes(function: Shared, folder: Path, timeout: int = 240) -> list
     Args:
         function: of a test module.
         folder: in which it has not been run before.
-        timeout: seconds. Then the processes say where they are, and all that was started is killed.
+        timeout: seconds, from the start of the function. Then the processes print their stacks, and all that was
+            started is killed.
 
     Raises:
-        AssertionError: a process failed, or took too long; the message is what they said.
+        AssertionError: a process failed, or took too long; the message is what they printed.
     """
-    deadline = time.time() + timeout
     process = subprocess.Popen(
-        [sys.executable, __file__, function.__module__, function.__name__, str(folder), str(deadline)],
+        [sys.executable, __file__, function.__module__, function.__name__, str(folder), str(timeout)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         text=True,
         stdout=subprocess.PIPE,
@@ -45,13 +46,14 @@ def in_two_processes(function: Shared, folder: Path, timeout: int = 240) -> list
         start_new_session=True,
     )
     try:
-        said, _ = process.communicate(timeout=timeout + 15)
+        said, _ = process.communicate(timeout=LIMIT)
     except subprocess.TimeoutExpired:
         kill_group(process)
         said, _ = process.communicate()
     finally:
         kill_group(process)
-    assert process.returncode == 0, said[-8000:]
+    logs = [path.read_text(errors="replace") for path in sorted(folder.glob(f"{function.__name__}.*.log"))]
+    assert process.returncode == 0, "\n".join(each[-8000:] for each in (said, *logs))
     return [json.loads((folder / f"{function.__name__}.{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -61,19 +63,23 @@ def kill_group(process: subprocess.Popen) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def run(module: str, name: str, folder: str, deadline: str) -> None:
+def run(module: str, name: str, folder: str, timeout: str) -> None:
     """Import the module, and be two from then on."""
     function = getattr(importlib.import_module(module), name)
-    arguments = (function, Path(folder), float(deadline))
+    arguments = (function, Path(folder), float(timeout))
     multiprocessing.start_processes(share, arguments, nprocs=2, start_method="fork")
 
 
-def share(rank: int, function: Shared, folder: Path, deadline: float) -> None:
+def share(rank: int, function: Shared, folder: Path, timeout: float) -> None:
     """Be one of the two."""
-    faulthandler.dump_traceback_later(max(1, deadline - time.time()), exit=True)
+    with open(folder / f"{function.__name__}.{rank}.log", "wb") as log:
+        for standard in (sys.stdout, sys.stderr):
+            os.dup2(log.fileno(), standard.fileno())
+    faulthandler.dump_traceback_later(TO_MEET, exit=True)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     store = f"file://{folder}/{function.__name__}.store"
     torch.distributed.init_process_group("gloo", store, world_size=2, rank=rank)
+    faulthandler.dump_traceback_later(timeout, exit=True)
     (folder / f"{function.__name__}.{rank}.json").write_text(json.dumps(function(folder)))
     torch.distributed.destroy_process_group()
 

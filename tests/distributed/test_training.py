@@ -5,8 +5,6 @@ and then does on the CPU what it would do there.
 """
 
 import dataclasses
-import os
-import signal
 
 import datasets
 import pytest
@@ -236,19 +234,3 @@ def read_streams(folder):
 def test_two_processes_read_a_stream_and_go_on_exactly(tmp_path):
     for same in in_two_processes(read_streams, tmp_path):
         assert same == {"plain": True, "shuffled": True, "by workers": True}
-
-
-# --- The two processes ---
-
-
-def wait_in_vain(folder):
-    (folder / f"{os.getpid()}.pid").touch()
-    signal.pause()
-
-
-def test_processes_that_wait_in_vain_are_ended_and_say_where(tmp_path):
-    """So no test of two processes can hang."""
-    with pytest.raises(AssertionError, match="in wait_in_vain"):
-        in_two_processes(wait_in_vain, tmp_path, timeout=60)
-    pids = [int(path.stem) for path in tmp_path.glob("*.pid")]
-    assert len(pids) == 2 and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
