@@ -71,6 +71,10 @@ class BlendEncoderDecoderConfig(RecipeConfig):
             if value.model_type != part.model_type:
                 raise ValueError(f"{name} must be a {part.model_type} configuration, got {value.model_type}")
             setattr(self, name, copy.deepcopy(value))
+        for name, size in self.sizes().items():
+            # As to_dict() has it.
+            if kwargs.pop(name, size) != size:
+                raise ValueError(f"{name} must be that of the parts, {size}; give it in encoder and decoder")
         if self.decoder.cross_attention_hidden_size is None:
             self.decoder.cross_attention_hidden_size = self.encoder.hidden_size
         # Tools look for them in the decoder's config (PreTrainedConfig.get_text_config), and in this one.
@@ -137,12 +141,23 @@ class BlendEncoderDecoderConfig(RecipeConfig):
             self.encoder.vocab_size = value
 
     def to_dict(self) -> dict[str, Any]:
-        """As PreTrainedConfig.to_dict, without what a part says of the repository it was loaded from."""
+        """As PreTrainedConfig.to_dict, with sizes(), without what a part says of the repository it is from."""
         output = super().to_dict()
         for part in PARTS:
             output[part] |= {"_name_or_path": "", "architectures": None}
             output[part].pop("auto_map", None)
-        return output
+        return output | self.sizes()
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What is saved: as PreTrainedConfig.to_diff_dict, without sizes()."""
+        sizes = self.sizes()
+        return {name: value for name, value in super().to_diff_dict().items() if name not in sizes}
+
+    def sizes(self) -> dict[str, int | None]:
+        """Sizes of the whole, which follow from the parts. peft looks for them in to_dict()."""
+        names = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+        of_decoder = {name: getattr(self.decoder, name) for name in ("num_key_value_heads", "head_dim")}
+        return {name: getattr(self, name) for name in names} | of_decoder
 
     def validate_vocabularies(self) -> None:
         """Raises ValueError where one embedding is asked to serve two vocabularies or widths."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import nn
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import (
     create_bidirectional_mask,
@@ -18,7 +19,7 @@ from ..configuration.decoder import BlendDecoderConfig
 from .attention import Attention
 from .base import BlendPreTrainedModel, Stack, StackOutput
 from .cache import BlendGenerationMixin
-from .heads import ForSequenceClassification, ForTokenClassification, VocabularyProjection, next_logits, recorded
+from .heads import ForSequenceClassification, ForTokenClassification, next_logits, recorded
 from .layers import DecoderLayer
 from .losses import IGNORE, token_loss
 from .packing import FlatLayout, Layout, PaddedLayout, padding_of
@@ -201,7 +202,7 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
     def __init__(self, config: BlendDecoderConfig):
         super().__init__(config)
         self.model = BlendDecoderModel(config)
-        self.lm_head = VocabularyProjection(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
         self.post_init()
 
     @can_return_tuple

@@ -20,7 +20,7 @@ from .base import BlendPreTrainedModel
 from .cache import BlendGenerationMixin
 from .decoder import BlendDecoderModel
 from .encoder import BlendEncoderModel
-from .heads import ForSequenceClassification, ForTokenClassification, VocabularyProjection, next_logits, recorded
+from .heads import ForSequenceClassification, ForTokenClassification, next_logits, recorded
 from .losses import IGNORE, token_loss
 
 STATES = ("output_attentions", "output_hidden_states")
@@ -196,7 +196,7 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
         super().__init__(config)
         self.model = BlendEncoderDecoderModel(config)
         decoder = config.decoder
-        self.lm_head = VocabularyProjection(decoder.hidden_size, decoder.vocab_size, bias=decoder.lm_head_bias)
+        self.lm_head = nn.Linear(decoder.hidden_size, decoder.vocab_size, bias=decoder.lm_head_bias)
         owner = "encoder" if config.share_encoder_decoder_embeddings else "decoder"
         self._tied_weights_keys = {"lm_head.weight": f"model.{owner}.embed_tokens.weight"}
         # The Trainer counts targets by it: the labels are not shifted here, as PreTrainedModel.__init__ would have it.

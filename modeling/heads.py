@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules import module as torch_module
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import (
@@ -40,27 +41,33 @@ class PredictionHead(nn.Module):
         return self.norm(self.act_fn(self.dense(hidden_states)))
 
 
-class VocabularyProjection(nn.Linear):
-    """Projects tokens onto the vocabulary, (..., E) to (..., V).
+def project(lm_head: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+    """Project tokens onto the vocabulary, (..., E) to (..., V).
 
     A few tokens on a CPU are projected as columns, not rows: torch's product of such a tall matrix with few columns is
-    1.3 to 5 times as fast (docs/performance.md).
+    1.3 to 5 times as fast (docs/performance.md). lm_head itself is a plain nn.Linear, so that libraries which replace
+    layers by their exact type find it.
     """
+    rows = hidden_states.reshape(-1, hidden_states.shape[-1])
+    is_plain_product = is_plain(lm_head) and rows.dtype == torch.float32 and rows.device.type == "cpu"
+    if is_traced() or torch.is_grad_enabled() or not is_plain_product or not 0 < len(rows) <= FEW:
+        return lm_head(hidden_states)
+    # One column alone would be a product with a vector, in one thread.
+    columns = (rows if len(rows) > 1 else rows.repeat(2, 1)).t()
+    parts = [(part @ columns)[:, : len(rows)].t() for part in lm_head.weight.split(PART)]
+    projected = torch.cat(parts, dim=-1).view(*hidden_states.shape[:-1], -1)
+    return projected if lm_head.bias is None else projected.add_(lm_head.bias)
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Input (..., E) gives (..., V)."""
-        rows = input.reshape(-1, input.shape[-1])
-        # Quantized and shared-out weights are of other types.
-        is_plain = type(self.weight) is nn.Parameter and self.weight.dtype == rows.dtype == torch.float32
-        if is_traced() or torch.is_grad_enabled() or not is_plain or rows.device.type != "cpu":
-            return super().forward(input)
-        if not 0 < len(rows) <= FEW:
-            return super().forward(input)
-        # One column alone would be a product with a vector, in one thread.
-        columns = (rows if len(rows) > 1 else rows.repeat(2, 1)).t()
-        parts = [(part @ columns)[:, : len(rows)].t() for part in self.weight.split(PART)]
-        projected = torch.cat(parts, dim=-1).view(*input.shape[:-1], -1)
-        return projected if self.bias is None else projected.add_(self.bias)
+
+def is_plain(lm_head: nn.Module) -> bool:
+    """Whether it only multiplies by a float32 weight: it is not quantized, adapted, offloaded or hooked."""
+    if type(lm_head) is not nn.Linear or type(lm_head.weight) is not nn.Parameter:
+        return False
+    own_hooks = (lm_head._forward_hooks, lm_head._forward_pre_hooks)
+    global_hooks = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
+    # accelerate puts a forward of its own into the instance.
+    is_replaced = any(own_hooks) or any(global_hooks) or "forward" in vars(lm_head)
+    return lm_head.weight.dtype == torch.float32 and not is_replaced
 
 
 def pool(hidden_states: torch.Tensor, layout: Layout, pooling: str) -> torch.Tensor:
@@ -93,10 +100,10 @@ def next_logits(
     """
     layout, hidden_states = outputs.layout, outputs.last_hidden_state
     if isinstance(logits_to_keep, int) and logits_to_keep == 0:
-        return lm_head(hidden_states), layout
+        return project(lm_head, hidden_states), layout
     if labels is not None:
         raise ValueError("labels and logits_to_keep do not go together: every token has a label")
-    logits = lm_head(kept(layout.repad(hidden_states), logits_to_keep))
+    logits = project(lm_head, kept(layout.repad(hidden_states), logits_to_keep))
     return logits, PaddedLayout((logits.shape[0], logits.shape[-2]), None, logits.device)
 
 

@@ -314,6 +314,19 @@ def test_parts_may_be_configs_dicts_or_missing():
     assert BlendEncoderDecoderConfig().encoder.to_dict() == BlendEncoderConfig().to_dict()
 
 
+def test_sizes_of_the_whole_are_those_of_its_parts(tmp_path):
+    """to_dict() has them, as peft looks for them there; a saved config has them in its parts alone."""
+    config = tiny_config(BlendEncoderDecoderConfig)
+    sizes = {name: getattr(config, name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
+    sizes |= {name: getattr(config.decoder, name) for name in ("num_key_value_heads", "head_dim")}
+    assert config.to_dict().items() >= sizes.items()
+    assert BlendEncoderDecoderConfig(**config.to_dict()).to_dict() == config.to_dict()
+    config.save_pretrained(tmp_path)
+    assert not sizes.keys() & json.loads((tmp_path / "config.json").read_text()).keys()
+    with pytest.raises(ValueError, match=f"hidden_size must be that of the parts, {config.hidden_size}"):
+        BlendEncoderDecoderConfig(**{**config.to_dict(), "hidden_size": 3})
+
+
 def test_given_parts_are_left_as_they_were():
     """The decoder's config may be that of a model which goes on without an encoder."""
     parts = {"encoder": BlendEncoderConfig(**SIZES), "decoder": BlendDecoderConfig(**SIZES)}

@@ -8,7 +8,7 @@ from transformers import CompileConfig, ContinuousBatchingConfig, GenerationConf
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, StaticCache
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM
-from seqblend.modeling.heads import PART, VocabularyProjection
+from seqblend.modeling.heads import PART, project
 
 SOURCES, TARGETS = [7, 4], [10, 6]
 WINDOW = SLIDING["sliding_window"]
@@ -315,11 +315,41 @@ def test_beams_that_begin_as_one_write_the_same(model_class, sliding, way):
 @pytest.mark.parametrize("shape", [(), (0, 3), (1,), (1, 1), (1, 2), (5, 1), (128, 1), (43, 3)], ids=str)
 @torch.no_grad()
 def test_tokens_are_projected_alike_however_few(shape, bias):
-    projection = VocabularyProjection(16, PART + 3, bias=bias)
+    lm_head = nn.Linear(16, PART + 3, bias=bias)
     states = torch.randn(*shape, 16)
-    projected = projection(states)
+    projected = project(lm_head, states)
     assert projected.shape == (*shape, PART + 3) and projected.is_contiguous()
-    assert torch.allclose(projected, nn.functional.linear(states, projection.weight, projection.bias), atol=1e-6)
+    assert torch.allclose(projected, nn.functional.linear(states, lm_head.weight, lm_head.bias), atol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["hook", "pre-hook", "forward"])
+@torch.no_grad()
+def test_what_watches_or_replaces_the_head_is_asked(way):
+    lm_head, seen = nn.Linear(4, 9), []
+    if way == "hook":
+        lm_head.register_forward_hook(lambda module, inputs, output: seen.append(way))
+    elif way == "pre-hook":
+        lm_head.register_forward_pre_hook(lambda module, inputs: seen.append(way))
+    else:  # as accelerate does
+        forward = lm_head.forward
+        lm_head.forward = lambda states: seen.append(way) or forward(states)
+    project(lm_head, torch.randn(2, 4))
+    assert seen == [way]
+
+
+@every_generator
+@torch.no_grad()
+def test_dynamic_quantization_finds_every_matrix(model_class):
+    """It replaces layers whose type is nn.Linear and no subclass: the head stayed in float32."""
+    model = generator(model_class).float()
+    quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+    types = {name: type(module) for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    assert set(types.values()) == {nn.Linear} and "lm_head" in types
+    assert not any(isinstance(quantized.get_submodule(name), nn.Linear) for name in types)
+    states = torch.randn(2, 3, model.lm_head.in_features)
+    assert_close(quantized.lm_head(states), model.lm_head(states), 0.1)
+    prompt = prompt_of(model_class)
+    assert torch.equal(quantized.generate(**prompt, max_new_tokens=1), quantized.generate(**prompt, max_new_tokens=1))
 
 
 @every_generator

@@ -347,7 +347,7 @@ def change_config(config: PretrainedConfig, changes: dict[str, Any]) -> None:
         ValueError: the values do not go together.
     """
     parts = parts_of(config)
-    own = set(config.to_dict()) - set(config.sub_configs)
+    own = set(vars(config)) - set(config.sub_configs)
     for name, value in changes.items():
         if name in config.sub_configs:
             change_config(getattr(config, name), value)

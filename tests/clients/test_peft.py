@@ -258,3 +258,17 @@ def test_what_was_merged_is_a_whole_repository(tmp_path):
     trainer.model.merge_and_unload().save_pretrained(tmp_path / "merged")
     train_tokenizer(["abc"], "char", VOCAB).save_pretrained(tmp_path / "merged")
     assert publish([str(tmp_path / "merged"), "--repo_id", "someone/merged", "--dry_run"]) == 0
+
+
+@pytest.mark.parametrize(
+    "config_class", [peft.PromptTuningConfig, peft.PromptEncoderConfig, peft.PrefixTuningConfig], ids=named
+)
+@pytest.mark.parametrize("model_class", [BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM], ids=named)
+def test_a_prompt_is_as_wide_as_the_model(model_class, config_class, tmp_path):
+    """peft looks for the sizes in to_dict(), where an encoder-decoder had them in its parts alone."""
+    base, task = tiny_model(model_class).float(), kind_of(model_class)[1]
+    model = peft.get_peft_model(base, config_class(task_type=task, num_virtual_tokens=2))
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    train(model, draw(model_class, LENGTHS), tmp_path)
+    learnt = changed(model, before)
+    assert learnt and all(name.startswith("prompt_encoder.") for name in learnt)
