@@ -17,7 +17,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ..configuration.decoder import BlendDecoderConfig
 from .attention import Attention
 from .base import BlendPreTrainedModel, Stack, StackOutput
-from .cache import BlendGenerationMixin
+from .cache import BlendGenerationMixin, self_attention_cache
 from .heads import ForSequenceClassification, ForTokenClassification, VocabularyProjection, next_logits, recorded
 from .layers import DecoderLayer
 from .losses import IGNORE, token_loss
@@ -181,13 +181,6 @@ def padded_layout(states: torch.Tensor, attention_mask: Any) -> PaddedLayout:
 def has_source(past_key_values: Cache | None) -> bool:
     """Whether keys and values of a source are in the cache, as rows."""
     return isinstance(past_key_values, EncoderDecoderCache) and any(past_key_values.is_updated.values())
-
-
-def self_attention_cache(past_key_values: Cache | None) -> Cache | None:
-    """The part of the cache that the decoder's own tokens are in."""
-    if isinstance(past_key_values, EncoderDecoderCache):
-        return past_key_values.self_attention_cache
-    return past_key_values
 
 
 class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin):
