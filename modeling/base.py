@@ -1,7 +1,9 @@
 """What encoder and decoder share: the stack of blocks, and the door through which a batch comes in."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import wraps
+from itertools import islice
 from typing import Any
 
 import torch
@@ -280,6 +282,12 @@ class Stack(BlendPreTrainedModel):
             return None
         # In the dtype of queries and keys, which under autocast is not that of the embeddings.
         return self.rotary_emb(embeds.new_empty(0, dtype=dtype_of_products(embeds)), position_ids)
+
+    def blocks(self) -> Iterator[tuple[str, Block]]:
+        """Type and block of each layer that runs: as many as the config says now (early exit lowers it)."""
+        types = self.config.layer_types or []
+        # There may be fewer layers than types, too: the last ones may have been cut off.
+        return islice(zip(types, self.layers, strict=False), self.config.num_hidden_layers)
 
     def leave(
         self, hidden_states: torch.Tensor, layout: Layout, repad: bool, past_key_values: Cache | None = None

@@ -1,6 +1,7 @@
 """Caches for generation, in which nothing is copied that stays where it is. Letters as in attention.py."""
 
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -112,6 +113,18 @@ class RoomyLayer(DynamicLayer):
 
 class BlendGenerationMixin(GenerationMixin):
     """GenerationMixin with these caches in place of transformers' where it would make dynamic ones."""
+
+    @wraps(GenerationMixin.generate)
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        # EarlyExitCandidateGenerator.get_candidates lowers the number of layers while it drafts, and does not restore
+        # it where that is interrupted: each later forward would leave out layers without a word.
+        config = self.base_model.config
+        num_hidden_layers = config.num_hidden_layers
+        try:
+            return super().generate(*args, **kwargs)
+        finally:
+            if config.num_hidden_layers != num_hidden_layers:
+                config.num_hidden_layers = num_hidden_layers
 
     def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any) -> Any:
         """Replaces GenerationMixin._prepare_cache_for_generation's `DynamicCache(**dynamic_cache_kwargs)`, twice.

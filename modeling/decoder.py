@@ -111,8 +111,7 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             encoder_hidden_states, source_pattern = self.enter_source(
                 layout, hidden_states, encoder_hidden_states, source, encoder_attention_mask
             )
-        # The last layers may have been cut off.
-        for kind, layer in zip(self.config.layer_types or [], self.layers, strict=False):
+        for kind, layer in self.blocks():
             hidden_states = layer(
                 hidden_states,
                 encoder_hidden_states,

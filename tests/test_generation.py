@@ -2,12 +2,26 @@
 
 import pytest
 import torch
-from conftest import SLIDING, VOCAB, assert_close, every_kernel, every_pair, named, padded, tiny_config, tiny_model
+from conftest import (
+    SLIDING,
+    VOCAB,
+    assert_close,
+    every_base,
+    every_kernel,
+    every_pair,
+    is_encoder_decoder,
+    named,
+    padded,
+    real_rows,
+    tiny_config,
+    tiny_model,
+)
 from torch import nn
 from transformers import CompileConfig, ContinuousBatchingConfig, GenerationConfig
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, StaticCache
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM
+from seqblend.modeling.cache import self_attention_cache
 from seqblend.modeling.heads import PART, VocabularyProjection
 
 SOURCES, TARGETS = [7, 4], [10, 6]
@@ -392,15 +406,52 @@ def test_a_prompt_may_end_in_padding(sliding):
 
 @every_generator
 @every_window
-@pytest.mark.parametrize("way", ["assisted", "prompt lookup"])
+@pytest.mark.parametrize("way", ["assisted", "prompt lookup", "early exit"])
 def test_guessed_tokens_change_nothing(model_class, sliding, way):
     """Whoever guesses, what is written is what the model says alone."""
     model = generator(model_class, **sliding)
     prompt = {name: tensor[:1] for name, tensor in prompt_of(model_class).items()}
     assistant = generator(model_class, num_hidden_layers=1)
-    guesser = {"assisted": {"assistant_model": assistant}, "prompt lookup": {"prompt_lookup_num_tokens": 2}}[way]
+    guessers = {
+        "assisted": {"assistant_model": assistant},
+        "prompt lookup": {"prompt_lookup_num_tokens": 2},
+        "early exit": {"assistant_early_exit": 1},
+    }
     asked = {"max_new_tokens": 4 * WINDOW, "do_sample": False}
-    assert torch.equal(model.generate(**prompt, **asked, **guesser), model.generate(**prompt, **asked))
+    assert torch.equal(model.generate(**prompt, **asked, **guessers[way]), model.generate(**prompt, **asked))
+
+
+@every_generator
+def test_an_early_exit_that_is_interrupted_leaves_the_model_as_it_was(model_class):
+    """Each later forward would leave out layers without a word."""
+    model, prompt = generator(model_class), {"input_ids": torch.ones(1, 3, dtype=torch.long)}
+
+    def interrupt(input_ids, scores):
+        if model.model.config.num_hidden_layers == 1:
+            raise KeyboardInterrupt
+        return scores
+
+    with pytest.raises(KeyboardInterrupt):
+        model.generate(**prompt, max_new_tokens=4, assistant_early_exit=1, logits_processor=[interrupt])
+    assert model.model.config.num_hidden_layers == 2
+
+
+@every_base
+@every_window
+def test_as_many_layers_run_as_the_config_says(model_class, sliding):
+    """As in transformers' models; the cache has no more layers either."""
+    model = tiny_model(model_class, **sliding)
+    batch = padded(rows_of(7, 4))
+    states = model(**batch, output_hidden_states=True)
+    (stack, layers) = (
+        (model.decoder, "decoder_hidden_states") if is_encoder_decoder(model_class) else (model, "hidden_states")
+    )
+    stack.config.num_hidden_layers = 1
+    output = model(**batch)
+    assert_close(real_rows(batch, output.last_hidden_state), real_rows(batch, stack.norm(states[layers][1])))
+    assert len(model(**batch, output_hidden_states=True)[layers]) == 2
+    if "past_key_values" in output:
+        assert len(self_attention_cache(output.past_key_values).layers) == 1
 
 
 @every_generator
