@@ -186,7 +186,8 @@ class BlendGenerationMixin(GenerationMixin):
             encoder_outputs = model_kwargs["encoder_outputs"]
             first_kwargs["encoder_outputs"] = type(encoder_outputs)(**once(encoder_outputs))
         outputs = super()._prefill(input_ids[::copies], generation_config, first_kwargs, **kwargs)
-        cache.batch_repeat_interleave(copies)
+        # Not always the cache that was given: peft's prefix tuning puts another in its place.
+        outputs.past_key_values.batch_repeat_interleave(copies)
         outputs.logits = outputs.logits.repeat_interleave(copies, dim=0)
         return outputs
 

@@ -1,5 +1,7 @@
 """Caches change nothing, and generate() writes what the model says, one token after the other."""
 
+from unittest import mock
+
 import pytest
 import torch
 from conftest import (
@@ -452,6 +454,29 @@ def test_as_many_layers_run_as_the_config_says(model_class, sliding):
     assert len(model(**batch, output_hidden_states=True)[layers]) == 2
     if "past_key_values" in output:
         assert len(self_attention_cache(output.past_key_values).layers) == 1
+
+
+def test_beams_of_a_cache_that_another_library_puts_in_place():
+    """peft's prefix tuning does so in the first forward: that cache is repeated, not the one it was given."""
+    model = generator(BlendDecoderForCausalLM)
+    prefix, prepare = padded(rows_of(3)), model.prepare_inputs_for_generation
+
+    def prepare_with_prefix(input_ids, is_first_iteration=False, **kwargs):
+        inputs = prepare(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        if is_first_iteration:
+            rows = {name: tensor.expand(len(input_ids), -1) for name, tensor in prefix.items()}
+            inputs["past_key_values"] = model(**rows, use_cache=True).past_key_values
+        inputs["attention_mask"] = nn.functional.pad(inputs["attention_mask"], (3, 0), value=1)
+        inputs["position_ids"] = None
+        return inputs
+
+    prompt = prompt_of(BlendDecoderForCausalLM)
+    whole = {name: torch.cat((prefix[name].expand(2, -1), tensor), dim=1) for name, tensor in prompt.items()}
+    for asked in ({"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}):
+        expected = model.generate(**whole, max_new_tokens=5, do_sample=False, **asked)
+        with mock.patch.object(model, "prepare_inputs_for_generation", prepare_with_prefix):
+            written = model.generate(**prompt, max_new_tokens=5, do_sample=False, **asked)
+        assert torch.equal(written[:, 5:], expected[:, 8:])
 
 
 @every_generator
