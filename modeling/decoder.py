@@ -225,6 +225,7 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
             inputs_embeds=inputs_embeds,
             use_cache=use_cache if labels is None else False,
             repad=False,
+            has_hooks=self.has_hooks,
             return_dict=True,
             **kwargs,
         )

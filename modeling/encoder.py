@@ -132,6 +132,7 @@ class BlendEncoderForMaskedLM(BlendEncoderPreTrainedModel):
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             repad=False,
+            has_hooks=self.has_hooks,
             return_dict=True,
             **kwargs,
         )

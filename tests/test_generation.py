@@ -1,5 +1,6 @@
 """Caches change nothing, and generate() writes what the model says, one token after the other."""
 
+from contextlib import ExitStack
 from unittest import mock
 
 import pytest
@@ -8,6 +9,7 @@ from conftest import (
     SLIDING,
     VOCAB,
     assert_close,
+    calls_of,
     every_base,
     every_kernel,
     every_pair,
@@ -285,12 +287,10 @@ def test_batch_is_one_by_one(model_class, sliding, way):
 
 def tokens_thought_about(model: nn.Module, prompt: dict[str, torch.Tensor], **asked) -> list[int]:
     """How many tokens reach the decoder's first feed-forward network, forward by forward."""
-    counts: list[int] = []
     mlp = (model.model.decoder if model.config.is_encoder_decoder else model.model).layers[0].mlp
-    hook = mlp.register_forward_pre_hook(lambda _, args: counts.append(args[0].shape[:2].numel()))
-    model.generate(**prompt, max_new_tokens=3, **asked)
-    hook.remove()
-    return counts
+    with calls_of(mlp) as calls:
+        model.generate(**prompt, max_new_tokens=3, **asked)
+    return [call.args[0].shape[:2].numel() for call in calls]
 
 
 @every_window
@@ -592,16 +592,12 @@ def test_more_than_the_learned_positions_is_refused(model_class):
 def test_the_source_is_read_once(way):
     """The encoder runs once, and each layer projects its output once, whatever is written."""
     model = generator(BlendEncoderDecoderForSeq2SeqLM)
-    calls = []
-    counted = {"encoder": model.get_encoder()} | {
-        f"{name} {index}": getattr(layer.cross_attn, name)
-        for index, layer in enumerate(model.get_decoder().layers)
-        for name in ("k_proj", "v_proj")
-    }
-    for name, module in counted.items():
-        module.register_forward_hook(lambda *_, name=name: calls.append(name))
-    model.generate(**source_of(BlendEncoderDecoderForSeq2SeqLM), max_new_tokens=6, **WAYS[way])
-    assert sorted(calls) == sorted(counted)
+    attentions = [layer.cross_attn for layer in model.get_decoder().layers]
+    counted = [model.get_encoder(), *(part for each in attentions for part in (each.k_proj, each.v_proj))]
+    with ExitStack() as spies:
+        calls = [spies.enter_context(calls_of(module)) for module in counted]
+        model.generate(**source_of(BlendEncoderDecoderForSeq2SeqLM), max_new_tokens=6, **WAYS[way])
+    assert [len(each) for each in calls] == [1] * len(counted)
 
 
 def test_pairs_that_were_learnt_are_given_back():
