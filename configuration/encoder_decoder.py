@@ -124,6 +124,11 @@ class BlendEncoderDecoderConfig(RecipeConfig):
         """Number of the encoder's layers, as in transformers' own encoder-decoders."""
         return self.encoder.num_hidden_layers
 
+    @num_hidden_layers.setter
+    def num_hidden_layers(self, value: int) -> None:
+        # generate(assistant_early_exit=…) sets and restores it.
+        self.encoder.num_hidden_layers = value
+
     @property
     def num_attention_heads(self) -> int:
         """Heads of each of the encoder's layers, as in transformers' own encoder-decoders."""

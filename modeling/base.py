@@ -1,7 +1,9 @@
 """What encoder and decoder share: the stack of blocks, and the door through which a batch comes in."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
+from itertools import islice
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.modeling_utils import PreTrainedModel
 
+from .hooks import has_hooked_part, is_hooked
 from .layers import Block
 from .normalization import build_norm
 from .packing import FlatLayout, Layout, PaddedLayout, is_traced, padding_of
@@ -43,6 +46,10 @@ class BlendPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _skip_keys_device_placement = ["past_key_values"]
+
+    def has_hooks(self) -> bool:
+        """Whether a hook reads what passes through a part of this model; see hooks.py."""
+        return has_hooked_part(self)
 
     @wraps(PreTrainedModel.save_pretrained)
     def save_pretrained(
@@ -98,7 +105,8 @@ class Stack(BlendPreTrainedModel):
             inputs_embeds: (B, T, E).
             attention_mask: (B, T or more) with 1 for real tokens; None for all; or what the mask functions made.
             position_ids: (B or 1, T); where they restart in a row, without a mask, another sequence begins.
-            kwargs: those of the forward; what it says of sequences (`cu_seq_lens_q` …) is taken out.
+            kwargs: those of the forward; what it says of sequences (`cu_seq_lens_q` …) is taken out, and
+                `has_hooks`: a function that tells whether a hook reads the model which calls this stack.
             seen: tokens before these, in a cache; None: none, nor may there be any.
             source: of what is blended into this.
             rows: something asks for [B, T].
@@ -112,6 +120,7 @@ class Stack(BlendPreTrainedModel):
                 sequence too long, cu_seq_lens_q that do not fit the tokens, weights asked for of a flattened batch,
                 another causality.
         """
+        has_hooks = kwargs.pop("has_hooks", self.has_hooks)
         given = the_one_given(input_ids, inputs_embeds)
         shape = (given.shape[0], given.shape[1])
         mask = padding_of(attention_mask)
@@ -138,24 +147,27 @@ class Stack(BlendPreTrainedModel):
             # What the mask functions made is for rows.
             is_made = attention_mask is not None and mask is None
             if not traced and not is_made and not self.records_states(kwargs):
-                layout = self.best_layout(layout, source, has_cache=seen is not None)
+                layout = self.best_layout(layout, source, has_hooks, has_cache=seen is not None)
         if not traced:
             self.check_length(layout.max_length)
         return layout
 
-    def best_layout(self, padded: PaddedLayout, source: Layout | None, *, has_cache: bool) -> Layout:
+    def best_layout(
+        self, padded: PaddedLayout, source: Layout | None, has_hooks: Callable[[], bool], *, has_cache: bool
+    ) -> Layout:
         """Flat where there is padding, in the source, too, or windows are to be cut.
 
-        With a cache the next token is told from the last column; where padding stands there, it is computed.
+        With a cache the next token is told from the last column; where padding stands there, it is computed. So it is
+        where a hook reads what passes through the layers: hooks are written for (B, T, E).
         """
         if has_cache and not padded.ends_in_tokens:
             return padded
         window = self.config.sliding_window
         is_cut = window is not None and padded.shape[1] > 2 * max(window, SMALLEST_BLOCK)
         source_is_flat = source is not None and (isinstance(source, FlatLayout) or source.has_padding)
-        if is_cut or source_is_flat or padded.has_padding:
-            return FlatLayout.from_padded(padded)
-        return PaddedLayout(padded.shape, None, padded.device)
+        if not (is_cut or source_is_flat or padded.has_padding):
+            return PaddedLayout(padded.shape, None, padded.device)
+        return padded if has_hooks() else FlatLayout.from_padded(padded)
 
     def records_states(self, kwargs: dict[str, Any]) -> bool:
         """Whether weights or states of every layer are asked for, which have the padded form."""
@@ -219,15 +231,23 @@ class Stack(BlendPreTrainedModel):
         position_ids: torch.Tensor,
     ) -> torch.Tensor:
         """What the first block reads, in the layout's form: tokens, their kinds and their places."""
-        embeds = layout.unpad(inputs_embeds)
-        if embeds is None:
-            embeds = self.embed_tokens(layout.unpad(input_ids))
+        embeds = self.embed_ids(layout, input_ids) if inputs_embeds is None else layout.unpad(inputs_embeds)
+        assert embeds is not None
         if self.config.scale_embeddings:
             embeds = embeds * self.config.hidden_size**0.5
         if self.embed_token_types is not None:
             kinds = torch.zeros_like(embeds[..., 0], dtype=torch.long)
             embeds = embeds + self.embed_token_types(kinds if token_type_ids is None else layout.unpad(token_type_ids))
         return self.dropout(self.embedding_norm(self.embed_positions(embeds, position_ids)))
+
+    def embed_ids(self, layout: Layout, input_ids: torch.Tensor | None) -> torch.Tensor | None:
+        """Embeddings of tokens (B, T), in the layout's form.
+
+        A hook on the embedding sees (B, T) and (B, T, E). It leaves the layers flat: NEFTune is for training.
+        """
+        if isinstance(layout, FlatLayout) and layout.is_rows and is_hooked(self.embed_tokens):
+            return layout.unpad(self.embed_tokens(input_ids))
+        return self.embed_tokens(layout.unpad(input_ids))
 
     def patterns(
         self,
@@ -280,6 +300,12 @@ class Stack(BlendPreTrainedModel):
             return None
         # In the dtype of queries and keys, which under autocast is not that of the embeddings.
         return self.rotary_emb(embeds.new_empty(0, dtype=dtype_of_products(embeds)), position_ids)
+
+    def blocks(self) -> Iterator[tuple[str, Block]]:
+        """Type and block of each layer that runs: as many as the config says now (early exit lowers it)."""
+        types = self.config.layer_types or []
+        # There may be fewer layers than types, too: the last ones may have been cut off.
+        return islice(zip(types, self.layers, strict=False), self.config.num_hidden_layers)
 
     def leave(
         self, hidden_states: torch.Tensor, layout: Layout, repad: bool, past_key_values: Cache | None = None

@@ -1,5 +1,7 @@
 """Caches for generation, in which nothing is copied that stays where it is. Letters as in attention.py."""
 
+from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -18,10 +20,37 @@ from transformers.modeling_outputs import ModelOutput
 SPACE = 64
 
 
+@dataclass
+class Room:
+    """Space for more keys and values than there are, (B, K, space, D) each, of which `length` tokens are written."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    length: int = 0
+
+    @classmethod
+    def like(cls, states: torch.Tensor, end: int) -> "Room":
+        """Room for states like these (B, K, T, D), up to the token `end` and beyond; token by token in memory."""
+        batch, heads, _, width = states.shape
+        size = (batch, end + max(SPACE, end // 2), heads, width)
+        return cls(states.new_empty(size).transpose(1, 2), states.new_empty(size).transpose(1, 2))
+
+    def write(self, begin: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put keys and values (B, K, T, D) at the token `begin`, the last that are written."""
+        self.length = begin + keys.shape[-2]
+        self.keys[:, :, begin : self.length] = keys
+        self.values[:, :, begin : self.length] = values
+
+    def written(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (B, K, length, D)."""
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+
 class RoomyLayer(DynamicLayer):
     """A DynamicLayer that writes new tokens behind the old ones, into a room kept for them.
 
-    DynamicLayer.update copies all keys and values for each token. Where gradients may be asked for, so does this.
+    DynamicLayer.update copies all keys and values for each token. Where gradients may be asked for, so does this. As
+    there, keys and values that somebody has taken never change: nothing is written where something was before.
     """
 
     keys: torch.Tensor
@@ -29,9 +58,9 @@ class RoomyLayer(DynamicLayer):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        # The room of the keys and that of the values, (B, K, space, D); and two to reorder them into.
-        self.rooms: list[torch.Tensor] = []
-        self.spare_rooms: list[torch.Tensor] = []
+        self.room: Room | None = None
+        # Of beam search alone: the room to reorder into.
+        self.spare_room: Room | None = None
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -43,49 +72,59 @@ class RoomyLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         seen = self.get_seq_length()
         end = seen + key_states.shape[-2]
-        if not self.has_space(end):
-            self.rooms = [roomy(key_states, end), roomy(value_states, end)]
-            self.spare_rooms = []
+        room = self.room_up_to(end)
+        if room is None:
+            room = self.room = Room.like(key_states, end)
+            self.spare_room = None
             if seen:
-                for room, states in zip(self.rooms, (self.keys, self.values), strict=True):
-                    room[:, :, :seen] = states
-        key_room, value_room = self.rooms
-        key_room[:, :, seen:end] = key_states
-        value_room[:, :, seen:end] = value_states
-        self.keys, self.values = key_room[:, :, :end], value_room[:, :, :end]
+                room.write(0, self.keys, self.values)
+        room.write(seen, key_states, value_states)
+        self.keys, self.values = room.written()
         return self.keys, self.values
 
-    def has_space(self, end: int) -> bool:
-        """Whether keys and values stand at the beginning of their rooms, and there is space up to the token `end`."""
-        if not self.rooms:
-            return False
-        room = self.rooms[0]
-        stands_there = self.keys.data_ptr() == room.data_ptr() and len(self.keys) == len(room)
-        return stands_there and end <= room.shape[2] and room.is_inference() <= torch.is_inference_mode_enabled()
+    def room_up_to(self, end: int) -> Room | None:
+        """The room, if it begins with keys and values, has no more, and has space up to the token `end`; or None."""
+        room = self.room
+        if room is None or self.keys.data_ptr() != room.keys.data_ptr() or len(self.keys) != len(room.keys):
+            return None
+        # What was cropped off is in the room still, and so is what a copy of this layer has added.
+        is_last = room.length == self.get_seq_length()
+        may_write = room.keys.is_inference() <= torch.is_inference_mode_enabled()
+        return room if is_last and may_write and end <= room.keys.shape[2] else None
 
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Take the rows beam_idx (B) in place of those that are there."""
-        end = self.get_seq_length()
-        if not self.has_space(end) or len(beam_idx) != len(self.keys):
-            super().reorder_cache(beam_idx)
+    def leave_room(self) -> None:
+        """Write no more where keys and values are now: somebody may have taken them."""
+        self.room = self.spare_room = None
+
+    def reorder_beams(self, beam_idx: torch.LongTensor) -> None:
+        """As reorder_cache, takes the rows beam_idx (B); but what was taken two times before is written over."""
+        room = self.room_up_to(self.get_seq_length())
+        if room is None or len(beam_idx) != len(self.keys):
+            self.reorder_cache(beam_idx)
             return
-        spare_rooms = self.spare_rooms or [torch.empty_like(room) for room in self.rooms]
-        for room, spare in zip(self.rooms, spare_rooms, strict=True):
-            # As they lie in memory, (B, space, K, D).
-            tokens = room.transpose(1, 2)[:, :end]
-            torch.index_select(tokens, 0, beam_idx.to(room.device), out=spare.transpose(1, 2)[:, :end])
-        self.rooms, self.spare_rooms = spare_rooms, self.rooms
-        self.keys, self.values = (room[:, :, :end] for room in self.rooms)
-
-
-def roomy(states: torch.Tensor, end: int) -> torch.Tensor:
-    """An empty room for states like these (B, K, T, D), up to the token `end` and beyond; token by token in memory."""
-    batch, heads, _, width = states.shape
-    return states.new_empty(batch, end + max(SPACE, end // 2), heads, width).transpose(1, 2)
+        spare = self.spare_room or Room(torch.empty_like(room.keys), torch.empty_like(room.values))
+        spare.length = room.length
+        for states, reordered in zip(room.written(), spare.written(), strict=True):
+            # As they lie in memory, (B, length, K, D).
+            torch.index_select(states.transpose(1, 2), 0, beam_idx.to(states.device), out=reordered.transpose(1, 2))
+        self.room, self.spare_room = spare, room
+        self.keys, self.values = spare.written()
 
 
 class BlendGenerationMixin(GenerationMixin):
     """GenerationMixin with these caches in place of transformers' where it would make dynamic ones."""
+
+    @wraps(GenerationMixin.generate)
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        # EarlyExitCandidateGenerator.get_candidates lowers the number of layers while it drafts, and does not restore
+        # it where that is interrupted: each later forward would leave out layers without a word.
+        config = self.base_model.config
+        num_hidden_layers = config.num_hidden_layers
+        try:
+            return super().generate(*args, **kwargs)
+        finally:
+            if config.num_hidden_layers != num_hidden_layers:
+                config.num_hidden_layers = num_hidden_layers
 
     def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any) -> Any:
         """Replaces GenerationMixin._prepare_cache_for_generation's `DynamicCache(**dynamic_cache_kwargs)`, twice.
@@ -96,7 +135,10 @@ class BlendGenerationMixin(GenerationMixin):
         is_given = model_kwargs.get("past_key_values") is not None
         result = super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
         cache = model_kwargs.get("past_key_values")
-        if is_given or cache is None:
+        if cache is None:
+            return result
+        if is_given:
+            leave_rooms(self_attention_cache(cache))
             return result
         if isinstance(cache, EncoderDecoderCache):
             source = cache.cross_attention_cache
@@ -115,8 +157,13 @@ class BlendGenerationMixin(GenerationMixin):
 
         Beams of a row have the same source: its keys and values stay where they are.
         """
-        is_double = isinstance(past_key_values, EncoderDecoderCache)
-        (past_key_values.self_attention_cache if is_double else past_key_values).reorder_cache(beam_idx)
+        cache = self_attention_cache(past_key_values)
+        if type(cache) is not DynamicCache:
+            cache.reorder_cache(beam_idx)
+            return past_key_values
+        for layer in cache.layers:
+            reorder = layer.reorder_beams if isinstance(layer, RoomyLayer) else layer.reorder_cache
+            reorder(beam_idx)
         return past_key_values
 
     def _prefill(
@@ -139,9 +186,17 @@ class BlendGenerationMixin(GenerationMixin):
             encoder_outputs = model_kwargs["encoder_outputs"]
             first_kwargs["encoder_outputs"] = type(encoder_outputs)(**once(encoder_outputs))
         outputs = super()._prefill(input_ids[::copies], generation_config, first_kwargs, **kwargs)
-        cache.batch_repeat_interleave(copies)
+        # Not always the cache that was given: peft's prefix tuning puts another in its place.
+        outputs.past_key_values.batch_repeat_interleave(copies)
         outputs.logits = outputs.logits.repeat_interleave(copies, dim=0)
         return outputs
+
+
+def self_attention_cache(past_key_values: Any) -> Any:
+    """The part of the cache that the decoder's own tokens are in."""
+    if isinstance(past_key_values, EncoderDecoderCache):
+        return past_key_values.self_attention_cache
+    return past_key_values
 
 
 def is_empty(cache: Any) -> bool:
@@ -154,6 +209,13 @@ def is_empty(cache: Any) -> bool:
 def returns_states(generation_config: GenerationConfig) -> bool:
     """Whether generate() is asked for weights or states, which it gives back for all beams."""
     return bool(generation_config.output_attentions or generation_config.output_hidden_states)
+
+
+def leave_rooms(cache: Cache) -> None:
+    """What somebody has taken from a cache before it comes to generate() stays as it is."""
+    for layer in cache.layers:
+        if isinstance(layer, RoomyLayer):
+            layer.leave_room()
 
 
 def make_roomy(cache: Cache) -> None:

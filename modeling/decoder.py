@@ -18,7 +18,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ..configuration.decoder import BlendDecoderConfig
 from .attention import Attention
 from .base import BlendPreTrainedModel, Stack, StackOutput
-from .cache import BlendGenerationMixin
+from .cache import BlendGenerationMixin, self_attention_cache
 from .heads import ForSequenceClassification, ForTokenClassification, next_logits, recorded
 from .layers import DecoderLayer
 from .losses import IGNORE, token_loss
@@ -112,8 +112,7 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             encoder_hidden_states, source_pattern = self.enter_source(
                 layout, hidden_states, encoder_hidden_states, source, encoder_attention_mask
             )
-        # The last layers may have been cut off.
-        for kind, layer in zip(self.config.layer_types or [], self.layers, strict=False):
+        for kind, layer in self.blocks():
             hidden_states = layer(
                 hidden_states,
                 encoder_hidden_states,
@@ -184,13 +183,6 @@ def has_source(past_key_values: Cache | None) -> bool:
     return isinstance(past_key_values, EncoderDecoderCache) and any(past_key_values.is_updated.values())
 
 
-def self_attention_cache(past_key_values: Cache | None) -> Cache | None:
-    """The part of the cache that the decoder's own tokens are in."""
-    if isinstance(past_key_values, EncoderDecoderCache):
-        return past_key_values.self_attention_cache
-    return past_key_values
-
-
 class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin):
     """Tells the token that comes next."""
 
@@ -234,6 +226,7 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
             inputs_embeds=inputs_embeds,
             use_cache=use_cache if labels is None else False,
             repad=False,
+            has_hooks=self.has_hooks,
             return_dict=True,
             **kwargs,
         )

@@ -79,8 +79,7 @@ class BlendEncoderModel(BlendEncoderPreTrainedModel, Stack):
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
         patterns = self.patterns(layout, attention_mask, hidden_states, **apart(layout, attention_mask, position_ids))
         rotations = self.rotations(hidden_states, positions)
-        # The last layers may have been cut off.
-        for kind, layer in zip(self.config.layer_types or [], self.layers, strict=False):
+        for kind, layer in self.blocks():
             hidden_states = layer(hidden_states, pattern=patterns[kind], position_embeddings=rotations, **kwargs)
         return self.leave(self.norm(hidden_states), layout, repad)
 
@@ -133,6 +132,7 @@ class BlendEncoderForMaskedLM(BlendEncoderPreTrainedModel):
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             repad=False,
+            has_hooks=self.has_hooks,
             return_dict=True,
             **kwargs,
         )

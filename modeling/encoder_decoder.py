@@ -122,7 +122,8 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
                 are told by positions alone, in a graph, where cross-attention would mix them.
         """
         # The parts have configs of their own, which know nothing of what this one asks for.
-        kwargs = {**{name: True for name in STATES if getattr(self.config, name)}, **kwargs}
+        asked = {name: True for name in STATES if getattr(self.config, name)}
+        kwargs = {"has_hooks": self.has_hooks, **asked, **kwargs}
         source: Any = BaseModelOutput(*encoder_outputs) if isinstance(encoder_outputs, tuple) else encoder_outputs
         if source is None:
             source = self.encoder(
@@ -252,6 +253,7 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
             repad=False,
+            has_hooks=self.has_hooks,
             return_dict=True,
             **kwargs,
         )

@@ -145,7 +145,7 @@ class ForSequenceClassification(PreTrainedModel):
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             return_dict=True,
-            **{**kwargs, "use_cache": False, "repad": False},
+            **{**kwargs, "use_cache": False, "repad": False, "has_hooks": self.has_hooks},
         )
         pooled = pool(outputs.last_hidden_state, outputs.layout, self.config.pooling)
         logits = self.score(self.dropout(pooled))
@@ -188,7 +188,7 @@ class ForTokenClassification(PreTrainedModel):
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             return_dict=True,
-            **{**kwargs, "use_cache": False, "repad": False},
+            **{**kwargs, "use_cache": False, "repad": False, "has_hooks": self.has_hooks},
         )
         layout = outputs.layout
         logits = self.classifier(self.dropout(outputs.last_hidden_state))

@@ -16,8 +16,11 @@ import shutil
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
+from unittest import mock
 
 import pytest
 import torch
@@ -253,6 +256,13 @@ def flattened(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
             positions = torch.cat([torch.arange(len(values)) for values in column])[None]
             batch[name.replace("input_ids", "position_ids")] = positions
     return batch
+
+
+@contextmanager
+def calls_of(module: nn.Module) -> Iterator[list[Any]]:
+    """What a module is called with; not by a hook, for which a batch stays padded."""
+    with mock.patch.object(module, "forward", wraps=module.forward) as forward:
+        yield forward.call_args_list
 
 
 def real_rows(batch: dict[str, torch.Tensor], tensor: torch.Tensor) -> torch.Tensor:

@@ -1,13 +1,31 @@
 """Caches change nothing, and generate() writes what the model says, one token after the other."""
 
+from contextlib import ExitStack
+from unittest import mock
+
 import pytest
 import torch
-from conftest import SLIDING, VOCAB, assert_close, every_kernel, every_pair, named, padded, tiny_config, tiny_model
+from conftest import (
+    SLIDING,
+    VOCAB,
+    assert_close,
+    calls_of,
+    every_base,
+    every_kernel,
+    every_pair,
+    is_encoder_decoder,
+    named,
+    padded,
+    real_rows,
+    tiny_config,
+    tiny_model,
+)
 from torch import nn
 from transformers import CompileConfig, ContinuousBatchingConfig, GenerationConfig
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, StaticCache
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM
+from seqblend.modeling.cache import self_attention_cache
 from seqblend.modeling.heads import PART, project
 
 SOURCES, TARGETS = [7, 4], [10, 6]
@@ -269,12 +287,10 @@ def test_batch_is_one_by_one(model_class, sliding, way):
 
 def tokens_thought_about(model: nn.Module, prompt: dict[str, torch.Tensor], **asked) -> list[int]:
     """How many tokens reach the decoder's first feed-forward network, forward by forward."""
-    counts: list[int] = []
     mlp = (model.model.decoder if model.config.is_encoder_decoder else model.model).layers[0].mlp
-    hook = mlp.register_forward_pre_hook(lambda _, args: counts.append(args[0].shape[:2].numel()))
-    model.generate(**prompt, max_new_tokens=3, **asked)
-    hook.remove()
-    return counts
+    with calls_of(mlp) as calls:
+        model.generate(**prompt, max_new_tokens=3, **asked)
+    return [call.args[0].shape[:2].numel() for call in calls]
 
 
 @every_window
@@ -422,15 +438,75 @@ def test_a_prompt_may_end_in_padding(sliding):
 
 @every_generator
 @every_window
-@pytest.mark.parametrize("way", ["assisted", "prompt lookup"])
+@pytest.mark.parametrize("way", ["assisted", "prompt lookup", "early exit"])
 def test_guessed_tokens_change_nothing(model_class, sliding, way):
     """Whoever guesses, what is written is what the model says alone."""
     model = generator(model_class, **sliding)
     prompt = {name: tensor[:1] for name, tensor in prompt_of(model_class).items()}
     assistant = generator(model_class, num_hidden_layers=1)
-    guesser = {"assisted": {"assistant_model": assistant}, "prompt lookup": {"prompt_lookup_num_tokens": 2}}[way]
+    guessers = {
+        "assisted": {"assistant_model": assistant},
+        "prompt lookup": {"prompt_lookup_num_tokens": 2},
+        "early exit": {"assistant_early_exit": 1},
+    }
     asked = {"max_new_tokens": 4 * WINDOW, "do_sample": False}
-    assert torch.equal(model.generate(**prompt, **asked, **guesser), model.generate(**prompt, **asked))
+    assert torch.equal(model.generate(**prompt, **asked, **guessers[way]), model.generate(**prompt, **asked))
+
+
+@every_generator
+def test_an_early_exit_that_is_interrupted_leaves_the_model_as_it_was(model_class):
+    """Each later forward would leave out layers without a word."""
+    model, prompt = generator(model_class), {"input_ids": torch.ones(1, 3, dtype=torch.long)}
+
+    def interrupt(input_ids, scores):
+        if model.model.config.num_hidden_layers == 1:
+            raise KeyboardInterrupt
+        return scores
+
+    with pytest.raises(KeyboardInterrupt):
+        model.generate(**prompt, max_new_tokens=4, assistant_early_exit=1, logits_processor=[interrupt])
+    assert model.model.config.num_hidden_layers == 2
+
+
+@every_base
+@every_window
+def test_as_many_layers_run_as_the_config_says(model_class, sliding):
+    """As in transformers' models; the cache has no more layers either."""
+    model = tiny_model(model_class, **sliding)
+    batch = padded(rows_of(7, 4))
+    states = model(**batch, output_hidden_states=True)
+    (stack, layers) = (
+        (model.decoder, "decoder_hidden_states") if is_encoder_decoder(model_class) else (model, "hidden_states")
+    )
+    stack.config.num_hidden_layers = 1
+    output = model(**batch)
+    assert_close(real_rows(batch, output.last_hidden_state), real_rows(batch, stack.norm(states[layers][1])))
+    assert len(model(**batch, output_hidden_states=True)[layers]) == 2
+    if "past_key_values" in output:
+        assert len(self_attention_cache(output.past_key_values).layers) == 1
+
+
+def test_beams_of_a_cache_that_another_library_puts_in_place():
+    """peft's prefix tuning does so in the first forward: that cache is repeated, not the one it was given."""
+    model = generator(BlendDecoderForCausalLM)
+    prefix, prepare = padded(rows_of(3)), model.prepare_inputs_for_generation
+
+    def prepare_with_prefix(input_ids, is_first_iteration=False, **kwargs):
+        inputs = prepare(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        if is_first_iteration:
+            rows = {name: tensor.expand(len(input_ids), -1) for name, tensor in prefix.items()}
+            inputs["past_key_values"] = model(**rows, use_cache=True).past_key_values
+        inputs["attention_mask"] = nn.functional.pad(inputs["attention_mask"], (3, 0), value=1)
+        inputs["position_ids"] = None
+        return inputs
+
+    prompt = prompt_of(BlendDecoderForCausalLM)
+    whole = {name: torch.cat((prefix[name].expand(2, -1), tensor), dim=1) for name, tensor in prompt.items()}
+    for asked in ({"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}):
+        expected = model.generate(**whole, max_new_tokens=5, do_sample=False, **asked)
+        with mock.patch.object(model, "prepare_inputs_for_generation", prepare_with_prefix):
+            written = model.generate(**prompt, max_new_tokens=5, do_sample=False, **asked)
+        assert torch.equal(written[:, 5:], expected[:, 8:])
 
 
 @every_generator
@@ -546,16 +622,12 @@ def test_more_than_the_learned_positions_is_refused(model_class):
 def test_the_source_is_read_once(way):
     """The encoder runs once, and each layer projects its output once, whatever is written."""
     model = generator(BlendEncoderDecoderForSeq2SeqLM)
-    calls = []
-    counted = {"encoder": model.get_encoder()} | {
-        f"{name} {index}": getattr(layer.cross_attn, name)
-        for index, layer in enumerate(model.get_decoder().layers)
-        for name in ("k_proj", "v_proj")
-    }
-    for name, module in counted.items():
-        module.register_forward_hook(lambda *_, name=name: calls.append(name))
-    model.generate(**source_of(BlendEncoderDecoderForSeq2SeqLM), max_new_tokens=6, **WAYS[way])
-    assert sorted(calls) == sorted(counted)
+    attentions = [layer.cross_attn for layer in model.get_decoder().layers]
+    counted = [model.get_encoder(), *(part for each in attentions for part in (each.k_proj, each.v_proj))]
+    with ExitStack() as spies:
+        calls = [spies.enter_context(calls_of(module)) for module in counted]
+        model.generate(**source_of(BlendEncoderDecoderForSeq2SeqLM), max_new_tokens=6, **WAYS[way])
+    assert [len(each) for each in calls] == [1] * len(counted)
 
 
 def test_pairs_that_were_learnt_are_given_back():

@@ -14,7 +14,7 @@ import seqblend
 ROOT = Path(seqblend.__file__).parent
 FOLDERS = ("configuration", "modeling", "training", "hub_card", "benchmarks")
 EXPORTED = ("configuration", "modeling")
-LEAVES = ("normalization", "positions", "feed_forward", "packing", "losses", "heads", "cache")
+LEAVES = ("normalization", "positions", "feed_forward", "packing", "losses", "heads", "cache", "hooks")
 # Each may import from those before it. Within a group only where the group is named in AMONG_THEMSELVES.
 ORDER = [
     {"configuration.recipes"},

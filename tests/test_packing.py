@@ -1,7 +1,7 @@
 """The flat form: no padding is computed, and nothing else changes, for any head, kernel, norm and position."""
 
 import itertools
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from conftest import (
     SLIDING,
     assert_close,
     assert_equal_gradients,
+    calls_of,
     draw,
     every_base,
     every_head,
@@ -64,14 +65,11 @@ def tokens_seen(model, batch, **asked) -> dict[str, tuple[int, ...]]:
     stacks = {"": model}
     if model.config.is_encoder_decoder:
         stacks = {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
-    seen, hooks = {}, []
-    for name, stack in stacks.items():
-        mlp = next(module.mlp for module in stack.modules() if hasattr(module, "mlp"))
-        hooks.append(mlp.register_forward_pre_hook(lambda _, args, n=name: seen.update({n: tuple(args[0].shape[:2])})))
-    model(**batch, **asked)
-    for hook in hooks:
-        hook.remove()
-    return seen
+    mlps = {name: next(part.mlp for part in stack.modules() if hasattr(part, "mlp")) for name, stack in stacks.items()}
+    with ExitStack() as spies:
+        calls = {name: spies.enter_context(calls_of(mlp)) for name, mlp in mlps.items()}
+        model(**batch, **asked)
+    return {name: tuple(each[-1].args[0].shape[:2]) for name, each in calls.items()}
 
 
 @every_head
