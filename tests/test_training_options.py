@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from test_train_command import (
+    CASES,
     CLASSIFY,
+    PAIRS,
     ROWS,
     SEVERAL,
     SMALL,
@@ -28,11 +30,15 @@ from test_train_command import (
     read,
     run,
 )
+from transformers import TrainingArguments
 
-from seqblend import BlendEncoderForMaskedLM
+from seqblend import BlendDecoderConfig, BlendDecoderForCausalLM, BlendEncoderForMaskedLM
 from seqblend.train import prepare
+from seqblend.training.arguments import BlendTrainingArguments
 from seqblend.training.files import InputError
+from seqblend.training.metrics import greater_is_better
 from seqblend.training.progress import Progress
+from seqblend.training.trainer import BlendTrainer
 from seqblend.training.weights import balanced, weights_given
 
 # --- Class weights ---
@@ -150,6 +156,58 @@ def test_a_run_stops_when_nothing_becomes_better_and_a_resumed_one_at_the_same_s
 def test_stopping_early_needs_something_to_go_by(changed, words, tmp_path, capsys):
     options = {**EVERY_STEP, **changed, **files(tmp_path, ROWS[CLASSIFY])}
     assert_refused(tmp_path, options, ["early_stopping_patience", *words], capsys)
+
+
+def test_every_figure_of_an_evaluation_has_a_direction():
+    figures = set().union(*(case[-1] for case in CASES.values())) | {"loss"}
+    unknown = {name for name in figures if greater_is_better(name) is None}
+    assert unknown == {name for name in figures if name.endswith("_signature")}
+
+
+def test_the_lowest_perplexity_is_the_best_and_a_falling_one_stops_no_run(tmp_path):
+    options = {**EVERY_STEP, "task": "causal-lm", "metric_for_best_model": "perplexity", "early_stopping_patience": 1}
+    rows = [{"text": "abab" * i} for i in range(1, 9)]
+    out = run(tmp_path / "out", **{**options, "max_steps": 3, "learning_rate": 1e-2}, **files(tmp_path, rows))
+    state = read(out / "trainer_state.json")
+    found = [line["eval_perplexity"] for line in state["log_history"] if "eval_perplexity" in line]
+    assert found[0] > found[1] > found[2] and state["best_metric"] == found[2]
+    assert read(out / "eval_results.json")["eval_perplexity"] == found[2]
+
+
+@pytest.mark.parametrize(
+    "options, better",
+    [
+        ({"metric_for_best_model": "eval_loss"}, False),
+        ({"metric_for_best_model": "f1", "task": TAG}, True),
+        ({"metric_for_best_model": "eval_word_error_rate", "task": TRANSLATE}, False),
+        ({"metric_for_best_model": "mse", "problem_type": "regression"}, False),
+    ],
+    ids=str,
+)
+def test_a_metric_knows_its_direction_and_one_against_it_is_refused(options, better, tmp_path, capsys):
+    rows = PAIRS if "problem_type" in options else ROWS[options.get("task", CLASSIFY)]
+    options = {"eval_strategy": "epoch", "lr_scheduler_type": "reduce_lr_on_plateau", **options}
+    options |= files(tmp_path, rows, ["train", "validation"])
+    for said in (None, better):
+        args = prepared(tmp_path / "out", greater_is_better=said, **options).trainer.args
+        assert args.greater_is_better is better
+        assert args.lr_scheduler_kwargs == {"mode": "max" if better else "min"}
+    words = ["greater_is_better", "more" if better else "less", options["metric_for_best_model"]]
+    assert_refused(tmp_path, {**options, "greater_is_better": not better}, words, capsys)
+    mode = "min" if better else "max"
+    assert_refused(tmp_path, {**options, "lr_scheduler_kwargs": f'{{"mode": "{mode}"}}'}, [f"mode={mode}"], capsys)
+
+
+@pytest.mark.parametrize("kind", [TrainingArguments, BlendTrainingArguments])
+def test_a_trainer_in_python_knows_it_too_but_for_metrics_of_the_users_own(kind, tmp_path):
+    args = {"output_dir": str(tmp_path), "use_cpu": True, "metric_for_best_model": "eval_perplexity"}
+    config = BlendDecoderConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
+    model = BlendDecoderForCausalLM(config)
+    assert BlendTrainer(model=model, args=kind(**args)).args.greater_is_better is False
+    trainer = BlendTrainer(model=model, args=kind(**args), compute_metrics=lambda predicted: {"perplexity": 1.0})
+    assert trainer.args.greater_is_better is True
+    with pytest.raises(InputError, match="less is better"):
+        BlendTrainer(model=model, args=kind(**{**args, "metric_for_best_model": "loss"}, greater_is_better=True))
 
 
 @pytest.mark.parametrize("missing", ["eval_strategy", "metric_for_best_model"])

@@ -324,6 +324,8 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Ble
     parser.check_names([word.lstrip("-").replace("-", "_") for word in remaining], "command line")
     # TrainingArguments turns a false into a true where there is an eval_strategy.
     arguments[2].do_eval = said.do_eval
+    # And guesses this from the metric's name.
+    arguments[2].greater_is_better = said.greater_is_better
     return tuple(arguments)
 
 

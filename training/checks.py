@@ -18,6 +18,7 @@ from .arguments import BlendTrainingArguments, DataArguments, ModelArguments, pa
 from .checkpoints import STATE, clear_stage, newest_good
 from .files import InputError, one_of
 from .tasks import TASKS, Task
+from .trainer import settle_direction
 from .windows import OVERFLOWS
 
 # What a number must be that its type does not say, and of which options. None is always right.
@@ -82,6 +83,7 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
     if data_args.pack_documents and (args.accelerator_config.dispatch_batches or args.n_gpu > 1):
         raise InputError("pack_documents: a batch is one row, which cannot be shared out; start one process a GPU")
     check_stopping(args)
+    settle_direction(args, unsaid=None)
     check_output(args.output_dir)
     check_reporters(args.report_to)
     if args.torch_compile_backend is not None:

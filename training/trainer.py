@@ -26,7 +26,7 @@ from transformers.trainer_utils import EvalLoopOutput, has_length
 
 from .arguments import BlendTrainingArguments
 from .files import InputError
-from .metrics import perplexity
+from .metrics import greater_is_better, perplexity
 from .progress import Progress
 from .resuming import ResumingTrainer, seed_of
 from .sampling import TokenBatchSampler, count_tokens
@@ -53,6 +53,50 @@ def completed(args: TrainingArguments | None) -> TrainingArguments:
     # SIGTERM is listened to anyway; transformers would also save in the middle of a step, and lose its gradients.
     args.enable_jit_checkpoint = False
     return args
+
+
+def settle_direction(args: TrainingArguments, unsaid: bool | None) -> None:
+    """Let the best model be chosen by the metric's own direction, and a learning rate that waits for it likewise.
+
+    Replaces `not self.metric_for_best_model.endswith("loss")` of TrainingArguments.__post_init__, for which the best
+    perplexity is the highest.
+
+    Args:
+        args: of a run whose metrics are those of this package.
+        unsaid: what greater_is_better is where the user did not give it.
+
+    Raises:
+        InputError: a direction was given that is not the metric's.
+    """
+    name, given = args.metric_for_best_model, args.greater_is_better
+    better = greater_is_better(name or "")
+    if better is None:
+        return
+    if given not in (unsaid, better):
+        raise InputError(
+            f"greater_is_better: {given} is against metric_for_best_model={name}, of which "
+            f"{'more' if better else 'less'} is better; leave it out"
+        )
+    args.greater_is_better = better
+
+
+def settle_plateau(args: TrainingArguments) -> None:
+    """Let a learning rate that falls when nothing becomes better go by greater_is_better.
+
+    torch's ReduceLROnPlateau and transformers' GreedyLR wait for less, whatever the metric, unless told otherwise.
+
+    Raises:
+        InputError: the mode that was given is the other one.
+    """
+    if args.lr_scheduler_type not in ("reduce_lr_on_plateau", "greedy"):
+        return
+    mode, given = "max" if args.greater_is_better else "min", args.lr_scheduler_kwargs or {}
+    if given.get("mode", mode) != mode:
+        raise InputError(
+            f"lr_scheduler_kwargs: mode={given['mode']} is against metric_for_best_model="
+            f"{args.metric_for_best_model}, which is best at its {mode}imum; leave it out"
+        )
+    args.lr_scheduler_kwargs = {**given, "mode": mode}
 
 
 def built(option: str, function: Callable, *args: Any) -> Any:
@@ -104,7 +148,10 @@ class BlendTrainer(ResumingTrainer):
 
     def __init__(self, *, scorers: dict[str, Scorer] | None = None, **kwargs: Any):
         self.scorers = {} if scorers is None else scorers
-        kwargs["args"] = completed(kwargs.get("args"))
+        args = kwargs["args"] = completed(kwargs.get("args"))
+        if kwargs.get("compute_metrics") is None:
+            settle_direction(args, unsaid=not (args.metric_for_best_model or "").endswith("loss"))
+        settle_plateau(args)
         super().__init__(**{"compute_metrics": next(iter(self.scorers.values()), None), **kwargs})
         self.batches = self.make_batches()
         columns = getattr(self.train_dataset, "column_names", None) or ()
