@@ -222,6 +222,9 @@ def make_settings(
     used = {name: lengths[name] for name in lengths if (name == "max_length") != TASKS[data_args.task].generates}
     if TASKS[data_args.task].generates and args.generation_max_length is not None:
         used["generation_max_length"] = args.generation_max_length - 1  # the last token is not read
+    if args.generation_config is not None:
+        written = (args.generation_config.max_new_tokens or 0, (args.generation_config.max_length or 0) - 1)
+        used["generation_config"] = max(written)
     check_reach(model.config, used)
     return Settings(
         tokenizer=tokenizer,

@@ -979,6 +979,13 @@ def test_values_of_an_option_are_listed_nearest_first(tmp_path, capsys):
     assert error.index("rmsnorm") < error.index("layernorm")
 
 
+def test_of_flags_the_ten_nearest_are_listed(tmp_path, capsys):
+    options = {"learning_rat": 1e-3, **files(tmp_path, ROWS[CLASSIFY], ["train"])}
+    assert_refused(tmp_path, options, ["unknown option 'learning_rat'", "nearest first: learning_rate, "], capsys)
+    assert main(flags(tmp_path / "out", options)) == 2
+    assert capsys.readouterr().err.partition("nearest first: ")[2].count(",") == 9
+
+
 ROW = '{"text": "a", "label": "x"}\n'
 
 

@@ -30,7 +30,7 @@ from test_train_command import (
     read,
     run,
 )
-from transformers import TrainingArguments
+from transformers import GenerationConfig, Seq2SeqTrainingArguments, TrainingArguments
 
 from seqblend import BlendDecoderConfig, BlendDecoderForCausalLM, BlendEncoderForMaskedLM
 from seqblend.train import prepare
@@ -214,6 +214,61 @@ def test_a_trainer_in_python_knows_it_too_but_for_metrics_of_the_users_own(kind,
 def test_saving_the_best_needs_something_to_go_by(missing, tmp_path, capsys):
     options = {"save_strategy": "best", "eval_strategy": "epoch", "metric_for_best_model": "accuracy", missing: None}
     assert_refused(tmp_path, {**options, **files(tmp_path, ROWS[CLASSIFY])}, ["save_strategy", missing], capsys)
+
+
+# --- How a run generates ---
+
+GENERATION = {"repetition_penalty": 1.5, "num_beams": 3}
+
+
+@pytest.mark.parametrize("given", ["file", "directory", "mapping", "object", "mapping in Python"])
+def test_a_generation_config_completes_that_of_the_model(given, tmp_path):
+    """Its length and its tokens stay, in the run and in what is saved."""
+    saved = tmp_path / "generation"
+    GenerationConfig(**GENERATION).save_pretrained(saved)
+    options = {"task": TRANSLATE, "max_length": 12, **files(tmp_path, ROWS[TRANSLATE], ["train"])}
+    if given in ("file", "directory"):
+        path = saved / "generation_config.json" if given == "file" else saved
+        trainer = prepared(tmp_path / "out", generation_config=path, **options).trainer
+    elif given == "mapping":
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump({"generation_config": GENERATION}))
+        trainer = prepare([str(tmp_path / "run.yaml"), *flags(tmp_path / "out", options)]).trainer
+    else:
+        job = prepared(tmp_path / "out", **options)
+        config = GenerationConfig(**GENERATION) if given == "object" else GENERATION
+        args = Seq2SeqTrainingArguments(output_dir=str(tmp_path / "own"), use_cpu=True, generation_config=config)
+        trainer = BlendTrainer(model=job.model, args=args)
+    trainer.save_model(tmp_path / "model")
+    for config in (trainer.model.generation_config, GenerationConfig.from_pretrained(tmp_path / "model")):
+        assert {name: getattr(config, name) for name in GENERATION} == GENERATION
+        assert config.max_length == 13
+        assert config.decoder_start_token_id == trainer.model.config.decoder_start_token_id is not None
+        assert config.eos_token_id == trainer.model.config.eos_token_id is not None
+
+
+def test_flags_win_over_a_generation_config_and_one_length_is_left(tmp_path, caplog):
+    GenerationConfig(num_beams=3, max_new_tokens=5, eos_token_id=1).save_pretrained(tmp_path / "generation")
+    options = {"generation_config": tmp_path / "generation", "generation_num_beams": 2, "task": TRANSLATE}
+    model = prepared(tmp_path / "out", **options, **files(tmp_path, ROWS[TRANSLATE], ["train"])).model
+    config = model.generation_config
+    assert (config.num_beams, config.max_new_tokens, config.max_length) == (2, 5, None)
+    assert f"other tokens than the model: eos_token_id 1, not {model.config.eos_token_id}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"num_beems": 2}, ["'num_beems'", "nearest first: num_beams, "]),
+        ({"max_new_tokens": 99}, ["99", "max_position_embeddings"]),
+    ],
+    ids=str,
+)
+def test_a_generation_config_that_cannot_be_is_refused(settings, words, tmp_path, capsys):
+    GenerationConfig(**settings).save_pretrained(tmp_path / "generation")
+    overrides = f"{SMALL},position_type=learned,max_position_embeddings=32"
+    options = {"generation_config": tmp_path / "generation", "task": TRANSLATE, "config_overrides": overrides}
+    options |= files(tmp_path, ROWS[TRANSLATE], ["train"])
+    assert_refused(tmp_path, options, ["generation_config", *words], capsys)
 
 
 # --- An encoder-decoder of two models ---

@@ -17,9 +17,12 @@ from ..configuration.base import unknown
 from ..hub_card.card import Given
 from .columns import Columns
 from .corruption import Noise
-from .files import InputError, describe, listed, nearest_first
+from .files import NEAREST, InputError, describe, listed, nearest_first
 from .formats import Reading
 from .sources import Pairs
+
+# Of transformers' options, those of another type that may be a mapping all the same.
+MAPPINGS = ("generation_config",)
 
 
 @dataclass
@@ -290,12 +293,12 @@ class Parser(HfArgumentParser):
             raise InputError(unknown(action.dest, str(value), [str(choice) for choice in action.choices]))
 
     def check_names(self, names: list[str], where: str) -> None:
-        """Raises InputError for a name that is no flag; the message lists the valid ones, nearest first."""
+        """Raises InputError for a name that is no flag; the message lists the nearest ones."""
         valid = sorted({action.dest for action in self._actions} - {"help"})
         for name in names:
             if name not in valid:
-                nearest = nearest_first(name, valid)
-                raise InputError(f"{where}: unknown option {name!r}; valid, nearest first: {', '.join(nearest)}")
+                nearest = ", ".join(nearest_first(name, valid)[:NEAREST])
+                raise InputError(f"{where}: unknown option {name!r}; valid, nearest first: {nearest}; --help has all")
 
 
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, BlendTrainingArguments]:
@@ -354,7 +357,7 @@ def take_settings(parser: Parser, path: str) -> list[str]:
         is_ours = name in ours - {"config_overrides", "card_data", "class_weights"}
         if is_ours and actions[name].nargs == "+":
             check_names_of_files(nested[name], f"{path}: {name}")
-        elif is_ours or not (actions[name].nargs == "+" or actions[name].type in (str, dict)):
+        elif is_ours or not (actions[name].nargs == "+" or actions[name].type in (str, dict) or name in MAPPINGS):
             raise InputError(f"{path}: {name}: must be a single value, but is {describe(nested[name])}")
     for name, value in settings.items():
         if value is False and "no" in (actions[name].choices or ()):

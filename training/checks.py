@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 from accelerate.utils import DynamoBackend
-from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers import GenerationConfig, Seq2SeqTrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import SaveStrategy
 
 from ..configuration.base import unknown
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments, parse_pairs
 from .checkpoints import STATE, clear_stage, newest_good
-from .files import InputError, one_of
+from .files import NEAREST, InputError, nearest_first, one_of
 from .tasks import TASKS, Task
-from .trainer import settle_direction
+from .trainer import load_generation_config, settings_of_generation, settle_direction
 from .windows import OVERFLOWS
 
 # What a number must be that its type does not say, and of which options. None is always right.
@@ -90,11 +90,23 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
         known = [backend.value.lower() for backend in DynamoBackend]
         one_of("torch_compile_backend", args.torch_compile_backend.lower(), known)
     take_checkpoint(args)
-    if args.generation_config is not None:
-        try:
-            args.generation_config = Seq2SeqTrainer.load_generation_config(args.generation_config)
-        except Exception as error:  # transformers raises whatever it meets
-            raise InputError(f"generation_config: {args.generation_config} cannot be loaded: {error}") from error
+    check_generation(args)
+
+
+def check_generation(args: BlendTrainingArguments) -> None:
+    """Load generation_config. Raises InputError where that fails, and for a setting that generation does not have."""
+    if args.generation_config is None:
+        return
+    try:
+        config = load_generation_config(args.generation_config)
+    except Exception as error:  # transformers raises whatever it meets
+        raise InputError(f"generation_config: {args.generation_config} cannot be loaded: {error}") from error
+    known = vars(GenerationConfig())
+    for name in settings_of_generation(config):
+        if name not in known:
+            nearest = ", ".join(nearest_first(name, known)[:NEAREST])
+            raise InputError(f"generation_config: unknown setting {name!r}; valid, nearest first: {nearest}")
+    args.generation_config = config
 
 
 def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:

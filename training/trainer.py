@@ -1,9 +1,12 @@
 """transformers' Trainer, changed only where its behaviour is wrong."""
 
+import logging
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +18,11 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSam
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
+    GenerationConfig,
     PreTrainedModel,
     ProgressCallback,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -30,6 +36,8 @@ from .metrics import greater_is_better, perplexity
 from .progress import Progress
 from .resuming import ResumingTrainer, seed_of
 from .sampling import TokenBatchSampler, count_tokens
+
+logger = logging.getLogger(__name__)
 
 Scorer = Callable[[EvalPrediction], dict[str, float | str]]
 # What the Trainer says to a DataLoader of how rows are read.
@@ -99,6 +107,44 @@ def settle_plateau(args: TrainingArguments) -> None:
     args.lr_scheduler_kwargs = {**given, "mode": mode}
 
 
+def load_generation_config(given: str | Path | dict[str, Any] | GenerationConfig) -> GenerationConfig:
+    """As Seq2SeqTrainer.load_generation_config, of a mapping too. Raises whatever transformers meets."""
+    return Seq2SeqTrainer.load_generation_config(GenerationConfig(**given) if isinstance(given, dict) else given)
+
+
+def settings_of_generation(config: GenerationConfig) -> dict[str, Any]:
+    """What a generation config says; where it says nothing, it has None."""
+    silent = {"transformers_version", "_from_model_config"}
+    return {name: value for name, value in config.to_diff_dict().items() if value is not None and name not in silent}
+
+
+def complete_generation(
+    config: GenerationConfig, own: GenerationConfig, args: Seq2SeqTrainingArguments
+) -> GenerationConfig:
+    """The model's own generation config, with what another one says in its place.
+
+    generation_num_beams wins over both. Tokens that are not the model's are named in a warning.
+
+    Raises:
+        ValueError: the settings do not go together.
+    """
+    said = settings_of_generation(config)
+    if args.generation_num_beams is not None:
+        said["num_beams"] = args.generation_num_beams
+    for name, other in (("max_new_tokens", "max_length"), ("max_length", "max_new_tokens")):
+        if name in said:
+            # One says how long; generate would warn of both.
+            said.setdefault(other, None)
+    tokens = {name: (said[name], getattr(own, name, None)) for name in said if name.endswith("token_id")}
+    others = [f"{name} {new}, not {old}" for name, (new, old) in tokens.items() if old not in (None, new)]
+    if others:
+        logger.warning("generation_config has other tokens than the model: %s", "; ".join(others))
+    completed = deepcopy(own)
+    completed.update(**said)
+    completed.validate(strict=True)
+    return completed
+
+
 def built(option: str, function: Callable, *args: Any) -> Any:
     """What the function returns. Raises InputError that names the option if it raises anything."""
     try:
@@ -166,6 +212,21 @@ class BlendTrainer(ResumingTrainer):
         if self.args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
         self._loss_sums: list[torch.Tensor] = []
+
+    def load_generation_config(self, given: Any) -> GenerationConfig:  # type: ignore[override]
+        """What is given, completed by what the model has: the length it was trained for, the token it starts with.
+
+        Replaces `self.model.generation_config = gen_config` of Seq2SeqTrainer.__init__, which forgets the model's own.
+
+        Args:
+            given: see load_generation_config of this module.
+
+        Raises:
+            ValueError: it cannot be loaded, or settings do not go together.
+        """
+        config = load_generation_config(given)
+        own = getattr(self.model, "generation_config", None)
+        return config if own is None else complete_generation(config, own, self.args)
 
     def make_batches(self) -> TokenBatchSampler | None:
         """The training batches, where max_tokens_per_batch says what they hold. None: so many rows, drawn at random.
