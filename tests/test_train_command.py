@@ -574,7 +574,6 @@ def test_lengths_of_learned_positions_are_those_of_the_task(tmp_path):
         ("masked-lm", CLASSIFY, ROWS[CLASSIFY], "head.dense.weight head.norm.weight", "score.bias score.weight"),
         (CLASSIFY, TAG, ROWS[TAG], "score.bias score.weight", "classifier.bias classifier.weight"),
         (CLASSIFY, "masked-lm", ROWS["masked-lm"], "score.bias score.weight", "head.dense.weight head.norm.weight"),
-        (CLASSIFY, CLASSIFY, [{"text": "a", "label": c} for c in "xyz"], "", "score.bias score.weight"),
         (CLASSIFY, CLASSIFY, ROWS[CLASSIFY], "", ""),
         ("causal-lm", CLASSIFY, ROWS[CLASSIFY], "", "score.bias score.weight"),
         (TRANSLATE, TAG, ROWS[TAG], "", "classifier.bias classifier.weight"),
@@ -618,6 +617,62 @@ def test_weights_that_do_not_fit_are_refused(damage, model_of, tmp_path, capsys)
     options = {**from_model(model), **files(tmp_path, ROWS[CLASSIFY], ["train"])}
     words = ["model_name_or_path", str(model), name, "missing" if damage == "renamed" else damage]
     assert_refused(tmp_path, options, words, capsys)
+
+
+OTHER = [{"text": f"row {i}", "label": "xzy1"[i % 4]} for i in range(4)]
+BOTH = [{**row, "label": [row["label"]]} for row in OTHER]
+
+
+NUMBERS = [{"text": f"row {i}", "label": [i / 2, -i]} for i in range(3)]
+SINGLE = "single_label_classification"
+
+
+@pytest.mark.parametrize(
+    "source, saved, rows, asked, kept, new, dropped",
+    [
+        (ROWS[CLASSIFY], {}, OTHER[:2], {}, "x", "z", "y"),
+        (ROWS[CLASSIFY], {}, OTHER, {}, "x, y", "1, z", ""),
+        (OTHER, {}, ROWS[CLASSIFY], {"class_weights": "2,3"}, "x, y", "", "1, z"),
+        (ROWS[CLASSIFY], {}, BOTH, {"problem_type": "multi_label_classification"}, "x, y", "1, z", ""),
+        (ROWS[TAG], {"task": TAG}, [{"tokens": ["a", "b"], "tags": ["B-x", "B-y"]}], {}, "B-x", "B-y", "O, I-x"),
+        (NUMBERS, {"problem_type": "regression"}, OTHER[:2], {"problem_type": SINGLE}, "", "x, z", ""),
+    ],
+    ids=["as many", "more", "fewer", "several", "tags", "numbers"],
+)
+def test_the_rows_of_a_head_follow_the_names_of_the_labels(
+    source, saved, rows, asked, kept, new, dropped, tmp_path, caplog
+):
+    options = {"task": CLASSIFY, **saved}
+    path = run(tmp_path / "a", **options, **files(tmp_path, source, ["train"]))
+    job = prepared(tmp_path / "b", **from_model(path, **{**options, **asked}), **files(tmp_path, rows, ["train"]))
+    parts = {"are taken over": kept, "start anew": new, "are dropped": dropped}
+    said = "; ".join(f"{what}: {names}" for what, names in parts.items() if names)
+    assert f"Of {path}, labels {said}" in caplog.messages
+    heads = [labelled_rows(TASKS[options["task"]].auto_class.from_pretrained(path)), labelled_rows(job.model)]
+    for label, row in heads[1].items():
+        same = [name for name, other in heads[0].items() if torch.equal(row, other)]
+        assert same == ([label] if label in kept.split(", ") else [])
+    job.model.save_pretrained(tmp_path / "c")
+    again = labelled_rows(TASKS[options["task"]].auto_class.from_pretrained(tmp_path / "c"))
+    assert all(torch.equal(again[label], row) for label, row in heads[1].items()) and len(again) == len(heads[1])
+
+
+def labelled_rows(model):
+    """The weights and the bias of each label, by its name."""
+    head = model.score if hasattr(model, "score") else model.classifier
+    rows = torch.cat((head.weight, head.bias[:, None]), dim=1)
+    return dict(zip(model.config.id2label.values(), rows, strict=True))
+
+
+def test_labels_that_nobody_has_named_follow_their_numbers(tmp_path, caplog):
+    numbered = [{"text": f"row {i}", "label": str(i % 2)} for i in range(4)]
+    path = run(tmp_path / "a", **files(tmp_path, numbered, ["train"]))
+    config = read(path / "config.json")
+    unnamed = {"id2label": {str(i): f"LABEL_{i}" for i in range(2)}, "label2id": {f"LABEL_{i}": i for i in range(2)}}
+    (path / "config.json").write_text(json.dumps({**config, **unnamed}))
+    job = prepared(tmp_path / "b", **from_model(path), **files(tmp_path, numbered, ["train"]))
+    saved = safetensors.torch.load_file(path / "model.safetensors")
+    assert torch.equal(job.model.score.weight, saved["score.weight"]) and job.settings.labels == ["0", "1"]
 
 
 def test_class_weights_do_not_pass_to_other_labels(tmp_path, caplog):

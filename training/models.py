@@ -5,7 +5,9 @@ import logging
 import math
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -35,6 +37,9 @@ TOLD = {
     ),
     "is_encoder_decoder": "the architecture",
 }
+
+# Fields that must fit the rows of a head.
+OF_LABELS = ("id2label", "label2id", "class_weights")
 
 
 def architecture_of(config_class: type[PretrainedConfig]) -> str:
@@ -177,7 +182,7 @@ def load_model(
     settings: dict[str, Any],
     training: bool,
 ) -> PreTrainedModel:
-    """A saved model with the head of the task; a head that is new, or has other labels, starts anew.
+    """A saved model with the head of the task; a head that is new starts anew, as do the rows of new labels.
 
     Args:
         arguments: where it is, and what to override.
@@ -204,7 +209,10 @@ def load_model(
     if config.class_weights and "class_weights" not in settings and settings.get("id2label") != config.id2label:
         logger.warning("Of %s, is dropped: class_weights, which are of other labels", path)
         settings = {"class_weights": None, **settings}
-    change_config(config, {**settings, **overrides_of(arguments, type(config))})
+    changes, own = {**settings, **overrides_of(arguments, type(config))}, head_labels(config, task, settings)
+    labels = list(settings.get("id2label", {}).values())
+    later = {name: changes.pop(name) for name in OF_LABELS if name in changes} if own not in (None, labels) else {}
+    change_config(config, changes)
     check_vocabulary(config, tokenizer, f"model_name_or_path: {path}")
     try:
         model, info = task.auto_class.from_pretrained(
@@ -213,7 +221,59 @@ def load_model(
     except Exception as error:  # transformers raises whatever it meets
         raise cannot_load(path, error) from error
     check_loaded(path, model, info, training)
+    if later:
+        relabel(model, own, labels, path)
+        change_config(model.config, later)
     return model
+
+
+def head_labels(config: PretrainedConfig, task: Task, settings: dict[str, Any]) -> list[str] | None:
+    """The names of the rows of a saved head, as far as a head with other labels can take them over.
+
+    Returns:
+        None where the model has no head of the task's kind, or the settings no labels; no name where a head of numbers
+        becomes one of classes, or the other way round.
+    """
+    head = FAMILIES[type(config)][task.auto_class].__name__
+    if "id2label" not in settings or head not in (config.architectures or []):
+        return None
+    names = [config.id2label[index] for index in sorted(config.id2label)]
+    # As in sequence_loss.
+    was_number = config.problem_type == "regression" or (config.problem_type is None and len(names) == 1)
+    is_number = settings.get("problem_type") == "regression"
+    if was_number and is_number and len(names) == len(settings["id2label"]):
+        # Numbers have no names of their own.
+        return list(settings["id2label"].values())
+    return [] if was_number or is_number else names
+
+
+def relabel(model: PreTrainedModel, old: list[str], new: list[str], path: str) -> None:
+    """Give a classifier other labels: the row of each label that the head knows stays with it, others start anew.
+
+    Args:
+        model: with a head of the old labels.
+        old: the labels in the order of the rows, or none where no row is to be kept.
+        new: likewise, of the new head.
+        path: of the model, for the line that tells what becomes of the labels.
+    """
+    name = "score" if hasattr(model, "score") else "classifier"
+    saved = getattr(model, name)
+    head = nn.Linear(saved.in_features, len(new)).to(saved.weight)
+    model._init_weights(head)
+    # transformers calls class 3 LABEL_3 where nobody has named it.
+    rows = {label: known for label in new for known in (label, f"LABEL_{label}") if known in old}
+    with torch.no_grad():
+        for label, known in rows.items():
+            head.weight[new.index(label)] = saved.weight[old.index(known)]
+            head.bias[new.index(label)] = saved.bias[old.index(known)]
+    setattr(model, name, head)
+    told = {
+        "are taken over": list(rows),
+        "start anew": [label for label in new if label not in rows],
+        "are dropped": [label for label in old if label not in rows.values()],
+    }
+    parts = [f"{what}: {', '.join(labels)}" for what, labels in told.items() if labels]
+    logger.warning("Of %s, labels %s", path, "; ".join(parts))
 
 
 def join_models(
