@@ -68,6 +68,10 @@ class ModelArguments:
         """Where one is, if none is to be trained."""
         return self.tokenizer_name_or_path or self.model_name_or_path or self.encoder_name_or_path
 
+    def sources(self) -> dict[str, str | None]:
+        """Where a saved model, its parts and a tokenizer are, by the names of the flags."""
+        return {name: value for name, value in vars(self).items() if name.endswith("name_or_path")}
+
     def origin(self) -> str:
         """What the model is made from, for the card."""
         if self.encoder_name_or_path:
@@ -251,6 +255,13 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
     resume: str | None = field(
         default=None,
         metadata={"help": "auto: go on from the newest good checkpoint of output_dir; where there is none, begin."},
+    )
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={
+            "help": "Delete the run that output_dir holds before another one is trained into it; without it, and "
+            "without resume, that is refused. Other files stay. Where resume finds a checkpoint, the run goes on."
+        },
     )
     early_stopping_patience: int | None = field(
         default=None,

@@ -18,7 +18,7 @@ from .arguments import BlendTrainingArguments, DataArguments, ModelArguments, pa
 from .checkpoints import STATE, clear_stage, newest_good
 from .files import NEAREST, InputError, nearest_first, one_of
 from .tasks import TASKS, Task
-from .trainer import load_generation_config, settings_of_generation, settle_direction
+from .trainer import check_device, load_generation_config, settings_of_generation, settle_direction
 from .windows import OVERFLOWS
 
 # What a number must be that its type does not say, and of which options. None is always right.
@@ -82,6 +82,7 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
     check_streaming(model_args, data_args, args)
     if data_args.pack_documents and (args.accelerator_config.dispatch_batches or args.n_gpu > 1):
         raise InputError("pack_documents: a batch is one row, which cannot be shared out; start one process a GPU")
+    check_device(args)
     check_stopping(args)
     settle_direction(args, unsaid=None)
     check_output(args.output_dir)

@@ -3,6 +3,8 @@
 import copy
 import logging
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +40,8 @@ TOLD = {
     "is_encoder_decoder": "the architecture",
 }
 
+# OWNER/NAME.
+NAME_ON_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # Fields that must fit the rows of a head.
 OF_LABELS = ("id2label", "label2id", "class_weights")
 
@@ -361,6 +365,8 @@ def load_part(auto_class: Any, path: str, config: PretrainedConfig, flag: str) -
 
 def load_config(path: str, flag: str = "model_name_or_path") -> PretrainedConfig:
     """The configuration of a saved model. Raises InputError if it cannot be loaded, or is not of this package."""
+    if not (Path(path).exists() or NAME_ON_HUB.fullmatch(str(path))):
+        raise InputError(f"{flag}: there is no directory {path}")
     try:
         config = AutoConfig.from_pretrained(path)
     except Exception as error:  # transformers raises whatever it meets
@@ -371,7 +377,9 @@ def load_config(path: str, flag: str = "model_name_or_path") -> PretrainedConfig
 
 
 def cannot_load(path: str, error: Exception, flag: str = "model_name_or_path") -> InputError:
-    return InputError(f"{flag}: {path!r} cannot be loaded ({in_one_line(error)})")
+    """What to tell of a model that cannot be loaded; of one that is not here, that first."""
+    where = "cannot be loaded" if Path(path).exists() else "is no directory here, and cannot be loaded from the Hub"
+    return InputError(f"{flag}: {path!r} {where} ({in_one_line(error)})")
 
 
 def overrides_of(arguments: ModelArguments, config_class: type[PretrainedConfig]) -> dict[str, Any]:

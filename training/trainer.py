@@ -27,7 +27,6 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.integrations import apply_liger_kernel
 from transformers.trainer_utils import EvalLoopOutput, has_length
 
 from .arguments import BlendTrainingArguments
@@ -61,6 +60,16 @@ def completed(args: TrainingArguments | None) -> TrainingArguments:
     # SIGTERM is listened to anyway; transformers would also save in the middle of a step, and lose its gradients.
     args.enable_jit_checkpoint = False
     return args
+
+
+def check_device(args: TrainingArguments) -> None:
+    """Raises InputError for a precision that the device of the run does not compute in, and would be left out."""
+    if args.device.type != "cpu":
+        return
+    if getattr(args, "mixed_precision", None) == "fp16" or args.fp16:
+        raise InputError("fp16: needs a GPU, and this run is on the CPU, which computes in bf16 at the least")
+    if args.tf32:
+        raise InputError("tf32: needs a GPU, and this run is on the CPU")
 
 
 def settle_direction(args: TrainingArguments, unsaid: bool | None) -> None:
@@ -195,6 +204,7 @@ class BlendTrainer(ResumingTrainer):
     def __init__(self, *, scorers: dict[str, Scorer] | None = None, **kwargs: Any):
         self.scorers = {} if scorers is None else scorers
         args = kwargs["args"] = completed(kwargs.get("args"))
+        check_device(args)
         if kwargs.get("compute_metrics") is None:
             settle_direction(args, unsaid=not (args.metric_for_best_model or "").endswith("loss"))
         settle_plateau(args)
@@ -296,13 +306,16 @@ class BlendTrainer(ResumingTrainer):
             if has_length(loader) and not len(loader):
                 raise InputError("dataloader_drop_last: the training split is smaller than a batch; nothing is left")
             if args.use_liger_kernel:
-                built("use_liger_kernel", apply_liger_kernel, model, args.liger_kernel_config)
+                # It would pass over them with no more than a line in the log.
+                raise InputError("use_liger_kernel: liger-kernel has no kernels for the models of seqblend")
             if getattr(args, CHECKPOINTING):
                 option = f"{CHECKPOINTING}_kwargs"
                 built(option, run_checkpointed, getattr(args, option) or {})
             if args.torch_compile:
                 settings = self.accelerator.state.dynamo_plugin.to_kwargs()
                 built("torch_compile_mode", partial(torch.compile, **settings), model)
+                # Whether there is a compiler shows where something is compiled.
+                built("torch_compile", torch.compile(torch.sin, **settings), torch.zeros(2, device=args.device))
             steps = self.set_initial_training_values(args, loader)[-1]
             built("optim", self.create_optimizer, model)
             built("lr_scheduler_type", self.create_scheduler, steps)
