@@ -203,19 +203,17 @@ def load_model(
     """
     path = arguments.model_name_or_path
     config = load_config(path)
-    name = architecture_of(type(config))
-    if arguments.architecture not in (None, name):
-        raise InputError(f"architecture: {arguments.architecture}, but model_name_or_path {path} is {name}")
-    check_head(type(config), task_name, task)
-    problem_type = settings.get("problem_type")
-    if not training and problem_type != config.problem_type and None not in (problem_type, config.problem_type):
-        raise InputError(f"problem_type: {problem_type}, but the model was trained for {config.problem_type}")
+    check_saved(config, arguments, task_name, task, None if training else settings.get("problem_type"))
+    own, labels = head_labels(config, task, settings), [*settings.get("id2label", {}).values()]
+    relabelled = own not in (None, labels)
+    if relabelled and not training:
+        raise InputError(f"model_name_or_path: {path} has a head for other labels, and nothing is trained")
     if config.class_weights and "class_weights" not in settings and settings.get("id2label") != config.id2label:
         logger.warning("Of %s, is dropped: class_weights, which are of other labels", path)
         settings = {"class_weights": None, **settings}
-    changes, own = {**settings, **overrides_of(arguments, type(config))}, head_labels(config, task, settings)
-    labels = list(settings.get("id2label", {}).values())
-    later = {name: changes.pop(name) for name in OF_LABELS if name in changes} if own not in (None, labels) else {}
+    changes = {**settings, **overrides_of(arguments, type(config))}
+    # The head is loaded as it was saved, and then given the labels of this run.
+    later = {name: changes.pop(name) for name in OF_LABELS if relabelled and name in changes}
     change_config(config, changes)
     check_vocabulary(config, tokenizer, f"model_name_or_path: {path}")
     try:
@@ -225,10 +223,22 @@ def load_model(
     except Exception as error:  # transformers raises whatever it meets
         raise cannot_load(path, error) from error
     check_loaded(path, model, info, training)
-    if later:
+    if relabelled:
         relabel(model, own, labels, path)
         change_config(model.config, later)
     return model
+
+
+def check_saved(
+    config: PretrainedConfig, arguments: ModelArguments, task_name: str, task: Task, problem_type: str | None
+) -> None:
+    """Raises InputError for a saved model of another architecture, without a head, or for another problem_type."""
+    path, name = arguments.model_name_or_path, architecture_of(type(config))
+    if arguments.architecture not in (None, name):
+        raise InputError(f"architecture: {arguments.architecture}, but model_name_or_path {path} is {name}")
+    check_head(type(config), task_name, task)
+    if problem_type != config.problem_type and None not in (problem_type, config.problem_type):
+        raise InputError(f"problem_type: {problem_type}, but the model was trained for {config.problem_type}")
 
 
 def head_labels(config: PretrainedConfig, task: Task, settings: dict[str, Any]) -> list[str] | None:

@@ -231,7 +231,7 @@ class SavingTrainer(PushingTrainer):
         if limit <= 0:
             return
         own = [each for each in sort_checkpoints(str(run_dir), use_mtime=True) if each not in self._earlier]
-        needed = {own[-1], *(own if best is None else [str(Path(best))])[-1:]}
+        needed = {own[-1]} if best is None else {own[-1], str(Path(best))}
         surplus = max(0, len(own) - max(limit, len(needed)))
         for checkpoint in [each for each in own if each not in needed][:surplus]:
             shutil.rmtree(checkpoint, ignore_errors=True)
