@@ -90,7 +90,7 @@ def make_predictor(given: argparse.Namespace) -> Predictor:
     Raises:
         InputError: it cannot be loaded, or an option does not go with its task.
     """
-    config = load_config(given.model)
+    config = load_config(given.model, "DIR")
     task = task_of(config, given.model)
     generation = generation_of(given, task, config)
     check_overflow(task, given.overflow, given.overlap)

@@ -17,7 +17,6 @@ from seqblend.hub_card.card import Given
 from seqblend.hub_card.contents import PublishError
 from seqblend.hub_card.publish import Destination, check_access
 from seqblend.hub_card.record import hardware, versions
-from seqblend.hub_card.verify import REFERENCE
 from seqblend.training.arguments import (
     DataArguments,
     card_facts,
@@ -27,10 +26,12 @@ from seqblend.training.arguments import (
 from seqblend.training.checkpoints import RunError
 from seqblend.training.checks import check_options, finish_arguments, settle_steps
 from seqblend.training.data import LabelledData, load_data
+from seqblend.training.directory import RESULTS, check_directory
 from seqblend.training.encoding import Settings
 from seqblend.training.files import InputError, in_one_line
 from seqblend.training.models import check_reach, make_model, reads_token_types, take_labels
 from seqblend.training.progress import hide_bars
+from seqblend.training.saving import INTERRUPTED
 from seqblend.training.streams import RowStream
 from seqblend.training.tasks import (
     TASKS,
@@ -48,11 +49,6 @@ from seqblend.training.weights import class_weights
 
 # The prefix that transformers gives the metrics of a split.
 PREFIXES = {"eval": "validation", "test": "test"}
-RESULTS = [
-    *(f"{name}_results.json" for name in ("train", "eval", "test", "run", "all")),
-    "predictions.jsonl",
-    REFERENCE,
-]
 
 
 @dataclass
@@ -148,6 +144,8 @@ def prepare(argv: list[str]) -> Job:
     with training_args.main_process_first(desc="reading"):
         rows = read_rows(data_args, training_args, known)
     settle_steps(training_args, path, set(rows))
+    if training_args.do_train:
+        check_directory(training_args, model_args.sources())
     finish_arguments(training_args, task, set(rows))
     tokenizer = make_tokenizer(model_args, data_args, rows.get("train"), task.has_sentinels)
     set_seed(training_args.seed)
@@ -222,6 +220,9 @@ def make_settings(
     used = {name: lengths[name] for name in lengths if (name == "max_length") != TASKS[data_args.task].generates}
     if TASKS[data_args.task].generates and args.generation_max_length is not None:
         used["generation_max_length"] = args.generation_max_length - 1  # the last token is not read
+    if args.generation_config is not None:
+        written = (args.generation_config.max_new_tokens or 0, (args.generation_config.max_length or 0) - 1)
+        used["generation_config"] = max(written)
     check_reach(model.config, used)
     return Settings(
         tokenizer=tokenizer,
@@ -271,14 +272,16 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit code: 0; 1 where a run could not go on; 2 where the input is wrong. Of a run that SIGTERM ended, which
-        was saved, it is 143.
+        The exit code: 0; 1 where a run could not go on; 2 where the input is wrong; 130 after Ctrl-C. Of a run that
+        SIGTERM ended, which was saved as after Ctrl-C, it is 143.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         job = prepare(sys.argv[1:] if argv is None else argv)
     except (StrictDataclassError, ValueError, PublishError) as error:
         return refuse(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     try:
         job.run()
     except (InputError, PublishError) as error:
@@ -286,6 +289,8 @@ def main(argv: list[str] | None = None) -> int:
     except (RunError, OSError) as error:
         refuse(error)
         return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0
 
 

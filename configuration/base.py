@@ -10,11 +10,19 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from huggingface_hub.dataclasses import validated_field
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.generation.configuration_utils import GenerationConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
 
 from .recipes import RECIPES
 
 PROBLEM_TYPES = ["single_label_classification", "multi_label_classification", "regression"]
+
+# What transformers takes besides fields: names that it renames, what it writes into files, and settings of generation.
+PASSED = {
+    *("torch_dtype", "name_or_path", "output_attentions", "attn_implementation", "experts_implementation", "auto_map"),
+    *("rope_theta", "rope_scaling", "partial_rotary_factor", "per_layer_config", "quantization_config"),
+    *vars(GenerationConfig()),
+}
 
 Config = TypeVar("Config", bound="RecipeConfig")
 
@@ -58,10 +66,26 @@ class RecipeConfig(PreTrainedConfig):
     """A configuration that can be built from a named recipe."""
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self.check_arguments(kwargs)
         # Not a field, so that its type is not checked.
         if not isinstance(kwargs.get("num_labels", 1), Integral):
             raise ValueError(f"num_labels must be a whole number, got {kwargs['num_labels']!r}")
         super().__post_init__(**kwargs)
+
+    def check_arguments(self, names: Iterable[str]) -> None:
+        """Refuse an argument that is no field, nor anything else that transformers takes.
+
+        A configuration that was saved keeps its unknown fields, as in transformers: it says its model_type.
+
+        Raises:
+            ValueError: the message lists the valid names, nearest first.
+        """
+        if "model_type" in names:
+            return
+        self.check_names(
+            [name for name in names if not (name in PASSED or name.startswith("_") or hasattr(type(self), name))],
+            self.options(),
+        )
 
     @classmethod
     def from_recipe(cls: type[Config], name: str = "default", **overrides: Any) -> Config:

@@ -35,7 +35,7 @@ def train(shape: str, output_dir: Path) -> dict[str, float]:
     print(f"\n=== {shape.upper()} ===", flush=True)
     run_dir = output_dir / shape
     settings = f"{EXAMPLES}/dates_{shape}.yaml"
-    prepare([settings, "--output_dir", str(run_dir), "--disable_tqdm", "true"]).run()
+    prepare([settings, "--output_dir", str(run_dir), "--overwrite_output_dir", "true", "--disable_tqdm", "true"]).run()
     return json.loads((run_dir / "all_results.json").read_text())
 
 

@@ -252,6 +252,29 @@ def test_unknown_override_lists_the_valid_ones(config_class):
     assert len(listed) == len(set(listed))
 
 
+@every_config
+def test_an_unknown_argument_is_refused_and_what_transformers_passes_is_not(config_class, tmp_path):
+    with pytest.raises(ValueError, match=r"hiden_size.*nearest first: hidden_size, "):
+        config_class(hiden_size=64)
+    passed = {"dtype": "float32", "torch_dtype": "float32", "attn_implementation": "eager", "output_attentions": True}
+    passed |= {"name_or_path": "here", "_name_or_path": "here", "architectures": ["A"], "auto_map": {}, "num_beams": 2}
+    config = config_class(**passed, num_labels=3, transformers_version="5.16.0", max_length=20)
+    assert config.num_labels == 3
+    # What was saved keeps fields that are not known, wherever it is read.
+    saved = {**config.to_dict(), "of_later": 1}
+    for part in set(saved) & {"encoder", "decoder"}:
+        saved[part] = {**saved[part], "of_later": 2}
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    for again in (config_class(**saved), config_class.from_dict(saved), config_class.from_pretrained(tmp_path)):
+        assert again.of_later == 1
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_an_unknown_argument_of_a_part_is_refused(part):
+    with pytest.raises(ValueError, match=r"hiden_size.*nearest first: hidden_size, "):
+        BlendEncoderDecoderConfig(**{part: {"hiden_size": 64}})
+
+
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
 def test_unknown_override_of_a_part_lists_the_valid_ones(part):
     with pytest.raises(ValueError, match=r"hiden_size.*nearest first: hidden_size, "):

@@ -375,6 +375,12 @@ def test_what_is_wrong_is_named(name, rows, more, message, model_of, tmp_path, c
     assert message in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["nope", "./nope", "/no/where"])
+def test_a_model_that_is_not_there_is_named_and_not_looked_for_elsewhere(name, tmp_path, capsys):
+    assert main([name, "--input", str(write(tmp_path / "rows.jsonl", [{"text": "a"}]))]) == 2
+    assert capsys.readouterr().err == f"error: DIR: there is no directory {name}\n"
+
+
 def test_a_model_without_a_head_is_refused(tmp_path, capsys):
     config = BlendEncoderConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
     AutoModel.from_config(config).save_pretrained(tmp_path / "model")

@@ -238,6 +238,53 @@ def test_sigterm_saves_the_step_and_evaluates_nothing_that_is_not_due(step, whol
     assert_same(resumed, whole_by_epoch)
 
 
+def test_a_second_ctrl_c_ends_a_step_at_once(tmp_path):
+    def interrupt_twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    stopped = trainer_for(tmp_path, callbacks=[At(2, interrupt_twice)])
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    assert newest_good(tmp_path) is None or not newest_good(tmp_path).endswith("-2")
+
+
+def test_workers_leave_ctrl_c_to_the_run(tmp_path):
+    """A terminal sends it to all processes of a run; what a worker is reading is still trained on."""
+    workers = []
+
+    def interrupt_all():
+        workers.extend(torch.multiprocessing.active_children())
+        for process in (*workers, torch.multiprocessing.current_process()):
+            os.kill(process.pid, signal.SIGINT)
+
+    stopped = trainer_for(tmp_path, callbacks=[At(2, interrupt_all)], dataloader_num_workers=1)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    assert workers and newest_good(tmp_path).endswith("checkpoint-2")
+
+
+# --- An earlier run in the directory ---
+
+
+def test_checkpoints_of_an_earlier_run_are_told_of_and_left_alone_by_rotation(tmp_path, caplog):
+    trainer_for(tmp_path, max_steps=3).train()
+    trainer_for(tmp_path, max_steps=5, save_steps=2, save_total_limit=1).train()
+    (told,) = [message for message in caplog.messages if "earlier run" in message]
+    assert "checkpoint-1, checkpoint-2, checkpoint-3" in told and "overwrite_output_dir" in told
+    found = {path.name for path in tmp_path.glob("checkpoint-*")}
+    assert found == {"checkpoint-1", "checkpoint-3", "checkpoint-5"}
+
+
+def test_in_python_too_an_earlier_run_may_be_deleted(tmp_path):
+    trainer_for(tmp_path, max_steps=3).train()
+    trainer_for(tmp_path, max_steps=1, overwrite_output_dir=True).train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
+    trainer_for(tmp_path, max_steps=2, overwrite_output_dir=True).train(True)
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
+
+
 # --- Early stopping ---
 
 PATIENT = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "score", "greater_is_better": True}

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,7 @@ from seqblend.train import main, prepare
 from seqblend.training.arguments import parse_arguments
 from seqblend.training.models import ARCHITECTURES
 from seqblend.training.tasks import TASKS
-from seqblend.training.trainer import CHECKPOINTING
+from seqblend.training.trainer import CHECKPOINTING, BlendTrainer
 
 ROOT = Path(__file__).parent.parent
 CLASSIFY, TAG, TRANSLATE = "sequence-classification", "token-classification", "seq2seq-lm"
@@ -323,7 +324,7 @@ def test_a_new_model_leaves_no_results_of_an_old_one(tmp_path):
     out = run(tmp_path / "out", max_steps=2, save_strategy="steps", save_steps=1, **whole)
     run(out, max_steps=2, resume_from_checkpoint=out / "checkpoint-1", **train)
     assert (out / "test_results.json").exists() and (out / "predictions.jsonl").exists()
-    run(out, **train)
+    run(out, overwrite_output_dir=True, **train)
     assert {path.stem for path in out.glob("*_results.json")} == {"train_results", "run_results", "all_results"}
     assert not (out / "predictions.jsonl").exists()
     assert set(read(out / "all_results.json")) == set(read(out / "train_results.json")) | FACTS
@@ -378,6 +379,55 @@ def test_a_run_goes_on_by_itself_from_the_newest_good_checkpoint(tmp_path, caplo
     run(out, **options)
     assert (out / "model.safetensors").read_bytes() == whole
     assert "checkpoint-3 is damaged: optimizer.pt has 0 bytes" in caplog.text
+
+
+def contents(directory):
+    """The files of a directory, with their bytes."""
+    return {path.relative_to(directory): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_an_earlier_run_is_neither_lost_nor_mixed_with_the_next(tmp_path, capsys):
+    options = {"save_strategy": "steps", "save_steps": 1, **files(tmp_path, ROWS[CLASSIFY], ["train"])}
+    out = run(tmp_path / "out", max_steps=3, **options)
+    (out / "notes.txt").write_text("mine")
+    before = contents(out)
+    refused = [{}, {"resume_from_checkpoint": run(tmp_path / "other", **options) / "checkpoint-1"}]
+    refused += [{"overwrite_output_dir": True, **from_model(out)}, {"overwrite_output_dir": True, "learning_rate": -1}]
+    for more in refused:
+        assert main(flags(out, {**options, **more})) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert ["--resume auto" in line and "--overwrite_output_dir true" in line for line in lines[:2]] == [True, True]
+    assert lines[0].startswith("error: output_dir: ") and "checkpoint-1" in lines[0]
+    assert "model_name_or_path" in lines[2] and contents(out) == before
+    both = {"overwrite_output_dir": True, "resume": "auto"}
+    run(out, **{**options, **both}, max_steps=4)
+    assert {path.name for path in out.glob("checkpoint-*")} == {f"checkpoint-{n}" for n in (1, 2, 3, 4)}
+    run(out, **options, overwrite_output_dir=True)
+    assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert (out / "notes.txt").read_text() == "mine" and read(out / "trainer_state.json")["global_step"] == 1
+
+
+def test_where_a_run_is_others_may_evaluate_and_predict(model_of, tmp_path):
+    out = shutil.copytree(model_of(CLASSIFY), tmp_path / "out")
+    for splits in (["validation"], ["test"], ["validation"]):
+        run(out, **from_model(out, **files(tmp_path, ROWS[CLASSIFY], splits)))
+    assert (out / "eval_results.json").exists() and len(predictions(out)) == len(ROWS[CLASSIFY])
+
+
+def test_ctrl_c_has_an_exit_code_of_its_own_and_says_how_to_go_on(tmp_path, caplog, monkeypatch):
+    """It comes in the first step, before any checkpoint."""
+    take = BlendTrainer.training_step
+
+    def interrupted(self, *args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        return take(self, *args, **kwargs)
+
+    options = {"max_steps": 2, **files(tmp_path, ROWS[CLASSIFY], ["train"])}
+    with monkeypatch.context() as patch:
+        patch.setattr(BlendTrainer, "training_step", interrupted)
+        assert main(flags(tmp_path / "out", options)) == 130
+    assert caplog.messages[-1] == "Ctrl-C: step 1 is saved; go on with --resume auto"
+    assert read(run(tmp_path / "out", resume="auto", **options) / "trainer_state.json")["global_step"] == 2
 
 
 def test_a_run_that_cannot_go_on_has_an_exit_code_of_its_own(tmp_path, capsys, monkeypatch):
@@ -574,7 +624,6 @@ def test_lengths_of_learned_positions_are_those_of_the_task(tmp_path):
         ("masked-lm", CLASSIFY, ROWS[CLASSIFY], "head.dense.weight head.norm.weight", "score.bias score.weight"),
         (CLASSIFY, TAG, ROWS[TAG], "score.bias score.weight", "classifier.bias classifier.weight"),
         (CLASSIFY, "masked-lm", ROWS["masked-lm"], "score.bias score.weight", "head.dense.weight head.norm.weight"),
-        (CLASSIFY, CLASSIFY, [{"text": "a", "label": c} for c in "xyz"], "", "score.bias score.weight"),
         (CLASSIFY, CLASSIFY, ROWS[CLASSIFY], "", ""),
         ("causal-lm", CLASSIFY, ROWS[CLASSIFY], "", "score.bias score.weight"),
         (TRANSLATE, TAG, ROWS[TAG], "", "classifier.bias classifier.weight"),
@@ -618,6 +667,62 @@ def test_weights_that_do_not_fit_are_refused(damage, model_of, tmp_path, capsys)
     options = {**from_model(model), **files(tmp_path, ROWS[CLASSIFY], ["train"])}
     words = ["model_name_or_path", str(model), name, "missing" if damage == "renamed" else damage]
     assert_refused(tmp_path, options, words, capsys)
+
+
+OTHER = [{"text": f"row {i}", "label": "xzy1"[i % 4]} for i in range(4)]
+BOTH = [{**row, "label": [row["label"]]} for row in OTHER]
+
+
+NUMBERS = [{"text": f"row {i}", "label": [i / 2, -i]} for i in range(3)]
+SINGLE = "single_label_classification"
+
+
+@pytest.mark.parametrize(
+    "source, saved, rows, asked, kept, new, dropped",
+    [
+        (ROWS[CLASSIFY], {}, OTHER[:2], {}, "x", "z", "y"),
+        (ROWS[CLASSIFY], {}, OTHER, {}, "x, y", "1, z", ""),
+        (OTHER, {}, ROWS[CLASSIFY], {"class_weights": "2,3"}, "x, y", "", "1, z"),
+        (ROWS[CLASSIFY], {}, BOTH, {"problem_type": "multi_label_classification"}, "x, y", "1, z", ""),
+        (ROWS[TAG], {"task": TAG}, [{"tokens": ["a", "b"], "tags": ["B-x", "B-y"]}], {}, "B-x", "B-y", "O, I-x"),
+        (NUMBERS, {"problem_type": "regression"}, OTHER[:2], {"problem_type": SINGLE}, "", "x, z", ""),
+    ],
+    ids=["as many", "more", "fewer", "several", "tags", "numbers"],
+)
+def test_the_rows_of_a_head_follow_the_names_of_the_labels(
+    source, saved, rows, asked, kept, new, dropped, tmp_path, caplog
+):
+    options = {"task": CLASSIFY, **saved}
+    path = run(tmp_path / "a", **options, **files(tmp_path, source, ["train"]))
+    job = prepared(tmp_path / "b", **from_model(path, **{**options, **asked}), **files(tmp_path, rows, ["train"]))
+    parts = {"are taken over": kept, "start anew": new, "are dropped": dropped}
+    said = "; ".join(f"{what}: {names}" for what, names in parts.items() if names)
+    assert f"Of {path}, labels {said}" in caplog.messages
+    heads = [labelled_rows(TASKS[options["task"]].auto_class.from_pretrained(path)), labelled_rows(job.model)]
+    for label, row in heads[1].items():
+        same = [name for name, other in heads[0].items() if torch.equal(row, other)]
+        assert same == ([label] if label in kept.split(", ") else [])
+    job.model.save_pretrained(tmp_path / "c")
+    again = labelled_rows(TASKS[options["task"]].auto_class.from_pretrained(tmp_path / "c"))
+    assert all(torch.equal(again[label], row) for label, row in heads[1].items()) and len(again) == len(heads[1])
+
+
+def labelled_rows(model):
+    """The weights and the bias of each label, by its name."""
+    head = model.score if hasattr(model, "score") else model.classifier
+    rows = torch.cat((head.weight, head.bias[:, None]), dim=1)
+    return dict(zip(model.config.id2label.values(), rows, strict=True))
+
+
+def test_labels_that_nobody_has_named_follow_their_numbers(tmp_path, caplog):
+    numbered = [{"text": f"row {i}", "label": str(i % 2)} for i in range(4)]
+    path = run(tmp_path / "a", **files(tmp_path, numbered, ["train"]))
+    config = read(path / "config.json")
+    unnamed = {"id2label": {str(i): f"LABEL_{i}" for i in range(2)}, "label2id": {f"LABEL_{i}": i for i in range(2)}}
+    (path / "config.json").write_text(json.dumps({**config, **unnamed}))
+    job = prepared(tmp_path / "b", **from_model(path), **files(tmp_path, numbered, ["train"]))
+    saved = safetensors.torch.load_file(path / "model.safetensors")
+    assert torch.equal(job.model.score.weight, saved["score.weight"]) and job.settings.labels == ["0", "1"]
 
 
 def test_class_weights_do_not_pass_to_other_labels(tmp_path, caplog):
@@ -742,7 +847,7 @@ STOPPING = [
     ("dataloader_num_workers", "-1", ["0 or more"]),
     ("dataloader_drop_last", "true", ["smaller than a batch"]),
     *((name, "-1", ["4294967295"]) for name in ("seed", "data_seed")),
-    ("use_liger_kernel", "true", ["liger-kernel"]),
+    ("use_liger_kernel", "true", ["liger-kernel", "models of seqblend"]),
     ("torch_compile_mode", "foo", ["foo"]),
     ("torch_compile_backend", "inductr", ["valid are inductor, "]),
     ("eval_on_start", "true", ["validation"]),
@@ -846,6 +951,11 @@ REFUSED = {
     "architecture": (
         {"architecture": "encodr"},
         ["architecture 'encodr'", "nearest first: encoder, ", *ARCHITECTURES],
+    ),
+    "half precision": ({"fp16": True}, ["fp16", "GPU", "CPU"]),
+    "no such model": (
+        {"model_name_or_path": "nope", "tokenizer_type": None, "config_overrides": None},
+        ["model_name_or_path: there is no directory nope"],
     ),
     "recipe": ({"recipe": "brt"}, ["recipe", "'brt'", "nearest first: bert, default"]),
     "option": ({"config_overrides": "hiden_size=3"}, ["'hiden_size'", "nearest first: hidden_size, ", "norm_type"]),
@@ -977,6 +1087,13 @@ def test_values_of_an_option_are_listed_nearest_first(tmp_path, capsys):
     assert main(flags(tmp_path / "out", options)) == 2
     error = capsys.readouterr().err
     assert error.index("rmsnorm") < error.index("layernorm")
+
+
+def test_of_flags_the_ten_nearest_are_listed(tmp_path, capsys):
+    options = {"learning_rat": 1e-3, **files(tmp_path, ROWS[CLASSIFY], ["train"])}
+    assert_refused(tmp_path, options, ["unknown option 'learning_rat'", "nearest first: learning_rate, "], capsys)
+    assert main(flags(tmp_path / "out", options)) == 2
+    assert capsys.readouterr().err.partition("nearest first: ")[2].count(",") == 9
 
 
 ROW = '{"text": "a", "label": "x"}\n'

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from test_train_command import (
+    CASES,
     CLASSIFY,
+    PAIRS,
     ROWS,
     SEVERAL,
     SMALL,
@@ -28,11 +30,15 @@ from test_train_command import (
     read,
     run,
 )
+from transformers import GenerationConfig, Seq2SeqTrainingArguments, TrainingArguments
 
-from seqblend import BlendEncoderForMaskedLM
+from seqblend import BlendDecoderConfig, BlendDecoderForCausalLM, BlendEncoderForMaskedLM
 from seqblend.train import prepare
+from seqblend.training.arguments import BlendTrainingArguments
 from seqblend.training.files import InputError
+from seqblend.training.metrics import greater_is_better
 from seqblend.training.progress import Progress
+from seqblend.training.trainer import BlendTrainer
 from seqblend.training.weights import balanced, weights_given
 
 # --- Class weights ---
@@ -152,10 +158,117 @@ def test_stopping_early_needs_something_to_go_by(changed, words, tmp_path, capsy
     assert_refused(tmp_path, options, ["early_stopping_patience", *words], capsys)
 
 
+def test_every_figure_of_an_evaluation_has_a_direction():
+    figures = set().union(*(case[-1] for case in CASES.values())) | {"loss"}
+    unknown = {name for name in figures if greater_is_better(name) is None}
+    assert unknown == {name for name in figures if name.endswith("_signature")}
+
+
+def test_the_lowest_perplexity_is_the_best_and_a_falling_one_stops_no_run(tmp_path):
+    options = {**EVERY_STEP, "task": "causal-lm", "metric_for_best_model": "perplexity", "early_stopping_patience": 1}
+    rows = [{"text": "abab" * i} for i in range(1, 9)]
+    out = run(tmp_path / "out", **{**options, "max_steps": 3, "learning_rate": 1e-2}, **files(tmp_path, rows))
+    state = read(out / "trainer_state.json")
+    found = [line["eval_perplexity"] for line in state["log_history"] if "eval_perplexity" in line]
+    assert found[0] > found[1] > found[2] and state["best_metric"] == found[2]
+    assert read(out / "eval_results.json")["eval_perplexity"] == found[2]
+
+
+@pytest.mark.parametrize(
+    "options, better",
+    [
+        ({"metric_for_best_model": "eval_loss"}, False),
+        ({"metric_for_best_model": "f1", "task": TAG}, True),
+        ({"metric_for_best_model": "eval_word_error_rate", "task": TRANSLATE}, False),
+        ({"metric_for_best_model": "mse", "problem_type": "regression"}, False),
+    ],
+    ids=str,
+)
+def test_a_metric_knows_its_direction_and_one_against_it_is_refused(options, better, tmp_path, capsys):
+    rows = PAIRS if "problem_type" in options else ROWS[options.get("task", CLASSIFY)]
+    options = {"eval_strategy": "epoch", "lr_scheduler_type": "reduce_lr_on_plateau", **options}
+    options |= files(tmp_path, rows, ["train", "validation"])
+    for said in (None, better):
+        args = prepared(tmp_path / "out", greater_is_better=said, **options).trainer.args
+        assert args.greater_is_better is better
+        assert args.lr_scheduler_kwargs == {"mode": "max" if better else "min"}
+    words = ["greater_is_better", "more" if better else "less", options["metric_for_best_model"]]
+    assert_refused(tmp_path, {**options, "greater_is_better": not better}, words, capsys)
+    mode = "min" if better else "max"
+    assert_refused(tmp_path, {**options, "lr_scheduler_kwargs": f'{{"mode": "{mode}"}}'}, [f"mode={mode}"], capsys)
+
+
+@pytest.mark.parametrize("kind", [TrainingArguments, BlendTrainingArguments])
+def test_a_trainer_in_python_knows_it_too_but_for_metrics_of_the_users_own(kind, tmp_path):
+    args = {"output_dir": str(tmp_path), "use_cpu": True, "metric_for_best_model": "eval_perplexity"}
+    config = BlendDecoderConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
+    model = BlendDecoderForCausalLM(config)
+    assert BlendTrainer(model=model, args=kind(**args)).args.greater_is_better is False
+    trainer = BlendTrainer(model=model, args=kind(**args), compute_metrics=lambda predicted: {"perplexity": 1.0})
+    assert trainer.args.greater_is_better is True
+    with pytest.raises(InputError, match="less is better"):
+        BlendTrainer(model=model, args=kind(**{**args, "metric_for_best_model": "loss"}, greater_is_better=True))
+
+
 @pytest.mark.parametrize("missing", ["eval_strategy", "metric_for_best_model"])
 def test_saving_the_best_needs_something_to_go_by(missing, tmp_path, capsys):
     options = {"save_strategy": "best", "eval_strategy": "epoch", "metric_for_best_model": "accuracy", missing: None}
     assert_refused(tmp_path, {**options, **files(tmp_path, ROWS[CLASSIFY])}, ["save_strategy", missing], capsys)
+
+
+# --- How a run generates ---
+
+GENERATION = {"repetition_penalty": 1.5, "num_beams": 3}
+
+
+@pytest.mark.parametrize("given", ["file", "directory", "mapping", "object", "mapping in Python"])
+def test_a_generation_config_completes_that_of_the_model(given, tmp_path):
+    """Its length and its tokens stay, in the run and in what is saved."""
+    saved = tmp_path / "generation"
+    GenerationConfig(**GENERATION).save_pretrained(saved)
+    options = {"task": TRANSLATE, "max_length": 12, **files(tmp_path, ROWS[TRANSLATE], ["train"])}
+    if given in ("file", "directory"):
+        path = saved / "generation_config.json" if given == "file" else saved
+        trainer = prepared(tmp_path / "out", generation_config=path, **options).trainer
+    elif given == "mapping":
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump({"generation_config": GENERATION}))
+        trainer = prepare([str(tmp_path / "run.yaml"), *flags(tmp_path / "out", options)]).trainer
+    else:
+        job = prepared(tmp_path / "out", **options)
+        config = GenerationConfig(**GENERATION) if given == "object" else GENERATION
+        args = Seq2SeqTrainingArguments(output_dir=str(tmp_path / "own"), use_cpu=True, generation_config=config)
+        trainer = BlendTrainer(model=job.model, args=args)
+    trainer.save_model(tmp_path / "model")
+    for config in (trainer.model.generation_config, GenerationConfig.from_pretrained(tmp_path / "model")):
+        assert {name: getattr(config, name) for name in GENERATION} == GENERATION
+        assert config.max_length == 13
+        assert config.decoder_start_token_id == trainer.model.config.decoder_start_token_id is not None
+        assert config.eos_token_id == trainer.model.config.eos_token_id is not None
+
+
+def test_flags_win_over_a_generation_config_and_one_length_is_left(tmp_path, caplog):
+    GenerationConfig(num_beams=3, max_new_tokens=5, eos_token_id=1).save_pretrained(tmp_path / "generation")
+    options = {"generation_config": tmp_path / "generation", "generation_num_beams": 2, "task": TRANSLATE}
+    model = prepared(tmp_path / "out", **options, **files(tmp_path, ROWS[TRANSLATE], ["train"])).model
+    config = model.generation_config
+    assert (config.num_beams, config.max_new_tokens, config.max_length) == (2, 5, None)
+    assert f"other tokens than the model: eos_token_id 1, not {model.config.eos_token_id}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"num_beems": 2}, ["'num_beems'", "nearest first: num_beams, "]),
+        ({"max_new_tokens": 99}, ["99", "max_position_embeddings"]),
+    ],
+    ids=str,
+)
+def test_a_generation_config_that_cannot_be_is_refused(settings, words, tmp_path, capsys):
+    GenerationConfig(**settings).save_pretrained(tmp_path / "generation")
+    overrides = f"{SMALL},position_type=learned,max_position_embeddings=32"
+    options = {"generation_config": tmp_path / "generation", "task": TRANSLATE, "config_overrides": overrides}
+    options |= files(tmp_path, ROWS[TRANSLATE], ["train"])
+    assert_refused(tmp_path, options, ["generation_config", *words], capsys)
 
 
 # --- An encoder-decoder of two models ---

@@ -17,9 +17,12 @@ from ..configuration.base import unknown
 from ..hub_card.card import Given
 from .columns import Columns
 from .corruption import Noise
-from .files import InputError, describe, listed, nearest_first
+from .files import NEAREST, InputError, describe, listed, nearest_first
 from .formats import Reading
 from .sources import Pairs
+
+# Of transformers' options, those of another type that may be a mapping all the same.
+MAPPINGS = ("generation_config",)
 
 
 @dataclass
@@ -64,6 +67,10 @@ class ModelArguments:
     def saved_tokenizer(self) -> str | None:
         """Where one is, if none is to be trained."""
         return self.tokenizer_name_or_path or self.model_name_or_path or self.encoder_name_or_path
+
+    def sources(self) -> dict[str, str | None]:
+        """Where a saved model, its parts and a tokenizer are, by the names of the flags."""
+        return {name: value for name, value in vars(self).items() if name.endswith("name_or_path")}
 
     def origin(self) -> str:
         """What the model is made from, for the card."""
@@ -249,6 +256,13 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
         default=None,
         metadata={"help": "auto: go on from the newest good checkpoint of output_dir; where there is none, begin."},
     )
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={
+            "help": "Delete the run that output_dir holds before another one is trained into it; without it, and "
+            "without resume, that is refused. Other files stay. Where resume finds a checkpoint, the run goes on."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
@@ -290,12 +304,12 @@ class Parser(HfArgumentParser):
             raise InputError(unknown(action.dest, str(value), [str(choice) for choice in action.choices]))
 
     def check_names(self, names: list[str], where: str) -> None:
-        """Raises InputError for a name that is no flag; the message lists the valid ones, nearest first."""
+        """Raises InputError for a name that is no flag; the message lists the nearest ones."""
         valid = sorted({action.dest for action in self._actions} - {"help"})
         for name in names:
             if name not in valid:
-                nearest = nearest_first(name, valid)
-                raise InputError(f"{where}: unknown option {name!r}; valid, nearest first: {', '.join(nearest)}")
+                nearest = ", ".join(nearest_first(name, valid)[:NEAREST])
+                raise InputError(f"{where}: unknown option {name!r}; valid, nearest first: {nearest}; --help has all")
 
 
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, BlendTrainingArguments]:
@@ -324,6 +338,8 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Ble
     parser.check_names([word.lstrip("-").replace("-", "_") for word in remaining], "command line")
     # TrainingArguments turns a false into a true where there is an eval_strategy.
     arguments[2].do_eval = said.do_eval
+    # And guesses this from the metric's name.
+    arguments[2].greater_is_better = said.greater_is_better
     return tuple(arguments)
 
 
@@ -352,7 +368,7 @@ def take_settings(parser: Parser, path: str) -> list[str]:
         is_ours = name in ours - {"config_overrides", "card_data", "class_weights"}
         if is_ours and actions[name].nargs == "+":
             check_names_of_files(nested[name], f"{path}: {name}")
-        elif is_ours or not (actions[name].nargs == "+" or actions[name].type in (str, dict)):
+        elif is_ours or not (actions[name].nargs == "+" or actions[name].type in (str, dict) or name in MAPPINGS):
             raise InputError(f"{path}: {name}: must be a single value, but is {describe(nested[name])}")
     for name, value in settings.items():
         if value is False and "no" in (actions[name].choices or ()):

@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 from accelerate.utils import DynamoBackend
-from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers import GenerationConfig, Seq2SeqTrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import SaveStrategy
 
 from ..configuration.base import unknown
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments, parse_pairs
 from .checkpoints import STATE, clear_stage, newest_good
-from .files import InputError, one_of
+from .files import NEAREST, InputError, nearest_first, one_of
 from .tasks import TASKS, Task
+from .trainer import check_device, load_generation_config, settings_of_generation, settle_direction
 from .windows import OVERFLOWS
 
 # What a number must be that its type does not say, and of which options. None is always right.
@@ -81,18 +82,32 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
     check_streaming(model_args, data_args, args)
     if data_args.pack_documents and (args.accelerator_config.dispatch_batches or args.n_gpu > 1):
         raise InputError("pack_documents: a batch is one row, which cannot be shared out; start one process a GPU")
+    check_device(args)
     check_stopping(args)
+    settle_direction(args, unsaid=None)
     check_output(args.output_dir)
     check_reporters(args.report_to)
     if args.torch_compile_backend is not None:
         known = [backend.value.lower() for backend in DynamoBackend]
         one_of("torch_compile_backend", args.torch_compile_backend.lower(), known)
     take_checkpoint(args)
-    if args.generation_config is not None:
-        try:
-            args.generation_config = Seq2SeqTrainer.load_generation_config(args.generation_config)
-        except Exception as error:  # transformers raises whatever it meets
-            raise InputError(f"generation_config: {args.generation_config} cannot be loaded: {error}") from error
+    check_generation(args)
+
+
+def check_generation(args: BlendTrainingArguments) -> None:
+    """Load generation_config. Raises InputError where that fails, and for a setting that generation does not have."""
+    if args.generation_config is None:
+        return
+    try:
+        config = load_generation_config(args.generation_config)
+    except Exception as error:  # transformers raises whatever it meets
+        raise InputError(f"generation_config: {args.generation_config} cannot be loaded: {error}") from error
+    known = vars(GenerationConfig())
+    for name in settings_of_generation(config):
+        if name not in known:
+            nearest = ", ".join(nearest_first(name, known)[:NEAREST])
+            raise InputError(f"generation_config: unknown setting {name!r}; valid, nearest first: {nearest}")
+    args.generation_config = config
 
 
 def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:

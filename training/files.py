@@ -19,6 +19,8 @@ from tqdm import tqdm
 BROKEN_PACKING = (EOFError, OSError, zlib.error)
 PACKED = {".gz": "gzip", ".zst": "zstd"}
 CHUNK_BYTES = 1 << 16
+# Of many names so many are listed, those nearest to a wrong one.
+NEAREST = 10
 
 
 class InputError(ValueError):

@@ -18,6 +18,24 @@ from scipy import stats
 from seqeval.metrics import sequence_labeling
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+# Whether more of a figure is better; all that evaluations of this package give are here.
+GREATER_IS_BETTER = {
+    **dict.fromkeys(("loss", "perplexity", "mse", "word_error_rate", "character_error_rate"), False),
+    **dict.fromkeys(("accuracy", "macro_f1", "micro_f1", "subset_accuracy", "matthews_correlation"), True),
+    **dict.fromkeys(("precision", "recall", "f1", "pearson", "spearman", "bleu", "chrf", "exact_match"), True),
+}
+
+
+def greater_is_better(name: str) -> bool | None:
+    """Whether more of a metric is better; None for one that is not of this package.
+
+    Args:
+        name: with or without the prefix of its split, as in `f1`, `eval_f1` and `eval_german_f1`.
+    """
+    known = (better for metric, better in GREATER_IS_BETTER.items() if f"_{name}".endswith(f"_{metric}"))
+    return next(known, None)
+
+
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 

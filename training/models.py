@@ -3,9 +3,13 @@
 import copy
 import logging
 import math
+import re
+from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -35,6 +39,11 @@ TOLD = {
     ),
     "is_encoder_decoder": "the architecture",
 }
+
+# OWNER/NAME.
+NAME_ON_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+# Fields that must fit the rows of a head.
+OF_LABELS = ("id2label", "label2id", "class_weights")
 
 
 def architecture_of(config_class: type[PretrainedConfig]) -> str:
@@ -177,7 +186,7 @@ def load_model(
     settings: dict[str, Any],
     training: bool,
 ) -> PreTrainedModel:
-    """A saved model with the head of the task; a head that is new, or has other labels, starts anew.
+    """A saved model with the head of the task; a head that is new starts anew, as do the rows of new labels.
 
     Args:
         arguments: where it is, and what to override.
@@ -194,17 +203,18 @@ def load_model(
     """
     path = arguments.model_name_or_path
     config = load_config(path)
-    name = architecture_of(type(config))
-    if arguments.architecture not in (None, name):
-        raise InputError(f"architecture: {arguments.architecture}, but model_name_or_path {path} is {name}")
-    check_head(type(config), task_name, task)
-    problem_type = settings.get("problem_type")
-    if not training and problem_type != config.problem_type and None not in (problem_type, config.problem_type):
-        raise InputError(f"problem_type: {problem_type}, but the model was trained for {config.problem_type}")
+    check_saved(config, arguments, task_name, task, None if training else settings.get("problem_type"))
+    own, labels = head_labels(config, task, settings), [*settings.get("id2label", {}).values()]
+    relabelled = own not in (None, labels)
+    if relabelled and not training:
+        raise InputError(f"model_name_or_path: {path} has a head for other labels, and nothing is trained")
     if config.class_weights and "class_weights" not in settings and settings.get("id2label") != config.id2label:
         logger.warning("Of %s, is dropped: class_weights, which are of other labels", path)
         settings = {"class_weights": None, **settings}
-    change_config(config, {**settings, **overrides_of(arguments, type(config))})
+    changes = {**settings, **overrides_of(arguments, type(config))}
+    # The head is loaded as it was saved, and then given the labels of this run.
+    later = {name: changes.pop(name) for name in OF_LABELS if relabelled and name in changes}
+    change_config(config, changes)
     check_vocabulary(config, tokenizer, f"model_name_or_path: {path}")
     try:
         model, info = task.auto_class.from_pretrained(
@@ -213,7 +223,71 @@ def load_model(
     except Exception as error:  # transformers raises whatever it meets
         raise cannot_load(path, error) from error
     check_loaded(path, model, info, training)
+    if relabelled:
+        relabel(model, own, labels, path)
+        change_config(model.config, later)
     return model
+
+
+def check_saved(
+    config: PretrainedConfig, arguments: ModelArguments, task_name: str, task: Task, problem_type: str | None
+) -> None:
+    """Raises InputError for a saved model of another architecture, without a head, or for another problem_type."""
+    path, name = arguments.model_name_or_path, architecture_of(type(config))
+    if arguments.architecture not in (None, name):
+        raise InputError(f"architecture: {arguments.architecture}, but model_name_or_path {path} is {name}")
+    check_head(type(config), task_name, task)
+    if problem_type != config.problem_type and None not in (problem_type, config.problem_type):
+        raise InputError(f"problem_type: {problem_type}, but the model was trained for {config.problem_type}")
+
+
+def head_labels(config: PretrainedConfig, task: Task, settings: dict[str, Any]) -> list[str] | None:
+    """The names of the rows of a saved head, as far as a head with other labels can take them over.
+
+    Returns:
+        None where the model has no head of the task's kind, or the settings no labels; no name where a head of numbers
+        becomes one of classes, or the other way round.
+    """
+    head = FAMILIES[type(config)][task.auto_class].__name__
+    if "id2label" not in settings or head not in (config.architectures or []):
+        return None
+    names = [config.id2label[index] for index in sorted(config.id2label)]
+    # As in sequence_loss.
+    was_number = config.problem_type == "regression" or (config.problem_type is None and len(names) == 1)
+    is_number = settings.get("problem_type") == "regression"
+    if was_number and is_number and len(names) == len(settings["id2label"]):
+        # Numbers have no names of their own.
+        return list(settings["id2label"].values())
+    return [] if was_number or is_number else names
+
+
+def relabel(model: PreTrainedModel, old: list[str], new: list[str], path: str) -> None:
+    """Give a classifier other labels: the row of each label that the head knows stays with it, others start anew.
+
+    Args:
+        model: with a head of the old labels.
+        old: the labels in the order of the rows, or none where no row is to be kept.
+        new: likewise, of the new head.
+        path: of the model, for the line that tells what becomes of the labels.
+    """
+    name = "score" if hasattr(model, "score") else "classifier"
+    saved = getattr(model, name)
+    head = nn.Linear(saved.in_features, len(new)).to(saved.weight)
+    model._init_weights(head)
+    # transformers calls class 3 LABEL_3 where nobody has named it.
+    rows = {label: known for label in new for known in (label, f"LABEL_{label}") if known in old}
+    with torch.no_grad():
+        for label, known in rows.items():
+            head.weight[new.index(label)] = saved.weight[old.index(known)]
+            head.bias[new.index(label)] = saved.bias[old.index(known)]
+    setattr(model, name, head)
+    told = {
+        "are taken over": list(rows),
+        "start anew": [label for label in new if label not in rows],
+        "are dropped": [label for label in old if label not in rows.values()],
+    }
+    parts = [f"{what}: {', '.join(labels)}" for what, labels in told.items() if labels]
+    logger.warning("Of %s, labels %s", path, "; ".join(parts))
 
 
 def join_models(
@@ -301,6 +375,8 @@ def load_part(auto_class: Any, path: str, config: PretrainedConfig, flag: str) -
 
 def load_config(path: str, flag: str = "model_name_or_path") -> PretrainedConfig:
     """The configuration of a saved model. Raises InputError if it cannot be loaded, or is not of this package."""
+    if not (Path(path).exists() or NAME_ON_HUB.fullmatch(str(path))):
+        raise InputError(f"{flag}: there is no directory {path}")
     try:
         config = AutoConfig.from_pretrained(path)
     except Exception as error:  # transformers raises whatever it meets
@@ -311,7 +387,9 @@ def load_config(path: str, flag: str = "model_name_or_path") -> PretrainedConfig
 
 
 def cannot_load(path: str, error: Exception, flag: str = "model_name_or_path") -> InputError:
-    return InputError(f"{flag}: {path!r} cannot be loaded ({in_one_line(error)})")
+    """What to tell of a model that cannot be loaded; of one that is not here, that first."""
+    where = "cannot be loaded" if Path(path).exists() else "is no directory here, and cannot be loaded from the Hub"
+    return InputError(f"{flag}: {path!r} {where} ({in_one_line(error)})")
 
 
 def overrides_of(arguments: ModelArguments, config_class: type[PretrainedConfig]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A Trainer whose checkpoints are whole, and that says why it ends before its time, and how to go on."""
 
 import logging
+import os
 import shutil
 import signal
 import threading
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, sort_checkpoints
 
 from .checkpoints import STAGE, STATE, RunError, clear_stage, commit, fault_of, newest_good
-from .files import InputError, in_one_line
+from .directory import clear_run, goes_on
+from .files import InputError, in_one_line, listed
 from .pushing import PushingTrainer
 
 logger = logging.getLogger(__name__)
@@ -22,6 +24,10 @@ logger = logging.getLogger(__name__)
 FULL = 2**16
 # What a shell reports of a process that SIGTERM ended.
 TERMINATED = 128 + signal.SIGTERM
+# Likewise Ctrl-C.
+INTERRUPTED = 128 + signal.SIGINT
+# The signals that end a run, and what Python does with them.
+DEFAULTS = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
 
 
 def why_not_written(error: Exception, directory: Path) -> str:
@@ -44,43 +50,83 @@ class SavingTrainer(PushingTrainer):
         # Where a checkpoint is being written, and what the last one holds: steps, and entries of the log.
         self._stage: Path | None = None
         self._saved: tuple[int, int] | None = None
-        self._terminated = False
+        # The signal that asked the run to end.
+        self._signal: int | None = None
+        # Checkpoints of an earlier run in output_dir.
+        self._earlier: set[str] = set()
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As Trainer.train; after SIGTERM the step is finished and saved, and the process exits with code TERMINATED.
+    def train(self, resume_from_checkpoint: str | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As Trainer.train; after SIGTERM or Ctrl-C the step is finished and saved.
+
+        Args:
+            resume_from_checkpoint: a checkpoint. One of output_dir goes on with the run there; else an earlier run
+                there is deleted where overwrite_output_dir says so, and otherwise its checkpoints are left alone.
+            args: with kwargs, those of Trainer.train.
+            kwargs: see args.
 
         Raises:
             RunError: the run cannot go on: a loss is not finite, a disk is full, a worker was killed.
+            SystemExit: SIGTERM came; the code is TERMINATED.
+            KeyboardInterrupt: Ctrl-C came.
         """
-        with self.termination_noted(), self.faults_told():
-            return super().train(*args, **kwargs)
+        self.settle_directory(resume_from_checkpoint)
+        with self.signals_noted(), self.faults_told():
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def settle_directory(self, checkpoint: str | None) -> None:
+        """Make sure that an earlier run in output_dir is not mixed with the one that begins."""
+        directory, self._earlier = self.args.output_dir, set()
+        if goes_on(checkpoint, directory):
+            return
+        if self.args.overwrite_output_dir:
+            if self.args.should_save:
+                clear_run(directory)
+            self.accelerator.wait_for_everyone()
+        self._earlier = set(sort_checkpoints(directory))
+        if self._earlier and self.args.should_log:
+            logger.warning(
+                "%s holds checkpoints of an earlier run: %s. They stay, but for those of the same steps; "
+                "overwrite_output_dir deletes the earlier run",
+                directory,
+                listed([Path(each).name for each in sort_checkpoints(directory)]),
+            )
 
     # --- What ends a run ---
 
     @contextmanager
-    def termination_noted(self) -> Iterator[None]:
-        """Inside, SIGTERM is remembered, unless somebody else listens to it already."""
-        self._terminated = False
+    def signals_noted(self) -> Iterator[None]:
+        """Inside, SIGTERM and the first Ctrl-C are noted, unless somebody else listens to them already."""
+        self._signal, process = None, os.getpid()
 
-        def note(*_: Any) -> None:
-            self._terminated = True
+        def note(number: int, *_: Any) -> None:
+            if os.getpid() != process:
+                return  # A DataLoader's worker, which has the handlers too, is ended by this process.
+            if self._signal == number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self._signal = number
+            if number == signal.SIGINT and self.args.should_log:
+                logger.warning("Ctrl-C: this step is finished and saved; a second Ctrl-C ends the run at once")
 
         is_main = threading.current_thread() is threading.main_thread()
-        if not is_main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-            yield
-            return
-        signal.signal(signal.SIGTERM, note)
+        before = {number: signal.getsignal(number) for number in DEFAULTS} if is_main else {}
+        ours = [number for number, handler in before.items() if handler == DEFAULTS[number]]
+        for number in ours:
+            signal.signal(number, note)
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            for number in ours:
+                signal.signal(number, before[number])
 
-    def is_terminated(self) -> bool:
-        """Whether SIGTERM came to any of the processes, which then end after the same step."""
+    def signal_of_any(self) -> int | None:
+        """The signal that came to any of the processes, which then end after the same step; None if none came."""
         if self.args.world_size <= 1:
-            return self._terminated
-        came = torch.tensor(float(self._terminated), device=self.args.device)
-        return bool(self.accelerator.reduce(came, "sum").item())
+            return self._signal
+        came = torch.zeros(len(DEFAULTS), device=self.args.device)
+        if self._signal is not None:
+            came[list(DEFAULTS).index(self._signal)] = 1
+        found = self.accelerator.reduce(came, "sum").tolist()
+        return next((number for number, count in zip(DEFAULTS, found, strict=True) if count), None)
 
     @contextmanager
     def faults_told(self) -> Iterator[None]:
@@ -111,12 +157,14 @@ class SavingTrainer(PushingTrainer):
         should_training_stop would not do: transformers then ends the epoch, with an evaluation that was not due.
         """
         super()._maybe_log_save_evaluate(loss, norm, model, trial, *args, **kwargs)
-        if not self.is_terminated():
+        came = self.signal_of_any()
+        if came is None:
             return
         if self._saved != self.progress():
             self._save_checkpoint(model, trial)
-        logger.warning("SIGTERM: step %d is saved; go on with --resume auto", self.state.global_step)
-        raise SystemExit(TERMINATED)
+        name = "Ctrl-C" if came == signal.SIGINT else "SIGTERM"
+        logger.warning("%s: step %d is saved; go on with --resume auto", name, self.state.global_step)
+        raise KeyboardInterrupt if came == signal.SIGINT else SystemExit(TERMINATED)
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """As Trainer.training_step; a loss that is not finite ends the run before the optimizer takes it in.
@@ -171,8 +219,22 @@ class SavingTrainer(PushingTrainer):
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(checkpoint))
         if self.args.should_save:
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(str(run_dir), self.args.save_total_limit, best, use_mtime=True)
+            self._earlier.discard(str(checkpoint))
+            self.rotate(run_dir)
+
+    def rotate(self, run_dir: Path) -> None:
+        """Delete the oldest checkpoints of this run but for the last and the best, until save_total_limit are left.
+
+        Replaces transformers' rotate_checkpoints, which counts and deletes those of an earlier run too.
+        """
+        limit, best = self.args.save_total_limit or 0, self.state.best_model_checkpoint
+        if limit <= 0:
+            return
+        own = [each for each in sort_checkpoints(str(run_dir), use_mtime=True) if each not in self._earlier]
+        needed = {own[-1]} if best is None else {own[-1], str(Path(best))}
+        surplus = max(0, len(own) - max(limit, len(needed)))
+        for checkpoint in [each for each in own if each not in needed][:surplus]:
+            shutil.rmtree(checkpoint, ignore_errors=True)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As Trainer.save_model.

@@ -1,9 +1,12 @@
 """transformers' Trainer, changed only where its behaviour is wrong."""
 
+import logging
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,21 +18,25 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSam
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
+    GenerationConfig,
     PreTrainedModel,
     ProgressCallback,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
     Trainer,
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.integrations import apply_liger_kernel
 from transformers.trainer_utils import EvalLoopOutput, has_length
 
 from .arguments import BlendTrainingArguments
 from .files import InputError
-from .metrics import perplexity
+from .metrics import greater_is_better, perplexity
 from .progress import Progress
 from .resuming import ResumingTrainer, seed_of
 from .sampling import TokenBatchSampler, count_tokens
+
+logger = logging.getLogger(__name__)
 
 Scorer = Callable[[EvalPrediction], dict[str, float | str]]
 # What the Trainer says to a DataLoader of how rows are read.
@@ -53,6 +60,98 @@ def completed(args: TrainingArguments | None) -> TrainingArguments:
     # SIGTERM is listened to anyway; transformers would also save in the middle of a step, and lose its gradients.
     args.enable_jit_checkpoint = False
     return args
+
+
+def check_device(args: TrainingArguments) -> None:
+    """Raises InputError for a precision that the device of the run does not compute in, and would be left out."""
+    if args.device.type != "cpu":
+        return
+    if getattr(args, "mixed_precision", None) == "fp16" or args.fp16:
+        raise InputError("fp16: needs a GPU, and this run is on the CPU, which computes in bf16 at the least")
+    if args.tf32:
+        raise InputError("tf32: needs a GPU, and this run is on the CPU")
+
+
+def settle_direction(args: TrainingArguments, unsaid: bool | None) -> None:
+    """Let the best model be chosen by the metric's own direction, and a learning rate that waits for it likewise.
+
+    Replaces `not self.metric_for_best_model.endswith("loss")` of TrainingArguments.__post_init__, for which the best
+    perplexity is the highest.
+
+    Args:
+        args: of a run whose metrics are those of this package.
+        unsaid: what greater_is_better is where the user did not give it.
+
+    Raises:
+        InputError: a direction was given that is not the metric's.
+    """
+    name, given = args.metric_for_best_model, args.greater_is_better
+    better = greater_is_better(name or "")
+    if better is None:
+        return
+    if given not in (unsaid, better):
+        raise InputError(
+            f"greater_is_better: {given} is against metric_for_best_model={name}, of which "
+            f"{'more' if better else 'less'} is better; leave it out"
+        )
+    args.greater_is_better = better
+
+
+def settle_plateau(args: TrainingArguments) -> None:
+    """Let a learning rate that falls when nothing becomes better go by greater_is_better.
+
+    torch's ReduceLROnPlateau and transformers' GreedyLR wait for less, whatever the metric, unless told otherwise.
+
+    Raises:
+        InputError: the mode that was given is the other one.
+    """
+    if args.lr_scheduler_type not in ("reduce_lr_on_plateau", "greedy"):
+        return
+    mode, given = "max" if args.greater_is_better else "min", args.lr_scheduler_kwargs or {}
+    if given.get("mode", mode) != mode:
+        raise InputError(
+            f"lr_scheduler_kwargs: mode={given['mode']} is against metric_for_best_model="
+            f"{args.metric_for_best_model}, which is best at its {mode}imum; leave it out"
+        )
+    args.lr_scheduler_kwargs = {**given, "mode": mode}
+
+
+def load_generation_config(given: str | Path | dict[str, Any] | GenerationConfig) -> GenerationConfig:
+    """As Seq2SeqTrainer.load_generation_config, of a mapping too. Raises whatever transformers meets."""
+    return Seq2SeqTrainer.load_generation_config(GenerationConfig(**given) if isinstance(given, dict) else given)
+
+
+def settings_of_generation(config: GenerationConfig) -> dict[str, Any]:
+    """What a generation config says; where it says nothing, it has None."""
+    silent = {"transformers_version", "_from_model_config"}
+    return {name: value for name, value in config.to_diff_dict().items() if value is not None and name not in silent}
+
+
+def complete_generation(
+    config: GenerationConfig, own: GenerationConfig, args: Seq2SeqTrainingArguments
+) -> GenerationConfig:
+    """The model's own generation config, with what another one says in its place.
+
+    generation_num_beams wins over both. Tokens that are not the model's are named in a warning.
+
+    Raises:
+        ValueError: the settings do not go together.
+    """
+    said = settings_of_generation(config)
+    if args.generation_num_beams is not None:
+        said["num_beams"] = args.generation_num_beams
+    for name, other in (("max_new_tokens", "max_length"), ("max_length", "max_new_tokens")):
+        if name in said:
+            # One says how long; generate would warn of both.
+            said.setdefault(other, None)
+    tokens = {name: (said[name], getattr(own, name, None)) for name in said if name.endswith("token_id")}
+    others = [f"{name} {new}, not {old}" for name, (new, old) in tokens.items() if old not in (None, new)]
+    if others:
+        logger.warning("generation_config has other tokens than the model: %s", "; ".join(others))
+    completed = deepcopy(own)
+    completed.update(**said)
+    completed.validate(strict=True)
+    return completed
 
 
 def built(option: str, function: Callable, *args: Any) -> Any:
@@ -104,7 +203,11 @@ class BlendTrainer(ResumingTrainer):
 
     def __init__(self, *, scorers: dict[str, Scorer] | None = None, **kwargs: Any):
         self.scorers = {} if scorers is None else scorers
-        kwargs["args"] = completed(kwargs.get("args"))
+        args = kwargs["args"] = completed(kwargs.get("args"))
+        check_device(args)
+        if kwargs.get("compute_metrics") is None:
+            settle_direction(args, unsaid=not (args.metric_for_best_model or "").endswith("loss"))
+        settle_plateau(args)
         super().__init__(**{"compute_metrics": next(iter(self.scorers.values()), None), **kwargs})
         self.batches = self.make_batches()
         columns = getattr(self.train_dataset, "column_names", None) or ()
@@ -119,6 +222,21 @@ class BlendTrainer(ResumingTrainer):
         if self.args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
         self._loss_sums: list[torch.Tensor] = []
+
+    def load_generation_config(self, given: Any) -> GenerationConfig:  # type: ignore[override]
+        """What is given, completed by what the model has: the length it was trained for, the token it starts with.
+
+        Replaces `self.model.generation_config = gen_config` of Seq2SeqTrainer.__init__, which forgets the model's own.
+
+        Args:
+            given: see load_generation_config of this module.
+
+        Raises:
+            ValueError: it cannot be loaded, or settings do not go together.
+        """
+        config = load_generation_config(given)
+        own = getattr(self.model, "generation_config", None)
+        return config if own is None else complete_generation(config, own, self.args)
 
     def make_batches(self) -> TokenBatchSampler | None:
         """The training batches, where max_tokens_per_batch says what they hold. None: so many rows, drawn at random.
@@ -188,13 +306,16 @@ class BlendTrainer(ResumingTrainer):
             if has_length(loader) and not len(loader):
                 raise InputError("dataloader_drop_last: the training split is smaller than a batch; nothing is left")
             if args.use_liger_kernel:
-                built("use_liger_kernel", apply_liger_kernel, model, args.liger_kernel_config)
+                # It would pass over them with no more than a line in the log.
+                raise InputError("use_liger_kernel: liger-kernel has no kernels for the models of seqblend")
             if getattr(args, CHECKPOINTING):
                 option = f"{CHECKPOINTING}_kwargs"
                 built(option, run_checkpointed, getattr(args, option) or {})
             if args.torch_compile:
                 settings = self.accelerator.state.dynamo_plugin.to_kwargs()
                 built("torch_compile_mode", partial(torch.compile, **settings), model)
+                # Whether there is a compiler shows where something is compiled.
+                built("torch_compile", torch.compile(torch.sin, **settings), torch.zeros(2, device=args.device))
             steps = self.set_initial_training_values(args, loader)[-1]
             built("optim", self.create_optimizer, model)
             built("lr_scheduler_type", self.create_scheduler, steps)
