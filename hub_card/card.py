@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.dataclasses import strict
 
 from ..configuration.base import unknown
+from ..training.tags import describe_scheme
 from ..version import __version__
 from .illustrate import draw_pictures
 from .saved import Saved, read_saved
@@ -141,6 +142,7 @@ def write_card(directory: str | Path, given: Given | None = None, complete: bool
         code=code,
         output=output,
         results=result_rows(saved),
+        tags=describe_scheme(saved.labels) if saved.head.pipeline_tag == "token-classification" else None,
         architecture=architecture_rows(saved),
         limits=limits(saved, given),
         pictures=pictures,

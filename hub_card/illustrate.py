@@ -81,7 +81,7 @@ def draw_tags(saved: Saved, folder: Path) -> list[Picture]:
     """How well each tag is told."""
     if not saved.predictions:
         return []
-    draw_tag_scores(*sides(saved), folder / "tags.png")
+    draw_tag_scores(*sides(saved), folder / "tags.png", labels=saved.labels)
     return [("tags.png", "F1 of each tag on the test split")]
 
 

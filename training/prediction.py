@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import regex
 import torch
-from seqeval.metrics.sequence_labeling import get_entities
 from transformers import BatchEncoding, EvalPrediction, PreTrainedModel
 
 from .encoding import Answer, Settings, tokenize
-from .metrics import is_span_scheme, to_iobes
 from .sampling import fill
 from .sequence_classification import answer_sequences
+from .tags import find_scheme
 from .tasks import TASKS
 from .token_classification import tokenize_words, told_words, unread_label
 from .windows import Overflow, join_logits
@@ -208,8 +207,9 @@ def entities(tags: list[str], scores: list[float | None], row: Row, labels: list
         The label; `start` and `end` in the text, counted in characters; what stands there; and the mean of the words'
         probabilities.
     """
-    if is_span_scheme(set(labels)):
-        found = get_entities(to_iobes([tags])[0])
+    scheme = find_scheme(labels)
+    if scheme is not None:
+        found = scheme.spans(tags)
     else:
         found = [(tag, index, index) for index, tag in enumerate(tags) if tag != "O"]
     answer = []
