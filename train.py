@@ -42,7 +42,7 @@ from seqblend.training.tasks import (
     shown_example,
     without_document,
 )
-from seqblend.training.tokenization import make_tokenizer
+from seqblend.training.tokenization import make_tokenizer, set_token_types
 from seqblend.training.trainer import BlendTrainer
 from seqblend.training.weights import class_weights
 
@@ -155,6 +155,7 @@ def prepare(argv: list[str]) -> Job:
     set_seed(training_args.seed)
     weights = class_weights(data_args, training_args, rows)
     model = make_model(model_args, data_args, training_args, tokenizer, rows.label_names, weights)
+    set_token_types(tokenizer, reads_token_types(model.config))
     settings = make_settings(data_args, training_args, tokenizer, rows, model)
     with training_args.main_process_first(desc="tokenizing"):
         encoded = encode_splits(task, rows, settings, data_args.preprocessing_num_workers)

@@ -22,9 +22,10 @@ from seqblend.predict import main
 from seqblend.train import main as train
 from seqblend.training import prediction
 from seqblend.training.models import ARCHITECTURES, special_tokens
-from seqblend.training.prediction import WORDS, entities, read_ahead, split_text
+from seqblend.training.prediction import entities, read_ahead, split_text
 from seqblend.training.tasks import TASKS
 from seqblend.training.tokenization import train_tokenizer
+from seqblend.training.words import WORDS
 
 PROPERTY = settings(max_examples=100, deadline=None)
 # Korean whole and in letters, an accent of its own, a family of emoji, a flag, joiners, and spaces of many kinds.

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import regex
 import torch
 from transformers import BatchEncoding, EvalPrediction, PreTrainedModel
 
@@ -18,6 +17,7 @@ from .tags import find_scheme
 from .tasks import TASKS
 from .token_classification import tokenize_words, told_words, unread_label
 from .windows import Overflow, join_logits
+from .words import word_spans
 
 Row = dict[str, Any]
 Places = list[np.ndarray]
@@ -132,17 +132,8 @@ def split_text(text: str, words: str) -> Row:
         text: any.
         words: one of WORDS.
     """
-    spans = [match.span() for match in WORDS[words].finditer(text)]
+    spans = word_spans(text, words)
     return {"text": text, "tokens": [text[start:stop] for start, stop in spans], "spans": spans}
-
-
-# In `words`, a run of letters, digits and what belongs to them, or another character as it is seen (an emoji is one,
-# of however many code points). The two joiners stand inside words of Persian and of Indian scripts.
-WORDS = {
-    "words": regex.compile(r"[\p{L}\p{N}_][\p{L}\p{N}\p{M}_\u200c\u200d]*|(?!\s)\X"),
-    "spaces": regex.compile(r"\S+"),
-    "characters": regex.compile(r"(?s)."),
-}
 
 
 # --- Sequence classification ---

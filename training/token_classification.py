@@ -71,7 +71,7 @@ def encode_words(settings: Settings) -> Encoder:
 
 
 def unread_label(settings: Settings) -> str:
-    """The tag of a word that the model was not shown: outside of spans, or the first label where there is none such."""
+    """The tag of a word that the model was not shown: outside of spans, or the first label where none is that."""
     return next((name for name in settings.labels if name in OUTSIDE), settings.labels[0])
 
 
