@@ -117,7 +117,7 @@ def draw_attention(saved: Saved, folder: Path, example: Any) -> list[Picture]:
     with without_bar():
         auto_class = getattr(transformers, saved.head.auto_class)
         model = auto_class.from_pretrained(saved.directory, attn_implementation="eager")
-    texts = example if is_pair(saved.head, example) else [as_text(example)]
+    texts = example if is_pair(saved.head, example) else [as_text(example, saved.tagging.rule)]
     weights, takers, taken, kind = attention_of(model.eval(), tokenizer, texts)
     path = folder / "blending.png"
     draw_blending(weights, path, queries=takers, keys=taken, title=f"{kind} of the last layer, mean of its heads")
