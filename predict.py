@@ -17,7 +17,7 @@ from typing import IO, Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from tqdm import tqdm
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from seqblend import FAMILIES
 from seqblend.training.arguments import DataArguments, ModelArguments
@@ -28,10 +28,11 @@ from seqblend.training.encoding import Settings
 from seqblend.training.files import InputError, expand, one_of
 from seqblend.training.formats import FILE_TYPES, Reading
 from seqblend.training.models import check_reach, load_config, load_model, reach_of, reads_token_types
-from seqblend.training.prediction import ASKED, WORDS, Predictor, Row, split_text
+from seqblend.training.prediction import ASKED, Predictor, Row, split_text
 from seqblend.training.sources import Source, check_reading, sources_of
 from seqblend.training.tasks import TASKS
 from seqblend.training.tokenization import load_tokenizer
+from seqblend.training.words import DEFAULT, WORDS, read_splitting
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--input", nargs="+", required=True, help="Files as train.py reads them; or -, lines of text.")
     parser.add_argument("--output", help="The file to write, .jsonl or .jsonl.gz; default: standard output.")
     parser.add_argument("--overwrite_output", action="store_true", help="Replace a file that is there.")
-    parser.add_argument("--words", help="What a tag is for in a text: words, the default; spaces; or characters.")
+    parser.add_argument(
+        "--words", help="What a tag is for in a text: words, spaces or characters; default: as the model was trained."
+    )
     parser.add_argument(
         "--max_tokens_per_batch", type=int, default=4096, help="What the model reads at a time; default: 4096."
     )
@@ -162,7 +165,22 @@ def input_sources(given: argparse.Namespace) -> list[Source]:
     return sources
 
 
-def input_rows(given: argparse.Namespace, sources: list[Source], task: str) -> Iterator[Row]:
+def rule_of_words(given: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> str:
+    """How texts are divided into words: as was said, or else as in training. A line tells where the two may differ."""
+    trained = read_splitting(tokenizer.init_kwargs)
+    rule = given.words or (DEFAULT if trained is None else trained.rule)
+    if trained is None and given.words is None:
+        logger.warning(
+            "%s does not tell how its training words were divided; --words is taken as %s", given.model, rule
+        )
+    elif trained is not None and (rule, 1) != trained:
+        logger.warning("words: texts are divided by %r, but of %s %s", rule, given.model, trained)
+    return rule
+
+
+def input_rows(
+    given: argparse.Namespace, sources: list[Source], task: str, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[Row]:
     """The rows of the input, checked one by one, with standard column names.
 
     Raises:
@@ -171,6 +189,7 @@ def input_rows(given: argparse.Namespace, sources: list[Source], task: str) -> I
     columns = Columns(**{name.removesuffix("_column"): getattr(given, name) for name in COLUMNS})
     present: list[Field] = []
     absent: set[str] = set()
+    rule: str | None = None
     for source in sources:
         for number, row in enumerate(source.rows(tqdm(disable=True)), 1):
             if not present:
@@ -186,7 +205,9 @@ def input_rows(given: argparse.Namespace, sources: list[Source], task: str) -> I
             }
             # Of a task that reads words.
             is_text = "text" in checked and "tokens" in TASK_FIELDS[task]
-            yield split_text(checked["text"], given.words or "words") if is_text else checked
+            if is_text and rule is None:
+                rule = rule_of_words(given, tokenizer)
+            yield split_text(checked["text"], rule) if is_text else checked
 
 
 def fields_for(task: str, columns: Columns, row: Row) -> list[Field]:
@@ -247,7 +268,8 @@ def run(argv: list[str]) -> None:
     sources, name = input_sources(given), STANDARD_INPUT if given.input == ["-"] else " ".join(given.input)
     predictor = make_predictor(given)
     begin = time.monotonic()
-    write(predictor.answers(input_rows(given, sources, predictor.task)), given.output)
+    rows = input_rows(given, sources, predictor.task, predictor.settings.tokenizer)
+    write(predictor.answers(rows), given.output)
     seconds, overflow = time.monotonic() - begin, predictor.overflow
     if overflow.long:
         logger.warning("%s: %s", name, overflow)

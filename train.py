@@ -43,9 +43,11 @@ from seqblend.training.tasks import (
     shown_example,
     without_document,
 )
-from seqblend.training.tokenization import make_tokenizer
+from seqblend.training.tokenization import make_tokenizer, set_token_types
 from seqblend.training.trainer import BlendTrainer
 from seqblend.training.weights import class_weights
+
+logger = logging.getLogger(__name__)
 
 # The prefix that transformers gives the metrics of a split.
 PREFIXES = {"eval": "validation", "test": "test"}
@@ -151,9 +153,12 @@ def prepare(argv: list[str]) -> Job:
     set_seed(training_args.seed)
     weights = class_weights(data_args, training_args, rows)
     model = make_model(model_args, data_args, training_args, tokenizer, rows.label_names, weights)
+    set_token_types(tokenizer, reads_token_types(model.config))
     settings = make_settings(data_args, training_args, tokenizer, rows, model)
     with training_args.main_process_first(desc="tokenizing"):
         encoded = encode_splits(task, rows, settings, data_args.preprocessing_num_workers)
+    if task.describe is not None:
+        logger.info(task.describe(settings.labels))
     if training_args.metric_for_best_model is not None and "validation" in rows:
         name = training_args.metric_for_best_model
         check_metric(name, task, rows["validation"], encoded["validation"], settings)
@@ -235,6 +240,7 @@ def make_settings(
         overlap=data_args.overlap,
         noise=data_args.noise(),
         pack_documents=data_args.pack_documents,
+        bleu_tokenize=data_args.bleu_tokenize,
         **lengths,
     )
 

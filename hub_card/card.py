@@ -16,10 +16,12 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.dataclasses import strict
 
 from ..configuration.base import unknown
+from ..training.tags import describe_scheme
 from ..version import __version__
+from .agreement import MARK, count_agreeing, rows_of_each_label, trial_code
 from .illustrate import draw_pictures
 from .saved import Saved, read_saved
-from .usage import as_text, is_pair, prompt_of, run_usage, usage_code
+from .usage import as_text, asking_code, is_pair, prompt_of, run_usage, usage_code
 
 logger = logging.getLogger(__name__)
 
@@ -124,9 +126,10 @@ def write_card(directory: str | Path, given: Given | None = None, complete: bool
     given = Given(**{**saved.results.get("card_data", {}), **facts_of(given)})
     repo_id = given.repo_id or f"you/{saved.directory.absolute().name}"
     first = saved.predictions[0] if saved.predictions and given.example is None else {}
-    shown = prompt_of(saved.head, given_example(saved, given) or first.get("input"), saved.mask_token)
-    code = usage_code(saved.head, repo_id, "a text" if shown is None else shown, given.revision or "main")
-    output = printed(code, repo_id, saved.directory) if complete and shown is not None else NOT_MEASURED
+    shown = prompt_of(saved.head, given.example or first.get("input"), saved.tokenizer.get("mask_token"))
+    asked = "a text" if shown is None else shown
+    code = usage_code(saved.head, repo_id, asked, given.revision or "main", saved.tagging)
+    output, agreement = printed(code, repo_id, saved) if complete and shown is not None else (NOT_MEASURED, None)
     pictures = draw_pictures(saved, shown) if complete else []
     card = template().render(
         metadata=metadata(saved, given, repo_id, shown),
@@ -137,10 +140,12 @@ def write_card(directory: str | Path, given: Given | None = None, complete: bool
         run=saved.run,
         data=data_name(saved, given),
         sentence=saved.head.sentence.format(labels=told_labels(saved)),
-        example=example_lines(shown, first, output),
+        example=example_lines(shown, first, output, saved.tagging.rule),
         code=code,
         output=output,
+        agreement=agreement,
         results=result_rows(saved),
+        tags=describe_scheme(saved.labels) if saved.head.pipeline_tag == "token-classification" else None,
         architecture=architecture_rows(saved),
         limits=limits(saved, given),
         pictures=pictures,
@@ -162,14 +167,6 @@ def facts_of(given: Given | None) -> dict[str, Any]:
     return {name: value for name, value in vars(given or Given()).items() if value is not None}
 
 
-def given_example(saved: Saved, given: Given) -> str | list[str] | None:
-    """The example that the user gives; for a model that marks characters, as characters."""
-    inputs = saved.predictions[0]["input"] if saved.predictions else None
-    marks_words = saved.head.pipeline_tag == "token-classification" and isinstance(inputs, list)
-    by_character = marks_words and as_text(inputs) == "".join(inputs)
-    return list(given.example) if by_character and isinstance(given.example, str) else given.example
-
-
 def template() -> jinja2.Template:
     """The card's template; a name that it misses is an error."""
     environment = jinja2.Environment(
@@ -178,20 +175,37 @@ def template() -> jinja2.Template:
     return environment.from_string(Path(__file__).with_name("template.md").read_text(encoding="utf-8"))
 
 
-def printed(code: str, repo_id: str, directory: Path) -> str:
-    """What the code prints; if it fails, the card is written all the same and says so."""
+def printed(code: str, repo_id: str, saved: Saved) -> tuple[str, str | None]:
+    """What the code prints, and whether it says of test rows what the run said of them.
+
+    If it fails, the card is written all the same and says so.
+    """
+    rows = rows_of_each_label(saved)
+    trial = trial_code([asking_code(saved.head, row["input"], saved.tagging) for row in rows])
     try:
-        return run_usage(code, repo_id, directory)
+        output, _, answers = run_usage(code + trial, repo_id, saved.directory).partition(MARK)
     except ValueError as error:
-        logger.warning("The code on the card of %s fails: %s", directory, error)
-        return NOT_MEASURED
+        logger.warning("The code on the card of %s fails: %s", saved.directory, error)
+        return NOT_MEASURED, None
+    if not answers:
+        return output, None
+    return output.rstrip("\n"), agreement_of(saved, len(rows), count_agreeing(rows, answers))
+
+
+def agreement_of(saved: Saved, tried: int, agreeing: int) -> str:
+    """One sentence on how many rows got the answer of the run."""
+    if agreeing == tried:
+        return f"On {tried} test rows, some of each label, it says what the run said"
+    said = f"On {tried - agreeing} of {tried} test rows, some of each label, it says something else than the run said"
+    logger.warning("The code on the card of %s: %s", saved.directory, said)
+    return said
 
 
 def metadata(saved: Saved, given: Given, repo_id: str, example: Any) -> str:
     """The YAML at the top of the card, without the lines of dashes."""
     results = eval_results(saved, given)
     shows = example is not None and not is_pair(saved.head, example)
-    widget = [{"text": as_text(example)}] if shows else None
+    widget = [{"text": as_text(example, saved.tagging.rule)}] if shows else None
     datasets = given.datasets or saved.results.get("dataset_id")
     data = ModelCardData(
         language=given.language,
@@ -282,14 +296,14 @@ def told_labels(saved: Saved) -> str:
     return f"those of {count} labels that fit" if kind == "multi_label_classification" else f"one of {count} labels"
 
 
-def example_lines(example: Any, first: dict[str, Any], output: str) -> list[tuple[str, str]]:
+def example_lines(example: Any, first: dict[str, Any], output: str, rule: str | None) -> list[tuple[str, str]]:
     """A real input, what the model said and what is right; empty where nothing is known."""
     if example is None:
         return []
     said = first.get("prediction")
     # One tag a word says little: what the code prints has the words beside them.
     if said is None or isinstance(said, list):
-        return [("input", as_text(example)), ("output", output)]
+        return [("input", as_text(example, rule)), ("output", output)]
     reference = first["reference"]
     return [
         ("input", as_text(example)),
@@ -308,6 +322,8 @@ def limits(saved: Saved, given: Given) -> list[str]:
         )
     if "max_length" in results and saved.head.pipeline_tag != "text-generation":
         lines.append(f"What it reads was cut to {results['max_length']} tokens, in training and in measuring.")
+    if saved.splitting is not None:
+        lines.append(f"It tags words. Of the rules that divide a text into words, {saved.splitting}.")
     if saved.head.classifies and saved.config.get("problem_type") != "regression" and len(saved.labels) <= 60:
         lines.append("It knows these labels and no other: " + ", ".join(f"`{name}`" for name in saved.labels) + ".")
     return [*lines, f"Bias, robustness, and texts of another kind: {NOT_MEASURED}."]

@@ -81,7 +81,7 @@ def draw_tags(saved: Saved, folder: Path) -> list[Picture]:
     """How well each tag is told."""
     if not saved.predictions:
         return []
-    draw_tag_scores(*sides(saved), folder / "tags.png")
+    draw_tag_scores(*sides(saved), folder / "tags.png", labels=saved.labels)
     return [("tags.png", "F1 of each tag on the test split")]
 
 
@@ -117,7 +117,7 @@ def draw_attention(saved: Saved, folder: Path, example: Any) -> list[Picture]:
     with without_bar():
         auto_class = getattr(transformers, saved.head.auto_class)
         model = auto_class.from_pretrained(saved.directory, attn_implementation="eager")
-    texts = example if is_pair(saved.head, example) else [as_text(example)]
+    texts = example if is_pair(saved.head, example) else [as_text(example, saved.tagging.rule)]
     weights, takers, taken, kind = attention_of(model.eval(), tokenizer, texts)
     path = folder / "blending.png"
     draw_blending(weights, path, queries=takers, keys=taken, title=f"{kind} of the last layer, mean of its heads")

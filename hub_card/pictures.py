@@ -25,7 +25,7 @@ from PIL import Image
 from seqeval.metrics import sequence_labeling
 from sklearn.metrics import precision_recall_fscore_support
 
-from ..training.metrics import is_span_scheme, to_iobes
+from ..training.tags import TagScheme, find_scheme
 from .glyphs import fonts_for, letters, of_any_weight, shown
 
 # --- sheets ----------------------------------------------------------------------------------------------------------
@@ -223,11 +223,11 @@ def draw_confusion(references: Sequence[str], predictions: Sequence[str], path: 
 
 
 def tag_scores(
-    references: list[list[str]], predictions: list[list[str]], *, spans: bool
+    references: list[list[str]], predictions: list[list[str]], scheme: TagScheme | None
 ) -> dict[str, tuple[float, int]]:
     """F1 of each type of span, by seqeval, or else of each tag, by scikit-learn; and how many the references have."""
-    if spans:
-        sides = to_iobes(references), to_iobes(predictions)
+    if scheme is not None:
+        sides = [[scheme.to_iobes(row) for row in rows] for rows in (references, predictions)]
         names = {name for rows in sides for name, _, _ in sequence_labeling.get_entities(rows)}
         scores = sequence_labeling.precision_recall_fscore_support(*sides, average=None, zero_division=0)
     else:
@@ -237,13 +237,21 @@ def tag_scores(
     return {name: (float(f1), int(n)) for name, f1, n in zip(sorted(names), *scores[2:], strict=True)}
 
 
-def draw_tag_scores(references: list[list[str]], predictions: list[list[str]], path: Path, *, most: int = 20) -> None:
+def draw_tag_scores(
+    references: list[list[str]],
+    predictions: list[list[str]],
+    path: Path,
+    *,
+    labels: Iterable[str] = (),
+    most: int = 20,
+) -> None:
     """Draw the F1 of each type of span, or of each tag where tags mark no spans, as bars, the best first.
 
     Args:
         references: rows of tags.
         predictions: rows of the same lengths.
         path: the PNG file to write.
+        labels: all tags that the model knows, which say whether tags mark spans; none given: those of both sides.
         most: draw so many at most; of more, those that the references have most of.
 
     Raises:
@@ -253,20 +261,20 @@ def draw_tag_scores(references: list[list[str]], predictions: list[list[str]], p
     check_pairs(references=flat[0], predictions=flat[1])
     if list(map(len, references)) != list(map(len, predictions)):
         raise ValueError("rows of references and predictions must be equally long")
-    spans = is_span_scheme({*flat[0], *flat[1]})
-    what, counted = ("types of span", "spans") if spans else ("tags", "words")
-    scores = tag_scores(references, predictions, spans=spans)
+    scheme = find_scheme(labels or {*flat[0], *flat[1]})
+    what, counted = ("tags", "words") if scheme is None else ("types of span", "spans")
+    scores = tag_scores(references, predictions, scheme)
     frequent = sorted(scores, key=lambda name: -scores[name][1])[:most]
     names = sorted(frequent, key=lambda name: -scores[name][0])
     which = f"all {len(scores)} {what}" if len(scores) <= most else f"the {most} most frequent of {len(scores)} {what}"
     note = f"In brackets, how many {counted} the references have."
-    labels = [f"{shown(name, most=24)} ({scores[name][1]:,})" for name in names]
-    with sheet(path, height=0.6 + 0.22 * len(names), title=f"F1: {which}", note=note, texts=labels) as figure:
+    bar_labels = [f"{shown(name, most=24)} ({scores[name][1]:,})" for name in names]
+    with sheet(path, height=0.6 + 0.22 * len(names), title=f"F1: {which}", note=note, texts=bar_labels) as figure:
         axes = figure.add_subplot(xlim=(0, 1.08), ylim=(len(names) - 0.4, -0.6), xlabel="F1")
         bars = axes.barh(range(len(names)), [scores[name][0] for name in names], height=0.7, color=BLUE)
         axes.bar_label(bars, fmt="%.3f", padding=3, size=SMALL)
         axes.set_xticks(np.arange(6) / 5)
-        axes.set_yticks(range(len(names)), labels)
+        axes.set_yticks(range(len(names)), bar_labels)
         axes.grid(False, axis="y")
 
 

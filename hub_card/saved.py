@@ -3,12 +3,15 @@
 import json
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import safetensors
 
-from .usage import HEADS, Head
+from ..training.tags import find_scheme
+from ..training.words import SENTENCES, WordSplitting, find_splitting, read_splitting
+from .usage import HEADS, Head, Tagging
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Saved:
         results: all_results.json.
         state: trainer_state.json.
         predictions: the rows of predictions.jsonl.
-        mask_token: of the tokenizer.
+        tokenizer: tokenizer_config.json.
         parameters: how many the weights have.
     """
 
@@ -30,7 +33,7 @@ class Saved:
     results: dict[str, Any]
     state: dict[str, Any]
     predictions: list[dict[str, Any]]
-    mask_token: str | None
+    tokenizer: dict[str, Any]
     parameters: int
 
     @property
@@ -49,6 +52,23 @@ class Saved:
         """The names of the labels, in the order of their ids."""
         names = self.config.get("id2label", {})
         return [names[key] for key in sorted(names, key=int)]
+
+    @cached_property
+    def splitting(self) -> WordSplitting | None:
+        """How the words of a tagger were divided in training; of an older model, from the words of the test rows."""
+        if self.head.pipeline_tag != "token-classification":
+            return None
+        return read_splitting(self.tokenizer) or find_splitting(row["input"] for row in self.predictions[:SENTENCES])
+
+    @cached_property
+    def tagging(self) -> Tagging:
+        """How a tagger is asked."""
+        if self.splitting is None:
+            return Tagging()
+        tokens = read_json(self.directory / "tokenizer.json").get("model", {})
+        scheme = find_scheme(self.labels)
+        one_token = self.splitting == ("characters", 1) and tokens.get("type") == "BPE" and not tokens.get("merges")
+        return Tagging(self.splitting.rule, one_token and scheme is not None and scheme.name in ("IO", "IOB"))
 
 
 def read_saved(directory: str | Path) -> Saved:
@@ -71,7 +91,7 @@ def read_saved(directory: str | Path) -> Saved:
         results=read_json(directory / "all_results.json"),
         state=read_json(directory / "trainer_state.json"),
         predictions=predictions,
-        mask_token=read_json(directory / "tokenizer_config.json").get("mask_token"),
+        tokenizer=read_json(directory / "tokenizer_config.json"),
         parameters=count_parameters(directory),
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..training.words import DEFAULT, WORDS, word_spans, write_text
 from .verify import without_package
 
 
@@ -18,7 +19,7 @@ class Head:
         pipeline_tag: the Hub's name of its task.
         task_name: the same in words.
         sentence: what it does; `{labels}` stands for its labels.
-        code: lines that use `model`, `tokenizer` and the text `{text}`.
+        code: lines that use `model`, `tokenizer` and the text `{text}`, or its `words`, which `{words}` makes.
         pipeline: whether those lines use transformers' pipelines.
         classifies: whether it has labels.
     """
@@ -44,7 +45,21 @@ model = {auto_class}.from_pretrained(repository, **options)
 """
 
 
-def usage_code(head: Head, repo_id: str, example: Any, revision: str = "main") -> str:
+@dataclass(frozen=True)
+class Tagging:
+    """How a tagger is asked.
+
+    Args:
+        rule: what divides a text into words, one of WORDS; None: it is not known.
+        groups: whether transformers' pipeline groups the tags of single tokens rightly: each word is one token, and
+            the tags are B- and I-.
+    """
+
+    rule: str | None = None
+    groups: bool = False
+
+
+def usage_code(head: Head, repo_id: str, example: Any, revision: str = "main", tagging: Tagging = Tagging()) -> str:
     """The code that the card shows.
 
     Args:
@@ -52,12 +67,34 @@ def usage_code(head: Head, repo_id: str, example: Any, revision: str = "main") -
         repo_id: of the repository.
         example: a text, a pair of texts, or the words of a sentence.
         revision: the branch that it is pushed to.
+        tagging: of a token classifier.
     """
     names = [head.auto_class, "AutoTokenizer", *(["pipeline"] if head.pipeline else [])]
     loading = LOADING.format(names=", ".join(names), repo_id=repo_id, auto_class=head.auto_class, revision=revision)
-    strategy = "simple" if isinstance(example, list) and all(len(word) == 1 for word in example) else "first"
+    return loading + asking_code(head, example, tagging)
+
+
+def asking_code(head: Head, example: Any, tagging: Tagging = Tagging()) -> str:
+    """The part of usage_code behind the loading."""
+    if head.pipeline_tag == "token-classification":
+        code = GROUPING if tagging.groups else head.code
+        return code.format(words=words_code(example, tagging.rule))
     text = {"text": example[0], "text_pair": example[1]} if is_pair(head, example) else as_text(example)
-    return loading + head.code.format(text=json.dumps(text, ensure_ascii=False), strategy=strategy)
+    return head.code.format(text=quoted(text))
+
+
+def words_code(example: str | list[str], rule: str | None) -> str:
+    """Lines that make `words`: of a text by the rule; as they are, where the rule does not give them back."""
+    text = as_text(example, rule)
+    rule = rule or (DEFAULT if isinstance(example, str) else rule_of(example))
+    if isinstance(example, list) and [text[start:stop] for start, stop in word_spans(text, rule)] != example:
+        return f"words = {quoted(example)}"
+    return DIVIDING[rule].format(text=quoted(text), pattern=WORDS[rule].pattern)
+
+
+def quoted(value: Any) -> str:
+    """A text, a list or a mapping as Python code."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def is_pair(head: Head, example: Any) -> bool:
@@ -65,11 +102,14 @@ def is_pair(head: Head, example: Any) -> bool:
     return head.pipeline_tag == "text-classification" and isinstance(example, list)
 
 
-def as_text(example: Any) -> str:
-    """A text as it is; words joined by spaces; characters joined by nothing."""
-    if isinstance(example, str):
-        return example
-    return ("" if all(len(word) == 1 for word in example) else " ").join(example)
+def rule_of(words: list[str]) -> str:
+    """What divides a text into these words, where it is not known."""
+    return "characters" if all(len(word) == 1 for word in words) else DEFAULT
+
+
+def as_text(example: Any, rule: str | None = None) -> str:
+    """A text as it is; words as a text, see write_text."""
+    return example if isinstance(example, str) else write_text(example, rule or rule_of(example))[0]
 
 
 def prompt_of(head: Head, example: Any, mask_token: str | None) -> Any:
@@ -105,6 +145,19 @@ def run_usage(code: str, repo_id: str, directory: Path) -> str:
     return done.stdout.rstrip("\n")
 
 
+# How a text is divided into words, by each of WORDS.
+DIVIDING = {
+    "characters": "words = list({text})",
+    "words": "import regex\n\nwords = regex.findall(r'{pattern}', {text})",
+    "spaces": "words = {text}.split()",
+}
+# Of a tagger of characters, each of which is a token.
+GROUPING = """\
+{words}
+tag = pipeline("token-classification", model=model, tokenizer=tokenizer, aggregation_strategy="simple")
+for part in tag([words], is_split_into_words=True, delimiter="")[0]:
+    print(part["word"], part["entity_group"], f"{{part['score']:.3f}}")
+"""
 # By what follows "For" in the name of a model's class; "" for a model without a head.
 HEADS = {
     "SequenceClassification": Head(
@@ -125,10 +178,14 @@ print(classify({text}))
         classifies=True,
         sentence="It reads a text and gives each part of it {labels}.",
         code="""\
-strategy = "{strategy}"
-tag = pipeline("token-classification", model, tokenizer=tokenizer, aggregation_strategy=strategy)
-for part in tag({text}):
-    print(part["word"], part["entity_group"], f"{{part['score']:.3f}}")
+{words}
+tag = pipeline("token-classification", model=model, tokenizer=tokenizer)
+word_of = tokenizer(words, is_split_into_words=True).word_ids()
+for part in tag([words], is_split_into_words=True)[0]:
+    index = word_of[part["index"]]
+    # A word has the tag of its first token.
+    if word_of.index(index) == part["index"]:
+        print(words[index], part["entity"], f"{{part['score']:.3f}}")
 """,
     ),
     "Seq2SeqLM": Head(

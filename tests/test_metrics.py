@@ -11,14 +11,18 @@ import pytest
 import sacrebleu
 from sklearn.metrics import f1_score
 
+from seqblend.training.files import InputError
 from seqblend.training.metrics import (
     MultiLabelMetric,
     RegressionMetric,
     Seq2SeqMetric,
     SequenceClassificationMetric,
     TokenClassificationMetric,
+    bleu_tokenizer_for,
+    make_bleu,
     perplexity,
 )
+from seqblend.training.tags import describe_scheme, find_scheme
 
 pytestmark = pytest.mark.filterwarnings("error")  # a warning at every evaluation would hide the ones that matter
 
@@ -238,6 +242,61 @@ def test_tags_that_mark_no_spans(tag):
     assert figures == pytest.approx({"accuracy": 1 / 2, "macro_f1": (2 / 3 + 0) / 2})
 
 
+# The same sentence, "Anna Kim Lee saw Bo", in each scheme: PER from 0 to 2, and at 4.
+SCHEMES = {
+    "IOB1": ["I-PER", "I-PER", "I-PER", "O", "I-PER"],
+    "IOB2": ["B-PER", "I-PER", "I-PER", "O", "B-PER"],
+    "IOE1": ["I-PER", "I-PER", "I-PER", "O", "I-PER"],
+    "IOE2": ["I-PER", "I-PER", "E-PER", "O", "E-PER"],
+    "IOBES": ["B-PER", "I-PER", "E-PER", "O", "S-PER"],
+    "BILOU": ["B-PER", "I-PER", "L-PER", "O", "U-PER"],
+    "BMES": ["B-PER", "M-PER", "E-PER", "O", "S-PER"],
+    "BMEO": ["B-PER", "M-PER", "E-PER", "O", "B-PER"],
+    "BMEWO": ["B-PER", "M-PER", "E-PER", "O", "W-PER"],
+    "lower case": ["b-per", "i-per", "i-per", "o", "b-per"],
+    "underscore": ["B_PER", "I_PER", "I_PER", "O", "B_PER"],
+    "behind the type": ["PER-B", "PER-M", "PER-E", "O", "PER-S"],
+    "without a type": ["B", "I", "I", "O", "B"],
+    "without a type, BMES": ["B", "M", "E", "O", "S"],
+}
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_every_scheme_is_scored_as_the_spans_that_it_marks(name):
+    """Of two spans one is found, whatever the letters: precision, recall and F1 are 1/2."""
+    right = SCHEMES[name]
+    found = [*right[:2], right[3], right[3], right[4]]
+    figures = TokenClassificationMetric().compute(predictions=[found], references=[right])
+    assert figures == pytest.approx({"accuracy": 4 / 5, "precision": 1 / 2, "recall": 1 / 2, "f1": 1 / 2})
+    assert [span[1:] for span in find_scheme(right).spans(right)] == [(0, 2), (4, 4)]
+
+
+def test_word_segmentation_has_no_outside():
+    figures = TokenClassificationMetric().compute(predictions=[[*"BESBE"]], references=[[*"BESSS"]])
+    assert figures["precision"] == 2 / 3 and figures["recall"] == 2 / 4
+
+
+@pytest.mark.parametrize(
+    "labels", [["B", "O"], ["N", "E", "S", "W"], ["vitamin-B", "vitamin-C"], ["e-x", "s-x"], ["M-x"]]
+)
+def test_labels_that_only_look_like_a_scheme(labels):
+    assert find_scheme(labels) is None and "mark no spans" in describe_scheme(labels)
+
+
+def test_the_scheme_and_how_it_is_scored_is_said_in_a_line():
+    assert describe_scheme(["O", "B-X", "E-X", "M-X"]) == (
+        "The tags are BMES (B-X, E-X, M-X) and are scored as spans: precision, recall and F1"
+    )
+    assert describe_scheme(["O", "B-X", "X"]).endswith("accuracy and macro F1; 'X' is no tag of a span, as 'B-X' is")
+
+
+def test_the_labels_of_the_model_tell_the_scheme():
+    """A split of few rows may have no tag but O, or one that alone is a name."""
+    compute = TokenClassificationMetric().compute
+    assert "f1" in compute(predictions=[["O"]], references=[["O"]], labels=["O", "B-X", "I-X"])
+    assert "f1" in compute(predictions=[["B"]], references=[["B"]], labels=["B", "E", "M", "S"])
+
+
 def test_nothing_but_O_is_no_span_scheme():
     figures = TokenClassificationMetric().compute(predictions=[["O"]], references=[["O"]])
     assert figures == {"accuracy": 1.0, "macro_f1": 1.0}
@@ -291,6 +350,61 @@ def test_signatures_name_what_was_computed():
     assert one["bleu_signature"] == f"nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|{version}"
     assert one["chrf_signature"] == f"nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|{version}"
     assert several["bleu_signature"].startswith("nrefs:var|")
+
+
+UNSPACED = {
+    "zh": ["我们明天去北京看朋友", "今天的天气非常好啊", "他在学校里学习中文"],
+    "ja-mecab": ["明日は東京へ行きます", "今日はとても暑いですね", "日本語を勉強しています"],
+    "char": ["พรุ่งนี้เราจะไปกรุงเทพ", "วันนี้อากาศดีมาก", "เขาเรียนภาษาไทย"],
+    "ko-mecab": ["내일은서울에갑니다", "오늘은날씨가좋습니다", "한국어를공부합니다"],
+}
+
+
+@pytest.mark.parametrize("name", UNSPACED)
+def test_bleu_counts_what_the_script_of_the_references_has(name):
+    """A sentence without spaces is no single word, of which no four would follow each other."""
+    references = UNSPACED[name]
+    figures = Seq2SeqMetric().compute(predictions=[*references[:2], references[0]], references=references)
+    assert 40 < figures["bleu"] < 100
+    assert re.search(rf"tok:({name}|char)\b", figures["bleu_signature"])
+    assert Seq2SeqMetric().compute(predictions=references, references=references)["bleu"] == pytest.approx(100)
+    assert (
+        "tok:intl"
+        in (
+            Seq2SeqMetric().compute(predictions=references, references=references, bleu_tokenize="intl")[
+                "bleu_signature"
+            ]
+        )
+    )
+
+
+@pytest.mark.parametrize("references", [REFERENCES, ["2031-03-06"], ["Привет мир", "", "नमस्ते दुनिया"], ["hello 世界"]])
+def test_bleu_of_other_scripts_is_sacrebleus_default(references):
+    assert bleu_tokenizer_for(references) == "13a"
+
+
+def test_bleu_tokenizers_that_cannot_be_used_are_refused_by_name(monkeypatch):
+    with pytest.raises(InputError, match="bleu_tokenize: unknown value 'mecab'; valid are ja-mecab"):
+        make_bleu("mecab")
+
+    def lacking(tokenize):
+        raise SystemExit("no network")  # as sacrebleu does where a download fails
+
+    monkeypatch.setattr(lacking, "TOKENIZERS", sacrebleu.BLEU.TOKENIZERS, raising=False)
+    monkeypatch.setattr(sacrebleu, "BLEU", lacking)
+    with pytest.raises(
+        InputError, match="flores200 cannot be used: no network; it needs sentencepiece and a download"
+    ):
+        make_bleu("flores200")
+    assert bleu_tokenizer_for(UNSPACED["zh"]) == "char"
+
+
+def test_a_bleu_that_cannot_be_but_zero_is_said(caplog):
+    figures = Seq2SeqMetric().compute(predictions=["un", "deux"], references=["un", "deux"])
+    assert figures["bleu"] == 0 and "BLEU is 0: no reference has 4 tokens" in caplog.text
+    caplog.clear()
+    Seq2SeqMetric().compute(predictions=["un", "deux"], references=["un", "one two three four"])
+    assert not caplog.text
 
 
 def test_the_best_of_several_references_counts():

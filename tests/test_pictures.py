@@ -3,7 +3,7 @@ import logging
 import math
 import sys
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import matplotlib
 import numpy as np
@@ -26,6 +26,7 @@ from seqblend.hub_card.pictures import (
     draw_score_by_length,
     draw_tag_scores,
 )
+from seqblend.training.tags import find_scheme
 
 pytestmark = pytest.mark.filterwarnings("error")  # Matplotlib warns of each glyph that is missing, and draws a box
 
@@ -362,19 +363,20 @@ SPANS = [
 def test_span_scores_are_seqevals(references, predictions):
     report = classification_report(references, predictions, output_dict=True, zero_division=0)
     expected = {name: (row["f1-score"], row["support"]) for name, row in report.items() if " " not in name}
-    assert pictures.tag_scores(references, predictions, spans=True) == expected
+    assert pictures.tag_scores(references, predictions, find_scheme(chain(*references, *predictions))) == expected
 
 
 def test_bilou_is_scored_as_iobes():
-    expected = pictures.tag_scores([["B-X", "E-X", "S-Y"]], [["B-X", "E-X", "S-X"]], spans=True)
-    assert pictures.tag_scores([["B-X", "L-X", "U-Y"]], [["B-X", "L-X", "U-X"]], spans=True) == expected
+    iobes, bilou = find_scheme(["B-X", "E-X", "S-X"]), find_scheme(["B-X", "L-X", "U-X"])
+    expected = pictures.tag_scores([["B-X", "E-X", "S-Y"]], [["B-X", "E-X", "S-X"]], iobes)
+    assert pictures.tag_scores([["B-X", "L-X", "U-Y"]], [["B-X", "L-X", "U-X"]], bilou) == expected
 
 
 def test_tag_scores_are_scikit_learns():
     references, predictions = [["N", "V"], ["N", "N", "A"]], [["N", "N"], ["V", "N", "X"]]
     f1s = f1_score([*"NVNNA"], [*"NNVNX"], average=None, labels=[*"ANVX"], zero_division=0)
     expected = dict(zip("ANVX", zip(f1s, [1, 3, 1, 0], strict=True), strict=True))
-    assert pictures.tag_scores(references, predictions, spans=False) == expected
+    assert pictures.tag_scores(references, predictions, None) == expected
 
 
 def test_bars_are_sorted_and_name_what_they_count(figures, tmp_path):

@@ -6,6 +6,7 @@ import datasets
 import pytest
 import torch
 from conftest import BASES, every_model, run_without_package, tiny_model
+from test_train_command import CLASSIFY, SMALL, files, prepared
 from transformers import AutoTokenizer, GenerationConfig, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
@@ -256,3 +257,22 @@ def test_what_writes_no_text_from_a_text_is_refused(name, writer, tmp_path):
         pipeline(name, str(tmp_path))
     with pytest.raises(ValueError, match="tokenizer: there is none"):
         type(writer[2][name])(model)
+
+
+@pytest.mark.parametrize("recipe, reads", [("bert", True), ("default", False)])
+def test_a_pair_is_asked_with_segments_where_the_model_has_them(recipe, reads, tmp_path):
+    """By the saved tokenizer alone, whose answers are those that training and seqblend-predict ask for."""
+    rows = [{"text": "red", "text_pair": "blue", "label": name} for name in "xy"]
+    more = {"recipe": recipe, "config_overrides": f"{SMALL},initializer_range=0.5"}
+    job = prepared(tmp_path / "out", task=CLASSIFY, **more, **files(tmp_path, rows, ["train"]))
+    job.trainer.save_model(str(tmp_path / "out"))
+    classify = pipeline("text-classification", str(tmp_path / "out"), top_k=None)
+    inputs = classify.tokenizer("red", "blue", return_tensors="pt")
+    assert ("token_type_ids" in inputs) == reads == job.settings.token_types
+    asked = classify.tokenizer("red", "blue", return_token_type_ids=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = classify.model(**asked).logits.softmax(-1)[0]
+        without = classify.model(input_ids=asked["input_ids"]).logits.softmax(-1)[0]
+    said = {each["label"]: each["score"] for each in classify({"text": "red", "text_pair": "blue"})}
+    assert [said["x"], said["y"]] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert torch.allclose(expected, without, atol=1e-3) != reads

@@ -1,5 +1,6 @@
 """Trained tokenizers are the same everywhere and exact where they can be; loaded ones have all special tokens."""
 
+import copy
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from seqblend.training.tokenization import (
     TOKENIZER_TYPES,
     Texts,
     load_tokenizer,
+    set_token_types,
     train_tokenizer,
 )
 
@@ -56,7 +58,7 @@ def test_special_tokens(tokenizer_type):
     alone = tokenizer("a", add_special_tokens=False)["input_ids"]
     assert pair["input_ids"] == [2, *alone, 3, *alone, 3]
     assert pair["token_type_ids"] == [0] * (2 + len(alone)) + [1] * (1 + len(alone))
-    assert list(tokenizer("a")) == ["input_ids", "attention_mask"]
+    assert list(tokenizer("a")) == ["input_ids", "token_type_ids", "attention_mask"]
     assert tokenizer("")["input_ids"] == [2, 3]
 
 
@@ -69,6 +71,20 @@ def test_texts_that_are_continued_are_not_closed(tokenizer_type, tmp_path):
         for text in TEXTS:
             assert each(text)["input_ids"] == closed(text, add_special_tokens=False)["input_ids"]
             assert not {2, 3} & set(each(text, text)["input_ids"])
+            assert list(each(text)) == ["input_ids", "attention_mask"]
+
+
+@pytest.mark.parametrize("kind", ["trained", "vocab.txt"])
+def test_token_types_are_given_where_the_model_reads_them_and_only_there(kind, tmp_path):
+    """Saved and loaded by the library alone, and set again for another model."""
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, "a", "b"]), encoding="utf-8")
+    tokenizer = tokenizer_of("char") if kind == "trained" else load_tokenizer(tmp_path)
+    for reads in (True, False, True):
+        tokenizer = copy.deepcopy(tokenizer)
+        set_token_types(tokenizer, reads)
+        tokenizer.save_pretrained(tmp_path / str(reads))
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / str(reads))
+        assert tokenizer("a", "a").get("token_type_ids") == ([0, 0, 0, 1, 1] if reads else None)
 
 
 @settings(max_examples=60)
@@ -129,7 +145,7 @@ def test_saved_and_loaded(tokenizer_type, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     for loaded in (load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)):
         assert loaded.special_tokens_map == tokenizer.special_tokens_map
-        assert loaded.model_input_names == ["input_ids", "attention_mask"]
+        assert loaded.model_input_names == ["input_ids", "token_type_ids", "attention_mask"]
         for text in TEXTS:
             assert loaded(text) == tokenizer(text)
             assert decode(loaded, text) == decode(tokenizer, text)

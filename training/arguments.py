@@ -104,6 +104,15 @@ class DataArguments:
             "'LABEL=1,LABEL=2.5'."
         },
     )
+    bleu_tokenize: str | None = field(
+        default=None,
+        metadata={
+            "help": "For seq2seq-lm: what BLEU counts, as sacrebleu names it: 13a, intl, zh, char, none, ja-mecab, "
+            "ko-mecab, flores101, flores200, …. Default by the script of the references: zh for Chinese; ja-mecab and "
+            "ko-mecab for Japanese and Korean where sacrebleu's extra is installed, else char; char for Thai, Lao, "
+            "Khmer, Burmese and Tibetan; 13a for all others."
+        },
+    )
     dataset_name: str | None = field(default=None, metadata={"help": "dates, or a data set of the Hub."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of dataset_name."})
     train_file: list[str] | None = field(

@@ -17,6 +17,7 @@ from ..configuration.base import unknown
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments, parse_pairs
 from .checkpoints import STATE, clear_stage, newest_good
 from .files import NEAREST, InputError, nearest_first, one_of
+from .metrics import make_bleu
 from .tasks import TASKS, Task
 from .trainer import check_device, load_generation_config, settings_of_generation, settle_direction
 from .windows import OVERFLOWS
@@ -59,6 +60,7 @@ NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
 ONLY_FOR = {
     "problem_type": ("sequence-classification",),
     "class_weights": ("sequence-classification", "token-classification"),
+    "bleu_tokenize": ("seq2seq-lm",),
     "pack_documents": ("causal-lm",),
     "mask_probability": ("masked-lm", "denoising"),
     "mask_whole_words": ("masked-lm",),
@@ -127,6 +129,8 @@ def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
     if data_args.class_weights and "class_weights" in parse_pairs(model_args.config_overrides, "config_overrides"):
         raise InputError("class_weights: config_overrides has them too; give one of the two")
     check_overflow(data_args.task, data_args.overflow, data_args.overlap)
+    if data_args.bleu_tokenize is not None:
+        make_bleu(data_args.bleu_tokenize)
 
 
 def check_overflow(task: str, overflow: str, overlap: int | None) -> None:

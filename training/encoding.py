@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 Rows = dict[str, list]
 Encoder = Callable[[Rows], Rows]
 Answer = dict[str, Any]
+# Settings that change nothing of what is encoded.
+NOT_ENCODED = ("where", "bleu_tokenize")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Settings:
         overlap: how many tokens of a text two windows have in common; None is a quarter of max_length.
         noise: what a language model is to put back.
         pack_documents: whether the documents of a causal language model are kept apart.
+        bleu_tokenize: the tokenizer of sacrebleu that BLEU counts by; None is that of the references' script.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -57,6 +60,7 @@ class Settings:
     overlap: int | None = None
     noise: Noise = field(default_factory=Noise)
     pack_documents: bool = False
+    bleu_tokenize: str | None = None
 
     @property
     def label_ids(self) -> dict[str, int]:
@@ -73,12 +77,12 @@ class Settings:
 
     @cached_property
     def key(self) -> str:
-        """Equal for equal settings, by which what was encoded before is found again; `where` does not matter."""
+        """Equal for equal settings, by which what was encoded before is found again; NOT_ENCODED does not matter."""
         if self.tokenizer.is_fast:
             # What the last call left there, which the next one sets anew.
             self.tokenizer.backend_tokenizer.no_truncation()
             self.tokenizer.backend_tokenizer.no_padding()
-        facts = [getattr(self, each.name) for each in fields(self) if each.name not in ("tokenizer", "where")]
+        facts = [getattr(self, each.name) for each in fields(self) if each.name not in ("tokenizer", *NOT_ENCODED)]
         with tempfile.TemporaryDirectory() as directory:
             return key_of(self.tokenizer.save_pretrained(directory), __version__, facts)
 

@@ -5,8 +5,10 @@ and jiwer. Each class is used as `Metric().compute(predictions=..., references=.
 the signatures, which are strings. Rates are 0 to 1, BLEU and chrF 0 to 100.
 """
 
+import logging
 import math
 import unicodedata
+from collections.abc import Iterable
 from itertools import chain
 
 import evaluate
@@ -17,6 +19,17 @@ from datasets import Features, List, Value
 from scipy import stats
 from seqeval.metrics import sequence_labeling
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from .files import InputError, one_of
+from .scripts import main_script
+from .tags import find_scheme
+
+logger = logging.getLogger(__name__)
+
+# sacrebleu's tokenizers by the script of the references.
+BLEU_TOKENIZERS = {"Chinese": "zh", "Japanese": "ja-mecab", "Korean": "ko-mecab", "unspaced": "char"}
+# What some of them load from the network when they are first used.
+NEEDED = dict.fromkeys(("spm", "flores101", "flores200", "spBLEU-1K"), "; it needs sentencepiece and a download")
 
 # Whether more of a figure is better; all that evaluations of this package give are here.
 GREATER_IS_BETTER = {
@@ -107,16 +120,33 @@ def correlation(measure, x: np.ndarray, y: np.ndarray) -> float:
     return float(measure(x, y).statistic)
 
 
-def is_span_scheme(tags: set[str]) -> bool:
-    """Tell whether the tags mark spans (IOB, IOBES, BILOU): all are O or prefixed, and one at least is prefixed."""
-    prefixed = {tag for tag in tags if tag.startswith(("B-", "I-", "E-", "S-", "L-", "U-"))}
-    return bool(prefixed) and tags <= prefixed | {"O"}
+def make_bleu(tokenizer: str) -> sacrebleu.BLEU:
+    """BLEU of the tokens of one of sacrebleu's tokenizers.
+
+    Raises:
+        InputError: there is none of this name, or what it needs is not installed or cannot be downloaded.
+    """
+    one_of("bleu_tokenize", tokenizer, sacrebleu.BLEU.TOKENIZERS)
+    try:
+        return sacrebleu.BLEU(tokenize=tokenizer)
+    # sacrebleu ends the process where a download fails; its tokenizers raise what they like.
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"bleu_tokenize: {tokenizer} cannot be used: {reason}{NEEDED.get(tokenizer, '')}") from error
 
 
-def to_iobes(rows: list[list[str]]) -> list[list[str]]:
-    """Rename BILOU's last and unit tags, which seqeval's default mode does not know; leave all others."""
-    names = {"L": "E", "U": "S"}
-    return [[names.get(tag[0], tag[0]) + tag[1:] for tag in row] for row in rows]
+def bleu_tokenizer_for(references: Iterable[str]) -> str:
+    """The name of sacrebleu's tokenizer for the script that most letters of the references are of.
+
+    `zh` for Chinese; `ja-mecab` and `ko-mecab` for Japanese and Korean where they are installed, else `char`; `char`
+    for Thai, Lao, Khmer, Burmese and Tibetan; `13a`, sacrebleu's default, for all others.
+    """
+    name = BLEU_TOKENIZERS.get(main_script(references), "13a")
+    try:
+        make_bleu(name)
+    except InputError:
+        return "char"
+    return name
 
 
 def best_error_rate(process, predictions: list[str], references: list[list[str]]) -> float:
@@ -223,7 +253,8 @@ class TokenClassificationMetric(InMemoryMetric):
     """Figures of one tag per token: token accuracy, and precision, recall and F1 of exact spans.
 
     Inputs are rows of tag strings. A span counts when its type and both ends are right, averaged over all spans, as
-    conlleval does. Tags that mark no spans (parts of speech) get accuracy and `macro_f1` over tags.
+    conlleval does. Tags that mark no spans (parts of speech) get accuracy and `macro_f1` over tags. `tags.find_scheme`
+    tells which they are: by `labels`, all tags that the model knows, or else by the tags of both sides.
 
     Raises:
         ValueError: if a row of predictions is not as long as its references, or all rows are empty.
@@ -233,7 +264,7 @@ class TokenClassificationMetric(InMemoryMetric):
 
     input_features = Features({"predictions": List(Value("string")), "references": List(Value("string"))})
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions, references, labels=None):
         for row, (predicted, expected) in enumerate(zip(predictions, references, strict=True)):
             if len(predicted) != len(expected):
                 counts = f"{len(predicted)} predictions for {len(expected)} references"
@@ -243,17 +274,20 @@ class TokenClassificationMetric(InMemoryMetric):
             raise ValueError(f"{self.name}: all rows are empty, at least one must hold a tag")
 
         figures = {"accuracy": float(accuracy_score(all_expected, all_predicted))}
-        if not is_span_scheme({*all_predicted, *all_expected}):
+        scheme = find_scheme({*all_predicted, *all_expected} if labels is None else labels)
+        if scheme is None:
             macro_f1 = f1_score(all_expected, all_predicted, average="macro", zero_division=0.0)
             return figures | {"macro_f1": float(macro_f1)}
-        spans = sequence_labeling.precision_recall_fscore_support(
-            to_iobes(references), to_iobes(predictions), average="micro", zero_division=0
-        )
+        sides = [[scheme.to_iobes(row) for row in rows] for rows in (references, predictions)]
+        spans = sequence_labeling.precision_recall_fscore_support(*sides, average="micro", zero_division=0)
         return figures | {name: float(spans[i]) for i, name in enumerate(("precision", "recall", "f1"))}
 
 
 class Seq2SeqMetric(InMemoryMetric):
     """Figures of written sequences: BLEU and chrF (0 to 100) with signatures, exact match, word and character error.
+
+    BLEU counts the tokens of sacrebleu's tokenizer `bleu_tokenize`; None takes that of the references' script, see
+    `bleu_tokenizer_for`. The signature names it.
 
     Predictions are strings; references are strings or lists of equally good strings, of which the best counts, in each
     figure on its own. Strings are compared after Unicode NFC and nothing else; the error rates also drop outer spaces.
@@ -261,7 +295,7 @@ class Seq2SeqMetric(InMemoryMetric):
     `word_error_rate`.
 
     Raises:
-        ValueError: if an example has no reference.
+        ValueError: if an example has no reference, or the tokenizer cannot be used.
 
     Source: Post 2018, "A call for clarity in reporting BLEU scores" (signatures); Popovic 2015, "chrF".
     """
@@ -273,7 +307,7 @@ class Seq2SeqMetric(InMemoryMetric):
         references = [[row] if isinstance(row, str) else row for row in references]
         super().add_batch(predictions=predictions, references=references, **kwargs)
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions, references, bleu_tokenize=None):
         if not all(references):
             raise ValueError(f"{self.name}: row {references.index([])} of references must hold one string at least")
         # a tokenizer may write é as e + accent, which reads the same and must count the same
@@ -283,10 +317,13 @@ class Seq2SeqMetric(InMemoryMetric):
         # sacrebleu takes one list per reference number, None where an example has fewer
         most = max(len(row) for row in references)
         by_number = [[row[i] if i < len(row) else None for row in references] for i in range(most)]
-        bleu, chrf = sacrebleu.BLEU(), sacrebleu.CHRF()
+        bleu, chrf = make_bleu(bleu_tokenize or bleu_tokenizer_for(chain.from_iterable(references))), sacrebleu.CHRF()
+        score = bleu.corpus_score(predictions, by_number)
+        if not score.totals[-1] and not bleu.corpus_score([row[0] for row in references], by_number).totals[-1]:
+            logger.warning("BLEU is 0: no reference has %d tokens (%s)", len(score.totals), bleu.get_signature())
         matches = [text in row for text, row in zip(predictions, references, strict=True)]
         return {
-            "bleu": float(bleu.corpus_score(predictions, by_number).score),
+            "bleu": float(score.score),
             "bleu_signature": str(bleu.get_signature()),
             "chrf": float(chrf.corpus_score(predictions, by_number).score),
             "chrf_signature": str(chrf.get_signature()),

@@ -7,18 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import regex
 import torch
-from seqeval.metrics.sequence_labeling import get_entities
 from transformers import BatchEncoding, EvalPrediction, PreTrainedModel
 
 from .encoding import Answer, Settings, tokenize
-from .metrics import is_span_scheme, to_iobes
 from .sampling import fill
 from .sequence_classification import answer_sequences
+from .tags import find_scheme
 from .tasks import TASKS
 from .token_classification import tokenize_words, told_words, unread_label
 from .windows import Overflow, join_logits
+from .words import word_spans
 
 Row = dict[str, Any]
 Places = list[np.ndarray]
@@ -133,17 +132,8 @@ def split_text(text: str, words: str) -> Row:
         text: any.
         words: one of WORDS.
     """
-    spans = [match.span() for match in WORDS[words].finditer(text)]
+    spans = word_spans(text, words)
     return {"text": text, "tokens": [text[start:stop] for start, stop in spans], "spans": spans}
-
-
-# In `words`, a run of letters, digits and what belongs to them, or another character as it is seen (an emoji is one,
-# of however many code points). The two joiners stand inside words of Persian and of Indian scripts.
-WORDS = {
-    "words": regex.compile(r"[\p{L}\p{N}_][\p{L}\p{N}\p{M}_\u200c\u200d]*|(?!\s)\X"),
-    "spaces": regex.compile(r"\S+"),
-    "characters": regex.compile(r"(?s)."),
-}
 
 
 # --- Sequence classification ---
@@ -208,8 +198,9 @@ def entities(tags: list[str], scores: list[float | None], row: Row, labels: list
         The label; `start` and `end` in the text, counted in characters; what stands there; and the mean of the words'
         probabilities.
     """
-    if is_span_scheme(set(labels)):
-        found = get_entities(to_iobes([tags])[0])
+    scheme = find_scheme(labels)
+    if scheme is not None:
+        found = scheme.spans(tags)
     else:
         found = [(tag, index, index) for index, tag in enumerate(tags) if tag != "O"]
     answer = []

@@ -34,4 +34,6 @@ def answer_pairs(predicted: EvalPrediction, rows: datasets.Dataset, settings: Se
 
 def score_pairs(answers: list[Answer], rows: datasets.Dataset, settings: Settings) -> dict[str, float | str]:
     predictions = [answer["prediction"] for answer in answers]
-    return Seq2SeqMetric().compute(predictions=predictions, references=list(rows["target"]))
+    return Seq2SeqMetric().compute(
+        predictions=predictions, references=list(rows["target"]), bleu_tokenize=settings.bleu_tokenize
+    )

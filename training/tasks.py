@@ -37,6 +37,7 @@ from .seq2seq import answer_pairs, encode_pairs, score_pairs
 from .sequence_classification import answer_sequences, encode_sequences, score_sequences
 from .storage import caching, stored
 from .streams import RowStream
+from .tags import describe_scheme
 from .token_classification import answer_words, best_labels, check_words, encode_words, score_words
 from .windows import join_logits, join_tokens
 
@@ -78,6 +79,7 @@ class Task:
         join: what the model said about windows to what it says about rows; None if the task has no windows.
         answer: what the model said about rows: arrays of predictions and labels, and the rows, to one dict a row.
         score: answers and rows to metrics.
+        describe: one line on the labels, to be said before a run.
         reduce: logits and labels to what is kept for `answer`; None keeps the logits.
         generates: whether predictions are generated token by token.
         has_sentinels: whether the tokenizer needs tokens that stand for spans.
@@ -94,6 +96,7 @@ class Task:
     join: Callable[[EvalPrediction, np.ndarray], EvalPrediction] | None = None
     answer: Callable[[EvalPrediction, datasets.Dataset, Settings], list[Answer]] | None = None
     score: Callable[[list[Answer], datasets.Dataset, Settings], dict[str, float | str]] | None = None
+    describe: Callable[[list[str]], str] | None = None
     reduce: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     generates: bool = False
     has_sentinels: bool = False
@@ -277,6 +280,7 @@ TASKS = {
         join=join_tokens,
         answer=answer_words,
         score=score_words,
+        describe=describe_scheme,
         reduce=best_labels,
     ),
     "seq2seq-lm": Task(

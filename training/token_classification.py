@@ -11,6 +11,7 @@ from .corruption import IGNORE
 from .encoding import Answer, Encoder, Rows, Settings, tokenize
 from .files import InputError
 from .metrics import TokenClassificationMetric
+from .tags import OUTSIDE
 from .windows import told_tokens
 
 
@@ -70,8 +71,8 @@ def encode_words(settings: Settings) -> Encoder:
 
 
 def unread_label(settings: Settings) -> str:
-    """The tag of a word that the model was not shown."""
-    return "O" if "O" in settings.labels else settings.labels[0]
+    """The tag of a word that the model was not shown: outside of spans, or the first label where none is that."""
+    return next((name for name in settings.labels if name in OUTSIDE), settings.labels[0])
 
 
 def answer_words(predicted: EvalPrediction, rows: datasets.Dataset, settings: Settings) -> list[Answer]:
@@ -90,4 +91,6 @@ def best_labels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def score_words(answers: list[Answer], rows: datasets.Dataset, settings: Settings) -> dict[str, float | str]:
     predictions = [answer["prediction"] for answer in answers]
-    return TokenClassificationMetric().compute(predictions=predictions, references=list(rows["tags"]))
+    return TokenClassificationMetric().compute(
+        predictions=predictions, references=list(rows["tags"]), labels=settings.labels
+    )

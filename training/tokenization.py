@@ -6,6 +6,7 @@ tokenizer.json, byte for byte.
 """
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -23,6 +24,10 @@ from transformers import (
 from .arguments import DataArguments, ModelArguments
 from .corruption import add_sentinels
 from .files import InputError, in_one_line, one_of
+from .streams import RowStream
+from .words import SENTENCES, WordSplitting, find_splitting, record_splitting
+
+logger = logging.getLogger(__name__)
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 UNIGRAM_STEP = 1e-4  # fixed in the trainer, see _reproducible
@@ -70,6 +75,10 @@ def train_tokenizer(
             apart into letters; what the tokenizer decodes is then NFD too.
         closes: put `[CLS]` and `[SEP]` around each text. Not where texts are continued: the end would come before.
 
+    Returns:
+        The tokenizer. One that closes texts knows pairs, and gives token_type_ids, which a model without segments does
+        not read; `set_token_types` changes that.
+
     Raises:
         InputError: an unknown type or normalization, no text, or a `vocab_size` that cannot hold the special tokens
             and every single character (for byte-bpe: every byte).
@@ -92,7 +101,7 @@ def train_tokenizer(
             pair="[CLS] $A [SEP] $B:1 [SEP]:1",
             special_tokens=[("[CLS]", cls_id), ("[SEP]", sep_id)],
         )
-    return PreTrainedTokenizerFast(
+    trained = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
         unk_token="[UNK]",
@@ -102,12 +111,16 @@ def train_tokenizer(
         bos_token="[CLS]",
         eos_token="[SEP]",
         clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
     )
+    set_token_types(trained, closes)
+    return trained
 
 
 def make_tokenizer(
-    model_args: ModelArguments, data_args: DataArguments, rows: datasets.Dataset | None, has_sentinels: bool
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    rows: datasets.Dataset | RowStream | None,
+    has_sentinels: bool,
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a run: the one that was named, the model's, or one trained on the rows.
 
@@ -132,7 +145,30 @@ def make_tokenizer(
         )
     if has_sentinels:
         add_sentinels(tokenizer, data_args.max_length, data_args.noise())
+    if rows is not None:
+        record_splitting(tokenizer, splitting_of(rows, data_args.task))
     return tokenizer
+
+
+def splitting_of(rows: datasets.Dataset | RowStream, task: str) -> WordSplitting | None:
+    """How the words of the training rows are divided, which is said in a line; None for tasks without words."""
+    if "tokens" not in TASK_TEXTS[task]:
+        return None
+    rows = rows.head if isinstance(rows, RowStream) else rows
+    splitting = find_splitting(rows[:SENTENCES]["tokens"])
+    if splitting is not None:
+        logger.info("Words: %s; texts are divided so in prediction", splitting)
+    return splitting
+
+
+def set_token_types(tokenizer: PreTrainedTokenizerBase, reads: bool) -> None:
+    """Let the tokenizer give token_type_ids if the model reads them, and only then; it is saved so, too.
+
+    They tell the texts of a pair apart: a model with segments that is asked without them takes both for one.
+    """
+    first, *others = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    names = [first, *(["token_type_ids"] if reads else []), *others]
+    tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
 
 
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:

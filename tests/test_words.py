@@ -1,0 +1,115 @@
+"""How a tagger's words were divided: found from the words alone, kept with the tokenizer, and asked by everyone."""
+
+import json
+import shutil
+
+import pytest
+from conftest import tiny_model
+from test_train_command import SMALL, TAG, files, prepared, write
+from transformers import AutoTokenizer
+
+from seqblend import BlendEncoderForTokenClassification
+from seqblend.hub_card import card as card_module
+from seqblend.hub_card.agreement import MARK
+from seqblend.hub_card.card import write_card
+from seqblend.predict import main as predict
+from seqblend.training.tokenization import train_tokenizer
+from seqblend.training.words import KEY, WordSplitting, find_splitting, read_splitting, record_splitting
+
+
+@pytest.mark.parametrize(
+    "sentences, expected",
+    [
+        ([list("4 mars 2031")], ("characters", 1)),
+        ([["北", "京", "很", "大"]], ("characters", 1)),
+        ([["Anna", "lives", "in", "New", "York", ".", "She", "(", "too", ")"]], ("words", 1)),
+        ([["서울에서", "왔어요", "."]], ("words", 1)),
+        ([["Then", "in", "Paris.", "Yes,", "don't"]], ("spaces", 1)),
+        ([["The", "U.N.", "official", "."]], ("words", 3 / 4)),
+        ([[*"我们喜欢", "CEO"]], ("characters", 4 / 5)),
+        ([["我们", "喜欢", "北京"], ["我"]], ("characters", 1 / 4)),
+        ([["New York", "is", "big"]], ("words", 2 / 3)),
+    ],
+)
+def test_the_rule_that_gives_the_words_back_is_found(sentences, expected):
+    assert find_splitting(sentences) == expected
+    assert ("no rule" in str(WordSplitting(*expected))) == (expected[1] < 1)
+
+
+def test_without_a_word_there_is_no_rule():
+    assert find_splitting([[], []]) is None
+
+
+def test_a_tokenizer_keeps_it_and_is_told_anew(tmp_path):
+    """By the library alone, saved and loaded twice; another training, or another task, does not leave the old one."""
+    tokenizer = train_tokenizer(["ab c"], "char", 20)
+    record_splitting(tokenizer, WordSplitting("characters", 0.5))
+    for name in ("one", "two"):
+        tokenizer.save_pretrained(tmp_path / name)
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / name)
+        assert read_splitting(tokenizer.init_kwargs) == ("characters", 0.5)
+    record_splitting(tokenizer, None)
+    tokenizer.save_pretrained(tmp_path)
+    assert KEY not in json.loads((tmp_path / "tokenizer_config.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory):
+    """The directory of an untrained tagger of characters, as train.py would save it."""
+    root = tmp_path_factory.mktemp("tagger")
+    rows = [{"tokens": list("4 mai"), "tags": ["B-x", "O", "B-y", "I-y", "I-y"]}] * 2
+    job = prepared(root / "out", task=TAG, config_overrides=SMALL, **files(root, rows, ["train"]))
+    job.trainer.save_model(str(root / "out"))
+    return root / "out"
+
+
+def test_prediction_divides_as_training_did(tagger, tmp_path, caplog):
+    """And a line says so where it is told to do otherwise, where no rule is right, and where none is known."""
+    source, output = write(tmp_path / "a.jsonl", [{"text": "4 mai"}]), tmp_path / "out.jsonl"
+
+    def texts(directory, *more):
+        caplog.clear()
+        assert (
+            predict([str(directory), "--input", str(source), "--output", str(output), "--overwrite_output", *more])
+            == 0
+        )
+        (answer,) = map(json.loads, output.read_text().splitlines())
+        assert all(entity["text"] == "4 mai"[entity["start"] : entity["end"]] for entity in answer["entities"])
+        return {each for entity in answer["entities"] for each in (entity["start"], entity["end"])}
+
+    by_default = texts(tagger)
+    assert "words:" not in caplog.text
+    assert by_default == texts(tagger, "--words", "characters") and "words:" not in caplog.text
+    assert texts(tagger, "--words", "words") <= {0, 1, 2, 5}
+    assert "divided by 'words'" in caplog.text and "'characters' gives back the words of training" in caplog.text
+    copy = shutil.copytree(tagger, tmp_path / "copy")
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    record_splitting(tokenizer, WordSplitting("characters", 0.9))
+    tokenizer.save_pretrained(copy)
+    assert by_default == texts(copy) and "90.0%, and no rule gives back all" in caplog.text
+    record_splitting(tokenizer, None)
+    tokenizer.save_pretrained(copy)
+    assert texts(copy) <= {0, 1, 2, 5} and "does not tell how its training words were divided" in caplog.text
+
+
+def test_a_second_training_tells_its_own_words(tagger, tmp_path):
+    rows = [{"tokens": ["mai", "4", "aim"], "tags": ["B-y", "B-x", "O"]}] * 2
+    given = {"model_name_or_path": tagger, "tokenizer_type": None, "config_overrides": None}
+    job = prepared(tmp_path / "out", task=TAG, **given, **files(tmp_path, rows, ["train"]))
+    assert read_splitting(job.trainer.processing_class.init_kwargs) == ("words", 1)
+
+
+def test_the_cards_code_divides_as_training_did_and_says_what_the_run_said(tmp_path, monkeypatch, caplog):
+    """Of rows with each label some are tried; where the code says something else, the card and a line say so."""
+    said = [[["4", "LABEL_0", "0.9"], ["m", "LABEL_1", "0.9"]]]
+    monkeypatch.setattr(card_module, "run_usage", lambda *args: f"4 LABEL_0\n{MARK}\n{json.dumps(said)}")
+    monkeypatch.setattr(card_module, "draw_pictures", lambda *args: [])
+    tiny_model(BlendEncoderForTokenClassification).save_pretrained(tmp_path)
+    row = {"input": ["4", "m"], "prediction": ["LABEL_0", "LABEL_1"], "reference": ["LABEL_0", "LABEL_0"]}
+    (tmp_path / "predictions.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({KEY: {"rule": "characters", "share": 1}}))
+    card = write_card(tmp_path).read_text()
+    assert 'words = list("4m")' in card and "On 1 test rows, some of each label, it says what the run said." in card
+    said[0][1][1] = "LABEL_0"
+    card = write_card(tmp_path).read_text()
+    assert "On 1 of 1 test rows" in card and "something else than the run said" in caplog.text
