@@ -25,8 +25,8 @@ from seqblend.training.arguments import (
     public_command,
 )
 from seqblend.training.checkpoints import RunError
-from seqblend.training.checks import check_options, finish_arguments, settle_steps
-from seqblend.training.data import LabelledData, load_data
+from seqblend.training.checks import check_options, finish_arguments, settle_steps, wanted_splits
+from seqblend.training.data import SPLITS, LabelledData, load_data
 from seqblend.training.encoding import Settings
 from seqblend.training.files import InputError, in_one_line
 from seqblend.training.models import check_reach, make_model, reads_token_types, take_labels
@@ -203,7 +203,8 @@ def read_rows(data_args: DataArguments, args: Seq2SeqTrainingArguments, known: l
         max_train_samples=data_args.max_train_samples,
         max_eval_samples=data_args.max_eval_samples,
         seed=args.seed,
-        train=args.do_train or (args.do_train is None and not (args.do_eval or args.do_predict)),
+        splits=wanted_splits(args),
+        split_names={split: getattr(data_args, f"{split}_split") for split in SPLITS},
         known=known,
         streaming=data_args.streaming,
         data_seed=args.data_seed,
