@@ -29,6 +29,7 @@ from seqblend.training.checks import check_options, finish_arguments, settle_ste
 from seqblend.training.data import SPLITS, LabelledData, load_data
 from seqblend.training.encoding import Settings
 from seqblend.training.files import InputError, in_one_line
+from seqblend.training.leakage import warn_of_leakage
 from seqblend.training.models import check_reach, make_model, reads_token_types, take_labels
 from seqblend.training.progress import hide_bars
 from seqblend.training.streams import RowStream
@@ -149,6 +150,7 @@ def prepare(argv: list[str]) -> Job:
         rows = read_rows(data_args, training_args, known)
     settle_steps(training_args, path, set(rows))
     finish_arguments(training_args, task, set(rows))
+    warn_of_leakage(rows, task.inputs)
     tokenizer = make_tokenizer(model_args, data_args, rows.get("train"), task.has_sentinels)
     set_seed(training_args.seed)
     weights = class_weights(data_args, training_args, rows)
