@@ -18,12 +18,7 @@ from seqblend.hub_card.contents import PublishError
 from seqblend.hub_card.publish import Destination, check_access
 from seqblend.hub_card.record import hardware, versions
 from seqblend.hub_card.verify import REFERENCE
-from seqblend.training.arguments import (
-    DataArguments,
-    card_facts,
-    parse_arguments,
-    public_command,
-)
+from seqblend.training.arguments import DataArguments, card_facts, parse_arguments, public_command
 from seqblend.training.checkpoints import RunError
 from seqblend.training.checks import check_options, finish_arguments, settle_steps, wanted_splits
 from seqblend.training.data import SPLITS, LabelledData, load_data
@@ -150,7 +145,8 @@ def prepare(argv: list[str]) -> Job:
         rows = read_rows(data_args, training_args, known)
     settle_steps(training_args, path, set(rows))
     finish_arguments(training_args, task, set(rows))
-    warn_of_leakage(rows, task.inputs)
+    if training_args.should_log:
+        warn_of_leakage(rows, task.inputs)
     tokenizer = make_tokenizer(model_args, data_args, rows.get("train"), task.has_sentinels)
     set_seed(training_args.seed)
     weights = class_weights(data_args, training_args, rows)

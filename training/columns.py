@@ -248,9 +248,13 @@ def _cell_list(cell: str, separators: str = " ") -> tuple[list, bool]:
         cell: a list in brackets, or items between separators; white space other than spaces belongs to the items.
         separators: characters.
     """
-    parts = cell.split(" ") if separators == " " else re.split(f"[{re.escape(separators)}]", cell)
-    items = [item for item in (part.strip(" ") for part in parts) if item]
-    if not LIKE_LIST.fullmatch(cell.strip()):
+    if separators == " ":
+        items = [item for item in cell.split(" ") if item]
+    else:
+        parts = re.split(f"[{re.escape(separators)}]", cell)
+        items = [item for item in (part.strip(" ") for part in parts) if item]
+    # Few cells begin as a list does.
+    if cell.strip()[:1] not in ("[", "(", "{", "a", '"') or not LIKE_LIST.fullmatch(cell.strip()):
         return items, False
     value = _quoted_list(cell.strip())
     if value is None:
@@ -269,7 +273,8 @@ def _cell_words(cell: str, reading: Reading) -> list[str]:
 def _cell_labels(cell: str, reading: Reading) -> list[str]:
     """Without a label_separator, what separates labels in other files is not taken for a part of one."""
     items, in_brackets = _cell_list(cell, reading.label_separator or " ")
-    for item in items if reading.label_separator is None and not in_brackets else ():
+    is_checked = reading.label_separator is None and not in_brackets and SEPARATOR.search(cell)
+    for item in items if is_checked else ():
         if found := SEPARATOR.search(item):
             raise ValueError(
                 f"would be read as the label {item[:40]!r}; say --label_separator {found[0]!r} if that separates "
