@@ -125,7 +125,7 @@ def load_data(
         wanted = {split: fields[split] for split in SPLITS if split in splits}
         sources = named_sources(dataset_name, dataset_config_name, wanted, names, seed, streaming)
     if not sources:
-        missing = ", ".join(f"{STEPS[split]} needs a {split} split" for split in splits)
+        missing = ", ".join(f"{STEPS[split]} needs a {split} split" for split in SPLITS)
         raise InputError(f"there is nothing to do with the data: {missing}")
     if files:
         check_reading(reading, list(chain.from_iterable(sources.values())))
