@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -22,8 +23,8 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from seqblend import FAMILIES
 from seqblend.training.arguments import DataArguments, ModelArguments
 from seqblend.training.checks import check_overflow
-from seqblend.training.columns import TASK_FIELDS, TEXT, Columns, Field, fields_of
-from seqblend.training.data import convert_column, present_fields
+from seqblend.training.columns import TASK_FIELDS, TEXT, Columns, Field, fields_of, has_column, present_fields
+from seqblend.training.data import convert_column
 from seqblend.training.encoding import Settings
 from seqblend.training.files import InputError, expand, one_of
 from seqblend.training.formats import FILE_TYPES, Reading
@@ -63,7 +64,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for field in dataclasses.fields(DataArguments):
         if field.name in SHARED:
             default = None if field.name == "max_length" else field.default
-            kind = str if isinstance(default, str) else int
+            kind = int if int in (field.type, *typing.get_args(field.type)) else str
             parser.add_argument(f"--{field.name}", type=kind, default=default, help=field.metadata["help"])
     given = parser.parse_args(argv)
     least = {"max_length": 2, "overlap": 0, "max_tokens_per_batch": 1, "max_new_tokens": 1, "num_beams": 1}
@@ -154,10 +155,10 @@ def max_length_of(given: argparse.Namespace, config: PretrainedConfig, written: 
 
 def input_sources(given: argparse.Namespace) -> list[Source]:
     """What the input names. Raises InputError for a file that is not there, or of an unknown kind."""
-    reading = Reading(**{name: getattr(given, name) for name in Reading._fields})
+    reading = Reading.of(given)
     if given.input == ["-"]:
         lines = FILE_TYPES[".txt"].rows(STANDARD_INPUT, sys.stdin.buffer, reading)
-        sources = [Source(STANDARD_INPUT, lambda bar: lines, None, typed=False)]
+        sources = [Source(STANDARD_INPUT, lambda bar: lines, None, cells=reading)]
     else:
         paths = expand("input", given.input)
         sources = [source for path in paths for source in sources_of("input", path, reading)]
@@ -196,11 +197,11 @@ def input_rows(
                 wanted = fields_for(task, columns, row)
                 present = present_fields(wanted, row, source.name)
                 absent = {field.column for field in wanted if field not in present}
-            if absent & row.keys():
+            if any(has_column(row, name) for name in absent):
                 reason = f"has column {min(absent)!r}, which the first row has not"
                 raise InputError(f"{source.name}: row {number}: {reason}")
             checked = {
-                field.name: convert_column([row], field, source.name, number, source.typed).to_pylist()[0]
+                field.name: convert_column([row], field, source.name, number, source.cells).to_pylist()[0]
                 for field in present
             }
             # Of a task that reads words.
@@ -213,7 +214,7 @@ def input_rows(
 def fields_for(task: str, columns: Columns, row: Row) -> list[Field]:
     """The columns that the task reads; a text in place of its source or its words, where the row has that instead."""
     first, *others = [field for field in fields_of(task, columns, split="test") if field.name in TASKS[task].inputs]
-    if first.column not in row and columns.text in row:
+    if not has_column(row, first.column) and has_column(row, columns.text):
         return [Field("text" if first.name == "tokens" else first.name, columns.text, TEXT)]
     return [first, *others]
 

@@ -17,18 +17,14 @@ from seqblend.hub_card.card import Given
 from seqblend.hub_card.contents import PublishError
 from seqblend.hub_card.publish import Destination, check_access
 from seqblend.hub_card.record import hardware, versions
-from seqblend.training.arguments import (
-    DataArguments,
-    card_facts,
-    parse_arguments,
-    public_command,
-)
+from seqblend.training.arguments import DataArguments, card_facts, parse_arguments, public_command
 from seqblend.training.checkpoints import RunError
-from seqblend.training.checks import check_options, finish_arguments, settle_steps
-from seqblend.training.data import LabelledData, load_data
+from seqblend.training.checks import check_options, finish_arguments, settle_steps, wanted_splits
+from seqblend.training.data import SPLITS, LabelledData, load_data
 from seqblend.training.directory import RESULTS, check_directory
 from seqblend.training.encoding import Settings
 from seqblend.training.files import InputError, in_one_line
+from seqblend.training.leakage import warn_of_leakage
 from seqblend.training.models import check_reach, make_model, reads_token_types, take_labels
 from seqblend.training.progress import hide_bars
 from seqblend.training.saving import INTERRUPTED
@@ -149,6 +145,8 @@ def prepare(argv: list[str]) -> Job:
     if training_args.do_train:
         check_directory(training_args, model_args.sources())
     finish_arguments(training_args, task, set(rows))
+    if training_args.should_log:
+        warn_of_leakage(rows, task.inputs)
     tokenizer = make_tokenizer(model_args, data_args, rows.get("train"), task.has_sentinels)
     set_seed(training_args.seed)
     weights = class_weights(data_args, training_args, rows)
@@ -206,7 +204,8 @@ def read_rows(data_args: DataArguments, args: Seq2SeqTrainingArguments, known: l
         max_train_samples=data_args.max_train_samples,
         max_eval_samples=data_args.max_eval_samples,
         seed=args.seed,
-        train=args.do_train or (args.do_train is None and not (args.do_eval or args.do_predict)),
+        splits=wanted_splits(args),
+        split_names={split: getattr(data_args, f"{split}_split") for split in SPLITS},
         known=known,
         streaming=data_args.streaming,
         data_seed=args.data_seed,

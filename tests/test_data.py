@@ -284,8 +284,10 @@ def test_labels_that_are_known_keep_their_order(tmp_path):
 
 def test_a_training_split_may_be_left_out(tmp_path):
     train, test = (write_json_lines(tmp_path / name, [{"text": "t"}]) for name in ("a.jsonl", "b.jsonl"))
-    assert list(load_data(LANGUAGE, train_file=train, test_file=test, train=False)) == ["test"]
-    assert_refused(["do_train", "validation", "test"], load_data, LANGUAGE, train_file=train, train=False)
+    wanted = ["validation", "test"]
+    assert list(load_data(LANGUAGE, train_file=train, test_file=test, splits=wanted)) == ["test"]
+    words = ["nothing to do", "do_eval needs a validation split", "do_predict needs a test split"]
+    assert_refused(words, load_data, LANGUAGE, train_file=train, splits=wanted)
 
 
 # --- Samples and sources ---
@@ -384,7 +386,6 @@ BROKEN_FILES = [
     ("a.jsonl", '{"tokens": ["a", null], "tags": ["O", "O"]}\n', TAG, ["row 1", "'tokens'", "item 2", "null"]),
     ("a.jsonl", '{"tokens": ["a"], "tags": ["O"]}\n{"tokens": ["a"], "tags": []}\n', TAG, ["row 2", "1 token", "0 "]),
     ("a.jsonl", '{"tokens": ["a"], "tags": [""]}\n', TAG, ["row 1", "'tags'", "label"]),
-    ("a.csv", "tokens,tags\n['a'],O\n", TAG, ["row 1", "'tokens'", "JSON"]),
     ("a.csv", 'tokens,tags\n"[""a"", b]",O O\n', TAG, ["row 1", "'tokens'", "JSON"]),
     ("a.jsonl", '{"source": "a", "target": null}\n', TRANSLATE, ["row 1", "'target'", "null"]),
     ("a.jsonl", TRAIN + '{"text": "t", "label": 0.5}\n', CLASSIFY, ["row 3", "'label'", "0.5", "regression"]),

@@ -148,7 +148,27 @@ class DataArguments:
     tag_column_index: int | None = field(
         default=None, metadata={"help": "The column of its tag; default -1, of .conllu 3 (UPOS)."}
     )
-    text_column: str = field(default="text", metadata={"help": "The column that holds the text."})
+    delimiter: str | None = field(
+        default=None,
+        metadata={
+            "help": r"What separates columns, as in ';' or '\t'; default a comma in .csv and a tab in .tsv files."
+        },
+    )
+    decimal: str = field(
+        default=".", metadata={"help": "The decimal mark of numbers in such files: a point or a comma."}
+    )
+    label_separator: str | None = field(
+        default=None,
+        metadata={"help": "What separates labels, tags or numbers in a cell of them, as in ';|'; default a space."},
+    )
+    train_split: str | None = field(
+        default=None, metadata={"help": "What to train on of dataset_name, as in 'train[:90%%]'; default train."}
+    )
+    validation_split: str | None = field(default=None, metadata={"help": "Likewise; default validation."})
+    test_split: str | None = field(default=None, metadata={"help": "Likewise; default test."})
+    text_column: str = field(
+        default="text", metadata={"help": "The column of the text; a.b is b in the objects of a."}
+    )
     text_pair_column: str = field(default="text_pair", metadata={"help": "The column of the second text, if any."})
     label_column: str = field(default="label", metadata={"help": "The column of the label or labels."})
     tokens_column: str = field(default="tokens", metadata={"help": "The column of the words."})
@@ -209,7 +229,7 @@ class DataArguments:
 
     def reading(self) -> Reading:
         """How the files are read."""
-        return Reading(**{name: getattr(self, name) for name in Reading._fields})
+        return Reading.of(self)
 
     def files(self, split: str) -> list[str] | Pairs | None:
         """What was named for a split. Raises InputError for both kinds of it, and for half a pair."""

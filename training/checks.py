@@ -16,6 +16,7 @@ from transformers.trainer_utils import SaveStrategy
 from ..configuration.base import unknown
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments, parse_pairs
 from .checkpoints import STATE, clear_stage, newest_good
+from .columns import STEPS
 from .files import NEAREST, InputError, nearest_first, one_of
 from .metrics import make_bleu
 from .tasks import TASKS, Task
@@ -261,6 +262,16 @@ def take_checkpoint(args: BlendTrainingArguments) -> None:
         raise InputError(f"resume_from_checkpoint: {given} is no checkpoint")
 
 
+def wanted_splits(args: Seq2SeqTrainingArguments) -> list[str]:
+    """The splits to read if they exist: of what `settle_steps` has done, and of evaluations during training."""
+    said = {split: getattr(args, flag) for split, flag in STEPS.items()}
+    wanted = [split for split in said if said[split] or (said[split] is None and not any(said.values()))]
+    evaluates = args.eval_strategy.value != "no" or args.eval_on_start
+    if "train" in wanted and evaluates and "validation" not in wanted:
+        wanted.append("validation")
+    return wanted
+
+
 def settle_steps(args: Seq2SeqTrainingArguments, model: str | None, splits: set[str]) -> None:
     """Decide what is done: what the user said; if one step was asked for, no other; else what there is data for.
 
@@ -272,15 +283,16 @@ def settle_steps(args: Seq2SeqTrainingArguments, model: str | None, splits: set[
     Raises:
         InputError: a flag asks for a split that does not exist, nothing is left to do, or no model is there to do it.
     """
-    needed = {"do_train": "train", "do_eval": "validation", "do_predict": "test"}
-    asked = any(getattr(args, flag) for flag in needed)
-    for flag, split in needed.items():
+    asked = any(getattr(args, flag) for flag in STEPS.values())
+    for split, flag in STEPS.items():
         if getattr(args, flag) is None:
             setattr(args, flag, split in splits and not asked)
         if getattr(args, flag) and split not in splits:
-            raise InputError(f"{flag}: there is no {split} split")
-    if not any(getattr(args, flag) for flag in needed):
-        raise InputError(f"{', '.join(needed)}: nothing is left to do with the data, {', '.join(sorted(splits))}")
+            raise InputError(f"{flag}: there is no {split} split; {split}_file or {split}_split names one")
+    if not any(getattr(args, flag) for flag in STEPS.values()):
+        raise InputError(
+            f"{', '.join(STEPS.values())}: nothing is left to do with the data, {', '.join(sorted(splits))}"
+        )
     if args.push_to_hub and not args.do_train:
         raise InputError(
             "push_to_hub: nothing is trained; a saved model is pushed by python -m seqblend.hub_card.publish"
@@ -298,7 +310,9 @@ def finish_arguments(args: BlendTrainingArguments, task: Task, splits: set[str])
     evaluations: dict[str, Any] = {"eval_strategy": args.eval_strategy.value, "eval_on_start": args.eval_on_start}
     for flag, value in evaluations.items():
         if value not in ("no", False) and "validation" not in splits:
-            raise InputError(f"{flag}: {value}, but there is no validation split")
+            raise InputError(
+                f"{flag}: {value}, but there is no validation split; validation_file or validation_split names one"
+            )
     # How long nothing has become better stands in the checkpoint.
     stops = args.early_stopping_patience is not None
     args.restore_callback_states_from_checkpoint = args.restore_callback_states_from_checkpoint or stops

@@ -11,12 +11,14 @@ A data set becomes a `DatasetDict` with some of the splits train, validation and
 
 A label is a text; a list of texts for several labels; a float, or a list of floats, for regression. Tokens and tags
 are lists of texts. A target is a text; if any row of a split has several references (not in training), a list of them.
-In .csv, .tsv and .txt files every cell is text: a list is written there as JSON, or with spaces between its items.
+In .csv and .tsv files every cell is text: docs/training.md says what of it is a list.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from itertools import chain, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +29,18 @@ import pyarrow.compute as pc
 from datasets.utils import tqdm
 
 from ..version import __version__
-from .columns import STANDARD_COLUMNS, Columns, Field, fields_of
-from .files import InputError, in_one_line, nearest_first
-from .formats import DEFAULT_READING, Reading, table_rows
+from .columns import STANDARD_COLUMNS, STEPS, Columns, Field, fields_of, has_column, present_fields, value_of
+from .files import InputError
+from .formats import DEFAULT_READING, Reading
 from .labels import LABEL_COLUMNS, label_names
+from .named import BATCH_ROWS, named_sources
 from .sources import Names, Origin, Pairs, Source, check_reading, sources_of
 from .storage import key_of, stored
 from .streams import RowStream
 
-SPLITS = ("train", "validation", "test")
-BATCH_ROWS = 10_000
+logger = logging.getLogger(__name__)
+
+SPLITS = tuple(STEPS)
 
 
 class LabelledData(datasets.DatasetDict):
@@ -67,7 +71,8 @@ def load_data(
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
     seed: int = 0,
-    train: bool = True,
+    splits: Collection[str] = SPLITS,
+    split_names: Mapping[str, str | None] | None = None,
     known: list[str] | None = None,
     streaming: bool = False,
     data_seed: int | None = None,
@@ -93,7 +98,8 @@ def load_data(
         max_train_samples: keep this many random rows of the training split, in their order.
         max_eval_samples: the same for each of the other splits.
         seed: decides which rows are kept, and the split of `dates`.
-        train: False leaves the training split out.
+        splits: those to read, if they exist; what is left out of the data is said.
+        split_names: what these are in `dataset_name`, such as `{"validation": "dev", "train": "train[:90%]"}`.
         known: the labels of the model; used if there is no training split.
         streaming: whether the training split is read as it is trained on.
         data_seed: decides the order of what is streamed; None is `seed`.
@@ -108,21 +114,22 @@ def load_data(
     fields = {split: fields_of(task, columns, problem_type, split) for split in SPLITS}
     files = {"train": train_file, "validation": validation_file, "test": test_file}
     files = {split: given for split, given in files.items() if given is not None}
-    _check_source(files, dataset_name, dataset_config_name, reading)
+    names = {split: name for split, name in (split_names or {}).items() if name is not None}
+    _check_source(files, dataset_name, dataset_config_name, reading, names)
     _check_limits(max_train_samples=max_train_samples, max_eval_samples=max_eval_samples)
     if files:
-        sources = {split: sources_of(split, given, reading) for split, given in files.items()}
-        check_reading(reading, list(chain.from_iterable(sources.values())))
+        sources = {split: sources_of(split, given, reading) for split, given in files.items() if split in splits}
+        if unread := [f"{split}_file" for split in files if split not in splits]:
+            logger.warning("not read, as nothing is to be done with it: %s", ", ".join(unread))
     else:
-        loaded = _load_dataset(dataset_name, dataset_config_name, seed, streaming)
-        sources = {
-            split: [_source(rows, f"{dataset_name}, split {split}", fields[split], fact)]
-            for split, (rows, fact) in loaded.items()
-        }
-    if not train:
-        sources.pop("train", None)
+        wanted = {split: fields[split] for split in SPLITS if split in splits}
+        sources = named_sources(dataset_name, dataset_config_name, wanted, names, seed, streaming)
     if not sources:
-        raise InputError("do_train: is not to be done; do_eval needs a validation split, do_predict a test split")
+        missing = ", ".join(f"{STEPS[split]} needs a {split} split" for split in SPLITS)
+        raise InputError(f"there is nothing to do with the data: {missing}")
+    if files:
+        check_reading(reading, list(chain.from_iterable(sources.values())))
+        _check_cells(reading, task, problem_type)
     data, origins, column = LabelledData(), {}, LABEL_COLUMNS.get(task)
     for split in sources:
         if split == "train" and streaming:
@@ -174,9 +181,13 @@ def read_file(
 
 
 def _check_source(
-    files: dict[str, Names | Pairs], dataset_name: str | None, dataset_config_name: str | None, reading: Reading
+    files: dict[str, Names | Pairs],
+    dataset_name: str | None,
+    dataset_config_name: str | None,
+    reading: Reading,
+    split_names: dict[str, str],
 ) -> None:
-    """Either files, which may be read in one way or another, or a named data set."""
+    """Either files, which may be read in one way or another, or a named data set, of which splits may be chosen."""
     if not files and dataset_name is None:
         raise InputError("no data: give dataset_name, or one or more of train_file, validation_file, test_file")
     if files and dataset_name is not None:
@@ -184,41 +195,30 @@ def _check_source(
         raise InputError(f"dataset_name, {names}: give either a data set or files, not both")
     if files and dataset_config_name is not None:
         raise InputError(f"dataset_config_name: {dataset_config_name!r} is for dataset_name, not for files")
+    if files and split_names:
+        split = next(iter(split_names))
+        raise InputError(f"{split}_split: {split_names[split]!r} is for dataset_name, not for files")
     if not files and reading != DEFAULT_READING:
         name = next(name for name in Reading._fields if getattr(reading, name) != getattr(DEFAULT_READING, name))
         raise InputError(f"{name}: is for files, not for dataset_name")
+
+
+def _check_cells(reading: Reading, task: str, problem_type: str | None) -> None:
+    """Refuse what is said of numbers and lists where a task reads none."""
+    if reading.decimal != DEFAULT_READING.decimal and problem_type != "regression":
+        raise InputError(f"decimal: {reading.decimal!r} is for problem_type regression")
+    if reading.label_separator is None:
+        return
+    if task != "token-classification" and problem_type not in ("regression", "multi_label_classification"):
+        raise InputError("label_separator: is for tags, and for problem_type multi_label_classification or regression")
+    if problem_type == "regression" and reading.decimal in reading.label_separator:
+        raise InputError(f"label_separator: {reading.label_separator!r} has the decimal mark in it; see --decimal")
 
 
 def _check_limits(**limits: int | None) -> None:
     for name, limit in limits.items():
         if limit is not None and limit < 1:
             raise InputError(f"{name}: must be at least 1, not {limit}")
-
-
-def _source(
-    dataset: datasets.Dataset | datasets.IterableDataset, where: str, fields: list[Field], fact: str
-) -> Source:
-    def rows(bar: tqdm) -> Iterator[dict]:
-        count = 0
-        for table in _tables(dataset, where):
-            wanted = [field.column for field in present_fields(fields, table.column_names, where)]
-            # Of a stream nobody may know them before it is read.
-            features = dataset.features or datasets.Features.from_arrow_schema(table.schema)
-            yield from table_rows(table.select(wanted), features)
-            bar.update(len(table))
-            count += len(table)
-        if not count:
-            raise InputError(f"{where}: holds no rows")
-
-    return Source(where, rows, getattr(dataset, "num_rows", None), typed=True, facts=(fact,))
-
-
-def _tables(dataset: datasets.Dataset | datasets.IterableDataset, where: str) -> Iterator[pa.Table]:
-    """The rows of a data set, some at a time. Of a stream what is wrong with them is found only here."""
-    try:
-        yield from dataset.with_format("arrow").iter(BATCH_ROWS)
-    except Exception as error:  # every builder and every network layer raises its own
-        raise InputError(f"{where}: cannot be read ({in_one_line(error)})") from error
 
 
 def _read(sources: list[Source], fields: list[Field], column: str | None = None) -> tuple[datasets.Dataset, Origin]:
@@ -267,18 +267,6 @@ def _watched(source: Source, fields: list[Field], column: str | None) -> Iterato
             bar.set_postfix_str(f"{count:,} rows, {count / seconds if seconds else 0:,.0f} rows/s", refresh=False)
 
 
-def present_fields(fields: list[Field], columns: Iterable[str], where: str) -> list[Field]:
-    """The fields to read, given the columns that are there."""
-    columns = list(columns)
-    for field in fields:
-        if field.column not in columns and not field.optional:
-            present = ", ".join(repr(name) for name in nearest_first(field.column, columns))
-            raise InputError(
-                f"{where}: no column {field.column!r} (--{field.name}_column); columns present: {present or 'none'}"
-            )
-    return [field for field in fields if field.column in columns]
-
-
 def _batches(source: Source, fields: list[Field], bar: tqdm) -> Iterator[pa.RecordBatch]:
     rows, where = source.rows(bar), source.name
     first = next(rows)
@@ -290,25 +278,28 @@ def _batches(source: Source, fields: list[Field], bar: tqdm) -> Iterator[pa.Reco
     while batch := list(islice(rows, BATCH_ROWS)):
         for column in absent:
             for number, row in enumerate(batch, count + 1):
-                if column in row:
+                if has_column(row, column):
                     raise InputError(f"{where}: row {number}: has column {column!r}, which the first row has not")
-        arrays = [convert_column(batch, field, where, count + 1, source.typed) for field in present]
+        arrays = [convert_column(batch, field, where, count + 1, source.cells) for field in present]
         table = pa.record_batch(arrays, schema=schema)
-        _check_lengths(table, where, count)
+        _check_lengths(table, where, count, next((field.hint for field in present if field.name == "tags"), ""))
         yield table
         count += len(batch)
 
 
-def convert_column(rows: list[dict], field: Field, where: str, first_row: int, typed: bool) -> pa.Array:
-    convert = field.kind.value if typed else field.kind.cell
-    values = []
+def convert_column(rows: list[dict], field: Field, where: str, first_row: int, cells: Reading | None) -> pa.Array:
+    """The standard values of a column; `cells` is as in Source. Raises InputError for one that is wrong."""
+    kind, column, values = field.kind, field.column, []
+    convert = kind.value if cells is None else partial(kind.cell, reading=cells)
+    get = itemgetter(column) if column in rows[0] else partial(value_of, column=column)
     for number, row in enumerate(rows, first_row):
         try:
-            values.append(convert(row[field.column]))
+            values.append(convert(get(row)))
         except KeyError:
-            raise InputError(f"{where}: row {number}: has no column {field.column!r}") from None
+            raise InputError(f"{where}: row {number}: has no column {column!r}{field.hint}") from None
         except (ValueError, OverflowError) as error:
-            raise InputError(f"{where}: row {number}: column {field.column!r}: {error}") from None
+            hint = field.hint if get(row) in (None, "", []) else ""
+            raise InputError(f"{where}: row {number}: column {column!r}: {error}{hint}") from None
     try:
         return pa.array(values, field.kind.type)
     except UnicodeEncodeError:
@@ -325,13 +316,14 @@ def _is_encodable(value: str | list[str]) -> bool:
     return True
 
 
-def _check_lengths(batch: pa.RecordBatch, where: str, before: int) -> None:
-    """Every token has one tag. A row without tokens is kept."""
+def _check_lengths(batch: pa.RecordBatch, where: str, before: int, hint: str) -> None:
+    """Every token has one tag. A row without tokens is kept. `hint` is said where there are no tags."""
     if "tags" not in batch.schema.names:
         return
     tokens, tags = (pc.list_value_length(batch[name]).to_numpy() for name in ("tokens", "tags"))
     for row in np.flatnonzero(tokens != tags)[:1]:
-        raise InputError(f"{where}: row {before + row + 1}: {tokens[row]} tokens, but {tags[row]} tags")
+        reason = f"{tokens[row]} tokens, but {tags[row]} tags{hint if not tags[row] else ''}"
+        raise InputError(f"{where}: row {before + row + 1}: {reason}")
 
 
 def _plain_columns(table: datasets.table.Table | pa.Table, place: Callable[[int], str]) -> list[str]:
@@ -372,33 +364,6 @@ def _check_same_columns(columns: dict[str, list[str]]) -> None:
         for name in {*columns[first]} ^ {*columns[other]}:
             having, lacking = (first, other) if name in columns[first] else (other, first)
             raise InputError(f"{lacking}: no column {name!r}, which {having} has")
-
-
-def _load_dataset(
-    name: str, config_name: str | None, seed: int, streaming: bool
-) -> dict[str, tuple[datasets.Dataset | datasets.IterableDataset, str]]:
-    """The splits of a data set by name, and of each a text that is equal where the rows are equal."""
-    if name == "dates":
-        if config_name is not None:
-            raise InputError(f"dataset_config_name: dates has no configurations, but {config_name!r} was given")
-        from .dates import load_dates
-
-        return {split: (rows, rows._fingerprint) for split, rows in load_dates(seed=seed).items()}
-    try:
-        if streaming:
-            builder = datasets.load_dataset_builder(name, config_name)
-            # The directory that it would be stored in, which all splits share, is named by its contents.
-            place = builder.cache_dir
-            found = {split: (rows, f"{place}/{split}") for split, rows in builder.as_streaming_dataset().items()}
-        else:
-            loaded = datasets.load_dataset(name, config_name)
-            found = {split: (rows, rows._fingerprint) for split, rows in loaded.items()}
-    except Exception as error:  # every builder and every network layer raises its own
-        raise InputError(f"dataset_name: {name!r} cannot be loaded ({in_one_line(error)})") from error
-    splits = {split: found[split] for split in SPLITS if split in found}
-    if not splits:
-        raise InputError(f"dataset_name: {name!r} has none of the splits {', '.join(SPLITS)}, but {', '.join(found)}")
-    return splits
 
 
 def _sample(dataset: datasets.Dataset, limit: int, seed: int) -> datasets.Dataset:

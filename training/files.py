@@ -5,6 +5,7 @@ import difflib
 import glob
 import gzip
 import io
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -175,6 +176,17 @@ def unpacked_zstd(stream: IO[bytes], path: str | Path) -> pa.NativeFile:
 
 # --- Their lines ---
 
+ENCODING_HINT = "--encoding says what it is, as cp949, latin-1 or utf-16"
+# That of UTF-32 begins with that of UTF-16.
+MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+# Two or more characters of ASCII in UTF-16.
+MISREAD = re.compile("(?:[\x01-\x7f]\0){2,}\n?$|(?:\0[\x01-\x7f]){2,}$")
+
 
 def check_encoding(name: str) -> None:
     """Raises InputError for an encoding that Python does not know, or that is not one of text."""
@@ -187,11 +199,12 @@ def check_encoding(name: str) -> None:
 class Lines:
     r"""The lines of a text file, decoded one by one, each with its line end, and the place that a message names.
 
-    A line ends at LF only: U+2028 and its like are text. A byte order mark is no text.
+    A line ends at LF only: U+2028 and its like are text. A byte order mark is no text; one of UTF-16 or UTF-32 wins
+    over UTF-8, in which no text begins so. A file in which CR alone ends lines is refused, but for a document.
 
     Args:
         path: as the user wrote it.
-        stream: the bytes.
+        stream: the bytes, buffered.
         encoding: see `check_encoding`.
 
     Attributes:
@@ -199,7 +212,7 @@ class Lines:
         line: the number of the line that was read last.
     """
 
-    def __init__(self, path: str, stream: IO[bytes], encoding: str):
+    def __init__(self, path: str, stream: Any, encoding: str):
         self.path, self.stream, self.encoding = path, stream, encoding
         self.row: int | None = 1
         self.line = 0
@@ -215,12 +228,25 @@ class Lines:
                 text = raw.decode(encoding)
             except UnicodeError as error:
                 at = f" (byte {error.start + 1} of the line)" if isinstance(error, UnicodeDecodeError) else ""
-                raise self.broken(f"not valid {self.encoding.upper()}{at}") from None
-            yield text.removeprefix("\ufeff") if self.line == 1 else text
+                raise self.broken(f"not valid {self.encoding.upper()}{at}; {ENCODING_HINT}") from None
+            if self.line == 1:
+                text = self._checked(text.removeprefix("\ufeff"))
+            yield text
+
+    def _checked(self, first: str) -> str:
+        """The first line. Raises InputError for one that shows that the file's lines were not told apart."""
+        if MISREAD.match(first):
+            raise self.broken(f"every second character is NUL, as of UTF-16 read as another encoding; {ENCODING_HINT}")
+        # The lines of a document do not matter.
+        if self.row is not None and "\r" in first and not first.endswith("\n"):
+            raise self.broken("lines end in CR alone, as in files of old Macs; save the file with LF or CRLF")
+        return first
 
     def _without_mark(self) -> str:
         """The encoding of the lines by themselves: that of UTF-16 and UTF-32 is told by the first bytes."""
         name = codecs.lookup(self.encoding).name
+        if name == "utf-8":
+            name = self._marked() or name
         marks = {f"{name}-le": codecs.BOM_UTF16_LE, f"{name}-be": codecs.BOM_UTF16_BE}
         if name == "utf-32":
             marks = {f"{name}-le": codecs.BOM_UTF32_LE, f"{name}-be": codecs.BOM_UTF32_BE}
@@ -233,6 +259,11 @@ class Lines:
         raise InputError(
             f"{self.path}: line 1: has no byte order mark; say which it is, --encoding {' or '.join(marks)}"
         )
+
+    def _marked(self) -> str | None:
+        """UTF-16 or UTF-32, where the stream begins with its byte order mark, with which no UTF-8 does."""
+        first = self.stream.peek(4)
+        return next((name for mark, name in MARKS.items() if first.startswith(mark)), None)
 
     def broken(self, reason: object, line: int | None = None) -> InputError:
         """The error of the row that is being read.

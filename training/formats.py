@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -32,6 +32,9 @@ from .files import (
 
 JSON_SPACE = re.compile(r"[ \t\r\n]*")
 JSON_LIST = re.compile(r'\s*(\{\s*"data"\s*:\s*)?\[')
+# What separates columns in some file or other.
+DELIMITERS = (";", "\t", "|", ",")
+SEPARATOR_LINE = re.compile(r'("?)sep=(.)\1', re.IGNORECASE)
 
 
 class Reading(NamedTuple):
@@ -41,11 +44,23 @@ class Reading(NamedTuple):
         encoding: of every file that is text.
         token_column_index: the column of the words in a file of one word a line; None is that of the format.
         tag_column_index: the column of their tags, likewise.
+        delimiter: what separates the columns of .csv and .tsv files; None is a comma and a tab.
+        decimal: the decimal mark of numbers in cells, a point or a comma.
+        label_separator: the characters that separate the labels of a cell; None is a space.
     """
 
     encoding: str = "utf-8"
     token_column_index: int | None = None
     tag_column_index: int | None = None
+    delimiter: str | None = None
+    decimal: str = "."
+    label_separator: str | None = None
+
+    @classmethod
+    def of(cls, options: Any) -> "Reading":
+        r"""What the attributes of the same names say; a delimiter may be written `\t`, as a shell has no tab."""
+        said = cls(**{name: getattr(options, name) for name in cls._fields})
+        return said._replace(delimiter="\t") if said.delimiter == r"\t" else said
 
     @property
     def has_columns(self) -> bool:
@@ -64,11 +79,13 @@ class FileType(NamedTuple):
         rows: from the path as the user wrote it, the open binary stream and the reading to one dict a row.
         typed: False if every cell is text, so that lists and numbers are written as text too.
         one_word_a_line: whether the reading's columns are used.
+        delimited: whether the reading's delimiter is used.
     """
 
     rows: Callable[[str, IO[bytes], Reading], Rows]
     typed: bool
     one_word_a_line: bool = False
+    delimited: bool = False
 
 
 def file_type(path: str | Path, reading: Reading) -> FileType:
@@ -182,14 +199,14 @@ def _json_lines(path: str, stream: IO[bytes], reading: Reading) -> Rows:
 def _json_document(path: str, stream: IO[bytes], reading: Reading) -> Rows:
     """A list of objects, an object with such a list in `data`, or JSON lines."""
     data = stream.read()
-    lines = Lines(path, io.BytesIO(data), reading.encoding)
+    lines = Lines(path, io.BufferedReader(io.BytesIO(data)), reading.encoding)
     lines.row = None
     text = "".join(lines)
     try:
         value = JSON.decode(text)
     except (ValueError, RecursionError) as error:
         if text.lstrip().startswith("{") and str(error).startswith("Extra data"):
-            yield from _json_lines(path, io.BytesIO(data), reading)
+            yield from _json_lines(path, io.BufferedReader(io.BytesIO(data)), reading)
             return
         raise _broken_document(path, text, error) from None
     if isinstance(value, dict):
@@ -230,10 +247,41 @@ def _header(path: str, names: list[str]) -> list[str]:
     return names
 
 
+def _delimited(lines: Lines, reading: Reading, default: str) -> tuple[str, Iterator[str]]:
+    """What separates the columns, and the lines from the header on.
+
+    A first line such as `sep=;`, as Excel reads and writes it, says what separates them.
+
+    Raises:
+        InputError: such a line contradicts the user, or the header has only what separates columns in other files.
+    """
+    rows = iter(lines)
+    first = next(rows, "")
+    said = SEPARATOR_LINE.fullmatch(without_line_end(first))
+    if said is None:
+        if reading.delimiter is None:
+            _check_header(lines, first, default)
+        return reading.delimiter or default, chain([first] if first else [], rows)
+    if reading.delimiter not in (None, said[2]):
+        raise lines.broken(f"says {said[0]}, but --delimiter is {reading.delimiter!r}")
+    return said[2], rows
+
+
+def _check_header(lines: Lines, first: str, default: str) -> None:
+    other = next((each for each in DELIMITERS if each in first), None)
+    if default not in first and other is not None:
+        shown = {each: repr(each) for each in (other, default)}
+        raise InputError(
+            f"{lines.path}: the header {without_line_end(first)[:60]!r} has no {shown[default]} and would be one "
+            f"column; say --delimiter {shown[other]} if that separates the columns, or {shown[default]} if it is one"
+        )
+
+
 def _csv(path: str, stream: IO[bytes], reading: Reading) -> Rows:
-    """Comma-separated with a header; double quotes protect commas, quotes and line ends. Every cell is text."""
+    """Separated by commas, with a header; double quotes protect commas, quotes and line ends. Every cell is text."""
     lines, line = Lines(path, stream, reading.encoding), 0
-    reader = csv.reader(lines, strict=True)
+    delimiter, texts = _delimited(lines, reading, ",")
+    reader = csv.reader(texts, strict=True, delimiter=delimiter)
     # A cell may be a whole document. The csv module has one limit for the whole process; 128 KiB by default.
     csv.field_size_limit(2**31 - 1)
     header: list[str] | None = None
@@ -249,15 +297,18 @@ def _csv(path: str, stream: IO[bytes], reading: Reading) -> Rows:
                 lines.row += 1
     except csv.Error as error:
         reason = "a quote is never closed" if "end of data" in str(error) else f"not valid CSV ({error})"
+        if "new-line character" in str(error):
+            reason = "a CR that ends no line stands outside of quotes"
         raise lines.broken(reason, line + 1) from None
 
 
 def _tsv(path: str, stream: IO[bytes], reading: Reading) -> Rows:
-    """Tab-separated with a header. Quotes are plain characters, so a cell holds neither tab nor line end."""
+    """Separated by tabs, with a header. Quotes are plain characters, so a cell holds neither tab nor line end."""
     lines = Lines(path, stream, reading.encoding)
+    delimiter, texts = _delimited(lines, reading, "\t")
     header: list[str] | None = None
-    for text in map(without_line_end, lines):
-        cells = text.split("\t")
+    for text in map(without_line_end, texts):
+        cells = text.split(delimiter)
         if header is None:
             header = _header(path, cells)
         elif text or len(header) == 1:
@@ -308,6 +359,8 @@ def table_rows(batch: pa.RecordBatch | pa.Table, features: datasets.Features) ->
 def _class_names(feature: Any, values: list) -> list:
     if isinstance(feature, datasets.ClassLabel):
         return [feature.names[value] if value is not None and value >= 0 else None for value in values]
+    if isinstance(feature, dict):
+        return [value and {name: _class_names(feature[name], [value[name]])[0] for name in value} for value in values]
     inner = getattr(feature, "feature", None)
     if isinstance(inner, datasets.ClassLabel):
         return [_class_names(inner, value) if isinstance(value, list) else value for value in values]
@@ -317,8 +370,8 @@ def _class_names(feature: Any, values: list) -> list:
 FILE_TYPES: dict[str, FileType] = {
     ".json": FileType(_json_document, typed=True),
     ".jsonl": FileType(_json_lines, typed=True),
-    ".csv": FileType(_csv, typed=False),
-    ".tsv": FileType(_tsv, typed=False),
+    ".csv": FileType(_csv, typed=False, delimited=True),
+    ".tsv": FileType(_tsv, typed=False, delimited=True),
     ".parquet": FileType(_parquet, typed=True),
     ".txt": FileType(_txt, typed=False),
     ".conll": FileType(_conll, typed=True, one_word_a_line=True),

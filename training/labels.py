@@ -88,6 +88,8 @@ def _check_known(dataset: datasets.Dataset, column: str, names: list[str], origi
     unknown = list(dict.fromkeys(name for labels in rows.values() for name in labels if name not in known))
     count = sum(unknown[0] in labels for labels in rows.values())
     others = f", and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""
+    if unknown[0] == "-1":
+        others += "; -1 often says that there is none: such rows are for seqblend-predict"
     near = " or ".join(map(repr, difflib.get_close_matches(unknown[0], names)))
     raise InputError(
         f"{origin.row(next(iter(rows)))}: label {unknown[0]!r} {lacking}"

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from .files import InputError, check_encoding, check_file, expand, listed
-from .formats import Reading, file_type, read_pairs, read_rows
+from .files import InputError, check_encoding, check_file, expand, listed, one_of
+from .formats import DEFAULT_READING, Reading, file_type, read_pairs, read_rows
 
 Names = str | Path | Sequence[str | Path]
+# What a reading says of files with a header.
+OF_CELLS = ("delimiter", "decimal", "label_separator")
 
 
 class Pairs(NamedTuple):
@@ -27,8 +29,9 @@ class Source(NamedTuple):
         name: where they come from, for messages.
         rows: gives them, and tells a bar how far it is.
         size: what the bar goes up to: bytes of the files, or rows; None if nobody knows.
-        typed: False if every cell is text, so that lists and numbers are written as text too.
+        cells: how lists and numbers are written, where every cell is text; None if values have types.
         one_word_a_line: whether the rows come from a file of one word a line.
+        delimited: whether they come from a file whose columns a delimiter separates.
         files: that are read.
         facts: what the rows depend on besides the files' contents.
     """
@@ -36,8 +39,9 @@ class Source(NamedTuple):
     name: str
     rows: Callable[[tqdm], Iterator[dict[str, Any]]]
     size: int | None
-    typed: bool
+    cells: Reading | None
     one_word_a_line: bool = False
+    delimited: bool = False
     files: tuple[str, ...] = ()
     facts: tuple[Any, ...] = ()
 
@@ -81,7 +85,8 @@ def _file_source(path: str, reading: Reading) -> Source:
     check_file(path)
     facts = (Path(path).suffixes, reading)
     rows = partial(read_rows, path, reading)
-    return Source(path, rows, size_of(path), kind.typed, kind.one_word_a_line, (path,), facts)
+    cells = None if kind.typed else reading
+    return Source(path, rows, size_of(path), cells, kind.one_word_a_line, kind.delimited, (path,), facts)
 
 
 def _pair_source(source: str, target: str, reading: Reading) -> Source:
@@ -90,7 +95,7 @@ def _pair_source(source: str, target: str, reading: Reading) -> Source:
     rows = partial(read_pairs, source, target, reading)
     facts = (Path(source).suffixes, Path(target).suffixes, reading)
     size = size_of(source) + size_of(target)
-    return Source(f"{source} with {target}", rows, size, typed=False, files=(source, target), facts=facts)
+    return Source(f"{source} with {target}", rows, size, cells=None, files=(source, target), facts=facts)
 
 
 def size_of(path: str) -> int:
@@ -108,12 +113,21 @@ def _pairs(split: str, given: Pairs) -> list[tuple[str, str]]:
 
 
 def check_reading(reading: Reading, sources: list[Source]) -> None:
-    """Refuse what has no effect.
+    """Refuse what has no effect or no meaning.
 
     Raises:
-        InputError: the encoding is unknown, or a column is named where no file holds one word a line.
+        InputError: the encoding is unknown, a column is named where no file holds one word a line, or what separates
+            columns, numbers or labels is impossible, or said where there is no file with a header.
     """
     check_encoding(reading.encoding)
+    if reading.delimiter is not None and (len(reading.delimiter) != 1 or reading.delimiter in '"\r\n'):
+        raise InputError(f"delimiter: must be one character such as ';' or '\\t', not {reading.delimiter!r}")
+    one_of("decimal", reading.decimal, [".", ","])
+    if reading.label_separator == "":
+        raise InputError("label_separator: is empty; give one or more characters")
+    said = [name for name in OF_CELLS if getattr(reading, name) != getattr(DEFAULT_READING, name)]
+    if said and not any(source.delimited for source in sources):
+        raise InputError(f"{said[0]}: is for .csv and .tsv files with a header, of which there is none")
     if reading.has_columns and not any(source.one_word_a_line for source in sources):
         flag = "tag_column_index" if reading.token_column_index is None else "token_column_index"
         kinds = ".conll, .conllu, .tsv and .txt"
