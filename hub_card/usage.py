@@ -125,10 +125,11 @@ print(classify({text}))
         classifies=True,
         sentence="It reads a text and gives each part of it {labels}.",
         code="""\
+text = {text}
 strategy = "{strategy}"
 tag = pipeline("token-classification", model, tokenizer=tokenizer, aggregation_strategy=strategy)
-for part in tag({text}):
-    print(part["word"], part["entity_group"], f"{{part['score']:.3f}}")
+for part in tag(text):
+    print(text[part["start"] : part["end"]].strip(), part["entity_group"], f"{{part['score']:.3f}}")
 """,
     ),
     "Seq2SeqLM": Head(
