@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from .pictures import draw_blending, draw_confusion, draw_learning_curves, draw_score_by_length, draw_tag_scores
@@ -143,12 +143,14 @@ def attention_of(
     """Attention of the last layer on a text, or a pair of texts.
 
     Returns:
-        Weights (T, S), the mean over heads; the T tokens that take; the S that are taken from; the kind of attention.
+        Weights (T, S), the mean over heads; what to draw for the T tokens that take, and for the S that are taken
+        from; the kind of attention.
     """
     parts = [getattr(model.config, name) for name in model.config.sub_configs] or [model.config]
     length = min(64, *(part.max_position_embeddings for part in parts))
+    texts = composed(tokenizer, texts)
     inputs = tokenizer(*texts, return_tensors="pt", truncation=True, max_length=length)
-    source = tokens = tokens_of(tokenizer, inputs["input_ids"][0])
+    source = tokens = read_tokens(tokenizer, inputs, texts)
     if not model.config.is_encoder_decoder:
         kind = "Masked self-attention" if model.config.model_type == "blend_decoder" else "Self-attention"
         weights = model(**inputs, output_attentions=True).attentions[-1]
@@ -158,12 +160,73 @@ def attention_of(
             written = model.generate(**inputs)
             inputs["decoder_input_ids"] = written[:, :-1]
             # Row t is the step that writes token t.
-            tokens = tokens_of(tokenizer, written[0, 1:])
+            tokens = written_tokens(tokenizer, written[0, 1:].tolist())
         weights = model(**inputs, output_attentions=True).cross_attentions[-1]
     return weights[0].float().mean(0).numpy(), tokens, source, kind
 
 
-def tokens_of(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor) -> list[str]:
-    """The tokens of ids; of an id beyond the tokenizer, which a model may have, the number."""
-    tokens = tokenizer.convert_ids_to_tokens(ids.tolist())
-    return [str(index) if token is None else token for token, index in zip(tokens, ids.tolist(), strict=True)]
+def composed(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[str]:
+    """The texts in NFC where the tokenizer reads them as the same; else as they are.
+
+    The offsets of a letter that the tokenizer itself composes leave out its marks.
+    """
+    nfc = [unicodedata.normalize("NFC", text) for text in texts]
+    same = tokenizer(*nfc, verbose=False)["input_ids"] == tokenizer(*texts, verbose=False)["input_ids"]
+    return nfc if same else texts
+
+
+def read_tokens(tokenizer: PreTrainedTokenizerBase, inputs: BatchEncoding, texts: list[str]) -> list[str]:
+    """What to draw for each token of one input: the slice of the text that it comes from, see `drawn_token`.
+
+    Args:
+        tokenizer: that made the inputs.
+        inputs: of one text or one pair of texts, with tensors (1, S).
+        texts: the one or two texts.
+    """
+    ids = inputs["input_ids"][0].tolist()
+    if not tokenizer.is_fast:  # it has no offsets
+        return written_tokens(tokenizer, ids)
+    sequences, offsets = inputs.sequence_ids(0), inputs.encodings[0].offsets
+    return [
+        drawn_token(tokenizer, token, "" if sequence is None else texts[sequence][start:end])
+        for token, sequence, (start, end) in zip(ids, sequences, offsets, strict=True)
+    ]
+
+
+def written_tokens(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
+    """What to draw for each token that a model wrote: the slice of the decoded text that it adds, see `drawn_token`.
+
+    A character of several tokens, which only the last of them completes, stands at each of them.
+    """
+    decode = partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text, drawn = decode(ids), []
+    for count, token in enumerate(ids):
+        before, after = decode(ids[:count]), decode(ids[: count + 1])
+        start, end = shared_length(before, text), shared_length(after, text)
+        is_half = end < len(after)  # it ends in a sign for the beginning of a character
+        drawn.append(drawn_token(tokenizer, token, text[start : end + is_half]))
+    return drawn
+
+
+def shared_length(first: str, second: str) -> int:
+    """How many characters two texts have in common at their beginning."""
+    pairs = zip(first, second, strict=False)
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+
+
+def drawn_token(tokenizer: PreTrainedTokenizerBase, token: int, part: str) -> str:
+    """What to draw for a token that comes from `part` of a text, or adds it.
+
+    Returns:
+        That part without spaces around it; one space for a token that only begins a word; the name of a special token;
+        of an id beyond the tokenizer, which a model may have, the number.
+    """
+    (name,) = tokenizer.convert_ids_to_tokens([token])
+    if name is None:
+        return str(token)
+    if token in tokenizer.all_special_ids:
+        return name
+    alone = tokenizer.decode([token])
+    if not alone.strip():
+        return part if part.isspace() else " "
+    return part.strip() or alone

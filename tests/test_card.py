@@ -20,6 +20,7 @@ from seqblend import (
 from seqblend.hub_card import card as card_module
 from seqblend.hub_card import illustrate
 from seqblend.hub_card.card import METRICS, NOT_MEASURED, Given, write_card
+from seqblend.hub_card.illustrate import attention_of, written_tokens
 from seqblend.hub_card.record import HYPERPARAMETERS, RunRecord, hyperparameters, shown
 from seqblend.hub_card.usage import HEADS as USAGES
 from seqblend.hub_card.usage import as_text, prompt_of, run_usage, usage_code
@@ -217,7 +218,7 @@ def test_every_head_has_its_usage():
     assert set(USAGES) == {model.__name__.partition("For")[2] for model in HEADS} | {""}
 
 
-TEXTS = {"CausalLM": "월요일 a b", "MaskedLM": "월요일 [MASK] b", "TokenClassification": ["월요일", "a"]}
+TEXTS = {"CausalLM": "월요일 a b", "MaskedLM": "월요일 [MASK] b", "TokenClassification": ["월요일", "Müller"]}
 
 
 @every_head
@@ -226,15 +227,22 @@ def test_usage_of_every_head_runs_without_the_package(model_class, usages):
     assert usages[model_class.__name__].strip()
 
 
+def test_the_usage_of_a_tagger_prints_slices_of_the_text(usages):
+    """What the tokenizer decodes of several words may be `월요일M�ller`."""
+    lines = [line for name in usages if "TokenClassification" in name for line in usages[name].splitlines()]
+    parts = {line.rsplit(" ", 2)[0] for line in lines}
+    assert len(lines) >= 3 and parts <= {"월요일 Müller", "월요일", "Müller"}
+
+
 @pytest.fixture(scope="module")
 def usages(tmp_path_factory):
     """What the code of each head prints; all run in one process, each where its own card would run it."""
     root = tmp_path_factory.mktemp("usages")
-    tokenizer = train_tokenizer(WORDS * 3, "wordpiece", 99)
+    tokenizer = train_tokenizer([*WORDS, "Müller"] * 3, "byte-bpe", 300)
     code = []
     for model_class in HEADS:
         name = model_class.__name__
-        tiny_model(model_class).float().save_pretrained(root / "you" / name)
+        tiny_model(model_class, vocab_size=len(tokenizer)).float().save_pretrained(root / "you" / name)
         tokenizer.save_pretrained(root / "you" / name)
         head = USAGES[name.partition("For")[2]]
         example = TEXTS.get(name.partition("For")[2], "월요일 a b")
@@ -352,3 +360,38 @@ def test_a_sequence_to_sequence_model_shows_cross_attention(tmp_path, monkeypatc
     (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     card = write_card(tmp_path).read_text()
     assert "(pictures/lengths.png)" in card and "(pictures/blending.png)" in card
+
+
+# Of the smallest vocabulary that each kind can have: every byte, every character is a token.
+DRAWN = {
+    "char": (9, ["기", "é", " ", "a"]),
+    "byte-bpe": (261, [" ", "기", "기", "기", "é", "é", " ", "a"]),
+    "wordpiece": (9, ["기", "é", "a"]),
+    "unigram": (9, [" ", "기", "é", " ", "a"]),
+}
+
+
+@pytest.mark.parametrize("tokenizer_type", DRAWN)
+def test_tokens_are_drawn_as_slices_of_the_text(tokenizer_type):
+    """Not as the vocabulary spells them, `Ġê`, `##é` or `▁`; special tokens have their names."""
+    size, drawn = DRAWN[tokenizer_type]
+    tokenizer = train_tokenizer(["기é a"], tokenizer_type, size)
+    model = tiny_model(BlendEncoderForSequenceClassification, "eager", vocab_size=size)
+    _, takers, taken, _ = attention_of(model, tokenizer, ["기é a", "기é a"])
+    assert takers == taken == ["[CLS]", *drawn, "[SEP]", *drawn, "[SEP]"]
+    assert written_tokens(tokenizer, tokenizer("기é a")["input_ids"]) == ["[CLS]", *drawn, "[SEP]"]
+
+
+def test_what_cannot_be_decoded_is_drawn_all_the_same():
+    """Half a character, and an id that the tokenizer has not."""
+    tokenizer = train_tokenizer(["기"], "byte-bpe", 261)
+    ids = tokenizer("기", add_special_tokens=False)["input_ids"]
+    assert written_tokens(tokenizer, [*ids, ids[1], 3, 999]) == [" ", "기", "기", "기", "�", "[SEP]", "999"]
+    assert written_tokens(tokenizer, []) == []
+
+
+def test_letters_that_the_tokenizer_composes_are_drawn_whole():
+    tokenizer = train_tokenizer(["서é"], "char", 7, "nfc")
+    model = tiny_model(BlendEncoderForSequenceClassification, "eager", vocab_size=7)
+    _, takers, _, _ = attention_of(model, tokenizer, [unicodedata.normalize("NFD", "서é")])
+    assert takers == ["[CLS]", "서", "é", "[SEP]"]

@@ -17,6 +17,7 @@ from seqblend import (
     BlendEncoderDecoderForSequenceClassification,
     BlendEncoderDecoderModel,
     BlendEncoderForMaskedLM,
+    BlendEncoderForTokenClassification,
     BlendEncoderModel,
 )
 from seqblend.training.tokenization import train_tokenizer
@@ -140,6 +141,20 @@ def test_where_the_package_is_not_installed_the_answers_are_the_same(tmp_path):
     done = run_without_package(ASK, asked, tmp_path)
     assert_equal([json.loads(line) for line in done.stdout.splitlines()], expected)
     assert "not supported" not in done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")
+@pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max"])
+@pytest.mark.parametrize("tokenizer_type", ["byte-bpe", "unigram", "wordpiece"])
+def test_an_entity_is_a_slice_of_the_text_without_spaces_around_it(tokenizer_type, strategy):
+    text = "기대 Müller 😀 e\u0301 New York."
+    tokenizer = train_tokenizer([text], tokenizer_type, vocab_size=280)
+    model = tiny_model(BlendEncoderForTokenClassification, vocab_size=len(tokenizer))
+    tag = pipeline("token-classification", model, tokenizer=tokenizer, aggregation_strategy=strategy, ignore_labels=[])
+    parts = [(part["start"], part["end"]) for part in tag(text)]
+    assert len(parts) > 1
+    assert all(text[start:end] == text[start:end].strip() != "" for start, end in parts)
+    assert set(text) - {" "} <= {character for start, end in parts for character in text[start:end]}
 
 
 # --- Sequence to sequence ---

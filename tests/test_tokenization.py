@@ -97,6 +97,21 @@ def test_known_characters_come_back(tokenizer_type, text):
 
 
 @settings(max_examples=60)
+@given(text=st.text(st.sampled_from(CHARACTERS), max_size=20))
+@example(text=" the  café\n 목요일 ")
+@pytest.mark.parametrize("tokenizer_type", TOKENIZER_TYPES)
+def test_offsets_hold_no_space(tokenizer_type, text):
+    """`text[start:end]` of a token is without the space before a word, and every letter is in the slice of a token."""
+    tokenizer = tokenizer_of(tokenizer_type)
+    offsets = tokenizer(text, add_special_tokens=False).encodings[0].offsets
+    slices = [text[start:end] for start, end in offsets]
+    assert all(part.isspace() or part == part.strip(" ") for part in slices)
+    covered = {place for start, end in offsets for place in range(start, end)}
+    assert covered >= {place for place, character in enumerate(text) if not character.isspace()}
+    assert tokenizer([text], is_split_into_words=True, add_special_tokens=False).encodings[0].offsets == offsets
+
+
+@settings(max_examples=60)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
 @example(text="\x00\r\n\u2028")
 def test_bytes_are_never_unknown(text):

@@ -247,7 +247,7 @@ def _train_byte_bpe(texts: Iterable[str], vocab_size: int, normalizer: normalize
     _check_size("byte-bpe", vocab_size, len(alphabet), "bytes")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = _space_first(normalizer)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = _without_space(pre_tokenizers.ByteLevel(add_prefix_space=True))
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, initial_alphabet=alphabet, show_progress=False
@@ -286,7 +286,7 @@ def _train_unigram(texts: Iterable[str], vocab_size: int, normalizer: normalizer
     """SentencePiece's unigram model; characters that training never had are unknown."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = _space_first(normalizer)
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    tokenizer.pre_tokenizer = _without_space(pre_tokenizers.Metaspace(prepend_scheme="always"))
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
     characters = {
         character for text in texts for character in tokenizer.normalizer.normalize_str(text).replace(" ", "▁")
@@ -326,6 +326,16 @@ def _reproducible(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
 def _space_first(normalizer: normalizers.Normalizer | None) -> normalizers.Normalizer:
     """Every text and every given word begins with a space, which the decoder takes away: exact for " a" as for "a"."""
     return normalizers.Sequence([*([normalizer] if normalizer else []), normalizers.Prepend(" ")])
+
+
+def _without_space(pre_tokenizer: pre_tokenizers.PreTokenizer) -> pre_tokenizers.PreTokenizer:
+    """The same tokens, but the offsets of " York" are those of "York": so `text[start:end]` of a pipeline is a word.
+
+    The space before a word is taken out of the text, and `pre_tokenizer` puts it back, where it has no offset. Spaces
+    before other white space stay, and those before "▁", as Metaspace puts none before it.
+    """
+    space = pre_tokenizers.Split(Regex(r" (?=[^\s▁])"), "removed")
+    return pre_tokenizers.Sequence([space, pre_tokenizer])
 
 
 def _check_size(tokenizer_type: str, vocab_size: int, alphabet: int, what: str) -> None:
