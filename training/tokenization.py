@@ -3,6 +3,12 @@
 Every trained tokenizer has the same five special tokens with the same ids. `[CLS]` begins a sequence and `[SEP]` ends
 it, for the encoder as for the decoder, so they are `bos_token` and `eos_token` too. The same texts give the same
 tokenizer.json, byte for byte.
+
+In byte-bpe, wordpiece and unigram a space belongs to the token after it, and a space is put before each text: a word
+is the same token at the start of a text as inside it. A mask or a sentinel stands for such a token, and so the space
+before it belongs to it: "a [MASK] c" has the tokens of "a b c" with one of them masked. Other added tokens change
+nothing in the text around them. Decoding gives back every text of known characters, but with a space before each mask
+and sentinel.
 """
 
 import json
@@ -11,7 +17,17 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import datasets
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import (
     AutoTokenizer,
     BertTokenizer,
@@ -25,6 +41,8 @@ from .corruption import add_sentinels
 from .files import InputError, in_one_line, one_of
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+# Tokens that are looked for only after the normalizer has taken the space before them.
+STANDS_FOR_TOKENS = r"\[MASK\]|<extra_id_\d+>"
 UNIGRAM_STEP = 1e-4  # fixed in the trainer, see _reproducible
 
 
@@ -59,6 +77,7 @@ def train_tokenizer(
     normalization: str | None = None,
     *,
     closes: bool = True,
+    exact: bool = True,
 ) -> PreTrainedTokenizerFast:
     """Train a tokenizer.
 
@@ -69,12 +88,15 @@ def train_tokenizer(
         normalization: one of `NORMALIZATIONS`, applied to every text before anything else. NFD takes Hangul syllables
             apart into letters; what the tokenizer decodes is then NFD too.
         closes: put `[CLS]` and `[SEP]` around each text. Not where texts are continued: the end would come before.
+        exact: decoding gives the text back. Where texts are only read, wordpiece can do without: it is BERT's then.
 
     Raises:
         InputError: an unknown type or normalization, no text, or a `vocab_size` that cannot hold the special tokens
             and every single character (for byte-bpe: every byte).
     """
     train = TOKENIZER_TYPES[one_of("tokenizer_type", tokenizer_type, TOKENIZER_TYPES)]
+    if train is _train_wordpiece and not exact:
+        train = _train_bert_wordpiece
     normalizer = None
     if normalization is not None:
         normalizer = NORMALIZATIONS[one_of("normalization", normalization, NORMALIZATIONS)]()
@@ -85,7 +107,7 @@ def train_tokenizer(
         raise InputError(f"tokenizer_type: {tokenizer_type} cannot be trained, the training texts hold no character")
     tokenizer = train(texts, vocab_size, normalizer)
     cls_id, sep_id = SPECIAL_TOKENS.index("[CLS]"), SPECIAL_TOKENS.index("[SEP]")
-    tokenizer.add_special_tokens(SPECIAL_TOKENS)
+    tokenizer.add_special_tokens(_special_tokens())
     if closes:
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]",
@@ -129,10 +151,17 @@ def make_tokenizer(
             model_args.vocab_size,
             model_args.tokenizer_normalization,
             closes=data_args.task != "causal-lm",
+            exact=data_args.task not in ("sequence-classification", "token-classification"),
         )
     if has_sentinels:
-        add_sentinels(tokenizer, data_args.max_length, data_args.noise())
+        add_sentinels(tokenizer, data_args.max_length, data_args.noise(), normalized=is_trained_here(tokenizer))
     return tokenizer
+
+
+def is_trained_here(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether `train_tokenizer` made it, in this run or an earlier one: the special tokens tell."""
+    first = tokenizer.convert_ids_to_tokens(range(min(len(tokenizer), len(SPECIAL_TOKENS))))
+    return first == SPECIAL_TOKENS and (tokenizer.bos_token, tokenizer.eos_token) == ("[CLS]", "[SEP]")
 
 
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
@@ -210,27 +239,49 @@ def _train_byte_bpe(texts: Iterable[str], vocab_size: int, normalizer: normalize
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     _check_size("byte-bpe", vocab_size, len(alphabet), "bytes")
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = _space_first(normalizer)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    tokenizer.normalizer = normalizers.Sequence(_normalizers(normalizer))
+    # Bytes are letters after the first step: a space is Ġ.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.ByteLevel(add_prefix_space=False), *_space_first("Ġ")]
+    )
+    tokenizer.decoder = decoders.Sequence([_space_before("Ġ"), decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocab_size, special_tokens=_special_tokens(), initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
 def _train_wordpiece(texts: Iterable[str], vocab_size: int, normalizer: normalizers.Normalizer | None) -> Tokenizer:
+    """The longest piece of a word that is known, then the longest of the rest; "▁" is a space, and every one counts.
+
+    A word is a run of letters and digits, a Chinese character, or another character, with the space before it. Of a
+    longer run every 99 characters are a word, as WordPiece takes words of more than 100 for unknown.
+    """
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", continuing_subword_prefix=""))
+    _count_spaces(tokenizer, normalizer, r"▁?[\w&&[^\p{Han}]]{1,99}|▁?[^▁]|▁")
+    characters = set().union(*(word for text in texts for word in _words(tokenizer, text)))
+    _check_size("wordpiece", vocab_size, len(characters), "characters")
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=_special_tokens(),
+        continuing_subword_prefix="",
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.model = models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]", continuing_subword_prefix="")
+    return tokenizer
+
+
+def _train_bert_wordpiece(
+    texts: Iterable[str], vocab_size: int, normalizer: normalizers.Normalizer | None
+) -> Tokenizer:
     """BERT's pieces of words, case and accents kept. White space is not: decoding joins words by one space."""
     bert = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence([normalizer, bert]) if normalizer else bert
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    words = {
-        word
-        for text in texts
-        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
-    }
+    words = {word for text in texts for word in _words(tokenizer, text)}
     continuations = sorted({f"##{character}" for word in words for character in word[1:]})
     characters = {character for word in words for character in word}
     _check_size("wordpiece", vocab_size, len(characters) + len(continuations), "characters, alone and inside words")
@@ -249,15 +300,12 @@ def _train_wordpiece(texts: Iterable[str], vocab_size: int, normalizer: normaliz
 def _train_unigram(texts: Iterable[str], vocab_size: int, normalizer: normalizers.Normalizer | None) -> Tokenizer:
     """SentencePiece's unigram model; characters that training never had are unknown."""
     tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = _space_first(normalizer)
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
-    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
-    characters = {
-        character for text in texts for character in tokenizer.normalizer.normalize_str(text).replace(" ", "▁")
-    }
+    # A special token that a text spells out must not be a word: it would be found in the vocabulary.
+    _count_spaces(tokenizer, normalizer, r"▁?(?:[^▁\[]|\[(?!(?:PAD|UNK|CLS|SEP|MASK)\]))+|▁?\[|▁")
+    characters = set().union(*(word for text in texts for word in _words(tokenizer, text)))
     _check_size("unigram", vocab_size, len(characters), "characters")
     trainer = trainers.UnigramTrainer(
-        vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, unk_token="[UNK]", show_progress=False
+        vocab_size=vocab_size, special_tokens=_special_tokens(), unk_token="[UNK]", show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     pieces = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
@@ -287,9 +335,44 @@ def _reproducible(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
     return sorted(rounded, key=lambda piece: (-piece[1], piece[0]))
 
 
-def _space_first(normalizer: normalizers.Normalizer | None) -> normalizers.Normalizer:
-    """Every text and every given word begins with a space, which the decoder takes away: exact for " a" as for "a"."""
-    return normalizers.Sequence([*([normalizer] if normalizer else []), normalizers.Prepend(" ")])
+def _special_tokens() -> list[AddedToken]:
+    return [AddedToken(token, special=True, normalized=token == "[MASK]") for token in SPECIAL_TOKENS]
+
+
+def _count_spaces(tokenizer: Tokenizer, normalizer: normalizers.Normalizer | None, words: str) -> None:
+    """Let a tokenizer cut texts into words, of which a pattern tells, with every space as "▁"."""
+    tokenizer.normalizer = normalizers.Sequence([*_normalizers(normalizer), normalizers.Replace(" ", "▁")])
+    split = pre_tokenizers.Split(Regex(words), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*_space_first("▁"), split])
+    space = decoders.Replace("▁", " ")
+    tokenizer.decoder = decoders.Sequence([_space_before("▁"), space, decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+
+
+def _normalizers(normalizer: normalizers.Normalizer | None) -> list[normalizers.Normalizer]:
+    """The user's normalizer, and one that takes the space before what stands for a token."""
+    return [*([normalizer] if normalizer else []), normalizers.Replace(Regex(f" (?={STANDS_FOR_TOKENS})"), "")]
+
+
+def _space_before(space: str) -> decoders.Decoder:
+    """Gives back the space before what stands for a token."""
+    return decoders.Replace(Regex(f"^(?=(?:{STANDS_FOR_TOKENS})$)"), space)
+
+
+def _space_first(space: str) -> list[pre_tokenizers.PreTokenizer]:
+    """Put a space before every text and every given word, but not after an added token: " a" and "a" stay apart.
+
+    Metaspace alone knows where a text begins, and does not add its own character where one stands: so a blank is
+    added, of which the text has none left, and then turned into what stands for a space.
+    """
+    return [
+        pre_tokenizers.Metaspace(replacement=" ", prepend_scheme="first", split=False),
+        pre_tokenizers.Metaspace(replacement=space, prepend_scheme="never", split=False),
+    ]
+
+
+def _words(tokenizer: Tokenizer, text: str) -> list[str]:
+    """The words that a tokenizer in training takes a text for."""
+    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))]
 
 
 def _check_size(tokenizer_type: str, vocab_size: int, alphabet: int, what: str) -> None:
