@@ -29,7 +29,14 @@ from seqblend.training.checks import check_options, finish_arguments, settle_ste
 from seqblend.training.data import LabelledData, load_data
 from seqblend.training.encoding import Settings
 from seqblend.training.files import InputError, in_one_line
-from seqblend.training.models import check_reach, make_model, reads_token_types, take_labels
+from seqblend.training.models import (
+    check_reach,
+    make_model,
+    reach_of,
+    reads_token_types,
+    set_model_max_length,
+    take_labels,
+)
 from seqblend.training.progress import hide_bars
 from seqblend.training.streams import RowStream
 from seqblend.training.tasks import (
@@ -154,6 +161,9 @@ def prepare(argv: list[str]) -> Job:
     weights = class_weights(data_args, training_args, rows)
     model = make_model(model_args, data_args, training_args, tokenizer, rows.label_names, weights)
     settings = make_settings(data_args, training_args, tokenizer, rows, model)
+    if training_args.do_train:
+        longest = settings.max_source_length if task.generates else settings.max_length
+        set_model_max_length(tokenizer, model_args, reach_of(model.config), longest)
     with training_args.main_process_first(desc="tokenizing"):
         encoded = encode_splits(task, rows, settings, data_args.preprocessing_num_workers)
     if training_args.metric_for_best_model is not None and "validation" in rows:
