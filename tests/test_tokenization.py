@@ -1,5 +1,6 @@
 """Trained tokenizers are the same everywhere and exact where they can be; loaded ones have all special tokens."""
 
+import copy
 import hashlib
 import json
 import os
@@ -22,8 +23,10 @@ from seqblend.training.tokenization import (
     SPECIAL_TOKENS,
     TOKENIZER_TYPES,
     Texts,
+    is_trained_here,
     load_tokenizer,
     train_tokenizer,
+    without_special_tokens,
 )
 
 TEXTS = [
@@ -251,6 +254,34 @@ def test_texts_can_be_gone_through_again(task, expected):
     })  # fmt: skip
     texts = Texts(split, task)
     assert list(texts) == list(texts) == expected
+
+
+# --- Prompts ---
+
+
+def bare_bert(directory):
+    """A tokenizer of a class that adds special tokens whenever it is loaded."""
+    entries = [*SPECIAL_TOKENS, "the", "cat"]
+    (directory / "vocab.txt").write_text("\n".join(entries) + "\n", encoding="utf-8")
+    return load_tokenizer(directory)
+
+
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_a_prompt_is_not_closed(is_trained, tmp_path):
+    """What the model was to continue ended with [SEP], after which another text began."""
+    tokenizer = tokenizer_of("byte-bpe") if is_trained else bare_bert(tmp_path)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length, tokenizer.padding_side = 77, "left"
+    ids = tokenizer("the cat", add_special_tokens=False)["input_ids"]
+    bare = without_special_tokens(tokenizer)
+    bare.save_pretrained(tmp_path / "saved")
+    for each in (bare, AutoTokenizer.from_pretrained(tmp_path / "saved")):
+        assert each("the cat")["input_ids"] == ids
+        assert not set(each("the", "cat")["input_ids"]) & set(tokenizer.all_special_ids)
+        assert each.special_tokens_map == tokenizer.special_tokens_map and each.get_vocab() == tokenizer.get_vocab()
+        assert (each.model_max_length, each.padding_side) == (77, "left")
+    assert is_trained_here(bare) == is_trained
+    assert without_special_tokens(bare) is bare
 
 
 # --- Loading ---

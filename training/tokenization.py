@@ -153,15 +153,39 @@ def make_tokenizer(
             closes=data_args.task != "causal-lm",
             exact=data_args.task not in ("sequence-classification", "token-classification"),
         )
+    if data_args.task == "causal-lm":
+        tokenizer = without_special_tokens(tokenizer)
     if has_sentinels:
         add_sentinels(tokenizer, data_args.max_length, data_args.noise(), normalized=is_trained_here(tokenizer))
     return tokenizer
 
 
+def without_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The same tokenizer, which adds no special tokens to a text, also when it is saved: prompts are continued.
+
+    A tokenizer of a class such as BertTokenizer adds them whenever it is loaded: the new one is of no such class. A
+    slow tokenizer stays as it is.
+    """
+    if not tokenizer.is_fast or not tokenizer.num_special_tokens_to_add():
+        return tokenizer
+    backend = tokenizer.backend_tokenizer
+    backend.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])
+    kept = ("model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces")
+    bare = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        **{name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)},
+        extra_special_tokens=tokenizer.extra_special_tokens,
+        **{name: getattr(tokenizer, name) for name in kept},
+    )
+    bare.chat_template = tokenizer.chat_template
+    return bare
+
+
 def is_trained_here(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether `train_tokenizer` made it, in this run or an earlier one: the special tokens tell."""
+    """Whether `train_tokenizer` made it, in this run or an earlier one: its class and special tokens tell."""
     first = tokenizer.convert_ids_to_tokens(range(min(len(tokenizer), len(SPECIAL_TOKENS))))
-    return first == SPECIAL_TOKENS and (tokenizer.bos_token, tokenizer.eos_token) == ("[CLS]", "[SEP]")
+    ends = (tokenizer.bos_token, tokenizer.eos_token)
+    return type(tokenizer) is PreTrainedTokenizerFast and first == SPECIAL_TOKENS and ends == ("[CLS]", "[SEP]")
 
 
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
