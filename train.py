@@ -25,7 +25,14 @@ from seqblend.training.directory import RESULTS, check_directory
 from seqblend.training.encoding import Settings
 from seqblend.training.files import InputError, in_one_line
 from seqblend.training.leakage import warn_of_leakage
-from seqblend.training.models import check_reach, make_model, reads_token_types, take_labels
+from seqblend.training.models import (
+    check_reach,
+    make_model,
+    reach_of,
+    reads_token_types,
+    set_model_max_length,
+    take_labels,
+)
 from seqblend.training.progress import hide_bars
 from seqblend.training.saving import INTERRUPTED
 from seqblend.training.streams import RowStream
@@ -153,6 +160,9 @@ def prepare(argv: list[str]) -> Job:
     model = make_model(model_args, data_args, training_args, tokenizer, rows.label_names, weights)
     set_token_types(tokenizer, reads_token_types(model.config))
     settings = make_settings(data_args, training_args, tokenizer, rows, model)
+    if training_args.do_train:
+        longest = settings.max_source_length if task.generates else settings.max_length
+        set_model_max_length(tokenizer, model_args, reach_of(model.config), longest)
     with training_args.main_process_first(desc="tokenizing"):
         encoded = encode_splits(task, rows, settings, data_args.preprocessing_num_workers)
     if task.describe is not None:

@@ -21,8 +21,9 @@ from seqblend.hub_card.card import write_card
 from seqblend.predict import main
 from seqblend.train import main as train
 from seqblend.training import prediction
+from seqblend.training.encoding import Settings
 from seqblend.training.models import ARCHITECTURES, special_tokens
-from seqblend.training.prediction import entities, read_ahead, split_text
+from seqblend.training.prediction import entities, read_ahead, read_prompts, split_text
 from seqblend.training.tasks import TASKS
 from seqblend.training.tokenization import train_tokenizer
 from seqblend.training.words import WORDS
@@ -147,6 +148,13 @@ def test_pairs_and_several_labels_are_read(model_of, tmp_path):
     assert all(isinstance(answer["prediction"], float) for answer in answers)
     answers = predict(model_of("several"), write(tmp_path / "several.jsonl", SEVERAL), tmp_path / "b.jsonl")
     assert all(set(answer["scores"]) == {"x", "y"} for answer in answers)
+
+
+def test_a_prompt_is_read_as_in_training():
+    """Nothing closes it, even where the tokenizer that was saved does."""
+    tokenizer = train_tokenizer(["abc"], "char", 300)
+    options = Settings(tokenizer, [], None, 9, 9, 9, token_types=False, seed=0)
+    assert read_prompts([{"text": "ab"}], options)["input_ids"] == [tokenizer.convert_tokens_to_ids(["a", "b"])]
 
 
 def test_masks_are_where_the_text_has_them(model_of, tmp_path):

@@ -19,8 +19,9 @@ from seqblend.training.data import read_file
 from seqblend.training.encoding import Settings
 from seqblend.training.files import InputError
 from seqblend.training.models import ARCHITECTURES
+from seqblend.training.seq2seq import decode
 from seqblend.training.tasks import TASKS, encode_split, shown_example
-from seqblend.training.tokenization import TOKENIZER_TYPES, train_tokenizer
+from seqblend.training.tokenization import TOKENIZER_TYPES, load_tokenizer, train_tokenizer
 
 TEXTS = ["ab ba cab", "a b c", "", "abc"]
 # With a zero-width space, an empty word and a space: words of which some tokenizers make nothing.
@@ -378,6 +379,27 @@ def test_numbers_stay_numbers_in_a_batch(labels, dtype):
     encoded = encode("sequence-classification", rows, settings_for(labels=["x"], problem_type="regression"))
     batch = TASKS["sequence-classification"].collator(CHAR)(encoded.to_list())
     assert batch["labels"].dtype == dtype and batch["labels"].tolist() == labels
+
+
+TARGETS = ["2020-01-01", "a [SEP] b", "[MASK]", "x  y\n", ["of two", "the first"]]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_targets_come_back_whatever_they_spell(kind, caplog):
+    """wordpiece put spaces around marks, and special tokens were left out: no prediction could be right."""
+    tokenizer = train_tokenizer(["2020-01-01 x  y\n[SEP] [MASK] ab of two"], kind, 300)
+    rows = [{"source": "a", "target": target} for target in TARGETS]
+    encoded = encode("seq2seq-lm", rows, settings_for(tokenizer))
+    assert decode(tokenizer, list(encoded["labels"])) == [*TARGETS[:4], "of two"]
+    assert not any(special in row[:-1] for row in encoded["labels"] for special in range(5))
+    assert "the tokenizer changes" not in caplog.text
+
+
+def test_targets_that_a_tokenizer_changes_are_told_in_one_line(caplog, tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "-", "b"]))
+    rows = [{"source": "a", "target": target} for target in ("a b", "a-b", "A", "a [SEP] b")]
+    encode("seq2seq-lm", rows, settings_for(load_tokenizer(tmp_path), where={"train": "file.csv"}))
+    assert caplog.messages == ["file.csv: the tokenizer changes 3 of 4 targets: 'a-b' becomes 'a - b'"]
 
 
 def test_the_example_for_the_card_has_words_to_go_on_from():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import unicodedata
 from functools import cache
+from itertools import chain
 
 import datasets
 import pytest
@@ -15,15 +16,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from seqblend.training.corruption import Noise, add_sentinels
 from seqblend.training.files import InputError
 from seqblend.training.tokenization import (
     NORMALIZATIONS,
     SPECIAL_TOKENS,
     TOKENIZER_TYPES,
     Texts,
+    is_trained_here,
     load_tokenizer,
     set_token_types,
     train_tokenizer,
+    without_special_tokens,
 )
 
 TEXTS = [
@@ -91,7 +95,7 @@ def test_token_types_are_given_where_the_model_reads_them_and_only_there(kind, t
 @given(text=st.text(st.sampled_from(CHARACTERS), max_size=20))
 @example(text=" a")
 @example(text="\n a  ")
-@pytest.mark.parametrize("tokenizer_type", ["char", "byte-bpe", "unigram"])
+@pytest.mark.parametrize("tokenizer_type", TOKENIZER_TYPES)
 def test_known_characters_come_back(tokenizer_type, text):
     assert decode(tokenizer_of(tokenizer_type), text) == text
 
@@ -109,6 +113,54 @@ def test_offsets_hold_no_space(tokenizer_type, text):
     covered = {place for start, end in offsets for place in range(start, end)}
     assert covered >= {place for place, character in enumerate(text) if not character.isspace()}
     assert tokenizer([text], is_split_into_words=True, add_special_tokens=False).encodings[0].offsets == offsets
+
+
+@cache
+def tokenizer_with_added(tokenizer_type):
+    """One that has a sentinel of ours too, and tokens that its user added, special and not."""
+    tokenizer = train_tokenizer(TEXTS * 3, tokenizer_type, 300)
+    add_sentinels(tokenizer, 4, Noise(0.3), normalized=True)
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<special>"]}, replace_extra_special_tokens=False)
+    tokenizer.add_tokens(["<added>"])
+    return tokenizer
+
+
+PIECES = ["the", "theme", " ", "  ", "\n", "é", "漢", "[CLS]", "[SEP]", "<special>", "<added>"]
+
+
+@settings(max_examples=60)
+@given(pieces=st.lists(st.sampled_from([*PIECES, "the [MASK]", "\n [MASK]", "the <extra_id_0>"]), max_size=8))
+@example(pieces=["[MASK]", " ", "the"])
+@example(pieces=["the", "<special>", "the", "<added>", " ", "the"])
+@pytest.mark.parametrize("tokenizer_type", TOKENIZER_TYPES)
+def test_texts_with_added_tokens_come_back(tokenizer_type, pieces):
+    tokenizer, text = tokenizer_with_added(tokenizer_type), "".join(pieces)
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+@pytest.mark.parametrize("closes", [True, False])
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("tokenizer_type", ["byte-bpe", "wordpiece", "unigram"])
+def test_a_written_mask_is_a_masked_word(tokenizer_type, exact, closes, tmp_path):
+    """It had a space token beside it, which no masked text of training has."""
+    options = {"closes": closes, "exact": exact}
+    train_tokenizer(["zero one two", "two one zero"] * 50, tokenizer_type, 300, **options).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    words = ["zero", "one", "two"]
+    pieces = [tokenizer([word], is_split_into_words=True, add_special_tokens=False)["input_ids"] for word in words]
+    for place in range(3):
+        written = [*words[:place], "[MASK]", *words[place + 1 :]]
+        masked = list(chain(*pieces[:place], [tokenizer.mask_token_id], *pieces[place + 1 :]))
+        assert tokenizer(" ".join(written), add_special_tokens=False)["input_ids"] == masked
+        assert tokenizer(written, is_split_into_words=True, add_special_tokens=False)["input_ids"] == masked
+        assert tokenizer.decode(masked) == " ".join(written)
+    assert tokenizer(" ".join(words), add_special_tokens=False)["input_ids"] == list(chain(*pieces))
+
+
+def test_wordpiece_of_long_words():
+    """WordPiece takes a word of more than 100 characters for unknown; a text without spaces would be one."""
+    tokenizer = train_tokenizer(["ab"], "wordpiece", 300)
+    assert decode(tokenizer, "ab" * 200) == "ab" * 200
 
 
 @settings(max_examples=60)
@@ -149,8 +201,7 @@ def test_words_given_one_by_one(tokenizer_type):
     assert ids[0] is ids[-1] is None
     inner = ids[1:-1]
     assert inner == sorted(inner)
-    without = {1} if tokenizer_type != "wordpiece" else {1, 3, 4}  # BERT takes white space and format characters away
-    assert set(inner) == set(range(len(words))) - without
+    assert set(inner) == set(range(len(words))) - {1}
     assert all(index == 0 or inner.count(index) < 10 for index in inner)
 
 
@@ -233,6 +284,34 @@ def test_texts_can_be_gone_through_again(task, expected):
     })  # fmt: skip
     texts = Texts(split, task)
     assert list(texts) == list(texts) == expected
+
+
+# --- Prompts ---
+
+
+def bare_bert(directory):
+    """A tokenizer of a class that adds special tokens whenever it is loaded."""
+    entries = [*SPECIAL_TOKENS, "the", "cat"]
+    (directory / "vocab.txt").write_text("\n".join(entries) + "\n", encoding="utf-8")
+    return load_tokenizer(directory)
+
+
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_a_prompt_is_not_closed(is_trained, tmp_path):
+    """What the model was to continue ended with [SEP], after which another text began."""
+    tokenizer = tokenizer_of("byte-bpe") if is_trained else bare_bert(tmp_path)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length, tokenizer.padding_side = 77, "left"
+    ids = tokenizer("the cat", add_special_tokens=False)["input_ids"]
+    bare = without_special_tokens(tokenizer)
+    bare.save_pretrained(tmp_path / "saved")
+    for each in (bare, AutoTokenizer.from_pretrained(tmp_path / "saved")):
+        assert each("the cat")["input_ids"] == ids
+        assert not set(each("the", "cat")["input_ids"]) & set(tokenizer.all_special_ids)
+        assert each.special_tokens_map == tokenizer.special_tokens_map and each.get_vocab() == tokenizer.get_vocab()
+        assert (each.model_max_length, each.padding_side) == (77, "left")
+    assert is_trained_here(bare) == is_trained
+    assert without_special_tokens(bare) is bare
 
 
 # --- Loading ---

@@ -1,6 +1,7 @@
 """Class weights, early stopping, models made of two, and what a run says of itself."""
 
 import itertools
+import math
 from collections import Counter
 from types import SimpleNamespace
 
@@ -34,10 +35,12 @@ from transformers import GenerationConfig, Seq2SeqTrainingArguments, TrainingArg
 
 from seqblend import BlendDecoderConfig, BlendDecoderForCausalLM, BlendEncoderForMaskedLM
 from seqblend.train import prepare
-from seqblend.training.arguments import BlendTrainingArguments
+from seqblend.training.arguments import BlendTrainingArguments, ModelArguments
 from seqblend.training.files import InputError
 from seqblend.training.metrics import greater_is_better
+from seqblend.training.models import set_model_max_length
 from seqblend.training.progress import Progress
+from seqblend.training.tokenization import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 from seqblend.training.weights import balanced, weights_given
 
@@ -375,3 +378,24 @@ def test_speed_is_that_of_training_and_the_time_left_that_of_all(monkeypatch):
             progress.on_evaluate(None, state, None)
     assert progress.speed(state) == {"train_tokens_per_second": 100.0, "seconds_left": 10.0}
     assert progress.speed(state) == {"seconds_left": 10.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "before", "reach", "expected"),
+    [
+        ({}, 10**30, math.inf, 64),
+        # Another model's: what that one reads says nothing of this one.
+        ({"tokenizer_name_or_path": "t"}, 512, math.inf, 64),
+        ({"model_name_or_path": "m", "tokenizer_name_or_path": "t"}, 512, math.inf, 64),
+        # A model that has read longer texts before, or that cannot have.
+        ({"model_name_or_path": "m"}, 512, math.inf, 512),
+        ({"model_name_or_path": "m"}, 32, math.inf, 64),
+        ({"model_name_or_path": "m"}, 512, 128, 64),
+        ({"model_name_or_path": "m"}, 10**30, math.inf, 64),
+    ],
+)
+def test_a_tokenizer_cuts_where_its_model_has_read_to(given, before, reach, expected):
+    tokenizer = train_tokenizer(["abc"], "char", 99)
+    tokenizer.model_max_length = before
+    set_model_max_length(tokenizer, ModelArguments(**given), reach, 64)
+    assert tokenizer.model_max_length == expected

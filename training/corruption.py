@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
 from .files import InputError
@@ -147,8 +148,14 @@ def sentinels_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return found
 
 
-def add_sentinels(tokenizer: PreTrainedTokenizerBase, max_length: int, noise: Noise) -> int:
+def add_sentinels(tokenizer: PreTrainedTokenizerBase, max_length: int, noise: Noise, normalized: bool = False) -> int:
     """Give a tokenizer the sentinels that texts of max_length need; how many were new.
+
+    Args:
+        tokenizer: gets them.
+        max_length: of the texts, in tokens.
+        noise: what is cut out of them.
+        normalized: look for them after the tokenizer's normalizer, which takes the space before them.
 
     Raises:
         InputError: what is cut out of such a text, with its sentinels and the end, is longer than max_length.
@@ -162,5 +169,6 @@ def add_sentinels(tokenizer: PreTrainedTokenizerBase, max_length: int, noise: No
     had = len(sentinels_of(tokenizer))
     names = [SENTINEL.format(index) for index in range(had, num_spans)]
     if names:
-        tokenizer.add_special_tokens({"extra_special_tokens": names}, replace_extra_special_tokens=False)
+        tokens = [AddedToken(name, special=True, normalized=normalized) for name in names]
+        tokenizer.add_special_tokens({"extra_special_tokens": tokens}, replace_extra_special_tokens=False)
     return len(names)

@@ -23,7 +23,7 @@ def encode_causal(settings: Settings) -> Encoder:
     tokenizer = settings.tokenizer
 
     def encode(batch: Rows) -> Rows:
-        ids_of_texts = tokenizer(batch["text"], add_special_tokens=False)["input_ids"]
+        ids_of_texts = tokenizer(batch["text"], add_special_tokens=False, verbose=False)["input_ids"]
         return {"input_ids": [[*ids, tokenizer.eos_token_id] for ids in ids_of_texts]}
 
     return encode

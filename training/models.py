@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     Seq2SeqTrainingArguments,
 )
+from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from .. import FAMILIES
 from ..configuration.base import unknown
@@ -95,6 +96,24 @@ def check_reach(config: PretrainedConfig, lengths: dict[str, int]) -> None:
     name, reach = max(lengths, key=lambda key: lengths[key]), reach_of(config)
     if lengths[name] > reach:
         raise InputError(f"{name}: {lengths[name]} is more than max_position_embeddings={reach} of the model")
+
+
+def set_model_max_length(
+    tokenizer: PreTrainedTokenizerBase, model_args: ModelArguments, reach: float, trained: int
+) -> None:
+    """Set where `truncation=True` cuts with the saved tokenizer: at the longest text the model has been trained on.
+
+    Args:
+        tokenizer: of the run.
+        model_args: say whether the tokenizer came with a saved model, which may have been trained on longer texts.
+        reach: the longest sequence that the model reads.
+        trained: the longest text of this run, in tokens.
+    """
+    before = 0
+    if model_args.model_name_or_path and not model_args.tokenizer_name_or_path:
+        before = tokenizer.model_max_length
+    # Where nothing is known, transformers has a number above LARGE_INTEGER.
+    tokenizer.model_max_length = max(trained, before if before <= min(reach, LARGE_INTEGER) else 0)
 
 
 def make_model(

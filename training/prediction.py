@@ -246,7 +246,8 @@ def answer_sources(
 
 
 def read_prompts(rows: list[Row], settings: Settings) -> BatchEncoding:
-    return tokenize(settings, [row["text"] for row in rows])
+    """As texts are read in training: an end token after the prompt would begin another text."""
+    return tokenize(settings, [row["text"] for row in rows], add_special_tokens=False)
 
 
 def ask_continuations(
@@ -267,7 +268,7 @@ def answer_prompts(outputs: list[list[int]], document: list[int], rows: list[Row
 
 
 def read_masked(rows: list[Row], settings: Settings) -> BatchEncoding:
-    features = read_prompts(rows, settings)
+    features = tokenize(settings, [row["text"] for row in rows])
     mask = settings.tokenizer.mask_token_id
     features["places"] = [np.flatnonzero(np.equal(ids, mask)) for ids in features["input_ids"]]
     return features

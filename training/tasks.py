@@ -33,7 +33,7 @@ from .language_models import (
     encode_noisy,
     regroup_documents,
 )
-from .seq2seq import answer_pairs, encode_pairs, score_pairs
+from .seq2seq import answer_pairs, check_pairs, encode_pairs, score_pairs
 from .sequence_classification import answer_sequences, encode_sequences, score_sequences
 from .storage import caching, stored
 from .streams import RowStream
@@ -74,7 +74,7 @@ class Task:
         encode: gives what makes of a batch of rows what the model reads; with windows there may be several sequences
             of a row, and a column `document` says which.
         collator: makes a batch of what the model reads.
-        check: refuses rows, or a tokenizer, that nothing can be learnt with.
+        check: refuses rows, or a tokenizer, that nothing can be learnt with, and warns of what can be learnt in part.
         regroup: where it does not matter which row a token is of.
         join: what the model said about windows to what it says about rows; None if the task has no windows.
         answer: what the model said about rows: arrays of predictions and labels, and the rows, to one dict a row.
@@ -290,6 +290,7 @@ TASKS = {
         reference="target",
         encode=encode_pairs,
         collator=DataCollatorForSeq2Seq,
+        check=check_pairs,
         answer=answer_pairs,
         score=score_pairs,
         generates=True,

@@ -3,16 +3,33 @@
 Every trained tokenizer has the same five special tokens with the same ids. `[CLS]` begins a sequence and `[SEP]` ends
 it, for the encoder as for the decoder, so they are `bos_token` and `eos_token` too. The same texts give the same
 tokenizer.json, byte for byte.
+
+In byte-bpe, wordpiece and unigram a space belongs to the token after it, and a space is put before each text: a word
+is the same token at the start of a text as inside it. A mask or a sentinel stands for such a token, and so the space
+before it belongs to it: "a [MASK] c" has the tokens of "a b c" with one of them masked. Other added tokens change
+nothing in the text around them. Decoding gives back every text of known characters, but with a space before each mask
+and sentinel.
 """
 
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import datasets
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import (
     AutoTokenizer,
     BertTokenizer,
@@ -30,6 +47,11 @@ from .words import SENTENCES, WordSplitting, find_splitting, record_splitting
 logger = logging.getLogger(__name__)
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+# A space in the tokens of wordpiece and unigram. SentencePiece's "▁" would not do: it is no white space by Unicode, by
+# which offsets are trimmed. This one is, and can be seen; only texts in Ogham have it, and get spaces back.
+SPACE = "\u1680"
+# Tokens that are looked for only after the normalizer has taken the space before them.
+STANDS_FOR_TOKENS = r"\[MASK\]|<extra_id_\d+>"
 UNIGRAM_STEP = 1e-4  # fixed in the trainer, see _reproducible
 
 
@@ -64,6 +86,7 @@ def train_tokenizer(
     normalization: str | None = None,
     *,
     closes: bool = True,
+    exact: bool = True,
 ) -> PreTrainedTokenizerFast:
     """Train a tokenizer.
 
@@ -74,6 +97,7 @@ def train_tokenizer(
         normalization: one of `NORMALIZATIONS`, applied to every text before anything else. NFD takes Hangul syllables
             apart into letters; what the tokenizer decodes is then NFD too.
         closes: put `[CLS]` and `[SEP]` around each text. Not where texts are continued: the end would come before.
+        exact: decoding gives the text back. Where texts are only read, wordpiece can do without: it is BERT's then.
 
     Returns:
         The tokenizer. One that closes texts knows pairs, and gives token_type_ids, which a model without segments does
@@ -84,6 +108,8 @@ def train_tokenizer(
             and every single character (for byte-bpe: every byte).
     """
     train = TOKENIZER_TYPES[one_of("tokenizer_type", tokenizer_type, TOKENIZER_TYPES)]
+    if train is _train_wordpiece and not exact:
+        train = _train_bert_wordpiece
     normalizer = None
     if normalization is not None:
         normalizer = NORMALIZATIONS[one_of("normalization", normalization, NORMALIZATIONS)]()
@@ -93,14 +119,8 @@ def train_tokenizer(
     if not any(texts):
         raise InputError(f"tokenizer_type: {tokenizer_type} cannot be trained, the training texts hold no character")
     tokenizer = train(texts, vocab_size, normalizer)
-    cls_id, sep_id = SPECIAL_TOKENS.index("[CLS]"), SPECIAL_TOKENS.index("[SEP]")
-    tokenizer.add_special_tokens(SPECIAL_TOKENS)
-    if closes:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]",
-            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-            special_tokens=[("[CLS]", cls_id), ("[SEP]", sep_id)],
-        )
+    tokenizer.add_special_tokens(_special_tokens())
+    tokenizer.post_processor = _post_processor(closes, trims=train not in (_train_char, _train_bert_wordpiece))
     trained = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
@@ -142,9 +162,12 @@ def make_tokenizer(
             model_args.vocab_size,
             model_args.tokenizer_normalization,
             closes=data_args.task != "causal-lm",
+            exact=data_args.task not in ("sequence-classification", "token-classification"),
         )
+    if data_args.task == "causal-lm":
+        tokenizer = without_special_tokens(tokenizer)
     if has_sentinels:
-        add_sentinels(tokenizer, data_args.max_length, data_args.noise())
+        add_sentinels(tokenizer, data_args.max_length, data_args.noise(), normalized=is_trained_here(tokenizer))
     if rows is not None:
         record_splitting(tokenizer, splitting_of(rows, data_args.task))
     return tokenizer
@@ -169,6 +192,35 @@ def set_token_types(tokenizer: PreTrainedTokenizerBase, reads: bool) -> None:
     first, *others = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     names = [first, *(["token_type_ids"] if reads else []), *others]
     tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
+
+
+def without_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The same tokenizer, which adds no special tokens to a text, also when it is saved: prompts are continued.
+
+    A tokenizer of a class such as BertTokenizer adds them whenever it is loaded: the new one is of no such class. A
+    slow tokenizer stays as it is.
+    """
+    if not tokenizer.is_fast or not tokenizer.num_special_tokens_to_add():
+        return tokenizer
+    backend = tokenizer.backend_tokenizer
+    trims = '"trim_offsets":true' in json.dumps(json.loads(backend.to_str())["post_processor"], separators=(",", ":"))
+    backend.post_processor = _post_processor(closes=False, trims=trims)
+    kept = ("model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces")
+    bare = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        **{name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)},
+        extra_special_tokens=tokenizer.extra_special_tokens,
+        **{name: getattr(tokenizer, name) for name in kept},
+    )
+    bare.chat_template = tokenizer.chat_template
+    return bare
+
+
+def is_trained_here(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether `train_tokenizer` made it, in this run or an earlier one: its class and special tokens tell."""
+    first = tokenizer.convert_ids_to_tokens(range(min(len(tokenizer), len(SPECIAL_TOKENS))))
+    ends = (tokenizer.bos_token, tokenizer.eos_token)
+    return type(tokenizer) is PreTrainedTokenizerFast and first == SPECIAL_TOKENS and ends == ("[CLS]", "[SEP]")
 
 
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
@@ -246,27 +298,49 @@ def _train_byte_bpe(texts: Iterable[str], vocab_size: int, normalizer: normalize
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     _check_size("byte-bpe", vocab_size, len(alphabet), "bytes")
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = _space_first(normalizer)
-    tokenizer.pre_tokenizer = _without_space(pre_tokenizers.ByteLevel(add_prefix_space=True))
-    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    tokenizer.normalizer = normalizers.Sequence(_normalizers(normalizer))
+    # Bytes are letters after the first step: a space is Ġ.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.ByteLevel(add_prefix_space=False), *_space_first("Ġ")]
+    )
+    tokenizer.decoder = decoders.Sequence([_space_before("Ġ"), decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocab_size, special_tokens=_special_tokens(), initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
 def _train_wordpiece(texts: Iterable[str], vocab_size: int, normalizer: normalizers.Normalizer | None) -> Tokenizer:
+    """The longest piece of a word that is known, then the longest of the rest; every space counts.
+
+    A word is a run of letters and digits, a Chinese character, or another character, with the space before it. Of a
+    longer run every 99 characters are a word, as WordPiece takes words of more than 100 for unknown.
+    """
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", continuing_subword_prefix=""))
+    _count_spaces(tokenizer, normalizer, rf"{SPACE}?[\w&&[^\p{{Han}}]]{{1,99}}|{SPACE}?[^{SPACE}]|{SPACE}")
+    characters = set().union(*(word for text in texts for word in _words(tokenizer, text)))
+    _check_size("wordpiece", vocab_size, len(characters), "characters")
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=_special_tokens(),
+        continuing_subword_prefix="",
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.model = models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]", continuing_subword_prefix="")
+    return tokenizer
+
+
+def _train_bert_wordpiece(
+    texts: Iterable[str], vocab_size: int, normalizer: normalizers.Normalizer | None
+) -> Tokenizer:
     """BERT's pieces of words, case and accents kept. White space is not: decoding joins words by one space."""
     bert = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence([normalizer, bert]) if normalizer else bert
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    words = {
-        word
-        for text in texts
-        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
-    }
+    words = {word for text in texts for word in _words(tokenizer, text)}
     continuations = sorted({f"##{character}" for word in words for character in word[1:]})
     characters = {character for word in words for character in word}
     _check_size("wordpiece", vocab_size, len(characters) + len(continuations), "characters, alone and inside words")
@@ -285,15 +359,13 @@ def _train_wordpiece(texts: Iterable[str], vocab_size: int, normalizer: normaliz
 def _train_unigram(texts: Iterable[str], vocab_size: int, normalizer: normalizers.Normalizer | None) -> Tokenizer:
     """SentencePiece's unigram model; characters that training never had are unknown."""
     tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = _space_first(normalizer)
-    tokenizer.pre_tokenizer = _without_space(pre_tokenizers.Metaspace(prepend_scheme="always"))
-    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
-    characters = {
-        character for text in texts for character in tokenizer.normalizer.normalize_str(text).replace(" ", "▁")
-    }
+    # A special token that a text spells out must not be a word: it would be found in the vocabulary.
+    special = "|".join(re.escape(token[1:]) for token in SPECIAL_TOKENS)
+    _count_spaces(tokenizer, normalizer, rf"{SPACE}?(?:[^{SPACE}\[]|\[(?!{special}))+|{SPACE}?\[|{SPACE}")
+    characters = set().union(*(word for text in texts for word in _words(tokenizer, text)))
     _check_size("unigram", vocab_size, len(characters), "characters")
     trainer = trainers.UnigramTrainer(
-        vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, unk_token="[UNK]", show_progress=False
+        vocab_size=vocab_size, special_tokens=_special_tokens(), unk_token="[UNK]", show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     pieces = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
@@ -323,19 +395,59 @@ def _reproducible(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
     return sorted(rounded, key=lambda piece: (-piece[1], piece[0]))
 
 
-def _space_first(normalizer: normalizers.Normalizer | None) -> normalizers.Normalizer:
-    """Every text and every given word begins with a space, which the decoder takes away: exact for " a" as for "a"."""
-    return normalizers.Sequence([*([normalizer] if normalizer else []), normalizers.Prepend(" ")])
+def _special_tokens() -> list[AddedToken]:
+    return [AddedToken(token, special=True, normalized=token == "[MASK]") for token in SPECIAL_TOKENS]
 
 
-def _without_space(pre_tokenizer: pre_tokenizers.PreTokenizer) -> pre_tokenizers.PreTokenizer:
-    """The same tokens, but the offsets of " York" are those of "York": so `text[start:end]` of a pipeline is a word.
+def _post_processor(closes: bool, trims: bool) -> processors.PostProcessor:
+    """What puts `[CLS]` and `[SEP]` around a text or a pair, if it is to be closed, and nothing else.
 
-    The space before a word is taken out of the text, and `pre_tokenizer` puts it back, where it has no offset. Spaces
-    before other white space stay, and those before "▁", as Metaspace puts none before it.
+    Args:
+        closes: whether it is.
+        trims: let the offsets of " York" be those of "York": so `text[start:end]` of a pipeline is a word.
     """
-    space = pre_tokenizers.Split(Regex(r" (?=[^\s▁])"), "removed")
-    return pre_tokenizers.Sequence([space, pre_tokenizer])
+    single, pair = ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1") if closes else ("$A", "$A $B:1")
+    special = [(token, SPECIAL_TOKENS.index(token)) for token in ("[CLS]", "[SEP]") if closes]
+    template = processors.TemplateProcessing(single=single, pair=pair, special_tokens=special)
+    # The first token of a text or of a given word begins with a space that is not in the text.
+    trim = processors.ByteLevel(add_prefix_space=True, trim_offsets=True)
+    return processors.Sequence([trim, template]) if trims else template
+
+
+def _count_spaces(tokenizer: Tokenizer, normalizer: normalizers.Normalizer | None, words: str) -> None:
+    """Let a tokenizer cut texts into words, which match a pattern, with every space as SPACE."""
+    tokenizer.normalizer = normalizers.Sequence([*_normalizers(normalizer), normalizers.Replace(" ", SPACE)])
+    split = pre_tokenizers.Split(Regex(words), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*_space_first(SPACE), split])
+    space = decoders.Replace(SPACE, " ")
+    tokenizer.decoder = decoders.Sequence([_space_before(SPACE), space, decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+
+
+def _normalizers(normalizer: normalizers.Normalizer | None) -> list[normalizers.Normalizer]:
+    """The user's normalizer, and one that takes the space before what stands for a token."""
+    return [*([normalizer] if normalizer else []), normalizers.Replace(Regex(f" (?={STANDS_FOR_TOKENS})"), "")]
+
+
+def _space_before(space: str) -> decoders.Decoder:
+    """Gives back the space before what stands for a token."""
+    return decoders.Replace(Regex(f"^(?=(?:{STANDS_FOR_TOKENS})$)"), space)
+
+
+def _space_first(space: str) -> list[pre_tokenizers.PreTokenizer]:
+    """Put a space before every text and every given word, but not after an added token: " a" and "a" stay apart.
+
+    Metaspace alone knows where a text begins, and does not add its own character where one stands: so a blank is
+    added, of which the text has none left, and then turned into what stands for a space.
+    """
+    return [
+        pre_tokenizers.Metaspace(replacement=" ", prepend_scheme="first", split=False),
+        pre_tokenizers.Metaspace(replacement=space, prepend_scheme="never", split=False),
+    ]
+
+
+def _words(tokenizer: Tokenizer, text: str) -> list[str]:
+    """The words that a tokenizer in training takes a text for."""
+    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))]
 
 
 def _check_size(tokenizer_type: str, vocab_size: int, alphabet: int, what: str) -> None:
