@@ -25,9 +25,9 @@ from seqblend.training.tokenization import (
     Texts,
     is_trained_here,
     load_tokenizer,
+    open_ended,
     set_token_types,
     train_tokenizer,
-    without_special_tokens,
 )
 
 TEXTS = [
@@ -73,7 +73,8 @@ def test_texts_that_are_continued_are_not_closed(tokenizer_type, tmp_path):
     for each in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
         assert each.get_vocab() == closed.get_vocab() and each.special_tokens_map == closed.special_tokens_map
         for text in TEXTS:
-            assert each(text)["input_ids"] == closed(text, add_special_tokens=False)["input_ids"]
+            as_continued = text if tokenizer_type == "char" else f" {text}"
+            assert each(as_continued)["input_ids"] == closed(text, add_special_tokens=False)["input_ids"]
             assert not {2, 3} & set(each(text, text)["input_ids"])
             assert list(each(text)) == ["input_ids", "attention_mask"]
 
@@ -105,7 +106,11 @@ def test_known_characters_come_back(tokenizer_type, text):
 @example(text=" the  café\n 목요일 ")
 @pytest.mark.parametrize("tokenizer_type", TOKENIZER_TYPES)
 def test_offsets_hold_no_space(tokenizer_type, text):
-    """`text[start:end]` of a token is without the space before a word, and every letter is in the slice of a token."""
+    """`text[start:end]` of a token is without the space before a word, and every letter is in the slice of a token.
+
+    One space at the very start of a text belongs to its first word: where a text begins is not told to what trims.
+    """
+    text = text.lstrip(" ")
     tokenizer = tokenizer_of(tokenizer_type)
     offsets = tokenizer(text, add_special_tokens=False).encodings[0].offsets
     slices = [text[start:end] for start, end in offsets]
@@ -138,13 +143,11 @@ def test_texts_with_added_tokens_come_back(tokenizer_type, pieces):
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
-@pytest.mark.parametrize("closes", [True, False])
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("tokenizer_type", ["byte-bpe", "wordpiece", "unigram"])
-def test_a_written_mask_is_a_masked_word(tokenizer_type, exact, closes, tmp_path):
+def test_a_written_mask_is_a_masked_word(tokenizer_type, exact, tmp_path):
     """It had a space token beside it, which no masked text of training has."""
-    options = {"closes": closes, "exact": exact}
-    train_tokenizer(["zero one two", "two one zero"] * 50, tokenizer_type, 300, **options).save_pretrained(tmp_path)
+    train_tokenizer(["zero one two", "two one zero"] * 50, tokenizer_type, 300, exact=exact).save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     words = ["zero", "one", "two"]
     pieces = [tokenizer([word], is_split_into_words=True, add_special_tokens=False)["input_ids"] for word in words]
@@ -302,16 +305,39 @@ def test_a_prompt_is_not_closed(is_trained, tmp_path):
     tokenizer = tokenizer_of("byte-bpe") if is_trained else bare_bert(tmp_path)
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.model_max_length, tokenizer.padding_side = 77, "left"
-    ids = tokenizer("the cat", add_special_tokens=False)["input_ids"]
-    bare = without_special_tokens(tokenizer)
+    bare = open_ended(tokenizer)
     bare.save_pretrained(tmp_path / "saved")
     for each in (bare, AutoTokenizer.from_pretrained(tmp_path / "saved")):
-        assert each("the cat")["input_ids"] == ids
+        assert each("the cat")["input_ids"] == each("the cat", add_special_tokens=False)["input_ids"]
         assert not set(each("the", "cat")["input_ids"]) & set(tokenizer.all_special_ids)
         assert each.special_tokens_map == tokenizer.special_tokens_map and each.get_vocab() == tokenizer.get_vocab()
         assert (each.model_max_length, each.padding_side) == (77, "left")
     assert is_trained_here(bare) or not is_trained
-    assert without_special_tokens(bare) is bare
+    assert open_ended(bare) is bare
+
+
+@settings(max_examples=60)
+@given(text=st.text(st.sampled_from("the catsom \n.목"), max_size=20), data=st.data())
+@pytest.mark.parametrize("from_closed", [True, False])
+@pytest.mark.parametrize("tokenizer_type", TOKENIZER_TYPES)
+def test_a_continuation_keeps_its_first_space(tokenizer_type, from_closed, text, data):
+    """transformers' text-generation pipeline decodes it alone: "the cat" went on as "the catsat on the mat"."""
+    tokenizer = continuing(tokenizer_type, from_closed)
+    encoded = tokenizer(text)
+    ids, offsets = encoded["input_ids"], encoded.encodings[0].offsets
+    assert tokenizer.decode(ids) == text
+    # Not inside of a character that is several tokens.
+    cuts = [place for place in range(len(ids) + 1) if place in (0, len(ids)) or offsets[place - 1] != offsets[place]]
+    cut = data.draw(st.sampled_from(cuts))
+    assert tokenizer.decode(ids[:cut]) + tokenizer.decode(ids[cut:]) == text
+    assert all(text[a:b].isspace() or text[a:b] == text[a:b].strip(" ") for a, b in offsets)
+
+
+@cache
+def continuing(tokenizer_type, from_closed):
+    """A tokenizer for texts that are continued: trained so, or made of one for texts that are closed."""
+    trained = train_tokenizer(["the cat sat on the mat.\n목"] * 3, tokenizer_type, 300, closes=from_closed)
+    return open_ended(trained)
 
 
 # --- Loading ---

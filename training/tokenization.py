@@ -96,7 +96,8 @@ def train_tokenizer(
         vocab_size: the most entries the vocabulary may have, special tokens included.
         normalization: one of `NORMALIZATIONS`, applied to every text before anything else. NFD takes Hangul syllables
             apart into letters; what the tokenizer decodes is then NFD too.
-        closes: put `[CLS]` and `[SEP]` around each text. Not where texts are continued: the end would come before.
+        closes: put `[CLS]` and `[SEP]` around each text. Not where texts are continued: the end would come before; and
+            a space is not put before a text then, so that a continuation can begin with one.
         exact: decoding gives the text back. Where texts are only read, wordpiece can do without: it is BERT's then.
 
     Returns:
@@ -120,7 +121,9 @@ def train_tokenizer(
         raise InputError(f"tokenizer_type: {tokenizer_type} cannot be trained, the training texts hold no character")
     tokenizer = train(texts, vocab_size, normalizer)
     tokenizer.add_special_tokens(_special_tokens())
-    tokenizer.post_processor = _post_processor(closes, trims=train not in (_train_char, _train_bert_wordpiece))
+    tokenizer.post_processor = _post_processor(closes=True, trims=train not in (_train_char, _train_bert_wordpiece))
+    if not closes:
+        tokenizer = _without_space_first(tokenizer)
     trained = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
@@ -165,7 +168,7 @@ def make_tokenizer(
             exact=data_args.task not in ("sequence-classification", "token-classification"),
         )
     if data_args.task == "causal-lm":
-        tokenizer = without_special_tokens(tokenizer)
+        tokenizer = open_ended(tokenizer)
     if has_sentinels:
         add_sentinels(tokenizer, data_args.max_length, data_args.noise(), normalized=is_trained_here(tokenizer))
     if rows is not None:
@@ -194,17 +197,20 @@ def set_token_types(tokenizer: PreTrainedTokenizerBase, reads: bool) -> None:
     tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
 
 
-def without_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The same tokenizer, which adds no special tokens to a text, also when it is saved: prompts are continued.
+def open_ended(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The same vocabulary for texts that are continued: no special tokens are added, also after saving and loading.
 
-    A tokenizer of a class such as BertTokenizer adds them whenever it is loaded: the new one is of no such class. A
+    In a tokenizer trained here, texts then begin as they are, too: what is decoded of a continuation keeps its first
+    space. A class such as BertTokenizer adds special tokens whenever it is loaded: the new one is of no such class. A
     slow tokenizer stays as it is.
     """
     if not tokenizer.is_fast or not tokenizer.num_special_tokens_to_add():
         return tokenizer
     backend = tokenizer.backend_tokenizer
-    trims = '"trim_offsets":true' in json.dumps(json.loads(backend.to_str())["post_processor"], separators=(",", ":"))
-    backend.post_processor = _post_processor(closes=False, trims=trims)
+    if is_trained_here(tokenizer):
+        backend = _without_space_first(backend)
+    else:
+        backend.post_processor = _post_processor(closes=False, trims=False)
     kept = ("model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces")
     bare = PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -403,15 +409,31 @@ def _post_processor(closes: bool, trims: bool) -> processors.PostProcessor:
     """What puts `[CLS]` and `[SEP]` around a text or a pair, if it is to be closed, and nothing else.
 
     Args:
-        closes: whether it is.
+        closes: whether it is; then its first token begins with a space that is not in the text.
         trims: let the offsets of " York" be those of "York": so `text[start:end]` of a pipeline is a word.
     """
     single, pair = ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1") if closes else ("$A", "$A $B:1")
     special = [(token, SPECIAL_TOKENS.index(token)) for token in ("[CLS]", "[SEP]") if closes]
     template = processors.TemplateProcessing(single=single, pair=pair, special_tokens=special)
-    # The first token of a text or of a given word begins with a space that is not in the text.
-    trim = processors.ByteLevel(add_prefix_space=True, trim_offsets=True)
+    trim = processors.ByteLevel(add_prefix_space=closes, trim_offsets=True)
     return processors.Sequence([trim, template]) if trims else template
+
+
+def _without_space_first(tokenizer: Tokenizer) -> Tokenizer:
+    """A tokenizer trained here, with which texts begin and end as they are: no space and no token is put there.
+
+    One of an earlier version puts its space elsewhere, and keeps it.
+    """
+    parts = json.loads(tokenizer.to_str())
+    trims = "processors" in parts["post_processor"]
+    if trims:
+        steps = parts["pre_tokenizer"]["pretokenizers"]
+        parts["pre_tokenizer"]["pretokenizers"] = [each for each in steps if each.get("prepend_scheme") != "first"]
+        steps = parts["decoder"]["decoders"]
+        parts["decoder"]["decoders"] = [each for each in steps if each["type"] != "Strip"]
+    bare = Tokenizer.from_str(json.dumps(parts))
+    bare.post_processor = _post_processor(closes=False, trims=trims)
+    return bare
 
 
 def _count_spaces(tokenizer: Tokenizer, normalizer: normalizers.Normalizer | None, words: str) -> None:
