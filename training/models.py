@@ -21,7 +21,7 @@ from .. import FAMILIES
 from ..configuration.base import unknown
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from .arguments import DataArguments, ModelArguments, parse_pairs
-from .files import InputError, describe, in_one_line
+from .files import InputError, describe, in_one_line, why_not_loaded
 from .tasks import TASKS, Task
 from .tokenization import load_tokenizer
 
@@ -206,12 +206,7 @@ def load_model(
         settings = {"class_weights": None, **settings}
     change_config(config, {**settings, **overrides_of(arguments, type(config))})
     check_vocabulary(config, tokenizer, f"model_name_or_path: {path}")
-    try:
-        model, info = task.auto_class.from_pretrained(
-            path, config=config, ignore_mismatched_sizes=True, output_loading_info=True
-        )
-    except Exception as error:  # transformers raises whatever it meets
-        raise cannot_load(path, error) from error
+    model, info = load_weights(task.auto_class, path, config)
     check_loaded(path, model, info, training)
     return model
 
@@ -289,29 +284,47 @@ def load_part(auto_class: Any, path: str, config: PretrainedConfig, flag: str) -
     config = copy.deepcopy(config)
     if hasattr(config, "cross_attention_hidden_size"):
         config.cross_attention_hidden_size = None
+    model, info = load_weights(auto_class, path, config, flag)
+    check_loaded(path, model, info, training=True, flag=flag)
+    return model
+
+
+def load_weights(
+    auto_class: Any, path: str, config: PretrainedConfig, flag: str = "model_name_or_path"
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A saved model, and which tensors did not fit; no code of its directory runs, and no pickle is read.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
     try:
-        model, info = auto_class.from_pretrained(
-            path, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        return auto_class.from_pretrained(
+            path,
+            config=config,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
     except Exception as error:  # transformers raises whatever it meets
         raise cannot_load(path, error, flag) from error
-    check_loaded(path, model, info, training=True, flag=flag)
-    return model
 
 
 def load_config(path: str, flag: str = "model_name_or_path") -> PretrainedConfig:
     """The configuration of a saved model. Raises InputError if it cannot be loaded, or is not of this package."""
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever it meets
         raise cannot_load(path, error, flag) from error
     if type(config) not in FAMILIES:
         raise InputError(f"{flag}: {path} is of type {config.model_type}; no model of seqblend")
+    # Pipelines of its own, as of auto_map: code that a model trained from this one is not to name.
+    vars(config).pop("custom_pipelines", None)
     return config
 
 
 def cannot_load(path: str, error: Exception, flag: str = "model_name_or_path") -> InputError:
-    return InputError(f"{flag}: {path!r} cannot be loaded ({in_one_line(error)})")
+    return InputError(f"{flag}: {path!r} cannot be loaded ({why_not_loaded(error)})")
 
 
 def overrides_of(arguments: ModelArguments, config_class: type[PretrainedConfig]) -> dict[str, Any]:
