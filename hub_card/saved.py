@@ -8,7 +8,11 @@ from typing import Any
 
 import safetensors
 
+from .provenance import read_object
 from .usage import HEADS, Head
+
+# What every row of predictions.jsonl has.
+COLUMNS = ("input", "prediction", "reference")
 
 
 @dataclass(frozen=True)
@@ -58,27 +62,26 @@ def read_saved(directory: str | Path) -> Saved:
         ValueError: no model of this package is saved there.
     """
     directory = Path(directory)
-    config = read_json(directory / "config.json")
+    config = read_object(directory / "config.json")
     if not str(config.get("model_type")).startswith("blend_") or not config.get("architectures"):
         raise ValueError(f"{directory}: no model of seqblend is saved there")
     predictions: list[dict[str, Any]] = []
     if (directory / "predictions.jsonl").exists():
         lines = (directory / "predictions.jsonl").read_text(encoding="utf-8").split("\n")
         predictions = [json.loads(line) for line in lines if line]
+        if wrong := [row for row in predictions if not isinstance(row, dict) or not {*COLUMNS} <= row.keys()]:
+            raise ValueError(
+                f"{directory / 'predictions.jsonl'}: {wrong[0]!r:.80} is no row with {', '.join(COLUMNS)}"
+            )
     return Saved(
         directory=directory,
         config=config,
-        results=read_json(directory / "all_results.json"),
-        state=read_json(directory / "trainer_state.json"),
+        results=read_object(directory / "all_results.json"),
+        state=read_object(directory / "trainer_state.json"),
         predictions=predictions,
-        mask_token=read_json(directory / "tokenizer_config.json").get("mask_token"),
+        mask_token=read_object(directory / "tokenizer_config.json").get("mask_token"),
         parameters=count_parameters(directory),
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What a file holds; nothing if there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def count_parameters(directory: Path) -> int:
