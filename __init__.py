@@ -17,6 +17,7 @@ from .configuration.decoder import BlendDecoderConfig
 from .configuration.encoder import BlendEncoderConfig
 from .configuration.encoder_decoder import BlendEncoderDecoderConfig
 from .hub_card.export import complete_saves
+from .hub_card.stub import replace_stub
 from .hub_card.verify import verify
 from .hub_card.versions import check_loads
 from .modeling.decoder import (
@@ -67,7 +68,7 @@ for config_class, models in FAMILIES.items():
     for auto_class, model_class in models.items():
         auto_class.register(config_class, model_class, exist_ok=True)
 
-complete_saves(FAMILIES)
+complete_saves(FAMILIES, replace_stub)
 check_loads()
 register_pipelines()
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from seqblend import FAMILIES
+from seqblend.hub_card.provenance import read_object
 from seqblend.training.arguments import DataArguments, ModelArguments
 from seqblend.training.checks import check_overflow
 from seqblend.training.columns import TASK_FIELDS, TEXT, Columns, Field, fields_of, has_column, present_fields
@@ -146,8 +147,9 @@ def max_length_of(given: argparse.Namespace, config: PretrainedConfig, written: 
         check_reach(config, {"max_length": given.max_length + written})
         return given.max_length
     results = Path(given.model, "all_results.json")
-    saved = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
-    return int(min(saved.get("max_length", DataArguments.max_length), reach_of(config) - written))
+    length = read_object(results).get("max_length")
+    of_run = length if isinstance(length, int) and length > 1 else DataArguments.max_length
+    return int(min(of_run, reach_of(config) - written))
 
 
 # --- The rows ---

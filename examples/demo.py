@@ -42,20 +42,20 @@ def train(shape: str, output_dir: Path) -> dict[str, float]:
 def ask(shape: str, output_dir: Path, text: str) -> str:
     """What the trained model says about one text."""
     path = output_dir / shape
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     inputs = tokenizer(text, return_tensors="pt")
     if shape == "n21":
-        model = AutoModelForSequenceClassification.from_pretrained(path)
+        model = AutoModelForSequenceClassification.from_pretrained(path, trust_remote_code=False)
         return model.config.id2label[model(**inputs).logits.argmax().item()]
     if shape == "n2n":
-        model = AutoModelForTokenClassification.from_pretrained(path)
+        model = AutoModelForTokenClassification.from_pretrained(path, trust_remote_code=False)
         # The first and last tokens are [CLS] and [SEP]; between them, each token is a character.
         tags = [model.config.id2label[tag] for tag in model(**inputs).logits[0, 1:-1].argmax(-1).tolist()]
         fields = [tag.partition("-")[2] for tag in tags]
         runs = groupby(zip(fields, text, strict=True), key=lambda pair: pair[0])
         spans = [(field, "".join(character for _, character in run)) for field, run in runs]
         return "".join(f"[{span} {field}]" if field else span for field, span in spans)
-    model = AutoModelForSeq2SeqLM.from_pretrained(path)
+    model = AutoModelForSeq2SeqLM.from_pretrained(path, trust_remote_code=False)
     return tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True)
 
 

@@ -7,6 +7,8 @@ computed here: the code for its use is run before it is printed, and the picture
 
 import logging
 import math
+import re
+import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,18 +16,24 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 
 from ..configuration.base import unknown
 from ..training.tags import describe_scheme
 from ..version import __version__
 from .agreement import MARK, count_agreeing, rows_of_each_label, trial_code
+from .contents import PublishError, gather, repository_files
 from .illustrate import draw_pictures
+from .provenance import check_code, renewed_code
 from .saved import Saved, read_saved
+from .secrecy import is_public, known_secrets
 from .usage import as_text, asking_code, is_pair, prompt_of, run_usage, usage_code
 
 logger = logging.getLogger(__name__)
 
 NOT_MEASURED = "not measured"
+# What is no character of a text.
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 # By which a card of ours is known from one that somebody wrote.
 MADE = "Made with seqblend"
 # Each metric's name on the Hub, and in words.
@@ -107,13 +115,22 @@ class Given:
                 raise ValueError(unknown("fact of the card", name, valid))
 
 
-def write_card(directory: str | Path, given: Given | None = None, complete: bool = True) -> Path:
+def write_card(
+    directory: str | Path,
+    given: Given | None = None,
+    complete: bool = True,
+    *,
+    into: Path | None = None,
+    trust_remote_code: bool = False,
+) -> Path:
     """Write README.md and the pictures on it into a saved model's directory.
 
     Args:
         directory: of a saved model, with what its run left there.
         given: what only the user knows.
         complete: draw the pictures, and run the code. Otherwise the card says what the configuration tells.
+        into: where to write; None: into the directory.
+        trust_remote_code: run the code for its use though the directory's code is somebody else's.
 
     Returns:
         The card.
@@ -122,15 +139,16 @@ def write_card(directory: str | Path, given: Given | None = None, complete: bool
         ValueError: no model of this package is saved there.
     """
     saved = read_saved(directory)
-    # What was given to the run stands in its results.
-    given = Given(**{**saved.results.get("card_data", {}), **facts_of(given)})
+    given = with_given_to_the_run(saved, given)
     repo_id = given.repo_id or f"you/{saved.directory.absolute().name}"
-    first = saved.predictions[0] if saved.predictions and given.example is None else {}
+    first = first_public(saved) if given.example is None else {}
     shown = prompt_of(saved.head, given.example or first.get("input"), saved.tokenizer.get("mask_token"))
     asked = "a text" if shown is None else shown
     code = usage_code(saved.head, repo_id, asked, given.revision or "main", saved.tagging)
-    output, agreement = printed(code, repo_id, saved) if complete and shown is not None else (NOT_MEASURED, None)
-    pictures = draw_pictures(saved, shown) if complete else []
+    runs = complete and shown is not None
+    output, agreement = printed(code, repo_id, saved, trust_remote_code) if runs else (NOT_MEASURED, None)
+    into = saved.directory if into is None else into
+    pictures = draw_pictures(saved, shown, into) if complete else []
     card = template().render(
         metadata=metadata(saved, given, repo_id, shown),
         title=given.title or repo_id.partition("/")[2] or repo_id,
@@ -154,12 +172,34 @@ def write_card(directory: str | Path, given: Given | None = None, complete: bool
         counted=counted,
         duration=duration,
     )
-    path = saved.directory / "README.md"
-    path.with_suffix(".tmp").write_text(card, encoding="utf-8")
+    path = into / "README.md"
+    # A link of that name would be written through.
+    path.with_suffix(".tmp").unlink(missing_ok=True)
+    path.with_suffix(".tmp").write_text(CONTROL.sub("\ufffd", card), encoding="utf-8")
     path.with_suffix(".tmp").replace(path)
     if complete:
         logger.info("card: %s", path)
     return path
+
+
+def with_given_to_the_run(saved: Saved, given: Given | None) -> Given:
+    """What the user says now, and for the rest what was said to the run, which stands in its results.
+
+    Raises:
+        ValueError: what stands there is no fact of a card.
+    """
+    facts = saved.results.get("card_data") or {}
+    try:
+        Given.check_names(facts)
+        return Given(**{**facts, **facts_of(given)})
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise ValueError(f"{saved.directory / 'all_results.json'}: card_data: {error}") from error
+
+
+def first_public(saved: Saved) -> dict[str, Any]:
+    """The first row of the test split that holds no secret, which the card may show; empty where there is none."""
+    known = dict(known_secrets({saved.directory.absolute()}))
+    return next((row for row in saved.predictions if is_public(row, known)), {})
 
 
 def facts_of(given: Given | None) -> dict[str, Any]:
@@ -172,24 +212,46 @@ def template() -> jinja2.Template:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
+    environment.filters["line"] = in_a_line
+    environment.filters["cell"] = lambda value: in_a_line(value).replace("|", "\\|")
     return environment.from_string(Path(__file__).with_name("template.md").read_text(encoding="utf-8"))
 
 
-def printed(code: str, repo_id: str, saved: Saved) -> tuple[str, str | None]:
+def in_a_line(value: object) -> str:
+    """A value as a heading or a cell of a table has it: what ends a line, or is no character, is a space."""
+    return " ".join(CONTROL.sub(" ", str(value)).split())
+
+
+def printed(code: str, repo_id: str, saved: Saved, trusted: bool = False) -> tuple[str, str | None]:
     """What the code prints, and whether it says of test rows what the run said of them.
 
-    If it fails, the card is written all the same and says so.
+    If it fails, or would run somebody else's code, the card is written all the same and says so.
     """
     rows = rows_of_each_label(saved)
     trial = trial_code([asking_code(saved.head, row["input"], saved.tagging) for row in rows])
     try:
-        output, _, answers = run_usage(code + trial, repo_id, saved.directory).partition(MARK)
-    except ValueError as error:
+        output, _, answers = run_checked(code + trial, repo_id, saved.directory, trusted).partition(MARK)
+        agreeing = count_agreeing(rows, answers) if answers else None
+    except (PublishError, ValueError) as error:
         logger.warning("The code on the card of %s fails: %s", saved.directory, error)
         return NOT_MEASURED, None
-    if not answers:
+    if agreeing is None:
         return output, None
-    return output.rstrip("\n"), agreement_of(saved, len(rows), count_agreeing(rows, answers))
+    return output.rstrip("\n"), agreement_of(saved, len(rows), agreeing)
+
+
+def run_checked(code: str, repo_id: str, directory: Path, trusted: bool) -> str:
+    """What the code prints with the files of a directory that are pushed, and no other.
+
+    Raises:
+        ValueError: it fails, or would run somebody else's code, which is not trusted.
+        PublishError: see repository_files.
+    """
+    check_code(directory, trusted)
+    with tempfile.TemporaryDirectory() as place:
+        own = renewed_code(directory, Path(place, "code"), trusted)
+        gather({**repository_files(directory), **own}, Path(place, "model"))
+        return run_usage(code, repo_id, Path(place, "model"))
 
 
 def agreement_of(saved: Saved, tried: int, agreeing: int) -> str:
@@ -247,7 +309,7 @@ def eval_results(saved: Saved, given: Given) -> list[EvalResult]:
 
 def data_name(saved: Saved, given: Given) -> str:
     """What the data are called."""
-    return given.data or str(saved.results.get("dataset", "data without a name"))
+    return in_a_line(given.data or saved.results.get("dataset", "")) or "data without a name"
 
 
 def measured(saved: Saved) -> list[tuple[str, str, float]]:
@@ -312,6 +374,13 @@ def example_lines(example: Any, first: dict[str, Any], output: str, rule: str | 
     ]
 
 
+def quoted(name: str) -> str:
+    """A name in one line, between backticks; more of them where it has some itself."""
+    name = in_a_line(name)
+    ticks = "`" * (1 + max(map(len, re.findall("`+", name)), default=0))
+    return f"{ticks}{name}{ticks}" if len(ticks) == 1 else f"{ticks} {name} {ticks}"
+
+
 def limits(saved: Saved, given: Given) -> list[str]:
     """What is known of the model's limits."""
     results, lines = saved.results, [given.limits] if given.limits else []
@@ -325,5 +394,5 @@ def limits(saved: Saved, given: Given) -> list[str]:
     if saved.splitting is not None:
         lines.append(f"It tags words. Of the rules that divide a text into words, {saved.splitting}.")
     if saved.head.classifies and saved.config.get("problem_type") != "regression" and len(saved.labels) <= 60:
-        lines.append("It knows these labels and no other: " + ", ".join(f"`{name}`" for name in saved.labels) + ".")
+        lines.append("It knows these labels and no other: " + ", ".join(map(quoted, saved.labels)) + ".")
     return [*lines, f"Bias, robustness, and texts of another kind: {NOT_MEASURED}."]

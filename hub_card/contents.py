@@ -1,17 +1,17 @@
-"""What a repository holds: chosen by name, complete, and nothing that is nobody's business."""
+"""What a repository holds: chosen by exact names, complete, from inside the directory, and without secrets."""
 
-import json
-import os
+import re
 import shutil
-from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import get_token
 from huggingface_hub.utils.sha import sha_fileobj
 from transformers.dynamic_module_utils import get_relative_imports
 
+from .export import FAMILIES
 from .illustrate import DRAWN, FOLDER
+from .provenance import read_object
+from .secrecy import first_secret, known_secrets
 from .verify import REFERENCE
 
 # What may stand in a repository besides the weights and the code that config.json names. Nothing else is sent.
@@ -19,10 +19,20 @@ PICTURES = tuple(f"{FOLDER}/{name}" for name in DRAWN)
 PUSHED = (
     *("config.json", "generation_config.json", "README.md", REFERENCE, *PICTURES),
     # Of tokenizers, by the names that transformers' own have.
-    *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "*vocab*", "merges.txt", "bpe.codes"),
-    *("*.model", "*.spm", "*.jinja", "additional_chat_templates/*.jinja"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "normalizer.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "dict.txt", "vocab-src.json", "vocab-tgt.json"),
+    *("target_vocab.json", "entity_vocab.json", "emoji.json", "word_shape.json", "word_pronunciation.json"),
+    *("byte_maps.json", "tokenizer.model", "spiece.model", "sentencepiece.model", "sentencepiece.bpe.model"),
+    *("spm.model", "spm_char.model", "source.spm", "target.spm", "tiktoken.model", "tekken.json"),
+    *("chat_template.jinja", "chat_template.json"),
 )
+# A tokenizer's other chat templates, by the names that it is asked for them.
+TEMPLATES = "additional_chat_templates"
+TEMPLATE = re.compile(r"[\w-]+\.jinja")
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+# What the card is made from; it stays here.
+RECORDS = ("all_results.json", "trainer_state.json", "predictions.jsonl")
 # Files that say nothing in words.
 BINARY = (".png", ".pt", ".pth", ".bin", ".model", ".spm")
 
@@ -35,34 +45,64 @@ def repository_files(directory: str | Path) -> dict[str, Path]:
     """The files of a saved model that belong into its repository: their paths in it, and here.
 
     Raises:
-        PublishError: a file without which it does not open is missing.
+        PublishError: a file without which it does not open is missing; or one leads out of the directory.
     """
     directory = Path(directory)
-    path = directory / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if "auto_map" not in config:
-        raise PublishError(f"{directory}: no model of seqblend is saved there; save it by save_pretrained")
-    wanted = {*weight_files(directory), *code_files(directory, config["auto_map"])}
+    try:
+        config = read_object(directory / "config.json")
+        named = code_files(directory, config.get("auto_map"))
+        if not named or config.get("model_type") not in FAMILIES:
+            raise PublishError(f"{directory}: no model of seqblend is saved there; save it by save_pretrained")
+        wanted = {*weight_files(directory), *named}
+    except ValueError as error:
+        raise PublishError(str(error)) from error
     if missing := sorted(name for name in wanted if not (directory / name).is_file()):
         raise PublishError(f"{directory}: {', '.join(missing)} is missing; save the model again by save_pretrained")
-    beside = (each for pattern in PUSHED for each in directory.glob(pattern) if each.is_file())
-    wanted |= {each.relative_to(directory).as_posix() for each in beside}
+    templates = [each.relative_to(directory).as_posix() for each in (directory / TEMPLATES).glob("*.jinja")]
+    names = [*PUSHED, *filter(lambda name: TEMPLATE.fullmatch(Path(name).name), templates)]
+    # Every name is that of a file in the directory or in one of the two folders; so no other link is on the way.
+    for name in sorted({*wanted, *names, *RECORDS, FOLDER, TEMPLATES}):
+        check_no_link(directory, name)
+    wanted |= {name for name in names if (directory / name).is_file()}
     return {name: directory / name for name in sorted(wanted)}
 
 
+def check_no_link(directory: Path, name: str) -> None:
+    """Raises PublishError where a name of a directory is a link: what is there is not the model's."""
+    if (directory / name).is_symlink():
+        reason = "is a link, which may lead to other files of this machine; put a copy in its place"
+        raise PublishError(f"{directory / name}: {reason}")
+
+
 def weight_files(directory: Path) -> list[str]:
-    """The files of the weights, in one piece or in shards with their index."""
+    """The files of the weights, in one piece or in shards with their index.
+
+    Raises:
+        ValueError: the index is damaged, or names a file that is no shard.
+    """
     index = directory / "model.safetensors.index.json"
     if (directory / "model.safetensors").exists() or not index.exists():
         return ["model.safetensors"]
-    return [index.name, *sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))]
+    named = read_object(index).get("weight_map")
+    shards = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
+    if wrong := [name for name in shards or [""] if not SHARD.fullmatch(name)]:
+        raise ValueError(f"{index}: weight_map names {wrong[0]!r}, which is no shard as save_pretrained names them")
+    return [index.name, *shards]
 
 
-def code_files(directory: Path, auto_map: dict[str, str]) -> list[str]:
-    """The files that config.json names code in, and those they import from; other Python files are the user's own."""
-    found = sorted({f"{reference.split('--')[-1].split('.')[0]}.py" for reference in auto_map.values()})
+def code_files(directory: Path, auto_map: object) -> list[str]:
+    """The files that config.json names code in, and those they import from; other Python files are the user's own.
+
+    Raises:
+        ValueError: a name is none of a Python file in the directory.
+    """
+    references = auto_map.values() if isinstance(auto_map, dict) else []
+    listed = [each for value in references for each in (value if isinstance(value, list) else [value]) if each]
+    found = sorted({f"{str(reference).split('--')[-1].rpartition('.')[0]}.py" for reference in listed})
     for name in found:
-        siblings = get_relative_imports(directory / name) if (directory / name).exists() else []
+        if not name.removesuffix(".py").isidentifier():
+            raise ValueError(f"{directory / 'config.json'}: auto_map names {name!r}, which is no module")
+        siblings = get_relative_imports(directory / name) if (directory / name).is_file() else []
         found.extend(file for sibling in siblings if (file := f"{sibling}.py") not in found)
     return found
 
@@ -80,37 +120,23 @@ def check_private(files: dict[str, Path], token: str | None = None) -> None:
     """Refuse to send what is nobody's business.
 
     Raises:
-        PublishError: a file holds a path of this machine, or a token; the message names file and line, not the token.
+        PublishError: a file holds a path of this machine, or a secret; the message names file, line and kind.
     """
-    private = dict(private_words({path.absolute().parent for path in files.values()}, token))
+    known = dict(known_secrets({path.absolute().parent for path in files.values()}, token))
     for path in files.values():
         content = text_of(path)
-        for word, what in private.items():
-            if (at := content.find(word)) >= 0:
-                line = content.count(b"\n", 0, at) + 1
-                raise PublishError(f"{path}: line {line} holds {what}; nothing was sent")
+        if (found := first_secret(content, known)) is not None:
+            at, what = found
+            line = content.count(b"\n", 0, at) + 1
+            raise PublishError(f"{path}: line {line} holds {what}; nothing was sent")
 
 
 def text_of(path: Path) -> bytes:
     """What a file says in words; of weights, the names and the metadata."""
     with path.open("rb") as file:
         if path.suffix == ".safetensors":
-            return file.read(int.from_bytes(file.read(8), "little"))
+            return file.read(min(int.from_bytes(file.read(8), "little"), path.stat().st_size))
         return b"" if path.suffix in BINARY else file.read()
-
-
-def private_words(places: set[Path], token: str | None) -> Iterator[tuple[bytes, str]]:
-    """What may not be sent, as it stands in a text and as JSON escapes it, and what that is."""
-    # "/root" alone is a word of many texts; with what follows it is a path.
-    paths = [f"{path}{os.sep}" if len(path.parts) < 3 else str(path) for path in (Path.home(), Path.cwd(), *places)]
-    # The user's name, in a path of another disk.
-    paths += [f"{os.sep}{Path.home().name}{os.sep}"]
-    secrets = [value for name, value in os.environ.items() if name.endswith(("TOKEN", "API_KEY", "SECRET"))]
-    words = [(path, "a path of this machine") for path in paths if len(path) > 2]
-    words += [(secret, "a token") for secret in (token, get_token(), *secrets) if secret and len(secret) > 7]
-    for word, what in words:
-        yield word.encode(), what
-        yield json.dumps(word)[1:-1].encode(), what
 
 
 def gather(files: dict[str, Path], place: Path) -> None:

@@ -8,12 +8,14 @@ installs complete_saves when it is imported: who saves a model has nothing else 
 import ast
 import functools
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
@@ -28,9 +30,8 @@ Models = dict[type, type[PreTrainedModel]]
 # Source: transformers.dynamic_module_utils.get_relative_imports.
 FOLLOWED = re.compile(r"^\s*(?:from\s+\.(\S+)\s+import|import\s+\.(\S+)\s*$)", re.MULTILINE)
 
-
-# What transformers.utils.hub.create_and_tag_model_card writes where it knows nothing.
-STUB = "[More Information Needed]"
+# The families whose saves are made complete, by their model_type: configuration and models.
+FAMILIES: dict[str, tuple[type[PreTrainedConfig], Models]] = {}
 
 # Who opens a file of a repository should know what it is.
 HEADER = """\
@@ -39,35 +40,46 @@ HEADER = """\
 """
 
 
-def complete_saves(families: dict[type[PreTrainedConfig], Models]) -> None:
+def complete_saves(families: dict[type[PreTrainedConfig], Models], replace_stub: Callable[[Path, str], None]) -> None:
     """Make every save of a model complete: weights, a config.json that names the whole family, and its code.
 
     BlendPreTrainedModel.save_pretrained, which Trainer and push_to_hub go through too, names the code in the config
     while it runs, and a config that names code is saved together with it. That is the one moment before an upload
     when transformers has settled that this process is the one to write, and that it writes more than an adapter.
+
+    Args:
+        families: every configuration, and the model for each Auto class.
+        replace_stub: puts a card in place of the stub of push_to_hub, given a directory and the repository's name.
     """
+    FAMILIES.update({config_class.model_type: (config_class, models) for config_class, models in families.items()})
     save_model, save_config = BlendPreTrainedModel.save_pretrained, RecipeConfig.save_pretrained
     upload = BlendPreTrainedModel._upload_modified_files
+    in_model: ContextVar[bool] = ContextVar("in_model", default=False)
 
     @wraps(save_model)
     def save_complete_model(self: BlendPreTrainedModel, *args: Any, **kwargs: Any) -> None:
         config = self.config
         if type(config) not in families:
             return save_model(self, *args, **kwargs)
-        given = getattr(config, "auto_map", None)
-        config.auto_map = {**(given or {}), **auto_map(type(config), families[type(config)])}
-        try:
-            return save_model(self, *args, **kwargs)
-        finally:
-            config.auto_map = given
-            if given is None:
-                del config.auto_map
+        with own_code_named(config, families[type(config)]):
+            token = in_model.set(True)
+            try:
+                return save_model(self, *args, **kwargs)
+            finally:
+                in_model.reset(token)
 
     @wraps(save_config)
     def save_config_with_code(self: RecipeConfig, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        save_config(self, save_directory, *args, **kwargs)
-        if type(self) in families and getattr(self, "auto_map", None):
-            write_code(type(self), families[type(self)], save_directory)
+        if type(self) not in families or not getattr(self, "auto_map", None):
+            return save_config(self, save_directory, *args, **kwargs)
+        models = families[type(self)]
+        if in_model.get():
+            # With what register_for_auto_class has just added.
+            save_config(self, save_directory, *args, **kwargs)
+        else:
+            with own_code_named(self, models):
+                save_config(self, save_directory, *args, **kwargs)
+        write_code(type(self), models, save_directory)
 
     @wraps(upload)
     def upload_with_card(self: BlendPreTrainedModel, working_dir: str | Path, repo_id: str, *args: Any, **kwargs: Any):
@@ -79,16 +91,17 @@ def complete_saves(families: dict[type[PreTrainedConfig], Models]) -> None:
     RecipeConfig.save_pretrained = save_config_with_code
 
 
-def replace_stub(directory: Path, repo_id: str) -> None:
-    """Put a card that the configuration tells in place of the one that push_to_hub writes where there is none."""
-    path = directory / "README.md"
-    if path.exists() and STUB not in path.read_text(encoding="utf-8"):
-        return
-    # Only who pushes needs the card's packages.
-    from .card import Given, write_card
-
-    tags = ModelCard.load(path).data.tags if path.exists() else None
-    write_card(directory, Given(repo_id=repo_id, tags=tags or None), complete=False)
+@contextmanager
+def own_code_named(config: PreTrainedConfig, models: Models) -> Iterator[None]:
+    """Inside, a config names the code of its family and no other, whatever the config.json that it was read from."""
+    given = getattr(config, "auto_map", None)
+    config.auto_map = auto_map(type(config), models)
+    try:
+        yield
+    finally:
+        config.auto_map = given
+        if given is None:
+            del config.auto_map
 
 
 def auto_map(config_class: type[PreTrainedConfig], models: Models) -> dict[str, str]:
@@ -111,16 +124,26 @@ def write_code(config_class: type[PreTrainedConfig], models: Models, directory: 
     Raises:
         ValueError: see flat_code.
     """
-    code = flat_code(config_class.__module__, *(model.__module__ for model in models.values()))
-    for auto_class, reference in auto_map(config_class, models).items():
-        file, name = reference.split(".")
-        # Saved from where this package is not installed, a class without this leaves its code behind.
-        code[f"{file}.py"] += f'{name}.register_for_auto_class("{auto_class}")\n'.encode()
+    code = family_code(config_class, models)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     for file, source in code.items():
         (directory / file).write_bytes(source)
     return [directory / file for file in code]
+
+
+def family_code(config_class: type[PreTrainedConfig], models: Models) -> dict[str, bytes]:
+    """The code that is saved with every model of a family: name and content of each file.
+
+    Raises:
+        ValueError: see flat_code.
+    """
+    code = flat_code(config_class.__module__, *(model.__module__ for model in models.values()))
+    for auto_class, reference in auto_map(config_class, models).items():
+        file, name = reference.split(".")
+        # Saved from where this package is not installed, a class without this leaves its code behind.
+        code[f"{file}.py"] += f'{name}.register_for_auto_class("{auto_class}")\n'.encode()
+    return code
 
 
 def flat_code(*modules: str) -> dict[str, bytes]:

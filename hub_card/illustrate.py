@@ -27,17 +27,18 @@ CURVES = ("eval_f1", "eval_accuracy", "eval_micro_f1", "eval_exact_match", "eval
 Picture = tuple[str, str]
 
 
-def draw_pictures(saved: Saved, example: Any) -> list[Picture]:
+def draw_pictures(saved: Saved, example: Any, into: Path) -> list[Picture]:
     """Draw what can be drawn of a saved model.
 
     Args:
         saved: what its directory tells.
         example: a real input for the attention map; None: there is none.
+        into: where the folder of the pictures is made.
 
     Returns:
-        File, relative to the directory, and caption of each picture.
+        File, relative to `into`, and caption of each picture.
     """
-    folder = saved.directory / FOLDER
+    folder = into / FOLDER
     folder.mkdir(exist_ok=True)
     for name in DRAWN:
         (folder / name).unlink(missing_ok=True)
@@ -113,10 +114,12 @@ def draw_attention(saved: Saved, folder: Path, example: Any) -> list[Picture]:
     """What the last layer blends into what, on a real input."""
     if example is None or not (saved.directory / "tokenizer_config.json").exists():
         return []
-    tokenizer = AutoTokenizer.from_pretrained(saved.directory)
+    tokenizer = AutoTokenizer.from_pretrained(saved.directory, trust_remote_code=False)
     with without_bar():
         auto_class = getattr(transformers, saved.head.auto_class)
-        model = auto_class.from_pretrained(saved.directory, attn_implementation="eager")
+        model = auto_class.from_pretrained(
+            saved.directory, attn_implementation="eager", trust_remote_code=False, use_safetensors=True
+        )
     texts = example if is_pair(saved.head, example) else [as_text(example, saved.tagging.rule)]
     weights, takers, taken, kind = attention_of(model.eval(), tokenizer, texts)
     path = folder / "blending.png"

@@ -2,27 +2,34 @@
 
     python -m seqblend.hub_card.publish DIR --repo_id user/name [--private] [--create_pr] [--revision B] [--dry_run]
 
-What is sent is chosen by name, looked through for what is private (`contents.py`), and opened where seqblend is not
-installed, before the first request that changes anything. Then it is one commit.
+Code in the directory that is not this package's is not run (`provenance.py`). What is sent is chosen by name, looked
+through for what is private (`contents.py`), and opened where seqblend is not installed, before the first request that
+changes anything. Then it is one commit. A dry run leaves the directory as it was.
 """
 
 import argparse
+import logging
 import shlex
 import sys
 import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import get_session
-from safetensors import SafetensorError
+from transformers.hf_argparser import string_to_bool
 
 from ..version import __version__
 from .card import MADE, Given, write_card
-from .contents import PublishError, check_private, gather, listing, repository_files, stale_files
-from .verify import REFERENCE, head_class, open_everywhere, write_reference
+from .contents import PICTURES, PublishError, check_private, gather, listing, repository_files, stale_files
+from .provenance import check_code, foreign_code, renewed_code
+from .verify import REFERENCE, open_everywhere, open_saved, write_reference
+
+logger = logging.getLogger(__name__)
 
 # How long a request may wait for a sign of life, in seconds; huggingface_hub would wait for ever.
 PATIENCE = 300.0
@@ -86,6 +93,7 @@ def publish(
     more: dict[str, Path] | None = None,
     home: str | Path | None = None,
     dry_run: bool = False,
+    trust_remote_code: bool = False,
 ) -> CommitInfo | None:
     """Check a saved model, and push it as one commit.
 
@@ -93,31 +101,63 @@ def publish(
         directory: of the model, with all that belongs into the repository.
         destination: where to.
         message: of the commit.
-        more: other files for the same commit, by their paths in the repository.
+        more: other files for the same commit, by their paths in the repository; they go before the directory's.
         home: where the user finds the model, for messages; None: the directory.
         dry_run: check, but send nothing.
+        trust_remote_code: run and send code of the directory that is not of this package, too.
 
     Returns:
         The commit; None for a dry run.
 
     Raises:
-        PublishError: something is missing, private, or does not open; or the push did not go through.
+        PublishError: something is missing, private, somebody else's code, or does not open; or the push did not go
+            through.
     """
-    files = repository_files(directory)
-    check_private({**files, **(more or {})}, destination.token)
-    with tempfile.TemporaryDirectory() as place:
-        gather(files, Path(place))
+    with checked(directory, destination, more, home, trust_remote_code) as files:
+        if dry_run:
+            return None
         try:
-            open_everywhere(Path(place))
+            return send(files, destination, message)
+        except Exception as error:  # every layer of the network raises its own
+            raise PublishError(failure(home or directory, destination, error)) from error
+
+
+@contextmanager
+def checked(
+    directory: str | Path,
+    destination: Destination,
+    more: dict[str, Path] | None = None,
+    home: str | Path | None = None,
+    trust_remote_code: bool = False,
+) -> Iterator[dict[str, Path]]:
+    """The files that are to be sent, after every check; those that are made for it are there inside only.
+
+    Args and Raises are those of publish.
+    """
+    directory, more = Path(directory), more or {}
+    with tempfile.TemporaryDirectory() as place:
+        laid_out = Path(place, "model")
+        try:
+            check_code(directory, trust_remote_code)
+            own = renewed_code(directory, Path(place, "code"), trust_remote_code)
+            files = {**repository_files(directory), **own}
+            # Pictures belong to the card that shows them.
+            files = {name: path for name, path in files.items() if "README.md" not in more or name not in PICTURES}
+            files |= more
+            check_private(files, destination.token)
+            gather(files, laid_out)
+            open_everywhere(laid_out)
         except ValueError as error:
-            reason = str(error).replace(place, str(home or directory))
-            raise PublishError(f"{reason}; nothing was sent") from error
-    if dry_run:
-        return None
-    try:
-        return send({**files, **(more or {})}, destination, message)
-    except Exception as error:  # every layer of the network raises its own
-        raise PublishError(failure(home or directory, destination, error)) from error
+            raise PublishError(
+                f"{str(error).replace(str(laid_out), str(home or directory))}; nothing was sent"
+            ) from error
+        if own:
+            logger.warning(
+                "%s: its code is of an older seqblend; that of %s is sent in its place", directory, __version__
+            )
+        if found := foreign_code(directory):
+            logger.warning("%s: code that is not of seqblend was trusted: %s", directory, "; ".join(found))
+        yield dict(sorted(files.items()))
 
 
 def send(files: dict[str, Path], destination: Destination, message: str) -> CommitInfo:
@@ -214,13 +254,33 @@ def reason_of(error: BaseException) -> str:
 # --- The command ---
 
 
-def complete(directory: Path, given: Given) -> None:
-    """Write the reference where there is none, and the card, unless somebody has written one of their own."""
+def complete(directory: Path, given: Given, into: Path, trust_remote_code: bool = False) -> dict[str, Path]:
+    """Write the reference where there is none, and the card, unless somebody has written one of their own.
+
+    Args:
+        directory: of the model.
+        given: what is known for the card.
+        into: where to write.
+        trust_remote_code: see publish.
+
+    Returns:
+        The files written, by their paths in the repository.
+
+    Raises:
+        ValueError: the model does not open, or what its run left is damaged.
+    """
+    names = []
     if not (directory / REFERENCE).exists():
-        write_reference(head_class(directory).from_pretrained(directory), directory)
+        write_reference(open_saved(directory), into)
+        names.append(REFERENCE)
     card = directory / "README.md"
     if not card.exists() or MADE in card.read_text(encoding="utf-8"):
-        write_card(directory, given)
+        try:
+            write_card(directory, given, into=into, trust_remote_code=trust_remote_code)
+        except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # its run's files may hold anything
+            raise ValueError(f"{directory}: what its run left is damaged ({type(error).__name__}: {error})") from error
+        names += ["README.md", *(name for name in PICTURES if (into / name).exists())]
+    return {name: into / name for name in names}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -232,25 +292,43 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--create_pr", action="store_true", help="open a pull request")
     parser.add_argument("--revision", help="a branch, made where there is none; default main")
     parser.add_argument("--dry_run", action="store_true", help="check all and list what would be sent")
+    parser.add_argument(
+        "--trust_remote_code",
+        type=string_to_bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="true: run and send code of the directory that is not of seqblend, which you have read",
+    )
     arguments = parser.parse_args(argv)
     if arguments.create_pr and arguments.revision:
         parser.error("--create_pr and --revision do not go together: a pull request is to main")
-    directory = arguments.directory
-    destination = Destination(arguments.repo_id, arguments.private, arguments.create_pr, arguments.revision)
     try:
-        repository_files(directory)
-        if not arguments.dry_run:
-            destination = replace(destination, repo_id=check_access(destination))
-        complete(directory, Given(repo_id=destination.repo_id, revision=destination.revision))
-        commit = publish(directory, destination, dry_run=arguments.dry_run)
-    except (PublishError, ValueError, OSError, SafetensorError) as error:
+        run(arguments)
+    except (PublishError, ValueError, OSError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
-    if commit is None:
-        print(*listing(repository_files(directory)), "All is well. Nothing was sent.", sep="\n")
-    else:
-        print(commit.pr_url or commit.commit_url)
     return 0
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Publish, or look whether it could be done. Raises as publish, complete and check_access do."""
+    directory, trusted = arguments.directory, arguments.trust_remote_code
+    destination = Destination(arguments.repo_id, arguments.private, arguments.create_pr, arguments.revision)
+    repository_files(directory)
+    check_code(directory, trusted)
+    if not arguments.dry_run:
+        destination = replace(destination, repo_id=check_access(destination))
+    given = Given(repo_id=destination.repo_id, revision=destination.revision)
+    if not arguments.dry_run:
+        complete(directory, given, directory, trusted)
+        commit = publish(directory, destination, trust_remote_code=trusted)
+        print(commit.pr_url or commit.commit_url)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        made = complete(directory, given, Path(place), trusted)
+        with checked(directory, destination, made, trust_remote_code=trusted) as files:
+            print(*listing(files), "All is well. Nothing was sent.", sep="\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,11 @@ import safetensors
 
 from ..training.tags import find_scheme
 from ..training.words import SENTENCES, WordSplitting, find_splitting, read_splitting
+from .provenance import read_object
 from .usage import HEADS, Head, Tagging
+
+# What every row of predictions.jsonl has.
+COLUMNS = ("input", "prediction", "reference")
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Saved:
         """How a tagger is asked."""
         if self.splitting is None:
             return Tagging()
-        tokens = read_json(self.directory / "tokenizer.json").get("model", {})
+        tokens = read_object(self.directory / "tokenizer.json").get("model", {})
         scheme = find_scheme(self.labels)
         one_token = self.splitting == ("characters", 1) and tokens.get("type") == "BPE" and not tokens.get("merges")
         return Tagging(self.splitting.rule, one_token and scheme is not None and scheme.name in ("IO", "IOB"))
@@ -78,27 +82,26 @@ def read_saved(directory: str | Path) -> Saved:
         ValueError: no model of this package is saved there.
     """
     directory = Path(directory)
-    config = read_json(directory / "config.json")
+    config = read_object(directory / "config.json")
     if not str(config.get("model_type")).startswith("blend_") or not config.get("architectures"):
         raise ValueError(f"{directory}: no model of seqblend is saved there")
     predictions: list[dict[str, Any]] = []
     if (directory / "predictions.jsonl").exists():
         lines = (directory / "predictions.jsonl").read_text(encoding="utf-8").split("\n")
         predictions = [json.loads(line) for line in lines if line]
+        if wrong := [row for row in predictions if not isinstance(row, dict) or not {*COLUMNS} <= row.keys()]:
+            raise ValueError(
+                f"{directory / 'predictions.jsonl'}: {wrong[0]!r:.80} is no row with {', '.join(COLUMNS)}"
+            )
     return Saved(
         directory=directory,
         config=config,
-        results=read_json(directory / "all_results.json"),
-        state=read_json(directory / "trainer_state.json"),
+        results=read_object(directory / "all_results.json"),
+        state=read_object(directory / "trainer_state.json"),
         predictions=predictions,
-        tokenizer=read_json(directory / "tokenizer_config.json"),
+        tokenizer=read_object(directory / "tokenizer_config.json"),
         parameters=count_parameters(directory),
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What a file holds; nothing if there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def count_parameters(directory: Path) -> int:

@@ -38,8 +38,8 @@ LONGEST = 300
 LOADING = """\
 from transformers import {names}
 
-repository = "{repo_id}"
-options = {{"revision": "{revision}", "trust_remote_code": True}}
+repository = {repo_id}
+options = {{"revision": {revision}, "trust_remote_code": True}}
 tokenizer = AutoTokenizer.from_pretrained(repository, **options)
 model = {auto_class}.from_pretrained(repository, **options)
 """
@@ -70,7 +70,9 @@ def usage_code(head: Head, repo_id: str, example: Any, revision: str = "main", t
         tagging: of a token classifier.
     """
     names = [head.auto_class, "AutoTokenizer", *(["pipeline"] if head.pipeline else [])]
-    loading = LOADING.format(names=", ".join(names), repo_id=repo_id, auto_class=head.auto_class, revision=revision)
+    # Quoted: they may be of a file that somebody else has written, and this code runs.
+    where = {"repo_id": quoted(repo_id), "revision": quoted(revision)}
+    loading = LOADING.format(names=", ".join(names), auto_class=head.auto_class, **where)
     return loading + asking_code(head, example, tagging)
 
 
@@ -134,8 +136,10 @@ def run_usage(code: str, repo_id: str, directory: Path) -> str:
     """
     with tempfile.TemporaryDirectory() as place:
         link = Path(place, repo_id)
-        link.parent.mkdir(parents=True, exist_ok=True)
+        if Path(place).resolve() not in link.resolve().parents:
+            raise ValueError(f"repo_id: {repo_id!r} is no name of a repository")
         try:
+            link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(Path(directory).absolute(), target_is_directory=True)
         except OSError as error:  # where links need a right of their own
             raise ValueError(str(error)) from error

@@ -6,6 +6,7 @@ The same checks run in three places: `verify` where seqblend is installed; this 
 
 import json
 import os
+import site
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,12 @@ from transformers import PreTrainedModel
 
 REFERENCE = "reference.safetensors"
 LENGTHS = (7, 4, 1)
+# What a process of its own is told of the environment: how to find and run Python, and nothing of the user's.
+KEPT = (
+    *("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT"),
+    *("TMPDIR", "TEMP", "TMP", "LANG", "LC_ALL", "LC_CTYPE", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
+    "TOKENIZERS_PARALLELISM",
+)
 # How far outputs may be off on other hardware, relative to their standard deviation, by the dtype of the weights.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 1e-1}
 
@@ -140,7 +147,20 @@ def verify(repo_or_dir: str | Path, revision: str | None = None, token: str | No
             str(repo_or_dir), revision=revision, token=token, ignore_patterns=["*checkpoint*/*"]
         )
     inputs, expected = read_reference(directory)
-    return errors_of(head_class(directory).from_pretrained(directory), inputs, expected)
+    return errors_of(open_saved(directory), inputs, expected)
+
+
+def open_saved(directory: str | Path) -> PreTrainedModel:
+    """The model that is saved in a directory, in the class that it was saved in; no code of the directory runs.
+
+    Raises:
+        ValueError: it does not open.
+    """
+    auto_class = head_class(directory)
+    try:
+        return auto_class.from_pretrained(directory, trust_remote_code=False, use_safetensors=True)
+    except Exception as error:  # transformers raises whatever it meets
+        raise ValueError(f"{directory} does not open ({type(error).__name__}: {error})") from error
 
 
 def head_class(directory: str | Path) -> Any:
@@ -151,11 +171,13 @@ def head_class(directory: str | Path) -> Any:
     """
     path = Path(directory, "config.json")
     config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    saved = (config.get("architectures") or [""])[0]
-    names = [name for name, reference in config.get("auto_map", {}).items() if reference.endswith(f".{saved}")]
-    if not saved or not names:
-        raise ValueError(f"{directory}: no model of seqblend is saved there; save it by save_pretrained")
-    return getattr(transformers, names[0])
+    try:
+        saved, auto_map = config["architectures"][0], config["auto_map"]
+        names = [name for name in auto_map if name.startswith("AutoModel") and auto_map[name].endswith(f".{saved}")]
+        return getattr(transformers, names[0])
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        reason = "no model of seqblend is saved there; save it by save_pretrained"
+        raise ValueError(f"{directory}: {reason}") from error
 
 
 # --- In a process of its own, for which seqblend does not exist ---
@@ -170,7 +192,10 @@ class Hidden:
 
 
 def without_package(arguments: list[str], directory: Path, code: str | None = None) -> subprocess.CompletedProcess:
-    """Run this file as a script, offline, with an empty cache of modules.
+    """Run this file as a script, offline, with an empty cache of modules, and without the user's environment.
+
+    Code of a saved model runs there. It cannot read the user's tokens from the environment, nor finds those that are
+    logged in where it looks for them; it is no sandbox, and may read what the user may read.
 
     Args:
         arguments: of the script.
@@ -178,8 +203,11 @@ def without_package(arguments: list[str], directory: Path, code: str | None = No
         code: its standard input.
     """
     with tempfile.TemporaryDirectory() as home:
-        kept = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"}
-        environment = {**kept, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": home, "PYTHONIOENCODING": "utf-8"}
+        kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+        environment = {**kept, "HOME": home, "USERPROFILE": home, "HF_HOME": home, "HF_MODULES_CACHE": home}
+        # Packages that are installed for the user alone are found from their home.
+        environment["PYTHONUSERBASE"] = site.getuserbase()
+        environment |= {"HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
         # On the CPU: the GPU may be full of what is being trained.
         environment |= {"CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
         environment |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}

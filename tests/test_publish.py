@@ -365,6 +365,8 @@ def test_branches_pull_requests_and_private_repositories(hub, opened, model_dir,
 
 def test_a_dry_run_checks_all_and_sends_nothing(hub, opened, model_dir, capsys):
     before = list(hub.requests)
+    # Else it would be made again for this repository.
+    (model_dir / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
     assert main([str(model_dir), "--repo_id", "someone/model", "--dry_run"]) == 0
     *lines, total, last = capsys.readouterr().out.splitlines()
     files = {name: path.read_bytes() for name, path in repository_files(model_dir).items()}
@@ -389,9 +391,9 @@ def test_what_a_run_has_not_written_is_made_up_for(hub, opened, tmp_path):
 # --- What is refused before anything is sent ---
 
 
-def assert_refused(hub, directory, words, capsys):
+def assert_refused(hub, directory, words, capsys, flags=()):
     """The command says why in one line; the Hub was not changed, and no traceback was printed."""
-    assert main([str(directory), "--repo_id", "someone/model"]) == 2
+    assert main([str(directory), "--repo_id", "someone/model", *flags]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and len(error.splitlines()) == 1, error
     assert not [word for word in words if word not in error], error
@@ -411,7 +413,10 @@ def test_a_repository_that_does_not_open_is_refused(hub, model_dir, capsys):
     """Truly opened, in a fresh process: a name that the code does not have, and outputs that are not those."""
     code = (model_dir / "modeling_heads.py").read_text()
     (model_dir / "modeling_heads.py").write_text(code.replace("import", "import no_such_thing, ", 1))
-    assert_refused(hub, model_dir, ["does not open where seqblend is not installed", "nothing was sent"], capsys)
+    assert_refused(hub, model_dir, ["modeling_heads.py is not what seqblend", "It is not run"], capsys)
+    trusted = ["--trust_remote_code", "true"]
+    words = ["does not open where seqblend is not installed", "nothing was sent"]
+    assert_refused(hub, model_dir, words, capsys, trusted)
     (model_dir / "modeling_heads.py").write_text(code)
     weights = safetensors.torch.load_file(model_dir / "model.safetensors")
     weights["score.weight"] = weights["score.weight"] + 1

@@ -13,6 +13,7 @@ from seqblend.hub_card import card as card_module
 from seqblend.hub_card.agreement import MARK
 from seqblend.hub_card.card import write_card
 from seqblend.predict import main as predict
+from seqblend.training.files import InputError
 from seqblend.training.tokenization import train_tokenizer
 from seqblend.training.words import KEY, WordSplitting, find_splitting, read_splitting, record_splitting
 
@@ -97,6 +98,24 @@ def test_a_second_training_tells_its_own_words(tagger, tmp_path):
     given = {"model_name_or_path": tagger, "tokenizer_type": None, "config_overrides": None}
     job = prepared(tmp_path / "out", task=TAG, **given, **files(tmp_path, rows, ["train"]))
     assert read_splitting(job.trainer.processing_class.init_kwargs) == ("words", 1)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "words",
+        ["words", 1],
+        {"rule": "words"},
+        {"rule": "x", "share": 1},
+        {"rule": [], "share": 1},
+        {"rule": "words", "share": "1"},
+        {"rule": "words", "share": 2},
+    ],
+)
+def test_a_rule_that_is_none_is_refused(told):
+    """It stands in a file that somebody else may have written."""
+    with pytest.raises(InputError, match=r"word_splitting in tokenizer_config\.json: must hold a rule \(characters, "):
+        read_splitting({KEY: told})
 
 
 def test_the_cards_code_divides_as_training_did_and_says_what_the_run_said(tmp_path, monkeypatch, caplog):

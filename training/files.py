@@ -63,6 +63,14 @@ def in_one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
+def why_not_loaded(error: Exception) -> str:
+    """What an error of from_pretrained says; of code that it would ask for, what is true of us: nobody is asked."""
+    # In backticks only transformers asks for it; hub_card/versions.py speaks of it as well.
+    if "`trust_remote_code=True`" in str(error):
+        return "it names code of its own, which is not run"
+    return in_one_line(error)
+
+
 def listed(names: Sequence[str]) -> str:
     """The names for a reader: all of a few, of many the first and how many more there are."""
     return ", ".join(names) if len(names) <= 4 else f"{names[0]} and {len(names) - 1} more"

@@ -26,7 +26,7 @@ from .. import FAMILIES
 from ..configuration.base import unknown
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from .arguments import DataArguments, ModelArguments, parse_pairs
-from .files import InputError, describe, in_one_line
+from .files import InputError, describe, in_one_line, why_not_loaded
 from .tasks import TASKS, Task
 from .tokenization import load_tokenizer
 
@@ -235,12 +235,7 @@ def load_model(
     later = {name: changes.pop(name) for name in OF_LABELS if relabelled and name in changes}
     change_config(config, changes)
     check_vocabulary(config, tokenizer, f"model_name_or_path: {path}")
-    try:
-        model, info = task.auto_class.from_pretrained(
-            path, config=config, ignore_mismatched_sizes=True, output_loading_info=True
-        )
-    except Exception as error:  # transformers raises whatever it meets
-        raise cannot_load(path, error) from error
+    model, info = load_weights(task.auto_class, path, config)
     check_loaded(path, model, info, training)
     if relabelled:
         relabel(model, own, labels, path)
@@ -382,14 +377,30 @@ def load_part(auto_class: Any, path: str, config: PretrainedConfig, flag: str) -
     config = copy.deepcopy(config)
     if hasattr(config, "cross_attention_hidden_size"):
         config.cross_attention_hidden_size = None
+    model, info = load_weights(auto_class, path, config, flag)
+    check_loaded(path, model, info, training=True, flag=flag)
+    return model
+
+
+def load_weights(
+    auto_class: Any, path: str, config: PretrainedConfig, flag: str = "model_name_or_path"
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A saved model, and which tensors did not fit; no code of its directory runs, and no pickle is read.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
     try:
-        model, info = auto_class.from_pretrained(
-            path, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        return auto_class.from_pretrained(
+            path,
+            config=config,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
     except Exception as error:  # transformers raises whatever it meets
         raise cannot_load(path, error, flag) from error
-    check_loaded(path, model, info, training=True, flag=flag)
-    return model
 
 
 def load_config(path: str, flag: str = "model_name_or_path") -> PretrainedConfig:
@@ -397,18 +408,20 @@ def load_config(path: str, flag: str = "model_name_or_path") -> PretrainedConfig
     if not (Path(path).exists() or NAME_ON_HUB.fullmatch(str(path))):
         raise InputError(f"{flag}: there is no directory {path}")
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever it meets
         raise cannot_load(path, error, flag) from error
     if type(config) not in FAMILIES:
         raise InputError(f"{flag}: {path} is of type {config.model_type}; no model of seqblend")
+    # Pipelines of its own, as of auto_map: code that a model trained from this one is not to name.
+    vars(config).pop("custom_pipelines", None)
     return config
 
 
 def cannot_load(path: str, error: Exception, flag: str = "model_name_or_path") -> InputError:
     """What to tell of a model that cannot be loaded; of one that is not here, that first."""
     where = "cannot be loaded" if Path(path).exists() else "is no directory here, and cannot be loaded from the Hub"
-    return InputError(f"{flag}: {path!r} {where} ({in_one_line(error)})")
+    return InputError(f"{flag}: {path!r} {where} ({why_not_loaded(error)})")
 
 
 def overrides_of(arguments: ModelArguments, config_class: type[PretrainedConfig]) -> dict[str, Any]:

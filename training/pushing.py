@@ -20,7 +20,7 @@ from ..hub_card.card import Given, write_card
 from ..hub_card.contents import PublishError
 from ..hub_card.publish import Destination, publish, reason_of
 from ..hub_card.record import RunRecord
-from ..hub_card.verify import REFERENCE, head_class, write_reference
+from ..hub_card.verify import REFERENCE, open_saved, write_reference
 from .checkpoints import MANIFEST
 
 logger = logging.getLogger(__name__)
@@ -131,6 +131,17 @@ class PushingTrainer(Seq2SeqTrainer):
         job = (self.args.output_dir, self.destination(token, revision), commit_message)
         return publish(*job) if blocking else self.background.run_as_future(publish, *job)
 
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        """As Trainer._save, but the token stays out of training_args.bin.
+
+        Replaces `torch.save(self.args, os.path.join(output_dir, TRAINING_ARGS_NAME))`.
+        """
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            super()._save(*args, **kwargs)
+        finally:
+            self.args.hub_token = token
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push a checkpoint as one commit, in the background; where it cannot, training goes on.
 
@@ -185,7 +196,7 @@ def reference_from(directory: str | Path) -> None:
     Not from the one in hand, which may be wrapped for half precision, in pieces, or on a GPU that computes otherwise.
     """
     with torch.random.fork_rng(devices=[]):
-        write_reference(head_class(directory).from_pretrained(directory), directory)
+        write_reference(open_saved(directory), directory)
 
 
 def push_stage(stage: Path, destination: Destination, message: str, home: str, folder: str | None) -> None:

@@ -40,7 +40,7 @@ from transformers import (
 
 from .arguments import DataArguments, ModelArguments
 from .corruption import add_sentinels
-from .files import InputError, in_one_line, one_of
+from .files import InputError, one_of, why_not_loaded
 from .streams import RowStream
 from .words import SENTENCES, WordSplitting, find_splitting, record_splitting
 
@@ -242,12 +242,14 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
     if not path.exists() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1):
         raise InputError(f"tokenizer_name_or_path: no such directory: {name}")
     try:
-        # A model repository's own code is not needed for its tokenizer; None would ask for it at the terminal.
+        # A model repository's own code is not needed for its tokenizer; None would ask for it on standard input.
         tokenizer = _load_bare(path) or AutoTokenizer.from_pretrained(
             str(path) if path.exists() else name, trust_remote_code=False
         )
     except Exception as error:  # the libraries below raise whatever they meet
-        raise InputError(f"tokenizer_name_or_path: {name!r} cannot be loaded ({in_one_line(error)})") from error
+        raise InputError(f"tokenizer_name_or_path: {name!r} cannot be loaded ({why_not_loaded(error)})") from error
+    # Saved again, it would name code that does not come along.
+    tokenizer.init_kwargs.pop("auto_map", None)
     _fill_special_tokens(tokenizer, name)
     return tokenizer
 
@@ -259,9 +261,9 @@ def _load_bare(path: Path) -> PreTrainedTokenizerBase | None:
     if (path / "vocab.txt").exists():
         entries = (path / "vocab.txt").read_text(encoding="utf-8").splitlines()
         cased = any(entry != entry.lower() for entry in entries if not entry.startswith("["))
-        return BertTokenizer.from_pretrained(str(path), do_lower_case=not cased)
+        return BertTokenizer.from_pretrained(str(path), do_lower_case=not cased, trust_remote_code=False)
     if (path / "vocab.json").exists() and (path / "merges.txt").exists():
-        return GPT2Tokenizer.from_pretrained(str(path))
+        return GPT2Tokenizer.from_pretrained(str(path), trust_remote_code=False)
     return None
 
 

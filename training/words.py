@@ -10,6 +10,7 @@ from typing import NamedTuple
 import regex
 from transformers import PreTrainedTokenizerBase
 
+from .files import InputError
 from .scripts import UNSPACED
 
 # What the tokenizer's configuration calls it.
@@ -93,6 +94,20 @@ def record_splitting(tokenizer: PreTrainedTokenizerBase, splitting: WordSplittin
 
 
 def read_splitting(config: dict) -> WordSplitting | None:
-    """How words were divided, by a tokenizer's configuration (`init_kwargs`); None where it does not tell."""
+    """How words were divided, by a tokenizer's configuration (`init_kwargs`); None where it does not tell.
+
+    Raises:
+        InputError: it tells something else.
+    """
     told = config.get(KEY)
-    return WordSplitting(**told) if told else None
+    if not told:
+        return None
+    try:
+        rule, share = WordSplitting(**told)
+        known = rule in WORDS and 0 <= share <= 1
+    except TypeError:  # of another kind, or with other names
+        known = False
+    if not known:
+        must = f"a rule ({', '.join(WORDS)}) and a share from 0 to 1"
+        raise InputError(f"{KEY} in tokenizer_config.json: must hold {must}, but is {told!r:.80}")
+    return WordSplitting(rule, share)
