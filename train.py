@@ -4,14 +4,13 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 from huggingface_hub.errors import StrictDataclassError
-from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTrainingArguments, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTrainingArguments, set_seed
 
 from seqblend.hub_card.card import Given
 from seqblend.hub_card.contents import PublishError
@@ -43,6 +42,7 @@ from seqblend.training.tasks import (
     check_metric,
     encode_splits,
     make_collator,
+    scorers_of,
     shown_example,
     without_document,
 )
@@ -51,9 +51,6 @@ from seqblend.training.trainer import BlendTrainer
 from seqblend.training.weights import class_weights
 
 logger = logging.getLogger(__name__)
-
-# The prefix that transformers gives the metrics of a split.
-PREFIXES = {"eval": "validation", "test": "test"}
 
 
 @dataclass
@@ -170,10 +167,6 @@ def prepare(argv: list[str]) -> Job:
     if training_args.metric_for_best_model is not None and "validation" in rows:
         name = training_args.metric_for_best_model
         check_metric(name, task, rows["validation"], encoded["validation"], settings)
-    scorers = {}
-    if task.score is not None:
-        splits = {prefix: split for prefix, split in PREFIXES.items() if split in rows}
-        scorers = {prefix: scorer(task, rows[split], encoded[split], settings) for prefix, split in splits.items()}
     inputs = {split: without_document(encoded[split]) for split in encoded}
     trainer = make_trainer(
         model=model,
@@ -182,7 +175,7 @@ def prepare(argv: list[str]) -> Job:
         train_dataset=inputs.get("train"),
         eval_dataset=inputs.get("validation"),
         processing_class=tokenizer,
-        scorers=scorers,
+        scorers=scorers_of(task, rows, encoded, settings),
         given=Given(**given),
         preprocess_logits_for_metrics=task.reduce,
     )
@@ -274,13 +267,6 @@ def make_trainer(**kwargs: Any) -> BlendTrainer:
             with contextlib.suppress(OSError):
                 each.rmdir()
         raise error if isinstance(error, InputError | PublishError) else InputError(in_one_line(error)) from error
-
-
-def scorer(
-    task: Task, rows: datasets.Dataset, encoded: datasets.Dataset, settings: Settings
-) -> Callable[[EvalPrediction], dict]:
-    """What turns the predictions for `rows` into metrics."""
-    return lambda predicted: task.score(answer_rows(task, predicted, rows, encoded, settings), rows, settings)
 
 
 def main(argv: list[str] | None = None) -> int:

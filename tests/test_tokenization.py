@@ -73,7 +73,7 @@ def test_texts_that_are_continued_are_not_closed(tokenizer_type, tmp_path):
     for each in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
         assert each.get_vocab() == closed.get_vocab() and each.special_tokens_map == closed.special_tokens_map
         for text in TEXTS:
-            as_continued = text if tokenizer_type == "char" else f" {text}"
+            as_continued = text if tokenizer_type == "char" or not text else f" {text}"
             assert each(as_continued)["input_ids"] == closed(text, add_special_tokens=False)["input_ids"]
             assert not {2, 3} & set(each(text, text)["input_ids"])
             assert list(each(text)) == ["input_ids", "attention_mask"]

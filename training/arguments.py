@@ -108,9 +108,9 @@ class DataArguments:
         default=None,
         metadata={
             "help": "For seq2seq-lm: what BLEU counts, as sacrebleu names it: 13a, intl, zh, char, none, ja-mecab, "
-            "ko-mecab, flores101, flores200, …. Default by the script of the references: zh for Chinese; ja-mecab and "
-            "ko-mecab for Japanese and Korean where sacrebleu's extra is installed, else char; char for Thai, Lao, "
-            "Khmer, Burmese and Tibetan; 13a for all others."
+            "ko-mecab, flores101, flores200, …. Default by the script of the references: zh for Chinese; ja-mecab "
+            "for Japanese where sacrebleu's extra is installed, else char; char for Thai, Lao, Khmer, Burmese and "
+            "Tibetan; ko-mecab for Korean where it is installed; 13a for all others."
         },
     )
     dataset_name: str | None = field(default=None, metadata={"help": "dates, or a data set of the Hub."})

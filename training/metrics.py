@@ -138,14 +138,18 @@ def make_bleu(tokenizer: str) -> sacrebleu.BLEU:
 def bleu_tokenizer_for(references: Iterable[str]) -> str:
     """The name of sacrebleu's tokenizer for the script that most letters of the references are of.
 
-    `zh` for Chinese; `ja-mecab` and `ko-mecab` for Japanese and Korean where they are installed, else `char`; `char`
-    for Thai, Lao, Khmer, Burmese and Tibetan; `13a`, sacrebleu's default, for all others.
+    `zh` for Chinese; `ja-mecab` for Japanese where it is installed, else `char`; `char` for Thai, Lao, Khmer, Burmese
+    and Tibetan; `ko-mecab` for Korean where it is installed, else `13a` for texts with spaces and `char` for others;
+    `13a`, sacrebleu's default, for all other scripts.
     """
-    name = BLEU_TOKENIZERS.get(main_script(references), "13a")
+    texts = list(references)
+    script = main_script(texts)
+    name = BLEU_TOKENIZERS.get(script, "13a")
     try:
         make_bleu(name)
     except InputError:
-        return "char"
+        spaced = script == "Korean" and 2 * sum(" " in text for text in texts) > len(texts)
+        return "13a" if spaced else "char"
     return name
 
 

@@ -42,6 +42,8 @@ from .tags import describe_scheme
 from .token_classification import answer_words, best_labels, check_words, encode_words, score_words
 from .windows import join_logits, join_tokens
 
+# The prefix that transformers gives the metrics of a split.
+PREFIXES = {"eval": "validation", "test": "test"}
 # Documents that are regrouped at a time.
 DOCUMENTS = 10_000
 
@@ -214,6 +216,30 @@ def answer_rows(
     if "document" in encoded.column_names:
         predicted = task.join(predicted, np.array(encoded["document"][:]))
     return task.answer(predicted, rows, settings)
+
+
+def scorers_of(
+    task: Task, rows: datasets.DatasetDict, encoded: datasets.DatasetDict, settings: Settings
+) -> dict[str, Callable[[EvalPrediction], dict[str, float | str]]]:
+    """What turns predictions into metrics, for each split that is evaluated, by the prefix of its metrics.
+
+    Args:
+        task: of the run; one without a score has none of these.
+        rows: the splits as read.
+        encoded: the splits as the model reads them.
+        settings: of the run.
+    """
+
+    def scorer(split: str) -> Callable[[EvalPrediction], dict[str, float | str]]:
+        def score(predicted: EvalPrediction) -> dict[str, float | str]:
+            answers = answer_rows(task, predicted, rows[split], encoded[split], settings)
+            return task.score(answers, rows[split], settings)
+
+        return score
+
+    if task.score is None:
+        return {}
+    return {prefix: scorer(split) for prefix, split in PREFIXES.items() if split in rows}
 
 
 def without_document(encoded: datasets.Dataset | RowStream) -> datasets.Dataset | RowStream:
