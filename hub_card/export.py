@@ -16,6 +16,7 @@ from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from typing import Any
 
+from packaging.version import InvalidVersion, Version
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
@@ -38,6 +39,7 @@ HEADER = """\
 # {name} of seqblend {version}, which is the module {module} there; Apache-2.0.
 # Saved with a model of it: AutoModel runs this file where the package is not installed.
 """
+WRITTEN_BY = re.compile(rb"# \S+ of seqblend (\S+), which is the module ")
 
 
 def complete_saves(families: dict[type[PreTrainedConfig], Models], replace_stub: Callable[[Path, str], None]) -> None:
@@ -130,6 +132,16 @@ def write_code(config_class: type[PreTrainedConfig], models: Models, directory: 
     for file, source in code.items():
         (directory / file).write_bytes(source)
     return [directory / file for file in code]
+
+
+def written_by(path: Path) -> Version | None:
+    """The version of this package that a saved code file says it is of; None where it says none."""
+    with path.open("rb") as file:
+        found = WRITTEN_BY.match(file.readline(500))
+    try:
+        return None if found is None else Version(found[1].decode())
+    except (InvalidVersion, UnicodeDecodeError):
+        return None
 
 
 def family_code(config_class: type[PreTrainedConfig], models: Models) -> dict[str, bytes]:

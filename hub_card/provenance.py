@@ -6,15 +6,13 @@ replaced by ours, which reads the same configurations; any other is somebody els
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-from ..version import __version__
-from .export import FAMILIES, auto_map, family_code
+from packaging.version import Version
 
-# As export.HEADER begins.
-WRITTEN_BY = re.compile(rb"# \S+ of seqblend (\d+(?:\.\d+)*)\S*, which is the module ")
+from ..version import __version__
+from .export import FAMILIES, auto_map, family_code, written_by
 
 
 class ForeignCodeError(ValueError):
@@ -44,18 +42,10 @@ def code_of(directory: Path) -> dict[str, bytes]:
     return {} if family is None else family_code(*family)
 
 
-def written_by_older(path: Path) -> str | None:
-    """The version of this package that a code file says it is of, where that is an older one."""
-    with path.open("rb") as file:
-        found = WRITTEN_BY.match(file.readline(500))
-    if found is None or numbers(found.group(1).decode()) >= numbers(__version__):
-        return None
-    return found.group(1).decode()
-
-
-def numbers(version: str) -> list[int]:
-    """A version as it is compared."""
-    return [int(part) for part in re.findall(r"\d+", version)]
+def is_of_older(path: Path) -> bool:
+    """Whether a code file says that it is of an older version of this package."""
+    version = written_by(path)
+    return version is not None and version < Version(__version__)
 
 
 def foreign_code(directory: Path) -> list[str]:
@@ -72,7 +62,7 @@ def foreign_code(directory: Path) -> list[str]:
         found.append(f"tokenizer_config.json names {of_tokenizer}")
     for name, source in code_of(directory).items():
         path = directory / name
-        if path.is_file() and path.read_bytes() != source and written_by_older(path) is None:
+        if path.is_file() and path.read_bytes() != source and not is_of_older(path):
             found.append(f"{name} is not what seqblend {__version__} saves")
     return found
 
@@ -107,7 +97,7 @@ def renewed_code(directory: Path, place: Path, trusted: bool = False) -> dict[st
     """
     code = code_of(directory)
     there = [directory / name for name in code if (directory / name).is_file()]
-    if trusted or not any(map(written_by_older, there)):
+    if trusted or not any(map(is_of_older, there)):
         return {}
     place.mkdir(parents=True, exist_ok=True)
     for name, source in code.items():

@@ -6,19 +6,18 @@ refused where the code beside config.json says that it is of a later version.
 """
 
 import os
-import re
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import cached_file, logging
 
 from ..configuration.base import RecipeConfig
 from ..modeling.base import BlendPreTrainedModel
 from ..version import __version__
-from .export import flat_name
+from .export import flat_name, written_by
 
 logger = logging.get_logger(__name__)
 
@@ -42,9 +41,6 @@ COMMON_FIELDS = {
 
 # Where a repository's files are; from_pretrained takes them all.
 HUB_OPTIONS = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
-
-# As in the head that export.py gives each file.
-WRITTEN_BY = re.compile(r"^# \S+ of seqblend (\S+), ")
 
 
 def check_loads() -> None:
@@ -143,10 +139,5 @@ def later_version(config_class: type[RecipeConfig], name: str | Path, **options:
         path = cached_file(directory, f"{flat_name(config_class.__module__)}.py", **options)
     except OSError:  # no such file or repository, or no connection
         return None
-    with open(path, encoding="utf-8", errors="replace") as file:
-        written_by = WRITTEN_BY.match(file.readline())
-    try:
-        later = written_by is not None and Version(written_by[1]) > Version(__version__)
-    except InvalidVersion:
-        return None
-    return written_by[1] if later else None
+    version = written_by(Path(path))
+    return None if version is None or version <= Version(__version__) else str(version)
