@@ -13,9 +13,10 @@ import attacks
 import pytest
 import torch
 from attacks import ANSWERS, OUTSIDE, attack, edit, make_model
+from conftest import tiny_model
 
 import seqblend
-from seqblend import BlendEncoderForSequenceClassification
+from seqblend import BlendEncoderForSequenceClassification, BlendEncoderForTokenClassification
 from seqblend.hub_card import card as card_module
 from seqblend.hub_card import publish as publishing
 from seqblend.hub_card import verify as verifying
@@ -354,3 +355,16 @@ def test_names_do_not_end_a_heading_or_a_row(model, unopened):
     assert "\0" not in card and "# A # B\n" in card
     assert not [line for line in card.splitlines() if line.startswith(("## Two", "# B", "| e |", "| s |"))]
     assert "`one ## Two`" in card and "`` nul | `tick` ``" in card and "d \\| e" in card and "r \\| s" in card
+
+
+def test_tags_and_words_of_a_tagger_do_not_end_a_line(tmp_path, unopened):
+    """Its card tells the scheme of the tags, which are of a file that somebody else may have written."""
+    tiny_model(BlendEncoderForTokenClassification).save_pretrained(tmp_path)
+    labels = {"0": "B-x\n## Two\0y", "1": "I-x\n## Two\0y"}
+    edit(tmp_path / "config.json", id2label=labels, label2id={name: int(key) for key, name in labels.items()})
+    edit(tmp_path / "all_results.json", eval_loss=1.0)
+    (tmp_path / "predictions.jsonl").write_text('{"input": ["a"], "prediction": ["O"], "reference": ["O"]}\n')
+    lines = write_card(tmp_path).read_text().splitlines()
+    assert [line for line in lines if line.startswith("The tags are IOB (B-x ## Two y, I-x ## Two y) and")]
+    assert not [line for line in lines if line.startswith("## Two") or "\0" in line]
+    assert "It tags words. Of the rules that divide a text into words, 'characters' gives back" in "\n".join(lines)
