@@ -21,7 +21,7 @@ from seqblend.training.files import InputError
 from seqblend.training.models import ARCHITECTURES
 from seqblend.training.seq2seq import decode
 from seqblend.training.tasks import TASKS, encode_split, shown_example
-from seqblend.training.tokenization import TOKENIZER_TYPES, load_tokenizer, train_tokenizer
+from seqblend.training.tokenization import SPACE, TOKENIZER_TYPES, load_tokenizer, train_tokenizer
 
 TEXTS = ["ab ba cab", "a b c", "", "abc"]
 # With a zero-width space, an empty word and a space: words of which some tokenizers make nothing.
@@ -126,7 +126,7 @@ def test_every_word_has_one_label_at_its_first_piece(kind):
     pieces = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
     assert [label for label in encoded["labels"] if label != IGNORE] == list(range(len(WORDS)))
     for word, start in zip(WORDS, np.flatnonzero(np.array(encoded["labels"]) != IGNORE), strict=True):
-        first = pieces[start].lstrip("Ġ▁")
+        first = pieces[start].lstrip(f"Ġ{SPACE}")
         assert first in ("[UNK]", "") or word.startswith(first) or not word.isascii(), (word, pieces)
 
 

@@ -12,7 +12,7 @@ from itertools import chain
 
 import datasets
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -170,6 +170,7 @@ def test_wordpiece_of_long_words():
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
 @example(text="\x00\r\n\u2028")
 def test_bytes_are_never_unknown(text):
+    assume(not any(token in text for token in SPECIAL_TOKENS))
     assert decode(tokenizer_of("byte-bpe"), text) == text
     assert 1 not in tokenizer_of("byte-bpe")(text)["input_ids"]
 

@@ -43,8 +43,10 @@ def fault_of(checkpoint: str | Path) -> str | None:
     try:
         expected = json.loads(manifest.read_text(encoding="utf-8"))
         return next(filter(None, (difference(checkpoint / name, each) for name, each in expected.items())), None)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         return f"{MANIFEST} cannot be read ({error})"
+    except (ValueError, KeyError, TypeError, AttributeError):  # JSON of another form than write_manifest gives it
+        return f"{MANIFEST} is not what was written"
 
 
 def difference(path: Path, expected: dict[str, Any]) -> str | None:

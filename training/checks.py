@@ -267,7 +267,7 @@ def wanted_splits(args: Seq2SeqTrainingArguments) -> list[str]:
     said = {split: getattr(args, flag) for split, flag in STEPS.items()}
     wanted = [split for split in said if said[split] or (said[split] is None and not any(said.values()))]
     evaluates = args.eval_strategy.value != "no" or args.eval_on_start
-    if "train" in wanted and evaluates and "validation" not in wanted:
+    if evaluates and "validation" not in wanted:
         wanted.append("validation")
     return wanted
 
