@@ -11,7 +11,7 @@ import torch
 from accelerate.utils import DynamoBackend
 from transformers import GenerationConfig, Seq2SeqTrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
-from transformers.trainer_utils import SaveStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ..configuration.base import unknown
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments, parse_pairs
@@ -267,7 +267,7 @@ def wanted_splits(args: Seq2SeqTrainingArguments) -> list[str]:
     said = {split: getattr(args, flag) for split, flag in STEPS.items()}
     wanted = [split for split in said if said[split] or (said[split] is None and not any(said.values()))]
     evaluates = args.eval_strategy.value != "no" or args.eval_on_start
-    if evaluates and "validation" not in wanted:
+    if "train" in wanted and evaluates and "validation" not in wanted:
         wanted.append("validation")
     return wanted
 
@@ -307,6 +307,9 @@ def finish_arguments(args: BlendTrainingArguments, task: Task, splits: set[str])
     Raises:
         InputError: a flag asks for evaluation, and there is no validation split.
     """
+    if not args.do_train:
+        # Without training there is nothing to evaluate in the course of.
+        args.eval_strategy, args.eval_on_start = IntervalStrategy.NO, False
     evaluations: dict[str, Any] = {"eval_strategy": args.eval_strategy.value, "eval_on_start": args.eval_on_start}
     for flag, value in evaluations.items():
         if value not in ("no", False) and "validation" not in splits:
