@@ -225,10 +225,9 @@ def test_the_best_adapter_comes_back(tmp_path):
         draw(model_class, LENGTHS),
         tmp_path / "run",
         **options,
-        learning_rate=1.0,
+        learning_rate=30.0,
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
-        greater_is_better=True,
     )
     best = trainer.state.best_model_checkpoint
     saved = safetensors.torch.load_file(f"{best}/adapter_model.safetensors")
