@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTrainingArguments, set_seed
+from transformers.trainer_utils import sort_checkpoints
 
 from seqblend.hub_card.card import Given
 from seqblend.hub_card.contents import PublishError
@@ -18,9 +19,9 @@ from seqblend.hub_card.publish import Destination, check_access
 from seqblend.hub_card.record import hardware, versions
 from seqblend.training.arguments import DataArguments, card_facts, parse_arguments, public_command
 from seqblend.training.checkpoints import RunError
-from seqblend.training.checks import check_options, finish_arguments, settle_steps, wanted_splits
+from seqblend.training.checks import check_options, finish_arguments, settle_steps, take_checkpoint, wanted_splits
 from seqblend.training.data import SPLITS, LabelledData, load_data
-from seqblend.training.directory import RESULTS, check_directory
+from seqblend.training.directory import RESULTS, check_directory, locked
 from seqblend.training.encoding import Settings
 from seqblend.training.files import InputError, in_one_line
 from seqblend.training.leakage import warn_of_leakage
@@ -33,7 +34,7 @@ from seqblend.training.models import (
     take_labels,
 )
 from seqblend.training.progress import hide_bars
-from seqblend.training.saving import INTERRUPTED
+from seqblend.training.signals import INTERRUPTED, TERMINATED, Terminated, terminable
 from seqblend.training.streams import RowStream
 from seqblend.training.tasks import (
     TASKS,
@@ -49,6 +50,7 @@ from seqblend.training.tasks import (
 from seqblend.training.tokenization import make_tokenizer, set_token_types
 from seqblend.training.trainer import BlendTrainer
 from seqblend.training.weights import class_weights
+from seqblend.training.writing import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ class Job:
         model: to be trained.
         trainer: trains it.
         facts: what made the results.
+        is_trained: training is over, and the model is saved.
     """
 
     task: Task
@@ -74,6 +77,7 @@ class Job:
     model: PreTrainedModel
     trainer: BlendTrainer
     facts: dict[str, str | int]
+    is_trained: bool = False
 
     def run(self) -> None:
         """Train, evaluate and predict on the splits that exist; write the results and a card, or push all."""
@@ -90,16 +94,31 @@ class Job:
         elif args.do_train:
             self.trainer.create_model_card()
 
+    def way_on(self) -> str:
+        """What is safe when the run is ended from outside, and how to go on."""
+        if not self.trainer.args.do_train:
+            return "nothing is lost; the same command does it again"
+        if not self.is_trained:
+            return self.trainer.way_on()
+        rest = "; the same command with --resume auto does what is left" if sort_checkpoints(self.directory) else ""
+        return f"the model is trained, and saved in {self.directory}{rest}"
+
+    @property
+    def directory(self) -> str:
+        """Where the run writes."""
+        return self.trainer.args.output_dir
+
     def train(self, resume_from_checkpoint: str | None) -> None:
         """Train, save the model, and report how it went."""
         result = self.trainer.train(resume_from_checkpoint=resume_from_checkpoint)
         if resume_from_checkpoint is None and self.trainer.is_world_process_zero():
             # What stands there is of an earlier run, and tells of another model.
             for name in RESULTS:
-                Path(self.trainer.args.output_dir, name).unlink(missing_ok=True)
+                Path(self.directory, name).unlink(missing_ok=True)
         # It is pushed when everything is measured.
         self.trainer.save_model(_internal_call=True)
         self.trainer.save_state()
+        self.is_trained = True
         stored = {} if isinstance(self.rows["train"], RowStream) else {"train_samples": len(self.rows["train"])}
         self.report("train", {**result.metrics, **stored})
 
@@ -110,8 +129,7 @@ class Job:
         if predicted.predictions is None or not self.trainer.is_world_process_zero():
             return
         answers = answer_rows(self.task, predicted, self.rows["test"], self.encoded["test"], self.settings)
-        path = Path(self.trainer.args.output_dir, "predictions.jsonl")
-        with path.open("w", encoding="utf-8") as file:
+        with replacing(Path(self.directory, "predictions.jsonl")) as file:
             for row, answer in zip(self.rows["test"], answers, strict=True):
                 inputs = [row[name] for name in self.task.inputs if name in row]
                 entry = {"input": inputs[0] if len(inputs) == 1 else inputs, **answer}
@@ -124,8 +142,12 @@ class Job:
         self.trainer.save_metrics(split, metrics)
 
 
-def prepare(argv: list[str]) -> Job:
+def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     """From the command line to a run that is ready to start.
+
+    Args:
+        argv: the command line.
+        stack: holds the lock of output_dir, from before anything there is looked at until the run has ended.
 
     Raises:
         InputError: something the user said or gave is wrong; the message names it.
@@ -133,6 +155,9 @@ def prepare(argv: list[str]) -> Job:
     """
     model_args, data_args, training_args = parse_arguments(argv)
     check_options(model_args, data_args, training_args)
+    if stack is not None and training_args.should_save:
+        stack.enter_context(locked(training_args.output_dir))
+    take_checkpoint(training_args)
     if training_args.disable_tqdm:
         hide_bars()
     task = TASKS[data_args.task]
@@ -179,6 +204,11 @@ def prepare(argv: list[str]) -> Job:
         given=Given(**given),
         preprocess_logits_for_metrics=task.reduce,
     )
+    if training_args.do_train:
+        searched = training_args.resume is not None and training_args.resume_from_checkpoint is not None
+        training_args.resume_from_checkpoint = trainer.find_checkpoint(
+            searched or training_args.resume_from_checkpoint
+        )
     facts = {
         "command": public_command(argv, training_args.hub_token),
         "versions": ", ".join(f"{package} {number}" for package, number in versions().items()),
@@ -248,24 +278,18 @@ def make_settings(
 
 
 def make_trainer(**kwargs: Any) -> BlendTrainer:
-    """The Trainer, which could train. Where it cannot, the directories that it makes are taken away again.
+    """The Trainer, which could train.
 
     Raises:
         InputError: an option is wrong.
         PublishError: the Hub cannot be used.
     """
-    args = kwargs["args"]
-    path = Path(args.output_dir).absolute()
-    new = [each for each in (path, *path.parents) if not each.exists()]
     try:
         trainer = BlendTrainer(**kwargs)
-        if args.do_train:
+        if trainer.args.do_train:
             trainer.check()
         return trainer
     except Exception as error:  # transformers raises whatever it meets
-        for each in new:
-            with contextlib.suppress(OSError):
-                each.rmdir()
         raise error if isinstance(error, InputError | PublishError) else InputError(in_one_line(error)) from error
 
 
@@ -277,22 +301,34 @@ def main(argv: list[str] | None = None) -> int:
         SIGTERM ended, which was saved as after Ctrl-C, it is 143.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        job = prepare(sys.argv[1:] if argv is None else argv)
-    except (StrictDataclassError, ValueError, PublishError) as error:
-        return refuse(error)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    try:
-        job.run()
-    except (InputError, PublishError) as error:
-        return refuse(error)
-    except (RunError, OSError) as error:
-        refuse(error)
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    with contextlib.ExitStack() as stack, terminable():
+        try:
+            job = prepare(sys.argv[1:] if argv is None else argv, stack)
+        except (StrictDataclassError, ValueError, PublishError) as error:
+            return refuse(error)
+        except OSError as error:
+            refuse(error)
+            return 1
+        except (KeyboardInterrupt, Terminated) as error:
+            return ended(error, "nothing was trained yet")
+        try:
+            job.run()
+        except (InputError, PublishError) as error:
+            return refuse(error)
+        except (RunError, OSError) as error:
+            refuse(error if isinstance(error, RunError) else OSError(f"{error}; {job.way_on()}"))
+            return 1
+        except (KeyboardInterrupt, Terminated) as error:
+            return ended(error, job.way_on())
     return 0
+
+
+def ended(error: BaseException, way_on: str) -> int:
+    """Say in one line what a signal ended, unless the Trainer has said it; the exit code is that of a shell."""
+    name, code = ("SIGTERM", TERMINATED) if isinstance(error, Terminated) else ("Ctrl-C", INTERRUPTED)
+    if not error.args:
+        print(f"{name}: {way_on}", file=sys.stderr)
+    return code
 
 
 def refuse(error: Exception) -> int:

@@ -25,6 +25,7 @@ from .agreement import MARK, count_agreeing, rows_of_each_label, trial_code
 from .contents import PublishError, gather, repository_files
 from .illustrate import draw_pictures
 from .provenance import check_code, renewed_code
+from .record import shown
 from .saved import Saved, read_saved
 from .secrecy import is_public, known_secrets
 from .usage import as_text, asking_code, is_pair, prompt_of, run_usage, usage_code
@@ -65,6 +66,10 @@ OPTIONS = (
     *("sliding_window", "pooling", "hidden_dropout", "attention_dropout", "classifier_dropout", "label_smoothing"),
     "class_weights",
 )
+
+
+# The most characters of a value that was changed on the way.
+CHANGED = 60
 
 
 @strict
@@ -213,6 +218,7 @@ def template() -> jinja2.Template:
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters["line"] = in_a_line
+    environment.filters["changed"] = lambda value: f"{shown(value):.{CHANGED}}"
     environment.filters["cell"] = lambda value: in_a_line(value).replace("|", "\\|")
     return environment.from_string(Path(__file__).with_name("template.md").read_text(encoding="utf-8"))
 

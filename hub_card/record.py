@@ -34,6 +34,10 @@ class RunRecord(TrainerCallback, ExportableState):
 
     def __init__(self) -> None:
         self.facts: dict[str, Any] = {}
+        # Set by BlendTrainer: which run it is, and what of it is otherwise than in the checkpoint it goes on from, as
+        # step, name, and the value before and after it.
+        self.run: str | None = None
+        self.changes: list[tuple[int, str, Any, Any]] = []
         self._start, self._before = time.monotonic(), 0.0
 
     def on_train_begin(
@@ -48,7 +52,17 @@ class RunRecord(TrainerCallback, ExportableState):
             "versions": versions(),
             "hardware": hardware(args),
             "hyperparameters": hyperparameters(args),
+            "changes": [*earlier.get("changes", []), *self.changes],
         }
+        if self.run is not None:
+            self.facts |= {"run": self.run, "step": state.global_step}
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Note the step: a checkpoint of another Trainer, which may keep the facts, has another one."""
+        if self.run is not None:
+            self.facts["step"] = state.global_step
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

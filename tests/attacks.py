@@ -1,9 +1,13 @@
-"""Attack the command line from outside, in processes of its own: `python tests/attacks.py [WORD …]`.
+"""Attack the command line from outside, in processes of its own: `python tests/attacks.py [KIND [WORD …]]`.
 
-An attack is a saved model that somebody has changed before passing it on. Every command is pointed at every one of
-them, with "yes" on its standard input for whoever asks. No code of the directory may run, no traceback may be printed,
-a dry run may change nothing, and nothing from outside the directory may be listed for the Hub. With words, only the
-attacks whose names hold one of them are run. tests/test_security.py runs the same table without new processes.
+A kind is `directories`, `changes` or `kills`; without one, all are tried. The second and third are of
+tests/attacks_on_runs.py: what is changed under a resume, and runs that are killed at any moment.
+
+Of directories, an attack is a saved model that somebody has changed before passing it on. Every command is pointed at
+every one of them, with "yes" on its standard input for whoever asks. No code of the directory may run, no traceback
+may be printed, a dry run may change nothing, and nothing from outside the directory may be listed for the Hub. With
+words, only the attacks whose names hold one of them are tried. tests/test_security.py runs the same table without new
+processes.
 
 A new attack is a function in ATTACKS, a new command one in COMMANDS.
 """
@@ -21,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from attacks_on_runs import changes, kills
 
 from seqblend import BlendEncoderConfig, BlendEncoderForSequenceClassification
 from seqblend.hub_card.card import write_card
@@ -335,10 +340,11 @@ def attack(
     return Outcome(code, output, mark.exists(), contents(directory) != before)
 
 
-def table(words: list[str]) -> tuple[str, bool]:
-    """What came of every attack by every command, as Markdown; and whether all were withstood."""
+def directories(words: list[str]) -> bool:
+    """Print what came of every attack by every command; whether all were withstood."""
     names = [name for name in ATTACKS if not words or any(word in name for word in words)]
-    lines, withstood = [f"| attack | {' | '.join(COMMANDS)} |", "|---" * (len(COMMANDS) + 1) + "|"], True
+    withstood = True
+    print(f"| attack | {' | '.join(COMMANDS)} |", "|---" * (len(COMMANDS) + 1) + "|", sep="\n")
     with tempfile.TemporaryDirectory() as root:
         make_model(Path(root, "saved"))
         for name in names:
@@ -352,15 +358,22 @@ def table(words: list[str]) -> tuple[str, bool]:
                 cells.append(f"**{', '.join(faults)}**" if faults else "refused" if outcome.code else "harmless")
                 if faults:
                     sys.stderr.write(f"--- {name}, {command}\n{outcome.output[-3000:]}\n")
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines), withstood
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    return withstood
+
+
+KINDS = {"directories": directories, "changes": changes, "kills": kills}
 
 
 def main() -> int:
-    """Print the table; the exit code is 1 where an attack was not withstood."""
-    text, withstood = table(sys.argv[1:])
-    sys.stdout.write(text + "\n")
-    return 0 if withstood else 1
+    """Print the tables; the exit code is 1 where an attack was not withstood, and 2 where a kind is unknown."""
+    kind, *words = sys.argv[1:] or [""]
+    if kind and kind not in KINDS:
+        print(f"{kind}: is none of {', '.join(KINDS)}", file=sys.stderr)
+        return 2
+    torch.set_num_threads(1)
+    outcomes = [attempt(words) for name, attempt in KINDS.items() if name == (kind or name)]
+    return int(not all(outcomes))
 
 
 if __name__ == "__main__":

@@ -165,13 +165,18 @@ def test_the_order_is_that_of_data_seed(tokenizer, tmp_path):
     assert order(seed=3, data_seed=1) == order(seed=4, data_seed=1) != order(seed=3, data_seed=2)
 
 
-def test_a_stream_of_other_files_is_told_when_a_run_goes_on(tokenizer, tmp_path, caplog):
+def test_a_run_does_not_go_on_with_another_stream(tokenizer, tmp_path, capsys):
     """It went on at the same place of other rows, or at one that there was no more, and said nothing."""
     given = {**streamed(tokenizer, save_strategy="steps", save_steps=1), **files(tmp_path, ROWS[CLASSIFY], ["train"])}
     run(tmp_path / "out", **given)
+    further = {**given, "max_steps": 5, "resume": "auto"}
     files(tmp_path, ROWS[CLASSIFY][:2], ["train"])
-    run(tmp_path / "out", **{**given, "max_steps": 5, "resume": "auto"})
-    assert re.search(r"Batches are others than in .*: training bytes \d+, not \d+", caplog.text)
+    assert main(flags(tmp_path / "out", further)) == 2
+    assert "train_dataset has other rows" in capsys.readouterr().err
+    # As many bytes.
+    files(tmp_path, [{**ROWS[CLASSIFY][0], "text": ROWS[CLASSIFY][0]["text"][::-1]}, *ROWS[CLASSIFY][1:]], ["train"])
+    assert main(flags(tmp_path / "out", further)) == 2
+    assert "has other rows than when this run read it before" in capsys.readouterr().err
 
 
 def test_nothing_of_a_stream_is_stored_but_its_labels(tmp_path, monkeypatch):

@@ -244,7 +244,7 @@ def test_a_run_writes_what_the_examples_of_transformers_write(task, problem_type
     model = TASKS[task].auto_class.from_pretrained(out)
     assert model.num_parameters() == results["all"]["parameters"]
     code = {path.name for path in out.glob("*.py")}
-    expected = {f"{name}_results.json" for name in results} | {"trainer_state.json", "training_args.bin"}
+    expected = {f"{name}_results.json" for name in results} | {"trainer_state.json", "training_args.bin", "run.json"}
     expected |= {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     expected |= {"generation_config.json"} if model.can_generate() else set()
     expected |= {"predictions.jsonl"} if TASKS[task].answer else set()
@@ -448,7 +448,10 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, capsys):
     options |= {"config_overrides": f"{SMALL},position_type=learned", "resume_from_checkpoint": out / "checkpoint-1"}
     assert main(flags(out, options)) == 2
     error = capsys.readouterr().err.splitlines()
-    assert len(error) == 1 and "model.embed_positions.weight" in error[0]
+    assert len(error) == 1 and "is of another run: " in error[0] and "position_type learned, was rotary" in error[0]
+    changed = ["position_type", "rope_parameters", "trained_parameters"]
+    assert main([*flags(out, options), "--allow_changed", *changed]) == 2
+    assert "model.embed_positions.weight" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_parallel_text_and_several_files_are_learnt_from(tmp_path):

@@ -292,6 +292,13 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
             "without resume, that is refused. Other files stay. Where resume finds a checkpoint, the run goes on."
         },
     )
+    allow_changed: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "On resume: facts of the run that may be otherwise than in the checkpoint, such as learning_rate "
+            "or train_dataset. They then hold from there on, and the card says so; any other difference is refused."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 STATE = "trainer_state.json"
+# Suffixes of weights in one file; those of several processes may lie in folders.
+WEIGHTS = (".safetensors", ".bin")
 # Beside the checkpoints, so that a rename moves nothing. transformers finds no checkpoint there.
 STAGE = "_saving"
 REPLACED = "_replaced"
@@ -31,22 +33,40 @@ class RunError(Exception):
 def fault_of(checkpoint: str | Path) -> str | None:
     """What is wrong with a checkpoint; None if nothing is.
 
-    Its files are compared with the manifest. One that transformers' own Trainer wrote has none: of that, every file is
-    opened.
+    Its files are compared with the manifest, without which no checkpoint of a BlendTrainer is good. One that
+    transformers' own Trainer wrote has none: of that, every file is opened.
     """
     checkpoint = Path(checkpoint)
     if not (checkpoint / STATE).is_file():
         return f"{STATE} is missing"
     manifest = checkpoint / MANIFEST
     if not manifest.is_file():
-        return unreadable(checkpoint)
+        if is_ours(checkpoint):
+            return f"{MANIFEST} is missing"
+        has_weights = any(path.suffix in WEIGHTS or path.parent != checkpoint for path in files_of(checkpoint))
+        return unreadable(checkpoint) if has_weights else "there are no weights"
     try:
         expected = json.loads(manifest.read_text(encoding="utf-8"))
+        if STATE not in expected:
+            return f"{MANIFEST} does not name {STATE}"
         return next(filter(None, (difference(checkpoint / name, each) for name, each in expected.items())), None)
     except OSError as error:
         return f"{MANIFEST} cannot be read ({error})"
     except (ValueError, KeyError, TypeError, AttributeError):  # JSON of another form than write_manifest gives it
         return f"{MANIFEST} is not what was written"
+
+
+def is_ours(checkpoint: Path) -> bool:
+    """Whether a BlendTrainer wrote this very step: RunRecord then notes the run and the step beside its facts.
+
+    transformers' own Trainer, going on from there, would keep the facts and write other steps.
+    """
+    try:
+        state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        facts = state["stateful_callbacks"]["RunRecord"]["attributes"]["facts"]
+        return "run" in facts and facts["step"] == state["global_step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def difference(path: Path, expected: dict[str, Any]) -> str | None:
@@ -107,14 +127,14 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def write_manifest(checkpoint: Path) -> None:
-    """Note the length and the SHA-256 of every file."""
+def write_manifest(checkpoint: Path, files: Iterable[Path] | None = None) -> None:
+    """Note the length and the SHA-256 of every file, or of those given."""
     (checkpoint / MANIFEST).unlink(missing_ok=True)
-    files = {
+    found = {
         path.relative_to(checkpoint).as_posix(): {"bytes": path.stat().st_size, "sha256": digest(path)}
-        for path in files_of(checkpoint)
+        for path in (files_of(checkpoint) if files is None else files)
     }
-    (checkpoint / MANIFEST).write_text(json.dumps(files, indent=1), encoding="utf-8")
+    (checkpoint / MANIFEST).write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 def commit(staged: Path, checkpoint: Path) -> None:
@@ -159,11 +179,16 @@ def clear_stage(output_dir: Path) -> None:
     shutil.rmtree(output_dir / STAGE, ignore_errors=True)
 
 
-def newest_good(output_dir: str | Path) -> str | None:
-    """The last checkpoint in which nothing is wrong; those after it are named in warnings."""
+def good_checkpoints(output_dir: str | Path) -> Iterator[str]:
+    """The checkpoints in which nothing is wrong, the last one first; the others are named in warnings."""
     for checkpoint in reversed(sort_checkpoints(str(output_dir))):
         fault = fault_of(checkpoint)
         if fault is None:
-            return checkpoint
-        logger.warning("%s is damaged: %s. The one before it is used.", checkpoint, fault)
-    return None
+            yield checkpoint
+        else:
+            logger.warning("%s is damaged: %s. The one before it is used.", checkpoint, fault)
+
+
+def newest_good(output_dir: str | Path) -> str | None:
+    """The last checkpoint in which nothing is wrong; those after it are named in warnings."""
+    return next(good_checkpoints(output_dir), None)

@@ -11,11 +11,11 @@ import torch
 from accelerate.utils import DynamoBackend
 from transformers import GenerationConfig, Seq2SeqTrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, sort_checkpoints
 
 from ..configuration.base import unknown
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments, parse_pairs
-from .checkpoints import STATE, clear_stage, newest_good
+from .checkpoints import STATE, clear_stage
 from .columns import STEPS
 from .files import NEAREST, InputError, nearest_first, one_of
 from .metrics import make_bleu
@@ -93,7 +93,8 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
     if args.torch_compile_backend is not None:
         known = [backend.value.lower() for backend in DynamoBackend]
         one_of("torch_compile_backend", args.torch_compile_backend.lower(), known)
-    take_checkpoint(args)
+    if args.allow_changed and args.resume is None and args.resume_from_checkpoint is None:
+        raise InputError("allow_changed: is for --resume auto or --resume_from_checkpoint")
     check_generation(args)
 
 
@@ -255,7 +256,7 @@ def take_checkpoint(args: BlendTrainingArguments) -> None:
         args.resume_from_checkpoint = None
     elif args.resume or given in ("true", "True"):
         clear_stage(Path(args.output_dir))
-        args.resume_from_checkpoint = newest_good(args.output_dir)
+        args.resume_from_checkpoint = next(reversed(sort_checkpoints(args.output_dir)), None)
         if args.resume_from_checkpoint is None and not args.resume:
             raise InputError(f"resume_from_checkpoint: there is no checkpoint in output_dir {args.output_dir}")
     elif given and not Path(given, STATE).exists():

@@ -235,8 +235,8 @@ def _stream(sources: list[Source], fields: list[Field], seed: int) -> RowStream:
     head = datasets.Dataset.from_dict(next(_blocks(sources[0], fields)))
     columns = {sources[0].name: head.column_names}
     blocks = [partial(_blocks, source, fields, columns) for source in sources]
-    sizes = [source.size for source in sources]
-    return RowStream(blocks, seed, head, size=None if None in sizes else sum(sizes))
+    names = [", ".join(Path(file).name for file in source.files) or source.name for source in sources]
+    return RowStream(blocks, seed, head, files=list(zip(names, (source.size for source in sources), strict=True)))
 
 
 def _blocks(source: Source, fields: list[Field], columns: dict[str, list[str]] | None = None) -> Iterator[dict]:

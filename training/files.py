@@ -58,7 +58,7 @@ def describe(value: Any) -> str:
     return {list: "a list", dict: "an object"}.get(type(value), f"a {type(value).__name__}")
 
 
-def in_one_line(error: Exception) -> str:
+def in_one_line(error: BaseException) -> str:
     """What an error of a library says, and what kind it is."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 

@@ -21,7 +21,7 @@ from ..hub_card.contents import PublishError
 from ..hub_card.publish import Destination, publish, reason_of
 from ..hub_card.record import RunRecord
 from ..hub_card.verify import REFERENCE, open_saved, write_reference
-from .checkpoints import MANIFEST
+from .checkpoints import MANIFEST, write_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -218,9 +218,12 @@ def resumable(stage: Path, folder: str) -> dict[str, Path]:
     # Not written into: it has a second name, in the checkpoint.
     path.unlink()
     path.write_text(json.dumps(state, indent=2), encoding="utf-8")
-    # The manifest has the files as they were on this machine.
-    left_out = ("README.md", "training_args.bin", REFERENCE, MANIFEST)
-    return {f"{folder}/{each.name}": each for each in stage.iterdir() if each.is_file() and each.name not in left_out}
+    left_out = ("README.md", "training_args.bin", REFERENCE)
+    files = [each for each in stage.iterdir() if each.is_file() and each.name not in left_out]
+    # Likewise: that of the checkpoint has the files as they were on this machine.
+    (stage / MANIFEST).unlink(missing_ok=True)
+    write_manifest(stage, [each for each in files if each.name != MANIFEST])
+    return {f"{folder}/{each.name}": each for each in {*files, stage / MANIFEST}}
 
 
 def link_or_copy(source: str, target: str) -> None:

@@ -9,11 +9,18 @@ import torch
 from transformers.trainer_callback import ExportableState
 
 from ..configuration.base import RecipeConfig
+from .checkpoints import fault_of, good_checkpoints
+from .directory import goes_on
 from .files import InputError, in_one_line
+from .identity import FREE, Change, Facts, changes_of, check_allowed, facts_of, read_facts
 from .models import load_config
 from .saving import SavingTrainer
 
 logger = logging.getLogger(__name__)
+
+# Options that a checkpoint's optimizer and schedule have their own values of.
+OPTIMIZER = {"learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optim", "optim_args"}
+SCHEDULE = {"learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"}
 
 
 class RestoringTrainer(SavingTrainer):
@@ -22,6 +29,102 @@ class RestoringTrainer(SavingTrainer):
     Args:
         kwargs: those of SavingTrainer.
     """
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        # What decides the steps of this run, and what of it is otherwise than in the checkpoint that it goes on from.
+        self.facts: Facts = {}
+        self.changes: list[Change] = []
+        # The checkpoint that was found, before train() is called with it.
+        self._found: str | None = None
+
+    # --- Whose checkpoint it is ---
+
+    def take_facts(self) -> None:
+        """Note what decides the steps of the run, as it is now.
+
+        Raises:
+            InputError: allow_changed names something else.
+        """
+        parts = (self.processing_class, self.data_collator, self.train_dataset, self.eval_dataset)
+        self.facts = facts_of(self.model, self.args, *parts)
+        check_allowed(self.args.allow_changed or [], self.facts)
+
+    def find_checkpoint(self, given: str | bool | None) -> str | None:
+        """The checkpoint that the run goes on from; what is otherwise now than in it is said, a line for each.
+
+        Args:
+            given: a path; True for the newest good checkpoint of this run in output_dir; None or False for none.
+
+        Returns:
+            None where output_dir has none, or only checkpoints of another run, which overwrite_output_dir deletes.
+
+        Raises:
+            InputError: the checkpoint is damaged, or of another run; the message names what differs.
+        """
+        if given and given == self._found:
+            return str(given)
+        self.take_facts()
+        self.changes = []
+        if not given:
+            return None
+        if given is not True:
+            if fault := fault_of(given):
+                raise InputError(f"resume_from_checkpoint: {given} is damaged: {fault}")
+            self.changes = self.changes_since(given)
+            return self.said(given)
+        refused: InputError | None = None
+        for checkpoint in good_checkpoints(self.args.output_dir):
+            try:
+                self.changes = self.changes_since(checkpoint)
+            except InputError as error:
+                refused = refused or error
+                continue
+            if refused is not None:
+                logger.warning("Passed over: %s", refused)
+            return self.said(checkpoint)
+        if refused is not None and not self.args.overwrite_output_dir:
+            raise refused
+        return None
+
+    def changes_since(self, checkpoint: str) -> list[Change]:
+        """What is otherwise now than in the run that wrote the checkpoint.
+
+        Raises:
+            InputError: something that changes a step, and allow_changed does not name it.
+        """
+        before = read_facts(Path(checkpoint))
+        if before is None:
+            return []
+        changes = changes_of(before, self.facts)
+        refused = [each for each in changes if each.name not in {*FREE, *(self.args.allow_changed or [])}]
+        if not refused:
+            return changes
+        begin = "leave it out to begin"
+        if goes_on(checkpoint, self.args.output_dir):
+            begin = "--overwrite_output_dir true without --resume deletes it and begins"
+        raise InputError(
+            f"resume_from_checkpoint: {checkpoint} is of another run: {'; '.join(map(str, refused))}. "
+            f"--allow_changed {' '.join(each.name for each in refused)} goes on all the same; {begin} anew"
+        )
+
+    def said(self, checkpoint: str) -> str:
+        """The checkpoint, once it is said what is otherwise now, and what of it nobody can tell."""
+        self._found = checkpoint
+        if not self.args.should_log:
+            return checkpoint
+        if read_facts(Path(checkpoint)) is None:
+            logger.warning(
+                "%s: not written by this version's Trainer; whether it is whole, and of this run, is not verified",
+                checkpoint,
+            )
+        if not goes_on(checkpoint, self.args.output_dir):
+            logger.warning("%s: the run goes on in another directory, %s", checkpoint, self.args.output_dir)
+        for change in self.changes:
+            logger.warning("%s: %s", checkpoint, change)
+        return checkpoint
+
+    # --- What is loaded ---
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         """As Trainer._load_from_checkpoint.
@@ -62,6 +165,8 @@ class RestoringTrainer(SavingTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """As Trainer._load_optimizer_and_scheduler, which says nothing of the arguments that the checkpoint overrules.
 
+        What allow_changed names is taken from the arguments.
+
         Raises:
             InputError: the checkpoint has the state of another optimizer.
         """
@@ -70,7 +175,8 @@ class RestoringTrainer(SavingTrainer):
             return
         if not any(Path(checkpoint).glob("optimizer*")):
             logger.warning("%s has no state of an optimizer, which begins anew", checkpoint)
-        given = settings_of(self.optimizer)
+        given, schedule = settings_of(self.optimizer), self.lr_scheduler.state_dict()
+        groups = [{**group, "params": None} for group in self.optimizer.param_groups]
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
         except ValueError as error:
@@ -79,6 +185,13 @@ class RestoringTrainer(SavingTrainer):
         # What another version of torch has besides does no harm.
         if missing := sorted(given.keys() - kept.keys()):
             raise InputError(f"optim: the state in {checkpoint} is of another one: it has no {', '.join(missing)}")
+        changed = {change.name for change in self.changes}
+        if changed & OPTIMIZER:
+            for group, own in zip(self.optimizer.param_groups, groups, strict=True):
+                group.update({name: value for name, value in own.items() if name not in ("params", "lr")})
+            kept = settings_of(self.optimizer)
+        if changed & SCHEDULE:
+            restart_schedule(self.lr_scheduler, schedule, self.state.global_step)
         if overruled := [f"{name} {kept[name]}, not {given[name]}" for name in given if given[name] != kept[name]]:
             logger.warning("The optimizer goes on as in %s: %s", checkpoint, "; ".join(overruled))
 
@@ -105,6 +218,24 @@ def settings_of(optimizer: Any) -> dict[str, Any]:
     group = optimizer.param_groups[0]
     names = {"initial_lr": "learning_rate"}
     return {names.get(name, name): value for name, value in group.items() if name not in ("params", "lr")}
+
+
+def restart_schedule(scheduler: Any, state: dict[str, Any], steps: int) -> None:
+    """Bring a schedule to where it would be after so many steps, in place of what was loaded into it.
+
+    Args:
+        scheduler: of the run.
+        state: that of the scheduler before any step.
+        steps: taken so far.
+    """
+    scheduler.load_state_dict(state)
+    if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        scheduler.last_epoch = steps
+        rates = scheduler.get_lr()
+        for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        # What logs tell.
+        scheduler._last_lr = rates
 
 
 def states_of(callbacks: Iterable[Any]) -> dict[str, dict[str, Any]]:

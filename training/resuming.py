@@ -1,7 +1,9 @@
 """A Trainer that can be killed at any moment, and goes on as if it had not been."""
 
+import json
 import logging
 from collections.abc import Iterator, Sized
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,15 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState, T
 from transformers.trainer_pt_utils import LengthGroupedSampler, safe_globals
 from transformers.trainer_utils import TrainOutput
 
-from .checkpoints import STATE, clear_stage, fault_of, newest_good
+from ..hub_card.record import RunRecord
+from .checkpoints import STATE, clear_stage
+from .directory import locked
 from .files import InputError
+from .identity import FREE, IDENTITY, LENGTH, identity_of
 from .restoring import RestoringTrainer
 from .sharing import SharedStream
 from .streams import PositionedStream, RowStream, is_exact
+from .writing import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -114,17 +120,18 @@ class ResumingTrainer(RestoringTrainer):
             kwargs: see args.
 
         Raises:
-            InputError: there is no checkpoint, it is damaged, or it does not match the model.
+            InputError: there is no checkpoint, it is damaged, of another run, or does not match the model; or another
+                process trains into output_dir.
             RunError: the run cannot go on.
         """
-        if resume_from_checkpoint is True:
-            clear_stage(Path(self.args.output_dir))
-            resume_from_checkpoint = newest_good(self.args.output_dir)
-            if resume_from_checkpoint is None:
+        with locked(self.args.output_dir) if self.args.should_save else nullcontext():
+            if resume_from_checkpoint is True:
+                clear_stage(Path(self.args.output_dir))
+            found = self.find_checkpoint(resume_from_checkpoint)
+            self._found = None
+            if resume_from_checkpoint is True and found is None and not self.args.overwrite_output_dir:
                 raise InputError(f"resume_from_checkpoint: there is no good checkpoint in {self.args.output_dir}")
-        elif resume_from_checkpoint and (fault := fault_of(resume_from_checkpoint)):
-            raise InputError(f"resume_from_checkpoint: {resume_from_checkpoint} is damaged: {fault}")
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+            return super().train(found, *args, **kwargs)
 
     # --- What a checkpoint holds besides ---
 
@@ -142,6 +149,17 @@ class ResumingTrainer(RestoringTrainer):
             "stream": None if self._stream is None else self._stream.state_after(batches),
         }
         torch.save(position, Path(output_dir, POSITION))
+
+    def write_staged(self, model: Any, trial: Any, staged: Path, checkpoint: Path) -> None:
+        """As SavingTrainer.write_staged; and whose checkpoint it is."""
+        super().write_staged(model, trial, staged, checkpoint)
+        if self.args.should_save:
+            self.write_identity(staged)
+
+    def write_identity(self, directory: Path) -> None:
+        """Write which run it is, and the facts that make it so."""
+        content = {"run": identity_of(self.facts), "facts": self.facts}
+        write_whole(directory / IDENTITY, json.dumps(content, indent=1))
 
     def batching(self) -> dict[str, int | str | None]:
         """What must be the same for so many batches to be the same rows, by the names of the arguments."""
@@ -187,6 +205,9 @@ class ResumingTrainer(RestoringTrainer):
         with; and a run that was over takes one step more.
         """
         epoch, batches = super()._init_training_state(max_steps, steps_per_epoch, epochs, *args)
+        # Those of a checkpoint would hold, whatever the arguments say now of when to log, evaluate and save.
+        self.state.compute_steps(self.args, max_steps)
+        self.note_run()
         self._saved, self._resumed, position = None, args[0], None
         if self._resumed is not None:
             self.find_best(Path(self._resumed))
@@ -197,6 +218,8 @@ class ResumingTrainer(RestoringTrainer):
             is_over = self.state.global_step >= max_steps or self.is_stopped()
             if position["ended"]:
                 epoch, batches = (epochs if is_over else epoch + 1), 0
+                if self._stream is not None and position["stream"] is not None:
+                    self._stream.remember(position["stream"])
             elif is_over:
                 # All of them: nothing is left but what the epoch ends with.
                 batches = steps_per_epoch * self.args.gradient_accumulation_steps
@@ -204,6 +227,16 @@ class ResumingTrainer(RestoringTrainer):
                 self._stream.resume(batches, position["stream"])
         self.position.go_on(epoch, batches, is_over)
         return epoch, batches
+
+    def note_run(self) -> None:
+        """Write whose directory this is, and keep for the card what of the run was changed on the way."""
+        if self.args.should_save:
+            self.write_identity(Path(self.args.output_dir))
+        step = self.state.global_step
+        changes = [(step, *each) for each in self.changes if each.name not in FREE or each.name in LENGTH]
+        for each in self.callback_handler.callbacks:
+            if isinstance(each, RunRecord):
+                each.run, each.changes = identity_of(self.facts), changes
 
     def is_stopped(self) -> bool:
         """Whether nothing had become better for so long, when the checkpoint was written, that the run was over."""

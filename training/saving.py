@@ -1,5 +1,6 @@
 """A Trainer whose checkpoints are whole, and that says why it ends before its time, and how to go on."""
 
+import json
 import logging
 import os
 import shutil
@@ -13,29 +14,46 @@ from typing import Any
 import torch
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, sort_checkpoints
 
-from .checkpoints import STAGE, STATE, RunError, clear_stage, commit, fault_of, newest_good
+from .checkpoints import STAGE, STATE, RunError, clear_stage, commit, fault_of, files_of, newest_good, synchronize
 from .directory import clear_run, goes_on
 from .files import InputError, in_one_line, listed
 from .pushing import PushingTrainer
+from .signals import TERMINATED, terminate
+from .writing import replacing, write_whole
 
 logger = logging.getLogger(__name__)
 
 # With so many free bytes a disk is full: less is written at a time.
 FULL = 2**16
-# What a shell reports of a process that SIGTERM ended.
-TERMINATED = 128 + signal.SIGTERM
-# Likewise Ctrl-C.
-INTERRUPTED = 128 + signal.SIGINT
-# The signals that end a run, and what Python does with them.
-DEFAULTS = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+# The signals that end a run, and what Python, or our command line, does with them outside of training.
+OUTSIDE: dict[int, tuple] = {
+    signal.SIGTERM: (signal.SIG_DFL, terminate),
+    signal.SIGINT: (signal.default_int_handler,),
+}
 
 
-def why_not_written(error: Exception, directory: Path) -> str:
+def why_not_written(error: BaseException, directory: Path) -> str:
     """What an error of writing says. Of a full disk torch says where it stopped, and not why."""
     told = in_one_line(error)
     if "No space left" in told or not directory.is_dir() or shutil.disk_usage(directory).free > FULL:
         return told
     return f"No space left on device ({told})"
+
+
+def as_json(content: dict[str, Any]) -> str:
+    """As transformers writes results."""
+    return json.dumps(content, indent=4, sort_keys=True)
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Results that were written before; empty where there are none, or where they are damaged, which is said."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError) as error:
+        logger.warning("%s is damaged (%s) and written anew", path, in_one_line(error))
+        return {}
 
 
 class SavingTrainer(PushingTrainer):
@@ -108,8 +126,8 @@ class SavingTrainer(PushingTrainer):
                 logger.warning("Ctrl-C: this step is finished and saved; a second Ctrl-C ends the run at once")
 
         is_main = threading.current_thread() is threading.main_thread()
-        before = {number: signal.getsignal(number) for number in DEFAULTS} if is_main else {}
-        ours = [number for number, handler in before.items() if handler == DEFAULTS[number]]
+        before = {number: signal.getsignal(number) for number in OUTSIDE} if is_main else {}
+        ours = [number for number, handler in before.items() if handler in OUTSIDE[number]]
         for number in ours:
             signal.signal(number, note)
         try:
@@ -122,11 +140,11 @@ class SavingTrainer(PushingTrainer):
         """The signal that came to any of the processes, which then end after the same step; None if none came."""
         if self.args.world_size <= 1:
             return self._signal
-        came = torch.zeros(len(DEFAULTS), device=self.args.device)
+        came = torch.zeros(len(OUTSIDE), device=self.args.device)
         if self._signal is not None:
-            came[list(DEFAULTS).index(self._signal)] = 1
+            came[list(OUTSIDE).index(self._signal)] = 1
         found = self.accelerator.reduce(came, "sum").tolist()
-        return next((number for number, count in zip(DEFAULTS, found, strict=True) if count), None)
+        return next((number for number, count in zip(OUTSIDE, found, strict=True) if count), None)
 
     @contextmanager
     def faults_told(self) -> Iterator[None]:
@@ -164,7 +182,7 @@ class SavingTrainer(PushingTrainer):
             self._save_checkpoint(model, trial)
         name = "Ctrl-C" if came == signal.SIGINT else "SIGTERM"
         logger.warning("%s: step %d is saved; go on with --resume auto", name, self.state.global_step)
-        raise KeyboardInterrupt if came == signal.SIGINT else SystemExit(TERMINATED)
+        raise KeyboardInterrupt(name) if came == signal.SIGINT else SystemExit(TERMINATED)
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """As Trainer.training_step; a loss that is not finite ends the run before the optimizer takes it in.
@@ -210,9 +228,11 @@ class SavingTrainer(PushingTrainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 commit(run_dir / STAGE / checkpoint.name, checkpoint)
-        except Exception as error:  # for a full disk, safetensors and torch raise their own
+        except BaseException as error:  # for a full disk, safetensors and torch raise their own; a second Ctrl-C
             reason = why_not_written(error, run_dir)
             clear_stage(run_dir)
+            if not isinstance(error, Exception):
+                raise
             raise RunError(f"{checkpoint} cannot be written: {reason}; {self.way_on()}") from error
         self.accelerator.wait_for_everyone()
         self._saved = self.progress()
@@ -250,6 +270,38 @@ class SavingTrainer(PushingTrainer):
             directory = output_dir or self.args.output_dir
             reason = why_not_written(error, Path(directory))
             raise RunError(f"{directory}: the model is not saved: {reason}; {self.way_on()}") from error
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """As PushingTrainer._save; outside of a checkpoint, a model is written beside its place, then moved there."""
+        if self._stage is not None:
+            super()._save(output_dir, state_dict)
+            return
+        directory = Path(output_dir or self.args.output_dir)
+        stage = directory / STAGE / "model"
+        try:
+            super()._save(str(stage), state_dict)
+            for path in files_of(stage):
+                synchronize(path)
+            for path in files_of(stage):
+                path.replace(directory / path.name)
+        finally:
+            shutil.rmtree(directory / STAGE, ignore_errors=True)
+
+    def save_state(self) -> None:
+        """As Trainer.save_state, whole or not at all."""
+        if self.is_world_process_zero():
+            with replacing(Path(self.args.output_dir, STATE)) as file:
+                self.state.save_to_json(file.name)
+
+    def save_metrics(self, split: str, metrics: dict[str, Any], combined: bool = True) -> None:
+        """As Trainer.save_metrics, each file whole or not at all; an all_results.json that is damaged begins anew."""
+        if not self.is_world_process_zero():
+            return
+        directory = Path(self.args.output_dir)
+        write_whole(directory / f"{split}_results.json", as_json(metrics))
+        if combined:
+            path = directory / "all_results.json"
+            write_whole(path, as_json({**read_results(path), **metrics}))
 
     def write_staged(self, model: Any, trial: Any, staged: Path, checkpoint: Path) -> None:
         """Let transformers write the checkpoint beside where it is going to be; it must not tell of that place."""

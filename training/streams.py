@@ -1,6 +1,8 @@
 """Streams of rows that can be read on from where a run was stopped."""
 
 import copy
+import hashlib
+import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -8,6 +10,8 @@ from typing import Any
 import datasets
 import numpy as np
 from torch.utils.data import IterableDataset
+
+from .files import InputError
 
 # Parts of a stream of `datasets` whose state leaves rows out: those in a buffer, and those of a batch.
 INEXACT = {"BufferShuffledExamplesIterable", "RebatchedArrowExamplesIterable"}
@@ -19,12 +23,14 @@ class RowStream(IterableDataset):
     In an epoch the sources come in random order, and the rows of each block of one change places at random; seed and
     epoch decide it alone. So a state is no more than the number of a block and of a row in it.
 
+    What has been read is compared when it is read again, in a later epoch or by a resumed run.
+
     Args:
         sources: each gives the blocks of its rows, as columns.
         seed: 0 or more.
         head: the first rows of the first source.
         encode: makes of a block what is told; it may have another number of rows.
-        size: of the files that are read, in bytes, by which a resumed run sees that they are others; None if unknown.
+        files: name and size in bytes of each source, None where it has none.
     """
 
     def __init__(
@@ -33,29 +39,42 @@ class RowStream(IterableDataset):
         seed: int,
         head: datasets.Dataset,
         encode: Callable[[dict[str, list]], dict[str, list]] = dict,
-        size: int | None = None,
+        files: Sequence[tuple[str, int | None]] = (),
     ):
-        self.sources, self.seed, self.head, self.encode, self.size = sources, seed, head, encode, size
+        self.sources, self.seed, self.head, self.encode, self.files = sources, seed, head, encode, files
         self.epoch = self.block = self.row = 0
         self._start = (0, 0)
+        # Digests of the sources that were read to their end, and of what was read of the one that is being read.
+        self._read: dict[str, str] = {}
+        self._reading = ""
+        self._expected: str | None = None
 
     @property
     def column_names(self) -> list[str]:
         """Of the rows as read."""
         return self.head.column_names
 
+    @property
+    def size(self) -> int | None:
+        """Of the files together, in bytes; None if unknown."""
+        sizes = [size for _, size in self.files]
+        return None if None in sizes or not sizes else sum(sizes)
+
     def encoded(self, encode: Callable[[dict[str, list]], dict[str, list]]) -> "RowStream":
         """The same rows, of which `encode` makes something, block by block."""
-        return RowStream(self.sources, self.seed, self.head, encode, self.size)
+        return RowStream(self.sources, self.seed, self.head, encode, self.files)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         (self.block, skip), self._start = self._start, (0, 0)
         self.row = skip
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.sources))
-        blocks = (block for index in order for block in self.sources[index]())
-        for number, block in enumerate(blocks):
+        expected, self._expected = self._expected, None
+        source = 0
+        for number, (source, block) in enumerate(self._blocks()):
             if number < self.block:
                 continue
+            if expected is not None and self._reading != expected:
+                raise self._changed(source)
+            expected = None
             columns = self.encode(block)
             count = len(next(iter(columns.values())))
             places = np.random.default_rng((self.seed, self.epoch, number)).permutation(count)
@@ -63,14 +82,42 @@ class RowStream(IterableDataset):
                 self.block, self.row = number, row + 1
                 yield {name: column[places[row]] for name, column in columns.items()}
             skip = 0
+        if expected is not None:
+            raise self._changed(source)
 
-    def state_dict(self) -> dict[str, int]:
-        """Where it is in this epoch."""
-        return {"block": self.block, "row": self.row}
+    def _blocks(self) -> Iterator[tuple[int, dict[str, list]]]:
+        """The blocks of an epoch, each with the number of its source.
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+        Raises:
+            InputError: a source has other rows than when it was read before.
+        """
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.sources))
+        for source in order.tolist():
+            digest = hashlib.sha256()
+            for block in self.sources[source]():
+                digest.update(json.dumps(block, default=str).encode())
+                self._reading = digest.hexdigest()
+                yield source, block
+            if self._read.setdefault(str(source), digest.hexdigest()) != digest.hexdigest():
+                raise self._changed(source)
+
+    def _changed(self, source: int) -> InputError:
+        name = self.files[source][0] if source < len(self.files) else f"source {source + 1}"
+        return InputError(f"{name}: has other rows than when this run read it before")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is in this epoch, and what has been read."""
+        return {"block": self.block, "row": self.row, "reading": self._reading, "read": self._read}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there when rows are asked for next, and from the beginning when that has ended."""
         self._start = (state["block"], state["row"])
+        self._expected = state.get("reading") or None
+        self.remember(state)
+
+    def remember(self, state: dict[str, Any]) -> None:
+        """Compare what is read from now on with what had been read."""
+        self._read = dict(state.get("read", {}))
 
     def set_epoch(self, epoch: int) -> None:
         """Called by PositionedStream."""
@@ -121,6 +168,11 @@ class PositionedStream(IterableDataset):
         """Go on after so many batches of an epoch."""
         self.source.load_state_dict(state)
         self.start = batches
+
+    def remember(self, state: Any) -> None:
+        """Begin an epoch after the one that ended in this state."""
+        if hasattr(self.source, "remember"):
+            self.source.remember(state)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate, which would call it of the source."""

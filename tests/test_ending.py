@@ -1,0 +1,113 @@
+"""However a command ends, it says in one line what is safe and how to go on, and no file of it is half-written."""
+
+import errno
+import os
+import signal
+
+import pytest
+from test_train_command import CLASSIFY, ROWS, files, flags, plain_cards, quick_and_quiet, read, run  # noqa: F401
+
+from seqblend import train
+from seqblend.training.directory import locked
+from seqblend.training.signals import terminable
+from seqblend.training.writing import replacing, write_whole
+
+SIGNALS = {signal.SIGTERM: ("SIGTERM", 143), signal.SIGINT: ("Ctrl-C", 130)}
+SAVED = {"save_strategy": "steps", "save_steps": 1}
+
+
+def send(number):
+    def act(*args, **kwargs):
+        os.kill(os.getpid(), number)
+
+    return act
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=["SIGTERM", "SIGINT"])
+def test_a_signal_before_training_says_that_nothing_was_trained(number, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(train, "make_model", send(number))
+    name, code = SIGNALS[number]
+    assert train.main(flags(tmp_path / "out", files(tmp_path, ROWS[CLASSIFY], ["train"]))) == code
+    assert capsys.readouterr().err.splitlines()[-1] == f"{name}: nothing was trained yet"
+    assert not (tmp_path / "out").exists() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("saved", [True, False])
+@pytest.mark.parametrize("number", SIGNALS, ids=["SIGTERM", "SIGINT"])
+def test_a_signal_after_training_says_that_the_model_is_saved(number, saved, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    options = {**files(tmp_path, ROWS[CLASSIFY]), **(SAVED if saved else {})}
+    with monkeypatch.context() as patch:
+        patch.setattr("seqblend.train.answer_rows", send(number))
+        assert train.main(flags(out, options)) == SIGNALS[number][1]
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(f"{SIGNALS[number][0]}: the model is trained, and saved in {out}")
+    assert ("--resume auto does what is left" in told) == saved
+    run(out, resume="auto", overwrite_output_dir=None if saved else True, **options)
+    assert len((out / "predictions.jsonl").read_text().splitlines()) == len(ROWS[CLASSIFY])
+
+
+def test_who_listens_to_sigterm_already_goes_on_to(monkeypatch):
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+    try:
+        with terminable():
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [1]
+
+
+@pytest.mark.parametrize("name", ["train_results.json", "all_results.json", "predictions.jsonl", "trainer_state.json"])
+def test_a_full_disk_after_training_names_the_file_and_the_way_on(name, tmp_path, capsys, monkeypatch):
+    def fill(descriptor):
+        if f".{name}.part" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    options = {**SAVED, **files(tmp_path, ROWS[CLASSIFY])}
+    with monkeypatch.context() as patch:
+        patch.setattr("seqblend.training.writing.os.fsync", fill)
+        assert train.main(flags(tmp_path / "out", options)) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"No space left on device: '{tmp_path / 'out' / name}'" in error and "--resume auto" in error
+    assert not list((tmp_path / "out").glob(".*"))
+    run(tmp_path / "out", resume="auto", **options)
+
+
+def test_results_that_are_damaged_are_named_and_written_anew(tmp_path, caplog):
+    options = {**SAVED, **files(tmp_path, ROWS[CLASSIFY])}
+    out = run(tmp_path / "out", **options)
+    whole = read(out / "all_results.json")
+    for content in ("", '{"eval_', "[1]", "7"):
+        (out / "all_results.json").write_text(content)
+        (out / "predictions.jsonl").write_text('{"input": "a')
+        run(out, resume="auto", **options)
+        assert set(read(out / "all_results.json")) == set(whole) - {"train_loss"}
+    assert f"{out / 'all_results.json'} is damaged" in caplog.text
+
+
+def test_a_run_that_was_over_has_no_loss_of_no_step(tmp_path):
+    """It said 0.0."""
+    options = {**SAVED, **files(tmp_path, ROWS[CLASSIFY], ["train"])}
+    out = run(tmp_path / "out", **options)
+    assert "train_loss" in read(out / "train_results.json")
+    run(out, resume="auto", **options)
+    assert "train_loss" not in read(out / "train_results.json")
+
+
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
+    write_whole(tmp_path / "a", "old")
+    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "a") as file:
+        file.write(str(1 / 0))
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "old"
+
+
+def test_two_commands_do_not_write_into_one_directory(tmp_path):
+    """One of two was always lost; a child that was forked does not have its parent's lock."""
+    words = flags(tmp_path / "out", files(tmp_path, ROWS[CLASSIFY], ["train"]))
+    with locked(tmp_path / "out"):
+        child = os.fork()
+        if not child:
+            os._exit(train.main(words))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    assert train.main(words) == 0

@@ -1,0 +1,351 @@
+"""A run is resumed from its own checkpoints alone, and whatever is otherwise now is refused or said."""
+
+import json
+import multiprocessing
+import shutil
+import time
+from copy import deepcopy
+
+import datasets
+import pytest
+import torch
+from conftest import VOCAB, tiny_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from seqblend import BlendDecoderForCausalLM
+from seqblend.hub_card.record import RunRecord
+from seqblend.training.arguments import BlendTrainingArguments
+from seqblend.training.checkpoints import newest_good
+from seqblend.training.directory import locked
+from seqblend.training.files import InputError
+from seqblend.training.identity import FREE, IDENTITY, PLACE, read_facts, table_digest
+from seqblend.training.streams import RowStream
+from seqblend.training.tasks import TASKS
+from seqblend.training.tokenization import train_tokenizer
+from seqblend.training.trainer import BlendTrainer
+
+TEXTS = ["abc" * size for size in (3, 1, 5, 2, 4, 2, 6, 1)]
+TOKENIZER = train_tokenizer(TEXTS, "char", VOCAB)
+ROWS = [{"input_ids": ids, "labels": ids} for ids in TOKENIZER(TEXTS)["input_ids"]]
+SIZES = {"hidden_dropout": 0.2, "num_hidden_layers": 1}
+MODEL = tiny_model(BlendDecoderForCausalLM, **SIZES).float()
+OPTIONS = {"max_steps": 4, "per_device_train_batch_size": 2, "save_steps": 1, "learning_rate": 1e-3}
+OPTIONS |= {"save_strategy": "steps", "disable_tqdm": True, "use_cpu": True, "report_to": "none"}
+FORK = multiprocessing.get_context("fork")
+
+
+def trainer_for(output_dir, rows=None, model=MODEL, tokenizer=TOKENIZER, **options):
+    return BlendTrainer(
+        model=deepcopy(model),
+        args=BlendTrainingArguments(output_dir=str(output_dir), **{**OPTIONS, **options}),
+        train_dataset=datasets.Dataset.from_list(ROWS) if rows is None else rows,
+        processing_class=tokenizer,
+        data_collator=TASKS["causal-lm"].collator(TOKENIZER),
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A directory with the checkpoints of four steps."""
+    output_dir = tmp_path_factory.mktemp("saved")
+    trainer_for(output_dir).train()
+    return output_dir
+
+
+def model_with(**options):
+    model = tiny_model(BlendDecoderForCausalLM, **{**SIZES, **options}).float()
+    model.load_state_dict(MODEL.state_dict())
+    return model
+
+
+def model_of_labels(*labels):
+    return model_with(
+        num_labels=len(labels), id2label=dict(enumerate(labels)), label2id={label: n for n, label in enumerate(labels)}
+    )
+
+
+OTHER_ROWS = [{**ROWS[0], "labels": ROWS[0]["labels"][::-1]}, *ROWS[1:]]
+REFUSED = {
+    "learning_rate 1.0, was 0.001": {"learning_rate": 1.0},
+    "weight_decay 0.5, was 0.0": {"weight_decay": 0.5},
+    "adam_beta2 0.9, was 0.999": {"adam_beta2": 0.9},
+    "max_grad_norm 2.0, was 1.0": {"max_grad_norm": 2.0},
+    "optim adamw_torch, was": {"optim": "adamw_torch"},
+    "lr_scheduler_type cosine, was linear": {"lr_scheduler_type": "cosine"},
+    "warmup_steps 2, was 0": {"warmup_steps": 2},
+    "label_smoothing_factor 0.1, was 0.0": {"label_smoothing_factor": 0.1},
+    "neftune_noise_alpha 5.0, was None": {"neftune_noise_alpha": 5.0},
+    "per_device_train_batch_size 3, was 2": {"per_device_train_batch_size": 3},
+    "gradient_accumulation_steps 2, was 1": {"gradient_accumulation_steps": 2},
+    "train_sampling_strategy sequential, was random": {"train_sampling_strategy": "sequential"},
+    "seed 7, was 42": {"seed": 7},
+    "data_seed 7, was None": {"data_seed": 7},
+    "bf16 True, was False": {"bf16": True},
+    "hidden_dropout 0.1, was 0.2": {"model": model_with(hidden_dropout=0.1)},
+    "attention_dropout 0.1, was 0.0": {"model": model_with(attention_dropout=0.1)},
+    "sliding_window 4, was": {"model": model_with(layer_types=["sliding_attention"], sliding_window=4)},
+    "num_attention_heads 8, was 4": {"model": model_with(num_attention_heads=8, num_key_value_heads=4, head_dim=4)},
+    "id2label[0] b, was LABEL_0": {"model": model_of_labels("b", "a")},
+    "train_dataset has other rows": {"rows": datasets.Dataset.from_list(OTHER_ROWS)},
+    "or the same rows in another order": {"rows": datasets.Dataset.from_list(ROWS[::-1])},
+    "tokenizer is another one": {"tokenizer": train_tokenizer([text[::-1] for text in TEXTS], "byte-bpe", 300)},
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_another_run_is_refused_and_what_differs_is_named(words, saved):
+    before = sorted(path.name for path in saved.rglob("*"))
+    with pytest.raises(InputError, match="is of another run: ") as error:
+        trainer_for(saved, **REFUSED[words]).train(True)
+    assert words in str(error.value) and "--allow_changed" in str(error.value)
+    assert sorted(path.name for path in saved.rglob("*")) == before
+
+
+SAID = {
+    "max_steps 5, was 4": {"max_steps": 5},
+    "logging_steps 1, was 500": {"logging_steps": 1},
+    "save_steps 2, was 1": {"save_steps": 2},
+    "dataloader_num_workers 1, was 0": {"dataloader_num_workers": 1},
+    "the run goes on in another directory": {},
+}
+
+
+@pytest.mark.parametrize("words", SAID)
+def test_what_changes_no_step_is_said(words, saved, tmp_path, caplog):
+    trainer = trainer_for(tmp_path, **SAID[words])
+    trainer.train(str(saved / "checkpoint-3"))
+    assert words in caplog.text
+    if words.startswith("logging_steps"):
+        assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [4]
+
+
+def test_the_name_of_a_run_is_the_same_however_long_it_is(saved, tmp_path):
+    trainer_for(tmp_path, max_steps=2, logging_steps=3).train()
+    trainer_for(tmp_path / "other", max_steps=2, seed=1).train()
+    names = [json.loads((place / IDENTITY).read_text())["run"] for place in (saved, tmp_path, tmp_path / "other")]
+    assert names[0] == names[1] != names[2]
+
+
+def test_every_option_is_kept_or_belongs_to_the_place(saved):
+    """An option of a later transformers counts as one that decides the steps."""
+    names = {name for name, field in BlendTrainingArguments.__dataclass_fields__.items() if field.init}
+    assert names - PLACE <= set(read_facts(saved / "checkpoint-1"))
+    assert (FREE | PLACE) - names <= {"activation_checkpointing", "activation_checkpointing_kwargs"} | PLACE
+    assert not FREE & PLACE
+
+
+# --- What is allowed ---
+
+
+def test_an_allowed_learning_rate_holds_from_there_on(saved, tmp_path):
+    changed = {"learning_rate": 1.0, "weight_decay": 0.5}
+    trainer = trainer_for(tmp_path, allow_changed=list(changed), **changed)
+    rates = []
+    trainer.add_callback(Rates(rates))
+    trainer.train(str(saved / "checkpoint-2"))
+    # Linearly down to zero at the fourth step.
+    assert rates == pytest.approx([0.5, 0.25])
+    assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.5, 0.0}
+    (record,) = [each for each in trainer.callback_handler.callbacks if isinstance(each, RunRecord)]
+    assert [list(change) for change in record.facts["changes"]] == [
+        [2, "learning_rate", 1e-3, 1.0],
+        [2, "weight_decay", 0.0, 0.5],
+    ]
+    # And goes on so, without being allowed again; what was changed stays known.
+    again = trainer_for(tmp_path, max_steps=5, **changed)
+    again.train(True)
+    kept = again.state.stateful_callbacks["RunRecord"]["attributes"]["facts"]["changes"]
+    assert [list(change[:2]) for change in kept] == [[2, "learning_rate"], [2, "weight_decay"], [4, "max_steps"]]
+
+
+class Rates(TrainerCallback):
+    """Notes the learning rate of each step."""
+
+    def __init__(self, rates):
+        self.rates = rates
+
+    def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+
+def test_an_allowed_schedule_is_where_it_would_be(saved, tmp_path):
+    changed = {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 4}
+    trainer = trainer_for(tmp_path, allow_changed=list(changed), **changed)
+    rates = []
+    trainer.add_callback(Rates(rates))
+    trainer.train(str(saved / "checkpoint-1"))
+    assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3])
+
+
+def test_a_fact_that_is_none_is_no_allowance(saved):
+    with pytest.raises(InputError, match=r"allow_changed: unknown fact of a run 'learning_rat'; .*: learning_rate"):
+        trainer_for(saved, allow_changed=["learning_rat"]).train(True)
+
+
+# --- Several runs in a directory ---
+
+
+def test_a_run_goes_on_from_its_own_checkpoint_though_another_has_later_ones(saved, tmp_path, caplog):
+    output_dir = shutil.copytree(saved, tmp_path / "run")
+    rows = datasets.Dataset.from_list(OTHER_ROWS)
+    trainer_for(tmp_path / "other", rows).train()
+    for step in (1, 2):
+        shutil.rmtree(output_dir / f"checkpoint-{step}")
+        shutil.copytree(tmp_path / "other" / f"checkpoint-{step}", output_dir / f"checkpoint-{step}")
+    resumed = trainer_for(output_dir, rows)
+    resumed.train(True)
+    whole = trainer_for(tmp_path / "whole", rows)
+    whole.train()
+    assert "Passed over: " in caplog.text and "checkpoint-4 is of another run" in caplog.text
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], tensor)
+
+
+def test_with_both_flags_only_another_run_is_deleted(saved, tmp_path):
+    output_dir = shutil.copytree(saved, tmp_path / "run")
+    options = {"overwrite_output_dir": True, "max_steps": 5}
+    trainer_for(output_dir, **options).train(True)
+    assert len(list(output_dir.glob("checkpoint-*"))) == 5
+    trainer_for(output_dir, seed=1, **{**options, "max_steps": 1}).train(True)
+    assert [path.name for path in output_dir.glob("checkpoint-*")] == ["checkpoint-1"]
+
+
+def test_a_checkpoint_of_transformers_is_told_to_be_unverified(tmp_path, caplog):
+    args = TrainingArguments(output_dir=str(tmp_path), **{**OPTIONS, "max_steps": 1})
+    collator = TASKS["causal-lm"].collator(TOKENIZER)
+    Trainer(model=deepcopy(MODEL), args=args, train_dataset=ROWS, data_collator=collator).train()
+    trainer_for(tmp_path).train(True)
+    assert "checkpoint-1: not written by this version's Trainer; whether it is whole, and of this run" in caplog.text
+
+
+def test_transformers_goes_on_from_ours_and_we_from_that(saved, tmp_path):
+    """It keeps the facts of our run, and writes no manifest."""
+    output_dir = shutil.copytree(saved, tmp_path / "run")
+    args = TrainingArguments(output_dir=str(output_dir), **{**OPTIONS, "max_steps": 5})
+    collator = TASKS["causal-lm"].collator(TOKENIZER)
+    theirs = Trainer(model=deepcopy(MODEL), args=args, train_dataset=ROWS, data_collator=collator)
+    theirs.train(resume_from_checkpoint=str(output_dir / "checkpoint-4"))
+    assert newest_good(output_dir).endswith("checkpoint-5")
+
+
+# --- Two at a time ---
+
+
+def hold(directory, ready, seconds):
+    with locked(directory):
+        ready.set()
+        time.sleep(seconds)
+
+
+def test_a_directory_is_one_runs_alone_until_its_process_ends(tmp_path):
+    ready = FORK.Event()
+    other = FORK.Process(target=hold, args=(tmp_path, ready, 600))
+    other.start()
+    assert ready.wait(60)
+    with pytest.raises(InputError, match=f"output_dir: another process writes to {tmp_path}; wait"):
+        trainer_for(tmp_path).train()
+    other.kill()
+    other.join()
+    with locked(tmp_path), locked(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_forked_process_does_not_keep_the_lock(tmp_path):
+    """As a DataLoader's worker, which lives for seconds after its run was killed."""
+    with locked(tmp_path):
+        worker = FORK.Process(target=time.sleep, args=(600,))
+        worker.start()
+    ready = FORK.Event()
+    other = FORK.Process(target=hold, args=(tmp_path, ready, 0))
+    other.start()
+    assert ready.wait(60)
+    other.join()
+    worker.kill()
+    worker.join()
+
+
+def test_a_directory_that_stays_empty_is_taken_away(tmp_path):
+    with locked(tmp_path / "a" / "b"):
+        assert (tmp_path / "a" / "b").is_dir()
+    assert not list(tmp_path.iterdir())
+
+
+# --- Rows ---
+
+TABLES = st.lists(
+    st.fixed_dictionaries(
+        {
+            "a": st.lists(st.integers(0, 9), max_size=3),
+            "b": st.text("xyé", max_size=3),
+            "c": st.none() | st.floats(0, 1),
+        }
+    ),
+    min_size=1,
+    max_size=8,
+)
+FEATURES = datasets.Features(
+    {"a": datasets.List(datasets.Value("int64")), "b": datasets.Value("string"), "c": datasets.Value("float64")}
+)
+
+
+def table(rows):
+    return datasets.Dataset.from_list(rows, features=FEATURES)
+
+
+@given(rows=TABLES, data=st.data())
+@settings(max_examples=20)
+def test_a_digest_is_of_the_rows_and_not_of_how_they_are_stored(rows, data):
+    expected = table_digest(table(rows))
+    cut = data.draw(st.integers(1, len(rows)))
+    parts = [table(part) for part in (rows[:cut], rows[cut:]) if part]
+    assert table_digest(datasets.concatenate_datasets(parts)) == expected
+    assert table_digest(table(rows[:1] + rows).select(range(1, len(rows) + 1))) == expected
+    order = data.draw(st.permutations(range(len(rows))))
+    shuffled = table([rows[index] for index in order])
+    assert table_digest(shuffled.select([order.index(index) for index in range(len(rows))])) == expected
+    assert (table_digest(shuffled) == expected) == ([rows[index] for index in order] == rows)
+
+
+# --- Streams ---
+
+
+def stream_of(sources):
+    names = [(f"{number}.jsonl", 1) for number in range(len(sources))]
+    blocks = [lambda blocks=blocks: iter([{"input_ids": block} for block in blocks]) for blocks in sources]
+    return RowStream(blocks, 0, datasets.Dataset.from_dict({"input_ids": [[1]]}), files=names)
+
+
+SOURCES = [[[[1], [2]], [[3], [4]]], [[[5], [6]], [[7], [8]]]]
+
+
+@pytest.mark.parametrize("read", range(1, 9))
+def test_a_stream_whose_content_changed_is_not_gone_on_with(read):
+    """Whatever had been read of it; what had not been may be other."""
+    first = stream_of(SOURCES)
+    rows = iter(first)
+    seen = [next(rows)["input_ids"][0] for _ in range(read)]
+    state = json.loads(json.dumps(first.state_dict()))
+    for number in range(1, 9):
+        changed = [[[[9] if row == [number] else row for row in block] for block in blocks] for blocks in SOURCES]
+        resumed = stream_of(changed)
+        resumed.load_state_dict(state)
+        # A block is read whole, and its rows change places.
+        block = next(block for blocks in SOURCES for block in blocks if [number] in block)
+        if any(row[0] in seen for row in block):
+            with pytest.raises(InputError, match=r"\.jsonl: has other rows than when this run read it before"):
+                list(resumed)
+        else:
+            assert seen + [row["input_ids"][0] for row in resumed if row["input_ids"] != [9]]
+
+
+def test_a_stream_that_changes_between_epochs_ends_the_run():
+    content = deepcopy(SOURCES)
+    stream = stream_of(content)
+    list(stream)
+    content[1][0][1] = [9]
+    stream.set_epoch(1)
+    with pytest.raises(InputError, match=r"1\.jsonl: has other rows"):
+        list(stream)
