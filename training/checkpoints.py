@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -19,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 STATE = "trainer_state.json"
-# Suffixes of weights in one file; those of several processes may lie in folders.
-WEIGHTS = (".safetensors", ".bin")
+# Files that may hold weights: of a model, of an adapter, of several processes.
+WEIGHTS = re.compile(r"\.safetensors$|_model[^/]*\.bin$|\.distcp$|_states\.pt$")
 # Beside the checkpoints, so that a rename moves nothing. transformers finds no checkpoint there.
 STAGE = "_saving"
 REPLACED = "_replaced"
@@ -43,8 +44,9 @@ def fault_of(checkpoint: str | Path) -> str | None:
     if not manifest.is_file():
         if is_ours(checkpoint):
             return f"{MANIFEST} is missing"
-        has_weights = any(path.suffix in WEIGHTS or path.parent != checkpoint for path in files_of(checkpoint))
-        return unreadable(checkpoint) if has_weights else "there are no weights"
+        return (
+            unreadable(checkpoint) if any(map(WEIGHTS.search, map(str, files_of(checkpoint)))) else "it has no weights"
+        )
     try:
         expected = json.loads(manifest.read_text(encoding="utf-8"))
         if STATE not in expected:

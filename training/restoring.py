@@ -231,7 +231,7 @@ def restart_schedule(scheduler: Any, state: dict[str, Any], steps: int) -> None:
     scheduler.load_state_dict(state)
     if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
         scheduler.last_epoch = steps
-        rates = scheduler.get_lr()
+        rates = [base * factor(steps) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
         for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         # What logs tell.
