@@ -358,7 +358,7 @@ WHOLE: dict[str, Options] = {
 }
 # What of a result is a time, or follows from it.
 TIMES = re.compile(r"runtime|per_second|total_flos|seconds|machine")
-LINES = re.compile(r"^\| (time|begun|hardware|versions) \|.*$|--output_dir \S+|/\S*|--resume auto", re.MULTILINE)
+LINES = re.compile(r"^\| (time|begun|hardware|versions) \|.*$|--output_dir \S+|/\S*| --resume auto", re.MULTILINE)
 
 
 def whole_rows(task: str) -> list[dict[str, Any]]:
@@ -411,7 +411,13 @@ def kill_once(place: Path, options: Options, seconds: float) -> tuple[str, str]:
         return stage, f"exit code {code}: {said[-2000:]}"
     left, expected = left_by(place / "out"), left_by(place / "whole")
     differing = [name for name in {**left, **expected} if left.get(name) != expected.get(name)]
-    return stage, ", ".join(differing)
+    return stage, ", ".join(f"{name} ({first_difference(left.get(name), expected.get(name))})" for name in differing)
+
+
+def first_difference(left: Any, expected: Any) -> str:
+    """Where two files differ, for the log."""
+    lines = [str(each).replace(",", "\n").splitlines() for each in (left, expected)]
+    return next((f"{one!r}, not {other!r}" for one, other in zip(*lines, strict=False) if one != other), "length")
 
 
 def kills(words: list[str]) -> bool:

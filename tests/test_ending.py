@@ -82,17 +82,17 @@ def test_results_that_are_damaged_are_named_and_written_anew(tmp_path, caplog):
         (out / "all_results.json").write_text(content)
         (out / "predictions.jsonl").write_text('{"input": "a')
         run(out, resume="auto", **options)
-        assert set(read(out / "all_results.json")) == set(whole) - {"train_loss"}
+        assert set(read(out / "all_results.json")) == set(whole)
     assert f"{out / 'all_results.json'} is damaged" in caplog.text
 
 
-def test_a_run_that_was_over_has_no_loss_of_no_step(tmp_path):
+def test_a_run_that_was_over_tells_its_loss_again(tmp_path):
     """It said 0.0."""
     options = {**SAVED, **files(tmp_path, ROWS[CLASSIFY], ["train"])}
     out = run(tmp_path / "out", **options)
-    assert "train_loss" in read(out / "train_results.json")
+    loss = read(out / "train_results.json")["train_loss"]
     run(out, resume="auto", **options)
-    assert "train_loss" not in read(out / "train_results.json")
+    assert read(out / "train_results.json")["train_loss"] == loss != 0
 
 
 def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
@@ -111,3 +111,20 @@ def test_two_commands_do_not_write_into_one_directory(tmp_path):
             os._exit(train.main(words))
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
     assert train.main(words) == 0
+
+
+def test_the_card_says_what_was_changed_on_the_way(tmp_path, capsys):
+    options = {**SAVED, **files(tmp_path, ROWS[CLASSIFY], ["train"])}
+    out = run(tmp_path / "out", **options)
+    changed = {**options, "learning_rate": 0.01, "max_steps": 2, "resume": "auto"}
+    assert train.main(flags(out, changed)) == 2
+    assert "learning_rate 0.01, was 5e-05. --allow_changed learning_rate goes on" in capsys.readouterr().err
+    run(out, allow_changed="learning_rate", **changed)
+    card = (out / "README.md").read_text()
+    assert "| 1 | `learning_rate` | 5e-05 | 0.01 |" in card and "| 1 | `max_steps` | 1 | 2 |" in card
+
+
+def test_what_is_allowed_to_change_needs_a_run_to_go_on_with(tmp_path, capsys):
+    options = {**files(tmp_path, ROWS[CLASSIFY], ["train"]), "allow_changed": "seed"}
+    assert train.main(flags(tmp_path / "out", options)) == 2
+    assert "allow_changed: is for --resume auto or --resume_from_checkpoint" in capsys.readouterr().err

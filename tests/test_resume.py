@@ -45,7 +45,7 @@ ROWS = [{"input_ids": ids, "labels": ids} for ids in TOKENIZER(TEXTS)["input_ids
 MODEL = tiny_model(BlendDecoderForCausalLM, hidden_dropout=0.2, num_hidden_layers=1).float()
 # Two batches a step, five an epoch.
 OPTIONS = {"max_steps": 5, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "save_steps": 1}
-OPTIONS |= {"save_strategy": "steps", "disable_tqdm": True, "use_cpu": True, "report_to": "none"}
+OPTIONS |= {"save_strategy": "steps", "disable_tqdm": True, "use_cpu": True, "report_to": "none", "logging_steps": 2}
 
 
 def stream(rows=ROWS):
@@ -105,6 +105,10 @@ def assert_same(one, other):
     assert one.state.best_global_step == other.state.best_global_step
 
 
+def logged_losses(trainer):
+    return [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def frozen_imports():
     """The Trainer collects garbage after each run; going through all that was imported takes it 0.3 seconds."""
@@ -132,9 +136,12 @@ def test_a_run_that_is_killed_twice_ends_as_one_that_is_not(whole, tmp_path):
             trainer.train(newest_good(tmp_path))
     assert newest_good(tmp_path).endswith("checkpoint-3")
     trainer = trainer_for(tmp_path, SOURCES[name]())
-    trainer.train(True)
+    output = trainer.train(True)
     assert trainer.state.epoch == expected.state.epoch
     assert_same(trainer, expected)
+    # Of all steps, though the last one alone was taken now.
+    assert output.training_loss == expected.state.log_history[-1]["train_loss"]
+    assert logged_losses(trainer) == logged_losses(expected)
 
 
 def test_a_run_that_was_over_takes_no_step_more(whole, tmp_path):

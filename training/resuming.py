@@ -108,8 +108,9 @@ class ResumingTrainer(RestoringTrainer):
         self._stream: PositionedStream | None = None
         # What a resumed epoch of a stream is read from.
         self._rest: Iterator[Any] | None = None
-        # The checkpoint that was resumed from.
+        # The checkpoint that was resumed from, and the losses of the steps before it.
         self._resumed: str | None = None
+        self._losses: dict[str, Any] | None = None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As RestoringTrainer.train.
@@ -131,13 +132,15 @@ class ResumingTrainer(RestoringTrainer):
             self._found = None
             if resume_from_checkpoint is True and found is None and not self.args.overwrite_output_dir:
                 raise InputError(f"resume_from_checkpoint: there is no good checkpoint in {self.args.output_dir}")
-            return super().train(found, *args, **kwargs)
+            output = super().train(found, *args, **kwargs)
+        return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))
 
     # --- What a checkpoint holds besides ---
 
     def _save_rng_state(self, output_dir: str) -> None:
         """As Trainer._save_rng_state, which is called where a run is to be resumed; and the position in the data."""
         super()._save_rng_state(output_dir)
+        losses = self.losses_so_far()
         if not self.args.should_save:
             return
         batches = self.position.batches
@@ -146,9 +149,18 @@ class ResumingTrainer(RestoringTrainer):
             "batches": batches,
             "ended": self.position.ended,
             "batching": self.batching(),
+            "losses": losses,
             "stream": None if self._stream is None else self._stream.state_after(batches),
         }
         torch.save(position, Path(output_dir, POSITION))
+
+    def losses_so_far(self) -> dict[str, Any]:
+        """The sums of the losses that are logged and that are not yet, and the step of the last log."""
+        pending = self._tr_loss.detach()
+        if self.args.world_size > 1:
+            # Each process has that of its own batches.
+            pending = self.accelerator.reduce(pending, "mean")
+        return {"total": self._total_loss_scalar, "pending": pending.cpu(), "logged": self._globalstep_last_logged}
 
     def write_staged(self, model: Any, trial: Any, staged: Path, checkpoint: Path) -> None:
         """As SavingTrainer.write_staged; and whose checkpoint it is."""
@@ -208,12 +220,13 @@ class ResumingTrainer(RestoringTrainer):
         # Those of a checkpoint would hold, whatever the arguments say now of when to log, evaluate and save.
         self.state.compute_steps(self.args, max_steps)
         self.note_run()
-        self._saved, self._resumed, position = None, args[0], None
+        self._saved, self._resumed, self._losses, position = None, args[0], None, None
         if self._resumed is not None:
             self.find_best(Path(self._resumed))
             position = self.position_in(Path(self._resumed))
         is_over = False
         if position is not None:
+            self._losses = position.get("losses")
             epoch, batches = position["epoch"], position["batches"]
             is_over = self.state.global_step >= max_steps or self.is_stopped()
             if position["ended"]:
@@ -312,11 +325,37 @@ class ResumingTrainer(RestoringTrainer):
 
     def _run_epoch(self, *, epoch: int, train_dataloader: DataLoader, **kwargs: Any) -> None:
         """As Trainer._run_epoch, which reads the first batches to leave them out, unless the stream is past them."""
+        self.restore_losses()
         self._rest = None
         if self._stream is not None and self._stream.start:
             train_dataloader.set_epoch(epoch)
             self._rest = iter(train_dataloader)
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
+
+    def restore_losses(self) -> None:
+        """Go on with the sums of the losses, which Trainer._inner_training_loop sets to zero."""
+        if self._losses is None or self._losses["logged"] is None:
+            return
+        self._total_loss_scalar, self._globalstep_last_logged = self._losses["total"], self._losses["logged"]
+        self._tr_loss = self._losses["pending"].to(self.args.device)
+        # Once: the next epoch goes on by itself.
+        self._losses["logged"] = None
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As Trainer.log; train_loss is the mean over all steps of the run.
+
+        Replaces `train_loss = self._total_loss_scalar / max(num_steps_trained, 0.001)`, of the steps since the run was
+        resumed. Where those before are not known, as of another version's checkpoint, it stays so, and of no step
+        there is none.
+        """
+        if "train_loss" in logs and self._losses is not None:
+            if self._losses["logged"] is not None:  # No step was left.
+                self.restore_losses()
+                self._total_loss_scalar += self._tr_loss.item()
+            logs["train_loss"] = self._total_loss_scalar / self.state.global_step
+        elif not self.position.trained:
+            logs.pop("train_loss", None)
+        super().log(logs, *args, **kwargs)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], *args: Any) -> tuple:
         """As Trainer.get_batch_samples, from the rest of the stream in place of all of it.

@@ -279,9 +279,6 @@ class BlendTrainer(ResumingTrainer):
         if "loss" in logs:
             logs.update(self.pace.speed(self.state))
             start_time = None
-        if not self.position.trained:
-            # A run that was resumed after its last step: a mean over no step is no figure.
-            logs.pop("train_loss", None)
         super().log(logs, start_time)
 
     def _set_signature_columns_if_needed(self) -> None:
