@@ -41,7 +41,7 @@ from seqblend.training.metrics import greater_is_better
 from seqblend.training.models import set_model_max_length
 from seqblend.training.progress import Progress
 from seqblend.training.tokenization import train_tokenizer
-from seqblend.training.trainer import BlendTrainer
+from seqblend.training.trainer import BlendTrainer, check_device
 from seqblend.training.weights import balanced, weights_given
 
 # --- Class weights ---
@@ -399,3 +399,11 @@ def test_a_tokenizer_cuts_where_its_model_has_read_to(given, before, reach, expe
     tokenizer.model_max_length = before
     set_model_max_length(tokenizer, ModelArguments(**given), reach, 64)
     assert tokenizer.model_max_length == expected
+
+
+def test_processes_that_would_each_train_alone_are_refused(tmp_path, monkeypatch):
+    """torchrun without a GPU and without --use_cpu: both wrote into one directory."""
+    args = BlendTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="use_cpu: 2 processes were started, and without a GPU each would train by"):
+        check_device(args)

@@ -1,6 +1,7 @@
 """transformers' Trainer, changed only where its behaviour is wrong."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -63,9 +64,15 @@ def completed(args: TrainingArguments | None) -> TrainingArguments:
 
 
 def check_device(args: TrainingArguments) -> None:
-    """Raises InputError for a precision that the device of the run does not compute in, and would be left out."""
+    """Raises InputError for what the device of the run does not do, and would be left out: precisions, processes."""
     if args.device.type != "cpu":
         return
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if started > 1 and args.world_size == 1:
+        raise InputError(
+            f"use_cpu: {started} processes were started, and without a GPU each would train by itself; "
+            "--use_cpu true lets them train together"
+        )
     if getattr(args, "mixed_precision", None) == "fp16" or args.fp16:
         raise InputError("fp16: needs a GPU, and this run is on the CPU, which computes in bf16 at the least")
     if args.tf32:
