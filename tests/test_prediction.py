@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import unicodedata
 
 import pytest
@@ -139,6 +140,15 @@ def test_a_model_answers_as_it_did_when_it_was_trained(task, overflow, tmp_path,
     for row, answer, expected in zip(rows, answers, predictions(tmp_path / "out"), strict=True):
         assert_same([answer[key] for key in expected if key != "reference"], [*expected.values()][:-1])
         assert task != TAG or (len(answer["prediction"]) == len(row["tokens"]) and None not in answer["scores"])
+
+
+def test_class_weights_stay_with_a_model_that_is_asked(model_of, tmp_path, caplog):
+    """Every prediction said that they were dropped, as if the model were trained on with other labels."""
+    weighted = shutil.copytree(model_of(CLASSIFY), tmp_path / "weighted")
+    config = json.loads((weighted / "config.json").read_text())
+    (weighted / "config.json").write_text(json.dumps({**config, "class_weights": [1.0, 2.0, 3.0]}))
+    predict(weighted, write(tmp_path / "rows.jsonl", rows_of(CLASSIFY)), tmp_path / "a.jsonl")
+    assert "class_weights" not in caplog.text
 
 
 def test_pairs_and_several_labels_are_read(model_of, tmp_path):

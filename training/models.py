@@ -227,7 +227,9 @@ def load_model(
     relabelled = own not in (None, labels)
     if relabelled and not training:
         raise InputError(f"model_name_or_path: {path} has a head for other labels, and nothing is trained")
-    if config.class_weights and "class_weights" not in settings and settings.get("id2label") != config.id2label:
+    # A model that is only asked keeps its labels.
+    kept = settings.get("id2label", None if training else config.id2label)
+    if config.class_weights and "class_weights" not in settings and kept != config.id2label:
         logger.warning("Of %s, is dropped: class_weights, which are of other labels", path)
         settings = {"class_weights": None, **settings}
     changes = {**settings, **overrides_of(arguments, type(config))}
