@@ -1,0 +1,117 @@
+"""Texts far too long for one sequence: what cannot be a part of it is cut off before the text is tokenized.
+
+A tokenizer takes 330 bytes for a byte of text, and time for all of it, whatever is kept. So a beginning is tokenized
+first, or an end, and taken for the text where that makes no difference to the tokens that are kept:
+
+- It is cut at white space, where words end. What a text is beyond that can change how the words next to the cut are
+  taken, as of an added token with a space in it, but none farther off than SLACK of them.
+- The tokens needed are all in words farther off. If they are not, as where a tokenizer drops white space, the part is
+  made four times as long, and in the end it is the whole text.
+
+A tokenizer that takes a text for one word, or that is none of the fast ones, is given whole texts.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+# So many characters a token are tried first, and only in texts of LONG times as many.
+CHARACTERS, LONG, GROWTH = 8, 2, 4
+# Words whose tokens may differ because of what is cut off.
+SLACK = 8
+WHITE_SPACE = " \n\t\r"
+
+
+class Part(NamedTuple):
+    """A text, or a part of one that does in its place.
+
+    Args:
+        text: it.
+        size: how many tokens it has; as far as that is known, 0 where nobody has looked.
+        shortened: whether it is a part.
+    """
+
+    text: str
+    size: int = 0
+    shortened: bool = False
+
+
+def shorten(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], needed: int, **kwargs: Any
+) -> tuple[list[str], list[bool]]:
+    """Texts of which the first tokens, or the last if the tokenizer cuts at the left, are those of the given ones.
+
+    Args:
+        tokenizer: reads them.
+        texts: any.
+        needed: how many tokens; a text that may have fewer stays whole.
+        kwargs: of the call that is to come.
+
+    Returns:
+        The texts, and whether each is only a part.
+    """
+    parts = [part_of(tokenizer, text, needed, **kwargs) for text in texts]
+    return [part.text for part in parts], [part.shortened for part in parts]
+
+
+def shorten_pairs(
+    tokenizer: PreTrainedTokenizerBase, firsts: Sequence[str], seconds: Sequence[str], needed: int
+) -> tuple[list[str], list[str], list[bool]]:
+    """As shorten, of texts that share one sequence: the one of more tokens is cut to the length of the other first.
+
+    So it stays the one of more tokens. Where both are cut, that is the one of more characters: if an odd number of
+    tokens is kept, it may thus get one that would be the other's.
+    """
+    one, other, shortened = list(firsts), list(seconds), []
+    for row, pair in enumerate(zip(firsts, seconds, strict=True)):
+        short, long = sorted(pair, key=len)
+        if not is_long(long, needed):
+            shortened.append(False)
+            continue
+        least = part_of(tokenizer, short, needed)
+        size = least.size if least.shortened else len(words_of(tokenizer, short))
+        most = part_of(tokenizer, long, max(needed, size + 1))
+        parts = (least, most) if short is pair[0] else (most, least)
+        one[row], other[row] = (part.text for part in parts)
+        shortened.append(most.shortened or least.shortened)
+    return one, other, shortened
+
+
+def is_long(text: str, needed: int) -> bool:
+    """Whether it has so many characters that it is worth a look."""
+    return len(text) > LONG * CHARACTERS * needed
+
+
+def part_of(tokenizer: PreTrainedTokenizerBase, text: str, needed: int, **kwargs: Any) -> Part:
+    """The shortest part tried that does for so many tokens, or the text."""
+    if not is_long(text, needed) or not tokenizer.is_fast or tokenizer.backend_tokenizer.pre_tokenizer is None:
+        return Part(text)
+    at_left, size = tokenizer.truncation_side == "left", CHARACTERS * needed
+    while size * LONG < len(text):
+        part = end_of(text, size) if at_left else beginning_of(text, size)
+        words = words_of(tokenizer, part, **kwargs)
+        if len(words) > needed:
+            sure = [word >= words[0] + SLACK if at_left else word <= words[-1] - SLACK for word in words]
+            if sum(sure) > needed:
+                return Part(part, len(words), shortened=True)
+        size *= GROWTH
+    return Part(text)
+
+
+def beginning_of(text: str, size: int) -> str:
+    """At most so many characters, up to the last white space in the latter half of them; nothing if there is none."""
+    return text[: max(0, *(text.rfind(space, size // 2, size) for space in WHITE_SPACE))]
+
+
+def end_of(text: str, size: int) -> str:
+    """At most so many characters, from the first white space in the former half of them; nothing if there is none."""
+    start = len(text) - size
+    found = [at for space in WHITE_SPACE if (at := text.find(space, start, start + size // 2)) >= 0]
+    return text[min(found) :] if found else ""
+
+
+def words_of(tokenizer: PreTrainedTokenizerBase, text: str, **kwargs: Any) -> list[int]:
+    """For each token of a text, without special ones, the number of the word that it is of."""
+    given = {"verbose": False, **kwargs, "add_special_tokens": False}
+    return tokenizer(text, **given).word_ids()
