@@ -281,10 +281,11 @@ def _batches(source: Source, fields: list[Field], bar: tqdm) -> Iterator[pa.Reco
                 if has_column(row, column):
                     raise InputError(f"{where}: row {number}: has column {column!r}, which the first row has not")
         arrays = [convert_column(batch, field, where, count + 1, source.cells) for field in present]
-        table = pa.record_batch(arrays, schema=schema)
-        _check_lengths(table, where, count, next((field.hint for field in present if field.name == "tags"), ""))
-        yield table
-        count += len(batch)
+        # Several where a column has more than the 2 GiB that Arrow holds in one.
+        for table in pa.table(arrays, schema=schema).to_batches():
+            _check_lengths(table, where, count, next((field.hint for field in present if field.name == "tags"), ""))
+            yield table
+            count += len(table)
 
 
 def convert_column(rows: list[dict], field: Field, where: str, first_row: int, cells: Reading | None) -> pa.Array:
