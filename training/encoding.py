@@ -14,7 +14,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 from ..version import __version__
 from .corruption import Noise
 from .shortening import shorten, shorten_pairs
-from .storage import caching, key_of
+from .storage import key_of, mapped
 from .streams import RowStream
 from .windows import Overflow, check_overlap
 
@@ -109,17 +109,17 @@ def encode_rows(
             features = {**features, "document": [indices[row] for row in features["document"]]}
         return features
 
-    with caching():
-        encoded = rows.map(
-            encode,
-            batched=True,
-            with_indices=True,
-            remove_columns=rows.column_names,
-            num_proc=workers,
-            # Calling a tokenizer changes it, and with it the fingerprint that would be made of the function.
-            new_fingerprint=Hasher.hash([rows._fingerprint, function.__qualname__, settings.key, TOLD]),
-            desc=f"Tokenizing {split}",
-        )
+    encoded = mapped(
+        rows,
+        encode,
+        # Calling a tokenizer changes it, and with it the fingerprint that would be made of the function.
+        Hasher.hash([rows._fingerprint, function.__qualname__, settings.key, TOLD]),
+        batched=True,
+        with_indices=True,
+        remove_columns=rows.column_names,
+        num_proc=workers,
+        desc=f"Tokenizing {split}",
+    )
     if "cut" not in encoded.column_names:
         return encoded
     overflow = Overflow()

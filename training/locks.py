@@ -42,18 +42,26 @@ def clear(path: Path) -> None:
             path.unlink()
 
 
-def lock(stream: IO[bytes]) -> bool:
-    """Lock an open file until it is closed. False if another process has it locked."""
+def lock(stream: IO[bytes], wait: bool = False) -> bool:
+    """Lock an open file until it is closed. False if another process has it locked, and this one does not wait."""
     if fcntl is None:
         return True
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError:
         # A file system without locks.
         return True
     return True
+
+
+def await_writer(stream: IO[bytes]) -> None:
+    """Wait until no other process has an open file locked; those that wait are not in each other's way."""
+    if fcntl is not None:
+        # Not in a file system without locks.
+        with contextlib.suppress(OSError):
+            fcntl.flock(stream, fcntl.LOCK_SH)
 
 
 def is_at(stream: IO[bytes], path: Path) -> bool:
