@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import dataclasses
 import gzip
-import json
 import logging
 import os
 import signal
@@ -28,7 +27,7 @@ from seqblend.training.checks import check_overflow
 from seqblend.training.columns import TASK_FIELDS, TEXT, Columns, Field, fields_of, has_column, present_fields
 from seqblend.training.data import convert_column
 from seqblend.training.encoding import Settings
-from seqblend.training.files import InputError, expand, one_of
+from seqblend.training.files import InputError, expand, json_line, one_line, one_of
 from seqblend.training.formats import FILE_TYPES, Reading
 from seqblend.training.locks import take
 from seqblend.training.models import check_reach, load_config, load_model, reach_of, reads_token_types
@@ -285,7 +284,7 @@ class Output:
         """Write one line an answer, and show how fast that goes. Raises OSError where that cannot be."""
         with self.named(), self.text(file) as stream:
             for answer in tqdm(answers, unit="rows", unit_scale=True, disable=None, file=sys.stderr):
-                stream.write(json.dumps(answer, ensure_ascii=False) + "\n")
+                stream.write(json_line(answer))
                 self.rows += 1
 
     def text(self, file: IO[bytes] | None) -> IO[str]:
@@ -306,7 +305,7 @@ class Output:
             raise OSError(f"output: {self} cannot be written ({error.strerror or error})") from error
 
     def __str__(self) -> str:
-        return self.path or "standard output"
+        return one_line(self.path or "standard output")
 
     def left(self) -> str:
         """What there is of it if the run ends now."""
@@ -350,8 +349,9 @@ def run(argv: list[str]) -> None:
         one_of("words", given.words, WORDS)
     check_output(given.output, given.overwrite_output)
     output = Output(given.output, given.overwrite_output)
+    name = STANDARD_INPUT if given.input == ["-"] else one_line(" ".join(given.input))
     with told_ends(output), output.held() as file:
-        sources, name = input_sources(given), STANDARD_INPUT if given.input == ["-"] else " ".join(given.input)
+        sources = input_sources(given)
         predictor = make_predictor(given)
         begin = time.monotonic()
         rows = input_rows(given, sources, predictor.task, predictor.settings.tokenizer)
@@ -386,7 +386,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def refuse(error: Exception, code: int) -> int:
     """Say in one line what is wrong."""
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    print("error:", one_line(" ".join(str(error).split())), file=sys.stderr)
     return code
 
 

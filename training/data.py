@@ -30,7 +30,7 @@ from datasets.utils import tqdm
 
 from ..version import __version__
 from .columns import STANDARD_COLUMNS, STEPS, Columns, Field, fields_of, has_column, present_fields, value_of
-from .files import InputError
+from .files import InputError, one_line
 from .formats import DEFAULT_READING, Reading
 from .labels import LABEL_COLUMNS, label_names
 from .named import BATCH_ROWS, named_sources
@@ -259,7 +259,8 @@ def _watched(source: Source, fields: list[Field], column: str | None) -> Iterato
     """One column of a source or all; if that takes long, a bar shows how fast rows come and how much time is left."""
     look = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
     count = 0
-    with tqdm(desc=f"Reading {source.name}", total=source.size, bar_format=look, delay=1, leave=False) as bar:
+    desc = f"Reading {one_line(source.name)}"
+    with tqdm(desc=desc, total=source.size, bar_format=look, delay=1, leave=False) as bar:
         for batch in _batches(source, fields, bar):
             yield batch if column is None else batch.select([column])
             count += len(batch)

@@ -5,6 +5,7 @@ import difflib
 import glob
 import gzip
 import io
+import json
 import re
 import zlib
 from collections import Counter
@@ -24,6 +25,7 @@ CHUNK_BYTES = 1 << 16
 # The most bytes of a row, or characters of a text: a packed file of 1 MB may hold a line of 1 GB. And the most of a
 # packed file that is read whole.
 LONGEST_ROW, LONGEST_FILE = 1 << 28, 1 << 32
+UNICODE_LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 # Of many names so many are listed, those nearest to a wrong one.
 NEAREST = 10
 
@@ -65,6 +67,16 @@ def describe(value: Any) -> str:
 def in_one_line(error: Exception) -> str:
     """What an error of a library says, and what kind it is."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def one_line(text: str) -> str:
+    """A name for a line of a message: what would break the line, or cannot be seen, is escaped as Python writes it."""
+    return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def json_line(value: Any) -> str:
+    """A value as one line of JSON, also for those who take U+0085, U+2028 and U+2029 for line ends."""
+    return json.dumps(value, ensure_ascii=False).translate(UNICODE_LINE_ENDS) + "\n"
 
 
 def why_not_loaded(error: Exception) -> str:

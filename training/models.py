@@ -26,7 +26,7 @@ from .. import FAMILIES
 from ..configuration.base import unknown
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from .arguments import DataArguments, ModelArguments, parse_pairs
-from .files import InputError, describe, in_one_line, why_not_loaded
+from .files import InputError, describe, in_one_line, one_line, why_not_loaded
 from .tasks import TASKS, Task
 from .tokenization import load_tokenizer
 
@@ -302,7 +302,7 @@ def relabel(model: PreTrainedModel, old: list[str], new: list[str], path: str) -
         "start anew": [label for label in new if label not in rows],
         "are dropped": [label for label in old if label not in rows.values()],
     }
-    parts = [f"{what}: {', '.join(labels)}" for what, labels in told.items() if labels]
+    parts = [f"{what}: {', '.join(map(one_line, labels))}" for what, labels in told.items() if labels]
     logger.warning("Of %s, labels %s", path, "; ".join(parts))
 
 
