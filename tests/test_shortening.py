@@ -24,15 +24,22 @@ PIECES.append(MANY := "b c a c b a c b ")
 text_strategy = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 
 
-def like(pre_tokenizer, normalizer=None):
-    """A tokenizer as other models have them, with a token of many words."""
+def like(pre_tokenizer, normalizer=None, trained=None):
+    """A tokenizer as other models have them, with a token of many words.
+
+    Args:
+        pre_tokenizer: what divides texts into words.
+        normalizer: what comes before.
+        trained: what divided the texts of its training.
+    """
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.pre_tokenizer = trained or pre_tokenizer
     if normalizer is not None:
         tokenizer.normalizer = normalizer
     special = ["[UNK]", "[PAD]", "[SEP]"]
     trainer = trainers.BpeTrainer(vocab_size=80, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator(["abc cab abc, cab. 1234567 bab"] * 3, trainer)
+    tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.add_special_tokens([AddedToken("[MASK]", lstrip=True), MANY.strip()])
     names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "eos_token": "[SEP]", "mask_token": "[MASK]"}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
@@ -44,7 +51,8 @@ OTHERS = {
     "gpt2": like(pre_tokenizers.ByteLevel(add_prefix_space=True)),
     "bert": like(pre_tokenizers.BertPreTokenizer(), normalizers.BertNormalizer()),
     "t5": like(pre_tokenizers.Metaspace(), normalizers.Sequence([normalizers.NFKC(), normalizers.Strip()])),
-    "llama": like(pre_tokenizers.Metaspace(split=False)),
+    "llama": like(pre_tokenizers.Metaspace(split=False), trained=pre_tokenizers.Metaspace()),
+    "many words in a token": like(pre_tokenizers.Metaspace(split=False)),
     "threes": like(pre_tokenizers.Split(THREES, "isolated")),
     "threes from the right": like(pre_tokenizers.Split(FROM_RIGHT, "isolated")),
 }
@@ -136,3 +144,9 @@ def test_ordinary_texts_are_looked_at_once(monkeypatch):
     text = "abc " * (2 * CHARACTERS * 9 // 4)
     assert part_of(TOKENIZERS["char"], text, 9).text is text
     assert encoding.tokenize(settings_for(length=9), [text])["shortened"] == [False] and SLACK
+
+
+@pytest.mark.parametrize("kind, shortened", [("llama", True), ("many words in a token", False)])
+def test_a_tokenizer_that_takes_a_text_for_one_word_may_know_where_tokens_begin(kind, shortened):
+    """Else nobody can tell how far a cut changes its tokens, and the text stays whole."""
+    assert part_of(EVERY[kind], "abc, cab. bab " * 100, 5).shortened == shortened

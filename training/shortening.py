@@ -8,12 +8,16 @@ first, or an end, and taken for the text where that makes no difference to the t
 - The tokens needed are all in words farther off. If they are not, as where a tokenizer drops white space, the part is
   made four times as long, and in the end it is the whole text.
 
-A tokenizer that takes a text for one word, or that is none of the fast ones, is given whole texts.
+A tokenizer may take a text for one word, as Llama's and Gemma's do. Where a space can only begin a token, its words are
+from space to space. Any other such tokenizer, and one that is none of the fast ones, is given whole texts.
 """
 
+import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from tokenizers.pre_tokenizers import Metaspace
 from transformers import PreTrainedTokenizerBase
 
 # So many characters a token are tried first, and only in texts of LONG times as many.
@@ -21,6 +25,8 @@ CHARACTERS, LONG, GROWTH = 8, 2, 4
 # Words whose tokens may differ because of what is cut off.
 SLACK = 8
 WHITE_SPACE = " \n\t\r"
+# SentencePiece's space.
+SPACE = "▁"
 
 
 class Part(NamedTuple):
@@ -85,11 +91,12 @@ def is_long(text: str, needed: int) -> bool:
 
 def part_of(tokenizer: PreTrainedTokenizerBase, text: str, needed: int, **kwargs: Any) -> Part:
     """The shortest part tried that does for so many tokens, or the text."""
-    if not is_long(text, needed) or not tokenizer.is_fast or tokenizer.backend_tokenizer.pre_tokenizer is None:
+    if not is_long(text, needed) or not tokenizer.is_fast:
         return Part(text)
     at_left, size = tokenizer.truncation_side == "left", CHARACTERS * needed
+    spaces = " " if is_unsplit(tokenizer) else WHITE_SPACE
     while size * LONG < len(text):
-        part = end_of(text, size) if at_left else beginning_of(text, size)
+        part = end_of(text, size, spaces) if at_left else beginning_of(text, size, spaces)
         words = words_of(tokenizer, part, **kwargs)
         if len(words) > needed:
             sure = [word >= words[0] + SLACK if at_left else word <= words[-1] - SLACK for word in words]
@@ -99,19 +106,34 @@ def part_of(tokenizer: PreTrainedTokenizerBase, text: str, needed: int, **kwargs
     return Part(text)
 
 
-def beginning_of(text: str, size: int) -> str:
-    """At most so many characters, up to the last white space in the latter half of them; nothing if there is none."""
-    return text[: max(0, *(text.rfind(space, size // 2, size) for space in WHITE_SPACE))]
+def beginning_of(text: str, size: int, spaces: str) -> str:
+    """At most so many characters, up to the last space in the latter half of them; nothing if there is none."""
+    return text[: max(0, *(text.rfind(space, size // 2, size) for space in spaces))]
 
 
-def end_of(text: str, size: int) -> str:
-    """At most so many characters, from the first white space in the former half of them; nothing if there is none."""
+def end_of(text: str, size: int, spaces: str) -> str:
+    """At most so many characters, from the first space in the former half of them; nothing if there is none."""
     start = len(text) - size
-    found = [at for space in WHITE_SPACE if (at := text.find(space, start, start + size // 2)) >= 0]
+    found = [at for space in spaces if (at := text.find(space, start, start + size // 2)) >= 0]
     return text[min(found) :] if found else ""
 
 
 def words_of(tokenizer: PreTrainedTokenizerBase, text: str, **kwargs: Any) -> list[int]:
     """For each token of a text, without special ones, the number of the word that it is of."""
     given = {"verbose": False, **kwargs, "add_special_tokens": False}
-    return tokenizer(text, **given).word_ids()
+    encoding = tokenizer(text, **given)
+    if is_unsplit(tokenizer) and begins_with_spaces(tokenizer):
+        return list(itertools.accumulate(token.startswith(SPACE) for token in encoding.tokens()))
+    return encoding.word_ids()
+
+
+def is_unsplit(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer takes a text for one word."""
+    splitter = tokenizer.backend_tokenizer.pre_tokenizer
+    return splitter is None or (isinstance(splitter, Metaspace) and not splitter.split)
+
+
+@functools.lru_cache(maxsize=4)
+def begins_with_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether no token has a space behind another character: so the tokens before a space are what they are."""
+    return not any(SPACE in token.lstrip(SPACE) for token in tokenizer.backend_tokenizer.get_vocab(False))
