@@ -150,3 +150,40 @@ def test_ordinary_texts_are_looked_at_once(monkeypatch):
 def test_a_tokenizer_that_takes_a_text_for_one_word_may_know_where_tokens_begin(kind, shortened):
     """Else nobody can tell how far a cut changes its tokens, and the text stays whole."""
     assert part_of(EVERY[kind], "abc, cab. bab " * 100, 5).shortened == shortened
+
+
+@every_tokenizer
+def test_a_text_in_pieces_has_the_tokens_of_the_whole(kind, monkeypatch):
+    tokenizer, joined, join = EVERY[kind], [], shortening.joined_pieces
+
+    def watched(*args):
+        joined.append(join(*args))
+        return joined[-1]
+
+    monkeypatch.setattr(shortening, "PIECE", 400)
+    monkeypatch.setattr(shortening, "OVERLAP", 250)
+    monkeypatch.setattr(shortening, "joined_pieces", watched)
+    generator = random.Random(0)
+    texts = ["".join(generator.choices(PIECES, k=1200)) for _ in range(20)] + ["abc", ""]
+    texts += ["1" * 3000, " " * 3000, "12 " * 900, MANY * 90, "abc\n" * 700 + " abc"]
+    plain = {"add_special_tokens": False, "verbose": False}
+    assert shortening.ids_of(tokenizer, texts) == [tokenizer(text, **plain)["input_ids"] for text in texts]
+    assert len([ids for ids in joined if ids]) >= 10 or kind in ("llama", "many words in a token")
+
+
+def test_documents_are_read_in_pieces(monkeypatch):
+    """One of 20 MB took gigabytes."""
+    sizes, starts_of = [], shortening.word_starts
+
+    def watched(tokenizer, encoding):
+        sizes.append(len(encoding["input_ids"]))
+        return starts_of(tokenizer, encoding)
+
+    monkeypatch.setattr(shortening, "PIECE", 1000)
+    monkeypatch.setattr(shortening, "OVERLAP", 200)
+    monkeypatch.setattr(shortening, "word_starts", watched)
+    text = "abc cab " * 1000
+    encoded = encode("causal-lm", [{"text": text}], settings_for(TOKENIZERS["wordpiece"], length=9))
+    assert len(sizes) > 7 and max(sizes) <= 2000
+    expected = TOKENIZERS["wordpiece"](text, add_special_tokens=False, verbose=False)["input_ids"]
+    assert [token for row in encoded["input_ids"] for token in row][:-1] == expected

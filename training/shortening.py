@@ -8,8 +8,10 @@ first, or an end, and taken for the text where that makes no difference to the t
 - The tokens needed are all in words farther off. If they are not, as where a tokenizer drops white space, the part is
   made four times as long, and in the end it is the whole text.
 
-A tokenizer may take a text for one word, as Llama's and Gemma's do. Where a space can only begin a token, its words are
-from space to space. Any other such tokenizer, and one that is none of the fast ones, is given whole texts.
+A tokenizer may take a text for one word, as Llama's and Gemma's do. Where a space can only begin a token, its words
+are from space to space. Any other such tokenizer, and one that is none of the fast ones, is given whole texts.
+
+By the same rule a text that is needed whole is tokenized in pieces.
 """
 
 import functools
@@ -18,13 +20,16 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tokenizers.pre_tokenizers import Metaspace
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 # So many characters a token are tried first, and only in texts of LONG times as many.
 CHARACTERS, LONG, GROWTH = 8, 2, 4
 # Words whose tokens may differ because of what is cut off.
 SLACK = 8
+# Characters of a piece, and how many of them the next one has too; the two are joined where both have a word.
+PIECE, OVERLAP = 2**17, 2**12
 WHITE_SPACE = " \n\t\r"
+PLAIN = {"add_special_tokens": False, "verbose": False}
 # SentencePiece's space.
 SPACE = "▁"
 
@@ -84,6 +89,57 @@ def shorten_pairs(
     return one, other, shortened
 
 
+def ids_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """The tokens of texts, without special ones; a long text is read in pieces, which take less memory."""
+    long = [row for row, text in enumerate(texts) if len(text) > LONG * PIECE]
+    short = ["" if row in long else text for row, text in enumerate(texts)]
+    ids = tokenizer(short, **PLAIN)["input_ids"]
+    for row in long:
+        joined = joined_pieces(tokenizer, texts[row]) if tokenizer.is_fast else None
+        ids[row] = tokenizer(texts[row], **PLAIN)["input_ids"] if joined is None else joined
+    return ids
+
+
+def joined_pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int] | None:
+    """The tokens of a text, piece by piece; None where two have no word in common that is far from their ends."""
+    spaces, start = " " if is_unsplit(tokenizer) else WHITE_SPACE, 0
+    # Those that are sure, and those of the last piece from there on, with the words that they could be cut at.
+    ids: list[int] = []
+    last: list[int] = []
+    ends: dict[int, int] = {}
+    while True:
+        part = text[start : start + LONG * PIECE]
+        is_last = start + len(part) == len(text)
+        part = part if is_last else beginning_of(part, PIECE, spaces)
+        shared = end_of(part, OVERLAP, spaces)
+        if not (is_last or shared):
+            return None
+        encoding = tokenizer(part, **PLAIN)
+        starts = word_starts(tokenizer, encoding)
+        places = [start + place for place, (_, word) in starts.items() if word >= SLACK]
+        joint = next((place for place in places if place in ends), None)
+        begin = 0 if start == 0 else None if joint is None else starts[joint - start][0]
+        if begin is None:
+            return None
+        ids += last[: ends.get(joint, 0)]
+        last = encoding["input_ids"][begin:]
+        if is_last:
+            return ids + last
+        most = max((word for _, word in starts.values()), default=0) - SLACK
+        ends = {start + place: token - begin for place, (token, word) in starts.items() if word <= most}
+        start += len(part) - len(shared)
+
+
+def word_starts(tokenizer: PreTrainedTokenizerBase, encoding: BatchEncoding) -> dict[int, tuple[int, int]]:
+    """For each place where a word begins, the number of its first token, and its own; of several the first."""
+    starts: dict[int, tuple[int, int]] = {}
+    words, offsets = words_in(tokenizer, encoding), encoding.encodings[0].offsets
+    for token, (before, word) in enumerate(itertools.pairwise([None, *words])):
+        if word != before:
+            starts.setdefault(offsets[token][0], (token, word - words[0]))
+    return starts
+
+
 def is_long(text: str, needed: int) -> bool:
     """Whether it has so many characters that it is worth a look."""
     return len(text) > LONG * CHARACTERS * needed
@@ -120,8 +176,11 @@ def end_of(text: str, size: int, spaces: str) -> str:
 
 def words_of(tokenizer: PreTrainedTokenizerBase, text: str, **kwargs: Any) -> list[int]:
     """For each token of a text, without special ones, the number of the word that it is of."""
-    given = {"verbose": False, **kwargs, "add_special_tokens": False}
-    encoding = tokenizer(text, **given)
+    return words_in(tokenizer, tokenizer(text, **{**kwargs, **PLAIN}))
+
+
+def words_in(tokenizer: PreTrainedTokenizerBase, encoding: BatchEncoding) -> list[int]:
+    """As words_of, of what the tokenizer made of a text."""
     if is_unsplit(tokenizer) and begins_with_spaces(tokenizer):
         return list(itertools.accumulate(token.startswith(SPACE) for token in encoding.tokens()))
     return encoding.word_ids()
