@@ -114,7 +114,7 @@ def test_the_same_words_are_kept(kind, monkeypatch):
 
 @pytest.mark.parametrize("task", ["sequence-classification", "seq2seq-lm", "masked-lm", "denoising"])
 def test_a_long_text_is_not_tokenized_whole(task, monkeypatch, caplog):
-    """20 MB took 6.9 GiB. How many tokens were cut off is then known in part, and said so."""
+    """20 MB took gigabytes. How many tokens were cut off is then known in part, and said so."""
     read = []
 
     class Watched(PreTrainedTokenizerFast):

@@ -1,7 +1,7 @@
 """Texts far too long for one sequence: what cannot be a part of it is cut off before the text is tokenized.
 
-A tokenizer takes 330 bytes for a byte of text, and time for all of it, whatever is kept. So a beginning is tokenized
-first, or an end, and taken for the text where that makes no difference to the tokens that are kept:
+A tokenizer takes hundreds of bytes for a byte of text, and time for all of it, whatever is kept. So a beginning is
+tokenized first, or an end, and taken for the text where that makes no difference to the tokens that are kept:
 
 - It is cut at white space, where words end. What a text is beyond that can change how the words next to the cut are
   taken, as of an added token with a space in it, but none farther off than SLACK of them.
