@@ -13,6 +13,7 @@ from seqblend.training.columns import column_names
 from seqblend.training.data import load_data, read_file
 from seqblend.training.files import InputError, Lines, read_whole
 from seqblend.training.formats import Reading
+from seqblend.training.weights import weights_given
 
 DEEP, DIGITS = "[" * 10**5, "9" * 5000
 PACKINGS = {"": bytes, ".gz": gzip.compress, ".zst": lambda data: pa.compress(data, "zstd", asbytes=True)}
@@ -156,6 +157,19 @@ def test_a_number_whose_square_is_no_float32_is_refused(name, content, number, t
     path = write_plain(tmp_path / name, content.replace("NUMBER", number))
     words = [f"{name}: row 1", "'label'", "finite number, of at most 1.8e+19"]
     assert_refused(words, read_file, path, CLASSIFY, problem_type="regression")
+
+
+def test_a_data_set_by_name_is_read_by_the_same_rules(tmp_path):
+    write_plain(tmp_path / "train.jsonl", '{"text": "t", "label": 1}\n{"text": "t", "label": 1e39}\n')
+    words = ["split train: row 2", "'label'", "finite number"]
+    assert_refused(words, load_data, CLASSIFY, dataset_name=str(tmp_path), problem_type="regression")
+
+
+@pytest.mark.parametrize("value", ["1_0", "１０", "nan", "infinity", "1e999", 10**400])
+def test_what_only_python_takes_for_a_number_is_no_weight(value):
+    with pytest.raises(InputError, match="must be a number above 0"):
+        weights_given([value, 1], ["a", "b"])
+    assert weights_given(" 1.5,2e1", ["a", "b"]) == {"a": 1.5, "b": 20}
 
 
 def test_a_target_of_brackets_is_a_text(tmp_path):

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections import Counter
 from itertools import chain
 from typing import Any
@@ -10,6 +11,7 @@ import datasets
 from transformers import TrainingArguments
 
 from .arguments import DataArguments, parse_pairs
+from .columns import NUMBER
 from .data import LabelledData
 from .files import InputError, one_line
 from .labels import LABEL_COLUMNS
@@ -89,8 +91,10 @@ def weights_given(given: str | list | dict[str, Any], labels: list[str]) -> dict
 
 
 def is_weight(value: Any) -> bool:
-    """Whether it is a finite number above 0, or reads as one."""
+    """Whether it is a finite number above 0, or reads as one, as in a cell of a file."""
+    if isinstance(value, str) and not re.fullmatch(NUMBER, value.strip()):
+        return False
     try:
         return not isinstance(value, bool) and 0 < float(value) < math.inf
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return False
