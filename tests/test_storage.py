@@ -9,7 +9,7 @@ import datasets
 import pyarrow as pa
 import pytest
 
-from seqblend.training import sources
+from seqblend.training import locks, sources
 from seqblend.training.columns import Columns
 from seqblend.training.data import InputError, read_file
 from seqblend.training.encoding import Settings
@@ -185,6 +185,20 @@ def test_what_a_killed_process_left_is_cleared_and_what_is_written_stays(cache):
     assert part.exists()
     stored("third", batches(["c"]))
     assert not part.exists()
+
+
+def test_a_file_that_was_cleared_before_it_was_locked_is_made_again(tmp_path, monkeypatch):
+    path, real, cleared = tmp_path / "a.part", locks.lock, []
+
+    def late(stream, wait=False):
+        if not cleared:
+            cleared.append(path.unlink())
+        return real(stream, wait)
+
+    monkeypatch.setattr(locks, "lock", late)
+    with locks.take(path) as stream:
+        stream.write(b"whole")
+    assert cleared and path.read_bytes() == b"whole"
 
 
 def test_what_datasets_left_is_cleared_when_it_is_old(cache):

@@ -11,20 +11,21 @@ except ImportError:  # On Windows an open file cannot be deleted, and two may wr
     fcntl = None  # type: ignore[assignment]
 
 
-def take(path: Path) -> IO[bytes] | None:
+def take(path: Path, wait: bool = False) -> IO[bytes] | None:
     """Open a file to write it anew, and lock it until it is closed; None if another process has it.
 
     The kernel takes the lock away when the process ends, so that what a killed one left is taken over.
 
     Args:
         path: of a file that may be there.
+        wait: until no other process has it.
 
     Raises:
         OSError: it cannot be written.
     """
     while True:
         stream = path.open("ab")
-        if not lock(stream):
+        if not lock(stream, wait):
             stream.close()
             return None
         if is_at(stream, path):

@@ -111,7 +111,8 @@ def write(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
     # Of another name than what any other process writes, and with the rights that files have here.
     part = path.with_name(f"{uuid4().hex}.part")
     try:
-        with take(part) as stream:
+        # Another process may look for a moment whether it is abandoned.
+        with take(part, wait=True) as stream:
             first = next(batches)
             with pa.ipc.new_stream(stream, first.schema) as writer:
                 writer.write_batch(first)
