@@ -126,7 +126,8 @@ def joined_pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int] | 
         if is_last:
             return ids + last
         most = max((word for _, word in starts.values()), default=0) - SLACK
-        ends = {start + place: token - begin for place, (token, word) in starts.items() if word <= most}
+        sure = {place: token for place, (token, word) in starts.items() if word <= most and token >= begin}
+        ends = {start + place: token - begin for place, token in sure.items()}
         start += len(part) - len(shared)
 
 
