@@ -4,11 +4,11 @@ import argparse
 import contextlib
 import dataclasses
 import gzip
-import json
 import logging
 import os
 import signal
 import sys
+import threading
 import time
 import typing
 from collections.abc import Iterable, Iterator
@@ -27,8 +27,9 @@ from seqblend.training.checks import check_overflow
 from seqblend.training.columns import TASK_FIELDS, TEXT, Columns, Field, fields_of, has_column, present_fields
 from seqblend.training.data import convert_column
 from seqblend.training.encoding import Settings
-from seqblend.training.files import InputError, expand, one_of
+from seqblend.training.files import InputError, expand, json_line, one_line, one_of
 from seqblend.training.formats import FILE_TYPES, Reading
+from seqblend.training.locks import take
 from seqblend.training.models import check_reach, load_config, load_model, reach_of, reads_token_types
 from seqblend.training.prediction import ASKED, Predictor, Row, split_text
 from seqblend.training.sources import Source, check_reading, sources_of
@@ -40,8 +41,8 @@ logger = logging.getLogger(__name__)
 
 DESCRIPTION = "Ask a saved model about files or pipes of any size; answers are JSON, one object a line."
 STANDARD_INPUT = "standard input"
-# What a shell reports of a process that Ctrl-C ended.
-INTERRUPTED = 128 + signal.SIGINT
+# What a shell reports of a process that Ctrl-C ended, or SIGTERM.
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 COLUMNS = tuple(f"{name}_column" for name in ("text", "text_pair", "tokens", "source"))
 # Flags that mean what they mean in training.
 SHARED = (*COLUMNS, *Reading._fields, "max_length", "overflow", "overlap")
@@ -234,28 +235,105 @@ def check_output(path: str | None, overwrite: bool) -> None:
         raise InputError(f"output: there is no directory {Path(path).absolute().parent}")
 
 
+@dataclasses.dataclass
+class Output:
+    """Where answers go: a file, which gets its name when it is whole, or standard output.
+
+    Args:
+        path: of the file; None is standard output.
+        overwrite: whether a file that is there is replaced.
+        rows: how many answers were written.
+    """
+
+    path: str | None
+    overwrite: bool
+    rows: int = 0
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[IO[bytes] | None]:
+        """The file under the name that it has until it is whole, which ends in .part; no other process may write it.
+
+        Raises:
+            InputError: another process writes it, or it is not to be replaced.
+            OSError: it cannot be written.
+        """
+        if self.path is None:
+            yield None
+            return
+        part = Path(f"{self.path}.part")
+        with self.named():
+            file = take(part)
+        if file is None:
+            raise InputError(f"output: {self.path} is being written by another process, into {part}")
+        try:
+            # The other process may have ended just now.
+            check_output(self.path, self.overwrite)
+            yield file
+            with self.named():
+                file.flush()
+                part.replace(self.path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        finally:
+            # What is left in its buffer could not be written before.
+            with contextlib.suppress(OSError):
+                file.close()
+
+    def write(self, answers: Iterable[dict[str, Any]], file: IO[bytes] | None) -> None:
+        """Write one line an answer, and show how fast that goes. Raises OSError where that cannot be."""
+        with self.named(), self.text(file) as stream:
+            for answer in tqdm(answers, unit="rows", unit_scale=True, disable=None, file=sys.stderr):
+                stream.write(json_line(answer))
+                self.rows += 1
+
+    def text(self, file: IO[bytes] | None) -> IO[str]:
+        """What packs and encodes; to close it writes the rest, and does not close the file."""
+        if file is not None and self.path.endswith(".gz"):
+            return gzip.open(file, "wt", encoding="utf-8")
+        number = sys.stdout.fileno() if file is None else file.fileno()
+        return open(number, "w", encoding="utf-8", closefd=False)
+
+    @contextlib.contextmanager
+    def named(self) -> Iterator[None]:
+        """Inside, an OSError names the output; that of a reader who has enough stays as it is."""
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OSError(f"output: {self} cannot be written ({error.strerror or error})") from error
+
+    def __str__(self) -> str:
+        return one_line(self.path or "standard output")
+
+    def left(self) -> str:
+        """What there is of it if the run ends now."""
+        return f"{self.rows} rows were written to {self}" if self.path is None else f"nothing was kept of {self}"
+
+
+# --- The run ---
+
+
+def terminated(*_: Any) -> None:
+    """What SIGTERM does. Raises SystemExit, so that nothing half written is left."""
+    raise SystemExit(TERMINATED)
+
+
 @contextlib.contextmanager
-def opened(path: str | None) -> Iterator[IO[str]]:
-    """A file to write lines to, or standard output. A file gets its name when it is whole, until then it has .part."""
-    if path is None:
-        with open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False) as stream:
-            yield stream
-        return
-    part = Path(f"{path}.part")
+def told_ends(output: Output) -> Iterator[None]:
+    """Inside, SIGTERM, unless somebody else listens to it, and Ctrl-C end the run with a line on what was written."""
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, terminated)
     try:
-        open_text = gzip.open if path.endswith(".gz") else open
-        with open_text(part, "wt", encoding="utf-8") as stream:
-            yield stream
-        part.replace(path)
+        yield
+    except (KeyboardInterrupt, SystemExit) as end:
+        logger.warning("%s: %s", "Ctrl-C" if isinstance(end, KeyboardInterrupt) else "SIGTERM", output.left())
+        raise
     finally:
-        part.unlink(missing_ok=True)
-
-
-def write(answers: Iterable[dict[str, Any]], path: str | None) -> None:
-    """Write one line an answer, and show how fast that goes."""
-    with opened(path) as stream, tqdm(answers, unit="rows", unit_scale=True, disable=None, file=sys.stderr) as bar:
-        for answer in bar:
-            stream.write(json.dumps(answer, ensure_ascii=False) + "\n")
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def run(argv: list[str]) -> None:
@@ -263,16 +341,21 @@ def run(argv: list[str]) -> None:
 
     Raises:
         InputError: something that was said or given is wrong; the message names it.
+        OSError: the answers cannot be written; the message names the output.
+        SystemExit: SIGTERM came; the code is TERMINATED.
     """
     given = parse(argv)
     if given.words is not None:
         one_of("words", given.words, WORDS)
     check_output(given.output, given.overwrite_output)
-    sources, name = input_sources(given), STANDARD_INPUT if given.input == ["-"] else " ".join(given.input)
-    predictor = make_predictor(given)
-    begin = time.monotonic()
-    rows = input_rows(given, sources, predictor.task, predictor.settings.tokenizer)
-    write(predictor.answers(rows), given.output)
+    output = Output(given.output, given.overwrite_output)
+    name = STANDARD_INPUT if given.input == ["-"] else one_line(" ".join(given.input))
+    with told_ends(output), output.held() as file:
+        sources = input_sources(given)
+        predictor = make_predictor(given)
+        begin = time.monotonic()
+        rows = input_rows(given, sources, predictor.task, predictor.settings.tokenizer)
+        output.write(predictor.answers(rows), file)
     seconds, overflow = time.monotonic() - begin, predictor.overflow
     if overflow.long:
         logger.warning("%s: %s", name, overflow)
@@ -283,7 +366,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit code: 0; 1 where the answers cannot be written; 2 where the input is wrong; 130 after Ctrl-C.
+        The exit code: 0; 1 where the answers cannot be written; 2 where the input is wrong; 130 after Ctrl-C. After
+        SIGTERM it is 143.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -302,7 +386,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def refuse(error: Exception, code: int) -> int:
     """Say in one line what is wrong."""
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    print("error:", one_line(" ".join(str(error).split())), file=sys.stderr)
     return code
 
 

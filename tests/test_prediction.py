@@ -1,12 +1,16 @@
 """seqblend-predict: the same answers whatever the batches, in the order of the rows, from a file or from a pipe."""
 
 import contextlib
+import errno
 import functools
 import gzip
 import itertools
 import json
 import os
 import re
+import resource
+import shutil
+import signal
 import unicodedata
 
 import pytest
@@ -22,6 +26,7 @@ from seqblend.predict import main
 from seqblend.train import main as train
 from seqblend.training import prediction
 from seqblend.training.encoding import Settings
+from seqblend.training.locks import take
 from seqblend.training.models import ARCHITECTURES, special_tokens
 from seqblend.training.prediction import entities, read_ahead, read_prompts, split_text
 from seqblend.training.tasks import TASKS
@@ -139,6 +144,15 @@ def test_a_model_answers_as_it_did_when_it_was_trained(task, overflow, tmp_path,
     for row, answer, expected in zip(rows, answers, predictions(tmp_path / "out"), strict=True):
         assert_same([answer[key] for key in expected if key != "reference"], [*expected.values()][:-1])
         assert task != TAG or (len(answer["prediction"]) == len(row["tokens"]) and None not in answer["scores"])
+
+
+def test_class_weights_stay_with_a_model_that_is_asked(model_of, tmp_path, caplog):
+    """Every prediction said that they were dropped, as if the model were trained on with other labels."""
+    weighted = shutil.copytree(model_of(CLASSIFY), tmp_path / "weighted")
+    config = json.loads((weighted / "config.json").read_text())
+    (weighted / "config.json").write_text(json.dumps({**config, "class_weights": [1.0, 2.0, 3.0]}))
+    predict(weighted, write(tmp_path / "rows.jsonl", rows_of(CLASSIFY)), tmp_path / "a.jsonl")
+    assert "class_weights" not in caplog.text
 
 
 def test_pairs_and_several_labels_are_read(model_of, tmp_path):
@@ -321,10 +335,36 @@ def test_a_full_disk_is_told_in_one_line(model_of, tmp_path, monkeypatch, capsys
     with open("/dev/full", "w") as full:
         monkeypatch.setattr("sys.stdout", full)
         assert main(command) == 1
-    assert capsys.readouterr().err.splitlines()[-1] == "error: [Errno 28] No space left on device"
+    expected = "error: output: standard output cannot be written (No space left on device)"
+    assert capsys.readouterr().err.splitlines()[-1] == expected
 
 
-def test_an_interruption_leaves_no_half_of_a_file(model_of, tmp_path, monkeypatch):
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_file_that_cannot_be_written_is_named(suffix, model_of, tmp_path, capsys):
+    source, output = write(tmp_path / "rows.jsonl", rows_of(CLASSIFY)), tmp_path / f"a.jsonl{suffix}"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+    try:
+        assert main([str(model_of(CLASSIFY)), "--input", str(source), "--output", str(output)]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    expected = f"error: output: {output} cannot be written (File too large)"
+    assert capsys.readouterr().err.splitlines()[-1] == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_an_output_that_is_read_only_is_named_before_the_model_is_loaded(tmp_path, monkeypatch, capsys):
+    source, output = write(tmp_path / "rows.jsonl", rows_of(CLASSIFY)), tmp_path / "a.jsonl"
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("seqblend.predict.take", refused)
+    assert main(["/no/model", "--input", str(source), "--output", str(output)]) == 1
+    assert capsys.readouterr().err == f"error: output: {output} cannot be written (Permission denied)\n"
+
+
+def test_an_interruption_leaves_no_half_of_a_file(model_of, tmp_path, monkeypatch, caplog):
     def interrupted(rows):
         raise KeyboardInterrupt
 
@@ -333,6 +373,67 @@ def test_an_interruption_leaves_no_half_of_a_file(model_of, tmp_path, monkeypatc
     command = [str(model_of(CLASSIFY)), "--input", str(source), "--output", str(tmp_path / "a.jsonl")]
     assert main(command) == 130
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+    assert caplog.messages[-1] == f"Ctrl-C: nothing was kept of {tmp_path / 'a.jsonl'}"
+
+
+@pytest.mark.parametrize("where", ["seqblend.predict.load_config", "seqblend.training.prediction.batches_of"])
+def test_sigterm_ends_with_a_word_and_leaves_no_half_of_a_file(where, model_of, tmp_path, monkeypatch, caplog):
+    """At the start, when the model is loaded, and in the course of the answers."""
+    monkeypatch.setattr(where, lambda *args: os.kill(os.getpid(), signal.SIGTERM))
+    source = write(tmp_path / "rows.jsonl", rows_of(CLASSIFY))
+    command = [str(model_of(CLASSIFY)), "--input", str(source), "--output", str(tmp_path / "a.jsonl")]
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert end.value.code == 143 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+    assert caplog.messages == [f"SIGTERM: nothing was kept of {tmp_path / 'a.jsonl'}"]
+
+
+def test_what_was_written_to_standard_output_before_it_ended_is_said(model_of, monkeypatch, caplog):
+    answered = prediction.Predictor.answer
+
+    def answer(self, rows):
+        if rows[0]["text"] == "c":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return answered(self, rows)
+
+    monkeypatch.setattr(prediction, "READ_AHEAD", 1)
+    monkeypatch.setattr(prediction.Predictor, "answer", answer)
+    with standard(monkeypatch, "stdin", b"a\nb\nc\nd\n"), standard(monkeypatch, "stdout") as out:
+        with pytest.raises(SystemExit):
+            main([str(model_of(CLASSIFY)), "--input", "-"])
+        assert [json.loads(line)["input"] for line in os.read(out, 10**6).splitlines()] == ["a", "b"]
+        os.close(out)
+    assert caplog.messages[-1] == "SIGTERM: 2 rows were written to standard output"
+
+
+def test_one_file_is_not_written_twice_at_a_time(model_of, tmp_path, capsys):
+    """The second one wrote into the file of the first, and both gave it its name."""
+    source, output = write(tmp_path / "rows.jsonl", rows_of(CLASSIFY)), tmp_path / "a.jsonl"
+    command = [str(model_of(CLASSIFY)), "--input", str(source), "--output", str(output), "--overwrite_output"]
+    with take(tmp_path / "a.jsonl.part") as first:
+        first.write(b"of the first")
+        first.flush()
+        assert main(command) == 2
+        expected = f"error: output: {output} is being written by another process, into {output}.part\n"
+        assert capsys.readouterr().err == expected
+        assert (tmp_path / "a.jsonl.part").read_bytes() == b"of the first"
+    # As after a run that was killed.
+    assert main(command) == 0
+    assert len(output.read_text(encoding="utf-8").splitlines()) == len(TEXTS)
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl", "a.jsonl"}
+
+
+def test_what_another_run_has_just_written_is_not_replaced(model_of, tmp_path, monkeypatch, capsys):
+    source, output = write(tmp_path / "rows.jsonl", rows_of(CLASSIFY)), tmp_path / "a.jsonl"
+
+    def late(path):
+        output.write_text("of the other")
+        return take(path)
+
+    monkeypatch.setattr("seqblend.predict.take", late)
+    assert main([str(model_of(CLASSIFY)), "--input", str(source), "--output", str(output)]) == 2
+    assert "is there already" in capsys.readouterr().err and output.read_text() == "of the other"
 
 
 def test_a_file_is_replaced_only_where_that_is_said_and_only_whole(model_of, tmp_path, capsys):

@@ -1,12 +1,15 @@
 """What was read once is found again by its content; and what could not be stored whole is not there."""
 
 import json
+import os
+import subprocess
+import sys
 
 import datasets
 import pyarrow as pa
 import pytest
 
-from seqblend.training import sources
+from seqblend.training import locks, sources
 from seqblend.training.columns import Columns
 from seqblend.training.data import InputError, read_file
 from seqblend.training.encoding import Settings
@@ -85,17 +88,127 @@ def test_a_cache_that_cannot_be_written_is_named_where_rows_are_encoded(tmp_path
         encode_split(TASKS["sequence-classification"], rows, settings, "train")
 
 
-@pytest.mark.parametrize("size", [0, 100, -100])
-def test_a_file_cut_short_is_told_by_its_directory(size, tmp_path, cache):
-    """What Arrow says of it names nothing, and was not always an error that the command prints in one line."""
+def flipped(data, place):
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+DAMAGES = {
+    "empty": lambda data: b"",
+    "cut at its beginning": lambda data: data[:100],
+    "cut at its end": lambda data: data[:-100],
+    "its seal cut": lambda data: data[:-1],
+    "a text": lambda data: flipped(data, data.index(b"two")),
+    "its schema": lambda data: flipped(data, 60),
+    "its seal": lambda data: flipped(data, -1 % len(data)),
+}
+every_damage = pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+
+
+def damage_file(path, damage):
+    """As another file, of which nobody has the old one open."""
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(damage(data))
+
+
+@every_damage
+def test_a_damaged_file_is_named_and_made_anew(damage, tmp_path, cache, caplog):
+    """Of a text with another letter in it nothing was said; the rest was the end of the run."""
     path = write(tmp_path / "a.jsonl", ROWS)
     read(path)
     (stored_file,) = cache.iterdir()
-    data = stored_file.read_bytes()
-    stored_file.unlink()
-    stored_file.write_bytes(data[:size])
-    with pytest.raises(InputError, match=f"{cache}: .* is damaged"):
-        read(path)
+    good = stored_file.read_bytes()
+    damage_file(stored_file, damage)
+    assert read(path).to_list() == ROWS and stored_file.read_bytes() == good
+    assert caplog.messages == [f"{stored_file} is damaged and is passed over: what it held is made anew"]
+    read(path)
+    assert len(caplog.messages) == 1
+
+
+def encode(rows, workers=None):
+    tokenizer = train_tokenizer(["one two"], "char", 50)
+    settings = Settings(tokenizer, ["a", "b"], None, 8, 8, 8, token_types=False, seed=0)
+    return encode_split(TASKS["sequence-classification"], rows, settings, "validation", workers)
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_a_damaged_file_of_encoded_rows_is_named_and_made_anew(workers, tmp_path, cache, caplog):
+    rows = read(write(tmp_path / "a.jsonl", ROWS))
+    before = set(cache.iterdir())
+    expected = encode(rows, workers).to_list()
+    made = sorted(set(cache.iterdir()) - before)
+    assert len(made) == (workers or 1)
+    for number, path in enumerate(made, 1):
+        damage_file(path, lambda data: flipped(data, len(data) - 100))
+        assert encode(rows, workers).to_list() == expected
+        assert caplog.messages[-1] == f"{path} is damaged and is passed over: what it held is made anew"
+        assert encode(rows, workers).to_list() == expected
+        assert len([line for line in caplog.messages if "damaged" in line]) == number
+
+
+def test_encoded_rows_are_found_again(tmp_path, monkeypatch):
+    rows = read(write(tmp_path / "a.jsonl", ROWS))
+    expected = encode(rows).to_list()
+    monkeypatch.setattr("seqblend.training.encoding.tokenize", None)
+    monkeypatch.setattr("seqblend.training.sequence_classification.tokenize", None)
+    assert encode(rows).to_list() == expected
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import datasets, pyarrow as pa
+from seqblend.training.storage import stored
+
+datasets.config.HF_DATASETS_CACHE = Path(sys.argv[1])
+
+def batches():
+    yield pa.record_batch({"text": ["a"]})
+    print("written", flush=True)
+    sys.stdin.read()
+
+stored("key", batches())
+"""
+
+
+def test_what_a_killed_process_left_is_cleared_and_what_is_written_stays(cache):
+    """Half written files stayed for ever."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(cache.parent)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout.readline() == "written\n"
+        (part,) = cache.glob("*.part")
+        stored("other", batches(["b"]))
+        assert part.exists()
+        process.kill()
+    assert part.exists()
+    stored("third", batches(["c"]))
+    assert not part.exists()
+
+
+def test_a_file_that_was_cleared_before_it_was_locked_is_made_again(tmp_path, monkeypatch):
+    path, real, cleared = tmp_path / "a.part", locks.lock, []
+
+    def late(stream, wait=False):
+        if not cleared:
+            cleared.append(path.unlink())
+        return real(stream, wait)
+
+    monkeypatch.setattr(locks, "lock", late)
+    with locks.take(path) as stream:
+        stream.write(b"whole")
+    assert cleared and path.read_bytes() == b"whole"
+
+
+def test_what_datasets_left_is_cleared_when_it_is_old(cache):
+    cache.mkdir(parents=True)
+    new, old = cache / "tmpnew", cache / "tmpold"
+    for path in (new, old):
+        path.write_bytes(b"")
+    os.utime(old, (0, 0))
+    stored("key", batches(["a"]))
+    assert new.exists() and not old.exists()
 
 
 def test_what_is_stored_has_the_rights_of_any_file(tmp_path, cache):

@@ -3,26 +3,30 @@
 import ast
 import contextlib
 import json
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
-from .files import InputError, describe, nearest_first, one_of
-from .formats import Reading
+from .files import LONGEST_ROW, InputError, describe, nearest_first, one_of
+from .formats import TOO_MANY_DIGITS, Reading
 
 # A number with a point, a decimal comma or an exponent. "inf" and "nan" are words.
-FRACTION = re.compile(r"[+-]?(\d+[.,]\d*|[.,]\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
+FRACTION = re.compile(r"[+-]?([0-9]+[.,][0-9]*|[.,][0-9]+|[0-9]+(?=[eE]))([eE][+-]?[0-9]+)?")
 NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+# The loss squares a number, in float32.
+LARGEST = float(np.sqrt(np.finfo(np.float32).max))
 COMMA_FOR_POINT = str.maketrans(".,", ",.")
 # A list, or what is meant as one: in brackets, these perhaps in quotes, or texts in a tuple, a set or an array.
 LIKE_LIST = re.compile(r"""\[.*\]|\(\s*['"].*['"]\s*,?\s*\)|\{\s*['"].*['"]\s*\}|array\(.*\)|"\[.*\]\"""", re.DOTALL)
 ITEM = r"""(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|""" + NUMBER + ")"
 # As Python prints a list, and NumPy an array.
 PRINTED_LIST = re.compile(rf"\[\s*{ITEM}(?:(?:\s*,\s*{ITEM})*|(?:\s+{ITEM})*)\s*\]")
+# Objects in objects of which a message names the columns.
+DEEPEST = 5
 # What separates labels in some file or other, beside what is part of a label.
 SEPARATOR = re.compile(r"(?<=\w)[,;|]|[,;|](?=\w)|(?<=\w)#(?=\w)")
 
@@ -82,6 +86,8 @@ class Field(NamedTuple):
 def _text(value: Any) -> str:
     if type(value) is not str:
         raise ValueError(f"must be a text, but is {describe(value)}")
+    if len(value) > LONGEST_ROW:
+        raise ValueError(f"has {len(value):,} characters, and the most that is read of one row is {LONGEST_ROW:,}")
     return value
 
 
@@ -166,8 +172,11 @@ def _numbers(value: Any) -> list[float]:
     for item in items:
         if isinstance(item, bool) or not isinstance(item, int | float):
             raise ValueError(f"must be a number for --problem_type regression, but is {describe(item)}")
-        if not math.isfinite(item):
-            raise ValueError(f"must be a finite number, but is {item}")
+        # "not" finds nan too.
+        if not abs(item) <= LARGEST:
+            raise ValueError(
+                f"must be a finite number, of at most {LARGEST:.1e} as it is squared, but is {str(item)[:40]}"
+            )
     if not items:
         raise ValueError("must be a number or a list of numbers, but is an empty list")
     return [float(item) for item in items]
@@ -198,11 +207,11 @@ def value_of(row: dict[str, Any], column: str) -> Any:
     return value_of(row[first], rest)
 
 
-def column_names(row: dict[str, Any], prefix: str = "") -> list[str]:
-    """The names by which `value_of` finds what is no object itself."""
+def column_names(row: dict[str, Any], prefix: str = "", depth: int = DEEPEST) -> list[str]:
+    """The names by which `value_of` finds what is no object itself, or stands in so many others."""
     names = []
     for name, value in row.items():
-        inside = column_names(value, f"{prefix}{name}.") if isinstance(value, dict) else []
+        inside = column_names(value, f"{prefix}{name}.", depth - 1) if isinstance(value, dict) and depth else []
         names += inside or [f"{prefix}{name}"]
     return names
 
@@ -238,7 +247,12 @@ def _printed(item: str) -> str | int | float:
     """A text in quotes, or a number."""
     if item[0] in "'\"":
         return ast.literal_eval(item)
-    return int(item) if item.lstrip("+-").isdigit() else float(item)
+    if not item.lstrip("+-").isdigit():
+        return float(item)
+    try:
+        return int(item)
+    except ValueError:
+        raise ValueError(TOO_MANY_DIGITS) from None
 
 
 def _cell_list(cell: str, separators: str = " ") -> tuple[list, bool]:

@@ -14,6 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from .files import InputError
 
 IGNORE = -100
+# How many characters of a text tell whether a tokenizer takes it for several words.
+LOOK = 10_000
 # T5's name for what stands where a span was.
 SENTINEL = "<extra_id_{}>"
 
@@ -102,8 +104,8 @@ def words_of(input_ids: list[int], word_ids: list[int | None] | None, special: s
 
 def knows_words(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> bool:
     """Whether the tokenizer takes any of the texts with a space in it for more than one word, or there is none."""
-    spaced = (text for text in texts if len(text.split()) > 1)
-    found = [len(set(tokenizer(text, add_special_tokens=False).word_ids())) > 1 for text in islice(spaced, 100)]
+    spaced = (part for text in texts if len((part := text[:LOOK]).split()) > 1)
+    found = [len(set(tokenizer(part, add_special_tokens=False).word_ids())) > 1 for part in islice(spaced, 100)]
     return any(found) or not found
 
 

@@ -30,7 +30,7 @@ from datasets.utils import tqdm
 
 from ..version import __version__
 from .columns import STANDARD_COLUMNS, STEPS, Columns, Field, fields_of, has_column, present_fields, value_of
-from .files import InputError
+from .files import InputError, one_line
 from .formats import DEFAULT_READING, Reading
 from .labels import LABEL_COLUMNS, label_names
 from .named import BATCH_ROWS, named_sources
@@ -259,7 +259,8 @@ def _watched(source: Source, fields: list[Field], column: str | None) -> Iterato
     """One column of a source or all; if that takes long, a bar shows how fast rows come and how much time is left."""
     look = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
     count = 0
-    with tqdm(desc=f"Reading {source.name}", total=source.size, bar_format=look, delay=1, leave=False) as bar:
+    desc = f"Reading {one_line(source.name)}"
+    with tqdm(desc=desc, total=source.size, bar_format=look, delay=1, leave=False) as bar:
         for batch in _batches(source, fields, bar):
             yield batch if column is None else batch.select([column])
             count += len(batch)
@@ -281,10 +282,11 @@ def _batches(source: Source, fields: list[Field], bar: tqdm) -> Iterator[pa.Reco
                 if has_column(row, column):
                     raise InputError(f"{where}: row {number}: has column {column!r}, which the first row has not")
         arrays = [convert_column(batch, field, where, count + 1, source.cells) for field in present]
-        table = pa.record_batch(arrays, schema=schema)
-        _check_lengths(table, where, count, next((field.hint for field in present if field.name == "tags"), ""))
-        yield table
-        count += len(batch)
+        # Several where a column has more than the 2 GiB that Arrow holds in one.
+        for table in pa.table(arrays, schema=schema).to_batches():
+            _check_lengths(table, where, count, next((field.hint for field in present if field.name == "tags"), ""))
+            yield table
+            count += len(table)
 
 
 def convert_column(rows: list[dict], field: Field, where: str, first_row: int, cells: Reading | None) -> pa.Array:

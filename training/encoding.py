@@ -13,7 +13,8 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from ..version import __version__
 from .corruption import Noise
-from .storage import caching, key_of
+from .shortening import shorten, shorten_pairs
+from .storage import key_of, mapped
 from .streams import RowStream
 from .windows import Overflow, check_overlap
 
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 Rows = dict[str, list]
 Encoder = Callable[[Rows], Rows]
 Answer = dict[str, Any]
+# What `tokenize` tells of sequences besides what the model reads.
+TOLD = ("document", "cut", "shortened")
 # Settings that change nothing of what is encoded.
 NOT_ENCODED = ("where", "bleu_tokenize")
 
@@ -106,25 +109,24 @@ def encode_rows(
             features = {**features, "document": [indices[row] for row in features["document"]]}
         return features
 
-    with caching():
-        encoded = rows.map(
-            encode,
-            batched=True,
-            with_indices=True,
-            remove_columns=rows.column_names,
-            num_proc=workers,
-            # Calling a tokenizer changes it, and with it the fingerprint that would be made of the function.
-            new_fingerprint=Hasher.hash([rows._fingerprint, function.__qualname__, settings.key]),
-            desc=f"Tokenizing {split}",
-        )
+    encoded = mapped(
+        rows,
+        encode,
+        # Calling a tokenizer changes it, and with it the fingerprint that would be made of the function.
+        Hasher.hash([rows._fingerprint, function.__qualname__, settings.key, TOLD]),
+        batched=True,
+        with_indices=True,
+        remove_columns=rows.column_names,
+        num_proc=workers,
+        desc=f"Tokenizing {split}",
+    )
     if "cut" not in encoded.column_names:
         return encoded
-    told = encoded.select_columns(["document", "cut"]).with_format("numpy")[:]
     overflow = Overflow()
-    overflow.add(told["document"], told["cut"])
+    overflow.add(**encoded.select_columns(TOLD).with_format("numpy")[:])
     if overflow.long:
         logger.warning("%s: %s", split, overflow)
-    return encoded.remove_columns(["cut"] if settings.windows else ["cut", "document"])
+    return encoded.remove_columns([name for name in TOLD if name != "document" or not settings.windows])
 
 
 def encode_blocks(rows: RowStream, split: str, function: Encoder) -> RowStream:
@@ -137,11 +139,11 @@ def encode_blocks(rows: RowStream, split: str, function: Encoder) -> RowStream:
         if "cut" not in features:
             return features
         blocks += 1
-        overflow.add(features["document"], features["cut"])
+        overflow.add(**{name: features[name] for name in TOLD})
         # After the first block, the second, the fourth, the eighth and so on.
         if overflow.long and blocks & (blocks - 1) == 0:
             logger.warning("%s, so far: %s", split, overflow)
-        return {name: column for name, column in features.items() if name not in ("document", "cut")}
+        return {name: column for name, column in features.items() if name not in TOLD}
 
     return rows.encoded(encode)
 
@@ -152,10 +154,17 @@ def tokenize(
     """Tokens with the special tokens that the tokenizer adds; where there would be none, the end token alone.
 
     Returns:
-        One sequence for each text, or for each window; `document`, the index of the text that it is of; and `cut`, the
-        number of tokens of the text that are in no sequence.
+        One sequence for each text, or for each window; `document`, the index of the text that it is of; `cut`, the
+        number of tokens of the text that are in no sequence; and `shortened`, whether they are more, as not all of the
+        text was tokenized.
     """
     max_length = max_length or settings.max_length
+    shortened = [False] * len(texts)
+    if not settings.windows and not kwargs.get("is_split_into_words"):
+        if pairs is None:
+            texts, shortened = shorten(settings.tokenizer, texts, max_length)
+        else:
+            texts, pairs, shortened = shorten_pairs(settings.tokenizer, texts, pairs, max_length)
     inputs = {"text": texts} if pairs is None else {"text": texts, "text_pair": pairs}
     windows = {}
     if settings.windows:
@@ -175,7 +184,7 @@ def tokenize(
     for row in (row for row, ids in enumerate(features["input_ids"]) if not ids):
         for name in features:
             features[name][row] = [end.get(name, 0)]
-    features.update(document=document, cut=cut)
+    features.update(document=document, cut=cut, shortened=[shortened[row] for row in document])
     return features
 
 

@@ -5,11 +5,13 @@ import difflib
 import glob
 import gzip
 import io
+import json
 import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +22,10 @@ from tqdm import tqdm
 BROKEN_PACKING = (EOFError, OSError, zlib.error)
 PACKED = {".gz": "gzip", ".zst": "zstd"}
 CHUNK_BYTES = 1 << 16
+# The most bytes of a row, or characters of a text: a packed file of 1 MB may hold a line of 1 GB. And the most of a
+# packed file that is read whole.
+LONGEST_ROW, LONGEST_FILE = 1 << 28, 1 << 32
+UNICODE_LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 # Of many names so many are listed, those nearest to a wrong one.
 NEAREST = 10
 
@@ -61,6 +67,16 @@ def describe(value: Any) -> str:
 def in_one_line(error: BaseException) -> str:
     """What an error of a library says, and what kind it is."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def one_line(text: str) -> str:
+    """A name for a line of a message: what would break the line, or cannot be seen, is escaped as Python writes it."""
+    return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def json_line(value: Any) -> str:
+    """A value as one line of JSON, also for those who take U+0085, U+2028 and U+2029 for line ends."""
+    return json.dumps(value, ensure_ascii=False).translate(UNICODE_LINE_ENDS) + "\n"
 
 
 def why_not_loaded(error: Exception) -> str:
@@ -174,6 +190,24 @@ def open_binary(path: str | Path, bar: tqdm | None = None) -> Iterator[IO[bytes]
             yield stream
 
 
+def read_whole(path: str | Path, stream: IO[bytes]) -> bytes:
+    """All bytes of a file. Raises InputError where it was packed and has more than LONGEST_FILE."""
+    if packing_of(path) is None:
+        return stream.read()
+    parts, size = [], 0
+    while part := stream.read(CHUNK_BYTES):
+        parts.append(part)
+        size += len(part)
+        if size > LONGEST_FILE:
+            raise InputError(f"{path}: unpacked, has more than {mebibytes(LONGEST_FILE)}; unpack it, if that is meant")
+    return b"".join(parts)
+
+
+def mebibytes(size: int) -> str:
+    """As a message says a number of bytes."""
+    return f"{size / 2**20:,.0f} MiB"
+
+
 def unpacked_zstd(stream: IO[bytes], path: str | Path) -> pa.NativeFile:
     """The bytes that were packed. Raises InputError where Arrow was built without zstd, which its wheels have."""
     try:
@@ -208,7 +242,8 @@ class Lines:
     r"""The lines of a text file, decoded one by one, each with its line end, and the place that a message names.
 
     A line ends at LF only: U+2028 and its like are text. A byte order mark is no text; one of UTF-16 or UTF-32 wins
-    over UTF-8, in which no text begins so. A file in which CR alone ends lines is refused, but for a document.
+    over UTF-8, in which no text begins so. A file in which CR alone ends lines is refused, and so is a row of more
+    than LONGEST_ROW bytes; but for a document.
 
     Args:
         path: as the user wrote it.
@@ -226,12 +261,18 @@ class Lines:
         self.line = 0
 
     def __iter__(self) -> Iterator[str]:
-        encoding = self._without_mark()
-        newline = "\n".encode(encoding)
-        # A plain stream is by far the fastest to give lines.
-        raw_lines = self.stream if newline == b"\n" else split_at(newline, self.stream)
+        encoding, row, size = self._without_mark(), self.row, 0
+        newline, most = "\n".encode(encoding), LONGEST_ROW
+        raw_lines = split_at(newline, self.stream)
+        if newline == b"\n":
+            # By far the fastest to give lines.
+            raw_lines = iter(partial(self.stream.readline, most + 1), b"")
         for raw in raw_lines:
             self.line += 1
+            # A row may be of many lines.
+            row, size = self.row, len(raw) + (size if row == self.row else 0)
+            if size > most and row is not None:
+                raise self.broken(f"is longer than {mebibytes(most)}, the most that is read of one row")
             try:
                 text = raw.decode(encoding)
             except UnicodeError as error:
@@ -288,7 +329,8 @@ class Lines:
 def split_at(newline: bytes, stream: IO[bytes]) -> Iterator[bytes]:
     """The lines of an encoding whose line end is not the byte 10, which may be a part of another character there."""
     width, rest = len(newline), b""
-    while chunk := stream.read(CHUNK_BYTES):
+    # As much again as is left over: of a long line nothing is copied often.
+    while len(rest) <= LONGEST_ROW and (chunk := stream.read(max(CHUNK_BYTES, len(rest)))):
         # What is left over was searched but for a character that is not whole.
         start, at = 0, len(rest) - len(rest) % width
         rest += chunk

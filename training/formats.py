@@ -27,11 +27,14 @@ from .files import (
     nearest_first,
     open_binary,
     packing_of,
+    read_whole,
     without_line_end,
 )
 
 JSON_SPACE = re.compile(r"[ \t\r\n]*")
 JSON_LIST = re.compile(r'\s*(\{\s*"data"\s*:\s*)?\[')
+# Python reads no more, as it takes the square of the time.
+TOO_MANY_DIGITS = "a number has more than 4,300 digits; in quotes it is a text"
 # What separates columns in some file or other.
 DELIMITERS = (";", "\t", "|", ",")
 SEPARATOR_LINE = re.compile(r'("?)sep=(.)\1', re.IGNORECASE)
@@ -176,6 +179,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 JSON = json.JSONDecoder(object_pairs_hook=_unique)
 
 
+def _why_not_json(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "not valid JSON (brackets stand in each other too often)"
+    return TOO_MANY_DIGITS if "integer string conversion" in str(error) else f"not valid JSON ({_first_line(error)})"
+
+
 def _check_object(value: Any, lines: Lines) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise lines.broken(f'not an object such as {{"text": "…"}} but {describe(value)}')
@@ -191,14 +200,14 @@ def _json_lines(path: str, stream: IO[bytes], reading: Reading) -> Rows:
         except (ValueError, RecursionError) as error:
             if JSON_SPACE.fullmatch(text):
                 continue
-            raise lines.broken(f"not valid JSON ({_first_line(error)})") from None
+            raise lines.broken(_why_not_json(error)) from None
         yield value if type(value) is dict else _check_object(value, lines)
         lines.row += 1
 
 
 def _json_document(path: str, stream: IO[bytes], reading: Reading) -> Rows:
     """A list of objects, an object with such a list in `data`, or JSON lines."""
-    data = stream.read()
+    data = read_whole(path, stream)
     lines = Lines(path, io.BufferedReader(io.BytesIO(data)), reading.encoding)
     lines.row = None
     text = "".join(lines)
@@ -221,13 +230,13 @@ def _json_document(path: str, stream: IO[bytes], reading: Reading) -> Rows:
 
 def _broken_document(path: str, text: str, error: Exception) -> InputError:
     """The error of a broken .json file: which object of its list is the broken one."""
-    reason = f"not valid JSON ({_first_line(error)})"
+    reason = _why_not_json(error)
     start = JSON_LIST.match(text)
     if start is None:
         return InputError(f"{path}: {reason}")
     line = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
     at, row = start.end(), 1
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         while True:
             _, at = JSON.raw_decode(text, JSON_SPACE.match(text, at).end())
             at = JSON_SPACE.match(text, at).end()
@@ -339,7 +348,7 @@ def _conll(path: str, stream: IO[bytes], reading: Reading, columns: WordColumns 
 
 def _parquet(path: str, stream: IO[bytes], reading: Reading) -> Rows:
     # Parquet is read from its end: a stream that has to be unpacked first is held in memory.
-    source = pa.BufferReader(stream.read()) if packing_of(path) else stream
+    source = pa.BufferReader(read_whole(path, stream)) if packing_of(path) else stream
     try:
         file = pyarrow.parquet.ParquetFile(source)
         features = datasets.Features.from_arrow_schema(file.schema_arrow)

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 
 import datasets
 import numpy as np
@@ -25,9 +26,9 @@ def label_names(
 ) -> list[str]:
     """The label names of the training split, or those that are known, in the order of their ids.
 
-    Names that are all whole numbers are sorted as numbers, all others by code point; of tags, `O` comes first; where
-    the same ones are known, their order stays. Regression has names too: `LABEL_0` and so on, one for each number of a
-    row.
+    Names that are all whole numbers, in the digits 0 to 9, are sorted as numbers, all others by code point; of tags,
+    `O` comes first; where the same ones are known, their order stays. Regression has names too: `LABEL_0` and so on,
+    one for each number of a row.
     """
     if problem_type == "regression":
         return _regression_names(data, origins, known)
@@ -75,8 +76,9 @@ def _labels(dataset: datasets.Dataset, column: str) -> Iterator[list[str]]:
 
 def _sorted_labels(names: set[str], task: str) -> list[str]:
     """See `label_names`."""
-    if all(re.fullmatch(r"-?\d+", name) for name in names):
-        return sorted(names, key=lambda name: (int(name), name))
+    if all(re.fullmatch("-?[0-9]+", name) for name in names):
+        # Any number of digits, of which int reads 4,300.
+        return sorted(names, key=lambda name: (Decimal(name), name))
     return sorted(names, key=lambda name: (task == "token-classification" and name != "O", name))
 
 

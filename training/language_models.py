@@ -11,6 +11,7 @@ from .documents import cut_stream, pack_documents
 from .encoding import Encoder, Rows, Settings, tokenize
 from .files import InputError
 from .sampling import count_tokens
+from .shortening import ids_of
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +24,7 @@ def encode_causal(settings: Settings) -> Encoder:
     tokenizer = settings.tokenizer
 
     def encode(batch: Rows) -> Rows:
-        ids_of_texts = tokenizer(batch["text"], add_special_tokens=False, verbose=False)["input_ids"]
-        return {"input_ids": [[*ids, tokenizer.eos_token_id] for ids in ids_of_texts]}
+        return {"input_ids": [[*ids, tokenizer.eos_token_id] for ids in ids_of(tokenizer, batch["text"])]}
 
     return encode
 

@@ -26,7 +26,7 @@ from .. import FAMILIES
 from ..configuration.base import unknown
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from .arguments import DataArguments, ModelArguments, parse_pairs
-from .files import InputError, describe, in_one_line, why_not_loaded
+from .files import InputError, describe, in_one_line, one_line, why_not_loaded
 from .tasks import TASKS, Task
 from .tokenization import load_tokenizer
 
@@ -227,7 +227,9 @@ def load_model(
     relabelled = own not in (None, labels)
     if relabelled and not training:
         raise InputError(f"model_name_or_path: {path} has a head for other labels, and nothing is trained")
-    if config.class_weights and "class_weights" not in settings and settings.get("id2label") != config.id2label:
+    # A model that is only asked keeps its labels.
+    kept = settings.get("id2label", None if training else config.id2label)
+    if config.class_weights and "class_weights" not in settings and kept != config.id2label:
         logger.warning("Of %s, is dropped: class_weights, which are of other labels", path)
         settings = {"class_weights": None, **settings}
     changes = {**settings, **overrides_of(arguments, type(config))}
@@ -300,7 +302,7 @@ def relabel(model: PreTrainedModel, old: list[str], new: list[str], path: str) -
         "start anew": [label for label in new if label not in rows],
         "are dropped": [label for label in old if label not in rows.values()],
     }
-    parts = [f"{what}: {', '.join(labels)}" for what, labels in told.items() if labels]
+    parts = [f"{what}: {', '.join(map(one_line, labels))}" for what, labels in told.items() if labels]
     logger.warning("Of %s, labels %s", path, "; ".join(parts))
 
 

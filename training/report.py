@@ -79,6 +79,11 @@ def row(name: str, figure: Figure, results: dict[str, Any]) -> str:
     return f"| {figure.what} | {figure.name} | **{shown}** | {figure.published} | {size:.1f} M | {minutes:.1f} |"
 
 
+def cell(text: str) -> str:
+    """A text for a cell of a table: no line end ends the line, and no bar the cell."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
 def write_report(directory: Path) -> str:
     """The table of the runs in `directory`, and the commands and versions that made them.
 
@@ -104,7 +109,7 @@ def write_report(directory: Path) -> str:
         "",
         "| run | command | machine |",
         "|---|---|---|",
-        *(f"| {name} | `{results['command']}` | {results['machine']} |" for name, results in runs.items()),
+        *(f"| {name} | `{cell(results['command'])}` | {cell(results['machine'])} |" for name, results in runs.items()),
         "",
         "Versions: " + "; ".join(sorted({results["versions"] for results in runs.values()})) + ".",
     ]

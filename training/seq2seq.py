@@ -10,16 +10,20 @@ from transformers import BatchEncoding, EvalPrediction, PreTrainedTokenizerBase
 from .corruption import IGNORE
 from .encoding import Answer, Encoder, Rows, Settings, cut_off, tokenize
 from .metrics import Seq2SeqMetric
+from .shortening import shorten
 from .tokenization import is_trained_here
 
 logger = logging.getLogger(__name__)
 
 
 def check_pairs(rows: datasets.Dataset, settings: Settings, split: str) -> None:
-    """Warn of targets that the tokenizer does not give back as they are: no prediction can match them."""
+    """Warn of targets that the tokenizer does not give back as they are: no prediction can match them.
+
+    Of far too long ones only the beginning counts, as the rest is not learnt.
+    """
     tokenizer, changed, example = settings.tokenizer, 0, ("", "")
     for batch in rows.select_columns("target").iter(1000):
-        texts = first_targets(batch["target"])
+        texts, _ = shorten_targets(tokenizer, first_targets(batch["target"]), settings.max_target_length)
         given_back = decode(tokenizer, encode_targets(tokenizer, texts, verbose=False)["input_ids"])
         different = [pair for pair in zip(texts, given_back, strict=True) if pair[0] != pair[1]]
         example = different[0] if different and not changed else example
@@ -35,11 +39,12 @@ def encode_pairs(settings: Settings) -> Encoder:
 
     def encode(batch: Rows) -> Rows:
         features = tokenize(settings, batch["source"], max_length=settings.max_source_length)
-        texts = first_targets(batch["target"])
         room = settings.max_target_length - 1
+        texts, shortened = shorten_targets(tokenizer, first_targets(batch["target"]), room)
         targets = encode_targets(tokenizer, texts, truncation=True, max_length=room)
         cut = cut_off(settings, {"text_target": texts}, targets, room, add_special_tokens=False)
         features["cut"] = [sum(both) for both in zip(features["cut"], cut, strict=True)]
+        features["shortened"] = [any(both) for both in zip(features["shortened"], shortened, strict=True)]
         return {**features, "labels": [[*ids, tokenizer.eos_token_id] for ids in targets["input_ids"]]}
 
     return encode
@@ -58,6 +63,11 @@ def encode_targets(tokenizer: PreTrainedTokenizerBase, texts: list[str], **kwarg
     """
     as_text = is_trained_here(tokenizer)
     return tokenizer(text_target=texts, add_special_tokens=False, split_special_tokens=as_text, **kwargs)
+
+
+def shorten_targets(tokenizer: PreTrainedTokenizerBase, texts: list[str], room: int) -> tuple[list[str], list[bool]]:
+    """As shorten, of what encode_targets reads."""
+    return shorten(tokenizer, texts, room, split_special_tokens=is_trained_here(tokenizer))
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, tokens: list[list[int]] | np.ndarray) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from .files import InputError, check_encoding, check_file, expand, listed, one_of
+from .files import InputError, check_encoding, check_file, expand, listed, one_line, one_of
 from .formats import DEFAULT_READING, Reading, file_type, read_pairs, read_rows
 
 Names = str | Path | Sequence[str | Path]
@@ -58,7 +58,7 @@ class Origin(NamedTuple):
     counts: list[int]
 
     def __str__(self) -> str:
-        return listed(self.names)
+        return one_line(listed(self.names))
 
     def row(self, number: int) -> str:
         """Row `number` of the split, from 1, by its source and its number there."""

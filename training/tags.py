@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from seqeval.metrics.sequence_labeling import get_entities
 
+from .files import one_line
+
 # The letters of each scheme; the first that has all letters found is taken. IOB1 and IOB2 are read alike, as are IOE1
 # and IOE2: a span begins where B says so, or where another type or an outside word stands before it.
 SCHEMES = {
@@ -85,7 +87,7 @@ def describe_scheme(labels: list[str]) -> str:
     scheme = find_scheme(labels)
     if scheme is not None:
         tags = [tag for tag in labels if tag not in OUTSIDE]
-        shown = ", ".join(tags[:4]) + (", …" if len(tags) > 4 else "")
+        shown = ", ".join(map(one_line, tags[:4])) + (", …" if len(tags) > 4 else "")
         return f"The tags are {scheme.name} ({shown}) and are scored as spans: precision, recall and F1"
     usual = [tag for tag in labels if USUAL.fullmatch(tag)]
     others = [tag for tag in labels if tag not in usual and tag not in OUTSIDE]

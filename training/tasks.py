@@ -36,7 +36,7 @@ from .language_models import (
 )
 from .seq2seq import answer_pairs, check_pairs, encode_pairs, score_pairs
 from .sequence_classification import answer_sequences, encode_sequences, score_sequences
-from .storage import caching, stored
+from .storage import mapped, stored
 from .streams import RowStream
 from .tags import describe_scheme
 from .token_classification import answer_words, best_labels, check_words, encode_words, score_words
@@ -197,8 +197,7 @@ def corrupted(encoded: datasets.Dataset, collator: NoisyCollator, settings: Sett
 
     unread = [name for name in collator.reads if name in encoded.column_names]
     key = Hasher.hash([encoded._fingerprint, settings.key, "corrupted"])
-    with caching():
-        return encoded.map(corrupt, with_indices=True, new_fingerprint=key).remove_columns(unread)
+    return mapped(encoded, corrupt, key, with_indices=True).remove_columns(unread)
 
 
 def has_targets(encoded: datasets.Dataset) -> bool:

@@ -11,6 +11,7 @@ from .corruption import IGNORE
 from .encoding import Answer, Encoder, Rows, Settings, tokenize
 from .files import InputError
 from .metrics import TokenClassificationMetric
+from .shortening import CHARACTERS, LONG
 from .tags import OUTSIDE
 from .windows import told_tokens
 
@@ -24,8 +25,20 @@ def spell(words: list[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def tokenize_words(settings: Settings, sentences: list[list[str]]) -> BatchEncoding:
     """As tokenize, of words; every word has a piece if the sequence reaches so far."""
-    spelt = [spell(words, settings.tokenizer) for words in sentences]
-    return tokenize(settings, spelt, is_split_into_words=True)
+    words, shortened = shorten_words(settings, sentences)
+    spelt = [spell(each, settings.tokenizer) for each in words]
+    features = tokenize(settings, spelt, is_split_into_words=True)
+    features["shortened"] = [shortened[row] for row in features["document"]]
+    return features
+
+
+def shorten_words(settings: Settings, sentences: list[list[str]]) -> tuple[list[list[str]], list[bool]]:
+    """The words that a sequence can reach, as each has a piece, and some more; and whether there are others."""
+    if settings.windows or settings.tokenizer.truncation_side != "right":
+        return sentences, [False] * len(sentences)
+    some = LONG * settings.max_length
+    shortened = [len(words) > CHARACTERS * some for words in sentences]
+    return [words[:some] if cut else words for words, cut in zip(sentences, shortened, strict=True)], shortened
 
 
 def told_words(features: BatchEncoding, settings: Settings) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections import Counter
 from itertools import chain
 from typing import Any
@@ -10,8 +11,9 @@ import datasets
 from transformers import TrainingArguments
 
 from .arguments import DataArguments, parse_pairs
+from .columns import NUMBER
 from .data import LabelledData
-from .files import InputError
+from .files import InputError, one_line
 from .labels import LABEL_COLUMNS
 
 logger = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ def class_weights(data_args: DataArguments, args: TrainingArguments, rows: Label
         weights = balanced(told, LABEL_COLUMNS[data_args.task], labels)
     else:
         weights = weights_given(given, labels)
-    logger.info("class_weights: %s", ", ".join(f"{name} {weights[name]:.4g}" for name in labels))
+    logger.info("class_weights: %s", ", ".join(f"{one_line(name)} {weights[name]:.4g}" for name in labels))
     return [weights[name] for name in labels]
 
 
@@ -70,7 +72,7 @@ def weights_given(given: str | list | dict[str, Any], labels: list[str]) -> dict
     """
     if isinstance(given, str) and "=" not in given:
         given = given.split(",")
-    order = f"the labels are {', '.join(labels)}, in this order"
+    order = f"the labels are {', '.join(map(one_line, labels))}, in this order"
     if isinstance(given, list):
         if len(given) != len(labels):
             many = f"{len(given)} weight{'s' * (len(given) != 1)} for {len(labels)} labels"
@@ -89,8 +91,10 @@ def weights_given(given: str | list | dict[str, Any], labels: list[str]) -> dict
 
 
 def is_weight(value: Any) -> bool:
-    """Whether it is a finite number above 0, or reads as one."""
+    """Whether it is a finite number above 0, or reads as one, as in a cell of a file."""
+    if isinstance(value, str) and not re.fullmatch(NUMBER, value.strip()):
+        return False
     try:
         return not isinstance(value, bool) and 0 < float(value) < math.inf
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return False

@@ -21,23 +21,27 @@ class Overflow:
         long: those that did not fit.
         windows: what those became, where they became windows.
         cut: tokens that are in no sequence.
+        more: whether there are more of these, which nobody counted.
     """
 
     rows: int = 0
     long: int = 0
     windows: int = 0
     cut: int = 0
+    more: bool = False
 
-    def add(self, document: Sequence[int], cut: Sequence[int]) -> None:
+    def add(self, document: Sequence[int], cut: Sequence[int], shortened: Sequence[bool]) -> None:
         """Count what `tokenize` tells of some rows, each by the sequences made of it (W,)."""
         sequences = np.unique(np.asarray(document), return_counts=True)[1]
         self.rows += len(sequences)
         self.long += int((sequences > 1).sum() + np.greater(cut, 0).sum())
         self.windows += int(sequences[sequences > 1].sum())
         self.cut += int(np.sum(cut))
+        self.more |= bool(np.any(shortened))
 
     def __str__(self) -> str:
-        became = f"{self.windows} windows were made of them" if self.windows else f"{self.cut} tokens were cut off"
+        cut = f"{'at least ' if self.more else ''}{self.cut} tokens were cut off"
+        became = f"{self.windows} windows were made of them" if self.windows else cut
         return f"{self.long} of {self.rows} rows are too long for one sequence; {became}"
 
 

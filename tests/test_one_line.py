@@ -1,0 +1,82 @@
+"""A name with a line end in it, or with characters that nobody sees, leaves a line one line."""
+
+import json
+
+import pytest
+from conftest import tiny_model
+from test_report import results, write_runs
+from test_train_command import CLASSIFY, files
+from test_training_options import prepared
+
+from seqblend.modeling.encoder import BlendEncoderForSequenceClassification
+from seqblend.predict import refuse
+from seqblend.training.data import load_data
+from seqblend.training.files import InputError, json_line, one_line
+from seqblend.training.leakage import warn_of_leakage
+from seqblend.training.models import relabel
+from seqblend.training.report import FIGURES, write_report
+from seqblend.training.tags import describe_scheme
+from seqblend.training.weights import weights_given
+
+# Of those that end a line for somebody, and of those that a terminal obeys.
+ODD = ["\n", "\r", "\0", "\x0b", "\x1b[2K", "\x85", "\u2028", "\u2029"]
+every_odd = pytest.mark.parametrize("odd", ODD, ids=ascii)
+
+
+def assert_one_line(text):
+    """It has no character that cannot be seen, and says what such a one was."""
+    assert text.isprintable() and "\\" in text
+
+
+@every_odd
+def test_labels_in_lines_that_are_said(odd, tmp_path, caplog):
+    caplog.set_level("INFO")
+    name = f"a{odd}b"
+    model = tiny_model(BlendEncoderForSequenceClassification, num_labels=2)
+    relabel(model, [name, "b"], ["b", name + "c"], "path")
+    rows = [{"text": "t", "label": label} for label in (name, "c")]
+    prepared(tmp_path / "out", class_weights="balanced", task=CLASSIFY, **files(tmp_path, rows, ["train"]))
+    said = [message for message in caplog.messages if "b" in message and "\\" in message]
+    assert len(said) >= 2
+    for message in [*said, describe_scheme([f"B-{name}", f"I-{name}", "O"])]:
+        assert_one_line(message)
+
+
+@every_odd
+def test_labels_in_errors(odd, capsys):
+    with pytest.raises(InputError) as error:
+        weights_given([1], [f"a{odd}b", "c"])
+    assert refuse(error.value, 2) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert_one_line(line)
+
+
+def test_names_of_files(tmp_path, caplog):
+    directory = tmp_path / "a\nb"
+    directory.mkdir()
+    path = directory / "a.jsonl"
+    path.write_text(json.dumps({"text": "a", "label": "x"}) + "\n" + json.dumps({"text": "b", "label": "y"}))
+    data = load_data(CLASSIFY, train_file=path, validation_file=path, known=["x", "y"])
+    caplog.clear()
+    warn_of_leakage(data, ["text"])
+    assert caplog.messages
+    for message in caplog.messages:
+        assert_one_line(message)
+
+
+@every_odd
+def test_answers(odd):
+    line = json_line({"input": f"a{odd}b"})
+    assert line.splitlines() == [line[:-1]] and json.loads(line) == {"input": f"a{odd}b"}
+
+
+def test_a_name_that_can_be_seen_stays_as_it_is():
+    assert one_line("서울 é 👩 a\\b") == "서울 é 👩 a\\b"
+
+
+def test_commands_in_the_report(tmp_path):
+    name = "tinyshakespeare"
+    command = "python train.py --card_data 'title=a\n| b'"
+    write_runs(tmp_path, {name: {**results(1, **{FIGURES[name].key: 0.5}), "command": command}})
+    (line,) = [line for line in write_report(tmp_path).splitlines() if line.startswith(f"| {name}")]
+    assert line.replace(r"\|", "").count("|") == 4
