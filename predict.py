@@ -6,9 +6,7 @@ import dataclasses
 import gzip
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 import typing
 from collections.abc import Iterable, Iterator
@@ -32,6 +30,7 @@ from seqblend.training.formats import FILE_TYPES, Reading
 from seqblend.training.locks import take
 from seqblend.training.models import check_reach, load_config, load_model, reach_of, reads_token_types
 from seqblend.training.prediction import ASKED, Predictor, Row, split_text
+from seqblend.training.signals import INTERRUPTED, Terminated, terminable
 from seqblend.training.sources import Source, check_reading, sources_of
 from seqblend.training.tasks import TASKS
 from seqblend.training.tokenization import load_tokenizer
@@ -41,8 +40,6 @@ logger = logging.getLogger(__name__)
 
 DESCRIPTION = "Ask a saved model about files or pipes of any size; answers are JSON, one object a line."
 STANDARD_INPUT = "standard input"
-# What a shell reports of a process that Ctrl-C ended, or SIGTERM.
-INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 COLUMNS = tuple(f"{name}_column" for name in ("text", "text_pair", "tokens", "source"))
 # Flags that mean what they mean in training.
 SHARED = (*COLUMNS, *Reading._fields, "max_length", "overflow", "overlap")
@@ -315,25 +312,15 @@ class Output:
 # --- The run ---
 
 
-def terminated(*_: Any) -> None:
-    """What SIGTERM does. Raises SystemExit, so that nothing half written is left."""
-    raise SystemExit(TERMINATED)
-
-
 @contextlib.contextmanager
 def told_ends(output: Output) -> Iterator[None]:
-    """Inside, SIGTERM, unless somebody else listens to it, and Ctrl-C end the run with a line on what was written."""
-    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    if ours:
-        signal.signal(signal.SIGTERM, terminated)
+    """Inside, SIGTERM and Ctrl-C end the run with a line on what was written."""
     try:
-        yield
-    except (KeyboardInterrupt, SystemExit) as end:
+        with terminable():
+            yield
+    except (KeyboardInterrupt, Terminated) as end:
         logger.warning("%s: %s", "Ctrl-C" if isinstance(end, KeyboardInterrupt) else "SIGTERM", output.left())
         raise
-    finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def run(argv: list[str]) -> None:
@@ -342,7 +329,7 @@ def run(argv: list[str]) -> None:
     Raises:
         InputError: something that was said or given is wrong; the message names it.
         OSError: the answers cannot be written; the message names the output.
-        SystemExit: SIGTERM came; the code is TERMINATED.
+        Terminated: SIGTERM came.
     """
     given = parse(argv)
     if given.words is not None:
@@ -379,8 +366,8 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         return refuse(error, 1)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except (KeyboardInterrupt, Terminated) as end:
+        return INTERRUPTED if isinstance(end, KeyboardInterrupt) else TERMINATED
     return 0
 
 

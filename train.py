@@ -1,7 +1,6 @@
 """Train, evaluate and predict: `python train.py [FILE.yaml|FILE.json] [--flag value …]`, `--help` for all flags."""
 
 import contextlib
-import json
 import logging
 import sys
 from dataclasses import dataclass
@@ -21,10 +20,11 @@ from seqblend.training.arguments import DataArguments, card_facts, parse_argumen
 from seqblend.training.checkpoints import RunError
 from seqblend.training.checks import check_options, finish_arguments, settle_steps, take_checkpoint, wanted_splits
 from seqblend.training.data import SPLITS, LabelledData, load_data
-from seqblend.training.directory import RESULTS, check_directory, locked
+from seqblend.training.directory import RESULTS, check_directory
 from seqblend.training.encoding import Settings
-from seqblend.training.files import InputError, in_one_line
+from seqblend.training.files import InputError, in_one_line, json_line, one_line
 from seqblend.training.leakage import warn_of_leakage
+from seqblend.training.locks import locked
 from seqblend.training.models import (
     check_reach,
     make_model,
@@ -134,7 +134,7 @@ class Job:
                 inputs = [row[name] for name in self.task.inputs if name in row]
                 entry = {"input": inputs[0] if len(inputs) == 1 else inputs, **answer}
                 entry["reference"] = row[self.task.reference]
-                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                file.write(json_line(entry))
 
     def report(self, split: str, metrics: dict) -> None:
         """Print metrics and write {split}_results.json and all_results.json."""
@@ -333,7 +333,7 @@ def ended(error: BaseException, way_on: str) -> int:
 
 def refuse(error: Exception) -> int:
     """Say in one line what is wrong."""
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    print("error:", one_line(" ".join(str(error).split())), file=sys.stderr)
     return 2
 
 

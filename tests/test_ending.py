@@ -8,7 +8,7 @@ import pytest
 from test_train_command import CLASSIFY, ROWS, files, flags, plain_cards, quick_and_quiet, read, run  # noqa: F401
 
 from seqblend import train
-from seqblend.training.directory import locked
+from seqblend.training.locks import locked
 from seqblend.training.signals import terminable
 from seqblend.training.writing import replacing, write_whole
 

@@ -18,9 +18,9 @@ from seqblend import BlendDecoderForCausalLM
 from seqblend.hub_card.record import RunRecord
 from seqblend.training.arguments import BlendTrainingArguments
 from seqblend.training.checkpoints import newest_good
-from seqblend.training.directory import locked
 from seqblend.training.files import InputError
 from seqblend.training.identity import FREE, IDENTITY, PLACE, read_facts, table_digest
+from seqblend.training.locks import locked
 from seqblend.training.streams import RowStream
 from seqblend.training.tasks import TASKS
 from seqblend.training.tokenization import train_tokenizer

@@ -1,12 +1,6 @@
-"""The directory of a run: whether it holds an earlier one, how it is cleared for another, and who writes to it."""
+"""The directory of a run: whether it holds an earlier one, and how it is cleared for another."""
 
-import fcntl
-import logging
-import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 
 from transformers import TrainingArguments
@@ -17,8 +11,6 @@ from ..hub_card.verify import REFERENCE
 from .checkpoints import STAGE, STATE
 from .files import InputError, listed
 from .identity import IDENTITY
-
-logger = logging.getLogger(__name__)
 
 RESULTS = [
     *(f"{name}_results.json" for name in ("train", "eval", "test", "run", "all")),
@@ -32,8 +24,6 @@ BESIDE = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "chat_template.jinja", "not-finite-*.pt", IDENTITY),
 )
-# Descriptors of the directories that this process has locked.
-LOCKED: dict[Path, int] = {}
 
 
 def traces_of_run(output_dir: str | Path) -> list[Path]:
@@ -87,63 +77,3 @@ def check_directory(args: TrainingArguments, sources: dict[str, str | None]) -> 
     for name, path in sources.items():
         if path and lies_in(path, args.output_dir):
             raise InputError(f"overwrite_output_dir: would delete {name} {path}; give another output_dir")
-
-
-@contextmanager
-def locked(output_dir: str | Path) -> Iterator[None]:
-    """Inside, no other process that asks for it writes to the directory, which is made if need be.
-
-    The lock is the kernel's, on the directory itself: it leaves no file, and ends with the process, however that ends.
-    Inside of another one of the same process it does nothing. A directory that is made and left empty is deleted.
-
-    Raises:
-        InputError: another process has it.
-    """
-    path = Path(output_dir).absolute()
-    made = [each for each in (path, *path.parents) if not each.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    key = path.resolve()
-    if key in LOCKED:
-        yield
-        return
-    forget_locks_in_children()
-    LOCKED[key] = lock_of(key)
-    try:
-        yield
-    finally:
-        os.close(LOCKED.pop(key))
-        remove_empty(made)
-
-
-def lock_of(directory: Path) -> int:
-    """A descriptor that holds the lock of a directory. Raises InputError where another process has it."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise InputError(
-            f"output_dir: another process writes to {directory}; wait until it has ended, or give another directory"
-        ) from error
-    except OSError:
-        # A file system of the network that knows no locks on directories.
-        logger.warning("%s cannot be locked: see to it that no other run writes there", directory)
-    return descriptor
-
-
-@cache
-def forget_locks_in_children() -> None:
-    """Let processes that are forked from this one, and may live longer, not hold its locks too."""
-
-    def forget() -> None:
-        while LOCKED:
-            os.close(LOCKED.popitem()[1])
-
-    os.register_at_fork(after_in_child=forget)
-
-
-def remove_empty(directories: Sequence[Path]) -> None:
-    """Delete directories, the innermost first, as far as they are empty."""
-    for each in directories:
-        with suppress(OSError):
-            each.rmdir()

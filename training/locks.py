@@ -1,9 +1,13 @@
-"""Files that one process writes, and no other touches until it has ended, however it ended."""
+"""Files and directories that one process writes, and no other touches until it has ended, however it ended."""
 
 import contextlib
 import os
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import IO
+
+from .files import InputError
 
 try:
     import fcntl
@@ -43,8 +47,8 @@ def clear(path: Path) -> None:
             path.unlink()
 
 
-def lock(stream: IO[bytes], wait: bool = False) -> bool:
-    """Lock an open file until it is closed. False if another process has it locked, and this one does not wait."""
+def lock(stream: IO[bytes] | int, wait: bool = False) -> bool:
+    """Lock what is open until it is closed. False if another process has it locked, and this one does not wait."""
     if fcntl is None:
         return True
     try:
@@ -71,3 +75,54 @@ def is_at(stream: IO[bytes], path: Path) -> bool:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())
     except FileNotFoundError:
         return False
+
+
+# --- Directories ---
+
+# Descriptors of the directories that this process has locked.
+LOCKED: dict[Path, int] = {}
+
+
+@contextlib.contextmanager
+def locked(output_dir: str | Path) -> Iterator[None]:
+    """Inside, no other process that asks for it writes to the directory, which is made if need be.
+
+    Inside of another one of the same process it does nothing. A directory that is made and left empty is deleted.
+
+    Raises:
+        InputError: another process has it.
+    """
+    path = Path(output_dir).absolute()
+    made = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    key = path.resolve()
+    if key in LOCKED:
+        yield
+        return
+    forget_locks_in_children()
+    descriptor = os.open(key, os.O_RDONLY)
+    try:
+        if not lock(descriptor):
+            raise InputError(
+                f"output_dir: another process writes to {key}; wait until it has ended, or give another directory"
+            )
+        LOCKED[key] = descriptor
+        yield
+    finally:
+        LOCKED.pop(key, None)
+        os.close(descriptor)
+        for each in made:
+            # As far as they are empty.
+            with contextlib.suppress(OSError):
+                each.rmdir()
+
+
+@cache
+def forget_locks_in_children() -> None:
+    """Let processes that are forked from this one, and may live longer, not hold its locks too."""
+
+    def forget() -> None:
+        while LOCKED:
+            os.close(LOCKED.popitem()[1])
+
+    os.register_at_fork(after_in_child=forget)

@@ -15,9 +15,9 @@ from transformers.trainer_utils import TrainOutput
 
 from ..hub_card.record import RunRecord
 from .checkpoints import STATE, clear_stage
-from .directory import locked
 from .files import InputError
 from .identity import FREE, IDENTITY, LENGTH, identity_of
+from .locks import locked
 from .restoring import RestoringTrainer
 from .sharing import SharedStream
 from .streams import PositionedStream, RowStream, is_exact
