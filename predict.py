@@ -30,7 +30,7 @@ from seqblend.training.formats import FILE_TYPES, Reading
 from seqblend.training.locks import take
 from seqblend.training.models import check_reach, load_config, load_model, reach_of, reads_token_types
 from seqblend.training.prediction import ASKED, Predictor, Row, split_text
-from seqblend.training.signals import INTERRUPTED, Terminated, terminable
+from seqblend.training.signals import INTERRUPTED, TERMINATED, Terminated, terminable
 from seqblend.training.sources import Source, check_reading, sources_of
 from seqblend.training.tasks import TASKS
 from seqblend.training.tokenization import load_tokenizer
