@@ -13,18 +13,19 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import itertools
 import json
 import shutil
-import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any, get_args
 from unittest import mock
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from template import TEMPLATE
 from torch import nn
 from transformers import AutoModel, set_seed
 
@@ -60,18 +61,19 @@ except ModuleNotFoundError:
 """
 
 
-def run_without_package(script: str, given: Any, directory: Path) -> subprocess.CompletedProcess[str]:
-    """Run a script to its end where the package is not installed; it reads `given`, as JSON, from sys.stdin."""
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_PACKAGE + script],
-        input=json.dumps(given),
-        env={**os.environ, "HF_MODULES_CACHE": str(directory / "modules")},
-        cwd=directory,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    assert not done.returncode, done.stderr
+def run_without_package(script: str, given: Any, directory: Path, **variables: str) -> CompletedProcess[str]:
+    """Run a script to its end where the package is not installed.
+
+    Args:
+        script: Python code.
+        given: what it reads, as JSON, from sys.stdin.
+        directory: where it runs, and has its caches.
+        variables: of its environment, besides those that are set here.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HOME": str(directory / "home"), "HF_MODULES_CACHE": str(directory / "modules"), **variables}
+    done = TEMPLATE.run(WITHOUT_PACKAGE + script, cwd=directory, env=environment, given=json.dumps(given))
+    assert not done.returncode, done.stderr[-3000:]
     return done
 
 
@@ -152,6 +154,7 @@ def pytest_configure(config):
 
 
 def pytest_unconfigure(config):
+    TEMPLATE.stop()
     shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 

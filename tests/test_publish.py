@@ -3,9 +3,6 @@
 import getpass
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from conftest import CONFIGS, LABELS, VOCAB, WITHOUT_PACKAGE, named, tiny_config, tiny_model
+from conftest import CONFIGS, LABELS, VOCAB, named, run_without_package, tiny_config, tiny_model
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants
 from huggingface_hub.utils import _http
 from loopback_hub import LoopbackHub
@@ -113,9 +110,7 @@ def trainer_of(model_class, directory, given=None, model_options=None, **options
 # --- Round trips ---
 
 
-OPEN = (
-    WITHOUT_PACKAGE
-    + """
+OPEN = """
 import json
 import safetensors.torch, torch, transformers
 from huggingface_hub import hf_hub_download
@@ -139,23 +134,11 @@ for repo, revision, reference, names in json.load(sys.stdin):
                 assert torch.equal(model(**inputs).logits, expected["logits"]), (repo, name)
         print("opened", repo, revision[:8], name)
 """
-)
 
 
 def open_over_http(hub, tmp_path, places):
     """Open repositories in a process without seqblend; the lines it prints, one for each repository and Auto class."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= {**hub.environment(READER), "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", OPEN],
-        input=json.dumps(places),
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_without_package(OPEN, places, tmp_path, **hub.environment(READER))
     return [line for line in done.stdout.splitlines() if line.startswith("opened")]
 
 
@@ -192,9 +175,7 @@ def test_what_anyone_pushes_opens_in_every_head_bit_for_bit(config_class, hub, o
     assert len(opened) == len(models) + heads * 3
 
 
-PLAIN = (
-    WITHOUT_PACKAGE
-    + """
+PLAIN = """
 import torch
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
@@ -214,17 +195,12 @@ trainer = Trainer(model, arguments, train_dataset=Rows())
 trainer.train()
 trainer.push_to_hub()
 """
-)
 
 
 def test_a_plain_trainer_without_the_package_pushes_a_repository_that_opens(hub, opened, tmp_path):
     saved(BlendEncoderForSequenceClassification, tmp_path / "first")
     publish(tmp_path / "first", Destination("someone/first"))
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= {**hub.environment(WRITER), "HF_HOME": str(tmp_path / "home")}
-    command = [sys.executable, "-c", PLAIN]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_without_package(PLAIN, None, tmp_path, **hub.environment(WRITER))
     files = hub.repos["someone/again"].files("main")
     weights = safetensors.torch.load(files["model.safetensors"])
     old = safetensors.torch.load((tmp_path / "first" / "model.safetensors").read_bytes())
