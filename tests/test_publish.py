@@ -400,14 +400,6 @@ def test_a_repository_that_does_not_open_is_refused(hub, model_dir, capsys):
     assert_refused(hub, model_dir, ["logits differs from the reference"], capsys)
 
 
-def test_a_whole_directory_opens_in_every_auto_class(model_dir):
-    names = {auto_class.__name__ for auto_class in FAMILIES[BlendEncoderModel.config_class]}
-    errors = open_everywhere(model_dir)
-    assert set(errors) == names
-    assert errors["AutoModelForSequenceClassification"] == {"last_hidden_state": 0.0, "logits": 0.0}
-    assert errors["AutoModelForMaskedLM"] == {"last_hidden_state": 0.0}
-
-
 @pytest.mark.parametrize(
     "what", ["path", "home", "token", "other token"], ids=["path", "home", "token", "token of another service"]
 )
@@ -511,8 +503,13 @@ def test_a_push_that_fails_in_mid_training_does_not_stop_it(hub, opened, tmp_pat
     assert "config.json" in hub.repos[trainer.hub_model_id].files("main")
 
 
-def test_a_push_as_it_is(hub, tmp_path):
-    """Nothing is left out here: half precision, learned positions, an example longer than they reach."""
+def test_a_push_as_it_is(hub, tmp_path, monkeypatch):
+    """Nothing is left out here: half precision, learned positions, an example longer than they reach.
+
+    Before it is sent, it is truly opened, in a fresh process, in every Auto class.
+    """
+    opened = []
+    monkeypatch.setattr(publishing, "open_everywhere", lambda directory: opened.append(open_everywhere(directory)))
     trainer = trainer_of(
         BlendEncoderForSequenceClassification,
         tmp_path / "out",
@@ -524,6 +521,10 @@ def test_a_push_as_it_is(hub, tmp_path):
     )
     trainer.train()
     trainer.push_to_hub(tags="mine")
+    names = {auto_class.__name__ for auto_class in FAMILIES[BlendEncoderModel.config_class]}
+    assert len(opened) == 1 and set(opened[0]) == names
+    assert opened[0]["AutoModelForSequenceClassification"] == {"last_hidden_state": 0.0, "logits": 0.0}
+    assert opened[0]["AutoModelForMaskedLM"] == {"last_hidden_state": 0.0}
     files = hub.repos[trainer.hub_model_id].files("main")
     card = files["README.md"].decode()
     assert "pictures/learning_curves.png" in files and "pictures/blending.png" in files
