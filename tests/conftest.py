@@ -10,6 +10,7 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import gc
 import itertools
 import json
 import shutil
@@ -156,6 +157,13 @@ def pytest_configure(config):
 def pytest_unconfigure(config):
     TEMPLATE.stop()
     shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_imports():
+    """The Trainer collects garbage after each run; going through all that was imported takes it 0.3 seconds."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
