@@ -13,6 +13,9 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import ast
+import copy
+import functools
 import itertools
 import json
 import random
@@ -186,7 +189,13 @@ def seed():
 def tiny_config(config_class: type, **options: Any) -> Any:
     """A config of the sizes above; for an encoder-decoder, an option goes to the parts that have it."""
     start = {"decoder_start_token_id": 1} if config_class is BlendEncoderDecoderConfig else {}
-    return config_class.from_recipe(**{**SIZES, **start, **options})
+    return copy.deepcopy(make_config(config_class, repr({**SIZES, **start, **options})))
+
+
+@functools.cache  # it takes a third of the time that a model takes, and there are few of them for thousands of tests
+def make_config(config_class: type, options: str) -> Any:
+    """A config of options that are written as Python writes them."""
+    return config_class.from_recipe(**ast.literal_eval(options))
 
 
 def tiny_model(model_class: type, attention: str = "sdpa", **options: Any) -> Any:
