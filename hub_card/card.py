@@ -5,6 +5,7 @@ Nothing on a card is invented. What the user knows is given (`Given`); what happ
 computed here: the code for its use is run before it is printed, and the pictures are drawn.
 """
 
+import functools
 import logging
 import math
 import re
@@ -212,6 +213,7 @@ def facts_of(given: Given | None) -> dict[str, Any]:
     return {name: value for name, value in vars(given or Given()).items() if value is not None}
 
 
+@functools.cache  # it takes longer than all else of a card, which is written with every checkpoint that is pushed
 def template() -> jinja2.Template:
     """The card's template; a name that it misses is an error."""
     environment = jinja2.Environment(

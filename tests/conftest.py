@@ -1,8 +1,11 @@
 """What the tests share: no network, tiny models of every family and option, and batches in every form."""
 
+import gc
 import os
 import tempfile
 
+# Nothing that is imported or collected becomes garbage: to look for it takes as long as a third of all that.
+gc.disable()
 # What tests prepare of their data is not to be found again by others.
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp()
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -10,23 +13,29 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import ast
+import copy
+import functools
 import itertools
 import json
+import random
 import shutil
-import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any, get_args
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from template import TEMPLATE
 from torch import nn
-from transformers import AutoModel, set_seed
+from transformers import AutoModel
 
 import seqblend
 from seqblend import FAMILIES, BlendDecoderConfig, BlendEncoderConfig, BlendEncoderDecoderConfig
@@ -60,18 +69,19 @@ except ModuleNotFoundError:
 """
 
 
-def run_without_package(script: str, given: Any, directory: Path) -> subprocess.CompletedProcess[str]:
-    """Run a script to its end where the package is not installed; it reads `given`, as JSON, from sys.stdin."""
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_PACKAGE + script],
-        input=json.dumps(given),
-        env={**os.environ, "HF_MODULES_CACHE": str(directory / "modules")},
-        cwd=directory,
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    assert not done.returncode, done.stderr
+def run_without_package(script: str, given: Any, directory: Path, **variables: str) -> CompletedProcess[str]:
+    """Run a script to its end where the package is not installed.
+
+    Args:
+        script: Python code.
+        given: what it reads, as JSON, from sys.stdin.
+        directory: where it runs, and has its caches.
+        variables: of its environment, besides those that are set here.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HOME": str(directory / "home"), "HF_MODULES_CACHE": str(directory / "modules"), **variables}
+    done = TEMPLATE.run(WITHOUT_PACKAGE + script, cwd=directory, env=environment, given=json.dumps(given))
+    assert not done.returncode, done.stderr[-3000:]
     return done
 
 
@@ -151,19 +161,41 @@ def pytest_configure(config):
     config.pluginmanager.register(RootIsNoTestPackage())
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session):
+    gc.enable()
+
+
 def pytest_unconfigure(config):
+    TEMPLATE.stop()
     shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_imports():
+    """The Trainer collects garbage after each run; going through all that was imported takes it 0.3 seconds."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def seed():
-    set_seed(0)
+    """As by set_seed(0), which besides takes down the stack for every kind of accelerator, if there is none."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.default_generator.manual_seed(0)
 
 
 def tiny_config(config_class: type, **options: Any) -> Any:
     """A config of the sizes above; for an encoder-decoder, an option goes to the parts that have it."""
     start = {"decoder_start_token_id": 1} if config_class is BlendEncoderDecoderConfig else {}
-    return config_class.from_recipe(**{**SIZES, **start, **options})
+    return copy.deepcopy(make_config(config_class, repr({**SIZES, **start, **options})))
+
+
+@functools.cache  # it takes a third of the time that a model takes, and there are few of them for thousands of tests
+def make_config(config_class: type, options: str) -> Any:
+    """A config of options that are written as Python writes them."""
+    return config_class.from_recipe(**ast.literal_eval(options))
 
 
 def tiny_model(model_class: type, attention: str = "sdpa", **options: Any) -> Any:

@@ -4,6 +4,7 @@ The command prints the table of docs/reliability.md; tests/test_push_faults.py h
 """
 
 import contextlib
+import copy
 import os
 import sys
 import tempfile
@@ -79,21 +80,34 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-def break_one(fault: Any, number: int, old: Path, new: Path) -> dict[str, Any] | None:
-    """Push a second version while one request breaks each time that it is made.
+class Breaker:
+    """Pushes a second version of a model over its first, while a request breaks.
 
     Args:
-        fault: how it breaks.
-        number: which request, counted from 0.
-        old: directory of the first version.
-        new: of the second.
-
-    Returns:
-        What came of it; None if the push has no such request.
+        place: an empty directory.
+        hub: to push to.
     """
-    with loopback() as hub:
-        publish(old, Destination(REPO))
-        before, local = hub.repos[REPO].files("main"), contents(new)
+
+    def __init__(self, place: Path, hub: LoopbackHub):
+        self.hub, self.new = hub, place / "new"
+        save(place / "old", 16)
+        self.local = save(self.new, 32)
+        publish(place / "old", Destination(REPO))
+        self.repository = hub.repos[REPO]
+
+    def break_one(self, fault: Any, number: int) -> dict[str, Any] | None:
+        """Push while one request breaks each time that it is made, and once more.
+
+        Args:
+            fault: how it breaks.
+            number: which request, counted from 0.
+
+        Returns:
+            What came of it; None if the push has no such request.
+        """
+        hub, new, before = self.hub, self.new, self.repository.files("main")
+        # As the first version left it.
+        hub.repos = {REPO: copy.deepcopy(self.repository)}
         broken: list[tuple[str, str]] = []
 
         def break_it(index: int, method: str, path: str) -> Any:
@@ -117,22 +131,16 @@ def break_one(fault: Any, number: int, old: Path, new: Path) -> dict[str, Any] |
         return {
             "request": broken[0],
             "error": error,
-            "local": contents(new) == local,
+            "local": contents(new) == self.local,
             "remote": "old" if after == before else "new" if after == final else "between",
-            "completes": all(final[name] == content for name, content in local.items()),
+            "completes": all(final[name] == content for name, content in self.local.items()),
         }
 
-
-def break_all() -> dict[Any, list[dict[str, Any]]]:
-    """For each fault, what came of it at each request."""
-    with tempfile.TemporaryDirectory() as place:
-        old, new = Path(place, "old"), Path(place, "new")
-        save(old, 16), save(new, 32)
-        outcomes: dict[Any, list[dict[str, Any]]] = {}
-        for fault in FAULTS:
-            outcomes[fault] = []
-            while (outcome := break_one(fault, len(outcomes[fault]), old, new)) is not None:
-                outcomes[fault].append(outcome)
+    def break_each(self, fault: Any) -> list[dict[str, Any]]:
+        """What comes of a fault at each request."""
+        outcomes: list[dict[str, Any]] = []
+        while (outcome := self.break_one(fault, len(outcomes))) is not None:
+            outcomes.append(outcome)
         return outcomes
 
 
@@ -160,4 +168,6 @@ def table(outcomes: dict[Any, list[dict[str, Any]]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(table(break_all()) + "\n")
+    with tempfile.TemporaryDirectory() as place, loopback() as hub:
+        breaker = Breaker(Path(place), hub)
+        sys.stdout.write(table({fault: breaker.break_each(fault) for fault in FAULTS}) + "\n")

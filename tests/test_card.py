@@ -23,7 +23,7 @@ from seqblend.hub_card.card import METRICS, NOT_MEASURED, Given, write_card
 from seqblend.hub_card.illustrate import attention_of, written_tokens
 from seqblend.hub_card.record import HYPERPARAMETERS, RunRecord, hyperparameters, shown
 from seqblend.hub_card.usage import HEADS as USAGES
-from seqblend.hub_card.usage import as_text, prompt_of, run_usage, usage_code
+from seqblend.hub_card.usage import as_text, prompt_of, usage_code
 from seqblend.hub_card.verify import without_package
 from seqblend.train import main
 from seqblend.training.tokenization import train_tokenizer
@@ -101,11 +101,10 @@ def test_metadata_are_what_the_hub_takes_and_what_was_given(trained):
     assert {result.dataset_name for result in card.data.eval_results} == {"Weekdays"}
 
 
-def test_the_code_prints_what_stands_under_it(trained):
+def test_the_code_prints_what_stands_under_it(trained, usages):
     """It ran before it was printed; run once more, it prints the same. The example is the first test row."""
-    card = (trained / "README.md").read_text()
-    (code,), (example, output) = blocks(card, "python"), blocks(card, "text")
-    assert run_usage(code, "you/out", trained) == output.rstrip("\n")
+    example, output = blocks((trained / "README.md").read_text(), "text")
+    assert usages["out"].rstrip("\n") == output.rstrip("\n")
     first = json.loads((trained / "predictions.jsonl").read_text().split("\n")[0])
     assert re.findall(r"(\w+): +(.*)", example) == [
         ("input", first["input"]),
@@ -235,8 +234,11 @@ def test_the_usage_of_a_tagger_prints_slices_of_the_text(usages):
 
 
 @pytest.fixture(scope="module")
-def usages(tmp_path_factory):
-    """What the code of each head prints; all run in one process, each where its own card would run it."""
+def usages(trained, tmp_path_factory):
+    """What the code of each head, and that of the card of `trained`, prints.
+
+    All run in one process, each where its own card would run it.
+    """
     root = tmp_path_factory.mktemp("usages")
     tokenizer = train_tokenizer([*WORDS, "Müller"] * 3, "byte-bpe", 300)
     code = []
@@ -247,6 +249,8 @@ def usages(tmp_path_factory):
         head = USAGES[name.partition("For")[2]]
         example = TEXTS.get(name.partition("For")[2], "월요일 a b")
         code.append(f"print('===', {name!r})\n" + usage_code(head, f"you/{name}", example))
+    (root / "you" / trained.name).symlink_to(trained)
+    code += [f"print('===', {trained.name!r})", *blocks((trained / "README.md").read_text(), "python")]
     done = without_package(["-"], root, "\n".join(code))
     assert done.returncode == 0, done.stderr[-2000:]
     return dict(part.strip().split("\n", 1) for part in done.stdout.split("===")[1:])

@@ -3,8 +3,6 @@ import hashlib
 import json
 import os
 import random
-import subprocess
-import sys
 from collections import Counter, defaultdict
 
 import pytest
@@ -12,6 +10,7 @@ from babel.dates import format_date, get_day_names, get_month_names
 from datasets import Dataset
 from datasets.exceptions import DatasetGenerationError
 from datasets.utils import are_progress_bars_disabled, enable_progress_bars
+from template import TEMPLATE
 
 from seqblend.training import dates
 from seqblend.training.dates import LANGUAGES, STYLES, date_row, language_ceiling, load_dates
@@ -118,9 +117,8 @@ def test_rows_are_the_same_in_another_process_and_differ_by_seed(splits, cache_d
         "import sys; sys.path.insert(0, sys.argv[1]); from test_dates import SMALL, digest, load_dates; "
         "print(digest(load_dates(**SMALL, cache_dir=sys.argv[2])))"
     )
-    command = [sys.executable, "-c", program, os.path.dirname(__file__), str(tmp_path)]
-    environment = {**os.environ, "PYTHONHASHSEED": "123", "HF_HUB_OFFLINE": "1"}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    run = TEMPLATE.run(program, os.path.dirname(__file__), tmp_path, cwd=tmp_path, env={**os.environ})
+    assert run.returncode == 0, run.stderr
     assert run.stdout.split() == [digest(splits)]
     assert run.stderr == ""
     assert digest(load_dates(seed=1, **SMALL, cache_dir=cache_dir)) != digest(splits)

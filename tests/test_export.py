@@ -3,15 +3,13 @@
 import ast
 import hashlib
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import WITHOUT_PACKAGE, every_config, padded, tiny_config, tiny_model
+from conftest import every_config, padded, run_without_package, tiny_config, tiny_model
 from huggingface_hub import HfApi
 from transformers import AutoConfig, AutoModel, PreTrainedModel, Trainer, TrainingArguments
 
@@ -21,15 +19,14 @@ from seqblend.version import EXPORTED_CODE, __version__
 
 # Opens each place in every Auto class: where an output is known, it must be that one. What was opened in the class it
 # was saved in is saved again from there, under another name, and opened likewise; so is the base model out of a head.
-OPEN_AND_SAVE = (
-    WITHOUT_PACKAGE
-    + """
+OPEN_AND_SAVE = """
+import json
 from pathlib import Path
 
 import torch, transformers
 
 torch.set_num_threads(1)
-root = Path(sys.argv[1])
+root = Path(json.load(sys.stdin))
 saved = torch.load(root / "expected.pt")
 places = list(saved["outputs"].items())
 for place, expected in places:
@@ -56,7 +53,6 @@ for place, expected in places:
             model.model.save_pretrained(root / "again-base")
             places.append(("again-base", {"AutoModel": expected["AutoModel"]}))
 """
-)
 
 
 def code_in(directory):
@@ -99,13 +95,7 @@ def cache(directory, home):
 @every_config
 def test_opens_without_the_package_in_every_auto_class_and_again(config_class, tmp_path):
     outputs = save_family(config_class, tmp_path)
-    script = tmp_path / "open_and_save.py"
-    script.write_text(OPEN_AND_SAVE)
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, script, tmp_path]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_without_package(OPEN_AND_SAVE, str(tmp_path), tmp_path)
     heads = [name for name in outputs if name.startswith("AutoModel")]
     known = {place: set(expected) for place, expected in outputs.items()}
     known |= {f"again-{name}": known[name] for name in heads} | {"again-base": {"AutoModel"}}

@@ -3,9 +3,6 @@
 import getpass
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from conftest import CONFIGS, LABELS, VOCAB, WITHOUT_PACKAGE, named, tiny_config, tiny_model
+from conftest import CONFIGS, LABELS, VOCAB, named, run_without_package, tiny_config, tiny_model
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants
 from huggingface_hub.utils import _http
 from loopback_hub import LoopbackHub
@@ -113,9 +110,7 @@ def trainer_of(model_class, directory, given=None, model_options=None, **options
 # --- Round trips ---
 
 
-OPEN = (
-    WITHOUT_PACKAGE
-    + """
+OPEN = """
 import json
 import safetensors.torch, torch, transformers
 from huggingface_hub import hf_hub_download
@@ -139,23 +134,11 @@ for repo, revision, reference, names in json.load(sys.stdin):
                 assert torch.equal(model(**inputs).logits, expected["logits"]), (repo, name)
         print("opened", repo, revision[:8], name)
 """
-)
 
 
 def open_over_http(hub, tmp_path, places):
     """Open repositories in a process without seqblend; the lines it prints, one for each repository and Auto class."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= {**hub.environment(READER), "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", OPEN],
-        input=json.dumps(places),
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_without_package(OPEN, places, tmp_path, **hub.environment(READER))
     return [line for line in done.stdout.splitlines() if line.startswith("opened")]
 
 
@@ -192,9 +175,7 @@ def test_what_anyone_pushes_opens_in_every_head_bit_for_bit(config_class, hub, o
     assert len(opened) == len(models) + heads * 3
 
 
-PLAIN = (
-    WITHOUT_PACKAGE
-    + """
+PLAIN = """
 import torch
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
@@ -214,17 +195,12 @@ trainer = Trainer(model, arguments, train_dataset=Rows())
 trainer.train()
 trainer.push_to_hub()
 """
-)
 
 
 def test_a_plain_trainer_without_the_package_pushes_a_repository_that_opens(hub, opened, tmp_path):
     saved(BlendEncoderForSequenceClassification, tmp_path / "first")
     publish(tmp_path / "first", Destination("someone/first"))
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= {**hub.environment(WRITER), "HF_HOME": str(tmp_path / "home")}
-    command = [sys.executable, "-c", PLAIN]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_without_package(PLAIN, None, tmp_path, **hub.environment(WRITER))
     files = hub.repos["someone/again"].files("main")
     weights = safetensors.torch.load(files["model.safetensors"])
     old = safetensors.torch.load((tmp_path / "first" / "model.safetensors").read_bytes())
@@ -424,14 +400,6 @@ def test_a_repository_that_does_not_open_is_refused(hub, model_dir, capsys):
     assert_refused(hub, model_dir, ["logits differs from the reference"], capsys)
 
 
-def test_a_whole_directory_opens_in_every_auto_class(model_dir):
-    names = {auto_class.__name__ for auto_class in FAMILIES[BlendEncoderModel.config_class]}
-    errors = open_everywhere(model_dir)
-    assert set(errors) == names
-    assert errors["AutoModelForSequenceClassification"] == {"last_hidden_state": 0.0, "logits": 0.0}
-    assert errors["AutoModelForMaskedLM"] == {"last_hidden_state": 0.0}
-
-
 @pytest.mark.parametrize(
     "what", ["path", "home", "token", "other token"], ids=["path", "home", "token", "token of another service"]
 )
@@ -535,8 +503,13 @@ def test_a_push_that_fails_in_mid_training_does_not_stop_it(hub, opened, tmp_pat
     assert "config.json" in hub.repos[trainer.hub_model_id].files("main")
 
 
-def test_a_push_as_it_is(hub, tmp_path):
-    """Nothing is left out here: half precision, learned positions, an example longer than they reach."""
+def test_a_push_as_it_is(hub, tmp_path, monkeypatch):
+    """Nothing is left out here: half precision, learned positions, an example longer than they reach.
+
+    Before it is sent, it is truly opened, in a fresh process, in every Auto class.
+    """
+    opened = []
+    monkeypatch.setattr(publishing, "open_everywhere", lambda directory: opened.append(open_everywhere(directory)))
     trainer = trainer_of(
         BlendEncoderForSequenceClassification,
         tmp_path / "out",
@@ -548,6 +521,10 @@ def test_a_push_as_it_is(hub, tmp_path):
     )
     trainer.train()
     trainer.push_to_hub(tags="mine")
+    names = {auto_class.__name__ for auto_class in FAMILIES[BlendEncoderModel.config_class]}
+    assert len(opened) == 1 and set(opened[0]) == names
+    assert opened[0]["AutoModelForSequenceClassification"] == {"last_hidden_state": 0.0, "logits": 0.0}
+    assert opened[0]["AutoModelForMaskedLM"] == {"last_hidden_state": 0.0}
     files = hub.repos[trainer.hub_model_id].files("main")
     card = files["README.md"].decode()
     assert "pictures/learning_curves.png" in files and "pictures/blending.png" in files

@@ -4,8 +4,6 @@ import copy
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import unicodedata
 from functools import cache
 from itertools import chain
@@ -14,6 +12,7 @@ import datasets
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from template import TEMPLATE
 from transformers import AutoTokenizer
 
 from seqblend.training.corruption import Noise, add_sentinels
@@ -231,15 +230,13 @@ for name in TOKENIZER_TYPES:
 """
 
 
-def test_same_texts_same_tokenizer_in_every_process():
+def test_same_texts_same_tokenizer_in_every_process(tmp_path):
     """wordpiece and unigram differ from process to process, and from call to call, as the library trains them."""
     numbers = [f"{a}{b}{c} {chr(0xAC00 + a * 7 + b * 5 + c)}" for a in range(12) for b in range(12) for c in range(3)]
     # Characters that occur only together: unigram training prunes them away, and puts them back in any order.
     texts = numbers + [chr(0x3041 + 2 * i) + chr(0x3042 + 2 * i) for i in range(40)] * 20
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "true"}
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT], input=json.dumps(texts), capture_output=True, text=True, env=environment
-    )
+    run = TEMPLATE.run(SCRIPT, cwd=tmp_path, env=environment, given=json.dumps(texts))
     assert run.returncode == 0, run.stderr
     elsewhere = dict(line.split() for line in run.stdout.splitlines())
     for name in TOKENIZER_TYPES:

@@ -1,6 +1,5 @@
 """Through the Trainer: gradients and losses are right, a run resumes exactly, the best model comes back."""
 
-import gc
 import itertools
 import math
 from copy import deepcopy
@@ -53,14 +52,6 @@ PROBLEMS = [
 TRAINERS = {"ours": partial(BlendTrainer, scorers={}), "transformers": Trainer}
 # By whom, in batches of how many, accumulated over how many.
 OTHER_STEPS = [("ours", 2, 4), ("ours", 3, 3), ("transformers", 8, 1), ("transformers", 2, 4)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def frozen_imports():
-    """The Trainer collects garbage after each run; going through all that was imported takes it 0.3 seconds."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def problems(head):
