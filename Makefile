@@ -20,10 +20,10 @@ demo: $(VENV)/package  ## train the three task shapes on calendar dates
 	$(BIN)/python examples/demo.py --output_dir runs/demo
 
 test: $(VENV)/tools  ## run the tests
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-oldest: $(OLDEST)/tools $(VENV)/tools  ## run the tests on the lowest versions, open models across
-	$(OLDEST)/bin/python -m pytest --numprocesses 2
+	$(OLDEST)/bin/python -m pytest --numprocesses 2 --dist worksteal
 	rm -rf build/versions
 	$(BIN)/python tests/check_versions.py save build/versions/newest
 	$(OLDEST)/bin/python tests/check_versions.py open build/versions/newest
