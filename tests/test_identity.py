@@ -12,14 +12,22 @@ import torch
 from conftest import VOCAB, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 
 from seqblend import BlendDecoderForCausalLM
 from seqblend.hub_card.record import RunRecord
 from seqblend.training.arguments import BlendTrainingArguments
 from seqblend.training.checkpoints import newest_good
 from seqblend.training.files import InputError
-from seqblend.training.identity import FREE, IDENTITY, PLACE, read_facts, table_digest
+from seqblend.training.identity import (
+    FREE,
+    IDENTITY,
+    PLACE,
+    as_json,
+    read_facts,
+    table_digest,
+    tokenizer_digest,
+)
 from seqblend.training.locks import locked
 from seqblend.training.streams import RowStream
 from seqblend.training.tasks import TASKS
@@ -136,6 +144,20 @@ def test_every_option_is_kept_or_belongs_to_the_place(saved):
     assert not FREE & PLACE
 
 
+def test_facts_are_the_same_in_every_process():
+    """A set, as peft's target_modules, has the order of its process; an object has a place in its memory."""
+    names = [f"{number}_proj" for number in range(50)]
+    assert json.loads(as_json({"kinds": set(names)})) == {"kinds": sorted(names)}
+    assert as_json([object(), lambda: 0]) == as_json([object(), lambda: 0])
+
+
+def test_a_tokenizer_is_the_same_when_it_is_loaded_again(tmp_path):
+    TOKENIZER.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    loaded(["abc", "a"], padding=True, truncation=True, max_length=2)
+    assert tokenizer_digest(loaded) == tokenizer_digest(TOKENIZER)
+
+
 # --- What is allowed ---
 
 
@@ -217,7 +239,10 @@ def test_a_checkpoint_of_transformers_is_told_to_be_unverified(tmp_path, caplog)
     collator = TASKS["causal-lm"].collator(TOKENIZER)
     Trainer(model=deepcopy(MODEL), args=args, train_dataset=ROWS, data_collator=collator).train()
     trainer_for(tmp_path).train(True)
-    assert "checkpoint-1: not written by this version's Trainer; whether it is whole, and of this run" in caplog.text
+    assert (
+        "checkpoint-1: not written by this version's Trainer; whether it is whole, and of this run, is not verified"
+        in caplog.text
+    )
 
 
 def test_transformers_goes_on_from_ours_and_we_from_that(saved, tmp_path):

@@ -3,13 +3,13 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
 import pyarrow as pa
-from datasets.fingerprint import Hasher
 from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
 
 from ..hub_card.record import shown
@@ -92,7 +92,7 @@ def changes_of(before: Facts, now: Facts) -> list[Change]:
 def identity_of(facts: Facts) -> str:
     """The name of a run: equal for equal facts, however long the run is to be."""
     decisive = {name: value for name, value in facts.items() if name not in FREE}
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(as_json(decisive).encode()).hexdigest()[:16]
 
 
 def check_allowed(names: Sequence[str], facts: Facts) -> None:
@@ -149,7 +149,16 @@ def facts_of(
         "train_dataset": rows_digest(train_dataset),
         "eval_dataset": None if args.metric_for_best_model is None else rows_digest(eval_dataset),
     }
-    return json.loads(json.dumps(facts, default=str))
+    return json.loads(as_json(facts))
+
+
+def as_json(value: Any) -> str:
+    """A value as JSON, the same in every process: a set in order, an object without its place in memory."""
+
+    def plain(each: Any) -> Any:
+        return sorted(each, key=str) if isinstance(each, set | frozenset) else re.sub(" at 0x[0-9a-f]+", "", str(each))
+
+    return json.dumps(value, default=plain, sort_keys=True)
 
 
 def config_facts(config: Any) -> Facts:
@@ -171,7 +180,8 @@ def tokenizer_digest(tokenizer: Any) -> str | None:
     # Truncation and padding are what the last call left there; the next one sets them anew.
     settings = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
     special = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
-    return Hasher.hash([settings, special, tokenizer.padding_side, tokenizer.truncation_side])
+    content = as_json([settings, special, tokenizer.padding_side, tokenizer.truncation_side])
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def collator_facts(collator: Any) -> Facts | None:

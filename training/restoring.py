@@ -9,7 +9,7 @@ import torch
 from transformers.trainer_callback import ExportableState
 
 from ..configuration.base import RecipeConfig
-from .checkpoints import fault_of, good_checkpoints
+from .checkpoints import MANIFEST, fault_of, good_checkpoints
 from .directory import goes_on
 from .files import InputError, in_one_line
 from .identity import FREE, Change, Facts, changes_of, check_allowed, facts_of, read_facts
@@ -114,10 +114,12 @@ class RestoringTrainer(SavingTrainer):
         if not self.args.should_log:
             return checkpoint
         if read_facts(Path(checkpoint)) is None:
-            logger.warning(
-                "%s: not written by this version's Trainer; whether it is whole, and of this run, is not verified",
-                checkpoint,
+            unknown = (
+                "whether it is of this run"
+                if Path(checkpoint, MANIFEST).is_file()
+                else "whether it is whole, and of this run,"
             )
+            logger.warning("%s: not written by this version's Trainer; %s is not verified", checkpoint, unknown)
         if not goes_on(checkpoint, self.args.output_dir):
             logger.warning("%s: the run goes on in another directory, %s", checkpoint, self.args.output_dir)
         for change in self.changes:
