@@ -279,10 +279,15 @@ class Output:
 
     def write(self, answers: Iterable[dict[str, Any]], file: IO[bytes] | None) -> None:
         """Write one line an answer, and show how fast that goes. Raises OSError where that cannot be."""
-        with self.named(), self.text(file) as stream:
+        stream = self.text(file)
+        try:
             for answer in tqdm(answers, unit="rows", unit_scale=True, disable=None, file=sys.stderr):
-                stream.write(json_line(answer))
+                with self.named():
+                    stream.write(json_line(answer))
                 self.rows += 1
+        finally:
+            with self.named():
+                stream.close()
 
     def text(self, file: IO[bytes] | None) -> IO[str]:
         """What packs and encodes; to close it writes the rest, and does not close the file."""

@@ -18,9 +18,16 @@ from seqblend.hub_card.publish import Destination, check_access
 from seqblend.hub_card.record import hardware, versions
 from seqblend.training.arguments import DataArguments, card_facts, parse_arguments, public_command
 from seqblend.training.checkpoints import RunError
-from seqblend.training.checks import check_options, finish_arguments, settle_steps, take_checkpoint, wanted_splits
+from seqblend.training.checks import (
+    REQUIRED,
+    check_options,
+    finish_arguments,
+    settle_steps,
+    take_checkpoint,
+    wanted_splits,
+)
 from seqblend.training.data import SPLITS, LabelledData, load_data
-from seqblend.training.directory import RESULTS, check_directory
+from seqblend.training.directory import RESULTS, check_directory, check_sources
 from seqblend.training.encoding import Settings
 from seqblend.training.files import InputError, in_one_line, json_line, one_line
 from seqblend.training.leakage import warn_of_leakage
@@ -205,10 +212,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         preprocess_logits_for_metrics=task.reduce,
     )
     if training_args.do_train:
-        searched = training_args.resume is not None and training_args.resume_from_checkpoint is not None
-        training_args.resume_from_checkpoint = trainer.find_checkpoint(
-            searched or training_args.resume_from_checkpoint
-        )
+        find_checkpoint(trainer, model_args.sources())
     facts = {
         "command": public_command(argv, training_args.hub_token),
         "versions": ", ".join(f"{package} {number}" for package, number in versions().items()),
@@ -220,6 +224,26 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         **data_args.facts(),
     }
     return Job(task, rows, encoded, settings, model, trainer, facts)
+
+
+def find_checkpoint(trainer: BlendTrainer, sources: dict[str, str | None]) -> None:
+    """Settle which checkpoint of this run is gone on from.
+
+    Args:
+        trainer: of the run.
+        sources: what the run starts from, by the names of their flags.
+
+    Raises:
+        InputError: there is none, it is of another run, or with it would be deleted what the run starts from.
+    """
+    args = trainer.args
+    given = args.resume_from_checkpoint
+    args.resume_from_checkpoint = trainer.find_checkpoint(True if given and args.resume else given)
+    if given and args.resume_from_checkpoint is None:
+        if args.resume == REQUIRED and not args.overwrite_output_dir:
+            raise InputError(f"resume_from_checkpoint: there is no good checkpoint in output_dir {args.output_dir}")
+        if args.overwrite_output_dir:
+            check_sources(args, sources)
 
 
 def read_rows(data_args: DataArguments, args: Seq2SeqTrainingArguments, known: list[str] | None) -> LabelledData:

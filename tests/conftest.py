@@ -20,6 +20,7 @@ import itertools
 import json
 import random
 import shutil
+import signal
 import sys
 import zlib
 from collections.abc import Iterator
@@ -42,6 +43,8 @@ from seqblend import FAMILIES, BlendDecoderConfig, BlendEncoderConfig, BlendEnco
 from seqblend.modeling.heads import ForSequenceClassification, ForTokenClassification
 
 torch.set_num_threads(1)
+# Of tests that are run in the background a shell may have said that they do not listen.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # No test fails because the machine is busy; and a fixture that all examples share may be of a function.
 BUSY = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("busy", deadline=None, suppress_health_check=BUSY)

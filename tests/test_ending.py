@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import time
 
 import pytest
 from test_train_command import CLASSIFY, ROWS, files, flags, plain_cards, quick_and_quiet, read, run  # noqa: F401
@@ -45,6 +46,52 @@ def test_a_signal_after_training_says_that_the_model_is_saved(number, saved, tmp
     assert ("--resume auto does what is left" in told) == saved
     run(out, resume="auto", overwrite_output_dir=None if saved else True, **options)
     assert len((out / "predictions.jsonl").read_text().splitlines()) == len(ROWS[CLASSIFY])
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=["SIGTERM", "SIGINT"])
+def test_a_signal_when_no_step_is_left_ends_the_run_too(number, tmp_path, capsys, monkeypatch):
+    """It was noted, and the run evaluated, predicted and pushed on."""
+    monkeypatch.setattr("seqblend.training.trainer.BlendTrainer._finish_current_push", send(number))
+    options = {**files(tmp_path, ROWS[CLASSIFY]), **SAVED}
+    assert train.main(flags(tmp_path / "out", options)) == SIGNALS[number][1]
+    assert "go on from there with --resume auto" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out" / "train_results.json").exists()
+
+
+def test_a_child_that_sigterm_ends_prints_no_traceback(capfd):
+    """As the workers that turn rows into tokens, when one of them has failed."""
+    ready, started = os.pipe()
+    with terminable():
+        child = os.fork()
+        if not child:
+            os.write(started, b"1")
+            time.sleep(60)
+            os._exit(0)
+        os.read(ready, 1)
+        os.kill(child, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+    assert capfd.readouterr().err == ""
+
+
+def test_a_checkpoint_that_is_wanted_may_be_an_earlier_one(tmp_path, capsys):
+    """--resume_from_checkpoint true, as transformers has it."""
+    options = {**files(tmp_path, ROWS[CLASSIFY], ["train"]), **SAVED, "max_steps": 2}
+    out = run(tmp_path / "out", **options)
+    (out / "checkpoint-2" / "optimizer.pt").unlink()
+    run(out, resume_from_checkpoint="true", **options)
+    for number in (1, 2):
+        (out / f"checkpoint-{number}" / "optimizer.pt").unlink()
+    assert train.main(flags(out, {**options, "resume_from_checkpoint": "true"})) == 2
+    assert "there is no good checkpoint" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_another_run_is_not_deleted_if_this_one_starts_from_it(tmp_path, capsys):
+    options = {**files(tmp_path, ROWS[CLASSIFY], ["train"]), **SAVED}
+    out = run(tmp_path / "out", **options)
+    both = {"resume": "auto", "overwrite_output_dir": True, "seed": 7}
+    given = {"model_name_or_path": out / "checkpoint-1", "tokenizer_type": None, "config_overrides": None, **both}
+    assert train.main(flags(out, {**options, **given})) == 2
+    assert "would delete model_name_or_path" in capsys.readouterr().err and (out / "checkpoint-1").is_dir()
 
 
 def test_who_listens_to_sigterm_already_goes_on_to(monkeypatch):

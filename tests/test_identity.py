@@ -1,6 +1,7 @@
 """A run is resumed from its own checkpoints alone, and whatever is otherwise now is refused or said."""
 
 import json
+import math
 import multiprocessing
 import shutil
 import time
@@ -24,7 +25,9 @@ from seqblend.training.identity import (
     IDENTITY,
     PLACE,
     as_json,
+    changes_of,
     read_facts,
+    rows_digest,
     table_digest,
     tokenizer_digest,
 )
@@ -36,6 +39,8 @@ from seqblend.training.trainer import BlendTrainer
 
 TEXTS = ["abc" * size for size in (3, 1, 5, 2, 4, 2, 6, 1)]
 TOKENIZER = train_tokenizer(TEXTS, "char", VOCAB)
+SPECIAL = train_tokenizer(TEXTS, "char", VOCAB)
+SPECIAL.eos_token = "b"
 ROWS = [{"input_ids": ids, "labels": ids} for ids in TOKENIZER(TEXTS)["input_ids"]]
 SIZES = {"hidden_dropout": 0.2, "num_hidden_layers": 1}
 MODEL = tiny_model(BlendDecoderForCausalLM, **SIZES).float()
@@ -49,6 +54,7 @@ def trainer_for(output_dir, rows=None, model=MODEL, tokenizer=TOKENIZER, **optio
         model=deepcopy(model),
         args=BlendTrainingArguments(output_dir=str(output_dir), **{**OPTIONS, **options}),
         train_dataset=datasets.Dataset.from_list(ROWS) if rows is None else rows,
+        eval_dataset=datasets.Dataset.from_list(ROWS[:2]),
         processing_class=tokenizer,
         data_collator=TASKS["causal-lm"].collator(TOKENIZER),
     )
@@ -158,6 +164,45 @@ def test_a_tokenizer_is_the_same_when_it_is_loaded_again(tmp_path):
     assert tokenizer_digest(loaded) == tokenizer_digest(TOKENIZER)
 
 
+def test_training_on_in_the_same_process_or_with_what_was_saved_is_the_same_run(tmp_path):
+    """The Trainer sets the special tokens of the config; saving sets its dtype and architectures."""
+    trainer = trainer_for(tmp_path, tokenizer=SPECIAL, max_steps=2)
+    assert trainer.model.config.eos_token_id != SPECIAL.eos_token_id
+    trainer.train()
+    trainer.args.max_steps = 3
+    trainer.train(True)
+    saved_model = BlendDecoderForCausalLM.from_pretrained(tmp_path / "checkpoint-3")
+    trainer_for(tmp_path, model=saved_model, tokenizer=SPECIAL).train(True)
+    assert (tmp_path / "checkpoint-4").is_dir()
+
+
+def test_choosing_a_best_model_may_begin_and_end(tmp_path):
+    chosen = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True}
+    trainer_for(tmp_path, max_steps=1).train()
+    trainer_for(tmp_path, max_steps=2, **chosen).train(True)
+    trainer_for(tmp_path, max_steps=3).train(True)
+    assert (tmp_path / "checkpoint-3").is_dir()
+
+
+def test_what_a_library_has_besides_is_no_change():
+    before = {
+        "peft.default": {"r": 8, "alpha": 1},
+        "accelerator_config": {"split_batches": False},
+        "id2label": {"0": "a"},
+    }
+    now = {"peft.default": {"r": 8, "new": None}, "accelerator_config": {"split_batches": True, "new": 1}}
+    (change,) = changes_of(before, now)
+    assert str(change) == "accelerator_config[split_batches] True, was False"
+    (change,) = changes_of(before, {"id2label": {"0": "a", "1": None}})
+    assert str(change) == "id2label[1] None, was nothing"
+
+
+def test_rows_of_tensors_are_compared_whole():
+    rows = [{"input_ids": torch.arange(5000)}]
+    other = [{"input_ids": torch.arange(5000).where(torch.arange(5000) != 2500, 0)}]
+    assert rows_digest(rows) == rows_digest([{"input_ids": torch.arange(5000)}]) != rows_digest(other)
+
+
 # --- What is allowed ---
 
 
@@ -199,6 +244,22 @@ def test_an_allowed_schedule_is_where_it_would_be(saved, tmp_path):
     trainer.add_callback(Rates(rates))
     trainer.train(str(saved / "checkpoint-1"))
     assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3])
+
+
+@pytest.mark.parametrize("options", [{"learning_rate": 1.0}, {"lr_scheduler_type": "reduce_lr_on_plateau"}], ids=str)
+def test_a_schedule_that_waits_for_a_metric_has_the_allowed_rate(options, tmp_path):
+    """Such a schedule does not follow from the steps; what it waited for stays."""
+    before = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "loss"}
+    if "learning_rate" in options:
+        before |= {"lr_scheduler_type": "reduce_lr_on_plateau"}
+    trainer_for(tmp_path, max_steps=2, **before).train()
+    rates = []
+    allowed = [*options, "lr_scheduler_kwargs"]
+    trainer = trainer_for(tmp_path, max_steps=3, allow_changed=allowed, **{**before, **options})
+    trainer.add_callback(Rates(rates))
+    trainer.train(True)
+    assert rates == [options.get("learning_rate", 1e-3)]
+    assert trainer.lr_scheduler.best < math.inf
 
 
 def test_a_fact_that_is_none_is_no_allowance(saved):

@@ -57,6 +57,9 @@ NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
     ("between 0 and 4294967295", lambda value: 0 <= value < 2**32, ("seed", "data_seed")),
 ]
 
+# What args.resume is where --resume_from_checkpoint true wants a checkpoint of output_dir.
+REQUIRED = "required"
+
 # Of which tasks an option is.
 ONLY_FOR = {
     "problem_type": ("sequence-classification",),
@@ -257,7 +260,8 @@ def take_checkpoint(args: BlendTrainingArguments) -> None:
     elif args.resume or given in ("true", "True"):
         clear_stage(Path(args.output_dir))
         args.resume_from_checkpoint = next(reversed(sort_checkpoints(args.output_dir)), None)
-        if args.resume_from_checkpoint is None and not args.resume:
+        args.resume = args.resume or REQUIRED
+        if args.resume_from_checkpoint is None and args.resume == REQUIRED:
             raise InputError(f"resume_from_checkpoint: there is no checkpoint in output_dir {args.output_dir}")
     elif given and not Path(given, STATE).exists():
         raise InputError(f"resume_from_checkpoint: {given} is no checkpoint")

@@ -74,6 +74,11 @@ def check_directory(args: TrainingArguments, sources: dict[str, str | None]) -> 
             f"output_dir: {args.output_dir} holds a run already ({listed(found)}); --resume auto goes on with it, "
             "--overwrite_output_dir true deletes it, or give another directory"
         )
+    check_sources(args, sources)
+
+
+def check_sources(args: TrainingArguments, sources: dict[str, str | None]) -> None:
+    """Raises InputError where overwrite_output_dir would delete what the run starts from; see check_directory."""
     for name, path in sources.items():
         if path and lies_in(path, args.output_dir):
             raise InputError(f"overwrite_output_dir: would delete {name} {path}; give another output_dir")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import datasets
 import pyarrow as pa
 from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
+from transformers.trainer_utils import has_length
 
 from ..hub_card.record import shown
 from .files import NEAREST, InputError, nearest_first
@@ -43,7 +44,14 @@ FREE = {
     *("eval_delay", "eval_on_start", "eval_accumulation_steps", "eval_do_concat_batches", "eval_use_gather_object"),
     *("per_device_eval_batch_size", "prediction_loss_only", "predict_with_generate", "bf16_full_eval"),
     *("fp16_full_eval", "generation_max_length", "generation_num_beams", "sortish_sampler", "use_cache"),
-    *("save_strategy", "save_steps", "save_total_limit", "save_only_model", "load_best_model_at_end"),
+    *(
+        "ignore_data_skip",
+        "save_strategy",
+        "save_steps",
+        "save_total_limit",
+        "save_only_model",
+        "load_best_model_at_end",
+    ),
     *("early_stopping_patience", "dataloader_num_workers", "dataloader_persistent_workers"),
     *("dataloader_prefetch_factor", "dataloader_multiprocessing_context", "dataloader_in_order"),
     *("torch_empty_cache_steps", "activation_checkpointing", "activation_checkpointing_kwargs"),
@@ -55,8 +63,15 @@ DIGESTS = {
     "train_dataset": "train_dataset has other rows, or the same rows in another order",
     "eval_dataset": "eval_dataset, by which the best model is chosen, has other rows",
 }
-# Fields of a configuration that change no logits, or that saving a model sets.
+# By what, and on which rows, the best model is chosen; the learning rate of some schedules, too.
+CHOICE = ("metric_for_best_model", "greater_is_better", "eval_dataset")
+WAITING = ("reduce_lr_on_plateau", "greedy")
+# Settings of libraries, of which another version may have more.
+OF_LIBRARIES = re.compile(r"peft\.|accelerator_config|fsdp_config|parallelism_config")
+# Fields of a configuration that change no logits, that saving a model sets, or that the Trainer takes from the
+# tokenizer (`align_special_tokens`), of which there is a digest.
 UNREAD = {
+    *("pad_token_id", "bos_token_id", "eos_token_id"),
     *("transformers_version", "architectures", "auto_map", "dtype", "use_cache", "return_dict", "seqblend_version"),
     *("output_hidden_states", "output_attentions", "name_or_path"),
 }
@@ -76,17 +91,31 @@ class Change(NamedTuple):
 def told(name: str, before: Any, now: Any) -> str:
     """Which value a fact has and had; of a mapping or a list, the first item that differs."""
     if isinstance(before, dict) and isinstance(now, dict):
-        key = next(key for key in {**before, **now} if before.get(key) != now.get(key))
-        return told(f"{name}[{key}]", before.get(key), now.get(key))
+        differing = [key for key in {**before, **now} if not same(before.get(key, ...), now.get(key, ...))]
+        # Rather one that both have.
+        key = next((key for key in differing if key in before and key in now), differing[0])
+        return told(f"{name}[{key}]", before.get(key, "nothing"), now.get(key, "nothing"))
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         index = next(i for i, pair in enumerate(zip(before, now, strict=True)) if pair[0] != pair[1])
         return told(f"{name}[{index}]", before[index], now[index])
     return f"{name} {shown(now):.{SHOWN}}, was {shown(before):.{SHOWN}}"
 
 
+def same(before: Any, now: Any, common: bool = False) -> bool:
+    """Whether two values are equal; `common`: of mappings, what both have."""
+    if common and isinstance(before, dict) and isinstance(now, dict):
+        return all(same(before[key], now[key], common) for key in before.keys() & now.keys())
+    return before == now
+
+
 def changes_of(before: Facts, now: Facts) -> list[Change]:
     """The facts that differ. What only one of the two has, another version of a library added."""
-    return [Change(name, before[name], now[name]) for name in now if name in before and before[name] != now[name]]
+    names = [name for name in now if name in before]
+    return [
+        Change(name, before[name], now[name])
+        for name in names
+        if not same(before[name], now[name], common=bool(OF_LIBRARIES.match(name)))
+    ]
 
 
 def identity_of(facts: Facts) -> str:
@@ -139,11 +168,12 @@ def facts_of(
     facts = {
         **{name: value for name, value in args.to_dict().items() if name not in PLACE},
         "processes": args.world_size,
-        "model": type(model).__name__,
+        # FSDP2 makes another class of it.
+        "model": type(model).__name__.removeprefix("FSDP"),
         "model_dtype": str(getattr(model, "dtype", None)),
         "trained_parameters": sum(each.numel() for each in model.parameters() if each.requires_grad),
         **config_facts(getattr(model, "config", None)),
-        **{f"peft.{name}": each.to_dict() for name, each in getattr(model, "peft_config", {}).items()},
+        **{f"peft.{name}": adapter_facts(each) for name, each in getattr(model, "peft_config", {}).items()},
         "tokenizer": tokenizer_digest(tokenizer),
         "collator": collator_facts(collator),
         "train_dataset": rows_digest(train_dataset),
@@ -170,6 +200,12 @@ def config_facts(config: Any) -> Facts:
         elif name not in UNREAD and not name.startswith("_"):
             facts[name] = value
     return facts
+
+
+def adapter_facts(config: Any) -> Facts:
+    """The settings of an adapter, without where its base model is and what loading it sets."""
+    left_out = ("peft_version", "base_model_name_or_path", "revision", "inference_mode")
+    return {name: value for name, value in config.to_dict().items() if name not in left_out}
 
 
 def tokenizer_digest(tokenizer: Any) -> str | None:
@@ -214,10 +250,15 @@ def rows_digest(rows: Any) -> Any:
     if isinstance(rows, Mapping):
         return {name: rows_digest(each) for name, each in rows.items()}
     if isinstance(rows, list | tuple) and all(isinstance(row, Mapping) for row in rows):
-        return hashlib.sha256("\n".join(str(dict(row)) for row in rows).encode()).hexdigest()
+        return hashlib.sha256("\n".join(map(row_text, rows)).encode()).hexdigest()
     if rows is None:
         return None
-    return {"class": type(rows).__qualname__, "rows": len(rows) if hasattr(rows, "__len__") else None}
+    return {"class": type(rows).__qualname__, "rows": len(rows) if has_length(rows) else None}
+
+
+def row_text(row: Mapping[str, Any]) -> str:
+    """A row as text; a tensor or an array would be abbreviated, and tell its device."""
+    return str({name: value.tolist() if hasattr(value, "tolist") else value for name, value in row.items()})
 
 
 def table_digest(rows: datasets.Dataset) -> str:
@@ -237,8 +278,11 @@ def table_digest(rows: datasets.Dataset) -> str:
 
 
 def has_nulls(array: pa.Array) -> bool:
-    """Whether a value of an array is null, or one in its lists."""
-    return array.null_count > 0 or (isinstance(array, pa.ListArray) and has_nulls(array.flatten()))
+    """Whether a value of an array is null, or one inside of its lists and structs."""
+    if array.null_count > 0 or not pa.types.is_nested(array.type):
+        return array.null_count > 0
+    inside = array.flatten()
+    return any(map(has_nulls, inside if isinstance(inside, list) else [inside]))
 
 
 def array_bytes(name: str, array: pa.Array) -> pa.Buffer:

@@ -12,7 +12,7 @@ from ..configuration.base import RecipeConfig
 from .checkpoints import MANIFEST, fault_of, good_checkpoints
 from .directory import goes_on
 from .files import InputError, in_one_line
-from .identity import FREE, Change, Facts, changes_of, check_allowed, facts_of, read_facts
+from .identity import CHOICE, FREE, WAITING, Change, Facts, changes_of, check_allowed, facts_of, read_facts
 from .models import load_config
 from .saving import SavingTrainer
 
@@ -97,7 +97,7 @@ class RestoringTrainer(SavingTrainer):
         if before is None:
             return []
         changes = changes_of(before, self.facts)
-        refused = [each for each in changes if each.name not in {*FREE, *(self.args.allow_changed or [])}]
+        refused = [each for each in changes if not self.may_be(each)]
         if not refused:
             return changes
         begin = "leave it out to begin"
@@ -107,6 +107,13 @@ class RestoringTrainer(SavingTrainer):
             f"resume_from_checkpoint: {checkpoint} is of another run: {'; '.join(map(str, refused))}. "
             f"--allow_changed {' '.join(each.name for each in refused)} goes on all the same; {begin} anew"
         )
+
+    def may_be(self, change: Change) -> bool:
+        """Whether a resumed run may have this otherwise: it changes no step, or is allowed."""
+        # A best model that was not chosen before, or is not any more; a schedule may wait for it.
+        waits = self.args.lr_scheduler_type in WAITING
+        begins = change.name in CHOICE and None in (change.before, change.now) and not waits
+        return begins or change.name in FREE or change.name in (self.args.allow_changed or [])
 
     def said(self, checkpoint: str) -> str:
         """The checkpoint, once it is said what is otherwise now, and what of it nobody can tell."""
@@ -193,7 +200,10 @@ class RestoringTrainer(SavingTrainer):
                 group.update({name: value for name, value in own.items() if name not in ("params", "lr")})
             kept = settings_of(self.optimizer)
         if changed & SCHEDULE:
-            restart_schedule(self.lr_scheduler, schedule, self.state.global_step)
+            rates = [group["lr"] for group in groups]
+            # What waits for a metric goes on waiting, if it did so before.
+            begins = bool(changed & SCHEDULE - {"learning_rate"})
+            restart_schedule(self.lr_scheduler, schedule, self.state.global_step, rates, begins)
         if overruled := [f"{name} {kept[name]}, not {given[name]}" for name in given if given[name] != kept[name]]:
             logger.warning("The optimizer goes on as in %s: %s", checkpoint, "; ".join(overruled))
 
@@ -222,22 +232,27 @@ def settings_of(optimizer: Any) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in group.items() if name not in ("params", "lr")}
 
 
-def restart_schedule(scheduler: Any, state: dict[str, Any], steps: int) -> None:
+def restart_schedule(scheduler: Any, state: dict[str, Any], steps: int, rates: list[float], begins: bool) -> None:
     """Bring a schedule to where it would be after so many steps, in place of what was loaded into it.
 
     Args:
         scheduler: of the run.
         state: that of the scheduler before any step.
         steps: taken so far.
+        rates: learning rates of the optimizer's groups, as the arguments have them.
+        begins: whether a schedule that does not follow from the steps is a new one, and not at other rates alone.
     """
-    scheduler.load_state_dict(state)
     if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        scheduler.load_state_dict(state)
         scheduler.last_epoch = steps
-        rates = [base * factor(steps) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
-        for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        # What logs tell.
-        scheduler._last_lr = rates
+        factors = [factor(steps) for factor in scheduler.lr_lambdas]
+        rates = [base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)]
+    elif begins:
+        scheduler.load_state_dict(state)
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    # What logs tell.
+    scheduler._last_lr = rates
 
 
 def states_of(callbacks: Iterable[Any]) -> dict[str, dict[str, Any]]:

@@ -130,6 +130,8 @@ class ResumingTrainer(RestoringTrainer):
                 clear_stage(Path(self.args.output_dir))
             found = self.find_checkpoint(resume_from_checkpoint)
             self._found = None
+            # None deletes what another still reads.
+            self.accelerator.wait_for_everyone()
             if resume_from_checkpoint is True and found is None and not self.args.overwrite_output_dir:
                 raise InputError(f"resume_from_checkpoint: there is no good checkpoint in {self.args.output_dir}")
             output = super().train(found, *args, **kwargs)
@@ -219,7 +221,7 @@ class ResumingTrainer(RestoringTrainer):
         epoch, batches = super()._init_training_state(max_steps, steps_per_epoch, epochs, *args)
         # Those of a checkpoint would hold, whatever the arguments say now of when to log, evaluate and save.
         self.state.compute_steps(self.args, max_steps)
-        self.note_run()
+        self.note_run(trial=args[1])
         self._saved, self._resumed, self._losses, position = None, args[0], None, None
         if self._resumed is not None:
             self.find_best(Path(self._resumed))
@@ -241,8 +243,11 @@ class ResumingTrainer(RestoringTrainer):
         self.position.go_on(epoch, batches, is_over)
         return epoch, batches
 
-    def note_run(self) -> None:
+    def note_run(self, trial: Any) -> None:
         """Write whose directory this is, and keep for the card what of the run was changed on the way."""
+        if trial is not None:
+            # Its values are set only now.
+            self.take_facts()
         if self.args.should_save:
             self.write_identity(Path(self.args.output_dir))
         step = self.state.global_step

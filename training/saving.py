@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,9 @@ class SavingTrainer(PushingTrainer):
         finally:
             for number in ours:
                 signal.signal(number, before[number])
+        if self._signal is not None:
+            # It came when no step was left to finish.
+            os.kill(process, self._signal)
 
     def signal_of_any(self) -> int | None:
         """The signal that came to any of the processes, which then end after the same step; None if none came."""
@@ -283,9 +286,14 @@ class SavingTrainer(PushingTrainer):
             for path in files_of(stage):
                 synchronize(path)
             for path in files_of(stage):
-                path.replace(directory / path.name)
+                place = directory / path.relative_to(stage)
+                place.parent.mkdir(exist_ok=True)
+                path.replace(place)
         finally:
-            shutil.rmtree(directory / STAGE, ignore_errors=True)
+            # Not what an earlier run, which was killed, was replacing.
+            shutil.rmtree(stage, ignore_errors=True)
+            with suppress(OSError):
+                stage.parent.rmdir()
 
     def save_state(self) -> None:
         """As Trainer.save_state, whole or not at all."""

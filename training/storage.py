@@ -100,7 +100,9 @@ def mapped(rows: datasets.Dataset, function: Callable, fingerprint: str, **optio
         clear_abandoned()
         result = rows.map(function, new_fingerprint=fingerprint, cache_file_name=str(path), **options)
         for table in {*path.parent.glob(tables)} - whole:
-            seal(table)
+            # Another process may have taken it for damaged, without a seal as it was.
+            with contextlib.suppress(FileNotFoundError):
+                seal(table)
         return result
 
 
