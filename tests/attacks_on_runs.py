@@ -204,7 +204,6 @@ CHANGES = [
             "data_seed": 1,
             "bf16": True,
             "full_determinism": True,
-            "ignore_data_skip": True,
             "class_weights": "balanced",
         }.items()
     ),

@@ -293,6 +293,16 @@ def test_in_python_too_an_earlier_run_may_be_deleted(tmp_path):
     assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
 
 
+def test_evaluating_changes_nothing_of_the_training(tmp_path):
+    """A DataLoader draws from the random state that dropout draws from, however it orders its rows."""
+    often = {"eval_strategy": "steps", "eval_steps": 1}
+    one, other = trainer_for(tmp_path / "one"), trainer_for(tmp_path / "other", **often)
+    for trainer in (one, other):
+        torch.manual_seed(0)
+        trainer.train()
+    assert_same(one, other)
+
+
 # --- Early stopping ---
 
 PATIENT = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "score", "greater_is_better": True}

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterator, Sized
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import fields
 from functools import partial
@@ -173,6 +173,13 @@ def run_checkpointed(kwargs: dict[str, Any]) -> None:
     """Call torch's checkpoint with the arguments of it that Trainer.train passes on."""
     kwargs = {name: value for name, value in kwargs.items() if name not in ("every_n_layers", "offload")}
     checkpoint(torch.nn.Identity(), torch.zeros(1), **{"use_reentrant": False, **kwargs})
+
+
+def random_state_kept(device: torch.device) -> AbstractContextManager[None]:
+    """Inside, what is drawn on the CPU or the device changes nothing of what is drawn after it."""
+    if device.type == "cpu":
+        return torch.random.fork_rng(devices=[])
+    return torch.random.fork_rng(devices=[device], device_type=device.type)
 
 
 @contextmanager
@@ -394,13 +401,20 @@ class BlendTrainer(ResumingTrainer):
         Replaces the mean of batch means of Trainer.evaluation_loop (`losses.repeat(batch_size)`), and
         `self.gather_function = self.accelerator.gather` of Seq2SeqTrainer.evaluate and predict, which keeps the rows
         that several processes read twice.
+
+        Training goes on as if there had been none: with the random state, from which a DataLoader draws, and with the
+        model's generation settings, into which Seq2SeqTrainer.prediction_step writes `default_gen_config`.
         """
         self._loss_sums = []
         self.gather_function = self.accelerator.gather_for_metrics
         self.compute_metrics = self.scorers.get(metric_key_prefix, self.compute_metrics)
-        output = super().evaluation_loop(
-            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
-        )
+        own = deepcopy(getattr(self.model, "generation_config", None))
+        with random_state_kept(self.args.device):
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
+            )
+        if own is not None:
+            self.model.generation_config = own
         if self._loss_sums:
             total, count = self.accelerator.reduce(torch.stack(self._loss_sums).sum(0), "sum").tolist()
             # A mean over no target is no figure.
