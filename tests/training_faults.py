@@ -110,8 +110,14 @@ FAULTS = [
     Fault(
         "last checkpoint's manifest cut in half",
         0,
-        "is damaged: manifest.json cannot be read",
+        "is damaged: manifest.json is not what was written",
         after=cut("manifest.json"),
+    ),
+    Fault(
+        "last checkpoint's manifest deleted",
+        0,
+        "is damaged: manifest.json is missing",
+        after=lambda out: (out / f"checkpoint-{STEPS}" / "manifest.json").unlink(),
     ),
     Fault(
         "last checkpoint's weights deleted",
