@@ -281,6 +281,10 @@ class SavingTrainer(PushingTrainer):
             return
         directory = Path(output_dir or self.args.output_dir)
         stage = directory / STAGE / "model"
+        if not self.args.should_save:
+            # Where each process has a part of the weights, all take part; one of them writes.
+            super()._save(str(stage), state_dict)
+            return
         try:
             super()._save(str(stage), state_dict)
             for path in files_of(stage):
