@@ -27,8 +27,9 @@ from seqblend.training.data import convert_column
 from seqblend.training.encoding import Settings
 from seqblend.training.files import InputError, expand, json_line, one_line, one_of
 from seqblend.training.formats import FILE_TYPES, Reading
+from seqblend.training.loading import load_config
 from seqblend.training.locks import take
-from seqblend.training.models import check_reach, load_config, load_model, reach_of, reads_token_types
+from seqblend.training.models import check_reach, load_model, reach_of, reads_token_types
 from seqblend.training.prediction import ASKED, Predictor, Row, split_text
 from seqblend.training.signals import INTERRUPTED, TERMINATED, Terminated, terminable
 from seqblend.training.sources import Source, check_reading, sources_of

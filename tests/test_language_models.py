@@ -21,7 +21,8 @@ from seqblend.training.encoding import Settings
 from seqblend.training.files import InputError
 from seqblend.training.language_models import check_documents
 from seqblend.training.tasks import TASKS, encode_split, make_collator
-from seqblend.training.tokenization import TOKENIZER_TYPES, load_tokenizer, train_tokenizer
+from seqblend.training.tokenization import load_tokenizer, train_tokenizer
+from seqblend.training.tokenizer_kinds import TOKENIZER_TYPES
 from seqblend.training.trainer import BlendTrainer
 
 PROPERTY = settings(max_examples=15)

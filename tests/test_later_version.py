@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, TrainerCallback, pipeline
 from seqblend import FAMILIES, BlendEncoderConfig, BlendEncoderForTokenClassification, BlendEncoderModel
 from seqblend.training.checkpoints import write_manifest
 from seqblend.training.files import InputError
-from seqblend.training.models import load_config
+from seqblend.training.loading import load_config
 from seqblend.version import __version__
 
 LATER = "99.1.0"

@@ -21,7 +21,8 @@ from seqblend.training.files import InputError
 from seqblend.training.models import ARCHITECTURES
 from seqblend.training.seq2seq import decode
 from seqblend.training.tasks import TASKS, encode_split, shown_example
-from seqblend.training.tokenization import SPACE, TOKENIZER_TYPES, load_tokenizer, train_tokenizer
+from seqblend.training.tokenization import load_tokenizer, train_tokenizer
+from seqblend.training.tokenizer_kinds import SPACE, TOKENIZER_TYPES
 
 TEXTS = ["ab ba cab", "a b c", "", "abc"]
 # With a zero-width space, an empty word and a space: words of which some tokenizers make nothing.

@@ -18,9 +18,6 @@ from transformers import AutoTokenizer
 from seqblend.training.corruption import Noise, add_sentinels
 from seqblend.training.files import InputError
 from seqblend.training.tokenization import (
-    NORMALIZATIONS,
-    SPECIAL_TOKENS,
-    TOKENIZER_TYPES,
     Texts,
     is_trained_here,
     load_tokenizer,
@@ -28,6 +25,7 @@ from seqblend.training.tokenization import (
     set_token_types,
     train_tokenizer,
 )
+from seqblend.training.tokenizer_kinds import NORMALIZATIONS, SPECIAL_TOKENS, TOKENIZER_TYPES
 
 TEXTS = [
     "2031년 3월 6일 목요일", "6 March 2031", "  two  spaces\n\tand a tab ", "naïve café, it's", "漢字 かな",
@@ -222,7 +220,8 @@ def test_saved_and_loaded(tokenizer_type, tmp_path):
 
 SCRIPT = """
 import hashlib, json, sys
-from seqblend.training.tokenization import TOKENIZER_TYPES, train_tokenizer
+from seqblend.training.tokenization import train_tokenizer
+from seqblend.training.tokenizer_kinds import TOKENIZER_TYPES
 texts = json.load(sys.stdin)
 for name in TOKENIZER_TYPES:
     tokenizer = train_tokenizer(texts, name, 300)

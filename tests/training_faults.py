@@ -20,26 +20,19 @@ from unittest import mock
 
 import datasets
 import torch
+from attacks_on_runs import BASE, FORK
 from transformers import TrainerCallback
 
 from seqblend import train
 from seqblend.training.checkpoints import fault_of, newest_good
 from seqblend.training.trainer import BlendTrainer
 
-FORK = multiprocessing.get_context("fork")
 # Saved after every second step; the fault comes in the middle.
 STEPS, FAULTY_STEP = 8, 5
 OPTIONS = {
-    "task": "sequence-classification",
-    "tokenizer_type": "char",
+    **{name: value for name, value in BASE.items() if name != "train_file"},
     "config_overrides": "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,hidden_dropout=0.2",
     "max_steps": STEPS,
-    "save_strategy": "steps",
-    "save_steps": 2,
-    "per_device_train_batch_size": 2,
-    "disable_tqdm": True,
-    "use_cpu": True,
-    "report_to": "none",
 }
 
 

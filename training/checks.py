@@ -14,11 +14,12 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, sort_checkpoints
 
 from ..configuration.base import unknown
-from .arguments import BlendTrainingArguments, DataArguments, ModelArguments, parse_pairs
+from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
 from .checkpoints import STATE, clear_stage
 from .columns import STEPS
 from .files import NEAREST, InputError, nearest_first, one_of
 from .metrics import make_bleu
+from .option_files import parse_pairs
 from .tasks import TASKS, Task
 from .trainer import check_device, load_generation_config, settings_of_generation, settle_direction
 from .windows import OVERFLOWS

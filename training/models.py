@@ -3,15 +3,12 @@
 import copy
 import logging
 import math
-import re
-from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -25,8 +22,10 @@ from transformers.tokenization_utils_base import LARGE_INTEGER
 from .. import FAMILIES
 from ..configuration.base import unknown
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
-from .arguments import DataArguments, ModelArguments, parse_pairs
-from .files import InputError, describe, in_one_line, one_line, why_not_loaded
+from .arguments import DataArguments, ModelArguments
+from .files import InputError, describe, in_one_line, one_line
+from .loading import check_loaded, load_config, load_weights
+from .option_files import parse_pairs
 from .tasks import TASKS, Task
 from .tokenization import load_tokenizer
 
@@ -41,8 +40,6 @@ TOLD = {
     "is_encoder_decoder": "the architecture",
 }
 
-# OWNER/NAME.
-NAME_ON_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # Fields that must fit the rows of a head.
 OF_LABELS = ("id2label", "label2id", "class_weights")
 
@@ -384,48 +381,6 @@ def load_part(auto_class: Any, path: str, config: PretrainedConfig, flag: str) -
     return model
 
 
-def load_weights(
-    auto_class: Any, path: str, config: PretrainedConfig, flag: str = "model_name_or_path"
-) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """A saved model, and which tensors did not fit; no code of its directory runs, and no pickle is read.
-
-    Raises:
-        InputError: it cannot be loaded.
-    """
-    try:
-        return auto_class.from_pretrained(
-            path,
-            config=config,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
-    except Exception as error:  # transformers raises whatever it meets
-        raise cannot_load(path, error, flag) from error
-
-
-def load_config(path: str, flag: str = "model_name_or_path") -> PretrainedConfig:
-    """The configuration of a saved model. Raises InputError if it cannot be loaded, or is not of this package."""
-    if not (Path(path).exists() or NAME_ON_HUB.fullmatch(str(path))):
-        raise InputError(f"{flag}: there is no directory {path}")
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:  # transformers raises whatever it meets
-        raise cannot_load(path, error, flag) from error
-    if type(config) not in FAMILIES:
-        raise InputError(f"{flag}: {path} is of type {config.model_type}; no model of seqblend")
-    # Pipelines of its own, as of auto_map: code that a model trained from this one is not to name.
-    vars(config).pop("custom_pipelines", None)
-    return config
-
-
-def cannot_load(path: str, error: Exception, flag: str = "model_name_or_path") -> InputError:
-    """What to tell of a model that cannot be loaded; of one that is not here, that first."""
-    where = "cannot be loaded" if Path(path).exists() else "is no directory here, and cannot be loaded from the Hub"
-    return InputError(f"{flag}: {path!r} {where} ({why_not_loaded(error)})")
-
-
 def overrides_of(arguments: ModelArguments, config_class: type[PretrainedConfig]) -> dict[str, Any]:
     """The overrides, checked; see check_overrides."""
     overrides = parse_pairs(arguments.config_overrides, "config_overrides")
@@ -483,31 +438,3 @@ def check_vocabulary(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBas
     size = min(part.vocab_size for part in parts_of(config))
     if len(tokenizer) > size:
         raise InputError(f"{where}: vocab_size={size} is less than the {len(tokenizer)} entries of the tokenizer")
-
-
-def check_loaded(
-    path: str, model: PreTrainedModel, info: dict[str, Any], training: bool, flag: str = "model_name_or_path"
-) -> None:
-    """Name the tensors of heads that were dropped or start anew.
-
-    Raises:
-        InputError: a tensor of the base model is missing, unexpected or of another shape; or one starts anew and is
-            not trained.
-    """
-    prefix = f"{model.base_model_prefix}."
-    parts = {name for name, _ in model.base_model.named_children()}
-
-    def in_base(name: str) -> bool:
-        return name.startswith(prefix) or name.split(".")[0] in parts
-
-    new = sorted(info["missing_keys"])
-    dropped = sorted(info["unexpected_keys"])
-    resized = sorted(key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"])
-    for what, names in {"missing": new, "unexpected": dropped, "of another shape": resized}.items():
-        if wrong := [name for name in names if in_base(name)]:
-            raise InputError(f"{flag}: {path} does not fit; {what}: {', '.join(wrong)}")
-    if (new or resized) and not training:
-        raise InputError(f"{flag}: {path} would start anew, untrained: {', '.join(new + resized)}")
-    for what, names in {"starts anew": new + resized, "is dropped": dropped}.items():
-        if names:
-            logger.warning("Of %s, %s: %s", path, what, ", ".join(names))

@@ -13,7 +13,7 @@ from .checkpoints import MANIFEST, fault_of, good_checkpoints
 from .directory import goes_on
 from .files import InputError, in_one_line
 from .identity import CHOICE, FREE, WAITING, Change, Facts, changes_of, check_allowed, facts_of, read_facts
-from .models import load_config
+from .loading import load_config
 from .saving import SavingTrainer
 
 logger = logging.getLogger(__name__)

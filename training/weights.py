@@ -10,11 +10,12 @@ from typing import Any
 import datasets
 from transformers import TrainingArguments
 
-from .arguments import DataArguments, parse_pairs
+from .arguments import DataArguments
 from .columns import NUMBER
 from .data import LabelledData
 from .files import InputError, one_line
 from .labels import LABEL_COLUMNS
+from .option_files import parse_pairs
 
 logger = logging.getLogger(__name__)
 
