@@ -25,17 +25,18 @@ from seqblend.training.checks import check_overflow
 from seqblend.training.columns import TASK_FIELDS, TEXT, Columns, Field, fields_of, has_column, present_fields
 from seqblend.training.data import convert_column
 from seqblend.training.encoding import Settings
-from seqblend.training.files import InputError, expand, json_line, one_line, one_of
+from seqblend.training.files import InputError, expand, json_line, one_line, one_of, refuse
 from seqblend.training.formats import FILE_TYPES, Reading
 from seqblend.training.loading import load_config
-from seqblend.training.locks import take
+from seqblend.training.locks import open_locked
 from seqblend.training.models import check_reach, load_model, reach_of, reads_token_types
 from seqblend.training.prediction import ASKED, Predictor, Row, split_text
-from seqblend.training.signals import INTERRUPTED, TERMINATED, Terminated, terminable
+from seqblend.training.signals import Terminated, ending, terminable
 from seqblend.training.sources import Source, check_reading, sources_of
 from seqblend.training.tasks import TASKS
 from seqblend.training.tokenization import load_tokenizer
 from seqblend.training.words import DEFAULT, WORDS, read_splitting
+from seqblend.training.writing import put_in_place
 
 logger = logging.getLogger(__name__)
 
@@ -260,7 +261,7 @@ class Output:
             return
         part = Path(f"{self.path}.part")
         with self.named():
-            file = take(part)
+            file = open_locked(part)
         if file is None:
             raise InputError(f"output: {self.path} is being written by another process, into {part}")
         try:
@@ -268,8 +269,7 @@ class Output:
             check_output(self.path, self.overwrite)
             yield file
             with self.named():
-                file.flush()
-                part.replace(self.path)
+                put_in_place(file, part, Path(self.path))
         except BaseException:
             part.unlink(missing_ok=True)
             raise
@@ -310,7 +310,7 @@ class Output:
     def __str__(self) -> str:
         return one_line(self.path or "standard output")
 
-    def left(self) -> str:
+    def progress(self) -> str:
         """What there is of it if the run ends now."""
         return f"{self.rows} rows were written to {self}" if self.path is None else f"nothing was kept of {self}"
 
@@ -319,13 +319,13 @@ class Output:
 
 
 @contextlib.contextmanager
-def told_ends(output: Output) -> Iterator[None]:
+def report_signals(output: Output) -> Iterator[None]:
     """Inside, SIGTERM and Ctrl-C end the run with a line on what was written."""
     try:
         with terminable():
             yield
     except (KeyboardInterrupt, Terminated) as end:
-        logger.warning("%s: %s", "Ctrl-C" if isinstance(end, KeyboardInterrupt) else "SIGTERM", output.left())
+        logger.warning("%s: %s", ending(end)[0], output.progress())
         raise
 
 
@@ -343,7 +343,7 @@ def run(argv: list[str]) -> None:
     check_output(given.output, given.overwrite_output)
     output = Output(given.output, given.overwrite_output)
     name = STANDARD_INPUT if given.input == ["-"] else one_line(" ".join(given.input))
-    with told_ends(output), output.held() as file:
+    with report_signals(output), output.held() as file:
         sources = input_sources(given)
         predictor = make_predictor(given)
         begin = time.monotonic()
@@ -373,14 +373,8 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         return refuse(error, 1)
     except (KeyboardInterrupt, Terminated) as end:
-        return INTERRUPTED if isinstance(end, KeyboardInterrupt) else TERMINATED
+        return ending(end)[1]
     return 0
-
-
-def refuse(error: Exception, code: int) -> int:
-    """Say in one line what is wrong."""
-    print("error:", one_line(" ".join(str(error).split())), file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

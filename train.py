@@ -19,17 +19,16 @@ from seqblend.hub_card.record import hardware, versions
 from seqblend.training.arguments import DataArguments, card_facts, parse_arguments, public_command
 from seqblend.training.checkpoints import RunError
 from seqblend.training.checks import (
-    REQUIRED,
     check_options,
     finish_arguments,
     settle_steps,
-    take_checkpoint,
+    wanted_checkpoint,
     wanted_splits,
 )
 from seqblend.training.data import SPLITS, LabelledData, load_data
 from seqblend.training.directory import RESULTS, check_directory, check_sources
 from seqblend.training.encoding import Settings
-from seqblend.training.files import InputError, in_one_line, json_line, one_line
+from seqblend.training.files import InputError, in_one_line, json_line, refuse
 from seqblend.training.leakage import warn_of_leakage
 from seqblend.training.locks import locked
 from seqblend.training.models import (
@@ -41,7 +40,7 @@ from seqblend.training.models import (
     take_labels,
 )
 from seqblend.training.progress import hide_bars
-from seqblend.training.signals import INTERRUPTED, TERMINATED, Terminated, terminable
+from seqblend.training.signals import Terminated, ending, terminable
 from seqblend.training.streams import RowStream
 from seqblend.training.tasks import (
     TASKS,
@@ -159,19 +158,19 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     Raises:
         InputError: something the user said or gave is wrong; the message names it.
         ValueError: an option of the model is wrong.
+        PublishError: the Hub cannot be used.
+        OSError: output_dir cannot be created or locked.
     """
     model_args, data_args, training_args = parse_arguments(argv)
     check_options(model_args, data_args, training_args)
     if stack is not None and training_args.should_save:
         stack.enter_context(locked(training_args.output_dir))
-    take_checkpoint(training_args)
+    wanted = wanted_checkpoint(training_args)
     if training_args.disable_tqdm:
         hide_bars()
     task = TASKS[data_args.task]
     given = card_facts(data_args)
-    if training_args.push_to_hub:
-        name = training_args.hub_model_id or Path(training_args.output_dir).absolute().name
-        check_access(Destination(name, token=training_args.hub_token))
+    check_hub(training_args)
     path = model_args.model_name_or_path
     known = take_labels(data_args, path) if path else None
     # What the first process has stored, the others find.
@@ -179,7 +178,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         rows = read_rows(data_args, training_args, known)
     settle_steps(training_args, path, set(rows))
     if training_args.do_train:
-        check_directory(training_args, model_args.sources())
+        check_directory(training_args, model_args.sources(), wanted)
     finish_arguments(training_args, task, set(rows))
     if training_args.should_log:
         warn_of_leakage(rows, task.inputs)
@@ -212,11 +211,13 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         preprocess_logits_for_metrics=task.reduce,
     )
     if training_args.do_train:
-        find_checkpoint(trainer, model_args.sources())
+        checkpoint = trainer.find_checkpoint(wanted, required=training_args.resume is None)
+        training_args.resume_from_checkpoint = checkpoint
+        if checkpoint is None and training_args.overwrite_output_dir:
+            check_sources(training_args, model_args.sources())
     facts = {
         "command": public_command(argv, training_args.hub_token),
-        "versions": ", ".join(f"{package} {number}" for package, number in versions().items()),
-        "machine": hardware(training_args),
+        **software_and_hardware(training_args),
         "parameters": model.num_parameters(),
         # From which the card can be made again.
         "card_data": {**shown_example(rows, task), **given},
@@ -226,24 +227,19 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     return Job(task, rows, encoded, settings, model, trainer, facts)
 
 
-def find_checkpoint(trainer: BlendTrainer, sources: dict[str, str | None]) -> None:
-    """Settle which checkpoint of this run is gone on from.
+def software_and_hardware(args: Seq2SeqTrainingArguments) -> dict[str, str]:
+    """The versions of the packages, and the machine, for the results."""
+    return {
+        "versions": ", ".join(f"{package} {number}" for package, number in versions().items()),
+        "machine": hardware(args),
+    }
 
-    Args:
-        trainer: of the run.
-        sources: what the run starts from, by the names of their flags.
 
-    Raises:
-        InputError: there is none, it is of another run, or with it would be deleted what the run starts from.
-    """
-    args = trainer.args
-    given = args.resume_from_checkpoint
-    args.resume_from_checkpoint = trainer.find_checkpoint(True if given and args.resume else given)
-    if given and args.resume_from_checkpoint is None:
-        if args.resume == REQUIRED and not args.overwrite_output_dir:
-            raise InputError(f"resume_from_checkpoint: there is no good checkpoint in output_dir {args.output_dir}")
-        if args.overwrite_output_dir:
-            check_sources(args, sources)
+def check_hub(args: Seq2SeqTrainingArguments) -> None:
+    """Raises PublishError where the run is to be pushed, and the Hub cannot be used."""
+    if args.push_to_hub:
+        name = args.hub_model_id or Path(args.output_dir).absolute().name
+        check_access(Destination(name, token=args.hub_token))
 
 
 def read_rows(data_args: DataArguments, args: Seq2SeqTrainingArguments, known: list[str] | None) -> LabelledData:
@@ -331,34 +327,26 @@ def main(argv: list[str] | None = None) -> int:
         except (StrictDataclassError, ValueError, PublishError) as error:
             return refuse(error)
         except OSError as error:
-            refuse(error)
-            return 1
+            return refuse(error, 1)
         except (KeyboardInterrupt, Terminated) as error:
-            return ended(error, "nothing was trained yet")
+            return report_signal(error, "nothing was trained yet")
         try:
             job.run()
         except (InputError, PublishError) as error:
             return refuse(error)
         except (RunError, OSError) as error:
-            refuse(error if isinstance(error, RunError) else OSError(f"{error}; {job.way_on()}"))
-            return 1
+            return refuse(error if isinstance(error, RunError) else OSError(f"{error}; {job.way_on()}"), 1)
         except (KeyboardInterrupt, Terminated) as error:
-            return ended(error, job.way_on())
+            return report_signal(error, job.way_on())
     return 0
 
 
-def ended(error: BaseException, way_on: str) -> int:
+def report_signal(error: BaseException, way_on: str) -> int:
     """Say in one line what a signal ended, unless the Trainer has said it; the exit code is that of a shell."""
-    name, code = ("SIGTERM", TERMINATED) if isinstance(error, Terminated) else ("Ctrl-C", INTERRUPTED)
+    name, code = ending(error)
     if not error.args:
         print(f"{name}: {way_on}", file=sys.stderr)
     return code
-
-
-def refuse(error: Exception) -> int:
-    """Say in one line what is wrong."""
-    print("error:", one_line(" ".join(str(error).split())), file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

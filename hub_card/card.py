@@ -21,6 +21,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from ..configuration.base import unknown
 from ..training.tags import describe_scheme
+from ..training.writing import write_whole
 from ..version import __version__
 from .agreement import MARK, count_agreeing, rows_of_each_label, trial_code
 from .contents import PublishError, gather, repository_files
@@ -179,10 +180,7 @@ def write_card(
         duration=duration,
     )
     path = into / "README.md"
-    # A link of that name would be written through.
-    path.with_suffix(".tmp").unlink(missing_ok=True)
-    path.with_suffix(".tmp").write_text(CONTROL.sub("\ufffd", card), encoding="utf-8")
-    path.with_suffix(".tmp").replace(path)
+    write_whole(path, CONTROL.sub("\ufffd", card))
     if complete:
         logger.info("card: %s", path)
     return path

@@ -34,8 +34,8 @@ class RunRecord(TrainerCallback, ExportableState):
 
     def __init__(self) -> None:
         self.facts: dict[str, Any] = {}
-        # Set by BlendTrainer: which run it is, and what of it is otherwise than in the checkpoint it goes on from, as
-        # step, name, and the value before and after it.
+        # Set by BlendTrainer: the name of the run, and the facts that differ from the checkpoint that it is resumed
+        # from, as step, name, and the value before and after it.
         self.run: str | None = None
         self.changes: list[tuple[int, str, Any, Any]] = []
         self._start, self._before = time.monotonic(), 0.0
@@ -55,14 +55,7 @@ class RunRecord(TrainerCallback, ExportableState):
             "changes": [*earlier.get("changes", []), *self.changes],
         }
         if self.run is not None:
-            self.facts |= {"run": self.run, "step": state.global_step}
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Note the step: a checkpoint of another Trainer, which may keep the facts, has another one."""
-        if self.run is not None:
-            self.facts["step"] = state.global_step
+            self.facts["run"] = self.run
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -185,7 +185,7 @@ def link_to_a_folder(directory: Path, evil: str) -> None:
 
 def link_to_where_is_written(directory: Path, evil: str) -> None:
     (directory / REFERENCE).unlink()
-    for name in (REFERENCE, "README.tmp"):
+    for name in (REFERENCE, ".README.md.part"):
         (directory / name).symlink_to(directory.parent / f"written-{name}")
 
 

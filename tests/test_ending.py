@@ -54,7 +54,7 @@ def test_a_signal_when_no_step_is_left_ends_the_run_too(number, tmp_path, capsys
     monkeypatch.setattr("seqblend.training.trainer.BlendTrainer._finish_current_push", send(number))
     options = {**files(tmp_path, ROWS[CLASSIFY]), **SAVED}
     assert train.main(flags(tmp_path / "out", options)) == SIGNALS[number][1]
-    assert "go on from there with --resume auto" in capsys.readouterr().err.splitlines()[-1]
+    assert "resume with --resume auto" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out" / "train_results.json").exists()
 
 
@@ -128,9 +128,10 @@ def test_results_that_are_damaged_are_named_and_written_anew(tmp_path, caplog):
     for content in ("", '{"eval_', "[1]", "7"):
         (out / "all_results.json").write_text(content)
         (out / "predictions.jsonl").write_text('{"input": "a')
+        caplog.clear()
         run(out, resume="auto", **options)
         assert set(read(out / "all_results.json")) == set(whole)
-    assert f"{out / 'all_results.json'} is damaged" in caplog.text
+        assert f"{out / 'all_results.json'} is damaged" in caplog.text
 
 
 def test_a_run_that_was_over_tells_its_loss_again(tmp_path):
@@ -165,7 +166,7 @@ def test_the_card_says_what_was_changed_on_the_way(tmp_path, capsys):
     out = run(tmp_path / "out", **options)
     changed = {**options, "learning_rate": 0.01, "max_steps": 2, "resume": "auto"}
     assert train.main(flags(out, changed)) == 2
-    assert "learning_rate 0.01, was 5e-05. --allow_changed learning_rate goes on" in capsys.readouterr().err
+    assert "learning_rate 0.01, was 5e-05. To resume anyway: --allow_changed learning_rate." in capsys.readouterr().err
     run(out, allow_changed="learning_rate", **changed)
     card = (out / "README.md").read_text()
     assert "| 1 | `learning_rate` | 5e-05 | 0.01 |" in card and "| 1 | `max_steps` | 1 | 2 |" in card
@@ -174,4 +175,4 @@ def test_the_card_says_what_was_changed_on_the_way(tmp_path, capsys):
 def test_what_is_allowed_to_change_needs_a_run_to_go_on_with(tmp_path, capsys):
     options = {**files(tmp_path, ROWS[CLASSIFY], ["train"]), "allow_changed": "seed"}
     assert train.main(flags(tmp_path / "out", options)) == 2
-    assert "allow_changed: is for --resume auto or --resume_from_checkpoint" in capsys.readouterr().err
+    assert "allow_changed: needs --resume auto or --resume_from_checkpoint" in capsys.readouterr().err

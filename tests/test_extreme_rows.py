@@ -34,7 +34,7 @@ PACKINGS = {"": bytes, ".gz": gzip.compress, ".zst": lambda data: pa.compress(da
 def test_brackets_in_each_other(name, content, row, tmp_path):
     """The search for the broken object of a .json file ended in a RecursionError of its own."""
     path = write_plain(tmp_path / name, content)
-    assert_refused([name, f"row {row}", "brackets stand in each other"], read_file, path, LANGUAGE)
+    assert_refused([name, f"row {row}", "nested too deeply"], read_file, path, LANGUAGE)
 
 
 @pytest.mark.parametrize("suffix, separator", [(".csv", ","), (".tsv", "\t")])

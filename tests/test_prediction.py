@@ -26,7 +26,7 @@ from seqblend.predict import main
 from seqblend.train import main as train
 from seqblend.training import prediction
 from seqblend.training.encoding import Settings
-from seqblend.training.locks import take
+from seqblend.training.locks import open_locked
 from seqblend.training.models import ARCHITECTURES, special_tokens
 from seqblend.training.prediction import entities, read_ahead, read_prompts, split_text
 from seqblend.training.tasks import TASKS
@@ -359,7 +359,7 @@ def test_an_output_that_is_read_only_is_named_before_the_model_is_loaded(tmp_pat
     def refused(path):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr("seqblend.predict.take", refused)
+    monkeypatch.setattr("seqblend.predict.open_locked", refused)
     assert main(["/no/model", "--input", str(source), "--output", str(output)]) == 1
     assert capsys.readouterr().err == f"error: output: {output} cannot be written (Permission denied)\n"
 
@@ -408,7 +408,7 @@ def test_one_file_is_not_written_twice_at_a_time(model_of, tmp_path, capsys):
     """The second one wrote into the file of the first, and both gave it its name."""
     source, output = write(tmp_path / "rows.jsonl", rows_of(CLASSIFY)), tmp_path / "a.jsonl"
     command = [str(model_of(CLASSIFY)), "--input", str(source), "--output", str(output), "--overwrite_output"]
-    with take(tmp_path / "a.jsonl.part") as first:
+    with open_locked(tmp_path / "a.jsonl.part") as first:
         first.write(b"of the first")
         first.flush()
         assert main(command) == 2
@@ -426,9 +426,9 @@ def test_what_another_run_has_just_written_is_not_replaced(model_of, tmp_path, m
 
     def late(path):
         output.write_text("of the other")
-        return take(path)
+        return open_locked(path)
 
-    monkeypatch.setattr("seqblend.predict.take", late)
+    monkeypatch.setattr("seqblend.predict.open_locked", late)
     assert main([str(model_of(CLASSIFY)), "--input", str(source), "--output", str(output)]) == 2
     assert "is there already" in capsys.readouterr().err and output.read_text() == "of the other"
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from seqblend.training import encoding, shortening
 from seqblend.training.encoding import tokenize
 from seqblend.training.seq2seq import check_pairs
-from seqblend.training.shortening import CHARACTERS, SLACK, part_of
+from seqblend.training.shortening import CHARACTERS, part_of
 from seqblend.training.token_classification import tokenize_words
 
 PROPERTY = settings(max_examples=40)
@@ -143,7 +143,7 @@ def test_ordinary_texts_are_looked_at_once(monkeypatch):
     monkeypatch.setattr(shortening, "words_of", None)
     text = "abc " * (2 * CHARACTERS * 9 // 4)
     assert part_of(TOKENIZERS["char"], text, 9).text is text
-    assert encoding.tokenize(settings_for(length=9), [text])["shortened"] == [False] and SLACK
+    assert encoding.tokenize(settings_for(length=9), [text])["shortened"] == [False]
 
 
 @pytest.mark.parametrize("kind, shortened", [("llama", True), ("many words in a token", False)])

@@ -196,7 +196,7 @@ def test_a_file_that_was_cleared_before_it_was_locked_is_made_again(tmp_path, mo
         return real(stream, wait)
 
     monkeypatch.setattr(locks, "lock", late)
-    with locks.take(path) as stream:
+    with locks.open_locked(path) as stream:
         stream.write(b"whole")
     assert cleared and path.read_bytes() == b"whole"
 

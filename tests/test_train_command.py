@@ -426,7 +426,7 @@ def test_ctrl_c_has_an_exit_code_of_its_own_and_says_how_to_go_on(tmp_path, capl
     with monkeypatch.context() as patch:
         patch.setattr(BlendTrainer, "training_step", interrupted)
         assert main(flags(tmp_path / "out", options)) == 130
-    assert caplog.messages[-1] == "Ctrl-C: step 1 is saved; go on with --resume auto"
+    assert caplog.messages[-1] == "Ctrl-C: step 1 is saved; resume with --resume auto"
     assert read(run(tmp_path / "out", resume="auto", **options) / "trainer_state.json")["global_step"] == 2
 
 
@@ -448,7 +448,11 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, capsys):
     options |= {"config_overrides": f"{SMALL},position_type=learned", "resume_from_checkpoint": out / "checkpoint-1"}
     assert main(flags(out, options)) == 2
     error = capsys.readouterr().err.splitlines()
-    assert len(error) == 1 and "is of another run: " in error[0] and "position_type learned, was rotary" in error[0]
+    assert (
+        len(error) == 1
+        and "was written by another run: " in error[0]
+        and "position_type learned, was rotary" in error[0]
+    )
     changed = ["position_type", "rope_parameters", "trained_parameters"]
     assert main([*flags(out, options), "--allow_changed", *changed]) == 2
     assert "model.embed_positions.weight" in capsys.readouterr().err.splitlines()[-1]

@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 STATE = "trainer_state.json"
+# Files that only a BlendTrainer writes: the facts of the run, and its position in the data.
+IDENTITY, POSITION = "run.json", "position.pt"
+OURS = (IDENTITY, POSITION)
 # Files that may hold weights: of a model, of an adapter, of several processes.
 WEIGHTS = re.compile(r"\.safetensors$|_model[^/]*\.bin$|\.distcp$|_states\.pt$")
 # Beside the checkpoints, so that a rename moves nothing. transformers finds no checkpoint there.
@@ -42,7 +45,7 @@ def fault_of(checkpoint: str | Path) -> str | None:
         return f"{STATE} is missing"
     manifest = checkpoint / MANIFEST
     if not manifest.is_file():
-        if is_ours(checkpoint):
+        if any((checkpoint / name).is_file() for name in OURS):
             return f"{MANIFEST} is missing"
         return (
             unreadable(checkpoint) if any(map(WEIGHTS.search, map(str, files_of(checkpoint)))) else "it has no weights"
@@ -56,19 +59,6 @@ def fault_of(checkpoint: str | Path) -> str | None:
         return f"{MANIFEST} cannot be read ({error})"
     except (ValueError, KeyError, TypeError, AttributeError):  # JSON of another form than write_manifest gives it
         return f"{MANIFEST} is not what was written"
-
-
-def is_ours(checkpoint: Path) -> bool:
-    """Whether a BlendTrainer wrote this very step: RunRecord then notes the run and the step beside its facts.
-
-    transformers' own Trainer, going on from there, would keep the facts and write other steps.
-    """
-    try:
-        state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-        facts = state["stateful_callbacks"]["RunRecord"]["attributes"]["facts"]
-        return "run" in facts and facts["step"] == state["global_step"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def difference(path: Path, expected: dict[str, Any]) -> str | None:

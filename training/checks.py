@@ -11,11 +11,11 @@ import torch
 from accelerate.utils import DynamoBackend
 from transformers import GenerationConfig, Seq2SeqTrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy, sort_checkpoints
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ..configuration.base import unknown
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
-from .checkpoints import STATE, clear_stage
+from .checkpoints import STATE
 from .columns import STEPS
 from .files import NEAREST, InputError, nearest_first, one_of
 from .metrics import make_bleu
@@ -58,9 +58,6 @@ NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
     ("between 0 and 4294967295", lambda value: 0 <= value < 2**32, ("seed", "data_seed")),
 ]
 
-# What args.resume is where --resume_from_checkpoint true wants a checkpoint of output_dir.
-REQUIRED = "required"
-
 # Of which tasks an option is.
 ONLY_FOR = {
     "problem_type": ("sequence-classification",),
@@ -98,7 +95,7 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
         known = [backend.value.lower() for backend in DynamoBackend]
         one_of("torch_compile_backend", args.torch_compile_backend.lower(), known)
     if args.allow_changed and args.resume is None and args.resume_from_checkpoint is None:
-        raise InputError("allow_changed: is for --resume auto or --resume_from_checkpoint")
+        raise InputError("allow_changed: needs --resume auto or --resume_from_checkpoint")
     check_generation(args)
 
 
@@ -249,23 +246,28 @@ def check_reporters(names: list[str]) -> None:
             raise InputError(f"report_to: {error}") from error
 
 
-def take_checkpoint(args: BlendTrainingArguments) -> None:
-    """Turn resume and resume_from_checkpoint into a path, or None. Raises InputError where there is no checkpoint."""
+def wanted_checkpoint(args: BlendTrainingArguments) -> str | bool | None:
+    """Which checkpoint the run is to be resumed from.
+
+    Returns:
+        A path; True for the newest good one of output_dir; None for none.
+
+    Raises:
+        InputError: both resume and resume_from_checkpoint are given, or the path is no checkpoint.
+    """
     given = args.resume_from_checkpoint
     if args.resume is not None:
         one_of("resume", args.resume, ["auto"])
         if given is not None:
             raise InputError(f"resume: looks for a checkpoint, but resume_from_checkpoint is {given}; give only one")
-    if given in ("false", "False"):
-        args.resume_from_checkpoint = None
-    elif args.resume or given in ("true", "True"):
-        clear_stage(Path(args.output_dir))
-        args.resume_from_checkpoint = next(reversed(sort_checkpoints(args.output_dir)), None)
-        args.resume = args.resume or REQUIRED
-        if args.resume_from_checkpoint is None and args.resume == REQUIRED:
-            raise InputError(f"resume_from_checkpoint: there is no checkpoint in output_dir {args.output_dir}")
-    elif given and not Path(given, STATE).exists():
+        return True
+    if given in ("true", "True"):
+        return True
+    if given in (None, "false", "False"):
+        return None
+    if not Path(given, STATE).exists():
         raise InputError(f"resume_from_checkpoint: {given} is no checkpoint")
+    return given
 
 
 def wanted_splits(args: Seq2SeqTrainingArguments) -> list[str]:

@@ -175,7 +175,7 @@ def _numbers(value: Any) -> list[float]:
         # "not" finds nan too.
         if not abs(item) <= LARGEST:
             raise ValueError(
-                f"must be a finite number, of at most {LARGEST:.1e} as it is squared, but is {str(item)[:40]}"
+                f"must be a finite number, at most {LARGEST:.1e} (the loss squares it), but is {str(item)[:40]}"
             )
     if not items:
         raise ValueError("must be a number or a list of numbers, but is an empty list")

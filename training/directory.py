@@ -8,9 +8,8 @@ from transformers.trainer_utils import sort_checkpoints
 
 from ..hub_card.contents import WEIGHTS
 from ..hub_card.verify import REFERENCE
-from .checkpoints import STAGE, STATE
+from .checkpoints import IDENTITY, STAGE, STATE
 from .files import InputError, listed
-from .identity import IDENTITY
 
 RESULTS = [
     *(f"{name}_results.json" for name in ("train", "eval", "test", "run", "all")),
@@ -55,23 +54,24 @@ def goes_on(checkpoint: str | Path | None, output_dir: str | Path) -> bool:
     return bool(checkpoint) and lies_in(checkpoint, output_dir)
 
 
-def check_directory(args: TrainingArguments, sources: dict[str, str | None]) -> None:
+def check_directory(args: TrainingArguments, sources: dict[str, str | None], checkpoint: str | bool | None) -> None:
     """Refuse to train where an earlier run would be lost, or mixed with the new one.
 
     Args:
-        args: of a run that trains; resume_from_checkpoint is a path or None.
+        args: of a run that trains.
         sources: what the run starts from, by the names of their flags.
+        checkpoint: a path; True for one of output_dir, if there is one; None for none.
 
     Raises:
-        InputError: output_dir holds a run, and it is neither gone on with nor to be overwritten; or what the run
-            starts from would be deleted.
+        InputError: output_dir holds a run, and it is neither resumed nor to be overwritten; or what the run starts
+            from would be deleted.
     """
     found = [path.name for path in traces_of_run(args.output_dir)]
-    if not found or args.resume or goes_on(args.resume_from_checkpoint, args.output_dir):
+    if not found or checkpoint is True or goes_on(checkpoint, args.output_dir):
         return
     if not args.overwrite_output_dir:
         raise InputError(
-            f"output_dir: {args.output_dir} holds a run already ({listed(found)}); --resume auto goes on with it, "
+            f"output_dir: {args.output_dir} holds a run already ({listed(found)}); --resume auto resumes it, "
             "--overwrite_output_dir true deletes it, or give another directory"
         )
     check_sources(args, sources)

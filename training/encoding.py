@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 Rows = dict[str, list]
 Encoder = Callable[[Rows], Rows]
 Answer = dict[str, Any]
-# What `tokenize` tells of sequences besides what the model reads.
-TOLD = ("document", "cut", "shortened")
+# Columns that `tokenize` adds to count what did not fit; the model does not read them.
+OVERFLOW_COLUMNS = ("document", "cut", "shortened")
 # Settings that change nothing of what is encoded.
 NOT_ENCODED = ("where", "bleu_tokenize")
 
@@ -113,7 +113,7 @@ def encode_rows(
         rows,
         encode,
         # Calling a tokenizer changes it, and with it the fingerprint that would be made of the function.
-        Hasher.hash([rows._fingerprint, function.__qualname__, settings.key, TOLD]),
+        Hasher.hash([rows._fingerprint, function.__qualname__, settings.key, OVERFLOW_COLUMNS]),
         batched=True,
         with_indices=True,
         remove_columns=rows.column_names,
@@ -123,10 +123,10 @@ def encode_rows(
     if "cut" not in encoded.column_names:
         return encoded
     overflow = Overflow()
-    overflow.add(**encoded.select_columns(TOLD).with_format("numpy")[:])
+    overflow.add(**encoded.select_columns(OVERFLOW_COLUMNS).with_format("numpy")[:])
     if overflow.long:
         logger.warning("%s: %s", split, overflow)
-    return encoded.remove_columns([name for name in TOLD if name != "document" or not settings.windows])
+    return encoded.remove_columns([name for name in OVERFLOW_COLUMNS if name != "document" or not settings.windows])
 
 
 def encode_blocks(rows: RowStream, split: str, function: Encoder) -> RowStream:
@@ -139,11 +139,11 @@ def encode_blocks(rows: RowStream, split: str, function: Encoder) -> RowStream:
         if "cut" not in features:
             return features
         blocks += 1
-        overflow.add(**{name: features[name] for name in TOLD})
+        overflow.add(**{name: features[name] for name in OVERFLOW_COLUMNS})
         # After the first block, the second, the fourth, the eighth and so on.
         if overflow.long and blocks & (blocks - 1) == 0:
             logger.warning("%s, so far: %s", split, overflow)
-        return {name: column for name, column in features.items() if name not in TOLD}
+        return {name: column for name, column in features.items() if name not in OVERFLOW_COLUMNS}
 
     return rows.encoded(encode)
 

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import re
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -72,6 +73,12 @@ def in_one_line(error: BaseException) -> str:
 def one_line(text: str) -> str:
     """A name for a line of a message: what would break the line, or cannot be seen, is escaped as Python writes it."""
     return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def refuse(error: Exception, code: int = 2) -> int:
+    """Print what is wrong, in one line, and return the exit code."""
+    print("error:", one_line(" ".join(str(error).split())), file=sys.stderr)
+    return code
 
 
 def json_line(value: Any) -> str:

@@ -181,7 +181,7 @@ JSON = json.JSONDecoder(object_pairs_hook=_unique)
 
 def _why_not_json(error: Exception) -> str:
     if isinstance(error, RecursionError):
-        return "not valid JSON (brackets stand in each other too often)"
+        return "not valid JSON (nested too deeply)"
     return TOO_MANY_DIGITS if "integer string conversion" in str(error) else f"not valid JSON ({_first_line(error)})"
 
 

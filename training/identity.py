@@ -14,18 +14,18 @@ from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import has_length
 
 from ..hub_card.record import shown
+from .checkpoints import IDENTITY
 from .files import NEAREST, InputError, nearest_first
 from .streams import RowStream
 
-IDENTITY = "run.json"
 Facts = dict[str, Any]
 # So many rows are hashed at a time.
 BLOCK_ROWS = 10_000
 # The most characters of a value in a message.
 SHOWN = 60
 
-# Options that are not kept: where a run is, who hears of it, how it is started.
-PLACE = {
+# Options that are not recorded: where a run is, who hears of it, how it is started.
+NOT_RECORDED = {
     *("output_dir", "run_name", "project", "report_to", "debug", "disable_tqdm", "local_rank", "deepspeed", "use_cpu"),
     *("log_level", "log_level_replica", "log_on_each_node", "skip_memory_metrics", "generation_config"),
     *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "push_to_hub"),
@@ -66,6 +66,11 @@ DIGESTS = {
 # By what, and on which rows, the best model is chosen; the learning rate of some schedules, too.
 CHOICE = ("metric_for_best_model", "greater_is_better", "eval_dataset")
 WAITING = ("reduce_lr_on_plateau", "greedy")
+# What decides which rows a batch holds.
+BATCHES = {
+    *("per_device_train_batch_size", "max_tokens_per_batch", "gradient_accumulation_steps", "dataloader_drop_last"),
+    *("train_sampling_strategy", "seed", "data_seed", "processes", "accelerator_config", "train_dataset"),
+}
 # Settings of libraries, of which another version may have more.
 OF_LIBRARIES = re.compile(r"peft\.|accelerator_config|fsdp_config|parallelism_config")
 # Fields of a configuration that change no logits, that saving a model sets, or that the Trainer takes from the
@@ -85,26 +90,26 @@ class Change(NamedTuple):
     now: Any
 
     def __str__(self) -> str:
-        return DIGESTS.get(self.name) or told(self.name, self.before, self.now)
+        return DIGESTS.get(self.name) or describe_change(self.name, self.before, self.now)
 
 
-def told(name: str, before: Any, now: Any) -> str:
+def describe_change(name: str, before: Any, now: Any) -> str:
     """Which value a fact has and had; of a mapping or a list, the first item that differs."""
     if isinstance(before, dict) and isinstance(now, dict):
-        differing = [key for key in {**before, **now} if not same(before.get(key, ...), now.get(key, ...))]
+        differing = [key for key in {**before, **now} if not equal(before.get(key, ...), now.get(key, ...))]
         # Rather one that both have.
         key = next((key for key in differing if key in before and key in now), differing[0])
-        return told(f"{name}[{key}]", before.get(key, "nothing"), now.get(key, "nothing"))
+        return describe_change(f"{name}[{key}]", before.get(key, "nothing"), now.get(key, "nothing"))
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         index = next(i for i, pair in enumerate(zip(before, now, strict=True)) if pair[0] != pair[1])
-        return told(f"{name}[{index}]", before[index], now[index])
+        return describe_change(f"{name}[{index}]", before[index], now[index])
     return f"{name} {shown(now):.{SHOWN}}, was {shown(before):.{SHOWN}}"
 
 
-def same(before: Any, now: Any, common: bool = False) -> bool:
+def equal(before: Any, now: Any, common: bool = False) -> bool:
     """Whether two values are equal; `common`: of mappings, what both have."""
     if common and isinstance(before, dict) and isinstance(now, dict):
-        return all(same(before[key], now[key], common) for key in before.keys() & now.keys())
+        return all(equal(before[key], now[key], common) for key in before.keys() & now.keys())
     return before == now
 
 
@@ -114,7 +119,7 @@ def changes_of(before: Facts, now: Facts) -> list[Change]:
     return [
         Change(name, before[name], now[name])
         for name in names
-        if not same(before[name], now[name], common=bool(OF_LIBRARIES.match(name)))
+        if not equal(before[name], now[name], common=bool(OF_LIBRARIES.match(name)))
     ]
 
 
@@ -166,7 +171,7 @@ def facts_of(
         eval_dataset: by which the best model is chosen.
     """
     facts = {
-        **{name: value for name, value in args.to_dict().items() if name not in PLACE},
+        **{name: value for name, value in args.to_dict().items() if name not in NOT_RECORDED},
         "processes": args.world_size,
         # FSDP2 makes another class of it.
         "model": type(model).__name__.removeprefix("FSDP"),

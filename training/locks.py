@@ -1,6 +1,8 @@
 """Files and directories that one process writes, and no other touches until it has ended, however it ended."""
 
 import contextlib
+import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from functools import cache
@@ -9,13 +11,11 @@ from typing import IO
 
 from .files import InputError
 
-try:
-    import fcntl
-except ImportError:  # On Windows an open file cannot be deleted, and two may write it.
-    fcntl = None  # type: ignore[assignment]
+# What a file system answers that has no locks.
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
 
 
-def take(path: Path, wait: bool = False) -> IO[bytes] | None:
+def open_locked(path: Path, wait: bool = False) -> IO[bytes] | None:
     """Open a file to write it anew, and lock it until it is closed; None if another process has it.
 
     The kernel takes the lock away when the process ends, so that what a killed one left is taken over.
@@ -32,7 +32,7 @@ def take(path: Path, wait: bool = False) -> IO[bytes] | None:
         if not lock(stream, wait):
             stream.close()
             return None
-        if is_at(stream, path):
+        if is_at(stream.fileno(), path):
             stream.truncate(0)
             return stream
         # It was renamed or deleted before it was locked.
@@ -42,37 +42,45 @@ def take(path: Path, wait: bool = False) -> IO[bytes] | None:
 def clear(path: Path) -> None:
     """Delete a file unless a process writes it."""
     # Somebody else may have done so, or it may be somebody else's.
-    with contextlib.suppress(OSError), path.open("ab") as stream:
+    with contextlib.suppress(OSError), path.open("r+b") as stream:
         if lock(stream):
             path.unlink()
 
 
 def lock(stream: IO[bytes] | int, wait: bool = False) -> bool:
-    """Lock what is open until it is closed. False if another process has it locked, and this one does not wait."""
-    if fcntl is None:
-        return True
+    """Lock an open file or directory until it is closed; on a file system without locks, do nothing.
+
+    Args:
+        stream: the file, or a descriptor.
+        wait: until no other process has it locked.
+
+    Returns:
+        False if another process has it locked, and this one does not wait.
+
+    Raises:
+        OSError: the lock failed for another reason.
+    """
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
-    except OSError:
-        # A file system without locks.
-        return True
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
     return True
 
 
 def await_writer(stream: IO[bytes]) -> None:
     """Wait until no other process has an open file locked; those that wait are not in each other's way."""
-    if fcntl is not None:
-        # Not in a file system without locks.
-        with contextlib.suppress(OSError):
-            fcntl.flock(stream, fcntl.LOCK_SH)
+    # A file system may have no locks.
+    with contextlib.suppress(OSError):
+        fcntl.flock(stream, fcntl.LOCK_SH)
 
 
-def is_at(stream: IO[bytes], path: Path) -> bool:
-    """Whether a name is still that of an open file."""
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether a name is still that of what is open."""
     try:
-        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+        return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
 
@@ -85,12 +93,13 @@ LOCKED: dict[Path, int] = {}
 
 @contextlib.contextmanager
 def locked(output_dir: str | Path) -> Iterator[None]:
-    """Inside, no other process that asks for it writes to the directory, which is made if need be.
+    """Keep other processes that call this from writing to a directory, which is created if needed.
 
-    Inside of another one of the same process it does nothing. A directory that is made and left empty is deleted.
+    Nested calls in one process do nothing. A directory that was created and stays empty is deleted.
 
     Raises:
-        InputError: another process has it.
+        InputError: another process holds the lock.
+        OSError: the directory cannot be created or locked.
     """
     path = Path(output_dir).absolute()
     made = [each for each in (path, *path.parents) if not each.exists()]
@@ -100,21 +109,35 @@ def locked(output_dir: str | Path) -> Iterator[None]:
         yield
         return
     forget_locks_in_children()
-    descriptor = os.open(key, os.O_RDONLY)
+    LOCKED[key] = descriptor = locked_directory(key)
     try:
-        if not lock(descriptor):
-            raise InputError(
-                f"output_dir: another process writes to {key}; wait until it has ended, or give another directory"
-            )
-        LOCKED[key] = descriptor
         yield
     finally:
-        LOCKED.pop(key, None)
-        os.close(descriptor)
         for each in made:
-            # As far as they are empty.
+            # As far as they are empty. Before the lock is released: afterwards they may be another process's.
             with contextlib.suppress(OSError):
                 each.rmdir()
+        LOCKED.pop(key, None)
+        os.close(descriptor)
+
+
+def locked_directory(path: Path) -> int:
+    """A descriptor that holds the lock of a directory. Raises InputError where another process holds it."""
+    while True:
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            if not lock(descriptor):
+                raise InputError(
+                    f"output_dir: another process writes to {path}; wait until it has ended, or give another directory"
+                )
+            if is_at(descriptor, path):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        # It was deleted before it was locked.
+        os.close(descriptor)
 
 
 @cache

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import BatchEncoding, EvalPrediction, PreTrainedModel
 
-from .encoding import TOLD, Answer, Settings, tokenize
+from .encoding import OVERFLOW_COLUMNS, Answer, Settings, tokenize
 from .sampling import fill
 from .sequence_classification import answer_sequences
 from .tags import find_scheme
@@ -77,7 +77,7 @@ class Predictor:
         """The answers to some rows, which are read together."""
         asked, tokenizer = ASKED[self.task], self.settings.tokenizer
         features = asked.read(rows, self.settings)
-        self.overflow.add(**{name: features[name] for name in TOLD})
+        self.overflow.add(**{name: features[name] for name in OVERFLOW_COLUMNS})
         sequences = {
             name: features[name] for name in (*tokenizer.model_input_names, "token_type_ids") if name in features
         }

@@ -1,4 +1,4 @@
-"""A Trainer that takes from a checkpoint what fits, refuses what does not, and says what the checkpoint decides."""
+"""A Trainer that compares a checkpoint with the run before anything of it is loaded."""
 
 import logging
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ import torch
 from transformers.trainer_callback import ExportableState
 
 from ..configuration.base import RecipeConfig
-from .checkpoints import MANIFEST, fault_of, good_checkpoints
+from .checkpoints import MANIFEST, clear_stage, fault_of, good_checkpoints
 from .directory import goes_on
 from .files import InputError, in_one_line
 from .identity import CHOICE, FREE, WAITING, Change, Facts, changes_of, check_allowed, facts_of, read_facts
@@ -20,11 +20,13 @@ logger = logging.getLogger(__name__)
 
 # Options that a checkpoint's optimizer and schedule have their own values of.
 OPTIMIZER = {"learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optim", "optim_args"}
+# No checkpoint was looked for yet, which is not the same as none.
+UNKNOWN: Any = object()
 SCHEDULE = {"learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"}
 
 
 class RestoringTrainer(SavingTrainer):
-    """A SavingTrainer into which nothing is loaded by halves.
+    """A SavingTrainer that refuses a checkpoint whose facts, weights or optimizer do not match.
 
     Args:
         kwargs: those of SavingTrainer.
@@ -32,16 +34,16 @@ class RestoringTrainer(SavingTrainer):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        # What decides the steps of this run, and what of it is otherwise than in the checkpoint that it goes on from.
+        # The facts of this run, and those that differ from the checkpoint that it is resumed from.
         self.facts: Facts = {}
         self.changes: list[Change] = []
-        # The checkpoint that was found, before train() is called with it.
-        self._found: str | None = None
+        # What find_checkpoint returned, until train() is called with it.
+        self._found: Any = UNKNOWN
 
     # --- Whose checkpoint it is ---
 
-    def take_facts(self) -> None:
-        """Note what decides the steps of the run, as it is now.
+    def collect_facts(self) -> None:
+        """Take the facts of the run as they are now.
 
         Raises:
             InputError: allow_changed names something else.
@@ -50,29 +52,42 @@ class RestoringTrainer(SavingTrainer):
         self.facts = facts_of(self.model, self.args, *parts)
         check_allowed(self.args.allow_changed or [], self.facts)
 
-    def find_checkpoint(self, given: str | bool | None) -> str | None:
-        """The checkpoint that the run goes on from; what is otherwise now than in it is said, a line for each.
+    def find_checkpoint(self, given: str | bool | None, required: bool = True) -> str | None:
+        """The checkpoint to resume from. Logs what differs from the run that wrote it, one line for each fact.
 
         Args:
             given: a path; True for the newest good checkpoint of this run in output_dir; None or False for none.
+            required: with True, whether there must be one.
 
         Returns:
-            None where output_dir has none, or only checkpoints of another run, which overwrite_output_dir deletes.
+            None where output_dir has none, or only those of another run, which overwrite_output_dir deletes.
 
         Raises:
-            InputError: the checkpoint is damaged, or of another run; the message names what differs.
+            InputError: there is none, it is damaged, or of another run; the message names what differs.
         """
-        if given and given == self._found:
-            return str(given)
-        self.take_facts()
-        self.changes = []
-        if not given:
-            return None
-        if given is not True:
-            if fault := fault_of(given):
-                raise InputError(f"resume_from_checkpoint: {given} is damaged: {fault}")
-            self.changes = self.changes_since(given)
-            return self.said(given)
+        given = given or None
+        if self._found is not UNKNOWN and given == self._found:
+            return self._found
+        if given is True and self.args.should_save:
+            clear_stage(Path(self.args.output_dir))
+        self.accelerator.wait_for_everyone()
+        self.collect_facts()
+        self._found = self.newest_own(required) if given is True else given and self.checked(given)
+        if self._found is not None and self.args.should_log:
+            self.log_changes(self._found)
+        # overwrite_output_dir deletes what another process may still be reading.
+        self.accelerator.wait_for_everyone()
+        return self._found
+
+    def checked(self, checkpoint: str) -> str:
+        """The checkpoint, if it is good and of this run. Raises InputError if not."""
+        if fault := fault_of(checkpoint):
+            raise InputError(f"resume_from_checkpoint: {checkpoint} is damaged: {fault}")
+        self.changes = self.changes_since(checkpoint)
+        return checkpoint
+
+    def newest_own(self, required: bool) -> str | None:
+        """The newest good checkpoint of this run in output_dir; see find_checkpoint."""
         refused: InputError | None = None
         for checkpoint in good_checkpoints(self.args.output_dir):
             try:
@@ -81,57 +96,55 @@ class RestoringTrainer(SavingTrainer):
                 refused = refused or error
                 continue
             if refused is not None:
-                logger.warning("Passed over: %s", refused)
-            return self.said(checkpoint)
-        if refused is not None and not self.args.overwrite_output_dir:
+                logger.warning("Skipped: %s", refused)
+            return checkpoint
+        if self.args.overwrite_output_dir:
+            return None
+        if refused is not None:
             raise refused
+        if required:
+            raise InputError(f"resume_from_checkpoint: there is no good checkpoint in {self.args.output_dir}")
         return None
 
     def changes_since(self, checkpoint: str) -> list[Change]:
-        """What is otherwise now than in the run that wrote the checkpoint.
+        """The facts that differ from the run that wrote the checkpoint; empty where those are not known.
 
         Raises:
-            InputError: something that changes a step, and allow_changed does not name it.
+            InputError: one of them changes a step, and allow_changed does not name it.
         """
         before = read_facts(Path(checkpoint))
         if before is None:
             return []
         changes = changes_of(before, self.facts)
-        refused = [each for each in changes if not self.may_be(each)]
+        refused = [each for each in changes if not self.is_allowed(each)]
         if not refused:
             return changes
-        begin = "leave it out to begin"
+        anew = "omit --resume_from_checkpoint"
         if goes_on(checkpoint, self.args.output_dir):
-            begin = "--overwrite_output_dir true without --resume deletes it and begins"
+            anew = "give --overwrite_output_dir true, and no --resume"
         raise InputError(
-            f"resume_from_checkpoint: {checkpoint} is of another run: {'; '.join(map(str, refused))}. "
-            f"--allow_changed {' '.join(each.name for each in refused)} goes on all the same; {begin} anew"
+            f"resume_from_checkpoint: {checkpoint} was written by another run: {'; '.join(map(str, refused))}. "
+            f"To resume anyway: --allow_changed {' '.join(each.name for each in refused)}. To start over: {anew}"
         )
 
-    def may_be(self, change: Change) -> bool:
-        """Whether a resumed run may have this otherwise: it changes no step, or is allowed."""
-        # A best model that was not chosen before, or is not any more; a schedule may wait for it.
+    def is_allowed(self, change: Change) -> bool:
+        """Whether a fact may differ: it changes no step, or allow_changed names it."""
+        # To begin or stop choosing a best model changes no step, unless the schedule waits for the metric.
         waits = self.args.lr_scheduler_type in WAITING
         begins = change.name in CHOICE and None in (change.before, change.now) and not waits
         return begins or change.name in FREE or change.name in (self.args.allow_changed or [])
 
-    def said(self, checkpoint: str) -> str:
-        """The checkpoint, once it is said what is otherwise now, and what of it nobody can tell."""
-        self._found = checkpoint
-        if not self.args.should_log:
-            return checkpoint
+    def log_changes(self, checkpoint: str) -> None:
+        """Log what differs from the checkpoint, and what cannot be verified."""
         if read_facts(Path(checkpoint)) is None:
-            unknown = (
-                "whether it is of this run"
-                if Path(checkpoint, MANIFEST).is_file()
-                else "whether it is whole, and of this run,"
+            unknown = "belongs" if Path(checkpoint, MANIFEST).is_file() else "is complete and belongs"
+            logger.warning(
+                "%s: not written by this version's Trainer; cannot verify that it %s to this run", checkpoint, unknown
             )
-            logger.warning("%s: not written by this version's Trainer; %s is not verified", checkpoint, unknown)
         if not goes_on(checkpoint, self.args.output_dir):
             logger.warning("%s: the run goes on in another directory, %s", checkpoint, self.args.output_dir)
         for change in self.changes:
             logger.warning("%s: %s", checkpoint, change)
-        return checkpoint
 
     # --- What is loaded ---
 
@@ -184,13 +197,14 @@ class RestoringTrainer(SavingTrainer):
             return
         if not any(Path(checkpoint).glob("optimizer*")):
             logger.warning("%s has no state of an optimizer, which begins anew", checkpoint)
-        given, schedule = settings_of(self.optimizer), self.lr_scheduler.state_dict()
-        groups = [{**group, "params": None} for group in self.optimizer.param_groups]
+        schedule = self.lr_scheduler.state_dict()
+        groups = [dict(group) for group in self.optimizer.param_groups]
+        given = settings_of(groups)
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
         except ValueError as error:
             raise InputError(f"optim: the state in {checkpoint} is of another one: {error}") from error
-        kept = settings_of(self.optimizer)
+        kept = settings_of(self.optimizer.param_groups)
         # What another version of torch has besides does no harm.
         if missing := sorted(given.keys() - kept.keys()):
             raise InputError(f"optim: the state in {checkpoint} is of another one: it has no {', '.join(missing)}")
@@ -198,7 +212,7 @@ class RestoringTrainer(SavingTrainer):
         if changed & OPTIMIZER:
             for group, own in zip(self.optimizer.param_groups, groups, strict=True):
                 group.update({name: value for name, value in own.items() if name not in ("params", "lr")})
-            kept = settings_of(self.optimizer)
+            kept = settings_of(self.optimizer.param_groups)
         if changed & SCHEDULE:
             rates = [group["lr"] for group in groups]
             # What waits for a metric goes on waiting, if it did so before.
@@ -221,13 +235,13 @@ class RestoringTrainer(SavingTrainer):
         super()._load_callback_state()
 
 
-def settings_of(optimizer: Any) -> dict[str, Any]:
-    """What an optimizer was built with, by the names of the arguments where those have others.
+def settings_of(groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """What an optimizer with these parameter groups was built with, by the names of the arguments.
 
     Of several groups the first counts: transformers' second one has no weight decay. The learning rate is that before
     a scheduler changed it.
     """
-    group = optimizer.param_groups[0]
+    group = groups[0]
     names = {"initial_lr": "learning_rate"}
     return {names.get(name, name): value for name, value in group.items() if name not in ("params", "lr")}
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,16 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, safe_globals
 from transformers.trainer_utils import TrainOutput
 
 from ..hub_card.record import RunRecord
-from .checkpoints import STATE, clear_stage
+from .checkpoints import IDENTITY, POSITION, STATE
 from .files import InputError
-from .identity import FREE, IDENTITY, LENGTH, identity_of
+from .identity import BATCHES, FREE, LENGTH, identity_of, read_facts
 from .locks import locked
-from .restoring import RestoringTrainer
+from .restoring import UNKNOWN, RestoringTrainer
 from .sharing import SharedStream
-from .streams import PositionedStream, RowStream, is_exact
+from .streams import PositionedStream, is_exact
 from .writing import write_whole
 
 logger = logging.getLogger(__name__)
-
-POSITION = "position.pt"
 
 
 def seed_of(args: TrainingArguments) -> int:
@@ -111,6 +109,7 @@ class ResumingTrainer(RestoringTrainer):
         # The checkpoint that was resumed from, and the losses of the steps before it.
         self._resumed: str | None = None
         self._losses: dict[str, Any] | None = None
+        self._losses_restored = False
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As RestoringTrainer.train.
@@ -126,14 +125,8 @@ class ResumingTrainer(RestoringTrainer):
             RunError: the run cannot go on.
         """
         with locked(self.args.output_dir) if self.args.should_save else nullcontext():
-            if resume_from_checkpoint is True:
-                clear_stage(Path(self.args.output_dir))
             found = self.find_checkpoint(resume_from_checkpoint)
-            self._found = None
-            # None deletes what another still reads.
-            self.accelerator.wait_for_everyone()
-            if resume_from_checkpoint is True and found is None and not self.args.overwrite_output_dir:
-                raise InputError(f"resume_from_checkpoint: there is no good checkpoint in {self.args.output_dir}")
+            self._found = UNKNOWN
             output = super().train(found, *args, **kwargs)
         return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))
 
@@ -150,7 +143,6 @@ class ResumingTrainer(RestoringTrainer):
             "epoch": self.position.epoch,
             "batches": batches,
             "ended": self.position.ended,
-            "batching": self.batching(),
             "losses": losses,
             "stream": None if self._stream is None else self._stream.state_after(batches),
         }
@@ -171,43 +163,31 @@ class ResumingTrainer(RestoringTrainer):
             self.write_identity(staged)
 
     def write_identity(self, directory: Path) -> None:
-        """Write which run it is, and the facts that make it so."""
+        """Write run.json: the name of the run and its facts."""
         content = {"run": identity_of(self.facts), "facts": self.facts}
         write_whole(directory / IDENTITY, json.dumps(content, indent=1))
 
-    def batching(self) -> dict[str, int | str | None]:
-        """What must be the same for so many batches to be the same rows, by the names of the arguments."""
-        args, rows = self.args, self.train_dataset
-        return {
-            "per_device_train_batch_size": self._train_batch_size,
-            "max_tokens_per_batch": args.max_tokens_per_batch,
-            "gradient_accumulation_steps": args.gradient_accumulation_steps,
-            "dataloader_drop_last": args.dataloader_drop_last,
-            "train_sampling_strategy": args.train_sampling_strategy,
-            "seed": seed_of(args),
-            "processes": args.world_size,
-            "training rows": len(rows) if isinstance(rows, Sized) else None,
-            "training bytes": rows.size if isinstance(rows, RowStream) else None,
-        }
-
     def position_in(self, checkpoint: Path) -> dict[str, Any] | None:
-        """Where the run was; None if transformers' Trainer wrote the checkpoint, or batches are others now."""
+        """Where the run was in its data.
+
+        Returns:
+            None if another Trainer wrote the checkpoint, or an earlier version, whose facts are not known; or if
+            batches now hold other rows.
+        """
         path = checkpoint / POSITION
-        if self.args.ignore_data_skip or not path.is_file():
+        if self.args.ignore_data_skip or not path.is_file() or read_facts(checkpoint) is None:
             return None
-        with safe_globals():
-            position = torch.load(path, weights_only=True)
-        now = self.batching()
-        others = [
-            f"{name} {now[name]}, not {value}" for name, value in position["batching"].items() if value != now[name]
-        ]
+        others = [str(change) for change in self.changes if change.name in BATCHES]
         if others and self.args.should_log:
             logger.warning(
-                "Batches are others than in %s: %s. The run goes on after as many steps, not after the same rows",
+                "Batches hold other rows than in %s: %s. The run goes on after as many steps, not after the same rows",
                 checkpoint,
                 "; ".join(others),
             )
-        return None if others else position
+        if others:
+            return None
+        with safe_globals():
+            return torch.load(path, weights_only=True)
 
     # --- Going on ---
 
@@ -228,26 +208,33 @@ class ResumingTrainer(RestoringTrainer):
             position = self.position_in(Path(self._resumed))
         is_over = False
         if position is not None:
-            self._losses = position.get("losses")
+            self._losses, self._losses_restored = position.get("losses"), False
             epoch, batches = position["epoch"], position["batches"]
             is_over = self.state.global_step >= max_steps or self.is_stopped()
+            stream = self.allowed_stream(position["stream"])
             if position["ended"]:
                 epoch, batches = (epochs if is_over else epoch + 1), 0
-                if self._stream is not None and position["stream"] is not None:
-                    self._stream.remember(position["stream"])
+                if self._stream is not None and stream is not None:
+                    self._stream.remember(stream)
             elif is_over:
                 # All of them: nothing is left but what the epoch ends with.
                 batches = steps_per_epoch * self.args.gradient_accumulation_steps
-            elif self._stream is not None and position["stream"] is not None:
-                self._stream.resume(batches, position["stream"])
+            elif self._stream is not None and stream is not None:
+                self._stream.resume(batches, stream)
         self.position.go_on(epoch, batches, is_over)
         return epoch, batches
 
+    def allowed_stream(self, state: Any) -> Any:
+        """The state of a stream; without the digests of a RowStream where its content may have changed."""
+        if isinstance(state, dict) and "read" in state and "train_dataset" in (self.args.allow_changed or []):
+            return {**state, "reading": "", "read": {}}
+        return state
+
     def note_run(self, trial: Any) -> None:
-        """Write whose directory this is, and keep for the card what of the run was changed on the way."""
+        """Write run.json to output_dir, and pass the name of the run and its changed facts to the card."""
         if trial is not None:
             # Its values are set only now.
-            self.take_facts()
+            self.collect_facts()
         if self.args.should_save:
             self.write_identity(Path(self.args.output_dir))
         step = self.state.global_step
@@ -338,13 +325,12 @@ class ResumingTrainer(RestoringTrainer):
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
 
     def restore_losses(self) -> None:
-        """Go on with the sums of the losses, which Trainer._inner_training_loop sets to zero."""
-        if self._losses is None or self._losses["logged"] is None:
+        """Restore the sums of the losses, once; Trainer._inner_training_loop sets them to zero."""
+        if self._losses is None or self._losses_restored:
             return
         self._total_loss_scalar, self._globalstep_last_logged = self._losses["total"], self._losses["logged"]
         self._tr_loss = self._losses["pending"].to(self.args.device)
-        # Once: the next epoch goes on by itself.
-        self._losses["logged"] = None
+        self._losses_restored = True
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As Trainer.log; train_loss is the mean over all steps of the run.
@@ -354,7 +340,7 @@ class ResumingTrainer(RestoringTrainer):
         there is none.
         """
         if "train_loss" in logs and self._losses is not None:
-            if self._losses["logged"] is not None:  # No step was left.
+            if not self._losses_restored:  # No step was left.
                 self.restore_losses()
                 self._total_loss_scalar += self._tr_loss.item()
             logs["train_loss"] = self._total_loss_scalar / self.state.global_step

@@ -40,7 +40,7 @@ def why_not_written(error: BaseException, directory: Path) -> str:
     return f"No space left on device ({told})"
 
 
-def as_json(content: dict[str, Any]) -> str:
+def results_json(content: dict[str, Any]) -> str:
     """As transformers writes results."""
     return json.dumps(content, indent=4, sort_keys=True)
 
@@ -137,7 +137,7 @@ class SavingTrainer(PushingTrainer):
                 signal.signal(number, before[number])
         if self._signal is not None:
             # It came when no step was left to finish.
-            os.kill(process, self._signal)
+            signal.raise_signal(self._signal)
 
     def signal_of_any(self) -> int | None:
         """The signal that came to any of the processes, which then end after the same step; None if none came."""
@@ -168,7 +168,7 @@ class SavingTrainer(PushingTrainer):
         checkpoint = newest_good(self.args.output_dir)
         if checkpoint is None:
             return "there is no checkpoint"
-        return f"the last checkpoint is whole: {checkpoint}; go on from there with --resume auto"
+        return f"the last good checkpoint is {checkpoint}; resume with --resume auto"
 
     def _maybe_log_save_evaluate(
         self, loss: Any, norm: Any, model: Any, trial: Any, *args: Any, **kwargs: Any
@@ -184,7 +184,7 @@ class SavingTrainer(PushingTrainer):
         if self._saved != self.progress():
             self._save_checkpoint(model, trial)
         name = "Ctrl-C" if came == signal.SIGINT else "SIGTERM"
-        logger.warning("%s: step %d is saved; go on with --resume auto", name, self.state.global_step)
+        logger.warning("%s: step %d is saved; resume with --resume auto", name, self.state.global_step)
         raise KeyboardInterrupt(name) if came == signal.SIGINT else SystemExit(TERMINATED)
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -310,10 +310,10 @@ class SavingTrainer(PushingTrainer):
         if not self.is_world_process_zero():
             return
         directory = Path(self.args.output_dir)
-        write_whole(directory / f"{split}_results.json", as_json(metrics))
+        write_whole(directory / f"{split}_results.json", results_json(metrics))
         if combined:
             path = directory / "all_results.json"
-            write_whole(path, as_json({**read_results(path), **metrics}))
+            write_whole(path, results_json({**read_results(path), **metrics}))
 
     def write_staged(self, model: Any, trial: Any, staged: Path, checkpoint: Path) -> None:
         """Let transformers write the checkpoint beside where it is going to be; it must not tell of that place."""

@@ -38,7 +38,7 @@ class Part(NamedTuple):
     """A text, or a part of one that does in its place.
 
     Args:
-        text: it.
+        text: the text, or the part of it.
         size: how many tokens it has; as far as that is known, 0 where nobody has looked.
         shortened: whether it is a part.
     """

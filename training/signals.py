@@ -1,4 +1,4 @@
-"""SIGTERM as an exception, so that a command that is ended by it says so and leaves nothing half-written."""
+"""SIGTERM and Ctrl-C as exceptions, so that a command that they end says so and leaves nothing half-written."""
 
 import os
 import signal
@@ -24,25 +24,30 @@ def terminate(number: int, frame: Any) -> None:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Inside, SIGTERM raises Terminated, unless somebody else listens to it already."""
+    """Inside, SIGTERM raises Terminated, unless another handler is installed already."""
     is_main = threading.current_thread() is threading.main_thread()
-    is_ours = is_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    if is_ours:
-        leave_children_alone()
+    is_default = is_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if is_default:
+        restore_handlers_in_children()
         signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
-        if is_ours:
+        if is_default:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def ending(error: BaseException) -> tuple[str, int]:
+    """The name of the signal behind Terminated or KeyboardInterrupt, and the exit code of the process."""
+    return ("SIGTERM", TERMINATED) if isinstance(error, Terminated) else ("Ctrl-C", INTERRUPTED)
 
 
 @cache
-def leave_children_alone() -> None:
-    """Let processes that are forked from this one, and ended by it, end without a traceback."""
+def restore_handlers_in_children() -> None:
+    """Let SIGTERM end processes that are forked from this one, such as workers, without a traceback."""
 
-    def forget() -> None:
+    def restore() -> None:
         if signal.getsignal(signal.SIGTERM) == terminate:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    os.register_at_fork(after_in_child=forget)
+    os.register_at_fork(after_in_child=restore)

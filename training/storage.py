@@ -18,7 +18,8 @@ from datasets.fingerprint import Hasher
 from datasets.table import MemoryMappedTable
 
 from .files import InputError, in_one_line
-from .locks import await_writer, clear, lock, take
+from .locks import await_writer, clear, lock, open_locked
+from .writing import put_in_place
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def write(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
     part = path.with_name(f"{uuid4().hex}.part")
     try:
         # Another process may look for a moment whether it is abandoned.
-        with take(part, wait=True) as stream:
+        with open_locked(part, wait=True) as stream:
             first = next(batches)
             with pa.ipc.new_stream(stream, first.schema) as writer:
                 writer.write_batch(first)
@@ -122,8 +123,7 @@ def write(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
                     writer.write_batch(batch)
             stream.flush()
             stream.write(seal_of(part, part.stat().st_size))
-            stream.flush()
-            part.replace(path)
+            put_in_place(stream, part, path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise

@@ -103,7 +103,9 @@ class RowStream(IterableDataset):
 
     def _changed(self, source: int) -> InputError:
         name = self.files[source][0] if source < len(self.files) else f"source {source + 1}"
-        return InputError(f"{name}: has other rows than when this run read it before")
+        return InputError(
+            f"{name}: has other rows than when this run read it before; --allow_changed train_dataset resumes anyway"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Where it is in this epoch, and what has been read."""

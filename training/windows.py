@@ -21,14 +21,14 @@ class Overflow:
         long: those that did not fit.
         windows: what those became, where they became windows.
         cut: tokens that are in no sequence.
-        more: whether there are more of these, which nobody counted.
+        is_lower_bound: whether `cut` is one, as some texts were not tokenized whole.
     """
 
     rows: int = 0
     long: int = 0
     windows: int = 0
     cut: int = 0
-    more: bool = False
+    is_lower_bound: bool = False
 
     def add(self, document: Sequence[int], cut: Sequence[int], shortened: Sequence[bool]) -> None:
         """Count what `tokenize` tells of some rows, each by the sequences made of it (W,)."""
@@ -37,10 +37,10 @@ class Overflow:
         self.long += int((sequences > 1).sum() + np.greater(cut, 0).sum())
         self.windows += int(sequences[sequences > 1].sum())
         self.cut += int(np.sum(cut))
-        self.more |= bool(np.any(shortened))
+        self.is_lower_bound |= bool(np.any(shortened))
 
     def __str__(self) -> str:
-        cut = f"{'at least ' if self.more else ''}{self.cut} tokens were cut off"
+        cut = f"{'at least ' if self.is_lower_bound else ''}{self.cut} tokens were cut off"
         became = f"{self.windows} windows were made of them" if self.windows else cut
         return f"{self.long} of {self.rows} rows are too long for one sequence; {became}"
 

@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 
 @contextmanager
@@ -17,18 +17,38 @@ def replacing(path: Path) -> Iterator[IO[str]]:
     # Of a fixed name: what a killed process left there is written over by the next.
     part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-    finally:
+        # A link of that name would be written through.
         part.unlink(missing_ok=True)
+        with part.open("x", encoding="utf-8") as file:
+            yield file
+            put_in_place(file, part, path)
+    except OSError as error:
+        # One of something else that the body does has its own name, or no number.
+        if error.errno is None or error.filename not in (None, str(part)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: str) -> None:
     """Write a text file. Raises OSError, see replacing."""
     with replacing(path) as file:
         file.write(content)
+
+
+def put_in_place(file: IO[Any], part: Path, path: Path) -> None:
+    """Give an open file its name, once all that was written to it is on the disk.
+
+    Args:
+        file: the file.
+        part: its name until now.
+        path: its name from now on; what stood there is replaced.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    file.flush()
+    os.fsync(file.fileno())
+    part.replace(path)
