@@ -45,9 +45,9 @@ def probability(value: float | None) -> None:
         raise ValueError(f"must be in [0, 1), got {value}")
 
 
-def activation(name: str) -> None:
+def activation(name: str | None) -> None:
     """Field validator. Raises ValueError for a name that transformers has no activation function of."""
-    if name not in ACT2FN:
+    if name is not None and name not in ACT2FN:
         raise ValueError(unknown("activation", name, list(ACT2FN)))
 
 
@@ -175,7 +175,8 @@ class BlendConfig(RecipeConfig):
     # How a token knows its place: a learned or a sinusoidal vector added to its embedding, queries and keys turned
     # by an angle that grows with the position (RoPE), or not at all.
     position_type: Literal["learned", "sinusoidal", "rotary", "none"] = "rotary"
-    # RoPE's parameters as transformers writes them, {"rope_type": …, "rope_theta": …}. None: "default", 10000.
+    # RoPE's parameters as transformers writes them, {"rope_type": …, "rope_theta": …}, or such a dict for each layer
+    # type (ModernBERT). None: "default", 10000.
     rope_parameters: dict[str, Any] | None = None
     feed_forward_type: Literal["plain", "gated"] = "gated"
     # A name from transformers' activation table.
@@ -193,8 +194,14 @@ class BlendConfig(RecipeConfig):
     attention_out_bias: bool | None = None
     mlp_bias: bool = False
     lm_head_bias: bool = False
+    # Biases of LayerNorm; RMSNorm has none.
+    norm_bias: bool = True
     # Normalize the embeddings before the first block (BERT, BART).
     embedding_norm: bool = False
+    # Normalize the input of the first block's attention. False where the embeddings are normalized (ModernBERT).
+    first_norm: bool = True
+    # Normalize each head's queries and keys, before RoPE (Henry et al. 2020; Qwen3).
+    query_key_norm: bool = False
     # Kinds of segments that token_type_ids tells apart (0: it is not read).
     type_vocab_size: int = checked(non_negative, 0)
     # Multiply token embeddings by √hidden_size (Vaswani et al. 2017, §3.4).
@@ -209,8 +216,17 @@ class BlendConfig(RecipeConfig):
     # Standard deviation of the normal distribution that matrices start from.
     initializer_range: int | float = checked(positive, 0.02)
 
-    # The vector of a sequence: its first real token, the mean of its real tokens, or its last real token.
-    pooling: Literal["cls", "mean", "last"] = "cls"
+    # The vector of a sequence: its first real token, the mean of its real tokens, its last real token, or its last
+    # eos_token_id (the last real token where it has none).
+    pooling: Literal["cls", "mean", "last", "eos"] = "cls"
+    # A hidden layer before the projection of a sequence's vector onto the labels (BERT's pooler): its activation,
+    # None for no such layer, its bias and its norm; and whether token classification has it, too (ModernBERT).
+    classifier_hidden_act: str | None = checked(activation, None)
+    classifier_hidden_bias: bool = True
+    classifier_hidden_norm: bool = False
+    token_classifier_hidden: bool = False
+    # Bias of the projection of a sequence's vector onto the labels.
+    score_bias: bool = True
     # What the loss does in training. One weight a class for sequence and token classification; the share of a
     # target's probability that is spread over all classes.
     class_weights: list[int | float] | None = None
@@ -275,15 +291,32 @@ class BlendConfig(RecipeConfig):
 
         Replaces RotaryEmbeddingConfigMixin.convert_rope_params_to_dict, which writes them whatever the positions.
         """
-        if self.position_type == "rotary":
+        if self.position_type != "rotary":
+            return kwargs
+        if not self.has_rope_per_layer_type:
             return super().convert_rope_params_to_dict(**kwargs)
+        for parameters in self.rope_parameters.values():
+            parameters.setdefault("rope_type", "default")
+            parameters.setdefault("rope_theta", self.default_theta)
         return kwargs
+
+    @property
+    def has_rope_per_layer_type(self) -> bool:
+        """Whether rope_parameters holds a dict for each layer type."""
+        given = self.rope_parameters
+        return bool(given) and all(isinstance(value, dict) for value in given.values())
 
     def validate_rope(self) -> None:
         """Check RoPE's parameters where there are any; replaces RotaryEmbeddingConfigMixin.validate_rope likewise."""
         if self.position_type == "rotary":
-            assert self.rope_parameters is not None
-            check_rope(self.rope_parameters)
+            assert self.rope_parameters is not None and self.layer_types is not None
+            if self.has_rope_per_layer_type and set(self.rope_parameters) != set(self.layer_types):
+                raise ValueError(
+                    f"rope_parameters={self.rope_parameters} must have one entry for each of the layer types "
+                    f"{sorted(set(self.layer_types))}"
+                )
+            for parameters in self.rope_parameters.values() if self.has_rope_per_layer_type else [self.rope_parameters]:
+                check_rope(parameters)
             try:
                 super().validate_rope()
             except KeyError as error:
@@ -301,6 +334,13 @@ class BlendConfig(RecipeConfig):
             )
         if self.position_type == "rotary" and self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} must be even for position_type='rotary'")
+
+    def validate_norms(self) -> None:
+        """Raises ValueError for an option of the norms without effect."""
+        if not self.norm_bias and self.norm_type == "rmsnorm":
+            raise ValueError("norm_bias=False has no effect: norm_type='rmsnorm' has no bias")
+        if not self.first_norm and self.norm_position == "post":
+            raise ValueError("first_norm=False needs norm_position='pre'")
 
     def validate_positions(self) -> None:
         """Raises ValueError where the positions do not fit the hidden size."""
@@ -322,6 +362,10 @@ class BlendConfig(RecipeConfig):
         """Raises ValueError for an unknown problem type, or class weights that do not fit the labels."""
         check_labels(self)
 
+    def validate_classifier(self) -> None:
+        """Raises ValueError for an option of the classifiers without effect."""
+        check_classifier(self)
+
 
 def check_rope(parameters: dict[str, Any]) -> None:
     """Raises ValueError for parameters of RoPE that are unknown or without effect, or a rope_theta not above 0."""
@@ -337,6 +381,17 @@ def check_rope(parameters: dict[str, Any]) -> None:
         raise ValueError(f"rope_parameters={parameters}: rope_theta must be a number above 0")
     if parameters["rope_type"] != "proportional" and parameters.get("partial_rotary_factor", 1) != 1:
         raise ValueError(f"rope_parameters={parameters}: partial_rotary_factor needs rope_type='proportional'")
+
+
+def check_classifier(config: PreTrainedConfig) -> None:
+    """Raises ValueError for options of a hidden layer that is not there, or pooling by a token that is not known."""
+    if config.classifier_hidden_act is None:
+        defaults = {"classifier_hidden_bias": True, "classifier_hidden_norm": False, "token_classifier_hidden": False}
+        for name, default in defaults.items():
+            if getattr(config, name) != default:
+                raise ValueError(f"{name}={getattr(config, name)} has no effect: classifier_hidden_act is None")
+    if config.pooling == "eos" and config.eos_token_id is None:
+        raise ValueError("pooling='eos' needs eos_token_id")
 
 
 def check_labels(config: PreTrainedConfig) -> None:

@@ -17,7 +17,7 @@ class BlendDecoderConfig(BlendConfig):
     model_type = "blend_decoder"
     keys_to_ignore_at_inference = ["past_key_values", "hidden_states", "attentions", "cross_attentions"]
 
-    pooling: Literal["cls", "mean", "last"] = "last"
+    pooling: Literal["cls", "mean", "last", "eos"] = "last"
     # Keep keys and values of the tokens read, for the next ones (in evaluation).
     use_cache: bool = True
     # Width of the encoder's output that each block also reads by cross-attention. None: no cross-attention.

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from .base import BlendConfig, RecipeConfig, check_labels, checked, probability
+from .base import BlendConfig, RecipeConfig, activation, check_classifier, check_labels, checked, probability
 from .decoder import BlendDecoderConfig
 from .encoder import BlendEncoderConfig
 
@@ -48,7 +48,12 @@ class BlendEncoderDecoderConfig(RecipeConfig):
     share_encoder_decoder_embeddings: bool = True
 
     # As in BlendConfig.
-    pooling: Literal["cls", "mean", "last"] = "last"
+    pooling: Literal["cls", "mean", "last", "eos"] = "last"
+    classifier_hidden_act: str | None = checked(activation, None)
+    classifier_hidden_bias: bool = True
+    classifier_hidden_norm: bool = False
+    token_classifier_hidden: bool = False
+    score_bias: bool = True
     classifier_dropout: int | float = checked(probability, 0.1)
     class_weights: list[int | float] | None = None
     label_smoothing: int | float = checked(probability, 0.0)
@@ -60,6 +65,11 @@ class BlendEncoderDecoderConfig(RecipeConfig):
     eos_token_id: int | list[int] | None = None
     # What the decoder reads before it writes the first token. None: bos_token_id.
     decoder_start_token_id: int | None = None
+    # What a sequence that is shifted right, for the decoder to read, begins with: decoder_start_token_id, or the
+    # sequence's own last token (mBART, where it tells the language).
+    shift_start: Literal["start_token", "last_token"] = "start_token"
+    # Whether the decoder reads the source shifted right where neither decoder inputs nor labels are given (BART).
+    shift_source: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         for name, part in PARTS.items():
@@ -185,3 +195,7 @@ class BlendEncoderDecoderConfig(RecipeConfig):
     def validate_labels(self) -> None:
         """Raises ValueError for an unknown problem type, or class weights that do not fit the labels."""
         check_labels(self)
+
+    def validate_classifier(self) -> None:
+        """Raises ValueError for an option of the classifiers without effect."""
+        check_classifier(self)

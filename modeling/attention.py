@@ -22,6 +22,7 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .normalization import build_norm
 from .patterns import Kernel, Pattern, VarlenPattern
 from .positions import apply_rotary_pos_emb
 
@@ -59,6 +60,8 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(source_size, key_size, bias=config.attention_bias)
         self.v_proj = nn.Linear(source_size, key_size, bias=config.attention_bias)
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_out_bias)
+        self.q_norm = build_norm(config, self.head_dim) if config.query_key_norm else nn.Identity()
+        self.k_norm = build_norm(config, self.head_dim) if config.query_key_norm else nn.Identity()
 
     def forward(
         self,
@@ -83,7 +86,7 @@ class Attention(nn.Module):
         Returns:
             What each query took, of the shape of hidden_states, and the weights (B, H, T, S) if the kernel tells them.
         """
-        query_states = self.heads_of(self.q_proj(hidden_states))  # (B, T, H, D)
+        query_states = self.q_norm(self.heads_of(self.q_proj(hidden_states)))  # (B, T, H, D)
         if position_embeddings is not None:
             query_states = apply_rotary_pos_emb(query_states, *position_embeddings)
         query_states = query_states.transpose(1, 2)  # (B, H, T, D)
@@ -126,7 +129,8 @@ class Attention(nn.Module):
             cached = past_key_values.layers[self.layer_idx]
             return cached.keys, cached.values
 
-        key_states, value_states = self.heads_of(self.k_proj(states)), self.heads_of(self.v_proj(states))
+        key_states = self.k_norm(self.heads_of(self.k_proj(states)))  # (B, S, K, D)
+        value_states = self.heads_of(self.v_proj(states))
         if position_embeddings is not None:
             key_states = apply_rotary_pos_emb(key_states, *position_embeddings)
         key_states, value_states = key_states.transpose(1, 2), value_states.transpose(1, 2)

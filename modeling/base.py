@@ -18,7 +18,7 @@ from .layers import Block
 from .normalization import build_norm
 from .packing import FlatLayout, Layout, PaddedLayout, is_traced, padding_of
 from .patterns import SMALLEST_BLOCK, MaskFunction, PaddedPattern, Pattern, VarlenPattern, self_pattern
-from .positions import POSITIONS, RotaryEmbedding
+from .positions import POSITIONS, build_rotary
 
 # Kernels that are given rows and a mask, and kernels that are told the lengths of the sequences in a flat batch.
 ROW_KERNELS = ("eager", "sdpa", "flex_attention")
@@ -80,7 +80,7 @@ class Stack(BlendPreTrainedModel):
         )
         self.embedding_norm = build_norm(config) if config.embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(config.hidden_dropout)
-        self.rotary_emb = RotaryEmbedding(config) if config.position_type == "rotary" else None
+        self.rotary_emb = build_rotary(config)
         self.layers = nn.ModuleList(self.layer_class(config, index) for index in range(config.num_hidden_layers))
         self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
         self.gradient_checkpointing = False
@@ -293,13 +293,19 @@ class Stack(BlendPreTrainedModel):
         is_half = dtype_of_products(embeds).itemsize == 2
         return is_half and not drops and self.config.head_dim % 8 == 0 and self.config.head_dim <= 256
 
-    def rotations(self, embeds: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Cosines and sines for queries and keys, made once for all layers; None where there is nothing to turn."""
+    def rotations(
+        self, embeds: torch.Tensor, position_ids: torch.Tensor
+    ) -> dict[str, tuple[torch.Tensor, torch.Tensor] | None]:
+        """Cosines and sines for the queries and keys of each type of layer; None where there is nothing to turn."""
+        types = set(self.config.layer_types)
         # The kinds that grow ask for the last position, which a batch of nothing but padding does not have.
         if self.rotary_emb is None or position_ids.shape[1] == 0:
-            return None
+            return dict.fromkeys(types)
         # In the dtype of queries and keys, which under autocast is not that of the embeddings.
-        return self.rotary_emb(embeds.new_empty(0, dtype=dtype_of_products(embeds)), position_ids)
+        states = embeds.new_empty(0, dtype=dtype_of_products(embeds))
+        if isinstance(self.rotary_emb, nn.ModuleDict):
+            return {kind: rotary_emb(states, position_ids) for kind, rotary_emb in self.rotary_emb.items()}
+        return dict.fromkeys(types, self.rotary_emb(states, position_ids))
 
     def blocks(self) -> Iterator[tuple[str, Block]]:
         """Type and block of each layer that runs: as many as the config says now (early exit lowers it)."""

@@ -118,7 +118,7 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
                 encoder_hidden_states,
                 pattern=patterns[kind],
                 cross_pattern=source_pattern,
-                position_embeddings=rotations,
+                position_embeddings=rotations[kind],
                 past_key_values=past_key_values,
                 **kwargs,
             )

@@ -18,7 +18,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ..configuration.encoder import BlendEncoderConfig
 from .attention import Attention
 from .base import BlendPreTrainedModel, Stack, StackOutput
-from .heads import ForSequenceClassification, ForTokenClassification, PredictionHead, recorded
+from .heads import ForSequenceClassification, ForTokenClassification, HiddenLayer, recorded
 from .layers import EncoderLayer
 from .losses import IGNORE, token_loss
 from .packing import Layout
@@ -80,7 +80,7 @@ class BlendEncoderModel(BlendEncoderPreTrainedModel, Stack):
         patterns = self.patterns(layout, attention_mask, hidden_states, **apart(layout, attention_mask, position_ids))
         rotations = self.rotations(hidden_states, positions)
         for kind, layer in self.blocks():
-            hidden_states = layer(hidden_states, pattern=patterns[kind], position_embeddings=rotations, **kwargs)
+            hidden_states = layer(hidden_states, pattern=patterns[kind], position_embeddings=rotations[kind], **kwargs)
         return self.leave(self.norm(hidden_states), layout, repad)
 
 
@@ -105,7 +105,7 @@ class BlendEncoderForMaskedLM(BlendEncoderPreTrainedModel):
     def __init__(self, config: BlendEncoderConfig):
         super().__init__(config)
         self.model = BlendEncoderModel(config)
-        self.head = PredictionHead(config)
+        self.head = HiddenLayer(config, config.hidden_act, config.mlp_bias, has_norm=True)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
         self.post_init()
 

@@ -22,6 +22,7 @@ from .decoder import BlendDecoderModel
 from .encoder import BlendEncoderModel
 from .heads import ForSequenceClassification, ForTokenClassification, next_logits, recorded
 from .losses import IGNORE, token_loss
+from .packing import padding_of
 
 STATES = ("output_attentions", "output_hidden_states")
 
@@ -141,6 +142,8 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
                 raise ValueError("the source has another vocabulary than the decoder: give decoder_input_ids")
             decoder_input_ids, decoder_inputs_embeds = input_ids, inputs_embeds
             decoder_attention_mask, decoder_position_ids = attention_mask, position_ids
+            if self.config.shift_source:
+                decoder_input_ids = self.shifted_source(input_ids, attention_mask, position_ids, kwargs)
         if past_key_values is None and "cu_seq_lens_q" not in kwargs:
             check_apart(decoder_attention_mask, decoder_position_ids)
         source_layout = source.get("layout")
@@ -170,6 +173,41 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             encoder_attentions=source.attentions,
             layout=outputs.layout,
         )
+
+    def shifted_source(
+        self, input_ids: torch.Tensor | None, attention_mask: Any, position_ids: Any, kwargs: dict[str, Any]
+    ) -> torch.Tensor:
+        """What the decoder reads for config.shift_source, (B, S).
+
+        Raises:
+            ValueError: there are no input_ids, or several sequences may stand in one row.
+        """
+        if input_ids is None or position_ids is not None or "cu_seq_lens_q" in kwargs:
+            raise ValueError("shift_source=True reads padded input_ids: give decoder_input_ids")
+        mask = padding_of(attention_mask)
+        return shift_right(self.config, input_ids, torch.ones_like(input_ids) if mask is None else mask)
+
+
+def shift_right(config: BlendEncoderDecoderConfig, tokens: torch.Tensor, is_real: torch.Tensor) -> torch.Tensor:
+    """Tokens (B, T) one place to the right, for a decoder to read that is to write them.
+
+    Args:
+        config: what its `shift_start` says stands before the first real token.
+        tokens: of each row, what is not real stays out of reach of what is.
+        is_real: (B, T).
+
+    Raises:
+        ValueError: decoder_start_token_id is to stand there, and is None.
+    """
+    is_real = is_real.int()
+    first = is_real.argmax(-1, keepdim=True)
+    if config.shift_start == "last_token":
+        start = tokens.gather(-1, tokens.shape[-1] - 1 - is_real.flip(-1).argmax(-1, keepdim=True))
+    elif config.decoder_start_token_id is None:
+        raise ValueError("decoder_start_token_id is None: the decoder has nothing to start from")
+    else:
+        start = torch.full_like(first, config.decoder_start_token_id)
+    return tokens.roll(1, dims=-1).scatter(-1, first, start)
 
 
 def check_apart(attention_mask: Any, position_ids: torch.Tensor | None) -> None:
@@ -264,14 +302,12 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
         return Seq2SeqLMOutput(loss=loss, logits=layout.repad(logits), **recorded(outputs, Seq2SeqLMOutput))
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """What the decoder reads to write `labels` (B, T): the start token, then the labels but the last."""
-        start = self.config.decoder_start_token_id
-        if start is None:
-            raise ValueError("decoder_start_token_id is None: the decoder has nothing to start from")
+        """What the decoder reads to write `labels` (B, T): what they start from, then the labels but the last."""
         padding = 0 if self.config.pad_token_id is None else self.config.pad_token_id
-        shifted = labels.roll(1, dims=-1)
-        shifted[:, 0] = start
-        return shifted.masked_fill(shifted == IGNORE, padding)
+        is_real = labels != IGNORE
+        # A target begins in the first column, whether that is to be learnt or not.
+        is_real[:, 0] = True
+        return shift_right(self.config, labels.masked_fill(labels == IGNORE, padding), is_real)
 
 
 def until_last(marked: torch.Tensor) -> torch.Tensor:

@@ -27,18 +27,36 @@ FEW = 128
 PART = 4096
 
 
-class PredictionHead(nn.Module):
-    """What a masked language model does with a token before projecting it (Devlin et al. 2019, in their code)."""
+class HiddenLayer(nn.Module):
+    """What a head does with a vector before projecting it (Devlin et al. 2019, in their code).
 
-    def __init__(self, config: PreTrainedConfig):
+    Args:
+        config: of the vectors.
+        hidden_act: name of the activation.
+        bias: of the matrix.
+        has_norm: whether the activated features are normalized.
+    """
+
+    def __init__(self, config: PreTrainedConfig, hidden_act: str, bias: bool, has_norm: bool):
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.mlp_bias)
-        self.act_fn = ACT2FN[config.hidden_act]
-        self.norm = build_norm(config)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=bias)
+        self.act_fn = ACT2FN[hidden_act]
+        self.norm = build_norm(config) if has_norm else nn.Identity()
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """hidden_states (..., E) give (..., E)."""
         return self.norm(self.act_fn(self.dense(hidden_states)))
+
+
+def build_classifier_hidden(config: PreTrainedConfig) -> nn.Module:
+    """The hidden layer of a classifier; nn.Identity where the config has none."""
+    if config.classifier_hidden_act is None:
+        return nn.Identity()
+    # Of an encoder-decoder, what is classified comes from the decoder.
+    part = getattr(config, "decoder", config)
+    return HiddenLayer(
+        part, config.classifier_hidden_act, config.classifier_hidden_bias, config.classifier_hidden_norm
+    )
 
 
 def project(lm_head: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -70,9 +88,27 @@ def is_plain(lm_head: nn.Module) -> bool:
     return lm_head.weight.dtype == torch.float32 and not is_replaced
 
 
-def pool(hidden_states: torch.Tensor, layout: Layout, pooling: str) -> torch.Tensor:
-    """One vector a sequence, (B, E), from hidden_states in the layout's form; `pooling` as in the config."""
-    return {"cls": layout.first, "mean": layout.mean, "last": layout.last}[pooling](hidden_states)
+def pool(
+    hidden_states: torch.Tensor, layout: Layout, config: PreTrainedConfig, input_ids: torch.Tensor | None = None
+) -> torch.Tensor:
+    """One vector a sequence, (B, E).
+
+    Args:
+        hidden_states: in the layout's form.
+        layout: where the tokens are.
+        config: what its `pooling` says.
+        input_ids: tokens (B, T) in the caller's form, which pooling by eos_token_id reads.
+
+    Raises:
+        ValueError: that has no tokens to read.
+    """
+    if config.pooling != "eos":
+        return {"cls": layout.first, "mean": layout.mean, "last": layout.last}[config.pooling](hidden_states)
+    if input_ids is None:
+        raise ValueError("pooling='eos' needs input_ids")
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    is_end = torch.isin(input_ids, torch.tensor(ends, device=input_ids.device))
+    return layout.last_marked(hidden_states, layout.unpad(is_end))
 
 
 def kept(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
@@ -121,8 +157,9 @@ class ForSequenceClassification(PreTrainedModel):
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
         self.model = self.model_class(config)
+        self.head = build_classifier_hidden(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=config.score_bias)
         self.post_init()
 
     @can_return_tuple
@@ -147,8 +184,8 @@ class ForSequenceClassification(PreTrainedModel):
             return_dict=True,
             **{**kwargs, "use_cache": False, "repad": False, "has_hooks": self.has_hooks},
         )
-        pooled = pool(outputs.last_hidden_state, outputs.layout, self.config.pooling)
-        logits = self.score(self.dropout(pooled))
+        pooled = pool(outputs.last_hidden_state, outputs.layout, self.config, input_ids)
+        logits = self.score(self.dropout(self.head(pooled)))
         loss = None
         if labels is not None:
             loss = sequence_loss(logits, labels, self.config, self.training, num_items_in_batch)
@@ -164,6 +201,7 @@ class ForTokenClassification(PreTrainedModel):
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
         self.model = self.model_class(config)
+        self.head = build_classifier_hidden(config) if config.token_classifier_hidden else nn.Identity()
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
@@ -191,7 +229,7 @@ class ForTokenClassification(PreTrainedModel):
             **{**kwargs, "use_cache": False, "repad": False, "has_hooks": self.has_hooks},
         )
         layout = outputs.layout
-        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        logits = self.classifier(self.dropout(self.head(outputs.last_hidden_state)))
         loss = None
         if labels is not None:
             loss = class_loss(logits, layout.unpad(labels), self.config, self.training, num_items_in_batch)

@@ -39,7 +39,7 @@ class Block(GradientCheckpointingLayer):
         self.residual = RESIDUALS[config.norm_position]
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.self_attn = Attention(config, layer_idx, self.role)
-        self.self_attn_norm = build_norm(config)
+        self.self_attn_norm = build_norm(config) if config.first_norm or layer_idx else nn.Identity()
         self.mlp = build_feed_forward(config)
         self.mlp_norm = build_norm(config)
 

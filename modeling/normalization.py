@@ -14,9 +14,10 @@ class RMSNorm(nn.RMSNorm):
         return nn.functional.rms_norm(hidden_states, self.normalized_shape, weight, self.eps)
 
 
-def build_norm(config: PreTrainedConfig) -> nn.Module:
-    """The norm of the config's kind, over its hidden size."""
-    return NORMS[config.norm_type](config.hidden_size, eps=config.norm_eps)
+def build_norm(config: PreTrainedConfig, size: int | None = None) -> nn.Module:
+    """The norm of the config's kind, over `size` features; None: its hidden size."""
+    bias = {} if config.norm_bias else {"bias": False}
+    return NORMS[config.norm_type](config.hidden_size if size is None else size, eps=config.norm_eps, **bias)
 
 
 # LayerNorm: Ba et al. 2016. RMSNorm: Zhang & Sennrich 2019.

@@ -92,6 +92,13 @@ class PaddedLayout:
             return hidden_states[:, -1]
         return self._pick(hidden_states, self.shape[1] - 1 - self._real.flip(-1).int().argmax(-1))
 
+    def last_marked(self, hidden_states: torch.Tensor, is_marked: torch.Tensor) -> torch.Tensor:
+        """The last token of each sequence that is marked in (B, T), or the last of all: (B, T, E) to (B, E)."""
+        is_marked = is_marked if self._real is None else is_marked & self._real
+        index = self.shape[1] - 1 - is_marked.flip(-1).int().argmax(-1)
+        rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
+        return torch.where(is_marked.any(-1, keepdim=True), hidden_states[rows, index], self.last(hidden_states))
+
     def mean(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The mean over the real tokens of each sequence: (B, T, E) to (B, E), zeros where there is none."""
         if self._real is None:
@@ -227,6 +234,12 @@ class FlatLayout:
     def last(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The last token of each sequence: (1, N, E) to (S, E), zeros where there is none."""
         return self._pick(hidden_states, self.cu_seq_lens[1:].long() - 1)
+
+    def last_marked(self, hidden_states: torch.Tensor, is_marked: torch.Tensor) -> torch.Tensor:
+        """The last token of each sequence that is marked in (1, N), or the last of all: (1, N, E) to (S, E)."""
+        places = torch.arange(self.num_tokens, device=is_marked.device).masked_fill(~is_marked[0], -1)
+        index = places.new_full((self.num_sequences,), -1).scatter_reduce(0, self.sequence_ids, places, "amax")
+        return self._pick(hidden_states, torch.where(index < 0, self.cu_seq_lens[1:] - 1, index))
 
     def mean(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The mean over the tokens of each sequence: (1, N, E) to (S, E), zeros where there is none."""

@@ -1,5 +1,6 @@
 """How a token knows its place: vectors added to its embedding, or queries and keys turned by an angle."""
 
+import copy
 import math
 from typing import Any
 
@@ -78,6 +79,20 @@ class RotaryEmbedding(nn.Module):
         angles = position_ids[..., None].to(dtype) * self.inv_freq.to(device=hidden_states.device, dtype=dtype)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
+
+
+def build_rotary(config: PreTrainedConfig) -> nn.Module | None:
+    """The rotary embedding, or an nn.ModuleDict of one for each layer type; None where positions are not rotary."""
+    if config.position_type != "rotary":
+        return None
+    if not config.has_rope_per_layer_type:
+        return RotaryEmbedding(config)
+    modules = nn.ModuleDict()
+    for layer_type, parameters in config.rope_parameters.items():
+        of_type = copy.copy(config)
+        of_type.rope_parameters = parameters
+        modules[layer_type] = RotaryEmbedding(of_type)
+    return modules
 
 
 def apply_rotary_pos_emb(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
