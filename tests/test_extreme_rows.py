@@ -155,7 +155,7 @@ def test_what_only_python_takes_for_a_number_is_a_name(name, tmp_path):
 def test_a_number_whose_square_is_no_float32_is_refused(name, content, number, tmp_path):
     """The run ended at its first step."""
     path = write_plain(tmp_path / name, content.replace("NUMBER", number))
-    words = [f"{name}: row 1", "'label'", "finite number, of at most 1.8e+19"]
+    words = [f"{name}: row 1", "'label'", "finite number, at most 1.8e+19"]
     assert_refused(words, read_file, path, CLASSIFY, problem_type="regression")
 
 

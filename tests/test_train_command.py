@@ -1066,7 +1066,7 @@ REFUSED = {
     "checkpoint": ({"resume_from_checkpoint": "no/such"}, ["resume_from_checkpoint", "no/such"]),
     "resume": ({"resume": "atuo"}, ["resume", "atuo", "auto"]),
     "two ways to resume": ({"resume": "auto", "resume_from_checkpoint": True}, ["resume", "resume_from_checkpoint"]),
-    "no checkpoint": ({"resume_from_checkpoint": True}, ["resume_from_checkpoint", "output_dir"]),
+    "no checkpoint": ({"resume_from_checkpoint": True}, ["resume_from_checkpoint: there is no good checkpoint in "]),
     "generation": ({"generation_config": "no/such/dir"}, ["generation_config", "no/such/dir"]),
     "package": ({"deepspeed": "a.json"}, ["deepspeed"]),
     "no model": ({**from_model("no/such")}, ["model_name_or_path: 'no/such'"]),
