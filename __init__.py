@@ -3,19 +3,14 @@
 Importing it registers every class with transformers' Auto classes, and its pipelines with transformers' own.
 """
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-)
+from transformers import AutoConfig
 
 from .configuration.decoder import BlendDecoderConfig
 from .configuration.encoder import BlendEncoderConfig
 from .configuration.encoder_decoder import BlendEncoderDecoderConfig
+from .conversion.reading import from_original
+from .conversion.table import ConversionError
+from .conversion.writing import to_original
 from .hub_card.export import complete_saves
 from .hub_card.stub import replace_stub
 from .hub_card.verify import verify
@@ -38,30 +33,9 @@ from .modeling.encoder_decoder import (
     BlendEncoderDecoderForTokenClassification,
     BlendEncoderDecoderModel,
 )
+from .modeling.families import FAMILIES
 from .pipelines import register_pipelines
 from .version import __version__
-
-# Every family: its configuration, and the model for each Auto class.
-FAMILIES = {
-    BlendEncoderConfig: {
-        AutoModel: BlendEncoderModel,
-        AutoModelForMaskedLM: BlendEncoderForMaskedLM,
-        AutoModelForSequenceClassification: BlendEncoderForSequenceClassification,
-        AutoModelForTokenClassification: BlendEncoderForTokenClassification,
-    },
-    BlendDecoderConfig: {
-        AutoModel: BlendDecoderModel,
-        AutoModelForCausalLM: BlendDecoderForCausalLM,
-        AutoModelForSequenceClassification: BlendDecoderForSequenceClassification,
-        AutoModelForTokenClassification: BlendDecoderForTokenClassification,
-    },
-    BlendEncoderDecoderConfig: {
-        AutoModel: BlendEncoderDecoderModel,
-        AutoModelForSeq2SeqLM: BlendEncoderDecoderForSeq2SeqLM,
-        AutoModelForSequenceClassification: BlendEncoderDecoderForSequenceClassification,
-        AutoModelForTokenClassification: BlendEncoderDecoderForTokenClassification,
-    },
-}
 
 for config_class, models in FAMILIES.items():
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
@@ -89,6 +63,9 @@ __all__ = [
     "BlendEncoderForSequenceClassification",
     "BlendEncoderForTokenClassification",
     "BlendEncoderModel",
+    "ConversionError",
     "__version__",
+    "from_original",
+    "to_original",
     "verify",
 ]

@@ -206,6 +206,8 @@ class BlendConfig(RecipeConfig):
     type_vocab_size: int = checked(non_negative, 0)
     # Multiply token embeddings by √hidden_size (Vaswani et al. 2017, §3.4).
     scale_embeddings: bool = False
+    # Where the padding token is read, its embedding gets no gradient (Marian and Pegasus, whose decoders start from it).
+    freeze_pad_embedding: bool = False
     # The language-model head uses the token embedding's matrix.
     tie_word_embeddings: bool = True
 
@@ -231,6 +233,9 @@ class BlendConfig(RecipeConfig):
     # target's probability that is spread over all classes.
     class_weights: list[int | float] | None = None
     label_smoothing: int | float = checked(probability, 0.0)
+
+    # The model_type of the architecture that the model was converted from; what was kept of it lies in original/.
+    original_model_type: str | None = None
 
     pad_token_id: int | None = 0
     bos_token_id: int | None = None
@@ -341,6 +346,11 @@ class BlendConfig(RecipeConfig):
             raise ValueError("norm_bias=False has no effect: norm_type='rmsnorm' has no bias")
         if not self.first_norm and self.norm_position == "post":
             raise ValueError("first_norm=False needs norm_position='pre'")
+
+    def validate_padding(self) -> None:
+        """Raises ValueError where the embedding of no token is to be frozen."""
+        if self.freeze_pad_embedding and self.pad_token_id is None:
+            raise ValueError("freeze_pad_embedding=True needs pad_token_id")
 
     def validate_positions(self) -> None:
         """Raises ValueError where the positions do not fit the hidden size."""

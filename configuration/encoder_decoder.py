@@ -58,6 +58,7 @@ class BlendEncoderDecoderConfig(RecipeConfig):
     class_weights: list[int | float] | None = None
     label_smoothing: int | float = checked(probability, 0.0)
     use_cache: bool = True
+    original_model_type: str | None = None
 
     # Those of the decoder, which are set to these; None: taken from it.
     pad_token_id: int | None = None

@@ -21,6 +21,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from ..configuration.base import RecipeConfig
+from ..conversion.origin import save_origin
 from ..modeling.base import BlendPreTrainedModel
 from ..version import __version__
 
@@ -56,7 +57,7 @@ def complete_saves(families: dict[type[PreTrainedConfig], Models], replace_stub:
     FAMILIES.update({config_class.model_type: (config_class, models) for config_class, models in families.items()})
     save_model, save_config = BlendPreTrainedModel.save_pretrained, RecipeConfig.save_pretrained
     upload = BlendPreTrainedModel._upload_modified_files
-    in_model: ContextVar[bool] = ContextVar("in_model", default=False)
+    model_saved: ContextVar[BlendPreTrainedModel | None] = ContextVar("model_saved", default=None)
 
     @wraps(save_model)
     def save_complete_model(self: BlendPreTrainedModel, *args: Any, **kwargs: Any) -> None:
@@ -64,23 +65,24 @@ def complete_saves(families: dict[type[PreTrainedConfig], Models], replace_stub:
         if type(config) not in families:
             return save_model(self, *args, **kwargs)
         with own_code_named(config, families[type(config)]):
-            token = in_model.set(True)
+            token = model_saved.set(self)
             try:
                 return save_model(self, *args, **kwargs)
             finally:
-                in_model.reset(token)
+                model_saved.reset(token)
 
     @wraps(save_config)
     def save_config_with_code(self: RecipeConfig, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         if type(self) not in families or not getattr(self, "auto_map", None):
             return save_config(self, save_directory, *args, **kwargs)
-        models = families[type(self)]
-        if in_model.get():
-            # With what register_for_auto_class has just added.
-            save_config(self, save_directory, *args, **kwargs)
-        else:
+        models, model = families[type(self)], model_saved.get()
+        if model is None:
             with own_code_named(self, models):
                 save_config(self, save_directory, *args, **kwargs)
+        else:
+            # With what register_for_auto_class has just added.
+            save_config(self, save_directory, *args, **kwargs)
+            save_origin(model, save_directory)
         write_code(type(self), models, save_directory)
 
     @wraps(upload)

@@ -15,6 +15,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import cached_file, logging
 
 from ..configuration.base import RecipeConfig
+from ..conversion.origin import load_origin
 from ..modeling.base import BlendPreTrainedModel
 from ..version import __version__
 from .export import flat_name, written_by
@@ -70,7 +71,10 @@ def check_loads() -> None:
         # Before the weights, which may not fit. Without a config transformers loads it, and that is checked above.
         if isinstance(kwargs.get("config"), RecipeConfig):
             check_origin(kwargs["config"], name, **hub_options(kwargs))
-        return load_model(cls, name, *args, **kwargs)
+        loaded = load_model(cls, name, *args, **kwargs)
+        if name is not None:
+            load_origin(loaded[0] if isinstance(loaded, tuple) else loaded, name, **hub_options(kwargs))
+        return loaded
 
     RecipeConfig.from_dict = classmethod(load_checked_dict)
     RecipeConfig.from_pretrained = classmethod(load_checked_config)

@@ -73,7 +73,8 @@ class Stack(BlendPreTrainedModel):
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        padding = config.pad_token_id if config.freeze_pad_embedding else None
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=padding)
         self.embed_positions = POSITIONS[config.position_type](config.max_position_embeddings, config.hidden_size)
         self.embed_token_types = (
             nn.Embedding(config.type_vocab_size, config.hidden_size) if config.type_vocab_size else None

@@ -1,0 +1,232 @@
+"""BERT and those built like it: post-norm encoders with learned positions (Devlin et al. 2019)."""
+
+from dataclasses import replace
+from typing import Any
+
+from ..configuration.encoder import BlendEncoderConfig
+from ..configuration.recipes import BERT as RECIPE
+from .table import Architecture, ConversionError, Head, Setting, Tensors
+
+SIZES = {
+    name: name
+    for name in (
+        *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),
+        *("type_vocab_size", "initializer_range", "tie_word_embeddings"),
+        *("pad_token_id", "bos_token_id", "eos_token_id"),
+    )
+}
+FIELDS = SIZES | {
+    "layer_norm_eps": "norm_eps",
+    "hidden_dropout_prob": "hidden_dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+}
+# What the recipe says of the kind of block, and not of its size.
+FIXED = {
+    name: RECIPE[name]
+    for name in (
+        *("norm_type", "norm_position", "position_type", "feed_forward_type", "attention_bias", "mlp_bias"),
+        *("embedding_norm", "lm_head_bias"),
+    )
+}
+TENSORS = {
+    "embeddings.word_embeddings": "embed_tokens",
+    "embeddings.position_embeddings": "embed_positions",
+    "embeddings.token_type_embeddings": "embed_token_types",
+    "embeddings.LayerNorm": "embedding_norm",
+    "encoder.layer.*.attention.self.query": "layers.*.self_attn.q_proj",
+    "encoder.layer.*.attention.self.key": "layers.*.self_attn.k_proj",
+    "encoder.layer.*.attention.self.value": "layers.*.self_attn.v_proj",
+    "encoder.layer.*.attention.output.dense": "layers.*.self_attn.o_proj",
+    "encoder.layer.*.attention.output.LayerNorm": "layers.*.self_attn_norm",
+    "encoder.layer.*.intermediate.dense": "layers.*.mlp.up_proj",
+    "encoder.layer.*.output.dense": "layers.*.mlp.down_proj",
+    "encoder.layer.*.output.LayerNorm": "layers.*.mlp_norm",
+}
+# Without relative positions, and not as a decoder.
+REQUIRED = {"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"}
+LEGACY = {"position_embedding_type": "absolute"}
+
+CLASSIFIER_DROPOUT = Setting(
+    ("classifier_dropout",),
+    lambda theirs: {
+        "classifier_dropout": theirs.hidden_dropout_prob
+        if theirs.classifier_dropout is None
+        else theirs.classifier_dropout
+    },
+    lambda ours: {"classifier_dropout": ours.classifier_dropout},
+)
+MAX_POSITIONS = Setting(
+    ("max_position_embeddings",),
+    lambda theirs: {"max_position_embeddings": theirs.max_position_embeddings},
+    lambda ours: {"max_position_embeddings": ours.max_position_embeddings},
+)
+
+BERT = Architecture(
+    model_type="bert",
+    config_class=BlendEncoderConfig,
+    fields=FIELDS,
+    fixed=FIXED | {"classifier_hidden_act": "tanh"},
+    required=REQUIRED,
+    unused=("use_cache",),
+    settings=(CLASSIFIER_DROPOUT, MAX_POSITIONS),
+    tensors=TENSORS,
+    heads={
+        "AutoModel": Head("BertModel"),
+        "AutoModelForMaskedLM": Head(
+            "BertForMaskedLM",
+            {
+                "cls.predictions.transform.dense": "head.dense",
+                "cls.predictions.transform.LayerNorm": "head.norm",
+                "cls.predictions.decoder": "lm_head",
+                "cls.predictions.bias": "lm_head.bias",
+            },
+        ),
+        "AutoModelForSequenceClassification": Head(
+            "BertForSequenceClassification", {"bert.pooler.dense": "head.dense", "classifier": "score"}
+        ),
+        "AutoModelForTokenClassification": Head("BertForTokenClassification", {"classifier": "classifier"}),
+    },
+    aside=("pooler",),
+    aside_heads=("cls.seq_relationship",),
+    legacy=LEGACY,
+)
+
+# Liu et al. 2019: positions count from the padding token's number on, so that the rows before are never read.
+
+
+def first_position(config: Any) -> int:
+    """The row of their positions that the first token reads."""
+    return config.pad_token_id + 1
+
+
+def roberta(model_type: str, prefix: str) -> Architecture:
+    """RoBERTa, or another of the same build, whose classes begin with `prefix`."""
+    return replace(
+        BERT,
+        model_type=model_type,
+        settings=(
+            CLASSIFIER_DROPOUT,
+            Setting(
+                ("max_position_embeddings",),
+                lambda theirs: {"max_position_embeddings": theirs.max_position_embeddings - first_position(theirs)},
+                lambda ours: {"max_position_embeddings": ours.max_position_embeddings + first_position(ours)},
+            ),
+        ),
+        tensors=TENSORS
+        | {"embeddings.position_embeddings": Tensors("embed_positions", skipped_rows=first_position)},
+        heads={
+            "AutoModel": Head(f"{prefix}Model"),
+            "AutoModelForMaskedLM": Head(
+                f"{prefix}ForMaskedLM",
+                {
+                    "lm_head.dense": "head.dense",
+                    "lm_head.layer_norm": "head.norm",
+                    "lm_head.decoder": "lm_head",
+                    "lm_head.bias": "lm_head.bias",
+                },
+                # Theirs is always gelu, whatever the blocks have.
+                required={"hidden_act": "gelu"},
+            ),
+            "AutoModelForSequenceClassification": Head(
+                f"{prefix}ForSequenceClassification",
+                {"classifier.dense": "head.dense", "classifier.out_proj": "score"},
+            ),
+            "AutoModelForTokenClassification": Head(f"{prefix}ForTokenClassification", {"classifier": "classifier"}),
+        },
+        aside_heads=(),
+    )
+
+
+ROBERTA = roberta("roberta", "Roberta")
+XLM_ROBERTA = roberta("xlm-roberta", "XLMRoberta")
+CAMEMBERT = roberta("camembert", "Camembert")
+
+
+def no_embedding_projection(theirs: Any) -> dict[str, Any]:
+    if theirs.embedding_size != theirs.hidden_size:
+        raise ConversionError(
+            f"electra: embedding_size={theirs.embedding_size} is not hidden_size={theirs.hidden_size}; a projection "
+            "after the embeddings (ELECTRA-small) is not supported"
+        )
+    return {}
+
+
+# Clark et al. 2020.
+ELECTRA = replace(
+    BERT,
+    model_type="electra",
+    fixed=FIXED | {"classifier_hidden_act": "gelu"},
+    unused=("use_cache", "summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"),
+    settings=(
+        CLASSIFIER_DROPOUT,
+        MAX_POSITIONS,
+        Setting(("embedding_size",), no_embedding_projection, lambda ours: {"embedding_size": ours.hidden_size}),
+    ),
+    heads={
+        "AutoModel": Head("ElectraModel"),
+        "AutoModelForMaskedLM": Head(
+            "ElectraForMaskedLM",
+            {
+                "generator_predictions.dense": "head.dense",
+                "generator_predictions.LayerNorm": "head.norm",
+                "generator_lm_head": "lm_head",
+            },
+            required={"hidden_act": "gelu"},
+        ),
+        "AutoModelForSequenceClassification": Head(
+            "ElectraForSequenceClassification", {"classifier.dense": "head.dense", "classifier.out_proj": "score"}
+        ),
+        "AutoModelForTokenClassification": Head("ElectraForTokenClassification", {"classifier": "classifier"}),
+    },
+    aside=(),
+    aside_heads=("discriminator_predictions",),
+)
+
+# Sanh et al. 2019: BERT without kinds of segments and pooler.
+DISTILBERT = Architecture(
+    model_type="distilbert",
+    config_class=BlendEncoderConfig,
+    fields={
+        "vocab_size": "vocab_size",
+        "dim": "hidden_size",
+        "n_layers": "num_hidden_layers",
+        "n_heads": "num_attention_heads",
+        "hidden_dim": "intermediate_size",
+        "activation": "hidden_act",
+        "max_position_embeddings": "max_position_embeddings",
+        "dropout": "hidden_dropout",
+        "attention_dropout": "attention_dropout",
+        "initializer_range": "initializer_range",
+        "tie_word_embeddings": "tie_word_embeddings",
+        "pad_token_id": "pad_token_id",
+        "bos_token_id": "bos_token_id",
+        "eos_token_id": "eos_token_id",
+        "seq_classif_dropout": "classifier_dropout",
+    },
+    fixed=FIXED | {"type_vocab_size": 0, "norm_eps": 1e-12, "classifier_hidden_act": "relu"},
+    unused=("sinusoidal_pos_embds", "qa_dropout"),
+    tensors={
+        "embeddings.word_embeddings": "embed_tokens",
+        "embeddings.position_embeddings": "embed_positions",
+        "embeddings.LayerNorm": "embedding_norm",
+        "transformer.layer.*.attention.q_lin": "layers.*.self_attn.q_proj",
+        "transformer.layer.*.attention.k_lin": "layers.*.self_attn.k_proj",
+        "transformer.layer.*.attention.v_lin": "layers.*.self_attn.v_proj",
+        "transformer.layer.*.attention.out_lin": "layers.*.self_attn.o_proj",
+        "transformer.layer.*.sa_layer_norm": "layers.*.self_attn_norm",
+        "transformer.layer.*.ffn.lin1": "layers.*.mlp.up_proj",
+        "transformer.layer.*.ffn.lin2": "layers.*.mlp.down_proj",
+        "transformer.layer.*.output_layer_norm": "layers.*.mlp_norm",
+    },
+    heads={
+        "AutoModel": Head("DistilBertModel"),
+        "AutoModelForMaskedLM": Head(
+            "DistilBertForMaskedLM",
+            {"vocab_transform": "head.dense", "vocab_layer_norm": "head.norm", "vocab_projector": "lm_head"},
+        ),
+        "AutoModelForSequenceClassification": Head(
+            "DistilBertForSequenceClassification", {"pre_classifier": "head.dense", "classifier": "score"}
+        ),
+        "AutoModelForTokenClassification": Head("DistilBertForTokenClassification", {"classifier": "classifier"}),
+    },
+)

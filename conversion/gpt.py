@@ -1,0 +1,233 @@
+"""GPT, GPT-2, GPT-Neo and OPT: decoders with learned positions."""
+
+from typing import Any
+
+from ..configuration.decoder import BlendDecoderConfig
+from ..configuration.recipes import GPT1, GPT2, GPT3
+from .table import Architecture, ConversionError, Head, Setting, Tensors
+
+COMMON = {
+    name: name
+    for name in (
+        *("vocab_size", "initializer_range", "tie_word_embeddings", "pad_token_id", "bos_token_id", "eos_token_id"),
+        "use_cache",
+    )
+}
+KINDS = ("norm_type", "norm_position", "position_type", "feed_forward_type", "attention_bias", "mlp_bias")
+# Their classifiers: the last token that is no padding, projected without a bias.
+CLASSIFIER = {"pooling": "last", "score_bias": False}
+SUMMARY = (
+    *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout"),
+)
+# The tanh approximation of gelu under their name and in torch's own kernel.
+GELU = {"gelu_new": "gelu_pytorch_tanh"}
+
+
+def kinds(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What a recipe says of the kind of block, and not of its size."""
+    return {name: recipe[name] for name in KINDS}
+
+
+def activation(key: str, names: dict[str, str]) -> Setting:
+    """An activation that `names` gives another name."""
+    back = {ours: theirs for theirs, ours in names.items()}
+    return Setting(
+        (key,),
+        lambda theirs: {"hidden_act": names.get(getattr(theirs, key), getattr(theirs, key))},
+        lambda ours: {key: back.get(ours.hidden_act, ours.hidden_act)},
+    )
+
+
+def gpt_tensors(tokens: str, positions: str) -> dict[str, str | Tensors]:
+    """Tensors of GPT and GPT-2, whose matrices are (in, out), with queries, keys and values in one."""
+    return {
+        tokens: "embed_tokens",
+        positions: "embed_positions",
+        "h.*.ln_1": "layers.*.self_attn_norm",
+        "h.*.attn.c_attn": Tensors(
+            ("layers.*.self_attn.q_proj", "layers.*.self_attn.k_proj", "layers.*.self_attn.v_proj"),
+            is_transposed=True,
+        ),
+        "h.*.attn.c_proj": Tensors("layers.*.self_attn.o_proj", is_transposed=True),
+        "h.*.ln_2": "layers.*.mlp_norm",
+        "h.*.mlp.c_fc": Tensors("layers.*.mlp.up_proj", is_transposed=True),
+        "h.*.mlp.c_proj": Tensors("layers.*.mlp.down_proj", is_transposed=True),
+    }
+
+
+GPT_FIELDS = COMMON | {
+    "n_embd": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_positions": "max_position_embeddings",
+    "layer_norm_epsilon": "norm_eps",
+    "resid_pdrop": "hidden_dropout",
+    "attn_pdrop": "attention_dropout",
+}
+
+# Radford et al. 2018.
+OPENAI_GPT = Architecture(
+    model_type="openai-gpt",
+    config_class=BlendDecoderConfig,
+    fields={key: name for key, name in GPT_FIELDS.items() if key != "use_cache"},
+    fixed=kinds(GPT1) | CLASSIFIER,
+    unused=("embd_pdrop", *SUMMARY),
+    # Its "gelu" is the tanh approximation, too.
+    settings=(activation("afn", {"gelu": "gelu_pytorch_tanh"}),),
+    tensors=gpt_tensors("tokens_embed", "positions_embed"),
+    heads={
+        "AutoModel": Head("OpenAIGPTModel"),
+        "AutoModelForCausalLM": Head("OpenAIGPTLMHeadModel", {"lm_head": "lm_head"}),
+        "AutoModelForSequenceClassification": Head("OpenAIGPTForSequenceClassification", {"score": "score"}),
+    },
+)
+
+# Radford et al. 2019.
+GPT2_ARCHITECTURE = Architecture(
+    model_type="gpt2",
+    config_class=BlendDecoderConfig,
+    fields=GPT_FIELDS,
+    fixed=kinds(GPT2) | CLASSIFIER,
+    required={"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False, "is_decoder": False},
+    unused=("embd_pdrop", "reorder_and_upcast_attn", *SUMMARY),
+    settings=(
+        activation("activation_function", GELU),
+        Setting(
+            ("n_inner",),
+            lambda theirs: {"intermediate_size": theirs.n_inner or 4 * theirs.n_embd},
+            lambda ours: {"n_inner": ours.intermediate_size},
+        ),
+        Setting(
+            ("scale_attn_weights",),
+            lambda theirs: {"attention_scaling": None if theirs.scale_attn_weights else 1.0},
+            lambda ours: {"scale_attn_weights": ours.attention_scaling != 1.0},
+        ),
+    ),
+    tensors=gpt_tensors("wte", "wpe") | {"ln_f": "norm"},
+    heads={
+        "AutoModel": Head("GPT2Model"),
+        "AutoModelForCausalLM": Head("GPT2LMHeadModel", {"lm_head": "lm_head"}),
+        "AutoModelForSequenceClassification": Head("GPT2ForSequenceClassification", {"score": "score"}),
+        "AutoModelForTokenClassification": Head("GPT2ForTokenClassification", {"classifier": "classifier"}),
+    },
+)
+
+# Black et al. 2021, after GPT-3.
+NEO_TYPES = {"global": "full_attention", "local": "sliding_attention"}
+
+
+def read_neo_layers(theirs: Any) -> dict[str, Any]:
+    types = [NEO_TYPES[kind] for kind in theirs.attention_layers]
+    return {
+        "layer_types": types,
+        "sliding_window": theirs.window_size if "sliding_attention" in types else None,
+        "intermediate_size": theirs.intermediate_size or 4 * theirs.hidden_size,
+    }
+
+
+def write_neo_layers(ours: Any) -> dict[str, Any]:
+    back = {ours: theirs for theirs, ours in NEO_TYPES.items()}
+    layers = [back[kind] for kind in ours.layer_types]
+    window = {} if ours.sliding_window is None else {"window_size": ours.sliding_window}
+    # Each layer's own, as often as it is.
+    types = [[[kind], 1] for kind in layers]
+    return {"attention_types": types, "attention_layers": layers, "intermediate_size": ours.intermediate_size, **window}
+
+
+GPT_NEO = Architecture(
+    model_type="gpt_neo",
+    config_class=BlendDecoderConfig,
+    fields=COMMON
+    | {
+        "hidden_size": "hidden_size",
+        "num_layers": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+        "max_position_embeddings": "max_position_embeddings",
+        "layer_norm_epsilon": "norm_eps",
+        "resid_dropout": "hidden_dropout",
+        "attention_dropout": "attention_dropout",
+        "classifier_dropout": "classifier_dropout",
+    },
+    fixed=kinds(GPT3) | CLASSIFIER | {"attention_scaling": 1.0, "attention_out_bias": True},
+    unused=("embed_dropout",),
+    settings=(
+        activation("activation_function", GELU),
+        Setting(
+            ("attention_types", "attention_layers", "window_size", "intermediate_size"),
+            read_neo_layers,
+            write_neo_layers,
+        ),
+    ),
+    tensors={
+        "wte": "embed_tokens",
+        "wpe": "embed_positions",
+        "h.*.ln_1": "layers.*.self_attn_norm",
+        "h.*.attn.attention": "layers.*.self_attn",
+        "h.*.attn.attention.out_proj": "layers.*.self_attn.o_proj",
+        "h.*.ln_2": "layers.*.mlp_norm",
+        "h.*.mlp.c_fc": "layers.*.mlp.up_proj",
+        "h.*.mlp.c_proj": "layers.*.mlp.down_proj",
+        "ln_f": "norm",
+    },
+    heads={
+        "AutoModel": Head("GPTNeoModel"),
+        "AutoModelForCausalLM": Head("GPTNeoForCausalLM", {"lm_head": "lm_head"}),
+        "AutoModelForSequenceClassification": Head("GPTNeoForSequenceClassification", {"score": "score"}),
+        "AutoModelForTokenClassification": Head("GPTNeoForTokenClassification", {"classifier": "classifier"}),
+    },
+)
+
+
+def no_projection(theirs: Any) -> dict[str, Any]:
+    if theirs.word_embed_proj_dim != theirs.hidden_size:
+        raise ConversionError(
+            f"opt: word_embed_proj_dim={theirs.word_embed_proj_dim} is not hidden_size={theirs.hidden_size}; a "
+            "projection after the embeddings (OPT-350m) is not supported"
+        )
+    return {}
+
+
+# Zhang et al. 2022.
+OPT = Architecture(
+    model_type="opt",
+    config_class=BlendDecoderConfig,
+    fields={key: name for key, name in COMMON.items() if key != "initializer_range"}
+    | {
+        "hidden_size": "hidden_size",
+        "num_hidden_layers": "num_hidden_layers",
+        "num_attention_heads": "num_attention_heads",
+        "ffn_dim": "intermediate_size",
+        "max_position_embeddings": "max_position_embeddings",
+        "activation_function": "hidden_act",
+        "dropout": "hidden_dropout",
+        "attention_dropout": "attention_dropout",
+        "init_std": "initializer_range",
+    },
+    fixed=kinds(GPT2) | CLASSIFIER | {"norm_eps": 1e-5},
+    required={
+        "do_layer_norm_before": True,
+        "_remove_final_layer_norm": False,
+        "enable_bias": True,
+        "layer_norm_elementwise_affine": True,
+    },
+    unused=("layerdrop",),
+    settings=(
+        Setting(("word_embed_proj_dim",), no_projection, lambda ours: {"word_embed_proj_dim": ours.hidden_size}),
+    ),
+    tensors={
+        "decoder.embed_tokens": "embed_tokens",
+        "decoder.embed_positions": Tensors("embed_positions", skipped_rows=lambda theirs: 2),
+        "decoder.layers.*.self_attn": "layers.*.self_attn",
+        "decoder.layers.*.self_attn.out_proj": "layers.*.self_attn.o_proj",
+        "decoder.layers.*.self_attn_layer_norm": "layers.*.self_attn_norm",
+        "decoder.layers.*.fc1": "layers.*.mlp.up_proj",
+        "decoder.layers.*.fc2": "layers.*.mlp.down_proj",
+        "decoder.layers.*.final_layer_norm": "layers.*.mlp_norm",
+        "decoder.final_layer_norm": "norm",
+    },
+    heads={
+        "AutoModel": Head("OPTModel"),
+        "AutoModelForCausalLM": Head("OPTForCausalLM", {"lm_head": "lm_head"}),
+        "AutoModelForSequenceClassification": Head("OPTForSequenceClassification", {"score": "score"}),
+    },
+)

@@ -1,0 +1,196 @@
+"""What is kept of the checkpoint that a model was converted from: a folder `original/` beside the model.
+
+It holds what has no place in ours and what must come back byte by byte: their config.json, the tokenizer's files,
+generation_config.json, chat templates, the modules of sentence-transformers, and tensors that ours does not have. Every
+save of the model writes it, every load reads it.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import cached_file, logging
+from transformers.utils.hub import list_repo_templates
+
+from .registry import ARCHITECTURES
+from .table import Architecture, ConversionError, Head
+
+logger = logging.get_logger(__name__)
+
+FOLDER = "original"
+FACTS, KEPT, CONFIG = "origin.json", "kept.safetensors", "config.json"
+GENERATION = "generation_config.json"
+# Files beside the weights that say how a model is fed, asked and pooled.
+FILES = (
+    GENERATION,
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.txt", "vocab.json", "merges.txt", "bpe.codes", "dict.txt"),
+    *("spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "tokenizer.model", "source.spm", "target.spm"),
+    *("chat_template.jinja", "chat_template.json"),
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+)
+# Files of the modules that modules.json names, each in a folder of its own.
+MODULE_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
+
+
+@dataclass
+class Origin:
+    """What is kept of a checkpoint.
+
+    Args:
+        architecture: its table.
+        head_name: the Auto class of the stock class whose weights were taken.
+        auto_class: the Auto class of the model of ours. Where the two differ, the head is ours alone.
+        config: their config.json.
+        dtype: of their weights.
+        files: their other files, by their paths.
+        tensors: their tensors that ours does not have, by their names in the stock class; of a table of positions,
+            the rows that ours does not have.
+    """
+
+    architecture: Architecture
+    head_name: str
+    auto_class: str
+    config: dict[str, Any]
+    dtype: torch.dtype
+    files: dict[str, bytes] = field(default_factory=dict)
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def head(self) -> Head:
+        return self.architecture.heads[self.head_name]
+
+    def their_config(self) -> PreTrainedConfig:
+        """Their configuration as it was."""
+        config = {name: value for name, value in self.config.items() if name != "model_type"}
+        return self.architecture.their_config_class.from_dict(config)
+
+    def save(self, directory: str | Path) -> None:
+        """Write the folder into the directory of a model of ours, in place of one that is there."""
+        folder = Path(directory) / FOLDER
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        # Flat: push_to_hub of transformers uploads folders, but not folders in them.
+        names = {path: path.replace("/", "--") for path in self.files}
+        facts = {
+            "model_type": self.architecture.model_type,
+            "head": self.head_name,
+            "auto_class": self.auto_class,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "files": names,
+        }
+        (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        (folder / CONFIG).write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
+        for path, name in names.items():
+            (folder / f"file-{name}").write_bytes(self.files[path])
+        if self.tensors:
+            (folder / KEPT).write_bytes(save_tensors(self.tensors, {"format": "pt"}))
+
+    @classmethod
+    def load(cls, source: str | Path, **options: Any) -> "Origin":
+        """Read what was kept beside a model of ours.
+
+        Args:
+            source: a directory or a repository of the Hub.
+            options: of cached_file.
+
+        Raises:
+            ConversionError: it is not there or damaged; the message names the file.
+        """
+
+        def content(name: str) -> bytes:
+            path = cached_file(source, f"{FOLDER}/{name}", **options)
+            return Path(path).read_bytes()
+
+        try:
+            facts, config = json.loads(content(FACTS)), json.loads(content(CONFIG))
+            architecture = ARCHITECTURES[facts["model_type"]]
+            origin = cls(
+                architecture=architecture,
+                head_name=facts["head"],
+                auto_class=facts["auto_class"],
+                config=config,
+                dtype=getattr(torch, facts["dtype"]),
+                files={path: content(f"file-{name}") for path, name in facts["files"].items()},
+            )
+            assert origin.head and isinstance(origin.dtype, torch.dtype) and isinstance(config, dict)
+            if cached_file(source, f"{FOLDER}/{KEPT}", _raise_exceptions_for_missing_entries=False, **options):
+                origin.tensors = load_tensors(content(KEPT))
+        except Exception as error:  # of the file system, the Hub, JSON and safetensors, and of facts changed by hand
+            raise ConversionError(
+                f"{source}: its config.json says that it was converted, but {FOLDER}/ beside it cannot be read: {error}"
+            ) from error
+        return origin
+
+
+def origin_of(model: PreTrainedModel) -> Origin:
+    """What was kept of the checkpoint that a model was converted from. Raises ConversionError where there is none."""
+    origin = getattr(model, "origin", None)
+    if not isinstance(origin, Origin):
+        raise ConversionError(f"this {type(model).__name__} was not converted from another architecture")
+    return origin
+
+
+def save_origin(model: PreTrainedModel, directory: str | Path) -> None:
+    """Write what was kept of the checkpoint that a model was converted from, if it was."""
+    if isinstance(origin := getattr(model, "origin", None), Origin):
+        origin.save(directory)
+
+
+def load_origin(model: PreTrainedModel, source: str | Path, **options: Any) -> None:
+    """Give a model what was kept beside it, where its config says that it was converted; warn where that is gone.
+
+    Args:
+        model: of ours, just loaded from
+        source: a directory or a repository of the Hub.
+        options: of cached_file.
+    """
+    if getattr(model.config, "original_model_type", None) is None:
+        return
+    try:
+        model.origin = Origin.load(source, **options)
+    except ConversionError as error:
+        logger.warning("%s. The model works, but cannot be given back", error)
+
+
+def read_files(source: str | Path, **options: Any) -> dict[str, bytes]:
+    """The files of a checkpoint that are kept, by their paths.
+
+    Args:
+        source: a directory or a repository of the Hub.
+        options: of cached_file.
+    """
+
+    def found(path: str) -> bytes | None:
+        file = cached_file(
+            source,
+            path,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            **options,
+        )
+        return None if file is None else Path(file).read_bytes()
+
+    paths = list(FILES)
+    if modules := found("modules.json"):
+        folders = [module["path"] for module in json.loads(modules) if module.get("path")]
+        paths += [f"{folder}/{name}" for folder in folders for name in MODULE_FILES]
+    paths += [f"additional_chat_templates/{name}.jinja" for name in templates(source, **options)]
+    contents = {path: found(path) for path in paths}
+    return {path: content for path, content in contents.items() if content is not None}
+
+
+def templates(source: str | Path, **options: Any) -> list[str]:
+    """The names of a checkpoint's further chat templates."""
+    if (folder := Path(source)).is_dir():
+        return sorted(path.stem for path in (folder / "additional_chat_templates").glob("*.jinja"))
+    known = {name: options.get(name) for name in ("revision", "cache_dir", "token")}
+    names = list_repo_templates(str(source), local_files_only=bool(options.get("local_files_only")), **known)
+    return [name.removesuffix(".jinja") for name in names]

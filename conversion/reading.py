@@ -1,0 +1,284 @@
+"""From a checkpoint of another architecture to a model of ours."""
+
+import copy
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging
+
+from ..configuration.base import RecipeConfig
+from ..modeling.families import FAMILIES
+from ..modeling.positions import SinusoidalPositions
+from .checkpoint import Checkpoint
+from .origin import Origin, read_files
+from .registry import ARCHITECTURES
+from .table import Architecture, ConversionError, Head, match
+
+logger = logging.get_logger(__name__)
+
+# Where a repository's files are; as in from_pretrained.
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# What the labels are stands in both configurations.
+LABELS = ("num_labels", "id2label", "label2id", "problem_type")
+
+
+def from_original(
+    source: str | Path,
+    auto_class: type = AutoModel,
+    *,
+    model_type: str | None = None,
+    dtype: torch.dtype | None = None,
+    gguf_file: str | None = None,
+    **overrides: Any,
+) -> PreTrainedModel:
+    """A model of ours that computes what another architecture's checkpoint computes.
+
+    Args:
+        source: a directory or a repository of the Hub with safetensors, pytorch_model.bin or a GGUF file.
+        auto_class: which head; AutoModel for none. A head that the checkpoint does not have starts from random numbers.
+        model_type: the architecture, where config.json does not say it.
+        dtype: of the weights. None: float32 where the checkpoint's are of half precision, else as they are.
+        gguf_file: the file's name, for a checkpoint in GGUF.
+        overrides: fields of our configuration that differ (`hidden_dropout=0.2`), what the labels are, and options
+            of from_pretrained that say where files are (`revision`, `token`, `cache_dir` …).
+
+    Returns:
+        The model, in evaluation mode. It keeps what did not go through (origin.py), so that to_original can give it
+        back.
+
+    Raises:
+        ConversionError: an architecture, a head or a value that is not supported, weights that do not fit.
+        OSError: there is no such directory or repository, or no config.json.
+        ValueError: an override that is no field, or has a wrong value.
+    """
+    hub = {name: overrides.pop(name) for name in HUB_OPTIONS if name in overrides}
+    labels = {name: overrides.pop(name) for name in LABELS if name in overrides}
+    gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
+    given, _ = PreTrainedConfig.get_config_dict(source, **gguf, **hub)
+    architecture = architecture_of(source, given, model_type)
+    our_class, head_name = model_class(architecture, auto_class)
+    head = architecture.heads[head_name]
+    their_config = architecture.their_config_class.from_dict(without_type(given), **labels)
+    config = architecture.read_config(their_config, head, overrides)
+    if head_name != auto_class.__name__ and hasattr(config, "shift_source"):
+        config.shift_source = False  # a head of ours alone: its decoder reads the source as it is
+
+    checkpoint = None if gguf else Checkpoint(source, **hub)
+    if checkpoint is not None:
+        checkpoint.check_collisions(head.stock_class.base_model_prefix)
+    stock, report = load_stock(head, source, their_config, **gguf, **hub)
+    origin = Origin(architecture, head_name, auto_class.__name__, given, stock.dtype, read_files(source, **hub))
+    sort_missing(origin, source, report["missing_keys"])
+    sort_unexpected(origin, source, checkpoint, report["unexpected_keys"])
+    wanted = torch.promote_types(stock.dtype, torch.float32) if dtype is None else dtype
+    generation = stock.generation_config if stock.can_generate() else None
+    tensors = stock.state_dict()
+    del stock
+    base_class = FAMILIES[architecture.config_class][AutoModel]
+    our_prefix = "" if our_class is base_class else f"{our_class.base_model_prefix}."
+    ours = our_tensors(origin, tensors, their_config, our_prefix, report["missing_keys"], wanted)
+    with quiet():
+        model = our_class.from_pretrained(None, config=config, state_dict=ours, dtype=wanted)
+    if generation is not None and model.can_generate():
+        model.generation_config = copy.deepcopy(generation)
+    model.origin = origin
+    return model.eval()
+
+
+def without_type(config: dict[str, Any]) -> dict[str, Any]:
+    """A config.json for the class that it is of, which says its model_type itself."""
+    return {name: value for name, value in config.items() if name != "model_type"}
+
+
+def architecture_of(source: str | Path, config: dict[str, Any], model_type: str | None) -> Architecture:
+    """The table for a checkpoint.
+
+    Raises:
+        ConversionError: config.json says no architecture, another one than is given, or one that is not supported.
+    """
+    said = config.get("model_type")
+    if said and model_type and said != model_type:
+        raise ConversionError(f"{source}: config.json says model_type={said!r}, not {model_type!r}")
+    name = said or model_type
+    if not name:
+        raise ConversionError(f"{source}: config.json says no model_type; give model_type=, {supported('')}")
+    if name in {config_class.model_type for config_class in FAMILIES}:
+        raise ConversionError(f"{source} is a model of this package already: open it by from_pretrained")
+    if name not in ARCHITECTURES:
+        raise ConversionError(f"{source}: model_type={name!r} is not supported; {supported(name)}")
+    if config.get("quantization_config"):
+        raise ConversionError(f"{source} is quantized (quantization_config), which is not supported")
+    return ARCHITECTURES[name]
+
+
+def supported(name: str) -> str:
+    """The architectures that are supported, the nearest to a name first."""
+    nearest = get_close_matches(name, list(ARCHITECTURES), n=len(ARCHITECTURES), cutoff=0.0)
+    return f"supported, nearest first: {', '.join(nearest)}"
+
+
+def model_class(architecture: Architecture, auto_class: type) -> tuple[type[PreTrainedModel], str]:
+    """Our class for an Auto class, and the stock head whose weights it takes: its own, or the base model's.
+
+    Raises:
+        ConversionError: ours has no such head.
+    """
+    models = FAMILIES[architecture.config_class]
+    if auto_class not in models:
+        valid = ", ".join(each.__name__ for each in models)
+        name = getattr(auto_class, "__name__", repr(auto_class))
+        raise ConversionError(f"{architecture.model_type}: {name} is not supported; supported are {valid}")
+    name = auto_class.__name__
+    return models[auto_class], name if name in architecture.heads else AutoModel.__name__
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' report on names that are missing or left over: ours says it by what became of them."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def load_stock(
+    head: Head, source: str | Path, config: PreTrainedConfig, **options: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The stock model in the checkpoint's own dtype, and which names were missing or left over.
+
+    transformers reads every form of a checkpoint: shards, old names, with and without the base model's prefix.
+
+    Raises:
+        ConversionError: the weights have other shapes than config.json says.
+    """
+    with quiet():
+        try:
+            return head.stock_class.from_pretrained(
+                source, config=config, dtype="auto", output_loading_info=True, trust_remote_code=False, **options
+            )
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ConversionError(f"{source}: the weights do not fit config.json: {reason[:500]}") from error
+
+
+def sort_missing(origin: Origin, source: str | Path, names: Collection[str]) -> None:
+    """Say which part of the head is new. Raises ConversionError where a tensor of the body is missing."""
+    architecture, head = origin.architecture, origin.head
+    new = [name for name in sorted(names) if match(head.patterns, name)]
+    rest = [name for name in sorted(names) if name not in new and not is_aside(architecture, head, name)]
+    if rest:
+        raise ConversionError(f"{source} lacks {rest[0]!r}{more(rest)}")
+    if new:
+        logger.warning("%s has no %s: new, to be trained", source, ", ".join(new))
+
+
+def sort_unexpected(
+    origin: Origin, source: str | Path, checkpoint: Checkpoint | None, names: Collection[str]
+) -> None:
+    """Keep aside what comes back, and say what is left out: other heads.
+
+    Raises:
+        ConversionError: a tensor of the body has no place in ours.
+    """
+    architecture, head = origin.architecture, origin.head
+    prefix = f"{head.stock_class.base_model_prefix}."
+    aside = {name for name in names if is_aside(architecture, head, name)}
+    if checkpoint is not None:
+        for name, tensor in checkpoint.tensors(sorted(aside)).items():
+            origin.tensors[kept_name(architecture, head, name)] = tensor
+    # Where the body's names have a prefix, a name without it is of a head.
+    has_prefix = checkpoint is not None and any(name.startswith(prefix) for name in checkpoint.files)
+    others = sorted(set(names) - aside)
+    heads = [
+        name
+        for name in others
+        if (has_prefix and not name.startswith(prefix))
+        or any(match(other.patterns, name) for other in architecture.heads.values())
+    ]
+    if lost := [name for name in others if name not in heads]:
+        raise ConversionError(f"{source}: {lost[0]!r}{more(lost)} has no place in a {architecture.model_type}")
+    if heads:
+        logger.warning("%s: left out, of another head: %s", source, ", ".join(heads))
+
+
+def more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
+
+
+def is_aside(architecture: Architecture, head: Head, name: str) -> bool:
+    """Whether a tensor of theirs has no place in ours, but comes back."""
+    body = architecture.body_name(name, head).removeprefix(f"{head.stock_class.base_model_prefix}.")
+    of_body = any(body.startswith(f"{each}.") for each in architecture.aside + architecture.sinusoids)
+    return of_body or any(name.startswith(f"{each}.") for each in architecture.aside_heads)
+
+
+def kept_name(architecture: Architecture, head: Head, name: str) -> str:
+    """The name under which a tensor is kept: that in the base model, whichever class it was read from."""
+    return architecture.body_name(name, head).removeprefix(f"{head.stock_class.base_model_prefix}.")
+
+
+def our_tensors(
+    origin: Origin,
+    tensors: dict[str, torch.Tensor],
+    config: PreTrainedConfig,
+    our_prefix: str,
+    missing: Collection[str],
+    dtype: torch.dtype,
+) -> dict[str, torch.Tensor]:
+    """Our tensors from those of a stock model, which is emptied on the way; what does not go through is kept.
+
+    Raises:
+        ConversionError: a tensor has no place, two have one, or a table of sinusoids holds something else.
+    """
+    architecture, head = origin.architecture, origin.head
+    ours: dict[str, torch.Tensor] = {}
+    sources: dict[str, tuple[str, int]] = {}
+    for name in list(tensors):
+        tensor = tensors.pop(name)
+        place = architecture.place(name, head, our_prefix)
+        if place is None:
+            keep(origin, name, tensor, is_new=name in missing)
+            continue
+        names, operation = place
+        if operation.skipped_rows is not None:
+            rows = operation.skipped_rows(config)
+            origin.tensors[kept_name(architecture, head, name)] = tensor[:rows].clone()
+        for our_name, part in zip(names, operation.read(tensor, config), strict=True):
+            # Tied tensors are one under several names.
+            before = sources.setdefault(our_name, (name, tensor.data_ptr()))
+            if before[1] != tensor.data_ptr():
+                raise ConversionError(f"{before[0]!r} and {name!r} differ, and ours has one tensor for both: {our_name}")
+            ours[our_name] = part.to(dtype)
+    return ours
+
+
+def keep(origin: Origin, name: str, tensor: torch.Tensor, *, is_new: bool) -> None:
+    """Keep aside a tensor without a place. Raises ConversionError where it is none that comes back."""
+    architecture, head = origin.architecture, origin.head
+    if not is_aside(architecture, head, name):
+        raise ConversionError(f"{name!r} has no place in ours")
+    body = kept_name(architecture, head, name)
+    if any(body.startswith(f"{each}.") for each in architecture.sinusoids):
+        check_sinusoids(name, tensor)
+    elif is_new:
+        return
+    origin.tensors[body] = tensor.clone()
+
+
+def check_sinusoids(name: str, table: torch.Tensor) -> None:
+    """Raises ConversionError where a table of positions (P, E) is not what ours computes, but for rounding."""
+    rows, width = table.shape
+    positions = torch.arange(rows)[None]
+    computed = SinusoidalPositions(rows, width)(torch.zeros(1, rows, width), positions)[0]
+    difference = (computed - table.float()).abs().max().item()
+    if difference > 1e-2 * rows**0.0:
+        raise ConversionError(f"{name!r} differs from the sinusoids that ours computes, by up to {difference:.3g}")
