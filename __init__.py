@@ -8,9 +8,7 @@ from transformers import AutoConfig
 from .configuration.decoder import BlendDecoderConfig
 from .configuration.encoder import BlendEncoderConfig
 from .configuration.encoder_decoder import BlendEncoderDecoderConfig
-from .conversion.reading import from_original
-from .conversion.table import ConversionError
-from .conversion.writing import to_original
+from .conversion import ConversionError, from_original, to_original
 from .hub_card.export import complete_saves
 from .hub_card.stub import replace_stub
 from .hub_card.verify import verify

@@ -206,7 +206,7 @@ class BlendConfig(RecipeConfig):
     type_vocab_size: int = checked(non_negative, 0)
     # Multiply token embeddings by √hidden_size (Vaswani et al. 2017, §3.4).
     scale_embeddings: bool = False
-    # Where the padding token is read, its embedding gets no gradient (Marian and Pegasus, whose decoders start from it).
+    # Where the padding token is read, its embedding gets no gradient (Marian, whose decoder starts from it).
     freeze_pad_embedding: bool = False
     # The language-model head uses the token embedding's matrix.
     tie_word_embeddings: bool = True
@@ -320,7 +320,9 @@ class BlendConfig(RecipeConfig):
                     f"rope_parameters={self.rope_parameters} must have one entry for each of the layer types "
                     f"{sorted(set(self.layer_types))}"
                 )
-            for parameters in self.rope_parameters.values() if self.has_rope_per_layer_type else [self.rope_parameters]:
+            for parameters in (
+                self.rope_parameters.values() if self.has_rope_per_layer_type else [self.rope_parameters]
+            ):
                 check_rope(parameters)
             try:
                 super().validate_rope()

@@ -93,6 +93,8 @@ class BlendEncoderDecoderConfig(RecipeConfig):
             if getattr(self, name) is None:
                 setattr(self, name, getattr(self.decoder, name))
             setattr(self.decoder, name, getattr(self, name))
+        if self.encoder.freeze_pad_embedding:
+            self.encoder.pad_token_id = self.pad_token_id
         if self.decoder_start_token_id is None:
             self.decoder_start_token_id = self.bos_token_id
         super().__post_init__(**kwargs)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
-from .table import Architecture, Head, Setting, Tensors, both
+from .table import Architecture, Head, Tensors, both
 
 FIELDS: dict[str, str | tuple[str, ...]] = {
     "vocab_size": both("vocab_size"),
@@ -21,12 +21,11 @@ FIELDS: dict[str, str | tuple[str, ...]] = {
     "decoder_layers": "decoder.num_hidden_layers",
     "decoder_ffn_dim": "decoder.intermediate_size",
     "decoder_attention_heads": "decoder.num_attention_heads",
-    # The padding token of the whole is the decoder's, but the encoder's embedding asks its own configuration.
-    "pad_token_id": ("pad_token_id", "encoder.pad_token_id"),
     **{
         name: name
         for name in (
-            *("tie_word_embeddings", "use_cache", "bos_token_id", "eos_token_id", "decoder_start_token_id"),
+            *("tie_word_embeddings", "use_cache", "pad_token_id", "bos_token_id", "eos_token_id"),
+            "decoder_start_token_id",
         )
     },
 }

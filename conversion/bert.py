@@ -112,8 +112,7 @@ def roberta(model_type: str, prefix: str) -> Architecture:
                 lambda ours: {"max_position_embeddings": ours.max_position_embeddings + first_position(ours)},
             ),
         ),
-        tensors=TENSORS
-        | {"embeddings.position_embeddings": Tensors("embed_positions", skipped_rows=first_position)},
+        tensors=TENSORS | {"embeddings.position_embeddings": Tensors("embed_positions", skipped_rows=first_position)},
         heads={
             "AutoModel": Head(f"{prefix}Model"),
             "AutoModelForMaskedLM": Head(

@@ -131,7 +131,12 @@ def write_neo_layers(ours: Any) -> dict[str, Any]:
     window = {} if ours.sliding_window is None else {"window_size": ours.sliding_window}
     # Each layer's own, as often as it is.
     types = [[[kind], 1] for kind in layers]
-    return {"attention_types": types, "attention_layers": layers, "intermediate_size": ours.intermediate_size, **window}
+    return {
+        "attention_types": types,
+        "attention_layers": layers,
+        "intermediate_size": ours.intermediate_size,
+        **window,
+    }
 
 
 GPT_NEO = Architecture(

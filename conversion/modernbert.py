@@ -18,7 +18,9 @@ def read_layers(theirs: Any) -> dict[str, Any]:
 
 
 def write_layers(ours: Any) -> dict[str, Any]:
-    rope = ours.rope_parameters if ours.has_rope_per_layer_type else dict.fromkeys(ours.layer_types, ours.rope_parameters)
+    rope = (
+        ours.rope_parameters if ours.has_rope_per_layer_type else dict.fromkeys(ours.layer_types, ours.rope_parameters)
+    )
     window = {} if ours.sliding_window is None else {"local_attention": 2 * ours.sliding_window}
     return {"layer_types": ours.layer_types, "rope_parameters": rope, **window}
 
@@ -101,9 +103,7 @@ MODERNBERT = Architecture(
     },
     heads={
         "AutoModel": Head("ModernBertModel"),
-        "AutoModelForMaskedLM": Head(
-            "ModernBertForMaskedLM", {"head": "head", "decoder": "lm_head"}, check=same_head
-        ),
+        "AutoModelForMaskedLM": Head("ModernBertForMaskedLM", {"head": "head", "decoder": "lm_head"}, check=same_head),
         "AutoModelForSequenceClassification": Head(
             "ModernBertForSequenceClassification", {"head": "head", "classifier": "score"}
         ),

@@ -1,8 +1,8 @@
 """What is kept of the checkpoint that a model was converted from: a folder `original/` beside the model.
 
 It holds what has no place in ours and what must come back byte by byte: their config.json, the tokenizer's files,
-generation_config.json, chat templates, the modules of sentence-transformers, and tensors that ours does not have. Every
-save of the model writes it, every load reads it.
+generation_config.json, chat templates, the modules of sentence-transformers, and tensors that ours does not have.
+Every save of the model writes it, every load reads it.
 """
 
 import json
@@ -125,7 +125,7 @@ class Origin:
                 origin.tensors = load_tensors(content(KEPT))
         except Exception as error:  # of the file system, the Hub, JSON and safetensors, and of facts changed by hand
             raise ConversionError(
-                f"{source}: its config.json says that it was converted, but {FOLDER}/ beside it cannot be read: {error}"
+                f"{source} was converted from another architecture, but its {FOLDER}/ cannot be read: {error}"
             ) from error
         return origin
 

@@ -13,7 +13,6 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
-from ..configuration.base import RecipeConfig
 from ..modeling.families import FAMILIES
 from ..modeling.positions import SinusoidalPositions
 from .checkpoint import Checkpoint
@@ -42,7 +41,7 @@ def from_original(
 
     Args:
         source: a directory or a repository of the Hub with safetensors, pytorch_model.bin or a GGUF file.
-        auto_class: which head; AutoModel for none. A head that the checkpoint does not have starts from random numbers.
+        auto_class: which head; AutoModel for none. One that the checkpoint does not have starts from random numbers.
         model_type: the architecture, where config.json does not say it.
         dtype: of the weights. None: float32 where the checkpoint's are of half precision, else as they are.
         gguf_file: the file's name, for a checkpoint in GGUF.
@@ -181,9 +180,7 @@ def sort_missing(origin: Origin, source: str | Path, names: Collection[str]) -> 
         logger.warning("%s has no %s: new, to be trained", source, ", ".join(new))
 
 
-def sort_unexpected(
-    origin: Origin, source: str | Path, checkpoint: Checkpoint | None, names: Collection[str]
-) -> None:
+def sort_unexpected(origin: Origin, source: str | Path, checkpoint: Checkpoint | None, names: Collection[str]) -> None:
     """Keep aside what comes back, and say what is left out: other heads.
 
     Raises:
@@ -256,7 +253,9 @@ def our_tensors(
             # Tied tensors are one under several names.
             before = sources.setdefault(our_name, (name, tensor.data_ptr()))
             if before[1] != tensor.data_ptr():
-                raise ConversionError(f"{before[0]!r} and {name!r} differ, and ours has one tensor for both: {our_name}")
+                raise ConversionError(
+                    f"{before[0]!r} and {name!r} differ, and ours has one tensor for both: {our_name}"
+                )
             ours[our_name] = part.to(dtype)
     return ours
 

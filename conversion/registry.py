@@ -1,15 +1,18 @@
 """The architectures that can be converted."""
 
-from . import bart, bert, gpt, llama, modernbert
+from .bart import BART, MARIAN, MBART, PEGASUS
+from .bert import BERT, CAMEMBERT, DISTILBERT, ELECTRA, ROBERTA, XLM_ROBERTA
+from .gpt import GPT2_ARCHITECTURE, GPT_NEO, OPENAI_GPT, OPT
+from .llama import LLAMA, MISTRAL, QWEN2, QWEN3
+from .modernbert import MODERNBERT
 from .table import Architecture
 
 ARCHITECTURES: dict[str, Architecture] = {
     each.model_type: each
     for each in (
-        *(bert.BERT, bert.ROBERTA, bert.XLM_ROBERTA, bert.CAMEMBERT, bert.ELECTRA, bert.DISTILBERT),
-        modernbert.MODERNBERT,
-        *(gpt.OPENAI_GPT, gpt.GPT2_ARCHITECTURE, gpt.GPT_NEO, gpt.OPT),
-        *(llama.LLAMA, llama.MISTRAL, llama.QWEN2, llama.QWEN3),
-        *(bart.BART, bart.MBART, bart.MARIAN, bart.PEGASUS),
+        *(BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, DISTILBERT, MODERNBERT),
+        *(OPENAI_GPT, GPT2_ARCHITECTURE, GPT_NEO, OPT),
+        *(LLAMA, MISTRAL, QWEN2, QWEN3),
+        *(BART, MBART, MARIAN, PEGASUS),
     )
 }

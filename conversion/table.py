@@ -58,8 +58,12 @@ class Tensors:
             tensor = tensor.mT
         parts = tensor.chunk(len(as_tuple(self.ours)))
         # A view would keep the whole alive, and look like one tensor under several names to those who save it.
-        return [part if part.numel() == part.untyped_storage().size() // part.itemsize and part.is_contiguous()
-                else part.clone(memory_format=torch.contiguous_format) for part in parts]
+        return [
+            part
+            if part.numel() == part.untyped_storage().size() // part.itemsize and part.is_contiguous()
+            else part.clone(memory_format=torch.contiguous_format)
+            for part in parts
+        ]
 
     def write(self, tensors: list[torch.Tensor], kept: torch.Tensor | None) -> torch.Tensor:
         """Their tensor, from ours and the rows that were kept aside."""

@@ -129,6 +129,7 @@ def write_files(model: PreTrainedModel, origin: Origin, directory: Path) -> None
 
 def is_same_generation(written: Path, original: bytes) -> bool:
     """Whether a generation_config.json says what the original one says, whoever wrote it."""
+
     def settings(content: bytes) -> dict[str, Any]:
         return {key: value for key, value in json.loads(content).items() if key != "transformers_version"}
 

@@ -1,5 +1,6 @@
 """The parts of heads, and the two heads that are alike on all three architectures."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -89,26 +90,31 @@ def is_plain(lm_head: nn.Module) -> bool:
 
 
 def pool(
-    hidden_states: torch.Tensor, layout: Layout, config: PreTrainedConfig, input_ids: torch.Tensor | None = None
+    hidden_states: torch.Tensor, layout: Layout, pooling: str, is_end: torch.Tensor | None = None
 ) -> torch.Tensor:
     """One vector a sequence, (B, E).
 
     Args:
         hidden_states: in the layout's form.
         layout: where the tokens are.
-        config: what its `pooling` says.
-        input_ids: tokens (B, T) in the caller's form, which pooling by eos_token_id reads.
-
-    Raises:
-        ValueError: that has no tokens to read.
+        pooling: as in the config.
+        is_end: which tokens end a sequence, in the layout's form, for "eos".
     """
-    if config.pooling != "eos":
-        return {"cls": layout.first, "mean": layout.mean, "last": layout.last}[config.pooling](hidden_states)
+    poolings = {
+        "cls": layout.first,
+        "mean": layout.mean,
+        "last": layout.last,
+        "eos": partial(layout.last_marked, is_marked=is_end),
+    }
+    return poolings[pooling](hidden_states)
+
+
+def is_end_token(input_ids: torch.Tensor | None, config: PreTrainedConfig) -> torch.Tensor:
+    """Which of the tokens (B, T) are the config's eos_token_id. Raises ValueError where no tokens are given."""
     if input_ids is None:
         raise ValueError("pooling='eos' needs input_ids")
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    is_end = torch.isin(input_ids, torch.tensor(ends, device=input_ids.device))
-    return layout.last_marked(hidden_states, layout.unpad(is_end))
+    return torch.isin(input_ids, torch.tensor(ends, device=input_ids.device))
 
 
 def kept(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
@@ -184,7 +190,10 @@ class ForSequenceClassification(PreTrainedModel):
             return_dict=True,
             **{**kwargs, "use_cache": False, "repad": False, "has_hooks": self.has_hooks},
         )
-        pooled = pool(outputs.last_hidden_state, outputs.layout, self.config, input_ids)
+        layout, is_end = outputs.layout, None
+        if self.config.pooling == "eos":
+            is_end = layout.unpad(is_end_token(input_ids, self.config))
+        pooled = pool(outputs.last_hidden_state, layout, self.config.pooling, is_end)
         logits = self.score(self.dropout(self.head(pooled)))
         loss = None
         if labels is not None:

@@ -12,6 +12,7 @@ from conftest import (
     HEADS,
     SIZES,
     SLIDING,
+    VOCAB,
     assert_close,
     draw,
     every_config,
@@ -101,8 +102,9 @@ def test_problem_types_are_those_of_the_losses():
 def test_poolings_are_those_of_the_literal(config_class):
     states = torch.randn(2, 4, 8)
     layout = PaddedLayout((2, 4), None, states.device)
-    pooled = [pool(states, layout, pooling) for pooling in literal(config_class, "pooling")]
-    assert len(pooled) == 3 and all(vectors.shape == (2, 8) for vectors in pooled)
+    is_end = torch.zeros(2, 4, dtype=torch.bool)
+    pooled = [pool(states, layout, pooling, is_end) for pooling in literal(config_class, "pooling")]
+    assert len(pooled) == 4 and all(vectors.shape == (2, 8) for vectors in pooled)
     with pytest.raises(KeyError):
         pool(states, layout, "max")
 
@@ -143,7 +145,12 @@ OF_STACKS = [
     ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, ["proportional"]),
     ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}}, ["proportional"]),
     ({"rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1]}}, ["nearest first: ", "rope_theta"]),
-    ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, ["nearest first: ", "rope_theta"]),
+    ({"rope_parameters": {"full_attention": {"rope_thet": 5.0}}}, ["nearest first: rope_theta, ", "factor"]),
+    ({"rope_parameters": {SLIDE: {"rope_type": "default"}}}, ["one entry for each", "full_attention"]),
+    ({"rope_parameters": {"full_attention": {}, SLIDE: {}}}, ["one entry for each", "full_attention"]),
+    ({"norm_bias": False}, ["no effect", "rmsnorm"]),
+    ({"first_norm": False, "norm_position": "post"}, ["norm_position='pre'"]),
+    ({"query_key_norm": "yes"}, ["bool"]),
     ({"rope_parameters": {"rope_type": "default"}, "position_type": "none"}, ["position_type", "rotary"]),
     ({"feed_forward_type": "moe"}, ["plain", "gated"]),
     ({"hidden_act": "geluu"}, ["gelu", "silu"]),
@@ -162,7 +169,13 @@ OF_STACKS = [
 ]
 OF_MODELS = [
     ({"classifier_dropout": 1.5}, ["[0, 1)"]),
-    ({"pooling": "max"}, ["cls", "mean", "last"]),
+    ({"pooling": "max"}, ["cls", "mean", "last", "eos"]),
+    ({"pooling": "eos", "eos_token_id": None}, ["eos_token_id"]),
+    ({"classifier_hidden_act": "geluu"}, ["gelu", "silu"]),
+    ({"classifier_hidden_bias": False}, ["no effect", "classifier_hidden_act is None"]),
+    ({"classifier_hidden_norm": True}, ["no effect", "classifier_hidden_act is None"]),
+    ({"token_classifier_hidden": True}, ["no effect", "classifier_hidden_act is None"]),
+    ({"score_bias": 1}, ["bool"]),
     ({"class_weights": [1.0, 2.0]}, ["2", "num_labels=3"]),
     ({"class_weights": [1.0, 2.0, -1.0]}, ["above 0"]),
     ({"class_weights": [1.0, 2.0, 3.0], "problem_type": "regression"}, ["regression"]),
@@ -183,6 +196,9 @@ OF_ONE = [
     (BlendEncoderDecoderConfig, {"decoder": {"cross_attention_hidden_size": 5}}, ["encoder.hidden_size=32"]),
     (BlendEncoderDecoderConfig, {"share_encoder_decoder_embeddings": "x"}, ["bool"]),
     (BlendEncoderDecoderConfig, {"decoder_start_token_id": "x"}, ["int"]),
+    (BlendEncoderDecoderConfig, {"shift_start": "first"}, ["start_token", "last_token"]),
+    (BlendEncoderDecoderConfig, {"shift_source": "x"}, ["bool"]),
+    (BlendEncoderConfig, {"freeze_pad_embedding": True, "pad_token_id": None}, ["pad_token_id"]),
 ]
 WRONG = [(config_class, *case) for config_class in CONFIGS.values() for case in OF_STACKS + OF_MODELS] + OF_ONE
 
@@ -424,6 +440,11 @@ EFFECTS = [
     ("position_type", {}, "none"),
     ("rope_parameters", {}, {"rope_type": "default", "rope_theta": 100.0}),
     ("rope_parameters", {}, {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}),
+    (
+        "rope_parameters",
+        SLIDING,
+        {"full_attention": {"rope_theta": 100.0}, "sliding_attention": {"rope_type": "linear", "factor": 2.0}},
+    ),
     ("feed_forward_type", {}, "plain"),
     ("hidden_act", {}, "relu"),
     ("attention_scaling", {}, 0.9),
@@ -432,6 +453,9 @@ EFFECTS = [
     ("attention_bias", {"attention_out_bias": False}, True),
     ("attention_out_bias", {}, True),
     ("mlp_bias", {}, True),
+    ("norm_bias", {"norm_type": "layernorm"}, False),
+    ("first_norm", {}, False),
+    ("query_key_norm", {}, True),
     ("embedding_norm", {}, True),
     ("type_vocab_size", {}, 2),
     ("scale_embeddings", {}, True),
@@ -455,6 +479,15 @@ ELSEWHERE = {
     "hidden_dropout": "test_dropouts",
     "classifier_dropout": "test_dropouts",
     "pooling": "test_pooling",
+    "classifier_hidden_act": "test_classifier_options",
+    "classifier_hidden_bias": "test_classifier_options",
+    "classifier_hidden_norm": "test_classifier_options",
+    "token_classifier_hidden": "test_classifier_options",
+    "score_bias": "test_classifier_options",
+    "freeze_pad_embedding": "test_freeze_pad_embedding",
+    "shift_start": "test_shifted_sources",
+    "shift_source": "test_shifted_sources",
+    "original_model_type": "said of where it is from",
     "class_weights": "test_training_options",
     "label_smoothing": "test_training_options",
     "sparse_prediction": "test_sparse_prediction",
@@ -564,11 +597,78 @@ def test_every_dropout_acts(config_class):
 
 @every_config
 def test_pooling(config_class):
-    poolings = literal(config_class, "pooling")
-    vectors = [outputs(CLASSIFIER[config_class], pooling=pooling) for pooling in poolings]
+    poolings, ends = literal(config_class, "pooling"), list(range(3, 20))
+    vectors = [outputs(CLASSIFIER[config_class], pooling=pooling, eos_token_id=ends) for pooling in poolings]
     for index, left in enumerate(vectors):
         for right in vectors[index + 1 :]:
             assert differ(left, right)
+
+
+@every_config
+def test_pooling_by_the_last_end_of_sequence(config_class):
+    """The last one of each row, whatever stands after it; a row without one is asked at its last token."""
+    model = tiny_model(CLASSIFIER[config_class], pooling="eos")
+    last = tiny_model(CLASSIFIER[config_class], pooling="last")
+    rows = draw(CLASSIFIER[config_class], [6, 5], labels=False)
+    rows[0]["input_ids"][[1, 3]] = 2
+    if config_class is BlendDecoderConfig:
+        cut = [{"input_ids": rows[0]["input_ids"][:4]}, rows[1]]  # it does not see what comes after
+        for side in ("right", "left"):
+            assert_close(model(**padded(rows, side)).logits, last(**padded(cut, side)).logits)
+    for asked in ({}, {"output_hidden_states": True}):
+        both = model(**padded(rows), **asked).logits
+        assert_close(both, model(**padded(rows, "left", extra=2), **asked).logits)
+        assert differ(both[0], last(**padded(rows)).logits[0]) and not differ(both[1], last(**padded(rows)).logits[1])
+    with pytest.raises(ValueError, match="pooling='eos' needs input_ids"):
+        model(inputs_embeds=torch.zeros(1, 2, SIZES["hidden_size"]).double())
+
+
+HIDDEN_LAYER = {"classifier_hidden_act": "tanh"}
+
+
+@pytest.mark.parametrize("model_class", [head for head in HEADS if "Classification" in head.__name__], ids=named)
+def test_classifier_options(model_class):
+    """For sequences; for tokens only where token_classifier_hidden says so."""
+    of_tokens = "Token" in model_class.__name__
+    base = HIDDEN_LAYER | ({"token_classifier_hidden": True} if of_tokens else {})
+    assert differ(outputs(model_class), outputs(model_class, **base))
+    changes = [{"classifier_hidden_act": "relu"}, {"classifier_hidden_bias": False}, {"classifier_hidden_norm": True}]
+    for change in changes:
+        assert differ(outputs(model_class, **base), outputs(model_class, **base | change)), change
+    assert differ(outputs(model_class), outputs(model_class, score_bias=False)) != of_tokens
+    if of_tokens:
+        assert torch.equal(outputs(model_class), outputs(model_class, **HIDDEN_LAYER))
+
+
+@every_config
+def test_freeze_pad_embedding(config_class):
+    """The padding token's embedding learns nothing where it is read as a token."""
+    for frozen in (True, False):
+        model = tiny_model(LM[config_class], freeze_pad_embedding=frozen, pad_token_id=5, tie_word_embeddings=False)
+        batch = padded(draw(LM[config_class], [6, 5]))
+        batch["input_ids"][:, 1] = 5
+        model(**batch).loss.backward()
+        row = model.get_input_embeddings().weight.grad[5]
+        assert (row == 0).all() == frozen
+
+
+def test_shifted_sources():
+    """What the decoder reads where it is told nothing: the source, or the source shifted right, wherever it stands."""
+    model_class = BlendEncoderDecoderModel
+    rows = [{"input_ids": torch.randint(3, VOCAB, (length,))} for length in (6, 4)]
+    starts = {"start_token": lambda ids: torch.tensor([1]), "last_token": lambda ids: ids[-1:]}
+    for start, begin in starts.items():
+        model = tiny_model(model_class, shift_source=True, shift_start=start)
+        told = [
+            {**row, "decoder_input_ids": torch.cat((begin(row["input_ids"]), row["input_ids"][:-1]))} for row in rows
+        ]
+        expected = [model(**padded([row])).last_hidden_state[0] for row in told]
+        for side in ("right", "left"):
+            batch = padded(rows, side, extra=1)
+            states = model(**batch).last_hidden_state[batch["attention_mask"].bool()]
+            assert_close(states, torch.cat(expected))
+    with pytest.raises(ValueError, match="shift_source=True reads padded input_ids"):
+        model(inputs_embeds=torch.zeros(1, 2, SIZES["hidden_size"]).double())
 
 
 # The classes of a language model have no weights.

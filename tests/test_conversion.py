@@ -3,7 +3,6 @@ gradients, the same tokens written. One head an architecture here; all of them b
 """
 
 import json
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import transformers
 from conftest import assert_close
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModel, PreTrainedConfig, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from seqblend import from_original, to_original
 from seqblend.conversion.reading import our_tensors
