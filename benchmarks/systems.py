@@ -25,11 +25,11 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 from ..configuration.decoder import BlendDecoderConfig
 from ..configuration.encoder import BlendEncoderConfig
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
+from ..conversion.reading import our_weights
 from ..modeling.decoder import BlendDecoderForCausalLM, BlendDecoderModel
 from ..modeling.encoder import BlendEncoderForSequenceClassification, BlendEncoderModel
 from ..modeling.encoder_decoder import BlendEncoderDecoderForSeq2SeqLM
 from .lengths import Batch
-from .weights import BERT_NAMES, GPT_NAMES, MARIAN_NAMES, our_weights
 
 OURS = "seqblend"
 TOLERANCE = 1e-3
@@ -148,17 +148,18 @@ def bert(size: Size, max_length: int = 512) -> tuple[nn.Module, nn.Module]:
     theirs = from_config(BertModel, their_config, add_pooling_layer=False)
     config = BlendEncoderConfig.from_recipe("bert", **sizes, **NO_DROPOUT, classifier_dropout=0.0)
     ours = from_config(BlendEncoderModel, config)
-    ours.load_state_dict(our_weights(theirs, BERT_NAMES))
+    ours.load_state_dict(our_weights(theirs))
     return ours, theirs
 
 
 def bert_classifiers(size: Size) -> tuple[nn.Module, nn.Module]:
     """The same, as classifiers."""
     base, theirs = bert(size)
-    theirs = Classifier(theirs, size.hidden_size)
+    classifier = Classifier(theirs, size.hidden_size)
     ours = from_config(BlendEncoderForSequenceClassification, base.config)
-    ours.load_state_dict(our_weights(theirs, BERT_NAMES))
-    return ours, theirs
+    ours.model.load_state_dict(our_weights(theirs))
+    ours.score.load_state_dict(classifier.score.state_dict())
+    return ours, classifier
 
 
 def modern_bert(size: Size, max_length: int = 512, layer_types: list[str] | None = None, **options: Any) -> nn.Module:
@@ -185,7 +186,7 @@ def gpt2(size: Size) -> tuple[nn.Module, nn.Module]:
     theirs = from_config(GPT2LMHeadModel, GPT2Config(**size.shape, **SPECIAL, **dropouts))
     config = BlendDecoderConfig.from_recipe("gpt2", **size.shape, **SPECIAL, **NO_DROPOUT)
     ours = from_config(BlendDecoderForCausalLM, config)
-    ours.load_state_dict(our_weights(theirs, GPT_NAMES))
+    ours.load_state_dict(our_weights(theirs))
     return ours, theirs
 
 
@@ -193,14 +194,13 @@ def marian(size: Size) -> tuple[nn.Module, nn.Module]:
     """Ours of recipe `transformer` and MarianMTModel, with the same weights."""
     config = MarianConfig(**parts(size), activation_function="relu", scale_embedding=True)
     theirs = from_config(MarianMTModel, config)
-    constants = {f"model.{part}.embed_positions.weight" for part in ("encoder", "decoder")}
-    return of_recipe("transformer", size, theirs, constants), theirs
+    return of_recipe("transformer", size, theirs), theirs
 
 
 def bart(size: Size) -> tuple[nn.Module, nn.Module]:
     """Ours of recipe `bart` and BartForConditionalGeneration, with the same weights."""
     theirs = from_config(BartForConditionalGeneration, BartConfig(**parts(size), forced_bos_token_id=None))
-    return of_recipe("bart", size, theirs, set(), offset=2), theirs
+    return of_recipe("bart", size, theirs), theirs
 
 
 def parts(size: Size) -> dict[str, Any]:
@@ -215,13 +215,13 @@ def parts(size: Size) -> dict[str, Any]:
     return {"vocab_size": size.vocab_size, "d_model": size.hidden_size, **each, **SPECIAL, **start, **PART_NO_DROPOUT}
 
 
-def of_recipe(recipe: str, size: Size, theirs: nn.Module, unused: set[str], offset: int = 0) -> nn.Module:
+def of_recipe(recipe: str, size: Size, theirs: nn.Module) -> nn.Module:
     """Our encoder-decoder of a recipe, with their weights."""
     config = BlendEncoderDecoderConfig.from_recipe(
         recipe, **size.shape, **SPECIAL, **NO_DROPOUT, decoder_start_token_id=1
     )
     ours = from_config(BlendEncoderDecoderForSeq2SeqLM, config)
-    ours.load_state_dict(our_weights(theirs, MARIAN_NAMES, unused | {"model.shared.weight"}, offset))
+    ours.load_state_dict(our_weights(theirs))
     return ours
 
 

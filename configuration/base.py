@@ -300,7 +300,7 @@ class BlendConfig(RecipeConfig):
             return kwargs
         if not self.has_rope_per_layer_type:
             return super().convert_rope_params_to_dict(**kwargs)
-        for parameters in self.rope_parameters.values():
+        for parameters in self.rope_per_layer_type().values():
             parameters.setdefault("rope_type", "default")
             parameters.setdefault("rope_theta", self.default_theta)
         return kwargs
@@ -309,7 +309,12 @@ class BlendConfig(RecipeConfig):
     def has_rope_per_layer_type(self) -> bool:
         """Whether rope_parameters holds a dict for each layer type."""
         given = self.rope_parameters
-        return bool(given) and all(isinstance(value, dict) for value in given.values())
+        return given is not None and len(given) > 0 and all(isinstance(value, dict) for value in given.values())
+
+    def rope_per_layer_type(self) -> dict[str, dict[str, Any]]:
+        """RoPE's parameters of each layer type that has some of its own, else of all."""
+        parameters = self.rope_parameters or {}
+        return parameters if self.has_rope_per_layer_type else {"full_attention": parameters}
 
     def validate_rope(self) -> None:
         """Check RoPE's parameters where there are any; replaces RotaryEmbeddingConfigMixin.validate_rope likewise."""
@@ -320,9 +325,7 @@ class BlendConfig(RecipeConfig):
                     f"rope_parameters={self.rope_parameters} must have one entry for each of the layer types "
                     f"{sorted(set(self.layer_types))}"
                 )
-            for parameters in (
-                self.rope_parameters.values() if self.has_rope_per_layer_type else [self.rope_parameters]
-            ):
+            for parameters in self.rope_per_layer_type().values():
                 check_rope(parameters)
             try:
                 super().validate_rope()

@@ -65,7 +65,7 @@ LAYER_TENSORS = {
 }
 TENSORS: dict[str, str | Tensors] = {
     # The one embedding that both parts and the head share; where they do not, there is none of this name.
-    "shared": "encoder.embed_tokens",
+    "shared": Tensors("encoder.embed_tokens", is_alias=True),
     **{f"{part}.embed_tokens": f"{part}.embed_tokens" for part in ("encoder", "decoder")},
     **{f"{part}.layernorm_embedding": f"{part}.embedding_norm" for part in ("encoder", "decoder")},
     **{f"{part}.layer_norm": f"{part}.norm" for part in ("encoder", "decoder")},

@@ -78,7 +78,7 @@ BERT = Architecture(
                 "cls.predictions.transform.dense": "head.dense",
                 "cls.predictions.transform.LayerNorm": "head.norm",
                 "cls.predictions.decoder": "lm_head",
-                "cls.predictions.bias": "lm_head.bias",
+                "cls.predictions.bias": Tensors("lm_head.bias", is_alias=True),
             },
         ),
         "AutoModelForSequenceClassification": Head(
@@ -121,7 +121,7 @@ def roberta(model_type: str, prefix: str) -> Architecture:
                     "lm_head.dense": "head.dense",
                     "lm_head.layer_norm": "head.norm",
                     "lm_head.decoder": "lm_head",
-                    "lm_head.bias": "lm_head.bias",
+                    "lm_head.bias": Tensors("lm_head.bias", is_alias=True),
                 },
                 # Theirs is always gelu, whatever the blocks have.
                 required={"hidden_act": "gelu"},

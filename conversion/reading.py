@@ -13,6 +13,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
+from ..configuration.base import RecipeConfig
 from ..modeling.families import FAMILIES
 from ..modeling.positions import SinusoidalPositions
 from .checkpoint import Checkpoint
@@ -83,6 +84,7 @@ def from_original(
     base_class = FAMILIES[architecture.config_class][AutoModel]
     our_prefix = "" if our_class is base_class else f"{our_class.base_model_prefix}."
     ours = our_tensors(origin, tensors, their_config, our_prefix, report["missing_keys"], wanted)
+    check_shapes(our_class, config, ours)
     with quiet():
         model = our_class.from_pretrained(None, config=config, state_dict=ours, dtype=wanted)
     if generation is not None and model.can_generate():
@@ -160,13 +162,18 @@ def load_stock(
         ConversionError: the weights have other shapes than config.json says.
     """
     with quiet():
-        try:
-            return head.stock_class.from_pretrained(
-                source, config=config, dtype="auto", output_loading_info=True, trust_remote_code=False, **options
-            )
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise ConversionError(f"{source}: the weights do not fit config.json: {reason[:500]}") from error
+        stock, report = head.stock_class.from_pretrained(
+            source,
+            config=config,
+            dtype="auto",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # which raises, and names none of them
+            trust_remote_code=False,
+            **options,
+        )
+    for name, found, wanted in sorted(report["mismatched_keys"]):
+        raise ConversionError(f"{source}: {name} has the shape {tuple(found)}, by config.json {tuple(wanted)}")
+    return stock, report
 
 
 def sort_missing(origin: Origin, source: str | Path, names: Collection[str]) -> None:
@@ -191,7 +198,7 @@ def sort_unexpected(origin: Origin, source: str | Path, checkpoint: Checkpoint |
     aside = {name for name in names if is_aside(architecture, head, name)}
     if checkpoint is not None:
         for name, tensor in checkpoint.tensors(sorted(aside)).items():
-            origin.tensors[kept_name(architecture, head, name)] = tensor
+            origin.tensors[architecture.base_name(name, head)] = tensor
     # Where the body's names have a prefix, a name without it is of a head.
     has_prefix = checkpoint is not None and any(name.startswith(prefix) for name in checkpoint.files)
     others = sorted(set(names) - aside)
@@ -213,14 +220,24 @@ def more(names: list[str]) -> str:
 
 def is_aside(architecture: Architecture, head: Head, name: str) -> bool:
     """Whether a tensor of theirs has no place in ours, but comes back."""
-    body = architecture.body_name(name, head).removeprefix(f"{head.stock_class.base_model_prefix}.")
+    body = architecture.base_name(name, head)
     of_body = any(body.startswith(f"{each}.") for each in architecture.aside + architecture.sinusoids)
     return of_body or any(name.startswith(f"{each}.") for each in architecture.aside_heads)
 
 
-def kept_name(architecture: Architecture, head: Head, name: str) -> str:
-    """The name under which a tensor is kept: that in the base model, whichever class it was read from."""
-    return architecture.body_name(name, head).removeprefix(f"{head.stock_class.base_model_prefix}.")
+def our_weights(stock: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The weights of a stock model by our names, for a model of ours that computes the same.
+
+    Raises:
+        ConversionError: its class is in no table.
+    """
+    for architecture in ARCHITECTURES.values():
+        for head_name, head in architecture.heads.items():
+            if type(stock) is head.stock_class:
+                origin = Origin(architecture, head_name, head_name, {}, stock.dtype)
+                our_prefix = "" if architecture.is_base(head) else "model."
+                return our_tensors(origin, stock.state_dict(), stock.config, our_prefix)
+    raise ConversionError(f"{type(stock).__name__} is not supported; see python -m seqblend.conversion --list")
 
 
 def our_tensors(
@@ -228,10 +245,18 @@ def our_tensors(
     tensors: dict[str, torch.Tensor],
     config: PreTrainedConfig,
     our_prefix: str,
-    missing: Collection[str],
-    dtype: torch.dtype,
+    missing: Collection[str] = (),
+    dtype: torch.dtype | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Our tensors from those of a stock model, which is emptied on the way; what does not go through is kept.
+    """Our tensors from those of a stock model; what does not go through is kept.
+
+    Args:
+        origin: where that is kept.
+        tensors: theirs, by their names; emptied on the way, so that a tensor of which ours is a copy is let go.
+        config: their configuration.
+        our_prefix: of the base model's tensors in ours.
+        missing: the names that were not in the checkpoint.
+        dtype: of ours; None: as theirs.
 
     Raises:
         ConversionError: a tensor has no place, two have one, or a table of sinusoids holds something else.
@@ -239,25 +264,40 @@ def our_tensors(
     architecture, head = origin.architecture, origin.head
     ours: dict[str, torch.Tensor] = {}
     sources: dict[str, tuple[str, int]] = {}
-    for name in list(tensors):
-        tensor = tensors.pop(name)
-        place = architecture.place(name, head, our_prefix)
+    places = {name: architecture.place(name, head, our_prefix) for name in tensors}
+    # What may be tied comes last, so that it is known to what.
+    aliases = {name for name, place in places.items() if place is not None and place[1].is_alias}
+    for name in sorted(places, key=aliases.__contains__):
+        tensor, place = tensors.pop(name), places[name]
         if place is None:
             keep(origin, name, tensor, is_new=name in missing)
             continue
         names, operation = place
+        body = architecture.base_name(name, head)
         if operation.skipped_rows is not None:
-            rows = operation.skipped_rows(config)
-            origin.tensors[kept_name(architecture, head, name)] = tensor[:rows].clone()
+            origin.tensors[body] = tensor[: operation.skipped_rows(config)].clone()
         for our_name, part in zip(names, operation.read(tensor, config), strict=True):
             # Tied tensors are one under several names.
-            before = sources.setdefault(our_name, (name, tensor.data_ptr()))
-            if before[1] != tensor.data_ptr():
-                raise ConversionError(
-                    f"{before[0]!r} and {name!r} differ, and ours has one tensor for both: {our_name}"
-                )
-            ours[our_name] = part.to(dtype)
+            other, pointer = sources.setdefault(our_name, (name, tensor.data_ptr()))
+            if pointer == tensor.data_ptr():
+                ours[our_name] = part if dtype is None else part.to(dtype)
+            elif operation.is_alias:
+                origin.tensors[body] = tensor.clone()
+            else:
+                raise ConversionError(f"{other!r} and {name!r} differ, and ours has one tensor for both: {our_name}")
     return ours
+
+
+def check_shapes(our_class: type[PreTrainedModel], config: RecipeConfig, tensors: dict[str, torch.Tensor]) -> None:
+    """Raises ConversionError for a tensor that has another shape than in a model of this configuration."""
+    with torch.device("meta"):
+        wanted = our_class(config).state_dict()
+    for name, tensor in tensors.items():
+        if name not in wanted:
+            raise ConversionError(f"{name} is in the checkpoint, and in no model of this configuration")
+        if wanted[name].shape != tensor.shape:
+            shapes = f"{tuple(tensor.shape)}, by the configuration {tuple(wanted[name].shape)}"
+            raise ConversionError(f"{name} has the shape {shapes}: an override changes it")
 
 
 def keep(origin: Origin, name: str, tensor: torch.Tensor, *, is_new: bool) -> None:
@@ -265,7 +305,7 @@ def keep(origin: Origin, name: str, tensor: torch.Tensor, *, is_new: bool) -> No
     architecture, head = origin.architecture, origin.head
     if not is_aside(architecture, head, name):
         raise ConversionError(f"{name!r} has no place in ours")
-    body = kept_name(architecture, head, name)
+    body = architecture.base_name(name, head)
     if any(body.startswith(f"{each}.") for each in architecture.sinusoids):
         check_sinusoids(name, tensor)
     elif is_new:

@@ -41,12 +41,14 @@ class Tensors:
         is_transposed: theirs is (in, out) as in transformers' Conv1D, ours (out, in).
         skipped_rows: how many of their first rows have no place in ours, from their configuration.
         is_row: theirs is (1, V), ours (V).
+        is_alias: theirs is tied to another; where it is not, nothing reads it, and it comes back as it was.
     """
 
     ours: str | tuple[str, ...]
     is_transposed: bool = False
     skipped_rows: Callable[[PreTrainedConfig], int] | None = None
     is_row: bool = False
+    is_alias: bool = False
 
     def read(self, tensor: torch.Tensor, config: PreTrainedConfig) -> list[torch.Tensor]:
         """Ours, from their tensor."""
@@ -230,9 +232,9 @@ class Architecture:
         """Whether the stock class is the base model, whose tensors have no prefix."""
         return head.stock == self.heads["AutoModel"].stock
 
-    def body_name(self, name: str, head: Head) -> str:
-        """The name in the base model of a tensor of the head's stock class."""
-        return name if self.is_base(head) else name.removeprefix(f"{head.stock_class.base_model_prefix}.")
+    def base_name(self, name: str, head: Head) -> str:
+        """The name in the base model of a tensor of theirs, with or without the base model's prefix."""
+        return name.removeprefix(f"{head.stock_class.base_model_prefix}.")
 
     def place(self, name: str, head: Head, our_prefix: str) -> tuple[list[str], Tensors] | None:
         """Where a tensor of theirs stands in ours.
@@ -247,7 +249,7 @@ class Architecture:
         """
         if found := match(head.patterns, name):
             return found
-        found = match(self.patterns, self.body_name(name, head))
+        found = match(self.patterns, self.base_name(name, head))
         return found and ([our_prefix + each for each in found[0]], found[1])
 
 

@@ -12,7 +12,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from ..modeling.families import FAMILIES
 from .origin import GENERATION, Origin, origin_of
-from .reading import kept_name, quiet
+from .reading import quiet
 from .table import ConversionError
 
 
@@ -94,13 +94,16 @@ def stock_model(model: PreTrainedModel, origin: Origin) -> tuple[PreTrainedModel
     state = {}
     for name in stock.state_dict():
         place = architecture.place(name, head, our_prefix)
-        aside = kept.pop(kept_name(architecture, head, name), None)
+        aside = kept.pop(architecture.base_name(name, head), None)
         if place is None:
             assert aside is not None, name
             state[name] = aside
             continue
         names, operation = place
-        state[name] = operation.write([ours[each] for each in names], aside).to(dtype)
+        if operation.is_alias and aside is not None:
+            state[name] = aside
+        else:
+            state[name] = operation.write([ours[each] for each in names], aside).to(dtype)
     stock.load_state_dict(state, strict=True, assign=True)
     stock.tie_weights()
     if model.can_generate():

@@ -1,5 +1,6 @@
 """The parts of heads, and the two heads that are alike on all three architectures."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -100,7 +101,7 @@ def pool(
         pooling: as in the config.
         is_end: which tokens end a sequence, in the layout's form, for "eos".
     """
-    poolings = {
+    poolings: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "cls": layout.first,
         "mean": layout.mean,
         "last": layout.last,

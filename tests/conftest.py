@@ -27,13 +27,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import CompletedProcess
+from types import SimpleNamespace
 from typing import Any, get_args
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+import transformers
+from huggingface_hub import constants
+from huggingface_hub.utils import _http
 from hypothesis import HealthCheck, settings
+from loopback_hub import LoopbackHub
 from template import TEMPLATE
 from torch import nn
 from transformers import AutoModel
@@ -187,6 +192,28 @@ def seed():
     random.seed(0)
     np.random.seed(0)
     torch.default_generator.manual_seed(0)
+
+
+# Tokens of the loopback Hub's users, of whom the first is logged in.
+WRITER, READER = "hf_writer_0123456789", "hf_reader_0123456789"
+USERS = {WRITER: "someone", READER: "other"}
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub that huggingface_hub and transformers take for theirs, with the writer logged in."""
+    with LoopbackHub(USERS) as hub:
+        for name, value in hub.environment(WRITER).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants._HF_DEFAULT_ENDPOINT, hub.endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
+        monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: None))
+        yield hub
 
 
 def tiny_config(config_class: type, **options: Any) -> Any:

@@ -5,16 +5,13 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
 import torch
 import transformers
-from conftest import CONFIGS, LABELS, VOCAB, named, run_without_package, tiny_config, tiny_model
+from conftest import CONFIGS, LABELS, READER, VOCAB, WRITER, named, run_without_package, tiny_config, tiny_model
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants
-from huggingface_hub.utils import _http
-from loopback_hub import LoopbackHub
 from transformers import Seq2SeqTrainingArguments
 
 import seqblend
@@ -28,26 +25,7 @@ from seqblend.train import main as train
 from seqblend.training.tokenization import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
-WRITER, READER = "hf_writer_0123456789", "hf_reader_0123456789"
-TOKENS = {WRITER: "someone", READER: "other"}
 FAMILY = pytest.mark.parametrize("config_class", CONFIGS.values(), ids=CONFIGS.keys())
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A Hub that huggingface_hub and transformers take for theirs, with the writer logged in."""
-    with LoopbackHub(TOKENS) as hub:
-        for name, value in hub.environment(WRITER).items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants._HF_DEFAULT_ENDPOINT, hub.endpoint)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
-        monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: None))
-        yield hub
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ from transformers import (
 )
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM, BlendEncoderForMaskedLM
-from seqblend.benchmarks.weights import BERT_NAMES, GPT_NAMES, LLAMA_NAMES, MARIAN_NAMES, our_weights
 from seqblend.configuration.recipes import RECIPES
+from seqblend.conversion.reading import our_weights
 
 VOCAB, TARGET_VOCAB, POSITIONS, WINDOW = 99, 89, 32, 4
 TOLERANCE = 1e-5
@@ -58,21 +58,18 @@ MARIAN_SIZES = {
 
 @dataclass
 class Parity:
-    """A recipe, the transformers class it is held to, and how weights go from there to ours.
+    """A recipe, and the transformers class it is held to.
 
     Args:
         unused: tensors of theirs that never reach the logits once weights are untied, or that are constants.
-        offset: what their learned positions begin with.
         counts_positions: theirs takes position_ids, so that padding may stand on the left.
     """
 
     ours: type
     theirs: type
     their_config: Any
-    names: dict[str, str]
     overrides: dict[str, Any] = field(default_factory=dict)
     unused: set[str] = field(default_factory=set)
-    offset: int = 0
     counts_positions: bool = True
 
 
@@ -81,12 +78,11 @@ PARITIES = {
         BlendEncoderForMaskedLM,
         BertForMaskedLM,
         BertConfig(**SIZES, **INNER),
-        BERT_NAMES,
         INNER,
         unused={"cls.predictions.bias"},
     ),
-    "gpt1": Parity(BlendDecoderForCausalLM, OpenAIGPTLMHeadModel, OpenAIGPTConfig(**GPT_SIZES), GPT_NAMES),
-    "gpt2": Parity(BlendDecoderForCausalLM, GPT2LMHeadModel, GPT2Config(**GPT_SIZES, **SPECIAL), GPT_NAMES),
+    "gpt1": Parity(BlendDecoderForCausalLM, OpenAIGPTLMHeadModel, OpenAIGPTConfig(**GPT_SIZES)),
+    "gpt2": Parity(BlendDecoderForCausalLM, GPT2LMHeadModel, GPT2Config(**GPT_SIZES, **SPECIAL)),
     "gpt3": Parity(
         BlendDecoderForCausalLM,
         GPTNeoForCausalLM,
@@ -101,7 +97,6 @@ PARITIES = {
             **INNER,
             **SPECIAL,
         ),
-        GPT_NAMES,
         INNER | {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": WINDOW},
     ),
     "transformer": Parity(
@@ -115,7 +110,6 @@ PARITIES = {
             activation_function="relu",
             scale_embedding=True,
         ),
-        MARIAN_NAMES,
         INNER | {"decoder": {"vocab_size": TARGET_VOCAB}},
         unused={"model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight"},
         counts_positions=False,
@@ -124,17 +118,14 @@ PARITIES = {
         BlendEncoderDecoderForSeq2SeqLM,
         BartForConditionalGeneration,
         BartConfig(**MARIAN_SIZES, **SPECIAL),
-        MARIAN_NAMES,
         INNER,
         unused={"model.shared.weight"},
-        offset=2,
         counts_positions=False,
     ),
     "llama": Parity(
         BlendDecoderForCausalLM,
         LlamaForCausalLM,
         LlamaConfig(**SIZES, **INNER, **GROUPED),
-        LLAMA_NAMES,
         INNER | GROUPED,
     ),
 }
@@ -158,7 +149,7 @@ def build(recipe: str, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
     config = parity.ours.config_class.from_recipe(recipe, **SIZES, **parity.overrides, tie_word_embeddings=False)
     ours = parity.ours(config).eval()
     ours.set_attn_implementation("eager")
-    ours.load_state_dict(our_weights(theirs, parity.names, parity.unused, parity.offset), strict=True)
+    ours.load_state_dict(our_weights(theirs), strict=True)
     return ours.to(dtype), theirs.to(dtype)
 
 

@@ -1,0 +1,434 @@
+"""What can be converted and what is refused: forms of checkpoints, configurations, heads; what is kept."""
+
+import json
+import pickle
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from conftest import assert_close, tiny_config
+from huggingface_hub import HfApi
+from safetensors.torch import load_file, save_file
+from test_conversion import ALL, KEPT, STOCK, auto, outputs, padded, rows, stock_model, write_files
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertModel,
+    PreTrainedConfig,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.models.auto import modeling_auto
+
+from seqblend import BlendEncoderForMaskedLM, BlendEncoderModel, ConversionError, from_original, to_original
+from seqblend.configuration.encoder import BlendEncoderConfig
+from seqblend.conversion import check
+from seqblend.conversion.registry import ARCHITECTURES
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+@pytest.fixture
+def bert(tmp_path):
+    """The directory of a stock BERT that tells masked tokens."""
+    stock_model("bert", "AutoModelForMaskedLM", torch.float32).save_pretrained(tmp_path / "bert")
+    return tmp_path / "bert"
+
+
+def change(directory: Path, **changes) -> None:
+    """Change keys of config.json; None takes one away."""
+    config = json.loads((directory / CONFIG).read_text()) | changes
+    (directory / CONFIG).write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+def rename(directory: Path, new_name) -> None:
+    """Give each tensor a new name; None takes it away."""
+    tensors = {new_name(name): tensor for name, tensor in load_file(directory / WEIGHTS).items()}
+    save_file({name: tensor for name, tensor in tensors.items() if name}, directory / WEIGHTS, {"format": "pt"})
+
+
+def logits(model) -> torch.Tensor:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return outputs(model, padded(rows("bert", "AutoModelForMaskedLM")))
+
+
+# Forms of a checkpoint.
+
+
+def old_names(name: str) -> str:
+    return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+
+
+def test_old_names(bert):
+    expected = logits(from_original(bert, AutoModelForMaskedLM))
+    rename(bert, old_names)
+    assert torch.equal(logits(from_original(bert, AutoModelForMaskedLM)), expected)
+
+
+@pytest.mark.parametrize("prefix", ["", "bert."])
+def test_a_base_model_with_and_without_prefix(prefix, tmp_path):
+    """Read as a base model, and under a head that is new and named."""
+    stock = stock_model("bert", "AutoModel", torch.float32)
+    stock.save_pretrained(tmp_path)
+    rename(tmp_path, lambda name: prefix + name)
+    assert_close(logits(from_original(tmp_path)), logits(stock).detach(), 1e-5)
+    model = from_original(tmp_path, AutoModelForSequenceClassification, num_labels=5)
+    assert model.score.weight.shape == (5, 32) and model.config.id2label[4] == "LABEL_4"
+    assert torch.equal(model.head.dense.weight, stock.pooler.dense.weight)
+
+
+def test_shards_and_pickles_of_tensors(bert, tmp_path):
+    expected = logits(from_original(bert, AutoModelForMaskedLM))
+    stock = AutoModelForMaskedLM.from_pretrained(bert)
+    stock.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 1
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / CONFIG).write_bytes((bert / CONFIG).read_bytes())
+    torch.save(stock.state_dict(), tmp_path / "bin" / "pytorch_model.bin")
+    for form in ("shards", "bin"):
+        assert torch.equal(logits(from_original(tmp_path / form, AutoModelForMaskedLM)), expected), form
+
+
+def test_a_configuration_without_a_model_type(bert):
+    expected = logits(from_original(bert, AutoModelForMaskedLM))
+    change(bert, model_type=None)
+    with pytest.raises(ConversionError, match=r"says no model_type; give model_type=, supported, nearest.*bert"):
+        from_original(bert, AutoModelForMaskedLM)
+    assert torch.equal(logits(from_original(bert, AutoModelForMaskedLM, model_type="bert")), expected)
+    change(bert, model_type="bert")
+    with pytest.raises(ConversionError, match=r"config\.json says model_type='bert', not 'gpt2'"):
+        from_original(bert, AutoModelForMaskedLM, model_type="gpt2")
+
+
+def test_dtypes(tmp_path):
+    """Half precision becomes float32 unless another is asked for."""
+    stock_model("bert", "AutoModel", torch.bfloat16).save_pretrained(tmp_path)
+    assert from_original(tmp_path).dtype == torch.float32
+    assert from_original(tmp_path, dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert from_original(tmp_path, dtype=torch.float64).dtype == torch.float64
+
+
+def test_overrides(bert):
+    """Fields of ours; one that changes a shape does not fit the weights, one that is none is named."""
+    model = from_original(bert, hidden_dropout=0.25, attention_dropout=0.5)
+    assert model.dropout.p == 0.25 and model.layers[0].self_attn.attention_dropout == 0.5
+    with pytest.raises(ValueError, match=r"hiden_dropout.*nearest first: hidden_dropout"):
+        from_original(bert, hiden_dropout=0.1)
+    with pytest.raises(ConversionError, match=r"mlp\.up_proj\.weight has the shape .*: an override changes it"):
+        from_original(bert, intermediate_size=64)
+
+
+# What is refused.
+
+REFUSED = {
+    "unknown architecture": ({"model_type": "brt"}, "'brt' is not supported; supported, nearest first: bert, "),
+    "one of ours": ({"model_type": "blend_encoder"}, "is a model of this package already"),
+    "quantized": ({"quantization_config": {"quant_method": "gptq"}}, "is quantized"),
+    "a decoder": ({"is_decoder": True}, "is_decoder=True is not supported, only False"),
+    "relative positions": ({"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
+    "other shapes": ({"intermediate_size": 64}, r"has the shape \(.*\), by config.json \("),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_configuration_is_refused(case, bert):
+    changes, message = REFUSED[case]
+    change(bert, **changes)
+    with pytest.raises(ConversionError, match=message) as caught:
+        from_original(bert, AutoModelForMaskedLM)
+    assert "\n" not in str(caught.value)
+
+
+OTHERS = {
+    "gpt2": ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True is not supported"),
+    "electra": ({"embedding_size": 16}, "embedding_size=16 is not hidden_size=32"),
+    "opt": ({"word_embed_proj_dim": 16}, "word_embed_proj_dim=16 is not hidden_size=32"),
+    "modernbert": ({"classifier_bias": True}, "classifier_bias=True must be mlp_bias=False"),
+    "roberta": ({"hidden_act": "relu"}, "hidden_act='relu' is not supported, only 'gelu'"),
+}
+
+
+@pytest.mark.parametrize("model_type", OTHERS)
+def test_a_value_that_ours_cannot_compute_is_refused(model_type, tmp_path):
+    changes, message = OTHERS[model_type]
+    head = next(name for name in ARCHITECTURES[model_type].heads if name.endswith("LM"))
+    stock_model(model_type, head).save_pretrained(tmp_path)
+    change(tmp_path, **changes)
+    with pytest.raises(ConversionError, match=message):
+        from_original(tmp_path, auto(head))
+
+
+@pytest.mark.parametrize("auto_class", [AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM])
+def test_a_head_that_ours_does_not_have_is_refused(auto_class, bert):
+    with pytest.raises(
+        ConversionError, match=f"bert: {auto_class.__name__} is not supported; supported are AutoModel"
+    ):
+        from_original(bert, auto_class)
+
+
+def test_tensors_without_a_place_are_refused(bert):
+    rename(bert, lambda name: name.replace("layer.1.output.dense", "layer.1.output.lora"))
+    with pytest.raises(ConversionError, match=r"lacks 'bert.encoder.layer.1.output.dense.bias' and 1 more"):
+        from_original(bert, AutoModelForMaskedLM)
+
+
+def test_a_tensor_of_the_body_too_many_is_refused(bert):
+    tensors = load_file(bert / WEIGHTS)
+    save_file(tensors | {"bert.encoder.layer.0.gate.weight": torch.ones(2)}, bert / WEIGHTS, {"format": "pt"})
+    with pytest.raises(ConversionError, match=r"'bert.encoder.layer.0.gate.weight' has no place in a bert"):
+        from_original(bert, AutoModelForMaskedLM)
+
+
+@pytest.mark.parametrize("twice", [old_names, lambda name: name.removeprefix("bert.")])
+def test_two_names_of_one_tensor_are_refused(twice, bert):
+    tensors = load_file(bert / WEIGHTS)
+    doubled = {twice(name): tensor + 1 for name, tensor in tensors.items()}
+    save_file(doubled | tensors, bert / WEIGHTS, {"format": "pt"})
+    with pytest.raises(ConversionError, match="are two names of one tensor"):
+        from_original(bert, AutoModelForMaskedLM)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("code of a checkpoint was run",))
+
+
+@pytest.mark.parametrize("content", [Bomb(), {"a": Bomb()}, {"a": 3}, [torch.ones(1)]], ids=str)
+def test_a_pickle_of_more_than_tensors_is_refused(content, bert):
+    (bert / WEIGHTS).unlink()
+    (bert / "pytorch_model.bin").write_bytes(pickle.dumps(content))
+    with pytest.raises(ConversionError, match=r"pytorch_model\.bin (is no pickle of tensors alone|holds more than)"):
+        from_original(bert, AutoModelForMaskedLM)
+
+
+def test_missing_files_are_named(bert, tmp_path):
+    with pytest.raises(OSError, match=r"nothing|config\.json"):
+        from_original(tmp_path / "nothing")
+    (bert / WEIGHTS).unlink()
+    with pytest.raises(ConversionError, match=r"has no weights: none of model\.safetensors, "):
+        from_original(bert)
+    (bert / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
+    with pytest.raises(ConversionError, match=r"names model-1\.safetensors, which is not there"):
+        from_original(bert)
+
+
+# Heads of the checkpoint and heads that are wanted.
+
+
+def test_other_heads_are_left_out_and_named(bert, tmp_path, caplog):
+    """And what is kept of them comes back, with the next-sentence head and the pooler."""
+    stock = BertForPreTraining(stock_model("bert", "AutoModel").config)
+    stock.save_pretrained(tmp_path / "both")
+    transformers.logging.enable_propagation()
+    model = from_original(tmp_path / "both", AutoModelForMaskedLM)
+    assert not caplog.messages
+    to_original(model, tmp_path / "back")
+    before, after = (load_file(tmp_path / name / WEIGHTS) for name in ("both", "back"))
+    assert before.keys() == after.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    answers = BertForPreTraining.from_pretrained(tmp_path / "back", output_loading_info=True)[1]
+    assert not answers["missing_keys"] and not answers["unexpected_keys"]
+
+    from_original(tmp_path / "both", AutoModelForTokenClassification, num_labels=3)
+    assert "has no classifier.bias, classifier.weight: new, to be trained" in caplog.text
+    assert "left out, of another head: cls.predictions.bias" in caplog.text
+    BertForQuestionAnswering(stock.config).save_pretrained(tmp_path / "questions")
+    from_original(tmp_path / "questions")
+    assert "left out, of another head: qa_outputs.bias, qa_outputs.weight" in caplog.text
+    transformers.logging.disable_propagation()
+
+
+ALONE = [
+    ("marian", AutoModelForSequenceClassification),
+    ("bart", AutoModelForTokenClassification),
+    ("opt", AutoModelForTokenClassification),
+]
+
+
+@pytest.mark.parametrize("model_type, auto_class", ALONE)
+def test_a_head_of_ours_alone_cannot_go_back(model_type, auto_class, tmp_path):
+    stock_model(model_type, "AutoModel", torch.float32).save_pretrained(tmp_path / "base")
+    model = from_original(tmp_path / "base", auto_class, num_labels=3)
+    batch = padded(rows(model_type, auto_class.__name__))
+    assert model(**batch).logits.shape[-1] == 3
+    message = f"{model_type} has no stock class for {auto_class.__name__}"
+    assert check(model) == [message]
+    with pytest.raises(ConversionError, match=message):
+        to_original(model, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_what_the_original_cannot_say_is_refused(bert, tmp_path):
+    model = from_original(bert, AutoModelForSequenceClassification, pooling="mean")
+    assert check(model) == ["a configuration of bert cannot say pooling='mean'"]
+    with pytest.raises(ConversionError, match="pooling='mean'"):
+        to_original(model, tmp_path / "back")
+    model = from_original(bert, AutoModelForMaskedLM)
+    model.resize_token_embeddings(107, mean_resizing=False)
+    with pytest.raises(ConversionError, match="vocab_size was 99 and is 107"):
+        to_original(model, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+    with pytest.raises(ConversionError, match="BlendEncoderModel was not converted"):
+        to_original(BlendEncoderModel(tiny_config(BlendEncoderConfig)), tmp_path / "back")
+
+
+def test_what_changed_comes_back_changed(bert, tmp_path):
+    """Labels, dropouts and generation settings; the rest of config.json stays, also what nobody knows."""
+    change(bert, of_somebody={"a": 1}, gradient_checkpointing=False)
+    labels = {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}}
+    model = from_original(bert, AutoModelForSequenceClassification, hidden_dropout=0.3, **labels)
+    to_original(model, tmp_path / "back")
+    before, after = (json.loads((place / CONFIG).read_text()) for place in (bert, tmp_path / "back"))
+    assert after["of_somebody"] == {"a": 1} and after["hidden_dropout_prob"] == 0.3
+    assert after["id2label"] == {"0": "no", "1": "yes"} and after["architectures"] == ["BertForSequenceClassification"]
+    changed = {"hidden_dropout_prob", "id2label", "label2id", "architectures", "transformers_version", "num_labels"}
+    assert {key for key in before | after if before.get(key) != after.get(key)} <= changed
+
+    stock = stock_model("gpt2", "AutoModelForCausalLM", torch.float32)
+    stock.save_pretrained(tmp_path / "gpt")
+    model = from_original(tmp_path / "gpt", AutoModelForCausalLM)
+    model.generation_config.max_new_tokens = 7
+    to_original(model, tmp_path / "gpt-back")
+    assert json.loads((tmp_path / "gpt-back" / "generation_config.json").read_text())["max_new_tokens"] == 7
+
+
+# What is kept survives.
+
+
+def test_what_is_kept_survives_training_resume_push_and_a_second_training(bert, tmp_path, hub):
+    write_files(bert, KEPT)
+    tensors = load_file(bert / WEIGHTS) | {"cls.seq_relationship.weight": torch.ones(2, 32)}
+    save_file(tensors, bert / WEIGHTS, {"format": "pt"})
+    row = {"input_ids": torch.arange(10, 18), "labels": torch.arange(10, 18)}
+
+    def trained(model, steps: int, **options):
+        arguments = TrainingArguments(
+            output_dir=tmp_path / "run", max_steps=steps, save_steps=2, use_cpu=True, report_to="none"
+        )
+        trainer = Trainer(model=model, args=arguments, train_dataset=[row] * 8)
+        trainer.train(**options)
+        return trainer
+
+    trained(from_original(bert, AutoModelForMaskedLM), 2)
+    trainer = trained(
+        AutoModelForMaskedLM.from_pretrained(tmp_path / "run/checkpoint-2"), 4, resume_from_checkpoint=True
+    )
+    trainer.save_model(tmp_path / "final")
+    again = trained(AutoModelForMaskedLM.from_pretrained(tmp_path / "final"), 1).model
+    again.push_to_hub("someone/kept")
+    to_original(AutoModelForMaskedLM.from_pretrained("someone/kept"), tmp_path / "back")
+    for name, content in KEPT.items():
+        assert (tmp_path / "back" / name).read_bytes() == content
+    back = load_file(tmp_path / "back" / WEIGHTS)
+    assert back.keys() == tensors.keys() and torch.equal(back["cls.seq_relationship.weight"], torch.ones(2, 32))
+    assert not torch.equal(
+        back["bert.embeddings.word_embeddings.weight"], tensors["bert.embeddings.word_embeddings.weight"]
+    )
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{}", b'{"model_type": "brt"}', b"[" * 100_000], ids=["gone", *"abcd"]
+)
+def test_damage_of_what_is_kept_is_said(content, bert, tmp_path, caplog):
+    from_original(bert, AutoModelForMaskedLM).save_pretrained(tmp_path / "ours")
+    facts = tmp_path / "ours/original/origin.json"
+    if content is None:
+        facts.unlink()
+    else:
+        facts.write_bytes(content)
+    transformers.logging.enable_propagation()
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "ours")
+    transformers.logging.disable_propagation()
+    assert "original/ cannot be read" in caplog.text and "cannot be given back" in caplog.text
+    assert logits(model).isfinite().all()
+    with pytest.raises(ConversionError, match="was not converted"):
+        to_original(model, tmp_path / "back")
+
+
+def test_a_repository_of_the_hub(bert, tmp_path, hub):
+    """Read from there as from a directory, a revision too, with the files that are kept."""
+    write_files(bert, KEPT)
+    expected = logits(from_original(bert, AutoModelForMaskedLM))
+    HfApi().create_repo("someone/stock")
+    first = HfApi().upload_folder(repo_id="someone/stock", folder_path=bert)
+    rename(bert, lambda name: None)
+    HfApi().upload_folder(repo_id="someone/stock", folder_path=bert)
+    with pytest.raises(ConversionError, match="lacks"):
+        from_original("someone/stock", AutoModelForMaskedLM)
+    model = from_original("someone/stock", AutoModelForMaskedLM, revision=first.oid)
+    assert torch.equal(logits(model), expected)
+    to_original(model, tmp_path / "back")
+    for name, content in KEPT.items():
+        assert (tmp_path / "back" / name).read_bytes() == content
+
+
+# The tables.
+
+OF_LIBRARY = {each.name for each in fields(PreTrainedConfig)} - {"tie_word_embeddings"}
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_every_key_of_a_stock_configuration_is_in_its_table(model_type):
+    """A new version's new key fails here by its name."""
+    architecture = ARCHITECTURES[model_type]
+    known = {*architecture.fields, *architecture.required, *architecture.unused}
+    known = known.union(*(setting.keys for setting in architecture.settings))
+    keys = {each.name for each in fields(architecture.their_config_class)} - OF_LIBRARY
+    assert keys - known == set()
+
+
+MAPPINGS = {
+    "AutoModel": "MODEL_MAPPING_NAMES",
+    "AutoModelForMaskedLM": "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+    "AutoModelForCausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "AutoModelForSeq2SeqLM": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+    "AutoModelForSequenceClassification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "AutoModelForTokenClassification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
+}
+
+
+# Encoders as decoders, decoders without their encoders, and encoder-decoders that tell masked tokens.
+ONLY_DECODERS = {"openai-gpt", "gpt2", "gpt_neo", "opt", "llama", "mistral", "qwen2", "qwen3"}
+NOT_CONVERTED = {("AutoModelForCausalLM", name) for name in ARCHITECTURES if name not in ONLY_DECODERS}
+NOT_CONVERTED |= {("AutoModelForMaskedLM", name) for name in ("bart", "mbart")}
+
+
+@pytest.mark.parametrize("auto_class", MAPPINGS)
+def test_every_stock_class_has_its_head(auto_class):
+    stock = getattr(modeling_auto, MAPPINGS[auto_class])
+    for name, architecture in ARCHITECTURES.items():
+        head = architecture.heads.get(auto_class)
+        expected = None if (auto_class, name) in NOT_CONVERTED else stock.get(name)
+        assert (head and head.stock) == expected, name
+
+
+def test_every_case_has_a_stock_model():
+    assert {model_type for model_type, _ in ALL} == set(STOCK)
+
+
+def test_the_list_is_printed(capsys, monkeypatch):
+    from seqblend.conversion.__main__ import main
+
+    monkeypatch.setattr("sys.argv", ["conversion", "--list"])
+    main()
+    printed = capsys.readouterr().out
+    for architecture in ARCHITECTURES.values():
+        assert f"\n{architecture.model_type}\n" in f"\n{printed}"
+        assert all(head.stock in printed for head in architecture.heads.values())
+
+
+def test_legacy_keys(bert, tmp_path):
+    model = from_original(bert, AutoModelForMaskedLM)
+    assert isinstance(model, BlendEncoderForMaskedLM)
+    to_original(model, tmp_path / "back", legacy_keys=True)
+    assert json.loads((tmp_path / "back" / CONFIG).read_text())["position_embedding_type"] == "absolute"
+    assert isinstance(AutoModel.from_pretrained(tmp_path / "back"), BertModel)
