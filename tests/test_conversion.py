@@ -173,11 +173,12 @@ def dtype_of(model_type: str) -> torch.dtype:
     return torch.float32 if model_type in FLOAT32 else torch.float64
 
 
-def stock_model(model_type: str, head: str, dtype: torch.dtype | None = None) -> nn.Module:
+def stock_model(model_type: str, head: str, dtype: torch.dtype | None = None, **options) -> nn.Module:
     """A stock model in which no tensor is as it was initialized, but for constants."""
     architecture = ARCHITECTURES[model_type]
     labels = {"num_labels": LABELS} if "Classification" in head else {}
-    config = architecture.their_config_class(**STOCK[model_type], **SPECIAL, **STARTED.get(model_type, {}), **labels)
+    given = STOCK[model_type] | SPECIAL | STARTED.get(model_type, {}) | labels | options
+    config = architecture.their_config_class(**given)
     model = architecture.heads[head].stock_class(config).eval()
     constants = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     with torch.no_grad():
