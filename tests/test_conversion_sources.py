@@ -11,7 +11,7 @@ import transformers
 from conftest import assert_close, tiny_config
 from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
-from test_conversion import ALL, KEPT, STOCK, auto, outputs, padded, rows, stock_model, write_files
+from stock import ALL, KEPT, STOCK, auto, outputs, padded, rows, stock_model, write_files
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,

@@ -13,7 +13,7 @@ import transformers
 from conftest import assert_close
 from ctranslate2.converters import TransformersConverter
 from sentence_transformers import SentenceTransformer
-from test_conversion import LENGTHS, PAD, VOCAB, padded, stock_model
+from stock import LENGTHS, PAD, VOCAB, padded, stock_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModel,
