@@ -6,6 +6,7 @@ Every save of the model writes it, every load reads it.
 """
 
 import json
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,8 +37,10 @@ FILES = (
     *("chat_template.jinja", "chat_template.json"),
     *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
 )
-# Files of the modules that modules.json names, each in a folder of its own.
+# Files of the modules that modules.json names, each in a folder of its own, and of further chat templates.
 MODULE_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
+TEMPLATES = "additional_chat_templates"
+IN_FOLDERS = re.compile(rf"\w[\w.-]*/({'|'.join(map(re.escape, MODULE_FILES))})|{TEMPLATES}/[\w-]+\.jinja")
 
 
 @dataclass
@@ -77,19 +80,17 @@ class Origin:
         folder = Path(directory) / FOLDER
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        # Flat: push_to_hub of transformers uploads folders, but not folders in them.
-        names = {path: path.replace("/", "--") for path in self.files}
         facts = {
             "model_type": self.architecture.model_type,
             "head": self.head_name,
             "auto_class": self.auto_class,
             "dtype": str(self.dtype).removeprefix("torch."),
-            "files": names,
+            "files": list(self.files),
         }
         (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         (folder / CONFIG).write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
-        for path, name in names.items():
-            (folder / f"file-{name}").write_bytes(self.files[path])
+        for path, content in self.files.items():
+            (folder / flat_name(path)).write_bytes(content)
         if self.tensors:
             (folder / KEPT).write_bytes(save_tensors(self.tensors, {"format": "pt"}))
 
@@ -118,7 +119,7 @@ class Origin:
                 auto_class=facts["auto_class"],
                 config=config,
                 dtype=getattr(torch, facts["dtype"]),
-                files={path: content(f"file-{name}") for path, name in facts["files"].items()},
+                files={path: content(flat_name(path)) for path in facts["files"] if is_kept(path)},
             )
             assert origin.head and isinstance(origin.dtype, torch.dtype) and isinstance(config, dict)
             if cached_file(source, f"{FOLDER}/{KEPT}", _raise_exceptions_for_missing_entries=False, **options):
@@ -128,6 +129,26 @@ class Origin:
                 f"{source} was converted from another architecture, but its {FOLDER}/ cannot be read: {error}"
             ) from error
         return origin
+
+
+def is_kept(path: str) -> bool:
+    """Whether a file of a checkpoint is kept: by its exact name, so that none is written elsewhere."""
+    return path in FILES or IN_FOLDERS.fullmatch(path) is not None
+
+
+def flat_name(path: str) -> str:
+    """The name of a kept file. push_to_hub of transformers uploads a folder's files, but no folders in it."""
+    return f"file-{path.replace('/', '--')}"
+
+
+def kept_files(directory: Path) -> list[str]:
+    """The names of what Origin.save wrote into a directory, from there; none where the model was not converted."""
+    folder = directory / FOLDER
+    names = [path.name for path in sorted(folder.glob("*")) if path.is_file()] if folder.is_dir() else []
+    known = {FACTS, CONFIG, KEPT}
+    return [
+        f"{FOLDER}/{name}" for name in names if name in known or is_kept(name.removeprefix("file-").replace("--", "/"))
+    ]
 
 
 def origin_of(model: PreTrainedModel) -> Origin:
@@ -182,15 +203,15 @@ def read_files(source: str | Path, **options: Any) -> dict[str, bytes]:
     if modules := found("modules.json"):
         folders = [module["path"] for module in json.loads(modules) if module.get("path")]
         paths += [f"{folder}/{name}" for folder in folders for name in MODULE_FILES]
-    paths += [f"additional_chat_templates/{name}.jinja" for name in templates(source, **options)]
-    contents = {path: found(path) for path in paths}
+    paths += [f"{TEMPLATES}/{name}.jinja" for name in templates(source, **options)]
+    contents = {path: found(path) for path in paths if is_kept(path)}
     return {path: content for path, content in contents.items() if content is not None}
 
 
 def templates(source: str | Path, **options: Any) -> list[str]:
-    """The names of a checkpoint's further chat templates."""
+    """The names of a checkpoint's further chat templates, which only a listing tells."""
     if (folder := Path(source)).is_dir():
-        return sorted(path.stem for path in (folder / "additional_chat_templates").glob("*.jinja"))
+        return sorted(path.stem for path in (folder / TEMPLATES).glob("*.jinja"))
     known = {name: options.get(name) for name in ("revision", "cache_dir", "token")}
     names = list_repo_templates(str(source), local_files_only=bool(options.get("local_files_only")), **known)
     return [name.removesuffix(".jinja") for name in names]

@@ -8,6 +8,8 @@ from pathlib import Path
 from huggingface_hub.utils.sha import sha_fileobj
 from transformers.dynamic_module_utils import get_relative_imports
 
+from ..conversion.origin import FOLDER as ORIGINAL
+from ..conversion.origin import kept_files
 from .export import FAMILIES
 from .illustrate import DRAWN, FOLDER
 from .provenance import read_object
@@ -61,8 +63,11 @@ def repository_files(directory: str | Path) -> dict[str, Path]:
     templates = [each.relative_to(directory).as_posix() for each in (directory / TEMPLATES).glob("*.jinja")]
     names = [*PUSHED, *filter(lambda name: TEMPLATE.fullmatch(Path(name).name), templates)]
     # Every name is that of a file in the directory or in one of the two folders; so no other link is on the way.
-    for name in sorted({*wanted, *names, *RECORDS, FOLDER, TEMPLATES}):
+    for name in sorted({*wanted, *names, *RECORDS, FOLDER, TEMPLATES, ORIGINAL}):
         check_no_link(directory, name)
+    for name in kept_files(directory):
+        check_no_link(directory, name)
+        wanted.add(name)
     wanted |= {name for name in names if (directory / name).is_file()}
     return {name: directory / name for name in sorted(wanted)}
 
@@ -112,7 +117,9 @@ def stale_files(there: set[str], files: dict[str, Path]) -> list[str]:
     return sorted(
         name
         for name in there - set(files)
-        if name in PICTURES or name == REFERENCE or any(fnmatch(name, pattern) for pattern in WEIGHTS)
+        if name in PICTURES
+        or name == REFERENCE
+        or any(fnmatch(name, pattern) for pattern in (*WEIGHTS, f"{ORIGINAL}/*"))
     )
 
 

@@ -371,6 +371,19 @@ def test_a_repository_of_the_hub(bert, tmp_path, hub):
         assert (tmp_path / "back" / name).read_bytes() == content
 
 
+def test_what_is_kept_stays_in_its_place(bert, tmp_path):
+    """Names of files in hostile modules.json and origin.json lead nowhere else."""
+    (tmp_path / "config.json").write_text("secret")
+    (bert / "modules.json").write_text(json.dumps([{"path": ".."}, {"path": "/etc"}, {"path": "1_Pooling"}]))
+    model = from_original(bert, AutoModelForMaskedLM)
+    assert set(model.origin.files) == {"modules.json"}
+    model.save_pretrained(tmp_path / "ours")
+    facts = json.loads((tmp_path / "ours/original/origin.json").read_text())
+    facts["files"] += ["../evil.txt", "/tmp/evil.txt", "model.safetensors", "a/../../config.json"]
+    (tmp_path / "ours/original/origin.json").write_text(json.dumps(facts))
+    assert set(AutoModelForMaskedLM.from_pretrained(tmp_path / "ours").origin.files) == {"modules.json"}
+
+
 # The tables.
 
 OF_LIBRARY = {each.name for each in fields(PreTrainedConfig)} - {"tie_word_embeddings"}

@@ -9,11 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import every_config, padded, run_without_package, tiny_config, tiny_model
+from conftest import SLIDING, every_config, padded, run_without_package, tiny_config, tiny_model
 from huggingface_hub import HfApi
 from transformers import AutoConfig, AutoModel, PreTrainedModel, Trainer, TrainingArguments
 
-from seqblend import FAMILIES, BlendEncoderConfig, BlendEncoderForTokenClassification, BlendEncoderModel
+from seqblend import (
+    FAMILIES,
+    BlendDecoderConfig,
+    BlendEncoderConfig,
+    BlendEncoderDecoderConfig,
+    BlendEncoderForTokenClassification,
+    BlendEncoderModel,
+)
 from seqblend.hub_card.export import auto_map, family_code, flat_code, flatten, write_code
 from seqblend.version import EXPORTED_CODE, __version__
 
@@ -69,12 +76,29 @@ def read_config(directory):
     return json.loads((directory / "config.json").read_text())
 
 
+# Options that recipes do not have, as models that were converted have them.
+CONVERTED = {
+    BlendEncoderConfig: {
+        **{"norm_type": "layernorm", "norm_bias": False, "embedding_norm": True, "first_norm": False, **SLIDING},
+        **{"classifier_hidden_act": "gelu", "classifier_hidden_bias": False, "classifier_hidden_norm": True},
+        "token_classifier_hidden": True,
+        "rope_parameters": {"full_attention": {"rope_theta": 500.0}, "sliding_attention": {"rope_theta": 50.0}},
+        "original_model_type": "modernbert",
+    },
+    BlendDecoderConfig: {"query_key_norm": True, "score_bias": False, "freeze_pad_embedding": True},
+    BlendEncoderDecoderConfig: {
+        **{"shift_source": True, "shift_start": "last_token", "pooling": "eos", "classifier_hidden_act": "tanh"},
+        "freeze_pad_embedding": True,
+    },
+}
+
+
 def save_family(config_class, root):
     """Save a model for each Auto class under `root`; where, and what each is to say to the batch in expected.pt."""
     rows = [{"input_ids": torch.randint(3, 99, (length,))} for length in (7, 4, 1)]
     inputs, outputs = padded(rows), {}
     for auto_class, model_class in FAMILIES[config_class].items():
-        name, model = auto_class.__name__, tiny_model(model_class)
+        name, model = auto_class.__name__, tiny_model(model_class, **CONVERTED[config_class])
         model.save_pretrained(root / name)
         with torch.no_grad():
             outputs[name] = {"AutoModel": getattr(model, "model", model)(**inputs)[0], name: model(**inputs)[0]}
