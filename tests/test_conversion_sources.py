@@ -203,7 +203,9 @@ class Bomb:
         return (pytest.fail, ("code of a checkpoint was run",))
 
 
-@pytest.mark.parametrize("content", [Bomb(), {"a": Bomb()}, {"a": 3}, [torch.ones(1)]], ids=str)
+@pytest.mark.parametrize(
+    "content", [Bomb(), {"a": Bomb()}, {"a": 3}, [torch.ones(1)]], ids=["code", "in", "int", "list"]
+)
 def test_a_pickle_of_more_than_tensors_is_refused(content, bert):
     (bert / WEIGHTS).unlink()
     (bert / "pytorch_model.bin").write_bytes(pickle.dumps(content))
