@@ -21,7 +21,7 @@ from transformers.utils import cached_file, logging
 from transformers.utils.hub import list_repo_templates
 
 from .registry import ARCHITECTURES
-from .table import Architecture, ConversionError, Head
+from .table import Architecture, ConversionError
 
 logger = logging.get_logger(__name__)
 
@@ -49,8 +49,6 @@ class Origin:
 
     Args:
         architecture: its table.
-        head_name: the Auto class of the stock class whose weights were taken.
-        auto_class: the Auto class of the model of ours. Where the two differ, the head is ours alone.
         config: their config.json.
         dtype: of their weights.
         files: their other files, by their paths.
@@ -59,16 +57,10 @@ class Origin:
     """
 
     architecture: Architecture
-    head_name: str
-    auto_class: str
     config: dict[str, Any]
     dtype: torch.dtype
     files: dict[str, bytes] = field(default_factory=dict)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    @property
-    def head(self) -> Head:
-        return self.architecture.heads[self.head_name]
 
     def their_config(self) -> PreTrainedConfig:
         """Their configuration as it was."""
@@ -82,8 +74,6 @@ class Origin:
         folder.mkdir(parents=True)
         facts = {
             "model_type": self.architecture.model_type,
-            "head": self.head_name,
-            "auto_class": self.auto_class,
             "dtype": str(self.dtype).removeprefix("torch."),
             "files": list(self.files),
         }
@@ -115,13 +105,11 @@ class Origin:
             architecture = ARCHITECTURES[facts["model_type"]]
             origin = cls(
                 architecture=architecture,
-                head_name=facts["head"],
-                auto_class=facts["auto_class"],
                 config=config,
                 dtype=getattr(torch, facts["dtype"]),
                 files={path: content(flat_name(path)) for path in facts["files"] if is_kept(path)},
             )
-            assert origin.head and isinstance(origin.dtype, torch.dtype) and isinstance(config, dict)
+            assert isinstance(origin.dtype, torch.dtype) and isinstance(config, dict)
             if cached_file(source, f"{FOLDER}/{KEPT}", _raise_exceptions_for_missing_entries=False, **options):
                 origin.tensors = load_tensors(content(KEPT))
         except Exception as error:  # of the file system, the Hub, JSON and safetensors, and of facts changed by hand

@@ -25,6 +25,8 @@ logger = logging.get_logger(__name__)
 
 # Where a repository's files are; as in from_pretrained.
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# A table in half precision is rounded by no more.
+SINUSOID_ERROR = 0.01
 # What the labels are stands in both configurations.
 LABELS = ("num_labels", "id2label", "label2id", "problem_type")
 
@@ -63,27 +65,22 @@ def from_original(
     gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
     given, _ = PreTrainedConfig.get_config_dict(source, **gguf, **hub)
     architecture = architecture_of(source, given, model_type)
-    our_class, head_name = model_class(architecture, auto_class)
-    head = architecture.heads[head_name]
+    our_class, head = model_class(architecture, auto_class)
     their_config = architecture.their_config_class.from_dict(without_type(given), **labels)
     config = architecture.read_config(their_config, head, overrides)
-    if head_name != auto_class.__name__ and hasattr(config, "shift_source"):
-        config.shift_source = False  # a head of ours alone: its decoder reads the source as it is
 
     checkpoint = None if gguf else Checkpoint(source, **hub)
     if checkpoint is not None:
         checkpoint.check_collisions(head.stock_class.base_model_prefix)
     stock, report = load_stock(head, source, their_config, **gguf, **hub)
-    origin = Origin(architecture, head_name, auto_class.__name__, given, stock.dtype, read_files(source, **hub))
-    sort_missing(origin, source, report["missing_keys"])
-    sort_unexpected(origin, source, checkpoint, report["unexpected_keys"])
+    origin = Origin(architecture, given, stock.dtype, read_files(source, **hub))
+    sort_missing(architecture, head, source, report["missing_keys"])
+    sort_unexpected(origin, head, source, checkpoint, report["unexpected_keys"])
     wanted = torch.promote_types(stock.dtype, torch.float32) if dtype is None else dtype
     generation = stock.generation_config if stock.can_generate() else None
     tensors = stock.state_dict()
     del stock
-    base_class = FAMILIES[architecture.config_class][AutoModel]
-    our_prefix = "" if our_class is base_class else f"{our_class.base_model_prefix}."
-    ours = our_tensors(origin, tensors, their_config, our_prefix, report["missing_keys"], wanted)
+    ours = our_tensors(origin, head, tensors, their_config, prefix_of(our_class), report["missing_keys"], wanted)
     check_shapes(our_class, config, ours)
     with quiet():
         model = our_class.from_pretrained(None, config=config, state_dict=ours, dtype=wanted)
@@ -125,7 +122,7 @@ def supported(name: str) -> str:
     return f"supported, nearest first: {', '.join(nearest)}"
 
 
-def model_class(architecture: Architecture, auto_class: type) -> tuple[type[PreTrainedModel], str]:
+def model_class(architecture: Architecture, auto_class: type) -> tuple[type[PreTrainedModel], Head]:
     """Our class for an Auto class, and the stock head whose weights it takes: its own, or the base model's.
 
     Raises:
@@ -136,19 +133,27 @@ def model_class(architecture: Architecture, auto_class: type) -> tuple[type[PreT
         valid = ", ".join(each.__name__ for each in models)
         name = getattr(auto_class, "__name__", repr(auto_class))
         raise ConversionError(f"{architecture.model_type}: {name} is not supported; supported are {valid}")
-    name = auto_class.__name__
-    return models[auto_class], name if name in architecture.heads else AutoModel.__name__
+    return models[auto_class], architecture.heads.get(auto_class.__name__, architecture.heads["AutoModel"])
+
+
+def prefix_of(our_class: type[PreTrainedModel]) -> str:
+    """What the base model's tensors begin with in a class of ours."""
+    is_base = our_class is FAMILIES[our_class.config_class][AutoModel]
+    return "" if is_base else f"{our_class.base_model_prefix}."
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' report on names that are missing or left over: ours says it by what became of them."""
-    verbosity = logging.get_verbosity()
+    """Without bars, and transformers' report on names that are missing or left over: ours says what became of them."""
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
+        if has_bars:
+            logging.enable_progress_bar()
 
 
 def load_stock(
@@ -176,9 +181,8 @@ def load_stock(
     return stock, report
 
 
-def sort_missing(origin: Origin, source: str | Path, names: Collection[str]) -> None:
+def sort_missing(architecture: Architecture, head: Head, source: str | Path, names: Collection[str]) -> None:
     """Say which part of the head is new. Raises ConversionError where a tensor of the body is missing."""
-    architecture, head = origin.architecture, origin.head
     new = [name for name in sorted(names) if match(head.patterns, name)]
     rest = [name for name in sorted(names) if name not in new and not is_aside(architecture, head, name)]
     if rest:
@@ -187,13 +191,15 @@ def sort_missing(origin: Origin, source: str | Path, names: Collection[str]) -> 
         logger.warning("%s has no %s: new, to be trained", source, ", ".join(new))
 
 
-def sort_unexpected(origin: Origin, source: str | Path, checkpoint: Checkpoint | None, names: Collection[str]) -> None:
+def sort_unexpected(
+    origin: Origin, head: Head, source: str | Path, checkpoint: Checkpoint | None, names: Collection[str]
+) -> None:
     """Keep aside what comes back, and say what is left out: other heads.
 
     Raises:
         ConversionError: a tensor of the body has no place in ours.
     """
-    architecture, head = origin.architecture, origin.head
+    architecture = origin.architecture
     prefix = f"{head.stock_class.base_model_prefix}."
     aside = {name for name in names if is_aside(architecture, head, name)}
     if checkpoint is not None:
@@ -232,16 +238,17 @@ def our_weights(stock: PreTrainedModel) -> dict[str, torch.Tensor]:
         ConversionError: its class is in no table.
     """
     for architecture in ARCHITECTURES.values():
-        for head_name, head in architecture.heads.items():
+        for head in architecture.heads.values():
             if type(stock) is head.stock_class:
-                origin = Origin(architecture, head_name, head_name, {}, stock.dtype)
+                origin = Origin(architecture, {}, stock.dtype)
                 our_prefix = "" if architecture.is_base(head) else "model."
-                return our_tensors(origin, stock.state_dict(), stock.config, our_prefix)
+                return our_tensors(origin, head, stock.state_dict(), stock.config, our_prefix)
     raise ConversionError(f"{type(stock).__name__} is not supported; see python -m seqblend.conversion --list")
 
 
 def our_tensors(
     origin: Origin,
+    head: Head,
     tensors: dict[str, torch.Tensor],
     config: PreTrainedConfig,
     our_prefix: str,
@@ -252,6 +259,7 @@ def our_tensors(
 
     Args:
         origin: where that is kept.
+        head: of the stock model.
         tensors: theirs, by their names; emptied on the way, so that a tensor of which ours is a copy is let go.
         config: their configuration.
         our_prefix: of the base model's tensors in ours.
@@ -261,7 +269,7 @@ def our_tensors(
     Raises:
         ConversionError: a tensor has no place, two have one, or a table of sinusoids holds something else.
     """
-    architecture, head = origin.architecture, origin.head
+    architecture = origin.architecture
     ours: dict[str, torch.Tensor] = {}
     sources: dict[str, tuple[str, int]] = {}
     places = {name: architecture.place(name, head, our_prefix) for name in tensors}
@@ -270,7 +278,7 @@ def our_tensors(
     for name in sorted(places, key=aliases.__contains__):
         tensor, place = tensors.pop(name), places[name]
         if place is None:
-            keep(origin, name, tensor, is_new=name in missing)
+            keep(origin, head, name, tensor, is_new=name in missing)
             continue
         names, operation = place
         body = architecture.base_name(name, head)
@@ -300,9 +308,9 @@ def check_shapes(our_class: type[PreTrainedModel], config: RecipeConfig, tensors
             raise ConversionError(f"{name} has the shape {shapes}: an override changes it")
 
 
-def keep(origin: Origin, name: str, tensor: torch.Tensor, *, is_new: bool) -> None:
+def keep(origin: Origin, head: Head, name: str, tensor: torch.Tensor, *, is_new: bool) -> None:
     """Keep aside a tensor without a place. Raises ConversionError where it is none that comes back."""
-    architecture, head = origin.architecture, origin.head
+    architecture = origin.architecture
     if not is_aside(architecture, head, name):
         raise ConversionError(f"{name!r} has no place in ours")
     body = architecture.base_name(name, head)
@@ -319,5 +327,5 @@ def check_sinusoids(name: str, table: torch.Tensor) -> None:
     positions = torch.arange(rows)[None]
     computed = SinusoidalPositions(rows, width)(torch.zeros(1, rows, width), positions)[0]
     difference = (computed - table.float()).abs().max().item()
-    if difference > 1e-2 * rows**0.0:
+    if difference > SINUSOID_ERROR:
         raise ConversionError(f"{name!r} differs from the sinusoids that ours computes, by up to {difference:.3g}")

@@ -102,14 +102,12 @@ class Head:
         stock: its name in transformers.
         tensors: of the head: their names to ours. The body's are relative to the base model, these are not.
         required: keys of their configuration with the value that this head must have.
-        fields: our fields that differ from those of the other heads.
         check: raises ConversionError for a configuration of theirs that this head of ours cannot compute.
     """
 
     stock: str
     tensors: Mapping[str, str | Tensors] = field(default_factory=dict)
     required: Mapping[str, Any] = field(default_factory=dict)
-    fields: Mapping[str, Any] = field(default_factory=dict)
     check: Callable[[Any], None] | None = None
 
     @property
@@ -180,7 +178,7 @@ class Architecture:
                 values |= dict.fromkeys(as_tuple(names), getattr(theirs, key))
         for setting in self.settings:
             values |= setting.read(theirs)
-        values |= {**head.fields, **{name: getattr(theirs, name) for name in LABELS}}
+        values |= {name: getattr(theirs, name) for name in LABELS}
         self.config_class.check_names(overrides, self.config_class.options())
         own = {each.name for each in dataclass_fields(self.config_class)}
         for name, value in overrides.items():

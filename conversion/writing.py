@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel
+from transformers import GenerationConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from ..modeling.families import FAMILIES
 from .origin import GENERATION, Origin, origin_of
-from .reading import quiet
+from .reading import prefix_of, quiet
 from .table import ConversionError
 
 
@@ -33,7 +33,7 @@ def to_original(model: PreTrainedModel, directory: str | Path, legacy_keys: bool
     origin = origin_of(model)
     if problems := check(model):
         raise ConversionError("; ".join(problems))
-    stock, extra = stock_model(model, origin)
+    stock, tensors = stock_model(model, origin)
     if legacy_keys:
         for key, value in origin.architecture.legacy.items():
             setattr(stock.config, key, value)
@@ -41,7 +41,7 @@ def to_original(model: PreTrainedModel, directory: str | Path, legacy_keys: bool
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix=".original-") as staged:
         with quiet():
-            stock.save_pretrained(staged, state_dict=stock.state_dict() | extra)
+            stock.save_pretrained(staged, state_dict=tensors)
         write_files(model, origin, Path(staged))
         for path in sorted(Path(staged).rglob("*")):
             if path.is_file():
@@ -57,13 +57,13 @@ def check(model: PreTrainedModel) -> list[str]:
         ConversionError: the model was not converted.
     """
     origin = origin_of(model)
-    architecture = origin.architecture
-    if origin.head_name != auto_name(model):
-        return [f"{architecture.model_type} has no stock class for {auto_name(model)}"]
+    architecture, name = origin.architecture, auto_name(model)
+    if name not in architecture.heads:
+        return [f"{architecture.model_type} has no stock class for {name}"]
     original = origin.their_config()
     problems = []
     try:
-        architecture.their_config(model.config, original, origin.head)
+        architecture.their_config(model.config, original, architecture.heads[name])
     except ConversionError as error:
         problems.append(str(error))
     sizes = {"vocab_size": original.vocab_size, "decoder_vocab_size": getattr(original, "decoder_vocab_size", None)}
@@ -81,39 +81,35 @@ def auto_name(model: PreTrainedModel) -> str:
 
 
 def stock_model(model: PreTrainedModel, origin: Origin) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
-    """The stock model with the weights of ours, and their tensors that it does not have."""
-    architecture, head = origin.architecture, origin.head
+    """The stock model with the weights of ours, and all tensors to be written, also those that it does not have."""
+    architecture = origin.architecture
+    head = architecture.heads[auto_name(model)]
     config = architecture.their_config(model.config, origin.their_config(), head)
-    ours = model.state_dict()
+    ours, kept = model.state_dict(), dict(origin.tensors)
     is_lossless = all(unchanged(tensor, origin.dtype) for tensor in ours.values())
     dtype = origin.dtype if is_lossless else model.dtype
     with torch.device("meta"):
         stock = head.stock_class(config)
-    our_prefix = "" if type(model) is FAMILIES[type(model.config)][AutoModel] else f"{model.base_model_prefix}."
-    kept = dict(origin.tensors)
     state = {}
     for name in stock.state_dict():
-        place = architecture.place(name, head, our_prefix)
+        place = architecture.place(name, head, prefix_of(type(model)))
         aside = kept.pop(architecture.base_name(name, head), None)
-        if place is None:
-            assert aside is not None, name
-            state[name] = aside
-            continue
-        names, operation = place
-        if operation.is_alias and aside is not None:
-            state[name] = aside
-        else:
+        if place is not None and not (place[1].is_alias and aside is not None):
+            names, operation = place
             state[name] = operation.write([ours[each] for each in names], aside).to(dtype)
-    stock.load_state_dict(state, strict=True, assign=True)
+        elif aside is not None:
+            state[name] = aside.to(dtype)
+    stock.load_state_dict(state, strict=False, assign=True)
     stock.tie_weights()
     if model.can_generate():
         stock.generation_config = model.generation_config
-    prefix = "" if architecture.is_base(head) else f"{head.stock_class.base_model_prefix}."
-    extra = {
-        (name if any(name.startswith(f"{each}.") for each in architecture.aside_heads) else prefix + name): tensor
-        for name, tensor in kept.items()
-    }
-    return stock.to(dtype), extra
+    # What neither has, such as the pooler of a masked language model that is now a base model, is not made up.
+    tensors = {name: tensor for name, tensor in stock.state_dict().items() if not tensor.is_meta}
+    body = "" if architecture.is_base(head) else f"{head.stock_class.base_model_prefix}."
+    for name, tensor in kept.items():
+        of_head = any(name.startswith(f"{each}.") for each in architecture.aside_heads)
+        tensors[name if of_head else body + name] = tensor
+    return stock, tensors
 
 
 def unchanged(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
@@ -124,16 +120,17 @@ def unchanged(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
 def write_files(model: PreTrainedModel, origin: Origin, directory: Path) -> None:
     """Write what was kept of the source's files; generation_config.json only where the model's is still the same."""
     for path, content in origin.files.items():
-        if path == GENERATION and (directory / path).exists() and not is_same_generation(directory / path, content):
+        if path == GENERATION and model.can_generate() and not is_same_generation(model, content):
             continue
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
         (directory / path).write_bytes(content)
 
 
-def is_same_generation(written: Path, original: bytes) -> bool:
-    """Whether a generation_config.json says what the original one says, whoever wrote it."""
+def is_same_generation(model: PreTrainedModel, original: bytes) -> bool:
+    """Whether a model's generation settings are those of the original generation_config.json."""
 
-    def settings(content: bytes) -> dict[str, Any]:
-        return {key: value for key, value in json.loads(content).items() if key != "transformers_version"}
+    def settings(config: GenerationConfig) -> dict[str, Any]:
+        ignored = ("transformers_version", "_from_model_config")
+        return {name: value for name, value in config.to_dict().items() if name not in ignored}
 
-    return settings(written.read_bytes()) == settings(original)
+    return settings(model.generation_config) == settings(GenerationConfig.from_dict(json.loads(original)))

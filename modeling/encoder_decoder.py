@@ -93,6 +93,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
         decoder_inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         repad: bool = True,
+        shift_source: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> EncoderDecoderOutput:
         """Blend the source into itself, then the target into itself and the source into the target.
@@ -111,6 +112,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             decoder_inputs_embeds: (B, T, E) in place of decoder_input_ids.
             use_cache: return keys and values for the tokens to come; never in training.
             repad: return (B, T, E); a head of ours says False and gets the form that the layout tells.
+            shift_source: whether the decoder that is given no inputs reads the source shifted; None: as configured.
             kwargs: as in BlendDecoderModel.forward; of a flattened batch `cu_seq_lens_q` tells the target's
                 sequences and `cu_seq_lens_k` the source's.
 
@@ -142,7 +144,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
                 raise ValueError("the source has another vocabulary than the decoder: give decoder_input_ids")
             decoder_input_ids, decoder_inputs_embeds = input_ids, inputs_embeds
             decoder_attention_mask, decoder_position_ids = attention_mask, position_ids
-            if self.config.shift_source:
+            if self.config.shift_source if shift_source is None else shift_source:
                 decoder_input_ids = self.shifted_source(input_ids, attention_mask, position_ids, kwargs)
         if past_key_values is None and "cu_seq_lens_q" not in kwargs:
             check_apart(decoder_attention_mask, decoder_position_ids)
@@ -326,4 +328,5 @@ class BlendEncoderDecoderForTokenClassification(ForTokenClassification, BlendEnc
     """N2N on the encoder-decoder: the decoder reads the source too, unshifted; its output t classifies token t."""
 
     model_class = BlendEncoderDecoderModel
+    model_kwargs = {"shift_source": False}
     output_class = Seq2SeqSequenceClassifierOutput

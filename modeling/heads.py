@@ -206,6 +206,8 @@ class ForTokenClassification(PreTrainedModel):
     """N2N: every output vector, projected onto the labels. A family names its `model_class`."""
 
     model_class: type[PreTrainedModel]
+    # What the base model is told besides the inputs.
+    model_kwargs: dict[str, Any] = {}
     output_class: type[ModelOutput] = TokenClassifierOutput
 
     def __init__(self, config: PreTrainedConfig):
@@ -236,7 +238,7 @@ class ForTokenClassification(PreTrainedModel):
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             return_dict=True,
-            **{**kwargs, "use_cache": False, "repad": False, "has_hooks": self.has_hooks},
+            **{**kwargs, **self.model_kwargs, "use_cache": False, "repad": False, "has_hooks": self.has_hooks},
         )
         layout = outputs.layout
         logits = self.classifier(self.dropout(self.head(outputs.last_hidden_state)))

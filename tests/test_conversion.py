@@ -127,7 +127,8 @@ def test_gradients_are_equal(model_type, head, tmp_path):
     ours = from_original(tmp_path, auto(head), classifier_dropout=0.0)
     expected, actual = gradients(theirs, model_type, head), gradients(ours, model_type, head)
     prefix = "" if head == "AutoModel" else "model."
-    mapped = our_tensors(ours.origin, dict(expected), theirs.config, prefix, (), ours.dtype)
+    table = ARCHITECTURES[model_type].heads[head]
+    mapped = our_tensors(ours.origin, table, dict(expected), theirs.config, prefix, (), ours.dtype)
     largest = max(gradient.norm() for gradient in mapped.values())
     for name, gradient in mapped.items():
         # A key's bias has a gradient of rounding errors only.

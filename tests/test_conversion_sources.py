@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForTokenClassification,
     BertForPreTraining,
     BertForQuestionAnswering,
+    BertForSequenceClassification,
     BertModel,
     PreTrainedConfig,
     Trainer,
@@ -301,6 +302,22 @@ def test_what_changed_comes_back_changed(bert, tmp_path):
     model.generation_config.max_new_tokens = 7
     to_original(model, tmp_path / "gpt-back")
     assert json.loads((tmp_path / "gpt-back" / "generation_config.json").read_text())["max_new_tokens"] == 7
+
+
+def test_another_head_goes_back(bert, tmp_path):
+    """What was read as a masked language model, saved, opened as a classifier and trained; and as a base model."""
+    from_original(bert, AutoModelForMaskedLM).save_pretrained(tmp_path / "ours")
+    for auto_class, stock_class in (
+        (AutoModelForSequenceClassification, BertForSequenceClassification),
+        (AutoModel, BertModel),
+    ):
+        model = auto_class.from_pretrained(tmp_path / "ours").eval()
+        to_original(model, tmp_path / stock_class.__name__)
+        stock, report = stock_class.from_pretrained(tmp_path / stock_class.__name__, output_loading_info=True)
+        # The checkpoint had no pooler: none is made up for the base model.
+        new = {"pooler.dense.weight", "pooler.dense.bias"} if stock_class is BertModel else set()
+        assert set(report["missing_keys"]) == new and not report["unexpected_keys"]
+        assert_close(logits(model), logits(stock.eval()), 1e-5)
 
 
 # What is kept survives.

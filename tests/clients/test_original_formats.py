@@ -164,7 +164,7 @@ def test_old_pickles(folder, auto_class, told, tmp_path):
     config = transformers.BertConfig.from_pretrained(
         RXNFP / folder, **{name: value for name, value in told.items() if name == "num_labels"}
     )
-    stock_class = getattr(transformers, model.origin.head.stock)
+    stock_class = model.origin.architecture.heads[auto_class.__name__].stock_class
     theirs = stock_class.from_pretrained(RXNFP / folder, config=config).eval()
     batch = padded([{"input_ids": torch.randint(20, 500, (length,))} for length in LENGTHS])
     for again in (theirs, give_back(model, stock_class, tmp_path)):
