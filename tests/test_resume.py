@@ -78,16 +78,21 @@ def kill():
     raise Killed
 
 
-def trainer_for(output_dir, rows=ROWS, callbacks=(), scores=None, **options):
+def trainer_for(output_dir, rows=ROWS, callbacks=(), scores=None, evaluated=ROWS[:2], **options):
     values = iter(scores or [])
+
+    def score(predicted):
+        value = next(values)
+        return {"score": value, "other": value}
+
     return BlendTrainer(
         model=deepcopy(MODEL),
         args=BlendTrainingArguments(output_dir=str(output_dir), **{**OPTIONS, **options}),
         train_dataset=rows,
-        eval_dataset=ROWS[:2],
+        eval_dataset=evaluated,
         data_collator=TASKS["causal-lm"].collator(TOKENIZER),
         callbacks=list(callbacks),
-        scorers={} if scores is None else {"eval": lambda predicted: {"score": next(values)}},
+        scorers={} if scores is None else {"eval": score},
     )
 
 
@@ -343,6 +348,41 @@ def test_the_best_model_is_found_where_the_directory_was_moved_to(tmp_path):
     shutil.rmtree(tmp_path / "new" / "checkpoint-1")
     with pytest.raises(InputError, match=r"the best model, .*checkpoint-1, does not exist any more"):
         trainer_for(tmp_path / "new", scores=[1.0], **BY_STEP).train(str(tmp_path / "new" / "checkpoint-3"))
+
+
+# What is done between the evaluations of 9.0 and those of 3.0 and 2.0: another metric is asked for, in the same run or
+# after a run without one, or other rows are evaluated.
+OTHERWISE = {
+    "another metric": [{"metric_for_best_model": "other", "allow_changed": ["metric_for_best_model"]}],
+    "a run without": [{"metric_for_best_model": None, "load_best_model_at_end": False}, {}],
+    "other rows": [{"evaluated": ROWS[:1], "allow_changed": ["eval_dataset"]}],
+}
+
+
+@pytest.mark.parametrize("then", OTHERWISE.values(), ids=OTHERWISE)
+def test_the_best_model_is_chosen_anew_where_its_metric_is_another(then, tmp_path, caplog):
+    trainer_for(tmp_path, scores=[9.0], **{**BY_STEP, "max_steps": 1}).train()
+    for steps, between in enumerate(then[:-1], 2):
+        trainer_for(tmp_path, scores=[8.0], **{**BY_STEP, **between, "max_steps": steps}).train(True)
+    options = {**BY_STEP, **then[-1]}
+    resumed = trainer_for(tmp_path, scores=[3.0, 2.0], **{**options, "max_steps": len(then) + 2})
+    resumed.train(True)
+    assert resumed.state.best_metric == 3.0
+    assert Path(resumed.state.best_model_checkpoint).name == f"checkpoint-{len(then) + 1}"
+    assert sum("the best model so far was chosen otherwise" in line for line in caplog.messages) == 1
+    caplog.clear()
+    trainer_for(tmp_path, scores=[1.0], **{**options, "max_steps": len(then) + 3}).train(True)
+    assert "chosen otherwise" not in caplog.text
+
+
+def test_what_waits_for_a_metric_waits_anew_where_it_is_another(tmp_path):
+    """Early stopping and the learning rate: what was seen of the metric before cannot be reached by the new one."""
+    options = {**PATIENT, "early_stopping_patience": 2, "lr_scheduler_type": "reduce_lr_on_plateau"}
+    trainer_for(tmp_path, scores=[9.0, 8.0], **{**options, "max_steps": 2}).train()
+    other = {"metric_for_best_model": "other", "allow_changed": ["metric_for_best_model"]}
+    resumed = trainer_for(tmp_path, scores=[1.0, 0.5], **{**options, **other, "max_steps": 4})
+    resumed.train(True)
+    assert resumed.state.global_step == 4 and resumed.lr_scheduler.best == 1.0
 
 
 # --- Checkpoints ---

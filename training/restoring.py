@@ -12,7 +12,19 @@ from ..configuration.base import RecipeConfig
 from .checkpoints import MANIFEST, clear_stage, fault_of, good_checkpoints
 from .directory import goes_on
 from .files import InputError, in_one_line
-from .identity import CHOICE, FREE, WAITING, Change, Facts, changes_of, check_allowed, facts_of, read_facts
+from .identity import (
+    CHOICE,
+    FREE,
+    METRIC,
+    WAITING,
+    Change,
+    Facts,
+    changes_of,
+    check_allowed,
+    facts_of,
+    read_facts,
+    rows_digest,
+)
 from .loading import load_config
 from .saving import SavingTrainer
 
@@ -22,6 +34,8 @@ logger = logging.getLogger(__name__)
 OPTIMIZER = {"learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optim", "optim_args"}
 # No checkpoint was looked for yet, which is not the same as none.
 UNKNOWN: Any = object()
+# What a schedule that waits for a metric knows of it.
+WAITED = ("best", "num_bad_epochs", "num_good_epochs")
 SCHEDULE = {"learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"}
 
 
@@ -48,9 +62,14 @@ class RestoringTrainer(SavingTrainer):
         Raises:
             InputError: allow_changed names something else.
         """
-        parts = (self.processing_class, self.data_collator, self.train_dataset, self.eval_dataset)
-        self.facts = facts_of(self.model, self.args, *parts)
+        parts = (self.processing_class, self.data_collator, self.train_dataset)
+        is_chosen = self.args.metric_for_best_model is not None
+        self.facts = facts_of(self.model, self.args, *parts, self.computed_from() if is_chosen else None)
         check_allowed(self.args.allow_changed or [], self.facts)
+
+    def computed_from(self) -> Facts:
+        """What the metric is computed from by which the best model is chosen; names are among COMPUTED_FROM."""
+        return {"eval_dataset": rows_digest(self.eval_dataset)}
 
     def find_checkpoint(self, given: str | bool | None, required: bool = True) -> str | None:
         """The checkpoint to resume from. Logs what differs from the run that wrote it, one line for each fact.
@@ -131,7 +150,7 @@ class RestoringTrainer(SavingTrainer):
         """Whether a fact may differ: it changes no step, or allow_changed names it."""
         # To begin or stop choosing a best model changes no step, unless the schedule waits for the metric.
         waits = self.args.lr_scheduler_type in WAITING
-        begins = change.name in CHOICE and None in (change.before, change.now) and not waits
+        begins = change.name in METRIC and None in (change.before, change.now) and not waits
         return begins or change.name in FREE or change.name in (self.args.allow_changed or [])
 
     def log_changes(self, checkpoint: str) -> None:
@@ -218,6 +237,10 @@ class RestoringTrainer(SavingTrainer):
             # What waits for a metric goes on waiting, if it did so before.
             begins = bool(changed & SCHEDULE - {"learning_rate"})
             restart_schedule(self.lr_scheduler, schedule, self.state.global_step, rates, begins)
+        waited = {name: schedule[name] for name in WAITED if name in schedule}
+        if waited and changed & {*CHOICE}:
+            # It has seen the best of another metric.
+            self.lr_scheduler.load_state_dict({**self.lr_scheduler.state_dict(), **waited})
         if overruled := [f"{name} {kept[name]}, not {given[name]}" for name in given if given[name] != kept[name]]:
             logger.warning("The optimizer goes on as in %s: %s", checkpoint, "; ".join(overruled))
 

@@ -16,7 +16,7 @@ from transformers.trainer_utils import TrainOutput
 from ..hub_card.record import RunRecord
 from .checkpoints import IDENTITY, POSITION, STATE
 from .files import InputError
-from .identity import BATCHES, FREE, LENGTH, identity_of, read_facts
+from .identity import BATCHES, CHOICE, FREE, LENGTH, identity_of, read_facts
 from .locks import locked
 from .restoring import UNKNOWN, RestoringTrainer
 from .sharing import SharedStream
@@ -204,7 +204,10 @@ class ResumingTrainer(RestoringTrainer):
         self.note_run(trial=args[1])
         self._saved, self._resumed, self._losses, position = None, args[0], None, None
         if self._resumed is not None:
-            self.find_best(Path(self._resumed))
+            if any(change.name in CHOICE for change in self.changes):
+                self.forget_best()
+            else:
+                self.find_best(Path(self._resumed))
             position = self.position_in(Path(self._resumed))
         is_over = False
         if position is not None:
@@ -250,6 +253,15 @@ class ResumingTrainer(RestoringTrainer):
             for each in self.callback_handler.callbacks
             if isinstance(each, EarlyStoppingCallback)
         )
+
+    def forget_best(self) -> None:
+        """Choose the best model anew: figures of another metric, or of other rows, cannot be compared."""
+        if self.state.best_metric is not None and self.args.should_log:
+            logger.warning("%s: the best model so far was chosen otherwise; it is chosen anew", self._resumed)
+        self.state.best_metric = self.state.best_model_checkpoint = self.state.best_global_step = None
+        for each in self.callback_handler.callbacks:
+            if isinstance(each, EarlyStoppingCallback):
+                each.early_stopping_patience_counter = 0
 
     def find_best(self, checkpoint: Path) -> None:
         """Find the best model's checkpoint, though the directory may have been moved.
