@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from seqblend import FAMILIES
-from seqblend.hub_card.provenance import read_object
+from seqblend.hub_card.objects import read_object
 from seqblend.training.arguments import DataArguments, ModelArguments
 from seqblend.training.checks import check_overflow
 from seqblend.training.columns import TASK_FIELDS, TEXT, Columns, Field, fields_of, has_column, present_fields

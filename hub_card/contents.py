@@ -10,7 +10,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 
 from .export import FAMILIES
 from .illustrate import DRAWN, FOLDER
-from .provenance import read_object
+from .objects import read_object
 from .secrecy import first_secret, known_secrets
 from .verify import REFERENCE
 

@@ -11,7 +11,7 @@ import safetensors
 
 from ..training.tags import find_scheme
 from ..training.words import SENTENCES, WordSplitting, find_splitting, read_splitting
-from .provenance import read_object
+from .objects import read_object
 from .usage import HEADS, Head, Tagging
 
 # What every row of predictions.jsonl has.

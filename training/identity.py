@@ -13,8 +13,9 @@ import pyarrow as pa
 from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import has_length
 
+from ..hub_card.objects import load_object
 from ..hub_card.record import shown
-from .checkpoints import IDENTITY
+from .faults import IDENTITY
 from .files import NEAREST, InputError, nearest_first
 from .streams import RowStream
 
@@ -155,7 +156,7 @@ def read_facts(checkpoint: Path) -> Facts | None:
     if not path.is_file():
         return None
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["facts"])
+        return dict(load_object(path)["facts"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
 

@@ -14,7 +14,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, safe_globals
 from transformers.trainer_utils import TrainOutput
 
 from ..hub_card.record import RunRecord
-from .checkpoints import IDENTITY, POSITION, STATE
+from .faults import IDENTITY, POSITION, STATE
 from .files import InputError
 from .identity import BATCHES, CHOICE, FREE, LENGTH, identity_of, read_facts
 from .locks import locked
@@ -214,6 +214,12 @@ class ResumingTrainer(RestoringTrainer):
             self._losses, self._losses_restored = position.get("losses"), False
             epoch, batches = position["epoch"], position["batches"]
             is_over = self.state.global_step >= max_steps or self.is_stopped()
+            most = steps_per_epoch * self.args.gradient_accumulation_steps
+            if not is_over and (epoch >= epochs or batches > most):
+                raise InputError(
+                    f"{Path(self._resumed, POSITION)}: has batch {batches} of epoch {epoch + 1}, but the run has "
+                    f"{epochs} epochs of {most} batches"
+                )
             stream = self.allowed_stream(position["stream"])
             if position["ended"]:
                 epoch, batches = (epochs if is_over else epoch + 1), 0
@@ -221,7 +227,7 @@ class ResumingTrainer(RestoringTrainer):
                     self._stream.remember(stream)
             elif is_over:
                 # All of them: nothing is left but what the epoch ends with.
-                batches = steps_per_epoch * self.args.gradient_accumulation_steps
+                batches = most
             elif self._stream is not None and stream is not None:
                 self._stream.resume(batches, stream)
         self.position.go_on(epoch, batches, is_over)
