@@ -83,7 +83,9 @@ def read_saved(directory: str | Path) -> Saved:
     """
     directory = Path(directory)
     config = read_object(directory / "config.json")
-    if not str(config.get("model_type")).startswith("blend_") or not config.get("architectures"):
+    named = config.get("architectures")
+    is_named = isinstance(named, list) and named and all(isinstance(each, str) for each in named)
+    if not str(config.get("model_type")).startswith("blend_") or not is_named:
         raise ValueError(f"{directory}: no model of seqblend is saved there")
     predictions: list[dict[str, Any]] = []
     if (directory / "predictions.jsonl").exists():

@@ -300,6 +300,8 @@ WRONG = {
     "manifest.json does not name optimizer.pt": lambda checkpoint: (checkpoint / "optimizer.pt").unlink(),
     "manifest.json does not name scheduler.pt": lambda checkpoint: (checkpoint / "scheduler.pt").unlink(),
     "manifest.json does not name the weights": lambda checkpoint: (checkpoint / "model.safetensors").unlink(),
+    "config.json is no JSON": of_json("config.json", DEEP),
+    "config.json must hold an object": of_json("config.json", "[]"),
     "position.pt must hold fields, but is a list": of_saved("position.pt", lambda content: [1]),
     "position.pt has epoch that is the text 'x'": of_saved("position.pt", {"epoch": "x"}),
     "position.pt has epoch that is the number -5": of_saved("position.pt", {"epoch": -5}),

@@ -14,6 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..hub_card.objects import load_object
 from .faults import MANIFEST, STATE, digest, fault_of, files_of, is_whole, unreadable
+from .files import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def good_checkpoints(output_dir: str | Path) -> Iterator[str]:
         if fault is None:
             yield checkpoint
         else:
-            logger.warning("%s is damaged: %s. The one before it is used.", checkpoint, fault)
+            logger.warning("%s is damaged: %s. The one before it is used.", checkpoint, one_line(fault))
 
 
 def newest_good(output_dir: str | Path) -> str | None:

@@ -273,6 +273,11 @@ def wrong_facts(path: Path) -> str | None:
     return None if isinstance(facts, dict) and facts else "has no facts"
 
 
+def no_object(path: Path) -> str | None:
+    """Of config.json, which transformers looks through when it is loaded."""
+    load_object(path)
+
+
 def wrong_position(path: Path) -> str | None:
     """Of position.pt; that of an earlier version, which knows no facts of its run, is not read."""
     if not (path.parent / IDENTITY).is_file():
@@ -323,6 +328,7 @@ def load_saved(path: Path, mmap: bool = False) -> Any:
 CONTENTS: dict[str, Callable[[Path], str | None]] = {
     STATE: wrong_state,
     IDENTITY: wrong_facts,
+    "config.json": no_object,
     POSITION: wrong_position,
     "rng_state*.pth": wrong_random_state,
     "scheduler.pt": wrong_schedule,

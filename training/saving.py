@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from ..hub_card.objects import read_object
+from ..hub_card.objects import load_object
 from .checkpoints import (
     STAGE,
     RunError,
@@ -60,9 +60,9 @@ def results_json(content: dict[str, Any]) -> str:
 def read_results(path: Path) -> dict[str, Any]:
     """Results that were written before; empty where there are none, or where they are damaged, which is said."""
     try:
-        return read_object(path)
+        return load_object(path) if path.exists() else {}
     except ValueError as error:
-        logger.warning("%s is damaged (%s) and written anew", path, in_one_line(error))
+        logger.warning("%s is damaged (%s) and written anew", path, error)
         return {}
 
 
