@@ -29,7 +29,16 @@ def load_object(path: Path) -> dict[str, Any]:
     if path.stat().st_size > LARGEST:
         raise ValueError(f"is no JSON of ours (it has {path.stat().st_size} bytes)")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_int=whole_number)
+        text = path.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise ValueError(f"is no JSON ({error})") from error
+    return parse_object(text)
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """The JSON object in a text. Raises ValueError if it holds something else."""
+    try:
+        content = json.loads(text, parse_int=whole_number)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"is no JSON ({error})") from error
     if not isinstance(content, dict):

@@ -263,7 +263,8 @@ class ResumingTrainer(RestoringTrainer):
     def forget_best(self) -> None:
         """Choose the best model anew: figures of another metric, or of other rows, cannot be compared."""
         if self.state.best_metric is not None and self.args.should_log:
-            logger.warning("%s: the best model so far was chosen otherwise; it is chosen anew", self._resumed)
+            now = "none is chosen now" if self.args.metric_for_best_model is None else "it is chosen anew"
+            logger.warning("%s: the best model so far was chosen otherwise; %s", self._resumed, now)
         self.state.best_metric = self.state.best_model_checkpoint = self.state.best_global_step = None
         for each in self.callback_handler.callbacks:
             if isinstance(each, EarlyStoppingCallback):
