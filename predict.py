@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from seqblend import FAMILIES
-from seqblend.hub_card.provenance import read_object
+from seqblend.hub_card.objects import read_object
 from seqblend.training.arguments import DataArguments, ModelArguments
 from seqblend.training.checks import check_overflow
 from seqblend.training.columns import TASK_FIELDS, TEXT, Columns, Field, fields_of, has_column, present_fields
@@ -36,7 +36,7 @@ from seqblend.training.sources import Source, check_reading, sources_of
 from seqblend.training.tasks import TASKS
 from seqblend.training.tokenization import load_tokenizer
 from seqblend.training.words import DEFAULT, WORDS, read_splitting
-from seqblend.training.writing import put_in_place
+from seqblend.training.writing import part_of, put_in_place
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def max_length_of(given: argparse.Namespace, config: PretrainedConfig, written: 
         return given.max_length
     results = Path(given.model, "all_results.json")
     length = read_object(results).get("max_length")
-    of_run = length if isinstance(length, int) and length > 1 else DataArguments.max_length
+    of_run = length if isinstance(length, int) and 1 < length <= sys.maxsize else DataArguments.max_length
     return int(min(of_run, reach_of(config) - written))
 
 
@@ -250,7 +250,9 @@ class Output:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[IO[bytes] | None]:
-        """The file under the name that it has until it is whole, which ends in .part; no other process may write it.
+        """The file under the name that it has until it is whole; no other process may write it.
+
+        Where a link is to be replaced, it stays, and what it leads to is replaced.
 
         Raises:
             InputError: another process writes it, or it is not to be replaced.
@@ -259,7 +261,8 @@ class Output:
         if self.path is None:
             yield None
             return
-        part = Path(f"{self.path}.part")
+        place = Path(os.path.realpath(self.path))
+        part = part_of(place)
         with self.named():
             file = open_locked(part)
         if file is None:
@@ -269,7 +272,7 @@ class Output:
             check_output(self.path, self.overwrite)
             yield file
             with self.named():
-                put_in_place(file, part, Path(self.path))
+                put_in_place(file, part, place)
         except BaseException:
             part.unlink(missing_ok=True)
             raise

@@ -10,14 +10,13 @@ from typing import Any
 import datasets
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTrainingArguments, set_seed
-from transformers.trainer_utils import sort_checkpoints
 
 from seqblend.hub_card.card import Given
 from seqblend.hub_card.contents import PublishError
 from seqblend.hub_card.publish import Destination, check_access
 from seqblend.hub_card.record import hardware, versions
 from seqblend.training.arguments import DataArguments, card_facts, parse_arguments, public_command
-from seqblend.training.checkpoints import RunError
+from seqblend.training.checkpoints import RunError, checkpoints_in
 from seqblend.training.checks import (
     check_options,
     finish_arguments,
@@ -106,7 +105,7 @@ class Job:
             return "nothing is lost; the same command does it again"
         if not self.is_trained:
             return self.trainer.way_on()
-        rest = "; the same command with --resume auto does what is left" if sort_checkpoints(self.directory) else ""
+        rest = "; the same command with --resume auto does what is left" if checkpoints_in(self.directory) else ""
         return f"the model is trained, and saved in {self.directory}{rest}"
 
     @property

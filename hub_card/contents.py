@@ -12,7 +12,7 @@ from ..conversion.origin import FOLDER as ORIGINAL
 from ..conversion.origin import kept_files
 from .export import FAMILIES
 from .illustrate import DRAWN, FOLDER
-from .provenance import read_object
+from .objects import read_object
 from .secrecy import first_secret, known_secrets
 from .verify import REFERENCE
 

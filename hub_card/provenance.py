@@ -5,35 +5,17 @@ byte, with what this package exports, before anything of them runs. A file whose
 replaced by ours, which reads the same configurations; any other is somebody else's, and only the user can trust it.
 """
 
-import json
 from pathlib import Path
-from typing import Any
 
 from packaging.version import Version
 
 from ..version import __version__
 from .export import FAMILIES, auto_map, family_code, written_by
+from .objects import read_object
 
 
 class ForeignCodeError(ValueError):
     """A directory holds or names code that is not of this package, and nobody has said that it is trusted."""
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty where there is no file.
-
-    Raises:
-        ValueError: it holds something else.
-    """
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: is no JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: must hold an object, but is a {type(content).__name__}")
-    return content
 
 
 def code_of(directory: Path) -> dict[str, bytes]:

@@ -1,6 +1,5 @@
 """What a saved model's directory tells: the model itself, and what its run left beside it."""
 
-import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ import safetensors
 
 from ..training.tags import find_scheme
 from ..training.words import SENTENCES, WordSplitting, find_splitting, read_splitting
-from .provenance import read_object
+from .objects import parse_object, read_object
 from .usage import HEADS, Head, Tagging
 
 # What every row of predictions.jsonl has.
@@ -75,6 +74,22 @@ class Saved:
         return Tagging(self.splitting.rule, one_token and scheme is not None and scheme.name in ("IO", "IOB"))
 
 
+def read_predictions(path: Path) -> list[dict[str, Any]]:
+    """The rows of predictions.jsonl. Raises ValueError where one is damaged; the message names file and line."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line:
+            continue
+        try:
+            row = parse_object(line)
+        except ValueError as error:
+            raise ValueError(f"{path}: line {number} {error}") from error
+        if not {*COLUMNS} <= row.keys():
+            raise ValueError(f"{path}: line {number}, {row!r:.80}, is no row with {', '.join(COLUMNS)}")
+        rows.append(row)
+    return rows
+
+
 def read_saved(directory: str | Path) -> Saved:
     """Read what a directory tells of the model that is saved in it.
 
@@ -83,16 +98,12 @@ def read_saved(directory: str | Path) -> Saved:
     """
     directory = Path(directory)
     config = read_object(directory / "config.json")
-    if not str(config.get("model_type")).startswith("blend_") or not config.get("architectures"):
+    named = config.get("architectures")
+    is_named = isinstance(named, list) and named and all(isinstance(each, str) for each in named)
+    if not str(config.get("model_type")).startswith("blend_") or not is_named:
         raise ValueError(f"{directory}: no model of seqblend is saved there")
-    predictions: list[dict[str, Any]] = []
-    if (directory / "predictions.jsonl").exists():
-        lines = (directory / "predictions.jsonl").read_text(encoding="utf-8").split("\n")
-        predictions = [json.loads(line) for line in lines if line]
-        if wrong := [row for row in predictions if not isinstance(row, dict) or not {*COLUMNS} <= row.keys()]:
-            raise ValueError(
-                f"{directory / 'predictions.jsonl'}: {wrong[0]!r:.80} is no row with {', '.join(COLUMNS)}"
-            )
+    path = directory / "predictions.jsonl"
+    predictions = read_predictions(path) if path.exists() else []
     return Saved(
         directory=directory,
         config=config,

@@ -170,12 +170,12 @@ def head_class(directory: str | Path) -> Any:
         ValueError: config.json is not there, or names no code for that class.
     """
     path = Path(directory, "config.json")
-    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     try:
+        config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         saved, auto_map = config["architectures"][0], config["auto_map"]
         names = [name for name in auto_map if name.startswith("AutoModel") and auto_map[name].endswith(f".{saved}")]
         return getattr(transformers, names[0])
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
         reason = "no model of seqblend is saved there; save it by save_pretrained"
         raise ValueError(f"{directory}: {reason}") from error
 

@@ -22,6 +22,7 @@ from seqblend.hub_card import illustrate
 from seqblend.hub_card.card import METRICS, NOT_MEASURED, Given, write_card
 from seqblend.hub_card.illustrate import attention_of, written_tokens
 from seqblend.hub_card.record import HYPERPARAMETERS, RunRecord, hyperparameters, shown
+from seqblend.hub_card.saved import read_saved
 from seqblend.hub_card.usage import HEADS as USAGES
 from seqblend.hub_card.usage import as_text, prompt_of, usage_code
 from seqblend.hub_card.verify import without_package
@@ -282,6 +283,15 @@ def test_a_given_text_is_taken_apart_as_the_models_rows_are(tmp_path, monkeypatc
         (tmp_path / "predictions.jsonl").write_text(json.dumps(row) + "\n")
         write_card(tmp_path, Given(example="3월"))
     assert 'words = list("3월")' in codes[0] and "words = regex.findall(" in codes[1] and '"3월")' in codes[1]
+
+
+@pytest.mark.parametrize("line", ["[" * 200_000, "{", "[1]", '{"input": "a"}'], ids=len)
+def test_a_damaged_prediction_is_named_by_its_line(line, tmp_path):
+    row = {"input": ["a"], "prediction": ["O"], "reference": ["O"]}
+    tiny_model(BlendEncoderForTokenClassification).save_pretrained(tmp_path)
+    (tmp_path / "predictions.jsonl").write_text(f"{json.dumps(row)}\n{line}\n")
+    with pytest.raises(ValueError, match=r"predictions.jsonl: line 2[, ].{,250}$"):
+        read_saved(tmp_path)
 
 
 @pytest.mark.parametrize(

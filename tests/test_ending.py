@@ -125,7 +125,7 @@ def test_results_that_are_damaged_are_named_and_written_anew(tmp_path, caplog):
     options = {**SAVED, **files(tmp_path, ROWS[CLASSIFY])}
     out = run(tmp_path / "out", **options)
     whole = read(out / "all_results.json")
-    for content in ("", '{"eval_', "[1]", "7"):
+    for content in ("", '{"eval_', "[1]", "7", "[" * 200_000):
         (out / "all_results.json").write_text(content)
         (out / "predictions.jsonl").write_text('{"input": "a')
         caplog.clear()

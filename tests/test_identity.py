@@ -16,7 +16,8 @@ import torch
 from conftest import VOCAB, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
+from test_train_command import TRANSLATE, prepared, write
+from transformers import AutoTokenizer, GenerationConfig, Trainer, TrainerCallback, TrainingArguments
 
 from seqblend import BlendDecoderForCausalLM
 from seqblend.hub_card.record import RunRecord
@@ -188,6 +189,47 @@ def test_choosing_a_best_model_may_begin_and_end(tmp_path):
     trainer_for(tmp_path, max_steps=2, **chosen).train(True)
     trainer_for(tmp_path, max_steps=3).train(True)
     assert (tmp_path / "checkpoint-3").is_dir()
+
+
+REFERENCES = [{"source": "ab", "target": ["ba", "b a"]}, {"source": "b", "target": ["b"]}]
+ROWS_TO_WRITE = [{"source": "ab", "target": "ba"}, {"source": "b", "target": "a b"}]
+COMPUTED = {
+    "eval_dataset": {"validation_file": [{**REFERENCES[0], "target": ["ba", "bba"]}, REFERENCES[1]]},
+    "generation_config": {"generation_config": {"repetition_penalty": 3.0}},
+    "bleu_tokenize": {"bleu_tokenize": "char"},
+    "generation_config by a flag": {"generation_num_beams": 2},
+}
+
+
+@pytest.mark.parametrize("metric", ["bleu", "loss", None])
+@pytest.mark.parametrize("name", COMPUTED)
+def test_what_a_metric_is_computed_from_counts_where_the_best_model_is_chosen_by_it(name, metric, tmp_path):
+    facts = []
+    for number, more in enumerate(({}, {}, COMPUTED[name])):
+        options = {"task": TRANSLATE, "train_file": ROWS_TO_WRITE, "validation_file": REFERENCES, **more}
+        options = {
+            key: write(tmp_path / f"{number}-{key}.jsonl", value) if key.endswith("_file") else value
+            for key, value in options.items()
+        }
+        if "generation_config" in more:
+            options["generation_config"] = tmp_path
+            GenerationConfig(**more["generation_config"]).save_pretrained(tmp_path)
+        chosen = {"metric_for_best_model": metric, "eval_strategy": "steps", "eval_steps": 1}
+        trainer = prepared(tmp_path / str(number), **options, **chosen).trainer
+        trainer.collect_facts()
+        facts.append(trainer.facts)
+    assert changes_of(facts[0], facts[1]) == []
+    counts = metric == "bleu" or (metric is not None and name == "eval_dataset")
+    changed = [each.name for each in changes_of(facts[0], facts[2]) if each.name not in FREE]
+    assert changed == [name.partition(" ")[0]] * counts
+
+
+def test_a_choice_that_begins_says_nothing_of_rows_that_are_the_same(tmp_path, caplog):
+    chosen = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "loss"}
+    trainer_for(tmp_path, max_steps=1).train()
+    trainer_for(tmp_path, max_steps=2, **chosen).train(True)
+    trainer_for(tmp_path, max_steps=3).train(True)
+    assert "metric_for_best_model None, was loss" in caplog.text and "eval_dataset" not in caplog.text
 
 
 def test_what_a_library_has_besides_is_no_change():

@@ -32,6 +32,7 @@ from seqblend.training.prediction import entities, read_ahead, read_prompts, spl
 from seqblend.training.tasks import TASKS
 from seqblend.training.tokenization import train_tokenizer
 from seqblend.training.words import WORDS
+from seqblend.training.writing import part_of
 
 PROPERTY = settings(max_examples=100)
 # Korean whole and in letters, an accent of its own, a family of emoji, a flag, joiners, and spaces of many kinds.
@@ -408,13 +409,13 @@ def test_one_file_is_not_written_twice_at_a_time(model_of, tmp_path, capsys):
     """The second one wrote into the file of the first, and both gave it its name."""
     source, output = write(tmp_path / "rows.jsonl", rows_of(CLASSIFY)), tmp_path / "a.jsonl"
     command = [str(model_of(CLASSIFY)), "--input", str(source), "--output", str(output), "--overwrite_output"]
-    with open_locked(tmp_path / "a.jsonl.part") as first:
+    with open_locked(part_of(output)) as first:
         first.write(b"of the first")
         first.flush()
         assert main(command) == 2
-        expected = f"error: output: {output} is being written by another process, into {output}.part\n"
+        expected = f"error: output: {output} is being written by another process, into {part_of(output)}\n"
         assert capsys.readouterr().err == expected
-        assert (tmp_path / "a.jsonl.part").read_bytes() == b"of the first"
+        assert part_of(output).read_bytes() == b"of the first"
     # As after a run that was killed.
     assert main(command) == 0
     assert len(output.read_text(encoding="utf-8").splitlines()) == len(TEXTS)
@@ -448,6 +449,50 @@ def test_a_file_is_replaced_only_where_that_is_said_and_only_whole(model_of, tmp
     assert output.read_text() == before
     assert {each.name for each in tmp_path.iterdir()} == {"rows.jsonl", "bad.jsonl", "a.jsonl"}
     assert main([*command, str(good), "--overwrite_output"]) == 0
+
+
+def test_a_part_of_the_users_stays(model_of, tmp_path):
+    """It was taken for what a killed process had left."""
+    source, output = write(tmp_path / "rows.jsonl", rows_of(CLASSIFY)), tmp_path / "a.jsonl"
+    (tmp_path / "a.jsonl.part").write_text("mine")
+    assert len(predict(model_of(CLASSIFY), source, output)) == len(TEXTS)
+    assert (tmp_path / "a.jsonl.part").read_text() == "mine"
+
+
+def test_what_a_link_leads_to_is_replaced_and_the_link_stays(model_of, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    source, output, place = write(tmp_path / "rows.jsonl", rows_of(CLASSIFY)), tmp_path / "a", tmp_path / "elsewhere/b"
+    place.write_text("old")
+    output.symlink_to(place)
+    assert len(predict(model_of(CLASSIFY), source, output, "--overwrite_output")) == len(TEXTS)
+    assert output.is_symlink() and len(place.read_text(encoding="utf-8").splitlines()) == len(TEXTS)
+    assert [path.name for path in place.parent.iterdir()] == ["b"]
+
+
+LONG = '{"max_length": ' + "9" * 4000 + "}"
+DAMAGED = {
+    "all_results.json: is no JSON (maximum recursion depth": ("all_results.json", "[" * 200_000),
+    "all_results.json: is no JSON (a number has 4000 digits": (
+        "all_results.json",
+        '{"max_length": ' + "9" * 4000 + "}",
+    ),
+    "all_results.json: must hold an object": ("all_results.json", "[1]"),
+    "architectures in config.json is the number 5, not a list of names": ("config.json", {"architectures": 5}),
+    "architectures in config.json is a list, not a list of names": ("config.json", {"architectures": [5]}),
+    None: ("all_results.json", LONG[:200] + "}"),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGED)
+def test_damaged_json_of_a_model_is_named(message, model_of, tmp_path, capfd):
+    """A length that nothing has is as good as none."""
+    directory, (name, content) = shutil.copytree(model_of(CLASSIFY), tmp_path / "model"), DAMAGED[message]
+    if isinstance(content, dict):
+        content = json.dumps({**json.loads((directory / name).read_text()), **content})
+    (directory / name).write_text(content)
+    source = write(tmp_path / "rows.jsonl", [{"text": "a"}])
+    assert main([str(directory), "--input", str(source)]) == (0 if message is None else 2)
+    assert (message or "") in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

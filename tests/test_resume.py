@@ -3,35 +3,27 @@
 benchmarks/resume_torture.py kills for real, training_faults.py breaks file systems for real.
 """
 
-import errno
 import os
-import resource
 import shutil
 import signal
 from copy import deepcopy
 from pathlib import Path
-from types import SimpleNamespace
 
 import datasets
 import pytest
 import torch
 from accelerate.data_loader import IterableDatasetShard
 from conftest import VOCAB, tiny_model
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from seqblend import BlendDecoderForCausalLM
 from seqblend.training.arguments import BlendTrainingArguments
 from seqblend.training.checkpoints import (
-    REPLACED,
-    STAGE,
     RunError,
-    clear_stage,
     fault_of,
     newest_good,
-    write_manifest,
 )
 from seqblend.training.files import InputError
-from seqblend.training.saving import why_not_written
 from seqblend.training.sharing import SharedStream
 from seqblend.training.tasks import TASKS
 from seqblend.training.tokenization import train_tokenizer
@@ -78,16 +70,21 @@ def kill():
     raise Killed
 
 
-def trainer_for(output_dir, rows=ROWS, callbacks=(), scores=None, **options):
+def trainer_for(output_dir, rows=ROWS, callbacks=(), scores=None, evaluated=ROWS[:2], **options):
     values = iter(scores or [])
+
+    def score(predicted):
+        value = next(values)
+        return {"score": value, "other": value}
+
     return BlendTrainer(
         model=deepcopy(MODEL),
         args=BlendTrainingArguments(output_dir=str(output_dir), **{**OPTIONS, **options}),
         train_dataset=rows,
-        eval_dataset=ROWS[:2],
+        eval_dataset=evaluated,
         data_collator=TASKS["causal-lm"].collator(TOKENIZER),
         callbacks=list(callbacks),
-        scorers={} if scores is None else {"eval": lambda predicted: {"score": next(values)}},
+        scorers={} if scores is None else {"eval": score},
     )
 
 
@@ -345,150 +342,39 @@ def test_the_best_model_is_found_where_the_directory_was_moved_to(tmp_path):
         trainer_for(tmp_path / "new", scores=[1.0], **BY_STEP).train(str(tmp_path / "new" / "checkpoint-3"))
 
 
-# --- Checkpoints ---
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """A directory with two checkpoints."""
-    output_dir = tmp_path_factory.mktemp("saved")
-    trainer_for(output_dir, max_steps=2).train()
-    return output_dir
-
-
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-DAMAGES = {
-    "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
-    "changed": flip,
-    "deleted": Path.unlink,
+# What is done between the evaluations of 9.0 and those of 3.0 and 2.0: another metric is asked for, in the same run or
+# after a run without one, or other rows are evaluated.
+OTHERWISE = {
+    "another metric": [{"metric_for_best_model": "other", "allow_changed": ["metric_for_best_model"]}],
+    "a run without": [{"metric_for_best_model": None, "load_best_model_at_end": False}, {}],
+    "other rows": [{"evaluated": ROWS[:1], "allow_changed": ["eval_dataset"]}],
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_damage_to_any_file_is_named_and_the_one_before_is_used(damage, saved, tmp_path, caplog):
-    names = [path.name for path in (saved / "checkpoint-2").iterdir()]
-    assert {"model.safetensors", "optimizer.pt", "trainer_state.json", "position.pt"} < set(names)
-    for name in names:
-        output_dir = shutil.copytree(saved, tmp_path / name)
-        damage(output_dir / "checkpoint-2" / name)
-        caplog.clear()
-        assert newest_good(output_dir) == str(output_dir / "checkpoint-1")
-        assert f"checkpoint-2 is damaged: {name}" in caplog.text or name == "manifest.json"
+@pytest.mark.parametrize("then", OTHERWISE.values(), ids=OTHERWISE)
+def test_the_best_model_is_chosen_anew_where_its_metric_is_another(then, tmp_path, caplog):
+    trainer_for(tmp_path, scores=[9.0], **{**BY_STEP, "max_steps": 1}).train()
+    for steps, between in enumerate(then[:-1], 2):
+        trainer_for(tmp_path, scores=[8.0], **{**BY_STEP, **between, "max_steps": steps}).train(True)
+    options = {**BY_STEP, **then[-1]}
+    resumed = trainer_for(tmp_path, scores=[3.0, 2.0], **{**options, "max_steps": len(then) + 2})
+    resumed.train(True)
+    assert resumed.state.best_metric == 3.0
+    assert Path(resumed.state.best_model_checkpoint).name == f"checkpoint-{len(then) + 1}"
+    assert sum("the best model so far was chosen otherwise" in line for line in caplog.messages) == 1
+    caplog.clear()
+    trainer_for(tmp_path, scores=[1.0], **{**options, "max_steps": len(then) + 3}).train(True)
+    assert "chosen otherwise" not in caplog.text
 
 
-def test_a_checkpoint_of_transformers_is_opened_as_it_has_no_manifest(saved, tmp_path):
-    for name in ("model.safetensors", "optimizer.pt", "config.json"):
-        checkpoint = as_of_transformers(shutil.copytree(saved / "checkpoint-2", tmp_path / name))
-        assert fault_of(checkpoint) is None
-        DAMAGES["cut"](checkpoint / name)
-        assert fault_of(checkpoint).startswith(f"{name} cannot be read")
-        for path in checkpoint.glob("*.safetensors"):
-            path.unlink()
-        assert fault_of(checkpoint) == "it has no weights"
-
-
-def as_of_transformers(checkpoint):
-    """What transformers' own Trainer would have left."""
-    for name in ("manifest.json", "run.json", "position.pt"):
-        (checkpoint / name).unlink()
-    return checkpoint
-
-
-@pytest.mark.parametrize("content", ["{}", "null", "[1]", "{", '{"trainer_state.json": 1}'])
-def test_a_manifest_that_is_none_makes_a_checkpoint_damaged(content, saved, tmp_path):
-    checkpoint = shutil.copytree(saved / "checkpoint-2", tmp_path / "checkpoint-2")
-    (checkpoint / "manifest.json").write_text(content)
-    assert "manifest.json" in fault_of(checkpoint)
-
-
-def test_a_damaged_checkpoint_is_not_resumed(saved, tmp_path):
-    checkpoint = shutil.copytree(saved / "checkpoint-2", tmp_path / "checkpoint-2")
-    DAMAGES["changed"](checkpoint / "optimizer.pt")
-    with pytest.raises(InputError, match=r"checkpoint-2 is damaged: optimizer.pt is not what was written"):
-        trainer_for(tmp_path).train(str(checkpoint))
-
-
-@pytest.mark.parametrize(
-    "options, words",
-    [
-        ({"optim": "sgd"}, "optim: the state in .*checkpoint-2 is of another one: it has no .*momentum"),
-        ({"hidden_size": 16}, r"checkpoint-2 does not match the model: .*size mismatch for model\.embed_tokens"),
-    ],
-    ids=str,
-)
-def test_what_cannot_be_loaded_is_refused_though_it_is_allowed(options, words, saved):
-    allowed = ["optim", "hidden_size", "head_dim", "attention_scaling", "hidden_dropout", "trained_parameters"]
-    options = {"allow_changed": allowed, "optim": options.get("optim", "adamw_torch"), **options}
-    size = options.pop("hidden_size", None)
-    trainer = trainer_for(saved.parent / "other", **options)
-    if size is not None:
-        trainer.model = tiny_model(BlendDecoderForCausalLM, hidden_size=size, num_hidden_layers=1).float()
-    with pytest.raises(InputError, match=words):
-        trainer.train(str(saved / "checkpoint-2"))
-
-
-def test_a_checkpoint_without_an_optimizer_is_told(saved, tmp_path, caplog):
-    trainer_for(tmp_path, max_steps=1, save_only_model=True).train()
-    trainer_for(tmp_path).train(True)
-    assert "checkpoint-1 has no state of an optimizer, which begins anew" in caplog.text
-
-
-def test_a_run_of_transformers_goes_on_as_ours(tmp_path):
-    """Its checkpoint knows of no callback of ours."""
-    args = TrainingArguments(output_dir=str(tmp_path), **{**OPTIONS, "max_steps": 2})
-    Trainer(
-        model=deepcopy(MODEL), args=args, train_dataset=ROWS, data_collator=TASKS["causal-lm"].collator(TOKENIZER)
-    ).train()
-    trainer = trainer_for(tmp_path)
-    trainer.train(True)
-    assert trainer.state.global_step == 5 and fault_of(tmp_path / "checkpoint-5") is None
-
-
-def test_a_full_disk_is_named_where_torch_does_not(tmp_path, monkeypatch):
-    error = RuntimeError("unexpected pos 8512 vs 8406")
-    assert why_not_written(error, tmp_path) == f"RuntimeError: {error}"
-    monkeypatch.setattr("seqblend.training.saving.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
-    assert why_not_written(error, tmp_path) == f"No space left on device (RuntimeError: {error})"
-
-
-@pytest.mark.parametrize("file", ["model.safetensors", "position.pt"])
-def test_what_cannot_be_written_leaves_the_checkpoint_before(file, tmp_path, monkeypatch):
-    """It is not deleted before the new one is there, though only one is to be kept."""
-
-    def fill(path):
-        if path.name == file and path.parent.name == "checkpoint-2":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-    monkeypatch.setattr("seqblend.training.checkpoints.synchronize", fill)
-    words = r"checkpoint-2 cannot be written: OSError: .*No space left .*checkpoint-1; resume with --resume"
-    with pytest.raises(RunError, match=words):
-        trainer_for(tmp_path, save_total_limit=1).train()
-    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-1", "run.json"}
-    assert fault_of(tmp_path / "checkpoint-1") is None
-
-
-def test_what_was_about_to_be_replaced_gets_its_place_back(saved, tmp_path):
-    """A run that is killed between two renames has none of the two in its place."""
-    output_dir = shutil.copytree(saved, tmp_path / "out")
-    (output_dir / STAGE).mkdir()
-    (output_dir / "checkpoint-2").rename(output_dir / STAGE / REPLACED)
-    clear_stage(output_dir)
-    assert {path.name for path in output_dir.iterdir()} == {"checkpoint-1", "checkpoint-2", "run.json"}
-    assert newest_good(output_dir) == str(output_dir / "checkpoint-2")
-
-
-def test_a_checkpoint_of_the_same_step_is_replaced(saved, tmp_path):
-    output_dir = shutil.copytree(saved, tmp_path / "out")
-    (output_dir / "checkpoint-2" / "old.json").write_text("{}")
-    write_manifest(output_dir / "checkpoint-2")
-    trainer_for(output_dir, max_steps=2).train()
-    assert not (output_dir / "checkpoint-2" / "old.json").exists()
-    assert {path.name for path in output_dir.iterdir()} == {"checkpoint-1", "checkpoint-2", "run.json"}
+def test_what_waits_for_a_metric_waits_anew_where_it_is_another(tmp_path):
+    """Early stopping and the learning rate: what was seen of the metric before cannot be reached by the new one."""
+    options = {**PATIENT, "early_stopping_patience": 2, "lr_scheduler_type": "reduce_lr_on_plateau"}
+    trainer_for(tmp_path, scores=[9.0, 8.0], **{**options, "max_steps": 2}).train()
+    other = {"metric_for_best_model": "other", "allow_changed": ["metric_for_best_model"]}
+    resumed = trainer_for(tmp_path, scores=[1.0, 0.5], **{**options, **other, "max_steps": 4})
+    resumed.train(True)
+    assert resumed.state.global_step == 4 and resumed.lr_scheduler.best == 1.0
 
 
 # --- What ends a run ---
@@ -512,18 +398,3 @@ def test_an_error_in_the_code_stays_as_it_is(tmp_path):
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
         trainer_for(tmp_path, callbacks=[At(1, fail)]).train()
-
-
-def test_a_model_that_cannot_be_saved_is_told_of_in_one_line(saved, tmp_path):
-    """The disk is as good as full: no file may have more than so many bytes."""
-    output_dir = shutil.copytree(saved, tmp_path / "out")
-    trainer, limits = trainer_for(output_dir), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    try:
-        with pytest.raises(
-            RunError, match=r"out: the model is not saved: .*checkpoint-2; resume with --resume auto"
-        ) as error:
-            trainer.save_model()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "\n" not in str(error.value)

@@ -1179,6 +1179,8 @@ def test_a_model_without_weights_and_one_with_too_few_tokens_are_refused(model_o
         ("a.json", '{"config_overrides": {"hidden_size": 8, "hidden_size": 16}}', ["hidden_size", "twice"]),
         ("a.yaml", "a: [\n", ["line 2"]),
         ("a.json", "{", ["line 1"]),
+        ("a.json", "[" * 200_000, ["recursion depth"]),
+        ("a.yaml", "[" * 2_000, ["recursion depth"]),
         ("a.toml", "", [".yaml", ".json"]),
         ("a.yaml", None, ["No such file"]),
     ],

@@ -1,30 +1,25 @@
 """Checkpoints on disk: each is written whole or not at all, and looked through before it is used."""
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-from safetensors import safe_open
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..hub_card.objects import load_object
+from .faults import MANIFEST, STATE, digest, fault_of, files_of, is_whole, unreadable
+from .files import one_line
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
-STATE = "trainer_state.json"
-# Files that only a BlendTrainer writes: the facts of the run, and its position in the data.
-IDENTITY, POSITION = "run.json", "position.pt"
-OURS = (IDENTITY, POSITION)
-# Files that may hold weights: of a model, of an adapter, of several processes.
-WEIGHTS = re.compile(r"\.safetensors$|_model[^/]*\.bin$|\.distcp$|_states\.pt$")
+# What transformers calls a checkpoint, and nothing that begins so: "checkpoint-3-notes" is the user's.
+NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-([0-9]+)")
 # Beside the checkpoints, so that a rename moves nothing. transformers finds no checkpoint there.
 STAGE = "_saving"
 REPLACED = "_replaced"
@@ -34,89 +29,42 @@ class RunError(Exception):
     """A run that had begun cannot go on, and not for what the user said. The message says how to go on."""
 
 
-def fault_of(checkpoint: str | Path) -> str | None:
-    """What is wrong with a checkpoint; None if nothing is.
+# --- Which there are ---
 
-    Its files are compared with the manifest, without which no checkpoint of a BlendTrainer is good. One that
-    transformers' own Trainer wrote has none: of that, every file is opened.
+
+def checkpoints_in(output_dir: str | Path) -> list[str]:
+    """The checkpoints of a directory, by their steps.
+
+    In place of transformers' sort_checkpoints, whose `re.match(f".*{checkpoint_prefix}-([0-9]+)", path)` takes
+    "checkpoint-3-notes" for one.
     """
-    checkpoint = Path(checkpoint)
-    if not (checkpoint / STATE).is_file():
-        return f"{STATE} is missing"
-    manifest = checkpoint / MANIFEST
-    if not manifest.is_file():
-        if any((checkpoint / name).is_file() for name in OURS):
-            return f"{MANIFEST} is missing"
-        return (
-            unreadable(checkpoint) if any(map(WEIGHTS.search, map(str, files_of(checkpoint)))) else "it has no weights"
-        )
-    try:
-        expected = json.loads(manifest.read_text(encoding="utf-8"))
-        if STATE not in expected:
-            return f"{MANIFEST} does not name {STATE}"
-        return next(filter(None, (difference(checkpoint / name, each) for name, each in expected.items())), None)
-    except OSError as error:
-        return f"{MANIFEST} cannot be read ({error})"
-    except (ValueError, KeyError, TypeError, AttributeError):  # JSON of another form than write_manifest gives it
-        return f"{MANIFEST} is not what was written"
+    directory = Path(output_dir)
+    names = {path.name: path for path in directory.iterdir()} if directory.is_dir() else {}
+    steps = {name: int(match[1]) for name in names if (match := NAME.fullmatch(name)) and names[name].is_dir()}
+    return [str(names[name]) for name in sorted(steps, key=lambda each: steps[each])]
 
 
-def difference(path: Path, expected: dict[str, Any]) -> str | None:
-    """How a file differs from what the manifest has; None if it does not."""
-    if not path.is_file():
-        return f"{path.name} is missing"
-    if path.stat().st_size != expected["bytes"]:
-        return f"{path.name} has {path.stat().st_size} bytes, not {expected['bytes']}"
-    return None if digest(path) == expected["sha256"] else f"{path.name} is not what was written"
+def by_age(checkpoints: Iterable[str]) -> list[str]:
+    """Checkpoints in the order that they were written in; the steps decide where a file system has no times."""
+    return sorted(checkpoints, key=lambda each: Path(each).stat().st_mtime_ns)
 
 
-def unreadable(checkpoint: Path) -> str | None:
-    """Which of a checkpoint's files cannot be opened, and why; None if all can."""
-    for path in files_of(checkpoint):
-        try:
-            READERS.get(path.suffix, Path.stat)(path)
-        except Exception as error:  # every format raises its own
-            return f"{path.name} cannot be read ({error})"
-    return None
+def good_checkpoints(output_dir: str | Path) -> Iterator[str]:
+    """The checkpoints in which nothing is wrong, the last one first; the others are named in warnings."""
+    for checkpoint in reversed(checkpoints_in(output_dir)):
+        fault = fault_of(checkpoint)
+        if fault is None:
+            yield checkpoint
+        else:
+            logger.warning("%s is damaged: %s. The one before it is used.", checkpoint, one_line(fault))
 
 
-def read_header(path: Path) -> None:
-    """Raises if a file of tensors is not as long as its header says."""
-    with safe_open(path, "pt"):
-        pass
+def newest_good(output_dir: str | Path) -> str | None:
+    """The last checkpoint in which nothing is wrong; those after it are named in warnings."""
+    return next(good_checkpoints(output_dir), None)
 
 
-def read_zip(path: Path) -> None:
-    """Raises if what torch.save wrote is cut off, or a part of it is not what was written."""
-    with zipfile.ZipFile(path) as file:
-        if file.testzip() is not None:
-            raise ValueError(f"{file.testzip()} is damaged")
-
-
-def read_json(path: Path) -> None:
-    """Raises if a file is no JSON."""
-    json.loads(path.read_text(encoding="utf-8"))
-
-
-READERS: dict[str, Callable[[Path], Any]] = {
-    ".safetensors": read_header,
-    ".json": read_json,
-    **dict.fromkeys((".pt", ".pth", ".bin"), read_zip),
-}
-
-
-def files_of(directory: Path) -> Iterator[Path]:
-    """The files of a directory and of those in it, in order."""
-    return (path for path in sorted(directory.rglob("*")) if path.is_file())
-
-
-def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
+# --- How they come and go ---
 
 
 def write_manifest(checkpoint: Path, files: Iterable[Path] | None = None) -> None:
@@ -143,7 +91,7 @@ def commit(staged: Path, checkpoint: Path) -> None:
     # One after the other, each would wait for the disk by itself.
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(synchronize, [staged, *staged.rglob("*")]))
-    if checkpoint.exists():
+    if os.path.lexists(checkpoint):
         # Of the same step, from an earlier run or before its evaluation. A directory cannot replace another at once.
         checkpoint.rename(staged.parent / REPLACED)
     staged.rename(checkpoint)
@@ -160,27 +108,43 @@ def synchronize(path: Path) -> None:
         os.close(descriptor)
 
 
+def remove(path: Path, ignore_errors: bool = False) -> None:
+    """Delete a file or a directory; of a link the link alone.
+
+    Raises:
+        OSError: it cannot be deleted, unless errors are ignored.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors)
+    else:
+        with contextlib.suppress(*[OSError] * ignore_errors):
+            path.unlink(missing_ok=True)
+
+
 def clear_stage(output_dir: Path) -> None:
-    """Take away what a killed run was writing; what it was about to replace gets its place back."""
-    replaced = output_dir / STAGE / REPLACED
-    if (replaced / STATE).is_file():
-        step = json.loads((replaced / STATE).read_text(encoding="utf-8"))["global_step"]
-        # Another process may have done it, or the new one stands there.
-        with contextlib.suppress(OSError):
-            replaced.rename(output_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}")
-    shutil.rmtree(output_dir / STAGE, ignore_errors=True)
+    """Take away what a killed run was writing; what it was about to replace gets its place back.
+
+    Where that is damaged, so that nobody knows its step, a warning says so.
+    """
+    stage = output_dir / STAGE
+    # Not where a link leads to.
+    if not stage.is_symlink() and (stage / REPLACED / STATE).is_file():
+        restore(stage / REPLACED, output_dir)
+    remove(stage, ignore_errors=True)
 
 
-def good_checkpoints(output_dir: str | Path) -> Iterator[str]:
-    """The checkpoints in which nothing is wrong, the last one first; the others are named in warnings."""
-    for checkpoint in reversed(sort_checkpoints(str(output_dir))):
-        fault = fault_of(checkpoint)
-        if fault is None:
-            yield checkpoint
-        else:
-            logger.warning("%s is damaged: %s. The one before it is used.", checkpoint, fault)
-
-
-def newest_good(output_dir: str | Path) -> str | None:
-    """The last checkpoint in which nothing is wrong; those after it are named in warnings."""
-    return next(good_checkpoints(output_dir), None)
+def restore(replaced: Path, output_dir: Path) -> None:
+    """Give what a killed run was about to replace its place back, if its step is known."""
+    step, fault = None, "has no global_step"
+    try:
+        step = load_object(replaced / STATE).get("global_step")
+    except (OSError, ValueError) as error:
+        fault = str(error)
+    if not is_whole(step):
+        # Where it is not there any more, another process has given it its place.
+        if replaced.exists():
+            logger.warning("%s is damaged: %s %s. It is deleted", replaced, STATE, fault)
+        return
+    # Another process may have done it, or the new one stands there.
+    with contextlib.suppress(OSError):
+        replaced.rename(output_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}")

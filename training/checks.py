@@ -15,8 +15,8 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ..configuration.base import unknown
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
-from .checkpoints import STATE
 from .columns import STEPS
+from .faults import STATE
 from .files import NEAREST, InputError, nearest_first, one_of
 from .metrics import make_bleu
 from .option_files import parse_pairs

@@ -1,14 +1,14 @@
 """The directory of a run: whether it holds an earlier one, and how it is cleared for another."""
 
-import shutil
+import os
 from pathlib import Path
 
 from transformers import TrainingArguments
-from transformers.trainer_utils import sort_checkpoints
 
 from ..hub_card.contents import WEIGHTS
 from ..hub_card.verify import REFERENCE
-from .checkpoints import IDENTITY, STAGE, STATE
+from .checkpoints import STAGE, checkpoints_in, remove
+from .faults import IDENTITY, STATE
 from .files import InputError, listed
 
 RESULTS = [
@@ -27,7 +27,7 @@ BESIDE = (
 
 def traces_of_run(output_dir: str | Path) -> list[Path]:
     """The checkpoints and files by which an earlier run is recognized; none where there was no run."""
-    checkpoints = [Path(each) for each in sort_checkpoints(str(output_dir))]
+    checkpoints = [Path(each) for each in checkpoints_in(output_dir)]
     return checkpoints + [path for pattern in TRACES for path in sorted(Path(output_dir).glob(pattern))]
 
 
@@ -38,15 +38,14 @@ def clear_run(output_dir: str | Path) -> None:
         return
     beside = [path for pattern in BESIDE for path in Path(output_dir).glob(pattern)]
     for path in (*traces, *beside, Path(output_dir, STAGE)):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        remove(path)
 
 
 def lies_in(path: str | Path, directory: str | Path) -> bool:
-    """Whether a path is a directory or something in it."""
-    return Path(path).resolve().is_relative_to(Path(directory).resolve())
+    """Whether a path, or what it leads to, is a directory or something in it: a checkpoint in it may be a link."""
+    whole, place = Path(os.path.realpath(directory)), Path(os.path.abspath(path))
+    found = (Path(os.path.realpath(place)), Path(os.path.realpath(place.parent), place.name))
+    return any(each.is_relative_to(whole) for each in found)
 
 
 def goes_on(checkpoint: str | Path | None, output_dir: str | Path) -> bool:

@@ -13,8 +13,9 @@ import pyarrow as pa
 from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import has_length
 
+from ..hub_card.objects import load_object
 from ..hub_card.record import shown
-from .checkpoints import IDENTITY
+from .faults import IDENTITY
 from .files import NEAREST, InputError, nearest_first
 from .streams import RowStream
 
@@ -61,10 +62,12 @@ FREE = {
 DIGESTS = {
     "tokenizer": "tokenizer is another one",
     "train_dataset": "train_dataset has other rows, or the same rows in another order",
-    "eval_dataset": "eval_dataset, by which the best model is chosen, has other rows",
+    "eval_dataset": "eval_dataset, by which the best model is chosen, has other rows or references",
 }
-# By what, and on which rows, the best model is chosen; the learning rate of some schedules, too.
-CHOICE = ("metric_for_best_model", "greater_is_better", "eval_dataset")
+# The metric by which the best model is chosen, and the learning rate of some schedules; and what it is computed from.
+METRIC = ("metric_for_best_model", "greater_is_better")
+COMPUTED_FROM = ("eval_dataset", "generation_config", "bleu_tokenize")
+CHOICE = (*METRIC, *COMPUTED_FROM)
 WAITING = ("reduce_lr_on_plateau", "greedy")
 # What decides which rows a batch holds.
 BATCHES = {
@@ -114,8 +117,14 @@ def equal(before: Any, now: Any, common: bool = False) -> bool:
 
 
 def changes_of(before: Facts, now: Facts) -> list[Change]:
-    """The facts that differ. What only one of the two has, another version of a library added."""
-    names = [name for name in now if name in before]
+    """The facts that differ.
+
+    What only one of the two has, another version of a library added. What a metric is computed from is None where
+    there is no metric, which is a fact of its own.
+    """
+    names = [
+        name for name in now if name in before and not (name in COMPUTED_FROM and None in (before[name], now[name]))
+    ]
     return [
         Change(name, before[name], now[name])
         for name in names
@@ -147,7 +156,7 @@ def read_facts(checkpoint: Path) -> Facts | None:
     if not path.is_file():
         return None
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["facts"])
+        return dict(load_object(path)["facts"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
 
@@ -158,7 +167,7 @@ def facts_of(
     tokenizer: Any = None,
     collator: Any = None,
     train_dataset: Any = None,
-    eval_dataset: Any = None,
+    computed_from: Facts | None = None,
 ) -> Facts:
     """Every fact that the steps of a run depend on, and the options of FREE, by name; as JSON gives them back.
 
@@ -168,7 +177,7 @@ def facts_of(
         tokenizer: or another processing class, if there is one.
         collator: makes batches of rows.
         train_dataset: what is trained on.
-        eval_dataset: by which the best model is chosen.
+        computed_from: what the metric is computed from by which the best model is chosen; None where none is.
     """
     facts = {
         **{name: value for name, value in args.to_dict().items() if name not in NOT_RECORDED},
@@ -182,7 +191,8 @@ def facts_of(
         "tokenizer": tokenizer_digest(tokenizer),
         "collator": collator_facts(collator),
         "train_dataset": rows_digest(train_dataset),
-        "eval_dataset": None if args.metric_for_best_model is None else rows_digest(eval_dataset),
+        **dict.fromkeys(COMPUTED_FROM),
+        **(computed_from or {}),
     }
     return json.loads(as_json(facts))
 

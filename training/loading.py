@@ -8,7 +8,7 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from .. import FAMILIES
-from .files import InputError, why_not_loaded
+from .files import InputError, describe, why_not_loaded
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,9 @@ def load_config(path: str, flag: str = "model_name_or_path") -> PretrainedConfig
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever it meets
         raise cannot_load(path, error, flag) from error
+    named = config.architectures
+    if named is not None and not (isinstance(named, list) and all(isinstance(each, str) for each in named)):
+        raise InputError(f"{flag}: {path}: architectures in config.json is {describe(named)}, not a list of names")
     if type(config) not in FAMILIES:
         raise InputError(f"{flag}: {path} is of type {config.model_type}; no model of seqblend")
     # Pipelines of its own, as of auto_map: code that a model trained from this one is not to name.

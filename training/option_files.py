@@ -44,7 +44,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: a file of options ends in {', '.join(readers)}")
     try:
         settings = readers[path.suffix](path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path}: {error}") from error
     if not isinstance(settings, dict):
         raise InputError(f"{path}: must hold options and their values")
@@ -68,7 +68,7 @@ def parse_pairs(text: str | list | dict[str, Any] | None, flag: str) -> dict[str
         return text or {}
     if isinstance(text, list):
         raise InputError(f"{flag}: must hold names and their values, but is a list")
-    message = f"{flag}: {text!r} is not NAME=VALUE,NAME=VALUE …"
+    message = f"{flag}: {text!r:.200} is not NAME=VALUE,NAME=VALUE …"
     parts: list[str] = []
     for part in text.split(","):
         # A comma inside brackets belongs to the value.
@@ -81,7 +81,7 @@ def parse_pairs(text: str | list | dict[str, Any] | None, flag: str) -> dict[str
         raise InputError(message)
     try:
         return unique([(name.strip(), from_yaml(value)) for name, value in pairs])
-    except yaml.YAMLError as error:
+    except (RecursionError, yaml.YAMLError) as error:
         raise InputError(message) from error
     except InputError as error:
         raise InputError(f"{flag}: {error}") from error

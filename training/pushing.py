@@ -18,10 +18,12 @@ from transformers.utils import PushInProgress
 
 from ..hub_card.card import Given, write_card
 from ..hub_card.contents import PublishError
+from ..hub_card.objects import read_object
 from ..hub_card.publish import Destination, publish, reason_of
 from ..hub_card.record import RunRecord
 from ..hub_card.verify import REFERENCE, open_saved, write_reference
-from .checkpoints import MANIFEST, write_manifest
+from .checkpoints import write_manifest
+from .faults import MANIFEST, STATE
 
 logger = logging.getLogger(__name__)
 
@@ -211,8 +213,8 @@ def push_stage(stage: Path, destination: Destination, message: str, home: str, f
 
 def resumable(stage: Path, folder: str) -> dict[str, Path]:
     """The files of a checkpoint, by their paths in the repository; none tells where it was on this machine."""
-    path = stage / "trainer_state.json"
-    state = json.loads(path.read_text(encoding="utf-8"))
+    path = stage / STATE
+    state = read_object(path)
     if state["best_model_checkpoint"] is not None:
         state["best_model_checkpoint"] = Path(state["best_model_checkpoint"]).name
     # Not written into: it has a second name, in the checkpoint.

@@ -1,10 +1,11 @@
 """Write what runs reached, beside what was published, as Markdown: `python -m seqblend.training.report DIR`."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from ..hub_card.objects import read_object
 
 
 class Figure(NamedTuple):
@@ -89,12 +90,9 @@ def write_report(directory: Path) -> str:
 
     Raises:
         FileNotFoundError: there is none of the runs that FIGURES names.
+        ValueError: what a run reached cannot be read.
     """
-    runs = {
-        name: json.loads(path.read_text(encoding="utf-8"))
-        for name in FIGURES
-        if (path := directory / name / "all_results.json").exists()
-    }
+    runs = {name: read_object(path) for name in FIGURES if (path := directory / name / "all_results.json").exists()}
     if not runs:
         raise FileNotFoundError(f"{directory}: has none of the runs {', '.join(FIGURES)}")
     lines = [

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,32 @@ import torch
 from transformers.trainer_callback import ExportableState
 
 from ..configuration.base import RecipeConfig
-from .checkpoints import MANIFEST, clear_stage, fault_of, good_checkpoints
+from .checkpoints import clear_stage, good_checkpoints
 from .directory import goes_on
+from .faults import MANIFEST, fault_of
 from .files import InputError, in_one_line
-from .identity import CHOICE, FREE, WAITING, Change, Facts, changes_of, check_allowed, facts_of, read_facts
+from .identity import (
+    CHOICE,
+    FREE,
+    METRIC,
+    WAITING,
+    Change,
+    Facts,
+    changes_of,
+    check_allowed,
+    facts_of,
+    read_facts,
+    rows_digest,
+)
 from .loading import load_config
+from .optimizer_states import (
+    WAITED,
+    check_optimizer,
+    check_schedule,
+    restart_schedule,
+    schedule_unread,
+    settings_of,
+)
 from .saving import SavingTrainer
 
 logger = logging.getLogger(__name__)
@@ -48,9 +70,14 @@ class RestoringTrainer(SavingTrainer):
         Raises:
             InputError: allow_changed names something else.
         """
-        parts = (self.processing_class, self.data_collator, self.train_dataset, self.eval_dataset)
-        self.facts = facts_of(self.model, self.args, *parts)
+        parts = (self.processing_class, self.data_collator, self.train_dataset)
+        is_chosen = self.args.metric_for_best_model is not None
+        self.facts = facts_of(self.model, self.args, *parts, self.computed_from() if is_chosen else None)
         check_allowed(self.args.allow_changed or [], self.facts)
+
+    def computed_from(self) -> Facts:
+        """What the metric is computed from by which the best model is chosen; names are among COMPUTED_FROM."""
+        return {"eval_dataset": rows_digest(self.eval_dataset)}
 
     def find_checkpoint(self, given: str | bool | None, required: bool = True) -> str | None:
         """The checkpoint to resume from. Logs what differs from the run that wrote it, one line for each fact.
@@ -131,7 +158,7 @@ class RestoringTrainer(SavingTrainer):
         """Whether a fact may differ: it changes no step, or allow_changed names it."""
         # To begin or stop choosing a best model changes no step, unless the schedule waits for the metric.
         waits = self.args.lr_scheduler_type in WAITING
-        begins = change.name in CHOICE and None in (change.before, change.now) and not waits
+        begins = change.name in METRIC and None in (change.before, change.now) and not waits
         return begins or change.name in FREE or change.name in (self.args.allow_changed or [])
 
     def log_changes(self, checkpoint: str) -> None:
@@ -200,15 +227,24 @@ class RestoringTrainer(SavingTrainer):
         schedule = self.lr_scheduler.state_dict()
         groups = [dict(group) for group in self.optimizer.param_groups]
         given = settings_of(groups)
+        changed = {change.name for change in self.changes}
+        is_other = "lr_scheduler_type" in changed
+        if Path(checkpoint, "optimizer.pt").is_file():
+            check_optimizer(Path(checkpoint, "optimizer.pt"), getattr(self.optimizer, "optimizer", self.optimizer))
+        if Path(checkpoint, "scheduler.pt").is_file() and not is_other:
+            check_schedule(Path(checkpoint, "scheduler.pt"), self.lr_scheduler)
         try:
-            super()._load_optimizer_and_scheduler(checkpoint)
+            with schedule_unread(self) if is_other else nullcontext():
+                super()._load_optimizer_and_scheduler(checkpoint)
         except ValueError as error:
             raise InputError(f"optim: the state in {checkpoint} is of another one: {error}") from error
+        for group, own in zip(self.optimizer.param_groups, groups, strict=True):
+            # Which some schedules write there, and others not.
+            group |= {"initial_lr": own["initial_lr"]} if is_other and "initial_lr" in own else {}
         kept = settings_of(self.optimizer.param_groups)
         # What another version of torch has besides does no harm.
         if missing := sorted(given.keys() - kept.keys()):
             raise InputError(f"optim: the state in {checkpoint} is of another one: it has no {', '.join(missing)}")
-        changed = {change.name for change in self.changes}
         if changed & OPTIMIZER:
             for group, own in zip(self.optimizer.param_groups, groups, strict=True):
                 group.update({name: value for name, value in own.items() if name not in ("params", "lr")})
@@ -218,6 +254,10 @@ class RestoringTrainer(SavingTrainer):
             # What waits for a metric goes on waiting, if it did so before.
             begins = bool(changed & SCHEDULE - {"learning_rate"})
             restart_schedule(self.lr_scheduler, schedule, self.state.global_step, rates, begins)
+        waited = {name: schedule[name] for name in WAITED if name in schedule}
+        if waited and changed & {*CHOICE}:
+            # It has seen the best of another metric.
+            self.lr_scheduler.load_state_dict({**self.lr_scheduler.state_dict(), **waited})
         if overruled := [f"{name} {kept[name]}, not {given[name]}" for name in given if given[name] != kept[name]]:
             logger.warning("The optimizer goes on as in %s: %s", checkpoint, "; ".join(overruled))
 
@@ -233,40 +273,6 @@ class RestoringTrainer(SavingTrainer):
             if isinstance(kept, dict):
                 kept["args"] = state["args"]
         super()._load_callback_state()
-
-
-def settings_of(groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """What an optimizer with these parameter groups was built with, by the names of the arguments.
-
-    Of several groups the first counts: transformers' second one has no weight decay. The learning rate is that before
-    a scheduler changed it.
-    """
-    group = groups[0]
-    names = {"initial_lr": "learning_rate"}
-    return {names.get(name, name): value for name, value in group.items() if name not in ("params", "lr")}
-
-
-def restart_schedule(scheduler: Any, state: dict[str, Any], steps: int, rates: list[float], begins: bool) -> None:
-    """Bring a schedule to where it would be after so many steps, in place of what was loaded into it.
-
-    Args:
-        scheduler: of the run.
-        state: that of the scheduler before any step.
-        steps: taken so far.
-        rates: learning rates of the optimizer's groups, as the arguments have them.
-        begins: whether a schedule that does not follow from the steps is a new one, and not at other rates alone.
-    """
-    if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
-        scheduler.load_state_dict(state)
-        scheduler.last_epoch = steps
-        factors = [factor(steps) for factor in scheduler.lr_lambdas]
-        rates = [base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)]
-    elif begins:
-        scheduler.load_state_dict(state)
-    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    # What logs tell.
-    scheduler._last_lr = rates
 
 
 def states_of(callbacks: Iterable[Any]) -> dict[str, dict[str, Any]]:

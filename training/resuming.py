@@ -14,9 +14,9 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, safe_globals
 from transformers.trainer_utils import TrainOutput
 
 from ..hub_card.record import RunRecord
-from .checkpoints import IDENTITY, POSITION, STATE
+from .faults import IDENTITY, POSITION, STATE
 from .files import InputError
-from .identity import BATCHES, FREE, LENGTH, identity_of, read_facts
+from .identity import BATCHES, CHOICE, FREE, LENGTH, identity_of, read_facts
 from .locks import locked
 from .restoring import UNKNOWN, RestoringTrainer
 from .sharing import SharedStream
@@ -204,13 +204,22 @@ class ResumingTrainer(RestoringTrainer):
         self.note_run(trial=args[1])
         self._saved, self._resumed, self._losses, position = None, args[0], None, None
         if self._resumed is not None:
-            self.find_best(Path(self._resumed))
+            if any(change.name in CHOICE for change in self.changes):
+                self.forget_best()
+            else:
+                self.find_best(Path(self._resumed))
             position = self.position_in(Path(self._resumed))
         is_over = False
         if position is not None:
             self._losses, self._losses_restored = position.get("losses"), False
             epoch, batches = position["epoch"], position["batches"]
             is_over = self.state.global_step >= max_steps or self.is_stopped()
+            most = steps_per_epoch * self.args.gradient_accumulation_steps
+            if not is_over and (epoch >= epochs or batches > most):
+                raise InputError(
+                    f"{Path(self._resumed, POSITION)}: has batch {batches} of epoch {epoch + 1}, but the run has "
+                    f"{epochs} epochs of {most} batches"
+                )
             stream = self.allowed_stream(position["stream"])
             if position["ended"]:
                 epoch, batches = (epochs if is_over else epoch + 1), 0
@@ -218,7 +227,7 @@ class ResumingTrainer(RestoringTrainer):
                     self._stream.remember(stream)
             elif is_over:
                 # All of them: nothing is left but what the epoch ends with.
-                batches = steps_per_epoch * self.args.gradient_accumulation_steps
+                batches = most
             elif self._stream is not None and stream is not None:
                 self._stream.resume(batches, stream)
         self.position.go_on(epoch, batches, is_over)
@@ -250,6 +259,16 @@ class ResumingTrainer(RestoringTrainer):
             for each in self.callback_handler.callbacks
             if isinstance(each, EarlyStoppingCallback)
         )
+
+    def forget_best(self) -> None:
+        """Choose the best model anew: figures of another metric, or of other rows, cannot be compared."""
+        if self.state.best_metric is not None and self.args.should_log:
+            now = "none is chosen now" if self.args.metric_for_best_model is None else "it is chosen anew"
+            logger.warning("%s: the best model so far was chosen otherwise; %s", self._resumed, now)
+        self.state.best_metric = self.state.best_model_checkpoint = self.state.best_global_step = None
+        for each in self.callback_handler.callbacks:
+            if isinstance(each, EarlyStoppingCallback):
+                each.early_stopping_patience_counter = 0
 
     def find_best(self, checkpoint: Path) -> None:
         """Find the best model's checkpoint, though the directory may have been moved.

@@ -12,10 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, sort_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from .checkpoints import STAGE, STATE, RunError, clear_stage, commit, fault_of, files_of, newest_good, synchronize
+from ..hub_card.objects import load_object
+from .checkpoints import (
+    STAGE,
+    RunError,
+    by_age,
+    checkpoints_in,
+    clear_stage,
+    commit,
+    newest_good,
+    remove,
+    synchronize,
+)
 from .directory import clear_run, goes_on
+from .faults import STATE, fault_of, files_of
 from .files import InputError, in_one_line, listed
 from .pushing import PushingTrainer
 from .signals import TERMINATED, terminate
@@ -48,11 +60,9 @@ def results_json(content: dict[str, Any]) -> str:
 def read_results(path: Path) -> dict[str, Any]:
     """Results that were written before; empty where there are none, or where they are damaged, which is said."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError) as error:
-        logger.warning("%s is damaged (%s) and written anew", path, in_one_line(error))
+        return load_object(path) if path.exists() else {}
+    except ValueError as error:
+        logger.warning("%s is damaged (%s) and written anew", path, error)
         return {}
 
 
@@ -100,13 +110,14 @@ class SavingTrainer(PushingTrainer):
             if self.args.should_save:
                 clear_run(directory)
             self.accelerator.wait_for_everyone()
-        self._earlier = set(sort_checkpoints(directory))
+        earlier = checkpoints_in(directory)
+        self._earlier = set(earlier)
         if self._earlier and self.args.should_log:
             logger.warning(
                 "%s holds checkpoints of an earlier run: %s. They stay, but for those of the same steps; "
                 "overwrite_output_dir deletes the earlier run",
                 directory,
-                listed([Path(each).name for each in sort_checkpoints(directory)]),
+                listed([Path(each).name for each in earlier]),
             )
 
     # --- What ends a run ---
@@ -248,16 +259,17 @@ class SavingTrainer(PushingTrainer):
     def rotate(self, run_dir: Path) -> None:
         """Delete the oldest checkpoints of this run but for the last and the best, until save_total_limit are left.
 
-        Replaces transformers' rotate_checkpoints, which counts and deletes those of an earlier run too.
+        Replaces transformers' rotate_checkpoints, which counts and deletes those of an earlier run too, and what has a
+        longer name: see checkpoints_in.
         """
         limit, best = self.args.save_total_limit or 0, self.state.best_model_checkpoint
         if limit <= 0:
             return
-        own = [each for each in sort_checkpoints(str(run_dir), use_mtime=True) if each not in self._earlier]
+        own = [each for each in by_age(checkpoints_in(run_dir)) if each not in self._earlier]
         needed = {own[-1]} if best is None else {own[-1], str(Path(best))}
         surplus = max(0, len(own) - max(limit, len(needed)))
         for checkpoint in [each for each in own if each not in needed][:surplus]:
-            shutil.rmtree(checkpoint, ignore_errors=True)
+            remove(Path(checkpoint), ignore_errors=True)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As Trainer.save_model.

@@ -5,13 +5,15 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, islice
 from typing import Any
 
 import datasets
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from .files import InputError
+from .files import InputError, in_one_line
 
 # Parts of a stream of `datasets` whose state leaves rows out: those in a buffer, and those of a batch.
 INEXACT = {"BufferShuffledExamplesIterable", "RebatchedArrowExamplesIterable"}
@@ -113,7 +115,7 @@ class RowStream(IterableDataset):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there when rows are asked for next, and from the beginning when that has ended."""
-        self._start = (state["block"], state["row"])
+        self._start = (int(state["block"]), int(state["row"]))
         self._expected = state.get("reading") or None
         self.remember(state)
 
@@ -124,6 +126,18 @@ class RowStream(IterableDataset):
     def set_epoch(self, epoch: int) -> None:
         """Called by PositionedStream."""
         self.epoch = epoch
+
+
+@contextmanager
+def state_of_stream() -> Iterator[None]:
+    """Raises InputError for what a source raises of a state that is none of its own."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        reason = in_one_line(error)
+        raise InputError(f"resume_from_checkpoint: position.pt has no state of this stream ({reason})") from error
 
 
 class PositionedStream(IterableDataset):
@@ -149,8 +163,12 @@ class PositionedStream(IterableDataset):
     def __iter__(self) -> Iterator[Any]:
         batches, self.start = self.start, 0
         self.ends.clear()
-        count = 0
-        for row in self.source:
+        count, rows = 0, iter(self.source)
+        if batches:
+            # Only now `datasets` looks at the state that it was given.
+            with state_of_stream():
+                rows = chain(list(islice(rows, 1)), rows)
+        for row in rows:
             count += 1
             if count == self.rows:
                 batches, count = batches + 1, 0
@@ -168,7 +186,8 @@ class PositionedStream(IterableDataset):
 
     def resume(self, batches: int, state: Any) -> None:
         """Go on after so many batches of an epoch."""
-        self.source.load_state_dict(state)
+        with state_of_stream():
+            self.source.load_state_dict(state)
         self.start = batches
 
     def remember(self, state: Any) -> None:

@@ -217,9 +217,35 @@ def answer_rows(
     return task.answer(predicted, rows, settings)
 
 
+@dataclass(frozen=True)
+class SplitScorer:
+    """Turns predictions of a split into metrics.
+
+    Args:
+        task: has a score.
+        rows: the split as read.
+        encoded: the split as the model reads it.
+        settings: of the run.
+    """
+
+    task: Task
+    rows: datasets.Dataset
+    encoded: datasets.Dataset
+    settings: Settings
+
+    def __call__(self, predicted: EvalPrediction) -> dict[str, float | str]:
+        answers = answer_rows(self.task, predicted, self.rows, self.encoded, self.settings)
+        return self.task.score(answers, self.rows, self.settings)
+
+    @property
+    def references(self) -> datasets.Dataset:
+        """What the answers are compared with; of a text there may be several."""
+        return self.rows.select_columns(self.task.reference)
+
+
 def scorers_of(
     task: Task, rows: datasets.DatasetDict, encoded: datasets.DatasetDict, settings: Settings
-) -> dict[str, Callable[[EvalPrediction], dict[str, float | str]]]:
+) -> dict[str, SplitScorer]:
     """What turns predictions into metrics, for each split that is evaluated, by the prefix of its metrics.
 
     Args:
@@ -228,17 +254,13 @@ def scorers_of(
         encoded: the splits as the model reads them.
         settings: of the run.
     """
-
-    def scorer(split: str) -> Callable[[EvalPrediction], dict[str, float | str]]:
-        def score(predicted: EvalPrediction) -> dict[str, float | str]:
-            answers = answer_rows(task, predicted, rows[split], encoded[split], settings)
-            return task.score(answers, rows[split], settings)
-
-        return score
-
     if task.score is None:
         return {}
-    return {prefix: scorer(split) for prefix, split in PREFIXES.items() if split in rows}
+    return {
+        prefix: SplitScorer(task, rows[split], encoded[split], settings)
+        for prefix, split in PREFIXES.items()
+        if split in rows
+    }
 
 
 def without_document(encoded: datasets.Dataset | RowStream) -> datasets.Dataset | RowStream:

@@ -32,10 +32,12 @@ from transformers.trainer_utils import EvalLoopOutput, has_length
 
 from .arguments import BlendTrainingArguments
 from .files import InputError
+from .identity import UNREAD, rows_digest
 from .metrics import greater_is_better, perplexity
 from .progress import Progress
 from .resuming import ResumingTrainer, seed_of
 from .sampling import TokenBatchSampler, count_tokens
+from .tasks import SplitScorer
 
 logger = logging.getLogger(__name__)
 
@@ -217,6 +219,8 @@ class BlendTrainer(ResumingTrainer):
 
     def __init__(self, *, scorers: dict[str, Scorer] | None = None, **kwargs: Any):
         self.scorers = {} if scorers is None else scorers
+        # What generation_config says.
+        self._said_generation: dict[str, Any] = {}
         args = kwargs["args"] = completed(kwargs.get("args"))
         check_device(args)
         if kwargs.get("compute_metrics") is None:
@@ -249,8 +253,26 @@ class BlendTrainer(ResumingTrainer):
             ValueError: it cannot be loaded, or settings do not go together.
         """
         config = load_generation_config(given)
+        self._said_generation = settings_of_generation(config)
         own = getattr(self.model, "generation_config", None)
         return config if own is None else complete_generation(config, own, self.args)
+
+    def computed_from(self) -> dict[str, Any]:
+        """As RestoringTrainer.computed_from; with the references of the scorer, and how texts are generated."""
+        facts = super().computed_from()
+        scorer, args = self.scorers.get("eval"), self.args
+        if isinstance(scorer, SplitScorer):
+            facts["eval_dataset"] = [facts["eval_dataset"], rows_digest(scorer.references)]
+        if (args.metric_for_best_model or "").endswith("loss") or not args.predict_with_generate:
+            return facts
+        if isinstance(scorer, SplitScorer):
+            facts["bleu_tokenize"] = scorer.settings.bleu_tokenize or "auto"
+        given = {"max_length": args.generation_max_length, "num_beams": args.generation_num_beams}
+        # Tokens that training takes from the tokenizer, of which there is a digest.
+        own = settings_of_generation(self.model.generation_config)
+        own = {name: value for name, value in own.items() if name not in UNREAD}
+        said = {name: value for name, value in given.items() if value is not None}
+        return {**facts, "generation_config": {**own, **self._said_generation, **said}}
 
     def make_batches(self) -> TokenBatchSampler | None:
         """The training batches, where max_tokens_per_batch says what they hold. None: so many rows, drawn at random.

@@ -7,6 +7,14 @@ from pathlib import Path
 from typing import IO, Any
 
 
+def part_of(path: Path) -> Path:
+    """The name of a file until it is whole: a hidden one, as a user's own `.part` would be lost.
+
+    It is fixed, so that the next process writes over what a killed one left there.
+    """
+    return path.with_name(f".{path.name}.part")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[str]]:
     """A text file beside the one that is to be written, whose place it takes when all is in it and on the disk.
@@ -14,8 +22,7 @@ def replacing(path: Path) -> Iterator[IO[str]]:
     Raises:
         OSError: it cannot be written; the error names the file, and what stood there before stays.
     """
-    # Of a fixed name: what a killed process left there is written over by the next.
-    part = path.with_name(f".{path.name}.part")
+    part = part_of(path)
     try:
         # A link of that name would be written through.
         part.unlink(missing_ok=True)
