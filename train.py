@@ -43,6 +43,7 @@ from seqblend.training.progress import hide_bars
 from seqblend.training.signals import Terminated, ending, terminable
 from seqblend.training.streams import RowStream
 from seqblend.training.tasks import (
+    PREFIXES,
     TASKS,
     Task,
     answer_rows,
@@ -82,7 +83,7 @@ class Job:
     settings: Settings
     model: PreTrainedModel
     trainer: BlendTrainer
-    facts: dict[str, str | int]
+    facts: dict[str, Any]
     is_trained: bool = False
 
     def run(self) -> None:
@@ -180,8 +181,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     if training_args.do_train:
         check_directory(training_args, model_args.sources(), wanted)
     finish_arguments(training_args, task, set(rows))
-    if training_args.should_log:
-        warn_of_leakage(rows, task.inputs)
+    leakage = warn_of_leakage(rows, task.inputs) if training_args.should_log else {}
     tokenizer = make_tokenizer(model_args, data_args, rows.get("train"), task.has_sentinels)
     set_seed(training_args.seed)
     weights = class_weights(data_args, training_args, rows)
@@ -222,6 +222,8 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         # From which the card can be made again.
         "card_data": {**shown_example(rows, task), **given},
         "recipe": model_args.origin(),
+        # None takes the place of what was said of the rows that were measured before.
+        **{f"{prefix}_leakage": leakage.get(split) for prefix, split in PREFIXES.items() if split in rows},
         **data_args.facts(),
     }
     return Job(task, rows, encoded, settings, model, trainer, facts)

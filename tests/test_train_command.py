@@ -211,7 +211,7 @@ def test_bare_quotes_in_tsv_keep_every_row(tmp_path):
 FIGURES = {
     CLASSIFY: {"accuracy", "macro_f1", "matthews_correlation"},
     TAG: {"accuracy", "precision", "recall", "f1"},
-    TRANSLATE: {"bleu", "bleu_signature", "chrf", "chrf_signature", "exact_match"}
+    TRANSLATE: {"bleu", "bleu_note", "bleu_signature", "chrf", "chrf_signature", "exact_match"}
     | {"word_error_rate", "character_error_rate"},
     "causal-lm": {"perplexity"},
     "masked-lm": {"perplexity"},
@@ -219,6 +219,7 @@ FIGURES = {
 }
 SPEEDS = {"runtime", "samples", "samples_per_second", "steps_per_second"}
 FACTS = {"command", "versions", "machine", "parameters", "recipe", "dataset", "max_length", "card_data"}
+FACTS |= {"task", "eval_leakage", "test_leakage"}
 CASES = {
     **{task: (task, None, ROWS[task], FIGURES[task]) for task in TASKS},
     "pairs": (CLASSIFY, "regression", PAIRS, {"pearson", "spearman", "mse"}),

@@ -258,7 +258,7 @@ class DataArguments:
 
     def facts(self) -> dict[str, str | int]:
         """What the card tells of the data: names without directories."""
-        facts: dict[str, str | int] = {"max_length": self.max_source_length or self.max_length}
+        facts = {"task": self.task, "max_length": self.max_source_length or self.max_length}
         if self.dataset_name is None:
             given = next(filter(None, map(self.files, ("train", "validation", "test"))))
             names = [name for side in given for name in side] if isinstance(given, Pairs) else given

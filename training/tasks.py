@@ -1,5 +1,6 @@
 """The tasks: for each, what becomes of a row, how it is padded, what is predicted from it, and how that is scored."""
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,8 @@ from .streams import RowStream
 from .tags import describe_scheme
 from .token_classification import answer_words, best_labels, check_words, encode_words, score_words
 from .windows import join_logits, join_tokens
+
+logger = logging.getLogger(__name__)
 
 # The prefix that transformers gives the metrics of a split.
 PREFIXES = {"eval": "validation", "test": "test"}
@@ -230,9 +233,16 @@ def scorers_of(
     """
 
     def scorer(split: str) -> Callable[[EvalPrediction], dict[str, float | str]]:
+        said = set()
+
         def score(predicted: EvalPrediction) -> dict[str, float | str]:
             answers = answer_rows(task, predicted, rows[split], encoded[split], settings)
-            return task.score(answers, rows[split], settings)
+            metrics = task.score(answers, rows[split], settings)
+            # Not at every evaluation anew.
+            if (note := metrics.get("bleu_note")) and note not in said:
+                logger.warning("%s: BLEU is 0: %s", split, note)
+                said.add(note)
+            return metrics
 
         return score
 
