@@ -127,7 +127,10 @@ class Job:
         self.trainer.save_state()
         self.is_trained = True
         stored = {} if isinstance(self.rows["train"], RowStream) else {"train_samples": len(self.rows["train"])}
-        self.report("train", {**result.metrics, **stored})
+        # Where nothing was left to train, the results are those of the run that trained it.
+        is_finished = self.trainer.state.global_step == self.trainer.pace.first_step
+        if not (is_finished and Path(self.directory, "train_results.json").exists()):
+            self.report("train", {**result.metrics, **stored})
 
     def predict(self) -> None:
         """Predict the test split and write one object a row to predictions.jsonl."""

@@ -334,10 +334,11 @@ def result_rows(saved: Saved) -> list[tuple[str, str, str, str]]:
     sizes = {split: counted(saved.results.get(f"{prefix}_samples")) for prefix, split in SPLITS.items()}
     # Where the figure is something else, the note is of an earlier measurement.
     notes = {(split, "bleu", 0.0): saved.results.get(f"{prefix}_bleu_note") for prefix, split in SPLITS.items()}
-    return [
-        (split, sizes[split], METRICS[key][1], ": ".join(filter(None, [f"{value:.4f}", notes.get((split, key, value))])))
-        for split, key, value in measured(saved)
-    ]
+    rows = []
+    for split, key, value in measured(saved):
+        note = notes.get((split, key, value))
+        rows.append((split, sizes[split], METRICS[key][1], f"{value:.4f}" + (f": {note}" if note else "")))
+    return rows
 
 
 def counted(number: int | None) -> str:

@@ -153,6 +153,7 @@ def test_rows_that_also_stand_in_training_are_counted(streaming, said, tmp_path,
         told = warn_of_leakage(data, ["text"])
     # On the card without a file's place.
     assert list(told) == ["validation", "test"] and str(tmp_path) not in str(told)
-    assert [text[:28] for text in told.values()] == [line.replace(" ({})", "").replace("{}", "the split")[:28] for line in said]
+    without = [line.replace(" ({})", "").replace("{}", "the split") for line in said]
+    assert all(text.startswith(line) for text, line in zip(told.values(), without, strict=True))
     lines = [line.format(path) for line, path in zip(said, (train, test), strict=True)]
     assert all(line in caplog.text for line in lines), caplog.text

@@ -380,6 +380,11 @@ def test_a_run_goes_on_by_itself_from_the_newest_good_checkpoint(tmp_path, caplo
     run(out, **options)
     assert (out / "model.safetensors").read_bytes() == whole
     assert "checkpoint-3 is damaged: optimizer.pt has 0 bytes" in caplog.text
+    # Where it is finished already, its time is not that of doing nothing.
+    trained = read(out / "train_results.json")
+    run(out, **options)
+    assert read(out / "train_results.json") == trained
+    assert trained.items() <= read(out / "all_results.json").items()
 
 
 def contents(directory):

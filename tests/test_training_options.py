@@ -354,7 +354,7 @@ def test_a_run_begins_with_what_it_is_and_logs_how_long_it_takes(tmp_path, caplo
     (summary,) = [message for message in caplog.messages if message.startswith("model: ")]
     assert summary.splitlines() == [
         f"model: BlendEncoderDecoderForSeq2SeqLM, {job.model.num_parameters():,} parameters",
-        f"data: 5 rows and {tokens} tokens an epoch, without padding",
+        f"data: 5 rows and {tokens} tokens of source and target an epoch, without padding",
         f"steps: 6; 3 an epoch, of {tokens / 3:.0f} tokens in the mean",
         f"output: {out}",
     ]
