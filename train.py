@@ -59,7 +59,8 @@ from seqblend.training.trainer import BlendTrainer
 from seqblend.training.weights import class_weights
 from seqblend.training.writing import replacing
 
-logger = logging.getLogger(__name__)
+# By this name where it runs as a script, too.
+logger = logging.getLogger("seqblend.train")
 
 
 @dataclass
@@ -170,8 +171,11 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     if stack is not None and training_args.should_save:
         stack.enter_context(locked(training_args.output_dir))
     wanted = wanted_checkpoint(training_args)
-    if training_args.disable_tqdm:
+    if training_args.disable_tqdm or not sys.stderr.isatty():
         hide_bars()
+    if not training_args.should_log:
+        # What it says, the main process says too.
+        logging.getLogger("seqblend").setLevel(logging.ERROR)
     task = TASKS[data_args.task]
     given = card_facts(data_args)
     check_hub(training_args)
