@@ -408,7 +408,12 @@ def test_old_pictures_do_not_stay(trained, tmp_path, monkeypatch):
 
 
 def test_a_sequence_to_sequence_model_shows_cross_attention(tmp_path, monkeypatch):
-    monkeypatch.setattr(card_module, "run_usage", lambda *args: "printed")
+    names = []
+    draw = illustrate.draw_blending
+    monkeypatch.setattr(
+        illustrate, "draw_blending", lambda *args, **said: names.append(said["names"]) or draw(*args, **said)
+    )
+    monkeypatch.setattr(card_module, "run_usage", lambda *args: "\ufffd\ufffd 0.1")
     model = tiny_model(BlendEncoderDecoderForSeq2SeqLM).float()
     model.generation_config.max_length = 8
     model.save_pretrained(tmp_path)
@@ -417,6 +422,9 @@ def test_a_sequence_to_sequence_model_shows_cross_attention(tmp_path, monkeypatc
     (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     card = write_card(tmp_path).read_text()
     assert "(pictures/lengths.png)" in card and "(pictures/blending.png)" in card
+    assert names == [("token that is written (query)", "token of the source (key)")]
+    assert "each token that is written (a row) takes of each of the source (a column)" in card
+    assert "\ufffd\ufffd 0.1\n```\n\nEach \ufffd is a token that is no whole character" in card
 
 
 # Of the smallest vocabulary that each kind can have: every byte, every character is a token.
