@@ -63,6 +63,10 @@ from seqblend.training.writing import replacing
 logger = logging.getLogger("seqblend.train")
 
 
+# transformers' default, which of a short run logs nothing.
+MOST_LOGGING_STEPS = 500
+
+
 @dataclass
 class Job:
     """A run that has passed every check and is ready to start.
@@ -218,6 +222,8 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         preprocess_logits_for_metrics=task.reduce,
     )
     if training_args.do_train:
+        if training_args.chooses_logging_steps:
+            training_args.logging_steps = choose_logging_steps(trainer)
         checkpoint = trainer.find_checkpoint(wanted, required=training_args.resume is None)
         training_args.resume_from_checkpoint = checkpoint
         if checkpoint is None and training_args.overwrite_output_dir:
@@ -320,6 +326,14 @@ def make_trainer(**kwargs: Any) -> BlendTrainer:
         return trainer
     except Exception as error:  # transformers raises whatever it meets
         raise error if isinstance(error, InputError | PublishError) else InputError(in_one_line(error)) from error
+
+
+def choose_logging_steps(trainer: BlendTrainer) -> int:
+    """How many steps a line of the log is of: there are about 20 lines, which make a learning curve, or more."""
+    args, steps = trainer.args, trainer.args.max_steps
+    if steps <= 0:
+        steps = int(args.num_train_epochs * len(trainer.train_dataset) / trainer.get_total_train_batch_size(args))
+    return min(max(1, steps // 20), MOST_LOGGING_STEPS)
 
 
 def main(argv: list[str] | None = None) -> int:

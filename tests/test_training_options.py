@@ -364,6 +364,21 @@ def test_a_run_begins_with_what_it_is_and_logs_how_long_it_takes(tmp_path, caplo
     assert all(line["seconds_left"] >= 0 for line in lines) and lines[-1]["seconds_left"] == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"max_steps": 150}, 7),
+        ({"max_steps": 20_000}, 500),
+        ({"max_steps": -1, "num_train_epochs": 80, "per_device_train_batch_size": 2}, 10),
+        ({"max_steps": 150, "logging-steps": 500}, 500),
+    ],
+)
+def test_the_log_of_a_short_run_is_a_curve(options, steps, tmp_path):
+    """Where the user says nothing of logging_steps; eval_steps, which follow them, stay as they are."""
+    job = prepared(tmp_path / "out", eval_strategy="steps", **options, **files(tmp_path, ROWS[CLASSIFY]))
+    assert job.trainer.args.logging_steps == steps and job.trainer.args.eval_steps == 500
+
+
 def test_speed_is_that_of_training_and_the_time_left_that_of_all(monkeypatch):
     """Of ten steps of a second each five are done, with an evaluation of five seconds among them."""
     clock = SimpleNamespace(now=0.0)

@@ -306,6 +306,9 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
         },
     )
 
+    # Where the user said nothing of logging_steps, train.py chooses them.
+    chooses_logging_steps = False
+
     @property
     def device(self) -> torch.device:
         """The device of this process; a CPU has no number.
@@ -371,6 +374,8 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Ble
     except Exception as error:  # TrainingArguments raises whatever it meets
         raise InputError(str(error)) from error
     parser.check_names([word.lstrip("-").replace("-", "_") for word in remaining], "command line")
+    names = {word.partition("=")[0].replace("-", "_") for word in flags}
+    arguments[2].chooses_logging_steps = "__logging_steps" not in names
     # TrainingArguments turns a false into a true where there is an eval_strategy.
     arguments[2].do_eval = said.do_eval
     # And guesses this from the metric's name.
