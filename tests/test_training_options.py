@@ -164,7 +164,7 @@ def test_stopping_early_needs_something_to_go_by(changed, words, tmp_path, capsy
 def test_every_figure_of_an_evaluation_has_a_direction():
     figures = set().union(*(case[-1] for case in CASES.values())) | {"loss"}
     unknown = {name for name in figures if greater_is_better(name) is None}
-    assert unknown == {name for name in figures if name.endswith("_signature")}
+    assert unknown == {name for name in figures if name.endswith(("_note", "_signature"))}
 
 
 def test_the_lowest_perplexity_is_the_best_and_a_falling_one_stops_no_run(tmp_path):
