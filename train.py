@@ -40,6 +40,7 @@ from seqblend.training.models import (
     take_labels,
 )
 from seqblend.training.progress import hide_bars
+from seqblend.training.saving import read_results
 from seqblend.training.signals import Terminated, ending, terminable
 from seqblend.training.streams import RowStream
 from seqblend.training.tasks import (
@@ -134,8 +135,8 @@ class Job:
         stored = {} if isinstance(self.rows["train"], RowStream) else {"train_samples": len(self.rows["train"])}
         # Where nothing was left to train, the results are those of the run that trained it.
         is_finished = self.trainer.state.global_step == self.trainer.pace.first_step
-        if not (is_finished and Path(self.directory, "train_results.json").exists()):
-            self.report("train", {**result.metrics, **stored})
+        known = read_results(Path(self.directory, "train_results.json")) if is_finished else {}
+        self.report("train", known or {**result.metrics, **stored})
 
     def predict(self) -> None:
         """Predict the test split and write one object a row to predictions.jsonl."""
