@@ -50,7 +50,9 @@ format: $(VENV)/tools  ## format the code and mend what can be mended
 	$(BIN)/ruff format .
 
 results: $(VENV)/package  ## write docs/results.md from the runs under runs/
-	$(BIN)/python -m seqblend.training.report runs > docs/results.md
+	mkdir -p runs
+	$(BIN)/python -m seqblend.training.report runs > runs/results.md
+	mv runs/results.md docs/results.md
 
 # The profiler that measures memory says that it begins and ends, whatever it is asked, but for this level.
 bench: $(VENV)/bench  ## time ours beside its peers (DATA=real texts' directory)

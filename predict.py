@@ -31,6 +31,7 @@ from seqblend.training.loading import load_config
 from seqblend.training.locks import open_locked
 from seqblend.training.models import check_reach, load_model, reach_of, reads_token_types
 from seqblend.training.prediction import ASKED, Predictor, Row, split_text
+from seqblend.training.progress import hide_bars
 from seqblend.training.signals import Terminated, ending, terminable
 from seqblend.training.sources import Source, check_reading, sources_of
 from seqblend.training.tasks import TASKS
@@ -366,6 +367,8 @@ def main(argv: list[str] | None = None) -> int:
         SIGTERM it is 143.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if not sys.stderr.isatty():
+        hide_bars()
     try:
         run(sys.argv[1:] if argv is None else argv)
     except (StrictDataclassError, ValueError) as error:

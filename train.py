@@ -39,9 +39,11 @@ from seqblend.training.models import (
     take_labels,
 )
 from seqblend.training.progress import hide_bars
+from seqblend.training.saving import read_results
 from seqblend.training.signals import Terminated, ending, terminable
 from seqblend.training.streams import RowStream
 from seqblend.training.tasks import (
+    PREFIXES,
     TASKS,
     Task,
     answer_rows,
@@ -57,7 +59,12 @@ from seqblend.training.trainer import BlendTrainer
 from seqblend.training.weights import class_weights
 from seqblend.training.writing import replacing
 
-logger = logging.getLogger(__name__)
+# By this name where it runs as a script, too.
+logger = logging.getLogger("seqblend.train")
+
+
+# transformers' default, which of a short run logs nothing.
+MOST_LOGGING_STEPS = 500
 
 
 @dataclass
@@ -81,7 +88,7 @@ class Job:
     settings: Settings
     model: PreTrainedModel
     trainer: BlendTrainer
-    facts: dict[str, str | int]
+    facts: dict[str, Any]
     is_trained: bool = False
 
     def run(self) -> None:
@@ -125,7 +132,10 @@ class Job:
         self.trainer.save_state()
         self.is_trained = True
         stored = {} if isinstance(self.rows["train"], RowStream) else {"train_samples": len(self.rows["train"])}
-        self.report("train", {**result.metrics, **stored})
+        # Where nothing was left to train, the results are those of the run that trained it.
+        is_finished = self.trainer.state.global_step == self.trainer.pace.first_step
+        known = read_results(Path(self.directory, "train_results.json")) if is_finished else {}
+        self.report("train", known or {**result.metrics, **stored})
 
     def predict(self) -> None:
         """Predict the test split and write one object a row to predictions.jsonl."""
@@ -165,8 +175,11 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     if stack is not None and training_args.should_save:
         stack.enter_context(locked(training_args.output_dir))
     wanted = wanted_checkpoint(training_args)
-    if training_args.disable_tqdm:
+    if training_args.disable_tqdm or not sys.stderr.isatty():
         hide_bars()
+    if not training_args.should_log:
+        # What it says, the main process says too.
+        logging.getLogger("seqblend").setLevel(logging.ERROR)
     task = TASKS[data_args.task]
     given = card_facts(data_args)
     check_hub(training_args)
@@ -179,8 +192,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     if training_args.do_train:
         check_directory(training_args, model_args.sources(), wanted)
     finish_arguments(training_args, task, set(rows))
-    if training_args.should_log:
-        warn_of_leakage(rows, task.inputs)
+    leakage = warn_of_leakage(rows, task.inputs) if training_args.should_log else {}
     tokenizer = make_tokenizer(model_args, data_args, rows.get("train"), task.has_sentinels)
     set_seed(training_args.seed)
     weights = class_weights(data_args, training_args, rows)
@@ -210,6 +222,8 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         preprocess_logits_for_metrics=task.reduce,
     )
     if training_args.do_train:
+        if training_args.chooses_logging_steps:
+            training_args.logging_steps = choose_logging_steps(trainer)
         checkpoint = trainer.find_checkpoint(wanted, required=training_args.resume is None)
         training_args.resume_from_checkpoint = checkpoint
         if checkpoint is None and training_args.overwrite_output_dir:
@@ -221,6 +235,8 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         # From which the card can be made again.
         "card_data": {**shown_example(rows, task), **given},
         "recipe": model_args.origin(),
+        # None takes the place of what was said of the rows that were measured before.
+        **{f"{prefix}_leakage": leakage.get(split) for prefix, split in PREFIXES.items() if split in rows},
         **data_args.facts(),
     }
     return Job(task, rows, encoded, settings, model, trainer, facts)
@@ -310,6 +326,14 @@ def make_trainer(**kwargs: Any) -> BlendTrainer:
         return trainer
     except Exception as error:  # transformers raises whatever it meets
         raise error if isinstance(error, InputError | PublishError) else InputError(in_one_line(error)) from error
+
+
+def choose_logging_steps(trainer: BlendTrainer) -> int:
+    """How many steps a line of the log is of: there are about 20 lines, which make a learning curve, or more."""
+    args, steps = trainer.args, trainer.args.max_steps
+    if steps <= 0:
+        steps = int(args.num_train_epochs * len(trainer.train_dataset) / trainer.get_total_train_batch_size(args))
+    return min(max(1, steps // 20), MOST_LOGGING_STEPS)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """From a checkpoint of another architecture to a model of ours."""
 
 import copy
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -25,6 +26,10 @@ logger = logging.get_logger(__name__)
 
 # Where a repository's files are; as in from_pretrained.
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# Masks, positions, frequencies and marks that older versions of transformers and fairseq saved; nothing reads them.
+IGNORED = re.compile(
+    r"(^|\.)((position|token_type)_ids|(attn|attention)\.(masked_)?bias|inv_freq|version|_float_tensor)$"
+)
 # A table in half precision is rounded by no more.
 SINUSOID_ERROR = 0.01
 # What the labels are stands in both configurations.
@@ -200,6 +205,7 @@ def sort_unexpected(
         ConversionError: a tensor of the body has no place in ours.
     """
     architecture = origin.architecture
+    names = [name for name in names if not IGNORED.search(name)]
     prefix = f"{head.stock_class.base_model_prefix}."
     aside = {name for name in names if is_aside(architecture, head, name)}
     if checkpoint is not None:

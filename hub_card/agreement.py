@@ -8,7 +8,7 @@ from typing import Any
 from .saved import Saved
 from .usage import LONGEST
 
-# How many rows of each label are tried, and of all labels together.
+# The most rows of each label that are tried, and of all labels together.
 ROWS_OF_LABEL, MOST_ROWS = 3, 100
 # What stands between the output of the card's code and what the rows were told.
 MARK = "--- test rows ---"
@@ -29,16 +29,32 @@ print(json.dumps([try_row(code) for code in {codes!r}], default=str))
 
 
 def rows_of_each_label(saved: Saved) -> list[dict[str, Any]]:
-    """Some of the test rows that got each label; short ones, which nothing was cut off of."""
+    """Some of the test rows that got each label; short ones, which nothing was cut off of.
+
+    One of every label comes before the second of any, so that many labels leave none out.
+    """
     if not saved.head.classifies:
         return []
+    rest = [row for row in saved.predictions if is_short(row["input"])]
     rows, counts = [], Counter[str]()
-    for row in saved.predictions:
-        labels = labels_of(row)
-        if len(rows) < MOST_ROWS and is_short(row["input"]) and any(counts[name] < ROWS_OF_LABEL for name in labels):
-            rows.append(row)
-            counts.update(labels)
+    for most in range(1, ROWS_OF_LABEL + 1):
+        left = []
+        for row in rest:
+            labels = labels_of(row)
+            wanted = len(rows) < MOST_ROWS and any(counts[name] < most for name in labels)
+            (rows if wanted else left).append(row)
+            counts.update(labels if wanted else ())
+        rest = left
     return rows
+
+
+def told_rows(rows: list[dict[str, Any]], labels: int) -> str:
+    """How many rows were tried, and of how many of the model's labels; of numbers there are none to tell of."""
+    tried = set().union(*map(labels_of, rows))
+    count = f"{len(rows)} test row{'s' * (len(rows) > 1)}"
+    if tried == {""}:
+        return count
+    return f"{count}, which got {'all' if len(tried) == labels else f'{len(tried)} of the'} {labels} labels,"
 
 
 def is_short(example: str | list[str]) -> bool:

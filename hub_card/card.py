@@ -23,7 +23,7 @@ from ..configuration.base import unknown
 from ..training.tags import describe_scheme
 from ..training.writing import write_whole
 from ..version import __version__
-from .agreement import MARK, count_agreeing, rows_of_each_label, trial_code
+from .agreement import MARK, count_agreeing, rows_of_each_label, told_rows, trial_code
 from .contents import PublishError, gather, repository_files
 from .illustrate import draw_pictures
 from .provenance import check_code, renewed_code
@@ -243,7 +243,7 @@ def printed(code: str, repo_id: str, saved: Saved, trusted: bool = False) -> tup
         return NOT_MEASURED, None
     if agreeing is None:
         return output, None
-    return output.rstrip("\n"), agreement_of(saved, len(rows), agreeing)
+    return output.rstrip("\n"), agreement_of(saved, rows, agreeing)
 
 
 def run_checked(code: str, repo_id: str, directory: Path, trusted: bool) -> str:
@@ -260,11 +260,12 @@ def run_checked(code: str, repo_id: str, directory: Path, trusted: bool) -> str:
         return run_usage(code, repo_id, Path(place, "model"))
 
 
-def agreement_of(saved: Saved, tried: int, agreeing: int) -> str:
-    """One sentence on how many rows got the answer of the run."""
-    if agreeing == tried:
-        return f"On {tried} test rows, some of each label, it says what the run said"
-    said = f"On {tried - agreeing} of {tried} test rows, some of each label, it says something else than the run said"
+def agreement_of(saved: Saved, rows: list[dict[str, Any]], agreeing: int) -> str:
+    """One sentence on how many of the rows got the answer of the run."""
+    tried = told_rows(rows, len(saved.labels))
+    if agreeing == len(rows):
+        return f"On {tried} it says what the run said"
+    said = f"On {len(rows) - agreeing} of {tried} it says something else than the run said"
     logger.warning("The code on the card of %s: %s", saved.directory, said)
     return said
 
@@ -331,7 +332,13 @@ def measured(saved: Saved) -> list[tuple[str, str, float]]:
 def result_rows(saved: Saved) -> list[tuple[str, str, str, str]]:
     """Split, number of rows, metric and value, as the table shows them."""
     sizes = {split: counted(saved.results.get(f"{prefix}_samples")) for prefix, split in SPLITS.items()}
-    return [(split, sizes[split], METRICS[key][1], f"{value:.4f}") for split, key, value in measured(saved)]
+    # Where the figure is something else, the note is of an earlier measurement.
+    notes = {(split, "bleu", 0.0): saved.results.get(f"{prefix}_bleu_note") for prefix, split in SPLITS.items()}
+    rows = []
+    for split, key, value in measured(saved):
+        note = notes.get((split, key, value))
+        rows.append((split, sizes[split], METRICS[key][1], f"{value:.4f}" + (f": {note}" if note else "")))
+    return rows
 
 
 def counted(number: int | None) -> str:
@@ -390,13 +397,15 @@ def quoted(name: str) -> str:
 def limits(saved: Saved, given: Given) -> list[str]:
     """What is known of the model's limits."""
     results, lines = saved.results, [given.limits] if given.limits else []
+    measuring = " and in measuring" if measured(saved) else ""
     if "train_samples" in results:
         rows = f"{counted(results['train_samples'])} rows of {data_name(saved, given)}"
         lines.append(
             f"It was trained on {rows}" + (", and measured on the splits above alone." if measured(saved) else ".")
         )
+    lines += [f"{results[key]}." for prefix in SPLITS if results.get(key := f"{prefix}_leakage")]
     if "max_length" in results and saved.head.pipeline_tag != "text-generation":
-        lines.append(f"What it reads was cut to {results['max_length']} tokens, in training and in measuring.")
+        lines.append(f"What it reads was cut to {results['max_length']} tokens, in training{measuring}.")
     if saved.splitting is not None:
         lines.append(f"It tags words. Of the rules that divide a text into words, {saved.splitting}.")
     if saved.head.classifies and saved.config.get("problem_type") != "regression" and len(saved.labels) <= 60:

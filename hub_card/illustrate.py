@@ -14,7 +14,14 @@ import transformers
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
-from .pictures import draw_blending, draw_confusion, draw_learning_curves, draw_score_by_length, draw_tag_scores
+from .pictures import (
+    SIDES,
+    draw_blending,
+    draw_confusion,
+    draw_learning_curves,
+    draw_score_by_length,
+    draw_tag_scores,
+)
 from .saved import Saved
 from .usage import as_text, is_pair
 
@@ -122,9 +129,13 @@ def draw_attention(saved: Saved, folder: Path, example: Any) -> list[Picture]:
         )
     texts = example if is_pair(saved.head, example) else [as_text(example, saved.tagging.rule)]
     weights, takers, taken, kind = attention_of(model.eval(), tokenizer, texts)
-    path = folder / "blending.png"
-    draw_blending(weights, path, queries=takers, keys=taken, title=f"{kind} of the last layer, mean of its heads")
-    return [("blending.png", "Attention on a real input: how much each token (a row) takes of each other (a column)")]
+    names, told = SIDES, "each token (a row) takes of each other (a column)"
+    if model.config.is_encoder_decoder and model.can_generate():
+        names = ("token that is written (query)", "token of the source (key)")
+        told = "each token that is written (a row) takes of each of the source (a column)"
+    title = f"{kind} of the last layer, mean of its heads"
+    draw_blending(weights, folder / "blending.png", queries=takers, keys=taken, title=title, names=names)
+    return [("blending.png", f"Attention on a real input: how much {told}")]
 
 
 @contextmanager

@@ -78,16 +78,21 @@ def sheet(path: Path, *, height: float, title: str, note: str | None, texts: Ite
 def grid(
     path: Path, shares: np.ndarray, *, rows: list[str], columns: list[str], names: Sequence[str], title: str, note: str
 ) -> Iterator[Axes]:
-    """A sheet with a map of nearly square cells, (rows, columns), labels at the left and below, and a colour bar.
+    """A sheet with a map of cells, (rows, columns), labels at the left and below, and a colour bar.
+
+    Cells are nearly square where there are many; few are wider than high, so that they fill the sheet.
 
     `names` say what rows, columns and shares are; labels are as `shown` gives them.
     """
-    beside, below = (LETTER * max(map(letters, labels)) for labels in (rows, columns))
-    cell = min((WIDTH - 1.7 - beside) / len(columns), 6 / len(rows), max(0.42, 2 / len(rows)))
+    beside, longest = (LETTER * max(map(letters, labels)) for labels in (rows, columns))
+    room = (WIDTH - 1.7 - beside) / len(columns)
+    cell = min(room, 6 / len(rows), max(0.42, 2 / len(rows)))
+    width = min(room, 2.5 * cell)
+    below = longest if longest > width else 2 * LETTER
     height = 0.6 + below + cell * len(rows)
     with sheet(path, height=height, title=title, note=note, texts=[*rows, *columns]) as figure:
         layout = figure.get_layout_engine()
-        layout.set(rect=(0, 0, (1.7 + beside + cell * len(columns)) / WIDTH, layout.get()["rect"][3]))
+        layout.set(rect=(0, 0, (1.7 + beside + width * len(columns)) / WIDTH, layout.get()["rect"][3]))
         axes = figure.add_subplot(ylabel=names[0], xlabel=names[1])
         axes.grid(False)
         x, y = range(len(columns)), range(len(rows))
@@ -97,7 +102,7 @@ def grid(
         axes.set_yticks(y, rows)
         axes.set_xticks(x, columns)
         for label, text in zip(axes.get_xticklabels(), columns, strict=True):
-            label.set_rotation(90 if LETTER * letters(text) > cell else 0)
+            label.set_rotation(90 if LETTER * letters(text) > width else 0)
         figure.colorbar(cells, ax=axes, label=names[2], format=lambda share, _: f"{100 * share:.3g} %")
         yield axes
 
@@ -148,22 +153,29 @@ def draw_learning_curves(
         return False
     with sheet(path, height=2.9, title="Learning curves", note=note, texts=panels) as figure:
         for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            draw_curves(axes, panels[name])
+            draw_curves(axes, panels[name], is_share=name != "loss")
             axes.set_xlabel("tokens seen" if at == TOKENS else "optimizer steps")
             axes.set_ylabel(f"{name} (logarithmic)" if axes.get_yscale() == "log" else name)
     return True
 
 
-def draw_curves(axes: Axes, panel: dict[str, list[tuple[float, float]]]) -> None:
-    """Draw curves, on a logarithmic axis where they fall so far that a linear one would hide the end."""
+def draw_curves(axes: Axes, panel: dict[str, list[tuple[float, float]]], *, is_share: bool) -> None:
+    """Draw curves, on a logarithmic axis where they fall so far that a linear one would hide the end.
+
+    What may be a share, and is from 0 to 1 throughout, has an axis that ends there.
+    """
     for part, points in panel.items():
-        axes.plot(*zip(*points, strict=True), label=part, markevery=1 + len(points) // 25, **LOOKS[part])
+        look = {"markevery": 1 + len(points) // 25, "clip_on": False, **LOOKS[part]}
+        axes.plot(*zip(*points, strict=True), label=part, **look)
     axes.legend()
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     values = [value for points in panel.values() for _, value in points]
-    if min(values) > 0 and max(values) > 50 * min(values):
+    if is_share and min(values) >= 0 and max(values) <= 1:
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(max(bottom, 0), min(top, 1))
+    elif min(values) > 0 and max(values) > 50 * min(values):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
@@ -330,17 +342,28 @@ def draw_score_by_length(
     with sheet(path, height=2.9, title=texts[0], note=note, texts=texts) as figure:
         axes = figure.add_subplot(xlabel=length_name, ylabel=f"mean {score_name}", xlim=(-0.6, len(bins) - 0.4))
         errors = np.abs([low - means, high - means])
-        axes.errorbar(range(len(bins)), means, yerr=errors, fmt="o", color=BLUE, capsize=4)
+        points = axes.errorbar(range(len(bins)), means, yerr=errors, fmt="o", color=BLUE, capsize=4)
+        for artist in points.get_children():
+            artist.set_clip_on(False)
         axes.set_xticks(range(len(bins)), labels)
-        axes.set_ylim(math.floor(low.min() * 10) / 10 - 0.01, math.ceil(high.max() * 10) / 10 + 0.01)
+        axes.set_ylim(math.floor(low.min() * 10) / 10, math.ceil(high.max() * 10) / 10)
 
 
 # --- blending --------------------------------------------------------------------------------------------------------
 
 MOST_TOKENS = 32
+SIDES = ("token that takes (query)", "token that is taken (key)")
 
 
-def draw_blending(weights: np.ndarray, path: Path, *, queries: Sequence[str], keys: Sequence[str], title: str) -> None:
+def draw_blending(
+    weights: np.ndarray,
+    path: Path,
+    *,
+    queries: Sequence[str],
+    keys: Sequence[str],
+    title: str,
+    names: tuple[str, str] = SIDES,
+) -> None:
     """Draw one attention map: what share each token, a row, takes of each, a column; the first 32 of both.
 
     Args:
@@ -349,6 +372,7 @@ def draw_blending(weights: np.ndarray, path: Path, *, queries: Sequence[str], ke
         queries: the T tokens that take.
         keys: the S tokens that are taken.
         title: which layer and head, say.
+        names: what the two are.
 
     Raises:
         ValueError: there are not as many weights as tokens, or none.
@@ -361,8 +385,6 @@ def draw_blending(weights: np.ndarray, path: Path, *, queries: Sequence[str], ke
     if cut := sorted({len(tokens) for tokens in (queries, keys) if len(tokens) > MOST_TOKENS}):
         title = f"{title} (first {MOST_TOKENS} of {' and '.join(map(str, cut))} tokens)"
         note = "Each row sums to 100 % over all tokens, those not shown among them."
-    names = ("token that takes (query)", "token that is taken (key)", "share taken")
-    with grid(
-        path, weights[:MOST_TOKENS, :MOST_TOKENS], rows=rows, columns=columns, names=names, title=title, note=note
-    ):
+    shares, names = weights[:MOST_TOKENS, :MOST_TOKENS], (*names, "share taken")
+    with grid(path, shares, rows=rows, columns=columns, names=names, title=title, note=note):
         pass

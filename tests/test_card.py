@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import unicodedata
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,15 +15,17 @@ from transformers.utils.logging import enable_progress_bar, is_progress_bar_enab
 
 from seqblend import (
     BlendEncoderDecoderForSeq2SeqLM,
+    BlendEncoderForMaskedLM,
     BlendEncoderForSequenceClassification,
     BlendEncoderForTokenClassification,
 )
 from seqblend.hub_card import card as card_module
 from seqblend.hub_card import illustrate
+from seqblend.hub_card.agreement import rows_of_each_label, told_rows
 from seqblend.hub_card.card import METRICS, NOT_MEASURED, Given, write_card
 from seqblend.hub_card.illustrate import attention_of, written_tokens
 from seqblend.hub_card.record import HYPERPARAMETERS, RunRecord, hyperparameters, shown
-from seqblend.hub_card.saved import read_saved
+from seqblend.hub_card.saved import Saved, read_saved
 from seqblend.hub_card.usage import HEADS as USAGES
 from seqblend.hub_card.usage import as_text, prompt_of, usage_code
 from seqblend.hub_card.verify import without_package
@@ -316,6 +319,29 @@ def test_examples_as_text():
     assert 'classify({"text": "one", "text_pair": "two \\"quoted\\""})' in pair
 
 
+@pytest.mark.parametrize(
+    ("answers", "labels", "tried", "told"),
+    [
+        # The frequent ones come first, and would fill the room of the rare one.
+        ([i % 49 for i in range(200)] + [49] * 4, 50, 50, "100 test rows, which got all 50 labels,"),
+        ([0] * 9 + [1], 3, 2, "4 test rows, which got 2 of the 3 labels,"),
+        ([i % 150 for i in range(300)], 150, 100, "100 test rows, which got 100 of the 150 labels,"),
+    ],
+)
+def test_the_code_is_tried_on_rows_of_every_label(answers, labels, tried, told):
+    rows = [
+        {"input": f"{i}", "prediction": f"{name}", "reference": "0", "scores": {f"{name}": 1.0}}
+        for i, name in enumerate(answers)
+    ]
+    config = {"architectures": ["BlendEncoderForSequenceClassification"]}
+    rows = rows_of_each_label(Saved(Path(), config, {}, {}, rows, {}, 0))
+    assert len({row["prediction"] for row in rows}) == tried and told_rows(rows, labels) == told
+
+
+def test_a_model_of_numbers_is_tried_without_labels():
+    assert told_rows([{"input": "a", "prediction": 0.5, "reference": 0.4}] * 3, 1) == "3 test rows"
+
+
 class Args:
     """What RunRecord asks of the Trainer's state."""
 
@@ -353,6 +379,32 @@ def test_no_argument_with_a_path_or_a_name_is_told(tmp_path):
     assert not any(word in told for word in (str(tmp_path), "hf_secret", "someone", "mine"))
 
 
+def test_what_also_stands_in_training_stands_under_limits(trained):
+    """The accuracy of rows that were learnt by heart says little; later cards of the run say so too."""
+    card = (trained / "README.md").read_text()
+    for split in ("validation", "test"):
+        assert f"- {split}: of 30 rows 30 also stand in training, by text.\n" in card.split("## Limits")[1]
+
+
+def test_why_a_figure_cannot_but_be_zero_stands_beside_it(tmp_path):
+    tiny_model(BlendEncoderDecoderForSeq2SeqLM).save_pretrained(tmp_path)
+    results = {"test_bleu": 0.0, "test_bleu_note": "no reference has 4 tokens", "test_exact_match": 0.46}
+    (tmp_path / "all_results.json").write_text(json.dumps({**results, "eval_bleu": 2.0, "eval_bleu_note": "old"}))
+    card = write_card(tmp_path, complete=False).read_text()
+    assert "| BLEU | 0.0000: no reference has 4 tokens |" in card and "| Exact match | 0.4600 |" in card
+    assert "| BLEU | 2.0000 |" in card
+
+
+@pytest.mark.parametrize("measured", [{}, {"eval_loss": 0.5}])
+def test_measuring_is_spoken_of_where_something_was_measured(measured, tmp_path):
+    tiny_model(BlendEncoderForMaskedLM).save_pretrained(tmp_path)
+    (tmp_path / "all_results.json").write_text(json.dumps({"task": "masked-lm", "max_length": 512, **measured}))
+    card = write_card(tmp_path, complete=False).read_text()
+    assert f"cut to 512 tokens, in training{' and in measuring' if measured else ''}." in card
+    told = "Not measured. To measure it: `seqblend-train --task masked-lm --model_name_or_path you/"
+    assert (told in card) == (not measured)
+
+
 def test_old_pictures_do_not_stay(trained, tmp_path, monkeypatch):
     directory = shutil.copytree(trained, tmp_path / "copy")
     for name in ("tags.png", "mine.png"):
@@ -365,7 +417,12 @@ def test_old_pictures_do_not_stay(trained, tmp_path, monkeypatch):
 
 
 def test_a_sequence_to_sequence_model_shows_cross_attention(tmp_path, monkeypatch):
-    monkeypatch.setattr(card_module, "run_usage", lambda *args: "printed")
+    names = []
+    draw = illustrate.draw_blending
+    monkeypatch.setattr(
+        illustrate, "draw_blending", lambda *args, **said: names.append(said["names"]) or draw(*args, **said)
+    )
+    monkeypatch.setattr(card_module, "run_usage", lambda *args: "\ufffd\ufffd 0.1")
     model = tiny_model(BlendEncoderDecoderForSeq2SeqLM).float()
     model.generation_config.max_length = 8
     model.save_pretrained(tmp_path)
@@ -374,6 +431,9 @@ def test_a_sequence_to_sequence_model_shows_cross_attention(tmp_path, monkeypatc
     (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     card = write_card(tmp_path).read_text()
     assert "(pictures/lengths.png)" in card and "(pictures/blending.png)" in card
+    assert names == [("token that is written (query)", "token of the source (key)")]
+    assert "each token that is written (a row) takes of each of the source (a column)" in card
+    assert "\ufffd\ufffd 0.1\n```\n\nEach \ufffd is a token that is no whole character" in card
 
 
 # Of the smallest vocabulary that each kind can have: every byte, every character is a token.

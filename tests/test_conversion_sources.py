@@ -199,6 +199,25 @@ def test_two_names_of_one_tensor_are_refused(twice, bert):
         from_original(bert, AutoModelForMaskedLM)
 
 
+OF_OLDER_VERSIONS = {
+    "bert": ["bert.embeddings.position_ids"],
+    "roberta": ["roberta.embeddings.position_ids", "roberta.embeddings.token_type_ids"],
+    "gpt2": ["transformer.h.0.attn.bias", "transformer.h.1.attn.masked_bias"],
+    "gpt_neo": ["transformer.h.0.attn.attention.bias", "transformer.h.1.attn.attention.masked_bias"],
+    "llama": ["model.layers.0.self_attn.rotary_emb.inv_freq"],
+    "bart": ["model.encoder.version", "model.decoder.version"],
+}
+
+
+@pytest.mark.parametrize("model_type", OF_OLDER_VERSIONS)
+def test_what_older_versions_saved_besides_is_ignored(model_type, tmp_path):
+    head = next(name for name in ARCHITECTURES[model_type].heads if name.endswith("LM"))
+    stock_model(model_type, head, torch.float32).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / WEIGHTS) | {name: torch.ones(1, 3) for name in OF_OLDER_VERSIONS[model_type]}
+    save_file(tensors, tmp_path / WEIGHTS, {"format": "pt"})
+    assert from_original(tmp_path, auto(head)).config.original_model_type == model_type
+
+
 class Bomb:
     def __reduce__(self):
         return (pytest.fail, ("code of a checkpoint was run",))

@@ -311,6 +311,15 @@ def test_learning_curves_leave_out_what_is_not_finite(figures, tmp_path):
     assert lines(figures[0])[0][0] == [100_000, 200_000, 300_000]
 
 
+@pytest.mark.parametrize("last, ends", [(1.0, True), (1.5, False)])
+def test_an_axis_of_shares_ends_at_one(last, ends, figures, tmp_path):
+    history = [{"step": 1, "eval_loss": 1.0, "eval_score": 0.0}, {"step": 2, "eval_loss": 0.5, "eval_score": last}]
+    draw_learning_curves(history, tmp_path / "curves.png", metric="eval_score")
+    loss, score = figures[0].axes
+    assert (score.get_ylim() == (0, 1)) == ends and not score.get_lines()[0].get_clip_on()
+    assert loss.get_ylim()[1] > 1
+
+
 @pytest.mark.parametrize("last, logarithmic", [(1.0, False), (0.01, True), (0.0, False), (-1.0, False)])
 def test_a_loss_that_falls_far_gets_a_logarithmic_axis(last, logarithmic, figures, tmp_path):
     draw_learning_curves([{"step": 1, "loss": 2.0}, {"step": 2, "loss": last}], tmp_path / "curves.png")
@@ -433,6 +442,8 @@ def test_score_by_length_draws_means_and_counts(figures, tmp_path):
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("words", "mean accuracy")
     assert list(axes.get_lines()[0].get_ydata()) == [1, 0.5, 0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1\nn = 1", "2\nn = 3", "9\nn = 1"]
+    # The points at both ends are whole.
+    assert axes.get_ylim() == (0, 1) and not axes.get_lines()[0].get_clip_on()
 
 
 def test_scores_beyond_one_are_refused(tmp_path):
@@ -465,13 +476,15 @@ def test_blending_draws_rows_for_queries(figures, tmp_path):
     assert axes.yaxis_inverted()  # the first token stands at the top
 
 
-@pytest.mark.parametrize("rows, columns", [(2, 2), (5, 12), (12, 5), (32, 32)])
-def test_cells_are_nearly_square(rows, columns, figures, tmp_path):
+@pytest.mark.parametrize("rows, columns", [(2, 2), (3, 3), (5, 12), (12, 5), (32, 32)])
+def test_cells_are_nearly_square_or_fill_the_sheet(rows, columns, figures, tmp_path):
     tokens = [f"long token {number}" for number in range(32)]
     weights = np.full((rows, columns), 1 / columns)
     draw_blending(weights, tmp_path / "map.png", queries=tokens[:rows], keys=tokens[:columns], title="Layer 1")
     box = figures[0].axes[0].get_window_extent()
-    assert 0.75 < (box.width / columns) / (box.height / rows) < 1.33
+    shape = (box.width / columns) / (box.height / rows)
+    assert 0.75 < shape < (3 if min(rows, columns) < 10 else 1.33)
+    assert box.width > figures[0].bbox.width / 2
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (3, 2), (0, 3)])

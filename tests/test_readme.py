@@ -20,7 +20,9 @@ def test_the_examples_run(tmp_path, monkeypatch):
     assert len(blocks) == 3
     for block in blocks:
         exec(compile(block, str(README), "exec"), {})
-    assert (tmp_path / "my-model" / "modeling_encoder.py").exists()
+    assert (tmp_path / "runs/my-model/modeling_encoder.py").exists()
+    # Of a clone, git knows to ignore it.
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
     assert [repo for _, repo in pushed] == ["you/my-dates", "you/my-dates"]
 
 

@@ -1,7 +1,10 @@
 """The page of results says what the runs' own files say."""
 
 import json
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -51,14 +54,33 @@ def test_runs_stand_in_the_order_of_the_figures_and_others_are_not_shown(tmp_pat
     assert page.count("Versions:") == page.count("torch 2.13.0") == 1
 
 
-def test_a_directory_without_runs_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="has none of the runs clinc150"):
-        write_report(tmp_path)
+def test_a_directory_without_runs_is_refused_in_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
+    assert main() == 1
+    printed = capsys.readouterr()
+    assert not printed.out and printed.err.startswith(f"error: {tmp_path}: has none of the runs clinc150, ")
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(("script", "page"), [("echo new", "new\n"), ("echo half; exit 1", "old\n")])
+def test_make_leaves_the_page_where_there_is_no_report(script, page, tmp_path):
+    """`>` empties a file before the command begins that may fail."""
+    shutil.copy(Path(__file__).parents[1] / "Makefile", tmp_path)
+    for folder in ("bin", "docs"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "docs/results.md").write_text("old\n")
+    (tmp_path / "bin/python").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "bin/python").chmod(0o755)
+    made = ["make", "results", "VENV=venv", "BIN=bin", "--old-file=venv/package"]
+    done = subprocess.run(made, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode == 0) == (page == "new\n"), done.stderr
+    assert (tmp_path / "docs/results.md").read_text() == page
 
 
 def test_the_command_prints_the_page(tmp_path, capsys, monkeypatch):
     write_runs(tmp_path, {"tinyshakespeare": results(1, eval_loss=1.8765)})
     monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
-    main()
+    assert main() == 0
     assert capsys.readouterr().out == write_report(tmp_path) + "\n"
     assert "**1.877**" in write_report(tmp_path)

@@ -150,6 +150,10 @@ def test_rows_that_also_stand_in_training_are_counted(streaming, said, tmp_path,
     test = write_json_lines(tmp_path / "b.jsonl", [{"text": "a"}, {"text": "c"}])
     data = load_data(LANGUAGE, train_file=train, validation_file=train, test_file=test, streaming=streaming)
     with caplog.at_level(logging.WARNING):
-        warn_of_leakage(data, ["text"])
+        told = warn_of_leakage(data, ["text"])
+    # On the card without a file's place.
+    assert list(told) == ["validation", "test"] and str(tmp_path) not in str(told)
+    without = [line.replace(" ({})", "").replace("{}", "the split") for line in said]
+    assert all(text.startswith(line) for text, line in zip(told.values(), without, strict=True))
     lines = [line.format(path) for line, path in zip(said, (train, test), strict=True)]
     assert all(line in caplog.text for line in lines), caplog.text

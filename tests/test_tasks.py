@@ -20,7 +20,7 @@ from seqblend.training.encoding import Settings
 from seqblend.training.files import InputError
 from seqblend.training.models import ARCHITECTURES
 from seqblend.training.seq2seq import decode
-from seqblend.training.tasks import TASKS, encode_split, shown_example
+from seqblend.training.tasks import TASKS, encode_split, scorers_of, shown_example
 from seqblend.training.tokenization import load_tokenizer, train_tokenizer
 from seqblend.training.tokenizer_kinds import SPACE, TOKENIZER_TYPES
 
@@ -206,6 +206,18 @@ def test_generated_tokens_become_text_and_any_reference_may_match():
     answers = task.answer(predicted(lines), rows, options)
     assert answers == [{"prediction": "abc"}, {"prediction": ""}]
     assert task.score(answers, rows, options)["exact_match"] == 0.5
+
+
+def test_why_bleu_is_zero_is_said_once_a_split(caplog):
+    """Not at every evaluation."""
+    rows = datasets.DatasetDict(
+        {split: datasets.Dataset.from_list([{"source": "a", "target": "abc"}]) for split in ("validation", "test")}
+    )
+    scorers = scorers_of(TASKS["seq2seq-lm"], rows, rows, settings_for())
+    for _ in range(2):
+        figures = [score(predicted([CHAR.encode("abc")])) for score in scorers.values()]
+    assert [each["bleu"] for each in figures] == [0, 0]
+    assert caplog.messages == [f"{split}: BLEU is 0: no reference has 4 tokens" for split in rows]
 
 
 # --- Language models ---

@@ -9,6 +9,7 @@ import gzip
 import importlib.metadata
 import io
 import json
+import logging
 import os
 import shutil
 import signal
@@ -29,7 +30,7 @@ from transformers import AutoConfig, AutoTokenizer, BertConfig, GenerationConfig
 from seqblend import FAMILIES
 from seqblend.hub_card.card import write_card
 from seqblend.train import main, prepare
-from seqblend.training.arguments import parse_arguments
+from seqblend.training.arguments import BlendTrainingArguments, parse_arguments
 from seqblend.training.models import ARCHITECTURES
 from seqblend.training.tasks import TASKS
 from seqblend.training.trainer import CHECKPOINTING, BlendTrainer
@@ -149,16 +150,24 @@ def model_of(tmp_path_factory):
 # --- What a run reads ---
 
 
-def test_without_bars_none_is_drawn_where_rows_are_read_and_encoded(tmp_path, capfd):
-    """Those of the library are others than the Trainer's."""
+def test_without_bars_none_is_drawn_where_rows_are_read_and_encoded(tmp_path, capfd, monkeypatch):
+    """Those of the library are others than the Trainer's; in a file of what was printed, each state is a line."""
     drawn = []
-    for disabled in (False, True):
+    for number, (disabled, terminal) in enumerate([(False, True), (True, True), (False, False)]):
         datasets.enable_progress_bars()
-        prepared(
-            tmp_path, disable_tqdm=disabled, max_length=8 + disabled, **files(tmp_path, ROWS[CLASSIFY], ["train"])
-        )
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        options = {"disable_tqdm": disabled, "max_length": 8 + number}
+        prepared(tmp_path, **options, **files(tmp_path, ROWS[CLASSIFY], ["train"]))
         drawn.append("Tokenizing" in capfd.readouterr().err)
-    assert drawn == [True, False]
+    assert drawn == [True, False, False]
+
+
+@pytest.mark.parametrize("main_process", [True, False])
+def test_of_several_processes_one_says_what_all_know(main_process, tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO", logger="seqblend")
+    monkeypatch.setattr(BlendTrainingArguments, "should_log", main_process)
+    prepared(tmp_path, task=TAG, **files(tmp_path, ROWS[TAG], ["train"]))
+    assert bool(caplog.messages) == main_process
 
 
 @pytest.mark.parametrize("compressed", ["", ".gz"])
@@ -211,14 +220,15 @@ def test_bare_quotes_in_tsv_keep_every_row(tmp_path):
 FIGURES = {
     CLASSIFY: {"accuracy", "macro_f1", "matthews_correlation"},
     TAG: {"accuracy", "precision", "recall", "f1"},
-    TRANSLATE: {"bleu", "bleu_signature", "chrf", "chrf_signature", "exact_match"}
+    TRANSLATE: {"bleu", "bleu_note", "bleu_signature", "chrf", "chrf_signature", "exact_match"}
     | {"word_error_rate", "character_error_rate"},
     "causal-lm": {"perplexity"},
     "masked-lm": {"perplexity"},
     "denoising": {"perplexity"},
 }
 SPEEDS = {"runtime", "samples", "samples_per_second", "steps_per_second"}
-FACTS = {"command", "versions", "machine", "parameters", "recipe", "dataset", "max_length", "card_data"}
+FACTS = {"command", "versions", "machine", "parameters", "recipe", "dataset", "max_length", "card_data", "task"}
+LEAKAGE = {"eval_leakage", "test_leakage"}
 CASES = {
     **{task: (task, None, ROWS[task], FIGURES[task]) for task in TASKS},
     "pairs": (CLASSIFY, "regression", PAIRS, {"pearson", "spearman", "mse"}),
@@ -237,7 +247,7 @@ def test_a_run_writes_what_the_examples_of_transformers_write(task, problem_type
         expected = {f"{split}_{name}" for name in SPEEDS | figures | {"loss"}}
         assert set(results[split]) == expected | ({"epoch"} | tokens) & set(results[split])
         assert results[split][f"{split}_samples"] == len(rows)
-    assert set(results["run"]) == FACTS
+    assert set(results["run"]) == FACTS | LEAKAGE
     assert results["all"] == {key: value for part in list(results.values())[:-1] for key, value in part.items()}
     assert read(out / "trainer_state.json")["global_step"] == 1
     assert AutoTokenizer.from_pretrained(out)("a").input_ids
@@ -379,6 +389,11 @@ def test_a_run_goes_on_by_itself_from_the_newest_good_checkpoint(tmp_path, caplo
     run(out, **options)
     assert (out / "model.safetensors").read_bytes() == whole
     assert "checkpoint-3 is damaged: optimizer.pt has 0 bytes" in caplog.text
+    # Where it is finished already, its time is not that of doing nothing.
+    trained = read(out / "train_results.json")
+    run(out, **options)
+    assert read(out / "train_results.json") == trained
+    assert trained.items() <= read(out / "all_results.json").items()
 
 
 def contents(directory):
@@ -636,12 +651,17 @@ def test_lengths_of_learned_positions_are_those_of_the_task(tmp_path):
         (TRANSLATE, TAG, ROWS[TAG], "", "classifier.bias classifier.weight"),
     ],
 )
-def test_a_head_starts_from_the_model_of_another(source, task, rows, dropped, new, model_of, tmp_path, caplog):
+def test_a_head_starts_from_the_model_of_another(
+    source, task, rows, dropped, new, model_of, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     path = model_of(source)
     job = prepared(tmp_path / "out", task=task, **from_model(path), **files(tmp_path, rows, ["train"]))
     messages = [message for message in caplog.messages if message.startswith("Of ")]
     expected = {"starts anew": new, "is dropped": dropped}
     assert messages == [f"Of {path}, {what}: {', '.join(names.split())}" for what, names in expected.items() if names]
+    # Which says the same with codes of colours.
+    assert "LOAD REPORT" not in caplog.text
     state = job.model.state_dict()
     saved = safetensors.torch.load_file(path / "model.safetensors")
     shared = set(saved) - set(dropped.split()) - set(new.split())

@@ -164,7 +164,7 @@ def test_stopping_early_needs_something_to_go_by(changed, words, tmp_path, capsy
 def test_every_figure_of_an_evaluation_has_a_direction():
     figures = set().union(*(case[-1] for case in CASES.values())) | {"loss"}
     unknown = {name for name in figures if greater_is_better(name) is None}
-    assert unknown == {name for name in figures if name.endswith("_signature")}
+    assert unknown == {name for name in figures if name.endswith(("_note", "_signature"))}
 
 
 def test_the_lowest_perplexity_is_the_best_and_a_falling_one_stops_no_run(tmp_path):
@@ -354,7 +354,7 @@ def test_a_run_begins_with_what_it_is_and_logs_how_long_it_takes(tmp_path, caplo
     (summary,) = [message for message in caplog.messages if message.startswith("model: ")]
     assert summary.splitlines() == [
         f"model: BlendEncoderDecoderForSeq2SeqLM, {job.model.num_parameters():,} parameters",
-        f"data: 5 rows and {tokens} tokens an epoch, without padding",
+        f"data: 5 rows and {tokens} tokens of source and target an epoch, without padding",
         f"steps: 6; 3 an epoch, of {tokens / 3:.0f} tokens in the mean",
         f"output: {out}",
     ]
@@ -362,6 +362,21 @@ def test_a_run_begins_with_what_it_is_and_logs_how_long_it_takes(tmp_path, caplo
     assert len(lines) == 6 and all(line["train_tokens_per_second"] > 0 for line in lines)
     # Of so short a run all may be rounded to none.
     assert all(line["seconds_left"] >= 0 for line in lines) and lines[-1]["seconds_left"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"max_steps": 150}, 7),
+        ({"max_steps": 20_000}, 500),
+        ({"max_steps": -1, "num_train_epochs": 80, "per_device_train_batch_size": 2}, 10),
+        ({"max_steps": 150, "logging-steps": 500}, 500),
+    ],
+)
+def test_the_log_of_a_short_run_is_a_curve(options, steps, tmp_path):
+    """Where the user says nothing of logging_steps; eval_steps, which follow them, stay as they are."""
+    job = prepared(tmp_path / "out", eval_strategy="steps", **options, **files(tmp_path, ROWS[CLASSIFY]))
+    assert job.trainer.args.logging_steps == steps and job.trainer.args.eval_steps == 500
 
 
 def test_speed_is_that_of_training_and_the_time_left_that_of_all(monkeypatch):

@@ -128,7 +128,8 @@ def test_the_cards_code_divides_as_training_did_and_says_what_the_run_said(tmp_p
     (tmp_path / "predictions.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({KEY: {"rule": "characters", "share": 1}}))
     card = write_card(tmp_path).read_text()
-    assert 'words = list("4m")' in card and "On 1 test rows, some of each label, it says what the run said." in card
+    tried = "test row, which got 2 of the 3 labels, it says"
+    assert 'words = list("4m")' in card and f"On 1 {tried} what the run said." in card
     said[0][1][1] = "LABEL_0"
     card = write_card(tmp_path).read_text()
-    assert "On 1 of 1 test rows" in card and "something else than the run said" in caplog.text
+    assert f"On 1 of 1 {tried} something else" in card and "something else than the run said" in caplog.text

@@ -258,7 +258,7 @@ class DataArguments:
 
     def facts(self) -> dict[str, str | int]:
         """What the card tells of the data: names without directories."""
-        facts: dict[str, str | int] = {"max_length": self.max_source_length or self.max_length}
+        facts = {"task": self.task, "max_length": self.max_source_length or self.max_length}
         if self.dataset_name is None:
             given = next(filter(None, map(self.files, ("train", "validation", "test"))))
             names = [name for side in given for name in side] if isinstance(given, Pairs) else given
@@ -305,6 +305,9 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
             "Needs load_best_model_at_end and an eval_strategy."
         },
     )
+
+    # Where the user said nothing of logging_steps, train.py chooses them.
+    chooses_logging_steps = False
 
     @property
     def device(self) -> torch.device:
@@ -371,6 +374,8 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Ble
     except Exception as error:  # TrainingArguments raises whatever it meets
         raise InputError(str(error)) from error
     parser.check_names([word.lstrip("-").replace("-", "_") for word in remaining], "command line")
+    names = {word.partition("=")[0].replace("-", "_") for word in flags}
+    arguments[2].chooses_logging_steps = "__logging_steps" not in names
     # TrainingArguments turns a false into a true where there is an eval_strategy.
     arguments[2].do_eval = said.do_eval
     # And guesses this from the metric's name.

@@ -17,9 +17,13 @@ logger = logging.getLogger(__name__)
 BETWEEN = "\x1f"
 
 
-def warn_of_leakage(data: LabelledData, inputs: Sequence[str]) -> None:
-    """Say of each other split how many of its rows have what a training row has in the columns that a model reads."""
-    train = data.get("train")
+def warn_of_leakage(data: LabelledData, inputs: Sequence[str]) -> dict[str, str]:
+    """Say of each other split how many of its rows have what a training row has in the columns that a model reads.
+
+    Returns:
+        For the card, what was said of a split, without where its file is.
+    """
+    train, said = data.get("train"), {}
     for split in data if train is not None else ():
         where = data.where[split]
         if split == "train":
@@ -27,11 +31,15 @@ def warn_of_leakage(data: LabelledData, inputs: Sequence[str]) -> None:
         if isinstance(train, RowStream):
             reason = "is trained on" if where == data.where["train"] else "is not compared with a stream"
             logger.warning("%s: %s %s", split, where, reason)
+            said[split] = f"{split}: the split {reason}"
             continue
         columns = [name for name in inputs if name in train.column_names]
         if count := rows_in_both(data[split], train, columns):
-            rows, stand = f"{len(data[split]):,} rows ({where}) {count:,}", "stands" if count == 1 else "stand"
-            logger.warning("%s: of %s also %s in training, by %s", split, rows, stand, " and ".join(columns))
+            rows, stand = f"{len(data[split]):,} rows", "stands" if count == 1 else "stand"
+            found = f"{count:,} also {stand} in training, by {' and '.join(columns)}"
+            logger.warning("%s: of %s (%s) %s", split, rows, where, found)
+            said[split] = f"{split}: of {rows} {found}"
+    return said
 
 
 def rows_in_both(rows: datasets.Dataset, others: datasets.Dataset, columns: list[str]) -> int:

@@ -2,6 +2,8 @@
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +27,32 @@ def load_weights(
         InputError: it cannot be loaded.
     """
     try:
-        return auto_class.from_pretrained(
-            path,
-            config=config,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
+        with without_report():
+            return auto_class.from_pretrained(
+                path,
+                config=config,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+            )
     except Exception as error:  # transformers raises whatever it meets
         raise cannot_load(path, error, flag) from error
+
+
+@contextmanager
+def without_report() -> Iterator[None]:
+    """Inside, transformers prints no table of the tensors that did not fit, which check_loaded names in a line."""
+    source = logging.getLogger("transformers.modeling_utils")
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    source.addFilter(is_other)
+    try:
+        yield
+    finally:
+        source.removeFilter(is_other)
 
 
 def load_config(path: str, flag: str = "model_name_or_path") -> PretrainedConfig:

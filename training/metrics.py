@@ -5,7 +5,6 @@ and jiwer. Each class is used as `Metric().compute(predictions=..., references=.
 the signatures, which are strings. Rates are 0 to 1, BLEU and chrF 0 to 100.
 """
 
-import logging
 import math
 import unicodedata
 from collections.abc import Iterable
@@ -23,8 +22,6 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from .files import InputError, one_of
 from .scripts import main_script
 from .tags import find_scheme
-
-logger = logging.getLogger(__name__)
 
 # sacrebleu's tokenizers by the script of the references.
 BLEU_TOKENIZERS = {"Chinese": "zh", "Japanese": "ja-mecab", "Korean": "ko-mecab", "unspaced": "char"}
@@ -291,7 +288,7 @@ class Seq2SeqMetric(InMemoryMetric):
     """Figures of written sequences: BLEU and chrF (0 to 100) with signatures, exact match, word and character error.
 
     BLEU counts the tokens of sacrebleu's tokenizer `bleu_tokenize`; None takes that of the references' script, see
-    `bleu_tokenizer_for`. The signature names it.
+    `bleu_tokenizer_for`. The signature names it. Where BLEU cannot but be 0, `bleu_note` says why.
 
     Predictions are strings; references are strings or lists of equally good strings, of which the best counts, in each
     figure on its own. Strings are compared after Unicode NFC and nothing else; the error rates also drop outer spaces.
@@ -323,10 +320,12 @@ class Seq2SeqMetric(InMemoryMetric):
         by_number = [[row[i] if i < len(row) else None for row in references] for i in range(most)]
         bleu, chrf = make_bleu(bleu_tokenize or bleu_tokenizer_for(chain.from_iterable(references))), sacrebleu.CHRF()
         score = bleu.corpus_score(predictions, by_number)
+        note = {}
         if not score.totals[-1] and not bleu.corpus_score([row[0] for row in references], by_number).totals[-1]:
-            logger.warning("BLEU is 0: no reference has %d tokens (%s)", len(score.totals), bleu.get_signature())
+            note["bleu_note"] = f"no reference has {len(score.totals)} tokens"
         matches = [text in row for text, row in zip(predictions, references, strict=True)]
         return {
+            **note,
             "bleu": float(score.score),
             "bleu_signature": str(bleu.get_signature()),
             "chrf": float(chrf.corpus_score(predictions, by_number).score),

@@ -33,21 +33,25 @@ class Progress(TrainerCallback):
         self.lengths = lengths
         self._begin = self._last = 0.0
         self._seconds = 0.0
-        self._tokens = self._first_step = 0
+        self._tokens = 0
+        # After which step training began, or went on.
+        self.first_step = 0
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Say what is about to be done."""
         self._begin = self._last = time.perf_counter()
-        self._seconds, self._tokens, self._first_step = 0.0, state.num_input_tokens_seen, state.global_step
+        self._seconds, self._tokens, self.first_step = 0.0, state.num_input_tokens_seen, state.global_step
         if state.is_world_process_zero:
             logger.info(self.summary(args, state, kwargs["model"], kwargs["train_dataloader"]))
 
     def summary(self, args: TrainingArguments, state: TrainerState, model: PreTrainedModel, batches: Sized) -> str:
         """Four lines: the model, the data, the steps, and where everything goes; `batches` are of one process."""
         data, of_epoch = "rows that are not counted", ""
+        # As BlendTrainer.row_lengths counts them; the Trainer's own count, in the log, has those of the source alone.
+        both = " of source and target" if model.config.is_encoder_decoder and model.can_generate() else ""
         if len(self.lengths):
             tokens, steps = int(np.sum(self.lengths)), -(-len(batches) // args.gradient_accumulation_steps)
-            data = f"{len(self.lengths):,} rows and {tokens:,} tokens an epoch, without padding"
+            data = f"{len(self.lengths):,} rows and {tokens:,} tokens{both} an epoch, without padding"
             of_epoch = f"; {steps:,} an epoch, of {tokens / steps:,.0f} tokens in the mean"
         done = f", of which {state.global_step:,} are done" if state.global_step else ""
         reporters = f", logs also to {', '.join(args.report_to)}" if args.report_to else ""
@@ -85,7 +89,7 @@ class Progress(TrainerCallback):
         """
         tokens, self._tokens = state.num_input_tokens_seen - self._tokens, state.num_input_tokens_seen
         seconds, self._seconds = self._seconds, 0.0
-        elapsed, steps = time.perf_counter() - self._begin, state.global_step - self._first_step
+        elapsed, steps = time.perf_counter() - self._begin, state.global_step - self.first_step
         figures = {}
         if tokens and seconds:
             figures["train_tokens_per_second"] = round(tokens / seconds, 1)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..hub_card.objects import read_object
+from .files import refuse
 
 
 class Figure(NamedTuple):
@@ -114,12 +115,17 @@ def write_report(directory: Path) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Print the report on the directory that the command line names."""
+def main() -> int:
+    """Print the report on the directory that the command line names; the exit code is 1 where there is none."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path, help="holds one directory a run")
-    sys.stdout.write(write_report(parser.parse_args().directory) + "\n")
+    try:
+        report = write_report(parser.parse_args().directory)
+    except OSError as error:
+        return refuse(error, 1)
+    sys.stdout.write(report + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,7 +1,8 @@
 """The tasks: for each, what becomes of a row, how it is padded, what is predicted from it, and how that is scored."""
 
+import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
@@ -41,6 +42,8 @@ from .streams import RowStream
 from .tags import describe_scheme
 from .token_classification import answer_words, best_labels, check_words, encode_words, score_words
 from .windows import join_logits, join_tokens
+
+logger = logging.getLogger(__name__)
 
 # The prefix that transformers gives the metrics of a split.
 PREFIXES = {"eval": "validation", "test": "test"}
@@ -223,19 +226,27 @@ class SplitScorer:
 
     Args:
         task: has a score.
+        split: its name.
         rows: the split as read.
         encoded: the split as the model reads it.
         settings: of the run.
     """
 
     task: Task
+    split: str
     rows: datasets.Dataset
     encoded: datasets.Dataset
     settings: Settings
+    said: set[str] = field(default_factory=set)
 
     def __call__(self, predicted: EvalPrediction) -> dict[str, float | str]:
         answers = answer_rows(self.task, predicted, self.rows, self.encoded, self.settings)
-        return self.task.score(answers, self.rows, self.settings)
+        metrics = self.task.score(answers, self.rows, self.settings)
+        # Not at every evaluation anew.
+        if (note := metrics.get("bleu_note")) and note not in self.said:
+            logger.warning("%s: BLEU is 0: %s", self.split, note)
+            self.said.add(note)
+        return metrics
 
     @property
     def references(self) -> datasets.Dataset:
@@ -257,7 +268,7 @@ def scorers_of(
     if task.score is None:
         return {}
     return {
-        prefix: SplitScorer(task, rows[split], encoded[split], settings)
+        prefix: SplitScorer(task, split, rows[split], encoded[split], settings)
         for prefix, split in PREFIXES.items()
         if split in rows
     }
