@@ -25,7 +25,7 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 from ..configuration.decoder import BlendDecoderConfig
 from ..configuration.encoder import BlendEncoderConfig
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
-from ..conversion.reading import our_weights
+from ..conversion.tensors import our_weights
 from ..modeling.decoder import BlendDecoderForCausalLM, BlendDecoderModel
 from ..modeling.encoder import BlendEncoderForSequenceClassification, BlendEncoderModel
 from ..modeling.encoder_decoder import BlendEncoderDecoderForSeq2SeqLM

@@ -234,7 +234,7 @@ class BlendConfig(RecipeConfig):
     class_weights: list[int | float] | None = None
     label_smoothing: int | float = checked(probability, 0.0)
 
-    # The model_type of the architecture that the model was converted from; what was kept of it lies in original/.
+    # The model_type of the architecture that the model was converted from; original_files/ holds what was kept of it.
     original_model_type: str | None = None
 
     pad_token_id: int | None = 0

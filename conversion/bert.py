@@ -226,6 +226,10 @@ DISTILBERT = Architecture(
         "AutoModelForSequenceClassification": Head(
             "DistilBertForSequenceClassification", {"pre_classifier": "head.dense", "classifier": "score"}
         ),
-        "AutoModelForTokenClassification": Head("DistilBertForTokenClassification", {"classifier": "classifier"}),
+        "AutoModelForTokenClassification": Head(
+            "DistilBertForTokenClassification",
+            {"classifier": "classifier"},
+            dropout=lambda theirs: theirs.dropout,
+        ),
     },
 )

@@ -3,8 +3,10 @@
 from typing import Any
 
 from ..configuration.decoder import BlendDecoderConfig
-from ..configuration.recipes import GPT1, GPT2, GPT3
-from .table import Architecture, ConversionError, Head, Setting, Tensors
+from ..configuration.recipes import GPT1 as RECIPE_1
+from ..configuration.recipes import GPT2 as RECIPE_2
+from ..configuration.recipes import GPT3 as RECIPE_3
+from .table import Architecture, ConversionError, Head, Setting, Tensors, no_dropout, token_dropout
 
 COMMON = {
     name: name
@@ -70,7 +72,7 @@ OPENAI_GPT = Architecture(
     model_type="openai-gpt",
     config_class=BlendDecoderConfig,
     fields={key: name for key, name in GPT_FIELDS.items() if key != "use_cache"},
-    fixed=kinds(GPT1) | CLASSIFIER,
+    fixed=kinds(RECIPE_1) | CLASSIFIER,
     unused=("embd_pdrop", *SUMMARY),
     # Its "gelu" is the tanh approximation, too.
     settings=(activation("afn", {"gelu": "gelu_pytorch_tanh"}),),
@@ -78,16 +80,18 @@ OPENAI_GPT = Architecture(
     heads={
         "AutoModel": Head("OpenAIGPTModel"),
         "AutoModelForCausalLM": Head("OpenAIGPTLMHeadModel", {"lm_head": "lm_head"}),
-        "AutoModelForSequenceClassification": Head("OpenAIGPTForSequenceClassification", {"score": "score"}),
+        "AutoModelForSequenceClassification": Head(
+            "OpenAIGPTForSequenceClassification", {"score": "score"}, dropout=no_dropout
+        ),
     },
 )
 
 # Radford et al. 2019.
-GPT2_ARCHITECTURE = Architecture(
+GPT2 = Architecture(
     model_type="gpt2",
     config_class=BlendDecoderConfig,
     fields=GPT_FIELDS,
-    fixed=kinds(GPT2) | CLASSIFIER,
+    fixed=kinds(RECIPE_2) | CLASSIFIER,
     required={"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False, "is_decoder": False},
     unused=("embd_pdrop", "reorder_and_upcast_attn", *SUMMARY),
     settings=(
@@ -107,8 +111,12 @@ GPT2_ARCHITECTURE = Architecture(
     heads={
         "AutoModel": Head("GPT2Model"),
         "AutoModelForCausalLM": Head("GPT2LMHeadModel", {"lm_head": "lm_head"}),
-        "AutoModelForSequenceClassification": Head("GPT2ForSequenceClassification", {"score": "score"}),
-        "AutoModelForTokenClassification": Head("GPT2ForTokenClassification", {"classifier": "classifier"}),
+        "AutoModelForSequenceClassification": Head(
+            "GPT2ForSequenceClassification", {"score": "score"}, dropout=no_dropout
+        ),
+        "AutoModelForTokenClassification": Head(
+            "GPT2ForTokenClassification", {"classifier": "classifier"}, dropout=token_dropout
+        ),
     },
 )
 
@@ -153,7 +161,7 @@ GPT_NEO = Architecture(
         "attention_dropout": "attention_dropout",
         "classifier_dropout": "classifier_dropout",
     },
-    fixed=kinds(GPT3) | CLASSIFIER | {"attention_scaling": 1.0, "attention_out_bias": True},
+    fixed=kinds(RECIPE_3) | CLASSIFIER | {"attention_scaling": 1.0, "attention_out_bias": True},
     unused=("embed_dropout",),
     settings=(
         activation("activation_function", GELU),
@@ -177,7 +185,9 @@ GPT_NEO = Architecture(
     heads={
         "AutoModel": Head("GPTNeoModel"),
         "AutoModelForCausalLM": Head("GPTNeoForCausalLM", {"lm_head": "lm_head"}),
-        "AutoModelForSequenceClassification": Head("GPTNeoForSequenceClassification", {"score": "score"}),
+        "AutoModelForSequenceClassification": Head(
+            "GPTNeoForSequenceClassification", {"score": "score"}, dropout=no_dropout
+        ),
         "AutoModelForTokenClassification": Head("GPTNeoForTokenClassification", {"classifier": "classifier"}),
     },
 )
@@ -208,7 +218,7 @@ OPT = Architecture(
         "attention_dropout": "attention_dropout",
         "init_std": "initializer_range",
     },
-    fixed=kinds(GPT2) | CLASSIFIER | {"norm_eps": 1e-5},
+    fixed=kinds(RECIPE_2) | CLASSIFIER | {"norm_eps": 1e-5},
     required={
         "do_layer_norm_before": True,
         "_remove_final_layer_norm": False,
@@ -233,6 +243,8 @@ OPT = Architecture(
     heads={
         "AutoModel": Head("OPTModel"),
         "AutoModelForCausalLM": Head("OPTForCausalLM", {"lm_head": "lm_head"}),
-        "AutoModelForSequenceClassification": Head("OPTForSequenceClassification", {"score": "score"}),
+        "AutoModelForSequenceClassification": Head(
+            "OPTForSequenceClassification", {"score": "score"}, dropout=no_dropout
+        ),
     },
 )

@@ -3,8 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
+from transformers.modeling_rope_utils import RopeParameters
+
 from ..configuration.decoder import BlendDecoderConfig
-from .table import Architecture, Head, Setting
+from .table import Architecture, ConversionError, Head, Setting, no_dropout, token_dropout
 
 FIELDS = {
     **{
@@ -12,7 +14,7 @@ FIELDS = {
         for name in (
             *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
             *("num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "initializer_range"),
-            *("rope_parameters", "attention_dropout", "tie_word_embeddings", "use_cache"),
+            *("attention_dropout", "tie_word_embeddings", "use_cache"),
             *("pad_token_id", "bos_token_id", "eos_token_id"),
         )
     },
@@ -20,20 +22,18 @@ FIELDS = {
 }
 # The blocks are our defaults. Theirs have no dropout but that of attention; the classifier is a projection.
 FIXED = {"pooling": "last", "score_bias": False, "hidden_dropout": 0.0}
-CLASSIFIER_DROPOUT = Setting(
-    ("classifier_dropout", "hidden_dropout"),
-    # Of tokens; what theirs has besides fields is in no model that transformers makes.
-    lambda theirs: {"classifier_dropout": token_dropout(theirs)},
-    lambda ours: {},
-)
+# Keys of RoPE's parameters that stock reads under another name, or never.
+UNREAD = {"type", "finetuned"}
 
 
-def token_dropout(theirs: Any) -> float:
-    """What GenericForTokenClassification reads, its default where the configuration says nothing."""
-    for key in ("classifier_dropout", "hidden_dropout"):
-        if getattr(theirs, key, None) is not None:
-            return float(getattr(theirs, key))
-    return 0.1
+def read_rope(theirs: Any) -> dict[str, Any]:
+    known = set(RopeParameters.__annotations__)
+    for key in theirs.rope_parameters.keys() - known - UNREAD:
+        raise ConversionError(f"{theirs.model_type}: rope_parameters has {key!r}, which is not supported")
+    return {"rope_parameters": {key: value for key, value in theirs.rope_parameters.items() if key not in UNREAD}}
+
+
+ROPE = Setting(("rope_parameters",), read_rope, lambda ours: {"rope_parameters": ours.rope_parameters})
 
 
 def llama(model_type: str, prefix: str, **changes: Any) -> Architecture:
@@ -43,7 +43,7 @@ def llama(model_type: str, prefix: str, **changes: Any) -> Architecture:
         config_class=BlendDecoderConfig,
         fields=FIELDS,
         fixed=FIXED,
-        settings=(CLASSIFIER_DROPOUT,),
+        settings=(ROPE,),
         tensors={
             "embed_tokens": "embed_tokens",
             "layers.*.self_attn": "layers.*.self_attn",
@@ -55,8 +55,15 @@ def llama(model_type: str, prefix: str, **changes: Any) -> Architecture:
         heads={
             "AutoModel": Head(f"{prefix}Model"),
             "AutoModelForCausalLM": Head(f"{prefix}ForCausalLM", {"lm_head": "lm_head"}),
-            "AutoModelForSequenceClassification": Head(f"{prefix}ForSequenceClassification", {"score": "score"}),
-            "AutoModelForTokenClassification": Head(f"{prefix}ForTokenClassification", {"score": "classifier"}),
+            "AutoModelForSequenceClassification": Head(
+                f"{prefix}ForSequenceClassification", {"score": "score"}, dropout=no_dropout
+            ),
+            "AutoModelForTokenClassification": Head(
+                f"{prefix}ForTokenClassification",
+                {"score": "classifier"},
+                required={"token_classification_bias": True},
+                dropout=token_dropout,
+            ),
         },
     )
     return replace(llama, **changes)
@@ -74,7 +81,7 @@ MISTRAL = llama(
     "mistral",
     "Mistral",
     settings=(
-        CLASSIFIER_DROPOUT,
+        ROPE,
         Setting(
             ("sliding_window",),
             lambda theirs: {
@@ -108,7 +115,7 @@ QWEN2 = llama(
     "Qwen2",
     fixed=FIXED | {"attention_bias": True, "attention_out_bias": False},
     unused=("max_window_layers",),
-    settings=(CLASSIFIER_DROPOUT, WINDOWS),
+    settings=(ROPE, WINDOWS),
 )
 # Yang et al. 2025.
 QWEN3 = llama(
@@ -117,5 +124,5 @@ QWEN3 = llama(
     fields=FIELDS | {"attention_bias": ("attention_bias", "attention_out_bias")},
     fixed=FIXED | {"query_key_norm": True},
     unused=("max_window_layers",),
-    settings=(CLASSIFIER_DROPOUT, WINDOWS),
+    settings=(ROPE, WINDOWS),
 )

@@ -1,4 +1,4 @@
-"""What is kept of the checkpoint that a model was converted from: a folder `original/` beside the model.
+"""What is kept of the checkpoint that a model was converted from: a folder `original_files/` beside the model.
 
 It holds what has no place in ours and what must come back byte by byte: their config.json, the tokenizer's files,
 generation_config.json, chat templates, the modules of sentence-transformers, and tensors that ours does not have.
@@ -7,12 +7,12 @@ Every save of the model writes it, every load reads it.
 
 import json
 import re
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import is_offline_mode
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from transformers.configuration_utils import PreTrainedConfig
@@ -20,22 +20,25 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import cached_file, logging
 from transformers.utils.hub import list_repo_templates
 
+from .checkpoint import parsed
 from .registry import ARCHITECTURES
 from .table import Architecture, ConversionError
 
 logger = logging.get_logger(__name__)
 
-FOLDER = "original"
+FOLDER = "original_files"
 FACTS, KEPT, CONFIG = "origin.json", "kept.safetensors", "config.json"
 GENERATION = "generation_config.json"
 # Files beside the weights that say how a model is fed, asked and pooled.
 FILES = (
     GENERATION,
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.txt", "vocab.json", "merges.txt", "bpe.codes", "dict.txt"),
-    *("spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "tokenizer.model", "source.spm", "target.spm"),
+    *("vocab.txt", "vocab.json", "merges.txt", "bpe.codes", "dict.txt", "target_vocab.json", "tekken.json"),
+    *("spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "source.spm", "target.spm"),
+    *("tokenizer.model", "tokenizer.model.v1", "tokenizer.model.v2", "tokenizer.model.v3"),
     *("chat_template.jinja", "chat_template.json"),
-    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    *("modules.json", "config_sentence_transformers.json"),
+    *(f"sentence_{name}_config.json" for name in ("bert", "roberta", "distilbert", "camembert", "xlm-roberta")),
 )
 # Files of the modules that modules.json names, each in a folder of its own, and of further chat templates.
 MODULE_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
@@ -69,9 +72,11 @@ class Origin:
 
     def save(self, directory: str | Path) -> None:
         """Write the folder into the directory of a model of ours, in place of one that is there."""
-        folder = Path(directory) / FOLDER
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        directory = Path(directory)
+        for name in kept_files(directory):
+            (directory / name).unlink()
+        folder = directory / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
         facts = {
             "model_type": self.architecture.model_type,
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -109,7 +114,8 @@ class Origin:
                 dtype=getattr(torch, facts["dtype"]),
                 files={path: content(flat_name(path)) for path in facts["files"] if is_kept(path)},
             )
-            assert isinstance(origin.dtype, torch.dtype) and isinstance(config, dict)
+            if not isinstance(origin.dtype, torch.dtype) or not isinstance(config, dict):
+                raise ValueError(f"{FACTS} or {CONFIG} holds something else")
             if cached_file(source, f"{FOLDER}/{KEPT}", _raise_exceptions_for_missing_entries=False, **options):
                 origin.tensors = load_tensors(content(KEPT))
         except Exception as error:  # of the file system, the Hub, JSON and safetensors, and of facts changed by hand
@@ -129,14 +135,17 @@ def flat_name(path: str) -> str:
     return f"file-{path.replace('/', '--')}"
 
 
+def is_origin_file(name: str) -> bool:
+    """Whether a file, by its path beside a model, is one that Origin.save writes."""
+    folder, _, file = name.partition("/")
+    is_file = file.startswith("file-") and is_kept(file.removeprefix("file-").replace("--", "/"))
+    return folder == FOLDER and (file in (FACTS, CONFIG, KEPT) or is_file)
+
+
 def kept_files(directory: Path) -> list[str]:
     """The names of what Origin.save wrote into a directory, from there; none where the model was not converted."""
-    folder = directory / FOLDER
-    names = [path.name for path in sorted(folder.glob("*")) if path.is_file()] if folder.is_dir() else []
-    known = {FACTS, CONFIG, KEPT}
-    return [
-        f"{FOLDER}/{name}" for name in names if name in known or is_kept(name.removeprefix("file-").replace("--", "/"))
-    ]
+    names = [f"{FOLDER}/{path.name}" for path in sorted((directory / FOLDER).glob("*")) if path.is_file()]
+    return [name for name in names if is_origin_file(name)]
 
 
 def origin_of(model: PreTrainedModel) -> Origin:
@@ -176,24 +185,36 @@ def read_files(source: str | Path, **options: Any) -> dict[str, bytes]:
         source: a directory or a repository of the Hub.
         options: of cached_file.
     """
+    # Without a connection, or where none is to be made, what the cache has is all there is.
+    is_offline = is_offline_mode() or options.get("local_files_only", False)
+    root = Path(source).resolve() if Path(source).is_dir() else None
 
     def found(path: str) -> bytes | None:
         file = cached_file(
             source,
             path,
             _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
+            _raise_exceptions_for_connection_errors=not is_offline,
             **options,
         )
-        return None if file is None else Path(file).read_bytes()
+        if file is None or (root is not None and leads_out(Path(file), root)):
+            return None
+        return Path(file).read_bytes()
 
     paths = list(FILES)
-    if modules := found("modules.json"):
-        folders = [module["path"] for module in json.loads(modules) if module.get("path")]
+    if (modules := found("modules.json")) is not None:
+        listed = parsed(modules, f"{source}: modules.json", list)
+        folders = [module["path"] for module in listed if isinstance(module, dict) and module.get("path")]
         paths += [f"{folder}/{name}" for folder in folders for name in MODULE_FILES]
     paths += [f"{TEMPLATES}/{name}.jinja" for name in templates(source, **options)]
     contents = {path: found(path) for path in paths if is_kept(path)}
     return {path: content for path, content in contents.items() if content is not None}
+
+
+def leads_out(file: Path, root: Path) -> bool:
+    """Whether a file of a directory is a link to somewhere else; those of a snapshot of the Hub's cache are not."""
+    target = file.resolve()
+    return not (target.is_relative_to(root) or target.is_relative_to(root.parent.parent / "blobs"))
 
 
 def templates(source: str | Path, **options: Any) -> list[str]:

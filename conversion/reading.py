@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
@@ -16,11 +17,11 @@ from transformers.utils import logging
 
 from ..configuration.base import RecipeConfig
 from ..modeling.families import FAMILIES
-from ..modeling.positions import SinusoidalPositions
 from .checkpoint import Checkpoint
 from .origin import Origin, read_files
 from .registry import ARCHITECTURES
 from .table import Architecture, ConversionError, Head, match
+from .tensors import check_complete, our_tensors
 
 logger = logging.get_logger(__name__)
 
@@ -30,8 +31,6 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "re
 IGNORED = re.compile(
     r"(^|\.)((position|token_type)_ids|(attn|attention)\.(masked_)?bias|inv_freq|version|_float_tensor)$"
 )
-# A table in half precision is rounded by no more.
-SINUSOID_ERROR = 0.01
 # What the labels are stands in both configurations.
 LABELS = ("num_labels", "id2label", "label2id", "problem_type")
 
@@ -41,7 +40,7 @@ def from_original(
     auto_class: type = AutoModel,
     *,
     model_type: str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     gguf_file: str | None = None,
     **overrides: Any,
 ) -> PreTrainedModel:
@@ -69,30 +68,53 @@ def from_original(
     labels = {name: overrides.pop(name) for name in LABELS if name in overrides}
     gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
     given, _ = PreTrainedConfig.get_config_dict(source, **gguf, **hub)
+    if commit := given.pop("_commit_hash", None):
+        hub["revision"] = commit  # whatever is pushed meanwhile, all is of one state
     architecture = architecture_of(source, given, model_type)
     our_class, head = model_class(architecture, auto_class)
     their_config = architecture.their_config_class.from_dict(without_type(given), **labels)
-    config = architecture.read_config(their_config, head, overrides)
+    config = our_config(architecture, head, source, their_config, overrides)
 
     checkpoint = None if gguf else Checkpoint(source, **hub)
-    if checkpoint is not None:
-        checkpoint.check_collisions(head.stock_class.base_model_prefix)
-    stock, report = load_stock(head, source, their_config, **gguf, **hub)
-    origin = Origin(architecture, given, stock.dtype, read_files(source, **hub))
-    sort_missing(architecture, head, source, report["missing_keys"])
-    sort_unexpected(origin, head, source, checkpoint, report["unexpected_keys"])
-    wanted = torch.promote_types(stock.dtype, torch.float32) if dtype is None else dtype
+    stock, origin, missing = load_stock(architecture, head, source, their_config, given, checkpoint, gguf, hub)
+    if config.tie_word_embeddings and not has_tied_head(stock):
+        # transformers ties nothing that the checkpoint has twice and differently, whatever config.json says.
+        config = our_config(architecture, head, source, their_config, {**overrides, "tie_word_embeddings": False})
+    wanted = torch.promote_types(origin.dtype, torch.float32) if dtype is None else as_dtype(dtype)
     generation = stock.generation_config if stock.can_generate() else None
     tensors = stock.state_dict()
     del stock
-    ours = our_tensors(origin, head, tensors, their_config, prefix_of(our_class), report["missing_keys"], wanted)
-    check_shapes(our_class, config, ours)
+    ours, kept = our_tensors(architecture, head, tensors, their_config, prefix_of(our_class), missing, wanted)
+    origin.tensors |= kept
+    check_complete(our_class, config, ours, head if auto_class.__name__ in architecture.heads else None)
     with quiet():
         model = our_class.from_pretrained(None, config=config, state_dict=ours, dtype=wanted)
     if generation is not None and model.can_generate():
         model.generation_config = copy.deepcopy(generation)
     model.origin = origin
     return model.eval()
+
+
+def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A dtype by its name, as from_pretrained takes it. Raises ConversionError for a name of none."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype):
+        raise ConversionError(f"dtype={dtype!r} is no dtype of torch")
+    return found
+
+
+def our_config(
+    architecture: Architecture,
+    head: Head,
+    source: str | Path,
+    their_config: PreTrainedConfig,
+    overrides: dict[str, Any],
+) -> RecipeConfig:
+    """Our configuration of a checkpoint. Raises ConversionError, in one line, for what ours cannot compute."""
+    try:
+        return architecture.read_config(their_config, head, overrides)
+    except (ValueError, StrictDataclassError) as error:
+        raise ConversionError(f"{source}: {' '.join(str(error).split())}") from error
 
 
 def without_type(config: dict[str, Any]) -> dict[str, Any]:
@@ -110,12 +132,18 @@ def architecture_of(source: str | Path, config: dict[str, Any], model_type: str 
     if said and model_type and said != model_type:
         raise ConversionError(f"{source}: config.json says model_type={said!r}, not {model_type!r}")
     name = said or model_type
+    if name is not None and not isinstance(name, str):
+        raise ConversionError(f"{source}: config.json says model_type={name!r}, which is no name")
     if not name:
         raise ConversionError(f"{source}: config.json says no model_type; give model_type=, {supported('')}")
     if name in {config_class.model_type for config_class in FAMILIES}:
         raise ConversionError(f"{source} is a model of this package already: open it by from_pretrained")
     if name not in ARCHITECTURES:
         raise ConversionError(f"{source}: model_type={name!r} is not supported; {supported(name)}")
+    if config.get("auto_map"):
+        logger.warning(
+            "%s has code of its own (auto_map), which is not run: it is read as transformers' %s", source, name
+        )
     if config.get("quantization_config"):
         raise ConversionError(f"{source} is quantized (quantization_config), which is not supported")
     return ARCHITECTURES[name]
@@ -162,34 +190,58 @@ def quiet() -> Iterator[None]:
 
 
 def load_stock(
-    head: Head, source: str | Path, config: PreTrainedConfig, **options: Any
-) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The stock model in the checkpoint's own dtype, and which names were missing or left over.
+    architecture: Architecture,
+    head: Head,
+    source: str | Path,
+    config: PreTrainedConfig,
+    given: dict[str, Any],
+    checkpoint: Checkpoint | None,
+    gguf: dict[str, str],
+    hub: dict[str, Any],
+) -> tuple[PreTrainedModel, Origin, set[str]]:
+    """The stock model in the checkpoint's own dtype, what is kept of the checkpoint, and the names that it lacks.
 
     transformers reads every form of a checkpoint: shards, old names, with and without the base model's prefix.
 
     Raises:
-        ConversionError: the weights have other shapes than config.json says.
+        ConversionError: weights that do not fit config.json, or have no place.
     """
+    if checkpoint is not None:
+        checkpoint.check_collisions(head.stock_class.base_model_prefix)
+    dtype = torch.float32 if checkpoint is None else checkpoint.dtype()
     with quiet():
         stock, report = head.stock_class.from_pretrained(
             source,
             config=config,
-            dtype="auto",
+            dtype=dtype,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # which raises, and names none of them
             trust_remote_code=False,
-            **options,
+            **gguf,
+            **hub,
         )
-    for name, found, wanted in sorted(report["mismatched_keys"]):
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, found, wanted = mismatched[0]
         raise ConversionError(f"{source}: {name} has the shape {tuple(found)}, by config.json {tuple(wanted)}")
-    return stock, report
+    origin = Origin(architecture, given, dtype, read_files(source, **hub))
+    sort_missing(architecture, head, source, report["missing_keys"])
+    sort_unexpected(origin, head, source, checkpoint, report["unexpected_keys"])
+    return stock, origin, set(report["missing_keys"])
+
+
+def has_tied_head(stock: PreTrainedModel) -> bool:
+    """Whether a language-model head, if there is one, is the embedding's matrix."""
+    output = stock.get_output_embeddings()
+    if output is None:
+        return True
+    pointers = [tensor.data_ptr() for tensor in stock.state_dict().values()]
+    return pointers.count(output.weight.data_ptr()) > 1
 
 
 def sort_missing(architecture: Architecture, head: Head, source: str | Path, names: Collection[str]) -> None:
     """Say which part of the head is new. Raises ConversionError where a tensor of the body is missing."""
     new = [name for name in sorted(names) if match(head.patterns, name)]
-    rest = [name for name in sorted(names) if name not in new and not is_aside(architecture, head, name)]
+    rest = [name for name in sorted(names) if name not in new and not architecture.is_aside(name, head)]
     if rest:
         raise ConversionError(f"{source} lacks {rest[0]!r}{more(rest)}")
     if new:
@@ -207,7 +259,7 @@ def sort_unexpected(
     architecture = origin.architecture
     names = [name for name in names if not IGNORED.search(name)]
     prefix = f"{head.stock_class.base_model_prefix}."
-    aside = {name for name in names if is_aside(architecture, head, name)}
+    aside = {name for name in names if architecture.is_aside(name, head)}
     if checkpoint is not None:
         for name, tensor in checkpoint.tensors(sorted(aside)).items():
             origin.tensors[architecture.base_name(name, head)] = tensor
@@ -228,110 +280,3 @@ def sort_unexpected(
 
 def more(names: list[str]) -> str:
     return f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
-
-
-def is_aside(architecture: Architecture, head: Head, name: str) -> bool:
-    """Whether a tensor of theirs has no place in ours, but comes back."""
-    body = architecture.base_name(name, head)
-    of_body = any(body.startswith(f"{each}.") for each in architecture.aside + architecture.sinusoids)
-    return of_body or any(name.startswith(f"{each}.") for each in architecture.aside_heads)
-
-
-def our_weights(stock: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The weights of a stock model by our names, for a model of ours that computes the same.
-
-    Raises:
-        ConversionError: its class is in no table.
-    """
-    for architecture in ARCHITECTURES.values():
-        for head in architecture.heads.values():
-            if type(stock) is head.stock_class:
-                origin = Origin(architecture, {}, stock.dtype)
-                our_prefix = "" if architecture.is_base(head) else "model."
-                return our_tensors(origin, head, stock.state_dict(), stock.config, our_prefix)
-    raise ConversionError(f"{type(stock).__name__} is not supported; see python -m seqblend.conversion --list")
-
-
-def our_tensors(
-    origin: Origin,
-    head: Head,
-    tensors: dict[str, torch.Tensor],
-    config: PreTrainedConfig,
-    our_prefix: str,
-    missing: Collection[str] = (),
-    dtype: torch.dtype | None = None,
-) -> dict[str, torch.Tensor]:
-    """Our tensors from those of a stock model; what does not go through is kept.
-
-    Args:
-        origin: where that is kept.
-        head: of the stock model.
-        tensors: theirs, by their names; emptied on the way, so that a tensor of which ours is a copy is let go.
-        config: their configuration.
-        our_prefix: of the base model's tensors in ours.
-        missing: the names that were not in the checkpoint.
-        dtype: of ours; None: as theirs.
-
-    Raises:
-        ConversionError: a tensor has no place, two have one, or a table of sinusoids holds something else.
-    """
-    architecture = origin.architecture
-    ours: dict[str, torch.Tensor] = {}
-    sources: dict[str, tuple[str, int]] = {}
-    places = {name: architecture.place(name, head, our_prefix) for name in tensors}
-    # What may be tied comes last, so that it is known to what.
-    aliases = {name for name, place in places.items() if place is not None and place[1].is_alias}
-    for name in sorted(places, key=aliases.__contains__):
-        tensor, place = tensors.pop(name), places[name]
-        if place is None:
-            keep(origin, head, name, tensor, is_new=name in missing)
-            continue
-        names, operation = place
-        body = architecture.base_name(name, head)
-        if operation.skipped_rows is not None:
-            origin.tensors[body] = tensor[: operation.skipped_rows(config)].clone()
-        for our_name, part in zip(names, operation.read(tensor, config), strict=True):
-            # Tied tensors are one under several names.
-            other, pointer = sources.setdefault(our_name, (name, tensor.data_ptr()))
-            if pointer == tensor.data_ptr():
-                ours[our_name] = part if dtype is None else part.to(dtype)
-            elif operation.is_alias:
-                origin.tensors[body] = tensor.clone()
-            else:
-                raise ConversionError(f"{other!r} and {name!r} differ, and ours has one tensor for both: {our_name}")
-    return ours
-
-
-def check_shapes(our_class: type[PreTrainedModel], config: RecipeConfig, tensors: dict[str, torch.Tensor]) -> None:
-    """Raises ConversionError for a tensor that has another shape than in a model of this configuration."""
-    with torch.device("meta"):
-        wanted = our_class(config).state_dict()
-    for name, tensor in tensors.items():
-        if name not in wanted:
-            raise ConversionError(f"{name} is in the checkpoint, and in no model of this configuration")
-        if wanted[name].shape != tensor.shape:
-            shapes = f"{tuple(tensor.shape)}, by the configuration {tuple(wanted[name].shape)}"
-            raise ConversionError(f"{name} has the shape {shapes}: an override changes it")
-
-
-def keep(origin: Origin, head: Head, name: str, tensor: torch.Tensor, *, is_new: bool) -> None:
-    """Keep aside a tensor without a place. Raises ConversionError where it is none that comes back."""
-    architecture = origin.architecture
-    if not is_aside(architecture, head, name):
-        raise ConversionError(f"{name!r} has no place in ours")
-    body = architecture.base_name(name, head)
-    if any(body.startswith(f"{each}.") for each in architecture.sinusoids):
-        check_sinusoids(name, tensor)
-    elif is_new:
-        return
-    origin.tensors[body] = tensor.clone()
-
-
-def check_sinusoids(name: str, table: torch.Tensor) -> None:
-    """Raises ConversionError where a table of positions (P, E) is not what ours computes, but for rounding."""
-    rows, width = table.shape
-    positions = torch.arange(rows)[None]
-    computed = SinusoidalPositions(rows, width)(torch.zeros(1, rows, width), positions)[0]
-    difference = (computed - table.float()).abs().max().item()
-    if difference > SINUSOID_ERROR:
-        raise ConversionError(f"{name!r} differs from the sinusoids that ours computes, by up to {difference:.3g}")

@@ -25,6 +25,7 @@ NOT_COMPUTED = {
     *("attention_dropout", "hidden_dropout", "classifier_dropout"),
     *("cls_token_id", "sep_token_id", "mask_token_id", "original_model_type"),
 }
+# What the labels are: the same keys in both configurations.
 LABELS = ("id2label", "label2id", "problem_type")
 
 
@@ -103,12 +104,14 @@ class Head:
         tensors: of the head: their names to ours. The body's are relative to the base model, these are not.
         required: keys of their configuration with the value that this head must have.
         check: raises ConversionError for a configuration of theirs that this head of ours cannot compute.
+        dropout: what their configuration says of the dropout before the labels, where this head has one of its own.
     """
 
     stock: str
     tensors: Mapping[str, str | Tensors] = field(default_factory=dict)
     required: Mapping[str, Any] = field(default_factory=dict)
     check: Callable[[Any], None] | None = None
+    dropout: Callable[[Any], float] | None = None
 
     @property
     def stock_class(self) -> type[PreTrainedModel]:
@@ -159,7 +162,9 @@ class Architecture:
 
     # Configuration.
 
-    def read_config(self, theirs: PreTrainedConfig, head: Head, overrides: Mapping[str, Any] = {}) -> RecipeConfig:
+    def read_config(
+        self, theirs: PreTrainedConfig, head: Head, overrides: Mapping[str, Any] | None = None
+    ) -> RecipeConfig:
         """Our configuration from theirs.
 
         Args:
@@ -178,13 +183,35 @@ class Architecture:
                 values |= dict.fromkeys(as_tuple(names), getattr(theirs, key))
         for setting in self.settings:
             values |= setting.read(theirs)
+        if head.dropout is not None:
+            values["classifier_dropout"] = head.dropout(theirs)
         values |= {name: getattr(theirs, name) for name in LABELS}
-        self.config_class.check_names(overrides, self.config_class.options())
-        own = {each.name for each in dataclass_fields(self.config_class)}
-        for name, value in overrides.items():
-            places = [name] if name in own else [f"{part}.{name}" for part in self.config_class.sub_configs]
-            values |= dict.fromkeys(places, value)
+        values |= self.placed(overrides or {})
         return self.config_class(**nested(values), original_model_type=self.model_type)
+
+    def placed(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """Values by field, a field of the parts as `part.field`, from what from_recipe takes.
+
+        Raises:
+            ValueError: a name that is no field.
+        """
+        options = self.config_class.options() - {"original_model_type"}
+        self.config_class.check_names(overrides, options)
+        own = {each.name for each in dataclass_fields(self.config_class)}
+        values: dict[str, Any] = {}
+        for name, value in overrides.items():
+            parts = {
+                part: {each.name for each in dataclass_fields(config_class)}
+                for part, config_class in self.config_class.sub_configs.items()
+            }
+            if name in parts:
+                self.config_class.sub_configs[name].check_names(value, parts[name])
+                values |= {f"{name}.{field}": of_part for field, of_part in value.items()}
+            elif name in own:
+                values[name] = value
+            else:
+                values |= {f"{part}.{name}": value for part, fields in parts.items() if name in fields}
+        return values
 
     def check_required(self, theirs: PreTrainedConfig, head: Head) -> None:
         """Raises ConversionError for a value of theirs that ours cannot compute."""
@@ -250,6 +277,23 @@ class Architecture:
         found = match(self.patterns, self.base_name(name, head))
         return found and ([our_prefix + each for each in found[0]], found[1])
 
+    def is_sinusoidal(self, base_name: str) -> bool:
+        """Whether a tensor of the base model is a table that ours computes."""
+        return any(base_name.startswith(f"{each}.") for each in self.sinusoids)
+
+    def is_aside(self, name: str, head: Head) -> bool:
+        """Whether a tensor of theirs has no place in ours, but comes back."""
+        base_name = self.base_name(name, head)
+        return (
+            self.is_sinusoidal(base_name)
+            or any(base_name.startswith(f"{each}.") for each in self.aside)
+            or self.is_of_other_head(name)
+        )
+
+    def is_of_other_head(self, name: str) -> bool:
+        """Whether a tensor of theirs is of a head that ours does not have, but comes back."""
+        return any(name.startswith(f"{each}.") for each in self.aside_heads)
+
 
 def compiled(tensors: Mapping[str, str | Tensors]) -> list[tuple[re.Pattern[str], Tensors]]:
     """A pattern for each name, longest first; it takes what follows the name, too."""
@@ -301,3 +345,16 @@ def computed_fields(ours: RecipeConfig) -> Iterable[str]:
 def both(name: str) -> tuple[str, str]:
     """A field of the encoder and of the decoder."""
     return f"encoder.{name}", f"decoder.{name}"
+
+
+def no_dropout(theirs: Any) -> float:
+    """Their classifiers of sequences project the last token as it is."""
+    return 0.0
+
+
+def token_dropout(theirs: Any) -> float:
+    """What their classifiers of tokens look for, the default where the configuration says nothing."""
+    for key in ("classifier_dropout", "hidden_dropout"):
+        if getattr(theirs, key, None) is not None:
+            return float(getattr(theirs, key))
+    return 0.1

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from ..modeling.families import FAMILIES
+from .checkpoint import parsed
 from .origin import GENERATION, Origin, origin_of
 from .reading import prefix_of, quiet
-from .table import ConversionError
+from .table import ConversionError, Tensors
+
+# Weights as transformers names them, in one piece, in shards, with an index.
+WEIGHT_FILES = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "pytorch_model*.bin*")
 
 
 def to_original(model: PreTrainedModel, directory: str | Path, legacy_keys: bool = False) -> None:
@@ -38,16 +43,33 @@ def to_original(model: PreTrainedModel, directory: str | Path, legacy_keys: bool
         for key, value in origin.architecture.legacy.items():
             setattr(stock.config, key, value)
     directory = Path(directory)
+    check_target(directory, origin.architecture.model_type)
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix=".original-") as staged:
         with quiet():
             stock.save_pretrained(staged, state_dict=tensors)
         write_files(model, origin, Path(staged))
+        for path in old_weights(directory):
+            path.unlink()
         for path in sorted(Path(staged).rglob("*")):
             if path.is_file():
                 target = directory / path.relative_to(staged)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, target)
+
+
+def check_target(directory: Path, model_type: str) -> None:
+    """Raises ConversionError where a model of another kind is in the directory, whose files would stay beside ours."""
+    config = directory / "config.json"
+    if config.is_file():
+        there = parsed(config.read_bytes(), config, dict).get("model_type")
+        if there != model_type:
+            raise ConversionError(f"{directory} holds a model of model_type {there!r}; give another directory")
+
+
+def old_weights(directory: Path) -> list[Path]:
+    """Weights of an earlier save, which transformers would read in place of new ones that are in other files."""
+    return [path for pattern in WEIGHT_FILES for path in directory.glob(pattern)]
 
 
 def check(model: PreTrainedModel) -> list[str]:
@@ -60,17 +82,21 @@ def check(model: PreTrainedModel) -> list[str]:
     architecture, name = origin.architecture, auto_name(model)
     if name not in architecture.heads:
         return [f"{architecture.model_type} has no stock class for {name}"]
-    original = origin.their_config()
-    problems = []
+    original, head = origin.their_config(), architecture.heads[name]
     try:
-        architecture.their_config(model.config, original, architecture.heads[name])
-    except ConversionError as error:
-        problems.append(str(error))
-    sizes = {"vocab_size": original.vocab_size, "decoder_vocab_size": getattr(original, "decoder_vocab_size", None)}
-    theirs = architecture.write_config(model.config)
-    for key, size in sizes.items():
-        if theirs.get(key, size) != size:
-            problems.append(f"{key} was {size} and is {theirs[key]}: the original's tokenizer has no place for that")
+        theirs = architecture.their_config(model.config, original, head)
+    except (ValueError, StrictDataclassError) as error:
+        return [" ".join(str(error).split())]
+    problems = []
+    for key in ("vocab_size", "decoder_vocab_size"):
+        before, now = getattr(original, key, None), getattr(theirs, key, None)
+        if before != now:
+            problems.append(f"{key} was {before} and is {now}: the original's tokenizer has no place for that")
+    for tensors in architecture.tensors.values():
+        if isinstance(tensors, Tensors) and tensors.skipped_rows is not None:
+            before, now = tensors.skipped_rows(original), tensors.skipped_rows(theirs)
+            if before != now:
+                problems.append(f"pad_token_id has moved: positions began at row {before} and would begin at {now}")
     return problems
 
 
@@ -90,25 +116,34 @@ def stock_model(model: PreTrainedModel, origin: Origin) -> tuple[PreTrainedModel
     dtype = origin.dtype if is_lossless else model.dtype
     with torch.device("meta"):
         stock = head.stock_class(config)
-    state = {}
+    state: dict[str, torch.Tensor] = {}
+    written: dict[tuple[Any, ...], torch.Tensor] = {}
     for name in stock.state_dict():
         place = architecture.place(name, head, prefix_of(type(model)))
         aside = kept.pop(architecture.base_name(name, head), None)
         if place is not None and not (place[1].is_alias and aside is not None):
             names, operation = place
-            state[name] = operation.write([ours[each] for each in names], aside).to(dtype)
+            rows = aside if operation.skipped_rows is not None else None
+            key = (*(ours[each].data_ptr() for each in names), operation.is_row)
+            if key not in written:
+                written[key] = operation.write([ours[each] for each in names], rows).to(dtype)
+                state[name] = written[key]
+            else:
+                # What is tied stays one tensor under several names, of which one is saved; else each is needed.
+                state[name] = written[key] if config.tie_word_embeddings else written[key].clone()
         elif aside is not None:
             state[name] = aside.to(dtype)
     stock.load_state_dict(state, strict=False, assign=True)
-    stock.tie_weights()
     if model.can_generate():
         stock.generation_config = model.generation_config
     # What neither has, such as the pooler of a masked language model that is now a base model, is not made up.
     tensors = {name: tensor for name, tensor in stock.state_dict().items() if not tensor.is_meta}
     body = "" if architecture.is_base(head) else f"{head.stock_class.base_model_prefix}."
     for name, tensor in kept.items():
-        of_head = any(name.startswith(f"{each}.") for each in architecture.aside_heads)
-        tensors[name if of_head else body + name] = tensor
+        if architecture.is_of_other_head(name):
+            tensors[name] = tensor
+        elif architecture.is_aside(name, head):
+            tensors[body + name] = tensor
     return stock, tensors
 
 

@@ -163,7 +163,7 @@ def stock_model(model_type: str, head: str, dtype: torch.dtype | None = None, **
 
 
 def has_target(model_type: str, head: str) -> bool:
-    return STOCK[model_type] is not None and "encoder_layers" in STOCK[model_type] and "Classification" not in head
+    return "encoder_layers" in STOCK[model_type] and "Classification" not in head
 
 
 def rows(model_type: str, head: str) -> list[dict[str, torch.Tensor]]:

@@ -15,8 +15,8 @@ from torch import nn
 from transformers import Seq2SeqTrainingArguments, Trainer, default_data_collator
 
 from seqblend import from_original, to_original
-from seqblend.conversion.reading import our_tensors
 from seqblend.conversion.registry import ARCHITECTURES
+from seqblend.conversion.tensors import our_tensors
 from seqblend.training.trainer import BlendTrainer
 
 # The head of each architecture that `make test` goes through: all kinds of heads, by turns.
@@ -127,8 +127,8 @@ def test_gradients_are_equal(model_type, head, tmp_path):
     ours = from_original(tmp_path, auto(head), classifier_dropout=0.0)
     expected, actual = gradients(theirs, model_type, head), gradients(ours, model_type, head)
     prefix = "" if head == "AutoModel" else "model."
-    table = ARCHITECTURES[model_type].heads[head]
-    mapped = our_tensors(ours.origin, table, dict(expected), theirs.config, prefix, (), ours.dtype)
+    table = ARCHITECTURES[model_type]
+    mapped, _ = our_tensors(table, table.heads[head], dict(expected), theirs.config, prefix)
     largest = max(gradient.norm() for gradient in mapped.values())
     for name, gradient in mapped.items():
         # A key's bias has a gradient of rounding errors only.

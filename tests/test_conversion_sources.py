@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -132,6 +133,7 @@ def test_overrides(bert):
 # What is refused.
 
 REFUSED = {
+    "no name": ({"model_type": ["bert"]}, "model_type=\\['bert'\\], which is no name"),
     "unknown architecture": ({"model_type": "brt"}, "'brt' is not supported; supported, nearest first: bert, "),
     "one of ours": ({"model_type": "blend_encoder"}, "is a model of this package already"),
     "quantized": ({"quantization_config": {"quant_method": "gptq"}}, "is quantized"),
@@ -202,7 +204,9 @@ def test_two_names_of_one_tensor_are_refused(twice, bert):
 OF_OLDER_VERSIONS = {
     "bert": ["bert.embeddings.position_ids"],
     "roberta": ["roberta.embeddings.position_ids", "roberta.embeddings.token_type_ids"],
+    "openai-gpt": ["h.0.attn.bias"],
     "gpt2": ["transformer.h.0.attn.bias", "transformer.h.1.attn.masked_bias"],
+    "opt": ["decoder.version"],
     "gpt_neo": ["transformer.h.0.attn.attention.bias", "transformer.h.1.attn.attention.masked_bias"],
     "llama": ["model.layers.0.self_attn.rotary_emb.inv_freq"],
     "bart": ["model.encoder.version", "model.decoder.version"],
@@ -216,6 +220,127 @@ def test_what_older_versions_saved_besides_is_ignored(model_type, tmp_path):
     tensors = load_file(tmp_path / WEIGHTS) | {name: torch.ones(1, 3) for name in OF_OLDER_VERSIONS[model_type]}
     save_file(tensors, tmp_path / WEIGHTS, {"format": "pt"})
     assert from_original(tmp_path, auto(head)).config.original_model_type == model_type
+
+
+# What configurations of checkpoints on the Hub say in older or other words, and must not change a bit.
+OF_OLDER_CONFIGS = {
+    "bert": {"position_embedding_type": "absolute", "gradient_checkpointing": False, "torch_dtype": "float16"},
+    "gpt2": {"n_ctx": 40, "resid_pdrop": 0.1, "task_specific_params": {"text-generation": {"max_length": 50}}},
+    "llama": {"rope_parameters": None, "rope_theta": 50.0, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    "qwen2": {"rope_parameters": None, "rope_theta": 50.0, "rope_scaling": {"type": "yarn", "factor": 4.0}},
+    "modernbert": {
+        "rope_parameters": None,
+        "layer_types": None,
+        "global_attn_every_n_layers": 2,
+        "global_rope_theta": 500.0,
+        "local_rope_theta": 50.0,
+        "reference_compile": False,
+    },
+    "bart": {"normalize_before": False, "classif_dropout": 0.0, "_num_labels": 3, "num_beams": 4},
+    "pegasus": {"normalize_before": True, "static_position_embeddings": True, "extra_pos_embeddings": 1},
+}
+
+
+@pytest.mark.parametrize("model_type", OF_OLDER_CONFIGS)
+@torch.no_grad()
+def test_configurations_in_older_words(model_type, tmp_path):
+    """Equal logits, and back to what stock makes of it, with every key that nobody reads."""
+    head = next(name for name in ARCHITECTURES[model_type].heads if name.endswith("LM"))
+    stock_model(model_type, head, torch.float32).save_pretrained(tmp_path / "source")
+    change(tmp_path / "source", **OF_OLDER_CONFIGS[model_type])
+    stock_class = ARCHITECTURES[model_type].heads[head].stock_class
+    theirs = stock_class.from_pretrained(tmp_path / "source", dtype=torch.float32).eval()
+    theirs.save_pretrained(tmp_path / "again")
+    ours = from_original(tmp_path / "source", auto(head))
+    batch = padded(rows(model_type, head))
+    assert_close(outputs(ours, batch), outputs(theirs, batch), 1e-5)
+    to_original(ours, tmp_path / "back")
+    before, after = (json.loads((tmp_path / name / CONFIG).read_text()) for name in ("again", "back"))
+    assert after == before
+    source, back = (load_file(tmp_path / name / WEIGHTS) for name in ("source", "back"))
+    assert all(torch.equal(back[name], source[name]) for name in source)
+
+
+# Options of stock configurations beside those of stock.py.
+VARIANTS = [
+    ("bert", "AutoModelForMaskedLM", {"tie_word_embeddings": False}),
+    ("roberta", "AutoModelForMaskedLM", {"tie_word_embeddings": False}),
+    ("gpt2", "AutoModelForCausalLM", {"tie_word_embeddings": False, "scale_attn_weights": False, "n_inner": None}),
+    ("llama", "AutoModelForCausalLM", {"tie_word_embeddings": True, "mlp_bias": False, "num_key_value_heads": 4}),
+    ("mistral", "AutoModelForCausalLM", {"sliding_window": None}),
+    ("qwen3", "AutoModelForCausalLM", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}),
+    ("modernbert", "AutoModelForMaskedLM", {"layer_types": ["full_attention"] * 3, "decoder_bias": False}),
+    ("modernbert", "AutoModelForSequenceClassification", {"classifier_pooling": "mean", "classifier_bias": True}),
+    ("modernbert", "AutoModelForTokenClassification", {"classifier_activation": "silu", "norm_bias": True}),
+    ("marian", "AutoModelForSeq2SeqLM", {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": 83}),
+    ("pegasus", "AutoModelForSeq2SeqLM", {"scale_embedding": False, "activation_function": "gelu"}),
+]
+
+
+@pytest.mark.parametrize("model_type, head, options", VARIANTS, ids=str)
+@torch.no_grad()
+def test_other_options(model_type, head, options, tmp_path):
+    """Equal logits, and the same tensors and configuration back."""
+    theirs = stock_model(model_type, head, torch.float32, **options)
+    theirs.save_pretrained(tmp_path / "source")
+    ours = from_original(tmp_path / "source", auto(head))
+    batch = padded(rows(model_type, head))
+    batch |= {name: tensor.clamp(max=80) for name, tensor in batch.items() if name.endswith("input_ids")}
+    assert_close(outputs(ours, batch), outputs(theirs, batch), 1e-5)
+    to_original(ours, tmp_path / "back")
+    source, back = (load_file(tmp_path / name / WEIGHTS) for name in ("source", "back"))
+    assert source.keys() == back.keys() and all(torch.equal(back[name], source[name]) for name in source)
+    before, after = (json.loads((tmp_path / name / CONFIG).read_text()) for name in ("source", "back"))
+    assert after == before
+
+
+UNTIED = {
+    "llama": ("AutoModelForCausalLM", "lm_head.weight"),
+    "bert": ("AutoModelForMaskedLM", "cls.predictions.decoder.weight"),
+    "gpt2": ("AutoModelForCausalLM", "lm_head.weight"),
+}
+
+
+@pytest.mark.parametrize("model_type", UNTIED)
+@torch.no_grad()
+def test_a_head_that_differs_from_what_it_is_said_to_be_tied_to(model_type, tmp_path):
+    """transformers then ties nothing; neither does ours, and both come back."""
+    head, name = UNTIED[model_type]
+    stock_model(model_type, head, torch.float32, tie_word_embeddings=True).save_pretrained(tmp_path / "source")
+    tensors = load_file(tmp_path / "source" / WEIGHTS)
+    save_file(tensors | {name: torch.randn(99, 32)}, tmp_path / "source" / WEIGHTS, {"format": "pt"})
+    stock_class = ARCHITECTURES[model_type].heads[head].stock_class
+    theirs = stock_class.from_pretrained(tmp_path / "source").eval()
+    ours = from_original(tmp_path / "source", auto(head))
+    batch = padded(rows(model_type, head))
+    assert_close(outputs(ours, batch), outputs(theirs, batch), 1e-5)
+    ours.save_pretrained(tmp_path / "ours")
+    to_original(auto(head).from_pretrained(tmp_path / "ours"), tmp_path / "back")
+    again = stock_class.from_pretrained(tmp_path / "back").eval()
+    assert_close(outputs(again, batch), outputs(theirs, batch), 1e-5)
+
+
+def test_weights_are_not_rounded_to_what_the_configuration_says(tmp_path):
+    """A file in float32 whose config.json says float16."""
+    stock = stock_model("bert", "AutoModel", torch.float32)
+    stock.save_pretrained(tmp_path / "source")
+    change(tmp_path / "source", dtype="float16")
+    to_original(from_original(tmp_path / "source"), tmp_path / "back")
+    back = load_file(tmp_path / "back" / WEIGHTS)
+    assert all(torch.equal(back[name], tensor) for name, tensor in stock.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "model_type, head", [case for case in ALL if "Classification" in case[1]], ids=lambda value: value[9:] or value
+)
+def test_the_dropout_before_the_labels_is_theirs(model_type, head, tmp_path):
+    """The last one that stock applies; ours has one only."""
+    theirs = stock_model(model_type, head, torch.float32)
+    theirs.save_pretrained(tmp_path)
+    ours = from_original(tmp_path, auto(head))
+    modules = [name for name, module in theirs.named_modules() if isinstance(module, torch.nn.Dropout)]
+    own = [name for name in modules if not name.startswith(f"{theirs.base_model_prefix}.")]
+    assert ours.dropout.p == (theirs.get_submodule(own[-1]).p if own else 0.0)
 
 
 class Bomb:
@@ -325,6 +450,7 @@ def test_what_changed_comes_back_changed(bert, tmp_path):
 
 def test_another_head_goes_back(bert, tmp_path):
     """What was read as a masked language model, saved, opened as a classifier and trained; and as a base model."""
+    rename(bert, lambda name: None if "pooler" in name else name)
     from_original(bert, AutoModelForMaskedLM).save_pretrained(tmp_path / "ours")
     for auto_class, stock_class in (
         (AutoModelForSequenceClassification, BertForSequenceClassification),
@@ -337,6 +463,88 @@ def test_another_head_goes_back(bert, tmp_path):
         new = {"pooler.dense.weight", "pooler.dense.bias"} if stock_class is BertModel else set()
         assert set(report["missing_keys"]) == new and not report["unexpected_keys"]
         assert_close(logits(model), logits(stock.eval()), 1e-5)
+
+
+@pytest.mark.parametrize(
+    "auto_class", [AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification]
+)
+def test_another_head_of_a_checkpoint_with_everything(auto_class, bert, tmp_path):
+    """A kept pooler gives way to one that was trained; aliases of a head that is gone are gone."""
+    config = stock_model("bert", "AutoModel", tie_word_embeddings=False).config
+    BertForPreTraining(config).save_pretrained(tmp_path / "both")
+    from_original(tmp_path / "both", AutoModelForMaskedLM).save_pretrained(tmp_path / "ours")
+    model = auto_class.from_pretrained(tmp_path / "ours").eval()
+    to_original(model, tmp_path / "back")
+    stock = auto_class.from_pretrained(tmp_path / "back").eval()
+    assert_close(logits(model), logits(stock), 1e-5)
+    names = load_file(tmp_path / "back" / WEIGHTS).keys()
+    assert not any("predictions" in name for name in names) and "cls.seq_relationship.weight" in names
+
+
+def test_a_directory_of_another_model_is_left_alone(bert, tmp_path):
+    model = from_original(bert, AutoModelForMaskedLM)
+    model.save_pretrained(tmp_path / "ours")
+    with pytest.raises(ConversionError, match="holds a model of model_type 'blend_encoder'; give another directory"):
+        to_original(model, tmp_path / "ours")
+    # Files of a save before, which transformers would read first.
+    AutoModelForMaskedLM.from_pretrained(bert).save_pretrained(tmp_path / "back", max_shard_size="20KB")
+    to_original(model, tmp_path / "back")
+    assert sorted(path.name for path in (tmp_path / "back").glob("*.safetensors*")) == [WEIGHTS]
+    # A folder of the user's beside ours.
+    other = tmp_path / "ours/original_files/consolidated.00.pth"
+    other.write_bytes(b"mine")
+    model.save_pretrained(tmp_path / "ours")
+    assert other.read_bytes() == b"mine"
+
+
+def test_check_tells_and_does_not_raise(tmp_path):
+    stock_model("modernbert", "AutoModelForSequenceClassification").save_pretrained(tmp_path / "modern")
+    model = from_original(tmp_path / "modern", AutoModelForSequenceClassification, pooling="last")
+    assert check(model) == ["a configuration of modernbert cannot say pooling='last'"]
+    stock_model("roberta", "AutoModel").save_pretrained(tmp_path / "roberta")
+    model = from_original(tmp_path / "roberta")
+    model.config.pad_token_id = 0
+    assert check(model) == ["pad_token_id has moved: positions began at row 2 and would begin at 1"]
+    with pytest.raises(ConversionError, match="pad_token_id has moved"):
+        to_original(model, tmp_path / "back")
+
+
+def test_overrides_of_parts(tmp_path):
+    stock_model("bart", "AutoModel").save_pretrained(tmp_path)
+    model = from_original(tmp_path, encoder={"hidden_dropout": 0.25}, use_cache=False)
+    assert (model.encoder.dropout.p, model.decoder.dropout.p) == (0.25, 0.0) and not model.config.use_cache
+    assert from_original(tmp_path, hidden_dropout=0.5).decoder.dropout.p == 0.5
+    for wrong in ({"encoder": {"hiden_dropout": 1}}, {"original_model_type": "x"}):
+        with pytest.raises(ConversionError, match="valid, nearest first"):
+            from_original(tmp_path, **wrong)
+
+
+@pytest.mark.parametrize("name", ["modules.json", "model.safetensors.index.json", "model.safetensors"])
+@pytest.mark.parametrize(
+    "content", [b"", b"[", b"{}", b"[3]", b'{"weight_map": {"a": 3}}', b"[" * 100_000], ids=range(6)
+)
+def test_damaged_files_are_named(name, content, bert):
+    if name.startswith("model.safetensors"):
+        (bert / WEIGHTS).unlink()
+    (bert / name).write_bytes(content)
+    if name == "modules.json" and content == b"[3]":
+        from_original(bert)
+    else:
+        with pytest.raises(ConversionError, match=re.escape(name)) as caught:
+            from_original(bert)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_link_out_of_a_directory_is_not_followed(bert, tmp_path):
+    (tmp_path / "secret").write_text("token")
+    (bert / "vocab.txt").symlink_to(tmp_path / "secret")
+    assert "vocab.txt" not in from_original(bert).origin.files
+
+
+def test_names_of_dtypes_and_what_is_none(bert):
+    assert from_original(bert, dtype="float64").dtype == torch.float64
+    with pytest.raises(ConversionError, match="dtype='flaot64' is no dtype"):
+        from_original(bert, dtype="flaot64")
 
 
 # What is kept survives.
@@ -378,7 +586,7 @@ def test_what_is_kept_survives_training_resume_push_and_a_second_training(bert, 
 )
 def test_damage_of_what_is_kept_is_said(content, bert, tmp_path, caplog):
     from_original(bert, AutoModelForMaskedLM).save_pretrained(tmp_path / "ours")
-    facts = tmp_path / "ours/original/origin.json"
+    facts = tmp_path / "ours/original_files/origin.json"
     if content is None:
         facts.unlink()
     else:
@@ -386,7 +594,7 @@ def test_damage_of_what_is_kept_is_said(content, bert, tmp_path, caplog):
     transformers.logging.enable_propagation()
     model = AutoModelForMaskedLM.from_pretrained(tmp_path / "ours")
     transformers.logging.disable_propagation()
-    assert "original/ cannot be read" in caplog.text and "cannot be given back" in caplog.text
+    assert "original_files/ cannot be read" in caplog.text and "cannot be given back" in caplog.text
     assert logits(model).isfinite().all()
     with pytest.raises(ConversionError, match="was not converted"):
         to_original(model, tmp_path / "back")
@@ -416,9 +624,9 @@ def test_what_is_kept_stays_in_its_place(bert, tmp_path):
     model = from_original(bert, AutoModelForMaskedLM)
     assert set(model.origin.files) == {"modules.json"}
     model.save_pretrained(tmp_path / "ours")
-    facts = json.loads((tmp_path / "ours/original/origin.json").read_text())
+    facts = json.loads((tmp_path / "ours/original_files/origin.json").read_text())
     facts["files"] += ["../evil.txt", "/tmp/evil.txt", "model.safetensors", "a/../../config.json"]
-    (tmp_path / "ours/original/origin.json").write_text(json.dumps(facts))
+    (tmp_path / "ours/original_files/origin.json").write_text(json.dumps(facts))
     assert set(AutoModelForMaskedLM.from_pretrained(tmp_path / "ours").origin.files) == {"modules.json"}
 
 

@@ -32,7 +32,7 @@ ORDER = [
     {"conversion.table"},
     {f"conversion.{name}" for name in ("bart", "bert", "gpt", "llama", "modernbert", "checkpoint")},
     {"conversion.registry"},
-    {"conversion.origin"},
+    {"conversion.origin", "conversion.tensors"},
     {"conversion.reading"},
     {"conversion.writing"},
     {"conversion", "conversion.__main__"},

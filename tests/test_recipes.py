@@ -26,7 +26,7 @@ from transformers import (
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM, BlendEncoderForMaskedLM
 from seqblend.configuration.recipes import RECIPES
-from seqblend.conversion.reading import our_weights
+from seqblend.conversion.tensors import our_weights
 
 VOCAB, TARGET_VOCAB, POSITIONS, WINDOW = 99, 89, 32, 4
 TOLERANCE = 1e-5
