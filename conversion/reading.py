@@ -88,7 +88,7 @@ def from_original(
     origin.tensors |= kept
     check_complete(our_class, config, ours, head if auto_class.__name__ in architecture.heads else None)
     with quiet():
-        model = our_class.from_pretrained(None, config=config, state_dict=ours, dtype=wanted)
+        model = our_class.from_pretrained(None, config=config, state_dict=ours, dtype=wanted, trust_remote_code=False)
     if generation is not None and model.can_generate():
         model.generation_config = copy.deepcopy(generation)
     model.origin = origin
