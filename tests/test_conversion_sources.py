@@ -269,7 +269,7 @@ VARIANTS = [
     ("llama", "AutoModelForCausalLM", {"tie_word_embeddings": True, "mlp_bias": False, "num_key_value_heads": 4}),
     ("mistral", "AutoModelForCausalLM", {"sliding_window": None}),
     ("qwen3", "AutoModelForCausalLM", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}),
-    ("modernbert", "AutoModelForMaskedLM", {"layer_types": ["full_attention"] * 3, "decoder_bias": False}),
+    ("modernbert", "AutoModelForMaskedLM", {"global_attn_every_n_layers": 2, "decoder_bias": False}),
     ("modernbert", "AutoModelForSequenceClassification", {"classifier_pooling": "mean", "classifier_bias": True}),
     ("modernbert", "AutoModelForTokenClassification", {"classifier_activation": "silu", "norm_bias": True}),
     ("marian", "AutoModelForSeq2SeqLM", {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": 83}),
