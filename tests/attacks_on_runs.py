@@ -258,7 +258,7 @@ CHANGES = [
     ),
     Attack("a stream's row more", STREAMED, act=edited(lambda rows: [*rows, rows[0]], "a.jsonl"), base=STREAM),
     free("max_steps", STEPS + 2),
-    free("logging_steps", 1),
+    free("logging_steps", 3),
     free("save_steps", 1),
     free("save_total_limit", 3),
     free("dataloader_num_workers", 1),
