@@ -30,6 +30,18 @@ def kinds(recipe: dict[str, Any]) -> dict[str, Any]:
     return {name: recipe[name] for name in KINDS}
 
 
+def heads(prefix: str, causal_lm: str = "ForCausalLM", **others: Head) -> dict[str, Head]:
+    """The stock classes that all decoders have, whose names begin with `prefix`, and other heads by Auto class."""
+    return {
+        "AutoModel": Head(f"{prefix}Model"),
+        "AutoModelForCausalLM": Head(f"{prefix}{causal_lm}", {"lm_head": "lm_head"}),
+        "AutoModelForSequenceClassification": Head(
+            f"{prefix}ForSequenceClassification", {"score": "score"}, dropout=no_dropout
+        ),
+        **others,
+    }
+
+
 def activation(key: str, names: dict[str, str]) -> Setting:
     """An activation that `names` gives another name."""
     back = {ours: theirs for theirs, ours in names.items()}
@@ -77,13 +89,7 @@ OPENAI_GPT = Architecture(
     # Its "gelu" is the tanh approximation, too.
     settings=(activation("afn", {"gelu": "gelu_pytorch_tanh"}),),
     tensors=gpt_tensors("tokens_embed", "positions_embed"),
-    heads={
-        "AutoModel": Head("OpenAIGPTModel"),
-        "AutoModelForCausalLM": Head("OpenAIGPTLMHeadModel", {"lm_head": "lm_head"}),
-        "AutoModelForSequenceClassification": Head(
-            "OpenAIGPTForSequenceClassification", {"score": "score"}, dropout=no_dropout
-        ),
-    },
+    heads=heads("OpenAIGPT", "LMHeadModel"),
 )
 
 # Radford et al. 2019.
@@ -108,16 +114,13 @@ GPT2 = Architecture(
         ),
     ),
     tensors=gpt_tensors("wte", "wpe") | {"ln_f": "norm"},
-    heads={
-        "AutoModel": Head("GPT2Model"),
-        "AutoModelForCausalLM": Head("GPT2LMHeadModel", {"lm_head": "lm_head"}),
-        "AutoModelForSequenceClassification": Head(
-            "GPT2ForSequenceClassification", {"score": "score"}, dropout=no_dropout
-        ),
-        "AutoModelForTokenClassification": Head(
+    heads=heads(
+        "GPT2",
+        "LMHeadModel",
+        AutoModelForTokenClassification=Head(
             "GPT2ForTokenClassification", {"classifier": "classifier"}, dropout=token_dropout
         ),
-    },
+    ),
 )
 
 # Black et al. 2021, after GPT-3.
@@ -182,14 +185,10 @@ GPT_NEO = Architecture(
         "h.*.mlp.c_proj": "layers.*.mlp.down_proj",
         "ln_f": "norm",
     },
-    heads={
-        "AutoModel": Head("GPTNeoModel"),
-        "AutoModelForCausalLM": Head("GPTNeoForCausalLM", {"lm_head": "lm_head"}),
-        "AutoModelForSequenceClassification": Head(
-            "GPTNeoForSequenceClassification", {"score": "score"}, dropout=no_dropout
-        ),
-        "AutoModelForTokenClassification": Head("GPTNeoForTokenClassification", {"classifier": "classifier"}),
-    },
+    heads=heads(
+        "GPTNeo",
+        AutoModelForTokenClassification=Head("GPTNeoForTokenClassification", {"classifier": "classifier"}),
+    ),
 )
 
 
@@ -240,11 +239,5 @@ OPT = Architecture(
         "decoder.layers.*.final_layer_norm": "layers.*.mlp_norm",
         "decoder.final_layer_norm": "norm",
     },
-    heads={
-        "AutoModel": Head("OPTModel"),
-        "AutoModelForCausalLM": Head("OPTForCausalLM", {"lm_head": "lm_head"}),
-        "AutoModelForSequenceClassification": Head(
-            "OPTForSequenceClassification", {"score": "score"}, dropout=no_dropout
-        ),
-    },
+    heads=heads("OPT"),
 )
