@@ -19,25 +19,26 @@ from tqdm import tqdm
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from seqblend import FAMILIES
-from seqblend.hub_card.objects import read_object
+from seqblend.checkpoints.signals import Terminated, ending, terminable
+from seqblend.data.columns import TASK_FIELDS, TEXT, Columns, Field, fields_of, has_column, present_fields
+from seqblend.data.errors import InputError, one_line, one_of, refuse
+from seqblend.data.files import expand, json_line
+from seqblend.data.formats import FILE_TYPES, Reading
+from seqblend.data.locks import open_locked
+from seqblend.data.objects import read_object
+from seqblend.data.sources import Source, check_reading, sources_of
+from seqblend.data.splits import convert_column
+from seqblend.data.writing import part_of, put_in_place
+from seqblend.serving.prediction import ASKED, Predictor, Row, split_text
+from seqblend.tasks.base import TASKS
+from seqblend.tasks.encoding import Settings
+from seqblend.tasks.words import DEFAULT, WORDS, read_splitting
 from seqblend.training.arguments import DataArguments, ModelArguments
 from seqblend.training.checks import check_overflow
-from seqblend.training.columns import TASK_FIELDS, TEXT, Columns, Field, fields_of, has_column, present_fields
-from seqblend.training.data import convert_column
-from seqblend.training.encoding import Settings
-from seqblend.training.files import InputError, expand, json_line, one_line, one_of, refuse
-from seqblend.training.formats import FILE_TYPES, Reading
 from seqblend.training.loading import load_config
-from seqblend.training.locks import open_locked
 from seqblend.training.models import check_reach, load_model, reach_of, reads_token_types
-from seqblend.training.prediction import ASKED, Predictor, Row, split_text
 from seqblend.training.progress import hide_bars
-from seqblend.training.signals import Terminated, ending, terminable
-from seqblend.training.sources import Source, check_reading, sources_of
-from seqblend.training.tasks import TASKS
-from seqblend.training.tokenization import load_tokenizer
-from seqblend.training.words import DEFAULT, WORDS, read_splitting
-from seqblend.training.writing import part_of, put_in_place
+from seqblend.training.tokenizers import load_tokenizer
 
 logger = logging.getLogger(__name__)
 

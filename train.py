@@ -11,38 +11,21 @@ import datasets
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTrainingArguments, set_seed
 
+from seqblend.checkpoints.run_directory import RESULTS, check_directory, check_sources
+from seqblend.checkpoints.signals import Terminated, ending, terminable
+from seqblend.checkpoints.store import RunError, checkpoints_in
+from seqblend.data.errors import InputError, in_one_line, refuse
+from seqblend.data.files import json_line
+from seqblend.data.leakage import warn_of_leakage
+from seqblend.data.locks import locked
+from seqblend.data.splits import SPLITS, LabelledData, load_data
+from seqblend.data.streams import RowStream
+from seqblend.data.writing import replacing
 from seqblend.hub_card.card import Given
 from seqblend.hub_card.contents import PublishError
 from seqblend.hub_card.publish import Destination, check_access
 from seqblend.hub_card.record import hardware, versions
-from seqblend.training.arguments import DataArguments, card_facts, parse_arguments, public_command
-from seqblend.training.checkpoints import RunError, checkpoints_in
-from seqblend.training.checks import (
-    check_options,
-    finish_arguments,
-    settle_steps,
-    wanted_checkpoint,
-    wanted_splits,
-)
-from seqblend.training.data import SPLITS, LabelledData, load_data
-from seqblend.training.directory import RESULTS, check_directory, check_sources
-from seqblend.training.encoding import Settings
-from seqblend.training.files import InputError, in_one_line, json_line, refuse
-from seqblend.training.leakage import warn_of_leakage
-from seqblend.training.locks import locked
-from seqblend.training.models import (
-    check_reach,
-    make_model,
-    reach_of,
-    reads_token_types,
-    set_model_max_length,
-    take_labels,
-)
-from seqblend.training.progress import hide_bars
-from seqblend.training.saving import read_results
-from seqblend.training.signals import Terminated, ending, terminable
-from seqblend.training.streams import RowStream
-from seqblend.training.tasks import (
+from seqblend.tasks.base import (
     PREFIXES,
     TASKS,
     Task,
@@ -54,10 +37,28 @@ from seqblend.training.tasks import (
     shown_example,
     without_document,
 )
-from seqblend.training.tokenization import make_tokenizer, set_token_types
+from seqblend.tasks.encoding import Settings
+from seqblend.training.arguments import DataArguments, card_facts, parse_arguments, public_command
+from seqblend.training.checks import (
+    check_options,
+    finish_arguments,
+    settle_steps,
+    wanted_checkpoint,
+    wanted_splits,
+)
+from seqblend.training.class_weights import class_weights
+from seqblend.training.models import (
+    check_reach,
+    make_model,
+    reach_of,
+    reads_token_types,
+    set_model_max_length,
+    take_labels,
+)
+from seqblend.training.progress import hide_bars
+from seqblend.training.saving import read_results
+from seqblend.training.tokenizers import make_tokenizer, set_token_types
 from seqblend.training.trainer import BlendTrainer
-from seqblend.training.weights import class_weights
-from seqblend.training.writing import replacing
 
 # By this name where it runs as a script, too.
 logger = logging.getLogger("seqblend.train")

@@ -11,7 +11,7 @@ import torch
 from tokenizers import BertWordPieceTokenizer
 from torch.nn.utils.rnn import pad_sequence
 
-from ..training.dates import LANGUAGES, STYLES, date_row
+from ..data.dates import LANGUAGES, STYLES, date_row
 
 # Tokens of a row: its only text, or source and target.
 Lengths = tuple[int, ...]

@@ -35,9 +35,9 @@ from .. import (
     BlendEncoderForSequenceClassification,
     BlendEncoderForTokenClassification,
 )
+from ..checkpoints.store import clear_stage, newest_good
 from ..configuration.base import unknown
 from ..training.arguments import BlendTrainingArguments
-from ..training.checkpoints import clear_stage, newest_good
 from ..training.trainer import BlendTrainer
 
 SHAPES = ("N21", "N2N", "N2M")

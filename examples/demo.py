@@ -20,8 +20,8 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from seqblend.data.dates import date_row, language_ceiling, load_dates
 from seqblend.train import prepare
-from seqblend.training.dates import date_row, language_ceiling, load_dates
 
 # As seen from here: it stands on the cards.
 EXAMPLES = os.path.relpath(Path(__file__).parent)

@@ -20,8 +20,8 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 
 from ..configuration.base import unknown
-from ..training.tags import describe_scheme
-from ..training.writing import write_whole
+from ..data.writing import write_whole
+from ..tasks.tags import describe_scheme
 from ..version import __version__
 from .agreement import MARK, count_agreeing, rows_of_each_label, told_rows, trial_code
 from .contents import PublishError, gather, repository_files

@@ -10,9 +10,9 @@ from transformers.dynamic_module_utils import get_relative_imports
 
 from ..conversion.origin import FOLDER as ORIGINAL
 from ..conversion.origin import kept_files
+from ..data.objects import read_object
 from .export import FAMILIES
 from .illustrate import DRAWN, FOLDER
-from .objects import read_object
 from .secrecy import first_secret, known_secrets
 from .verify import REFERENCE
 

@@ -25,7 +25,7 @@ from PIL import Image
 from seqeval.metrics import sequence_labeling
 from sklearn.metrics import precision_recall_fscore_support
 
-from ..training.tags import TagScheme, find_scheme
+from ..tasks.tags import TagScheme, find_scheme
 from .glyphs import fonts_for, letters, of_any_weight, shown
 
 # --- sheets ----------------------------------------------------------------------------------------------------------

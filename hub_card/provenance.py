@@ -9,9 +9,9 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from ..data.objects import read_object
 from ..version import __version__
 from .export import FAMILIES, auto_map, family_code, written_by
-from .objects import read_object
 
 
 class ForeignCodeError(ValueError):

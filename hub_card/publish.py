@@ -23,7 +23,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import get_session
 from transformers.hf_argparser import string_to_bool
 
-from ..training.files import refuse
+from ..data.errors import refuse
 from ..version import __version__
 from .card import MADE, Given, write_card
 from .contents import PICTURES, PublishError, check_private, gather, listing, repository_files, stale_files

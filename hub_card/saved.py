@@ -8,9 +8,9 @@ from typing import Any
 
 import safetensors
 
-from ..training.tags import find_scheme
-from ..training.words import SENTENCES, WordSplitting, find_splitting, read_splitting
-from .objects import parse_object, read_object
+from ..data.objects import parse_object, read_object
+from ..tasks.tags import find_scheme
+from ..tasks.words import SENTENCES, WordSplitting, find_splitting, read_splitting
 from .usage import HEADS, Head, Tagging
 
 # What every row of predictions.jsonl has.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..training.words import DEFAULT, WORDS, word_spans, write_text
+from ..tasks.words import DEFAULT, WORDS, word_spans, write_text
 from .verify import without_package
 
 

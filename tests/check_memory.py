@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
+from seqblend.tasks.base import TASKS
 from seqblend.training.models import ARCHITECTURES, special_tokens
-from seqblend.training.tasks import TASKS
-from seqblend.training.tokenization import train_tokenizer
+from seqblend.training.tokenizers import train_tokenizer
 
 WORDS = [
     *("the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs"),

@@ -30,7 +30,7 @@ from seqblend.hub_card.usage import HEADS as USAGES
 from seqblend.hub_card.usage import as_text, prompt_of, usage_code
 from seqblend.hub_card.verify import without_package
 from seqblend.train import main
-from seqblend.training.tokenization import train_tokenizer
+from seqblend.training.tokenizers import train_tokenizer
 
 WORDS = ["월요일", "화요일", "a", "b"]
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_data import CLASSIFY, LANGUAGE, PROPERTY, TAG, TEXTS, TRANSLATE, assert_refused, csv_text, write
 
+from seqblend.data.columns import Columns
+from seqblend.data.formats import Reading
+from seqblend.data.splits import load_data, read_file
 from seqblend.predict import parse
-from seqblend.training.columns import Columns
-from seqblend.training.data import load_data, read_file
-from seqblend.training.formats import Reading
 
 SEVERAL, NUMBERS = {"problem_type": "multi_label_classification"}, {"problem_type": "regression"}
 

@@ -19,11 +19,11 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import sort_checkpoints
 
 from seqblend import BlendDecoderForCausalLM
-from seqblend.training.checkpoints import REPLACED, STAGE, RunError, clear_stage, newest_good, write_manifest
-from seqblend.training.faults import fault_of
-from seqblend.training.files import InputError
+from seqblend.checkpoints.faults import fault_of
+from seqblend.checkpoints.store import REPLACED, STAGE, RunError, clear_stage, newest_good, write_manifest
+from seqblend.data.errors import InputError
+from seqblend.tasks.base import TASKS
 from seqblend.training.saving import why_not_written
-from seqblend.training.tasks import TASKS
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_what_cannot_be_written_leaves_the_checkpoint_before(file, tmp_path, mon
         if path.name == file and path.parent.name == "checkpoint-2":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr("seqblend.training.checkpoints.synchronize", fill)
+    monkeypatch.setattr("seqblend.checkpoints.store.synchronize", fill)
     words = r"checkpoint-2 cannot be written: OSError: .*No space left .*checkpoint-1; resume with --resume"
     with pytest.raises(RunError, match=words):
         trainer_for(tmp_path, save_total_limit=1).train()

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqblend.training.columns import Columns
-from seqblend.training.data import InputError, load_data, read_file
+from seqblend.data.columns import Columns
+from seqblend.data.splits import InputError, load_data, read_file
 
 CLASSIFY, TAG, TRANSLATE, LANGUAGE = "sequence-classification", "token-classification", "seq2seq-lm", "causal-lm"
 # One file for all examples of a property: each overwrites it.
@@ -318,7 +318,7 @@ def test_dates_are_the_built_in_data(monkeypatch):
         return datasets.DatasetDict(train=datasets.Dataset.from_dict(columns))
 
     fake = types.SimpleNamespace(load_dates=load_dates)
-    monkeypatch.setitem(sys.modules, "seqblend.training.dates", fake)
+    monkeypatch.setitem(sys.modules, "seqblend.data.dates", fake)
     data = load_data(CLASSIFY, dataset_name="dates", seed=7)
     assert data["train"].to_dict() == {"text": ["a", "b"], "label": ["x", "y"]}
     assert seeds == [7]
@@ -493,7 +493,7 @@ def test_zstd_that_arrow_was_built_without_is_refused_by_name(tmp_path, monkeypa
         raise pa.lib.ArrowNotImplementedError(f"Support for codec '{codec}' not built")
 
     path = write_plain(tmp_path / "a.txt.zst", PACK[".zst"](b"a\n"))
-    monkeypatch.setattr("seqblend.training.files.pa.CompressedInputStream", lacks)
+    monkeypatch.setattr("seqblend.data.files.pa.CompressedInputStream", lacks)
     assert_refused([f"{path}: cannot be read", "'zstd' not built"], load_data, LANGUAGE, train_file=path)
 
 

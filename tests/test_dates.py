@@ -12,8 +12,8 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.utils import are_progress_bars_disabled, enable_progress_bars
 from template import TEMPLATE
 
-from seqblend.training import dates
-from seqblend.training.dates import LANGUAGES, STYLES, date_row, language_ceiling, load_dates
+from seqblend.data import dates
+from seqblend.data.dates import LANGUAGES, STYLES, date_row, language_ceiling, load_dates
 
 SMALL = {"num_train": 300, "num_validation": 60, "num_test": 60}
 CONTEXTS = ("format", "stand-alone")  # the two cases in which CLDR spells a name

@@ -9,9 +9,9 @@ import pytest
 from test_train_command import CLASSIFY, ROWS, files, flags, plain_cards, quick_and_quiet, read, run  # noqa: F401
 
 from seqblend import train
-from seqblend.training.locks import locked
-from seqblend.training.signals import terminable
-from seqblend.training.writing import replacing, write_whole
+from seqblend.checkpoints.signals import terminable
+from seqblend.data.locks import locked
+from seqblend.data.writing import replacing, write_whole
 
 SIGNALS = {signal.SIGTERM: ("SIGTERM", 143), signal.SIGINT: ("Ctrl-C", 130)}
 SAVED = {"save_strategy": "steps", "save_steps": 1}
@@ -113,7 +113,7 @@ def test_a_full_disk_after_training_names_the_file_and_the_way_on(name, tmp_path
 
     options = {**SAVED, **files(tmp_path, ROWS[CLASSIFY])}
     with monkeypatch.context() as patch:
-        patch.setattr("seqblend.training.writing.os.fsync", fill)
+        patch.setattr("seqblend.data.writing.os.fsync", fill)
         assert train.main(flags(tmp_path / "out", options)) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert f"No space left on device: '{tmp_path / 'out' / name}'" in error and "--resume auto" in error

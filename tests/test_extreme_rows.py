@@ -8,12 +8,13 @@ import pyarrow as pa
 import pytest
 from test_data import CLASSIFY, LANGUAGE, TAG, TRANSLATE, assert_refused, write_plain
 
-from seqblend.training import columns, files
-from seqblend.training.columns import column_names
-from seqblend.training.data import load_data, read_file
-from seqblend.training.files import InputError, Lines, read_whole
-from seqblend.training.formats import Reading
-from seqblend.training.weights import weights_given
+from seqblend.data import columns, files
+from seqblend.data.columns import column_names
+from seqblend.data.errors import InputError
+from seqblend.data.files import Lines, read_whole
+from seqblend.data.formats import Reading
+from seqblend.data.splits import load_data, read_file
+from seqblend.training.class_weights import weights_given
 
 DEEP, DIGITS = "[" * 10**5, "9" * 5000
 PACKINGS = {"": bytes, ".gz": gzip.compress, ".zst": lambda data: pa.compress(data, "zstd", asbytes=True)}

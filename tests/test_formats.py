@@ -24,10 +24,10 @@ from test_data import (
     write_json_lines,
 )
 
+from seqblend.data.formats import FILE_TYPES, Reading
+from seqblend.data.sources import Pairs
+from seqblend.data.splits import InputError, load_data, read_file
 from seqblend.training.arguments import parse_arguments
-from seqblend.training.data import InputError, load_data, read_file
-from seqblend.training.formats import FILE_TYPES, Reading
-from seqblend.training.sources import Pairs
 
 FEW = settings(PROPERTY, max_examples=25)
 # Between tabs a word may be anything, between spaces it has none.

@@ -20,11 +20,7 @@ from test_train_command import TRANSLATE, prepared, write
 from transformers import AutoTokenizer, GenerationConfig, Trainer, TrainerCallback, TrainingArguments
 
 from seqblend import BlendDecoderForCausalLM
-from seqblend.hub_card.record import RunRecord
-from seqblend.training.arguments import BlendTrainingArguments
-from seqblend.training.checkpoints import newest_good
-from seqblend.training.files import InputError
-from seqblend.training.identity import (
+from seqblend.checkpoints.identity import (
     FREE,
     IDENTITY,
     NOT_RECORDED,
@@ -35,10 +31,14 @@ from seqblend.training.identity import (
     table_digest,
     tokenizer_digest,
 )
-from seqblend.training.locks import locked
-from seqblend.training.streams import RowStream
-from seqblend.training.tasks import TASKS
-from seqblend.training.tokenization import train_tokenizer
+from seqblend.checkpoints.store import newest_good
+from seqblend.data.errors import InputError
+from seqblend.data.locks import locked
+from seqblend.data.streams import RowStream
+from seqblend.hub_card.record import RunRecord
+from seqblend.tasks.base import TASKS
+from seqblend.training.arguments import BlendTrainingArguments
+from seqblend.training.tokenizers import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
 TEXTS = ["abc" * size for size in (3, 1, 5, 2, 4, 2, 6, 1)]

@@ -15,14 +15,14 @@ from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, Seq2SeqTrainingArguments
 
 from seqblend import BlendDecoderForCausalLM
-from seqblend.training.corruption import IGNORE, SENTINEL, Noise, add_sentinels, cut_spans, sentinels_of
-from seqblend.training.documents import cut_stream, pack_documents
-from seqblend.training.encoding import Settings
-from seqblend.training.files import InputError
-from seqblend.training.language_models import check_documents
-from seqblend.training.tasks import TASKS, encode_split, make_collator
-from seqblend.training.tokenization import load_tokenizer, train_tokenizer
+from seqblend.data.errors import InputError
+from seqblend.tasks.base import TASKS, encode_split, make_collator
+from seqblend.tasks.corruption import IGNORE, SENTINEL, Noise, add_sentinels, cut_spans, sentinels_of
+from seqblend.tasks.documents import cut_stream, pack_documents
+from seqblend.tasks.encoding import Settings
+from seqblend.tasks.language_models import check_documents
 from seqblend.training.tokenizer_kinds import TOKENIZER_TYPES
+from seqblend.training.tokenizers import load_tokenizer, train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
 PROPERTY = settings(max_examples=15)

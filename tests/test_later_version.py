@@ -13,8 +13,8 @@ from test_trainer import StopAt, rows_for, train
 from transformers import AutoConfig, AutoModel, TrainerCallback, pipeline
 
 from seqblend import FAMILIES, BlendEncoderConfig, BlendEncoderForTokenClassification, BlendEncoderModel
-from seqblend.training.checkpoints import write_manifest
-from seqblend.training.files import InputError
+from seqblend.checkpoints.store import write_manifest
+from seqblend.data.errors import InputError
 from seqblend.training.loading import load_config
 from seqblend.version import __version__
 

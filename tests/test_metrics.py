@@ -11,8 +11,8 @@ import pytest
 import sacrebleu
 from sklearn.metrics import f1_score
 
-from seqblend.training.files import InputError
-from seqblend.training.metrics import (
+from seqblend.data.errors import InputError
+from seqblend.tasks.metrics import (
     MultiLabelMetric,
     RegressionMetric,
     Seq2SeqMetric,
@@ -22,7 +22,7 @@ from seqblend.training.metrics import (
     make_bleu,
     perplexity,
 )
-from seqblend.training.tags import describe_scheme, find_scheme
+from seqblend.tasks.tags import describe_scheme, find_scheme
 
 pytestmark = pytest.mark.filterwarnings("error")  # a warning at every evaluation would hide the ones that matter
 

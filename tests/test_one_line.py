@@ -8,15 +8,16 @@ from test_report import results, write_runs
 from test_train_command import CLASSIFY, files
 from test_training_options import prepared
 
+from seqblend.data.errors import InputError, one_line
+from seqblend.data.files import json_line
+from seqblend.data.leakage import warn_of_leakage
+from seqblend.data.splits import load_data
 from seqblend.modeling.encoder import BlendEncoderForSequenceClassification
 from seqblend.predict import refuse
-from seqblend.training.data import load_data
-from seqblend.training.files import InputError, json_line, one_line
-from seqblend.training.leakage import warn_of_leakage
+from seqblend.tasks.tags import describe_scheme
+from seqblend.training.class_weights import weights_given
 from seqblend.training.models import relabel
 from seqblend.training.report import FIGURES, write_report
-from seqblend.training.tags import describe_scheme
-from seqblend.training.weights import weights_given
 
 # Of those that end a line for somebody, and of those that a terminal obeys.
 ODD = ["\n", "\r", "\0", "\x0b", "\x1b[2K", "\x85", "\u2028", "\u2029"]

@@ -21,18 +21,18 @@ from test_train_command import CLASSIFY, PAIRS, ROWS, SEVERAL, SMALL, TAG, TRANS
 from transformers import AutoModel
 
 from seqblend import BlendEncoderConfig
+from seqblend.data.locks import open_locked
+from seqblend.data.writing import part_of
 from seqblend.hub_card.card import write_card
 from seqblend.predict import main
+from seqblend.serving import prediction
+from seqblend.serving.prediction import entities, read_ahead, read_prompts, split_text
+from seqblend.tasks.base import TASKS
+from seqblend.tasks.encoding import Settings
+from seqblend.tasks.words import WORDS
 from seqblend.train import main as train
-from seqblend.training import prediction
-from seqblend.training.encoding import Settings
-from seqblend.training.locks import open_locked
 from seqblend.training.models import ARCHITECTURES, special_tokens
-from seqblend.training.prediction import entities, read_ahead, read_prompts, split_text
-from seqblend.training.tasks import TASKS
-from seqblend.training.tokenization import train_tokenizer
-from seqblend.training.words import WORDS
-from seqblend.training.writing import part_of
+from seqblend.training.tokenizers import train_tokenizer
 
 PROPERTY = settings(max_examples=100)
 # Korean whole and in letters, an accent of its own, a family of emoji, a flag, joiners, and spaces of many kinds.
@@ -369,7 +369,7 @@ def test_an_interruption_leaves_no_half_of_a_file(model_of, tmp_path, monkeypatc
     def interrupted(rows):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("seqblend.training.prediction.read_ahead", interrupted)
+    monkeypatch.setattr("seqblend.serving.prediction.read_ahead", interrupted)
     source = write(tmp_path / "rows.jsonl", rows_of(CLASSIFY))
     command = [str(model_of(CLASSIFY)), "--input", str(source), "--output", str(tmp_path / "a.jsonl")]
     assert main(command) == 130
@@ -377,7 +377,7 @@ def test_an_interruption_leaves_no_half_of_a_file(model_of, tmp_path, monkeypatc
     assert caplog.messages[-1] == f"Ctrl-C: nothing was kept of {tmp_path / 'a.jsonl'}"
 
 
-@pytest.mark.parametrize("where", ["seqblend.predict.load_config", "seqblend.training.prediction.batches_of"])
+@pytest.mark.parametrize("where", ["seqblend.predict.load_config", "seqblend.serving.prediction.batches_of"])
 def test_sigterm_ends_with_a_word_and_leaves_no_half_of_a_file(where, model_of, tmp_path, monkeypatch, caplog):
     """At the start, when the model is loaded, and in the course of the answers."""
     monkeypatch.setattr(where, lambda *args: os.kill(os.getpid(), signal.SIGTERM))

@@ -22,7 +22,7 @@ from seqblend.hub_card.contents import PublishError, check_private, repository_f
 from seqblend.hub_card.publish import Destination, check_access, main, publish
 from seqblend.hub_card.verify import REFERENCE, open_everywhere, outputs_of, reference_inputs, write_reference
 from seqblend.train import main as train
-from seqblend.training.tokenization import train_tokenizer
+from seqblend.training.tokenizers import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
 FAMILY = pytest.mark.parametrize("config_class", CONFIGS.values(), ids=CONFIGS.keys())

@@ -17,16 +17,16 @@ from conftest import VOCAB, tiny_model
 from transformers import TrainerCallback, TrainingArguments
 
 from seqblend import BlendDecoderForCausalLM
-from seqblend.training.arguments import BlendTrainingArguments
-from seqblend.training.checkpoints import (
+from seqblend.checkpoints.store import (
     RunError,
     fault_of,
     newest_good,
 )
-from seqblend.training.files import InputError
-from seqblend.training.sharing import SharedStream
-from seqblend.training.tasks import TASKS
-from seqblend.training.tokenization import train_tokenizer
+from seqblend.data.errors import InputError
+from seqblend.data.sharing import SharedStream
+from seqblend.tasks.base import TASKS
+from seqblend.training.arguments import BlendTrainingArguments
+from seqblend.training.tokenizers import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
 TEXTS = ["abc" * size for size in (3, 1, 5, 2, 4, 2, 6, 1, 3, 2)]

@@ -16,13 +16,13 @@ from transformers import TrainerCallback
 from two_processes import in_two_processes
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM, BlendEncoderForMaskedLM
+from seqblend.data.errors import InputError
 from seqblend.hub_card.record import hyperparameters
+from seqblend.tasks.base import TASKS
 from seqblend.training.arguments import BlendTrainingArguments, parse_arguments
 from seqblend.training.checks import check_batches
-from seqblend.training.files import InputError
 from seqblend.training.sampling import TokenBatchSampler
-from seqblend.training.tasks import TASKS
-from seqblend.training.tokenization import train_tokenizer
+from seqblend.training.tokenizers import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
 # Without the special tokens of a row.

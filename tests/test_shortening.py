@@ -10,11 +10,11 @@ from test_tasks import TOKENIZERS, encode, settings_for
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from seqblend.training import encoding, shortening
-from seqblend.training.encoding import tokenize
-from seqblend.training.seq2seq import check_pairs
-from seqblend.training.shortening import CHARACTERS, part_of
-from seqblend.training.token_classification import tokenize_words
+from seqblend.tasks import encoding, shortening
+from seqblend.tasks.encoding import tokenize
+from seqblend.tasks.seq2seq import check_pairs
+from seqblend.tasks.shortening import CHARACTERS, part_of
+from seqblend.tasks.token_classification import tokenize_words
 
 PROPERTY = settings(max_examples=40)
 # Words side by side, words that fall apart, tokens that take the space before them, and white space alone.
@@ -106,7 +106,7 @@ def test_the_same_words_are_kept(kind, monkeypatch):
     sentences = [["ab", "", "\u200b", "c"] * 50, ["ab"] * 9, []]
     found = tokenize_words(options, sentences)
     assert found["shortened"] == [True, False, False] and found["cut"][0] > 0
-    monkeypatch.setattr("seqblend.training.token_classification.CHARACTERS", 10**9)
+    monkeypatch.setattr("seqblend.tasks.token_classification.CHARACTERS", 10**9)
     expected = tokenize_words(options, sentences)
     assert found["input_ids"] == expected["input_ids"]
     assert [each.word_ids for each in found.encodings] == [each.word_ids for each in expected.encodings]

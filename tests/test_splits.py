@@ -9,9 +9,9 @@ import pytest
 from test_data import CLASSIFY, LANGUAGE, TAG, TRANSLATE, assert_refused, write, write_json_lines
 from transformers import Seq2SeqTrainingArguments
 
+from seqblend.data.leakage import rows_in_both, warn_of_leakage
+from seqblend.data.splits import load_data
 from seqblend.training.checks import wanted_splits
-from seqblend.training.data import load_data
-from seqblend.training.leakage import rows_in_both, warn_of_leakage
 
 ROWS = {"text": ["a", "b", "c", "d"], "label": [0, 1, 0, 1]}
 FEATURES = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["x", "y"]))
@@ -68,7 +68,7 @@ def test_a_split_that_does_not_exist_is_refused(by_name, name, streaming):
 
 def test_dates_are_read_by_whole_splits(monkeypatch):
     fake = types.SimpleNamespace(load_dates=lambda seed: {"train": datasets.Dataset.from_dict(ROWS)})
-    monkeypatch.setitem(sys.modules, "seqblend.training.dates", fake)
+    monkeypatch.setitem(sys.modules, "seqblend.data.dates", fake)
     assert_refused(["train_split: 'train[:5]'", "dates"], load, "dates", "train", train="train[:5]")
 
 

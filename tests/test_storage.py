@@ -9,13 +9,13 @@ import datasets
 import pyarrow as pa
 import pytest
 
-from seqblend.training import locks, sources
-from seqblend.training.columns import Columns
-from seqblend.training.data import InputError, read_file
-from seqblend.training.encoding import Settings
-from seqblend.training.storage import stored
-from seqblend.training.tasks import TASKS, encode_split
-from seqblend.training.tokenization import train_tokenizer
+from seqblend.data import locks, sources
+from seqblend.data.columns import Columns
+from seqblend.data.splits import InputError, read_file
+from seqblend.data.storage import stored
+from seqblend.tasks.base import TASKS, encode_split
+from seqblend.tasks.encoding import Settings
+from seqblend.training.tokenizers import train_tokenizer
 
 ROWS = [{"text": "one", "label": "a"}, {"text": "two", "label": "b"}]
 
@@ -149,8 +149,8 @@ def test_a_damaged_file_of_encoded_rows_is_named_and_made_anew(workers, tmp_path
 def test_encoded_rows_are_found_again(tmp_path, monkeypatch):
     rows = read(write(tmp_path / "a.jsonl", ROWS))
     expected = encode(rows).to_list()
-    monkeypatch.setattr("seqblend.training.encoding.tokenize", None)
-    monkeypatch.setattr("seqblend.training.sequence_classification.tokenize", None)
+    monkeypatch.setattr("seqblend.tasks.encoding.tokenize", None)
+    monkeypatch.setattr("seqblend.tasks.sequence_classification.tokenize", None)
     assert encode(rows).to_list() == expected
 
 
@@ -158,7 +158,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import datasets, pyarrow as pa
-from seqblend.training.storage import stored
+from seqblend.data.storage import stored
 
 datasets.config.HF_DATASETS_CACHE = Path(sys.argv[1])
 

@@ -30,14 +30,14 @@ from test_train_command import (
     write,
 )
 
+from seqblend.data.errors import InputError
+from seqblend.data.splits import load_data
+from seqblend.data.streams import RowStream
+from seqblend.tasks.base import TASKS
 from seqblend.train import main
-from seqblend.training.data import load_data
-from seqblend.training.files import InputError
-from seqblend.training.streams import RowStream
-from seqblend.training.tasks import TASKS
-from seqblend.training.tokenization import train_tokenizer
+from seqblend.training.tokenizers import train_tokenizer
 
-BLOCKS = "seqblend.training.data.BATCH_ROWS"
+BLOCKS = "seqblend.data.splits.BATCH_ROWS"
 HEAD = datasets.Dataset.from_dict({"input_ids": [[0]]})
 
 

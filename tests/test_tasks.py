@@ -14,15 +14,15 @@ from tokenizers import processors
 from transformers import EvalPrediction
 
 from seqblend import FAMILIES
-from seqblend.training.corruption import IGNORE
-from seqblend.training.data import read_file
-from seqblend.training.encoding import Settings
-from seqblend.training.files import InputError
+from seqblend.data.errors import InputError
+from seqblend.data.splits import read_file
+from seqblend.tasks.base import TASKS, encode_split, scorers_of, shown_example
+from seqblend.tasks.corruption import IGNORE
+from seqblend.tasks.encoding import Settings
+from seqblend.tasks.seq2seq import decode
 from seqblend.training.models import ARCHITECTURES
-from seqblend.training.seq2seq import decode
-from seqblend.training.tasks import TASKS, encode_split, scorers_of, shown_example
-from seqblend.training.tokenization import load_tokenizer, train_tokenizer
 from seqblend.training.tokenizer_kinds import SPACE, TOKENIZER_TYPES
+from seqblend.training.tokenizers import load_tokenizer, train_tokenizer
 
 TEXTS = ["ab ba cab", "a b c", "", "abc"]
 # With a zero-width space, an empty word and a space: words of which some tokenizers make nothing.

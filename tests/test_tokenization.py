@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from template import TEMPLATE
 from transformers import AutoTokenizer
 
-from seqblend.training.corruption import Noise, add_sentinels
-from seqblend.training.files import InputError
-from seqblend.training.tokenization import (
+from seqblend.data.errors import InputError
+from seqblend.tasks.corruption import Noise, add_sentinels
+from seqblend.training.tokenizer_kinds import NORMALIZATIONS, SPECIAL_TOKENS, TOKENIZER_TYPES
+from seqblend.training.tokenizers import (
     Texts,
     is_trained_here,
     load_tokenizer,
@@ -25,7 +26,6 @@ from seqblend.training.tokenization import (
     set_token_types,
     train_tokenizer,
 )
-from seqblend.training.tokenizer_kinds import NORMALIZATIONS, SPECIAL_TOKENS, TOKENIZER_TYPES
 
 TEXTS = [
     "2031년 3월 6일 목요일", "6 March 2031", "  two  spaces\n\tand a tab ", "naïve café, it's", "漢字 かな",
@@ -220,7 +220,7 @@ def test_saved_and_loaded(tokenizer_type, tmp_path):
 
 SCRIPT = """
 import hashlib, json, sys
-from seqblend.training.tokenization import train_tokenizer
+from seqblend.training.tokenizers import train_tokenizer
 from seqblend.training.tokenizer_kinds import TOKENIZER_TYPES
 texts = json.load(sys.stdin)
 for name in TOKENIZER_TYPES:

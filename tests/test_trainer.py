@@ -34,10 +34,10 @@ from seqblend import (
     BlendEncoderForSequenceClassification,
     BlendEncoderForTokenClassification,
 )
-from seqblend.training.checkpoints import write_manifest
-from seqblend.training.files import InputError
-from seqblend.training.tasks import TASKS
-from seqblend.training.tokenization import train_tokenizer
+from seqblend.checkpoints.store import write_manifest
+from seqblend.data.errors import InputError
+from seqblend.tasks.base import TASKS
+from seqblend.training.tokenizers import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
 LENGTHS = [3, 9, 5, 1, 7, 2, 8, 4]

@@ -34,15 +34,15 @@ from test_train_command import (
 from transformers import GenerationConfig, Seq2SeqTrainingArguments, TrainingArguments
 
 from seqblend import BlendDecoderConfig, BlendDecoderForCausalLM, BlendEncoderForMaskedLM
+from seqblend.data.errors import InputError
+from seqblend.tasks.metrics import greater_is_better
 from seqblend.train import prepare
 from seqblend.training.arguments import BlendTrainingArguments, ModelArguments
-from seqblend.training.files import InputError
-from seqblend.training.metrics import greater_is_better
+from seqblend.training.class_weights import balanced, weights_given
 from seqblend.training.models import set_model_max_length
 from seqblend.training.progress import Progress
-from seqblend.training.tokenization import train_tokenizer
+from seqblend.training.tokenizers import train_tokenizer
 from seqblend.training.trainer import BlendTrainer, check_device
-from seqblend.training.weights import balanced, weights_given
 
 # --- Class weights ---
 

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_tasks import CHAR, TOKENIZERS, encode, predicted, settings_for
 
+from seqblend.data.errors import InputError
 from seqblend.modeling.encoder import BlendEncoderForTokenClassification
-from seqblend.training.corruption import IGNORE
-from seqblend.training.encoding import tokenize
-from seqblend.training.files import InputError
-from seqblend.training.tasks import TASKS, answer_rows, encode_split
-from seqblend.training.token_classification import tokenize_words, told_words
-from seqblend.training.windows import bounds, join_logits, told_tokens
+from seqblend.tasks.base import TASKS, answer_rows, encode_split
+from seqblend.tasks.corruption import IGNORE
+from seqblend.tasks.encoding import tokenize
+from seqblend.tasks.token_classification import tokenize_words, told_words
+from seqblend.tasks.windows import bounds, join_logits, told_tokens
 
 PROPERTY = settings(max_examples=50)
 TAG, CLASSIFY = "token-classification", "sequence-classification"

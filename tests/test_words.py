@@ -9,13 +9,13 @@ from test_train_command import SMALL, TAG, files, prepared, write
 from transformers import AutoTokenizer
 
 from seqblend import BlendEncoderForTokenClassification
+from seqblend.data.errors import InputError
 from seqblend.hub_card import card as card_module
 from seqblend.hub_card.agreement import MARK
 from seqblend.hub_card.card import write_card
 from seqblend.predict import main as predict
-from seqblend.training.files import InputError
-from seqblend.training.tokenization import train_tokenizer
-from seqblend.training.words import KEY, WordSplitting, find_splitting, read_splitting, record_splitting
+from seqblend.tasks.words import KEY, WordSplitting, find_splitting, read_splitting, record_splitting
+from seqblend.training.tokenizers import train_tokenizer
 
 
 @pytest.mark.parametrize(

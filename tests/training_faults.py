@@ -24,7 +24,7 @@ from attacks_on_runs import BASE, FORK
 from transformers import TrainerCallback
 
 from seqblend import train
-from seqblend.training.checkpoints import fault_of, newest_good
+from seqblend.checkpoints.store import fault_of, newest_good
 from seqblend.training.trainer import BlendTrainer
 
 # Saved after every second step; the fault comes in the middle.

@@ -12,13 +12,13 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
 from ..configuration.base import unknown
+from ..data.columns import Columns
+from ..data.errors import NEAREST, InputError, describe, listed, nearest_first
+from ..data.formats import Reading
+from ..data.sources import Pairs
 from ..hub_card.card import Given
-from .columns import Columns
-from .corruption import Noise
-from .files import NEAREST, InputError, describe, listed, nearest_first
-from .formats import Reading
+from ..tasks.corruption import Noise
 from .option_files import from_json, parse_pairs, read_settings
-from .sources import Pairs
 
 # Of transformers' options, those of another type that may be a mapping all the same.
 MAPPINGS = ("generation_config",)

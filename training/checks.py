@@ -13,16 +13,16 @@ from transformers import GenerationConfig, Seq2SeqTrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from ..checkpoints.faults import STATE
 from ..configuration.base import unknown
+from ..data.columns import STEPS
+from ..data.errors import NEAREST, InputError, nearest_first, one_of
+from ..tasks.base import TASKS, Task
+from ..tasks.metrics import make_bleu
+from ..tasks.windows import OVERFLOWS
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
-from .columns import STEPS
-from .faults import STATE
-from .files import NEAREST, InputError, nearest_first, one_of
-from .metrics import make_bleu
 from .option_files import parse_pairs
-from .tasks import TASKS, Task
 from .trainer import check_device, load_generation_config, settings_of_generation, settle_direction
-from .windows import OVERFLOWS
 
 # What a number must be that its type does not say, and of which options. None is always right.
 NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from .. import FAMILIES
-from .files import InputError, describe, why_not_loaded
+from ..data.errors import InputError, describe, why_not_loaded
 
 logger = logging.getLogger(__name__)
 

@@ -22,12 +22,12 @@ from transformers.tokenization_utils_base import LARGE_INTEGER
 from .. import FAMILIES
 from ..configuration.base import unknown
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
+from ..data.errors import InputError, describe, in_one_line, one_line
+from ..tasks.base import TASKS, Task
 from .arguments import DataArguments, ModelArguments
-from .files import InputError, describe, in_one_line, one_line
 from .loading import check_loaded, load_config, load_weights
 from .option_files import parse_pairs
-from .tasks import TASKS, Task
-from .tokenization import load_tokenizer
+from .tokenizers import load_tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from .files import InputError, describe
+from ..data.errors import InputError, describe
 
 
 def unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:

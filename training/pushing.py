@@ -16,14 +16,14 @@ from transformers import Seq2SeqTrainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
+from ..checkpoints.faults import MANIFEST, STATE
+from ..checkpoints.store import write_manifest
+from ..data.objects import read_object
 from ..hub_card.card import Given, write_card
 from ..hub_card.contents import PublishError
-from ..hub_card.objects import read_object
 from ..hub_card.publish import Destination, publish, reason_of
 from ..hub_card.record import RunRecord
 from ..hub_card.verify import REFERENCE, open_saved, write_reference
-from .checkpoints import write_manifest
-from .faults import MANIFEST, STATE
 
 logger = logging.getLogger(__name__)
 

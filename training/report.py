@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..hub_card.objects import read_object
-from .files import refuse
+from ..data.errors import refuse
+from ..data.objects import read_object
 
 
 class Figure(NamedTuple):

@@ -9,12 +9,8 @@ from typing import Any
 import torch
 from transformers.trainer_callback import ExportableState
 
-from ..configuration.base import RecipeConfig
-from .checkpoints import clear_stage, good_checkpoints
-from .directory import goes_on
-from .faults import MANIFEST, fault_of
-from .files import InputError, in_one_line
-from .identity import (
+from ..checkpoints.faults import MANIFEST, fault_of
+from ..checkpoints.identity import (
     CHOICE,
     FREE,
     METRIC,
@@ -27,8 +23,7 @@ from .identity import (
     read_facts,
     rows_digest,
 )
-from .loading import load_config
-from .optimizer_states import (
+from ..checkpoints.optimizer_states import (
     WAITED,
     check_optimizer,
     check_schedule,
@@ -36,6 +31,11 @@ from .optimizer_states import (
     schedule_unread,
     settings_of,
 )
+from ..checkpoints.run_directory import goes_on
+from ..checkpoints.store import clear_stage, good_checkpoints
+from ..configuration.base import RecipeConfig
+from ..data.errors import InputError, in_one_line
+from .loading import load_config
 from .saving import SavingTrainer
 
 logger = logging.getLogger(__name__)

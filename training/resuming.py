@@ -13,15 +13,15 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState, T
 from transformers.trainer_pt_utils import LengthGroupedSampler, safe_globals
 from transformers.trainer_utils import TrainOutput
 
+from ..checkpoints.faults import IDENTITY, POSITION, STATE
+from ..checkpoints.identity import BATCHES, CHOICE, FREE, LENGTH, identity_of, read_facts
+from ..data.errors import InputError
+from ..data.locks import locked
+from ..data.sharing import SharedStream
+from ..data.streams import PositionedStream, is_exact
+from ..data.writing import write_whole
 from ..hub_card.record import RunRecord
-from .faults import IDENTITY, POSITION, STATE
-from .files import InputError
-from .identity import BATCHES, CHOICE, FREE, LENGTH, identity_of, read_facts
-from .locks import locked
 from .restoring import UNKNOWN, RestoringTrainer
-from .sharing import SharedStream
-from .streams import PositionedStream, is_exact
-from .writing import write_whole
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from torch.utils.data import Sampler
 from transformers import TrainerCallback
 
-from .files import InputError
+from ..data.errors import InputError
 
 logger = logging.getLogger(__name__)
 

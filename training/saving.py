@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from ..hub_card.objects import load_object
-from .checkpoints import (
+from ..checkpoints.faults import STATE, fault_of, files_of
+from ..checkpoints.run_directory import clear_run, goes_on
+from ..checkpoints.signals import TERMINATED, terminate
+from ..checkpoints.store import (
     STAGE,
     RunError,
     by_age,
@@ -26,12 +28,10 @@ from .checkpoints import (
     remove,
     synchronize,
 )
-from .directory import clear_run, goes_on
-from .faults import STATE, fault_of, files_of
-from .files import InputError, in_one_line, listed
+from ..data.errors import InputError, in_one_line, listed
+from ..data.objects import load_object
+from ..data.writing import replacing, write_whole
 from .pushing import PushingTrainer
-from .signals import TERMINATED, terminate
-from .writing import replacing, write_whole
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from tokenizers import (
     trainers,
 )
 
-from .files import InputError
+from ..data.errors import InputError
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 # A space in the tokens of wordpiece and unigram. SentencePiece's "▁" would not do: it is no white space by Unicode, by

@@ -30,14 +30,14 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalLoopOutput, has_length
 
+from ..checkpoints.identity import UNREAD, rows_digest
+from ..data.errors import InputError
+from ..tasks.base import SplitScorer
+from ..tasks.metrics import greater_is_better, perplexity
 from .arguments import BlendTrainingArguments
-from .files import InputError
-from .identity import UNREAD, rows_digest
-from .metrics import greater_is_better, perplexity
 from .progress import Progress
 from .resuming import ResumingTrainer, seed_of
 from .sampling import TokenBatchSampler, count_tokens
-from .tasks import SplitScorer
 
 logger = logging.getLogger(__name__)
 

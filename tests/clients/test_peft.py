@@ -21,7 +21,7 @@ from transformers import Seq2SeqTrainingArguments
 from seqblend import FAMILIES, BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM, BlendEncoderForMaskedLM
 from seqblend.hub_card.contents import PublishError
 from seqblend.hub_card.publish import main as publish
-from seqblend.training.tokenization import train_tokenizer
+from seqblend.training.tokenizers import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
 # What is trained whole beside the adapters, and peft's name of the task, by the end of the class's name.

@@ -21,7 +21,7 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from seqblend import BlendEncoderConfig, BlendEncoderForMaskedLM
-from seqblend.training.tokenization import train_tokenizer
+from seqblend.training.tokenizers import train_tokenizer
 
 PAIRS = {
     "anchor": ["a red apple", "the sea at night", "two old friends talk", "it rains in the north", "bread", "seven"],

@@ -13,8 +13,8 @@ from transformers import TrainerCallback
 from two_processes import in_two_processes
 
 from seqblend import train
+from seqblend.checkpoints.store import newest_good
 from seqblend.train import main
-from seqblend.training.checkpoints import newest_good
 from seqblend.training.trainer import BlendTrainer
 
 TASKS = {

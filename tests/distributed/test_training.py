@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Seq2SeqTrainingArguments
 from two_processes import in_two_processes
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM, BlendEncoderForTokenClassification
-from seqblend.training.files import InputError
+from seqblend.data.errors import InputError
 from seqblend.training.trainer import BlendTrainer
 
 HEADS = [BlendEncoderForTokenClassification, BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM]

@@ -1,0 +1,163 @@
+"""States of optimizers and schedules: whether those of a checkpoint fit, and where a schedule would be."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.errors import InputError, describe
+from .faults import is_number, is_whole, load_saved
+
+# What torch's optimizers keep of each parameter in its shape.
+OF_SHAPE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg", "sum")
+# What Adam cannot go on without.
+OF_ADAM = ("step", "exp_avg", "exp_avg_sq")
+# What a schedule that waits for a metric knows of it.
+WAITED = ("best", "num_bad_epochs", "num_good_epochs")
+
+
+def check_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse a state that breaks a step: torch loads tensors of any shape, and its kernels then read past their end.
+
+    Args:
+        path: of optimizer.pt; of its tensors nothing is read.
+        optimizer: of the run.
+
+    Raises:
+        InputError: it is no state of this optimizer; the message names the file, and what is wrong.
+    """
+    try:
+        content = load_saved(path, mmap=True)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+    if reason := wrong_groups(content, optimizer) or wrong_tensors(content, optimizer):
+        raise InputError(f"{path}: {reason}")
+
+
+def wrong_groups(content: Any, optimizer: torch.optim.Optimizer) -> str | None:
+    """What is wrong with the kinds of all but the tensors; None if nothing is."""
+    if not isinstance(content, dict) or not {"state", "param_groups"} <= content.keys():
+        return "is no state of an optimizer"
+    groups, state = content["param_groups"], content["state"]
+    are_groups = isinstance(groups, list) and all(
+        isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups
+    )
+    if not are_groups or not isinstance(state, dict) or not all(isinstance(each, dict) for each in state.values()):
+        return "is no state of an optimizer"
+    for group, own in zip(groups, optimizer.param_groups, strict=False):
+        for name, value in own.items():
+            found = group.get(name, value)
+            if is_number(value) and not is_number(found) and not torch.is_tensor(found):
+                return f"has {name} that is {describe(found)}, not a number"
+    return None
+
+
+def wrong_tensors(content: dict[str, Any], optimizer: torch.optim.Optimizer) -> str | None:
+    """What is wrong with the tensors that are kept of each parameter; None if nothing is.
+
+    Optimizers that are not torch's may keep them in other shapes.
+    """
+    if not type(optimizer).__module__.startswith("torch."):
+        return None
+    numbers = [number for group in content["param_groups"] for number in group["params"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    needed = OF_ADAM if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW) else ()
+    if needed and not content["state"]:
+        return "has no state of any parameter"
+    # Of another number of parameters torch tells itself.
+    for number, parameter in zip(numbers, parameters, strict=False):
+        kept = content["state"].get(number, {})
+        if kept and (missing := [name for name in needed if name not in kept]):
+            return f"has no {missing[0]} of parameter {number}"
+        for name in OF_SHAPE:
+            # Of what was not used yet some keep None.
+            if (found := kept.get(name)) is None:
+                continue
+            if not torch.is_tensor(found):
+                return f"has {name} of parameter {number} that is {describe(found)}"
+            if found.shape != parameter.shape:
+                return f"has {name} of parameter {number} of shape {[*found.shape]}, not {[*parameter.shape]}"
+    return None
+
+
+def check_schedule(path: Path, scheduler: Any) -> None:
+    """Refuse what is no state of the schedule of the run.
+
+    Raises:
+        InputError: see above; the message names the file, and what is wrong.
+    """
+    try:
+        content = load_saved(path)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+    own = scheduler.state_dict()
+    # What another version of torch has besides does no harm, but without these it does not load.
+    needed = ("last_epoch", "lr_lambdas") if "lr_lambdas" in own else ("last_epoch",)
+    if not isinstance(content, dict) or not {*needed} <= content.keys() or not is_whole(content["last_epoch"]):
+        raise InputError(f"{path}: is no state of a schedule")
+    for name in own.keys() & content.keys():
+        if not is_like(own[name], content[name]):
+            raise InputError(f"{path}: has {name} that is {describe(content[name])}, not {describe(own[name])}")
+
+
+def is_like(own: Any, found: Any) -> bool:
+    """Whether two values are of a kind; of lists, each of their items."""
+    if own is None or found is None:
+        return True
+    if isinstance(own, list | tuple):
+        is_list = isinstance(found, list | tuple) and len(found) == len(own)
+        return is_list and all(map(is_like, own, found))
+    return is_number(found) if is_number(own) else isinstance(found, type(own))
+
+
+class Unread:
+    """Takes the place of a schedule whose state in a checkpoint is of another kind."""
+
+    def load_state_dict(self, state: Any) -> None:
+        """Nothing is taken of it."""
+
+
+@contextmanager
+def schedule_unread(trainer: Any) -> Iterator[None]:
+    """Inside, what is loaded leaves the Trainer's schedule alone."""
+    scheduler, trainer.lr_scheduler = trainer.lr_scheduler, Unread()
+    try:
+        yield
+    finally:
+        trainer.lr_scheduler = scheduler
+
+
+def settings_of(groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """What an optimizer with these parameter groups was built with, by the names of the arguments.
+
+    Of several groups the first counts: transformers' second one has no weight decay. The learning rate is that before
+    a scheduler changed it.
+    """
+    group = groups[0]
+    names = {"initial_lr": "learning_rate"}
+    return {names.get(name, name): value for name, value in group.items() if name not in ("params", "lr")}
+
+
+def restart_schedule(scheduler: Any, state: dict[str, Any], steps: int, rates: list[float], begins: bool) -> None:
+    """Bring a schedule to where it would be after so many steps, in place of what was loaded into it.
+
+    Args:
+        scheduler: of the run.
+        state: that of the scheduler before any step.
+        steps: taken so far.
+        rates: learning rates of the optimizer's groups, as the arguments have them.
+        begins: whether a schedule that does not follow from the steps is a new one, and not at other rates alone.
+    """
+    if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        scheduler.load_state_dict(state)
+        scheduler.last_epoch = steps
+        factors = [factor(steps) for factor in scheduler.lr_lambdas]
+        rates = [base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)]
+    elif begins:
+        scheduler.load_state_dict(state)
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    # What logs tell.
+    scheduler._last_lr = rates

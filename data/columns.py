@@ -1,0 +1,378 @@
+"""What a column may hold: each value is checked and brought into one form, or refused with the reason."""
+
+import ast
+import contextlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from .errors import InputError, describe, nearest_first, one_of
+from .files import LONGEST_ROW
+from .formats import TOO_MANY_DIGITS, Reading
+
+# A number with a point, a decimal comma or an exponent. "inf" and "nan" are words.
+FRACTION = re.compile(r"[+-]?([0-9]+[.,][0-9]*|[.,][0-9]+|[0-9]+(?=[eE]))([eE][+-]?[0-9]+)?")
+NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+# The loss squares a number, in float32.
+LARGEST = float(np.sqrt(np.finfo(np.float32).max))
+COMMA_FOR_POINT = str.maketrans(".,", ",.")
+# A list, or what is meant as one: in brackets, these perhaps in quotes, or texts in a tuple, a set or an array.
+LIKE_LIST = re.compile(r"""\[.*\]|\(\s*['"].*['"]\s*,?\s*\)|\{\s*['"].*['"]\s*\}|array\(.*\)|"\[.*\]\"""", re.DOTALL)
+ITEM = r"""(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|""" + NUMBER + ")"
+# As Python prints a list, and NumPy an array.
+PRINTED_LIST = re.compile(rf"\[\s*{ITEM}(?:(?:\s*,\s*{ITEM})*|(?:\s+{ITEM})*)\s*\]")
+# Objects in objects of which a message names the columns.
+DEEPEST = 5
+# What separates labels in some file or other, beside what is part of a label.
+SEPARATOR = re.compile(r"(?<=\w)[,;|]|[,;|](?=\w)|(?<=\w)#(?=\w)")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the user's data calls each standard column."""
+
+    text: str = "text"
+    text_pair: str = "text_pair"
+    label: str = "label"
+    tokens: str = "tokens"
+    tags: str = "tags"
+    source: str = "source"
+    target: str = "target"
+
+
+STANDARD_COLUMNS = Columns()
+# What is said where there is nothing to compare with.
+UNLABELLED = "; rows without a {} are for seqblend-predict; --{} false leaves this split out"
+# What is done with these splits.
+STEPS = {"train": "do_train", "validation": "do_eval", "test": "do_predict"}
+
+
+class Kind(NamedTuple):
+    """How the values of one column are checked.
+
+    Args:
+        value: from a typed value to the standard one; raises ValueError with the reason.
+        cell: the same from the text of a .csv, .tsv or .txt cell, and how files are read.
+        type: the Arrow type of the standard values.
+    """
+
+    value: Callable[[Any], Any]
+    cell: Callable[[str, Reading], Any]
+    type: pa.DataType
+
+
+class Field(NamedTuple):
+    """One column to read.
+
+    Args:
+        name: the standard one.
+        column: the user's name.
+        kind: what it may hold.
+        optional: whether it may be absent.
+        hint: what to do about values that are missing, for messages.
+    """
+
+    name: str
+    column: str
+    kind: Kind
+    optional: bool = False
+    hint: str = ""
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise ValueError(f"must be a text, but is {describe(value)}")
+    if len(value) > LONGEST_ROW:
+        raise ValueError(f"has {len(value):,} characters, and the most that is read of one row is {LONGEST_ROW:,}")
+    return value
+
+
+def _list(value: Any, of: str) -> list:
+    if not isinstance(value, list):
+        raise ValueError(f"must be a list of {of}, but is {describe(value)}")
+    return value
+
+
+def _are_texts(values: list) -> bool:
+    """Whether every item is a text: without a loop, as most of the time in reading words goes here."""
+    return {*map(type, values)} <= {str}
+
+
+def _words(value: Any) -> list[str]:
+    if type(value) is list and _are_texts(value):
+        return value
+    for position, word in enumerate(_list(value, "texts"), 1):
+        if type(word) is not str:
+            raise ValueError(f"must be a list of texts, but item {position} is {describe(word)}")
+    return value
+
+
+def _references(value: Any) -> list[str]:
+    if value == []:
+        raise ValueError("must be a text or a list of references, but is an empty list")
+    return _words(value) if isinstance(value, list) else [_text(value)]
+
+
+def _one_target(value: Any) -> str:
+    if isinstance(value, list):
+        raise ValueError("a list of references is only for validation and test; in training a target is one text")
+    return _text(value)
+
+
+def _label(value: Any) -> str:
+    """A whole number stands for its digits, a truth value for `true` or `false`, as JSON writes them."""
+    if type(value) is str and value:
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    hints = {
+        float: "; numbers with a fraction are for --problem_type regression",
+        list: "; lists are for --problem_type multi_label_classification or regression",
+    }
+    raise ValueError(f"must be a label, but is {describe(value)}{hints.get(type(value), '')}")
+
+
+def _cell_label(cell: str, reading: Reading) -> str:
+    """Cells do not say whether 0.5 is a number or a name, and [1, 2] a list: without a problem_type it is refused."""
+    if FRACTION.fullmatch(cell.strip()):
+        comma = " with --decimal ','" if "," in cell else ""
+        raise ValueError(
+            f"is the number {cell}; use --problem_type regression{comma}, or single_label_classification if it is "
+            "a name"
+        )
+    if LIKE_LIST.fullmatch(cell.strip()):
+        raise ValueError(
+            f"looks like the list {cell[:40]}; use --problem_type multi_label_classification or regression, or "
+            "single_label_classification if it is a name"
+        )
+    return _label(cell)
+
+
+def _label_list(value: Any) -> list[str]:
+    if type(value) is list and _are_texts(value) and "" not in value:
+        return value
+    return [_label(item) for item in _list(value, "labels")]
+
+
+def _several(value: Any) -> list[str]:
+    try:
+        return _label_list(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, and --problem_type is multi_label_classification") from None
+
+
+def _numbers(value: Any) -> list[float]:
+    items = value if isinstance(value, list) else [value]
+    for item in items:
+        if isinstance(item, bool) or not isinstance(item, int | float):
+            raise ValueError(f"must be a number for --problem_type regression, but is {describe(item)}")
+        # "not" finds nan too.
+        if not abs(item) <= LARGEST:
+            raise ValueError(
+                f"must be a finite number, at most {LARGEST:.1e} (the loss squares it), but is {str(item)[:40]}"
+            )
+    if not items:
+        raise ValueError("must be a number or a list of numbers, but is an empty list")
+    return [float(item) for item in items]
+
+
+# --- Names of columns ---
+
+
+def has_column(row: dict[str, Any], column: str) -> bool:
+    """Whether `value_of` finds a value."""
+    if column in row:
+        return True
+    first, _, rest = column.partition(".")
+    return bool(rest) and isinstance(row.get(first), dict) and has_column(row[first], rest)
+
+
+def value_of(row: dict[str, Any], column: str) -> Any:
+    """The value of a column, or of one inside an object: `translation.en` is `en` of the column `translation`.
+
+    Raises:
+        KeyError: there is none.
+    """
+    if column in row:
+        return row[column]
+    first, _, rest = column.partition(".")
+    if not rest or not isinstance(row.get(first), dict):
+        raise KeyError(column)
+    return value_of(row[first], rest)
+
+
+def column_names(row: dict[str, Any], prefix: str = "", depth: int = DEEPEST) -> list[str]:
+    """The names by which `value_of` finds what is no object itself, or stands in so many others."""
+    names = []
+    for name, value in row.items():
+        inside = column_names(value, f"{prefix}{name}.", depth - 1) if isinstance(value, dict) and depth else []
+        names += inside or [f"{prefix}{name}"]
+    return names
+
+
+def present_fields(fields: list[Field], row: dict[str, Any], where: str) -> list[Field]:
+    """The fields to read, given the columns of the first row. Raises InputError where one is missing."""
+    for field in fields:
+        if not has_column(row, field.column) and not field.optional:
+            present = ", ".join(repr(name) for name in nearest_first(field.column, column_names(row)))
+            raise InputError(
+                f"{where}: no column {field.column!r} (--{field.name}_column){field.hint}; columns present: "
+                f"{present or 'none'}"
+            )
+    return [field for field in fields if has_column(row, field.column)]
+
+
+# --- Lists and numbers in cells of text ---
+
+
+def _quoted_list(cell: str) -> list | None:
+    """The list that stands in brackets as JSON, Python or NumPy writes it; None if none of them would."""
+    with contextlib.suppress(ValueError, RecursionError):
+        return _list(json.loads(cell), "items")
+    if not PRINTED_LIST.fullmatch(cell):
+        return None
+    try:
+        return [_printed(item) for item in re.findall(ITEM, cell)]
+    except SyntaxError:
+        return None
+
+
+def _printed(item: str) -> str | int | float:
+    """A text in quotes, or a number."""
+    if item[0] in "'\"":
+        return ast.literal_eval(item)
+    if not item.lstrip("+-").isdigit():
+        return float(item)
+    try:
+        return int(item)
+    except ValueError:
+        raise ValueError(TOO_MANY_DIGITS) from None
+
+
+def _cell_list(cell: str, separators: str = " ") -> tuple[list, bool]:
+    """The items of a cell, and whether they stand in brackets. Raises ValueError for brackets that hold no list.
+
+    Args:
+        cell: a list in brackets, or items between separators; white space other than spaces belongs to the items.
+        separators: characters.
+    """
+    if separators == " ":
+        items = [item for item in cell.split(" ") if item]
+    else:
+        parts = re.split(f"[{re.escape(separators)}]", cell)
+        items = [item for item in (part.strip(" ") for part in parts) if item]
+    # Few cells begin as a list does.
+    if cell.strip()[:1] not in ("[", "(", "{", "a", '"') or not LIKE_LIST.fullmatch(cell.strip()):
+        return items, False
+    value = _quoted_list(cell.strip())
+    if value is None:
+        split = ", ".join(map(repr, items[:3])) + ", …" * (len(items) > 3)
+        raise ValueError(
+            f"looks like a list, but is not JSON such as [\"a\", \"b\"], nor ['a', 'b'] or ['a' 'b'] as Python writes "
+            f"it: {cell[:40]!r}; split at {separators!r} it would be read as {split}"
+        )
+    return value, True
+
+
+def _cell_words(cell: str, reading: Reading) -> list[str]:
+    return _words(_cell_list(cell)[0])
+
+
+def _cell_labels(cell: str, reading: Reading) -> list[str]:
+    """Without a label_separator, what separates labels in other files is not taken for a part of one."""
+    items, in_brackets = _cell_list(cell, reading.label_separator or " ")
+    is_checked = reading.label_separator is None and not in_brackets and SEPARATOR.search(cell)
+    for item in items if is_checked else ():
+        if found := SEPARATOR.search(item):
+            raise ValueError(
+                f"would be read as the label {item[:40]!r}; say --label_separator {found[0]!r} if that separates "
+                "labels, or --label_separator ' ' if not"
+            )
+    return _label_list(items)
+
+
+def _cell_references(cell: str, reading: Reading) -> list[str]:
+    """A list of texts in quotes is several; everything else is one text, whatever its brackets."""
+    text = cell.strip()
+    value = _quoted_list(text) if text.startswith(('["', "['")) and text.endswith("]") else None
+    return value if value and _are_texts(value) else [cell]
+
+
+def _cell_target(cell: str, reading: Reading) -> str:
+    if _cell_references(cell, reading) != [cell]:
+        raise ValueError(
+            f"is a list of references, which are for validation and test alone: {cell[:40]!r}; .jsonl has such texts"
+        )
+    return cell
+
+
+def _cell_numbers(cell: str, reading: Reading) -> list[float]:
+    """Numbers between spaces, or in brackets also between commas where these are no decimal marks."""
+    text, separators = cell.strip(), reading.label_separator or " "
+    if text.startswith("[") and text.endswith("]"):
+        text, separators = text[1:-1], f"{separators} \n" + ("," if reading.decimal == "." else "")
+    words = [word for word in re.split(f"[{re.escape(separators)}]", text) if word]
+    if reading.decimal == ",":
+        # A point, which would separate thousands, becomes a comma, which no number has.
+        words = [word.translate(COMMA_FOR_POINT) for word in words]
+    if not words or not all(re.fullmatch(NUMBER, word) for word in words):
+        hint = "; --decimal , reads a decimal comma, --label_separator , several numbers" if "," in cell else ""
+        raise ValueError(
+            f"must be a number, or numbers, for --problem_type regression, but is {cell[:40]!r}"
+            + (hint if reading.decimal == "." else "")
+        )
+    return _numbers([float(word) for word in words])
+
+
+def fields_of(task: str, columns: Columns, problem_type: str | None = None, split: str = "train") -> list[Field]:
+    """The columns that a task reads from a split.
+
+    Raises:
+        InputError: the task or the problem type is unknown, or they do not go together.
+    """
+    kinds = dict(TASK_FIELDS[one_of("task", task, TASK_FIELDS)])
+    if problem_type is not None:
+        one_of("problem_type", problem_type, [name for name in LABEL_KINDS if name is not None])
+        if "label" not in kinds:
+            raise InputError(f"problem_type: {problem_type!r} is for the task sequence-classification, not {task}")
+        kinds["label"] = LABEL_KINDS[problem_type]
+    if "target" in kinds and split != "train":
+        kinds["target"] = REFERENCES
+    # A second text is read where there is one; one that the user named must be there.
+    optional = {"text_pair"} if columns.text_pair == Columns.text_pair else set()
+    is_compared = split in ("validation", "test")
+    hints = {name: UNLABELLED.format(name, STEPS[split]) for name in ANSWERS if is_compared}
+    return [
+        Field(name, getattr(columns, name), kind, name in optional, hints.get(name, ""))
+        for name, kind in kinds.items()
+    ]
+
+
+TEXT = Kind(_text, lambda cell, reading: cell, pa.string())
+WORDS = Kind(_words, _cell_words, pa.list_(pa.string()))
+LABELS = Kind(_label_list, _cell_labels, pa.list_(pa.string()))
+REFERENCES = Kind(_references, _cell_references, pa.list_(pa.string()))
+ONE_TARGET = Kind(_one_target, _cell_target, pa.string())
+LABEL_KINDS: dict[str | None, Kind] = {
+    None: Kind(_label, _cell_label, pa.string()),
+    "single_label_classification": Kind(_label, lambda cell, reading: _label(cell), pa.string()),
+    "multi_label_classification": Kind(_several, _cell_labels, pa.list_(pa.string())),
+    "regression": Kind(_numbers, _cell_numbers, pa.list_(pa.float64())),
+}
+# The columns that are to be told.
+ANSWERS = ("label", "tags", "target")
+TASK_FIELDS: dict[str, dict[str, Kind]] = {
+    "sequence-classification": {"text": TEXT, "text_pair": TEXT, "label": LABEL_KINDS[None]},
+    "token-classification": {"tokens": WORDS, "tags": LABELS},
+    "seq2seq-lm": {"source": TEXT, "target": ONE_TARGET},
+    "causal-lm": {"text": TEXT},
+    "masked-lm": {"text": TEXT},
+    "denoising": {"text": TEXT},
+}

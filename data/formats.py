@@ -1,0 +1,386 @@
+"""Read the user's files row by row: nothing guessed, nothing dropped, and every error names the file and the row."""
+
+import contextlib
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet
+from tqdm import tqdm
+
+from .conll import CONLL, CONLL_U, WordColumns, read_sentences
+from .errors import InputError, describe, nearest_first
+from .files import (
+    BROKEN_PACKING,
+    Lines,
+    check_file,
+    file_suffix,
+    open_binary,
+    packing_of,
+    read_whole,
+    without_line_end,
+)
+
+JSON_SPACE = re.compile(r"[ \t\r\n]*")
+JSON_LIST = re.compile(r'\s*(\{\s*"data"\s*:\s*)?\[')
+# Python reads no more, as it takes the square of the time.
+TOO_MANY_DIGITS = "a number has more than 4,300 digits; in quotes it is a text"
+# What separates columns in some file or other.
+DELIMITERS = (";", "\t", "|", ",")
+SEPARATOR_LINE = re.compile(r'("?)sep=(.)\1', re.IGNORECASE)
+
+
+class Reading(NamedTuple):
+    """What the user says of how files are to be read.
+
+    Args:
+        encoding: of every file that is text.
+        token_column_index: the column of the words in a file of one word a line; None is that of the format.
+        tag_column_index: the column of their tags, likewise.
+        delimiter: what separates the columns of .csv and .tsv files; None is a comma and a tab.
+        decimal: the decimal mark of numbers in cells, a point or a comma.
+        label_separator: the characters that separate the labels of a cell; None is a space.
+    """
+
+    encoding: str = "utf-8"
+    token_column_index: int | None = None
+    tag_column_index: int | None = None
+    delimiter: str | None = None
+    decimal: str = "."
+    label_separator: str | None = None
+
+    @classmethod
+    def of(cls, options: Any) -> "Reading":
+        r"""What the attributes of the same names say; a delimiter may be written `\t`, as a shell has no tab."""
+        said = cls(**{name: getattr(options, name) for name in cls._fields})
+        return said._replace(delimiter="\t") if said.delimiter == r"\t" else said
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether a column was named, so that .tsv and .txt files hold one word a line."""
+        return self.token_column_index is not None or self.tag_column_index is not None
+
+
+DEFAULT_READING = Reading()
+Rows = Iterator[dict[str, Any]]
+
+
+class FileType(NamedTuple):
+    """How one kind of file is read.
+
+    Args:
+        rows: from the path as the user wrote it, the open binary stream and the reading to one dict a row.
+        typed: False if every cell is text, so that lists and numbers are written as text too.
+        one_word_a_line: whether the reading's columns are used.
+        delimited: whether the reading's delimiter is used.
+    """
+
+    rows: Callable[[str, IO[bytes], Reading], Rows]
+    typed: bool
+    one_word_a_line: bool = False
+    delimited: bool = False
+
+
+def file_type(path: str | Path, reading: Reading) -> FileType:
+    """How a file is read.
+
+    Raises:
+        InputError: nothing here reads such a file.
+    """
+    suffix = file_suffix(path)
+    if suffix not in FILE_TYPES:
+        known = ", ".join(nearest_first(suffix, FILE_TYPES) if suffix else FILE_TYPES)
+        raise InputError(f"{path}: unknown file extension {suffix!r}; known are {known}, each also with .gz or .zst")
+    return FILE_TYPES[".conll" if reading.has_columns and suffix in (".tsv", ".txt") else suffix]
+
+
+def read_rows(path: str, reading: Reading, bar: tqdm | None = None) -> Rows:
+    """Yield the rows of a file of one of the `FILE_TYPES`, each also packed as .gz or .zst.
+
+    Lines end in LF or CRLF. Rows are counted from 1; the header of a .csv or .tsv file and blank lines between rows
+    are not counted. A row of a .conll or .conllu file is a sentence.
+
+    Args:
+        path: as the user wrote it.
+        reading: how.
+        bar: is told how many bytes were read.
+
+    Raises:
+        InputError: the file or one of its rows cannot be read, or there is no row at all.
+    """
+    check_file(path)
+    rows = unpacked(path, lambda stream: file_type(path, reading).rows(path, stream, reading), bar)
+    first = next(rows, None)
+    if first is None:
+        raise InputError(f"{path}: the file holds no rows")
+    yield first
+    yield from rows
+
+
+def read_pairs(source: str, target: str, reading: Reading, bar: tqdm | None = None) -> Rows:
+    """Yield line i of one file with line i of the other; nothing is taken from a line but its end.
+
+    Raises:
+        InputError: a file cannot be read, or the two have not equally many lines.
+    """
+    sides = []
+    for path in (source, target):
+        check_file(path)
+        sides.append(unpacked(path, lambda stream, path=path: _txt(path, stream, reading), bar))
+    count = 0
+    for one, other in zip_longest(*sides):
+        if one is None or other is None:
+            counts = [count + (side is not None) for side in (one, other)]
+            counts = [number + sum(1 for _ in side) for number, side in zip(counts, sides, strict=True)]
+            raise InputError(f"{source} has {counts[0]} lines, but {target} has {counts[1]}: line i goes with line i")
+        yield {"source": one["text"], "target": other["text"]}
+        count += 1
+    if count == 0:
+        raise InputError(f"{source} with {target}: the files hold no rows")
+
+
+def unpacked(path: str, rows: Callable[[IO[bytes]], Rows], bar: tqdm | None) -> Rows:
+    """Open a file and yield its rows; raises InputError where it is not what its name says it is packed as."""
+    with open_binary(path, bar) as stream:
+        try:
+            yield from rows(stream)
+        except BROKEN_PACKING as error:
+            packing = packing_of(path)
+            reason = f"is not a complete {packing} file" if packing else "cannot be read"
+            raise InputError(f"{path}: {reason} ({error})") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+# --- JSON ---
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
+    return value
+
+
+# Python's own keeps the last of two values of one name.
+JSON = json.JSONDecoder(object_pairs_hook=_unique)
+
+
+def _why_not_json(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "not valid JSON (nested too deeply)"
+    return TOO_MANY_DIGITS if "integer string conversion" in str(error) else f"not valid JSON ({_first_line(error)})"
+
+
+def _check_object(value: Any, lines: Lines) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise lines.broken(f'not an object such as {{"text": "…"}} but {describe(value)}')
+    return value
+
+
+def _json_lines(path: str, stream: IO[bytes], reading: Reading) -> Rows:
+    """One object a line."""
+    lines, decode = Lines(path, stream, reading.encoding), JSON.decode
+    for text in lines:
+        try:
+            value = decode(text)
+        except (ValueError, RecursionError) as error:
+            if JSON_SPACE.fullmatch(text):
+                continue
+            raise lines.broken(_why_not_json(error)) from None
+        yield value if type(value) is dict else _check_object(value, lines)
+        lines.row += 1
+
+
+def _json_document(path: str, stream: IO[bytes], reading: Reading) -> Rows:
+    """A list of objects, an object with such a list in `data`, or JSON lines."""
+    data = read_whole(path, stream)
+    lines = Lines(path, io.BufferedReader(io.BytesIO(data)), reading.encoding)
+    lines.row = None
+    text = "".join(lines)
+    try:
+        value = JSON.decode(text)
+    except (ValueError, RecursionError) as error:
+        if text.lstrip().startswith("{") and str(error).startswith("Extra data"):
+            yield from _json_lines(path, io.BufferedReader(io.BytesIO(data)), reading)
+            return
+        raise _broken_document(path, text, error) from None
+    if isinstance(value, dict):
+        value = value["data"] if isinstance(value.get("data"), list) else [value]
+    if not isinstance(value, list):
+        raise InputError(f"{path}: must hold a list of objects, but holds {describe(value)}")
+    for row, item in enumerate(value, 1):
+        if type(item) is not dict:
+            raise InputError(f'{path}: row {row}: not an object such as {{"text": "…"}} but {describe(item)}')
+        yield item
+
+
+def _broken_document(path: str, text: str, error: Exception) -> InputError:
+    """The error of a broken .json file: which object of its list is the broken one."""
+    reason = _why_not_json(error)
+    start = JSON_LIST.match(text)
+    if start is None:
+        return InputError(f"{path}: {reason}")
+    line = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+    at, row = start.end(), 1
+    with contextlib.suppress(ValueError, RecursionError):
+        while True:
+            _, at = JSON.raw_decode(text, JSON_SPACE.match(text, at).end())
+            at = JSON_SPACE.match(text, at).end()
+            if text[at : at + 1] != ",":
+                break
+            at, row = at + 1, row + 1
+    return InputError(f"{path}: row {row}{line}: {reason}")
+
+
+# --- Tables of text ---
+
+
+def _header(path: str, names: list[str]) -> list[str]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{path}: the header names column {twice[0]!r} more than once")
+    return names
+
+
+def _delimited(lines: Lines, reading: Reading, default: str) -> tuple[str, Iterator[str]]:
+    """What separates the columns, and the lines from the header on.
+
+    A first line such as `sep=;`, as Excel reads and writes it, says what separates them.
+
+    Raises:
+        InputError: such a line contradicts the user, or the header has only what separates columns in other files.
+    """
+    rows = iter(lines)
+    first = next(rows, "")
+    said = SEPARATOR_LINE.fullmatch(without_line_end(first))
+    if said is None:
+        if reading.delimiter is None:
+            _check_header(lines, first, default)
+        return reading.delimiter or default, chain([first] if first else [], rows)
+    if reading.delimiter not in (None, said[2]):
+        raise lines.broken(f"says {said[0]}, but --delimiter is {reading.delimiter!r}")
+    return said[2], rows
+
+
+def _check_header(lines: Lines, first: str, default: str) -> None:
+    other = next((each for each in DELIMITERS if each in first), None)
+    if default not in first and other is not None:
+        shown = {each: repr(each) for each in (other, default)}
+        raise InputError(
+            f"{lines.path}: the header {without_line_end(first)[:60]!r} has no {shown[default]} and would be one "
+            f"column; say --delimiter {shown[other]} if that separates the columns, or {shown[default]} if it is one"
+        )
+
+
+def _csv(path: str, stream: IO[bytes], reading: Reading) -> Rows:
+    """Separated by commas, with a header; double quotes protect commas, quotes and line ends. Every cell is text."""
+    lines, line = Lines(path, stream, reading.encoding), 0
+    delimiter, texts = _delimited(lines, reading, ",")
+    reader = csv.reader(texts, strict=True, delimiter=delimiter)
+    # A cell may be a whole document. The csv module has one limit for the whole process; 128 KiB by default.
+    csv.field_size_limit(2**31 - 1)
+    header: list[str] | None = None
+    try:
+        for cells in reader:
+            start, line = line + 1, lines.line
+            if header is None:
+                header = _header(path, cells)
+            elif cells:
+                if len(cells) != len(header):
+                    raise lines.broken(f"{len(cells)} columns, but the header has {len(header)}", start)
+                yield dict(zip(header, cells, strict=True))
+                lines.row += 1
+    except csv.Error as error:
+        reason = "a quote is never closed" if "end of data" in str(error) else f"not valid CSV ({error})"
+        if "new-line character" in str(error):
+            reason = "a CR that ends no line stands outside of quotes"
+        raise lines.broken(reason, line + 1) from None
+
+
+def _tsv(path: str, stream: IO[bytes], reading: Reading) -> Rows:
+    """Separated by tabs, with a header. Quotes are plain characters, so a cell holds neither tab nor line end."""
+    lines = Lines(path, stream, reading.encoding)
+    delimiter, texts = _delimited(lines, reading, "\t")
+    header: list[str] | None = None
+    for text in map(without_line_end, texts):
+        cells = text.split(delimiter)
+        if header is None:
+            header = _header(path, cells)
+        elif text or len(header) == 1:
+            if len(cells) != len(header):
+                raise lines.broken(f"{len(cells)} columns, but the header has {len(header)}")
+            yield dict(zip(header, cells, strict=True))
+            lines.row += 1
+
+
+def _txt(path: str, stream: IO[bytes], reading: Reading) -> Rows:
+    """One text a line, without its line end; an empty line is an empty text."""
+    lines = Lines(path, stream, reading.encoding)
+    for text in map(without_line_end, lines):
+        yield {"text": text}
+        lines.row += 1
+
+
+# --- One word a line ---
+
+
+def _conll(path: str, stream: IO[bytes], reading: Reading, columns: WordColumns = CONLL) -> Rows:
+    chosen = columns.chosen(reading.token_column_index, reading.tag_column_index)
+    return read_sentences(Lines(path, stream, reading.encoding), chosen)
+
+
+# --- Parquet ---
+
+
+def _parquet(path: str, stream: IO[bytes], reading: Reading) -> Rows:
+    # Parquet is read from its end: a stream that has to be unpacked first is held in memory.
+    source = pa.BufferReader(read_whole(path, stream)) if packing_of(path) else stream
+    try:
+        file = pyarrow.parquet.ParquetFile(source)
+        features = datasets.Features.from_arrow_schema(file.schema_arrow)
+        for batch in file.iter_batches(batch_size=10_000):
+            yield from table_rows(batch, features)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a valid Parquet file ({_first_line(error)})") from None
+
+
+def table_rows(batch: pa.RecordBatch | pa.Table, features: datasets.Features) -> Rows:
+    """Yield the rows of an Arrow table, class numbers turned into their names (-1, "no label", into None)."""
+    columns = [_class_names(features[name], batch.column(name).to_pylist()) for name in batch.schema.names]
+    for cells in zip(*columns, strict=True):
+        yield dict(zip(batch.schema.names, cells, strict=True))
+
+
+def _class_names(feature: Any, values: list) -> list:
+    if isinstance(feature, datasets.ClassLabel):
+        return [feature.names[value] if value is not None and value >= 0 else None for value in values]
+    if isinstance(feature, dict):
+        return [value and {name: _class_names(feature[name], [value[name]])[0] for name in value} for value in values]
+    inner = getattr(feature, "feature", None)
+    if isinstance(inner, datasets.ClassLabel):
+        return [_class_names(inner, value) if isinstance(value, list) else value for value in values]
+    return values
+
+
+FILE_TYPES: dict[str, FileType] = {
+    ".json": FileType(_json_document, typed=True),
+    ".jsonl": FileType(_json_lines, typed=True),
+    ".csv": FileType(_csv, typed=False, delimited=True),
+    ".tsv": FileType(_tsv, typed=False, delimited=True),
+    ".parquet": FileType(_parquet, typed=True),
+    ".txt": FileType(_txt, typed=False),
+    ".conll": FileType(_conll, typed=True, one_word_a_line=True),
+    ".conllu": FileType(partial(_conll, columns=CONLL_U), typed=True, one_word_a_line=True),
+}

@@ -1,0 +1,344 @@
+"""What a model is judged by: `evaluate.Metric` classes that need neither network nor disk.
+
+`evaluate.load("f1")` downloads a script, so the figures are computed here, by scikit-learn, SciPy, seqeval, sacrebleu
+and jiwer. Each class is used as `Metric().compute(predictions=..., references=...)` and returns plain floats, besides
+the signatures, which are strings. Rates are 0 to 1, BLEU and chrF 0 to 100.
+"""
+
+import math
+import unicodedata
+from collections.abc import Iterable
+from itertools import chain
+
+import evaluate
+import jiwer
+import numpy as np
+import sacrebleu
+from datasets import Features, List, Value
+from scipy import stats
+from seqeval.metrics import sequence_labeling
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from ..data.errors import InputError, one_of
+from .scripts import main_script
+from .tags import find_scheme
+
+# sacrebleu's tokenizers by the script of the references.
+BLEU_TOKENIZERS = {"Chinese": "zh", "Japanese": "ja-mecab", "Korean": "ko-mecab", "unspaced": "char"}
+# What some of them load from the network when they are first used.
+NEEDED = dict.fromkeys(("spm", "flores101", "flores200", "spBLEU-1K"), "; it needs sentencepiece and a download")
+
+# Whether more of a figure is better; all that evaluations of this package give are here.
+GREATER_IS_BETTER = {
+    **dict.fromkeys(("loss", "perplexity", "mse", "word_error_rate", "character_error_rate"), False),
+    **dict.fromkeys(("accuracy", "macro_f1", "micro_f1", "subset_accuracy", "matthews_correlation"), True),
+    **dict.fromkeys(("precision", "recall", "f1", "pearson", "spearman", "bleu", "chrf", "exact_match"), True),
+}
+
+
+def greater_is_better(name: str) -> bool | None:
+    """Whether more of a metric is better; None for one that is not of this package.
+
+    Args:
+        name: with or without the prefix of its split, as in `f1`, `eval_f1` and `eval_german_f1`.
+    """
+    known = (better for metric, better in GREATER_IS_BETTER.items() if f"_{name}".endswith(f"_{metric}"))
+    return next(known, None)
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+class InMemoryMetric(evaluate.Metric):
+    """Base of our metrics: nothing is written, so read-only caches, threads and other processes do not matter.
+
+    A subclass sets `input_features` and defines `_compute`. `add_batch` followed by `compute()` works as in evaluate.
+    """
+
+    input_features: Features | list[Features]
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs | {"keep_in_memory": True})
+
+    def _build_data_dir(self) -> str:
+        return ""  # evaluate makes a cache directory here even with keep_in_memory, which then stays empty
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(description=type(self).__doc__, citation="", features=self.input_features)
+
+    def compute(self, *, predictions=None, references=None, **kwargs) -> dict[str, float | str]:
+        """Compute the figures from the given rows and those added before.
+
+        Args:
+            predictions: what the model said, one entry per example; None when all were added by `add_batch`.
+            references: what was right, in the same order.
+            **kwargs: passed on to evaluate.
+
+        Raises:
+            ValueError: if there is no example, or the two sides do not fit the metric or each other.
+        """
+        counts = [0 if side is None else len(side) for side in (predictions, references)]
+        if predictions is None and references is None:
+            counts = [len(self), len(self)]
+        if 0 in counts or counts[0] != counts[1]:
+            raise ValueError(f"{self.name}: predictions and references must be as many and at least one, got {counts}")
+        try:
+            return super().compute(predictions=predictions, references=references, **kwargs)
+        finally:  # after a refused batch, evaluate would keep its writer and its kind of input for the next call
+            self.writer = self.buf_writer = self.data = None
+
+
+def to_matrices(name: str, predictions: list, references: list) -> tuple[np.ndarray, np.ndarray]:
+    """Turn rows, or single values, of both sides into two [N, C] arrays of one shape.
+
+    Raises:
+        ValueError: if rows of one side differ in length or are empty, or the two shapes differ.
+    """
+    matrices = []
+    for field, rows in (("predictions", predictions), ("references", references)):
+        rows = [row if isinstance(row, list) else [row] for row in rows]
+        widths = sorted({len(row) for row in rows})
+        if len(widths) > 1 or widths[0] == 0:
+            raise ValueError(f"{name}: rows of {field} must have one length above 0, got lengths {widths}")
+        matrices.append(np.array(rows))
+    if matrices[0].shape != matrices[1].shape:
+        shapes = [matrix.shape for matrix in matrices]
+        raise ValueError(f"{name}: predictions have shape {shapes[0]}, references {shapes[1]}; they must be equal")
+    return matrices[0], matrices[1]
+
+
+def correlation(measure, x: np.ndarray, y: np.ndarray) -> float:
+    """Correlate two columns by a SciPy measure; 0.0 where one is constant, for which none is defined."""
+    for column in (x, y):
+        # below this bound SciPy takes a column for constant up to rounding, and warns
+        bound = np.finfo(column.dtype).eps ** 0.75 * abs(column.mean())
+        if np.linalg.norm(column - column.mean()) <= bound:
+            return 0.0
+    return float(measure(x, y).statistic)
+
+
+def make_bleu(tokenizer: str) -> sacrebleu.BLEU:
+    """BLEU of the tokens of one of sacrebleu's tokenizers.
+
+    Raises:
+        InputError: there is none of this name, or what it needs is not installed or cannot be downloaded.
+    """
+    one_of("bleu_tokenize", tokenizer, sacrebleu.BLEU.TOKENIZERS)
+    try:
+        return sacrebleu.BLEU(tokenize=tokenizer)
+    # sacrebleu ends the process where a download fails; its tokenizers raise what they like.
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"bleu_tokenize: {tokenizer} cannot be used: {reason}{NEEDED.get(tokenizer, '')}") from error
+
+
+def bleu_tokenizer_for(references: Iterable[str]) -> str:
+    """The name of sacrebleu's tokenizer for the script that most letters of the references are of.
+
+    `zh` for Chinese; `ja-mecab` for Japanese where it is installed, else `char`; `char` for Thai, Lao, Khmer, Burmese
+    and Tibetan; `ko-mecab` for Korean where it is installed, else `13a` for texts with spaces and `char` for others;
+    `13a`, sacrebleu's default, for all other scripts.
+    """
+    texts = list(references)
+    script = main_script(texts)
+    name = BLEU_TOKENIZERS.get(script, "13a")
+    try:
+        make_bleu(name)
+    except InputError:
+        spaced = script == "Korean" and 2 * sum(" " in text for text in texts) > len(texts)
+        return "13a" if spaced else "char"
+    return name
+
+
+def best_error_rate(process, predictions: list[str], references: list[list[str]]) -> float:
+    """Sum of edits by sum of reference lengths, each example against the reference with the lowest rate.
+
+    Args:
+        process: `jiwer.process_words` or `jiwer.process_characters`.
+        predictions: one string per example.
+        references: the references of each example.
+
+    Returns:
+        The rate over the corpus; it passes 1 where much is inserted. Without any reference token, the number of edits,
+        as in jiwer: an empty reference has length 0 and every token of its prediction is an insertion.
+    """
+    edits = length = 0
+    for prediction, candidates in zip(predictions, references, strict=True):
+        counts = []
+        for reference in candidates:
+            output = process(reference, prediction)
+            wrong = output.substitutions + output.deletions
+            counts.append((wrong + output.insertions, wrong + output.hits))
+        best = min(counts, key=lambda count: (count[0] / max(count[1], 1), count[0]))
+        edits, length = edits + best[0], length + best[1]
+    return edits / max(length, 1)
+
+
+# --- metrics ---------------------------------------------------------------------------------------------------------
+
+
+class SequenceClassificationMetric(InMemoryMetric):
+    """Figures of one class per sequence: accuracy, macro F1 and Matthews correlation.
+
+    Inputs are class numbers. Macro F1 is the mean over the classes seen on either side. Where only one class is
+    seen, the Matthews correlation is 0.0.
+
+    Source: Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation coefficient".
+    """
+
+    input_features = Features({"predictions": Value("int64"), "references": Value("int64")})
+
+    def _compute(self, predictions, references):
+        one_class = len({*predictions, *references}) == 1  # scikit-learn returns 0.0 too, but warns
+        return {
+            "accuracy": float(accuracy_score(references, predictions)),
+            "macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0.0)),
+            "matthews_correlation": 0.0 if one_class else float(matthews_corrcoef(references, predictions)),
+        }
+
+
+class MultiLabelMetric(InMemoryMetric):
+    """Figures of several labels per sequence: micro F1, macro F1 and the share of rows that are right in every label.
+
+    Inputs are rows of 0 and 1, [N, C]. A label that is neither predicted nor right anywhere has F1 0.0.
+
+    Raises:
+        ValueError: if shapes differ or an entry is neither 0 nor 1.
+    """
+
+    input_features = Features({"predictions": List(Value("int64")), "references": List(Value("int64"))})
+
+    def _compute(self, predictions, references):
+        predicted, expected = to_matrices(self.name, predictions, references)
+        for field, matrix in (("predictions", predicted), ("references", expected)):
+            if not np.isin(matrix, (0, 1)).all():
+                raise ValueError(f"{self.name}: entries of {field} must be 0 or 1, got {np.unique(matrix).tolist()}")
+
+        # column by column and flattened: in a matrix of one column, scikit-learn would count the zeros as a class too
+        columns = zip(expected.T, predicted.T, strict=True)
+        return {
+            "micro_f1": float(f1_score(expected.ravel(), predicted.ravel(), zero_division=0.0)),
+            "macro_f1": float(np.mean([f1_score(truth, guess, zero_division=0.0) for truth, guess in columns])),
+            "subset_accuracy": float((predicted == expected).all(axis=1).mean()),
+        }
+
+
+class RegressionMetric(InMemoryMetric):
+    """Figures of predicted numbers: Pearson and Spearman correlation, and mean squared error.
+
+    Inputs are numbers, or rows of numbers [N, C]: then every figure is the mean over the C columns. The correlation
+    with a constant is 0.0. Where an input is not finite, every figure is NaN.
+
+    Raises:
+        ValueError: if shapes differ.
+    """
+
+    input_features = [
+        Features({"predictions": Value("float64"), "references": Value("float64")}),
+        Features({"predictions": List(Value("float64")), "references": List(Value("float64"))}),
+    ]
+
+    def _compute(self, predictions, references):
+        predicted, expected = to_matrices(self.name, predictions, references)
+        if not (np.isfinite(predicted).all() and np.isfinite(expected).all()):
+            return dict.fromkeys(("pearson", "spearman", "mse"), math.nan)
+        columns = list(zip(predicted.T, expected.T, strict=True))
+        return {
+            "pearson": float(np.mean([correlation(stats.pearsonr, x, y) for x, y in columns])),
+            "spearman": float(np.mean([correlation(stats.spearmanr, x, y) for x, y in columns])),
+            "mse": float(np.mean((predicted - expected) ** 2)),
+        }
+
+
+class TokenClassificationMetric(InMemoryMetric):
+    """Figures of one tag per token: token accuracy, and precision, recall and F1 of exact spans.
+
+    Inputs are rows of tag strings. A span counts when its type and both ends are right, averaged over all spans, as
+    conlleval does. Tags that mark no spans (parts of speech) get accuracy and `macro_f1` over tags. `tags.find_scheme`
+    tells which they are: by `labels`, all tags that the model knows, or else by the tags of both sides.
+
+    Raises:
+        ValueError: if a row of predictions is not as long as its references, or all rows are empty.
+
+    Source: Tjong Kim Sang and De Meulder 2003, "Introduction to the CoNLL-2003 shared task", section 2.5.
+    """
+
+    input_features = Features({"predictions": List(Value("string")), "references": List(Value("string"))})
+
+    def _compute(self, predictions, references, labels=None):
+        for row, (predicted, expected) in enumerate(zip(predictions, references, strict=True)):
+            if len(predicted) != len(expected):
+                counts = f"{len(predicted)} predictions for {len(expected)} references"
+                raise ValueError(f"{self.name}: rows must be equally long, row {row} has {counts}")
+        all_predicted, all_expected = (list(chain.from_iterable(rows)) for rows in (predictions, references))
+        if not all_expected:
+            raise ValueError(f"{self.name}: all rows are empty, at least one must hold a tag")
+
+        figures = {"accuracy": float(accuracy_score(all_expected, all_predicted))}
+        scheme = find_scheme({*all_predicted, *all_expected} if labels is None else labels)
+        if scheme is None:
+            macro_f1 = f1_score(all_expected, all_predicted, average="macro", zero_division=0.0)
+            return figures | {"macro_f1": float(macro_f1)}
+        sides = [[scheme.to_iobes(row) for row in rows] for rows in (references, predictions)]
+        spans = sequence_labeling.precision_recall_fscore_support(*sides, average="micro", zero_division=0)
+        return figures | {name: float(spans[i]) for i, name in enumerate(("precision", "recall", "f1"))}
+
+
+class Seq2SeqMetric(InMemoryMetric):
+    """Figures of written sequences: BLEU and chrF (0 to 100) with signatures, exact match, word and character error.
+
+    BLEU counts the tokens of sacrebleu's tokenizer `bleu_tokenize`; None takes that of the references' script, see
+    `bleu_tokenizer_for`. The signature names it. Where BLEU cannot but be 0, `bleu_note` says why.
+
+    Predictions are strings; references are strings or lists of equally good strings, of which the best counts, in each
+    figure on its own. Strings are compared after Unicode NFC and nothing else; the error rates also drop outer spaces.
+    What SIGMORPHON's grapheme-to-phoneme tasks call WER is `1 - exact_match`; their PER, spaces between phonemes, is
+    `word_error_rate`.
+
+    Raises:
+        ValueError: if an example has no reference, or the tokenizer cannot be used.
+
+    Source: Post 2018, "A call for clarity in reporting BLEU scores" (signatures); Popovic 2015, "chrF".
+    """
+
+    input_features = Features({"predictions": Value("string"), "references": List(Value("string"))})
+
+    def add_batch(self, *, predictions=None, references=None, **kwargs) -> None:
+        """Add predictions and their references, each a string or a list of strings."""
+        references = [[row] if isinstance(row, str) else row for row in references]
+        super().add_batch(predictions=predictions, references=references, **kwargs)
+
+    def _compute(self, predictions, references, bleu_tokenize=None):
+        if not all(references):
+            raise ValueError(f"{self.name}: row {references.index([])} of references must hold one string at least")
+        # a tokenizer may write é as e + accent, which reads the same and must count the same
+        predictions = [unicodedata.normalize("NFC", text) for text in predictions]
+        references = [[unicodedata.normalize("NFC", text) for text in row] for row in references]
+
+        # sacrebleu takes one list per reference number, None where an example has fewer
+        most = max(len(row) for row in references)
+        by_number = [[row[i] if i < len(row) else None for row in references] for i in range(most)]
+        bleu, chrf = make_bleu(bleu_tokenize or bleu_tokenizer_for(chain.from_iterable(references))), sacrebleu.CHRF()
+        score = bleu.corpus_score(predictions, by_number)
+        note = {}
+        if not score.totals[-1] and not bleu.corpus_score([row[0] for row in references], by_number).totals[-1]:
+            note["bleu_note"] = f"no reference has {len(score.totals)} tokens"
+        matches = [text in row for text, row in zip(predictions, references, strict=True)]
+        return {
+            **note,
+            "bleu": float(score.score),
+            "bleu_signature": str(bleu.get_signature()),
+            "chrf": float(chrf.corpus_score(predictions, by_number).score),
+            "chrf_signature": str(chrf.get_signature()),
+            "exact_match": sum(matches) / len(matches),
+            "word_error_rate": best_error_rate(jiwer.process_words, predictions, references),
+            "character_error_rate": best_error_rate(jiwer.process_characters, predictions, references),
+        }
+
+
+def perplexity(loss: float) -> float:
+    """Perplexity of a mean cross-entropy in nats; infinite where it passes the range of a float."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
