@@ -22,10 +22,10 @@ from seqblend import FAMILIES
 from seqblend.checkpoints.signals import Terminated, ending, terminable
 from seqblend.data.columns import TASK_FIELDS, TEXT, Columns, Field, fields_of, has_column, present_fields
 from seqblend.data.errors import InputError, one_line, one_of, refuse
-from seqblend.data.files import expand, json_line
+from seqblend.data.files import expand
 from seqblend.data.formats import FILE_TYPES, Reading
 from seqblend.data.locks import open_locked
-from seqblend.data.objects import read_object
+from seqblend.data.objects import json_line, read_object
 from seqblend.data.sources import Source, check_reading, sources_of
 from seqblend.data.splits import convert_column
 from seqblend.data.writing import part_of, put_in_place

@@ -15,16 +15,16 @@ from seqblend.checkpoints.run_directory import RESULTS, check_directory, check_s
 from seqblend.checkpoints.signals import Terminated, ending, terminable
 from seqblend.checkpoints.store import RunError, checkpoints_in
 from seqblend.data.errors import InputError, in_one_line, refuse
-from seqblend.data.files import json_line
 from seqblend.data.leakage import warn_of_leakage
 from seqblend.data.locks import locked
+from seqblend.data.objects import json_line
 from seqblend.data.splits import SPLITS, LabelledData, load_data
 from seqblend.data.streams import RowStream
 from seqblend.data.writing import replacing
 from seqblend.hub_card.card import Given
 from seqblend.hub_card.contents import PublishError
 from seqblend.hub_card.publish import Destination, check_access
-from seqblend.hub_card.record import hardware, versions
+from seqblend.hub_card.record import hardware, shown_example, versions
 from seqblend.tasks.base import (
     PREFIXES,
     TASKS,
@@ -34,7 +34,6 @@ from seqblend.tasks.base import (
     encode_splits,
     make_collator,
     scorers_of,
-    shown_example,
     without_document,
 )
 from seqblend.tasks.encoding import Settings

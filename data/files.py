@@ -5,7 +5,6 @@ import difflib
 import glob
 import gzip
 import io
-import json
 import re
 import zlib
 from collections import Counter
@@ -27,12 +26,6 @@ CHUNK_BYTES = 1 << 16
 # The most bytes of a row, or characters of a text: a packed file of 1 MB may hold a line of 1 GB. And the most of a
 # packed file that is read whole.
 LONGEST_ROW, LONGEST_FILE = 1 << 28, 1 << 32
-UNICODE_LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
-
-
-def json_line(value: Any) -> str:
-    """A value as one line of JSON, also for those who take U+0085, U+2028 and U+2029 for line ends."""
-    return json.dumps(value, ensure_ascii=False).translate(UNICODE_LINE_ENDS) + "\n"
 
 
 # --- Which files ---

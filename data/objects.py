@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+UNICODE_LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
+
 # The most bytes that are read: a log of a million steps has a quarter of it.
 LARGEST = 2**30
 # The most digits of a whole number: more are no float, and take long to read.
@@ -59,3 +61,8 @@ def read_object(path: Path) -> dict[str, Any]:
         return load_object(path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def json_line(value: Any) -> str:
+    """A value as one line of JSON, also for those who take U+0085, U+2028 and U+2029 for line ends."""
+    return json.dumps(value, ensure_ascii=False).translate(UNICODE_LINE_ENDS) + "\n"

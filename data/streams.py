@@ -6,7 +6,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import chain, cycle, islice
 from typing import Any
 
 import datasets
@@ -211,3 +211,36 @@ def parts_of(source: Any) -> set[str]:
     inner = [getattr(source, name, None) for name in ("_ex_iterable", "ex_iterable")]
     inner += getattr(source, "ex_iterables", None) or []
     return {type(source).__name__}.union(*(parts_of(each) for each in inner if each is not None))
+
+
+class SharedStream(IterableDataset):
+    """A stream that every process reads whole, and of which it trains on its own part of each batch.
+
+    A `datasets.IterableDataset` itself would be divided by its shards, of which no two need have equally many rows:
+    the process that is done first would leave the others waiting (`new_dataset.shard(num_shards=num_processes` of
+    accelerate's prepare_data_loader).
+
+    The last batch is filled with rows of its own. accelerate takes the first ones that it has read, and after a run
+    was resumed those are others.
+
+    Args:
+        source: has the same rows in the same order in every process.
+        rows: of a batch, of all processes together.
+    """
+
+    def __init__(self, source: Any, rows: int):
+        self.source, self.rows = source, rows
+
+    def __iter__(self) -> Iterator[Any]:
+        batch: list[Any] = []
+        for row in self.source:
+            if len(batch) == self.rows:
+                batch.clear()
+            batch.append(row)
+            yield row
+        yield from islice(cycle(batch), -len(batch) % self.rows)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate, which would call it of the source."""
+        if hasattr(self.source, "set_epoch"):
+            self.source.set_epoch(epoch)

@@ -7,9 +7,14 @@ from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import datasets
 import torch
 from transformers import Seq2SeqTrainingArguments, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
+
+from ..data.streams import RowStream
+from ..tasks.base import Task
+from .secrecy import is_public, known_secrets
 
 PACKAGES = ("seqblend", "torch", "transformers", "datasets", "tokenizers", "accelerate")
 # What decides a result. Nothing else of the arguments is told: others hold paths, names and tokens.
@@ -112,3 +117,25 @@ def shown(value: Any) -> str:
     """A value as the command line has it; a whole number, which transformers may keep as 2.0, without its point."""
     value = getattr(value, "value", value)
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def as_words(value: str | list[str]) -> list[str]:
+    """The words of a text, or of a sentence that is given in words."""
+    return value.split() if isinstance(value, str) else value
+
+
+def shown_example(rows: datasets.DatasetDict, task: Task) -> dict[str, str | list[str]]:
+    """A row for the card to show, where there are no predictions to take it from.
+
+    It is the last split's first with some words in it: of "?" there is nothing to mask, and nothing to go on from. A
+    row that holds what looks like a secret is not shown.
+    """
+    if "test" in rows and task.answer is not None:
+        return {}
+    split = rows[list(rows)[-1]]
+    split = split.head if isinstance(split, RowStream) else split
+    inputs, known = [name for name in task.inputs if name in split.column_names], dict(known_secrets(set()))
+    found = [[row[name] for name in inputs] for row in split.select(range(min(1000, len(split)))) if row[inputs[0]]]
+    found = [row for row in found if is_public(row, known)]
+    example = next((row for row in found if len(as_words(row[0])) > 5), found[0] if found else None)
+    return {} if example is None else {"example": example if len(example) > 1 else example[0]}

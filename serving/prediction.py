@@ -11,13 +11,12 @@ import torch
 from transformers import BatchEncoding, EvalPrediction, PreTrainedModel
 
 from ..tasks.base import TASKS
-from ..tasks.encoding import OVERFLOW_COLUMNS, Answer, Settings, tokenize
+from ..tasks.encoding import OVERFLOW_COLUMNS, Answer, Settings, fill, tokenize
 from ..tasks.sequence_classification import answer_sequences
 from ..tasks.tags import find_scheme
 from ..tasks.token_classification import tokenize_words, told_words, unread_label
 from ..tasks.windows import Overflow, join_logits
 from ..tasks.words import word_spans
-from ..training.sampling import fill
 
 Row = dict[str, Any]
 Places = list[np.ndarray]

@@ -25,7 +25,6 @@ from transformers import (
 from ..data.errors import InputError, one_of
 from ..data.storage import mapped, stored
 from ..data.streams import RowStream
-from ..hub_card.secrecy import is_public, known_secrets
 from .collation import CausalCollator, DenoisingCollator, Features, MaskingCollator, NoisyCollator
 from .corruption import IGNORE
 from .encoding import Answer, Encoder, Rows, Settings, encode_blocks, encode_rows
@@ -278,28 +277,6 @@ def without_document(encoded: datasets.Dataset | RowStream) -> datasets.Dataset 
     """What the model reads of rows as encoded; a stream has nothing else."""
     is_stored = isinstance(encoded, datasets.Dataset)
     return encoded.remove_columns("document") if is_stored and "document" in encoded.column_names else encoded
-
-
-def as_words(value: str | list[str]) -> list[str]:
-    """The words of a text, or of a sentence that is given in words."""
-    return value.split() if isinstance(value, str) else value
-
-
-def shown_example(rows: datasets.DatasetDict, task: Task) -> dict[str, str | list[str]]:
-    """A row for the card to show, where there are no predictions to take it from.
-
-    It is the last split's first with some words in it: of "?" there is nothing to mask, and nothing to go on from. A
-    row that holds what looks like a secret is not shown.
-    """
-    if "test" in rows and task.answer is not None:
-        return {}
-    split = rows[list(rows)[-1]]
-    split = split.head if isinstance(split, RowStream) else split
-    inputs, known = [name for name in task.inputs if name in split.column_names], dict(known_secrets(set()))
-    found = [[row[name] for name in inputs] for row in split.select(range(min(1000, len(split)))) if row[inputs[0]]]
-    found = [row for row in found if is_public(row, known)]
-    example = next((row for row in found if len(as_words(row[0])) > 5), found[0] if found else None)
-    return {} if example is None else {"example": example if len(example) > 1 else example[0]}
 
 
 def check_metric(name: str, task: Task, rows: datasets.Dataset, encoded: datasets.Dataset, settings: Settings) -> None:

@@ -2,14 +2,16 @@
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
 import datasets
+import numpy as np
+import pyarrow.compute as pc
 from datasets.fingerprint import Hasher
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..data.storage import key_of, mapped
 from ..data.streams import RowStream
@@ -17,6 +19,8 @@ from ..version import __version__
 from .corruption import Noise
 from .shortening import shorten, shorten_pairs
 from .windows import Overflow, check_overlap
+
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 logger = logging.getLogger(__name__)
 
@@ -205,3 +209,35 @@ def cut_off(
         for row, ids in zip(full, tokenizer(**texts, verbose=False, **kwargs)["input_ids"], strict=True):
             cut[row] = len(ids) - len(kept[row])
     return cut
+
+
+def count_tokens(rows: Iterable[dict[str, Any]], columns: tuple[str, ...]) -> np.ndarray:
+    """How many tokens each row has in these columns together."""
+    if isinstance(rows, datasets.Dataset):
+        # Without making a list of every row.
+        tables = rows.select_columns(list(columns)).with_format("arrow").iter(10_000)
+        counts = [sum(pc.list_value_length(table[column]).to_numpy() for column in columns) for table in tables]
+        return np.concatenate(counts)
+    return np.array([sum(len(row[column]) for column in columns) for row in rows])
+
+
+def fill(totals: np.ndarray, max_tokens: int) -> list[int]:
+    """Where each batch begins if it takes as many rows as fit.
+
+    Args:
+        totals: the tokens of each row and all before it (N,).
+        max_tokens: of a batch; no row has more.
+    """
+    starts, end, before = [], 0, 0
+    while end < len(totals):
+        starts.append(end)
+        end = int(np.searchsorted(totals, before + max_tokens, side="right"))
+        before = totals[end - 1]
+    return starts
+
+
+def is_trained_here(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether `train_tokenizer` made it, in this run or an earlier one: its class and special tokens tell."""
+    first = tokenizer.convert_ids_to_tokens(range(min(len(tokenizer), len(SPECIAL_TOKENS))))
+    ends = (tokenizer.bos_token, tokenizer.eos_token)
+    return type(tokenizer) is PreTrainedTokenizerFast and first == SPECIAL_TOKENS and ends == ("[CLS]", "[SEP]")

@@ -7,10 +7,9 @@ import datasets
 import pyarrow as pa
 
 from ..data.errors import InputError
-from ..training.sampling import count_tokens
 from .corruption import knows_words, words_of
 from .documents import cut_stream, pack_documents
-from .encoding import Encoder, Rows, Settings, tokenize
+from .encoding import Encoder, Rows, Settings, count_tokens, tokenize
 from .shortening import ids_of
 
 logger = logging.getLogger(__name__)

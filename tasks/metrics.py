@@ -20,8 +20,8 @@ from seqeval.metrics import sequence_labeling
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from ..data.errors import InputError, one_of
-from .scripts import main_script
 from .tags import find_scheme
+from .words import main_script
 
 # sacrebleu's tokenizers by the script of the references.
 BLEU_TOKENIZERS = {"Chinese": "zh", "Japanese": "ja-mecab", "Korean": "ko-mecab", "unspaced": "char"}

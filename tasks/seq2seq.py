@@ -7,9 +7,8 @@ import datasets
 import numpy as np
 from transformers import BatchEncoding, EvalPrediction, PreTrainedTokenizerBase
 
-from ..training.tokenizers import is_trained_here
 from .corruption import IGNORE
-from .encoding import Answer, Encoder, Rows, Settings, cut_off, tokenize
+from .encoding import Answer, Encoder, Rows, Settings, cut_off, is_trained_here, tokenize
 from .metrics import Seq2SeqMetric
 from .shortening import shorten
 

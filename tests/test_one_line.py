@@ -9,8 +9,8 @@ from test_train_command import CLASSIFY, files
 from test_training_options import prepared
 
 from seqblend.data.errors import InputError, one_line
-from seqblend.data.files import json_line
 from seqblend.data.leakage import warn_of_leakage
+from seqblend.data.objects import json_line
 from seqblend.data.splits import load_data
 from seqblend.modeling.encoder import BlendEncoderForSequenceClassification
 from seqblend.predict import refuse

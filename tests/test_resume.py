@@ -23,7 +23,7 @@ from seqblend.checkpoints.store import (
     newest_good,
 )
 from seqblend.data.errors import InputError
-from seqblend.data.sharing import SharedStream
+from seqblend.data.streams import SharedStream
 from seqblend.tasks.base import TASKS
 from seqblend.training.arguments import BlendTrainingArguments
 from seqblend.training.tokenizers import train_tokenizer

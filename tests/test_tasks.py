@@ -16,7 +16,8 @@ from transformers import EvalPrediction
 from seqblend import FAMILIES
 from seqblend.data.errors import InputError
 from seqblend.data.splits import read_file
-from seqblend.tasks.base import TASKS, encode_split, scorers_of, shown_example
+from seqblend.hub_card.record import shown_example
+from seqblend.tasks.base import TASKS, encode_split, scorers_of
 from seqblend.tasks.corruption import IGNORE
 from seqblend.tasks.encoding import Settings
 from seqblend.tasks.seq2seq import decode

@@ -17,15 +17,9 @@ from transformers import AutoTokenizer
 
 from seqblend.data.errors import InputError
 from seqblend.tasks.corruption import Noise, add_sentinels
-from seqblend.training.tokenizer_kinds import NORMALIZATIONS, SPECIAL_TOKENS, TOKENIZER_TYPES
-from seqblend.training.tokenizers import (
-    Texts,
-    is_trained_here,
-    load_tokenizer,
-    open_ended,
-    set_token_types,
-    train_tokenizer,
-)
+from seqblend.tasks.encoding import SPECIAL_TOKENS, is_trained_here
+from seqblend.training.tokenizer_kinds import NORMALIZATIONS, TOKENIZER_TYPES
+from seqblend.training.tokenizers import Texts, load_tokenizer, open_ended, set_token_types, train_tokenizer
 
 TEXTS = [
     "2031년 3월 6일 목요일", "6 March 2031", "  two  spaces\n\tand a tab ", "naïve café, it's", "漢字 かな",

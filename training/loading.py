@@ -9,8 +9,8 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from .. import FAMILIES
 from ..data.errors import InputError, describe, why_not_loaded
+from ..modeling.families import FAMILIES
 
 logger = logging.getLogger(__name__)
 

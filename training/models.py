@@ -19,10 +19,10 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
-from .. import FAMILIES
 from ..configuration.base import unknown
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from ..data.errors import InputError, describe, in_one_line, one_line
+from ..modeling.families import FAMILIES
 from ..tasks.base import TASKS, Task
 from .arguments import DataArguments, ModelArguments
 from .loading import check_loaded, load_config, load_weights

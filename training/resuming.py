@@ -17,8 +17,7 @@ from ..checkpoints.faults import IDENTITY, POSITION, STATE
 from ..checkpoints.identity import BATCHES, CHOICE, FREE, LENGTH, identity_of, read_facts
 from ..data.errors import InputError
 from ..data.locks import locked
-from ..data.sharing import SharedStream
-from ..data.streams import PositionedStream, is_exact
+from ..data.streams import PositionedStream, SharedStream, is_exact
 from ..data.writing import write_whole
 from ..hub_card.record import RunRecord
 from .restoring import UNKNOWN, RestoringTrainer

@@ -2,16 +2,15 @@
 
 import logging
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import datasets
 import numpy as np
-import pyarrow.compute as pc
 from torch.utils.data import Sampler
 from transformers import TrainerCallback
 
 from ..data.errors import InputError
+from ..tasks.encoding import fill
 
 logger = logging.getLogger(__name__)
 
@@ -70,16 +69,6 @@ class TokenBatchSampler(Sampler[list[int]], TrainerCallback):
         return np.add.reduceat(np.sort(self.lengths), self.starts)
 
 
-def count_tokens(rows: Iterable[dict[str, Any]], columns: tuple[str, ...]) -> np.ndarray:
-    """How many tokens each row has in these columns together."""
-    if isinstance(rows, datasets.Dataset):
-        # Without making a list of every row.
-        tables = rows.select_columns(list(columns)).with_format("arrow").iter(10_000)
-        counts = [sum(pc.list_value_length(table[column]).to_numpy() for column in columns) for table in tables]
-        return np.concatenate(counts)
-    return np.array([sum(len(row[column]) for column in columns) for row in rows])
-
-
 def check_lengths(lengths: np.ndarray, max_tokens: int) -> None:
     """Raises InputError for a row that fits into no batch; the message names the longest."""
     longest = int(lengths.argmax())
@@ -106,19 +95,4 @@ def divide(lengths: np.ndarray, max_tokens: int, num_processes: int) -> list[int
         rows = np.diff([*starts, len(lengths)])
         largest = int(np.where(rows > 1, np.add.reduceat(lengths, starts), -1).argmax())
         starts.insert(largest + 1, starts[largest] + int(rows[largest]) // 2)
-    return starts
-
-
-def fill(totals: np.ndarray, max_tokens: int) -> list[int]:
-    """Where each batch begins if it takes as many rows as fit.
-
-    Args:
-        totals: the tokens of each row and all before it (N,).
-        max_tokens: of a batch; no row has more.
-    """
-    starts, end, before = [], 0, 0
-    while end < len(totals):
-        starts.append(end)
-        end = int(np.searchsorted(totals, before + max_tokens, side="right"))
-        before = totals[end - 1]
     return starts

@@ -18,8 +18,8 @@ from tokenizers import (
 )
 
 from ..data.errors import InputError
+from ..tasks.encoding import SPECIAL_TOKENS
 
-SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 # A space in the tokens of wordpiece and unigram. SentencePiece's "▁" would not do: it is no white space by Unicode, by
 # which offsets are trimmed. This one is, and can be seen; only texts in Ogham have it, and get spaces back.
 SPACE = "\u1680"

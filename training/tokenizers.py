@@ -27,11 +27,11 @@ from transformers import (
 from ..data.errors import InputError, one_of, why_not_loaded
 from ..data.streams import RowStream
 from ..tasks.corruption import add_sentinels
+from ..tasks.encoding import is_trained_here
 from ..tasks.words import SENTENCES, WordSplitting, find_splitting, record_splitting
 from .arguments import DataArguments, ModelArguments
 from .tokenizer_kinds import (
     NORMALIZATIONS,
-    SPECIAL_TOKENS,
     TOKENIZER_TYPES,
     post_processor,
     special_tokens,
@@ -209,13 +209,6 @@ def open_ended(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     )
     bare.chat_template = tokenizer.chat_template
     return bare
-
-
-def is_trained_here(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether `train_tokenizer` made it, in this run or an earlier one: its class and special tokens tell."""
-    first = tokenizer.convert_ids_to_tokens(range(min(len(tokenizer), len(SPECIAL_TOKENS))))
-    ends = (tokenizer.bos_token, tokenizer.eos_token)
-    return type(tokenizer) is PreTrainedTokenizerFast and first == SPECIAL_TOKENS and ends == ("[CLS]", "[SEP]")
 
 
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
