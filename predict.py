@@ -20,7 +20,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from seqblend import FAMILIES
 from seqblend.checkpoints.signals import Terminated, ending, terminable
-from seqblend.data.columns import TASK_FIELDS, TEXT, Columns, Field, fields_of, has_column, present_fields
+from seqblend.data.columns import TEXT, Columns, Field, has_column, present_fields
 from seqblend.data.errors import InputError, one_line, one_of, refuse
 from seqblend.data.files import expand
 from seqblend.data.formats import FILE_TYPES, Reading
@@ -29,9 +29,10 @@ from seqblend.data.objects import json_line, read_object
 from seqblend.data.sources import Source, check_reading, sources_of
 from seqblend.data.splits import convert_column
 from seqblend.data.writing import part_of, put_in_place
-from seqblend.serving.prediction import ASKED, Predictor, Row, split_text
-from seqblend.tasks.base import TASKS
-from seqblend.tasks.encoding import Settings
+from seqblend.serving.prediction import Predictor, split_text
+from seqblend.tasks.base import Task
+from seqblend.tasks.encoding import Row, Settings
+from seqblend.tasks.registry import TASKS
 from seqblend.tasks.words import DEFAULT, WORDS, read_splitting
 from seqblend.training.arguments import DataArguments, ModelArguments
 from seqblend.training.checks import check_overflow
@@ -81,14 +82,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
 # --- The model ---
 
 
-def task_of(config: PretrainedConfig, path: str) -> str:
+def task_of(config: PretrainedConfig, path: str) -> Task:
     """The task of a saved model, from its class. Raises InputError where it has no head."""
     saved = (config.architectures or [""])[0]
-    classes = {name: FAMILIES[type(config)].get(task.auto_class) for name, task in TASKS.items()}
-    found = next((name for name, each in classes.items() if each is not None and each.__name__ == saved), None)
-    if found is None:
-        raise InputError(f"{path}: {saved or 'the model'} has no head, so there is nothing that it could tell")
-    return found
+    heads = FAMILIES[type(config)]
+    for task in TASKS.values():
+        if task.can_predict and task.auto_class in heads and heads[task.auto_class].__name__ == saved:
+            return task
+    raise InputError(f"{path}: {saved or 'the model'} has no head, so there is nothing that it could tell")
 
 
 def make_predictor(given: argparse.Namespace) -> Predictor:
@@ -101,16 +102,17 @@ def make_predictor(given: argparse.Namespace) -> Predictor:
     task = task_of(config, given.model)
     generation = generation_of(given, task, config)
     check_overflow(task, given.overflow, given.overlap)
-    if given.words is not None and task != "token-classification":
-        raise InputError(f"words: is for token-classification, but {given.model} is of {task}")
+    if given.words is not None and not task.reads_words:
+        able = ", ".join(name for name, each in TASKS.items() if each.reads_words)
+        raise InputError(f"words: is for {able}, but {given.model} is of {task.name}")
     tokenizer = load_tokenizer(given.model)
-    model = load_model(ModelArguments(model_name_or_path=given.model), task, TASKS[task], tokenizer, {}, False)
+    model = load_model(ModelArguments(model_name_or_path=given.model), task, tokenizer, {}, False)
     if "max_new_tokens" in generation:
-        # Else both would hold.
+        # It replaces the model's own max_length.
         model.generation_config.max_length = None
-    if ASKED[task].side is not None:
-        tokenizer.truncation_side = ASKED[task].side
-    length = max_length_of(given, config, generation.get("max_new_tokens", 0) if ASKED[task].side == "left" else 0)
+    if task.truncation_side is not None:
+        tokenizer.truncation_side = task.truncation_side
+    length = max_length_of(given, config, generation.get("max_new_tokens", 0) if continues(task) else 0)
     settings = Settings(
         tokenizer=tokenizer,
         labels=[config.id2label[index] for index in sorted(config.id2label or {})],
@@ -118,7 +120,7 @@ def make_predictor(given: argparse.Namespace) -> Predictor:
         max_length=length,
         max_source_length=length,
         max_target_length=length,
-        token_types=reads_token_types(config) and not ASKED[task].side,
+        token_types=reads_token_types(config) and not continues(task),
         seed=0,
         overflow=given.overflow,
         overlap=given.overlap,
@@ -127,23 +129,34 @@ def make_predictor(given: argparse.Namespace) -> Predictor:
     return Predictor(task, model.eval().to(device), settings, given.max_tokens_per_batch, generation)
 
 
-def generation_of(given: argparse.Namespace, task: str, config: PretrainedConfig) -> dict[str, int]:
-    """What `generate` is told. Raises InputError for flags that a model which does not write has no use for."""
-    said = {name: getattr(given, name) for name in ("max_new_tokens", "num_beams") if getattr(given, name) is not None}
-    if ASKED[task].generation is None and said:
-        raise InputError(f"{next(iter(said))}: is for models that write, but {given.model} is of {task}")
-    generation = {**(ASKED[task].generation or {}), **said}
+def continues(task: Task) -> bool:
+    """Whether a model generates behind its input, in the same sequence."""
+    return task.generation is not None and not task.generates
+
+
+def generation_of(given: argparse.Namespace, task: Task, config: PretrainedConfig) -> dict[str, int]:
+    """The arguments of `generate`. Raises InputError for a flag of generation if the model does not generate."""
+    flags = {name: getattr(given, name) for name in ("max_new_tokens", "num_beams")}
+    flags = {name: value for name, value in flags.items() if value is not None}
+    if task.generation is None and flags:
+        raise InputError(f"{next(iter(flags))}: is for models that write, but {given.model} is of {task.name}")
+    generation = {**(task.generation or {}), **flags}
     if "max_new_tokens" in generation:
-        # A model that continues has something to go on from.
-        check_reach(config, {"max_new_tokens": generation["max_new_tokens"] + (ASKED[task].side == "left")})
+        # At least one token of the prompt must fit, too.
+        check_reach(config, {"max_new_tokens": generation["max_new_tokens"] + continues(task)})
     return generation
 
 
 def max_length_of(given: argparse.Namespace, config: PretrainedConfig, written: int) -> int:
-    """The longest sequence that is read: what was said, or else that of the model's run, or as in training.
+    """The longest sequence that is read: the flag, else that of the model's run, else the default of training.
+
+    Args:
+        given: the command line.
+        config: of the model.
+        written: tokens that must fit behind the input.
 
     Raises:
-        InputError: what was said is more than learned positions reach; `written` of them are for what is written.
+        InputError: the flag is more than learned positions reach.
     """
     if given.max_length is not None:
         check_reach(config, {"max_length": given.max_length + written})
@@ -171,7 +184,7 @@ def input_sources(given: argparse.Namespace) -> list[Source]:
 
 
 def rule_of_words(given: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> str:
-    """How texts are divided into words: as was said, or else as in training. A line tells where the two may differ."""
+    """The rule that splits texts into words: the flag, else as in training. A warning says if the two may differ."""
     trained = read_splitting(tokenizer.init_kwargs)
     rule = given.words or (DEFAULT if trained is None else trained.rule)
     if trained is None and given.words is None:
@@ -184,7 +197,7 @@ def rule_of_words(given: argparse.Namespace, tokenizer: PreTrainedTokenizerBase)
 
 
 def input_rows(
-    given: argparse.Namespace, sources: list[Source], task: str, tokenizer: PreTrainedTokenizerBase
+    given: argparse.Namespace, sources: list[Source], task: Task, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[Row]:
     """The rows of the input, checked one by one, with standard column names.
 
@@ -208,16 +221,15 @@ def input_rows(
                 field.name: convert_column([row], field, source.name, number, source.cells).to_pylist()[0]
                 for field in present
             }
-            # Of a task that reads words.
-            is_text = "text" in checked and "tokens" in TASK_FIELDS[task]
+            is_text = "text" in checked and task.reads_words
             if is_text and rule is None:
                 rule = rule_of_words(given, tokenizer)
             yield split_text(checked["text"], rule) if is_text else checked
 
 
-def fields_for(task: str, columns: Columns, row: Row) -> list[Field]:
-    """The columns that the task reads; a text in place of its source or its words, where the row has that instead."""
-    first, *others = [field for field in fields_of(task, columns, split="test") if field.name in TASKS[task].inputs]
+def fields_for(task: Task, columns: Columns, row: Row) -> list[Field]:
+    """The input columns of the task, or `text` in place of a source or words, where the row has that instead."""
+    first, *others = [field for field in task.schema(columns).fields("test") if field.name in task.inputs]
     if not has_column(row, first.column) and has_column(row, columns.text):
         return [Field("text" if first.name == "tokens" else first.name, columns.text, TEXT)]
     return [first, *others]

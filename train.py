@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTrainingArguments, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from seqblend.checkpoints.run_directory import RESULTS, check_directory, check_sources
 from seqblend.checkpoints.signals import Terminated, ending, terminable
@@ -18,30 +17,29 @@ from seqblend.data.errors import InputError, in_one_line, refuse
 from seqblend.data.leakage import warn_of_leakage
 from seqblend.data.locks import locked
 from seqblend.data.objects import json_line
-from seqblend.data.splits import SPLITS, LabelledData, load_data
+from seqblend.data.splits import LabelledData, load_data
 from seqblend.data.streams import RowStream
 from seqblend.data.writing import replacing
 from seqblend.hub_card.card import Given
 from seqblend.hub_card.contents import PublishError
 from seqblend.hub_card.publish import Destination, check_access
 from seqblend.hub_card.record import hardware, shown_example, versions
-from seqblend.tasks.base import (
-    PREFIXES,
-    TASKS,
-    Task,
-    answer_rows,
-    check_metric,
-    encode_splits,
-    make_collator,
-    scorers_of,
-    without_document,
-)
+from seqblend.tasks.base import Task
 from seqblend.tasks.encoding import Settings
-from seqblend.training.arguments import DataArguments, card_facts, parse_arguments, public_command
+from seqblend.tasks.registry import TASKS
+from seqblend.tasks.splits import PREFIXES, EncodedSplit, check_metric, encode_splits, make_scorers
+from seqblend.training.arguments import (
+    BlendTrainingArguments,
+    DataArguments,
+    ModelArguments,
+    card_facts,
+    parse_arguments,
+    public_command,
+)
 from seqblend.training.checks import (
     check_options,
-    finish_arguments,
-    settle_steps,
+    resolve_evaluation,
+    resolve_steps,
     wanted_checkpoint,
     wanted_splits,
 )
@@ -51,19 +49,20 @@ from seqblend.training.models import (
     make_model,
     reach_of,
     reads_token_types,
+    saved_labels,
     set_model_max_length,
-    take_labels,
+    with_saved_problem_type,
 )
 from seqblend.training.progress import hide_bars
 from seqblend.training.saving import read_results
 from seqblend.training.tokenizers import make_tokenizer, set_token_types
 from seqblend.training.trainer import BlendTrainer
 
-# By this name where it runs as a script, too.
+# The same name if the file is run as a script.
 logger = logging.getLogger("seqblend.train")
 
 
-# transformers' default, which of a short run logs nothing.
+# transformers' default; a run with fewer steps would log nothing.
 MOST_LOGGING_STEPS = 500
 
 
@@ -73,20 +72,14 @@ class Job:
 
     Args:
         task: what is learnt.
-        rows: the splits as read.
-        encoded: the splits as the model reads them.
-        settings: what the task needs to know of this run.
-        model: to be trained.
-        trainer: trains it.
-        facts: what made the results.
+        splits: the data, as read and as the model reads it.
+        trainer: trains, evaluates and predicts.
+        facts: facts about the run, for results and the card.
         is_trained: training is over, and the model is saved.
     """
 
     task: Task
-    rows: datasets.DatasetDict
-    encoded: datasets.DatasetDict
-    settings: Settings
-    model: PreTrainedModel
+    splits: dict[str, EncodedSplit]
     trainer: BlendTrainer
     facts: dict[str, Any]
     is_trained: bool = False
@@ -97,7 +90,7 @@ class Job:
         if args.do_train:
             self.train(args.resume_from_checkpoint)
         if args.do_eval:
-            self.report("eval", {**self.trainer.evaluate(), "eval_samples": len(self.rows["validation"])})
+            self.report("eval", {**self.trainer.evaluate(), "eval_samples": len(self.splits["validation"].rows)})
         if args.do_predict:
             self.predict()
         self.trainer.save_metrics("run", self.facts)
@@ -106,8 +99,8 @@ class Job:
         elif args.do_train:
             self.trainer.create_model_card()
 
-    def way_on(self) -> str:
-        """What is safe when the run is ended from outside, and how to go on."""
+    def how_to_continue(self) -> str:
+        """What is saved if the run ends now, and how to go on."""
         if not self.trainer.args.do_train:
             return "nothing is lost; the same command does it again"
         if not self.is_trained:
@@ -121,31 +114,33 @@ class Job:
         return self.trainer.args.output_dir
 
     def train(self, resume_from_checkpoint: str | None) -> None:
-        """Train, save the model, and report how it went."""
+        """Train, save the model, and report the results."""
         result = self.trainer.train(resume_from_checkpoint=resume_from_checkpoint)
         if resume_from_checkpoint is None and self.trainer.is_world_process_zero():
-            # What stands there is of an earlier run, and tells of another model.
+            # Results of an earlier run are about another model.
             for name in RESULTS:
                 Path(self.directory, name).unlink(missing_ok=True)
-        # It is pushed when everything is measured.
+        # With _internal_call it is not pushed yet: that happens when everything is measured.
         self.trainer.save_model(_internal_call=True)
         self.trainer.save_state()
         self.is_trained = True
-        stored = {} if isinstance(self.rows["train"], RowStream) else {"train_samples": len(self.rows["train"])}
-        # Where nothing was left to train, the results are those of the run that trained it.
-        is_finished = self.trainer.state.global_step == self.trainer.pace.first_step
-        known = read_results(Path(self.directory, "train_results.json")) if is_finished else {}
-        self.report("train", known or {**result.metrics, **stored})
+        rows = self.splits["train"].rows
+        samples = {} if isinstance(rows, RowStream) else {"train_samples": len(rows)}
+        # If no step was left to train, the results of the run that trained the model are kept.
+        nothing_left = self.trainer.state.global_step == self.trainer.pace.first_step
+        earlier = read_results(Path(self.directory, "train_results.json")) if nothing_left else {}
+        self.report("train", earlier or {**result.metrics, **samples})
 
     def predict(self) -> None:
         """Predict the test split and write one object a row to predictions.jsonl."""
-        predicted = self.trainer.predict(without_document(self.encoded["test"]))
-        self.report("test", {**predicted.metrics, "test_samples": len(self.rows["test"])})
+        split = self.splits["test"]
+        predicted = self.trainer.predict(split.features)
+        self.report("test", {**predicted.metrics, "test_samples": len(split.rows)})
         if predicted.predictions is None or not self.trainer.is_world_process_zero():
             return
-        answers = answer_rows(self.task, predicted, self.rows["test"], self.encoded["test"], self.settings)
+        answers = self.trainer.scorers["test"].answers
         with replacing(Path(self.directory, "predictions.jsonl")) as file:
-            for row, answer in zip(self.rows["test"], answers, strict=True):
+            for row, answer in zip(split.rows, answers, strict=True):
                 inputs = [row[name] for name in self.task.inputs if name in row]
                 entry = {"input": inputs[0] if len(inputs) == 1 else inputs, **answer}
                 entry["reference"] = row[self.task.reference]
@@ -162,87 +157,82 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
 
     Args:
         argv: the command line.
-        stack: holds the lock of output_dir, from before anything there is looked at until the run has ended.
+        stack: holds the lock of output_dir until the run has ended.
 
     Raises:
-        InputError: something the user said or gave is wrong; the message names it.
-        ValueError: an option of the model is wrong.
+        InputError: an option, a file or a model is wrong; the message names it.
         PublishError: the Hub cannot be used.
         OSError: output_dir cannot be created or locked.
     """
-    model_args, data_args, training_args = parse_arguments(argv)
-    check_options(model_args, data_args, training_args)
-    if stack is not None and training_args.should_save:
-        stack.enter_context(locked(training_args.output_dir))
-    wanted = wanted_checkpoint(training_args)
-    if training_args.disable_tqdm or not sys.stderr.isatty():
-        hide_bars()
-    if not training_args.should_log:
-        # What it says, the main process says too.
-        logging.getLogger("seqblend").setLevel(logging.ERROR)
-    task = TASKS[data_args.task]
-    given = card_facts(data_args)
-    check_hub(training_args)
+    model_args, data_args, args = parse_arguments(argv)
+    check_options(model_args, data_args, args)
+    if stack is not None and args.should_save:
+        stack.enter_context(locked(args.output_dir))
+    wanted = wanted_checkpoint(args)
+    limit_output(args)
+    task, given = TASKS[data_args.task], card_facts(data_args)
+    check_hub(args)
     path = model_args.model_name_or_path
-    known = take_labels(data_args, path) if path else None
-    # What the first process has stored, the others find.
-    with training_args.main_process_first(desc="reading"):
-        rows = read_rows(data_args, training_args, known)
-    settle_steps(training_args, path, set(rows))
-    if training_args.do_train:
-        check_directory(training_args, model_args.sources(), wanted)
-    finish_arguments(training_args, task, set(rows))
-    leakage = warn_of_leakage(rows, task.inputs) if training_args.should_log else {}
-    tokenizer = make_tokenizer(model_args, data_args, rows.get("train"), task.has_sentinels)
-    set_seed(training_args.seed)
-    weights = class_weights(data_args, training_args, rows)
-    model = make_model(model_args, data_args, training_args, tokenizer, rows.label_names, weights)
-    set_token_types(tokenizer, reads_token_types(model.config))
-    settings = make_settings(data_args, training_args, tokenizer, rows, model)
-    if training_args.do_train:
-        longest = settings.max_source_length if task.generates else settings.max_length
-        set_model_max_length(tokenizer, model_args, reach_of(model.config), longest)
-    with training_args.main_process_first(desc="tokenizing"):
-        encoded = encode_splits(task, rows, settings, data_args.preprocessing_num_workers)
-    if task.describe is not None:
-        logger.info(task.describe(settings.labels))
-    if training_args.metric_for_best_model is not None and "validation" in rows:
-        name = training_args.metric_for_best_model
-        check_metric(name, task, rows["validation"], encoded["validation"], settings)
-    inputs = {split: without_document(encoded[split]) for split in encoded}
+    if path:
+        data_args = with_saved_problem_type(data_args, task, path)
+    # The first process stores the rows, and the others find them.
+    with args.main_process_first(desc="reading"):
+        rows = load_data(
+            task.schema(data_args.columns(), data_args.problem_type),
+            data_args.data_options(args, wanted_splits(args)),
+            saved_labels(path) if path else None,
+        )
+    resolve_steps(args, path, set(rows))
+    if args.do_train:
+        check_directory(args, model_args.sources(), wanted)
+    resolve_evaluation(args, task, set(rows))
+    leakage = warn_of_leakage(rows, task.inputs) if args.should_log else {}
+    model, settings = make_model_and_settings(model_args, data_args, args, task, rows)
+    with args.main_process_first(desc="tokenizing"):
+        splits = encode_splits(task, rows, settings, data_args.preprocessing_num_workers)
+    if line := task.describe_labels(settings.labels):
+        logger.info(line)
+    if args.metric_for_best_model is not None and "validation" in splits:
+        check_metric(args.metric_for_best_model, task, splits["validation"], settings)
     trainer = make_trainer(
         model=model,
-        args=training_args,
-        data_collator=make_collator(task, settings),
-        train_dataset=inputs.get("train"),
-        eval_dataset=inputs.get("validation"),
-        processing_class=tokenizer,
-        scorers=scorers_of(task, rows, encoded, settings),
+        args=args,
+        data_collator=task.make_collator(settings),
+        train_dataset=splits["train"].features if "train" in splits else None,
+        eval_dataset=splits["validation"].features if "validation" in splits else None,
+        processing_class=settings.tokenizer,
+        scorers=make_scorers(task, splits, settings),
         given=Given(**given),
-        preprocess_logits_for_metrics=task.reduce,
+        preprocess_logits_for_metrics=task.reduce_logits,
     )
-    if training_args.do_train:
-        if training_args.chooses_logging_steps:
-            training_args.logging_steps = choose_logging_steps(trainer)
-        checkpoint = trainer.find_checkpoint(wanted, required=training_args.resume is None)
-        training_args.resume_from_checkpoint = checkpoint
-        if checkpoint is None and training_args.overwrite_output_dir:
-            check_sources(training_args, model_args.sources())
+    if args.do_train:
+        prepare_training(trainer, wanted, model_args)
     facts = {
-        "command": public_command(argv, training_args.hub_token),
-        **software_and_hardware(training_args),
+        "command": public_command(argv, args.hub_token),
+        **software_and_hardware(args),
         "parameters": model.num_parameters(),
-        # From which the card can be made again.
+        # From these the card can be written again.
         "card_data": {**shown_example(rows, task), **given},
         "recipe": model_args.origin(),
-        # None takes the place of what was said of the rows that were measured before.
-        **{f"{prefix}_leakage": leakage.get(split) for prefix, split in PREFIXES.items() if split in rows},
+        # None replaces what an earlier run found in rows that were measured before.
+        **{f"{prefix}_leakage": leakage.get(name) for prefix, name in PREFIXES.items() if name in rows},
         **data_args.facts(),
     }
-    return Job(task, rows, encoded, settings, model, trainer, facts)
+    return Job(task, splits, trainer, facts)
 
 
-def software_and_hardware(args: Seq2SeqTrainingArguments) -> dict[str, str]:
+# --- The parts of prepare ---
+
+
+def limit_output(args: BlendTrainingArguments) -> None:
+    """Show no progress bars where nobody looks, and let the main process alone log."""
+    if args.disable_tqdm or not sys.stderr.isatty():
+        hide_bars()
+    if not args.should_log:
+        logging.getLogger("seqblend").setLevel(logging.ERROR)
+
+
+def software_and_hardware(args: BlendTrainingArguments) -> dict[str, str]:
     """The versions of the packages, and the machine, for the results."""
     return {
         "versions": ", ".join(f"{package} {number}" for package, number in versions().items()),
@@ -250,47 +240,45 @@ def software_and_hardware(args: Seq2SeqTrainingArguments) -> dict[str, str]:
     }
 
 
-def check_hub(args: Seq2SeqTrainingArguments) -> None:
+def check_hub(args: BlendTrainingArguments) -> None:
     """Raises PublishError where the run is to be pushed, and the Hub cannot be used."""
     if args.push_to_hub:
         name = args.hub_model_id or Path(args.output_dir).absolute().name
         check_access(Destination(name, token=args.hub_token))
 
 
-def read_rows(data_args: DataArguments, args: Seq2SeqTrainingArguments, known: list[str] | None) -> LabelledData:
-    """The splits that exist and are used, checked, with standard column names; `known` are the labels of the model."""
-    return load_data(
-        data_args.task,
-        train_file=data_args.files("train"),
-        validation_file=data_args.files("validation"),
-        test_file=data_args.files("test"),
-        reading=data_args.reading(),
-        dataset_name=data_args.dataset_name,
-        dataset_config_name=data_args.dataset_config_name,
-        columns=data_args.columns(),
-        problem_type=data_args.problem_type,
-        max_train_samples=data_args.max_train_samples,
-        max_eval_samples=data_args.max_eval_samples,
-        seed=args.seed,
-        splits=wanted_splits(args),
-        split_names={split: getattr(data_args, f"{split}_split") for split in SPLITS},
-        known=known,
-        streaming=data_args.streaming,
-        data_seed=args.data_seed,
-    )
+def make_model_and_settings(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: BlendTrainingArguments,
+    task: Task,
+    rows: LabelledData,
+) -> tuple[PreTrainedModel, Settings]:
+    """The model, and what the task must know about the run, with the tokenizer. Raises InputError as their parts."""
+    tokenizer = make_tokenizer(model_args, data_args, task, rows.get("train"))
+    set_seed(args.seed)
+    weights = class_weights(data_args, args, task, rows)
+    model = make_model(model_args, data_args, args, tokenizer, rows.label_names, weights)
+    set_token_types(tokenizer, reads_token_types(model.config))
+    settings = make_settings(data_args, args, task, tokenizer, rows, model)
+    if args.do_train:
+        longest = settings.max_source_length if task.generates else settings.max_length
+        set_model_max_length(tokenizer, model_args, reach_of(model.config), longest)
+    return model, settings
 
 
 def make_settings(
     data_args: DataArguments,
-    args: Seq2SeqTrainingArguments,
+    args: BlendTrainingArguments,
+    task: Task,
     tokenizer: PreTrainedTokenizerBase,
     rows: LabelledData,
     model: PreTrainedModel,
 ) -> Settings:
-    """What the task needs to know of this run. Raises InputError for a length that learned positions do not reach."""
+    """What the task must know about the run. Raises InputError for a length beyond learned positions."""
     lengths = data_args.lengths()
-    used = {name: lengths[name] for name in lengths if (name == "max_length") != TASKS[data_args.task].generates}
-    if TASKS[data_args.task].generates and args.generation_max_length is not None:
+    used = {name: lengths[name] for name in lengths if (name == "max_length") != task.generates}
+    if task.generates and args.generation_max_length is not None:
         used["generation_max_length"] = args.generation_max_length - 1  # the last token is not read
     if args.generation_config is not None:
         written = (args.generation_config.max_new_tokens or 0, (args.generation_config.max_length or 0) - 1)
@@ -313,7 +301,7 @@ def make_settings(
 
 
 def make_trainer(**kwargs: Any) -> BlendTrainer:
-    """The Trainer, which could train.
+    """The Trainer, after a check that training can start.
 
     Raises:
         InputError: an option is wrong.
@@ -328,8 +316,22 @@ def make_trainer(**kwargs: Any) -> BlendTrainer:
         raise error if isinstance(error, InputError | PublishError) else InputError(in_one_line(error)) from error
 
 
+def prepare_training(trainer: BlendTrainer, wanted: str | bool | None, model_args: ModelArguments) -> None:
+    """Choose logging_steps if the user did not, and find the checkpoint to resume from.
+
+    Raises:
+        InputError: the checkpoint is wrong, or overwrite_output_dir would delete what the run starts from.
+    """
+    args = trainer.args
+    if args.chooses_logging_steps:
+        args.logging_steps = choose_logging_steps(trainer)
+    args.resume_from_checkpoint = trainer.find_checkpoint(wanted, required=args.resume is None)
+    if args.resume_from_checkpoint is None and args.overwrite_output_dir:
+        check_sources(args, model_args.sources())
+
+
 def choose_logging_steps(trainer: BlendTrainer) -> int:
-    """How many steps a line of the log is of: there are about 20 lines, which make a learning curve, or more."""
+    """The steps between two lines of the log, so that there are at least 20 lines: they make a learning curve."""
     args, steps = trainer.args, trainer.args.max_steps
     if steps <= 0:
         steps = int(args.num_train_epochs * len(trainer.train_dataset) / trainer.get_total_train_batch_size(args))
@@ -340,8 +342,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit code: 0; 1 where a run could not go on; 2 where the input is wrong; 130 after Ctrl-C. Of a run that
-        SIGTERM ended, which was saved as after Ctrl-C, it is 143.
+        The exit code: 0; 1 if the run could not go on; 2 if the input is wrong; 130 after Ctrl-C and 143 after
+        SIGTERM, which both save the run.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with contextlib.ExitStack() as stack, terminable():
@@ -358,17 +360,17 @@ def main(argv: list[str] | None = None) -> int:
         except (InputError, PublishError) as error:
             return refuse(error)
         except (RunError, OSError) as error:
-            return refuse(error if isinstance(error, RunError) else OSError(f"{error}; {job.way_on()}"), 1)
+            return refuse(error if isinstance(error, RunError) else OSError(f"{error}; {job.how_to_continue()}"), 1)
         except (KeyboardInterrupt, Terminated) as error:
-            return report_signal(error, job.way_on())
+            return report_signal(error, job.how_to_continue())
     return 0
 
 
-def report_signal(error: BaseException, way_on: str) -> int:
-    """Say in one line what a signal ended, unless the Trainer has said it; the exit code is that of a shell."""
+def report_signal(error: BaseException, state: str) -> int:
+    """Print what a signal ended, unless the Trainer has printed it. Returns the exit code that a shell reports."""
     name, code = ending(error)
     if not error.args:
-        print(f"{name}: {way_on}", file=sys.stderr)
+        print(f"{name}: {state}", file=sys.stderr)
     return code
 
 

@@ -6,24 +6,25 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from .errors import InputError, describe, nearest_first, one_of
+from .errors import InputError, describe, nearest_first
 from .files import LONGEST_ROW
 from .formats import TOO_MANY_DIGITS, Reading
 
 # A number with a point, a decimal comma or an exponent. "inf" and "nan" are words.
 FRACTION = re.compile(r"[+-]?([0-9]+[.,][0-9]*|[.,][0-9]+|[0-9]+(?=[eE]))([eE][+-]?[0-9]+)?")
-NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+NUMBER_PATTERN = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 # The loss squares a number, in float32.
 LARGEST = float(np.sqrt(np.finfo(np.float32).max))
 COMMA_FOR_POINT = str.maketrans(".,", ",.")
 # A list, or what is meant as one: in brackets, these perhaps in quotes, or texts in a tuple, a set or an array.
 LIKE_LIST = re.compile(r"""\[.*\]|\(\s*['"].*['"]\s*,?\s*\)|\{\s*['"].*['"]\s*\}|array\(.*\)|"\[.*\]\"""", re.DOTALL)
-ITEM = r"""(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|""" + NUMBER + ")"
+ITEM = r"""(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|""" + NUMBER_PATTERN + ")"
 # As Python prints a list, and NumPy an array.
 PRINTED_LIST = re.compile(rf"\[\s*{ITEM}(?:(?:\s*,\s*{ITEM})*|(?:\s+{ITEM})*)\s*\]")
 # Objects in objects of which a message names the columns.
@@ -46,9 +47,9 @@ class Columns:
 
 
 STANDARD_COLUMNS = Columns()
-# What is said where there is nothing to compare with.
+# Hint of an error message: a validation or test row has no label.
 UNLABELLED = "; rows without a {} are for seqblend-predict; --{} false leaves this split out"
-# What is done with these splits.
+# The option that uses each split.
 STEPS = {"train": "do_train", "validation": "do_eval", "test": "do_predict"}
 
 
@@ -322,7 +323,7 @@ def _cell_numbers(cell: str, reading: Reading) -> list[float]:
     if reading.decimal == ",":
         # A point, which would separate thousands, becomes a comma, which no number has.
         words = [word.translate(COMMA_FOR_POINT) for word in words]
-    if not words or not all(re.fullmatch(NUMBER, word) for word in words):
+    if not words or not all(re.fullmatch(NUMBER_PATTERN, word) for word in words):
         hint = "; --decimal , reads a decimal comma, --label_separator , several numbers" if "," in cell else ""
         raise ValueError(
             f"must be a number, or numbers, for --problem_type regression, but is {cell[:40]!r}"
@@ -331,48 +332,67 @@ def _cell_numbers(cell: str, reading: Reading) -> list[float]:
     return _numbers([float(word) for word in words])
 
 
-def fields_of(task: str, columns: Columns, problem_type: str | None = None, split: str = "train") -> list[Field]:
-    """The columns that a task reads from a split.
-
-    Raises:
-        InputError: the task or the problem type is unknown, or they do not go together.
-    """
-    kinds = dict(TASK_FIELDS[one_of("task", task, TASK_FIELDS)])
-    if problem_type is not None:
-        one_of("problem_type", problem_type, [name for name in LABEL_KINDS if name is not None])
-        if "label" not in kinds:
-            raise InputError(f"problem_type: {problem_type!r} is for the task sequence-classification, not {task}")
-        kinds["label"] = LABEL_KINDS[problem_type]
-    if "target" in kinds and split != "train":
-        kinds["target"] = REFERENCES
-    # A second text is read where there is one; one that the user named must be there.
-    optional = {"text_pair"} if columns.text_pair == Columns.text_pair else set()
-    is_compared = split in ("validation", "test")
-    hints = {name: UNLABELLED.format(name, STEPS[split]) for name in ANSWERS if is_compared}
-    return [
-        Field(name, getattr(columns, name), kind, name in optional, hints.get(name, ""))
-        for name, kind in kinds.items()
-    ]
-
-
 TEXT = Kind(_text, lambda cell, reading: cell, pa.string())
 WORDS = Kind(_words, _cell_words, pa.list_(pa.string()))
 LABELS = Kind(_label_list, _cell_labels, pa.list_(pa.string()))
 REFERENCES = Kind(_references, _cell_references, pa.list_(pa.string()))
 ONE_TARGET = Kind(_one_target, _cell_target, pa.string())
-LABEL_KINDS: dict[str | None, Kind] = {
-    None: Kind(_label, _cell_label, pa.string()),
-    "single_label_classification": Kind(_label, lambda cell, reading: _label(cell), pa.string()),
-    "multi_label_classification": Kind(_several, _cell_labels, pa.list_(pa.string())),
-    "regression": Kind(_numbers, _cell_numbers, pa.list_(pa.float64())),
-}
-# The columns that are to be told.
-ANSWERS = ("label", "tags", "target")
-TASK_FIELDS: dict[str, dict[str, Kind]] = {
-    "sequence-classification": {"text": TEXT, "text_pair": TEXT, "label": LABEL_KINDS[None]},
-    "token-classification": {"tokens": WORDS, "tags": LABELS},
-    "seq2seq-lm": {"source": TEXT, "target": ONE_TARGET},
-    "causal-lm": {"text": TEXT},
-    "masked-lm": {"text": TEXT},
-    "denoising": {"text": TEXT},
-}
+# A label where nothing says what kind of label it is: a cell that could be a number or a list is refused.
+UNKNOWN_LABEL = Kind(_label, _cell_label, pa.string())
+ONE_LABEL = Kind(_label, lambda cell, reading: _label(cell), pa.string())
+SEVERAL_LABELS = Kind(_several, _cell_labels, pa.list_(pa.string()))
+NUMBERS = Kind(_numbers, _cell_numbers, pa.list_(pa.float64()))
+
+
+# --- What a task reads ---
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """How the label names of a data set are found.
+
+    Args:
+        column: the standard column that holds the labels.
+        is_number: the labels are numbers, which get names of their own: `LABEL_0` and so on.
+        outside_first: the label `O` gets the id 0.
+        least: the smallest number of different labels that can be learnt.
+    """
+
+    column: str
+    is_number: bool = False
+    outside_first: bool = False
+    least: int = 1
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns that a task reads, and what the user's data calls them.
+
+    Args:
+        kinds: what each standard column holds in the training split.
+        evaluation_kinds: the same for validation and test, where it differs.
+        answers: the columns that only labelled rows have.
+        optional: the columns that may be absent.
+        labels: how label names are found; None for a task without labels.
+        columns: the user's names.
+    """
+
+    kinds: dict[str, Kind]
+    evaluation_kinds: dict[str, Kind] = dataclass_field(default_factory=dict)
+    answers: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    labels: LabelRule | None = None
+    columns: Columns = STANDARD_COLUMNS
+
+    def fields(self, split: str = "train") -> list[Field]:
+        """The columns to read from a split."""
+        is_evaluated = split in ("validation", "test")
+        kinds = {**self.kinds, **(self.evaluation_kinds if split != "train" else {})}
+        fields = []
+        for name, kind in kinds.items():
+            column = getattr(self.columns, name)
+            # A column that the user named must be there.
+            optional = name in self.optional and column == getattr(STANDARD_COLUMNS, name)
+            hint = UNLABELLED.format(name, STEPS[split]) if is_evaluated and name in self.answers else ""
+            fields.append(Field(name, column, kind, optional, hint))
+        return fields

@@ -10,79 +10,79 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .columns import LabelRule
 from .errors import InputError
 from .sources import Origin
 
-# The column of each task that has labels.
-LABEL_COLUMNS = {"sequence-classification": "label", "token-classification": "tags"}
-
 
 def label_names(
-    data: dict[str, datasets.Dataset],
-    origins: dict[str, Origin],
-    task: str,
-    problem_type: str | None,
-    known: list[str] | None,
+    data: dict[str, datasets.Dataset], origins: dict[str, Origin], rule: LabelRule, known: list[str] | None
 ) -> list[str]:
-    """The label names of the training split, or those that are known, in the order of their ids.
+    """The label names in the order of their ids: those of the training split, or those of a saved model.
 
-    Names that are all whole numbers, in the digits 0 to 9, are sorted as numbers, all others by code point; of tags,
-    `O` comes first; where the same ones are known, their order stays. Regression has names too: `LABEL_0` and so on,
-    one for each number of a row.
+    Names that are all whole numbers, in the digits 0 to 9, are sorted as numbers, all others by code point. Where the
+    model has the same names as the training split, its order is kept. The numbers of a regression are named `LABEL_0`
+    and so on, one name for each number of a row.
+
+    Args:
+        data: the splits by name.
+        origins: where each split comes from, for messages.
+        rule: where the labels are.
+        known: the names of a saved model, if there is one.
+
+    Raises:
+        InputError: there are too few labels, or a split has a label that is not among the names.
     """
-    if problem_type == "regression":
-        return _regression_names(data, origins, known)
-    column = LABEL_COLUMNS[task]
-    lacking = "is none of the model's"
+    if rule.is_number:
+        return _number_names(data, origins, known)
+    reason = "is none of the model's"
     if "train" in data:
-        lacking = "does not occur in training"
-        names = _sorted_labels(_distinct(data["train"], column), task)
+        reason = "does not occur in training"
+        names = _sorted_labels(_distinct(data["train"], rule.column), rule)
         if not names:
             raise InputError(f"{origins['train']}: no row has a label")
-        if len(names) == 1 and task == "sequence-classification" and problem_type != "multi_label_classification":
+        if len(names) < rule.least:
             raise InputError(
                 f"{origins['train']}: every row has the label {names[0]!r}; classes are told apart from two"
             )
         known = known if known is not None and sorted(known) == sorted(names) else names
     for split in data:
-        _check_known(data[split], column, known, origins[split], lacking)
+        _check_known(data[split], rule.column, known, origins[split], reason)
     return known
 
 
-def _regression_names(
-    data: dict[str, datasets.Dataset], origins: dict[str, Origin], known: list[str] | None
-) -> list[str]:
-    """One name for each number of a label; every split has as many."""
+def _number_names(data: dict[str, datasets.Dataset], origins: dict[str, Origin], known: list[str] | None) -> list[str]:
+    """One name for each number of a label. Raises InputError where splits have different counts of numbers."""
     widths = {split: np.size(data[split][0]["label"]) for split in data}
-    width, whose = (widths["train"], "training") if "train" in data else (len(known), "the model")
+    width, owner = (widths["train"], "training") if "train" in data else (len(known), "the model")
     for split, found in widths.items():
         if found != width:
-            raise InputError(f"{origins[split]}: labels hold {found} numbers, but those of {whose} {width}")
+            raise InputError(f"{origins[split]}: labels hold {found} numbers, but those of {owner} {width}")
     return [f"LABEL_{index}" for index in range(width)]
 
 
 def _distinct(dataset: datasets.Dataset, column: str) -> set[str]:
-    """The labels that occur; nothing is copied of a table that may not fit into memory."""
+    """The labels that occur. The table is not copied: it may not fit into memory."""
     labels = dataset.data[column]
     return set(pc.unique(pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels).to_pylist())
 
 
 def _labels(dataset: datasets.Dataset, column: str) -> Iterator[list[str]]:
-    """The labels of one row after the other, of a table that may not fit into memory as a list."""
+    """The labels of each row, row by row: as a list the column may not fit into memory."""
     for table in dataset.select_columns(column).with_format("arrow").iter(1000):
         for labels in table[column].to_pylist():
             yield labels if isinstance(labels, list) else [labels]
 
 
-def _sorted_labels(names: set[str], task: str) -> list[str]:
+def _sorted_labels(names: set[str], rule: LabelRule) -> list[str]:
     """See `label_names`."""
     if all(re.fullmatch("-?[0-9]+", name) for name in names):
         # Any number of digits, of which int reads 4,300.
         return sorted(names, key=lambda name: (Decimal(name), name))
-    return sorted(names, key=lambda name: (task == "token-classification" and name != "O", name))
+    return sorted(names, key=lambda name: (rule.outside_first and name != "O", name))
 
 
-def _check_known(dataset: datasets.Dataset, column: str, names: list[str], origin: Origin, lacking: str) -> None:
+def _check_known(dataset: datasets.Dataset, column: str, names: list[str], origin: Origin, reason: str) -> None:
     known = set(names)
     if _distinct(dataset, column) <= known:
         return
@@ -94,6 +94,6 @@ def _check_known(dataset: datasets.Dataset, column: str, names: list[str], origi
         others += "; -1 often says that there is none: such rows are for seqblend-predict"
     near = " or ".join(map(repr, difflib.get_close_matches(unknown[0], names)))
     raise InputError(
-        f"{origin.row(next(iter(rows)))}: label {unknown[0]!r} {lacking}"
+        f"{origin.row(next(iter(rows)))}: label {unknown[0]!r} {reason}"
         f" ({count} {'row' if count == 1 else 'rows'} here{others})" + (f"; did you mean {near}?" if near else "")
     )

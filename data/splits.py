@@ -1,21 +1,14 @@
-"""The user's data, checked and brought under standard column names before anything else happens.
+"""The user's data as splits: read, checked and brought under standard column names.
 
-A data set becomes a `DatasetDict` with some of the splits train, validation and test. The columns of a split:
-
-| task | columns |
-|---|---|
-| sequence-classification | text, text_pair (if the data has one), label |
-| token-classification | tokens, tags |
-| seq2seq-lm | source, target |
-| causal-lm, masked-lm, denoising | text |
-
-A label is a text; a list of texts for several labels; a float, or a list of floats, for regression. Tokens and tags
-are lists of texts. A target is a text; if any row of a split has several references (not in training), a list of them.
-In .csv and .tsv files every cell is text: docs/training.md says what of it is a list.
+The standard columns of a split are those of the task's `Schema` (data/columns.py), such as `text` and `label`. A
+label is a text; a list of texts where a row has several labels; a float, or a list of floats, for regression. Tokens
+and tags are lists of texts. A target is a text; if any row of a validation or test split has several references, every
+row has a list of them. In .csv and .tsv files every cell is text: docs/training.md says which cells are read as lists.
 """
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
 from operator import itemgetter
@@ -29,10 +22,21 @@ import pyarrow.compute as pc
 from datasets.utils import tqdm
 
 from ..version import __version__
-from .columns import STANDARD_COLUMNS, STEPS, Columns, Field, fields_of, has_column, present_fields, value_of
+from .columns import (
+    LABELS,
+    NUMBERS,
+    SEVERAL_LABELS,
+    STEPS,
+    Field,
+    Kind,
+    Schema,
+    has_column,
+    present_fields,
+    value_of,
+)
 from .errors import InputError, one_line
 from .formats import DEFAULT_READING, Reading
-from .labels import LABEL_COLUMNS, label_names
+from .labels import label_names
 from .named_datasets import BATCH_ROWS, named_sources
 from .sources import Names, Origin, Pairs, Source, check_reading, sources_of
 from .storage import key_of, stored
@@ -43,8 +47,39 @@ logger = logging.getLogger(__name__)
 SPLITS = tuple(STEPS)
 
 
+@dataclass(frozen=True)
+class DataOptions:
+    """Which data is read, and how.
+
+    Args:
+        files: the files of each split: one or several, or globs, or parallel text.
+        reading: how the files are read.
+        dataset_name: `dates`, or what `datasets.load_dataset` takes; in place of files.
+        dataset_config_name: the configuration of `dataset_name`.
+        split_names: what a split is called in `dataset_name`, as in `{"validation": "dev", "train": "train[:90%]"}`.
+        splits: the splits to read, where they exist; a warning names those that are not read.
+        max_train_samples: keep this many random rows of the training split, in their order.
+        max_eval_samples: the same for each of the other splits.
+        streaming: read the training split while it is trained on, and store nothing of it.
+        seed: decides which rows are kept, and the split of `dates`.
+        data_seed: decides the order of a stream; None is `seed`.
+    """
+
+    files: Mapping[str, Names | Pairs] = field(default_factory=dict)
+    reading: Reading = DEFAULT_READING
+    dataset_name: str | None = None
+    dataset_config_name: str | None = None
+    split_names: Mapping[str, str] = field(default_factory=dict)
+    splits: Collection[str] = SPLITS
+    max_train_samples: int | None = None
+    max_eval_samples: int | None = None
+    streaming: bool = False
+    seed: int = 0
+    data_seed: int | None = None
+
+
 class LabelledData(datasets.DatasetDict):
-    """A `DatasetDict` that remembers the labels of its whole training split, of which samples may have been taken.
+    """A `DatasetDict` with the label names of its whole training split, also where only some rows were kept.
 
     Args:
         label_names: those of the training split, or of the model; none where there is neither.
@@ -57,181 +92,145 @@ class LabelledData(datasets.DatasetDict):
     where: dict[str, str] = {}
 
 
-def load_data(
-    task: str,
-    *,
-    train_file: Names | Pairs | None = None,
-    validation_file: Names | Pairs | None = None,
-    test_file: Names | Pairs | None = None,
-    reading: Reading = DEFAULT_READING,
-    dataset_name: str | None = None,
-    dataset_config_name: str | None = None,
-    columns: Columns = STANDARD_COLUMNS,
-    problem_type: str | None = None,
-    max_train_samples: int | None = None,
-    max_eval_samples: int | None = None,
-    seed: int = 0,
-    splits: Collection[str] = SPLITS,
-    split_names: Mapping[str, str | None] | None = None,
-    known: list[str] | None = None,
-    streaming: bool = False,
-    data_seed: int | None = None,
-) -> LabelledData:
+def load_data(schema: Schema, options: DataOptions, known: list[str] | None = None) -> LabelledData:
     """Read, check and standardise a data set from files, from the Hub, or the built-in `dates`.
 
     Labels are checked before samples are taken, so rows in messages are rows of the user's files.
 
     The splits are stored in the cache of `datasets`, where the same files are found again. With `streaming` the
-    training split is not, but read anew in each epoch; where it has labels, all rows are read once to learn them.
+    training split is not stored, but read anew in each epoch; where it has labels, all rows are read once to learn
+    them.
 
     Args:
-        task: one of `TASK_FIELDS`.
-        train_file: one or several, or globs, or parallel text; `validation_file` and `test_file` likewise, and any
-            of the three may be absent.
-        validation_file: see `train_file`.
-        test_file: see `train_file`.
-        reading: how the files are read.
-        dataset_name: `dates`, or what `datasets.load_dataset` takes; instead of files.
-        dataset_config_name: the configuration of `dataset_name`.
-        columns: the user's column names.
-        problem_type: for sequence-classification, one of `LABEL_KINDS`; None is a single label.
-        max_train_samples: keep this many random rows of the training split, in their order.
-        max_eval_samples: the same for each of the other splits.
-        seed: decides which rows are kept, and the split of `dates`.
-        splits: those to read, if they exist; what is left out of the data is said.
-        split_names: what these are in `dataset_name`, such as `{"validation": "dev", "train": "train[:90%]"}`.
-        known: the labels of the model; used if there is no training split.
-        streaming: whether the training split is read as it is trained on.
-        data_seed: decides the order of what is streamed; None is `seed`.
+        schema: the columns to read.
+        options: the data, and how it is read.
+        known: the labels of a saved model; used if there is no training split.
 
     Returns:
         The splits that exist; `label_names` are those of the whole training split, or of the model. With `streaming`
         `train` is a RowStream.
 
     Raises:
-        InputError: an argument, a file, a row, a column or a label is wrong.
+        InputError: an option, a file, a row, a column or a label is wrong.
     """
-    fields = {split: fields_of(task, columns, problem_type, split) for split in SPLITS}
-    files = {"train": train_file, "validation": validation_file, "test": test_file}
-    files = {split: given for split, given in files.items() if given is not None}
-    names = {split: name for split, name in (split_names or {}).items() if name is not None}
-    _check_source(files, dataset_name, dataset_config_name, reading, names)
-    _check_limits(max_train_samples=max_train_samples, max_eval_samples=max_eval_samples)
-    if files:
-        sources = {split: sources_of(split, given, reading) for split, given in files.items() if split in splits}
-        if unread := [f"{split}_file" for split in files if split not in splits]:
-            logger.warning("not read, as nothing is to be done with it: %s", ", ".join(unread))
-    else:
-        wanted = {split: fields[split] for split in SPLITS if split in splits}
-        sources = named_sources(dataset_name, dataset_config_name, wanted, names, seed, streaming)
-    if not sources:
-        missing = ", ".join(f"{STEPS[split]} needs a {split} split" for split in SPLITS)
-        raise InputError(f"there is nothing to do with the data: {missing}")
-    if files:
-        check_reading(reading, list(chain.from_iterable(sources.values())))
-        _check_cells(reading, task, problem_type)
-    data, origins, column = LabelledData(), {}, LABEL_COLUMNS.get(task)
+    fields = {split: schema.fields(split) for split in SPLITS}
+    _check_options(options)
+    sources = _sources(options, fields)
+    if options.files:
+        check_reading(options.reading, [*chain.from_iterable(sources.values())])
+        _check_cells(options.reading, [*schema.kinds.values()])
+    data, origins = LabelledData(), {}
     for split in sources:
-        if split == "train" and streaming:
-            data[split] = _stream(sources[split], fields[split], seed if data_seed is None else data_seed)
+        if split == "train" and options.streaming:
+            seed = options.seed if options.data_seed is None else options.data_seed
+            data[split] = _stream(sources[split], fields[split], seed)
             origins[split] = Origin([source.name for source in sources[split]], [])
         else:
             data[split], origins[split] = _read(sources[split], fields[split])
     data.where = {split: str(origin) for split, origin in origins.items()}
     _check_same_columns({data.where[split]: data[split].column_names for split in data})
-    if column is not None and ("train" in data or known is not None):
+    if schema.labels is not None and ("train" in data or known is not None):
         labels = {split: data[split] for split in data}
         if isinstance(labels.get("train"), RowStream):
-            data.streamed_labels, origins["train"] = _read(sources["train"], fields["train"], column)
-            labels["train"] = data.streamed_labels
-        data.label_names = label_names(labels, origins, task, problem_type, known)
+            read = _read(sources["train"], fields["train"], schema.labels.column)
+            labels["train"], origins["train"] = read
+            data.streamed_labels = labels["train"]
+        data.label_names = label_names(labels, origins, schema.labels, known)
     for split in data:
-        limit = max_train_samples if split == "train" else max_eval_samples
+        limit = options.max_train_samples if split == "train" else options.max_eval_samples
         if limit is not None:
-            data[split] = _sample(data[split], limit, seed)
+            data[split] = _sample(data[split], limit, options.seed)
     return data
 
 
 def read_file(
-    path: str | Path,
-    task: str,
-    *,
-    columns: Columns = STANDARD_COLUMNS,
-    problem_type: str | None = None,
-    split: str = "train",
-    reading: Reading = DEFAULT_READING,
+    path: str | Path, schema: Schema, split: str = "train", reading: Reading = DEFAULT_READING
 ) -> datasets.Dataset:
-    """Read one file into the standard columns of a task.
-
-    Args:
-        path: of one of the `FILE_TYPES`, perhaps packed.
-        task: one of `TASK_FIELDS`.
-        columns: the user's column names.
-        problem_type: see `load_data`.
-        split: in "train", a target must be one text.
-        reading: how the file is read.
+    """Read one file, of one of the `FILE_TYPES`, perhaps packed, into standard columns.
 
     Raises:
         InputError: the file, a row or a column is wrong.
     """
-    return _read(sources_of(split, path, reading), fields_of(task, columns, problem_type, split))[0]
+    return _read(sources_of(split, path, reading), schema.fields(split))[0]
+
+
+# --- What is read ---
+
+
+def _sources(options: DataOptions, fields: dict[str, list[Field]]) -> dict[str, list[Source]]:
+    """The sources of each split that is wanted and exists. Raises InputError where there is none."""
+    if options.files:
+        given = {split: files for split, files in options.files.items() if split in options.splits}
+        sources = {split: sources_of(split, files, options.reading) for split, files in given.items()}
+        if unread := [f"{split}_file" for split in options.files if split not in options.splits]:
+            logger.warning("not read, as nothing is to be done with it: %s", ", ".join(unread))
+    else:
+        wanted = {split: fields[split] for split in SPLITS if split in options.splits}
+        sources = named_sources(
+            options.dataset_name,
+            options.dataset_config_name,
+            wanted,
+            options.split_names,
+            options.seed,
+            options.streaming,
+        )
+    if not sources:
+        missing = ", ".join(f"{STEPS[split]} needs a {split} split" for split in SPLITS)
+        raise InputError(f"there is nothing to do with the data: {missing}")
+    return sources
+
+
+def _check_options(options: DataOptions) -> None:
+    """Raises InputError for options that contradict each other, or have no effect."""
+    files, reading, name = options.files, options.reading, options.dataset_name
+    if not files and name is None:
+        raise InputError("no data: give dataset_name, or one or more of train_file, validation_file, test_file")
+    if files and name is not None:
+        names = ", ".join(f"{split}_file" for split in files)
+        raise InputError(f"dataset_name, {names}: give either a data set or files, not both")
+    if files and options.dataset_config_name is not None:
+        raise InputError(f"dataset_config_name: {options.dataset_config_name!r} is for dataset_name, not for files")
+    if files and options.split_names:
+        split, given = next(iter(options.split_names.items()))
+        raise InputError(f"{split}_split: {given!r} is for dataset_name, not for files")
+    if not files and reading != DEFAULT_READING:
+        name = next(name for name in Reading._fields if getattr(reading, name) != getattr(DEFAULT_READING, name))
+        raise InputError(f"{name}: is for files, not for dataset_name")
+    for name in ("max_train_samples", "max_eval_samples"):
+        limit = getattr(options, name)
+        if limit is not None and limit < 1:
+            raise InputError(f"{name}: must be at least 1, not {limit}")
+
+
+def _check_cells(reading: Reading, kinds: list[Kind]) -> None:
+    """Raises InputError for options on numbers and lists where no column holds any."""
+    if reading.decimal != DEFAULT_READING.decimal and NUMBERS not in kinds:
+        raise InputError(f"decimal: {reading.decimal!r} is for problem_type regression")
+    if reading.label_separator is None:
+        return
+    if not any(kind in kinds for kind in (LABELS, SEVERAL_LABELS, NUMBERS)):
+        raise InputError("label_separator: is for tags, and for problem_type multi_label_classification or regression")
+    if NUMBERS in kinds and reading.decimal in reading.label_separator:
+        raise InputError(f"label_separator: {reading.label_separator!r} has the decimal mark in it; see --decimal")
 
 
 # --- From rows to a checked table ---
 
 
-def _check_source(
-    files: dict[str, Names | Pairs],
-    dataset_name: str | None,
-    dataset_config_name: str | None,
-    reading: Reading,
-    split_names: dict[str, str],
-) -> None:
-    """Either files, which may be read in one way or another, or a named data set, of which splits may be chosen."""
-    if not files and dataset_name is None:
-        raise InputError("no data: give dataset_name, or one or more of train_file, validation_file, test_file")
-    if files and dataset_name is not None:
-        names = ", ".join(f"{split}_file" for split in files)
-        raise InputError(f"dataset_name, {names}: give either a data set or files, not both")
-    if files and dataset_config_name is not None:
-        raise InputError(f"dataset_config_name: {dataset_config_name!r} is for dataset_name, not for files")
-    if files and split_names:
-        split = next(iter(split_names))
-        raise InputError(f"{split}_split: {split_names[split]!r} is for dataset_name, not for files")
-    if not files and reading != DEFAULT_READING:
-        name = next(name for name in Reading._fields if getattr(reading, name) != getattr(DEFAULT_READING, name))
-        raise InputError(f"{name}: is for files, not for dataset_name")
-
-
-def _check_cells(reading: Reading, task: str, problem_type: str | None) -> None:
-    """Refuse what is said of numbers and lists where a task reads none."""
-    if reading.decimal != DEFAULT_READING.decimal and problem_type != "regression":
-        raise InputError(f"decimal: {reading.decimal!r} is for problem_type regression")
-    if reading.label_separator is None:
-        return
-    if task != "token-classification" and problem_type not in ("regression", "multi_label_classification"):
-        raise InputError("label_separator: is for tags, and for problem_type multi_label_classification or regression")
-    if problem_type == "regression" and reading.decimal in reading.label_separator:
-        raise InputError(f"label_separator: {reading.label_separator!r} has the decimal mark in it; see --decimal")
-
-
-def _check_limits(**limits: int | None) -> None:
-    for name, limit in limits.items():
-        if limit is not None and limit < 1:
-            raise InputError(f"{name}: must be at least 1, not {limit}")
-
-
 def _read(sources: list[Source], fields: list[Field], column: str | None = None) -> tuple[datasets.Dataset, Origin]:
-    """The rows of a split, of which every source has the same columns; all are checked, though one column is kept."""
-    parts = [stored(_key(source, fields, column), _watched(source, fields, column)) for source in sources]
+    """Read and store the rows of a split, and check that all its sources have the same columns.
+
+    With `column`, all columns are checked, and only this one is returned.
+    """
+    parts = [stored(_key(source, fields, column), _with_progress_bar(source, fields, column)) for source in sources]
     origin = Origin([source.name for source in sources], [len(part) for part in parts])
     _check_same_columns(dict(zip(origin.names, (part.column_names for part in parts), strict=True)))
-    plain = _plain_columns(datasets.concatenate_datasets(parts).data, origin.row)
+    plain = _single_item_columns(datasets.concatenate_datasets(parts).data, origin.row)
     return datasets.concatenate_datasets([_unwrap(part, plain) for part in parts]), origin
 
 
 def _stream(sources: list[Source], fields: list[Field], seed: int) -> RowStream:
-    """The rows of a split, of which the first are read to know what they look like."""
+    """A split as a stream; its first rows are read at once, to know its columns."""
     head = datasets.Dataset.from_dict(next(_blocks(sources[0], fields)))
     columns = {sources[0].name: head.column_names}
     blocks = [partial(_blocks, source, fields, columns) for source in sources]
@@ -240,23 +239,23 @@ def _stream(sources: list[Source], fields: list[Field], seed: int) -> RowStream:
 
 
 def _blocks(source: Source, fields: list[Field], columns: dict[str, list[str]] | None = None) -> Iterator[dict]:
-    """The rows of a source, some at a time as columns, which must be those that another source has."""
+    """The rows of a source in blocks of columns. Raises InputError where `columns`, of another source, differ."""
     count = 0
     for batch in _batches(source, fields, tqdm(disable=True)):
         _check_same_columns({**(columns or {}), source.name: batch.schema.names})
         table = pa.Table.from_batches([batch])
-        plain = _plain_columns(table, lambda row, before=count: f"{source.name}: row {before + row}")
+        plain = _single_item_columns(table, lambda row, before=count: f"{source.name}: row {before + row}")
         yield _unwrapped(table, plain).to_pydict()
         count += len(batch)
 
 
 def _key(source: Source, fields: list[Field], column: str | None) -> str:
-    # Another version may read the same files in another way.
+    """Cache key of the checked rows of a source. Another version may read the same files differently."""
     return key_of(source.files, __version__, source.facts, fields, column)
 
 
-def _watched(source: Source, fields: list[Field], column: str | None) -> Iterator[pa.RecordBatch]:
-    """One column of a source or all; if that takes long, a bar shows how fast rows come and how much time is left."""
+def _with_progress_bar(source: Source, fields: list[Field], column: str | None) -> Iterator[pa.RecordBatch]:
+    """The batches of a source, with all columns or one; after a second a progress bar shows rows/s and time left."""
     look = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
     count = 0
     desc = f"Reading {one_line(source.name)}"
@@ -269,6 +268,7 @@ def _watched(source: Source, fields: list[Field], column: str | None) -> Iterato
 
 
 def _batches(source: Source, fields: list[Field], bar: tqdm) -> Iterator[pa.RecordBatch]:
+    """The checked rows of a source as record batches. Raises InputError for a row or a column that is wrong."""
     rows, where = source.rows(bar), source.name
     first = next(rows)
     present = present_fields(fields, first, where)
@@ -282,7 +282,7 @@ def _batches(source: Source, fields: list[Field], bar: tqdm) -> Iterator[pa.Reco
                 if has_column(row, column):
                     raise InputError(f"{where}: row {number}: has column {column!r}, which the first row has not")
         arrays = [convert_column(batch, field, where, count + 1, source.cells) for field in present]
-        # Several where a column has more than the 2 GiB that Arrow holds in one.
+        # More than one batch where a column has more than the 2 GiB that one Arrow array holds.
         for table in pa.table(arrays, schema=schema).to_batches():
             _check_lengths(table, where, count, next((field.hint for field in present if field.name == "tags"), ""))
             yield table
@@ -290,7 +290,18 @@ def _batches(source: Source, fields: list[Field], bar: tqdm) -> Iterator[pa.Reco
 
 
 def convert_column(rows: list[dict], field: Field, where: str, first_row: int, cells: Reading | None) -> pa.Array:
-    """The standard values of a column; `cells` is as in Source. Raises InputError for one that is wrong."""
+    """Check the values of a column and convert them to the standard form.
+
+    Args:
+        rows: as read.
+        field: the column.
+        where: the source, for messages.
+        first_row: the number of the first row, for messages.
+        cells: how cells are read, where every value is text; None where values have types.
+
+    Raises:
+        InputError: a value is wrong; the message names its row.
+    """
     kind, column, values = field.kind, field.column, []
     convert = kind.value if cells is None else partial(kind.cell, reading=cells)
     get = itemgetter(column) if column in rows[0] else partial(value_of, column=column)
@@ -319,7 +330,7 @@ def _is_encodable(value: str | list[str]) -> bool:
 
 
 def _check_lengths(batch: pa.RecordBatch, where: str, before: int, hint: str) -> None:
-    """Every token has one tag. A row without tokens is kept. `hint` is said where there are no tags."""
+    """Raises InputError for a row with a different number of tokens and tags, with `hint` where it has no tags."""
     if "tags" not in batch.schema.names:
         return
     tokens, tags = (pc.list_value_length(batch[name]).to_numpy() for name in ("tokens", "tags"))
@@ -328,8 +339,8 @@ def _check_lengths(batch: pa.RecordBatch, where: str, before: int, hint: str) ->
         raise InputError(f"{where}: row {before + row + 1}: {reason}")
 
 
-def _plain_columns(table: datasets.table.Table | pa.Table, place: Callable[[int], str]) -> list[str]:
-    """The columns of lists that have one item in every row: of references, or of numbers."""
+def _single_item_columns(table: datasets.table.Table | pa.Table, place: Callable[[int], str]) -> list[str]:
+    """The columns of references or numbers that have exactly one item in every row."""
     plain = []
     for name in {"target", "label"} & {*table.column_names}:
         column = table[name]
@@ -349,7 +360,7 @@ def _plain_columns(table: datasets.table.Table | pa.Table, place: Callable[[int]
 
 
 def _unwrap(dataset: datasets.Dataset, names: list[str]) -> datasets.Dataset:
-    """Turn the lists of these columns into their only items. Of a table in several parts no column can be replaced."""
+    """Replace one-item lists by their items, in one part of a split: concatenated tables cannot change a column."""
     return datasets.Dataset(_unwrapped(dataset.data, names), fingerprint=dataset._fingerprint)
 
 
@@ -360,7 +371,7 @@ def _unwrapped(table: Any, names: list[str]) -> Any:
 
 
 def _check_same_columns(columns: dict[str, list[str]]) -> None:
-    """A text_pair is everywhere, or nowhere."""
+    """Raises InputError where one source has a column, such as text_pair, that another one lacks."""
     first, *others = columns
     for other in others:
         for name in {*columns[first]} ^ {*columns[other]}:

@@ -130,7 +130,7 @@ def shown_example(rows: datasets.DatasetDict, task: Task) -> dict[str, str | lis
     It is the last split's first with some words in it: of "?" there is nothing to mask, and nothing to go on from. A
     row that holds what looks like a secret is not shown.
     """
-    if "test" in rows and task.answer is not None:
+    if "test" in rows and task.has_answers:
         return {}
     split = rows[list(rows)[-1]]
     split = split.head if isinstance(split, RowStream) else split

@@ -1,363 +1,166 @@
-"""The tasks: for each, what becomes of a row, how it is padded, what is predicted from it, and how that is scored."""
+"""What every task has: the columns it reads, how rows are encoded, and how predictions become answers and metrics."""
 
-import logging
+import abc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets.fingerprint import Hasher
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    DataCollatorForSeq2Seq,
-    DataCollatorForTokenClassification,
-    DataCollatorWithPadding,
-    EvalPrediction,
-)
+from transformers import BatchEncoding, EvalPrediction, PreTrainedModel
 
-from ..data.errors import InputError, one_of
-from ..data.storage import mapped, stored
-from ..data.streams import RowStream
-from .collation import CausalCollator, DenoisingCollator, Features, MaskingCollator, NoisyCollator
-from .corruption import IGNORE
-from .encoding import Answer, Encoder, Rows, Settings, encode_blocks, encode_rows
-from .language_models import (
-    check_documents,
-    check_masking,
-    encode_causal,
-    encode_masked,
-    encode_noisy,
-    regroup_documents,
-)
-from .seq2seq import answer_pairs, check_pairs, encode_pairs, score_pairs
-from .sequence_classification import answer_sequences, encode_sequences, score_sequences
-from .tags import describe_scheme
-from .token_classification import answer_words, best_labels, check_words, encode_words, score_words
-from .windows import join_logits, join_tokens
+from ..data.columns import STANDARD_COLUMNS, Columns, Schema
+from ..data.errors import InputError
+from .encoding import Answer, Row, Rows, Settings
 
-logger = logging.getLogger(__name__)
-
-# The prefix that transformers gives the metrics of a split.
-PREFIXES = {"eval": "validation", "test": "test"}
-# Documents that are regrouped at a time.
-DOCUMENTS = 10_000
+# Positions of the tokens that a prediction is about, one array a sequence.
+Positions = list[np.ndarray]
 
 
-def nothing_to_check(rows: datasets.Dataset, settings: Settings, split: str) -> None:
-    """For tasks that can do with any rows."""
+class Task(abc.ABC):
+    """A task: everything that depends on what is learnt. A task has no state.
 
+    The attributes and abstract methods must be defined. Of the other methods, `answer` and `score` give a task metrics
+    and predictions.jsonl; `read_rows`, `run_model` and `to_answers` let `seqblend-predict` ask its models.
 
-@dataclass(frozen=True)
-class Regrouping:
-    """What becomes of rows whose bounds do not matter.
-
-    Args:
-        rows: the tokens of documents, some at a time, to the columns that the model reads.
-        check: refuses documents, as encoded, that there is nothing to learn from.
-    """
-
-    rows: Callable[[Iterator[pa.ListArray], Settings], Iterator[pa.RecordBatch]]
-    check: Callable[[datasets.Dataset, Settings, str], None]
-
-
-@dataclass(frozen=True)
-class Task:
-    """One task.
-
-    Args:
+    Attributes:
+        name: of the option `task`.
         auto_class: transformers' Auto class of its models.
-        architecture: the default one.
-        inputs: the columns that are read.
-        reference: the column that is to be told.
-        encode: gives what makes of a batch of rows what the model reads; with windows there may be several sequences
-            of a row, and a column `document` says which.
-        collator: makes a batch of what the model reads.
-        check: refuses rows, or a tokenizer, that nothing can be learnt with, and warns of what can be learnt in part.
-        regroup: where it does not matter which row a token is of.
-        join: what the model said about windows to what it says about rows; None if the task has no windows.
-        answer: what the model said about rows: arrays of predictions and labels, and the rows, to one dict a row.
-        score: answers and rows to metrics.
-        describe: one line on the labels, to be said before a run.
-        reduce: logits and labels to what is kept for `answer`; None keeps the logits.
-        generates: whether predictions are generated token by token.
-        has_sentinels: whether the tokenizer needs tokens that stand for spans.
+        architecture: the default architecture.
+        inputs: the standard columns that a prediction is made from.
+        reference: the standard column that a prediction is compared with.
+        text_columns: the standard columns that the tokenizer is trained on.
+        options: the fields of DataArguments that only some tasks have, and this one has.
+        reads_words: `text_columns` hold lists of words, not texts.
+        generates: predictions are generated token by token.
+        adds_special_tokens: its tokenizer puts special tokens around a text; not where texts are continued.
+        needs_exact_decoding: its tokenizer must be able to give back a text exactly.
+        has_sentinels: its tokenizer needs tokens that stand for spans.
+        truncation_side: in prediction, where a text that is too long is cut; None is as the tokenizer says.
+        padding_side: in prediction, where a short sequence is padded.
+        generation: default arguments of `model.generate` in prediction; None if the model does not generate.
+        reduce_logits: logits and labels to what is kept for `answer`; None keeps the logits.
     """
 
-    auto_class: type
-    architecture: str
-    inputs: tuple[str, ...]
-    reference: str
-    encode: Callable[[Settings], Encoder]
-    collator: type
-    check: Callable[[datasets.Dataset, Settings, str], None] = nothing_to_check
-    regroup: Regrouping | None = None
-    join: Callable[[EvalPrediction, np.ndarray], EvalPrediction] | None = None
-    answer: Callable[[EvalPrediction, datasets.Dataset, Settings], list[Answer]] | None = None
-    score: Callable[[list[Answer], datasets.Dataset, Settings], dict[str, float | str]] | None = None
-    describe: Callable[[list[str]], str] | None = None
-    reduce: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
-    generates: bool = False
-    has_sentinels: bool = False
+    name: ClassVar[str]
+    auto_class: ClassVar[type]
+    architecture: ClassVar[str]
+    inputs: ClassVar[tuple[str, ...]]
+    reference: ClassVar[str]
+    text_columns: ClassVar[tuple[str, ...]]
+    options: ClassVar[tuple[str, ...]] = ()
+    reads_words: ClassVar[bool] = False
+    generates: ClassVar[bool] = False
+    adds_special_tokens: ClassVar[bool] = True
+    needs_exact_decoding: ClassVar[bool] = True
+    has_sentinels: ClassVar[bool] = False
+    truncation_side: ClassVar[str | None] = None
+    padding_side: ClassVar[str] = "right"
+    generation: ClassVar[dict[str, int] | None] = None
+    reduce_logits: ClassVar[Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None] = None
 
+    # --- What is read ---
 
-def make_collator(task: Task, settings: Settings) -> Callable[[Features], dict[str, torch.Tensor]]:
-    """What makes batches."""
-    noise = (settings.noise,) if issubclass(task.collator, NoisyCollator) else ()
-    return task.collator(settings.tokenizer, *noise)
+    def schema(self, columns: Columns = STANDARD_COLUMNS, problem_type: str | None = None) -> Schema:
+        """The columns to read.
 
+        Args:
+            columns: what the user's data calls them.
+            problem_type: of sequence classification.
 
-# --- From rows to what the model reads ---
+        Raises:
+            InputError: the problem type is unknown, or the task has none.
+        """
+        if problem_type is not None and "problem_type" not in self.options:
+            raise InputError(
+                f"problem_type: {problem_type!r} is for the task sequence-classification, not {self.name}"
+            )
+        return replace(self.make_schema(problem_type), columns=columns)
 
+    @abc.abstractmethod
+    def make_schema(self, problem_type: str | None) -> Schema:
+        """The columns to read, under their standard names."""
 
-def encode_splits(
-    task: Task, rows: datasets.DatasetDict, settings: Settings, workers: int | None
-) -> datasets.DatasetDict:
-    """The splits as the model reads them; of a stream one that is read as it is trained on. See `encode_split`."""
-    return datasets.DatasetDict(
-        {
-            split: encode_stream(task, rows[split], settings)
-            if isinstance(rows[split], RowStream)
-            else encode_split(task, rows[split], settings, split, workers)
-            for split in rows
-        }
-    )
+    def config_fields(self, problem_type: str | None) -> dict[str, Any]:
+        """The fields of a model's configuration that follow from the task."""
+        return {}
 
+    # --- From rows to batches ---
 
-def encode_split(
-    task: Task, rows: datasets.Dataset, settings: Settings, split: str, workers: int | None = None
-) -> datasets.Dataset:
-    """A split as the model reads it, from the cache if it was made before.
+    def check(self, rows: datasets.Dataset, settings: Settings, split: str) -> None:
+        """Warn of rows that can be learnt in part only.
 
-    Args:
-        task: of the run.
-        rows: as read.
-        settings: of the run.
-        split: of what is not the training split, noise is made once and for all.
-        workers: how many processes share the work; None is this one alone.
+        Raises:
+            InputError: nothing can be learnt from these rows, or with this tokenizer.
+        """
+        return
 
-    Raises:
-        InputError: there is nothing to learn.
-    """
-    task.check(rows, settings, split)
-    encoded = encode_rows(rows, split, settings, task.encode(settings), workers)
-    if task.regroup is not None:
-        task.regroup.check(encoded, settings, split)
-        documents = (table["input_ids"] for table in encoded.with_format("arrow").iter(DOCUMENTS))
-        key = Hasher.hash([encoded._fingerprint, settings.key])
-        encoded = stored(key, task.regroup.rows(documents, settings))
-    if split != "train" and issubclass(task.collator, NoisyCollator):
-        encoded = corrupted(encoded, make_collator(task, settings), settings)
-    if split == "train":
-        check_targets(encoded, settings)
-    return encoded
+    @abc.abstractmethod
+    def encode(self, batch: Rows, settings: Settings) -> Rows:
+        """Columns of rows to columns of what the model reads.
 
+        Where a text becomes several windows, a column `document` says which row each sequence is of.
+        """
 
-def check_targets(encoded: datasets.Dataset, settings: Settings) -> None:
-    """Raises InputError if nothing of the training rows is left to learn."""
-    if "labels" in encoded.column_names and not has_targets(encoded):
-        raise InputError(f"max_length: {settings.max_length} leaves nothing of the training split to learn")
+    def regroup(self, documents: Iterator[pa.ListArray], settings: Settings) -> Iterator[pa.RecordBatch] | None:
+        """Token ids of documents, in parts, to rows of another length; None where each row stays as it is."""
+        return None
 
+    def check_documents(self, documents: datasets.Dataset, settings: Settings, split: str) -> None:
+        """As `check`, of encoded documents before they are regrouped."""
+        return
 
-def encode_stream(task: Task, rows: RowStream, settings: Settings) -> RowStream:
-    """The training split as the model reads it, made of each block of rows when that is read.
+    @abc.abstractmethod
+    def make_collator(self, settings: Settings) -> Callable[[list[Row]], dict[str, torch.Tensor]]:
+        """The function that makes a batch of encoded rows."""
 
-    Args:
-        task: of the run.
-        rows: as read; tokens are regrouped in a block, but not across its end.
-        settings: of the run.
-
-    Raises:
-        InputError: there is nothing to learn in the first rows.
-    """
-    task.check(rows.head, settings, "train")
-    encode = task.encode(settings)
-    head = datasets.Dataset.from_dict(encode(rows.head[:]))
-    if task.regroup is None:
-        check_targets(head, settings)
-        return encode_blocks(rows, "train", encode)
-    task.regroup.check(head, settings, "train")
-
-    def regroup(block: Rows) -> Rows:
-        documents = pa.array(encode(block)["input_ids"], pa.list_(pa.int32()))
-        return pa.Table.from_batches(task.regroup.rows(iter([documents]), settings)).to_pydict()
-
-    return encode_blocks(rows, "train", regroup)
-
-
-def corrupted(encoded: datasets.Dataset, collator: NoisyCollator, settings: Settings) -> datasets.Dataset:
-    """Rows corrupted as in training, but for good, so that evaluations can be compared."""
-
-    def corrupt(row: dict[str, Any], index: int) -> dict[str, Any]:
-        return collator.corrupt(row, np.random.default_rng((settings.seed, index)), for_good=True)
-
-    unread = [name for name in collator.reads if name in encoded.column_names]
-    key = Hasher.hash([encoded._fingerprint, settings.key, "corrupted"])
-    return mapped(encoded, corrupt, key, with_indices=True).remove_columns(unread)
-
-
-def has_targets(encoded: datasets.Dataset) -> bool:
-    """Whether anything is to be told in any row."""
-    return any(np.not_equal(row, IGNORE).any() for row in encoded["labels"])
-
-
-# --- And back ---
-
-
-def answer_rows(
-    task: Task, predicted: EvalPrediction, rows: datasets.Dataset, encoded: datasets.Dataset, settings: Settings
-) -> list[Answer]:
-    """What the model says about rows; `predicted` is what it said about them as encoded, which may be in windows."""
-    if "document" in encoded.column_names:
-        predicted = task.join(predicted, np.array(encoded["document"][:]))
-    return task.answer(predicted, rows, settings)
-
-
-@dataclass(frozen=True)
-class SplitScorer:
-    """Turns predictions of a split into metrics.
-
-    Args:
-        task: has a score.
-        split: its name.
-        rows: the split as read.
-        encoded: the split as the model reads it.
-        settings: of the run.
-    """
-
-    task: Task
-    split: str
-    rows: datasets.Dataset
-    encoded: datasets.Dataset
-    settings: Settings
-    said: set[str] = field(default_factory=set)
-
-    def __call__(self, predicted: EvalPrediction) -> dict[str, float | str]:
-        answers = answer_rows(self.task, predicted, self.rows, self.encoded, self.settings)
-        metrics = self.task.score(answers, self.rows, self.settings)
-        # Not at every evaluation anew.
-        if (note := metrics.get("bleu_note")) and note not in self.said:
-            logger.warning("%s: BLEU is 0: %s", self.split, note)
-            self.said.add(note)
-        return metrics
+    # --- From predictions to metrics ---
 
     @property
-    def references(self) -> datasets.Dataset:
-        """What the answers are compared with; of a text there may be several."""
-        return self.rows.select_columns(self.task.reference)
+    def has_answers(self) -> bool:
+        """Whether predictions become answers; a language model has its loss only."""
+        return type(self).answer is not Task.answer
 
+    @property
+    def has_windows(self) -> bool:
+        """Whether a long text may be read in several windows."""
+        return type(self).join is not Task.join
 
-def scorers_of(
-    task: Task, rows: datasets.DatasetDict, encoded: datasets.DatasetDict, settings: Settings
-) -> dict[str, SplitScorer]:
-    """What turns predictions into metrics, for each split that is evaluated, by the prefix of its metrics.
+    def join(self, predicted: EvalPrediction, document: np.ndarray) -> EvalPrediction:
+        """Predictions for windows to predictions for documents; `document` (W,) is the document of each window."""
+        raise NotImplementedError
 
-    Args:
-        task: of the run; one without a score has none of these.
-        rows: the splits as read.
-        encoded: the splits as the model reads them.
-        settings: of the run.
-    """
-    if task.score is None:
-        return {}
-    return {
-        prefix: SplitScorer(task, split, rows[split], encoded[split], settings)
-        for prefix, split in PREFIXES.items()
-        if split in rows
-    }
+    def answer(self, predicted: EvalPrediction, rows: datasets.Dataset, settings: Settings) -> list[Answer]:
+        """Predictions and labels, as arrays, to one answer a row."""
+        raise NotImplementedError
 
+    def score(self, answers: list[Answer], rows: datasets.Dataset, settings: Settings) -> dict[str, float | str]:
+        """The metrics of answers, compared with the rows' references."""
+        raise NotImplementedError
 
-def without_document(encoded: datasets.Dataset | RowStream) -> datasets.Dataset | RowStream:
-    """What the model reads of rows as encoded; a stream has nothing else."""
-    is_stored = isinstance(encoded, datasets.Dataset)
-    return encoded.remove_columns("document") if is_stored and "document" in encoded.column_names else encoded
+    def describe_labels(self, labels: list[str]) -> str | None:
+        """A line about the labels for the log; None if there is nothing to say."""
+        return None
 
+    # --- Prediction of rows without labels ---
 
-def check_metric(name: str, task: Task, rows: datasets.Dataset, encoded: datasets.Dataset, settings: Settings) -> None:
-    """Refuse to choose the best model by a metric that evaluating the rows, as read and as encoded, will not give.
+    @property
+    def can_predict(self) -> bool:
+        """Whether `seqblend-predict` can ask its models."""
+        return type(self).read_rows is not Task.read_rows
 
-    Raises:
-        InputError: there is none of this name; the message lists those there are, nearest first.
-    """
-    known = ["loss", "perplexity"] if task.score is None else ["loss"]
-    if not has_targets(encoded):
-        known = []
-    if task.score is not None:
-        right = (row[0] if task.generates and isinstance(row, list) else row for row in rows[task.reference])
-        answers = [{"prediction": row} for row in right]
-        known += [key for key, value in task.score(answers, rows, settings).items() if isinstance(value, float)]
-    one_of("metric_for_best_model", name.removeprefix("eval_"), known)
+    def read_rows(self, rows: list[Row], settings: Settings) -> BatchEncoding:
+        """Rows to what the model reads; `positions` holds the tokens to predict for, if these are not all."""
+        raise NotImplementedError
 
+    def run_model(
+        self, model: PreTrainedModel, inputs: BatchEncoding, positions: Positions, generation: dict[str, Any]
+    ) -> list[Any]:
+        """A batch (B, T) to one output a sequence."""
+        raise NotImplementedError
 
-TASKS = {
-    "sequence-classification": Task(
-        auto_class=AutoModelForSequenceClassification,
-        architecture="encoder",
-        inputs=("text", "text_pair"),
-        reference="label",
-        encode=encode_sequences,
-        collator=DataCollatorWithPadding,
-        join=join_logits,
-        answer=answer_sequences,
-        score=score_sequences,
-    ),
-    "token-classification": Task(
-        auto_class=AutoModelForTokenClassification,
-        architecture="encoder",
-        inputs=("tokens",),
-        reference="tags",
-        encode=encode_words,
-        collator=DataCollatorForTokenClassification,
-        check=check_words,
-        join=join_tokens,
-        answer=answer_words,
-        score=score_words,
-        describe=describe_scheme,
-        reduce=best_labels,
-    ),
-    "seq2seq-lm": Task(
-        auto_class=AutoModelForSeq2SeqLM,
-        architecture="encoder-decoder",
-        inputs=("source",),
-        reference="target",
-        encode=encode_pairs,
-        collator=DataCollatorForSeq2Seq,
-        check=check_pairs,
-        answer=answer_pairs,
-        score=score_pairs,
-        generates=True,
-    ),
-    "causal-lm": Task(
-        auto_class=AutoModelForCausalLM,
-        architecture="decoder",
-        inputs=("text",),
-        reference="text",
-        encode=encode_causal,
-        collator=CausalCollator,
-        regroup=Regrouping(regroup_documents, check_documents),
-    ),
-    "masked-lm": Task(
-        auto_class=AutoModelForMaskedLM,
-        architecture="encoder",
-        inputs=("text",),
-        reference="text",
-        encode=encode_masked,
-        collator=MaskingCollator,
-        check=check_masking,
-    ),
-    "denoising": Task(
-        auto_class=AutoModelForSeq2SeqLM,
-        architecture="encoder-decoder",
-        inputs=("text",),
-        reference="text",
-        encode=encode_noisy,
-        collator=DenoisingCollator,
-        has_sentinels=True,
-    ),
-}
+    def to_answers(self, outputs: list[Any], document: list[int], rows: list[Row], settings: Settings) -> list[Answer]:
+        """The outputs of sequences to one answer a row; `document` is the row of each sequence."""
+        raise NotImplementedError

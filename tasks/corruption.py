@@ -3,16 +3,21 @@
 Positions and tokens are NumPy arrays (T,); all chance comes from the generator that is given.
 """
 
+import abc
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
+import torch
 from tokenizers import AddedToken
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from ..data.errors import InputError
 
+Row = dict[str, Any]
 IGNORE = -100
 # How many characters of a text tell whether a tokenizer takes it for several words.
 LOOK = 10_000
@@ -174,3 +179,46 @@ def add_sentinels(tokenizer: PreTrainedTokenizerBase, max_length: int, noise: No
         tokens = [AddedToken(name, special=True, normalized=normalized) for name in names]
         tokenizer.add_special_tokens({"extra_special_tokens": tokens}, replace_extra_special_tokens=False)
     return len(names)
+
+
+# --- Batches ---
+
+
+class NoisyCollator(TrainerCallback, abc.ABC):
+    """Corrupts rows anew in each epoch. Rows that have labels are corrupted already and are only padded.
+
+    The noise is a function of the batch and the epoch, so a resumed run draws the same. A random state would not do:
+    batches are made ahead of the step after which a checkpoint is written.
+
+    Args:
+        tokenizer: pads, and has the mask token or the sentinels.
+        noise: how much is corrupted.
+    """
+
+    # Columns that the collator reads and no model does.
+    reads: tuple[str, ...] = ()
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, noise: Noise | None = None):
+        self.tokenizer = tokenizer
+        self.noise = Noise() if noise is None else noise
+        self.epoch = 0
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Set the epoch; BlendTrainer adds a collator that is a callback to its callbacks."""
+        self.epoch = int(state.epoch)
+
+    def __call__(self, features: list[Row]) -> dict[str, torch.Tensor]:
+        """Rows with input_ids, and perhaps labels, to a batch of input_ids, attention_mask and labels (B, T)."""
+        if "labels" not in features[0]:
+            content = np.concatenate([[self.epoch], *(row["input_ids"] for row in features)])
+            generator = np.random.default_rng(zlib.crc32(content.tobytes()))
+            features = [self.corrupt(row, generator) for row in features]
+        return self.pad([{name: row[name] for name in row if name not in self.reads} for row in features])
+
+    @abc.abstractmethod
+    def corrupt(self, row: Row, generator: np.random.Generator, for_good: bool = False) -> Row:
+        """Corrupt a row with input_ids and give it labels; with `for_good` once, for evaluation."""
+
+    @abc.abstractmethod
+    def pad(self, features: list[Row]) -> dict[str, torch.Tensor]:
+        """Rows as a batch."""

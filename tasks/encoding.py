@@ -2,7 +2,8 @@
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -10,48 +11,47 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow.compute as pc
-from datasets.fingerprint import Hasher
 from transformers import BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ..data.storage import key_of, mapped
-from ..data.streams import RowStream
+from ..data.storage import key_of
 from ..version import __version__
 from .corruption import Noise
 from .shortening import shorten, shorten_pairs
-from .windows import Overflow, check_overlap
+from .windows import check_overlap
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 logger = logging.getLogger(__name__)
 
+# A row, and rows as columns.
+Row = dict[str, Any]
 Rows = dict[str, list]
-Encoder = Callable[[Rows], Rows]
 Answer = dict[str, Any]
-# Columns that `tokenize` adds to count what did not fit; the model does not read them.
+# Columns that `tokenize` adds to count tokens that did not fit; the model does not read them.
 OVERFLOW_COLUMNS = ("document", "cut", "shortened")
-# Settings that change nothing of what is encoded.
+# Settings that do not change encoded rows.
 NOT_ENCODED = ("where", "bleu_tokenize")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a task needs to know of this run.
+    """What a task must know about a run; it does not change.
 
     Args:
         tokenizer: turns texts into tokens and back.
         labels: the label names, in the order of their ids; empty for language models.
         problem_type: of sequence classification.
         max_length: longest sequence in tokens, or block of a causal language model.
-        max_source_length: of a source.
-        max_target_length: of a target, with its end token.
+        max_source_length: longest source, in tokens.
+        max_target_length: longest target, in tokens, with its end token.
         token_types: whether the model reads token_type_ids.
         seed: decides what is masked or cut out in evaluation.
-        where: the file that each split comes from, for messages.
-        overflow: what becomes of a text longer than that: `truncate`, or `window`, several sequences.
-        overlap: how many tokens of a text two windows have in common; None is a quarter of max_length.
-        noise: what a language model is to put back.
-        pack_documents: whether the documents of a causal language model are kept apart.
-        bleu_tokenize: the tokenizer of sacrebleu that BLEU counts by; None is that of the references' script.
+        where: the files or the data set of each split, for messages.
+        overflow: what happens to a longer text: `truncate`, or `window` for several overlapping sequences.
+        overlap: the tokens that two neighbouring windows share; None is a quarter of max_length.
+        noise: what masked and denoising language models corrupt.
+        pack_documents: whether the documents of a causal language model are separate.
+        bleu_tokenize: the sacrebleu tokenizer of BLEU; None chooses it by the script of the references.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -69,98 +69,58 @@ class Settings:
     pack_documents: bool = False
     bleu_tokenize: str | None = None
 
-    @property
+    @cached_property
     def label_ids(self) -> dict[str, int]:
+        """The id of each label."""
         return {name: index for index, name in enumerate(self.labels)}
 
     @property
     def stride(self) -> int:
-        """What tokenizers call the overlap."""
+        """The overlap under its name in tokenizers."""
         return self.max_length // 4 if self.overlap is None else self.overlap
 
     @property
     def windows(self) -> bool:
+        """Whether a long text becomes several sequences."""
         return self.overflow == "window"
 
-    @cached_property
-    def key(self) -> str:
-        """Equal for equal settings, by which what was encoded before is found again; NOT_ENCODED does not matter."""
-        if self.tokenizer.is_fast:
-            # What the last call left there, which the next one sets anew.
-            self.tokenizer.backend_tokenizer.no_truncation()
-            self.tokenizer.backend_tokenizer.no_padding()
-        facts = [getattr(self, each.name) for each in fields(self) if each.name not in ("tokenizer", *NOT_ENCODED)]
-        with tempfile.TemporaryDirectory() as directory:
-            return key_of(self.tokenizer.save_pretrained(directory), __version__, facts)
+
+def cache_key(settings: Settings) -> str:
+    """Cache key of encoded rows: a hash of the tokenizer's files, the version and all settings but NOT_ENCODED."""
+    names = [each.name for each in fields(settings) if each.name not in ("tokenizer", *NOT_ENCODED)]
+    with tempfile.TemporaryDirectory() as directory, no_truncation(settings.tokenizer):
+        files = settings.tokenizer.save_pretrained(directory)
+        return key_of(files, __version__, [getattr(settings, name) for name in names])
 
 
-def encode_rows(
-    rows: datasets.Dataset, split: str, settings: Settings, function: Encoder, workers: int | None = None
-) -> datasets.Dataset:
-    """Apply `function` to batches of rows; nothing else of the rows stays. What did not fit is told in one line.
-
-    Args:
-        rows: as read.
-        split: for messages.
-        settings: those that `function` was made with.
-        function: may give several sequences of a row; a column `document` then says which row each is of.
-        workers: how many processes share the rows; None is this one alone.
-    """
-
-    def encode(batch: Rows, indices: list[int]) -> Rows:
-        features = function(batch)
-        if "document" in features:
-            features = {**features, "document": [indices[row] for row in features["document"]]}
-        return features
-
-    encoded = mapped(
-        rows,
-        encode,
-        # Calling a tokenizer changes it, and with it the fingerprint that would be made of the function.
-        Hasher.hash([rows._fingerprint, function.__qualname__, settings.key, OVERFLOW_COLUMNS]),
-        batched=True,
-        with_indices=True,
-        remove_columns=rows.column_names,
-        num_proc=workers,
-        desc=f"Tokenizing {split}",
-    )
-    if "cut" not in encoded.column_names:
-        return encoded
-    overflow = Overflow()
-    overflow.add(**encoded.select_columns(OVERFLOW_COLUMNS).with_format("numpy")[:])
-    if overflow.long:
-        logger.warning("%s: %s", split, overflow)
-    return encoded.remove_columns([name for name in OVERFLOW_COLUMNS if name != "document" or not settings.windows])
-
-
-def encode_blocks(rows: RowStream, split: str, function: Encoder) -> RowStream:
-    """Apply `function` to each block of rows, when it is read. What did not fit is told now and then, in one line."""
-    overflow, blocks = Overflow(), 0
-
-    def encode(block: Rows) -> Rows:
-        nonlocal blocks
-        features = function(block)
-        if "cut" not in features:
-            return features
-        blocks += 1
-        overflow.add(**{name: features[name] for name in OVERFLOW_COLUMNS})
-        # After the first block, the second, the fourth, the eighth and so on.
-        if overflow.long and blocks & (blocks - 1) == 0:
-            logger.warning("%s, so far: %s", split, overflow)
-        return {name: column for name, column in features.items() if name not in OVERFLOW_COLUMNS}
-
-    return rows.encoded(encode)
+@contextmanager
+def no_truncation(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Inside, a fast tokenizer has no truncation and no padding: it keeps those of its last call, and saves them."""
+    if not tokenizer.is_fast:
+        yield
+        return
+    backend = tokenizer.backend_tokenizer
+    truncation, padding = backend.truncation, backend.padding
+    backend.no_truncation()
+    backend.no_padding()
+    try:
+        yield
+    finally:
+        if truncation is not None:
+            backend.enable_truncation(**truncation)
+        if padding is not None:
+            backend.enable_padding(**padding)
 
 
 def tokenize(
     settings: Settings, texts: list, pairs: list | None = None, max_length: int | None = None, **kwargs: Any
 ) -> BatchEncoding:
-    """Tokens with the special tokens that the tokenizer adds; where there would be none, the end token alone.
+    """Tokens with the special tokens that the tokenizer adds. An empty sequence becomes one end token.
 
     Returns:
-        One sequence for each text, or for each window; `document`, the index of the text that it is of; `cut`, the
-        number of tokens of the text that are in no sequence; and `shortened`, whether they are more, as not all of the
-        text was tokenized.
+        One sequence for each text, or for each window; `document`, the index of its text; `cut`, the number of tokens
+        of the text that are in no sequence; and `shortened`, whether `cut` is a lower bound, because the text was
+        shortened before it was tokenized.
     """
     max_length = max_length or settings.max_length
     shortened = [False] * len(texts)
@@ -195,12 +155,12 @@ def tokenize(
 def cut_off(
     settings: Settings, inputs: dict[str, list], features: BatchEncoding, max_length: int, **kwargs: Any
 ) -> list[int]:
-    """How many tokens of each text, or pair of texts, are more than max_length."""
+    """How many tokens of each text, or pair of texts, were cut off at max_length."""
     tokenizer, kept = settings.tokenizer, features["input_ids"]
     cut = [0] * len(kept)
     full = [row for row, ids in enumerate(kept) if len(ids) >= max_length]
     if tokenizer.is_fast and len(inputs) == 1:
-        # It has cut off parts that have special tokens of their own. Those of a pair tell nothing.
+        # The encoding has the parts that were cut off, each with special tokens. For pairs they do not add up.
         special = tokenizer.num_special_tokens_to_add() if kwargs.get("add_special_tokens", True) else 0
         for row in full:
             cut[row] = sum(len(part) - special for part in features.encodings[row].overflowing)
@@ -212,9 +172,9 @@ def cut_off(
 
 
 def count_tokens(rows: Iterable[dict[str, Any]], columns: tuple[str, ...]) -> np.ndarray:
-    """How many tokens each row has in these columns together."""
+    """The number of tokens (N,) that each row has in these columns together."""
     if isinstance(rows, datasets.Dataset):
-        # Without making a list of every row.
+        # Arrow counts without a Python list for every row.
         tables = rows.select_columns(list(columns)).with_format("arrow").iter(10_000)
         counts = [sum(pc.list_value_length(table[column]).to_numpy() for column in columns) for table in tables]
         return np.concatenate(counts)
@@ -222,10 +182,10 @@ def count_tokens(rows: Iterable[dict[str, Any]], columns: tuple[str, ...]) -> np
 
 
 def fill(totals: np.ndarray, max_tokens: int) -> list[int]:
-    """Where each batch begins if it takes as many rows as fit.
+    """The first row of each batch, if each batch takes as many rows, in order, as fit.
 
     Args:
-        totals: the tokens of each row and all before it (N,).
+        totals: cumulative sum of the tokens of the rows (N,).
         max_tokens: of a batch; no row has more.
     """
     starts, end, before = [], 0, 0
@@ -237,7 +197,7 @@ def fill(totals: np.ndarray, max_tokens: int) -> list[int]:
 
 
 def is_trained_here(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether `train_tokenizer` made it, in this run or an earlier one: its class and special tokens tell."""
+    """Whether `train_tokenizer` made it, in this run or an earlier one, judged by its class and special tokens."""
     first = tokenizer.convert_ids_to_tokens(range(min(len(tokenizer), len(SPECIAL_TOKENS))))
     ends = (tokenizer.bos_token, tokenizer.eos_token)
     return type(tokenizer) is PreTrainedTokenizerFast and first == SPECIAL_TOKENS and ends == ("[CLS]", "[SEP]")

@@ -1,88 +1,149 @@
 """Sequence to sequence: a text to another, which is generated token by token."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import datasets
 import numpy as np
-from transformers import BatchEncoding, EvalPrediction, PreTrainedTokenizerBase
+import torch
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    BatchEncoding,
+    DataCollatorForSeq2Seq,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from ..data.columns import ONE_TARGET, REFERENCES, TEXT, Schema
+from .base import Positions, Task
 from .corruption import IGNORE
-from .encoding import Answer, Encoder, Rows, Settings, cut_off, is_trained_here, tokenize
-from .metrics import Seq2SeqMetric
+from .encoding import Answer, Row, Rows, Settings, cut_off, is_trained_here, tokenize
 from .shortening import shorten
 
 logger = logging.getLogger(__name__)
 
 
-def check_pairs(rows: datasets.Dataset, settings: Settings, split: str) -> None:
-    """Warn of targets that the tokenizer does not give back as they are: no prediction can match them.
+class Seq2Seq(Task):
+    """A text to another text."""
 
-    Of far too long ones only the beginning counts, as the rest is not learnt.
-    """
-    tokenizer, changed, example = settings.tokenizer, 0, ("", "")
-    for batch in rows.select_columns("target").iter(1000):
-        texts, _ = shorten_targets(tokenizer, first_targets(batch["target"]), settings.max_target_length)
-        given_back = decode(tokenizer, encode_targets(tokenizer, texts, verbose=False)["input_ids"])
-        different = [pair for pair in zip(texts, given_back, strict=True) if pair[0] != pair[1]]
-        example = different[0] if different and not changed else example
-        changed += len(different)
-    if changed:
-        where, message = settings.where.get(split, split), "%s: the tokenizer changes %d of %d targets: %r becomes %r"
-        logger.warning(message, where, changed, len(rows), *example)
+    name = "seq2seq-lm"
+    auto_class = AutoModelForSeq2SeqLM
+    architecture = "encoder-decoder"
+    inputs = ("source",)
+    reference = "target"
+    text_columns = ("source", "target")
+    options = ("bleu_tokenize",)
+    generates = True
+    generation = {}
 
+    def make_schema(self, problem_type: str | None) -> Schema:
+        """A source and a target; in validation and test a target may be a list of references."""
+        return Schema(
+            {"source": TEXT, "target": ONE_TARGET}, evaluation_kinds={"target": REFERENCES}, answers=("target",)
+        )
 
-def encode_pairs(settings: Settings) -> Encoder:
-    """Sources, with their targets (of several the first) and the end token as labels."""
-    tokenizer = settings.tokenizer
+    def check(self, rows: datasets.Dataset, settings: Settings, split: str) -> None:
+        """Warn of targets that the tokenizer cannot give back exactly: no prediction can equal them.
 
-    def encode(batch: Rows) -> Rows:
+        A target far longer than max_target_length is compared as far as it is learnt.
+        """
+        tokenizer, changed, example = settings.tokenizer, 0, ("", "")
+        for batch in rows.select_columns("target").iter(1000):
+            texts, _ = shorten_targets(tokenizer, first_targets(batch["target"]), settings.max_target_length)
+            decoded = decode(tokenizer, encode_targets(tokenizer, texts, verbose=False)["input_ids"])
+            different = [pair for pair in zip(texts, decoded, strict=True) if pair[0] != pair[1]]
+            example = different[0] if different and not changed else example
+            changed += len(different)
+        if changed:
+            where, message = (
+                settings.where.get(split, split),
+                "%s: the tokenizer changes %d of %d targets: %r becomes %r",
+            )
+            logger.warning(message, where, changed, len(rows), *example)
+
+    def encode(self, batch: Rows, settings: Settings) -> Rows:
+        """Sources; the labels are the tokens of the target (the first of several) and the end token."""
+        tokenizer = settings.tokenizer
         features = tokenize(settings, batch["source"], max_length=settings.max_source_length)
-        room = settings.max_target_length - 1
-        texts, shortened = shorten_targets(tokenizer, first_targets(batch["target"]), room)
-        targets = encode_targets(tokenizer, texts, truncation=True, max_length=room)
-        cut = cut_off(settings, {"text_target": texts}, targets, room, add_special_tokens=False)
+        limit = settings.max_target_length - 1
+        texts, shortened = shorten_targets(tokenizer, first_targets(batch["target"]), limit)
+        targets = encode_targets(tokenizer, texts, truncation=True, max_length=limit)
+        cut = cut_off(settings, {"text_target": texts}, targets, limit, add_special_tokens=False)
         features["cut"] = [sum(both) for both in zip(features["cut"], cut, strict=True)]
         features["shortened"] = [any(both) for both in zip(features["shortened"], shortened, strict=True)]
         return {**features, "labels": [[*ids, tokenizer.eos_token_id] for ids in targets["input_ids"]]}
 
-    return encode
+    def make_collator(self, settings: Settings) -> Callable[[list[Row]], dict[str, torch.Tensor]]:
+        """Pads sources and labels."""
+        return DataCollatorForSeq2Seq(settings.tokenizer)
+
+    def answer(self, predicted: EvalPrediction, rows: datasets.Dataset, settings: Settings) -> list[Answer]:
+        """The generated texts."""
+        tokenizer = settings.tokenizer
+        tokens = np.where(predicted.predictions == IGNORE, tokenizer.pad_token_id, predicted.predictions)
+        return [{"prediction": text} for text in decode(tokenizer, tokens)]
+
+    def score(self, answers: list[Answer], rows: datasets.Dataset, settings: Settings) -> dict[str, float | str]:
+        """BLEU, chrF, exact match and error rates."""
+        from .metrics import Seq2SeqMetric
+
+        predictions = [answer["prediction"] for answer in answers]
+        return Seq2SeqMetric().compute(
+            predictions=predictions, references=list(rows["target"]), bleu_tokenize=settings.bleu_tokenize
+        )
+
+    def read_rows(self, rows: list[Row], settings: Settings) -> BatchEncoding:
+        """Sources."""
+        return tokenize(settings, [row["source"] for row in rows], max_length=settings.max_source_length)
+
+    def run_model(
+        self, model: PreTrainedModel, inputs: BatchEncoding, positions: Positions, generation: dict[str, Any]
+    ) -> list[tuple[list[int], float]]:
+        """The generated tokens of each sequence, and the geometric mean of their probabilities."""
+        sequences = model.generate(**inputs, num_return_sequences=1, **generation)
+        generated = sequences[:, 1:]
+        logits = model(**inputs, decoder_input_ids=sequences[:, :-1], use_cache=False).logits.float()
+        chosen = logits.log_softmax(-1).gather(-1, generated[..., None])[..., 0]  # (B, T)
+        real = until_end(generated, model.generation_config.eos_token_id)
+        scores = ((chosen * real).sum(-1) / real.sum(-1)).exp()
+        return list(zip(generated.tolist(), scores.tolist(), strict=True))
+
+    def to_answers(
+        self, outputs: list[tuple[list[int], float]], document: list[int], rows: list[Row], settings: Settings
+    ) -> list[Answer]:
+        """The generated texts and their scores."""
+        texts = decode(settings.tokenizer, [tokens for tokens, _ in outputs])
+        return [{"prediction": text, "score": score} for text, (_, score) in zip(texts, outputs, strict=True)]
 
 
 def first_targets(targets: list[str | list[str]]) -> list[str]:
-    """The target of each row; of several the first."""
+    """The target of each row, or the first of its references."""
     return [each if isinstance(each, str) else each[0] for each in targets]
 
 
 def encode_targets(tokenizer: PreTrainedTokenizerBase, texts: list[str], **kwargs: Any) -> BatchEncoding:
-    """The tokens of targets, without an end.
+    """The tokens of targets, without an end token.
 
-    With a tokenizer trained here a target may spell a special token, "[SEP]", which is text then: decoding leaves out
-    special tokens. With other tokenizers it is the special token, as people put those there on purpose.
+    A tokenizer trained here reads a target that spells a special token, such as "[SEP]", as plain text, because
+    decoding skips special tokens. Other tokenizers read the special token, which people put there on purpose.
     """
     as_text = is_trained_here(tokenizer)
     return tokenizer(text_target=texts, add_special_tokens=False, split_special_tokens=as_text, **kwargs)
 
 
 def shorten_targets(tokenizer: PreTrainedTokenizerBase, texts: list[str], room: int) -> tuple[list[str], list[bool]]:
-    """As shorten, of what encode_targets reads."""
+    """As `shorten`, for what `encode_targets` reads."""
     return shorten(tokenizer, texts, room, split_special_tokens=is_trained_here(tokenizer))
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, tokens: list[list[int]] | np.ndarray) -> list[str]:
-    """The texts of tokens (B, T)."""
+    """The texts of tokens (B, T), without special tokens."""
     return tokenizer.batch_decode(tokens, skip_special_tokens=True)
 
 
-def answer_pairs(predicted: EvalPrediction, rows: datasets.Dataset, settings: Settings) -> list[Answer]:
-    """The generated texts."""
-    tokenizer = settings.tokenizer
-    tokens = np.where(predicted.predictions == IGNORE, tokenizer.pad_token_id, predicted.predictions)
-    return [{"prediction": text} for text in decode(tokenizer, tokens)]
-
-
-def score_pairs(answers: list[Answer], rows: datasets.Dataset, settings: Settings) -> dict[str, float | str]:
-    predictions = [answer["prediction"] for answer in answers]
-    return Seq2SeqMetric().compute(
-        predictions=predictions, references=list(rows["target"]), bleu_tokenize=settings.bleu_tokenize
-    )
+def until_end(tokens: torch.Tensor, ends: int | list[int]) -> torch.Tensor:
+    """Mask (B, T) of generated tokens, True up to and including the first end token."""
+    is_end = torch.isin(tokens, torch.as_tensor(ends, device=tokens.device))
+    return is_end.cumsum(-1) - is_end.long() == 0

@@ -1,109 +1,210 @@
 """Token classification: a tag for each word, at the first of its tokens."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from transformers import BatchEncoding, EvalPrediction, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForTokenClassification,
+    BatchEncoding,
+    DataCollatorForTokenClassification,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from ..data.columns import LABELS, WORDS, LabelRule, Schema
 from ..data.errors import InputError
+from .base import Positions, Task
 from .corruption import IGNORE
-from .encoding import Answer, Encoder, Rows, Settings, tokenize
-from .metrics import TokenClassificationMetric
+from .encoding import Answer, Row, Rows, Settings, tokenize
 from .shortening import CHARACTERS, LONG
-from .tags import OUTSIDE
-from .windows import told_tokens
+from .tags import OUTSIDE, describe_scheme, find_scheme
+from .windows import join_tokens, told_tokens
 
 
-def spell(words: list[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """A word of which the tokenizer makes no piece is read as unknown, so that it gets a tag too."""
+def keep_best_label(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The most probable label of each token, (B, T, C) to (B, T): all logits of a split may not fit into memory."""
+    return logits.argmax(-1)
+
+
+class TokenClassification(Task):
+    """A tag for each word of a sentence."""
+
+    name = "token-classification"
+    auto_class = AutoModelForTokenClassification
+    architecture = "encoder"
+    inputs = text_columns = ("tokens",)
+    reference = "tags"
+    options = ("class_weights",)
+    reads_words = True
+    needs_exact_decoding = False
+    reduce_logits = staticmethod(keep_best_label)
+
+    def make_schema(self, problem_type: str | None) -> Schema:
+        """Words and their tags; `O` gets the id 0."""
+        return Schema(
+            {"tokens": WORDS, "tags": LABELS}, answers=("tags",), labels=LabelRule("tags", outside_first=True)
+        )
+
+    def check(self, rows: datasets.Dataset, settings: Settings, split: str) -> None:
+        """Raises InputError if no row has a word."""
+        if not any(rows["tokens"]):
+            raise InputError(f"{settings.where.get(split, split)}: no row has a word")
+
+    def encode(self, batch: Rows, settings: Settings) -> Rows:
+        """Words; the first token of each word has the id of its tag as its label, other tokens have no label."""
+        features = tokenize_words(settings, batch["tokens"])
+        labels = [[IGNORE] * len(row) for row in features["input_ids"]]
+        labelled = labelled_words(features, settings)
+        for row, document, (positions, words) in zip(labels, features["document"], labelled, strict=True):
+            for position, word in zip(positions, words, strict=True):
+                row[position] = settings.label_ids[batch["tags"][document][word]]
+        return {**features, "labels": labels}
+
+    def make_collator(self, settings: Settings) -> Callable[[list[Row]], dict[str, torch.Tensor]]:
+        """Pads sequences and labels."""
+        return DataCollatorForTokenClassification(settings.tokenizer)
+
+    def join(self, predicted: EvalPrediction, document: np.ndarray) -> EvalPrediction:
+        """The predictions of each document's windows, one after the other."""
+        return join_tokens(predicted, document)
+
+    def answer(self, predicted: EvalPrediction, rows: datasets.Dataset, settings: Settings) -> list[Answer]:
+        """One tag a word; a word beyond max_length gets `default_label`."""
+        answers, default = [], default_label(settings)
+        for tags, labels, words in zip(predicted.predictions, predicted.label_ids, rows["tokens"], strict=True):
+            names = [settings.labels[tag] for tag in tags[: len(labels)][labels != IGNORE]]
+            answers.append({"prediction": names + [default] * (len(words) - len(names))})
+        return answers
+
+    def score(self, answers: list[Answer], rows: datasets.Dataset, settings: Settings) -> dict[str, float | str]:
+        """Accuracy, and the figures of spans or of tags."""
+        from .metrics import TokenClassificationMetric
+
+        predictions = [answer["prediction"] for answer in answers]
+        return TokenClassificationMetric().compute(
+            predictions=predictions, references=list(rows["tags"]), labels=settings.labels
+        )
+
+    def describe_labels(self, labels: list[str]) -> str | None:
+        """The tag scheme, and how it is scored."""
+        return describe_scheme(labels)
+
+    def read_rows(self, rows: list[Row], settings: Settings) -> BatchEncoding:
+        """Words; `positions` are the first tokens of words."""
+        features = tokenize_words(settings, [row["tokens"] for row in rows])
+        features["positions"] = [positions for positions, _ in labelled_words(features, settings)]
+        return features
+
+    def run_model(
+        self, model: PreTrainedModel, inputs: BatchEncoding, positions: Positions, generation: dict[str, Any]
+    ) -> list[np.ndarray]:
+        """The most probable tag and its probability at each position, (n, 2)."""
+        best = model(**inputs).logits.float().softmax(-1).max(-1)
+        both = torch.stack((best.indices.float(), best.values), -1).cpu().numpy()  # (B, T, 2)
+        return [row[each] for row, each in zip(both, positions, strict=True)]
+
+    def to_answers(
+        self, outputs: list[np.ndarray], document: list[int], rows: list[Row], settings: Settings
+    ) -> list[Answer]:
+        """One tag a word for a row of words; entities for a text.
+
+        A word that was cut off has no score, and gets `default_label`.
+        """
+        groups = itertools.groupby(zip(document, outputs, strict=True), key=lambda pair: pair[0])
+        answers = []
+        for row, (_, group) in zip(rows, groups, strict=True):
+            best = np.concatenate([output for _, output in group])
+            missing = len(row["tokens"]) - len(best)
+            tags = [settings.labels[int(tag)] for tag in best[:, 0]] + [default_label(settings)] * missing
+            scores = best[:, 1].tolist() + [None] * missing
+            if "spans" in row:
+                answers.append({"entities": entities(tags, scores, row, settings.labels)})
+            else:
+                answers.append({"prediction": tags, "scores": scores})
+        return answers
+
+
+# --- From words to tokens ---
+
+
+def replace_empty_words(words: list[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """A word that tokenizes to nothing becomes the unknown token, so that it gets a tag, too."""
     pieces = tokenizer(words, is_split_into_words=True, add_special_tokens=False, verbose=False)
-    heard, unheard = set(pieces.word_ids()), tokenizer.unk_token or tokenizer.eos_token
-    return [word if index in heard else unheard for index, word in enumerate(words)]
+    present, unknown = set(pieces.word_ids()), tokenizer.unk_token or tokenizer.eos_token
+    return [word if index in present else unknown for index, word in enumerate(words)]
 
 
 def tokenize_words(settings: Settings, sentences: list[list[str]]) -> BatchEncoding:
-    """As tokenize, of words; every word has a piece if the sequence reaches so far."""
+    """As `tokenize`, of words; every word that the sequence reaches has at least one token."""
     words, shortened = shorten_words(settings, sentences)
-    spelt = [spell(each, settings.tokenizer) for each in words]
-    features = tokenize(settings, spelt, is_split_into_words=True)
+    whole = [replace_empty_words(each, settings.tokenizer) for each in words]
+    features = tokenize(settings, whole, is_split_into_words=True)
     features["shortened"] = [shortened[row] for row in features["document"]]
     return features
 
 
 def shorten_words(settings: Settings, sentences: list[list[str]]) -> tuple[list[list[str]], list[bool]]:
-    """The words that a sequence can reach, as each has a piece, and some more; and whether there are others."""
+    """Cut sentences far longer than max_length tokens, as each word has at least one token.
+
+    Returns:
+        The words, and whether each sentence was cut.
+    """
     if settings.windows or settings.tokenizer.truncation_side != "right":
         return sentences, [False] * len(sentences)
-    some = LONG * settings.max_length
-    shortened = [len(words) > CHARACTERS * some for words in sentences]
-    return [words[:some] if cut else words for words, cut in zip(sentences, shortened, strict=True)], shortened
+    limit = LONG * settings.max_length
+    shortened = [len(words) > CHARACTERS * limit for words in sentences]
+    return [words[:limit] if cut else words for words, cut in zip(sentences, shortened, strict=True)], shortened
 
 
-def told_words(features: BatchEncoding, settings: Settings) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Where a word is told: at its first piece, in the window where it stands most central.
+def labelled_words(features: BatchEncoding, settings: Settings) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Where each word has its label: at its first token, in the window where the word is most central.
 
     Args:
-        features: of tokenize_words.
+        features: of `tokenize_words`.
         settings: those it was called with.
 
     Yields:
-        For each sequence, of equal length: positions in it, and the index that the word there has in its sentence.
+        For each sequence two arrays of equal length: positions in it, and the index of the word at each position.
     """
     words = [
         np.array([-1 if word is None else word for word in each.word_ids], dtype=int) for each in features.encodings
     ]
-    places = [np.flatnonzero(each >= 0) for each in words]
-    units = [each[place] for each, place in zip(words, places, strict=True)]
-    told = told_tokens(units, features["document"], settings.stride if settings.windows else 0)
-    for place, unit, first in zip(places, units, told, strict=True):
-        yield place[first], unit[first]
+    positions = [np.flatnonzero(each >= 0) for each in words]
+    units = [each[position] for each, position in zip(words, positions, strict=True)]
+    labelled = told_tokens(units, features["document"], settings.stride if settings.windows else 0)
+    for position, unit, first in zip(positions, units, labelled, strict=True):
+        yield position[first], unit[first]
 
 
-def check_words(rows: datasets.Dataset, settings: Settings, split: str) -> None:
-    """Raises InputError if there is not a word in all rows."""
-    if not any(rows["tokens"]):
-        raise InputError(f"{settings.where.get(split, split)}: no row has a word")
+# --- From tags to answers ---
 
 
-def encode_words(settings: Settings) -> Encoder:
-    """Words with the id of their tag where they are told, and no label elsewhere."""
-    ids = settings.label_ids
-
-    def encode(batch: Rows) -> Rows:
-        features = tokenize_words(settings, batch["tokens"])
-        labels = [[IGNORE] * len(row) for row in features["input_ids"]]
-        told = told_words(features, settings)
-        for row, document, (positions, words) in zip(labels, features["document"], told, strict=True):
-            for position, word in zip(positions, words, strict=True):
-                row[position] = ids[batch["tags"][document][word]]
-        return {**features, "labels": labels}
-
-    return encode
-
-
-def unread_label(settings: Settings) -> str:
-    """The tag of a word that the model was not shown: outside of spans, or the first label where none is that."""
+def default_label(settings: Settings) -> str:
+    """The tag of a word that the model did not read: the tag outside of spans, or the first label if there is none."""
     return next((name for name in settings.labels if name in OUTSIDE), settings.labels[0])
 
 
-def answer_words(predicted: EvalPrediction, rows: datasets.Dataset, settings: Settings) -> list[Answer]:
-    """One tag a word. Words beyond max_length get `O`, or the first label where there is none."""
-    answers, beyond = [], unread_label(settings)
-    for tags, labels, words in zip(predicted.predictions, predicted.label_ids, rows["tokens"], strict=True):
-        names = [settings.labels[tag] for tag in tags[: len(labels)][labels != IGNORE]]
-        answers.append({"prediction": names + [beyond] * (len(words) - len(names))})
-    return answers
+def entities(tags: list[str], scores: list[float | None], row: Row, labels: list[str]) -> list[dict[str, Any]]:
+    """The entities of a text: the spans that the metric counts; where tags mark no spans, each word but `O`.
 
-
-def best_labels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Keep the most probable label of each token, not all logits: (B, T, C) to (B, T)."""
-    return logits.argmax(-1)
-
-
-def score_words(answers: list[Answer], rows: datasets.Dataset, settings: Settings) -> dict[str, float | str]:
-    predictions = [answer["prediction"] for answer in answers]
-    return TokenClassificationMetric().compute(
-        predictions=predictions, references=list(rows["tags"]), labels=settings.labels
-    )
+    Returns:
+        For each entity the label; `start` and `end` in the text, in characters; that part of the text; and the mean
+        probability of its words, None where one of them was not read.
+    """
+    scheme = find_scheme(labels)
+    if scheme is not None:
+        spans = scheme.spans(tags)
+    else:
+        spans = [(tag, index, index) for index, tag in enumerate(tags) if tag != "O"]
+    found = []
+    for label, first, last in spans:
+        start, end = row["spans"][first][0], row["spans"][last][1]
+        inside = scores[first : last + 1]
+        score = None if None in inside else sum(inside) / len(inside)
+        found.append({"label": label, "start": start, "end": end, "text": row["text"][start:end], "score": score})
+    return found

@@ -27,7 +27,7 @@ SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "i
 
 
 def save_model(task: str, directory: str) -> None:
-    tokenizer = train_tokenizer(WORDS, "wordpiece", 300, closes=task != "causal-lm")
+    tokenizer = train_tokenizer(WORDS, "wordpiece", 300, adds_special_tokens=task != "causal-lm")
     config_class = ARCHITECTURES[TASKS[task].architecture]
     fields = {**SIZES, **special_tokens(tokenizer), "vocab_size": len(tokenizer), "num_labels": 5}
     config = config_class.from_recipe(**{name: fields[name] for name in fields if name in config_class.options()})

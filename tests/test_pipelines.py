@@ -53,7 +53,7 @@ def texts_for(model_class):
 def saved(model_class, directory):
     """A model and a tokenizer that fit, and where they are saved."""
     closes = model_class is not BlendDecoderForCausalLM
-    tokenizer = train_tokenizer(TEXTS, "char", vocab_size=99, closes=closes)
+    tokenizer = train_tokenizer(TEXTS, "char", vocab_size=99, adds_special_tokens=closes)
     model = tiny_model(model_class, vocab_size=len(tokenizer), bos_token_id=2, eos_token_id=3)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
@@ -257,7 +257,7 @@ def test_what_it_cannot_read_is_an_error_that_says_so(name, writer):
     for wrong in (3, None, ["a text", 3], [["a text"]], {"text": "a text"}):
         with pytest.raises(ValueError, match=f"{name}: an input must be a text, got "):
             write(wrong)
-    bare = train_tokenizer(TEXTS, "char", vocab_size=99, closes=False)
+    bare = train_tokenizer(TEXTS, "char", vocab_size=99, adds_special_tokens=False)
     with pytest.raises(ValueError, match=f"{name}: the text '' has no tokens"):
         pipeline(name, model, tokenizer=bare)("")
     with pytest.raises(ValueError, match="src_lang"):

@@ -69,7 +69,7 @@ def model_of(tmp_path_factory):
     def build(name):
         task, fields = CASES[name]
         directory = tmp_path_factory.mktemp(name)
-        tokenizer = train_tokenizer(["abc cab 서울 bac"], "char", 300, closes=task != "causal-lm")
+        tokenizer = train_tokenizer(["abc cab 서울 bac"], "char", 300, adds_special_tokens=task != "causal-lm")
         config_class = ARCHITECTURES[TASKS[task].architecture]
         sizes = {each.partition("=")[0]: int(each.partition("=")[2]) for each in SMALL.split(",")}
         options = {

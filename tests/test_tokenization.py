@@ -19,7 +19,13 @@ from seqblend.data.errors import InputError
 from seqblend.tasks.corruption import Noise, add_sentinels
 from seqblend.tasks.encoding import SPECIAL_TOKENS, is_trained_here
 from seqblend.training.tokenizer_kinds import NORMALIZATIONS, TOKENIZER_TYPES
-from seqblend.training.tokenizers import Texts, load_tokenizer, open_ended, set_token_types, train_tokenizer
+from seqblend.training.tokenizers import (
+    Texts,
+    load_tokenizer,
+    set_token_types,
+    train_tokenizer,
+    without_special_tokens,
+)
 
 TEXTS = [
     "2031년 3월 6일 목요일", "6 March 2031", "  two  spaces\n\tand a tab ", "naïve café, it's", "漢字 かな",
@@ -59,7 +65,10 @@ def test_special_tokens(tokenizer_type):
 
 @pytest.mark.parametrize("tokenizer_type", TOKENIZER_TYPES)
 def test_texts_that_are_continued_are_not_closed(tokenizer_type, tmp_path):
-    closed, tokenizer = tokenizer_of(tokenizer_type), train_tokenizer(TEXTS * 3, tokenizer_type, 300, closes=False)
+    closed, tokenizer = (
+        tokenizer_of(tokenizer_type),
+        train_tokenizer(TEXTS * 3, tokenizer_type, 300, adds_special_tokens=False),
+    )
     tokenizer.save_pretrained(tmp_path)
     for each in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
         assert each.get_vocab() == closed.get_vocab() and each.special_tokens_map == closed.special_tokens_map
@@ -296,7 +305,7 @@ def test_a_prompt_is_not_closed(is_trained, tmp_path):
     tokenizer = tokenizer_of("byte-bpe") if is_trained else bare_bert(tmp_path)
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.model_max_length, tokenizer.padding_side = 77, "left"
-    bare = open_ended(tokenizer)
+    bare = without_special_tokens(tokenizer)
     bare.save_pretrained(tmp_path / "saved")
     for each in (bare, AutoTokenizer.from_pretrained(tmp_path / "saved")):
         assert each("the cat")["input_ids"] == each("the cat", add_special_tokens=False)["input_ids"]
@@ -304,7 +313,7 @@ def test_a_prompt_is_not_closed(is_trained, tmp_path):
         assert each.special_tokens_map == tokenizer.special_tokens_map and each.get_vocab() == tokenizer.get_vocab()
         assert (each.model_max_length, each.padding_side) == (77, "left")
     assert is_trained_here(bare) or not is_trained
-    assert open_ended(bare) is bare
+    assert without_special_tokens(bare) is bare
 
 
 @settings(max_examples=60)
@@ -327,8 +336,10 @@ def test_a_continuation_keeps_its_first_space(tokenizer_type, from_closed, text,
 @cache
 def continuing(tokenizer_type, from_closed):
     """A tokenizer for texts that are continued: trained so, or made of one for texts that are closed."""
-    trained = train_tokenizer(["the cat sat on the mat.\n목"] * 3, tokenizer_type, 300, closes=from_closed)
-    return open_ended(trained)
+    trained = train_tokenizer(
+        ["the cat sat on the mat.\n목"] * 3, tokenizer_type, 300, adds_special_tokens=from_closed
+    )
+    return without_special_tokens(trained)
 
 
 # --- Loading ---

@@ -3,19 +3,21 @@
 import argparse
 import dataclasses
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser, Seq2SeqTrainingArguments
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments, TrainingArguments
 
 from ..configuration.base import unknown
 from ..data.columns import Columns
 from ..data.errors import NEAREST, InputError, describe, listed, nearest_first
 from ..data.formats import Reading
 from ..data.sources import Pairs
+from ..data.splits import SPLITS, DataOptions
 from ..hub_card.card import Given
 from ..tasks.corruption import Noise
 from .option_files import from_json, parse_pairs, read_settings
@@ -242,6 +244,24 @@ class DataArguments:
         if None in pair:
             raise InputError(f"{flags[pair.index(None)]}: is missing; its lines go with those of the other file")
         return Pairs(*pair)
+
+    def data_options(self, args: TrainingArguments, splits: Sequence[str]) -> DataOptions:
+        """Which data is read, and how; `splits` are those to read. Raises InputError: see `files`."""
+        files = {split: self.files(split) for split in SPLITS}
+        names = {split: getattr(self, f"{split}_split") for split in SPLITS}
+        return DataOptions(
+            files={split: given for split, given in files.items() if given is not None},
+            reading=self.reading(),
+            dataset_name=self.dataset_name,
+            dataset_config_name=self.dataset_config_name,
+            split_names={split: name for split, name in names.items() if name is not None},
+            splits=splits,
+            max_train_samples=self.max_train_samples,
+            max_eval_samples=self.max_eval_samples,
+            streaming=self.streaming,
+            seed=args.seed,
+            data_seed=args.data_seed,
+        )
 
     def lengths(self) -> dict[str, int]:
         """The longest sequence in tokens, by itself, as a source, and as a target."""

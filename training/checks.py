@@ -17,8 +17,9 @@ from ..checkpoints.faults import STATE
 from ..configuration.base import unknown
 from ..data.columns import STEPS
 from ..data.errors import NEAREST, InputError, nearest_first, one_of
-from ..tasks.base import TASKS, Task
+from ..tasks.base import Task
 from ..tasks.metrics import make_bleu
+from ..tasks.registry import TASKS, tasks_with
 from ..tasks.windows import OVERFLOWS
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
 from .option_files import parse_pairs
@@ -58,16 +59,8 @@ NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
     ("between 0 and 4294967295", lambda value: 0 <= value < 2**32, ("seed", "data_seed")),
 ]
 
-# Of which tasks an option is.
-ONLY_FOR = {
-    "problem_type": ("sequence-classification",),
-    "class_weights": ("sequence-classification", "token-classification"),
-    "bleu_tokenize": ("seq2seq-lm",),
-    "pack_documents": ("causal-lm",),
-    "mask_probability": ("masked-lm", "denoising"),
-    "mask_whole_words": ("masked-lm",),
-    "mean_span_length": ("denoising",),
-}
+# Options of DataArguments that only some tasks have.
+TASK_OPTIONS = sorted({option for task in TASKS.values() for option in task.options})
 
 
 def check_options(model_args: ModelArguments, data_args: DataArguments, args: BlendTrainingArguments) -> None:
@@ -126,22 +119,23 @@ def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
     check_parts(model_args)
     if model_args.tokenizer_type and model_args.saved_tokenizer:
         raise InputError("tokenizer_type: trains a tokenizer, but one is given by tokenizer_name_or_path or the model")
-    for name, tasks in ONLY_FOR.items():
-        if getattr(data_args, name) and data_args.task not in tasks:
-            raise InputError(f"{name}: is for task {' or '.join(tasks)}, not {data_args.task}")
+    task = TASKS[data_args.task]
+    for name in TASK_OPTIONS:
+        if getattr(data_args, name) and name not in task.options:
+            raise InputError(f"{name}: is for task {' or '.join(tasks_with(name))}, not {task.name}")
     if data_args.class_weights and "class_weights" in parse_pairs(model_args.config_overrides, "config_overrides"):
         raise InputError("class_weights: config_overrides has them too; give one of the two")
-    check_overflow(data_args.task, data_args.overflow, data_args.overlap)
+    check_overflow(task, data_args.overflow, data_args.overlap)
     if data_args.bleu_tokenize is not None:
         make_bleu(data_args.bleu_tokenize)
 
 
-def check_overflow(task: str, overflow: str, overlap: int | None) -> None:
+def check_overflow(task: Task, overflow: str, overlap: int | None) -> None:
     """Raises InputError for windows of what has none, and for an overlap without windows."""
     one_of("overflow", overflow, OVERFLOWS)
-    if overflow == "window" and TASKS[task].join is None:
-        able = ", ".join(name for name, each in TASKS.items() if each.join is not None)
-        raise InputError(f"overflow: window is for {able}, not for {task}")
+    if overflow == "window" and not task.has_windows:
+        able = ", ".join(name for name, each in TASKS.items() if each.has_windows)
+        raise InputError(f"overflow: window is for {able}, not for {task.name}")
     if overlap is not None and overflow != "window":
         raise InputError(f"overlap: {overlap} is for overflow=window, but overflow is {overflow}")
 
@@ -271,7 +265,7 @@ def wanted_checkpoint(args: BlendTrainingArguments) -> str | bool | None:
 
 
 def wanted_splits(args: Seq2SeqTrainingArguments) -> list[str]:
-    """The splits to read if they exist: of what `settle_steps` has done, and of evaluations during training."""
+    """The splits to read if they exist: of what `resolve_steps` has done, and of evaluations during training."""
     said = {split: getattr(args, flag) for split, flag in STEPS.items()}
     wanted = [split for split in said if said[split] or (said[split] is None and not any(said.values()))]
     evaluates = args.eval_strategy.value != "no" or args.eval_on_start
@@ -280,7 +274,7 @@ def wanted_splits(args: Seq2SeqTrainingArguments) -> list[str]:
     return wanted
 
 
-def settle_steps(args: Seq2SeqTrainingArguments, model: str | None, splits: set[str]) -> None:
+def resolve_steps(args: Seq2SeqTrainingArguments, model: str | None, splits: set[str]) -> None:
     """Decide what is done: what the user said; if one step was asked for, no other; else what there is data for.
 
     Args:
@@ -309,7 +303,7 @@ def settle_steps(args: Seq2SeqTrainingArguments, model: str | None, splits: set[
         raise InputError("model_name_or_path: nothing is trained (do_train, train_file), and no saved model is named")
 
 
-def finish_arguments(args: BlendTrainingArguments, task: Task, splits: set[str]) -> None:
+def resolve_evaluation(args: BlendTrainingArguments, task: Task, splits: set[str]) -> None:
     """Set what is the task's affair and not the user's.
 
     Raises:
@@ -330,7 +324,7 @@ def finish_arguments(args: BlendTrainingArguments, task: Task, splits: set[str])
     # How predictions are made and reach the metrics is the task's affair; language models have only a loss.
     args.predict_with_generate, args.label_names = task.generates, ["labels"]
     args.eval_do_concat_batches, args.batch_eval_metrics = True, False
-    args.prediction_loss_only = args.prediction_loss_only or task.answer is None
+    args.prediction_loss_only = args.prediction_loss_only or not task.has_answers
     args.dataloader_pin_memory = args.dataloader_pin_memory and torch.accelerator.is_available()
     if args.include_num_input_tokens_seen == "no":
         # The card tells how many tokens were seen.

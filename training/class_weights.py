@@ -10,18 +10,20 @@ from typing import Any
 import datasets
 from transformers import TrainingArguments
 
-from ..data.columns import NUMBER
+from ..data.columns import NUMBER_PATTERN
 from ..data.errors import InputError, one_line
-from ..data.labels import LABEL_COLUMNS
 from ..data.splits import LabelledData
+from ..tasks.base import Task
 from .arguments import DataArguments
 from .option_files import parse_pairs
 
 logger = logging.getLogger(__name__)
 
 
-def class_weights(data_args: DataArguments, args: TrainingArguments, rows: LabelledData) -> list[float] | None:
-    """The weights that --class_weights asks for, in the order of the labels' ids; they are said in one line.
+def class_weights(
+    data_args: DataArguments, args: TrainingArguments, task: Task, rows: LabelledData
+) -> list[float] | None:
+    """The weights that --class_weights asks for, in the order of the label ids; they are logged in one line.
 
     Raises:
         InputError: nothing is trained; or see `balanced` and `weights_given`.
@@ -34,8 +36,8 @@ def class_weights(data_args: DataArguments, args: TrainingArguments, rows: Label
     if data_args.problem_type == "regression":
         raise InputError("class_weights: a regression has no classes")
     if given == "balanced":
-        told = rows["train"] if rows.streamed_labels is None else rows.streamed_labels
-        weights = balanced(told, LABEL_COLUMNS[data_args.task], labels)
+        labelled = rows["train"] if rows.streamed_labels is None else rows.streamed_labels
+        weights = balanced(labelled, task.schema().labels.column, labels)
     else:
         weights = weights_given(given, labels)
     logger.info("class_weights: %s", ", ".join(f"{one_line(name)} {weights[name]:.4g}" for name in labels))
@@ -93,7 +95,7 @@ def weights_given(given: str | list | dict[str, Any], labels: list[str]) -> dict
 
 def is_weight(value: Any) -> bool:
     """Whether it is a finite number above 0, or reads as one, as in a cell of a file."""
-    if isinstance(value, str) and not re.fullmatch(NUMBER, value.strip()):
+    if isinstance(value, str) and not re.fullmatch(NUMBER_PATTERN, value.strip()):
         return False
     try:
         return not isinstance(value, bool) and 0 < float(value) < math.inf

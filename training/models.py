@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ from ..configuration.base import unknown
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from ..data.errors import InputError, describe, in_one_line, one_line
 from ..modeling.families import FAMILIES
-from ..tasks.base import TASKS, Task
+from ..tasks.base import Task
+from ..tasks.registry import TASKS
 from .arguments import DataArguments, ModelArguments
 from .loading import check_loaded, load_config, load_weights
 from .option_files import parse_pairs
@@ -58,19 +60,22 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     return {name: value for name, value in ids.items() if value is not None}
 
 
-def take_labels(data_args: DataArguments, path: str) -> list[str]:
-    """The label names of a saved model, in the order of their ids; where no problem_type is given, it is the model's.
-
-    Raises:
-        InputError: the model's configuration cannot be loaded.
-    """
-    config = load_config(path)
-    several = config.problem_type in ("multi_label_classification", "regression")
-    if data_args.task == "sequence-classification" and data_args.problem_type is None and several:
-        # One label is the default, with which numbers are no names.
-        data_args.problem_type = config.problem_type
-    names = config.id2label or {}
+def saved_labels(path: str) -> list[str]:
+    """The label names of a saved model, in the order of their ids. Raises InputError if it cannot be loaded."""
+    names = load_config(path).id2label or {}
     return [names[index] for index in sorted(names)]
+
+
+def with_saved_problem_type(data_args: DataArguments, task: Task, path: str) -> DataArguments:
+    """The arguments with the problem type of a saved model where they name none.
+
+    A single label, the default, stays unsaid: with it a label that looks like a number would be taken for a name.
+    """
+    problem_type = load_config(path).problem_type
+    is_other = problem_type in ("multi_label_classification", "regression")
+    if "problem_type" in task.options and data_args.problem_type is None and is_other:
+        return replace(data_args, problem_type=problem_type)
+    return data_args
 
 
 def parts_of(config: PretrainedConfig) -> list[PretrainedConfig]:
@@ -127,18 +132,17 @@ def make_model(
         InputError: it cannot be built or loaded.
         ValueError: values of the configuration that do not go together.
     """
-    task, fields = TASKS[data_args.task], {}
+    task = TASKS[data_args.task]
+    fields = task.config_fields(data_args.problem_type)
     if labels:
         fields["id2label"] = dict(enumerate(labels))
         fields["label2id"] = {name: index for index, name in enumerate(labels)}
-    if data_args.task == "sequence-classification":
-        fields["problem_type"] = data_args.problem_type or "single_label_classification"
     if class_weights is not None:
         fields["class_weights"] = class_weights
     smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
     if args.do_train:
         fields["label_smoothing"] = smoothing
-    given = (model_args, data_args.task, task, tokenizer, fields)
+    given = (model_args, task, tokenizer, fields)
     try:
         if model_args.model_name_or_path:
             model = load_model(*given, args.do_train)
@@ -166,13 +170,12 @@ def set_generation(model: PreTrainedModel, data_args: DataArguments, args: Seq2S
 
 
 def build_config(
-    arguments: ModelArguments, task_name: str, task: Task, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]
+    arguments: ModelArguments, task: Task, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]
 ) -> PretrainedConfig:
     """The configuration of a new model.
 
     Args:
         arguments: architecture, recipe and overrides.
-        task_name: for messages.
         task: says which heads will do.
         tokenizer: its size and special tokens become the model's.
         settings: other fields, such as labels.
@@ -185,7 +188,7 @@ def build_config(
     if name not in ARCHITECTURES:
         raise InputError(unknown("architecture", name, list(ARCHITECTURES)))
     config_class = ARCHITECTURES[name]
-    check_head(config_class, task_name, task)
+    check_head(config_class, task)
     fields = {"vocab_size": len(tokenizer), **special_tokens(tokenizer), **settings}
     fields = {key: value for key, value in fields.items() if key in config_class.options()}
     overrides = overrides_of(arguments, config_class)
@@ -196,7 +199,6 @@ def build_config(
 
 def load_model(
     arguments: ModelArguments,
-    task_name: str,
     task: Task,
     tokenizer: PreTrainedTokenizerBase,
     settings: dict[str, Any],
@@ -206,7 +208,6 @@ def load_model(
 
     Args:
         arguments: where it is, and what to override.
-        task_name: for messages.
         task: which head it gets.
         tokenizer: must not know more tokens than the model.
         settings: fields of the configuration to change, such as labels.
@@ -219,7 +220,7 @@ def load_model(
     """
     path = arguments.model_name_or_path
     config = load_config(path)
-    check_saved(config, arguments, task_name, task, None if training else settings.get("problem_type"))
+    check_saved(config, arguments, task, None if training else settings.get("problem_type"))
     own, labels = head_labels(config, task, settings), [*settings.get("id2label", {}).values()]
     relabelled = own not in (None, labels)
     if relabelled and not training:
@@ -242,14 +243,12 @@ def load_model(
     return model
 
 
-def check_saved(
-    config: PretrainedConfig, arguments: ModelArguments, task_name: str, task: Task, problem_type: str | None
-) -> None:
+def check_saved(config: PretrainedConfig, arguments: ModelArguments, task: Task, problem_type: str | None) -> None:
     """Raises InputError for a saved model of another architecture, without a head, or for another problem_type."""
     path, name = arguments.model_name_or_path, architecture_of(type(config))
     if arguments.architecture not in (None, name):
         raise InputError(f"architecture: {arguments.architecture}, but model_name_or_path {path} is {name}")
-    check_head(type(config), task_name, task)
+    check_head(type(config), task)
     if problem_type != config.problem_type and None not in (problem_type, config.problem_type):
         raise InputError(f"problem_type: {problem_type}, but the model was trained for {config.problem_type}")
 
@@ -304,7 +303,7 @@ def relabel(model: PreTrainedModel, old: list[str], new: list[str], path: str) -
 
 
 def join_models(
-    arguments: ModelArguments, task_name: str, task: Task, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]
+    arguments: ModelArguments, task: Task, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]
 ) -> PreTrainedModel:
     """An encoder-decoder of a saved encoder and a saved decoder, which have not seen each other.
 
@@ -313,7 +312,6 @@ def join_models(
 
     Args:
         arguments: where the two are, and what to override.
-        task_name: for messages.
         task: which head it gets.
         tokenizer: must not know more tokens than either.
         settings: fields of the configuration to change, such as labels.
@@ -330,7 +328,7 @@ def join_models(
     config = BlendEncoderDecoderConfig(
         **parts, share_encoder_decoder_embeddings=False, tie_word_embeddings=parts["decoder"].tie_word_embeddings
     )
-    check_head(type(config), task_name, task)
+    check_head(type(config), task)
     change_config(config, {**settings, **overrides_of(arguments, type(config))})
     check_vocabulary(config, tokenizer, " and ".join(paths.values()))
     model = task.auto_class.from_config(config)
@@ -425,12 +423,12 @@ def change_config(config: PretrainedConfig, changes: dict[str, Any]) -> None:
         each.validate()
 
 
-def check_head(config_class: type[PretrainedConfig], task_name: str, task: Task) -> None:
+def check_head(config_class: type[PretrainedConfig], task: Task) -> None:
     """Raises InputError if an architecture has no head for the task."""
     if task.auto_class not in FAMILIES[config_class]:
         able = [name for name, config in ARCHITECTURES.items() if task.auto_class in FAMILIES[config]]
         name = architecture_of(config_class)
-        raise InputError(f"architecture: {name} has no head for task {task_name}; these have: {', '.join(able)}")
+        raise InputError(f"architecture: {name} has no head for task {task.name}; these have: {', '.join(able)}")
 
 
 def check_vocabulary(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, where: str) -> None:

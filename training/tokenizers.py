@@ -1,18 +1,18 @@
 """Train a tokenizer on the training split, or load one.
 
 Every trained tokenizer has the same five special tokens with the same ids. `[CLS]` begins a sequence and `[SEP]` ends
-it, for the encoder as for the decoder, so they are `bos_token` and `eos_token` too. The same texts give the same
+it, for the encoder and for the decoder, so they are also `bos_token` and `eos_token`. The same texts give the same
 tokenizer.json, byte for byte.
 
-In byte-bpe, wordpiece and unigram a space belongs to the token after it, and a space is put before each text: a word
-is the same token at the start of a text as inside it. A mask or a sentinel stands for such a token, and so the space
-before it belongs to it: "a [MASK] c" has the tokens of "a b c" with one of them masked. Other added tokens change
-nothing in the text around them. Decoding gives back every text of known characters, but with a space before each mask
-and sentinel.
+In byte-bpe, wordpiece and unigram a token includes the space before it, and a space is added before each text. So a
+word is the same token at the start of a text and inside it. A mask or a sentinel replaces such a token and includes
+the space before it, too: "a [MASK] c" has the tokens of "a b c" with one of them masked. Other added tokens do not
+change the text around them. Decoding restores every text of known characters, but with a space before each mask and
+sentinel.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import datasets
@@ -26,6 +26,7 @@ from transformers import (
 
 from ..data.errors import InputError, one_of, why_not_loaded
 from ..data.streams import RowStream
+from ..tasks.base import Task
 from ..tasks.corruption import add_sentinels
 from ..tasks.encoding import is_trained_here
 from ..tasks.words import SENTENCES, WordSplitting, find_splitting, record_splitting
@@ -45,18 +46,17 @@ logger = logging.getLogger(__name__)
 
 
 class Texts:
-    """Every text that a tokenizer should know, in order and with repeats; not held in memory, and read several times.
+    """Every text of some columns, in order and with repeats: not held in memory, and can be read several times.
 
     The words of a pre-split sentence come one by one: a space between them would be invented.
 
     Args:
         rows: a split as `load_data` gives it.
-        task: one of `TASK_TEXTS`.
+        columns: the columns that hold texts, or lists of words; those that the rows lack are ignored.
     """
 
-    def __init__(self, rows: datasets.Dataset, task: str):
-        names = TASK_TEXTS[one_of("task", task, TASK_TEXTS)]
-        self.rows = rows.select_columns([name for name in names if name in rows.column_names])
+    def __init__(self, rows: datasets.Dataset, columns: Sequence[str]):
+        self.rows = rows.select_columns([name for name in columns if name in rows.column_names])
 
     def __iter__(self) -> Iterator[str]:
         for batch in self.rows.iter(1000):
@@ -74,24 +74,25 @@ def train_tokenizer(
     vocab_size: int,
     normalization: str | None = None,
     *,
-    closes: bool = True,
+    adds_special_tokens: bool = True,
     exact: bool = True,
 ) -> PreTrainedTokenizerFast:
     """Train a tokenizer.
 
     Args:
-        texts: the training texts, which are gone through several times; words one by one if the task has words.
+        texts: the training texts, which are read several times; single words if the task reads words.
         tokenizer_type: one of `TOKENIZER_TYPES`.
         vocab_size: the most entries the vocabulary may have, special tokens included.
-        normalization: one of `NORMALIZATIONS`, applied to every text before anything else. NFD takes Hangul syllables
-            apart into letters; what the tokenizer decodes is then NFD too.
-        closes: put `[CLS]` and `[SEP]` around each text. Not where texts are continued: the end would come before; and
-            a space is not put before a text then, so that a continuation can begin with one.
-        exact: decoding gives the text back. Where texts are only read, wordpiece can do without: it is BERT's then.
+        normalization: one of `NORMALIZATIONS`, applied to every text first. NFD decomposes Hangul syllables into
+            letters; decoded text is then NFD, too.
+        adds_special_tokens: put `[CLS]` and `[SEP]` around each text. Use False for texts that are continued: an end
+            token would come before the continuation. No space is added before a text then, so that a continuation can
+            begin with one.
+        exact: decoding must restore the text. If not, wordpiece is BERT's.
 
     Returns:
-        The tokenizer. One that closes texts knows pairs, and gives token_type_ids, which a model without segments does
-        not read; `set_token_types` changes that.
+        The tokenizer. If it adds special tokens, it also encodes pairs and returns token_type_ids; call
+        `set_token_types` for a model without segments.
 
     Raises:
         InputError: an unknown type or normalization, no text, or a `vocab_size` that cannot hold the special tokens
@@ -111,7 +112,7 @@ def train_tokenizer(
     tokenizer = train(texts, vocab_size, normalizer)
     tokenizer.add_special_tokens(special_tokens())
     tokenizer.post_processor = post_processor(closes=True, trims=train not in (train_char, train_bert_wordpiece))
-    if not closes:
+    if not adds_special_tokens:
         tokenizer = without_space_first(tokenizer)
     trained = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -124,23 +125,20 @@ def train_tokenizer(
         eos_token="[SEP]",
         clean_up_tokenization_spaces=False,
     )
-    set_token_types(trained, closes)
+    set_token_types(trained, adds_special_tokens)
     return trained
 
 
 def make_tokenizer(
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    rows: datasets.Dataset | RowStream | None,
-    has_sentinels: bool,
+    model_args: ModelArguments, data_args: DataArguments, task: Task, rows: datasets.Dataset | RowStream | None
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a run: the one that was named, the model's, or one trained on the rows.
 
     Args:
         model_args: name it, or say how it is trained.
         data_args: of the run.
-        rows: the training split as `load_data` gives it; not needed where a tokenizer is saved.
-        has_sentinels: whether it needs tokens that stand for spans.
+        task: of the run.
+        rows: the training split as `load_data` gives it; not needed for a saved tokenizer.
 
     Raises:
         InputError: see `load_tokenizer`, `train_tokenizer` and `add_sentinels`.
@@ -149,26 +147,24 @@ def make_tokenizer(
         tokenizer = load_tokenizer(model_args.saved_tokenizer)
     else:
         tokenizer = train_tokenizer(
-            Texts(rows, data_args.task),
+            Texts(rows, task.text_columns),
             model_args.tokenizer_type or "byte-bpe",
             model_args.vocab_size,
             model_args.tokenizer_normalization,
-            closes=data_args.task != "causal-lm",
-            exact=data_args.task not in ("sequence-classification", "token-classification"),
+            adds_special_tokens=task.adds_special_tokens,
+            exact=task.needs_exact_decoding,
         )
-    if data_args.task == "causal-lm":
-        tokenizer = open_ended(tokenizer)
-    if has_sentinels:
+    if not task.adds_special_tokens:
+        tokenizer = without_special_tokens(tokenizer)
+    if task.has_sentinels:
         add_sentinels(tokenizer, data_args.max_length, data_args.noise(), normalized=is_trained_here(tokenizer))
     if rows is not None:
-        record_splitting(tokenizer, splitting_of(rows, data_args.task))
+        record_splitting(tokenizer, find_word_splitting(rows) if task.reads_words else None)
     return tokenizer
 
 
-def splitting_of(rows: datasets.Dataset | RowStream, task: str) -> WordSplitting | None:
-    """How the words of the training rows are divided, which is said in a line; None for tasks without words."""
-    if "tokens" not in TASK_TEXTS[task]:
-        return None
+def find_word_splitting(rows: datasets.Dataset | RowStream) -> WordSplitting | None:
+    """The rule by which the words of the training rows were split; it is logged. None if there is no word."""
     rows = rows.head if isinstance(rows, RowStream) else rows
     splitting = find_splitting(rows[:SENTENCES]["tokens"])
     if splitting is not None:
@@ -177,21 +173,21 @@ def splitting_of(rows: datasets.Dataset | RowStream, task: str) -> WordSplitting
 
 
 def set_token_types(tokenizer: PreTrainedTokenizerBase, reads: bool) -> None:
-    """Let the tokenizer give token_type_ids if the model reads them, and only then; it is saved so, too.
+    """Let the tokenizer, and its saved files, return token_type_ids exactly if the model reads them.
 
-    They tell the texts of a pair apart: a model with segments that is asked without them takes both for one.
+    A model with segments needs them: without, it reads both texts of a pair as the first.
     """
     first, *others = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     names = [first, *(["token_type_ids"] if reads else []), *others]
     tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
 
 
-def open_ended(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The same vocabulary for texts that are continued: no special tokens are added, also after saving and loading.
+def without_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A tokenizer with the same vocabulary that adds no special tokens, also after saving and loading.
 
-    In a tokenizer trained here, texts then begin as they are, too: what is decoded of a continuation keeps its first
-    space. A class such as BertTokenizer adds special tokens whenever it is loaded: the new one is of no such class. A
-    slow tokenizer stays as it is.
+    If it was trained here, it does not add a space before a text either: a decoded continuation keeps its first space.
+    A class such as BertTokenizer adds special tokens whenever it is loaded, so the result is a plain
+    PreTrainedTokenizerFast. A slow tokenizer is returned unchanged.
     """
     if not tokenizer.is_fast or not tokenizer.num_special_tokens_to_add():
         return tokenizer
@@ -212,10 +208,10 @@ def open_ended(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 
 
 def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from a directory or the Hub; missing special tokens are taken from those it has.
+    """Load a tokenizer from a directory or the Hub; missing special tokens are replaced by others that it has.
 
-    A directory may hold only a BERT `vocab.txt`, or a GPT-2 `vocab.json` and `merges.txt`. A `vocab.txt` says nothing
-    of case: it is taken for lower-cased if none of its entries has a capital letter.
+    A directory may hold only a BERT `vocab.txt`, or a GPT-2 `vocab.json` and `merges.txt`. A `vocab.txt` is treated as
+    lower-cased if none of its entries has a capital letter.
 
     Raises:
         InputError: it cannot be loaded, or it has no token that could begin, end or fill a sequence.
@@ -224,20 +220,20 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
     if not path.exists() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1):
         raise InputError(f"tokenizer_name_or_path: no such directory: {name}")
     try:
-        # A model repository's own code is not needed for its tokenizer; None would ask for it on standard input.
+        # None would ask on standard input whether to run the repository's code, which a tokenizer does not need.
         tokenizer = _load_bare(path) or AutoTokenizer.from_pretrained(
             str(path) if path.exists() else name, trust_remote_code=False
         )
     except Exception as error:  # the libraries below raise whatever they meet
         raise InputError(f"tokenizer_name_or_path: {name!r} cannot be loaded ({why_not_loaded(error)})") from error
-    # Saved again, it would name code that does not come along.
+    # The code that auto_map names is not saved with the tokenizer.
     tokenizer.init_kwargs.pop("auto_map", None)
     _fill_special_tokens(tokenizer, name)
     return tokenizer
 
 
 def _load_bare(path: Path) -> PreTrainedTokenizerBase | None:
-    """Load a directory of vocabulary files alone, which AutoTokenizer cannot name."""
+    """Load a directory that holds vocabulary files only, for which AutoTokenizer knows no class."""
     if not path.is_dir() or any((path / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
         return None
     if (path / "vocab.txt").exists():
@@ -261,15 +257,7 @@ def _fill_special_tokens(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         setattr(tokenizer, missing, token)
 
 
-TASK_TEXTS: dict[str, tuple[str, ...]] = {
-    "sequence-classification": ("text", "text_pair"),
-    "token-classification": ("tokens",),
-    "seq2seq-lm": ("source", "target"),
-    "causal-lm": ("text",),
-    "masked-lm": ("text",),
-    "denoising": ("text",),
-}
-# In this order: what stands in for a special token that a tokenizer has not.
+# The substitutes for a special token that a tokenizer lacks, in this order.
 SUBSTITUTES: dict[str, tuple[str, ...]] = {
     "bos_token": ("cls_token", "eos_token"),
     "eos_token": ("sep_token", "bos_token"),

@@ -118,7 +118,7 @@ def write_models(data: Path, work: Path) -> None:
     }
     for name, (model_class, config_class, trained, options) in models.items():
         *texts_and_type, closes = trained
-        tokenizer = train_tokenizer(*texts_and_type, closes=closes)
+        tokenizer = train_tokenizer(*texts_and_type, adds_special_tokens=closes)
         tokenizer.model_max_length = SIZES["max_position_embeddings"]
         config = config_class.from_recipe(vocab_size=len(tokenizer), **SIZES, **IDS, **options)
         set_seed(0)

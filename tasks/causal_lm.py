@@ -1,0 +1,186 @@
+"""Causal language models: what comes next, in one stream of texts or in documents that do not see each other."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    BatchEncoding,
+    DataCollatorForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ..data.columns import TEXT, Schema
+from ..data.errors import InputError
+from .base import Positions, Task
+from .corruption import IGNORE
+from .encoding import Answer, Row, Rows, Settings, count_tokens, fill, tokenize
+from .shortening import ids_of
+
+logger = logging.getLogger(__name__)
+
+
+class CausalLM(Task):
+    """Predict each token of a text from those before it."""
+
+    name = "causal-lm"
+    auto_class = AutoModelForCausalLM
+    architecture = "decoder"
+    inputs = text_columns = ("text",)
+    reference = "text"
+    options = ("pack_documents",)
+    adds_special_tokens = False
+    truncation_side = padding_side = "left"
+    generation = {"max_new_tokens": 64}
+
+    def make_schema(self, problem_type: str | None) -> Schema:
+        """A text."""
+        return Schema({"text": TEXT})
+
+    def encode(self, batch: Rows, settings: Settings) -> Rows:
+        """Texts as documents, each with an end token."""
+        tokenizer = settings.tokenizer
+        return {"input_ids": [[*ids, tokenizer.eos_token_id] for ids in ids_of(tokenizer, batch["text"])]}
+
+    def regroup(self, documents: Iterator[pa.ListArray], settings: Settings) -> Iterator[pa.RecordBatch]:
+        """Rows of whole documents, or blocks of one stream; a row may begin in one array and end in the next."""
+        return (pack_documents if settings.pack_documents else cut_stream)(documents, settings.max_length)
+
+    def check_documents(self, documents: datasets.Dataset, settings: Settings, split: str) -> None:
+        """Warn of documents longer than a row.
+
+        Raises:
+            InputError: there is no token to predict from another.
+        """
+        where, lengths = settings.where.get(split, split), count_tokens(documents, ("input_ids",))
+        if not settings.pack_documents:
+            if lengths.sum() < 2:
+                raise InputError(
+                    f"{where}: the texts have {lengths.sum()} tokens, too few to predict one from another"
+                )
+            return
+        if lengths.max() < 2:
+            raise InputError(f"{where}: no text has a token to predict another from")
+        long = lengths[lengths > settings.max_length]
+        if len(long):
+            message = "%s: %d of %d documents are longer than max_length=%d and are cut into %d pieces"
+            pieces = -(-long // settings.max_length)
+            logger.warning(message, where, len(long), len(lengths), settings.max_length, pieces.sum())
+
+    def make_collator(self, settings: Settings) -> Callable[[list[Row]], dict[str, torch.Tensor]]:
+        """Pads rows, or joins rows of packed documents."""
+        return CausalCollator(settings.tokenizer)
+
+    def read_rows(self, rows: list[Row], settings: Settings) -> BatchEncoding:
+        """Prompts as texts are read in training: an end token after a prompt would begin another text."""
+        return tokenize(settings, [row["text"] for row in rows], add_special_tokens=False)
+
+    def run_model(
+        self, model: PreTrainedModel, inputs: BatchEncoding, positions: Positions, generation: dict[str, Any]
+    ) -> list[list[int]]:
+        """The generated tokens after each prompt."""
+        sequences = model.generate(**inputs, num_return_sequences=1, **generation)
+        return sequences[:, inputs["input_ids"].shape[1] :].tolist()
+
+    def to_answers(
+        self, outputs: list[list[int]], document: list[int], rows: list[Row], settings: Settings
+    ) -> list[Answer]:
+        """The generated text, without the prompt."""
+        texts = settings.tokenizer.batch_decode(outputs, skip_special_tokens=True)
+        return [{"prediction": text} for text in texts]
+
+
+class CausalCollator:
+    """Pads rows. Rows of packed documents, which have position_ids, are joined to one row instead."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.pad = DataCollatorForTokenClassification(tokenizer)
+
+    def __call__(self, features: list[Row]) -> dict[str, torch.Tensor]:
+        """Rows to a batch (B, T); with position_ids to (1, N), without an attention_mask."""
+        if "position_ids" not in features[0]:
+            return self.pad(features)
+        return {name: torch.tensor([list(chain.from_iterable(row[name] for row in features))]) for name in features[0]}
+
+
+# --- From documents to rows ---
+
+
+def cut_stream(documents: Iterable[pa.ListArray], max_length: int) -> Iterator[pa.RecordBatch]:
+    """Join all documents to one stream and cut it into blocks of max_length tokens; the last one may be shorter.
+
+    Args:
+        documents: token ids, some documents at a time.
+        max_length: of a block.
+    """
+    rest = np.empty(0, dtype=np.int32)
+    for part in documents:
+        stream = np.concatenate([rest, pc.list_flatten(part).to_numpy()])
+        whole = len(stream) // max_length * max_length
+        if whole:
+            yield blocks_of(stream[:whole], max_length)
+        rest = stream[whole:]
+    if len(rest):
+        yield blocks_of(rest, max_length)
+
+
+def blocks_of(stream: np.ndarray, max_length: int) -> pa.RecordBatch:
+    """Token ids (N,) as rows of max_length."""
+    starts = range(0, len(stream), max_length)
+    return rows_of([*starts, len(stream)], input_ids=stream, labels=stream)
+
+
+def pack_documents(documents: Iterable[pa.ListArray], max_length: int) -> Iterator[pa.RecordBatch]:
+    """Pack documents, in their order, into rows of at most max_length tokens.
+
+    position_ids restart with each document; by that the model separates them. The first token of a document has no
+    label: there is no token to predict it from. A longer document is cut into pieces, which are separate, too.
+
+    Args:
+        documents: token ids, some documents at a time.
+        max_length: of a row.
+    """
+    tokens, lengths = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
+    for part in documents:
+        tokens = np.concatenate([tokens, pc.list_flatten(part).to_numpy()])
+        lengths = np.concatenate([lengths, lengths_of_pieces(pc.list_value_length(part).to_numpy(), max_length)])
+        # The last row may have room for the next documents.
+        last = fill(lengths.cumsum(), max_length)[-1]
+        size = lengths[:last].sum()
+        if last:
+            yield packed(tokens[:size], lengths[:last], max_length)
+        tokens, lengths = tokens[size:], lengths[last:]
+    yield packed(tokens, lengths, max_length)
+
+
+def lengths_of_pieces(lengths: np.ndarray, max_length: int) -> np.ndarray:
+    """The lengths of the pieces of documents of these lengths; every document has at least one token."""
+    counts = -(-lengths // max_length)
+    pieces = np.full(counts.sum(), max_length)
+    pieces[counts.cumsum() - 1] = lengths - (counts - 1) * max_length
+    return pieces
+
+
+def packed(tokens: np.ndarray, lengths: np.ndarray, max_length: int) -> pa.RecordBatch:
+    """Rows with as many pieces as fit; `tokens` (N,) holds one piece after the other, `lengths` their lengths."""
+    starts = lengths.cumsum() - lengths
+    positions = np.arange(len(tokens)) - starts.repeat(lengths)
+    labels = np.where(positions == 0, IGNORE, tokens)
+    bounds = [*starts[fill(lengths.cumsum(), max_length)], len(tokens)]
+    return rows_of(bounds, input_ids=tokens, position_ids=positions, labels=labels)
+
+
+def rows_of(bounds: list[int], **columns: np.ndarray) -> pa.RecordBatch:
+    """Rows of the columns (N,), each from one bound to the next."""
+    offsets = pa.array(bounds, pa.int32())
+    return pa.record_batch(
+        {name: pa.ListArray.from_arrays(offsets, pa.array(values, pa.int32())) for name, values in columns.items()}
+    )

@@ -1,0 +1,62 @@
+"""Denoising: an encoder-decoder puts back the spans that were cut out of a text, as T5 is pretrained."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedTokenizerBase
+
+from ..data.columns import TEXT, Schema
+from .base import Task
+from .corruption import Noise, NoisyCollator, cut_spans, sentinels_of
+from .encoding import Row, Rows, Settings, tokenize
+
+
+class Denoising(Task):
+    """Generate spans that are cut out of a text, anew in each epoch."""
+
+    name = "denoising"
+    auto_class = AutoModelForSeq2SeqLM
+    architecture = "encoder-decoder"
+    inputs = text_columns = ("text",)
+    reference = "text"
+    options = ("mask_probability", "mean_span_length")
+    has_sentinels = True
+
+    def make_schema(self, problem_type: str | None) -> Schema:
+        """A text."""
+        return Schema({"text": TEXT})
+
+    def encode(self, batch: Rows, settings: Settings) -> Rows:
+        """Texts; with `length`, the tokens of source and target together, by which batches are made."""
+        features = tokenize(settings, batch["text"], return_special_tokens_mask=True)
+        sizes = [(len(mask), *settings.noise.spans_of(mask.count(0))) for mask in features["special_tokens_mask"]]
+        return {**features, "length": [length + 2 * num_spans + 1 for length, _, num_spans in sizes]}
+
+    def make_collator(self, settings: Settings) -> Callable[[list[Row]], dict[str, torch.Tensor]]:
+        """Cuts out spans and pads rows."""
+        return DenoisingCollator(settings.tokenizer, settings.noise)
+
+
+class DenoisingCollator(NoisyCollator):
+    """Cuts spans out of rows. `special_tokens_mask` is 1 for the special tokens around the text."""
+
+    reads = ("special_tokens_mask", "length")
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, noise: Noise | None = None):
+        super().__init__(tokenizer, noise)
+        self.sentinels = sentinels_of(tokenizer)
+
+    def corrupt(self, row: Row, generator: np.random.Generator, for_good: bool = False) -> Row:
+        """Cut spans out of a row. The target ends with the end token; T5 has one more sentinel before it."""
+        input_ids, is_special = np.asarray(row["input_ids"]), np.asarray(row["special_tokens_mask"], dtype=bool)
+        begin = int((~is_special).argmax()) if not is_special.all() else len(input_ids)
+        end = begin + int((~is_special).sum())
+        source, target = cut_spans(input_ids[begin:end], self.noise, self.sentinels, generator)
+        framed = [*input_ids[:begin].tolist(), *source, *input_ids[end:].tolist()]
+        changed = {"input_ids": framed, "attention_mask": [1] * len(framed)}
+        return {**row, **changed, "labels": [*target, self.tokenizer.eos_token_id]}
+
+    def pad(self, features: list[Row]) -> dict[str, torch.Tensor]:
+        """Rows as a batch."""
+        return DataCollatorForSeq2Seq(self.tokenizer)(features)

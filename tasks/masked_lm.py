@@ -1,0 +1,118 @@
+"""Masked language models: which token a mask stands for."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from transformers import (
+    AutoModelForMaskedLM,
+    BatchEncoding,
+    DataCollatorForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ..data.columns import TEXT, Schema
+from ..data.errors import InputError
+from .base import Positions, Task
+from .corruption import Noise, NoisyCollator, knows_words, mask_tokens, words_of
+from .encoding import Answer, Row, Rows, Settings, tokenize
+
+# The number of tokens, the most probable first, that an answer has for each mask.
+BEST = 5
+
+
+class MaskedLM(Task):
+    """Predict tokens that are masked, anew in each epoch."""
+
+    name = "masked-lm"
+    auto_class = AutoModelForMaskedLM
+    architecture = "encoder"
+    inputs = text_columns = ("text",)
+    reference = "text"
+    options = ("mask_probability", "mask_whole_words")
+
+    def make_schema(self, problem_type: str | None) -> Schema:
+        """A text."""
+        return Schema({"text": TEXT})
+
+    def check(self, rows: datasets.Dataset, settings: Settings, split: str) -> None:
+        """Raises InputError if the tokenizer has no mask token, or knows no words and whole words are to be masked."""
+        tokenizer, whole = settings.tokenizer, settings.noise.whole_words
+        if tokenizer.mask_token is None:
+            raise InputError("tokenizer_name_or_path: the tokenizer has no mask token, which task masked-lm needs")
+        if whole and not tokenizer.is_fast:
+            raise InputError("mask_whole_words: the tokenizer is not a fast one, and does not tell words")
+        if whole and not knows_words(tokenizer, rows["text"]):
+            raise InputError("mask_whole_words: the tokenizer takes every text for one word")
+
+    def encode(self, batch: Rows, settings: Settings) -> Rows:
+        """Texts; with `word_ids`, the word of each token, where whole words are masked."""
+        features = tokenize(settings, batch["text"])
+        if not settings.noise.whole_words:
+            return {**features}
+        special = set(settings.tokenizer.all_special_ids)
+        # An empty text may consist of an end token that `tokenize` added: the encoding has no words then.
+        known = [features.word_ids(row) or None for row in range(len(features["input_ids"]))]
+        words = [words_of(*row, special) for row in zip(features["input_ids"], known, strict=True)]
+        return {**features, "word_ids": words}
+
+    def make_collator(self, settings: Settings) -> Callable[[list[Row]], dict[str, torch.Tensor]]:
+        """Masks and pads rows."""
+        return MaskingCollator(settings.tokenizer, settings.noise)
+
+    def read_rows(self, rows: list[Row], settings: Settings) -> BatchEncoding:
+        """Texts with masks; `positions` are the masks."""
+        features = tokenize(settings, [row["text"] for row in rows])
+        mask = settings.tokenizer.mask_token_id
+        features["positions"] = [np.flatnonzero(np.equal(ids, mask)) for ids in features["input_ids"]]
+        return features
+
+    def run_model(
+        self, model: PreTrainedModel, inputs: BatchEncoding, positions: Positions, generation: dict[str, Any]
+    ) -> list[tuple[list[list[int]], list[list[float]]]]:
+        """The most probable tokens at each position and their probabilities, each (n, BEST)."""
+        found = []
+        for logits, masks in zip(model(**inputs).logits, positions, strict=True):
+            at_masks = logits[torch.from_numpy(masks).to(logits.device)]
+            best = at_masks.float().softmax(-1).topk(min(BEST, logits.shape[-1]))
+            found.append((best.indices.tolist(), best.values.tolist()))
+        return found
+
+    def to_answers(
+        self, outputs: list[tuple], document: list[int], rows: list[Row], settings: Settings
+    ) -> list[Answer]:
+        """For each mask of a text the most probable tokens; none for a mask that was cut off."""
+        tokenizer, answers = settings.tokenizer, []
+        for row, (tokens, scores) in zip(rows, outputs, strict=True):
+            masks = []
+            for index, match in enumerate(re.finditer(re.escape(tokenizer.mask_token), row["text"])):
+                best = zip(tokens[index], scores[index], strict=True) if index < len(tokens) else ()
+                predictions = [{"text": tokenizer.decode([token]), "score": score} for token, score in best]
+                masks.append({"start": match.start(), "end": match.end(), "predictions": predictions})
+            answers.append({"masks": masks})
+        return answers
+
+
+class MaskingCollator(NoisyCollator):
+    """Masks tokens; whole words where rows have `word_ids`, as `words_of` gives them."""
+
+    reads = ("word_ids",)
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, noise: Noise | None = None):
+        super().__init__(tokenizer, noise)
+        self.special = set(tokenizer.all_special_ids)
+
+    def corrupt(self, row: Row, generator: np.random.Generator, for_good: bool = False) -> Row:
+        """Mask a row. For evaluation at least one token is masked, so that every row counts, however short it is."""
+        words = row["word_ids"] if "word_ids" in row else words_of(row["input_ids"], None, self.special)
+        given = (self.tokenizer, self.noise.probability, generator, for_good)
+        masked, labels = mask_tokens(np.asarray(row["input_ids"]), np.asarray(words), *given)
+        return {**row, "input_ids": masked.tolist(), "labels": labels.tolist()}
+
+    def pad(self, features: list[Row]) -> dict[str, torch.Tensor]:
+        """Rows as a batch."""
+        return DataCollatorForTokenClassification(self.tokenizer)(features)

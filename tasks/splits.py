@@ -1,0 +1,247 @@
+"""Splits of a run: rows as read, the same rows as the model reads them, and the answers to them."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from datasets.fingerprint import Hasher
+from transformers import EvalPrediction
+
+from ..data.errors import InputError, one_of
+from ..data.storage import mapped, stored
+from ..data.streams import RowStream
+from .base import Task
+from .corruption import IGNORE, NoisyCollator
+from .encoding import OVERFLOW_COLUMNS, Answer, Rows, Settings, cache_key
+from .windows import Overflow
+
+logger = logging.getLogger(__name__)
+
+# The prefix that transformers gives the metrics of a split.
+PREFIXES = {"eval": "validation", "test": "test"}
+# The number of documents that are regrouped at a time.
+DOCUMENTS = 10_000
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """A split.
+
+    Args:
+        name: of the split.
+        rows: as read, under standard column names.
+        features: as the model reads them: one sequence a row, or several windows.
+        document: the row that each sequence is of (W,); None where every row is one sequence, and for streams.
+    """
+
+    name: str
+    rows: datasets.Dataset | RowStream
+    features: datasets.Dataset | RowStream
+    document: np.ndarray | None = None
+
+
+# --- From rows to what the model reads ---
+
+
+def encode_splits(
+    task: Task, rows: datasets.DatasetDict, settings: Settings, workers: int | None = None
+) -> dict[str, EncodedSplit]:
+    """Encode every split; see `encode_split` and `encode_stream`."""
+    return {
+        name: EncodedSplit(name, rows[name], encode_stream(task, rows[name], settings))
+        if isinstance(rows[name], RowStream)
+        else encode_split(task, rows[name], settings, name, workers)
+        for name in rows
+    }
+
+
+def encode_split(
+    task: Task, rows: datasets.Dataset, settings: Settings, split: str, workers: int | None = None
+) -> EncodedSplit:
+    """Encode a split, or take it from the cache if it was encoded before.
+
+    Args:
+        task: of the run.
+        rows: as read.
+        settings: of the run.
+        split: its name. A split other than `train` is corrupted once, not anew in each epoch.
+        workers: the number of processes that share the work; None is this one alone.
+
+    Raises:
+        InputError: there is nothing to learn.
+    """
+    task.check(rows, settings, split)
+    key, collator = cache_key(settings), task.make_collator(settings)
+    encoded = encode_rows(task, rows, split, settings, key, workers)
+    document = np.array(encoded["document"][:]) if "document" in encoded.column_names else None
+    features = encoded if document is None else encoded.remove_columns("document")
+    task.check_documents(features, settings, split)
+    documents = (table["input_ids"] for table in features.with_format("arrow").iter(DOCUMENTS))
+    regrouped = task.regroup(documents, settings)
+    if regrouped is not None:
+        features = stored(Hasher.hash([features._fingerprint, key]), regrouped)
+    if split != "train" and isinstance(collator, NoisyCollator):
+        features = corrupt_rows(features, collator, settings, key)
+    if split == "train":
+        check_targets(features, settings)
+    return EncodedSplit(split, rows, features, document)
+
+
+def encode_rows(
+    task: Task, rows: datasets.Dataset, split: str, settings: Settings, key: str, workers: int | None
+) -> datasets.Dataset:
+    """Encode rows in batches; nothing else of the rows is kept. A warning counts the rows that did not fit."""
+
+    def encode(batch: Rows, indices: list[int]) -> Rows:
+        features = task.encode(batch, settings)
+        if "document" in features:
+            features = {**features, "document": [indices[row] for row in features["document"]]}
+        return features
+
+    encoded = mapped(
+        rows,
+        encode,
+        # Not the fingerprint that datasets would compute: it changes when the tokenizer is called.
+        Hasher.hash([rows._fingerprint, task.name, key, OVERFLOW_COLUMNS]),
+        batched=True,
+        with_indices=True,
+        remove_columns=rows.column_names,
+        num_proc=workers,
+        desc=f"Tokenizing {split}",
+    )
+    if "cut" not in encoded.column_names:
+        return encoded
+    overflow = Overflow()
+    overflow.add(**encoded.select_columns(OVERFLOW_COLUMNS).with_format("numpy")[:])
+    if overflow.long:
+        logger.warning("%s: %s", split, overflow)
+    return encoded.remove_columns([name for name in OVERFLOW_COLUMNS if name != "document" or not settings.windows])
+
+
+def encode_stream(task: Task, rows: RowStream, settings: Settings) -> RowStream:
+    """The training split as a stream that encodes each block of rows when it is read.
+
+    Args:
+        task: of the run.
+        rows: as read. Documents are regrouped inside of a block, not across its end.
+        settings: of the run.
+
+    Raises:
+        InputError: there is nothing to learn in the first rows.
+    """
+    task.check(rows.head, settings, "train")
+    head = datasets.Dataset.from_dict(task.encode(rows.head[:], settings))
+    if task.regroup(iter(()), settings) is None:
+        check_targets(head, settings)
+        return rows.encoded(block_encoder(task, settings))
+    task.check_documents(head, settings, "train")
+
+    def regroup(block: Rows) -> Rows:
+        documents = pa.array(task.encode(block, settings)["input_ids"], pa.list_(pa.int32()))
+        return pa.Table.from_batches(task.regroup(iter([documents]), settings)).to_pydict()
+
+    return rows.encoded(regroup)
+
+
+def block_encoder(task: Task, settings: Settings) -> Any:
+    """A function that encodes blocks of the training split, and warns now and then of rows that did not fit."""
+    overflow, blocks = Overflow(), 0
+
+    def encode(block: Rows) -> Rows:
+        nonlocal blocks
+        features = task.encode(block, settings)
+        if "cut" not in features:
+            return features
+        blocks += 1
+        overflow.add(**{name: features[name] for name in OVERFLOW_COLUMNS})
+        # After 1, 2, 4, 8, … blocks.
+        if overflow.long and blocks & (blocks - 1) == 0:
+            logger.warning("train, so far: %s", overflow)
+        return {name: column for name, column in features.items() if name not in OVERFLOW_COLUMNS}
+
+    return encode
+
+
+def corrupt_rows(
+    features: datasets.Dataset, collator: NoisyCollator, settings: Settings, key: str
+) -> datasets.Dataset:
+    """Corrupt rows as in training, but once, so that evaluations can be compared."""
+
+    def corrupt(row: dict[str, Any], index: int) -> dict[str, Any]:
+        return collator.corrupt(row, np.random.default_rng((settings.seed, index)), for_good=True)
+
+    unread = [name for name in collator.reads if name in features.column_names]
+    fingerprint = Hasher.hash([features._fingerprint, key, "corrupted"])
+    return mapped(features, corrupt, fingerprint, with_indices=True).remove_columns(unread)
+
+
+def check_targets(features: datasets.Dataset, settings: Settings) -> None:
+    """Raises InputError if no training row has a label left."""
+    if "labels" in features.column_names and not has_targets(features):
+        raise InputError(f"max_length: {settings.max_length} leaves nothing of the training split to learn")
+
+
+def has_targets(features: datasets.Dataset) -> bool:
+    """Whether any row has a label."""
+    return any(np.not_equal(row, IGNORE).any() for row in features["labels"])
+
+
+# --- From predictions to answers and metrics ---
+
+
+class SplitScorer:
+    """Turns predictions of a split into metrics, and keeps the answers they were computed from.
+
+    Args:
+        task: has answers.
+        split: the split.
+        settings: of the run.
+
+    Attributes:
+        answers: one answer a row, of the last predictions.
+    """
+
+    def __init__(self, task: Task, split: EncodedSplit, settings: Settings):
+        self.task, self.split, self.settings = task, split, settings
+        self.answers: list[Answer] = []
+        # Warnings that were logged: not again at every evaluation.
+        self._warned: set[str] = set()
+
+    def __call__(self, predicted: EvalPrediction) -> dict[str, float | str]:
+        if self.split.document is not None:
+            predicted = self.task.join(predicted, self.split.document)
+        self.answers = self.task.answer(predicted, self.split.rows, self.settings)
+        metrics = self.task.score(self.answers, self.split.rows, self.settings)
+        if (note := metrics.get("bleu_note")) and note not in self._warned:
+            logger.warning("%s: BLEU is 0: %s", self.split.name, note)
+            self._warned.add(note)
+        return metrics
+
+    @property
+    def references(self) -> datasets.Dataset:
+        """The column that answers are compared with; a text may have several references."""
+        return self.split.rows.select_columns(self.task.reference)
+
+
+def make_scorers(task: Task, splits: dict[str, EncodedSplit], settings: Settings) -> dict[str, SplitScorer]:
+    """A scorer for each split that is evaluated, by the prefix of its metrics; none for a language model."""
+    if not task.has_answers:
+        return {}
+    return {prefix: SplitScorer(task, splits[name], settings) for prefix, name in PREFIXES.items() if name in splits}
+
+
+def check_metric(name: str, task: Task, split: EncodedSplit, settings: Settings) -> None:
+    """Raises InputError where evaluating a split gives no metric of this name, by which the best model is chosen."""
+    known = ["loss"] if task.has_answers else ["loss", "perplexity"]
+    if not has_targets(split.features):
+        known = []
+    if task.has_answers:
+        references = split.rows[task.reference]
+        best = (row[0] if task.generates and isinstance(row, list) else row for row in references)
+        answers = [{"prediction": row} for row in best]
+        metrics = task.score(answers, split.rows, settings)
+        known += [key for key, value in metrics.items() if isinstance(value, float)]
+    one_of("metric_for_best_model", name.removeprefix("eval_"), known)
