@@ -58,16 +58,18 @@ def check_loads() -> None:
         check_origin(config_of(loaded), name if os.path.exists(name) else None)
         return loaded
 
+    # The first parameter is called as transformers calls it: callers give it by name, too.
     @wraps(load_config)
-    def load_checked_config(cls: type[RecipeConfig], name: str | Path, **kwargs: Any) -> Any:
-        loaded = load_config(cls, name, **kwargs)
-        check_origin(config_of(loaded), name, **hub_options(kwargs))
+    def load_checked_config(cls: type[RecipeConfig], pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
+        loaded = load_config(cls, pretrained_model_name_or_path, **kwargs)
+        check_origin(config_of(loaded), pretrained_model_name_or_path, **hub_options(kwargs))
         return loaded
 
     @wraps(load_model)
     def load_checked_model(
-        cls: type[BlendPreTrainedModel], name: str | Path | None, *args: Any, **kwargs: Any
+        cls: type[BlendPreTrainedModel], pretrained_model_name_or_path: str | Path | None, *args: Any, **kwargs: Any
     ) -> PreTrainedModel:
+        name = pretrained_model_name_or_path
         # Before the weights, which may not fit. Without a config transformers loads it, and that is checked above.
         if isinstance(kwargs.get("config"), RecipeConfig):
             check_origin(kwargs["config"], name, **hub_options(kwargs))

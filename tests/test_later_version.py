@@ -146,3 +146,16 @@ def test_a_dict_is_looked_at_too(heard):
     assert "seqblend" not in heard.text
     BlendEncoderConfig.from_dict({**config, "hiden_size": 3})
     assert "hiden_size" in heard.text
+
+
+def test_the_name_may_be_given_by_its_name(tmp_path):
+    """As transformers' own tests and other libraries do; it was called otherwise here, and a TypeError came."""
+    model = tiny_model(BlendEncoderModel)
+    model.save_pretrained(tmp_path)
+    loaded = BlendEncoderModel.from_pretrained(pretrained_model_name_or_path=tmp_path)
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert type(model.config).from_pretrained(pretrained_model_name_or_path=tmp_path).hidden_size > 0
+    built = BlendEncoderModel.from_pretrained(
+        pretrained_model_name_or_path=None, config=model.config, state_dict=model.state_dict()
+    )
+    assert built.config.hidden_size == model.config.hidden_size
