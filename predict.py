@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from tqdm import tqdm
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -384,7 +383,7 @@ def main(argv: list[str] | None = None) -> int:
         hide_bars()
     try:
         run(sys.argv[1:] if argv is None else argv)
-    except (StrictDataclassError, ValueError) as error:
+    except InputError as error:
         return refuse(error, 2)
     except BrokenPipeError:
         # Who read the output has what was wanted. What is left in the buffers is for nobody.

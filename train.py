@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from seqblend.checkpoints.run_directory import RESULTS, check_directory, check_sources
@@ -349,7 +348,7 @@ def main(argv: list[str] | None = None) -> int:
     with contextlib.ExitStack() as stack, terminable():
         try:
             job = prepare(sys.argv[1:] if argv is None else argv, stack)
-        except (StrictDataclassError, ValueError, PublishError) as error:
+        except (InputError, PublishError) as error:
             return refuse(error)
         except OSError as error:
             return refuse(error, 1)

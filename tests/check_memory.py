@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from seqblend.tasks.base import TASKS
+from seqblend.tasks.registry import TASKS
 from seqblend.training.models import ARCHITECTURES, special_tokens
 from seqblend.training.tokenizers import train_tokenizer
 

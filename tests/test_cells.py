@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import load_data, read_file
 from test_data import CLASSIFY, LANGUAGE, PROPERTY, TAG, TEXTS, TRANSLATE, assert_refused, csv_text, write
 
 from seqblend.data.columns import Columns
 from seqblend.data.formats import Reading
-from seqblend.data.splits import load_data, read_file
 from seqblend.predict import parse
 
 SEVERAL, NUMBERS = {"problem_type": "multi_label_classification"}, {"problem_type": "regression"}

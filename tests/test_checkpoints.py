@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import tiny_model
+from rows import collator_of
 from test_resume import MODEL, OPTIONS, ROWS, TOKENIZER, stream, trainer_for
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import sort_checkpoints
@@ -22,7 +23,6 @@ from seqblend import BlendDecoderForCausalLM
 from seqblend.checkpoints.faults import fault_of
 from seqblend.checkpoints.store import REPLACED, STAGE, RunError, clear_stage, newest_good, write_manifest
 from seqblend.data.errors import InputError
-from seqblend.tasks.base import TASKS
 from seqblend.training.saving import why_not_written
 
 
@@ -120,7 +120,7 @@ def test_a_run_of_transformers_goes_on_as_ours(tmp_path):
     """Its checkpoint knows of no callback of ours."""
     args = TrainingArguments(output_dir=str(tmp_path), **{**OPTIONS, "max_steps": 2})
     Trainer(
-        model=deepcopy(MODEL), args=args, train_dataset=ROWS, data_collator=TASKS["causal-lm"].collator(TOKENIZER)
+        model=deepcopy(MODEL), args=args, train_dataset=ROWS, data_collator=collator_of("causal-lm", TOKENIZER)
     ).train()
     trainer = trainer_for(tmp_path)
     trainer.train(True)

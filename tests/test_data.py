@@ -12,9 +12,10 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import load_data, read_file
 
 from seqblend.data.columns import Columns
-from seqblend.data.splits import InputError, load_data, read_file
+from seqblend.data.splits import InputError
 
 CLASSIFY, TAG, TRANSLATE, LANGUAGE = "sequence-classification", "token-classification", "seq2seq-lm", "causal-lm"
 # One file for all examples of a property: each overwrites it.

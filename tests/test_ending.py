@@ -39,7 +39,7 @@ def test_a_signal_after_training_says_that_the_model_is_saved(number, saved, tmp
     out = tmp_path / "out"
     options = {**files(tmp_path, ROWS[CLASSIFY]), **(SAVED if saved else {})}
     with monkeypatch.context() as patch:
-        patch.setattr("seqblend.train.answer_rows", send(number))
+        patch.setattr("seqblend.train.json_line", send(number))
         assert train.main(flags(out, options)) == SIGNALS[number][1]
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith(f"{SIGNALS[number][0]}: the model is trained, and saved in {out}")

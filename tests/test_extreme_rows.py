@@ -6,6 +6,7 @@ import json
 
 import pyarrow as pa
 import pytest
+from rows import load_data, read_file
 from test_data import CLASSIFY, LANGUAGE, TAG, TRANSLATE, assert_refused, write_plain
 
 from seqblend.data import columns, files
@@ -13,7 +14,6 @@ from seqblend.data.columns import column_names
 from seqblend.data.errors import InputError
 from seqblend.data.files import Lines, read_whole
 from seqblend.data.formats import Reading
-from seqblend.data.splits import load_data, read_file
 from seqblend.training.class_weights import weights_given
 
 DEEP, DIGITS = "[" * 10**5, "9" * 5000

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from rows import load_data, read_file
 from test_data import (
     CLASSIFY,
     LABELS,
@@ -26,7 +27,7 @@ from test_data import (
 
 from seqblend.data.formats import FILE_TYPES, Reading
 from seqblend.data.sources import Pairs
-from seqblend.data.splits import InputError, load_data, read_file
+from seqblend.data.splits import InputError
 from seqblend.training.arguments import parse_arguments
 
 FEW = settings(PROPERTY, max_examples=25)

@@ -16,6 +16,7 @@ import torch
 from conftest import VOCAB, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import collator_of
 from test_train_command import TRANSLATE, prepared, write
 from transformers import AutoTokenizer, GenerationConfig, Trainer, TrainerCallback, TrainingArguments
 
@@ -36,7 +37,6 @@ from seqblend.data.errors import InputError
 from seqblend.data.locks import locked
 from seqblend.data.streams import RowStream
 from seqblend.hub_card.record import RunRecord
-from seqblend.tasks.base import TASKS
 from seqblend.training.arguments import BlendTrainingArguments
 from seqblend.training.tokenizers import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
@@ -60,7 +60,7 @@ def trainer_for(output_dir, rows=None, model=MODEL, tokenizer=TOKENIZER, **optio
         train_dataset=datasets.Dataset.from_list(ROWS) if rows is None else rows,
         eval_dataset=datasets.Dataset.from_list(ROWS[:2]),
         processing_class=tokenizer,
-        data_collator=TASKS["causal-lm"].collator(TOKENIZER),
+        data_collator=collator_of("causal-lm", TOKENIZER),
     )
 
 
@@ -345,7 +345,7 @@ def test_with_both_flags_only_another_run_is_deleted(saved, tmp_path):
 
 def test_a_checkpoint_of_transformers_is_told_to_be_unverified(tmp_path, caplog):
     args = TrainingArguments(output_dir=str(tmp_path), **{**OPTIONS, "max_steps": 1})
-    collator = TASKS["causal-lm"].collator(TOKENIZER)
+    collator = collator_of("causal-lm", TOKENIZER)
     Trainer(model=deepcopy(MODEL), args=args, train_dataset=ROWS, data_collator=collator).train()
     trainer_for(tmp_path).train(True)
     assert (
@@ -358,7 +358,7 @@ def test_transformers_goes_on_from_ours_and_we_from_that(saved, tmp_path):
     """It keeps the facts of our run, and writes no manifest."""
     output_dir = shutil.copytree(saved, tmp_path / "run")
     args = TrainingArguments(output_dir=str(output_dir), **{**OPTIONS, "max_steps": 5})
-    collator = TASKS["causal-lm"].collator(TOKENIZER)
+    collator = collator_of("causal-lm", TOKENIZER)
     theirs = Trainer(model=deepcopy(MODEL), args=args, train_dataset=ROWS, data_collator=collator)
     theirs.train(resume_from_checkpoint=str(output_dir / "checkpoint-4"))
     assert newest_good(output_dir).endswith("checkpoint-5")

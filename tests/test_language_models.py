@@ -11,16 +11,17 @@ import torch
 from conftest import tiny_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import collator_of
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, Seq2SeqTrainingArguments
 
 from seqblend import BlendDecoderForCausalLM
 from seqblend.data.errors import InputError
-from seqblend.tasks.base import TASKS, encode_split, make_collator
+from seqblend.tasks.causal_lm import cut_stream, pack_documents
 from seqblend.tasks.corruption import IGNORE, SENTINEL, Noise, add_sentinels, cut_spans, sentinels_of
-from seqblend.tasks.documents import cut_stream, pack_documents
 from seqblend.tasks.encoding import Settings
-from seqblend.tasks.language_models import check_documents
+from seqblend.tasks.registry import TASKS
+from seqblend.tasks.splits import encode_split
 from seqblend.training.tokenizer_kinds import TOKENIZER_TYPES
 from seqblend.training.tokenizers import load_tokenizer, train_tokenizer
 from seqblend.training.trainer import BlendTrainer
@@ -38,7 +39,9 @@ def settings_for(tokenizer=CHAR, length=64, **options):
 
 
 def encode(task, texts, options, split="train"):
-    return encode_split(TASKS[task], datasets.Dataset.from_dict({"text": list(texts)}), options, split).to_list()
+    return encode_split(
+        TASKS[task], datasets.Dataset.from_dict({"text": list(texts)}), options, split
+    ).features.to_list()
 
 
 # --- Masked words ---
@@ -66,7 +69,7 @@ def test_words_are_masked_whole(split, every_tokenizer, texts, seed):
     for name, tokenizer in every_tokenizer.items():
         options = settings_for(tokenizer, seed=seed, noise=Noise(0.5, whole_words=True))
         rows = encode("masked-lm", texts, options, split)
-        batch = make_collator(TASKS["masked-lm"], options)(rows)
+        batch = TASKS["masked-lm"].make_collator(options)(rows)
         for text, labels in zip(texts, batch["labels"], strict=True):
             encoding = tokenizer(text)
             chosen = {}
@@ -96,7 +99,7 @@ def test_the_share_of_words_is_the_one_asked_for_and_a_tenth_of_their_tokens_sta
     text = " ".join(["abc"] * 2000)
     noise = Noise(0.3, whole_words=True)
     rows = encode("masked-lm", [text], settings_for(length=10_000, noise=noise))
-    batch = TASKS["masked-lm"].collator(CHAR, noise)(rows)
+    batch = collator_of("masked-lm", CHAR, noise)(rows)
     told = batch["labels"][0] != IGNORE
     assert told.float().mean().item() == pytest.approx(0.3, abs=0.02)
     masked = batch["input_ids"][0][told]
@@ -108,7 +111,7 @@ def test_a_word_with_an_unknown_piece_is_left_alone():
     """What an unknown piece was nobody can tell."""
     tokenizer, noise = CHAR, Noise(0.99, whole_words=True)
     (row,) = encode("masked-lm", ["ab aXb ba"], settings_for(tokenizer, noise=noise))
-    labels = TASKS["masked-lm"].collator(tokenizer, noise)([row])["labels"][0]
+    labels = collator_of("masked-lm", tokenizer, noise)([row])["labels"][0]
     assert (labels[4:7] == IGNORE).all() and (labels[1:3] != IGNORE).any()
 
 
@@ -166,7 +169,7 @@ def test_rows_can_be_put_back_and_are_cut_anew_in_each_epoch(kind):
     tokenizer, noise = train_tokenizer(["abcabc cab bac", *TEXTS], kind, 320), Noise(0.3, mean_span_length=2)
     add_sentinels(tokenizer, 64, noise)
     options, sentinels = settings_for(tokenizer, noise=noise), sentinels_of(tokenizer)
-    collator = TASKS["denoising"].collator(tokenizer, noise)
+    collator = collator_of("denoising", tokenizer, noise)
     rows = encode("denoising", TEXTS, options)
     batches = []
     for epoch in (0, 0, 1, 2, 3):
@@ -230,10 +233,10 @@ def test_documents_are_packed_in_order_and_only_longer_ones_are_cut(texts, lengt
 def test_cut_documents_are_counted(caplog):
     options = settings_for(length=4, pack_documents=True)
     rows = datasets.Dataset.from_dict({"input_ids": [[5] * 9, [5] * 4, [5] * 5, [5]]})
-    check_documents(rows, options, "train")
+    TASKS["causal-lm"].check_documents(rows, options, "train")
     assert caplog.messages == ["train: 2 of 4 documents are longer than max_length=4 and are cut into 5 pieces"]
     with pytest.raises(InputError, match=r"train: no text has a token"):
-        check_documents(datasets.Dataset.from_dict({"input_ids": [[3], [3]]}), options, "train")
+        TASKS["causal-lm"].check_documents(datasets.Dataset.from_dict({"input_ids": [[3], [3]]}), options, "train")
 
 
 @PROPERTY
@@ -261,7 +264,7 @@ def test_the_loss_of_packed_documents_is_that_of_each_on_its_own(tmp_path):
         model.eval()
         total = sum(model(input_ids=ids, labels=ids).loss * (ids.shape[1] - 1) for ids in documents)
     expected = (total / sum(ids.shape[1] - 1 for ids in documents)).item()
-    batch = TASKS["causal-lm"].collator(CHAR)(rows)
+    batch = collator_of("causal-lm", CHAR)(rows)
     assert batch["input_ids"].shape == (1, sum(ids.shape[1] for ids in documents)) and "attention_mask" not in batch
     for size, accumulation in ((len(rows), 1), (1, len(rows))):
         args = Seq2SeqTrainingArguments(
@@ -274,7 +277,7 @@ def test_the_loss_of_packed_documents_is_that_of_each_on_its_own(tmp_path):
         trainer = BlendTrainer(
             scorers={},
             **{"model": model, "args": args, "train_dataset": data, "eval_dataset": data},
-            data_collator=TASKS["causal-lm"].collator(CHAR),
+            data_collator=collator_of("causal-lm", CHAR),
         )
         assert trainer.train().training_loss == pytest.approx(expected, rel=1e-6)  # summed in float32
         assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-9)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from conftest import tiny_model
+from rows import load_data
 from test_report import results, write_runs
 from test_train_command import CLASSIFY, files
 from test_training_options import prepared
@@ -11,7 +12,6 @@ from test_training_options import prepared
 from seqblend.data.errors import InputError, one_line
 from seqblend.data.leakage import warn_of_leakage
 from seqblend.data.objects import json_line
-from seqblend.data.splits import load_data
 from seqblend.modeling.encoder import BlendEncoderForSequenceClassification
 from seqblend.predict import refuse
 from seqblend.tasks.tags import describe_scheme

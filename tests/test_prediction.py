@@ -27,8 +27,8 @@ from seqblend.hub_card.card import write_card
 from seqblend.predict import main
 from seqblend.serving import prediction
 from seqblend.serving.prediction import entities, read_ahead, read_prompts, split_text
-from seqblend.tasks.base import TASKS
 from seqblend.tasks.encoding import Settings
+from seqblend.tasks.registry import TASKS
 from seqblend.tasks.words import WORDS
 from seqblend.train import main as train
 from seqblend.training.models import ARCHITECTURES, special_tokens

@@ -14,6 +14,7 @@ import pytest
 import torch
 from accelerate.data_loader import IterableDatasetShard
 from conftest import VOCAB, tiny_model
+from rows import collator_of
 from transformers import TrainerCallback, TrainingArguments
 
 from seqblend import BlendDecoderForCausalLM
@@ -24,7 +25,6 @@ from seqblend.checkpoints.store import (
 )
 from seqblend.data.errors import InputError
 from seqblend.data.streams import SharedStream
-from seqblend.tasks.base import TASKS
 from seqblend.training.arguments import BlendTrainingArguments
 from seqblend.training.tokenizers import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
@@ -82,7 +82,7 @@ def trainer_for(output_dir, rows=ROWS, callbacks=(), scores=None, evaluated=ROWS
         args=BlendTrainingArguments(output_dir=str(output_dir), **{**OPTIONS, **options}),
         train_dataset=rows,
         eval_dataset=evaluated,
-        data_collator=TASKS["causal-lm"].collator(TOKENIZER),
+        data_collator=collator_of("causal-lm", TOKENIZER),
         callbacks=list(callbacks),
         scorers={} if scores is None else {"eval": score},
     )

@@ -12,13 +12,13 @@ import torch
 from conftest import VOCAB, tiny_model
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from rows import collator_of
 from transformers import TrainerCallback
 from two_processes import in_two_processes
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM, BlendEncoderForMaskedLM
 from seqblend.data.errors import InputError
 from seqblend.hub_card.record import hyperparameters
-from seqblend.tasks.base import TASKS
 from seqblend.training.arguments import BlendTrainingArguments, parse_arguments
 from seqblend.training.checks import check_batches
 from seqblend.training.sampling import TokenBatchSampler
@@ -119,7 +119,7 @@ def rows_for(task):
     for row, target in zip(rows, rows[::-1], strict=True):
         if task != "masked-lm":
             row["labels"] = (target if task == "seq2seq-lm" else row)["input_ids"]
-    return rows, TASKS[task].collator(tokenizer)
+    return rows, collator_of(task, tokenizer)
 
 
 class Watch(TrainerCallback):

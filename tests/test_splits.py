@@ -6,11 +6,11 @@ import types
 
 import datasets
 import pytest
+from rows import load_data
 from test_data import CLASSIFY, LANGUAGE, TAG, TRANSLATE, assert_refused, write, write_json_lines
 from transformers import Seq2SeqTrainingArguments
 
 from seqblend.data.leakage import rows_in_both, warn_of_leakage
-from seqblend.data.splits import load_data
 from seqblend.training.checks import wanted_splits
 
 ROWS = {"text": ["a", "b", "c", "d"], "label": [0, 1, 0, 1]}

@@ -8,13 +8,15 @@ import sys
 import datasets
 import pyarrow as pa
 import pytest
+from rows import read_file
 
 from seqblend.data import locks, sources
 from seqblend.data.columns import Columns
-from seqblend.data.splits import InputError, read_file
+from seqblend.data.splits import InputError
 from seqblend.data.storage import stored
-from seqblend.tasks.base import TASKS, encode_split
 from seqblend.tasks.encoding import Settings
+from seqblend.tasks.registry import TASKS
+from seqblend.tasks.splits import encode_split
 from seqblend.training.tokenizers import train_tokenizer
 
 ROWS = [{"text": "one", "label": "a"}, {"text": "two", "label": "b"}]
@@ -128,7 +130,7 @@ def test_a_damaged_file_is_named_and_made_anew(damage, tmp_path, cache, caplog):
 def encode(rows, workers=None):
     tokenizer = train_tokenizer(["one two"], "char", 50)
     settings = Settings(tokenizer, ["a", "b"], None, 8, 8, 8, token_types=False, seed=0)
-    return encode_split(TASKS["sequence-classification"], rows, settings, "validation", workers)
+    return encode_split(TASKS["sequence-classification"], rows, settings, "validation", workers).features
 
 
 @pytest.mark.parametrize("workers", [None, 2])
@@ -149,7 +151,6 @@ def test_a_damaged_file_of_encoded_rows_is_named_and_made_anew(workers, tmp_path
 def test_encoded_rows_are_found_again(tmp_path, monkeypatch):
     rows = read(write(tmp_path / "a.jsonl", ROWS))
     expected = encode(rows).to_list()
-    monkeypatch.setattr("seqblend.tasks.encoding.tokenize", None)
     monkeypatch.setattr("seqblend.tasks.sequence_classification.tokenize", None)
     assert encode(rows).to_list() == expected
 

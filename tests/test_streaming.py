@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import load_data
 from safetensors.torch import load_file
 from test_train_command import (
     CLASSIFY,
@@ -31,9 +32,8 @@ from test_train_command import (
 )
 
 from seqblend.data.errors import InputError
-from seqblend.data.splits import load_data
 from seqblend.data.streams import RowStream
-from seqblend.tasks.base import TASKS
+from seqblend.tasks.registry import TASKS
 from seqblend.train import main
 from seqblend.training.tokenizers import train_tokenizer
 

@@ -1,7 +1,5 @@
 """What becomes of a row on its way to the model, and of the model's output on its way back."""
 
-import dataclasses
-import functools
 import itertools
 
 import datasets
@@ -10,17 +8,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import collator_of, read_file
 from tokenizers import processors
 from transformers import EvalPrediction
 
 from seqblend import FAMILIES
 from seqblend.data.errors import InputError
-from seqblend.data.splits import read_file
 from seqblend.hub_card.record import shown_example
-from seqblend.tasks.base import TASKS, encode_split, scorers_of
 from seqblend.tasks.corruption import IGNORE
 from seqblend.tasks.encoding import Settings
+from seqblend.tasks.registry import TASKS
 from seqblend.tasks.seq2seq import decode
+from seqblend.tasks.splits import EncodedSplit, SplitScorer, encode_split
 from seqblend.training.models import ARCHITECTURES
 from seqblend.training.tokenizer_kinds import SPACE, TOKENIZER_TYPES
 from seqblend.training.tokenizers import load_tokenizer, train_tokenizer
@@ -40,7 +39,7 @@ def settings_for(tokenizer=CHAR, **options):
 
 
 def encode(task, rows, options, split="train"):
-    return encode_split(TASKS[task], datasets.Dataset.from_list(rows), options, split)
+    return encode_split(TASKS[task], datasets.Dataset.from_list(rows), options, split).features
 
 
 def predicted(predictions, label_ids=None):
@@ -147,7 +146,7 @@ def test_every_word_gets_one_tag(kind, rows, length):
     rows = [{"tokens": words, "tags": ["X"] * len(words)} for words in [["a"], *rows]]
     options = settings_for(TOKENIZERS[kind], labels=["Q", "O", "X"], length=length)
     encoded = encode("token-classification", rows, options)
-    batch = TASKS["token-classification"].collator(options.tokenizer)(encoded.to_list())
+    batch = collator_of("token-classification", options.tokenizer)(encoded.to_list())
     # As the evaluation loop pads.
     labels = np.pad(batch["labels"].numpy(), ((0, 0), (0, 3)), constant_values=IGNORE)
     answers = TASKS["token-classification"].answer(
@@ -214,9 +213,10 @@ def test_why_bleu_is_zero_is_said_once_a_split(caplog):
     rows = datasets.DatasetDict(
         {split: datasets.Dataset.from_list([{"source": "a", "target": "abc"}]) for split in ("validation", "test")}
     )
-    scorers = scorers_of(TASKS["seq2seq-lm"], rows, rows, settings_for())
+    splits = [EncodedSplit(name, rows[name], rows[name]) for name in rows]
+    scorers = [SplitScorer(TASKS["seq2seq-lm"], split, settings_for()) for split in splits]
     for _ in range(2):
-        figures = [score(predicted([CHAR.encode("abc")])) for score in scorers.values()]
+        figures = [score(predicted([CHAR.encode("abc")])) for score in scorers]
     assert [each["bleu"] for each in figures] == [0, 0]
     assert caplog.messages == [f"{split}: BLEU is 0: no reference has 4 tokens" for split in rows]
 
@@ -260,7 +260,7 @@ def test_rows_for_evaluation_are_masked_for_good():
     pairs = zip(runs[0], LONG, strict=True)
     told = [assert_masked(row["input_ids"], row["labels"], text["text"]) for row, text in pairs]
     assert told[0] and told[1] and not told[2]
-    batch = TASKS["masked-lm"].collator(CHAR)(runs[0].to_list())
+    batch = collator_of("masked-lm", CHAR)(runs[0].to_list())
     assert batch["labels"][1][:35].tolist() == runs[0]["labels"][1]
     assert (batch["labels"][2][2:] == IGNORE).all()
 
@@ -277,7 +277,7 @@ def test_in_evaluation_every_row_with_a_token_counts():
 
 def test_training_masks_anew_in_each_epoch_and_follow_from_batch_and_epoch():
     encoded = encode("masked-lm", LONG, settings_for(), "train").to_list()
-    collator = TASKS["masked-lm"].collator(CHAR)
+    collator = collator_of("masked-lm", CHAR)
     batches = []
     for epoch in (0, 0, 1):
         collator.epoch = epoch
@@ -289,7 +289,7 @@ def test_training_masks_anew_in_each_epoch_and_follow_from_batch_and_epoch():
 
 
 def test_fifteen_percent_are_masked_and_of_them_a_tenth_stay():
-    batch = TASKS["masked-lm"].collator(CHAR)([{"input_ids": CHAR("abc" * 1000)["input_ids"]}] * 5)
+    batch = collator_of("masked-lm", CHAR)([{"input_ids": CHAR("abc" * 1000)["input_ids"]}] * 5)
     told = batch["labels"] != IGNORE
     assert told.float().mean().item() == pytest.approx(0.15, abs=0.015)
     masked = batch["input_ids"][told]
@@ -312,7 +312,7 @@ def test_fifteen_percent_are_masked_and_of_them_a_tenth_stay():
 )
 def test_batches_are_padded(task, rows):
     encoded = encode(task, rows, settings_for(labels=["x", "y"], token_types=True, length=5))
-    batch = TASKS[task].collator(CHAR)(encoded.to_list())
+    batch = collator_of(task, CHAR)(encoded.to_list())
     width = max(map(len, encoded["input_ids"]))
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (len(encoded), width)
     for row, mask in zip(encoded["input_ids"], batch["attention_mask"], strict=True):
@@ -346,15 +346,15 @@ def test_a_row_is_never_empty(task, row):
     assert encoded["input_ids"][0] == [bare.eos_token_id] and encoded["attention_mask"][0] == [1]
     if task == "token-classification":
         assert encoded["labels"] == [[IGNORE], [0]]
-    batch = TASKS[task].collator(bare)(encoded.to_list())
+    batch = collator_of(task, bare)(encoded.to_list())
     assert batch["input_ids"].shape == batch["token_type_ids"].shape == (2, 1)
 
 
 def test_several_processes_encode_as_one_does():
     rows = datasets.Dataset.from_dict({"text": [text * n for n in range(1, 4) for text in TEXTS]})
     task, options = TASKS["masked-lm"], settings_for(length=8)
-    expected = encode_split(task, rows, options, "train").to_list()
-    assert encode_split(task, rows, options, "train", workers=2).to_list() == expected
+    expected = encode_split(task, rows, options, "train").features.to_list()
+    assert encode_split(task, rows, options, "train", workers=2).features.to_list() == expected
 
 
 @pytest.mark.parametrize("task", ["sequence-classification", "causal-lm"])
@@ -363,23 +363,17 @@ def test_what_was_encoded_is_found_again(task, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     path = tmp_path / "a.csv"
     path.write_text("text,label\n" + "".join(f'"{text}",x\n' for text in TEXTS))
-    rows, calls, given = read_file(path, "sequence-classification"), [], TASKS[task].encode
+    rows, calls, encode = read_file(path, "sequence-classification"), [], type(TASKS[task]).encode
 
-    def encode(settings):
-        function = given(settings)
+    def counted(self, batch, settings):
+        calls.append(batch)
+        return encode(self, batch, settings)
 
-        @functools.wraps(function)
-        def counted(batch):
-            calls.append(batch)
-            return function(batch)
-
-        return counted
-
-    watched = dataclasses.replace(TASKS[task], encode=encode)
+    monkeypatch.setattr(type(TASKS[task]), "encode", counted)
 
     def count(tokenizer=CHAR, **options):
         calls.clear()
-        encode_split(watched, rows, settings_for(tokenizer, labels=["x"], **options), "test")
+        encode_split(TASKS[task], rows, settings_for(tokenizer, labels=["x"], **options), "test")
         return len(calls)
 
     assert [count(), count()] == [1, 0]
@@ -391,7 +385,7 @@ def test_what_was_encoded_is_found_again(task, tmp_path, monkeypatch):
 def test_numbers_stay_numbers_in_a_batch(labels, dtype):
     rows = [{"text": "a", "label": label} for label in labels]
     encoded = encode("sequence-classification", rows, settings_for(labels=["x"], problem_type="regression"))
-    batch = TASKS["sequence-classification"].collator(CHAR)(encoded.to_list())
+    batch = collator_of("sequence-classification", CHAR)(encoded.to_list())
     assert batch["labels"].dtype == dtype and batch["labels"].tolist() == labels
 
 

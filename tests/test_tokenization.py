@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 from seqblend.data.errors import InputError
 from seqblend.tasks.corruption import Noise, add_sentinels
 from seqblend.tasks.encoding import SPECIAL_TOKENS, is_trained_here
+from seqblend.tasks.registry import TASKS
 from seqblend.training.tokenizer_kinds import NORMALIZATIONS, TOKENIZER_TYPES
 from seqblend.training.tokenizers import (
     Texts,
@@ -65,10 +66,8 @@ def test_special_tokens(tokenizer_type):
 
 @pytest.mark.parametrize("tokenizer_type", TOKENIZER_TYPES)
 def test_texts_that_are_continued_are_not_closed(tokenizer_type, tmp_path):
-    closed, tokenizer = (
-        tokenizer_of(tokenizer_type),
-        train_tokenizer(TEXTS * 3, tokenizer_type, 300, adds_special_tokens=False),
-    )
+    closed = tokenizer_of(tokenizer_type)
+    tokenizer = train_tokenizer(TEXTS * 3, tokenizer_type, 300, adds_special_tokens=False)
     tokenizer.save_pretrained(tmp_path)
     for each in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
         assert each.get_vocab() == closed.get_vocab() and each.special_tokens_map == closed.special_tokens_map
@@ -285,7 +284,7 @@ def test_texts_can_be_gone_through_again(task, expected):
         "text": ["a b", ""], "text_pair": ["c", "d"], "label": ["no", "no"], "tokens": [["x", " "], ["y"]],
         "tags": [["O", "O"], ["O"]], "source": ["s", "u"], "target": ["t", "v"],
     })  # fmt: skip
-    texts = Texts(split, task)
+    texts = Texts(split, TASKS[task].text_columns)
     assert list(texts) == list(texts) == expected
 
 
@@ -336,9 +335,8 @@ def test_a_continuation_keeps_its_first_space(tokenizer_type, from_closed, text,
 @cache
 def continuing(tokenizer_type, from_closed):
     """A tokenizer for texts that are continued: trained so, or made of one for texts that are closed."""
-    trained = train_tokenizer(
-        ["the cat sat on the mat.\n목"] * 3, tokenizer_type, 300, adds_special_tokens=from_closed
-    )
+    texts = ["the cat sat on the mat.\n목"] * 3
+    trained = train_tokenizer(texts, tokenizer_type, 300, adds_special_tokens=from_closed)
     return without_special_tokens(trained)
 
 

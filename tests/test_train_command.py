@@ -29,7 +29,7 @@ from transformers import AutoConfig, AutoTokenizer, BertConfig, GenerationConfig
 
 from seqblend import FAMILIES
 from seqblend.hub_card.card import write_card
-from seqblend.tasks.base import TASKS
+from seqblend.tasks.registry import TASKS
 from seqblend.train import main, prepare
 from seqblend.training.arguments import BlendTrainingArguments, parse_arguments
 from seqblend.training.models import ARCHITECTURES

@@ -23,6 +23,7 @@ from conftest import (
     tiny_config,
     tiny_model,
 )
+from rows import collator_of
 from torch.utils.data import IterableDataset
 from transformers import Seq2SeqTrainingArguments, Trainer, TrainerCallback, TrainingArguments
 
@@ -36,7 +37,6 @@ from seqblend import (
 )
 from seqblend.checkpoints.store import write_manifest
 from seqblend.data.errors import InputError
-from seqblend.tasks.base import TASKS
 from seqblend.training.tokenizers import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
@@ -383,7 +383,7 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(model_class, task
     if task == "masked-lm":
         rows = [{"input_ids": row["input_ids"]} for row in rows]
     model = tiny_model(model_class, hidden_dropout=0.2, attention_dropout=0.2).float()
-    run = partial(train, rows=rows, data_collator=TASKS[task].collator(tokenizer), **options)
+    run = partial(train, rows=rows, data_collator=collator_of(task, tokenizer), **options)
     whole = run(deepcopy(model), output_dir=tmp_path / "whole")
     run(deepcopy(model), output_dir=tmp_path / "run", callbacks=[StopAt(stop)])
     fill(model, 1.0)
@@ -396,7 +396,7 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(model_class, task
 
 def test_the_trainer_tells_the_collator_the_epoch(tmp_path):
     tokenizer = train_tokenizer(["abcabc"], "char", VOCAB)
-    collator = TASKS["masked-lm"].collator(tokenizer)
+    collator = collator_of("masked-lm", tokenizer)
     rows = [{"input_ids": tokenizer("abcabc")["input_ids"]}] * 3
     train(tiny_model(BlendEncoderForMaskedLM), rows, tmp_path, data_collator=collator, num_train_epochs=3)
     assert collator.epoch == 2

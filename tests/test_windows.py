@@ -13,10 +13,11 @@ from test_tasks import CHAR, TOKENIZERS, encode, predicted, settings_for
 
 from seqblend.data.errors import InputError
 from seqblend.modeling.encoder import BlendEncoderForTokenClassification
-from seqblend.tasks.base import TASKS, answer_rows, encode_split
 from seqblend.tasks.corruption import IGNORE
 from seqblend.tasks.encoding import tokenize
-from seqblend.tasks.token_classification import tokenize_words, told_words
+from seqblend.tasks.registry import TASKS
+from seqblend.tasks.splits import SplitScorer, encode_split
+from seqblend.tasks.token_classification import labelled_words, tokenize_words
 from seqblend.tasks.windows import bounds, join_logits, told_tokens
 
 PROPERTY = settings(max_examples=50)
@@ -83,8 +84,8 @@ def test_every_word_is_told_once_at_its_first_piece(kind, rows, length, overlap)
     options = windowed(tokenizer, length, overlap)
     features = tokenize_words(options, rows)
     whole = tokenize_words(settings_for(tokenizer, length=10**6), rows)
-    told = list(told_words(features, options))
-    expected = list(told_words(whole, dataclasses.replace(options, overflow="truncate")))
+    told = list(labelled_words(features, options))
+    expected = list(labelled_words(whole, dataclasses.replace(options, overflow="truncate")))
     assert max(map(len, features["input_ids"])) <= length
     for index, (words, (places, _)) in enumerate(zip(rows, expected, strict=True)):
         parts = [
@@ -99,12 +100,16 @@ def test_every_word_is_told_once_at_its_first_piece(kind, rows, length, overlap)
 
 def test_a_label_is_repeated_and_a_tag_is_not():
     rows = [{"text": "abc" * 5, "label": "y"}, {"text": "a", "label": "x"}]
-    encoded = encode(CLASSIFY, rows, windowed(length=8, labels=["x", "y"], overlap=2))
-    assert encoded["document"][:] == [0, 0, 0, 0, 1] and encoded["labels"][:] == [1, 1, 1, 1, 0]
+    split = encode_split(
+        TASKS[CLASSIFY], datasets.Dataset.from_list(rows), windowed(length=8, labels=["x", "y"], overlap=2), "train"
+    )
+    assert split.document.tolist() == [0, 0, 0, 0, 1] and split.features["labels"][:] == [1, 1, 1, 1, 0]
     rows = [{"tokens": list("abc" * 5), "tags": ["X"] * 15}, {"tokens": ["a"], "tags": ["X"]}]
-    encoded = encode(TAG, rows, windowed(length=8, labels=["X"], overlap=2))
-    assert encoded["document"][:] == [0, 0, 0, 0, 1]
-    assert [sum(label != IGNORE for label in row) for row in encoded["labels"]] == [5, 4, 4, 2, 1]
+    split = encode_split(
+        TASKS[TAG], datasets.Dataset.from_list(rows), windowed(length=8, labels=["X"], overlap=2), "train"
+    )
+    assert split.document.tolist() == [0, 0, 0, 0, 1]
+    assert [sum(label != IGNORE for label in row) for row in split.features["labels"]] == [5, 4, 4, 2, 1]
 
 
 def test_the_answer_to_a_document_is_that_of_its_windows():
@@ -113,8 +118,10 @@ def test_the_answer_to_a_document_is_that_of_its_windows():
     options = windowed(length=8, labels=["x", "y"], overlap=2)
     logits = np.array([[4.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 2.0], [9.0, 0.0]])
     task = TASKS[CLASSIFY]
-    encoded = encode_split(task, rows, options, "test")
-    answers = answer_rows(task, predicted(logits, np.array(encoded["labels"][:])), rows, encoded, options)
+    split = encode_split(task, rows, options, "test")
+    scorer = SplitScorer(task, split, options)
+    scorer(predicted(logits, np.array(split.features["labels"][:])))
+    answers = scorer.answers
     scores = [1 / (1 + np.exp(0.0)), 1 / (1 + np.exp(-9.0))]
     assert [answer["scores"]["x"] for answer in answers] == pytest.approx(scores)
 
@@ -122,10 +129,11 @@ def test_the_answer_to_a_document_is_that_of_its_windows():
     tags = [["XYZ"[index % 3] for index in range(len(row))] for row in words]
     rows = datasets.Dataset.from_dict({"tokens": words, "tags": tags})
     options, task = windowed(length=8, labels=["O", "X", "Y", "Z"], overlap=2), TASKS[TAG]
-    encoded = encode_split(task, rows, options, "test")
-    labels = np.stack([np.pad(row, (0, 12 - len(row)), constant_values=IGNORE) for row in encoded["labels"]])
-    answers = answer_rows(task, predicted(np.abs(labels) % 4, labels), rows, encoded, options)
-    assert [answer["prediction"] for answer in answers] == tags
+    split = encode_split(task, rows, options, "test")
+    labels = np.stack([np.pad(row, (0, 12 - len(row)), constant_values=IGNORE) for row in split.features["labels"]])
+    scorer = SplitScorer(task, split, options)
+    scorer(predicted(np.abs(labels) % 4, labels))
+    assert [answer["prediction"] for answer in scorer.answers] == tags
 
 
 def test_a_pair_is_read_in_all_pairs_of_windows():
@@ -180,7 +188,7 @@ def test_words_whose_receptive_field_lies_in_their_window_agree_exactly(window, 
     )
     options = windowed(length=128, overlap=64, labels=[str(index) for index in range(7)])
     features = tokenize_words(options, [words])
-    told, logits, margins = list(told_words(features, options)), [], []
+    told, logits, margins = list(labelled_words(features, options)), [], []
     spans = bounds([len(ids) - 2 for ids in features["input_ids"]], features["document"], options.stride)
     with torch.no_grad():
         whole = model(torch.tensor([CHAR(words, is_split_into_words=True)["input_ids"]])).logits[0, 1:-1]

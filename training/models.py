@@ -3,6 +3,8 @@
 import copy
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -130,7 +132,6 @@ def make_model(
 
     Raises:
         InputError: it cannot be built or loaded.
-        ValueError: values of the configuration that do not go together.
     """
     task = TASKS[data_args.task]
     fields = task.config_fields(data_args.problem_type)
@@ -150,7 +151,7 @@ def make_model(
             model = join_models(*given)
         else:
             model = task.auto_class.from_config(build_config(*given))
-    except (StrictDataclassError, ValueError):
+    except InputError:
         raise
     except Exception as error:  # torch, and configurations made of odd values, raise whatever they meet
         raise InputError(f"config_overrides: the model cannot be built ({in_one_line(error)})") from error
@@ -181,8 +182,8 @@ def build_config(
         settings: other fields, such as labels.
 
     Raises:
-        InputError: an unknown architecture, or one that has no head for the task.
-        ValueError: an unknown recipe or option, or values that do not go together.
+        InputError: an unknown architecture, recipe or option; an architecture that has no head for the task; or values
+            that do not go together.
     """
     name = arguments.architecture or task.architecture
     if name not in ARCHITECTURES:
@@ -192,7 +193,8 @@ def build_config(
     fields = {"vocab_size": len(tokenizer), **special_tokens(tokenizer), **settings}
     fields = {key: value for key, value in fields.items() if key in config_class.options()}
     overrides = overrides_of(arguments, config_class)
-    config = config_class.from_recipe(arguments.recipe or "default", **{**fields, **overrides})
+    with configuration_errors():
+        config = config_class.from_recipe(arguments.recipe or "default", **{**fields, **overrides})
     check_vocabulary(config, tokenizer, "config_overrides")
     return config
 
@@ -216,7 +218,6 @@ def load_model(
     Raises:
         InputError: it cannot be loaded; a tensor of the base model is missing, unexpected or of another shape; it is
             of another architecture; the tokenizer is too large.
-        ValueError: values of the configuration that do not go together.
     """
     path = arguments.model_name_or_path
     config = load_config(path)
@@ -318,7 +319,6 @@ def join_models(
 
     Raises:
         InputError: see load_model; or the vocabularies of the two differ.
-        ValueError: values of the configuration that do not go together.
 
     Source: Rothe et al. 2020, "Leveraging Pre-trained Checkpoints for Sequence Generation Tasks".
     """
@@ -405,11 +405,20 @@ def check_overrides(overrides: dict[str, Any], config_class: type[PretrainedConf
             check_overrides(value, parts[name])
 
 
+@contextmanager
+def configuration_errors() -> Iterator[None]:
+    """Inside, an error of a configuration becomes an InputError: its fields are the user's options."""
+    try:
+        yield
+    except (StrictDataclassError, ValueError) as error:
+        raise InputError(str(error)) from error
+
+
 def change_config(config: PretrainedConfig, changes: dict[str, Any]) -> None:
     """Set fields of a configuration; a field that an encoder-decoder itself has not is set in its parts.
 
     Raises:
-        ValueError: the values do not go together.
+        InputError: the values do not go together.
     """
     parts = parts_of(config)
     own = set(vars(config)) - set(config.sub_configs)
@@ -419,8 +428,9 @@ def change_config(config: PretrainedConfig, changes: dict[str, Any]) -> None:
             continue
         for owner in [config] if name in own else [part for part in parts if hasattr(part, name)]:
             setattr(owner, name, value)
-    for each in (*parts, config):
-        each.validate()
+    with configuration_errors():
+        for each in (*parts, config):
+            each.validate()
 
 
 def check_head(config_class: type[PretrainedConfig], task: Task) -> None:
