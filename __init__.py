@@ -3,6 +3,9 @@
 Importing it registers every class with transformers' Auto classes, and its pipelines with transformers' own.
 """
 
+import importlib
+from typing import Any
+
 from transformers import AutoConfig
 
 from .configuration.decoder import BlendDecoderConfig
@@ -44,6 +47,28 @@ complete_saves(FAMILIES, replace_stub)
 check_loads()
 register_pipelines()
 
+# Names that are imported when they are first used: training needs many packages that a saved model does not.
+LAZY = {
+    "BlendTrainer": ".training.trainer",
+    "BlendTrainingArguments": ".training.arguments",
+    "load_dates": ".data.dates",
+    "load_tokenizer": ".training.tokenizers",
+    "train_tokenizer": ".training.tokenizers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A name of LAZY (PEP 562)."""
+    if name not in LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(LAZY[name], __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *LAZY})
+
+
 __all__ = [
     "FAMILIES",
     "BlendDecoderConfig",
@@ -61,9 +86,14 @@ __all__ = [
     "BlendEncoderForSequenceClassification",
     "BlendEncoderForTokenClassification",
     "BlendEncoderModel",
+    "BlendTrainer",
+    "BlendTrainingArguments",
     "ConversionError",
     "__version__",
     "from_original",
+    "load_dates",
+    "load_tokenizer",
     "to_original",
+    "train_tokenizer",
     "verify",
 ]

@@ -64,13 +64,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--max_new_tokens", type=int, help="The most tokens to write; default: the model's, or 64.")
     parser.add_argument("--num_beams", type=int, help="How many beams to write with; default: the model's.")
+    parser.add_argument(
+        "--top_k", type=int, help="How many labels, or tokens for a mask, an answer has scores of; default: 5."
+    )
+    parser.add_argument(
+        "--probabilities", action="store_true", help="Give the probability of every label, for a tagger of every word."
+    )
     for field in dataclasses.fields(DataArguments):
         if field.name in SHARED:
             default = None if field.name == "max_length" else field.default
             kind = int if int in (field.type, *typing.get_args(field.type)) else str
             parser.add_argument(f"--{field.name}", type=kind, default=default, help=field.metadata["help"])
     given = parser.parse_args(argv)
-    least = {"max_length": 2, "overlap": 0, "max_tokens_per_batch": 1, "max_new_tokens": 1, "num_beams": 1}
+    least = {"max_length": 2, "overlap": 0, "max_tokens_per_batch": 1, "max_new_tokens": 1, "num_beams": 1, "top_k": 1}
     for name, least_value in least.items():
         value = getattr(given, name)
         if value is not None and value < least_value:
@@ -104,6 +110,10 @@ def make_predictor(given: argparse.Namespace) -> Predictor:
     if given.words is not None and not task.reads_words:
         able = ", ".join(name for name, each in TASKS.items() if each.reads_words)
         raise InputError(f"words: is for {able}, but {given.model} is of {task.name}")
+    for name in ("top_k", "probabilities"):
+        if getattr(given, name) and name not in task.answer_options:
+            able = ", ".join(each.name for each in TASKS.values() if name in each.answer_options)
+            raise InputError(f"{name}: is for {able}, but {given.model} is of {task.name}")
     tokenizer = load_tokenizer(given.model)
     model = load_model(ModelArguments(model_name_or_path=given.model), task, tokenizer, {}, False)
     if "max_new_tokens" in generation:
@@ -123,6 +133,8 @@ def make_predictor(given: argparse.Namespace) -> Predictor:
         seed=0,
         overflow=given.overflow,
         overlap=given.overlap,
+        top_k=given.top_k or Settings.top_k,
+        probabilities=given.probabilities,
     )
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return Predictor(task, model.eval().to(device), settings, given.max_tokens_per_batch, generation)

@@ -61,7 +61,9 @@ class Predictor:
                 padding_side=self.task.padding_side,
                 return_tensors="pt",
             ).to(self.model.device)
-            found = self.task.run_model(self.model, inputs, [positions[index] for index in batch], self.generation)
+            found = self.task.run_model(
+                self.model, inputs, [positions[index] for index in batch], self.settings, self.generation
+            )
             for index, output in zip(batch, found, strict=True):
                 outputs[index] = output
         return self.task.to_answers(outputs, features["document"], rows, self.settings)

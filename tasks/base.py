@@ -41,6 +41,7 @@ class Task(abc.ABC):
         truncation_side: in prediction, where a text that is too long is cut; None is as the tokenizer says.
         padding_side: in prediction, where a short sequence is padded.
         generation: default arguments of `model.generate` in prediction; None if the model does not generate.
+        answer_options: what a user may ask of answers in prediction: `top_k`, `probabilities`.
         reduce_logits: logits and labels to what is kept for `answer`; None keeps the logits.
     """
 
@@ -59,6 +60,7 @@ class Task(abc.ABC):
     truncation_side: ClassVar[str | None] = None
     padding_side: ClassVar[str] = "right"
     generation: ClassVar[dict[str, int] | None] = None
+    answer_options: ClassVar[tuple[str, ...]] = ()
     reduce_logits: ClassVar[Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None] = None
 
     # --- What is read ---
@@ -156,7 +158,12 @@ class Task(abc.ABC):
         raise NotImplementedError
 
     def run_model(
-        self, model: PreTrainedModel, inputs: BatchEncoding, positions: Positions, generation: dict[str, Any]
+        self,
+        model: PreTrainedModel,
+        inputs: BatchEncoding,
+        positions: Positions,
+        settings: Settings,
+        generation: dict[str, Any],
     ) -> list[Any]:
         """A batch (B, T) to one output a sequence."""
         raise NotImplementedError
@@ -164,3 +171,25 @@ class Task(abc.ABC):
     def to_answers(self, outputs: list[Any], document: list[int], rows: list[Row], settings: Settings) -> list[Answer]:
         """The outputs of sequences to one answer a row; `document` is the row of each sequence."""
         raise NotImplementedError
+
+
+# --- Generated sequences ---
+
+
+def mean_probabilities(logits: torch.Tensor, tokens: torch.Tensor, ends: int | list[int] | None) -> list[float]:
+    """The geometric mean of the probabilities of generated tokens, up to and including the first end token.
+
+    Args:
+        logits: (B, T, V), from which each token was predicted.
+        tokens: generated (B, T).
+        ends: the end tokens.
+    """
+    chosen = logits.float().log_softmax(-1).gather(-1, tokens[..., None])[..., 0]  # (B, T)
+    real = until_end(tokens, ends)
+    return ((chosen * real).sum(-1) / real.sum(-1)).exp().tolist()
+
+
+def until_end(tokens: torch.Tensor, ends: int | list[int] | None) -> torch.Tensor:
+    """Mask (B, T) of generated tokens, True up to and including the first end token."""
+    is_end = torch.isin(tokens, torch.as_tensor([] if ends is None else ends, device=tokens.device))
+    return is_end.cumsum(-1) - is_end.long() == 0

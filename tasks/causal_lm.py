@@ -20,7 +20,7 @@ from transformers import (
 
 from ..data.columns import TEXT, Schema
 from ..data.errors import InputError
-from .base import Positions, Task
+from .base import Positions, Task, mean_probabilities
 from .corruption import IGNORE
 from .encoding import Answer, Row, Rows, Settings, count_tokens, fill, tokenize
 from .shortening import ids_of
@@ -84,18 +84,30 @@ class CausalLM(Task):
         return tokenize(settings, [row["text"] for row in rows], add_special_tokens=False)
 
     def run_model(
-        self, model: PreTrainedModel, inputs: BatchEncoding, positions: Positions, generation: dict[str, Any]
-    ) -> list[list[int]]:
-        """The generated tokens after each prompt."""
+        self,
+        model: PreTrainedModel,
+        inputs: BatchEncoding,
+        positions: Positions,
+        settings: Settings,
+        generation: dict[str, Any],
+    ) -> list[tuple[list[int], float]]:
+        """The generated tokens after each prompt, and the geometric mean of their probabilities."""
         sequences = model.generate(**inputs, num_return_sequences=1, **generation)
-        return sequences[:, inputs["input_ids"].shape[1] :].tolist()
+        length = inputs["input_ids"].shape[1]
+        generated = sequences[:, length:]
+        mask = torch.cat([inputs["attention_mask"], torch.ones_like(generated)], dim=1)
+        keep = generated.shape[1] + 1
+        outputs = model(input_ids=sequences, attention_mask=mask, use_cache=False, logits_to_keep=keep)
+        logits = outputs.logits[:, :-1]
+        scores = mean_probabilities(logits, generated, model.generation_config.eos_token_id)
+        return list(zip(generated.tolist(), scores, strict=True))
 
     def to_answers(
-        self, outputs: list[list[int]], document: list[int], rows: list[Row], settings: Settings
+        self, outputs: list[tuple[list[int], float]], document: list[int], rows: list[Row], settings: Settings
     ) -> list[Answer]:
-        """The generated text, without the prompt."""
-        texts = settings.tokenizer.batch_decode(outputs, skip_special_tokens=True)
-        return [{"prediction": text} for text in texts]
+        """The generated text, without the prompt, and its score."""
+        texts = settings.tokenizer.batch_decode([tokens for tokens, _ in outputs], skip_special_tokens=True)
+        return [{"prediction": text, "score": score} for text, (_, score) in zip(texts, outputs, strict=True)]
 
 
 class CausalCollator:

@@ -30,7 +30,7 @@ Answer = dict[str, Any]
 # Columns that `tokenize` adds to count tokens that did not fit; the model does not read them.
 OVERFLOW_COLUMNS = ("document", "cut", "shortened")
 # Settings that do not change encoded rows.
-NOT_ENCODED = ("where", "bleu_tokenize")
+NOT_ENCODED = ("where", "bleu_tokenize", "top_k", "probabilities")
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Settings:
         noise: what masked and denoising language models corrupt.
         pack_documents: whether the documents of a causal language model are separate.
         bleu_tokenize: the sacrebleu tokenizer of BLEU; None chooses it by the script of the references.
+        top_k: the number of labels, or of tokens for a mask, that an answer has, the most probable first.
+        probabilities: whether an answer has the probability of every label.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -68,6 +70,8 @@ class Settings:
     noise: Noise = field(default_factory=Noise)
     pack_documents: bool = False
     bleu_tokenize: str | None = None
+    top_k: int = 5
+    probabilities: bool = False
 
     @cached_property
     def label_ids(self) -> dict[str, int]:

@@ -21,9 +21,6 @@ from .base import Positions, Task
 from .corruption import Noise, NoisyCollator, knows_words, mask_tokens, words_of
 from .encoding import Answer, Row, Rows, Settings, tokenize
 
-# The number of tokens, the most probable first, that an answer has for each mask.
-BEST = 5
-
 
 class MaskedLM(Task):
     """Predict tokens that are masked, anew in each epoch."""
@@ -34,6 +31,7 @@ class MaskedLM(Task):
     inputs = text_columns = ("text",)
     reference = "text"
     options = ("mask_probability", "mask_whole_words")
+    answer_options = ("top_k",)
 
     def make_schema(self, problem_type: str | None) -> Schema:
         """A text."""
@@ -72,13 +70,18 @@ class MaskedLM(Task):
         return features
 
     def run_model(
-        self, model: PreTrainedModel, inputs: BatchEncoding, positions: Positions, generation: dict[str, Any]
+        self,
+        model: PreTrainedModel,
+        inputs: BatchEncoding,
+        positions: Positions,
+        settings: Settings,
+        generation: dict[str, Any],
     ) -> list[tuple[list[list[int]], list[list[float]]]]:
-        """The most probable tokens at each position and their probabilities, each (n, BEST)."""
+        """The most probable tokens at each position and their probabilities, each (n, top_k)."""
         found = []
         for logits, masks in zip(model(**inputs).logits, positions, strict=True):
             at_masks = logits[torch.from_numpy(masks).to(logits.device)]
-            best = at_masks.float().softmax(-1).topk(min(BEST, logits.shape[-1]))
+            best = at_masks.float().softmax(-1).topk(min(settings.top_k, logits.shape[-1]))
             found.append((best.indices.tolist(), best.values.tolist()))
         return found
 

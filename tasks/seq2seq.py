@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from ..data.columns import ONE_TARGET, REFERENCES, TEXT, Schema
-from .base import Positions, Task
+from .base import Positions, Task, mean_probabilities
 from .corruption import IGNORE
 from .encoding import Answer, Row, Rows, Settings, cut_off, is_trained_here, tokenize
 from .shortening import shorten
@@ -99,16 +99,19 @@ class Seq2Seq(Task):
         return tokenize(settings, [row["source"] for row in rows], max_length=settings.max_source_length)
 
     def run_model(
-        self, model: PreTrainedModel, inputs: BatchEncoding, positions: Positions, generation: dict[str, Any]
+        self,
+        model: PreTrainedModel,
+        inputs: BatchEncoding,
+        positions: Positions,
+        settings: Settings,
+        generation: dict[str, Any],
     ) -> list[tuple[list[int], float]]:
         """The generated tokens of each sequence, and the geometric mean of their probabilities."""
         sequences = model.generate(**inputs, num_return_sequences=1, **generation)
         generated = sequences[:, 1:]
-        logits = model(**inputs, decoder_input_ids=sequences[:, :-1], use_cache=False).logits.float()
-        chosen = logits.log_softmax(-1).gather(-1, generated[..., None])[..., 0]  # (B, T)
-        real = until_end(generated, model.generation_config.eos_token_id)
-        scores = ((chosen * real).sum(-1) / real.sum(-1)).exp()
-        return list(zip(generated.tolist(), scores.tolist(), strict=True))
+        logits = model(**inputs, decoder_input_ids=sequences[:, :-1], use_cache=False).logits
+        scores = mean_probabilities(logits, generated, model.generation_config.eos_token_id)
+        return list(zip(generated.tolist(), scores, strict=True))
 
     def to_answers(
         self, outputs: list[tuple[list[int], float]], document: list[int], rows: list[Row], settings: Settings
@@ -141,9 +144,3 @@ def shorten_targets(tokenizer: PreTrainedTokenizerBase, texts: list[str], room: 
 def decode(tokenizer: PreTrainedTokenizerBase, tokens: list[list[int]] | np.ndarray) -> list[str]:
     """The texts of tokens (B, T), without special tokens."""
     return tokenizer.batch_decode(tokens, skip_special_tokens=True)
-
-
-def until_end(tokens: torch.Tensor, ends: int | list[int]) -> torch.Tensor:
-    """Mask (B, T) of generated tokens, True up to and including the first end token."""
-    is_end = torch.isin(tokens, torch.as_tensor(ends, device=tokens.device))
-    return is_end.cumsum(-1) - is_end.long() == 0

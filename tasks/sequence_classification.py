@@ -30,8 +30,6 @@ from .windows import join_logits
 
 REGRESSION, SEVERAL, ONE = "regression", "multi_label_classification", "single_label_classification"
 LABEL_KINDS = {ONE: ONE_LABEL, SEVERAL: SEVERAL_LABELS, REGRESSION: NUMBERS}
-# The number of labels, the most probable first, whose probabilities an answer has.
-SCORES = 5
 
 
 class SequenceClassification(Task):
@@ -44,6 +42,7 @@ class SequenceClassification(Task):
     reference = "label"
     options = ("problem_type", "class_weights")
     needs_exact_decoding = False
+    answer_options = ("top_k", "probabilities")
 
     def make_schema(self, problem_type: str | None) -> Schema:
         """A text, perhaps a second one, and a label. Raises InputError for an unknown problem type."""
@@ -100,7 +99,12 @@ class SequenceClassification(Task):
         return tokenize(settings, [row["text"] for row in rows], pairs)
 
     def run_model(
-        self, model: PreTrainedModel, inputs: BatchEncoding, positions: Positions, generation: dict[str, Any]
+        self,
+        model: PreTrainedModel,
+        inputs: BatchEncoding,
+        positions: Positions,
+        settings: Settings,
+        generation: dict[str, Any],
     ) -> list[np.ndarray]:
         """The logits (C,) of each sequence."""
         return list(model(**inputs).logits.float().cpu().numpy())
@@ -136,7 +140,8 @@ def answer_logits(logits: np.ndarray, settings: Settings) -> list[Answer]:
         ]
     scores = np.exp(logits - logits.max(-1, keepdims=True))
     scores /= scores.sum(-1, keepdims=True)
-    best = np.argsort(-scores, axis=-1, kind="stable")[:, :SCORES]
+    best = np.argsort(-scores, axis=-1, kind="stable")
+    best = best if settings.probabilities else best[:, : settings.top_k]
     return [
         {
             "prediction": settings.labels[order[0]],

@@ -42,6 +42,7 @@ class TokenClassification(Task):
     options = ("class_weights",)
     reads_words = True
     needs_exact_decoding = False
+    answer_options = ("probabilities",)
     reduce_logits = staticmethod(keep_best_label)
 
     def make_schema(self, problem_type: str | None) -> Schema:
@@ -101,12 +102,16 @@ class TokenClassification(Task):
         return features
 
     def run_model(
-        self, model: PreTrainedModel, inputs: BatchEncoding, positions: Positions, generation: dict[str, Any]
+        self,
+        model: PreTrainedModel,
+        inputs: BatchEncoding,
+        positions: Positions,
+        settings: Settings,
+        generation: dict[str, Any],
     ) -> list[np.ndarray]:
-        """The most probable tag and its probability at each position, (n, 2)."""
-        best = model(**inputs).logits.float().softmax(-1).max(-1)
-        both = torch.stack((best.indices.float(), best.values), -1).cpu().numpy()  # (B, T, 2)
-        return [row[each] for row, each in zip(both, positions, strict=True)]
+        """The probability of each label at each position, (n, C)."""
+        probabilities = model(**inputs).logits.float().softmax(-1).cpu().numpy()  # (B, T, C)
+        return [row[each] for row, each in zip(probabilities, positions, strict=True)]
 
     def to_answers(
         self, outputs: list[np.ndarray], document: list[int], rows: list[Row], settings: Settings
@@ -118,14 +123,18 @@ class TokenClassification(Task):
         groups = itertools.groupby(zip(document, outputs, strict=True), key=lambda pair: pair[0])
         answers = []
         for row, (_, group) in zip(rows, groups, strict=True):
-            best = np.concatenate([output for _, output in group])
-            missing = len(row["tokens"]) - len(best)
-            tags = [settings.labels[int(tag)] for tag in best[:, 0]] + [default_label(settings)] * missing
-            scores = best[:, 1].tolist() + [None] * missing
-            if "spans" in row:
-                answers.append({"entities": entities(tags, scores, row, settings.labels)})
-            else:
-                answers.append({"prediction": tags, "scores": scores})
+            probabilities = np.concatenate([output for _, output in group])
+            missing = len(row["tokens"]) - len(probabilities)
+            tags = [settings.labels[tag] for tag in probabilities.argmax(-1)] + [default_label(settings)] * missing
+            scores = probabilities.max(-1).tolist() + [None] * missing
+            by_label = [dict(zip(settings.labels, each.tolist(), strict=True)) for each in probabilities]
+            by_label += [None] * missing
+            if "spans" not in row:
+                more = {"probabilities": by_label} if settings.probabilities else {}
+                answers.append({"prediction": tags, "scores": scores, **more})
+                continue
+            more = {"words": words_of_text(row, tags, by_label)} if settings.probabilities else {}
+            answers.append({"entities": entities(tags, scores, row, settings.labels), **more})
         return answers
 
 
@@ -208,3 +217,11 @@ def entities(tags: list[str], scores: list[float | None], row: Row, labels: list
         score = None if None in inside else sum(inside) / len(inside)
         found.append({"label": label, "start": start, "end": end, "text": row["text"][start:end], "score": score})
     return found
+
+
+def words_of_text(row: Row, tags: list[str], probabilities: list[dict[str, float] | None]) -> list[dict[str, Any]]:
+    """Every word of a text with its place, its tag and the probability of each label; None if it was not read."""
+    return [
+        {"start": start, "end": end, "text": row["text"][start:end], "label": tag, "probabilities": each}
+        for (start, end), tag, each in zip(row["spans"], tags, probabilities, strict=True)
+    ]

@@ -18,7 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_train_command import CLASSIFY, PAIRS, ROWS, SEVERAL, SMALL, TAG, TRANSLATE, files, flags, predictions, write
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from seqblend import BlendEncoderConfig
 from seqblend.data.locks import open_locked
@@ -26,9 +26,10 @@ from seqblend.data.writing import part_of
 from seqblend.hub_card.card import write_card
 from seqblend.predict import main
 from seqblend.serving import prediction
-from seqblend.serving.prediction import entities, read_ahead, read_prompts, split_text
+from seqblend.serving.prediction import read_ahead, split_text
 from seqblend.tasks.encoding import Settings
 from seqblend.tasks.registry import TASKS
+from seqblend.tasks.token_classification import entities
 from seqblend.tasks.words import WORDS
 from seqblend.train import main as train
 from seqblend.training.models import ARCHITECTURES, special_tokens
@@ -169,7 +170,8 @@ def test_a_prompt_is_read_as_in_training():
     """Nothing closes it, even where the tokenizer that was saved does."""
     tokenizer = train_tokenizer(["abc"], "char", 300)
     options = Settings(tokenizer, [], None, 9, 9, 9, token_types=False, seed=0)
-    assert read_prompts([{"text": "ab"}], options)["input_ids"] == [tokenizer.convert_tokens_to_ids(["a", "b"])]
+    features = TASKS["causal-lm"].read_rows([{"text": "ab"}], options)
+    assert features["input_ids"] == [tokenizer.convert_tokens_to_ids(["a", "b"])]
 
 
 def test_masks_are_where_the_text_has_them(model_of, tmp_path):
@@ -181,6 +183,64 @@ def test_masks_are_where_the_text_has_them(model_of, tmp_path):
     for mask in answer["masks"][:2]:
         scores = [each["score"] for each in mask["predictions"]]
         assert scores == sorted(scores, reverse=True) and 0 < sum(scores) <= 1
+
+
+# --- How much an answer has ---
+
+
+def test_top_k_and_probabilities_of_labels(model_of, tmp_path):
+    """The answer is the same; it has the scores of fewer labels, or of all."""
+    source = write(tmp_path / "rows.jsonl", rows_of(CLASSIFY))
+    plain = predict(model_of(CLASSIFY), source, tmp_path / "a.jsonl")
+    one = predict(model_of(CLASSIFY), source, tmp_path / "b.jsonl", "--top_k", 1)
+    every = predict(model_of(CLASSIFY), source, tmp_path / "c.jsonl", "--top_k", 1, "--probabilities")
+    for answer, few, all_labels in zip(plain, one, every, strict=True):
+        assert list(few["scores"]) == [answer["prediction"]] == [few["prediction"]]
+        assert all_labels == answer and sum(all_labels["scores"].values()) == pytest.approx(1)
+
+
+def test_top_k_of_masks(model_of, tmp_path):
+    source = write(tmp_path / "rows.txt", [{"text": "a [MASK] b"}])
+    (plain,) = predict(model_of("masked-lm"), source, tmp_path / "a.jsonl")
+    (more,) = predict(model_of("masked-lm"), source, tmp_path / "b.jsonl", "--top_k", 7)
+    assert len(more["masks"][0]["predictions"]) == 7
+    assert more["masks"][0]["predictions"][:5] == plain["masks"][0]["predictions"]
+
+
+def test_probabilities_of_every_word(model_of, tmp_path):
+    """Words of a text have their places; words of a row keep their order; a word that was cut off has None."""
+    texts = write(tmp_path / "texts.txt", [{"text": "ab c, 서울"}])
+    (answer,) = predict(model_of(TAG), texts, tmp_path / "a.jsonl", "--words", "words", "--probabilities")
+    assert [answer["input"][word["start"] : word["end"]] for word in answer["words"]] == ["ab", "c", ",", "서울"]
+    rows = write(tmp_path / "rows.jsonl", [{"tokens": ["ab", "c", ",", "서울", *"ab" * 9]}])
+    (of_words,) = predict(model_of(TAG), rows, tmp_path / "b.jsonl", "--probabilities", "--max_length", 9)
+    assert of_words["probabilities"][-1] is None and len(of_words["probabilities"]) == 22
+    for word in answer["words"]:
+        assert word["probabilities"].keys() == {"O", "B-x", "I-x"}
+        assert sum(word["probabilities"].values()) == pytest.approx(1)
+        assert max(word["probabilities"], key=word["probabilities"].get) == word["label"]
+
+
+@pytest.mark.parametrize("name, flag", [("causal-lm", "top_k"), (TAG, "top_k"), ("masked-lm", "probabilities")])
+def test_what_a_task_does_not_give_is_refused(name, flag, model_of, tmp_path, capsys):
+    source = write(tmp_path / "rows.txt", [{"text": "a"}])
+    value = ["3"] if flag == "top_k" else []
+    assert main([str(model_of(name)), "--input", str(source), f"--{flag}", *value]) == 2
+    assert f"error: {flag}: is for" in capsys.readouterr().err
+
+
+def test_the_score_of_a_text_is_the_mean_probability_of_its_tokens(model_of, tmp_path):
+    """Computed by hand from each prompt alone; the command answers prompts of several lengths together."""
+    directory = model_of("causal-lm")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
+    source = write(tmp_path / "rows.txt", [{"text": text} for text in ["ab", "ab cab", "b"]])
+    for answer in predict(directory, source, tmp_path / "a.jsonl", "--max_new_tokens", 5):
+        prompt = tokenizer(answer["input"], return_tensors="pt")
+        tokens = model.generate(**prompt, max_new_tokens=5, max_length=None, do_sample=False)
+        start = prompt["input_ids"].shape[1]
+        with torch.no_grad():
+            chosen = model(tokens).logits[0, start - 1 : -1].log_softmax(-1).gather(-1, tokens[0, start:, None])
+        assert answer["score"] == pytest.approx(chosen.mean().exp().item(), abs=1e-5)
 
 
 # --- Words and entities of a text ---

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from seqblend.tasks import encoding, shortening
 from seqblend.tasks.encoding import tokenize
-from seqblend.tasks.seq2seq import check_pairs
+from seqblend.tasks.registry import TASKS
 from seqblend.tasks.shortening import CHARACTERS, part_of
 from seqblend.tasks.token_classification import tokenize_words
 
@@ -135,7 +135,7 @@ def test_a_long_text_is_not_tokenized_whole(task, monkeypatch, caplog):
 
 def test_targets_are_compared_as_far_as_they_are_learnt(caplog):
     rows = datasets.Dataset.from_list([{"target": "abc cab " * 1000 + "\u2603"}, {"target": "\u2603"}])
-    check_pairs(rows, settings_for(TOKENIZERS["wordpiece"], length=9), "train")
+    TASKS["seq2seq-lm"].check(rows, settings_for(TOKENIZERS["wordpiece"], length=9), "train")
     assert "changes 1 of 2 targets" in caplog.text
 
 

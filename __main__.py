@@ -1,0 +1,68 @@
+"""The command line: `seqblend train|predict|publish|verify|convert …`; `seqblend COMMAND --help` for its flags."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable
+
+from seqblend.data.errors import InputError, one_of, refuse
+from seqblend.version import __version__
+
+# Each command: the module that has its `main`, and what it does.
+COMMANDS = {
+    "train": ("seqblend.train", "train, evaluate and predict"),
+    "predict": ("seqblend.predict", "ask a saved model about files and pipes"),
+    "publish": ("seqblend.hub_card.publish", "push a saved model to the Hub"),
+    "verify": ("seqblend.hub_card.verify", "check that a model gives the outputs it had when it was saved"),
+    "convert": ("seqblend.conversion.__main__", "list the architectures that can be converted"),
+}
+
+
+def usage() -> str:
+    """What `seqblend --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {purpose}" for name, (_, purpose) in COMMANDS.items()]
+    return "\n".join(["usage: seqblend COMMAND …", "", *lines, "", "seqblend COMMAND --help lists its flags."])
+
+
+def verify_command(argv: list[str]) -> int:
+    """`seqblend verify DIR_OR_REPOSITORY`: print the largest difference of each output."""
+    from seqblend.hub_card.verify import verify
+
+    parser = argparse.ArgumentParser("seqblend verify", description=COMMANDS["verify"][1], allow_abbrev=False)
+    parser.add_argument("model", help="a directory, or a repository of the Hub")
+    parser.add_argument("--revision", help="a branch, a tag or a commit of the repository")
+    arguments = parser.parse_args(argv)
+    try:
+        errors = verify(arguments.model, arguments.revision)
+    except (ValueError, OSError) as error:
+        return refuse(error)
+    for name, error in errors.items():
+        print(f"{name}: equal" if error == 0 else f"{name}: differs by {error:.1e} of its standard deviation")
+    return 0
+
+
+def command_of(name: str) -> Callable[[list[str]], int]:
+    """The function that runs a command. Raises InputError for an unknown one."""
+    module = COMMANDS[one_of("command", name, COMMANDS)][0]
+    return verify_command if name == "verify" else importlib.import_module(module).main
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; the exit code is the command's, or 2 for an unknown one."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(__version__)
+        return 0
+    try:
+        command = command_of(words[0])
+    except InputError as error:
+        return refuse(error)
+    return command(words[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
