@@ -501,7 +501,6 @@ def test_zstd_that_arrow_was_built_without_is_refused_by_name(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"task": "seq2seq"}, ["task", "'seq2seq'", "valid are seq2seq-lm, "]),
         ({"problem_type": "regresion"}, ["problem_type", "'regresion'", "valid are regression, "]),
         ({"task": TAG, "problem_type": "regression"}, ["problem_type", TAG]),
         ({"train_file": None}, ["dataset_name", "train_file", "test_file"]),

@@ -134,9 +134,9 @@ def test_a_stream_has_what_is_stored_otherwise(options, rows, tokenizer, tmp_pat
     stream = prepared(tmp_path / "a", **given)
     table = prepared(tmp_path / "b", **{**given, "streaming": False})
     count = lambda rows: Counter(json.dumps(row, sort_keys=True) for row in rows)  # noqa: E731
-    stored = table.encoded["train"]
+    stored = table.splits["train"].features
     stored = stored.remove_columns("document") if "document" in stored.column_names else stored
-    assert count(stream.encoded["train"]) == count(stored)
+    assert count(stream.splits["train"].features) == count(stored)
     assert stream.settings.labels == table.settings.labels
     assert stream.encoded["validation"].to_list() == table.encoded["validation"].to_list()
 
@@ -161,7 +161,7 @@ def test_the_order_is_that_of_data_seed(tokenizer, tmp_path):
     """It was that of seed, of which a resumed run looks only where there is no data_seed."""
     rows = [{"text": str(i), "label": "xy"[i % 2]} for i in range(10)]
     given = {**streamed(tokenizer), **files(tmp_path, rows, ["train"])}
-    order = lambda **seeds: list(prepared(tmp_path, **given, **seeds).encoded["train"])  # noqa: E731
+    order = lambda **seeds: list(prepared(tmp_path, **given, **seeds).splits["train"].features)  # noqa: E731
     assert order(seed=3, data_seed=1) == order(seed=4, data_seed=1) != order(seed=3, data_seed=2)
 
 
@@ -191,7 +191,7 @@ def test_nothing_of_a_stream_is_stored_but_its_labels(tmp_path, monkeypatch):
 
 def test_balanced_weights_are_those_of_all_rows(tokenizer, tmp_path):
     given = {**streamed(tokenizer, class_weights="balanced"), **files(tmp_path, ROWS[CLASSIFY], ["train"])}
-    assert prepared(tmp_path / "out", **given).model.config.class_weights == pytest.approx([5 / 6, 5 / 4])
+    assert prepared(tmp_path / "out", **given).trainer.model.config.class_weights == pytest.approx([5 / 6, 5 / 4])
 
 
 def test_a_data_set_by_name_is_streamed(tokenizer, tmp_path, monkeypatch, caplog):
@@ -227,7 +227,7 @@ def test_what_is_cut_off_is_said_as_it_is_read(tokenizer, tmp_path, caplog):
     rows = [{"text": "abc" * 9, "label": "xy"[i % 2]} for i in range(10)]
     job = prepared(tmp_path / "out", **streamed(tokenizer, max_length=5), **files(tmp_path, rows, ["train"]))
     caplog.clear()
-    list(job.encoded["train"])
+    list(job.splits["train"].features)
     assert re.findall(r"train, so far: (\d+) of \1 rows are too long", caplog.text) == ["2", "4", "8"]
 
 

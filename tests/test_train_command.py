@@ -191,19 +191,25 @@ def test_columns_may_have_other_names(task, tmp_path):
     rows = [{f"my {name}": value for name, value in row.items()} for row in ROWS[task]]
     names = {f"{name}_column": f"my {name}" for name in ROWS[task][0]}
     job = prepared(tmp_path / "out", task=task, **names, **files(tmp_path, rows, ["train"]))
-    assert job.rows["train"].to_list() == ROWS[task]
+    assert job.splits["train"].rows.to_list() == ROWS[task]
 
 
 def test_fewer_samples_may_be_taken(tmp_path):
     job = prepared(tmp_path / "out", max_train_samples=4, max_eval_samples=2, **files(tmp_path, ROWS[CLASSIFY]))
-    assert {split: len(rows) for split, rows in job.encoded.items()} == {"train": 4, "validation": 2, "test": 2}
+    assert {name: len(split.features) for name, split in job.splits.items()} == {
+        "train": 4,
+        "validation": 2,
+        "test": 2,
+    }
 
 
 def test_empty_texts_and_words_that_look_like_nothing_stay(tmp_path):
     rows = [{"text": text, "label": label} for text in ("", "NA", "null", "None", "nan") for label in ("NA", "None")]
     job = prepared(tmp_path / "out", **files(tmp_path, rows, ["train"], ".csv"))
-    assert job.rows["train"].to_list() == rows
-    assert job.settings.labels == ["NA", "None"] and len(job.encoded["train"]) == 10
+    assert job.splits["train"].rows.to_list() == rows
+    assert (
+        list(job.trainer.model.config.id2label.values()) == ["NA", "None"] and len(job.splits["train"].features) == 10
+    )
     job.run()
 
 
@@ -257,7 +263,7 @@ def test_a_run_writes_what_the_examples_of_transformers_write(task, problem_type
     expected = {f"{name}_results.json" for name in results} | {"trainer_state.json", "training_args.bin", "run.json"}
     expected |= {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     expected |= {"generation_config.json"} if model.can_generate() else set()
-    expected |= {"predictions.jsonl"} if TASKS[task].answer else set()
+    expected |= {"predictions.jsonl"} if TASKS[task].has_answers else set()
     assert {path.name for path in out.iterdir()} - code == expected
 
 
@@ -480,7 +486,10 @@ def test_parallel_text_and_several_files_are_learnt_from(tmp_path):
     tests = [str(write(tmp_path / f"{name}.jsonl", ROWS[TRANSLATE])) for name in "ba"]
     options = {"task": TRANSLATE, **{f"train_{side}_file": path for side, path in sides.items()}}
     job = prepare([*flags(tmp_path / "out", options), "--test_file", *tests])
-    assert job.rows["train"].to_list() == ROWS[TRANSLATE] and job.rows["test"].to_list() == ROWS[TRANSLATE] * 2
+    assert (
+        job.splits["train"].rows.to_list() == ROWS[TRANSLATE]
+        and job.splits["test"].rows.to_list() == ROWS[TRANSLATE] * 2
+    )
     assert job.facts["dataset"] == "a.source, a.target" and "--test_file b.jsonl a.jsonl" in job.facts["command"]
 
 
@@ -504,7 +513,7 @@ def test_overrides_in_a_file_may_be_a_mapping(tmp_path):
     overrides = {"hidden_size": 16, "layer_types": ["full_attention", "sliding_attention"], "num_hidden_layers": 2}
     path.write_text(yaml.safe_dump({"config_overrides": {**overrides, "sliding_window": 3}}))
     options = {"config_overrides": None, **files(tmp_path, ROWS[CLASSIFY], ["train"])}
-    config = prepare([str(path), *flags(tmp_path / "out", options)]).model.config
+    config = prepare([str(path), *flags(tmp_path / "out", options)]).trainer.model.config
     assert (config.hidden_size, config.layer_types[1], config.sliding_window) == (16, "sliding_attention", 3)
 
 
@@ -608,7 +617,7 @@ def test_label_smoothing_moves_into_the_model(tmp_path):
         ({"label_smoothing_factor": 0.5, **test}, 0.25),
     ]:
         job = prepared(tmp_path / "next", **from_model(out, **options))
-        assert job.model.config.label_smoothing == smoothing
+        assert job.trainer.model.config.label_smoothing == smoothing
         assert job.trainer.args.label_smoothing_factor == 0 and job.trainer.label_smoother is None
 
 
@@ -623,7 +632,7 @@ def test_every_architecture_does_the_tasks_that_it_has_a_head_for(task, architec
     options = {"task": task, "architecture": architecture, **files(tmp_path, ROWS[task], ["train"])}
     heads = FAMILIES[ARCHITECTURES[architecture]]
     if TASKS[task].auto_class in heads:
-        assert type(prepared(tmp_path / "out", **options).model) is heads[TASKS[task].auto_class]
+        assert type(prepared(tmp_path / "out", **options).trainer.model) is heads[TASKS[task].auto_class]
     else:
         assert main(flags(tmp_path / "out", options)) == 2
         error = capsys.readouterr().err
@@ -662,7 +671,7 @@ def test_a_head_starts_from_the_model_of_another(
     assert messages == [f"Of {path}, {what}: {', '.join(names.split())}" for what, names in expected.items() if names]
     # Which says the same with codes of colours.
     assert "LOAD REPORT" not in caplog.text
-    state = job.model.state_dict()
+    state = job.trainer.model.state_dict()
     saved = safetensors.torch.load_file(path / "model.safetensors")
     shared = set(saved) - set(dropped.split()) - set(new.split())
     assert shared and all(torch.equal(state[name], saved[name]) for name in shared)
@@ -725,11 +734,11 @@ def test_the_rows_of_a_head_follow_the_names_of_the_labels(
     parts = {"are taken over": kept, "start anew": new, "are dropped": dropped}
     said = "; ".join(f"{what}: {names}" for what, names in parts.items() if names)
     assert f"Of {path}, labels {said}" in caplog.messages
-    heads = [labelled_rows(TASKS[options["task"]].auto_class.from_pretrained(path)), labelled_rows(job.model)]
+    heads = [labelled_rows(TASKS[options["task"]].auto_class.from_pretrained(path)), labelled_rows(job.trainer.model)]
     for label, row in heads[1].items():
         same = [name for name, other in heads[0].items() if torch.equal(row, other)]
         assert same == ([label] if label in kept.split(", ") else [])
-    job.model.save_pretrained(tmp_path / "c")
+    job.trainer.model.save_pretrained(tmp_path / "c")
     again = labelled_rows(TASKS[options["task"]].auto_class.from_pretrained(tmp_path / "c"))
     assert all(torch.equal(again[label], row) for label, row in heads[1].items()) and len(again) == len(heads[1])
 
@@ -749,27 +758,32 @@ def test_labels_that_nobody_has_named_follow_their_numbers(tmp_path, caplog):
     (path / "config.json").write_text(json.dumps({**config, **unnamed}))
     job = prepared(tmp_path / "b", **from_model(path), **files(tmp_path, numbered, ["train"]))
     saved = safetensors.torch.load_file(path / "model.safetensors")
-    assert torch.equal(job.model.score.weight, saved["score.weight"]) and job.settings.labels == ["0", "1"]
+    assert torch.equal(job.trainer.model.score.weight, saved["score.weight"])
+    assert job.trainer.model.config.id2label == {0: "0", 1: "1"}
 
 
 def test_class_weights_do_not_pass_to_other_labels(tmp_path, caplog):
     weighted = f"{SMALL},class_weights=[1,2]"
     model = run(tmp_path / "a", config_overrides=weighted, **files(tmp_path, ROWS[CLASSIFY], ["train"]))
     same = prepared(tmp_path / "b", **from_model(model), **files(tmp_path, ROWS[CLASSIFY], ["train"]))
-    assert same.model.config.class_weights == [1, 2]
+    assert same.trainer.model.config.class_weights == [1, 2]
     other = prepared(tmp_path / "c", task=TAG, **from_model(model), **files(tmp_path, ROWS[TAG], ["train"]))
-    assert other.model.config.class_weights is None and "class_weights" in caplog.text
+    assert other.trainer.model.config.class_weights is None and "class_weights" in caplog.text
 
 
 def test_overrides_change_a_saved_model_and_its_parts(model_of, tmp_path):
     options = from_model(model_of(TRANSLATE), config_overrides="hidden_dropout=0.3,label_smoothing=0.2")
-    config = prepared(tmp_path / "out", task=TRANSLATE, **options, **files(tmp_path, ROWS[TRANSLATE])).model.config
+    config = prepared(
+        tmp_path / "out", task=TRANSLATE, **options, **files(tmp_path, ROWS[TRANSLATE])
+    ).trainer.model.config
     assert config.encoder.hidden_dropout == config.decoder.hidden_dropout == 0.3 and config.label_smoothing == 0.2
 
 
 def test_a_part_of_a_saved_model_may_be_overridden(model_of, tmp_path):
     options = from_model(model_of(TRANSLATE), config_overrides="encoder={hidden_dropout: 0.3}")
-    config = prepared(tmp_path / "out", task=TRANSLATE, **options, **files(tmp_path, ROWS[TRANSLATE])).model.config
+    config = prepared(
+        tmp_path / "out", task=TRANSLATE, **options, **files(tmp_path, ROWS[TRANSLATE])
+    ).trainer.model.config
     assert (config.encoder.hidden_dropout, config.decoder.hidden_dropout) == (0.3, 0.1)
 
 
@@ -795,7 +809,10 @@ def test_a_saved_model_generates_as_it_did(options, beams, length, model_of, tmp
     length_of_training = 16 if "train_file" in options else None
     options = {"max_length": length_of_training, "test_file": paths["test_file"], **options}
     job = prepared(tmp_path / "out", task=TRANSLATE, **from_model(model, **options))
-    assert (job.model.generation_config.num_beams, job.model.generation_config.max_length) == (beams, length)
+    assert (job.trainer.model.generation_config.num_beams, job.trainer.model.generation_config.max_length) == (
+        beams,
+        length,
+    )
 
 
 def test_the_problem_type_is_that_of_the_model(tmp_path, capsys):
@@ -815,7 +832,7 @@ def test_a_prompt_is_not_closed(model_of):
 
 def test_a_recipe_with_one_layer_slides_no_more(tmp_path):
     options = {"task": "causal-lm", "recipe": "gpt3", **files(tmp_path, ROWS["causal-lm"], ["train"])}
-    assert prepared(tmp_path / "out", **options).model.config.sliding_window is None
+    assert prepared(tmp_path / "out", **options).trainer.model.config.sliding_window is None
 
 
 def test_the_order_of_a_models_labels_stays(model_of, tmp_path):
@@ -824,7 +841,10 @@ def test_the_order_of_a_models_labels_stays(model_of, tmp_path):
     config.id2label, config.label2id = {0: "y", 1: "x"}, {"y": 0, "x": 1}
     config.save_pretrained(model)
     job = prepared(tmp_path / "out", **from_model(model), **files(tmp_path, ROWS[CLASSIFY]))
-    assert job.settings.labels == ["y", "x"] and job.model.config.id2label == {0: "y", 1: "x"}
+    assert list(job.trainer.model.config.id2label.values()) == ["y", "x"] and job.trainer.model.config.id2label == {
+        0: "y",
+        1: "x",
+    }
 
 
 def test_without_training_the_labels_are_the_models(model_of, tmp_path):
