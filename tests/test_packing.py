@@ -327,7 +327,7 @@ def test_varlen_kernel_equals_sdpa(model_class, flatten, kernel, monkeypatch):
     model = tiny_model(model_class, **SLIDING).train()
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "flash_attention_2", varlen_kernel)
     monkeypatch.setattr("seqblend.modeling.attention.varlen_attn", torch_varlen)
-    monkeypatch.setattr(Stack, "takes_lengths", lambda self, embeds: True)
+    monkeypatch.setattr(Stack, "uses_varlen_kernel", lambda self, embeds: True)
     for config in (model.config, *(getattr(model.config, part) for part in model.config.sub_configs)):
         config._attn_implementation_internal = kernel  # set_attn_implementation asks for the library
     output = model(**flatten(rows))
