@@ -34,7 +34,7 @@ class Text2TextGenerationPipeline(Pipeline):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, **kwargs: Any):
         if not (model.config.is_encoder_decoder and model.can_generate()):
-            raise ValueError(f"model: {type(model).__name__} is none of AutoModelForSeq2SeqLM")
+            raise ValueError(f"model: {type(model).__name__} is not a model of AutoModelForSeq2SeqLM")
         if tokenizer is None:
             raise ValueError("tokenizer: there is none, and the pipeline needs one")
         super().__init__(model=model, tokenizer=tokenizer, **kwargs)
