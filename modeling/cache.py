@@ -52,8 +52,9 @@ class KeyValueBuffer:
 class BufferedLayer(DynamicLayer):
     """A DynamicLayer that appends new tokens to a preallocated buffer.
 
-    DynamicLayer.update copies all keys and values for each token. So does this class while gradients are enabled. As
-    in DynamicLayer, keys and values that a caller holds never change: no memory is written twice.
+    DynamicLayer.update copies all keys and values for each token. So does this class while gradients are enabled or
+    the model is compiled. As in DynamicLayer, keys and values that a caller holds never change: except in
+    reorder_beams, which is for generate() only, no memory is written twice.
     """
 
     keys: torch.Tensor
