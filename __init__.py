@@ -1,6 +1,6 @@
 """seqblend: the Transformer lecture as a Hugging Face model family.
 
-Importing it registers every class with transformers' Auto classes, and its pipelines with transformers' own.
+Importing the package registers its classes with transformers' Auto classes, and its pipelines with transformers.
 """
 
 import importlib

@@ -1,6 +1,6 @@
-"""Sequence to sequence in transformers' pipelines: the tasks "text2text-generation" and "translation".
+"""Pipelines for sequence-to-sequence models: the tasks "text2text-generation" and "translation".
 
-transformers 5 has dropped them. Here they are for every model of AutoModelForSeq2SeqLM, and answer as they did in
+transformers 5 has removed them. These work for every model of AutoModelForSeq2SeqLM and return the same as in
 transformers 4:
 
     pipeline("translation", "you/model")("jeudi 6 mars 2031")    [{"translation_text": "2031-03-06"}]
@@ -16,52 +16,52 @@ Answer = dict[str, str | torch.Tensor]
 
 
 class Text2TextGenerationPipeline(Pipeline):
-    """Writes a text from a text, as `model.generate` does.
+    """Generates text from text with `model.generate`.
 
     Args:
-        model: one that generates, and reads by an encoder.
-        tokenizer: of what it reads and writes.
-        kwargs: those of Pipeline; what is left is for every call.
+        model: an encoder-decoder that can generate.
+        tokenizer: tokenizer of the inputs and outputs.
+        kwargs: arguments of Pipeline; the others are defaults of the arguments of __call__.
 
     Raises:
-        ValueError: the model is another, or there is no tokenizer.
+        ValueError: the model cannot generate or is no encoder-decoder, or there is no tokenizer.
     """
 
-    # What the names in an answer begin with.
-    written = "generated"
+    # Prefix of the keys of an answer.
+    answer_prefix = "generated"
     _load_tokenizer = True
     _load_processor = _load_image_processor = _load_feature_extractor = False
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, **kwargs: Any):
         if not (model.config.is_encoder_decoder and model.can_generate()):
-            raise ValueError(f"model: {type(model).__name__} is none of AutoModelForSeq2SeqLM")
+            raise ValueError(f"model: {type(model).__name__} is not a model of AutoModelForSeq2SeqLM")
         if tokenizer is None:
-            raise ValueError("tokenizer: there is none, and the model reads no text without")
+            raise ValueError("tokenizer: there is none, and the pipeline needs one")
         super().__init__(model=model, tokenizer=tokenizer, **kwargs)
 
     def __call__(
         self, texts: str | Sequence[str] | Any, **kwargs: Any
     ) -> list[Answer] | list[list[Answer]] | Iterator[list[Answer]]:
-        """Write a text, or several, from each text.
+        """Generate one or more answers for each text.
 
         Args:
-            texts: a text; a list or another sequence of texts; or a data set or a generator of them, which is read
-                bit by bit.
-            kwargs: `batch_size`: texts that are read together; `truncation`: as tokenizers have it; `return_tensors`:
-                answer by tokens in place of texts; `clean_up_tokenization_spaces`; the rest is for `model.generate`.
+            texts: a text; a list or another sequence of texts; or a dataset or generator of texts, which is read
+                lazily.
+            kwargs: `batch_size`: texts per batch; `truncation`: as in tokenizers; `return_tensors`: return token IDs
+                instead of text; `clean_up_tokenization_spaces`; the rest goes to `model.generate`.
 
         Returns:
-            Of one text the answers, as many as `num_return_sequences`; each is `{"generated_text": …}`, or
-            `{"generated_token_ids": …}` with a tensor (T); "translation" in place of "generated" under that task. Of
-            several texts the one answer of each, or, if there are more, a list for each. Of a data set or a generator
-            an iterator over such lists, of however many answers.
+            An answer is `{"generated_text": …}`, or `{"generated_token_ids": …}` with a tensor (T); for the task
+            "translation", the keys start with "translation". For one text, the list of its `num_return_sequences`
+            answers. For a sequence of texts, one answer per text, or, with num_return_sequences above 1, a list of
+            answers per text. For a dataset or generator, an iterator over the lists of answers.
 
         Raises:
-            ValueError: what is to be read is no text, or has no tokens; an argument is unknown.
+            ValueError: an input is not a text, or has no tokens; an argument is unknown.
         """
         if isinstance(texts, str) or not isinstance(texts, Sequence):
             return super().__call__(texts, **kwargs)
-        # Pipeline asks what the first of them is, and takes sequences other than lists for one input.
+        # Pipeline treats a sequence that is not a list as one input, and reads the first item of an empty list.
         answers = super().__call__(list(texts), **kwargs) if len(texts) else []
         return [each for (each,) in answers] if all(len(each) == 1 for each in answers) else answers
 
@@ -72,19 +72,19 @@ class Text2TextGenerationPipeline(Pipeline):
         clean_up_tokenization_spaces: bool | None = None,
         **generate_kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """What a call says, for each of the three steps."""
-        reading = {"truncation": truncation}
-        answering = {
+        """The keyword arguments of preprocess, _forward and postprocess."""
+        preprocess_kwargs = {"truncation": truncation}
+        postprocess_kwargs = {
             "return_tensors": return_tensors,
             "clean_up_tokenization_spaces": clean_up_tokenization_spaces,
         }
-        return given(reading), generate_kwargs, given(answering)
+        return not_none(preprocess_kwargs), generate_kwargs, not_none(postprocess_kwargs)
 
     def preprocess(self, text: str, truncation: bool | str = False) -> dict[str, torch.Tensor]:
-        """Tokens of a text, (1, S).
+        """Tokenize a text to tensors (1, S).
 
         Raises:
-            ValueError: it is none, or has no tokens.
+            ValueError: the input is not a text, or has no tokens.
         """
         if not isinstance(text, str):
             raise ValueError(f"{self.task}: an input must be a text, got {text!r}")
@@ -94,7 +94,7 @@ class Text2TextGenerationPipeline(Pipeline):
         return {name: torch.tensor([values]) for name, values in encoded.items()}
 
     def _forward(self, model_inputs: dict[str, torch.Tensor], **generate_kwargs: Any) -> dict[str, torch.Tensor]:
-        """Tokens of the answers, (B, answers of each, T)."""
+        """Token IDs of the answers, (B, num_return_sequences, T)."""
         output = self.model.generate(**model_inputs, **generate_kwargs)
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         return {"sequences": sequences.unflatten(0, (len(model_inputs["input_ids"]), -1))}
@@ -105,35 +105,35 @@ class Text2TextGenerationPipeline(Pipeline):
         return_tensors: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
     ) -> list[Answer]:
-        """The answers to one text; model_outputs are those of _forward, of one row."""
+        """Decode the answers to one text; model_outputs are the outputs of _forward for one row."""
         (sequences,) = model_outputs["sequences"]
         if return_tensors:
-            return [{f"{self.written}_token_ids": sequence} for sequence in sequences]
+            return [{f"{self.answer_prefix}_token_ids": sequence} for sequence in sequences]
         texts = self.tokenizer.batch_decode(
             sequences, skip_special_tokens=True, clean_up_tokenization_spaces=clean_up_tokenization_spaces
         )
-        return [{f"{self.written}_text": text} for text in texts]
+        return [{f"{self.answer_prefix}_text": text} for text in texts]
 
 
 class TranslationPipeline(Text2TextGenerationPipeline):
-    """Writes a text from a text, and calls that a translation."""
+    """Text2TextGenerationPipeline with "translation" in the keys of the answers."""
 
-    written = "translation"
+    answer_prefix = "translation"
 
 
 TASKS = {"text2text-generation": Text2TextGenerationPipeline, "translation": TranslationPipeline}
 
 
-def given(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that are not None: a call leaves what was said before as it is."""
+def not_none(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that are not None, so that a call keeps the pipeline's defaults for the others."""
     return {name: value for name, value in arguments.items() if value is not None}
 
 
 def register_pipelines() -> None:
-    """Make transformers.pipeline know TASKS; one that it knows already stays what it is.
+    """Register TASKS with transformers.pipeline; a task that is registered already is not replaced.
 
-    transformers refuses the names by a table of their own before it asks its registry: `if removed_task in
-    REMOVED_TASKS` of pipelines._resolve_deprecated_task. 5.16 has no such table.
+    transformers rejects removed tasks before it looks into its registry: `if removed_task in REMOVED_TASKS` in
+    pipelines._resolve_deprecated_task. 5.16 has no such table.
     """
     for task, pipeline_class in TASKS.items():
         if task in pipelines.PIPELINE_REGISTRY.supported_tasks:

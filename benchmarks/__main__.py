@@ -1,4 +1,4 @@
-"""Time ours beside its peers: `python -m seqblend.benchmarks [NAME ...]`."""
+"""Compare the speed of seqblend with its peers: `python -m seqblend.benchmarks [NAME ...]`."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ from .report import environment, table
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmarks that are named, or all, print their tables and write their rows."""
+    """Run the named benchmarks, or all, print their tables and write their rows as JSON."""
     args = parse(arguments)
     corpora = load_corpora(args.data)
     print(environment(args.device), *(f"{kind}: {corpus.name}" for kind, corpus in corpora.items()), sep="\n")
@@ -29,15 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line. Exits with a message that lists the valid values where one is wrong."""
+    """Parse the command line. Exits with a message that lists the valid values if a value is wrong."""
     parser = argparse.ArgumentParser(prog="python -m seqblend.benchmarks", description=__doc__)
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all where none is given"
-    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; default: all")
     parser.add_argument("--device", choices=DTYPES, default="cpu")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the rows go")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for the rows")
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="data sets that have the lengths; else calendar dates"
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="directory of the datasets whose row lengths are used; default: calendar dates",
     )
     args = parser.parse_args(arguments)
     for name in args.names:

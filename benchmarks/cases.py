@@ -1,4 +1,4 @@
-"""The benchmarks: what is run beside what."""
+"""The benchmarks: which systems are compared on which workload."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from .lengths import (
     Corpus,
     Lengths,
     Row,
-    fill,
+    fill_ratio,
     flatten,
     full_batches,
     group_by_length,
@@ -33,29 +33,29 @@ from .systems import (
     x_transformers,
 )
 
-# Prompts are drawn in batches of so many, of which a smaller batch is the beginning.
+# Number of prompts that are drawn; a smaller batch is the first part of them.
 PROMPTS = 32
 
 
 def encoder_train(plan: Plan) -> list[Result]:
-    """Training steps of a classifier of sequences."""
+    """Training steps of a sequence classifier."""
     cases = encoder_cases(plan, "encoder-train")
     return [row for case in cases for row in compare_training(plan, case, encoders(case, train=True))]
 
 
 def encoder_infer(plan: Plan) -> list[Result]:
-    """The last hidden state of a base model."""
+    """Forward of a base model, in inference mode."""
     rows = []
     for case in encoder_cases(plan, "encoder-infer"):
         systems = encoders(case, train=False)
         for dtype in in_each_dtype(plan, systems):
-            works = {system.name: partial(infer, system.model, system.batches) for system in systems}
-            rows += compare(plan, case, dtype, works)
+            workloads = {system.name: partial(infer, system.model, system.batches) for system in systems}
+            rows += compare(plan, case, dtype, workloads)
     return rows
 
 
 def encoder_cases(plan: Plan, benchmark: str) -> Iterator[Case]:
-    """For each size, batches with natural padding, and a batch without any."""
+    """For each size, batches with natural padding, and a batch without padding."""
     for size in plan.sizes[benchmark]:
         natural = natural_batches(plan.corpora["texts"].rows, size.num_batches, size.batch_rows)
         yield Case(benchmark, "bert", size, natural)
@@ -63,14 +63,14 @@ def encoder_cases(plan: Plan, benchmark: str) -> Iterator[Case]:
 
 
 def encoders(case: Case, train: bool) -> list[System]:
-    """Ours and its peers; without padding, BertModel alone."""
+    """Our model and its peers; without padding, BertModel is the only peer."""
     size = case.size
     torch.manual_seed(0)
     ours, theirs = bert_classifiers(size) if train else bert(size)
-    rows = [[text(length, size, train) for (length,) in batch] for batch in case.drawn]
+    rows = [[text_row(length, size, train) for (length,) in batch] for batch in case.batch_lengths]
     batches = [pad(batch) for batch in rows]
     systems = [System(OURS, ours, batches), System("BertModel padded", theirs, batches, equals_ours=True)]
-    if fill(case.drawn) == 1:
+    if fill_ratio(case.batch_lengths) == 1:
         return systems
     systems.append(System("BertModel length-grouped", theirs, [pad(batch) for batch in group_by_length(rows)]))
     for name, model in {"ModernBertModel": modern_bert(size), "x-transformers": x_transformers(size)}.items():
@@ -79,28 +79,28 @@ def encoders(case: Case, train: bool) -> list[System]:
     return systems
 
 
-def text(length: int, size: Size, labelled: bool) -> Row:
-    """A row of one text, and perhaps its class."""
+def text_row(length: int, size: Size, labelled: bool) -> Row:
+    """A row with one text, and its class if `labelled`."""
     label = {"labels": torch.randint(2, ())} if labelled else {}
     return {"input_ids": random_tokens(length, size.vocab_size), **label}
 
 
 def seq2seq_train(plan: Plan) -> list[Result]:
-    """Training steps of an encoder-decoder with a source and a target in each row."""
+    """Training steps of an encoder-decoder on rows of source and target."""
     rows = []
     for size in plan.sizes["seq2seq-train"]:
-        drawn = natural_batches(plan.corpora["pairs"].rows, size.num_batches, size.batch_rows)
+        batch_lengths = natural_batches(plan.corpora["pairs"].rows, size.num_batches, size.batch_rows)
         for recipe, peer in (("transformer", "MarianMTModel"), ("bart", "BartForConditionalGeneration")):
             torch.manual_seed(0)
-            batches = [pad([pair(lengths, size) for lengths in batch]) for batch in drawn]
+            batches = [pad([pair_row(lengths, size) for lengths in batch]) for batch in batch_lengths]
             ours, theirs = LANGUAGE_MODELS[recipe](size)
             systems = [System(OURS, ours, batches), System(f"{peer} padded", theirs, batches, equals_ours=True)]
-            rows += compare_training(plan, Case("seq2seq-train", recipe, size, drawn), systems)
+            rows += compare_training(plan, Case("seq2seq-train", recipe, size, batch_lengths), systems)
     return rows
 
 
-def pair(lengths: Lengths, size: Size) -> Row:
-    """A row of a source and a target."""
+def pair_row(lengths: Lengths, size: Size) -> Row:
+    """A row with a source and a target."""
     source, target = lengths
     return {
         "input_ids": random_tokens(source, size.vocab_size),
@@ -109,92 +109,96 @@ def pair(lengths: Lengths, size: Size) -> Row:
 
 
 def causal_train(plan: Plan) -> list[Result]:
-    """Training steps of a language model; GPT-2 also on flattened batches, in which it masks other sequences."""
+    """Training steps of a language model; GPT-2 also on flattened batches, where it masks the other sequences."""
     rows = []
     for size in plan.sizes["causal-train"]:
-        drawn = natural_batches(plan.corpora["texts"].rows, size.num_batches, size.batch_rows)
+        batch_lengths = natural_batches(plan.corpora["texts"].rows, size.num_batches, size.batch_rows)
         torch.manual_seed(0)
-        texts = [[learnt(length, size) for (length,) in batch] for batch in drawn]
+        texts = [[causal_row(length, size) for (length,) in batch] for batch in batch_lengths]
         padded = [pad(batch) for batch in texts]
         ours, theirs = LANGUAGE_MODELS["gpt2"](size)
-        # It makes a cache unless told not to, even in training, and with one it does not see where positions restart.
+        # By default it creates a cache in training, too, and with a cache it does not detect positions that restart.
         theirs.config.use_cache = False
         systems = [
             System(OURS, ours, padded),
             System("GPT2LMHeadModel padded", theirs, padded, equals_ours=True),
             System("GPT2LMHeadModel flattened", theirs, [flatten(batch) for batch in texts], equals_ours=True),
         ]
-        rows += compare_training(plan, Case("causal-train", "gpt2", size, drawn), systems)
+        rows += compare_training(plan, Case("causal-train", "gpt2", size, batch_lengths), systems)
     return rows
 
 
-def learnt(length: int, size: Size) -> Row:
-    """A text of which each token is learnt from those before it: also where it is flattened, not the first."""
+def causal_row(length: int, size: Size) -> Row:
+    """A text for causal training. The first label is -100, so that a flattened batch has the same targets."""
     tokens = random_tokens(length, size.vocab_size)
     return {"input_ids": tokens, "labels": tokens.where(torch.arange(length) > 0, -100)}
 
 
 def generate(plan: Plan) -> list[Result]:
-    """As many new tokens for each prompt, greedily and with four beams."""
+    """Generation of plan.new_tokens tokens per prompt, greedy and with four beams."""
     rows = []
     for size in plan.sizes["generate"]:
         prompts = natural_batches(plan.corpora["texts"].rows, 1, PROMPTS)[0][: size.batch_rows]
         for recipe, peer, side in (("transformer", "MarianMTModel", "right"), ("gpt2", "GPT2LMHeadModel", "left")):
             torch.manual_seed(0)
-            batch = pad([text(length, size, labelled=False) for (length,) in prompts], side)
+            batch = pad([text_row(length, size, labelled=False) for (length,) in prompts], side)
             named = zip((OURS, f"{peer} padded"), LANGUAGE_MODELS[recipe](size), strict=True)
             systems = [System(name, model.eval(), [batch]) for name, model in named]
             for beams in (1, 4):
                 keys = {"batch": size.batch_rows, "beams": beams}
-                written = plan.new_tokens * size.batch_rows
-                rows += generations(plan, Case("generate", recipe, size, [prompts], keys, written), systems)
+                num_generated = plan.new_tokens * size.batch_rows
+                rows += compare_generation(
+                    plan, Case("generate", recipe, size, [prompts], keys, num_generated), systems
+                )
     return rows
 
 
-def generations(plan: Plan, case: Case, systems: list[System]) -> list[Result]:
-    """What a model and its peer took, after a look that both write the same sequences in float32."""
-    works = {system.name: partial(write, system, case.keys["beams"], plan.new_tokens) for system in systems}
+def compare_generation(plan: Plan, case: Case, systems: list[System]) -> list[Result]:
+    """Compare a model and its peer, after checking that both generate the same sequences in float32."""
+    workloads = {
+        system.name: partial(generate_tokens, system, case.keys["beams"], plan.new_tokens) for system in systems
+    }
     for system in systems:
         system.model.float()
-    sequences = [work() for work in works.values()]
-    assert torch.equal(*sequences), f"{systems[1].name} writes other sequences than ours: {case.keys}"
-    return [row for dtype in in_each_dtype(plan, systems) for row in compare(plan, case, dtype, works)]
+    sequences = [workload() for workload in workloads.values()]
+    assert torch.equal(*sequences), f"{systems[1].name} generates other sequences than our model: {case.keys}"
+    return [row for dtype in in_each_dtype(plan, systems) for row in compare(plan, case, dtype, workloads)]
 
 
-def write(system: System, beams: int, new_tokens: int) -> torch.Tensor:
-    """What the model writes after its only batch, (B, T)."""
-    # No token ends a row: all write as many, and nobody has to be kept from ending.
+def generate_tokens(system: System, beams: int, new_tokens: int) -> torch.Tensor:
+    """Generate `new_tokens` tokens after the only batch of the system; returns prompts and answers (B, T)."""
+    # No end token: every row generates the same number of tokens, without a processor that suppresses the end.
     system.model.generation_config.eos_token_id = None
     settings = {"num_beams": beams, "do_sample": False, "max_new_tokens": new_tokens}
     return system.model.generate(**system.batches[0], **settings)
 
 
 def growth(plan: Plan) -> list[Result]:
-    """Forward and backward of as many tokens in ever longer sequences, with full and with sliding attention."""
+    """Forward and backward of a fixed number of tokens in sequences of growing length, full and sliding attention."""
     settings = itertools.product(
         plan.sizes["growth"], ("encoder", "decoder"), ("full", "sliding"), plan.sequence_lengths
     )
     rows, longest = [], max(plan.sequence_lengths)
     for size, architecture, attention, length in settings:
         torch.manual_seed(0)
-        drawn = [[(length,)] * (longest // length)]
+        batch_lengths = [[(length,)] * (longest // length)]
         keys = {"architecture": architecture, "attention": attention, "tokens": length}
         models = long_models(size, architecture, attention, longest, plan.sliding_window)
-        rows += grown(plan, Case("growth", "default", size, drawn, keys), models)
+        rows += compare_growth(plan, Case("growth", "default", size, batch_lengths, keys), models)
     return rows
 
 
-def grown(plan: Plan, case: Case, models: dict[str, nn.Module]) -> list[Result]:
-    """The rows of one length, in the plan's first dtype."""
-    tokens = random_tokens(case.tokens, case.size.vocab_size).view(len(case.drawn[0]), -1)
+def compare_growth(plan: Plan, case: Case, models: dict[str, nn.Module]) -> list[Result]:
+    """Compare the models at one sequence length, in the plan's first dtype."""
+    tokens = random_tokens(case.tokens, case.size.vocab_size).view(len(case.batch_lengths[0]), -1)
     systems = [System(name, model.train(), [{"input_ids": tokens}]) for name, model in models.items()]
     dtype = next(in_each_dtype(plan, systems))
-    works = {system.name: partial(backward_of_sum, system) for system in systems}
-    return compare(plan, case, dtype, works)
+    workloads = {system.name: partial(run_forward_backward, system) for system in systems}
+    return compare(plan, case, dtype, workloads)
 
 
-def backward_of_sum(system: System) -> None:
-    """Forward of the only batch, and backward of the sum of the last hidden state."""
+def run_forward_backward(system: System) -> None:
+    """Forward of the system's only batch, and backward of the sum of the last hidden state."""
     system.model(**system.batches[0]).last_hidden_state.sum().backward()
     system.model.zero_grad()
 
@@ -212,7 +216,7 @@ ENCODERS = (
     Size(4, 256, batch_rows=64, num_batches=2, repeats=5),
     Size(12, 768, batch_rows=16, num_batches=2, repeats=2),
 )
-# At least 32 thousand real tokens a batch.
+# At least 32 thousand real tokens per batch.
 LARGE_ENCODERS = (
     Size(4, 256, batch_rows=2048, num_batches=4, repeats=10),
     Size(12, 768, batch_rows=2048, num_batches=4, repeats=10),
@@ -240,5 +244,5 @@ DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.bfloat16,)}
 
 
 def plan_for(device: str, corpora: dict[str, Corpus]) -> Plan:
-    """The plan of a device: `cpu` or `cuda`."""
+    """The plan for a device: `cpu` or `cuda`."""
     return Plan(torch.device(device), DTYPES[device], SIZES[device], corpora)

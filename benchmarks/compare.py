@@ -1,4 +1,4 @@
-"""Run systems side by side, in each dtype, and say what each of them took."""
+"""Measure systems side by side, in each dtype."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from .lengths import Batch, Corpus, Drawn, fill, num_tokens
+from .lengths import Batch, BatchLengths, Corpus, fill_ratio, num_tokens
 from .systems import OURS, Size, System, check_agreement
-from .timing import Work, alternate, floor, peak_memory, utilisation
+from .timing import Workload, alternate, matmul_floor, peak_memory, utilisation
 
 Result = dict[str, Any]
 FLOOR_REPEATS = 3
@@ -19,16 +19,16 @@ FLOOR_REPEATS = 3
 
 @dataclass(frozen=True)
 class Plan:
-    """On what the benchmarks run, and how large.
+    """Device, data types, sizes and data of a run of the benchmarks.
 
     Args:
-        device: where.
-        dtypes: of weights and activations.
-        sizes: by benchmark.
-        corpora: `texts` and `pairs`, which the rows have their lengths from.
-        new_tokens: how many `generate` writes in each row.
-        sequence_lengths: those of `growth`; each has as many tokens as the longest.
-        sliding_window: reach of its sliding layers.
+        device: device of models and batches.
+        dtypes: data types of weights and activations.
+        sizes: sizes by benchmark.
+        corpora: `texts` and `pairs`, the datasets whose row lengths are used.
+        new_tokens: number of tokens that `generate` generates per row.
+        sequence_lengths: sequence lengths of `growth`; a batch of each has as many tokens as the longest.
+        sliding_window: window of the sliding layers of `growth`.
     """
 
     device: torch.device
@@ -41,31 +41,31 @@ class Plan:
 
 
 class Case(NamedTuple):
-    """What is the same for all systems that are compared with each other.
+    """What all systems of a comparison share.
 
     Args:
-        benchmark: its name.
-        recipe: of ours.
-        size: of all.
-        drawn: lengths of the rows of each batch.
-        keys: what else its results are told apart by.
-        count: tokens that a run over the batches is counted with; None: the real ones.
+        benchmark: name of the benchmark.
+        recipe: recipe of our model.
+        size: size of all models.
+        batch_lengths: lengths of the rows of each batch.
+        keys: further columns that identify the results.
+        token_count: number of tokens of a run over all batches, for tokens per second; None: the real tokens.
     """
 
     benchmark: str
     recipe: str
     size: Size
-    drawn: Drawn
+    batch_lengths: BatchLengths
     keys: dict[str, Any] = {}
-    count: int | None = None
+    token_count: int | None = None
 
     @property
     def tokens(self) -> int:
-        return num_tokens(self.drawn) if self.count is None else self.count
+        return num_tokens(self.batch_lengths) if self.token_count is None else self.token_count
 
 
 def in_each_dtype(plan: Plan, systems: list[System]) -> Iterator[torch.dtype]:
-    """Put the systems on the plan's device, in one dtype after the other. Equal ones must agree before, in float32."""
+    """Move the systems to the plan's device in each dtype, after check_agreement in float32."""
     check_agreement(systems)
     for dtype in plan.dtypes:
         for system in systems:
@@ -76,33 +76,33 @@ def in_each_dtype(plan: Plan, systems: list[System]) -> Iterator[torch.dtype]:
         yield dtype
 
 
-def compare(plan: Plan, case: Case, dtype: torch.dtype, works: dict[str, Work]) -> list[Result]:
-    """Measure works side by side, ours first, each a run over all batches of the case.
+def compare(plan: Plan, case: Case, dtype: torch.dtype, workloads: dict[str, Workload]) -> list[Result]:
+    """Measure workloads side by side, ours first; each is a run over all batches of the case.
 
     Returns:
-        A row for each; milliseconds are those of a batch.
+        A row for each workload, with milliseconds per batch.
     """
-    # Also the first run, in which kernels are chosen and memory is taken from the system.
-    memory = {name: peak_memory(work, plan.device) for name, work in works.items()}
-    runs = alternate(works, case.size.repeats, plan.device)
-    seconds = {name: median(taken) for name, taken in runs.items()}
-    head = {
+    # This is also the warm-up run, which selects kernels and allocates memory.
+    memory = {name: peak_memory(workload, plan.device) for name, workload in workloads.items()}
+    runs = alternate(workloads, case.size.repeats, plan.device)
+    seconds = {name: median(times) for name, times in runs.items()}
+    common = {
         "benchmark": case.benchmark,
         "size": case.size.name,
         "dtype": str(dtype).removeprefix("torch."),
         "recipe": case.recipe,
-        "fill": round(fill(case.drawn), 3),
+        "fill": round(fill_ratio(case.batch_lengths), 3),
         **case.keys,
     }
     rows = [
         {
-            **head,
+            **common,
             "system": name,
-            "milliseconds": round(1000 * seconds[name] / len(case.drawn), 3),
+            "milliseconds": round(1000 * seconds[name] / len(case.batch_lengths), 3),
             "real_tokens_per_second": round(case.tokens / seconds[name], 1),
             "peak_memory_mib": round(memory[name], 1),
         }
-        for name in works
+        for name in workloads
     ]
     for row in rows[1:]:
         row["ours_faster_by"] = round(seconds[row["system"]] / seconds[OURS], 3)
@@ -110,27 +110,29 @@ def compare(plan: Plan, case: Case, dtype: torch.dtype, works: dict[str, Work]) 
 
 
 def compare_training(plan: Plan, case: Case, systems: list[System]) -> list[Result]:
-    """Training steps of the systems, in each dtype."""
+    """Measure training steps of the systems in each dtype."""
     rows = []
     for dtype in in_each_dtype(plan, systems):
-        optimizers = {model: optimizer_of(model) for model in {system.model for system in systems}}
-        works = {
+        optimizers = {model: build_optimizer(model) for model in {system.model for system in systems}}
+        workloads = {
             system.name: partial(train, system.model.train(), system.batches, optimizers[system.model])
             for system in systems
         }
-        compared = compare(plan, case, dtype, works)
+        compared = compare(plan, case, dtype, workloads)
         if case.benchmark == "encoder-train":
-            compared[0]["of_floor"] = round(of_floor(plan, case, systems[0]), 3)
-        # The tokens of an encoder-decoder go through one of its parts only.
+            compared[0]["of_floor"] = round(share_of_floor(plan, case, systems[0]), 3)
+        # Not for encoder-decoders: each token goes through one of their two stacks only.
         if plan.device.type == "cuda" and not systems[0].model.config.is_encoder_decoder:
             for row in compared:
-                row["utilisation"] = utilisation(systems[0].model, case.drawn, row["milliseconds"], plan.device)
+                row["utilisation"] = utilisation(
+                    systems[0].model, case.batch_lengths, row["milliseconds"], plan.device
+                )
         rows += compared
     return rows
 
 
-def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
-    """Fused AdamW, after a step that changes nothing: its state is there, and is no part of a later step's memory."""
+def build_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    """Fused AdamW after a step that changes nothing: its state exists and is not measured as memory of later steps."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.0, fused=True)
     for parameter in parameters:
@@ -141,7 +143,7 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def train(model: nn.Module, batches: list[Batch], optimizer: torch.optim.Optimizer | None = None) -> None:
-    """A step for each batch; without an optimizer, forward and backward alone."""
+    """One training step per batch; without an optimizer, only forward and backward."""
     for batch in batches:
         model(**batch).loss.backward()
         if optimizer is not None:
@@ -151,18 +153,18 @@ def train(model: nn.Module, batches: list[Batch], optimizer: torch.optim.Optimiz
 
 @torch.inference_mode()
 def infer(model: nn.Module, batches: list[Batch]) -> None:
-    """A forward for each batch."""
+    """One forward per batch."""
     model.eval()
     for batch in batches:
         model(**batch)
 
 
-def of_floor(plan: Plan, case: Case, system: System) -> float:
-    """The floor's best time, in parts of the best that our steps take without the optimizer."""
-    batch_tokens = [num_tokens([batch]) for batch in case.drawn]
-    works: dict[str, Work] = {
+def share_of_floor(plan: Plan, case: Case, system: System) -> float:
+    """Best time of the floor divided by the best time of our steps without the optimizer."""
+    batch_tokens = [num_tokens([batch]) for batch in case.batch_lengths]
+    workloads: dict[str, Workload] = {
         "steps": partial(train, system.model, system.batches),
-        "floor": floor(system.model.model, batch_tokens),
+        "floor": matmul_floor(system.model.model, batch_tokens),
     }
-    seconds = alternate(works, FLOOR_REPEATS, plan.device)
+    seconds = alternate(workloads, FLOOR_REPEATS, plan.device)
     return min(seconds["floor"]) / min(seconds["steps"])

@@ -1,4 +1,4 @@
-"""The batches of a benchmark: how long their rows are comes from real texts, which tokens stand in them is random."""
+"""The batches of a benchmark: their row lengths come from real texts, their tokens are random."""
 
 import datetime
 import json
@@ -13,43 +13,43 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..data.dates import LANGUAGES, STYLES, date_row
 
-# Tokens of a row: its only text, or source and target.
+# Token counts of a row: of its text, or of source and target.
 Lengths = tuple[int, ...]
-# Those of the rows of each batch.
-Drawn = list[list[Lengths]]
-# A row's tensors by name: one dimension for what belongs to a token, none for what belongs to the row.
+# The lengths of the rows of each batch.
+BatchLengths = list[list[Lengths]]
+# Tensors of a row by name: one dimension for values per token, no dimension for values per row.
 Row = dict[str, torch.Tensor]
 Batch = dict[str, torch.Tensor]
 
 NATURAL_FILL = (0.35, 0.45)
-# Where longer texts are cut, as training does by its maximum length: the first at which such fills are met.
-CUTS = (512, 384, 256, 192, 128, 96, 64, 48, 32, 24, 16)
-DRAWS = 500
+# Candidates for the maximum length, to which texts are cut as in training: the first with enough natural fills.
+MAX_LENGTHS = (512, 384, 256, 192, 128, 96, 64, 48, 32, 24, 16)
+NUM_DRAWS = 500
 NUM_DATES = 5000
 
 
 class Corpus(NamedTuple):
-    """Lengths of the rows of a data set, and what they count."""
+    """Row lengths of a dataset, and a name with their unit."""
 
     name: str
     rows: list[Lengths]
 
 
 def load_corpora(directory: Path | None) -> dict[str, Corpus]:
-    """Lengths of `texts` and of `pairs`: those of a directory of data sets, or, without one, of calendar dates.
+    """Row lengths of `texts` and `pairs`, from a directory of datasets or, if None, from calendar dates.
 
     Raises:
-        FileNotFoundError: the directory has not the two data sets.
+        FileNotFoundError: the directory does not contain the two datasets.
     """
     if directory is None:
         pairs = date_pairs()
         name = "calendar dates in fifty languages, in UTF-8 bytes"
         return {"texts": Corpus(name, [row[:1] for row in pairs]), "pairs": Corpus(f"{name}, two a row", pairs)}
-    sentences = read(directory / "ud_en_ewt" / "train.jsonl")
-    documents = read(directory / "python_docs_en_ko" / "train.jsonl")
-    texts, unit = count([" ".join(row["tokens"]) for row in sentences], directory, "bert-base-uncased")
-    sources, _ = count([row["source"] for row in documents], directory, "bert-base-uncased")
-    targets, _ = count([row["target"] for row in documents], directory, "koelectra-v1")
+    sentences = read_json_lines(directory / "ud_en_ewt" / "train.jsonl")
+    documents = read_json_lines(directory / "python_docs_en_ko" / "train.jsonl")
+    texts, unit = count_tokens([" ".join(row["tokens"]) for row in sentences], directory, "bert-base-uncased")
+    sources, _ = count_tokens([row["source"] for row in documents], directory, "bert-base-uncased")
+    targets, _ = count_tokens([row["target"] for row in documents], directory, "koelectra-v1")
     return {
         "texts": Corpus(f"UD English EWT, in {unit}", [(length,) for length in texts]),
         "pairs": Corpus(
@@ -59,7 +59,7 @@ def load_corpora(directory: Path | None) -> dict[str, Corpus]:
 
 
 def date_pairs() -> list[Lengths]:
-    """Bytes of random dates as one language writes them, and as another does."""
+    """Byte lengths of random dates, each written in two random languages."""
     rng, first = random.Random(0), datetime.date(1900, 1, 1).toordinal()
     days = [datetime.date.fromordinal(first + rng.randrange(200 * 365)) for _ in range(NUM_DATES)]
     return [
@@ -68,62 +68,62 @@ def date_pairs() -> list[Lengths]:
     ]
 
 
-def read(path: Path) -> list[dict]:
-    """The rows of a file of JSON lines."""
+def read_json_lines(path: Path) -> list[dict]:
+    """The rows of a JSON Lines file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def count(texts: list[str], directory: Path, tokenizer: str) -> tuple[list[int], str]:
-    """Tokens of each text, and their name: WordPieces where the vocabulary stands beside the data, else words."""
+def count_tokens(texts: list[str], directory: Path, tokenizer: str) -> tuple[list[int], str]:
+    """Token count of each text, and the unit: WordPieces if the vocabulary is next to the data, else words."""
     vocabulary = directory.parent / "tokenizers" / tokenizer / "vocab.txt"
     if not vocabulary.exists():
         return [max(1, len(text.split())) for text in texts], "words"
-    # Lower case goes with taking accents off, which takes Hangul apart.
-    pieces = BertWordPieceTokenizer(str(vocabulary), lowercase="uncased" in tokenizer)
-    return [len(encoding) for encoding in pieces.encode_batch(texts)], "WordPieces"
+    # Lowercasing also strips accents, which decomposes Hangul.
+    wordpiece = BertWordPieceTokenizer(str(vocabulary), lowercase="uncased" in tokenizer)
+    return [len(encoding) for encoding in wordpiece.encode_batch(texts)], "WordPieces"
 
 
-def natural_batches(rows: list[Lengths], num_batches: int, batch_rows: int) -> Drawn:
-    """Random batches of which each has a natural fill.
+def natural_batches(rows: list[Lengths], num_batches: int, batch_rows: int) -> BatchLengths:
+    """Random batches with a natural fill: between the two values of NATURAL_FILL.
 
     Raises:
-        ValueError: no such batches were drawn.
+        ValueError: not enough such batches were drawn.
     """
     lowest, highest = NATURAL_FILL
-    for cut in CUTS:
-        short = [tuple(min(length, cut) for length in row) for row in rows]
+    for max_length in MAX_LENGTHS:
+        short = [tuple(min(length, max_length) for length in row) for row in rows]
         rng = random.Random(0)
-        drawn = (rng.sample(short, batch_rows) for _ in range(DRAWS))
-        kept = [batch for batch in drawn if lowest <= fill([batch]) <= highest]
-        if len(kept) >= num_batches:
-            return kept[:num_batches]
+        candidates = (rng.sample(short, batch_rows) for _ in range(NUM_DRAWS))
+        natural = [batch for batch in candidates if lowest <= fill_ratio([batch]) <= highest]
+        if len(natural) >= num_batches:
+            return natural[:num_batches]
     raise ValueError(f"no batch of {batch_rows} rows has a fill from {lowest} to {highest}")
 
 
-def full_batches(batches: Drawn) -> Drawn:
-    """As many rows and about as many tokens, without padding: each row has the mean length."""
+def full_batches(batches: BatchLengths) -> BatchLengths:
+    """Batches without padding: as many rows, each with the mean length, so about as many tokens."""
     mean = max(1, round(num_tokens(batches) / sum(map(len, batches))))
     return [[(mean,)] * len(batch) for batch in batches]
 
 
-def num_tokens(batches: Drawn) -> int:
-    """Real tokens."""
+def num_tokens(batches: BatchLengths) -> int:
+    """Number of real tokens."""
     return sum(sum(row) for batch in batches for row in batch)
 
 
-def fill(batches: Drawn) -> float:
-    """Real tokens for each token of the padded batches."""
+def fill_ratio(batches: BatchLengths) -> float:
+    """Real tokens divided by all tokens of the padded batches."""
     padded = sum(len(batch) * sum(max(column) for column in zip(*batch, strict=True)) for batch in batches)
     return num_tokens(batches) / padded
 
 
 def random_tokens(length: int, vocab_size: int) -> torch.Tensor:
-    """Tokens (length) of which none is special."""
+    """Random token IDs (length) without special tokens."""
     return torch.randint(3, vocab_size, (length,))
 
 
 def pad(rows: Sequence[Row], side: str = "right") -> Batch:
-    """A batch [B, T] of rows."""
+    """Pad the rows to a batch (B, T)."""
     batch = {}
     for name in rows[0]:
         column = [row[name] for row in rows]
@@ -134,13 +134,13 @@ def pad(rows: Sequence[Row], side: str = "right") -> Batch:
 
 
 def group_by_length(batches: list[list[Row]]) -> list[list[Row]]:
-    """The same rows in as many batches, those of like lengths together."""
+    """The same rows in as many batches, sorted by length."""
     rows = sorted((row for batch in batches for row in batch), key=lambda row: len(row["input_ids"]))
     size = len(batches[0])
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def flatten(rows: Sequence[Row]) -> Batch:
-    """The rows as one [1, N], with positions that restart at each."""
+    """Concatenate the rows to one (1, N), with position_ids that restart at each row."""
     batch = {name: torch.cat([row[name] for row in rows])[None] for name in rows[0]}
     return batch | {"position_ids": torch.cat([torch.arange(len(row["input_ids"])) for row in rows])[None]}

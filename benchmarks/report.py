@@ -1,4 +1,4 @@
-"""Write what the benchmarks measured into a page: `python -m seqblend.benchmarks.report FILE.json ...`."""
+"""Write the results of the benchmarks into a page: `python -m seqblend.benchmarks.report FILE.json ...`."""
 
 import argparse
 import json
@@ -38,7 +38,7 @@ DIGITS = {"milliseconds": 1, "real_tokens_per_second": 0, "peak_memory_mib": 0, 
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows of one benchmark as a Markdown table whose columns stand below each other."""
+    """The rows of one benchmark as a Markdown table with aligned columns."""
     keys = [key for key in HEADINGS if key != "benchmark" and any(key in row for row in rows)]
     lines = [[HEADINGS[key] for key in keys], *([cell(row, key) for key in keys] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(keys))]
@@ -48,7 +48,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def cell(row: dict[str, Any], key: str) -> str:
-    """A figure of a row as the table shows it; empty where the row has none."""
+    """A value of a row, formatted for the table; empty if the row has none."""
     value = row.get(key)
     if value is None:
         return ""
@@ -56,12 +56,12 @@ def cell(row: dict[str, Any], key: str) -> str:
 
 
 def environment(device: str) -> str:
-    """The machine and the versions that a run's figures are of."""
+    """The machine and the package versions of a run."""
     return f"{machine(device)}; {', '.join(versions())}"
 
 
 def machine(device: str) -> str:
-    """The GPU, or the CPU with its instructions and the number of threads."""
+    """The GPU, or the CPU with its instruction set and the number of threads."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     cpu_info = Path("/proc/cpuinfo")
@@ -72,7 +72,7 @@ def machine(device: str) -> str:
 
 
 def versions() -> list[str]:
-    """The packages that were compared, as far as they are installed."""
+    """The installed ones of the compared packages, with versions."""
     found = []
     for package in PACKAGES:
         try:
@@ -83,7 +83,7 @@ def versions() -> list[str]:
 
 
 def section(rows: list[dict[str, Any]], device: str, data: Path | None) -> str:
-    """All that stands between the markers: the command, the machine, and a table for each benchmark."""
+    """The text between the markers: the command, the machine, and a table for each benchmark."""
     options = [f"--device {device}"] * (device != "cpu") + ["--data DIR"] * (data is not None)
     names = list(dict.fromkeys(row["benchmark"] for row in rows))
     lines = [
@@ -95,11 +95,11 @@ def section(rows: list[dict[str, Any]], device: str, data: Path | None) -> str:
     return "\n\n".join(lines)
 
 
-def rewrite(page: Path, text: str) -> None:
-    """Put the text between the page's markers; what stands around them stays.
+def replace_section(page: Path, text: str) -> None:
+    """Replace the text between the page's markers; the rest of the page is unchanged.
 
     Raises:
-        ValueError: the page has not each marker once, in their order.
+        ValueError: the page does not have each marker once, in order.
     """
     before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -109,15 +109,17 @@ def rewrite(page: Path, text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the rows of the files that the command line names into the page."""
+    """Write the rows of the given files into the page."""
     parser = argparse.ArgumentParser(prog="python -m seqblend.benchmarks.report", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json", help="written by the benchmarks")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="that of the run, on this machine")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="that of the run")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="device of the run, which was on this machine"
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="--data of the run")
     parser.add_argument("--page", type=Path, default=PAGE)
     args = parser.parse_args(arguments)
     rows = [row for file in args.files for row in json.loads(file.read_text(encoding="utf-8"))]
-    rewrite(args.page, section(rows, args.device, args.data))
+    replace_section(args.page, section(rows, args.device, args.data))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Kill training at random moments, resume it, and compare: `python -m seqblend.benchmarks.resume_torture`.
 
-For each task shape, with rows in a set and rows in a stream, one run is left alone. Others are killed by SIGKILL in a
-step, in the write of a checkpoint or in an evaluation, and resumed. The command prints a table of docs/reliability.md;
-its exit code is 1 where a run ended otherwise than the one that was left alone.
+For each task shape, with a map-style and a streamed dataset, one reference run is not interrupted. Other runs are
+killed by SIGKILL in a step, while a checkpoint is written or in an evaluation, and resumed. The command prints the
+table of docs/reliability.md; its exit code is 1 if a resumed run ends differently from the reference run.
 """
 
 import argparse
@@ -43,14 +43,14 @@ from ..training.trainer import BlendTrainer
 SHAPES = ("N21", "N2N", "N2M")
 SOURCES = ("map", "stream")
 MOMENTS = ("step", "checkpoint", "evaluation")
-# What a run leaves behind that must be the same.
+# File with the results of a run, which must be the same for every run.
 RESULT = "result"
 SIZES = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
 ROWS, STEPS = 20, 10
 
 
 def model_for(shape: str) -> PreTrainedModel:
-    """A small model with dropout, always the same one."""
+    """A small model with dropout and fixed initial weights."""
     set_seed(0)
     parts = {**SIZES, "num_hidden_layers": 2, "hidden_dropout": 0.2, "pad_token_id": 0}
     if shape == "N2M":
@@ -61,9 +61,9 @@ def model_for(shape: str) -> PreTrainedModel:
 
 
 def rows_for(shape: str) -> datasets.Dataset:
-    """Rows of different lengths, always the same ones."""
-    draw = random.Random(0)
-    sources = [[draw.randrange(3, 50) for _ in range(draw.randrange(4, 24))] for _ in range(ROWS)]
+    """Fixed random rows of different lengths."""
+    rng = random.Random(0)
+    sources = [[rng.randrange(3, 50) for _ in range(rng.randrange(4, 24))] for _ in range(ROWS)]
     labels = {
         "N21": [len(row) % 3 for row in sources],
         "N2N": [[token % 3 for token in row] for row in sources],
@@ -87,36 +87,36 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 class WatchedTrainer(BlendTrainer):
-    """A BlendTrainer that writes down when it begins and ends what it may be killed in."""
+    """A BlendTrainer that writes the start and end of steps, checkpoints and evaluations to a journal."""
 
     def __init__(self, journal: Path, **kwargs: Any):
         self.journal = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         super().__init__(scorers={}, **kwargs)
 
     @contextlib.contextmanager
-    def noted(self, moment: str) -> Iterator[None]:
-        """Inside, the last line of the journal is the moment, and a dash after it. Moments are not nested."""
+    def record_moment(self, moment: str) -> Iterator[None]:
+        """Write the name of the moment to the journal at its start, and a dash at its end. Moments are not nested."""
         os.write(self.journal, f"{moment} {time.monotonic()}\n".encode())
         yield
         os.write(self.journal, f"- {time.monotonic()}\n".encode())
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        with self.noted("step"):
+        with self.record_moment("step"):
             return super().training_step(*args, **kwargs)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        with self.noted("checkpoint"):
+        with self.record_moment("checkpoint"):
             super()._save_checkpoint(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        with self.noted("evaluation"):
+        with self.record_moment("evaluation"):
             return super().evaluate(*args, **kwargs)
 
 
 def train(shape: str, source: str, directory: Path) -> None:
-    """Train to the end, from the newest good checkpoint if there is one, and write what must be the same.
+    """Train to the end, from the newest good checkpoint if there is one, and write the results to RESULT.
 
-    Every second step is evaluated and saved. Two batches make a step, seven an epoch, the last of them not full.
+    Evaluate and save every second step. A step has two batches, an epoch seven, the last one smaller.
     """
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -151,60 +151,62 @@ def train(shape: str, source: str, directory: Path) -> None:
     trainer.train(resume_from_checkpoint=newest_good(directory))
     state = trainer.state
     best = (state.best_global_step, Path(state.best_model_checkpoint or "").name, state.best_metric)
-    digests = [digest(trainer.model.state_dict()), digest(last_weights(directory)), str(best)]
+    digests = [digest(trainer.model.state_dict()), digest(last_state(directory)), str(best)]
     (directory / RESULT).write_text("\n".join(digests))
 
 
-def last_weights(directory: Path) -> dict[str, Any]:
-    """Model and optimizer after the last step, before the best model came back."""
-    place = directory / f"checkpoint-{STEPS}"
-    optimizer = torch.load(place / "optimizer.pt", weights_only=True)
+def last_state(directory: Path) -> dict[str, Any]:
+    """State of the optimizer and the scheduler after the last step."""
+    folder = directory / f"checkpoint-{STEPS}"
+    optimizer = torch.load(folder / "optimizer.pt", weights_only=True)
     states = {f"{i}.{name}": each for i, state in optimizer["state"].items() for name, each in state.items()}
-    scheduler = torch.load(place / "scheduler.pt", weights_only=True)
+    scheduler = torch.load(folder / "scheduler.pt", weights_only=True)
     return {**states, "rate": torch.tensor(scheduler["_last_lr"], dtype=torch.double)}
 
 
 def digest(tensors: dict[str, torch.Tensor]) -> str:
-    """The SHA-256 of all of their bits."""
-    found = hashlib.sha256()
+    """SHA-256 of the bytes of all tensors."""
+    sha = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        found.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    return found.hexdigest()
+        sha.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return sha.hexdigest()
 
 
 @dataclass
 class Tally:
-    """What came of the kills of one kind of run."""
+    """Counts of killed runs by moment, and of equal and different results."""
 
     killed: Counter = field(default_factory=Counter)
     equal: int = 0
     different: int = 0
 
 
-def start(*args: Any) -> Any:
-    """A process of its own that trains."""
+def start_training(*args: Any) -> Any:
+    """Start train(*args) in a new process."""
     run = FORK.Process(target=train, args=args)
     run.start()
     return run
 
 
-def kill_one(shape: str, source: str, moment: str, whole: list[tuple[str, float]], directory: Path) -> str | None:
-    """Start a run and kill it inside a moment, drawn from those that the whole run had.
+def kill_one(
+    shape: str, source: str, moment: str, reference_moments: list[tuple[str, float]], directory: Path
+) -> str | None:
+    """Start a run and kill it at a random time inside a random occurrence of `moment`.
 
     Args:
-        shape: with source, which run.
-        source: see shape.
+        shape: one of SHAPES.
+        source: one of SOURCES.
         moment: one of MOMENTS.
-        whole: the moments of the run that was left alone, and how long they took.
-        directory: of the run.
+        reference_moments: the moments of the reference run, with their durations in seconds.
+        directory: output directory of the run.
 
     Returns:
-        Where it was when it was killed: a moment, or `between`; None if it was too late.
+        The moment in which the run was killed, or `between`; None if the run ended before.
     """
-    drawn = random.choice([i for i, (name, _) in enumerate(whole) if name == moment])
-    delay = random.random() * whole[drawn][1]
-    run = start(shape, source, directory)
-    while run.is_alive() and len(journal(directory)) <= drawn:
+    index = random.choice([i for i, (name, _) in enumerate(reference_moments) if name == moment])
+    delay = random.random() * reference_moments[index][1]
+    run = start_training(shape, source, directory)
+    while run.is_alive() and len(journal(directory)) <= index:
         time.sleep(0.002)
     time.sleep(delay)
     run.kill()
@@ -216,68 +218,70 @@ def kill_one(shape: str, source: str, moment: str, whole: list[tuple[str, float]
 
 
 def journal(directory: Path) -> list[tuple[str, float]]:
-    """The moments that a run has begun, and how long they took; for the last, perhaps none."""
+    """The moments that a run has started, with their durations in seconds; 0 for one that has not ended."""
     path = directory / "journal"
     lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
     begun = [i for i, line in enumerate(lines) if line[0] != "-"]
     return [(lines[i][0], float(lines[min(i + 1, len(lines) - 1)][1]) - float(lines[i][1])) for i in begun]
 
 
-def finish(shape: str, source: str, directory: Path) -> str:
-    """Train until the run ends by itself; what it left behind."""
-    run = start(shape, source, directory)
+def train_to_end(shape: str, source: str, directory: Path) -> str:
+    """Train until the run ends; returns its results, or the exit code."""
+    run = start_training(shape, source, directory)
     run.join()
     return (directory / RESULT).read_text() if run.exitcode == 0 else f"exit code {run.exitcode}"
 
 
-def torture(shape: str, source: str, kills: int) -> Tally:
-    """Kill so many runs, resume each, and compare it with one that was left alone."""
+def compare_killed_runs(shape: str, source: str, kills: int) -> Tally:
+    """Kill `kills` runs, resume each, and compare the results with those of a reference run."""
     tally = Tally()
-    with tempfile.TemporaryDirectory() as place:
-        alone = Path(place, "alone")
-        alone.mkdir()
-        expected, moments = finish(shape, source, alone), journal(alone)
-        assert expected == finish(shape, source, alone), "a run that is over is not to change"
+    with tempfile.TemporaryDirectory() as folder:
+        reference = Path(folder, "alone")
+        reference.mkdir()
+        expected, moments = train_to_end(shape, source, reference), journal(reference)
+        assert expected == train_to_end(shape, source, reference), (
+            "resuming a finished run must not change its results"
+        )
         while sum(tally.killed.values()) < kills:
-            directory = Path(place, "killed")
+            directory = Path(folder, "killed")
             directory.mkdir()
             killed = kill_one(shape, source, MOMENTS[sum(tally.killed.values()) % 3], moments, directory)
             if killed is not None:
                 tally.killed[killed] += 1
-                is_equal = finish(shape, source, directory) == expected
+                is_equal = train_to_end(shape, source, directory) == expected
                 tally.equal, tally.different = tally.equal + is_equal, tally.different + (not is_equal)
             shutil.rmtree(directory)
     return tally
 
 
-def line(*cells: Any) -> str:
+def table_row(*cells: Any) -> str:
     """A row of a Markdown table."""
     return f"| {' | '.join(map(str, cells))} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table as it grows."""
+    """Print the table row by row; returns 1 if a result differs, else 0."""
     parser = argparse.ArgumentParser(prog="python -m seqblend.benchmarks.resume_torture", description=__doc__)
-    parser.add_argument("shapes", nargs="*", metavar="SHAPE", help=f"of {', '.join(SHAPES)}; all where none is given")
-    parser.add_argument("--kills", type=int, default=20, help="of each kind of run")
-    parser.add_argument("--seed", type=int, default=0, help="decides when they are killed")
+    parser.add_argument("shapes", nargs="*", metavar="SHAPE", help=f"one of {', '.join(SHAPES)}; default: all")
+    parser.add_argument("--kills", type=int, default=20, help="number of kills per shape and dataset kind")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random times")
     args = parser.parse_args(arguments)
     for shape in args.shapes:
         if shape not in SHAPES:
             parser.error(unknown("shape", shape, list(SHAPES)))
     random.seed(args.seed)
-    # Processes are forked from this one, which has imported everything; a fork must not find threads at work.
+    # Runs are forked from this process, which has imported everything; forking is safe only without running threads.
     torch.set_num_threads(1)
-    # What was imported is no garbage, and need not be looked through in each of them.
+    # Imported objects are no garbage: the collector of each run need not scan them.
     gc.freeze()
     header = ("shape", "rows", "killed", *(f"in {name}" for name in MOMENTS), "between", "equal", "different")
-    print(line(*header), line(*["---"] * len(header)), sep="\n", flush=True)
+    print(table_row(*header), table_row(*["---"] * len(header)), sep="\n", flush=True)
     different = 0
     for shape in args.shapes or SHAPES:
         for source in SOURCES:
-            tally = torture(shape, source, args.kills)
+            tally = compare_killed_runs(shape, source, args.kills)
             places = [tally.killed[name] for name in (*MOMENTS, "between")]
-            print(line(shape, source, sum(places), *places, tally.equal, tally.different), flush=True)
+            print(table_row(shape, source, sum(places), *places, tally.equal, tally.different), flush=True)
             different += tally.different
     return int(different > 0)
 

@@ -1,4 +1,4 @@
-"""Ours and its peers: models of one size, with the same weights where the recipe is the peer's, and their batches."""
+"""Our model and its peers: models of one size, with equal weights if the recipe is the peer's, and their batches."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,15 +41,15 @@ SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 @dataclass(frozen=True)
 class Size:
-    """How large a model is, and how much of it is timed.
+    """Size of a model and of its workload.
 
     Args:
-        num_hidden_layers: of an encoder-decoder, of each part.
-        hidden_size: of all layers; a head has 64 features.
-        batch_rows: rows of a batch.
-        num_batches: batches of a repetition.
-        repeats: how often each system runs over the batches.
-        vocab_size: BERT's.
+        num_hidden_layers: number of layers; in an encoder-decoder, of each part.
+        hidden_size: hidden size of all layers; the head dimension is 64.
+        batch_rows: rows per batch.
+        num_batches: batches per repetition.
+        repeats: number of repetitions.
+        vocab_size: vocabulary size; the default is BERT's.
     """
 
     num_hidden_layers: int
@@ -65,7 +65,7 @@ class Size:
 
     @property
     def shape(self) -> dict[str, int]:
-        """The size in the names that most configurations have."""
+        """The size as fields that most configurations have."""
         return {
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
@@ -75,19 +75,19 @@ class Size:
 
     @property
     def gated_size(self) -> int:
-        """The width at which a gated network has about as many parameters as a plain one of four times the hidden."""
+        """Intermediate size of a gated network with about the parameters of a plain one of 4 × hidden_size."""
         return -(-self.hidden_size * 8 // 3 // 32) * 32
 
 
 @dataclass
 class System:
-    """A model and what it is run on.
+    """A model with its batches.
 
     Args:
-        name: ours, or the peer's class and form of batches.
-        model: may be that of another system, on other batches.
-        batches: the rows of the workload, in the form that the model is given them.
-        equals_ours: its outputs are those of ours, token by token.
+        name: OURS, or the peer's class and the form of its batches.
+        model: the model; two systems may share one, with different batches.
+        batches: the rows of the workload, in the form that this model gets.
+        equals_ours: whether its outputs must equal those of our model, token by token.
     """
 
     name: str
@@ -97,7 +97,7 @@ class System:
 
 
 class Classifier(nn.Module):
-    """A base model of others with our head: the first token's vector, projected onto the labels."""
+    """A peer's base model with the head of ours: the first token's vector, projected onto the labels."""
 
     def __init__(self, model: nn.Module, hidden_size: int, num_labels: int = 2):
         super().__init__()
@@ -111,7 +111,7 @@ class Classifier(nn.Module):
 
 
 class XTransformersEncoder(nn.Module):
-    """The encoder of x-transformers, called as those of transformers are."""
+    """The encoder of x-transformers, with the call signature of transformers."""
 
     def __init__(self, size: Size, max_length: int):
         super().__init__()
@@ -130,19 +130,19 @@ class XTransformersEncoder(nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> BaseModelOutput:
         """The last hidden state (B, T, E)."""
         dtype = self.model.token_emb.emb.weight.dtype
-        # What it masks comes out in float32, which matrices in bfloat16 do not take.
+        # Masked states are float32, which cannot be multiplied by bfloat16 matrices without autocast.
         with torch.autocast(input_ids.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             states = self.model(input_ids, mask=attention_mask.bool(), return_embeddings=True)
         return BaseModelOutput(last_hidden_state=states.to(dtype))
 
 
 def from_config(model_class: type[PreTrainedModel], config: Any, **kwargs: Any) -> PreTrainedModel:
-    """A model with its own start values, whose attention is torch's."""
+    """A randomly initialized model with sdpa attention."""
     return model_class._from_config(config, attn_implementation="sdpa", **kwargs)
 
 
 def bert(size: Size, max_length: int = 512) -> tuple[nn.Module, nn.Module]:
-    """Ours of recipe `bert` and BertModel, with the same weights."""
+    """Our model with recipe `bert`, and BertModel with the same weights."""
     sizes = {**size.shape, "max_position_embeddings": max_length}
     their_config = BertConfig(**sizes, intermediate_size=4 * size.hidden_size, **BERT_NO_DROPOUT)
     theirs = from_config(BertModel, their_config, add_pooling_layer=False)
@@ -153,7 +153,7 @@ def bert(size: Size, max_length: int = 512) -> tuple[nn.Module, nn.Module]:
 
 
 def bert_classifiers(size: Size) -> tuple[nn.Module, nn.Module]:
-    """The same, as classifiers."""
+    """As bert(), but sequence classifiers."""
     base, theirs = bert(size)
     classifier = Classifier(theirs, size.hidden_size)
     ours = from_config(BlendEncoderForSequenceClassification, base.config)
@@ -163,17 +163,17 @@ def bert_classifiers(size: Size) -> tuple[nn.Module, nn.Module]:
 
 
 def modern_bert(size: Size, max_length: int = 512, layer_types: list[str] | None = None, **options: Any) -> nn.Module:
-    """ModernBertModel, with as many parameters a layer; by default two of three layers slide, as published."""
+    """ModernBertModel with as many parameters per layer; by default two of three layers slide, as published."""
     sizes = {**size.shape, "max_position_embeddings": max_length, "intermediate_size": size.gated_size}
     config = ModernBertConfig(**sizes, **SPECIAL, cls_token_id=1, sep_token_id=2, **options)
     if layer_types is not None:
-        # Afterwards: transformers 5.16 makes no config in which all layers are of one kind.
+        # Set afterwards: transformers 5.16 rejects layer_types of one kind in the constructor.
         config.layer_types = layer_types
     return from_config(ModernBertModel, config)
 
 
 def x_transformers(size: Size, max_length: int = 512) -> nn.Module | None:
-    """The encoder of x-transformers, or None, with a word on it, where that is not installed."""
+    """The encoder of x-transformers, or None with a printed message if it is not installed."""
     if find_spec("x_transformers") is None:
         print("x-transformers is not installed (extra `bench`): skipped")
         return None
@@ -181,7 +181,7 @@ def x_transformers(size: Size, max_length: int = 512) -> nn.Module | None:
 
 
 def gpt2(size: Size) -> tuple[nn.Module, nn.Module]:
-    """Ours of recipe `gpt2` and GPT2LMHeadModel, with the same weights."""
+    """Our model with recipe `gpt2`, and GPT2LMHeadModel with the same weights."""
     dropouts = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
     theirs = from_config(GPT2LMHeadModel, GPT2Config(**size.shape, **SPECIAL, **dropouts))
     config = BlendDecoderConfig.from_recipe("gpt2", **size.shape, **SPECIAL, **NO_DROPOUT)
@@ -191,32 +191,34 @@ def gpt2(size: Size) -> tuple[nn.Module, nn.Module]:
 
 
 def marian(size: Size) -> tuple[nn.Module, nn.Module]:
-    """Ours of recipe `transformer` and MarianMTModel, with the same weights."""
-    config = MarianConfig(**parts(size), activation_function="relu", scale_embedding=True)
+    """Our model with recipe `transformer`, and MarianMTModel with the same weights."""
+    config = MarianConfig(**peer_config_fields(size), activation_function="relu", scale_embedding=True)
     theirs = from_config(MarianMTModel, config)
-    return of_recipe("transformer", size, theirs), theirs
+    return our_encoder_decoder("transformer", size, theirs), theirs
 
 
 def bart(size: Size) -> tuple[nn.Module, nn.Module]:
-    """Ours of recipe `bart` and BartForConditionalGeneration, with the same weights."""
-    theirs = from_config(BartForConditionalGeneration, BartConfig(**parts(size), forced_bos_token_id=None))
-    return of_recipe("bart", size, theirs), theirs
+    """Our model with recipe `bart`, and BartForConditionalGeneration with the same weights."""
+    theirs = from_config(
+        BartForConditionalGeneration, BartConfig(**peer_config_fields(size), forced_bos_token_id=None)
+    )
+    return our_encoder_decoder("bart", size, theirs), theirs
 
 
-def parts(size: Size) -> dict[str, Any]:
-    """What the configurations of Marian and BART call a size; start tokens; no dropout."""
-    of_each = {
+def peer_config_fields(size: Size) -> dict[str, Any]:
+    """The fields of Marian's and BART's configurations for a size, with start tokens and no dropout."""
+    part_sizes = {
         "layers": size.num_hidden_layers,
         "attention_heads": size.shape["num_attention_heads"],
         "ffn_dim": 4 * size.hidden_size,
     }
-    each = {f"{part}_{name}": value for part in ("encoder", "decoder") for name, value in of_each.items()}
+    each = {f"{part}_{name}": value for part in ("encoder", "decoder") for name, value in part_sizes.items()}
     start = {"decoder_start_token_id": 1, "forced_eos_token_id": None}
     return {"vocab_size": size.vocab_size, "d_model": size.hidden_size, **each, **SPECIAL, **start, **PART_NO_DROPOUT}
 
 
-def of_recipe(recipe: str, size: Size, theirs: nn.Module) -> nn.Module:
-    """Our encoder-decoder of a recipe, with their weights."""
+def our_encoder_decoder(recipe: str, size: Size, theirs: nn.Module) -> nn.Module:
+    """Our encoder-decoder with a recipe and the weights of `theirs`."""
     config = BlendEncoderDecoderConfig.from_recipe(
         recipe, **size.shape, **SPECIAL, **NO_DROPOUT, decoder_start_token_id=1
     )
@@ -228,7 +230,7 @@ def of_recipe(recipe: str, size: Size, theirs: nn.Module) -> nn.Module:
 def long_models(
     size: Size, architecture: str, attention: str, max_length: int, sliding_window: int
 ) -> dict[str, nn.Module]:
-    """Ours of the default recipe with `full` or `sliding` attention in all layers; beside an encoder, a peer's."""
+    """Our default model with `full` or `sliding` attention in all layers, and for an encoder a peer, by name."""
     layers: dict[str, Any] = {"layer_types": [f"{attention}_attention"] * size.num_hidden_layers}
     window = {"sliding_window": sliding_window} if attention == "sliding" else {}
     config_class, model_class = STACKS[architecture]
@@ -237,7 +239,7 @@ def long_models(
     if architecture == "encoder" and attention == "full":
         models["BertModel"] = bert(size, max_length)[1]
     elif architecture == "encoder":
-        # Theirs counts both sides of the window.
+        # local_attention counts both sides of the window.
         models["ModernBertModel"] = modern_bert(size, max_length, **layers, local_attention=2 * sliding_window)
     return models
 
@@ -255,16 +257,18 @@ LANGUAGE_MODELS: dict[str, Callable[[Size], tuple[nn.Module, nn.Module]]] = {
 
 @torch.inference_mode()
 def check_agreement(systems: list[System]) -> None:
-    """Raises AssertionError where a system that has our weights gives other outputs than ours, in float32."""
+    """Raises AssertionError if a system with equals_ours has other outputs than the first system, in float32."""
     for system in systems[1:]:
         if system.equals_ours:
             expected = real_outputs(systems[0])
             error = (real_outputs(system) - expected).abs().max() / expected.std()
-            assert error < TOLERANCE, f"{system.name} differs from ours by {error:.2g} of the outputs' deviation"
+            assert error < TOLERANCE, (
+                f"{system.name} differs from ours by {error:.2g} of the outputs' standard deviation"
+            )
 
 
 def real_outputs(system: System) -> torch.Tensor:
-    """Logits or hidden states of the first batch, without those of padding."""
+    """Logits or hidden states of the first batch, without padding."""
     batch = system.batches[0]
     output = system.model.eval()(**batch)
     values = output["logits" if "logits" in output else "last_hidden_state"]

@@ -1,4 +1,4 @@
-"""What every stack of Transformer blocks is made of: one typed field per choice, shared by encoder and decoder."""
+"""The fields that encoder and decoder share: one typed field per choice."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import fields
@@ -17,8 +17,8 @@ from .recipes import RECIPES
 
 PROBLEM_TYPES = ["single_label_classification", "multi_label_classification", "regression"]
 
-# What transformers takes besides fields: names that it renames, what it writes into files, and settings of generation.
-PASSED = {
+# Arguments that transformers accepts besides fields: renamed fields, entries of saved files, generation settings.
+OTHER_ARGUMENTS = {
     *("torch_dtype", "name_or_path", "output_attentions", "attn_implementation", "experts_implementation", "auto_map"),
     *("rope_theta", "rope_scaling", "partial_rotary_factor", "per_layer_config", "quantization_config"),
     *vars(GenerationConfig()),
@@ -28,7 +28,7 @@ Config = TypeVar("Config", bound="RecipeConfig")
 
 
 def positive(value: float | None) -> None:
-    """Field validator. Raises ValueError for a number that is not above zero."""
+    """Field validator. Raises ValueError for a number that is not above 0."""
     if value is not None and not value > 0:
         raise ValueError(f"must be above 0, got {value}")
 
@@ -46,19 +46,19 @@ def probability(value: float | None) -> None:
 
 
 def activation(name: str | None) -> None:
-    """Field validator. Raises ValueError for a name that transformers has no activation function of."""
+    """Field validator. Raises ValueError for a name that is not in transformers' activation table."""
     if name is not None and name not in ACT2FN:
         raise ValueError(unknown("activation", name, list(ACT2FN)))
 
 
 def unknown(kind: str, name: Any, valid: list[str]) -> str:
-    """The message for an unknown `name`: it lists the valid ones, the nearest first."""
+    """The error message for an unknown `name`, which lists the valid names, nearest first."""
     nearest = get_close_matches(str(name), valid, n=len(valid), cutoff=0.0)
     return f"unknown {kind} {name!r}; valid, nearest first: {', '.join(nearest)}"
 
 
-def checked(validator: Callable[[Any], None], default: Any) -> Any:
-    """A dataclass field whose value is checked by `validator` whenever it is set."""
+def checked_field(validator: Callable[[Any], None], default: Any) -> Any:
+    """A dataclass field; `validator` checks its value whenever it is set."""
     return validated_field(validator, default=default)
 
 
@@ -67,64 +67,68 @@ class RecipeConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.check_arguments(kwargs)
-        # Not a field, so that its type is not checked.
+        # num_labels is not a field, so its type is not checked otherwise.
         if not isinstance(kwargs.get("num_labels", 1), Integral):
             raise ValueError(f"num_labels must be a whole number, got {kwargs['num_labels']!r}")
         super().__post_init__(**kwargs)
 
     def check_arguments(self, names: Iterable[str]) -> None:
-        """Refuse an argument that is no field, nor anything else that transformers takes.
+        """Check that each argument is a field or another argument that transformers accepts.
 
-        A configuration that was saved keeps its unknown fields, as in transformers: it says its model_type.
+        A saved configuration, which has a model_type, keeps its unknown fields, as in transformers.
 
         Raises:
-            ValueError: the message lists the valid names, nearest first.
+            ValueError: unknown argument; the message lists the valid names, nearest first.
         """
         if "model_type" in names:
             return
         self.check_names(
-            [name for name in names if not (name in PASSED or name.startswith("_") or hasattr(type(self), name))],
+            [
+                name
+                for name in names
+                if not (name in OTHER_ARGUMENTS or name.startswith("_") or hasattr(type(self), name))
+            ],
             self.options(),
         )
 
     @classmethod
     def from_recipe(cls: type[Config], name: str = "default", **overrides: Any) -> Config:
-        """Build a configuration from a recipe: named settings of the option fields.
+        """Build a configuration from a recipe, a named set of field values.
 
         Args:
-            name: one of the recipes this architecture has; `default` is the class without changes.
-            overrides: fields that differ from the recipe.
+            name: name of a recipe of this architecture; `default` is the class without changes.
+            overrides: field values that replace those of the recipe.
 
         Raises:
-            ValueError: unknown recipe or field (the message lists the valid ones, nearest first), or a bad value.
+            ValueError: unknown recipe or field (the message lists the valid names, nearest first), or invalid value.
         """
         recipe = cls.recipe(name)
         cls.check_names(overrides, cls.options())
         cls.check_choices(overrides)
         settings = {**recipe, **overrides}
         if "layer_types" in recipe and "layer_types" not in overrides:
-            # A recipe's pattern of layers goes on for as many as there are; what is no number, the class refuses.
+            # Repeat or cut the recipe's layer types to the number of layers; the class checks the type of the number.
             number = settings["num_hidden_layers"] if isinstance(settings["num_hidden_layers"], int) else 0
             settings["layer_types"] = (recipe["layer_types"] * number)[:number]
         if "sliding_window" in recipe and "sliding_attention" not in (settings["layer_types"] or []):
-            # None of the layers that are left slides.
+            # No sliding layer is left.
             settings["sliding_window"] = overrides.get("sliding_window")
         return cls(**settings)
 
     @classmethod
     def own_fields(cls) -> set[str]:
-        """The names of the fields that stand in this package, and not in transformers' base class."""
+        """Names of the fields that this package adds to those of transformers' base class."""
         classes = [each for each in cls.__mro__ if issubclass(each, RecipeConfig)]
         return set().union(*(get_annotations(each) for each in classes)) & {f.name for f in fields(cls)}
 
     @classmethod
     def options(cls) -> set[str]:
-        """The names that from_recipe takes."""
+        """Names of the overrides that from_recipe accepts."""
         return {f.name for f in fields(cls)} | {"num_labels"}
 
     @classmethod
     def recipe(cls, name: str) -> dict[str, Any]:
-        """The field values of a recipe. Raises ValueError for one that this architecture does not have."""
+        """The field values of a recipe. Raises ValueError if this architecture does not have that recipe."""
         recipes = {recipe: parts[cls.model_type] for recipe, parts in RECIPES.items() if cls.model_type in parts}
         if name not in recipes:
             raise ValueError(unknown(f"recipe of {cls.__name__}", name, list(recipes)))
@@ -132,14 +136,14 @@ class RecipeConfig(PreTrainedConfig):
 
     @classmethod
     def check_names(cls, names: Iterable[str], valid: set[str]) -> None:
-        """Raises ValueError for a name that is not valid, with the valid ones, nearest first."""
+        """Raises ValueError for a name that is not valid; the message lists the valid names, nearest first."""
         for name in names:
             if name not in valid:
                 raise ValueError(unknown(f"option of {cls.__name__}", name, sorted(valid)))
 
     @classmethod
     def check_choices(cls, settings: dict[str, Any]) -> None:
-        """Raises ValueError for a value that is not among a field's alternatives, which it lists nearest first."""
+        """Raises ValueError for a value that a Literal field does not have; the message lists the valid ones."""
         for f in fields(cls):
             valid = list(get_args(f.type)) if get_origin(f.type) is Literal else []
             if valid and settings.get(f.name, valid[0]) not in valid:
@@ -147,47 +151,47 @@ class RecipeConfig(PreTrainedConfig):
 
 
 class BlendConfig(RecipeConfig):
-    """The fields of one stack of Transformer blocks. Encoder and decoder add their own.
+    """The fields of a stack of Transformer blocks. Encoder and decoder add their own.
 
-    Sizes count features, tokens or layers; dropouts are probabilities in [0, 1). Fields that are None when given are
-    filled in from others, so that the saved configuration is complete.
+    Sizes are numbers of features, tokens or layers; dropouts are probabilities in [0, 1). If its comment says so, a
+    field with None is computed from other fields, and saved with that value.
     """
 
     # Sizes.
-    vocab_size: int = checked(positive, 32000)
-    hidden_size: int = checked(positive, 256)
-    num_hidden_layers: int = checked(positive, 4)
-    num_attention_heads: int = checked(positive, 4)
+    vocab_size: int = checked_field(positive, 32000)
+    hidden_size: int = checked_field(positive, 256)
+    num_hidden_layers: int = checked_field(positive, 4)
+    num_attention_heads: int = checked_field(positive, 4)
     # Grouped-query attention (Ainslie et al. 2023): fewer key-value heads than query heads. None: as many.
-    num_key_value_heads: int | None = checked(positive, None)
+    num_key_value_heads: int | None = checked_field(positive, None)
     # None: hidden_size / num_attention_heads.
-    head_dim: int | None = checked(positive, None)
-    # None: 4 × hidden_size when plain; 8/3 of it, rounded up to a multiple of 32, when gated (as many parameters).
-    intermediate_size: int | None = checked(positive, None)
-    # Longest sequence, in tokens. A hard limit for learned positions only.
-    max_position_embeddings: int = checked(positive, 2048)
+    head_dim: int | None = checked_field(positive, None)
+    # None: 4 × hidden_size if plain; 8/3 × hidden_size, rounded up to a multiple of 32, if gated (as many parameters).
+    intermediate_size: int | None = checked_field(positive, None)
+    # Maximum sequence length in tokens. A hard limit for learned positions only.
+    max_position_embeddings: int = checked_field(positive, 2048)
 
     # Choices.
     norm_type: Literal["layernorm", "rmsnorm"] = "rmsnorm"
-    # Where a block normalizes: `pre`, its input (and the stack's output); `post`, the sum of input and output.
+    # What a sublayer normalizes: `pre`, its input (and the stack its output); `post`, the sum of input and output.
     norm_position: Literal["pre", "post"] = "pre"
-    norm_eps: int | float = checked(positive, 1e-6)
-    # How a token knows its place: a learned or a sinusoidal vector added to its embedding, queries and keys turned
-    # by an angle that grows with the position (RoPE), or not at all.
+    norm_eps: int | float = checked_field(positive, 1e-6)
+    # Position encoding: a learned or sinusoidal vector added to the embedding, rotation of queries and keys by an
+    # angle proportional to the position (RoPE), or none.
     position_type: Literal["learned", "sinusoidal", "rotary", "none"] = "rotary"
     # RoPE's parameters as transformers writes them, {"rope_type": …, "rope_theta": …}, or such a dict for each layer
     # type (ModernBERT). None: "default", 10000.
     rope_parameters: dict[str, Any] | None = None
     feed_forward_type: Literal["plain", "gated"] = "gated"
     # A name from transformers' activation table.
-    hidden_act: str = checked(activation, "silu")
-    # What the dot products of queries and keys are multiplied by. None: 1 / √head_dim.
-    attention_scaling: int | float | None = checked(positive, None)
+    hidden_act: str = checked_field(activation, "silu")
+    # Factor on the dot products of queries and keys. None: 1 / √head_dim.
+    attention_scaling: int | float | None = checked_field(positive, None)
     # Per layer, `full_attention` or `sliding_attention`. None: all full.
     layer_types: list[Literal["full_attention", "sliding_attention"]] | None = None
-    # Reach of a sliding layer, in tokens: a causal query sees itself and sliding_window - 1 before it, a
-    # bidirectional one sees sliding_window on either side.
-    sliding_window: int | None = checked(positive, None)
+    # Window of a sliding layer in tokens: a causal query attends to itself and sliding_window - 1 tokens before it, a
+    # bidirectional query to itself and sliding_window tokens on each side.
+    sliding_window: int | None = checked_field(positive, None)
     # Biases of the query, key and value projections; of the attention's output projection (None: the same); of the
     # feed-forward matrices; of the language-model head.
     attention_bias: bool = False
@@ -198,43 +202,43 @@ class BlendConfig(RecipeConfig):
     norm_bias: bool = True
     # Normalize the embeddings before the first block (BERT, BART).
     embedding_norm: bool = False
-    # Normalize the input of the first block's attention. False where the embeddings are normalized (ModernBERT).
+    # Normalize the input of the first block's attention. False if the embeddings are normalized already (ModernBERT).
     first_norm: bool = True
     # Normalize each head's queries and keys, before RoPE (Henry et al. 2020; Qwen3).
     query_key_norm: bool = False
-    # Kinds of segments that token_type_ids tells apart (0: it is not read).
-    type_vocab_size: int = checked(non_negative, 0)
+    # Number of segment types in token_type_ids. 0: token_type_ids is not used.
+    type_vocab_size: int = checked_field(non_negative, 0)
     # Multiply token embeddings by √hidden_size (Vaswani et al. 2017, §3.4).
     scale_embeddings: bool = False
-    # Where the padding token is read, its embedding gets no gradient (Marian, whose decoder starts from it).
+    # The embedding of the padding token gets no gradient (Marian, whose decoder starts with that token).
     freeze_pad_embedding: bool = False
     # The language-model head uses the token embedding's matrix.
     tie_word_embeddings: bool = True
 
-    # Dropouts: of attention weights, of embeddings and block outputs, before a classification projection.
-    attention_dropout: int | float = checked(probability, 0.0)
-    hidden_dropout: int | float = checked(probability, 0.1)
-    classifier_dropout: int | float = checked(probability, 0.1)
-    # Standard deviation of the normal distribution that matrices start from.
-    initializer_range: int | float = checked(positive, 0.02)
+    # Dropout of attention weights; of embeddings and sublayer outputs; before the projection of a classifier.
+    attention_dropout: int | float = checked_field(probability, 0.0)
+    hidden_dropout: int | float = checked_field(probability, 0.1)
+    classifier_dropout: int | float = checked_field(probability, 0.1)
+    # Standard deviation of the normal distribution that initializes the matrices.
+    initializer_range: int | float = checked_field(positive, 0.02)
 
-    # The vector of a sequence: its first real token, the mean of its real tokens, its last real token, or its last
-    # eos_token_id (the last real token where it has none).
+    # Vector of a sequence: that of its first real token, the mean of its real tokens, that of its last real token, or
+    # of its last eos_token_id (of the last real token if it has none).
     pooling: Literal["cls", "mean", "last", "eos"] = "cls"
-    # A hidden layer before the projection of a sequence's vector onto the labels (BERT's pooler): its activation,
-    # None for no such layer, its bias and its norm; and whether token classification has it, too (ModernBERT).
-    classifier_hidden_act: str | None = checked(activation, None)
+    # Hidden layer before the projection of a sequence's vector onto the labels (BERT's pooler): its activation (None:
+    # no such layer), its bias, its norm, and whether token classification has the layer, too (ModernBERT).
+    classifier_hidden_act: str | None = checked_field(activation, None)
     classifier_hidden_bias: bool = True
     classifier_hidden_norm: bool = False
     token_classifier_hidden: bool = False
     # Bias of the projection of a sequence's vector onto the labels.
     score_bias: bool = True
-    # What the loss does in training. One weight a class for sequence and token classification; the share of a
-    # target's probability that is spread over all classes.
+    # The loss in training: one weight per class for sequence and token classification; the share of a target's
+    # probability that is spread over all classes.
     class_weights: list[int | float] | None = None
-    label_smoothing: int | float = checked(probability, 0.0)
+    label_smoothing: int | float = checked_field(probability, 0.0)
 
-    # The model_type of the architecture that the model was converted from; original_files/ holds what was kept of it.
+    # model_type of the architecture that the model was converted from; original_files/ holds the files kept from it.
     original_model_type: str | None = None
 
     pad_token_id: int | None = 0
@@ -245,7 +249,7 @@ class BlendConfig(RecipeConfig):
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None:
-            self.head_dim = self.width_of_heads()
+            self.head_dim = self.default_head_dim()
         if self.intermediate_size is None:
             gated_size = -(-self.hidden_size * 8 // 3 // 32) * 32
             self.intermediate_size = gated_size if self.feed_forward_type == "gated" else 4 * self.hidden_size
@@ -257,8 +261,8 @@ class BlendConfig(RecipeConfig):
             self.attention_out_bias = self.attention_bias
         super().__post_init__(**kwargs)
 
-    def width_of_heads(self) -> int:
-        """What each head has of the hidden size. Raises ValueError where the heads do not divide it."""
+    def default_head_dim(self) -> int:
+        """hidden_size / num_attention_heads. Raises ValueError if the heads do not divide the hidden size."""
         width, rest = divmod(self.hidden_size, self.num_attention_heads)
         if rest:
             raise ValueError(
@@ -268,14 +272,14 @@ class BlendConfig(RecipeConfig):
         return width
 
     def attention_names(self) -> list[str]:
-        """The attentions of each block, by their attributes."""
+        """Attribute names of the attention modules of a block."""
         return ["self_attn"]
 
     @property
     def base_model_tp_plan(self) -> dict[str, str]:
-        """How tensor parallelism divides embeddings, by tokens, and a block's matrices, by heads and inner features.
+        """Plan of tensor parallelism: embeddings by tokens, the matrices of a block by heads and inner features.
 
-        It names what the model has and no more: transformers warns of anything else.
+        It has only modules that the model has, because transformers warns about others.
         """
         plan = {"embed_tokens": "embedding_rowwise"}
         for name in self.attention_names():
@@ -287,14 +291,14 @@ class BlendConfig(RecipeConfig):
 
     @base_model_tp_plan.setter
     def base_model_tp_plan(self, plan: dict[str, str]) -> None:
-        """Take the plan that is there, as PreTrainedConfig.__post_init__ of transformers 5.16 sets it."""
+        """Accept only the current plan, which PreTrainedConfig.__post_init__ of transformers 5.16 sets."""
         if plan != self.base_model_tp_plan:
             raise AttributeError("base_model_tp_plan follows from the other fields; set the model's tp_plan instead")
 
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
-        """Fill in RoPE's parameters where positions are rotary; where they are not, there are none.
+        """Fill in RoPE's parameters if the position type is rotary.
 
-        Replaces RotaryEmbeddingConfigMixin.convert_rope_params_to_dict, which writes them whatever the positions.
+        Replaces RotaryEmbeddingConfigMixin.convert_rope_params_to_dict, which fills them in for any position type.
         """
         if self.position_type != "rotary":
             return kwargs
@@ -308,16 +312,24 @@ class BlendConfig(RecipeConfig):
     @property
     def has_rope_per_layer_type(self) -> bool:
         """Whether rope_parameters holds a dict for each layer type."""
-        given = self.rope_parameters
-        return given is not None and len(given) > 0 and all(isinstance(value, dict) for value in given.values())
+        parameters = self.rope_parameters
+        return (
+            parameters is not None
+            and len(parameters) > 0
+            and all(isinstance(value, dict) for value in parameters.values())
+        )
 
     def rope_per_layer_type(self) -> dict[str, dict[str, Any]]:
-        """RoPE's parameters of each layer type that has some of its own, else of all."""
+        """RoPE's parameters by layer type; if all layer types share them, under "full_attention"."""
         parameters = self.rope_parameters or {}
         return parameters if self.has_rope_per_layer_type else {"full_attention": parameters}
 
     def validate_rope(self) -> None:
-        """Check RoPE's parameters where there are any; replaces RotaryEmbeddingConfigMixin.validate_rope likewise."""
+        """Check RoPE's parameters if the position type is rotary; replaces RotaryEmbeddingConfigMixin.validate_rope.
+
+        Raises:
+            ValueError: invalid parameters, or parameters with another position type.
+        """
         if self.position_type == "rotary":
             assert self.rope_parameters is not None and self.layer_types is not None
             if self.has_rope_per_layer_type and set(self.rope_parameters) != set(self.layer_types):
@@ -335,7 +347,7 @@ class BlendConfig(RecipeConfig):
             raise ValueError(f"rope_parameters={self.rope_parameters} needs position_type='rotary'")
 
     def validate_heads(self) -> None:
-        """Raises ValueError where key-value heads do not divide the heads, or RoPE's pairs a head."""
+        """Raises ValueError if num_key_value_heads does not divide num_attention_heads, or RoPE has odd head_dim."""
         assert self.num_key_value_heads is not None and self.head_dim is not None
         if self.num_key_value_heads > self.num_attention_heads or self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
@@ -346,19 +358,19 @@ class BlendConfig(RecipeConfig):
             raise ValueError(f"head_dim={self.head_dim} must be even for position_type='rotary'")
 
     def validate_norms(self) -> None:
-        """Raises ValueError for an option of the norms without effect."""
+        """Raises ValueError for an option of the norms that has no effect."""
         if not self.norm_bias and self.norm_type == "rmsnorm":
             raise ValueError("norm_bias=False has no effect: norm_type='rmsnorm' has no bias")
         if not self.first_norm and self.norm_position == "post":
             raise ValueError("first_norm=False needs norm_position='pre'")
 
     def validate_padding(self) -> None:
-        """Raises ValueError where the embedding of no token is to be frozen."""
+        """Raises ValueError for freeze_pad_embedding without pad_token_id."""
         if self.freeze_pad_embedding and self.pad_token_id is None:
             raise ValueError("freeze_pad_embedding=True needs pad_token_id")
 
     def validate_positions(self) -> None:
-        """Raises ValueError where the positions do not fit the hidden size."""
+        """Raises ValueError for sinusoidal positions with an odd hidden_size."""
         if self.position_type == "sinusoidal" and self.hidden_size % 2:
             raise ValueError(f"hidden_size={self.hidden_size} must be even for position_type='sinusoidal'")
 
@@ -378,13 +390,13 @@ class BlendConfig(RecipeConfig):
         check_labels(self)
 
     def validate_classifier(self) -> None:
-        """Raises ValueError for an option of the classifiers without effect."""
+        """Raises ValueError for an option of the classifiers that has no effect or needs another."""
         check_classifier(self)
 
 
 def check_rope(parameters: dict[str, Any]) -> None:
-    """Raises ValueError for parameters of RoPE that are unknown or without effect, or a rope_theta not above 0."""
-    names = [name for name in RopeParameters.__annotations__ if name != "mrope_section"]  # of images
+    """Raises ValueError for RoPE parameters that are unknown or have no effect, or a rope_theta not above 0."""
+    names = [name for name in RopeParameters.__annotations__ if name != "mrope_section"]  # for images
     for name in parameters:
         if name not in names:
             raise ValueError(unknown("key of rope_parameters", name, names))
@@ -399,7 +411,7 @@ def check_rope(parameters: dict[str, Any]) -> None:
 
 
 def check_classifier(config: PreTrainedConfig) -> None:
-    """Raises ValueError for options of a hidden layer that is not there, or pooling by a token that is not known."""
+    """Raises ValueError for options of a missing hidden layer, or pooling="eos" without eos_token_id."""
     if config.classifier_hidden_act is None:
         defaults = {"classifier_hidden_bias": True, "classifier_hidden_norm": False, "token_classifier_hidden": False}
         for name, default in defaults.items():
@@ -410,7 +422,7 @@ def check_classifier(config: PreTrainedConfig) -> None:
 
 
 def check_labels(config: PreTrainedConfig) -> None:
-    """Raises ValueError for no label, an unknown problem type, or class weights that are not one above 0 a label."""
+    """Raises ValueError for no label, an unknown problem type, or class_weights that are not one above 0 per label."""
     if config.num_labels < 1:
         raise ValueError(f"num_labels={config.num_labels} must be above 0")
     if config.problem_type not in (None, *PROBLEM_TYPES):

@@ -1,4 +1,4 @@
-"""The encoder: every token sees every token."""
+"""The encoder: every token attends to every token."""
 
 from huggingface_hub.dataclasses import strict
 
@@ -7,15 +7,15 @@ from .base import BlendConfig
 
 @strict
 class BlendEncoderConfig(BlendConfig):
-    """An encoder: a stack of blocks in which every token sees every token of its sequence.
+    """An encoder: a stack of blocks in which every token attends to every token of its sequence.
 
-    The fields are those of BlendConfig and one of its own.
+    It has the fields of BlendConfig, sparse_prediction and three more special tokens.
     """
 
     model_type = "blend_encoder"
     keys_to_ignore_at_inference = ["hidden_states", "attentions"]
 
-    # A masked language model in training projects only the masked tokens onto the vocabulary.
+    # In training, a masked language model projects only the masked tokens onto the vocabulary.
     sparse_prediction: bool = True
 
     cls_token_id: int | None = None

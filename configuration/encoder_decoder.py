@@ -1,4 +1,4 @@
-"""The encoder-decoder: a decoder that also reads an encoder's output."""
+"""The encoder-decoder: a decoder that also attends to an encoder's output."""
 
 import copy
 from typing import Any, ClassVar, Literal
@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from .base import BlendConfig, RecipeConfig, activation, check_classifier, check_labels, checked, probability
+from .base import BlendConfig, RecipeConfig, activation, check_classifier, check_labels, checked_field, probability
 from .decoder import BlendDecoderConfig
 from .encoder import BlendEncoderConfig
 
@@ -17,8 +17,8 @@ PARTS: dict[str, type[BlendConfig]] = {"encoder": BlendEncoderConfig, "decoder":
 class BlendEncoderDecoderConfig(RecipeConfig):
     """An encoder and a decoder that reads the encoder's output by cross-attention.
 
-    Each part is given as a configuration, as a dict of its fields, or not at all (its defaults), and may have a
-    vocabulary of its own. What concerns the model as a whole, its heads and losses, stands here and not in the parts.
+    Each part is a configuration, a dict of its fields, or None (its defaults), and may have its own vocabulary. The
+    fields of the heads and losses are here, not in the parts.
     """
 
     model_type = "blend_encoder_decoder"
@@ -34,42 +34,42 @@ class BlendEncoderDecoderConfig(RecipeConfig):
     # transformers 5.23 reads `sub_configs_defaults`, 5.16 reads `sub_configs`.
     sub_configs = PARTS
     sub_configs_defaults = PARTS
-    # Each part has a plan of its own.
+    # Each part has its own plan.
     base_model_fsdp_plan: ClassVar[dict[str, str]] = {}
 
-    # A configuration, a dict of its fields, or None; always a configuration afterwards.
+    # A configuration, a dict of its fields, or None; __post_init__ makes it a configuration.
     encoder: Any = None
     decoder: Any = None
     is_encoder_decoder: bool = True
 
-    # Ties the language-model head to the decoder's token embedding and, where the parts share one vocabulary
-    # (share_encoder_decoder_embeddings), the encoder's token embedding too.
+    # Tie the language-model head to the decoder's token embedding and, if the parts share one vocabulary
+    # (share_encoder_decoder_embeddings), to the encoder's.
     tie_word_embeddings: bool = True
     share_encoder_decoder_embeddings: bool = True
 
     # As in BlendConfig.
     pooling: Literal["cls", "mean", "last", "eos"] = "last"
-    classifier_hidden_act: str | None = checked(activation, None)
+    classifier_hidden_act: str | None = checked_field(activation, None)
     classifier_hidden_bias: bool = True
     classifier_hidden_norm: bool = False
     token_classifier_hidden: bool = False
     score_bias: bool = True
-    classifier_dropout: int | float = checked(probability, 0.1)
+    classifier_dropout: int | float = checked_field(probability, 0.1)
     class_weights: list[int | float] | None = None
-    label_smoothing: int | float = checked(probability, 0.0)
+    label_smoothing: int | float = checked_field(probability, 0.0)
     use_cache: bool = True
     original_model_type: str | None = None
 
-    # Those of the decoder, which are set to these; None: taken from it.
+    # Special tokens of the decoder. A value is copied to the decoder; None is replaced by the decoder's value.
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
-    # What the decoder reads before it writes the first token. None: bos_token_id.
+    # First input token of the decoder in generation. None: bos_token_id.
     decoder_start_token_id: int | None = None
-    # What a sequence that is shifted right, for the decoder to read, begins with: decoder_start_token_id, or the
-    # sequence's own last token (mBART, where it tells the language).
+    # First token of decoder inputs that are shifted right: decoder_start_token_id, or the sequence's own last token
+    # (mBART: the language token).
     shift_start: Literal["start_token", "last_token"] = "start_token"
-    # Whether the decoder reads the source shifted right where neither decoder inputs nor labels are given (BART).
+    # Whether the decoder reads the source shifted right if neither decoder inputs nor labels are given (BART).
     shift_source: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -83,12 +83,12 @@ class BlendEncoderDecoderConfig(RecipeConfig):
                 raise ValueError(f"{name} must be a {part.model_type} configuration, got {value.model_type}")
             setattr(self, name, copy.deepcopy(value))
         for name, size in self.sizes().items():
-            # As to_dict() has it.
+            # to_dict() contains the sizes, so they may come back as arguments.
             if kwargs.pop(name, size) != size:
-                raise ValueError(f"{name} must be that of the parts, {size}; give it in encoder and decoder")
+                raise ValueError(f"{name} must be that of the parts, {size}; set it in encoder and decoder")
         if self.decoder.cross_attention_hidden_size is None:
             self.decoder.cross_attention_hidden_size = self.encoder.hidden_size
-        # Tools look for them in the decoder's config (PreTrainedConfig.get_text_config), and in this one.
+        # Libraries read these from the decoder's config (PreTrainedConfig.get_text_config) or from this one.
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             if getattr(self, name) is None:
                 setattr(self, name, getattr(self.decoder, name))
@@ -103,7 +103,7 @@ class BlendEncoderDecoderConfig(RecipeConfig):
     def from_recipe(cls, name: str = "default", **overrides: Any) -> "BlendEncoderDecoderConfig":
         """Build a configuration from a recipe; see RecipeConfig.from_recipe.
 
-        An override is a field of the whole, `encoder` or `decoder` with a dict of changes to that part, or a field of
+        An override is a field of this class, `encoder` or `decoder` with a dict of changes to that part, or a field of
         the parts (`hidden_size=64`), which is set in each part that has it.
         """
         recipe = cls.recipe(name)
@@ -111,9 +111,9 @@ class BlendEncoderDecoderConfig(RecipeConfig):
         own = super().options()
         cls.check_choices(overrides)
         settings = {key: value for key, value in overrides.items() if key in own}
-        of_parts = {key: value for key, value in overrides.items() if key not in own}
+        part_fields = {key: value for key, value in overrides.items() if key not in own}
         for part, config_class in PARTS.items():
-            common = {key: value for key, value in of_parts.items() if key in config_class.options()}
+            common = {key: value for key, value in part_fields.items() if key in config_class.options()}
             changes = settings.get(part) or {}
             if not isinstance(changes, dict):
                 raise ValueError(f"{part} must be a dict of changes to the recipe, got {type(changes).__name__}")
@@ -124,12 +124,12 @@ class BlendEncoderDecoderConfig(RecipeConfig):
 
     @classmethod
     def options(cls) -> set[str]:
-        """The names that from_recipe takes: fields of the whole and of the parts."""
+        """Names of the overrides that from_recipe accepts: fields of this class and of the parts."""
         return super().options().union(*(config_class.options() for config_class in PARTS.values()))
 
     @property
     def hidden_size(self) -> int:
-        """Width of what the heads read: the decoder's."""
+        """Hidden size of the decoder, whose output the heads read."""
         return self.decoder.hidden_size
 
     @property
@@ -144,12 +144,12 @@ class BlendEncoderDecoderConfig(RecipeConfig):
 
     @property
     def num_attention_heads(self) -> int:
-        """Heads of each of the encoder's layers, as in transformers' own encoder-decoders."""
+        """Number of heads of the encoder's layers, as in transformers' own encoder-decoders."""
         return self.encoder.num_attention_heads
 
     @property
     def vocab_size(self) -> int:
-        """Size of the vocabulary that is written: the decoder's; set, where there is only one, for both parts."""
+        """Vocabulary size of the decoder. Setting it also sets the encoder's if the parts share one vocabulary."""
         return self.decoder.vocab_size
 
     @vocab_size.setter
@@ -159,7 +159,7 @@ class BlendEncoderDecoderConfig(RecipeConfig):
             self.encoder.vocab_size = value
 
     def to_dict(self) -> dict[str, Any]:
-        """As PreTrainedConfig.to_dict, with sizes(), without what a part says of the repository it is from."""
+        """As PreTrainedConfig.to_dict, plus sizes(), minus the repository fields of the parts."""
         output = super().to_dict()
         for part in PARTS:
             output[part] |= {"_name_or_path": "", "architectures": None}
@@ -167,18 +167,18 @@ class BlendEncoderDecoderConfig(RecipeConfig):
         return output | self.sizes()
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """What is saved: as PreTrainedConfig.to_diff_dict, without sizes()."""
+        """The content of config.json: as PreTrainedConfig.to_diff_dict, without sizes()."""
         sizes = self.sizes()
         return {name: value for name, value in super().to_diff_dict().items() if name not in sizes}
 
     def sizes(self) -> dict[str, int | None]:
-        """Sizes of the whole, which follow from the parts. peft looks for them in to_dict()."""
+        """Sizes of the model, computed from the parts. peft reads them from to_dict()."""
         names = ("hidden_size", "num_hidden_layers", "num_attention_heads")
-        of_decoder = {name: getattr(self.decoder, name) for name in ("num_key_value_heads", "head_dim")}
-        return {name: getattr(self, name) for name in names} | of_decoder
+        decoder_sizes = {name: getattr(self.decoder, name) for name in ("num_key_value_heads", "head_dim")}
+        return {name: getattr(self, name) for name in names} | decoder_sizes
 
     def validate_vocabularies(self) -> None:
-        """Raises ValueError where one embedding is asked to serve two vocabularies or widths."""
+        """Raises ValueError if shared embeddings have two vocabulary sizes or hidden sizes."""
         sizes = {part: (getattr(self, part).vocab_size, getattr(self, part).hidden_size) for part in PARTS}
         shared = self.tie_word_embeddings and self.share_encoder_decoder_embeddings
         if shared and sizes["encoder"] != sizes["decoder"]:
@@ -188,7 +188,7 @@ class BlendEncoderDecoderConfig(RecipeConfig):
             )
 
     def validate_cross_attention(self) -> None:
-        """Raises ValueError where the decoder expects another width than the encoder has."""
+        """Raises ValueError if cross_attention_hidden_size of the decoder is not hidden_size of the encoder."""
         if self.decoder.cross_attention_hidden_size != self.encoder.hidden_size:
             raise ValueError(
                 f"decoder.cross_attention_hidden_size={self.decoder.cross_attention_hidden_size} must be "
@@ -200,5 +200,5 @@ class BlendEncoderDecoderConfig(RecipeConfig):
         check_labels(self)
 
     def validate_classifier(self) -> None:
-        """Raises ValueError for an option of the classifiers without effect."""
+        """Raises ValueError for an option of the classifiers that has no effect or needs another."""
         check_classifier(self)

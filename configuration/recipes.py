@@ -1,12 +1,12 @@
-"""Recipes: well-known models as named settings of the option fields, by architecture.
+"""Recipes: well-known models as named sets of field values, by architecture.
 
-A recipe changes only what the model it is named after does differently from the defaults; sizes are the published
-model's and may be overridden. A test holds each to the transformers implementation, to floating-point error.
+A recipe has only the fields in which its model differs from the defaults. Sizes are those of the published model and
+can be overridden. A test compares each recipe with transformers' implementation, up to floating-point error.
 """
 
 from typing import Any
 
-# What the models of 2017 to 2020 share.
+# Common to the models of 2017 to 2020.
 CLASSIC: dict[str, Any] = {
     "norm_type": "layernorm",
     "norm_eps": 1e-5,
@@ -33,8 +33,8 @@ BERT = CLASSIC | {
     "lm_head_bias": True,
 }
 
-# Radford et al. 2018 (reference: OpenAIGPTLMHeadModel). Its "gelu" is the tanh approximation,
-# here in one kernel.
+# Radford et al. 2018 (reference: OpenAIGPTLMHeadModel). Its "gelu" is the tanh approximation, for which torch has one
+# kernel.
 GPT1 = CLASSIC | {
     "vocab_size": 40478,
     "hidden_size": 768,
@@ -45,11 +45,11 @@ GPT1 = CLASSIC | {
     "hidden_act": "gelu_pytorch_tanh",
 }
 
-# Radford et al. 2019 (reference: GPT2LMHeadModel): the norms moved to the input of each block.
+# Radford et al. 2019 (reference: GPT2LMHeadModel): the norms are at the input of each sublayer.
 GPT2 = GPT1 | {"vocab_size": 50257, "max_position_embeddings": 1024, "norm_position": "pre"}
 
-# Brown et al. 2020 (reference: GPTNeoForCausalLM): full and local attention alternate; GPT-Neo leaves the dot
-# products unscaled and has no bias on queries, keys and values.
+# Brown et al. 2020 (reference: GPTNeoForCausalLM): full and local attention alternate. GPT-Neo does not scale the dot
+# products and has no bias on queries, keys and values.
 GPT3 = GPT2 | {
     "max_position_embeddings": 2048,
     "layer_types": ["full_attention", "sliding_attention"],
@@ -59,7 +59,7 @@ GPT3 = GPT2 | {
     "attention_out_bias": True,
 }
 
-# Vaswani et al. 2017 (reference: MarianMTModel, whose sinusoids stand in halves, sines then cosines).
+# Vaswani et al. 2017 (reference: MarianMTModel: sines in the first half of the features, cosines in the second).
 TRANSFORMER = CLASSIC | {
     "vocab_size": 37000,
     "hidden_size": 512,
@@ -86,7 +86,7 @@ BART = CLASSIC | {
     "lm_head_bias": True,
 }
 
-# Touvron et al. 2023 (reference: LlamaForCausalLM): already the defaults, but for the head of its own.
+# Touvron et al. 2023 (reference: LlamaForCausalLM): the defaults, but with an untied head.
 LLAMA: dict[str, Any] = {
     "hidden_size": 4096,
     "num_hidden_layers": 32,
@@ -96,7 +96,7 @@ LLAMA: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 
-# Recipe → model_type → field values. For an encoder-decoder they are those of each part.
+# Recipe → model_type → field values; for an encoder-decoder, the field values of each part.
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "default": {
         "blend_encoder": {},

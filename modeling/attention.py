@@ -3,13 +3,13 @@
 Each query meets a set of material vectors. It responds to each of them more or less (the dot product with its key),
 and takes more of those it responds to (a weighted mean of their values). The one class here plays three roles:
 
-    self         queries, keys and values come from one sequence, and every token sees every token
-    masked self  the same, but a token sees only itself and the tokens before it
+    self         queries, keys and values come from one sequence; every token attends to every token
+    masked self  the same, but a token attends only to itself and the tokens before it
     cross        queries come from the target, keys and values from the source
 
 Shapes, here and in all of `modeling`: B batch, T target or query length, S source or key length, H query heads,
-K key-value heads, D features of a head, E hidden size, V vocabulary. Batches are padded, [B, T], or flat, [1, N]
-(see packing.py).
+K key-value heads, D head dimension, E hidden size, V vocabulary size, N tokens of a flat batch. Batches are padded,
+[B, T], or flat, [1, N] (see packing.py).
 """
 
 from functools import partial
@@ -33,9 +33,9 @@ class Attention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017, §3.2), with grouped key-value heads (Ainslie et al. 2023).
 
     Args:
-        config: of the stack that the queries belong to.
-        layer_idx: which layer of the stack this is; the cache keeps keys and values by it.
-        role: what it blends into what.
+        config: configuration of the stack that the queries come from.
+        layer_idx: index of the layer in the stack, and in the cache.
+        role: kind of attention, see the module docstring.
     """
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int, role: Role):
@@ -50,7 +50,8 @@ class Attention(nn.Module):
         self.attention_dropout = config.attention_dropout
         self.sliding_window = None
         if role != "cross" and config.layer_types[layer_idx] == "sliding_attention":
-            # Kernels count a query's own place in the window; ours is the reach on either side when bidirectional.
+            # Kernels count the query itself in the window. In a bidirectional config sliding_window is the number of
+            # tokens on each side, without the query.
             self.sliding_window = config.sliding_window + (0 if self.is_causal else 1)
 
         query_size = config.num_attention_heads * config.head_dim
@@ -76,17 +77,18 @@ class Attention(nn.Module):
         """Blend `key_value_states` into `hidden_states`.
 
         Args:
-            hidden_states: what asks, (B, T, E) or flat.
-            key_value_states: what is blended, (B, S, E) or flat; the same tensor for self-attention.
-            pattern: what each of the ones may see of the others, made once for all layers by the stack.
-            position_embeddings: cosines and sines to turn queries and keys by, (B or 1, T, D / 2) each.
-            past_key_values: keys and values of earlier calls; those of this call are added.
-            kwargs: go to the kernel untouched.
+            hidden_states: input of the queries, (B, T, E) or (1, N, E).
+            key_value_states: input of the keys and values, (B, S, E) or (1, N, E); for self-attention the same tensor.
+            pattern: attention pattern, shared by all layers of one type.
+            position_embeddings: cosines and sines of RoPE, (B or 1, T, D / 2) each; None: no RoPE.
+            past_key_values: cache; the keys and values of this call are added to it.
+            kwargs: passed to the kernel unchanged.
 
         Returns:
-            What each query took, of the shape of hidden_states, and the weights (B, H, T, S) if the kernel tells them.
+            The attention output, with the shape of hidden_states, and the attention weights (B, H, T, S), or None
+            where the kernel does not return them.
         """
-        query_states = self.q_norm(self.heads_of(self.q_proj(hidden_states)))  # (B, T, H, D)
+        query_states = self.q_norm(self.split_heads(self.q_proj(hidden_states)))  # (B, T, H, D)
         if position_embeddings is not None:
             query_states = apply_rotary_pos_emb(query_states, *position_embeddings)
         query_states = query_states.transpose(1, 2)  # (B, H, T, D)
@@ -95,7 +97,7 @@ class Attention(nn.Module):
         )  # (B, K, S, D) each
 
         kernel = partial(
-            kernel_for(self.config, query_states, pattern),
+            select_kernel(self.config, query_states, pattern),
             self,
             dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
@@ -103,12 +105,12 @@ class Attention(nn.Module):
             **kwargs,
         )
         blended, weights = pattern.blend(kernel, query_states, key_states, value_states)
-        # A server's kernel may give (N, H · D); and a part of the heads, where they are shared out among devices.
+        # The kernel of a server may return (N, H · D). With tensor parallelism this device has only some of the heads.
         width = query_states.shape[1] * self.head_dim
         return self.o_proj(blended.reshape(*hidden_states.shape[:-1], width)), weights
 
-    def heads_of(self, states: torch.Tensor) -> torch.Tensor:
-        """Divide features among heads, (B, T, H · D) to (B, T, H, D)."""
+    def split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        """Split the features into heads, (B, T, H · D) to (B, T, H, D)."""
         return states.unflatten(-1, (-1, self.head_dim))
 
     def keys_and_values(
@@ -118,8 +120,12 @@ class Attention(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
         past_key_values: Cache | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (B, K, S, D) of `states` (B, S, E), with those of the cache; a source is projected once."""
-        # Of cross-attention, the layers whose source is in the cache.
+        """Project `states` (B, S, E) to keys and values (B, K, S, D), and update the cache.
+
+        Self-attention returns the cached tokens, too. Cross-attention projects the source once, and then reads the
+        cache.
+        """
+        # Cross-attention only: for each layer, whether the source is in the cache.
         is_updated: dict[int, bool] = {}
         if isinstance(past_key_values, EncoderDecoderCache) and self.is_cross_attention:
             is_updated, past_key_values = past_key_values.is_updated, past_key_values.cross_attention_cache
@@ -129,13 +135,13 @@ class Attention(nn.Module):
             cached = past_key_values.layers[self.layer_idx]
             return cached.keys, cached.values
 
-        key_states = self.k_norm(self.heads_of(self.k_proj(states)))  # (B, S, K, D)
-        value_states = self.heads_of(self.v_proj(states))
+        key_states = self.k_norm(self.split_heads(self.k_proj(states)))  # (B, S, K, D)
+        value_states = self.split_heads(self.v_proj(states))
         if position_embeddings is not None:
             key_states = apply_rotary_pos_emb(key_states, *position_embeddings)
         key_states, value_states = key_states.transpose(1, 2), value_states.transpose(1, 2)
         if past_key_values is not None:
-            key_states, value_states = pattern.remember(past_key_values, self.layer_idx, key_states, value_states)
+            key_states, value_states = pattern.update_cache(past_key_values, self.layer_idx, key_states, value_states)
             is_updated[self.layer_idx] = True
         return key_states, value_states
 
@@ -150,20 +156,21 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out (Vaswani et al. 2017, equation 1); the kernel for attn_implementation="eager".
+    """Attention in plain PyTorch (Vaswani et al. 2017, equation 1): the kernel for attn_implementation="eager".
 
     Args:
         module: the attention layer.
         query: (B, H, T, D).
         key: (B, K, S, D).
         value: (B, K, S, D).
-        attention_mask: added to the scores, or True for what may be seen, (B or 1, 1, T, S); None when all may be.
-        scaling: what the scores are multiplied by.
-        dropout: probability of leaving out a weight.
-        kwargs: what other kernels take.
+        attention_mask: (B or 1, 1, T, S), a float that is added to the scores or a bool, True = attend; None: every
+            query attends to every key.
+        scaling: factor on the scores.
+        dropout: dropout probability of the attention weights.
+        kwargs: arguments of other kernels, ignored.
 
     Returns:
-        The blended values (B, T, H, D) and the weights (B, H, T, S).
+        The blended values (B, T, H, D) and the attention weights (B, H, T, S).
     """
     key = key.repeat_interleave(module.num_key_value_groups, dim=1)
     value = value.repeat_interleave(module.num_key_value_groups, dim=1)
@@ -192,24 +199,24 @@ def varlen_attention_forward(
     max_length_k: int,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of a flat batch by torch's own kernel, which comes with torch but has no dropout; as flash attention.
+    """Attention of a flat batch with torch.nn.attention.varlen: flash attention without another package or dropout.
 
     Args:
         module: the attention layer.
         query: (1, H, N, D).
         key: (1, K, M, D).
         value: (1, K, M, D).
-        attention_mask: none; the lengths say all.
-        scaling: what the scores are multiplied by.
-        sliding_window: tokens that a query sees on one side, itself among them; None: all.
-        cu_seq_lens_q: where each sequence begins among the queries, (S + 1), int32.
-        cu_seq_lens_k: where each sequence begins among the keys, (S + 1), int32.
-        max_length_q: queries of the longest sequence.
-        max_length_k: keys of the longest sequence.
-        kwargs: what other kernels take.
+        attention_mask: None; the lengths replace it.
+        scaling: factor on the scores.
+        sliding_window: number of tokens that a query attends to on each side, including itself; None: no limit.
+        cu_seq_lens_q: start of each sequence among the queries, then the number of queries, int32.
+        cu_seq_lens_k: start of each sequence among the keys, then the number of keys, int32.
+        max_length_q: number of queries of the longest sequence.
+        max_length_k: number of keys of the longest sequence.
+        kwargs: arguments of other kernels, ignored.
 
     Returns:
-        The blended values (1, N, H, D) and None.
+        The blended values (1, N, H, D), and None for the weights.
     """
     reach = -1 if sliding_window is None else sliding_window - 1
     blended = varlen_attn(
@@ -233,8 +240,9 @@ def float32_sdpa_forward(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """SDPA in float32; arguments as in eager_attention_forward. For the CPU, where the backward pass of torch's
-    kernel is three times as slow in half precision as it is in float32.
+    """SDPA computed in float32, for training in half precision on a CPU. Arguments as in eager_attention_forward.
+
+    The backward pass of torch's CPU kernel is three times as slow in half precision as in float32.
     """
     if attention_mask is not None and attention_mask.is_floating_point():
         attention_mask = attention_mask.float()
@@ -244,8 +252,8 @@ def float32_sdpa_forward(
     return blended.to(query.dtype), None
 
 
-def kernel_for(config: PreTrainedConfig, query: torch.Tensor, pattern: Pattern) -> Kernel:
-    """The function that blends: the config's, or what is better in place of SDPA."""
+def select_kernel(config: PreTrainedConfig, query: torch.Tensor, pattern: Pattern) -> Kernel:
+    """The attention function of the config; for "sdpa", a faster one where there is one."""
     name = config._attn_implementation
     if name == "sdpa" and isinstance(pattern, VarlenPattern):
         return varlen_attention_forward

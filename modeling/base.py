@@ -1,4 +1,4 @@
-"""What encoder and decoder share: the stack of blocks, and the door through which a batch comes in."""
+"""What encoder and decoder share: the stack of blocks, and the choice of the layout of a batch."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,29 +13,29 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.modeling_utils import PreTrainedModel
 
-from .hooks import has_hooked_part, is_hooked
+from .hooks import has_hooked_submodule, is_hooked
 from .layers import Block
 from .normalization import build_norm
-from .packing import FlatLayout, Layout, PaddedLayout, is_traced, padding_of
-from .patterns import SMALLEST_BLOCK, MaskFunction, PaddedPattern, Pattern, VarlenPattern, self_pattern
+from .packing import FlatLayout, Layout, PaddedLayout, as_padding_mask, is_traced
+from .patterns import MIN_BLOCK_SIZE, MaskFunction, PaddedPattern, Pattern, VarlenPattern, self_pattern
 from .positions import POSITIONS, build_rotary
 
-# Kernels that are given rows and a mask, and kernels that are told the lengths of the sequences in a flat batch.
+# Kernels that take padded rows and a mask, and kernels that take a flat batch and the lengths of its sequences.
 ROW_KERNELS = ("eager", "sdpa", "flex_attention")
 VARLEN_KERNELS = ("flash_attention_2", "flash_attention_3")
-# By these a caller tells the sequences of a flattened batch; in self-attention those of the keys are the same.
-LENGTHS = ("cu_seq_lens_q", "max_length_q", "cu_seq_lens_k", "max_length_k")
+# Arguments of forward that describe the sequences of a flattened batch. Self-attention reads those of the queries.
+LENGTH_ARGUMENTS = ("cu_seq_lens_q", "max_length_q", "cu_seq_lens_k", "max_length_k")
 
 
 @dataclass
 class StackOutput(BaseModelOutputWithPastAndCrossAttentions):
-    """A stack's output; for a head of ours with `layout`, and then last_hidden_state is in that layout's form."""
+    """Output of a stack. If `layout` is set, last_hidden_state has the form of that layout (repad=False)."""
 
     layout: Any = None
 
 
 class BlendPreTrainedModel(PreTrainedModel):
-    """What all models of the family tell transformers about themselves."""
+    """Base class of all models: what transformers needs to know about them."""
 
     base_model_prefix = "model"
     main_input_name = "input_ids"
@@ -48,16 +48,16 @@ class BlendPreTrainedModel(PreTrainedModel):
     _skip_keys_device_placement = ["past_key_values"]
 
     def has_hooks(self) -> bool:
-        """Whether a hook reads what passes through a part of this model; see hooks.py."""
-        return has_hooked_part(self)
+        """Whether a hook on a submodule reads activations; see hooks.py."""
+        return has_hooked_submodule(self)
 
     @wraps(PreTrainedModel.save_pretrained)
     def save_pretrained(
         self, save_directory: Any, is_main_process: bool = True, state_dict: Any = None, *args: Any, **kwargs: Any
     ) -> None:
-        # Replaces its `state_dict = model_to_save.state_dict()` where the config tied weights and says so no more, as
-        # peft writes into it when it merges. They may be one tensor still, of which one name only would be saved, but
-        # who opens them by that config needs each.
+        # Replaces `state_dict = model_to_save.state_dict()` of PreTrainedModel.save_pretrained where the model was
+        # built with tied weights and its config now says untied: peft changes the config when it merges. The tensors
+        # may still share memory, and then only one name would be saved; loading with that config needs each name.
         untied = self.all_tied_weights_keys.keys() - self.get_expanded_tied_weights_keys(all_submodels=True).keys()
         if untied:
             state_dict = dict(self.state_dict() if state_dict is None else state_dict)
@@ -66,7 +66,7 @@ class BlendPreTrainedModel(PreTrainedModel):
 
 
 class Stack(BlendPreTrainedModel):
-    """Embeddings and a stack of blocks. A subclass says which block, and which mask functions make its masks."""
+    """Embeddings and a stack of blocks. A subclass sets the class of its blocks and its mask functions."""
 
     layer_class: type[Block]
     mask_functions: dict[str, MaskFunction]
@@ -87,7 +87,7 @@ class Stack(BlendPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def enter(
+    def choose_layout(
         self,
         input_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
@@ -95,123 +95,138 @@ class Stack(BlendPreTrainedModel):
         position_ids: torch.Tensor | None,
         kwargs: dict[str, Any],
         *,
-        seen: int | torch.Tensor | None = None,
-        source: Layout | None = None,
-        rows: bool = False,
+        past_length: int | torch.Tensor | None = None,
+        source_layout: Layout | None = None,
+        keep_padded: bool = False,
     ) -> Layout:
-        """Choose the form in which the batch goes through the stack.
+        """Choose the layout of the batch inside the stack: padded (B, T, E) or flat (1, N, E).
 
         Args:
-            input_ids: (B, T), or None for
-            inputs_embeds: (B, T, E).
-            attention_mask: (B, T or more) with 1 for real tokens; None for all; or what the mask functions made.
-            position_ids: (B or 1, T); where they restart in a row, without a mask, another sequence begins.
-            kwargs: those of the forward; what it says of sequences (`cu_seq_lens_q` …) is taken out, and
-                `has_hooks`: a function that tells whether a hook reads the model which calls this stack.
-            seen: tokens before these, in a cache; None: none, nor may there be any.
-            source: of what is blended into this.
-            rows: something asks for [B, T].
+            input_ids: (B, T), or None.
+            inputs_embeds: (B, T, E), or None. Exactly one of input_ids and inputs_embeds must be given.
+            attention_mask: (B, T or more), 1 for real tokens; None: all are real; or a mask from transformers' mask
+                functions.
+            position_ids: (B or 1, T). Without a mask, a new sequence starts where they restart in a row.
+            kwargs: keyword arguments of forward. The arguments that describe sequences (`cu_seq_lens_q` …) are
+                removed, and so is `has_hooks`, a function that returns whether a hook reads activations of the model
+                that calls this stack.
+            past_length: number of cached tokens; None: no cache.
+            source_layout: layout of the encoder output for cross-attention.
+            keep_padded: whether the layout must be padded.
 
         Returns:
-            The caller's own flat form; or flat where there is padding in this or its source, or windows are to be cut
-            into blocks, and neither earlier tokens nor anything else asks for [B, T]; or padded.
+            FlatLayout of a batch that the caller has flattened. Otherwise FlatLayout where it saves work (padding in
+            the batch or its source, or sliding windows that are computed in blocks) and is possible (no cached
+            tokens, no hooks, no outputs of all layers); else PaddedLayout.
 
         Raises:
-            ValueError: both or neither of input_ids and inputs_embeds, or no rows of them; a mask of another shape, a
-                sequence too long, cu_seq_lens_q that do not fit the tokens, weights asked for of a flattened batch,
-                another causality.
+            ValueError: both or neither of input_ids and inputs_embeds are given, or they have a wrong number of
+                dimensions; the mask has a wrong shape; a sequence is too long; cu_seq_lens_q do not fit the tokens;
+                output_attentions for a flattened batch; is_causal differs from that of this stack.
         """
         has_hooks = kwargs.pop("has_hooks", self.has_hooks)
-        given = the_one_given(input_ids, inputs_embeds)
-        shape = (given.shape[0], given.shape[1])
-        mask = padding_of(attention_mask)
+        inputs = select_inputs(input_ids, inputs_embeds)
+        shape = (inputs.shape[0], inputs.shape[1])
+        mask = as_padding_mask(attention_mask)
         kernel = self.config._attn_implementation
-        # A paged cache, of continuous batching, is the kernel's own matter: what comes with it goes there untouched.
+        # The kernel handles the paged cache of continuous batching; its arguments are passed on unchanged.
         is_paged = kwargs.get("cache") is not None
-        has_past = isinstance(seen, torch.Tensor) or bool(seen)
-        fits = mask is None or tuple(mask.shape) == shape
-        if seen is None and not fits and not is_paged:
+        has_past = isinstance(past_length, torch.Tensor) or bool(past_length)
+        mask_fits = mask is None or tuple(mask.shape) == shape
+        if past_length is None and not mask_fits and not is_paged:
             raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}, the input {shape}")
-        # Where there is a cache, the mask may be for tokens to come, too.
-        if has_past or not fits or rows or is_paged or kernel not in ROW_KERNELS + VARLEN_KERNELS:
-            self.check_past(shape, mask, seen)
-            return PaddedLayout(shape, mask, given.device, seen=0 if seen is None else seen)
+        # With a cache, the mask may cover later tokens, too.
+        if has_past or not mask_fits or keep_padded or is_paged or kernel not in ROW_KERNELS + VARLEN_KERNELS:
+            self.check_past(shape, mask, past_length)
+            return PaddedLayout(shape, mask, inputs.device, past_length=0 if past_length is None else past_length)
         self.check_causality(kwargs)
         traced = is_traced()
-        layout: Layout | None = self.given_layout(
+        layout: Layout | None = self.flattened_layout(
             shape, None if traced or attention_mask is not None else position_ids, kwargs
         )
-        if layout is not None and kwargs.get("output_attentions", self.config.output_attentions):
-            raise ValueError("output_attentions: a flattened batch has no weights, which are (B, H, T, S); pad it")
         if layout is None:
-            layout = PaddedLayout(shape, mask, given.device)
-            # What the mask functions made is for rows.
-            is_made = attention_mask is not None and mask is None
-            if not traced and not is_made and not self.records_states(kwargs):
-                layout = self.best_layout(layout, source, has_hooks, has_cache=seen is not None)
+            layout = PaddedLayout(shape, mask, inputs.device)
+            # A mask from the mask functions is for padded rows.
+            is_prepared = attention_mask is not None and mask is None
+            if not traced and not is_prepared and not self.returns_states(kwargs):
+                layout = self.best_layout(layout, source_layout, has_hooks, has_cache=past_length is not None)
         if not traced:
             self.check_length(layout.max_length)
         return layout
 
     def best_layout(
-        self, padded: PaddedLayout, source: Layout | None, has_hooks: Callable[[], bool], *, has_cache: bool
+        self, padded: PaddedLayout, source_layout: Layout | None, has_hooks: Callable[[], bool], *, has_cache: bool
     ) -> Layout:
-        """Flat where there is padding, in the source, too, or windows are to be cut.
+        """Flat where the batch or its source has padding or windows are computed in blocks; else padded.
 
-        With a cache the next token is told from the last column; where padding stands there, it is computed. So it is
-        where a hook reads what passes through the layers: hooks are written for (B, T, E).
+        With a cache, generation reads the last column: if that has padding, the batch stays padded. It also stays
+        padded if a hook reads activations, because hooks expect (B, T, E).
         """
-        if has_cache and not padded.ends_in_tokens:
+        if has_cache and not padded.last_column_is_real:
             return padded
         window = self.config.sliding_window
-        is_cut = window is not None and padded.shape[1] > 2 * max(window, SMALLEST_BLOCK)
-        source_is_flat = source is not None and (isinstance(source, FlatLayout) or source.has_padding)
-        if not (is_cut or source_is_flat or padded.has_padding):
+        uses_blocks = window is not None and padded.shape[1] > 2 * max(window, MIN_BLOCK_SIZE)
+        source_is_flat = source_layout is not None and (
+            isinstance(source_layout, FlatLayout) or source_layout.has_padding
+        )
+        if not (uses_blocks or source_is_flat or padded.has_padding):
             return PaddedLayout(padded.shape, None, padded.device)
         return padded if has_hooks() else FlatLayout.from_padded(padded)
 
-    def records_states(self, kwargs: dict[str, Any]) -> bool:
-        """Whether weights or states of every layer are asked for, which have the padded form."""
+    def returns_states(self, kwargs: dict[str, Any]) -> bool:
+        """Whether attention weights or hidden states of all layers are returned; both need the padded form."""
         return bool(
             kwargs.get("output_attentions", self.config.output_attentions)
             or kwargs.get("output_hidden_states", self.config.output_hidden_states)
         )
 
-    @staticmethod
-    def given_layout(
-        shape: tuple[int, int], position_ids: torch.Tensor | None, kwargs: dict[str, Any]
+    def flattened_layout(
+        self, shape: tuple[int, int], position_ids: torch.Tensor | None, kwargs: dict[str, Any]
     ) -> FlatLayout | None:
-        """The layout of a batch that the caller has flattened, or None for another."""
-        lengths = {name: kwargs.pop(name, None) for name in LENGTHS}
+        """The layout of a batch that the caller has flattened; None for any other batch.
+
+        Raises:
+            ValueError: cu_seq_lens_q do not fit the tokens, or output_attentions for a flattened batch.
+        """
+        lengths = {name: kwargs.pop(name, None) for name in LENGTH_ARGUMENTS}
+        layout: FlatLayout | None = None
         if lengths["cu_seq_lens_q"] is not None:
-            return FlatLayout.from_cu_seq_lens(lengths["cu_seq_lens_q"], lengths["max_length_q"], shape)
-        if position_ids is not None and tuple(position_ids.shape) == shape and shape[1] > 1:
+            layout = FlatLayout.from_cu_seq_lens(lengths["cu_seq_lens_q"], lengths["max_length_q"], shape)
+        elif position_ids is not None and tuple(position_ids.shape) == shape and shape[1] > 1:
             layout = FlatLayout.from_position_ids(position_ids)
-            return layout if layout.num_sequences > shape[0] else None
-        return None
+            layout = layout if layout.num_sequences > shape[0] else None
+        if layout is not None and kwargs.get("output_attentions", self.config.output_attentions):
+            raise ValueError(
+                "output_attentions: a flattened batch has no weights of shape (B, H, T, S); pad the batch"
+            )
+        return layout
 
     @property
     def is_causal(self) -> bool:
-        """Whether a token sees only itself and those before it."""
+        """Whether a token attends only to itself and the tokens before it."""
         return self.layer_class.role == "masked self"
 
     def check_causality(self, kwargs: dict[str, Any]) -> None:
-        """Take out `is_causal`, or read the config's. Raises ValueError where it is not this stack's."""
+        """Remove `is_causal` from kwargs. Raises ValueError if it, or the config's, differs from this stack's."""
         is_causal = kwargs.pop("is_causal", getattr(self.config, "is_causal", None))
         if is_causal is not None and is_causal != self.is_causal:
             raise ValueError(f"is_causal={is_causal}, but that of {type(self).__name__} is {self.is_causal}")
 
-    def check_past(self, shape: tuple[int, int], mask: torch.Tensor | None, seen: int | torch.Tensor | None) -> None:
-        """Raises ValueError for a mask that does not reach the tokens given, or a sequence too long with its past."""
-        # A static cache counts in a tensor; and where padding is on the left there may be fewer real tokens.
-        length = seen + shape[1] if isinstance(seen, int) else 0
+    def check_past(
+        self, shape: tuple[int, int], mask: torch.Tensor | None, past_length: int | torch.Tensor | None
+    ) -> None:
+        """Raises ValueError if the mask does not cover the input, or cached and new tokens together are too many."""
+        # The length of a static cache is a tensor and is not checked. With left padding, the mask counts real tokens.
+        length = past_length + shape[1] if isinstance(past_length, int) else 0
         if mask is not None and (mask.shape[0] != shape[0] or mask.shape[1] < max(length, shape[1])):
-            raise ValueError(f"attention_mask has shape {tuple(mask.shape)}, the input {shape} after {seen} tokens")
+            raise ValueError(
+                f"attention_mask has shape {tuple(mask.shape)}, the input {shape} after {past_length} tokens"
+            )
         if length > self.config.max_position_embeddings and self.config.position_type == "learned":
             self.check_length(length if mask is None else int(mask.sum(-1).max()))
 
     def check_length(self, length: int) -> None:
-        """Raises ValueError for a sequence longer than the learned positions reach."""
+        """Raises ValueError for a sequence with more tokens than there are learned positions."""
         if self.config.position_type == "learned" and length > self.config.max_position_embeddings:
             raise ValueError(
                 f"a sequence has {length} tokens, more than max_position_embeddings="
@@ -220,7 +235,7 @@ class Stack(BlendPreTrainedModel):
 
     @staticmethod
     def positions(layout: Layout, position_ids: torch.Tensor | None) -> torch.Tensor:
-        """Positions in the layout's form, (B or 1, T): those given, or counted after the tokens of a cache."""
+        """Position IDs in the layout's form: those given, or counted from the number of cached tokens."""
         return layout.position_ids() if position_ids is None else layout.unpad(position_ids)
 
     def embed(
@@ -231,26 +246,29 @@ class Stack(BlendPreTrainedModel):
         token_type_ids: torch.Tensor | None,
         position_ids: torch.Tensor,
     ) -> torch.Tensor:
-        """What the first block reads, in the layout's form: tokens, their kinds and their places."""
+        """Sum of token, token type and position embeddings, in the layout's form: the input of the first block."""
         embeds = self.embed_ids(layout, input_ids) if inputs_embeds is None else layout.unpad(inputs_embeds)
         assert embeds is not None
         if self.config.scale_embeddings:
             embeds = embeds * self.config.hidden_size**0.5
         if self.embed_token_types is not None:
-            kinds = torch.zeros_like(embeds[..., 0], dtype=torch.long)
-            embeds = embeds + self.embed_token_types(kinds if token_type_ids is None else layout.unpad(token_type_ids))
+            token_types = torch.zeros_like(embeds[..., 0], dtype=torch.long)
+            embeds = embeds + self.embed_token_types(
+                token_types if token_type_ids is None else layout.unpad(token_type_ids)
+            )
         return self.dropout(self.embedding_norm(self.embed_positions(embeds, position_ids)))
 
     def embed_ids(self, layout: Layout, input_ids: torch.Tensor | None) -> torch.Tensor | None:
-        """Embeddings of tokens (B, T), in the layout's form.
+        """Token embeddings of input_ids (B, T), in the layout's form.
 
-        A hook on the embedding sees (B, T) and (B, T, E). It leaves the layers flat: NEFTune is for training.
+        If the embedding has a hook that reads activations, it is called with (B, T) and returns (B, T, E), and the
+        layers stay flat (NEFTune in training).
         """
         if isinstance(layout, FlatLayout) and layout.is_rows and is_hooked(self.embed_tokens):
             return layout.unpad(self.embed_tokens(input_ids))
         return self.embed_tokens(layout.unpad(input_ids))
 
-    def patterns(
+    def attention_patterns(
         self,
         layout: Layout,
         attention_mask: Any,
@@ -258,82 +276,84 @@ class Stack(BlendPreTrainedModel):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> dict[str, Pattern]:
-        """What each type of layer may see, made once for all layers."""
+        """The attention pattern of each layer type, shared by all layers of that type."""
         types = set(self.config.layer_types)
         if isinstance(layout, FlatLayout):
-            if self.takes_lengths(embeds):
+            if self.uses_varlen_kernel(embeds):
                 return dict.fromkeys(types, VarlenPattern(layout, layout))
             windows = {"full_attention": None, "sliding_attention": self.config.sliding_window}
             return {
-                kind: self_pattern(
+                layer_type: self_pattern(
                     self.config,
                     layout,
                     embeds,
-                    self.mask_functions[kind],
+                    self.mask_functions[layer_type],
                     is_causal=self.is_causal,
-                    window=windows[kind],
+                    window=windows[layer_type],
                 )
-                for kind in types
+                for layer_type in types
             }
         if isinstance(attention_mask, dict):
-            return {kind: PaddedPattern(attention_mask[kind]) for kind in types}
+            return {layer_type: PaddedPattern(attention_mask[layer_type]) for layer_type in types}
         arguments = {
             "config": self.config,
             "inputs_embeds": embeds,
-            "attention_mask": attention_mask if padding_of(attention_mask) is None else layout.mask,
+            "attention_mask": attention_mask if as_padding_mask(attention_mask) is None else layout.mask,
             "past_key_values": past_key_values,
         }
-        return {kind: PaddedPattern(self.mask_functions[kind](**arguments, **kwargs)) for kind in types}
+        return {
+            layer_type: PaddedPattern(self.mask_functions[layer_type](**arguments, **kwargs)) for layer_type in types
+        }
 
-    def takes_lengths(self, embeds: torch.Tensor) -> bool:
-        """Whether the kernel is told the lengths of a flat batch; torch's own is, where it can take SDPA's place."""
+    def uses_varlen_kernel(self, embeds: torch.Tensor) -> bool:
+        """Whether a flat batch goes to a varlen kernel: flash attention, or torch's own for "sdpa" on a GPU."""
         kernel = self.config._attn_implementation
         if kernel != "sdpa" or embeds.device.type != "cuda":
             return kernel in VARLEN_KERNELS
-        drops = self.training and self.config.attention_dropout > 0
-        is_half = dtype_of_products(embeds).itemsize == 2
-        return is_half and not drops and self.config.head_dim % 8 == 0 and self.config.head_dim <= 256
+        has_dropout = self.training and self.config.attention_dropout > 0
+        is_half_precision = matmul_dtype(embeds).itemsize == 2
+        return is_half_precision and not has_dropout and self.config.head_dim % 8 == 0 and self.config.head_dim <= 256
 
-    def rotations(
+    def position_embeddings(
         self, embeds: torch.Tensor, position_ids: torch.Tensor
     ) -> dict[str, tuple[torch.Tensor, torch.Tensor] | None]:
-        """Cosines and sines for the queries and keys of each type of layer; None where there is nothing to turn."""
+        """Cosines and sines of RoPE (B or 1, T, D / 2) for each layer type; None without RoPE."""
         types = set(self.config.layer_types)
-        # The kinds that grow ask for the last position, which a batch of nothing but padding does not have.
+        # Dynamic RoPE types read the last position; a flat batch without any real token has none.
         if self.rotary_emb is None or position_ids.shape[1] == 0:
             return dict.fromkeys(types)
-        # In the dtype of queries and keys, which under autocast is not that of the embeddings.
-        states = embeds.new_empty(0, dtype=dtype_of_products(embeds))
+        # The dtype of queries and keys, which under autocast differs from that of the embeddings.
+        states = embeds.new_empty(0, dtype=matmul_dtype(embeds))
         if isinstance(self.rotary_emb, nn.ModuleDict):
-            return {kind: rotary_emb(states, position_ids) for kind, rotary_emb in self.rotary_emb.items()}
+            return {layer_type: rotary_emb(states, position_ids) for layer_type, rotary_emb in self.rotary_emb.items()}
         return dict.fromkeys(types, self.rotary_emb(states, position_ids))
 
     def blocks(self) -> Iterator[tuple[str, Block]]:
-        """Type and block of each layer that runs: as many as the config says now (early exit lowers it)."""
+        """Layer type and block of each layer to run: the first config.num_hidden_layers (early exit lowers it)."""
         types = self.config.layer_types or []
-        # There may be fewer layers than types, too: the last ones may have been cut off.
+        # There may be fewer layers than types, if the last layers were removed.
         return islice(zip(types, self.layers, strict=False), self.config.num_hidden_layers)
 
-    def leave(
+    def make_output(
         self, hidden_states: torch.Tensor, layout: Layout, repad: bool, past_key_values: Cache | None = None
     ) -> StackOutput:
-        """What goes out: in the caller's form, or as it is with its layout."""
+        """The output of the stack: in the caller's form if `repad`, else in the layout's form, with the layout."""
         if repad:
             return StackOutput(last_hidden_state=layout.repad(hidden_states), past_key_values=past_key_values)
         return StackOutput(last_hidden_state=hidden_states, past_key_values=past_key_values, layout=layout)
 
 
-def the_one_given(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
-    """Raises ValueError where both are given, or neither, or without rows."""
-    given = inputs_embeds if input_ids is None else input_ids
-    if given is None or (input_ids is not None and inputs_embeds is not None):
+def select_inputs(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
+    """The one of the two that is given. Raises ValueError for both, neither, or a wrong number of dimensions."""
+    inputs = inputs_embeds if input_ids is None else input_ids
+    if inputs is None or (input_ids is not None and inputs_embeds is not None):
         raise ValueError("give exactly one of input_ids and inputs_embeds")
-    if given.dim() != (2 if inputs_embeds is None else 3):
-        raise ValueError(f"input_ids are (B, T) and inputs_embeds (B, T, E), got {tuple(given.shape)}")
-    return given
+    if inputs.dim() != (2 if inputs_embeds is None else 3):
+        raise ValueError(f"input_ids are (B, T) and inputs_embeds (B, T, E), got {tuple(inputs.shape)}")
+    return inputs
 
 
-def dtype_of_products(states: torch.Tensor) -> torch.dtype:
-    """What comes out when such states are multiplied by a matrix: their own dtype, or autocast's."""
+def matmul_dtype(states: torch.Tensor) -> torch.dtype:
+    """Dtype of the product of such states with a matrix: their own, or that of autocast."""
     device = states.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype

@@ -1,4 +1,4 @@
-"""The decoder family: the stack in which a token sees itself and those before it, and its heads."""
+"""The decoder family: the stack in which a token attends to itself and the tokens before it, and its heads."""
 
 from typing import Any
 
@@ -19,15 +19,15 @@ from ..configuration.decoder import BlendDecoderConfig
 from .attention import Attention
 from .base import BlendPreTrainedModel, Stack, StackOutput
 from .cache import BlendGenerationMixin, self_attention_cache
-from .heads import ForSequenceClassification, ForTokenClassification, next_logits, recorded
+from .heads import ForSequenceClassification, ForTokenClassification, compute_logits, select_fields
 from .layers import DecoderLayer
 from .losses import IGNORE, token_loss
-from .packing import FlatLayout, Layout, PaddedLayout, padding_of
+from .packing import FlatLayout, Layout, PaddedLayout, as_padding_mask
 from .patterns import PaddedPattern, Pattern, VarlenPattern, cross_pattern
 
 
 class BlendDecoderPreTrainedModel(BlendPreTrainedModel):
-    """What all models of this family tell transformers about themselves."""
+    """Base class of the decoder models: what transformers needs to know about them."""
 
     config: BlendDecoderConfig
     config_class = BlendDecoderConfig
@@ -40,7 +40,7 @@ class BlendDecoderPreTrainedModel(BlendPreTrainedModel):
 
 
 class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
-    """A decoder without a head; with cross-attention where the config gives a width for it."""
+    """A decoder without a head. It has cross-attention if cross_attention_hidden_size is set in the config."""
 
     layer_class = DecoderLayer
     mask_functions = {
@@ -65,126 +65,150 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         repad: bool = True,
         **kwargs: Unpack[TransformersKwargs],
     ) -> StackOutput:
-        """Blend each sequence into itself, each token from those before it, layer by layer.
+        """Blend each sequence into itself, layer by layer; a token takes only from itself and the tokens before it.
 
         Args:
             input_ids: tokens (B, T), or a flattened batch (1, N) with `position_ids` that restart.
-            attention_mask: (B, T or more, with those in the cache and any to come), 1 for real tokens; None: all are.
-            token_type_ids: kinds of segments (B, T); not read where type_vocab_size is 0.
-            position_ids: (B or 1, T); None: counted over real tokens.
-            past_key_values: keys and values of the tokens before these.
-            inputs_embeds: (B, T, E) in place of input_ids.
-            use_cache: return keys and values for the tokens to come; never in training.
-            encoder_hidden_states: what cross-attention reads, (B, S, width), or in the form of
-            encoder_layout: where its tokens belong; None: padded, as
-            encoder_attention_mask: says, (B, S) with 1 for real tokens; None: all are.
-            repad: return (B, T, E); a head of ours says False and gets the form that the layout tells.
+            attention_mask: (B, T or more), 1 for real tokens; None: all are real. With a cache, its columns start at
+                the first cached token.
+            token_type_ids: segment of each token (B, T); not used if type_vocab_size is 0.
+            position_ids: (B or 1, T); None: counted over the real tokens.
+            past_key_values: keys and values of the tokens before the input.
+            inputs_embeds: (B, T, E), instead of input_ids.
+            use_cache: return keys and values for the next tokens; never in training.
+            encoder_hidden_states: encoder output for cross-attention, (B, S, width) or in the form of encoder_layout.
+            encoder_attention_mask: (B, S), 1 for real tokens; None: all are real.
+            encoder_layout: layout of encoder_hidden_states; None: padded, with encoder_attention_mask.
+            repad: return (B, T, E). The heads pass False and get the layout and a state in its form.
             kwargs: `output_attentions`, `output_hidden_states`, `cu_seq_lens_q` …; the rest goes to the kernel.
 
         Returns:
-            last_hidden_state (B, T, E), zeros for padding; past_key_values; hidden_states, attentions and
-            cross_attentions when asked for.
+            last_hidden_state (B, T, E), zeros for padding; past_key_values; if requested, hidden_states, attentions
+            and cross_attentions.
 
         Raises:
-            ValueError: see Stack.enter; a missing or unexpected encoder_hidden_states, a cache without a part for it.
+            ValueError: see Stack.choose_layout; encoder_hidden_states is missing or unexpected; with cross-attention,
+                past_key_values is not an EncoderDecoderCache.
         """
         self.check_source(encoder_hidden_states, past_key_values)
-        source = encoder_layout
-        if encoder_hidden_states is not None and source is None:
-            source = padded_layout(encoder_hidden_states, encoder_attention_mask)
-        seen = None if past_key_values is None else past_key_values.get_seq_length()
-        rows = has_source(past_key_values)
-        layout = self.enter(
-            input_ids, inputs_embeds, attention_mask, position_ids, kwargs, seen=seen, source=source, rows=rows
+        source_layout = encoder_layout
+        if encoder_hidden_states is not None and source_layout is None:
+            source_layout = padded_source_layout(encoder_hidden_states, encoder_attention_mask)
+        past_length = None if past_key_values is None else past_key_values.get_seq_length()
+        keep_padded = has_cached_source(past_key_values)
+        layout = self.choose_layout(
+            input_ids,
+            inputs_embeds,
+            attention_mask,
+            position_ids,
+            kwargs,
+            past_length=past_length,
+            source_layout=source_layout,
+            keep_padded=keep_padded,
         )
-        # A new one has nothing to be seen, and would hide several sequences in a row.
-        own_cache = self_attention_cache(past_key_values)
+        # The mask functions get only the caller's cache: with a new, empty one they do not look for packed sequences.
+        self_cache = self_attention_cache(past_key_values)
         if use_cache and past_key_values is None and not self.training and layout.is_rows:
             past_key_values = self.new_cache()
         positions = self.positions(layout, position_ids)
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
-        # Without a mask, positions that restart tell the mask functions of several sequences in a row.
-        patterns = self.patterns(layout, attention_mask, hidden_states, own_cache, position_ids=position_ids)
-        rotations = self.rotations(hidden_states, positions)
+        # Without a mask, the mask functions detect packed sequences by position_ids that restart.
+        attention_patterns = self.attention_patterns(
+            layout, attention_mask, hidden_states, self_cache, position_ids=position_ids
+        )
+        position_embeddings = self.position_embeddings(hidden_states, positions)
         source_pattern = None
         if encoder_hidden_states is not None:
-            assert source is not None
-            encoder_hidden_states, source_pattern = self.enter_source(
-                layout, hidden_states, encoder_hidden_states, source, encoder_attention_mask
+            assert source_layout is not None
+            encoder_hidden_states, source_pattern = self.prepare_source(
+                layout, hidden_states, encoder_hidden_states, source_layout, encoder_attention_mask
             )
-        for kind, layer in self.blocks():
+        for layer_type, layer in self.blocks():
             hidden_states = layer(
                 hidden_states,
                 encoder_hidden_states,
-                pattern=patterns[kind],
+                pattern=attention_patterns[layer_type],
                 cross_pattern=source_pattern,
-                position_embeddings=rotations[kind],
+                position_embeddings=position_embeddings[layer_type],
                 past_key_values=past_key_values,
                 **kwargs,
             )
-        return self.leave(self.norm(hidden_states), layout, repad, past_key_values)
+        return self.make_output(self.norm(hidden_states), layout, repad, past_key_values)
 
     def check_source(self, encoder_hidden_states: torch.Tensor | None, past_key_values: Cache | None) -> None:
-        """Raises ValueError where cross-attention has nothing to read, or no cache; or a source, but there is none."""
+        """Raises ValueError if encoder_hidden_states or the type of the cache does not fit the config."""
         width = self.config.cross_attention_hidden_size
         if width is not None and encoder_hidden_states is None:
             raise ValueError(f"cross_attention_hidden_size={width}: the decoder needs encoder_hidden_states")
         if width is None and encoder_hidden_states is not None:
             raise ValueError("encoder_hidden_states given, but cross_attention_hidden_size is None")
         if width is not None and not isinstance(past_key_values, EncoderDecoderCache | None):
-            # Keys of the source would be put among the decoder's own.
+            # Another cache would mix the keys of the source with those of the decoder.
             raise ValueError(
                 f"cross_attention_hidden_size={width}: past_key_values must be an EncoderDecoderCache, "
                 f"got {type(past_key_values).__name__}"
             )
 
     def new_cache(self) -> Cache:
-        """An empty cache. Cross-attention reads all of the source, so its part never slides."""
+        """An empty cache. The part for cross-attention has no sliding window: it reads the whole source."""
         cache = DynamicCache(config=self.config)
         return cache if self.config.cross_attention_hidden_size is None else EncoderDecoderCache(cache, DynamicCache())
 
-    def enter_source(
-        self, layout: Layout, embeds: torch.Tensor, states: torch.Tensor, source: Layout, attention_mask: Any
+    def prepare_source(
+        self, layout: Layout, embeds: torch.Tensor, states: torch.Tensor, source_layout: Layout, attention_mask: Any
     ) -> tuple[torch.Tensor, Pattern]:
-        """What cross-attention reads, in the form that goes with the target's, and its pattern."""
-        if isinstance(layout, FlatLayout) and isinstance(source, PaddedLayout):
-            source = FlatLayout.from_padded(source)
-            states = source.unpad(states)
-        elif isinstance(layout, PaddedLayout) and isinstance(source, FlatLayout):
-            states = source.repad(states)
-            source = PaddedLayout(tuple(states.shape[:2]), None, states.device)
-        if layout.num_sequences != source.num_sequences:
-            raise ValueError(f"{layout.num_sequences} target sequences for {source.num_sequences} source sequences")
+        """Convert the encoder output to the form of the target's layout; returns it and its attention pattern.
+
+        Args:
+            layout: layout of the target.
+            embeds: embeddings of the target, for dtype and shape of the masks.
+            states: encoder output, in the form of source_layout.
+            source_layout: layout of the encoder output.
+            attention_mask: mask of the source (B, S), or None.
+
+        Raises:
+            ValueError: target and source have different numbers of sequences.
+        """
+        if isinstance(layout, FlatLayout) and isinstance(source_layout, PaddedLayout):
+            source_layout = FlatLayout.from_padded(source_layout)
+            states = source_layout.unpad(states)
+        elif isinstance(layout, PaddedLayout) and isinstance(source_layout, FlatLayout):
+            states = source_layout.repad(states)
+            source_layout = PaddedLayout(tuple(states.shape[:2]), None, states.device)
+        if layout.num_sequences != source_layout.num_sequences:
+            raise ValueError(
+                f"{layout.num_sequences} target sequences for {source_layout.num_sequences} source sequences"
+            )
         if isinstance(layout, FlatLayout):
-            assert isinstance(source, FlatLayout)
-            if self.takes_lengths(embeds):
-                return states, VarlenPattern(layout, source)
-            return states, cross_pattern(self.config, layout, source, embeds)
+            assert isinstance(source_layout, FlatLayout)
+            if self.uses_varlen_kernel(embeds):
+                return states, VarlenPattern(layout, source_layout)
+            return states, cross_pattern(self.config, layout, source_layout, embeds)
         mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=embeds, attention_mask=attention_mask, encoder_hidden_states=states
         )
         return states, PaddedPattern(mask)
 
 
-def padded_layout(states: torch.Tensor, attention_mask: Any) -> PaddedLayout:
-    """The layout of a source's padded states (B, S, width).
+def padded_source_layout(states: torch.Tensor, attention_mask: Any) -> PaddedLayout:
+    """The layout of a padded encoder output (B, S, width).
 
     Raises:
-        ValueError: the mask is of another shape than (B, S), and none that the mask functions made.
+        ValueError: the mask has another shape than (B, S), and is not from transformers' mask functions.
     """
-    shape, mask = (states.shape[0], states.shape[1]), padding_of(attention_mask)
+    shape, mask = (states.shape[0], states.shape[1]), as_padding_mask(attention_mask)
     if mask is not None and tuple(mask.shape) != shape:
         raise ValueError(f"encoder_attention_mask has shape {tuple(mask.shape)}, the source {shape}")
     return PaddedLayout(shape, mask, states.device)
 
 
-def has_source(past_key_values: Cache | None) -> bool:
-    """Whether keys and values of a source are in the cache, as rows."""
+def has_cached_source(past_key_values: Cache | None) -> bool:
+    """Whether the cache holds keys and values of a source; they are padded rows."""
     return isinstance(past_key_values, EncoderDecoderCache) and any(past_key_values.is_updated.values())
 
 
 class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin):
-    """Tells the token that comes next."""
+    """A language model: predicts the next token."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -212,10 +236,10 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
-        """Logits (B, T, V) of the token after each.
+        """Logits (B, T, V) of the next token at each position.
 
-        labels (B, T) are the tokens themselves, -100 for those not to be learnt; they are shifted here, once.
-        logits_to_keep is the number of last tokens to project (0: all), or which. The rest as in the base model.
+        labels (B, T) are the input tokens, unshifted; -100 is ignored. logits_to_keep is the number of last positions
+        to project (0: all), or their indices. Other arguments as in BlendDecoderModel.forward.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -230,21 +254,23 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
             return_dict=True,
             **kwargs,
         )
-        logits, layout = next_logits(self.lm_head, outputs, logits_to_keep, labels)
+        logits, layout = compute_logits(self.lm_head, outputs, logits_to_keep, labels)
         loss = None
         if labels is not None:
-            loss = token_loss(logits, layout.following(labels, IGNORE), self.config, self.training, num_items_in_batch)
+            loss = token_loss(
+                logits, layout.shift_left(labels, IGNORE), self.config, self.training, num_items_in_batch
+            )
         logits = layout.repad(logits)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, **recorded(outputs, CausalLMOutputWithPast))
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **select_fields(outputs, CausalLMOutputWithPast))
 
 
 class BlendDecoderForSequenceClassification(ForSequenceClassification, BlendDecoderPreTrainedModel):
-    """N21 on the decoder: the last token has seen the whole sequence; classify from it."""
+    """N21 on the decoder: classify the last token, which has attended to the whole sequence."""
 
     model_class = BlendDecoderModel
 
 
 class BlendDecoderForTokenClassification(ForTokenClassification, BlendDecoderPreTrainedModel):
-    """N2N on the decoder: each token is classified from itself and those before it."""
+    """N2N on the decoder: each token is classified from itself and the tokens before it."""
 
     model_class = BlendDecoderModel

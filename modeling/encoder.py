@@ -1,4 +1,4 @@
-"""The encoder family: the stack in which every token sees every token, and its heads."""
+"""The encoder family: the stack in which every token attends to every token, and its heads."""
 
 from typing import Any
 
@@ -18,14 +18,14 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ..configuration.encoder import BlendEncoderConfig
 from .attention import Attention
 from .base import BlendPreTrainedModel, Stack, StackOutput
-from .heads import ForSequenceClassification, ForTokenClassification, HiddenLayer, recorded
+from .heads import ForSequenceClassification, ForTokenClassification, HiddenLayer, select_fields
 from .layers import EncoderLayer
 from .losses import IGNORE, token_loss
 from .packing import Layout
 
 
 class BlendEncoderPreTrainedModel(BlendPreTrainedModel):
-    """What all models of this family tell transformers about themselves."""
+    """Base class of the encoder models: what transformers needs to know about them."""
 
     config: BlendEncoderConfig
     config_class = BlendEncoderConfig
@@ -61,33 +61,41 @@ class BlendEncoderModel(BlendEncoderPreTrainedModel, Stack):
 
         Args:
             input_ids: tokens (B, T), or a flattened batch (1, N) with `position_ids` that restart.
-            attention_mask: (B, T), 1 for real tokens, on whichever side they stand; None: all are.
-            token_type_ids: kinds of segments (B, T); not read where type_vocab_size is 0.
-            position_ids: (B or 1, T); None: counted over real tokens.
-            inputs_embeds: (B, T, E) in place of input_ids.
-            repad: return (B, T, E); a head of ours says False and gets the form that the layout tells.
+            attention_mask: (B, T), 1 for real tokens, padded on either side; None: all are real.
+            token_type_ids: segment of each token (B, T); not used if type_vocab_size is 0.
+            position_ids: (B or 1, T); None: counted over the real tokens.
+            inputs_embeds: (B, T, E), instead of input_ids.
+            repad: return (B, T, E). The heads pass False and get the layout and a state in its form.
             kwargs: `output_attentions`, `output_hidden_states`, `cu_seq_lens_q` …; the rest goes to the kernel.
 
         Returns:
-            last_hidden_state (B, T, E), zeros for padding; hidden_states and attentions when asked for.
+            last_hidden_state (B, T, E), zeros for padding; hidden_states and attentions if requested.
 
         Raises:
-            ValueError: see Stack.enter.
+            ValueError: see Stack.choose_layout.
         """
-        layout = self.enter(input_ids, inputs_embeds, attention_mask, position_ids, kwargs)
+        layout = self.choose_layout(input_ids, inputs_embeds, attention_mask, position_ids, kwargs)
         positions = self.positions(layout, position_ids)
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
-        patterns = self.patterns(layout, attention_mask, hidden_states, **apart(layout, attention_mask, position_ids))
-        rotations = self.rotations(hidden_states, positions)
-        for kind, layer in self.blocks():
-            hidden_states = layer(hidden_states, pattern=patterns[kind], position_embeddings=rotations[kind], **kwargs)
-        return self.leave(self.norm(hidden_states), layout, repad)
+        attention_patterns = self.attention_patterns(
+            layout, attention_mask, hidden_states, **packed_mask_arguments(layout, attention_mask, position_ids)
+        )
+        position_embeddings = self.position_embeddings(hidden_states, positions)
+        for layer_type, layer in self.blocks():
+            hidden_states = layer(
+                hidden_states,
+                pattern=attention_patterns[layer_type],
+                position_embeddings=position_embeddings[layer_type],
+                **kwargs,
+            )
+        return self.make_output(self.norm(hidden_states), layout, repad)
 
 
-def apart(layout: Layout, attention_mask: Any, position_ids: torch.Tensor | None) -> dict[str, Any]:
-    """What the mask functions are told of positions that restart, where a graph is made and the door cannot look.
+def packed_mask_arguments(layout: Layout, attention_mask: Any, position_ids: torch.Tensor | None) -> dict[str, Any]:
+    """Extra arguments of the mask functions for packed sequences while compiling; else none.
 
-    Those of a decoder, create_causal_mask and create_sliding_window_causal_mask, see it for themselves.
+    While compiling, Stack.choose_layout cannot read from position_ids whether sequences are packed. The causal mask
+    functions of the decoder (create_causal_mask, create_sliding_window_causal_mask) need no extra arguments.
     """
     may_restart = attention_mask is None and position_ids is not None and position_ids.shape == layout.shape
     if not may_restart or not torch.compiler.is_compiling():
@@ -96,7 +104,7 @@ def apart(layout: Layout, attention_mask: Any, position_ids: torch.Tensor | None
 
 
 class BlendEncoderForMaskedLM(BlendEncoderPreTrainedModel):
-    """Tells the tokens that were masked."""
+    """A masked language model: predicts the masked tokens."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -121,9 +129,9 @@ class BlendEncoderForMaskedLM(BlendEncoderPreTrainedModel):
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
-        """Logits (B, T, V); labels (B, T) with -100 for tokens that were not masked.
+        """Logits (B, T, V); labels (B, T), -100 for tokens that are not masked.
 
-        In training with `config.sparse_prediction` the logits are only those of the masked tokens, (number, V).
+        In training with `config.sparse_prediction`, the logits are those of the masked tokens only, (number, V).
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -147,16 +155,16 @@ class BlendEncoderForMaskedLM(BlendEncoderPreTrainedModel):
         if labels is not None:
             loss = token_loss(logits, labels, self.config, self.training, num_items_in_batch)
         logits = logits if sparse else layout.repad(logits)
-        return MaskedLMOutput(loss=loss, logits=logits, **recorded(outputs, MaskedLMOutput))
+        return MaskedLMOutput(loss=loss, logits=logits, **select_fields(outputs, MaskedLMOutput))
 
 
 class BlendEncoderForSequenceClassification(ForSequenceClassification, BlendEncoderPreTrainedModel):
-    """N21 on the encoder: attention brings the whole sequence to [CLS]; classify from it."""
+    """N21 on the encoder: attention blends the whole sequence into [CLS]; classify its vector."""
 
     model_class = BlendEncoderModel
 
 
 class BlendEncoderForTokenClassification(ForTokenClassification, BlendEncoderPreTrainedModel):
-    """N2N on the encoder."""
+    """N2N on the encoder: each token is classified from the whole sequence."""
 
     model_class = BlendEncoderModel

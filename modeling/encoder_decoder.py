@@ -20,22 +20,22 @@ from .base import BlendPreTrainedModel
 from .cache import BlendGenerationMixin
 from .decoder import BlendDecoderModel
 from .encoder import BlendEncoderModel
-from .heads import ForSequenceClassification, ForTokenClassification, next_logits, recorded
+from .heads import ForSequenceClassification, ForTokenClassification, compute_logits, select_fields
 from .losses import IGNORE, token_loss
-from .packing import padding_of
+from .packing import as_padding_mask
 
-STATES = ("output_attentions", "output_hidden_states")
+STATE_OUTPUTS = ("output_attentions", "output_hidden_states")
 
 
 @dataclass
 class EncoderDecoderOutput(Seq2SeqModelOutput):
-    """Both stacks' outputs; for a head of ours with `layout`, and then last_hidden_state is in that layout's form."""
+    """Output of both stacks. If `layout` is set, last_hidden_state has the form of that layout (repad=False)."""
 
     layout: Any = None
 
 
 class BlendEncoderDecoderPreTrainedModel(BlendPreTrainedModel):
-    """What all models of this family tell transformers about themselves."""
+    """Base class of the encoder-decoder models: what transformers needs to know about them."""
 
     config: BlendEncoderDecoderConfig
     config_class = BlendEncoderDecoderConfig
@@ -44,17 +44,19 @@ class BlendEncoderDecoderPreTrainedModel(BlendPreTrainedModel):
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
-        """As PreTrainedModel.resize_token_embeddings, which leaves out the decoder's embedding.
+        """As PreTrainedModel.resize_token_embeddings, but resizes the decoder's embedding, too.
 
         Raises:
-            ValueError: there are two vocabularies; which one is meant?
+            ValueError: encoder and decoder have separate vocabularies.
         """
         if not self.config.share_encoder_decoder_embeddings:
-            raise ValueError("share_encoder_decoder_embeddings=False: there are two vocabularies, resize a part's own")
+            raise ValueError(
+                "share_encoder_decoder_embeddings=False: there are two vocabularies, resize that of encoder or decoder"
+            )
         embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         decoder, size = self.get_decoder(), embeddings.weight.shape[0]
         decoder.resize_token_embeddings(size, mean_resizing=mean_resizing)
-        decoder.embed_tokens.num_embeddings = size  # where it is tied it has the new weight already
+        decoder.embed_tokens.num_embeddings = size  # if tied, it already has the new weight
         self.config.encoder.vocab_size = size
         return embeddings
 
@@ -99,37 +101,38 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
         """Blend the source into itself, then the target into itself and the source into the target.
 
         Args:
-            input_ids: source tokens (B, S); this and the next three as in BlendEncoderModel.forward.
-            attention_mask: of the source.
-            token_type_ids: of the source.
-            position_ids: of the source.
-            decoder_input_ids: target tokens (B, T). None: the decoder reads the source itself.
-            decoder_attention_mask: of the target.
-            decoder_position_ids: of the target.
-            encoder_outputs: what the encoder said before, in place of the source.
-            past_key_values: keys and values of the target tokens before these, and of the source.
-            inputs_embeds: (B, S, E) in place of input_ids.
-            decoder_inputs_embeds: (B, T, E) in place of decoder_input_ids.
-            use_cache: return keys and values for the tokens to come; never in training.
-            repad: return (B, T, E); a head of ours says False and gets the form that the layout tells.
-            shift_source: whether the decoder that is given no inputs reads the source shifted; None: as configured.
-            kwargs: as in BlendDecoderModel.forward; of a flattened batch `cu_seq_lens_q` tells the target's
-                sequences and `cu_seq_lens_k` the source's.
+            input_ids: source tokens (B, S). This and the next three arguments as in BlendEncoderModel.forward.
+            attention_mask: mask of the source.
+            token_type_ids: segments of the source tokens.
+            position_ids: positions of the source tokens.
+            decoder_input_ids: target tokens (B, T). None: the decoder reads the source.
+            decoder_attention_mask: mask of the target.
+            decoder_position_ids: positions of the target tokens.
+            encoder_outputs: output of an earlier call of the encoder, instead of the source.
+            past_key_values: keys and values of the target tokens before the input, and of the source.
+            inputs_embeds: (B, S, E), instead of input_ids.
+            decoder_inputs_embeds: (B, T, E), instead of decoder_input_ids.
+            use_cache: return keys and values for the next tokens; never in training.
+            repad: return (B, T, E). The heads pass False and get the layout and a state in its form.
+            shift_source: whether a decoder without inputs of its own reads the source shifted right; None:
+                config.shift_source.
+            kwargs: as in BlendDecoderModel.forward. In a flattened batch, `cu_seq_lens_q` has the target sequences
+                and `cu_seq_lens_k` the source sequences.
 
         Returns:
-            last_hidden_state (B, T, E) of the decoder, past_key_values, encoder_last_hidden_state (B, S, E); states
-            and attentions when asked for.
+            last_hidden_state (B, T, E) of the decoder, past_key_values, encoder_last_hidden_state (B, S, E); hidden
+            states and attentions if requested.
 
         Raises:
-            ValueError: see Stack.enter; the decoder is to read a source of another vocabulary than its own; sequences
-                are told by positions alone, in a graph, where cross-attention would mix them.
+            ValueError: see Stack.choose_layout; the decoder would read source tokens that are not in its vocabulary;
+                while compiling, decoder_position_ids without a mask or lengths.
         """
-        # The parts have configs of their own, which know nothing of what this one asks for.
-        asked = {name: True for name in STATES if getattr(self.config, name)}
-        kwargs = {"has_hooks": self.has_hooks, **asked, **kwargs}
-        source: Any = BaseModelOutput(*encoder_outputs) if isinstance(encoder_outputs, tuple) else encoder_outputs
-        if source is None:
-            source = self.encoder(
+        # The parts have their own configs, which do not contain the output flags of this one.
+        requested = {name: True for name in STATE_OUTPUTS if getattr(self.config, name)}
+        kwargs = {"has_hooks": self.has_hooks, **requested, **kwargs}
+        encoded: Any = BaseModelOutput(*encoder_outputs) if isinstance(encoder_outputs, tuple) else encoder_outputs
+        if encoded is None:
+            encoded = self.encoder(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 token_type_ids=token_type_ids,
@@ -137,7 +140,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
                 inputs_embeds=inputs_embeds,
                 repad=False,
                 return_dict=True,
-                **source_kwargs(kwargs),
+                **encoder_kwargs(kwargs),
             )
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if input_ids is not None and self.config.encoder.vocab_size > self.config.decoder.vocab_size:
@@ -145,10 +148,10 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             decoder_input_ids, decoder_inputs_embeds = input_ids, inputs_embeds
             decoder_attention_mask, decoder_position_ids = attention_mask, position_ids
             if self.config.shift_source if shift_source is None else shift_source:
-                decoder_input_ids = self.shifted_source(input_ids, attention_mask, position_ids, kwargs)
+                decoder_input_ids = self.shifted_source_ids(input_ids, attention_mask, position_ids, kwargs)
         if past_key_values is None and "cu_seq_lens_q" not in kwargs:
-            check_apart(decoder_attention_mask, decoder_position_ids)
-        source_layout = source.get("layout")
+            check_packed_positions(decoder_attention_mask, decoder_position_ids)
+        source_layout = encoded.get("layout")
         outputs = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
@@ -156,14 +159,14 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             past_key_values=past_key_values,
             inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
-            encoder_hidden_states=source.last_hidden_state,
+            encoder_hidden_states=encoded.last_hidden_state,
             encoder_attention_mask=attention_mask,
             encoder_layout=source_layout,
             repad=repad,
             return_dict=True,
             **kwargs,
         )
-        states = source.last_hidden_state
+        states = encoded.last_hidden_state
         return EncoderDecoderOutput(
             last_hidden_state=outputs.last_hidden_state,
             past_key_values=outputs.past_key_values,
@@ -171,64 +174,69 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             decoder_attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
             encoder_last_hidden_state=states if source_layout is None else source_layout.repad(states),
-            encoder_hidden_states=source.hidden_states,
-            encoder_attentions=source.attentions,
+            encoder_hidden_states=encoded.hidden_states,
+            encoder_attentions=encoded.attentions,
             layout=outputs.layout,
         )
 
-    def shifted_source(
+    def shifted_source_ids(
         self, input_ids: torch.Tensor | None, attention_mask: Any, position_ids: Any, kwargs: dict[str, Any]
     ) -> torch.Tensor:
-        """What the decoder reads for config.shift_source, (B, S).
+        """The source tokens shifted right (B, S): input of the decoder for shift_source=True.
 
         Raises:
-            ValueError: there are no input_ids, or several sequences may stand in one row.
+            ValueError: there are no input_ids, or a row may hold several sequences.
         """
         if input_ids is None or position_ids is not None or "cu_seq_lens_q" in kwargs:
             raise ValueError("shift_source=True reads padded input_ids: give decoder_input_ids")
-        mask = padding_of(attention_mask)
+        mask = as_padding_mask(attention_mask)
         return shift_right(self.config, input_ids, torch.ones_like(input_ids) if mask is None else mask)
 
 
 def shift_right(config: BlendEncoderDecoderConfig, tokens: torch.Tensor, is_real: torch.Tensor) -> torch.Tensor:
-    """Tokens (B, T) one place to the right, for a decoder to read that is to write them.
+    """Shift tokens (B, T) right by one, from targets to decoder inputs.
 
     Args:
-        config: what its `shift_start` says stands before the first real token.
-        tokens: of each row, what is not real stays out of reach of what is.
-        is_real: (B, T).
+        config: its `shift_start` decides which token is put before the first real token.
+        tokens: (B, T); the values at positions that are not real do not matter.
+        is_real: (B, T), True for real tokens.
 
     Raises:
-        ValueError: decoder_start_token_id is to stand there, and is None.
+        ValueError: decoder_start_token_id is needed and is None.
     """
     is_real = is_real.int()
     first = is_real.argmax(-1, keepdim=True)
     if config.shift_start == "last_token":
         start = tokens.gather(-1, tokens.shape[-1] - 1 - is_real.flip(-1).argmax(-1, keepdim=True))
     elif config.decoder_start_token_id is None:
-        raise ValueError("decoder_start_token_id is None: the decoder has nothing to start from")
+        raise ValueError("decoder_start_token_id is None: the decoder needs a start token")
     else:
         start = torch.full_like(first, config.decoder_start_token_id)
     return tokens.roll(1, dims=-1).scatter(-1, first, start)
 
 
-def check_apart(attention_mask: Any, position_ids: torch.Tensor | None) -> None:
-    """Raises ValueError where positions alone may tell sequences of a target, whose sources a graph would mix."""
+def check_packed_positions(attention_mask: Any, position_ids: torch.Tensor | None) -> None:
+    """Raises ValueError while compiling if only position_ids may separate the sequences of the target.
+
+    The compiled model cannot read them, and cross-attention would mix the sources of packed targets.
+    """
     if torch.compiler.is_compiling() and attention_mask is None and position_ids is not None:
-        raise ValueError("a graph cannot tell from decoder_position_ids whether they restart: give masks or lengths")
+        raise ValueError(
+            "a compiled model cannot read from decoder_position_ids whether they restart: give masks or lengths"
+        )
 
 
-def source_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The keyword arguments for the encoder: its sequences are those that cross-attention has as keys."""
-    given = {name: value for name, value in kwargs.items() if not name.startswith(("cu_seq_lens_", "max_length_"))}
+def encoder_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments for the encoder: the key lengths of cross-attention are the query lengths of the encoder."""
+    result = {name: value for name, value in kwargs.items() if not name.startswith(("cu_seq_lens_", "max_length_"))}
     for name in ("cu_seq_lens", "max_length"):
         if f"{name}_k" in kwargs:
-            given[f"{name}_q"] = kwargs[f"{name}_k"]
-    return given
+            result[f"{name}_q"] = kwargs[f"{name}_k"]
+    return result
 
 
 class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendGenerationMixin):
-    """N2M: tells the next token of the target from the source and the target so far."""
+    """N2M: predicts the next target token from the source and the target so far."""
 
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
@@ -240,7 +248,8 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
         self.lm_head = nn.Linear(decoder.hidden_size, decoder.vocab_size, bias=decoder.lm_head_bias)
         owner = "encoder" if config.share_encoder_decoder_embeddings else "decoder"
         self._tied_weights_keys = {"lm_head.weight": f"model.{owner}.embed_tokens.weight"}
-        # The Trainer counts targets by it: the labels are not shifted here, as PreTrainedModel.__init__ would have it.
+        # The Trainer counts the targets by loss_type. PreTrainedModel.__init__ sets one that shifts the labels; this
+        # model does not shift them.
         self.loss_type = "ForMaskedLM"
         self.post_init()
 
@@ -264,21 +273,23 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
-        """Logits (B, T, V); labels (B, T) are the target's tokens, unshifted, with -100 for padding.
+        """Logits (B, T, V); labels (B, T) are the target tokens, unshifted, with -100 for padding.
 
-        Without decoder inputs the decoder reads the labels, shifted right by one. What stands after the last label is
-        not computed. logits_to_keep is the number of last tokens to project (0: all), or which.
+        Without decoder inputs, the decoder reads the labels shifted right by one. Positions after the last label are
+        not computed. logits_to_keep is the number of last positions to project (0: all), or their indices.
         """
         if labels is not None:
             use_cache = False
             is_flat = decoder_position_ids is not None or "cu_seq_lens_q" in kwargs or "cu_seq_lens_k" in kwargs
             if decoder_input_ids is None and decoder_inputs_embeds is None:
                 if is_flat:
-                    raise ValueError("a flattened batch needs decoder_input_ids: labels do not tell the sequences")
+                    raise ValueError(
+                        "a flattened batch needs decoder_input_ids: labels do not show where sequences start"
+                    )
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-            # Behind tokens in a cache there is nothing to leave out.
+            # With cached tokens the default mask would have the wrong length; all positions are computed.
             if decoder_attention_mask is None and past_key_values is None and not is_flat:
-                decoder_attention_mask = until_last(labels != IGNORE)
+                decoder_attention_mask = mask_up_to_last(labels != IGNORE)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -297,35 +308,35 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
             return_dict=True,
             **kwargs,
         )
-        logits, layout = next_logits(self.lm_head, outputs, logits_to_keep, labels)
+        logits, layout = compute_logits(self.lm_head, outputs, logits_to_keep, labels)
         loss = None
         if labels is not None:
             loss = token_loss(logits, layout.unpad(labels), self.config, self.training, num_items_in_batch)
-        return Seq2SeqLMOutput(loss=loss, logits=layout.repad(logits), **recorded(outputs, Seq2SeqLMOutput))
+        return Seq2SeqLMOutput(loss=loss, logits=layout.repad(logits), **select_fields(outputs, Seq2SeqLMOutput))
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """What the decoder reads to write `labels` (B, T): what they start from, then the labels but the last."""
+        """Decoder inputs for `labels` (B, T): the start token, then all labels but the last."""
         padding = 0 if self.config.pad_token_id is None else self.config.pad_token_id
         is_real = labels != IGNORE
-        # A target begins in the first column, whether that is to be learnt or not.
+        # A target starts in the first column, even if that label is ignored.
         is_real[:, 0] = True
         return shift_right(self.config, labels.masked_fill(labels == IGNORE, padding), is_real)
 
 
-def until_last(marked: torch.Tensor) -> torch.Tensor:
-    """Which places of (B, T) stand at or before the last marked one of their row."""
-    return marked.flip(-1).cumsum(-1).flip(-1) > 0
+def mask_up_to_last(is_label: torch.Tensor) -> torch.Tensor:
+    """Mask (B, T) of the positions up to the last True of each row of is_label (B, T)."""
+    return is_label.flip(-1).cumsum(-1).flip(-1) > 0
 
 
 class BlendEncoderDecoderForSequenceClassification(ForSequenceClassification, BlendEncoderDecoderPreTrainedModel):
-    """N21 on the encoder-decoder: the decoder reads the source too; classify from its last real output."""
+    """N21 on the encoder-decoder: the decoder reads the source, too; classify its last real output."""
 
     model_class = BlendEncoderDecoderModel
     output_class = Seq2SeqSequenceClassifierOutput
 
 
 class BlendEncoderDecoderForTokenClassification(ForTokenClassification, BlendEncoderDecoderPreTrainedModel):
-    """N2N on the encoder-decoder: the decoder reads the source too, unshifted; its output t classifies token t."""
+    """N2N on the encoder-decoder: the decoder reads the source, too, unshifted; its output t classifies token t."""
 
     model_class = BlendEncoderDecoderModel
     model_kwargs = {"shift_source": False}

@@ -1,4 +1,4 @@
-"""Every family of models: its configuration, and the model for each Auto class."""
+"""The model families: for each configuration class, the model class of each Auto class."""
 
 from transformers import (
     AutoModel,

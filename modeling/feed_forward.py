@@ -1,4 +1,4 @@
-"""The feed-forward network: what a block does with each token on its own."""
+"""Feed-forward networks: the part of a block that transforms each token separately."""
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ class PlainFeedForward(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
-    """As the plain one, with each inner feature multiplied by an activated gate (Shazeer 2020, GLU variants)."""
+    """As PlainFeedForward, but each inner feature is multiplied by an activated gate (Shazeer 2020, GLU variants)."""
 
     def __init__(self, *, hidden_size: int, intermediate_size: int, hidden_act: str, bias: bool):
         super().__init__()
@@ -36,7 +36,7 @@ class GatedFeedForward(nn.Module):
 
 
 def build_feed_forward(config: PreTrainedConfig) -> nn.Module:
-    """The feed-forward network of the config's kind."""
+    """The feed-forward network of the config's feed_forward_type."""
     return FEED_FORWARDS[config.feed_forward_type](
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,

@@ -1,4 +1,4 @@
-"""The parts of heads, and the two heads that are alike on all three architectures."""
+"""The parts of heads, and the two classification heads, which are the same for all three architectures."""
 
 from collections.abc import Callable
 from functools import partial
@@ -23,20 +23,20 @@ from .losses import class_loss, sequence_loss
 from .normalization import build_norm
 from .packing import Layout, PaddedLayout, is_traced
 
-# So many tokens are projected as columns; for more, turning the logits costs what is gained.
-FEW = 128
-# Of the vocabulary so many at once: what is turned is still in the processor's cache.
-PART = 4096
+# Up to this many tokens are projected as columns; for more, transposing the logits costs more than it saves.
+MAX_COLUMNS = 128
+# Rows of the vocabulary matrix per product: the result is transposed while it is in the processor's cache.
+VOCABULARY_CHUNK = 4096
 
 
 class HiddenLayer(nn.Module):
-    """What a head does with a vector before projecting it (Devlin et al. 2019, in their code).
+    """The hidden layer of a head: linear, activation, norm (Devlin et al. 2019, in their code).
 
     Args:
-        config: of the vectors.
-        hidden_act: name of the activation.
-        bias: of the matrix.
-        has_norm: whether the activated features are normalized.
+        config: configuration with the hidden size and the norm.
+        hidden_act: name of the activation function.
+        bias: whether the linear layer has a bias.
+        has_norm: whether a norm follows the activation.
     """
 
     def __init__(self, config: PreTrainedConfig, hidden_act: str, bias: bool, has_norm: bool):
@@ -54,7 +54,7 @@ def build_classifier_hidden(config: PreTrainedConfig) -> nn.Module:
     """The hidden layer of a classifier; nn.Identity where the config has none."""
     if config.classifier_hidden_act is None:
         return nn.Identity()
-    # Of an encoder-decoder, what is classified comes from the decoder.
+    # In an encoder-decoder, the classified states come from the decoder.
     part = getattr(config, "decoder", config)
     return HiddenLayer(
         part, config.classifier_hidden_act, config.classifier_hidden_bias, config.classifier_hidden_norm
@@ -64,28 +64,27 @@ def build_classifier_hidden(config: PreTrainedConfig) -> nn.Module:
 def project(lm_head: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     """Project tokens onto the vocabulary, (..., E) to (..., V).
 
-    A few tokens on a CPU are projected as columns, not rows: torch's product of such a tall matrix with few columns is
-    1.3 to 5 times as fast (docs/performance.md). lm_head itself is a plain nn.Linear, so that libraries which replace
-    layers by their exact type find it.
+    On a CPU, a few tokens are projected as columns instead of rows: this product of a tall matrix is 1.3 to 5 times as
+    fast (docs/performance.md). lm_head stays a plain nn.Linear, because some libraries replace layers by exact type.
     """
     rows = hidden_states.reshape(-1, hidden_states.shape[-1])
-    is_plain_product = is_plain(lm_head) and rows.dtype == torch.float32 and rows.device.type == "cpu"
-    if is_traced() or torch.is_grad_enabled() or not is_plain_product or not 0 < len(rows) <= FEW:
+    use_plain_matmul = is_plain_linear(lm_head) and rows.dtype == torch.float32 and rows.device.type == "cpu"
+    if is_traced() or torch.is_grad_enabled() or not use_plain_matmul or not 0 < len(rows) <= MAX_COLUMNS:
         return lm_head(hidden_states)
-    # One column alone would be a product with a vector, in one thread.
+    # A single column would be a matrix-vector product, which runs in one thread.
     columns = (rows if len(rows) > 1 else rows.repeat(2, 1)).t()
-    parts = [(part @ columns)[:, : len(rows)].t() for part in lm_head.weight.split(PART)]
-    projected = torch.cat(parts, dim=-1).view(*hidden_states.shape[:-1], -1)
+    chunks = [(part @ columns)[:, : len(rows)].t() for part in lm_head.weight.split(VOCABULARY_CHUNK)]
+    projected = torch.cat(chunks, dim=-1).view(*hidden_states.shape[:-1], -1)
     return projected if lm_head.bias is None else projected.add_(lm_head.bias)
 
 
-def is_plain(lm_head: nn.Module) -> bool:
-    """Whether it only multiplies by a float32 weight: it is not quantized, adapted, offloaded or hooked."""
+def is_plain_linear(lm_head: nn.Module) -> bool:
+    """Whether lm_head is an nn.Linear in float32 that is not quantized, adapted, offloaded or hooked."""
     if type(lm_head) is not nn.Linear or type(lm_head.weight) is not nn.Parameter:
         return False
     own_hooks = (lm_head._forward_hooks, lm_head._forward_pre_hooks)
     global_hooks = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
-    # accelerate puts a forward of its own into the instance.
+    # accelerate replaces the forward method of the instance.
     is_replaced = any(own_hooks) or any(global_hooks) or "forward" in vars(lm_head)
     return lm_head.weight.dtype == torch.float32 and not is_replaced
 
@@ -93,13 +92,13 @@ def is_plain(lm_head: nn.Module) -> bool:
 def pool(
     hidden_states: torch.Tensor, layout: Layout, pooling: str, is_end: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """One vector a sequence, (B, E).
+    """Pool the hidden states to one vector per sequence, (B, E).
 
     Args:
         hidden_states: in the layout's form.
-        layout: where the tokens are.
-        pooling: as in the config.
-        is_end: which tokens end a sequence, in the layout's form, for "eos".
+        layout: layout of the batch.
+        pooling: the config's `pooling`.
+        is_end: for "eos", True for end-of-sequence tokens, in the layout's form.
     """
     poolings: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "cls": layout.first,
@@ -111,18 +110,18 @@ def pool(
 
 
 def is_end_token(input_ids: torch.Tensor | None, config: PreTrainedConfig) -> torch.Tensor:
-    """Which of the tokens (B, T) are the config's eos_token_id. Raises ValueError where no tokens are given."""
+    """Mask (B, T) of the tokens that are the config's eos_token_id. Raises ValueError if input_ids is None."""
     if input_ids is None:
         raise ValueError("pooling='eos' needs input_ids")
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     return torch.isin(input_ids, torch.tensor(ends, device=input_ids.device))
 
 
-def kept(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
-    """Of hidden_states (B, T, E), the tokens to project onto the vocabulary.
+def select_tokens(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    """Select from hidden_states (B, T, E) the positions to project onto the vocabulary.
 
-    A number keeps so many at the end (0: all); indices (n) or (B, n) keep those; a mask (B, T) keeps what it marks, as
-    (number, E). It does what transformers' slice_logits_to_keep does, which 5.16 does not have.
+    `logits_to_keep` is the number of last positions (0: all), indices (n) or (B, n), or a boolean mask (B, T), which
+    gives (number, E). Same as transformers' slice_logits_to_keep, which 5.16 does not have.
     """
     if isinstance(logits_to_keep, int):
         return hidden_states[:, -logits_to_keep:]
@@ -133,30 +132,30 @@ def kept(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> tor
     return hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
 
 
-def next_logits(
+def compute_logits(
     lm_head: nn.Module, outputs: ModelOutput, logits_to_keep: int | torch.Tensor, labels: torch.Tensor | None
 ) -> tuple[torch.Tensor, Layout]:
-    """Logits of the tokens after those of a base model's outputs, and the layout of the logits.
+    """Logits of a base model's outputs, in the form of the layout that is returned with them.
 
     Raises:
-        ValueError: labels are given, but not all tokens are kept.
+        ValueError: labels are given, and logits_to_keep selects some positions only.
     """
     layout, hidden_states = outputs.layout, outputs.last_hidden_state
     if isinstance(logits_to_keep, int) and logits_to_keep == 0:
         return project(lm_head, hidden_states), layout
     if labels is not None:
         raise ValueError("labels and logits_to_keep do not go together: every token has a label")
-    logits = project(lm_head, kept(layout.repad(hidden_states), logits_to_keep))
+    logits = project(lm_head, select_tokens(layout.repad(hidden_states), logits_to_keep))
     return logits, PaddedLayout((logits.shape[0], logits.shape[-2]), None, logits.device)
 
 
-def recorded(outputs: ModelOutput, output_class: type[ModelOutput]) -> dict[str, Any]:
-    """Of a base model's outputs, those that `output_class` has a field for."""
+def select_fields(outputs: ModelOutput, output_class: type[ModelOutput]) -> dict[str, Any]:
+    """The outputs of a base model that are fields of `output_class`."""
     return {name: value for name, value in outputs.items() if name in output_class.__dataclass_fields__}
 
 
 class ForSequenceClassification(PreTrainedModel):
-    """N21: one vector of the sequence, projected onto the labels. A family names its `model_class`."""
+    """N21: one vector per sequence, projected onto the labels. A subclass sets `model_class`."""
 
     model_class: type[PreTrainedModel]
     output_class: type[ModelOutput] = SequenceClassifierOutput
@@ -181,7 +180,7 @@ class ForSequenceClassification(PreTrainedModel):
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput | Seq2SeqSequenceClassifierOutput:
-        """Logits (B, num_labels), one row a sequence; inputs as in the base model, labels as in sequence_loss."""
+        """Logits (B, num_labels), one row per sequence; inputs as in the base model, labels as in sequence_loss."""
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -199,14 +198,14 @@ class ForSequenceClassification(PreTrainedModel):
         loss = None
         if labels is not None:
             loss = sequence_loss(logits, labels, self.config, self.training, num_items_in_batch)
-        return self.output_class(loss=loss, logits=logits, **recorded(outputs, self.output_class))
+        return self.output_class(loss=loss, logits=logits, **select_fields(outputs, self.output_class))
 
 
 class ForTokenClassification(PreTrainedModel):
-    """N2N: every output vector, projected onto the labels. A family names its `model_class`."""
+    """N2N: every output vector, projected onto the labels. A subclass sets `model_class`."""
 
     model_class: type[PreTrainedModel]
-    # What the base model is told besides the inputs.
+    # Extra arguments of the base model.
     model_kwargs: dict[str, Any] = {}
     output_class: type[ModelOutput] = TokenClassifierOutput
 
@@ -230,7 +229,7 @@ class ForTokenClassification(PreTrainedModel):
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput | Seq2SeqSequenceClassifierOutput:
-        """Logits (B, T, num_labels), zeros for padding; inputs as in the base model, labels (B, T), -100 for none."""
+        """Logits (B, T, num_labels), zeros for padding; inputs as in the base model, labels (B, T), -100: ignored."""
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -245,4 +244,4 @@ class ForTokenClassification(PreTrainedModel):
         loss = None
         if labels is not None:
             loss = class_loss(logits, layout.unpad(labels), self.config, self.training, num_items_in_batch)
-        return self.output_class(loss=loss, logits=layout.repad(logits), **recorded(outputs, self.output_class))
+        return self.output_class(loss=loss, logits=layout.repad(logits), **select_fields(outputs, self.output_class))

@@ -1,4 +1,4 @@
-"""Which hooks read what passes through a module. Those see a padded batch (B, T, …), as in any other model."""
+"""Which hooks read activations. The batch stays padded for them, (B, T, …), as in any other model."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,29 +7,29 @@ from typing import Any
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-# Packages whose hooks move, shard, cast or count modules and read no tokens.
+# Packages whose hooks move, shard, cast or count modules, but do not read activations.
 INFRASTRUCTURE = ("torch", "transformers", "accelerate", "deepspeed")
-# transformers' one exception: its noise depends on the padded length T.
+# The one hook of transformers that reads activations: its noise depends on the padded length T.
 NEFTUNE = "neftune_post_forward_hook"
-# A hook that many libraries copied from transformers; it only makes the embeddings require a gradient.
+# Names of a hook that many libraries copied from transformers; it only makes the embeddings require a gradient.
 REQUIRE_GRADS = ("make_inputs_require_grad", "make_inputs_require_grads")
-# The name of a stack's token embedding. Its hooks do not decide about the layers: see Stack.embed_ids.
+# Attribute name of the token embedding. Its hooks do not keep the layers padded: see Stack.embed_ids.
 EMBEDDING = "embed_tokens"
 
 
-def has_hooked_part(model: nn.Module) -> bool:
-    """Whether a hook reads what passes through a part of `model`, its token embeddings aside.
+def has_hooked_submodule(model: nn.Module) -> bool:
+    """Whether a hook on a submodule of `model`, other than the token embedding, reads activations.
 
-    Hooks on `model` itself do not count: what goes in and out there has the caller's form already.
+    Hooks on `model` itself do not count: its inputs and outputs have the caller's form.
     """
-    if is_read(
+    if any_reads_activations(
         torch_module._global_forward_hooks,
         torch_module._global_forward_pre_hooks,
         torch_module._global_backward_hooks,
         torch_module._global_backward_pre_hooks,
     ):
         return True
-    # Not Module.modules(), which takes five times as long; the list grows while it is read.
+    # Module.modules() takes five times as long. The list grows while the loop reads it.
     modules: list[Any] = [model]
     for module in modules:
         if module is not model and is_hooked(module):
@@ -39,18 +39,18 @@ def has_hooked_part(model: nn.Module) -> bool:
 
 
 def is_hooked(module: Any) -> bool:
-    """Whether a hook reads what passes through this module, forward or backward."""
+    """Whether a forward or backward hook on this module reads activations."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) and is_read(*hooks)
+    return any(hooks) and any_reads_activations(*hooks)
 
 
-def is_read(*hooks: dict[int, Callable[..., Any]]) -> bool:
-    """Whether one of the hooks, by their numbers, reads what it is given."""
-    return any(reads(hook) for numbered in hooks for hook in numbered.values())
+def any_reads_activations(*hooks: dict[int, Callable[..., Any]]) -> bool:
+    """Whether a hook in one of the hook tables of a module reads activations."""
+    return any(reads_activations(hook) for registered in hooks for hook in registered.values())
 
 
-def reads(hook: Callable[..., Any]) -> bool:
-    """Whether a hook reads what it is given, as far as its package and name tell."""
+def reads_activations(hook: Callable[..., Any]) -> bool:
+    """Whether a hook reads activations, judged by its package and name."""
     while isinstance(hook, partial):
         hook = hook.func
     name = getattr(hook, "__name__", "")

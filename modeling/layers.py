@@ -1,4 +1,4 @@
-"""The blocks that stacks are made of: blend, then think about each token on its own."""
+"""The blocks of a stack: blend the sequence, then transform each token with a feed-forward network."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,12 +17,12 @@ Sublayer = Callable[[torch.Tensor], torch.Tensor]
 
 
 def pre_norm(hidden_states: torch.Tensor, norm: nn.Module, sublayer: Sublayer, dropout: nn.Module) -> torch.Tensor:
-    """Add to each token what the sublayer makes of the normalized tokens (Radford et al. 2019)."""
+    """Residual connection around a sublayer whose input is normalized (Radford et al. 2019)."""
     return hidden_states + dropout(sublayer(norm(hidden_states)))
 
 
 def post_norm(hidden_states: torch.Tensor, norm: nn.Module, sublayer: Sublayer, dropout: nn.Module) -> torch.Tensor:
-    """Add to each token what the sublayer makes of the tokens, and normalize (Vaswani et al. 2017, §3.1)."""
+    """Residual connection around a sublayer; the sum is normalized (Vaswani et al. 2017, §3.1)."""
     return norm(hidden_states + dropout(sublayer(hidden_states)))
 
 
@@ -30,7 +30,7 @@ RESIDUALS = {"pre": pre_norm, "post": post_norm}
 
 
 class Block(GradientCheckpointingLayer):
-    """Self-attention and a feed-forward network, each added to what goes in."""
+    """Self-attention and a feed-forward network, each with a residual connection."""
 
     role: Role
 
@@ -44,30 +44,30 @@ class Block(GradientCheckpointingLayer):
         self.mlp_norm = build_norm(config)
 
     def blend(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """Blend the sequence (B, T, E) into itself."""
+        """Self-attention: blend the sequence (B, T, E) into itself."""
 
         def attention(states: torch.Tensor) -> torch.Tensor:
             return self.self_attn(states, states, **kwargs)[0]
 
         return self.residual(hidden_states, self.self_attn_norm, attention, self.dropout)
 
-    def think(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Send each token of (B, T, E) through the feed-forward network."""
+    def feed_forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Transform each token of (B, T, E) with the feed-forward network."""
         return self.residual(hidden_states, self.mlp_norm, self.mlp, self.dropout)
 
 
 class EncoderLayer(Block):
-    """The encoder's block: every token sees every token."""
+    """The encoder's block: every token attends to every token."""
 
     role = "self"
 
     def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """hidden_states (B, T, E) give (B, T, E); the keyword arguments are those of Attention.forward."""
-        return self.think(self.blend(hidden_states, **kwargs))
+        return self.feed_forward(self.blend(hidden_states, **kwargs))
 
 
 class DecoderLayer(Block):
-    """The decoder's block: a token sees itself and those before it, then, where there is a source, all of that."""
+    """The decoder's block: a token attends to itself and the tokens before it, then to the source, if any."""
 
     role = "masked self"
 
@@ -87,7 +87,10 @@ class DecoderLayer(Block):
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """hidden_states (B, T, E) and, from an encoder, (B, S, E) give (B, T, E); the rest as in Attention.forward."""
+        """hidden_states (B, T, E), and encoder_hidden_states (B, S, width) if given, give (B, T, E).
+
+        The other arguments are those of Attention.forward.
+        """
         hidden_states = self.blend(hidden_states, pattern=pattern, position_embeddings=position_embeddings, **kwargs)
 
         def attention(states: torch.Tensor) -> torch.Tensor:
@@ -95,4 +98,4 @@ class DecoderLayer(Block):
 
         if encoder_hidden_states is not None:
             hidden_states = self.residual(hidden_states, self.cross_attn_norm, attention, self.dropout)
-        return self.think(hidden_states)
+        return self.feed_forward(hidden_states)

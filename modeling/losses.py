@@ -1,8 +1,8 @@
-"""Every loss, once: the sum over the real targets divided by their number.
+"""The losses: the sum over the real targets divided by their number.
 
-A target is what the Trainer counts: a row; a row × label where a row has several; a token whose label is not -100.
-`num_items_in_batch` is their number over all the batches whose gradients are accumulated, so that the gradient is that
-of one large batch; without it the targets given are counted. It is never a sum of weights.
+A target is what the Trainer counts: a row; for several labels per row, each row × label; a token whose label is not
+-100. `num_items_in_batch` is the number of targets in all batches whose gradients are accumulated, so the gradient
+equals that of one large batch; without it, the targets of this batch are counted. It is never a sum of weights.
 
 Class weights and label smoothing act in training only, so that evaluation losses can be compared.
 """
@@ -22,24 +22,24 @@ def token_loss(
     num_items_in_batch: torch.Tensor | int | None = None,
     weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Cross-entropy of one class a target: the loss of language models.
+    """Cross-entropy with one class per target: the loss of language models.
 
     Args:
         logits: (..., C).
-        labels: class numbers (...), whole ones of any dtype, -100 where there is no target.
-        config: has `label_smoothing`.
-        training: whether that acts.
-        num_items_in_batch: what to divide by; None: the number of targets given.
-        weight: of each class, (C). The smoothed share of a class has that class's weight, as in torch.
+        labels: class indices (...) of any integer dtype, -100 for no target.
+        config: configuration with `label_smoothing`.
+        training: whether label smoothing is used.
+        num_items_in_batch: divisor of the sum; None: the number of targets in labels.
+        weight: class weights (C). The smoothed share of a class has that class's weight, as in torch.
 
     Returns:
-        A scalar, 0 where there is no target.
+        A scalar, 0 if there is no target.
 
     Source: label smoothing, Szegedy et al. 2016, §7.
     """
     labels = labels.flatten().to(logits.device)
     if not labels.is_floating_point():
-        labels = labels.long()  # torch takes no other whole numbers
+        labels = labels.long()  # torch accepts no other integer dtype here
     smoothing = config.label_smoothing if training else 0.0
     total = functional.cross_entropy(
         upcast(logits).flatten(0, -2),
@@ -71,7 +71,7 @@ def multi_label_loss(
     training: bool,
     num_items_in_batch: torch.Tensor | int | None = None,
 ) -> torch.Tensor:
-    """Binary cross-entropy of each label on its own; logits and labels (B, C), labels 0 or 1, or -100 for unknown."""
+    """Binary cross-entropy of each label; logits and labels (B, C), labels 0 or 1, or -100 for unknown."""
     logits, labels = upcast(logits), labels.to(logits.device)
     known = labels != IGNORE
     smoothing = config.label_smoothing if training else 0.0
@@ -89,7 +89,7 @@ def regression_loss(
     training: bool,
     num_items_in_batch: torch.Tensor | int | None = None,
 ) -> torch.Tensor:
-    """Squared error; logits (B, C) and labels (B, C), or (B) when C is 1."""
+    """Squared error; logits (B, C), labels (B, C), or (B) if C is 1."""
     logits = upcast(logits)
     errors = (logits - labels.to(logits).view_as(logits)) ** 2
     return errors.sum() / divisor(torch.ones_like(errors, dtype=torch.bool), num_items_in_batch)
@@ -104,8 +104,8 @@ def sequence_loss(
 ) -> torch.Tensor:
     """The loss of a sequence classifier by `config.problem_type`; logits (B, C).
 
-    Without a problem type: one output is a regression, whole numbers are classes, and anything else several labels,
-    as in transformers' own heads.
+    Without a problem type, as in transformers: one output is a regression, integer labels are classes, and float
+    labels are multi-label.
     """
     problem_type = config.problem_type
     if problem_type is None:
@@ -118,14 +118,14 @@ def sequence_loss(
 
 
 def class_weights(logits: torch.Tensor, config: PreTrainedConfig, training: bool) -> torch.Tensor | None:
-    """The config's class weights (C) where they act."""
+    """The config's class weights (C) in training; else None."""
     if not training or config.class_weights is None:
         return None
     return logits.new_tensor(config.class_weights)
 
 
 def divisor(is_target: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | int:
-    """What a sum over targets is divided by; at least 1."""
+    """The divisor of a sum over targets; at least 1."""
     if num_items_in_batch is None:
         return is_target.sum().clamp(min=1)
     if isinstance(num_items_in_batch, torch.Tensor):
@@ -134,7 +134,7 @@ def divisor(is_target: torch.Tensor, num_items_in_batch: torch.Tensor | int | No
 
 
 def upcast(logits: torch.Tensor) -> torch.Tensor:
-    """Half-precision logits in float32, others as they are."""
+    """Convert half-precision logits to float32; other dtypes are unchanged."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

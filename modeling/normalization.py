@@ -1,4 +1,4 @@
-"""Normalization of hidden states, feature by feature of one token."""
+"""Normalization over the features of each token."""
 
 import torch
 from torch import nn
@@ -6,7 +6,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 
 class RMSNorm(nn.RMSNorm):
-    """nn.RMSNorm whose weight takes the dtype of the states, which under autocast is of half precision."""
+    """nn.RMSNorm whose weight is cast to the dtype of the input, which is half precision under autocast."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """hidden_states (..., E) give (..., E)."""
@@ -15,7 +15,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 def build_norm(config: PreTrainedConfig, size: int | None = None) -> nn.Module:
-    """The norm of the config's kind, over `size` features; None: its hidden size."""
+    """The norm of the config's norm_type, over `size` features; None: config.hidden_size."""
     bias = {} if config.norm_bias else {"bias": False}
     return NORMS[config.norm_type](config.hidden_size if size is None else size, eps=config.norm_eps, **bias)
 

@@ -1,9 +1,9 @@
-"""Where the tokens of a batch are: padded, [B, T], or flat, the N real tokens of all sequences in one row [1, N].
+"""Layouts of a batch: padded, [B, T], or flat, the N real tokens of all sequences in one row [1, N].
 
-Everything between the door of a model and its outputs works on either form without asking which. Only what looks
-across tokens does ask its layout: positions, pooling, and attention, by way of a pattern (patterns.py).
+Most modules work on each token separately and accept both forms. Only operations across tokens use the layout:
+positions, pooling, and attention, which uses a pattern (patterns.py).
 
-S sequences of at most L tokens; in the padded form S = B and L = T. Other letters as in attention.py.
+S sequences of at most L tokens; in the padded form S = B and L = T. Other shapes as in attention.py.
 """
 
 import math
@@ -14,13 +14,13 @@ from torch.nn import functional
 
 
 class PaddedLayout:
-    """Sequences as rows [B, T], real tokens marked by a mask.
+    """Sequences as rows [B, T], with a mask of the real tokens.
 
     Args:
         shape: B and T.
-        attention_mask: (B, S) with 1 for real tokens, S ≥ T where there are some in a cache or to come; None: all are.
-        device: where the batch is.
-        seen: tokens before these, in a cache.
+        attention_mask: (B, S), 1 for real tokens; None: all are real. S > T if it also covers cached or later tokens.
+        device: device of the batch.
+        past_length: number of cached tokens before the input.
     """
 
     is_rows = True
@@ -30,100 +30,100 @@ class PaddedLayout:
         shape: tuple[int, int],
         attention_mask: torch.Tensor | None,
         device: torch.device,
-        seen: int | torch.Tensor = 0,
+        past_length: int | torch.Tensor = 0,
     ):
         self.shape = shape
         self.device = device
-        self.seen = seen
+        self.past_length = past_length
         self.num_sequences = shape[0]
         self.mask = None if attention_mask is None else attention_mask.bool()
-        # Of the tokens given, which are real; None: all.
-        self._real = None if self.mask is None else self._given(self.mask)
+        # (B, T), True for the real tokens of the input; None: all are real.
+        self._is_real = None if self.mask is None else self._current_columns(self.mask)
 
     @property
     def has_padding(self) -> bool:
-        """Whether there are places without a token."""
+        """Whether there is padding."""
         return self.mask is not None and not bool(self.mask.all())
 
     @property
-    def ends_in_tokens(self) -> bool:
-        """Whether there is no padding in the last column."""
-        return self._real is None or bool(self._real[:, -1].all())
+    def last_column_is_real(self) -> bool:
+        """Whether the last column has no padding."""
+        return self._is_real is None or bool(self._is_real[:, -1].all())
 
     @property
     def max_length(self) -> int:
-        """Tokens of the longest sequence, with those in the cache."""
+        """Number of tokens of the longest sequence, including cached ones."""
         return self.shape[1] if self.mask is None else int(self.mask.sum(-1).max())
 
-    def _given(self, columns: torch.Tensor) -> torch.Tensor:
-        """Of all columns of the mask (B, S) those of the tokens given, (B, T)."""
-        if isinstance(self.seen, int):
-            return columns[:, self.seen : self.seen + self.shape[1]]
-        return columns.index_select(1, self.seen + torch.arange(self.shape[1], device=self.device))
+    def _current_columns(self, columns: torch.Tensor) -> torch.Tensor:
+        """The columns of the input, (B, T), from all columns of the mask, (B, S)."""
+        if isinstance(self.past_length, int):
+            return columns[:, self.past_length : self.past_length + self.shape[1]]
+        return columns.index_select(1, self.past_length + torch.arange(self.shape[1], device=self.device))
 
     def position_ids(self) -> torch.Tensor:
-        """Positions (B or 1, T) after the tokens of a cache: counted over real tokens, wherever padding is."""
+        """Positions (B or 1, T), counted over the real tokens, including cached ones."""
         if self.mask is None:
-            return torch.arange(self.shape[1], device=self.device)[None] + self.seen
-        return self._given(self.mask.long().cumsum(-1) - 1).clamp(min=0)
+            return torch.arange(self.shape[1], device=self.device)[None] + self.past_length
+        return self._current_columns(self.mask.long().cumsum(-1) - 1).clamp(min=0)
 
     def unpad(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
-        """From the caller's form to the model's: the same."""
+        """Convert from the caller's form to the layout's: no change."""
         return tensor
 
     def repad(self, tensor: torch.Tensor) -> torch.Tensor:
-        """From the model's form to the caller's: the same."""
+        """Convert from the layout's form to the caller's: no change."""
         return tensor
 
-    def following(self, tensor: torch.Tensor, fill: int) -> torch.Tensor:
-        """For each token of the caller's (B, T) what stands after it, `fill` at the end and for padding."""
-        after = functional.pad(tensor[:, 1:], (0, 1), value=fill)
-        return after if self._real is None else after.masked_fill(~self._real, fill)
+    def shift_left(self, tensor: torch.Tensor, fill: int) -> torch.Tensor:
+        """The next value for each token of `tensor` (B, T); `fill` after the last column and for padding. (B, T)."""
+        shifted = functional.pad(tensor[:, 1:], (0, 1), value=fill)
+        return shifted if self._is_real is None else shifted.masked_fill(~self._is_real, fill)
 
     def first(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The first real token of each sequence: (B, T, E) to (B, E), zeros where there is none."""
-        if self._real is None:
+        """The first real token of each sequence: (B, T, E) to (B, E), zeros for an empty sequence."""
+        if self._is_real is None:
             return hidden_states[:, 0]
-        return self._pick(hidden_states, self._real.int().argmax(-1))
+        return self._pick(hidden_states, self._is_real.int().argmax(-1))
 
     def last(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The last real token of each sequence: (B, T, E) to (B, E), zeros where there is none."""
-        if self._real is None:
+        """The last real token of each sequence: (B, T, E) to (B, E), zeros for an empty sequence."""
+        if self._is_real is None:
             return hidden_states[:, -1]
-        return self._pick(hidden_states, self.shape[1] - 1 - self._real.flip(-1).int().argmax(-1))
+        return self._pick(hidden_states, self.shape[1] - 1 - self._is_real.flip(-1).int().argmax(-1))
 
     def last_marked(self, hidden_states: torch.Tensor, is_marked: torch.Tensor) -> torch.Tensor:
-        """The last token of each sequence that is marked in (B, T), or the last of all: (B, T, E) to (B, E)."""
-        is_marked = is_marked if self._real is None else is_marked & self._real
+        """The last token of each sequence with is_marked (B, T), or the last real one: (B, T, E) to (B, E)."""
+        is_marked = is_marked if self._is_real is None else is_marked & self._is_real
         index = self.shape[1] - 1 - is_marked.flip(-1).int().argmax(-1)
         rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
         return torch.where(is_marked.any(-1, keepdim=True), hidden_states[rows, index], self.last(hidden_states))
 
     def mean(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The mean over the real tokens of each sequence: (B, T, E) to (B, E), zeros where there is none."""
-        if self._real is None:
+        """The mean over the real tokens of each sequence: (B, T, E) to (B, E), zeros for an empty sequence."""
+        if self._is_real is None:
             return hidden_states.mean(1)
-        weights = self._real.to(hidden_states.dtype)
+        weights = self._is_real.to(hidden_states.dtype)
         return torch.einsum("bte,bt->be", hidden_states, weights) / weights.sum(-1, keepdim=True).clamp(min=1)
 
     def _pick(self, hidden_states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        assert self._real is not None
-        # Not len(), which would fix the number in a graph that is to hold for others.
+        assert self._is_real is not None
+        # len() would make the batch size a constant in a compiled graph with dynamic shapes.
         rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
-        return hidden_states[rows, index] * self._real.any(-1, keepdim=True).to(hidden_states.dtype)
+        return hidden_states[rows, index] * self._is_real.any(-1, keepdim=True).to(hidden_states.dtype)
 
 
 class FlatLayout:
-    """The real tokens of S sequences one after the other in one row [1, N].
+    """The real tokens of S sequences, concatenated in one row [1, N].
 
     Args:
-        lengths: tokens of each sequence, (S).
-        max_length: the greatest of them, L.
+        lengths: number of tokens of each sequence, (S).
+        max_length: the maximum of lengths, L.
         shape: B and T of the caller's form.
-        num_tokens: their sum, N.
-        indices: (N), each token's place in the caller's B · T; None where the caller's tokens are all real.
-        sizes: the lengths as numbers; None in a graph that is to hold for others, too.
-        is_rows: each sequence is a row of the caller's.
+        num_tokens: the sum of lengths, N.
+        indices: (N), index of each token in the flattened B · T of the caller; None if there is no padding.
+        sizes: lengths as a list of ints; None while compiling, where the lengths are dynamic.
+        is_rows: whether each sequence is a row of the caller's batch.
     """
 
     def __init__(
@@ -144,41 +144,41 @@ class FlatLayout:
         self.indices = indices
         self.sizes = sizes
         self.num_sequences = len(lengths)
-        # Where each sequence begins, and N, (S + 1): int32, as the kernels want it.
+        # Start of each sequence, and N at the end, (S + 1): int32, as the kernels require.
         self.cu_seq_lens = functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
-        # Of each token, (N): its sequence and its place in that.
-        names = torch.arange(len(lengths), device=lengths.device)
-        self.sequence_ids = names.repeat_interleave(lengths, output_size=num_tokens)
+        # For each token, (N): the index of its sequence, and its offset in that sequence.
+        sequence_numbers = torch.arange(len(lengths), device=lengths.device)
+        self.sequence_ids = sequence_numbers.repeat_interleave(lengths, output_size=num_tokens)
         self.offsets = torch.arange(num_tokens, device=lengths.device) - self.cu_seq_lens[self.sequence_ids]
 
     @classmethod
     def from_padded(cls, layout: PaddedLayout) -> "FlatLayout":
         """The layout of the real tokens of a padded batch."""
-        everything = torch.ones(layout.shape, dtype=torch.bool, device=layout.device)
-        return cls.from_mask(everything if layout.mask is None else layout.mask)
+        all_real = torch.ones(layout.shape, dtype=torch.bool, device=layout.device)
+        return cls.from_mask(all_real if layout.mask is None else layout.mask)
 
     @classmethod
     def from_mask(cls, attention_mask: torch.Tensor) -> "FlatLayout":
-        """The layout of the real tokens of a padded batch; attention_mask (B, T) has True for them."""
+        """The layout of the real tokens of a padded batch; attention_mask (B, T) is True for them."""
         lengths = attention_mask.sum(-1)
         sizes = lengths.tolist()
-        full = sum(sizes) == attention_mask.numel()
-        indices = None if full else attention_mask.flatten().nonzero().flatten()
+        is_full = sum(sizes) == attention_mask.numel()
+        indices = None if is_full else attention_mask.flatten().nonzero().flatten()
         return cls(lengths, max(sizes), tuple(attention_mask.shape), sum(sizes), indices, sizes, is_rows=True)
 
     @classmethod
     def from_cu_seq_lens(
         cls, cu_seq_lens: torch.Tensor, max_length: int | None, shape: tuple[int, int]
     ) -> "FlatLayout":
-        """The layout of rows (B, T) without padding in which sequences begin at cu_seq_lens (S + 1).
+        """The layout of rows (B, T) without padding, with sequences that start at cu_seq_lens (S + 1).
 
         Raises:
-            ValueError: they are of other tokens; or the longest is not told in a graph that is to hold for others.
+            ValueError: cu_seq_lens does not fit the number of tokens; or max_length is None while compiling.
         """
         lengths, num_tokens = torch.diff(cu_seq_lens).long(), shape[0] * shape[1]
         if torch.compiler.is_compiling():
             if max_length is None:
-                raise ValueError("a compiled model cannot tell max_length_q from cu_seq_lens_q: give both")
+                raise ValueError("a compiled model cannot compute max_length_q from cu_seq_lens_q: give both")
             return cls(lengths, max_length, shape, num_tokens)
         sizes = lengths.tolist()
         if sum(sizes) != num_tokens or min(sizes) < 0 or cu_seq_lens[0] != 0:
@@ -189,60 +189,60 @@ class FlatLayout:
 
     @classmethod
     def from_position_ids(cls, position_ids: torch.Tensor) -> "FlatLayout":
-        """The layout of rows (B, T) without padding in which a sequence begins where positions do not go on."""
-        begins = torch.ones_like(position_ids, dtype=torch.bool)
-        begins[:, 1:] = position_ids[:, 1:] != position_ids[:, :-1] + 1
-        begin = begins.flatten().nonzero().flatten()
-        cu_seq_lens = torch.cat((begin, begin.new_tensor([position_ids.numel()])))
+        """The layout of rows (B, T) without padding; a sequence starts where a position is not the previous + 1."""
+        is_start = torch.ones_like(position_ids, dtype=torch.bool)
+        is_start[:, 1:] = position_ids[:, 1:] != position_ids[:, :-1] + 1
+        starts = is_start.flatten().nonzero().flatten()
+        cu_seq_lens = torch.cat((starts, starts.new_tensor([position_ids.numel()])))
         return cls.from_cu_seq_lens(cu_seq_lens, None, tuple(position_ids.shape))
 
     def position_ids(self) -> torch.Tensor:
-        """Positions (1, N). There is no flat form with tokens in a cache."""
+        """Positions (1, N). With cached tokens, a batch is never flat."""
         return self.offsets[None]
 
     def unpad(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
-        """From the caller's form (B or 1, T, …) to the model's (1, N, …).
+        """Convert from the caller's form (B or 1, T, …) to the layout's (1, N, …).
 
         Raises:
-            ValueError: it has another shape.
+            ValueError: the tensor has another shape.
         """
         if tensor is None:
             return None
         if tuple(tensor.shape[:2]) not in (self.shape, (1, self.shape[1])):
             raise ValueError(
-                f"labels, token_type_ids and position_ids have the input's shape {self.shape}, "
+                f"labels, token_type_ids and position_ids must have the input's shape {self.shape}, "
                 f"got {tuple(tensor.shape)}"
             )
         tokens = tensor.expand(self.shape[0], *tensor.shape[1:]).flatten(0, 1)
         return (tokens if self.indices is None else tokens.index_select(0, self.indices))[None]
 
     def repad(self, tensor: torch.Tensor) -> torch.Tensor:
-        """From the model's form (1, N, …) to the caller's (B, T, …), zeros for padding."""
-        return scatter(tensor, self.indices, self.shape)
+        """Convert from the layout's form (1, N, …) to the caller's (B, T, …), zeros for padding."""
+        return scatter_tokens(tensor, self.indices, self.shape)
 
-    def following(self, tensor: torch.Tensor, fill: int) -> torch.Tensor:
-        """For each token of the caller's (B, T) what stands after it, `fill` at a sequence's end; (1, N)."""
-        after = self.unpad(functional.pad(tensor[:, 1:], (0, 1), value=fill))
-        assert after is not None
+    def shift_left(self, tensor: torch.Tensor, fill: int) -> torch.Tensor:
+        """The next value for each token of `tensor` (B, T); `fill` at the end of each sequence. (1, N)."""
+        shifted = self.unpad(functional.pad(tensor[:, 1:], (0, 1), value=fill))
+        assert shifted is not None
         is_last = self.offsets + 1 == self.lengths[self.sequence_ids]
-        return after.masked_fill(is_last, fill)
+        return shifted.masked_fill(is_last, fill)
 
     def first(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The first token of each sequence: (1, N, E) to (S, E), zeros where there is none."""
+        """The first token of each sequence: (1, N, E) to (S, E), zeros for an empty sequence."""
         return self._pick(hidden_states, self.cu_seq_lens[:-1].long())
 
     def last(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The last token of each sequence: (1, N, E) to (S, E), zeros where there is none."""
+        """The last token of each sequence: (1, N, E) to (S, E), zeros for an empty sequence."""
         return self._pick(hidden_states, self.cu_seq_lens[1:].long() - 1)
 
     def last_marked(self, hidden_states: torch.Tensor, is_marked: torch.Tensor) -> torch.Tensor:
-        """The last token of each sequence that is marked in (1, N), or the last of all: (1, N, E) to (S, E)."""
-        places = torch.arange(self.num_tokens, device=is_marked.device).masked_fill(~is_marked[0], -1)
-        index = places.new_full((self.num_sequences,), -1).scatter_reduce(0, self.sequence_ids, places, "amax")
+        """The last token of each sequence with is_marked (1, N), or its last token: (1, N, E) to (S, E)."""
+        indices = torch.arange(self.num_tokens, device=is_marked.device).masked_fill(~is_marked[0], -1)
+        index = indices.new_full((self.num_sequences,), -1).scatter_reduce(0, self.sequence_ids, indices, "amax")
         return self._pick(hidden_states, torch.where(index < 0, self.cu_seq_lens[1:] - 1, index))
 
     def mean(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The mean over the tokens of each sequence: (1, N, E) to (S, E), zeros where there is none."""
+        """The mean over the tokens of each sequence: (1, N, E) to (S, E), zeros for an empty sequence."""
         sums = hidden_states.new_zeros(self.num_sequences, hidden_states.shape[-1])
         sums = sums.index_add(0, self.sequence_ids, hidden_states[0])
         return sums / self.lengths.clamp(min=1)[:, None].to(hidden_states.dtype)
@@ -258,15 +258,15 @@ Layout = PaddedLayout | FlatLayout
 
 
 def is_traced() -> bool:
-    """Whether a graph is being made, that is to hold for other values: they cannot be looked at."""
+    """Whether the model is being compiled or traced, so that Python code cannot depend on tensor values."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
-def padding_of(attention_mask: Any) -> torch.Tensor | None:
-    """A mask (B, S) of real tokens as it is; None for none, and for one that the mask functions made.
+def as_padding_mask(attention_mask: Any) -> torch.Tensor | None:
+    """The attention mask if it is a mask of real tokens (B, S); None for no mask or one from the mask functions.
 
     Raises:
-        ValueError: a tensor that is of neither two dimensions nor four.
+        ValueError: a tensor with neither two nor four dimensions.
     """
     if not isinstance(attention_mask, torch.Tensor) or attention_mask.dim() == 4:
         return None
@@ -275,10 +275,10 @@ def padding_of(attention_mask: Any) -> torch.Tensor | None:
     return attention_mask
 
 
-def scatter(tensor: torch.Tensor, places: torch.Tensor | None, shape: tuple[int, ...]) -> torch.Tensor:
-    """Put the tokens (1, N, …) at their places (N) in (*shape, …), zeros elsewhere; None: they fill it in order."""
+def scatter_tokens(tensor: torch.Tensor, indices: torch.Tensor | None, shape: tuple[int, ...]) -> torch.Tensor:
+    """Write tokens (1, N, …) to their indices (N) in zeros (*shape, …); indices None: they fill the shape in order."""
     tokens = tensor[0]
-    if places is not None:
-        # In place: index_copy would copy all the zeros first.
-        tokens = tokens.new_zeros(math.prod(shape), *tokens.shape[1:]).index_copy_(0, places, tokens)
+    if indices is not None:
+        # In place, because index_copy would first copy the zeros.
+        tokens = tokens.new_zeros(math.prod(shape), *tokens.shape[1:]).index_copy_(0, indices, tokens)
     return tokens.view(*shape, *tokens.shape[1:])

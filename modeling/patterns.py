@@ -1,8 +1,10 @@
-"""Who attends to whom in a batch, and how a kernel is told: the only place where padding comes back, in q, k and v.
+"""Attention patterns: which tokens attend to which, in the form that the attention kernel takes.
 
-A pattern is made once in a forward for each type of layer and handed to all layers. A kernel is a function of
-transformers' attention interface with everything filled in but queries, keys, values and mask. Letters as in
-attention.py; R rows of L places.
+A pattern is built once per forward and layer type, and shared by all layers of that type. A kernel is a function of
+transformers' attention interface with all arguments bound but queries, keys, values and mask. A flat batch is padded
+again only here, for kernels that need rows.
+
+Shapes as in attention.py; R rows of L slots: a slot is the place of a token or of padding.
 """
 
 from collections.abc import Callable
@@ -15,22 +17,22 @@ from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 
-from .packing import FlatLayout, scatter
+from .packing import FlatLayout, scatter_tokens
 
 Kernel = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 MaskFunction = Callable[..., Any]
 
-# Sequences of no more tokens than this are not told apart by length: what their padding costs is too little.
-SHORT = 16
-# A window is cut into blocks of no fewer tokens than this: many small products are slower than a few larger ones.
-SMALLEST_BLOCK = 32
+# Sequences of up to this length are not grouped by length: their padding costs too little.
+SHORT_LENGTH = 16
+# Minimum number of tokens of a block of a sliding window: many small products are slower than a few larger ones.
+MIN_BLOCK_SIZE = 32
 
 
 class PaddedPattern:
-    """A padded batch is given to the kernel as it is.
+    """Pattern of a padded batch, which the kernel takes unchanged.
 
     Args:
-        mask: in the kernel's own form, from transformers' mask functions.
+        mask: mask in the kernel's form, from transformers' mask functions.
     """
 
     def __init__(self, mask: Any):
@@ -39,37 +41,37 @@ class PaddedPattern:
     def blend(
         self, kernel: Kernel, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Queries (B, H, T, D), keys and values (B, K, S, D) give (B, T, H, D) and, if the kernel does, weights."""
+        """Queries (B, H, T, D), keys and values (B, K, S, D) give (B, T, H, D) and the kernel's weights or None."""
         return kernel(query, key, value, self.mask)
 
-    def remember(
+    def update_cache(
         self, cache: Cache, layer_idx: int, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add new keys and values (B, K, S, D) to a cache; returns those to blend, all that are in it."""
+        """Add new keys and values (B, K, S, D) to a cache; returns all keys and values of the cache."""
         return cache.update(key, value, layer_idx)
 
 
 class FlatPattern:
-    """What the patterns of flat batches share.
+    """Base class of the patterns of flat batches.
 
     Args:
-        layout: of the keys.
+        layout: layout of the keys.
     """
 
     def __init__(self, layout: FlatLayout):
         self.layout = layout
 
-    def remember(
+    def update_cache(
         self, cache: Cache, layer_idx: int, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add the first keys and values (1, K, N, D) to a cache, as rows; returns those to blend, as they are."""
+        """Add keys and values (1, K, N, D) to an empty cache, as padded rows; returns them unchanged, flat."""
         rows = (self.layout.repad(states.transpose(1, 2)).transpose(1, 2) for states in (key, value))
         cache.update(*rows, layer_idx)
         return key, value
 
 
 class VarlenPattern(FlatPattern):
-    """A flat batch is given as it is to a kernel that is told the sequences' lengths."""
+    """Pattern of a flat batch for kernels that take the lengths of the sequences."""
 
     def __init__(self, queries: FlatLayout, keys: FlatLayout):
         super().__init__(keys)
@@ -83,69 +85,72 @@ class VarlenPattern(FlatPattern):
     def blend(
         self, kernel: Kernel, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Queries (1, H, N, D), keys and values (1, K, M, D) give (1, N, H, D) and, if the kernel does, weights."""
+        """Queries (1, H, N, D), keys and values (1, K, M, D) give (1, N, H, D) and the kernel's weights or None."""
         return kernel(query, key, value, None, **self.lengths)
 
 
 @dataclass
-class Piece:
-    """Rows of equal length that a kernel is given at once.
+class RowGroup:
+    """Rows of equal length, for one call of the kernel.
 
     Args:
         num_rows: R.
         length: L.
-        is_cut: they are blocks of longer sequences, each of which has its neighbours as keys, too.
+        has_blocks: whether the rows are blocks of longer sequences; the keys of a block include the neighbour blocks.
     """
 
     num_rows: int
     length: int
-    is_cut: bool = False
+    has_blocks: bool = False
 
 
 class Rows:
-    """The tokens of a flat batch in rows, for kernels that know no other form.
+    """Where the tokens of a flat batch are in padded rows, for kernels that need rows.
 
     Args:
-        layout: of the flat batch.
-        begins: where each sequence begins among all places of all rows, (S).
-        pieces: the rows.
+        layout: layout of the flat batch.
+        starts: slot of the first token of each sequence, counted over all rows of all groups, (S).
+        row_groups: the groups of rows of equal length.
     """
 
-    def __init__(self, layout: FlatLayout, begins: torch.Tensor, pieces: list[Piece]):
+    def __init__(self, layout: FlatLayout, starts: torch.Tensor, row_groups: list[RowGroup]):
         self.layout = layout
-        self.pieces = pieces
-        self.num_places = sum(piece.num_rows * piece.length for piece in pieces)
-        # Of each token its place, (N), and of each place the sequence it is of, -1 for padding.
-        places = begins[layout.sequence_ids] + layout.offsets
-        self.owners = begins.new_full((self.num_places,), -1).index_copy(0, places, layout.sequence_ids)
-        # One piece keeps the order of the sequences: without padding there is nothing to move. A graph that is to
-        # hold for other lengths does not ask.
-        self.is_full = layout.sizes is not None and self.num_places == layout.num_tokens
-        self.places = None if self.is_full and len(pieces) == 1 else places
+        self.row_groups = row_groups
+        self.num_slots = sum(row_group.num_rows * row_group.length for row_group in row_groups)
+        # The slot of each token, (N), and the sequence index of each slot, -1 for padding.
+        slots = starts[layout.sequence_ids] + layout.offsets
+        self.slot_sequences = starts.new_full((self.num_slots,), -1).index_copy(0, slots, layout.sequence_ids)
+        # One group keeps the order of the sequences: without padding, no token has to be moved. While compiling, the
+        # sizes are unknown.
+        self.is_full = layout.sizes is not None and self.num_slots == layout.num_tokens
+        self.slots = None if self.is_full and len(row_groups) == 1 else slots
 
-    def spread(self, states: torch.Tensor) -> list[torch.Tensor]:
-        """From the batch (1, N, …) to the pieces (R, L, …), zeros for padding."""
-        return self.divide(scatter(states, self.places, (self.num_places,)))
+    def to_rows(self, states: torch.Tensor) -> list[torch.Tensor]:
+        """Convert the flat batch (1, N, …) to the row groups, (R, L, …) each, zeros for padding."""
+        return self.split_groups(scatter_tokens(states, self.slots, (self.num_slots,)))
 
-    def divide(self, states: torch.Tensor) -> list[torch.Tensor]:
-        """From all places, one after the other, to the pieces (R, L, …)."""
-        pieces = states.split([piece.num_rows * piece.length for piece in self.pieces])
-        return [rows.unflatten(0, (-1, piece.length)) for rows, piece in zip(pieces, self.pieces, strict=True)]
+    def split_groups(self, states: torch.Tensor) -> list[torch.Tensor]:
+        """Split a tensor over all slots, (num_slots, …), into the row groups, (R, L, …) each."""
+        row_groups = states.split([row_group.num_rows * row_group.length for row_group in self.row_groups])
+        return [
+            rows.unflatten(0, (-1, row_group.length))
+            for rows, row_group in zip(row_groups, self.row_groups, strict=True)
+        ]
 
-    def collect(self, pieces: list[torch.Tensor]) -> torch.Tensor:
-        """From the pieces (R, L, …) to the batch (1, N, …)."""
-        states = torch.cat([rows.flatten(0, 1) for rows in pieces])
-        return (states if self.places is None else states.index_select(0, self.places))[None]
+    def to_flat(self, row_groups: list[torch.Tensor]) -> torch.Tensor:
+        """Convert the row groups, (R, L, …) each, to the flat batch (1, N, …)."""
+        states = torch.cat([rows.flatten(0, 1) for rows in row_groups])
+        return (states if self.slots is None else states.index_select(0, self.slots))[None]
 
 
 class RowPattern(FlatPattern):
-    """A flat batch is given to the kernel in rows, piece by piece.
+    """Pattern of a flat batch for kernels that take rows: one call per row group.
 
     Args:
-        queries: their rows.
-        keys: their rows, as many in each piece.
-        masks: one a piece, in the kernel's own form.
-        neighbours: how many blocks before and after a block are its keys, too.
+        queries: rows of the queries.
+        keys: rows of the keys, with as many rows in each group.
+        masks: one mask per group, in the kernel's form.
+        neighbours: number of blocks before and after a block whose keys it also attends to.
     """
 
     def __init__(self, queries: Rows, keys: Rows, masks: list[Any], neighbours: tuple[int, int] = (0, 0)):
@@ -158,29 +163,33 @@ class RowPattern(FlatPattern):
     def blend(
         self, kernel: Kernel, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Queries (1, H, N, D), keys and values (1, K, M, D) give (1, N, H, D), and no weights."""
+        """Queries (1, H, N, D), keys and values (1, K, M, D) give (1, N, H, D), and None for the weights."""
         query, key, value = (states.transpose(1, 2) for states in (query, key, value))
         blended = []
-        pieces = zip(
-            self.keys.pieces, self.queries.spread(query), self.keys.spread(key), self.keys.spread(value), strict=True
+        row_groups = zip(
+            self.keys.row_groups,
+            self.queries.to_rows(query),
+            self.keys.to_rows(key),
+            self.keys.to_rows(value),
+            strict=True,
         )
-        for (piece, queries, keys, values), mask in zip(pieces, self.masks, strict=True):  # (R, L, H, D)
-            if piece.is_cut:
+        for (row_group, queries, keys, values), mask in zip(row_groups, self.masks, strict=True):  # (R, L, H, D)
+            if row_group.has_blocks:
                 keys, values = (with_neighbours(states, *self.neighbours) for states in (keys, values))
             blended.append(kernel(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), mask)[0])
-        return self.queries.collect(blended) if blended else query, None
+        return self.queries.to_flat(blended) if blended else query, None
 
 
 Pattern = PaddedPattern | VarlenPattern | RowPattern
 
 
 def with_neighbours(rows: torch.Tensor, before: int, after: int, fill: int = 0) -> torch.Tensor:
-    """Each row (R, L, …) between those before and after it, (R, (before + 1 + after) · L, …); `fill` at the ends."""
+    """Concatenate each row (R, L, …) with its neighbour rows: (R, (before + 1 + after) · L, …); `fill` at the ends."""
     others = (0, 0) * (rows.dim() - 1)
     padded = functional.pad(rows, (*others, before, after), value=fill)
     numbers = torch.arange(len(rows), device=rows.device)[:, None]
-    wanted = numbers + torch.arange(before + 1 + after, device=rows.device)
-    return padded.index_select(0, wanted.flatten()).unflatten(0, wanted.shape).flatten(1, 2)
+    indices = numbers + torch.arange(before + 1 + after, device=rows.device)
+    return padded.index_select(0, indices.flatten()).unflatten(0, indices.shape).flatten(1, 2)
 
 
 def self_pattern(
@@ -192,30 +201,30 @@ def self_pattern(
     is_causal: bool,
     window: int | None,
 ) -> RowPattern:
-    """The pattern of self-attention in rows.
+    """The pattern of self-attention of a flat batch in rows.
 
     Args:
-        config: of the stack; it names the kernel.
-        layout: of the flat batch.
-        embeds: of the batch's dtype and device.
-        mask_function: transformers' own for this type of layer.
-        is_causal: a token sees only itself and those before it.
-        window: how far it sees, as the config says it; None: to the ends of its sequence.
+        config: configuration of the stack, with the name of the kernel.
+        layout: layout of the flat batch.
+        embeds: a tensor with the dtype and device of the batch.
+        mask_function: transformers' mask function for this layer type.
+        is_causal: whether a token attends only to itself and the tokens before it.
+        window: the config's sliding_window; None: full attention.
     """
-    block = None if window is None else max(window, SMALLEST_BLOCK)
-    rows = arranged(layout, similar(layout.sizes), block)
+    block = None if window is None else max(window, MIN_BLOCK_SIZE)
+    rows = arrange_rows(layout, group_by_length(layout.sizes), block)
     neighbours = (1, 0) if is_causal else (1, 1)
     masks = []
-    for piece, owners in zip(rows.pieces, rows.divide(rows.owners), strict=True):
-        if piece.is_cut:
+    for row_group, slot_sequences in zip(rows.row_groups, rows.split_groups(rows.slot_sequences), strict=True):
+        if row_group.has_blocks:
             assert window is not None
-            masks.append(block_mask(config, owners, embeds, window, neighbours))
+            masks.append(block_mask(config, slot_sequences, embeds, window, neighbours))
         elif window is None and not is_causal:
-            masks.append(padding_mask(config, owners, owners, embeds))
+            masks.append(padding_mask(config, slot_sequences, slot_sequences, embeds))
         else:
-            # Padding stands after the tokens: what is masked anyway where a token sees only those before it.
-            is_real = None if is_causal or rows.is_full else owners >= 0
-            states = embeds.new_empty(*owners.shape, 0)
+            # Padding is on the right, so a causal mask hides it from real tokens already.
+            is_real = None if is_causal or rows.is_full else slot_sequences >= 0
+            states = embeds.new_empty(*slot_sequences.shape, 0)
             arguments = {"inputs_embeds": states, "attention_mask": is_real, "past_key_values": None}
             masks.append(mask_function(config=config, **arguments))
     return RowPattern(rows, rows, masks, neighbours)
@@ -224,82 +233,111 @@ def self_pattern(
 def cross_pattern(
     config: PreTrainedConfig, target: FlatLayout, source: FlatLayout, embeds: torch.Tensor
 ) -> RowPattern:
-    """The pattern of cross-attention in rows: every token of a target sees every token of its source."""
+    """The pattern of cross-attention in rows: every target token attends to every token of its source."""
     sizes = None
     if target.sizes is not None and source.sizes is not None:
         sizes = [max(pair) for pair in zip(target.sizes, source.sizes, strict=True)]
-    groups = similar(sizes)
-    queries, keys = arranged(target, groups), arranged(source, groups)
-    owners = zip(queries.divide(queries.owners), keys.divide(keys.owners), strict=True)
-    return RowPattern(queries, keys, [padding_mask(config, *each, embeds) for each in owners])
+    groups = group_by_length(sizes)
+    queries, keys = arrange_rows(target, groups), arrange_rows(source, groups)
+    slot_sequences = zip(
+        queries.split_groups(queries.slot_sequences), keys.split_groups(keys.slot_sequences), strict=True
+    )
+    return RowPattern(queries, keys, [padding_mask(config, *each, embeds) for each in slot_sequences])
 
 
-def padding_mask(config: PreTrainedConfig, asking: torch.Tensor, asked: torch.Tensor, embeds: torch.Tensor) -> Any:
-    """What rows that see all of a sequence may see; asking (R, T) and asked (R, S) are the sequences of their places.
+def padding_mask(
+    config: PreTrainedConfig, query_sequences: torch.Tensor, key_sequences: torch.Tensor, embeds: torch.Tensor
+) -> Any:
+    """The mask of rows with full bidirectional attention: only padding is masked.
 
-    All queries of a row see the same, so that where the kernel allows it the mask is made for one of them.
+    Every query of a row has the same mask, so it is built for one query only, unless the kernel is flex attention.
+
+    Args:
+        config: configuration of the stack, with the name of the kernel.
+        query_sequences: sequence index of each query slot, (R, T), -1 for padding.
+        key_sequences: sequence index of each key slot, (R, S), -1 for padding.
+        embeds: a tensor with the dtype and device of the batch.
     """
-    num_queries = asking.shape[1] if config._attn_implementation == "flex_attention" else 1
+    num_queries = query_sequences.shape[1] if config._attn_implementation == "flex_attention" else 1
     return create_bidirectional_mask(
         config=config,
-        inputs_embeds=embeds.new_empty(len(asking), num_queries, 0),
-        attention_mask=asked >= 0,
-        encoder_hidden_states=embeds.new_empty(*asked.shape, 0),
+        inputs_embeds=embeds.new_empty(len(query_sequences), num_queries, 0),
+        attention_mask=key_sequences >= 0,
+        encoder_hidden_states=embeds.new_empty(*key_sequences.shape, 0),
     )
 
 
 def block_mask(
-    config: PreTrainedConfig, owners: torch.Tensor, embeds: torch.Tensor, window: int, neighbours: tuple[int, int]
+    config: PreTrainedConfig,
+    slot_sequences: torch.Tensor,
+    embeds: torch.Tensor,
+    window: int,
+    neighbours: tuple[int, int],
 ) -> Any:
-    """What blocks may see of themselves and their neighbours; owners (R, L) are the sequences of their places."""
+    """The mask of blocks: a token attends to the tokens of its sequence inside the window.
+
+    Args:
+        config: configuration of the stack, with the name of the kernel.
+        slot_sequences: sequence index of each slot, (R, L), -1 for padding.
+        embeds: a tensor with the dtype and device of the batch.
+        window: the config's sliding_window.
+        neighbours: number of blocks before and after a block that its keys include.
+    """
     before, after = neighbours
-    first_key = -before * owners.shape[1]
-    # A causal window counts the token itself, as Mistral's does, a bidirectional one does not.
+    first_key = -before * slot_sequences.shape[1]
+    # A causal window includes the token itself, as Mistral's does; a bidirectional one does not.
     reach = window if after else window - 1
 
     def in_window(batch: Any, head: Any, query: Any, key: Any) -> Any:
         distance = query - (first_key + key)
         return (distance <= reach) & (distance >= -reach * after)
 
-    keys = with_neighbours(owners, before, after, fill=-1)
+    keys = with_neighbours(slot_sequences, before, after, fill=-1)
     return create_bidirectional_mask(
         config=config,
-        inputs_embeds=embeds.new_empty(*owners.shape, 0),
-        attention_mask=keys == owners[:, :1],
+        inputs_embeds=embeds.new_empty(*slot_sequences.shape, 0),
+        attention_mask=keys == slot_sequences[:, :1],
         encoder_hidden_states=embeds.new_empty(*keys.shape, 0),
         and_mask_function=in_window,
     )
 
 
-def similar(sizes: list[int] | None) -> list[list[int]] | None:
-    """Sequences in groups in which none has less than half of the tokens of another, but for the short ones.
+def group_by_length(sizes: list[int] | None) -> list[list[int]] | None:
+    """Group sequence indices by length: in a group, the longest is at most twice as long as the shortest.
 
-    A sequence without tokens is in no group. None: the lengths are not known, and all go together.
+    Sequences of up to SHORT_LENGTH tokens may share a group whatever their lengths. Empty sequences are in no group.
+    Returns None if the lengths are unknown (`sizes` is None): one group for all.
     """
     if sizes is None:
         return None
     groups: list[list[int]] = []
-    least = float("inf")
+    min_length = float("inf")
     for sequence in sorted((s for s, size in enumerate(sizes) if size), key=lambda s: -sizes[s]):
-        if sizes[sequence] < least:
+        if sizes[sequence] < min_length:
             groups.append([])
-            least = sizes[sequence] / 2 if sizes[sequence] > SHORT else 0
+            min_length = sizes[sequence] / 2 if sizes[sequence] > SHORT_LENGTH else 0
         groups[-1].append(sequence)
-    # Inside a group as in the batch: where all have one length, nothing has to be moved.
+    # Keep the order of the batch inside a group: if all lengths are equal, no token has to be moved.
     return [sorted(group) for group in groups]
 
 
-def arranged(layout: FlatLayout, groups: list[list[int]] | None, block: int | None = None) -> Rows:
-    """Give each sequence of a group a row; or, where the longest has more than two blocks, blocks as rows."""
+def arrange_rows(layout: FlatLayout, groups: list[list[int]] | None, block: int | None = None) -> Rows:
+    """Assign each sequence of a group one row, or one row per block if the longest has more than two blocks.
+
+    Args:
+        layout: layout of the flat batch.
+        groups: sequence indices of each group; None: one group for all.
+        block: number of tokens of a block; None: no blocks.
+    """
     if groups is None or layout.sizes is None:
-        begins = torch.arange(layout.num_sequences, device=layout.lengths.device) * layout.max_length
-        return Rows(layout, begins, [Piece(layout.num_sequences, layout.max_length)])
-    starts, end, pieces = [0] * layout.num_sequences, 0, []
+        starts = torch.arange(layout.num_sequences, device=layout.lengths.device) * layout.max_length
+        return Rows(layout, starts, [RowGroup(layout.num_sequences, layout.max_length)])
+    starts, end, row_groups = [0] * layout.num_sequences, 0, []
     for group in groups:
-        begin, longest = end, max(1, *(layout.sizes[sequence] for sequence in group))
+        group_start, longest = end, max(1, *(layout.sizes[sequence] for sequence in group))
         length = longest if block is None or longest <= 2 * block else block
         for sequence in group:
             starts[sequence] = end
             end += length * max(1, -(-layout.sizes[sequence] // length))
-        pieces.append(Piece((end - begin) // length, length, is_cut=length < longest))
-    return Rows(layout, torch.tensor(starts, device=layout.lengths.device), pieces)
+        row_groups.append(RowGroup((end - group_start) // length, length, has_blocks=length < longest))
+    return Rows(layout, torch.tensor(starts, device=layout.lengths.device), row_groups)

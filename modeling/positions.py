@@ -1,4 +1,4 @@
-"""How a token knows its place: vectors added to its embedding, or queries and keys turned by an angle."""
+"""Position encodings: vectors added to the embeddings, or rotations of queries and keys (RoPE)."""
 
 import copy
 import math
@@ -22,7 +22,7 @@ class SinusoidalPositions(nn.Module):
     """Adds sines and cosines of the position, at wavelengths from 2π to 10000 · 2π.
 
     The sines fill the first half of the features and the cosines the second, as in the authors' own code.
-    Source: Vaswani et al. 2017, §3.5. They are computed as they are needed, so that there is no longest sequence.
+    Source: Vaswani et al. 2017, §3.5. They are computed in each forward, so the sequence length has no limit.
     """
 
     def __init__(self, num_positions: int, hidden_size: int):
@@ -48,11 +48,11 @@ class NoPositions(nn.Module):
 
 
 class RotaryEmbedding(nn.Module):
-    """Cosines and sines of the angles by which queries and keys are turned (Su et al. 2021, RoFormer, §3.2).
+    """Cosines and sines of the angles by which queries and keys are rotated (Su et al. 2021, RoFormer, §3.2).
 
-    It reads the whole config because transformers' scaled kinds of RoPE do; the names of the class, its buffers and
-    `compute_default_rope_parameters` are what PreTrainedModel._init_weights finds it by, to refill the buffers that
-    a checkpoint does not hold.
+    It takes the whole config because transformers' scaled RoPE types do. PreTrainedModel._init_weights refills the
+    buffers, which are not in a checkpoint; it needs the names of this class, of the buffers and of
+    `compute_default_rope_parameters`.
     """
 
     def __init__(self, config: PreTrainedConfig):
@@ -67,7 +67,7 @@ class RotaryEmbedding(nn.Module):
 
     @staticmethod
     def compute_default_rope_parameters(config: PreTrainedConfig, **kwargs: Any) -> tuple[torch.Tensor, float]:
-        """The angle per position of each pair of features (D / 2), and the factor on cosines and sines."""
+        """The angle per position for each pair of features (D / 2), and the factor on cosines and sines."""
         feature = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
         return config.rope_parameters["rope_theta"] ** (-feature / config.head_dim), 1.0
 
@@ -82,21 +82,21 @@ class RotaryEmbedding(nn.Module):
 
 
 def build_rotary(config: PreTrainedConfig) -> nn.Module | None:
-    """The rotary embedding, or an nn.ModuleDict of one for each layer type; None where positions are not rotary."""
+    """The rotary embedding, or an nn.ModuleDict with one per layer type; None for other position types."""
     if config.position_type != "rotary":
         return None
     if not config.has_rope_per_layer_type:
         return RotaryEmbedding(config)
     modules = nn.ModuleDict()
     for layer_type, parameters in config.rope_parameters.items():
-        of_type = copy.copy(config)
-        of_type.rope_parameters = parameters
-        modules[layer_type] = RotaryEmbedding(of_type)
+        type_config = copy.copy(config)
+        type_config.rope_parameters = parameters
+        modules[layer_type] = RotaryEmbedding(type_config)
     return modules
 
 
 def apply_rotary_pos_emb(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn queries or keys (B, T, H, D) by the angles of their positions, given as cos and sin (B or 1, T, D / 2).
+    """Rotate queries or keys (B, T, H, D) by the angles of their positions; cos and sin are (B or 1, T, D / 2).
 
     Feature i is paired with feature i + D / 2.
     """
@@ -107,7 +107,7 @@ def apply_rotary_pos_emb(states: torch.Tensor, cos: torch.Tensor, sin: torch.Ten
     )
 
 
-# What is added to the embeddings, by position_type; rotary positions act in attention instead.
+# The module that adds positions to the embeddings, by position_type; rotary positions act in attention instead.
 POSITIONS: dict[str, type[nn.Module]] = {
     "learned": LearnedPositions,
     "sinusoidal": SinusoidalPositions,

@@ -14,7 +14,7 @@ from seqblend.benchmarks.compare import Case, Plan
 from seqblend.benchmarks.lengths import (
     NATURAL_FILL,
     Corpus,
-    fill,
+    fill_ratio,
     flatten,
     full_batches,
     group_by_length,
@@ -135,7 +135,7 @@ def test_a_peer_that_computes_something_else_is_not_timed():
 def test_dates_and_data_sets_have_natural_batches(tmp_path):
     for rows in (corpus.rows for corpus in load_corpora(None).values()):
         for batch in natural_batches(rows, 2, 32):
-            assert NATURAL_FILL[0] <= fill([batch]) <= NATURAL_FILL[1]
+            assert NATURAL_FILL[0] <= fill_ratio([batch]) <= NATURAL_FILL[1]
     with pytest.raises(ValueError, match="no batch of 2 rows has a fill"):
         natural_batches([(5,)] * 3, 1, 2)
     texts = {"ud_en_ewt": {"tokens": ["a", "b"]}, "python_docs_en_ko": {"source": "a b c", "target": "가"}}

@@ -7,7 +7,7 @@ import torch
 from conftest import VOCAB, named, padded, tiny_model
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM
-from seqblend.modeling.cache import RoomyLayer, self_attention_cache
+from seqblend.modeling.cache import BufferedLayer, self_attention_cache
 
 TURNED = torch.tensor([1, 0])
 
@@ -71,7 +71,7 @@ def test_what_was_taken_stays(model_class, num_beams, later):
     model = tiny_model(model_class, eos_token_id=None)
     cache = write(model, prompt_of([5, 3]), num_beams=num_beams, num_return_sequences=num_beams).past_key_values
     own = self_attention_cache(cache)
-    assert all(isinstance(layer, RoomyLayer) for layer in own.layers)
+    assert all(isinstance(layer, BufferedLayer) for layer in own.layers)
     if num_beams > 1:
         cache.batch_select_indices(torch.tensor([0, 2]))
     taken = [states for layer in own.layers for states in (layer.keys, layer.values[:1])]

@@ -26,7 +26,7 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, S
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM
 from seqblend.modeling.cache import self_attention_cache
-from seqblend.modeling.heads import PART, project
+from seqblend.modeling.heads import VOCABULARY_CHUNK, project
 
 SOURCES, TARGETS = [7, 4], [10, 6]
 WINDOW = SLIDING["sliding_window"]
@@ -331,10 +331,10 @@ def test_beams_that_begin_as_one_write_the_same(model_class, sliding, way):
 @pytest.mark.parametrize("shape", [(), (0, 3), (1,), (1, 1), (1, 2), (5, 1), (128, 1), (43, 3)], ids=str)
 @torch.no_grad()
 def test_tokens_are_projected_alike_however_few(shape, bias):
-    lm_head = nn.Linear(16, PART + 3, bias=bias)
+    lm_head = nn.Linear(16, VOCABULARY_CHUNK + 3, bias=bias)
     states = torch.randn(*shape, 16)
     projected = project(lm_head, states)
-    assert projected.shape == (*shape, PART + 3) and projected.is_contiguous()
+    assert projected.shape == (*shape, VOCABULARY_CHUNK + 3) and projected.is_contiguous()
     assert torch.allclose(projected, nn.functional.linear(states, lm_head.weight, lm_head.bias), atol=1e-6)
 
 

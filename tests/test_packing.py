@@ -44,7 +44,7 @@ from seqblend import (
 from seqblend.modeling.attention import eager_attention_forward
 from seqblend.modeling.base import Stack
 from seqblend.modeling.packing import FlatLayout, PaddedLayout
-from seqblend.modeling.patterns import SHORT, arranged, similar
+from seqblend.modeling.patterns import SHORT_LENGTH, arrange_rows, group_by_length
 
 LENGTHS = [7, 3, 5]
 # Of lengths that are not given to a kernel together, one of them longer than two blocks of a window.
@@ -327,7 +327,7 @@ def test_varlen_kernel_equals_sdpa(model_class, flatten, kernel, monkeypatch):
     model = tiny_model(model_class, **SLIDING).train()
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "flash_attention_2", varlen_kernel)
     monkeypatch.setattr("seqblend.modeling.attention.varlen_attn", torch_varlen)
-    monkeypatch.setattr(Stack, "takes_lengths", lambda self, embeds: True)
+    monkeypatch.setattr(Stack, "uses_varlen_kernel", lambda self, embeds: True)
     for config in (model.config, *(getattr(model.config, part) for part in model.config.sub_configs)):
         config._attn_implementation_internal = kernel  # set_attn_implementation asks for the library
     output = model(**flatten(rows))
@@ -339,7 +339,7 @@ def test_varlen_kernel_equals_sdpa(model_class, flatten, kernel, monkeypatch):
 
 
 class OnCuda:
-    """What Stack.takes_lengths reads of the embeddings."""
+    """What Stack.uses_varlen_kernel reads of the embeddings."""
 
     device = torch.device("cuda")
 
@@ -351,16 +351,16 @@ def test_which_kernel_is_told_the_lengths(monkeypatch):
     """torch's own varlen kernel has no dropout, no float32 and no heads of odd or great width."""
     half, single = OnCuda(torch.bfloat16), OnCuda(torch.float32)
     model = tiny_model(BlendDecoderModel, attention_dropout=0.1)
-    assert model.takes_lengths(half)
-    assert not model.takes_lengths(single)
-    assert not model.takes_lengths(torch.empty(1, dtype=torch.bfloat16))
-    assert not model.train().takes_lengths(half)
-    assert tiny_model(BlendDecoderModel).train().takes_lengths(half)
-    assert not tiny_model(BlendDecoderModel, head_dim=12).takes_lengths(half)
-    assert not tiny_model(BlendDecoderModel, head_dim=264).takes_lengths(half)
-    assert not tiny_model(BlendDecoderModel, "eager").takes_lengths(half)
+    assert model.uses_varlen_kernel(half)
+    assert not model.uses_varlen_kernel(single)
+    assert not model.uses_varlen_kernel(torch.empty(1, dtype=torch.bfloat16))
+    assert not model.train().uses_varlen_kernel(half)
+    assert tiny_model(BlendDecoderModel).train().uses_varlen_kernel(half)
+    assert not tiny_model(BlendDecoderModel, head_dim=12).uses_varlen_kernel(half)
+    assert not tiny_model(BlendDecoderModel, head_dim=264).uses_varlen_kernel(half)
+    assert not tiny_model(BlendDecoderModel, "eager").uses_varlen_kernel(half)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda")
-    assert model.eval().takes_lengths(single)
+    assert model.eval().uses_varlen_kernel(single)
 
 
 @pytest.mark.parametrize(
@@ -445,7 +445,7 @@ def test_autocast_reaches_the_kernel(model_class, monkeypatch):
         seen.update((query.dtype, key.dtype, value.dtype))
         return eager_attention_forward(module, query, key, value, *args, **kwargs)
 
-    monkeypatch.setattr("seqblend.modeling.attention.kernel_for", lambda *args: kernel)
+    monkeypatch.setattr("seqblend.modeling.attention.select_kernel", lambda *args: kernel)
     with torch.autocast("cpu", torch.bfloat16):
         model(**padded(draw(model_class, LENGTHS)))
     assert seen == {torch.bfloat16}
@@ -529,12 +529,12 @@ MASKS = {
 @given(st.lists(st.integers(0, 200)))
 def test_similar_sequences_go_together(sizes):
     """Each that has tokens in one group, none less than half as long as another, but for those of a few tokens."""
-    groups = similar(sizes)
+    groups = group_by_length(sizes)
     assert sorted(sequence for group in groups for sequence in group) == [s for s, size in enumerate(sizes) if size]
     for group in groups:
         assert group == sorted(group)
         lengths = [sizes[sequence] for sequence in group]
-        assert 2 * min(lengths) >= max(lengths) or max(lengths) <= SHORT
+        assert 2 * min(lengths) >= max(lengths) or max(lengths) <= SHORT_LENGTH
     longest = [max(sizes[sequence] for sequence in group) for group in groups]
     assert all(2 * after < before for before, after in itertools.pairwise(longest))
 
@@ -547,8 +547,8 @@ def test_layouts_agree(rows):
     flat = flat_layout.unpad(states)
     assert torch.equal(flat[0], states[mask])
     assert torch.equal(flat_layout.repad(flat), states * mask[..., None])
-    rows = arranged(flat_layout, similar(flat_layout.sizes))
-    assert torch.equal(rows.collect(rows.spread(flat)), flat)
+    rows = arrange_rows(flat_layout, group_by_length(flat_layout.sizes))
+    assert torch.equal(rows.to_flat(rows.to_rows(flat)), flat)
     assert torch.equal(flat_layout.position_ids()[0], padded_layout.position_ids()[mask])
     for pooled in ("first", "last", "mean"):
         expected = getattr(padded_layout, pooled)(states)
@@ -565,10 +565,10 @@ def test_what_follows_a_token(rows):
         [torch.cat((row[real][1:], torch.tensor([-1]))) for row, real in zip(tokens, mask, strict=True)]
     )
     layout = FlatLayout.from_mask(mask)
-    assert torch.equal(layout.following(tokens, -1)[0], expected)
+    assert torch.equal(layout.shift_left(tokens, -1)[0], expected)
     positions = layout.position_ids()
-    assert torch.equal(FlatLayout.from_position_ids(positions).following(tokens[mask][None], -1)[0], expected)
-    full = PaddedLayout((3, 5), None, mask.device).following(tokens, -1)
+    assert torch.equal(FlatLayout.from_position_ids(positions).shift_left(tokens[mask][None], -1)[0], expected)
+    full = PaddedLayout((3, 5), None, mask.device).shift_left(tokens, -1)
     assert torch.equal(full, torch.cat((tokens[:, 1:], torch.full((3, 1), -1)), dim=1))
 
 

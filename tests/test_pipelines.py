@@ -268,7 +268,7 @@ def test_what_it_cannot_read_is_an_error_that_says_so(name, writer):
 def test_what_writes_no_text_from_a_text_is_refused(name, writer, tmp_path):
     model, tokenizer, _ = writer
     for model_class in (BlendDecoderForCausalLM, BlendEncoderModel):
-        with pytest.raises(ValueError, match=f"model: {model_class.__name__} is none of AutoModelForSeq2SeqLM"):
+        with pytest.raises(ValueError, match=f"model: {model_class.__name__} is not a model of AutoModelForSeq2SeqLM"):
             pipeline(name, tiny_model(model_class), tokenizer=tokenizer)
     model.save_pretrained(tmp_path)
     with pytest.raises((ValueError, OSError), match="tokenizer"):
