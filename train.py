@@ -14,13 +14,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTraini
 from seqblend.checkpoints.run_directory import RESULTS, check_directory, check_sources
 from seqblend.checkpoints.signals import Terminated, ending, terminable
 from seqblend.checkpoints.store import RunError, checkpoints_in
-from seqblend.data.errors import InputError, in_one_line, refuse
-from seqblend.data.leakage import warn_of_leakage
-from seqblend.data.locks import locked
+from seqblend.data.errors import InputError, error_line, print_error
+from seqblend.data.leakage import warn_about_leakage
+from seqblend.data.locks import lock_directory
 from seqblend.data.objects import json_line
 from seqblend.data.splits import SPLITS, LabelledData, load_data
 from seqblend.data.streams import RowStream
-from seqblend.data.writing import replacing
+from seqblend.data.writing import atomic_writer
 from seqblend.hub_card.card import Given
 from seqblend.hub_card.contents import PublishError
 from seqblend.hub_card.publish import Destination, check_access
@@ -47,12 +47,12 @@ from seqblend.training.checks import (
 )
 from seqblend.training.class_weights import class_weights
 from seqblend.training.models import (
-    check_reach,
+    check_position_limit,
+    load_labels,
     make_model,
-    reach_of,
+    position_limit,
     reads_token_types,
     set_model_max_length,
-    take_labels,
 )
 from seqblend.training.progress import hide_bars
 from seqblend.training.saving import read_results
@@ -144,7 +144,7 @@ class Job:
         if predicted.predictions is None or not self.trainer.is_world_process_zero():
             return
         answers = answer_rows(self.task, predicted, self.rows["test"], self.encoded["test"], self.settings)
-        with replacing(Path(self.directory, "predictions.jsonl")) as file:
+        with atomic_writer(Path(self.directory, "predictions.jsonl")) as file:
             for row, answer in zip(self.rows["test"], answers, strict=True):
                 inputs = [row[name] for name in self.task.inputs if name in row]
                 entry = {"input": inputs[0] if len(inputs) == 1 else inputs, **answer}
@@ -173,7 +173,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     model_args, data_args, training_args = parse_arguments(argv)
     check_options(model_args, data_args, training_args)
     if stack is not None and training_args.should_save:
-        stack.enter_context(locked(training_args.output_dir))
+        stack.enter_context(lock_directory(training_args.output_dir))
     wanted = wanted_checkpoint(training_args)
     if training_args.disable_tqdm or not sys.stderr.isatty():
         hide_bars()
@@ -184,7 +184,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     given = card_facts(data_args)
     check_hub(training_args)
     path = model_args.model_name_or_path
-    known = take_labels(data_args, path) if path else None
+    known = load_labels(data_args, path) if path else None
     # What the first process has stored, the others find.
     with training_args.main_process_first(desc="reading"):
         rows = read_rows(data_args, training_args, known)
@@ -192,7 +192,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     if training_args.do_train:
         check_directory(training_args, model_args.sources(), wanted)
     finish_arguments(training_args, task, set(rows))
-    leakage = warn_of_leakage(rows, task.inputs) if training_args.should_log else {}
+    leakage = warn_about_leakage(rows, task.inputs) if training_args.should_log else {}
     tokenizer = make_tokenizer(model_args, data_args, rows.get("train"), task.has_sentinels)
     set_seed(training_args.seed)
     weights = class_weights(data_args, training_args, rows)
@@ -201,7 +201,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     settings = make_settings(data_args, training_args, tokenizer, rows, model)
     if training_args.do_train:
         longest = settings.max_source_length if task.generates else settings.max_length
-        set_model_max_length(tokenizer, model_args, reach_of(model.config), longest)
+        set_model_max_length(tokenizer, model_args, position_limit(model.config), longest)
     with training_args.main_process_first(desc="tokenizing"):
         encoded = encode_splits(task, rows, settings, data_args.preprocessing_num_workers)
     if task.describe is not None:
@@ -295,7 +295,7 @@ def make_settings(
     if args.generation_config is not None:
         written = (args.generation_config.max_new_tokens or 0, (args.generation_config.max_length or 0) - 1)
         used["generation_config"] = max(written)
-    check_reach(model.config, used)
+    check_position_limit(model.config, used)
     return Settings(
         tokenizer=tokenizer,
         labels=rows.label_names,
@@ -325,7 +325,7 @@ def make_trainer(**kwargs: Any) -> BlendTrainer:
             trainer.check()
         return trainer
     except Exception as error:  # transformers raises whatever it meets
-        raise error if isinstance(error, InputError | PublishError) else InputError(in_one_line(error)) from error
+        raise error if isinstance(error, InputError | PublishError) else InputError(error_line(error)) from error
 
 
 def choose_logging_steps(trainer: BlendTrainer) -> int:
@@ -348,17 +348,17 @@ def main(argv: list[str] | None = None) -> int:
         try:
             job = prepare(sys.argv[1:] if argv is None else argv, stack)
         except (StrictDataclassError, ValueError, PublishError) as error:
-            return refuse(error)
+            return print_error(error)
         except OSError as error:
-            return refuse(error, 1)
+            return print_error(error, 1)
         except (KeyboardInterrupt, Terminated) as error:
             return report_signal(error, "nothing was trained yet")
         try:
             job.run()
         except (InputError, PublishError) as error:
-            return refuse(error)
+            return print_error(error)
         except (RunError, OSError) as error:
-            return refuse(error if isinstance(error, RunError) else OSError(f"{error}; {job.way_on()}"), 1)
+            return print_error(error if isinstance(error, RunError) else OSError(f"{error}; {job.way_on()}"), 1)
         except (KeyboardInterrupt, Terminated) as error:
             return report_signal(error, job.way_on())
     return 0

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from .errors import InputError, describe, nearest_first, one_of
-from .files import LONGEST_ROW
+from .errors import InputError, check_choice, describe, nearest_first
+from .files import MAX_ROW_SIZE
 from .formats import TOO_MANY_DIGITS, Reading
 
 # A number with a point, a decimal comma or an exponent. "inf" and "nan" are words.
@@ -87,8 +87,8 @@ class Field(NamedTuple):
 def _text(value: Any) -> str:
     if type(value) is not str:
         raise ValueError(f"must be a text, but is {describe(value)}")
-    if len(value) > LONGEST_ROW:
-        raise ValueError(f"has {len(value):,} characters, and the most that is read of one row is {LONGEST_ROW:,}")
+    if len(value) > MAX_ROW_SIZE:
+        raise ValueError(f"has {len(value):,} characters, and the most that is read of one row is {MAX_ROW_SIZE:,}")
     return value
 
 
@@ -337,9 +337,9 @@ def fields_of(task: str, columns: Columns, problem_type: str | None = None, spli
     Raises:
         InputError: the task or the problem type is unknown, or they do not go together.
     """
-    kinds = dict(TASK_FIELDS[one_of("task", task, TASK_FIELDS)])
+    kinds = dict(TASK_FIELDS[check_choice("task", task, TASK_FIELDS)])
     if problem_type is not None:
-        one_of("problem_type", problem_type, [name for name in LABEL_KINDS if name is not None])
+        check_choice("problem_type", problem_type, [name for name in LABEL_KINDS if name is not None])
         if "label" not in kinds:
             raise InputError(f"problem_type: {problem_type!r} is for the task sequence-classification, not {task}")
         kinds["label"] = LABEL_KINDS[problem_type]

@@ -30,12 +30,12 @@ from datasets.utils import tqdm
 
 from ..version import __version__
 from .columns import STANDARD_COLUMNS, STEPS, Columns, Field, fields_of, has_column, present_fields, value_of
-from .errors import InputError, one_line
+from .errors import InputError, printable
 from .formats import DEFAULT_READING, Reading
 from .labels import LABEL_COLUMNS, label_names
 from .named_datasets import BATCH_ROWS, named_sources
 from .sources import Names, Origin, Pairs, Source, check_reading, sources_of
-from .storage import key_of, stored
+from .storage import cache_key, cache_table
 from .streams import RowStream
 
 logger = logging.getLogger(__name__)
@@ -223,7 +223,7 @@ def _check_limits(**limits: int | None) -> None:
 
 def _read(sources: list[Source], fields: list[Field], column: str | None = None) -> tuple[datasets.Dataset, Origin]:
     """The rows of a split, of which every source has the same columns; all are checked, though one column is kept."""
-    parts = [stored(_key(source, fields, column), _watched(source, fields, column)) for source in sources]
+    parts = [cache_table(_key(source, fields, column), _watched(source, fields, column)) for source in sources]
     origin = Origin([source.name for source in sources], [len(part) for part in parts])
     _check_same_columns(dict(zip(origin.names, (part.column_names for part in parts), strict=True)))
     plain = _plain_columns(datasets.concatenate_datasets(parts).data, origin.row)
@@ -252,14 +252,14 @@ def _blocks(source: Source, fields: list[Field], columns: dict[str, list[str]] |
 
 def _key(source: Source, fields: list[Field], column: str | None) -> str:
     # Another version may read the same files in another way.
-    return key_of(source.files, __version__, source.facts, fields, column)
+    return cache_key(source.files, __version__, source.facts, fields, column)
 
 
 def _watched(source: Source, fields: list[Field], column: str | None) -> Iterator[pa.RecordBatch]:
     """One column of a source or all; if that takes long, a bar shows how fast rows come and how much time is left."""
     look = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
     count = 0
-    desc = f"Reading {one_line(source.name)}"
+    desc = f"Reading {printable(source.name)}"
     with tqdm(desc=desc, total=source.size, bar_format=look, delay=1, leave=False) as bar:
         for batch in _batches(source, fields, bar):
             yield batch if column is None else batch.select([column])

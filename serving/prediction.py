@@ -15,7 +15,7 @@ from ..tasks.encoding import OVERFLOW_COLUMNS, Answer, Settings, fill, tokenize
 from ..tasks.sequence_classification import answer_sequences
 from ..tasks.tags import find_scheme
 from ..tasks.token_classification import tokenize_words, told_words, unread_label
-from ..tasks.windows import Overflow, join_logits
+from ..tasks.windows import OverflowCounts, join_logits
 from ..tasks.words import word_spans
 
 Row = dict[str, Any]
@@ -62,7 +62,7 @@ class Predictor:
     settings: Settings
     max_tokens: int
     generation: dict[str, int] = field(default_factory=dict)
-    overflow: Overflow = field(default_factory=Overflow)
+    overflow: OverflowCounts = field(default_factory=OverflowCounts)
 
     def answers(self, rows: Iterable[Row]) -> Iterator[Answer]:
         """One answer a row, which begins with what the row says, in the order of the rows."""

@@ -22,8 +22,8 @@ from transformers import (
     EvalPrediction,
 )
 
-from ..data.errors import InputError, one_of
-from ..data.storage import mapped, stored
+from ..data.errors import InputError, check_choice
+from ..data.storage import cache_table, map_cached
 from ..data.streams import RowStream
 from .collation import CausalCollator, DenoisingCollator, Features, MaskingCollator, NoisyCollator
 from .corruption import IGNORE
@@ -151,7 +151,7 @@ def encode_split(
         task.regroup.check(encoded, settings, split)
         documents = (table["input_ids"] for table in encoded.with_format("arrow").iter(DOCUMENTS))
         key = Hasher.hash([encoded._fingerprint, settings.key])
-        encoded = stored(key, task.regroup.rows(documents, settings))
+        encoded = cache_table(key, task.regroup.rows(documents, settings))
     if split != "train" and issubclass(task.collator, NoisyCollator):
         encoded = corrupted(encoded, make_collator(task, settings), settings)
     if split == "train":
@@ -199,7 +199,7 @@ def corrupted(encoded: datasets.Dataset, collator: NoisyCollator, settings: Sett
 
     unread = [name for name in collator.reads if name in encoded.column_names]
     key = Hasher.hash([encoded._fingerprint, settings.key, "corrupted"])
-    return mapped(encoded, corrupt, key, with_indices=True).remove_columns(unread)
+    return map_cached(encoded, corrupt, key, with_indices=True).remove_columns(unread)
 
 
 def has_targets(encoded: datasets.Dataset) -> bool:
@@ -292,7 +292,7 @@ def check_metric(name: str, task: Task, rows: datasets.Dataset, encoded: dataset
         right = (row[0] if task.generates and isinstance(row, list) else row for row in rows[task.reference])
         answers = [{"prediction": row} for row in right]
         known += [key for key, value in task.score(answers, rows, settings).items() if isinstance(value, float)]
-    one_of("metric_for_best_model", name.removeprefix("eval_"), known)
+    check_choice("metric_for_best_model", name.removeprefix("eval_"), known)
 
 
 TASKS = {

@@ -14,7 +14,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from .corruption import Noise, cut_spans, mask_tokens, sentinels_of, words_of
+from .corruption import Noise, cut_spans, mask_tokens, maskable_words, sentinel_ids
 
 Row = dict[str, Any]
 Features = list[Row]
@@ -71,7 +71,7 @@ class MaskingCollator(NoisyCollator):
 
     def corrupt(self, row: Row, generator: np.random.Generator, for_good: bool = False) -> Row:
         """For good, one token at least is masked, so that every row counts: in most short rows chance takes none."""
-        words = row["word_ids"] if "word_ids" in row else words_of(row["input_ids"], None, self.special)
+        words = row["word_ids"] if "word_ids" in row else maskable_words(row["input_ids"], None, self.special)
         given = (self.tokenizer, self.noise.probability, generator, for_good)
         masked, labels = mask_tokens(np.asarray(row["input_ids"]), np.asarray(words), *given)
         return {**row, "input_ids": masked.tolist(), "labels": labels.tolist()}
@@ -88,7 +88,7 @@ class DenoisingCollator(NoisyCollator):
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, noise: Noise | None = None):
         super().__init__(tokenizer, noise)
-        self.sentinels = sentinels_of(tokenizer)
+        self.sentinels = sentinel_ids(tokenizer)
 
     def corrupt(self, row: Row, generator: np.random.Generator, for_good: bool = False) -> Row:
         """The end token is what ends the target; in T5's there is one more sentinel before it, which tells nothing."""

@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 from datasets.fingerprint import Hasher
 from transformers import BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ..data.storage import key_of, mapped
+from ..data.storage import cache_key, map_cached
 from ..data.streams import RowStream
 from ..version import __version__
 from .corruption import Noise
 from .shortening import shorten, shorten_pairs
-from .windows import Overflow, check_overlap
+from .windows import OverflowCounts, check_overlap
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -91,7 +91,7 @@ class Settings:
             self.tokenizer.backend_tokenizer.no_padding()
         facts = [getattr(self, each.name) for each in fields(self) if each.name not in ("tokenizer", *NOT_ENCODED)]
         with tempfile.TemporaryDirectory() as directory:
-            return key_of(self.tokenizer.save_pretrained(directory), __version__, facts)
+            return cache_key(self.tokenizer.save_pretrained(directory), __version__, facts)
 
 
 def encode_rows(
@@ -113,7 +113,7 @@ def encode_rows(
             features = {**features, "document": [indices[row] for row in features["document"]]}
         return features
 
-    encoded = mapped(
+    encoded = map_cached(
         rows,
         encode,
         # Calling a tokenizer changes it, and with it the fingerprint that would be made of the function.
@@ -126,7 +126,7 @@ def encode_rows(
     )
     if "cut" not in encoded.column_names:
         return encoded
-    overflow = Overflow()
+    overflow = OverflowCounts()
     overflow.add(**encoded.select_columns(OVERFLOW_COLUMNS).with_format("numpy")[:])
     if overflow.long:
         logger.warning("%s: %s", split, overflow)
@@ -135,7 +135,7 @@ def encode_rows(
 
 def encode_blocks(rows: RowStream, split: str, function: Encoder) -> RowStream:
     """Apply `function` to each block of rows, when it is read. What did not fit is told now and then, in one line."""
-    overflow, blocks = Overflow(), 0
+    overflow, blocks = OverflowCounts(), 0
 
     def encode(block: Rows) -> Rows:
         nonlocal blocks
@@ -149,7 +149,7 @@ def encode_blocks(rows: RowStream, split: str, function: Encoder) -> RowStream:
             logger.warning("%s, so far: %s", split, overflow)
         return {name: column for name, column in features.items() if name not in OVERFLOW_COLUMNS}
 
-    return rows.encoded(encode)
+    return rows.map(encode)
 
 
 def tokenize(

@@ -7,10 +7,10 @@ import datasets
 import pyarrow as pa
 
 from ..data.errors import InputError
-from .corruption import knows_words, words_of
+from .corruption import maskable_words, splits_words
 from .documents import cut_stream, pack_documents
 from .encoding import Encoder, Rows, Settings, count_tokens, tokenize
-from .shortening import ids_of
+from .shortening import token_ids_of
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def encode_causal(settings: Settings) -> Encoder:
     tokenizer = settings.tokenizer
 
     def encode(batch: Rows) -> Rows:
-        return {"input_ids": [[*ids, tokenizer.eos_token_id] for ids in ids_of(tokenizer, batch["text"])]}
+        return {"input_ids": [[*ids, tokenizer.eos_token_id] for ids in token_ids_of(tokenizer, batch["text"])]}
 
     return encode
 
@@ -63,7 +63,7 @@ def check_masking(rows: datasets.Dataset, settings: Settings, split: str) -> Non
         raise InputError("tokenizer_name_or_path: the tokenizer has no mask token, which task masked-lm needs")
     if whole and not tokenizer.is_fast:
         raise InputError("mask_whole_words: the tokenizer is not a fast one, and does not tell words")
-    if whole and not knows_words(tokenizer, rows["text"]):
+    if whole and not splits_words(tokenizer, rows["text"]):
         raise InputError("mask_whole_words: the tokenizer takes every text for one word")
 
 
@@ -77,7 +77,7 @@ def encode_masked(settings: Settings) -> Encoder:
             return {**features}
         # An empty text may be an end token of ours, of which the encoding knows nothing.
         known = [features.word_ids(row) or None for row in range(len(features["input_ids"]))]
-        words = [words_of(*row, special) for row in zip(features["input_ids"], known, strict=True)]
+        words = [maskable_words(*row, special) for row in zip(features["input_ids"], known, strict=True)]
         return {**features, "word_ids": words}
 
     return encode

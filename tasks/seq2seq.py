@@ -9,7 +9,6 @@ from transformers import BatchEncoding, EvalPrediction, PreTrainedTokenizerBase
 
 from .corruption import IGNORE
 from .encoding import Answer, Encoder, Rows, Settings, cut_off, is_trained_here, tokenize
-from .metrics import Seq2SeqMetric
 from .shortening import shorten
 
 logger = logging.getLogger(__name__)
@@ -82,6 +81,8 @@ def answer_pairs(predicted: EvalPrediction, rows: datasets.Dataset, settings: Se
 
 
 def score_pairs(answers: list[Answer], rows: datasets.Dataset, settings: Settings) -> dict[str, float | str]:
+    from .metrics import Seq2SeqMetric
+
     predictions = [answer["prediction"] for answer in answers]
     return Seq2SeqMetric().compute(
         predictions=predictions, references=list(rows["target"]), bleu_tokenize=settings.bleu_tokenize

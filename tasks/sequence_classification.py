@@ -7,7 +7,6 @@ import numpy as np
 from transformers import EvalPrediction
 
 from .encoding import Answer, Encoder, Rows, Settings, tokenize
-from .metrics import MultiLabelMetric, RegressionMetric, SequenceClassificationMetric
 
 
 def encode_sequences(settings: Settings) -> Encoder:
@@ -55,6 +54,8 @@ def answer_sequences(predicted: EvalPrediction, rows: datasets.Dataset, settings
 
 
 def score_sequences(answers: list[Answer], rows: datasets.Dataset, settings: Settings) -> dict[str, float | str]:
+    from .metrics import MultiLabelMetric, RegressionMetric, SequenceClassificationMetric
+
     predictions, references = [answer["prediction"] for answer in answers], list(rows["label"])
     if settings.problem_type == "regression":
         return RegressionMetric().compute(predictions=predictions, references=references)

@@ -10,10 +10,9 @@ from transformers import BatchEncoding, EvalPrediction, PreTrainedTokenizerBase
 from ..data.errors import InputError
 from .corruption import IGNORE
 from .encoding import Answer, Encoder, Rows, Settings, tokenize
-from .metrics import TokenClassificationMetric
-from .shortening import CHARACTERS, LONG
+from .shortening import CHARACTERS_PER_TOKEN, LONG_FACTOR
 from .tags import OUTSIDE
-from .windows import told_tokens
+from .windows import labelled_positions
 
 
 def spell(words: list[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -36,8 +35,8 @@ def shorten_words(settings: Settings, sentences: list[list[str]]) -> tuple[list[
     """The words that a sequence can reach, as each has a piece, and some more; and whether there are others."""
     if settings.windows or settings.tokenizer.truncation_side != "right":
         return sentences, [False] * len(sentences)
-    some = LONG * settings.max_length
-    shortened = [len(words) > CHARACTERS * some for words in sentences]
+    some = LONG_FACTOR * settings.max_length
+    shortened = [len(words) > CHARACTERS_PER_TOKEN * some for words in sentences]
     return [words[:some] if cut else words for words, cut in zip(sentences, shortened, strict=True)], shortened
 
 
@@ -56,7 +55,7 @@ def told_words(features: BatchEncoding, settings: Settings) -> Iterator[tuple[np
     ]
     places = [np.flatnonzero(each >= 0) for each in words]
     units = [each[place] for each, place in zip(words, places, strict=True)]
-    told = told_tokens(units, features["document"], settings.stride if settings.windows else 0)
+    told = labelled_positions(units, features["document"], settings.stride if settings.windows else 0)
     for place, unit, first in zip(places, units, told, strict=True):
         yield place[first], unit[first]
 
@@ -103,6 +102,8 @@ def best_labels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def score_words(answers: list[Answer], rows: datasets.Dataset, settings: Settings) -> dict[str, float | str]:
+    from .metrics import TokenClassificationMetric
+
     predictions = [answer["prediction"] for answer in answers]
     return TokenClassificationMetric().compute(
         predictions=predictions, references=list(rows["tags"]), labels=settings.labels

@@ -12,6 +12,7 @@ import sacrebleu
 from sklearn.metrics import f1_score
 
 from seqblend.data.errors import InputError
+from seqblend.tasks.metric_info import perplexity
 from seqblend.tasks.metrics import (
     MultiLabelMetric,
     RegressionMetric,
@@ -20,7 +21,6 @@ from seqblend.tasks.metrics import (
     TokenClassificationMetric,
     bleu_tokenizer_for,
     make_bleu,
-    perplexity,
 )
 from seqblend.tasks.tags import describe_scheme, find_scheme
 
@@ -287,7 +287,7 @@ def test_the_scheme_and_how_it_is_scored_is_said_in_a_line():
     assert describe_scheme(["O", "B-X", "E-X", "M-X"]) == (
         "The tags are BMES (B-X, E-X, M-X) and are scored as spans: precision, recall and F1"
     )
-    assert describe_scheme(["O", "B-X", "X"]).endswith("accuracy and macro F1; 'X' is no tag of a span, as 'B-X' is")
+    assert describe_scheme(["O", "B-X", "X"]).endswith("accuracy and macro F1; 'X' is not a span tag, but 'B-X' is")
 
 
 def test_the_labels_of_the_model_tell_the_scheme():
@@ -456,7 +456,7 @@ def test_empty_strings(predictions, references, exact_match, word_error_rate, ch
 
 
 def test_an_example_without_reference_is_refused():
-    with pytest.raises(ValueError, match="seq2_seq_metric: row 1 of references must hold one string at least"):
+    with pytest.raises(ValueError, match="seq2_seq_metric: row 1 of references must hold at least one string"):
         Seq2SeqMetric().compute(predictions=["a", "b"], references=[["a"], []])
 
 

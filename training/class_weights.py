@@ -11,7 +11,7 @@ import datasets
 from transformers import TrainingArguments
 
 from ..data.columns import NUMBER
-from ..data.errors import InputError, one_line
+from ..data.errors import InputError, printable
 from ..data.labels import LABEL_COLUMNS
 from ..data.splits import LabelledData
 from .arguments import DataArguments
@@ -38,7 +38,7 @@ def class_weights(data_args: DataArguments, args: TrainingArguments, rows: Label
         weights = balanced(told, LABEL_COLUMNS[data_args.task], labels)
     else:
         weights = weights_given(given, labels)
-    logger.info("class_weights: %s", ", ".join(f"{one_line(name)} {weights[name]:.4g}" for name in labels))
+    logger.info("class_weights: %s", ", ".join(f"{printable(name)} {weights[name]:.4g}" for name in labels))
     return [weights[name] for name in labels]
 
 
@@ -73,7 +73,7 @@ def weights_given(given: str | list | dict[str, Any], labels: list[str]) -> dict
     """
     if isinstance(given, str) and "=" not in given:
         given = given.split(",")
-    order = f"the labels are {', '.join(map(one_line, labels))}, in this order"
+    order = f"the labels are {', '.join(map(printable, labels))}, in this order"
     if isinstance(given, list):
         if len(given) != len(labels):
             many = f"{len(given)} weight{'s' * (len(given) != 1)} for {len(labels)} labels"

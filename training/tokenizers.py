@@ -24,21 +24,21 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ..data.errors import InputError, one_of, why_not_loaded
+from ..data.errors import InputError, check_choice, loading_error_line
 from ..data.streams import RowStream
 from ..tasks.corruption import add_sentinels
 from ..tasks.encoding import is_trained_here
-from ..tasks.words import SENTENCES, WordSplitting, find_splitting, record_splitting
+from ..tasks.words import SENTENCES, WordSplitting, find_splitting, set_splitting
 from .arguments import DataArguments, ModelArguments
 from .tokenizer_kinds import (
     NORMALIZATIONS,
     TOKENIZER_TYPES,
+    added_special_tokens,
     post_processor,
-    special_tokens,
     train_bert_wordpiece,
     train_char,
     train_wordpiece,
-    without_space_first,
+    without_prefix_space,
 )
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Texts:
     """
 
     def __init__(self, rows: datasets.Dataset, task: str):
-        names = TASK_TEXTS[one_of("task", task, TASK_TEXTS)]
+        names = TASK_TEXTS[check_choice("task", task, TASK_TEXTS)]
         self.rows = rows.select_columns([name for name in names if name in rows.column_names])
 
     def __iter__(self) -> Iterator[str]:
@@ -97,22 +97,22 @@ def train_tokenizer(
         InputError: an unknown type or normalization, no text, or a `vocab_size` that cannot hold the special tokens
             and every single character (for byte-bpe: every byte).
     """
-    train = TOKENIZER_TYPES[one_of("tokenizer_type", tokenizer_type, TOKENIZER_TYPES)]
+    train = TOKENIZER_TYPES[check_choice("tokenizer_type", tokenizer_type, TOKENIZER_TYPES)]
     if train is train_wordpiece and not exact:
         train = train_bert_wordpiece
     normalizer = None
     if normalization is not None:
-        normalizer = NORMALIZATIONS[one_of("normalization", normalization, NORMALIZATIONS)]()
+        normalizer = NORMALIZATIONS[check_choice("normalization", normalization, NORMALIZATIONS)]()
     if iter(texts) is texts:
         # It could be gone through once only.
         texts = list(texts)
     if not any(texts):
         raise InputError(f"tokenizer_type: {tokenizer_type} cannot be trained, the training texts hold no character")
     tokenizer = train(texts, vocab_size, normalizer)
-    tokenizer.add_special_tokens(special_tokens())
+    tokenizer.add_special_tokens(added_special_tokens())
     tokenizer.post_processor = post_processor(closes=True, trims=train not in (train_char, train_bert_wordpiece))
     if not closes:
-        tokenizer = without_space_first(tokenizer)
+        tokenizer = without_prefix_space(tokenizer)
     trained = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
@@ -161,7 +161,7 @@ def make_tokenizer(
     if has_sentinels:
         add_sentinels(tokenizer, data_args.max_length, data_args.noise(), normalized=is_trained_here(tokenizer))
     if rows is not None:
-        record_splitting(tokenizer, splitting_of(rows, data_args.task))
+        set_splitting(tokenizer, splitting_of(rows, data_args.task))
     return tokenizer
 
 
@@ -197,7 +197,7 @@ def open_ended(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
         return tokenizer
     backend = tokenizer.backend_tokenizer
     if is_trained_here(tokenizer):
-        backend = without_space_first(backend)
+        backend = without_prefix_space(backend)
     else:
         backend.post_processor = post_processor(closes=False, trims=False)
     kept = ("model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces")
@@ -229,7 +229,7 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
             str(path) if path.exists() else name, trust_remote_code=False
         )
     except Exception as error:  # the libraries below raise whatever they meet
-        raise InputError(f"tokenizer_name_or_path: {name!r} cannot be loaded ({why_not_loaded(error)})") from error
+        raise InputError(f"tokenizer_name_or_path: {name!r} cannot be loaded ({loading_error_line(error)})") from error
     # Saved again, it would name code that does not come along.
     tokenizer.init_kwargs.pop("auto_map", None)
     _fill_special_tokens(tokenizer, name)

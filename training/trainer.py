@@ -34,7 +34,7 @@ from ..checkpoints.identity import UNREAD, rows_digest
 from ..data.errors import InputError
 from ..tasks.base import SplitScorer
 from ..tasks.encoding import count_tokens
-from ..tasks.metrics import greater_is_better, perplexity
+from ..tasks.metric_info import greater_is_better, perplexity
 from .arguments import BlendTrainingArguments
 from .progress import Progress
 from .resuming import ResumingTrainer, seed_of
