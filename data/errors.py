@@ -63,7 +63,7 @@ def loading_error_line(error: Exception) -> str:
     """One line for an error of `from_pretrained`. For remote code it says that we never run it."""
     # Only the message of transformers has the backticks; the messages of hub_card/versions.py do not.
     if "`trust_remote_code=True`" in str(error):
-        return "it names code of its own, which is not run"
+        return "its configuration names code of its own, which is never run"
     return error_line(error)
 
 

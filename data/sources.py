@@ -128,8 +128,8 @@ def check_reading(reading: Reading, sources: list[Source]) -> None:
         raise InputError("label_separator: is empty; give one or more characters")
     given = [name for name in CELL_OPTIONS if getattr(reading, name) != getattr(DEFAULT_READING, name)]
     if given and not any(source.delimited for source in sources):
-        raise InputError(f"{given[0]}: is for .csv and .tsv files with a header, of which there is none")
+        raise InputError(f"{given[0]}: is for .csv and .tsv files with a header, but there are none")
     if reading.has_columns and not any(source.one_word_a_line for source in sources):
         flag = "tag_column_index" if reading.token_column_index is None else "token_column_index"
         kinds = ".conll, .conllu, .tsv and .txt"
-        raise InputError(f"{flag}: is for files of one word per line, {kinds}, of which there is none")
+        raise InputError(f"{flag}: is for files of one word per line, {kinds}, but there are none")

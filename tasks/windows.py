@@ -52,7 +52,7 @@ def check_overlap(tokenizer: PreTrainedTokenizerBase, max_length: int, overlap: 
         InputError: the overlap fills a whole window, or the tokenizer is slow or truncates at the left.
     """
     if not tokenizer.is_fast or tokenizer.truncation_side != "right":
-        raise InputError("overflow: window needs a fast tokenizer whose truncation_side is right")
+        raise InputError("overflow: window needs a fast tokenizer with truncation_side=right")
     room = max_length - tokenizer.num_special_tokens_to_add(pair)
     of_text = room // 2 if pair else room
     if overlap >= of_text:
