@@ -77,7 +77,7 @@ def test_batches_give_what_the_whole_gives(metric, predictions, references):
 @pytest.mark.parametrize("metric, predictions, references", EXAMPLES)
 def test_nothing_to_judge_is_refused(metric, predictions, references):
     for guesses, truths in (([], []), (predictions, None), (None, references), (None, None), (predictions, [])):
-        with pytest.raises(ValueError, match=rf"{metric().name}: .* at least one, got \["):
+        with pytest.raises(ValueError, match=rf"{metric().name}: .* length above 0, got \["):
             metric().compute(predictions=guesses, references=truths)
 
 
