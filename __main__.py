@@ -5,7 +5,7 @@ import importlib
 import sys
 from collections.abc import Callable
 
-from seqblend.data.errors import InputError, one_of, refuse
+from seqblend.data.errors import InputError, check_choice, print_error
 from seqblend.version import __version__
 
 # Each command: the module that has its `main`, and what it does.
@@ -36,7 +36,7 @@ def verify_command(argv: list[str]) -> int:
     try:
         errors = verify(arguments.model, arguments.revision)
     except (ValueError, OSError) as error:
-        return refuse(error)
+        return print_error(error)
     for name, error in errors.items():
         print(f"{name}: equal" if error == 0 else f"{name}: differs by {error:.1e} of its standard deviation")
     return 0
@@ -44,7 +44,7 @@ def verify_command(argv: list[str]) -> int:
 
 def command_of(name: str) -> Callable[[list[str]], int]:
     """The function that runs a command. Raises InputError for an unknown one."""
-    module = COMMANDS[one_of("command", name, COMMANDS)][0]
+    module = COMMANDS[check_choice("command", name, COMMANDS)][0]
     return verify_command if name == "verify" else importlib.import_module(module).main
 
 
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         command = command_of(words[0])
     except InputError as error:
-        return refuse(error)
+        return print_error(error)
     return command(words[1:])
 
 

@@ -20,14 +20,14 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from seqblend import FAMILIES
 from seqblend.checkpoints.signals import Terminated, ending, terminable
 from seqblend.data.columns import TEXT, Columns, Field, has_column, present_fields
-from seqblend.data.errors import InputError, one_line, one_of, refuse
-from seqblend.data.files import expand
+from seqblend.data.errors import InputError, check_choice, print_error, printable
+from seqblend.data.files import expand_globs
 from seqblend.data.formats import FILE_TYPES, Reading
 from seqblend.data.locks import open_locked
 from seqblend.data.objects import json_line, read_object
 from seqblend.data.sources import Source, check_reading, sources_of
 from seqblend.data.splits import convert_column
-from seqblend.data.writing import part_of, put_in_place
+from seqblend.data.writing import partial_path, sync_and_rename
 from seqblend.serving.prediction import Predictor, split_text
 from seqblend.tasks.base import Task
 from seqblend.tasks.encoding import Row, Settings
@@ -36,7 +36,7 @@ from seqblend.tasks.words import DEFAULT, WORDS, read_splitting
 from seqblend.training.arguments import DataArguments, ModelArguments
 from seqblend.training.checks import check_overflow
 from seqblend.training.loading import load_config
-from seqblend.training.models import check_reach, load_model, reach_of, reads_token_types
+from seqblend.training.models import check_position_limit, load_model, position_limit, reads_token_types
 from seqblend.training.progress import hide_bars
 from seqblend.training.tokenizers import load_tokenizer
 
@@ -154,7 +154,7 @@ def generation_of(given: argparse.Namespace, task: Task, config: PretrainedConfi
     generation = {**(task.generation or {}), **flags}
     if "max_new_tokens" in generation:
         # At least one token of the prompt must fit, too.
-        check_reach(config, {"max_new_tokens": generation["max_new_tokens"] + continues(task)})
+        check_position_limit(config, {"max_new_tokens": generation["max_new_tokens"] + continues(task)})
     return generation
 
 
@@ -170,12 +170,12 @@ def max_length_of(given: argparse.Namespace, config: PretrainedConfig, written: 
         InputError: the flag is more than learned positions reach.
     """
     if given.max_length is not None:
-        check_reach(config, {"max_length": given.max_length + written})
+        check_position_limit(config, {"max_length": given.max_length + written})
         return given.max_length
     results = Path(given.model, "all_results.json")
     length = read_object(results).get("max_length")
     of_run = length if isinstance(length, int) and 1 < length <= sys.maxsize else DataArguments.max_length
-    return int(min(of_run, reach_of(config) - written))
+    return int(min(of_run, position_limit(config) - written))
 
 
 # --- The rows ---
@@ -183,12 +183,12 @@ def max_length_of(given: argparse.Namespace, config: PretrainedConfig, written: 
 
 def input_sources(given: argparse.Namespace) -> list[Source]:
     """What the input names. Raises InputError for a file that is not there, or of an unknown kind."""
-    reading = Reading.of(given)
+    reading = Reading.from_options(given)
     if given.input == ["-"]:
         lines = FILE_TYPES[".txt"].rows(STANDARD_INPUT, sys.stdin.buffer, reading)
         sources = [Source(STANDARD_INPUT, lambda bar: lines, None, cells=reading)]
     else:
-        paths = expand("input", given.input)
+        paths = expand_globs("input", given.input)
         sources = [source for path in paths for source in sources_of("input", path, reading)]
     check_reading(reading, sources)
     return sources
@@ -287,7 +287,7 @@ class Output:
             yield None
             return
         place = Path(os.path.realpath(self.path))
-        part = part_of(place)
+        part = partial_path(place)
         with self.named():
             file = open_locked(part)
         if file is None:
@@ -297,7 +297,7 @@ class Output:
             check_output(self.path, self.overwrite)
             yield file
             with self.named():
-                put_in_place(file, part, place)
+                sync_and_rename(file, part, place)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
@@ -336,7 +336,7 @@ class Output:
             raise OSError(f"output: {self} cannot be written ({error.strerror or error})") from error
 
     def __str__(self) -> str:
-        return one_line(self.path or "standard output")
+        return printable(self.path or "standard output")
 
     def progress(self) -> str:
         """What there is of it if the run ends now."""
@@ -367,10 +367,10 @@ def run(argv: list[str]) -> None:
     """
     given = parse(argv)
     if given.words is not None:
-        one_of("words", given.words, WORDS)
+        check_choice("words", given.words, WORDS)
     check_output(given.output, given.overwrite_output)
     output = Output(given.output, given.overwrite_output)
-    name = STANDARD_INPUT if given.input == ["-"] else one_line(" ".join(given.input))
+    name = STANDARD_INPUT if given.input == ["-"] else printable(" ".join(given.input))
     with report_signals(output), output.held() as file:
         sources = input_sources(given)
         predictor = make_predictor(given)
@@ -396,12 +396,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run(sys.argv[1:] if argv is None else argv)
     except InputError as error:
-        return refuse(error, 2)
+        return print_error(error, 2)
     except BrokenPipeError:
         # Who read the output has what was wanted. What is left in the buffers is for nobody.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        return refuse(error, 1)
+        return print_error(error, 1)
     except (KeyboardInterrupt, Terminated) as end:
         return ending(end)[1]
     return 0

@@ -12,13 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from seqblend.checkpoints.run_directory import RESULTS, check_directory, check_sources
 from seqblend.checkpoints.signals import Terminated, ending, terminable
 from seqblend.checkpoints.store import RunError, checkpoints_in
-from seqblend.data.errors import InputError, in_one_line, refuse
-from seqblend.data.leakage import warn_of_leakage
-from seqblend.data.locks import locked
+from seqblend.data.errors import InputError, error_line, print_error
+from seqblend.data.leakage import warn_about_leakage
+from seqblend.data.locks import lock_directory
 from seqblend.data.objects import json_line
 from seqblend.data.splits import LabelledData, load_data
 from seqblend.data.streams import RowStream
-from seqblend.data.writing import replacing
+from seqblend.data.writing import atomic_writer
 from seqblend.hub_card.card import Given
 from seqblend.hub_card.contents import PublishError
 from seqblend.hub_card.publish import Destination, check_access
@@ -44,9 +44,9 @@ from seqblend.training.checks import (
 )
 from seqblend.training.class_weights import class_weights
 from seqblend.training.models import (
-    check_reach,
+    check_position_limit,
     make_model,
-    reach_of,
+    position_limit,
     reads_token_types,
     saved_labels,
     set_model_max_length,
@@ -138,7 +138,7 @@ class Job:
         if predicted.predictions is None or not self.trainer.is_world_process_zero():
             return
         answers = self.trainer.scorers["test"].answers
-        with replacing(Path(self.directory, "predictions.jsonl")) as file:
+        with atomic_writer(Path(self.directory, "predictions.jsonl")) as file:
             for row, answer in zip(split.rows, answers, strict=True):
                 inputs = [row[name] for name in self.task.inputs if name in row]
                 entry = {"input": inputs[0] if len(inputs) == 1 else inputs, **answer}
@@ -166,7 +166,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     model_args, data_args, args = parse_arguments(argv)
     check_options(model_args, data_args, args)
     if stack is not None and args.should_save:
-        stack.enter_context(locked(args.output_dir))
+        stack.enter_context(lock_directory(args.output_dir))
     wanted = wanted_checkpoint(args)
     limit_output(args)
     task, given = TASKS[data_args.task], card_facts(data_args)
@@ -185,7 +185,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     if args.do_train:
         check_directory(args, model_args.sources(), wanted)
     resolve_evaluation(args, task, set(rows))
-    leakage = warn_of_leakage(rows, task.inputs) if args.should_log else {}
+    leakage = warn_about_leakage(rows, task.inputs) if args.should_log else {}
     model, settings = make_model_and_settings(model_args, data_args, args, task, rows)
     with args.main_process_first(desc="tokenizing"):
         splits = encode_splits(task, rows, settings, data_args.preprocessing_num_workers)
@@ -262,7 +262,7 @@ def make_model_and_settings(
     settings = make_settings(data_args, args, task, tokenizer, rows, model)
     if args.do_train:
         longest = settings.max_source_length if task.generates else settings.max_length
-        set_model_max_length(tokenizer, model_args, reach_of(model.config), longest)
+        set_model_max_length(tokenizer, model_args, position_limit(model.config), longest)
     return model, settings
 
 
@@ -282,7 +282,7 @@ def make_settings(
     if args.generation_config is not None:
         written = (args.generation_config.max_new_tokens or 0, (args.generation_config.max_length or 0) - 1)
         used["generation_config"] = max(written)
-    check_reach(model.config, used)
+    check_position_limit(model.config, used)
     return Settings(
         tokenizer=tokenizer,
         labels=rows.label_names,
@@ -312,7 +312,7 @@ def make_trainer(**kwargs: Any) -> BlendTrainer:
             trainer.check()
         return trainer
     except Exception as error:  # transformers raises whatever it meets
-        raise error if isinstance(error, InputError | PublishError) else InputError(in_one_line(error)) from error
+        raise error if isinstance(error, InputError | PublishError) else InputError(error_line(error)) from error
 
 
 def prepare_training(trainer: BlendTrainer, wanted: str | bool | None, model_args: ModelArguments) -> None:
@@ -349,17 +349,19 @@ def main(argv: list[str] | None = None) -> int:
         try:
             job = prepare(sys.argv[1:] if argv is None else argv, stack)
         except (InputError, PublishError) as error:
-            return refuse(error)
+            return print_error(error)
         except OSError as error:
-            return refuse(error, 1)
+            return print_error(error, 1)
         except (KeyboardInterrupt, Terminated) as error:
             return report_signal(error, "nothing was trained yet")
         try:
             job.run()
         except (InputError, PublishError) as error:
-            return refuse(error)
+            return print_error(error)
         except (RunError, OSError) as error:
-            return refuse(error if isinstance(error, RunError) else OSError(f"{error}; {job.how_to_continue()}"), 1)
+            return print_error(
+                error if isinstance(error, RunError) else OSError(f"{error}; {job.how_to_continue()}"), 1
+            )
         except (KeyboardInterrupt, Terminated) as error:
             return report_signal(error, job.how_to_continue())
     return 0

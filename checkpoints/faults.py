@@ -16,7 +16,7 @@ from safetensors import safe_open
 from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
-from ..data.errors import describe, in_one_line
+from ..data.errors import describe, error_line
 from ..data.objects import load_object
 from ..hub_card.record import RunRecord
 
@@ -303,7 +303,7 @@ def wrong_random_state(path: Path) -> str | None:
         try:
             take(content[name])
         except Exception as error:  # each generator raises its own
-            return f"has {name} that is no state of a generator ({in_one_line(error)})"
+            return f"has {name} that is no state of a generator ({error_line(error)})"
     return None
 
 
@@ -322,7 +322,7 @@ def load_saved(path: Path, mmap: bool = False) -> Any:
         with safe_globals():
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch and pickle raise whatever they meet
-        raise ValueError(f"cannot be loaded ({in_one_line(error):.200})") from error
+        raise ValueError(f"cannot be loaded ({error_line(error):.200})") from error
 
 
 CONTENTS: dict[str, Callable[[Path], str | None]] = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import TrainingArguments
 
-from ..data.errors import InputError, listed
+from ..data.errors import InputError, short_list
 from ..hub_card.contents import WEIGHTS
 from ..hub_card.verify import REFERENCE
 from .faults import IDENTITY, STATE
@@ -70,7 +70,7 @@ def check_directory(args: TrainingArguments, sources: dict[str, str | None], che
         return
     if not args.overwrite_output_dir:
         raise InputError(
-            f"output_dir: {args.output_dir} holds a run already ({listed(found)}); --resume auto resumes it, "
+            f"output_dir: {args.output_dir} holds a run already ({short_list(found)}); --resume auto resumes it, "
             "--overwrite_output_dir true deletes it, or give another directory"
         )
     check_sources(args, sources)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..data.errors import one_line
+from ..data.errors import printable
 from ..data.objects import load_object
 from .faults import MANIFEST, STATE, digest, fault_of, files_of, is_whole, unreadable
 
@@ -56,7 +56,7 @@ def good_checkpoints(output_dir: str | Path) -> Iterator[str]:
         if fault is None:
             yield checkpoint
         else:
-            logger.warning("%s is damaged: %s. The one before it is used.", checkpoint, one_line(fault))
+            logger.warning("%s is damaged: %s. The one before it is used.", checkpoint, printable(fault))
 
 
 def newest_good(output_dir: str | Path) -> str | None:

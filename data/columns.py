@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from .errors import InputError, describe, nearest_first
-from .files import LONGEST_ROW
+from .files import MAX_ROW_SIZE
 from .formats import TOO_MANY_DIGITS, Reading
 
 # A number with a point, a decimal comma or an exponent. "inf" and "nan" are words.
@@ -88,8 +88,8 @@ class Field(NamedTuple):
 def _text(value: Any) -> str:
     if type(value) is not str:
         raise ValueError(f"must be a text, but is {describe(value)}")
-    if len(value) > LONGEST_ROW:
-        raise ValueError(f"has {len(value):,} characters, and the most that is read of one row is {LONGEST_ROW:,}")
+    if len(value) > MAX_ROW_SIZE:
+        raise ValueError(f"has {len(value):,} characters, and the most that is read of one row is {MAX_ROW_SIZE:,}")
     return value
 
 

@@ -1,8 +1,8 @@
-"""The built-in data set: calendar dates as fifty languages write them, from the CLDR calendars that Babel carries.
+"""The built-in data set: calendar dates as fifty languages write them, from the CLDR calendars in Babel.
 
-One row serves three shapes on the same input: text → language, character → field, text → ISO date.
-Texts are Babel's own, character by character: Gregorian calendar, Latin digits (Babel formats no others in dates), and
-CLDR's invisible characters (U+202F in Russian, U+200C in Persian) kept, because real text has them too.
+One row serves three tasks on the same input: text → language, character → field, text → ISO date.
+Texts are exactly those of Babel: Gregorian calendar, Latin digits (Babel formats no others in dates), and with CLDR's
+invisible characters (U+202F in Russian, U+200C in Persian), because real text has them too.
 """
 
 import datetime
@@ -35,9 +35,9 @@ LANGUAGES = (
 STYLES = ("full", "long")  # CLDR's names: with and without the weekday
 _PAIRS = [(language, style) for language in LANGUAGES for style in STYLES]
 
-_VERSION = 1  # raise it when the rows change, so that no old cache is read
+_VERSION = 1  # increase it when the rows change, so that no old cache is read
 _FIRST_DAY, _LAST_DAY = datetime.date(1900, 1, 1), datetime.date(2099, 12, 31)
-_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of the days from first to last
+_SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of all days from _FIRST_DAY to _LAST_DAY
 _FEATURES = Features(
     text=Value("string"),
     label=Value("string"),
@@ -59,15 +59,15 @@ def load_dates(
 ) -> DatasetDict:
     """The three splits, generated once and then read from the cache of `datasets`.
 
-    Which days belong to which split is fixed, whatever the seed and the sizes: a model trained on one seed may be
-    tested on another. Languages are equally frequent, days and styles drawn uniformly, with replacement.
+    The days of each split are fixed and do not depend on seed or sizes: a model trained on one seed may be tested on
+    another. Languages are equally frequent; days and styles are drawn uniformly, with replacement.
 
     Args:
-        seed: what is drawn from each split's days.
-        num_train: rows of `train`; the default is 500 a language, about forty for each of its months.
+        seed: of the draws from each split's days.
+        num_train: rows of `train`; the default is 500 per language, about forty for each of its months.
         num_validation: rows of `validation`.
         num_test: rows of `test`.
-        cache_dir: where the Arrow files go; None is the cache of `datasets`.
+        cache_dir: directory of the Arrow files; None is the cache of `datasets`.
 
     Returns:
         Splits train, validation and test, with the columns of `date_row`.
@@ -88,8 +88,8 @@ def date_row(date: datetime.date, language: str, style: str = "full") -> dict[st
 
     Returns:
         `text` and `source`: the date as written; `label`: the language; `tokens`: the characters of the text;
-        `tags`: one BIO tag a character (YEAR, MONTH, DAY, WEEKDAY, O), from the pattern that wrote it; a month
-        name is all of CLDR's name, so Korean "3월" is one MONTH; `target`: the date as YYYY-MM-DD.
+        `tags`: one BIO tag per character (YEAR, MONTH, DAY, WEEKDAY, O), from CLDR's pattern; a month is
+        CLDR's whole name, so Korean "3월" is one MONTH; `target`: the date as YYYY-MM-DD.
 
     Raises:
         ValueError: the language or the style is not one of LANGUAGES, STYLES.
@@ -111,19 +111,19 @@ def date_row(date: datetime.date, language: str, style: str = "full") -> dict[st
 
 
 def language_ceiling(split: Dataset) -> float:
-    """The accuracy that the best possible classifier of `label` by `text` has on these texts, in expectation.
+    """The expected accuracy of the best possible classifier of `label` by `text` on these texts.
 
-    Languages share some texts: "4 mars 1987" is French, Swedish or something else, and nothing in it says which.
-    Languages and styles being equally likely, a text that n pairs of language and style write belongs to each
-    of them with probability 1/n, and the best answer is the language with most pairs. The ceiling is the mean of
-    that probability over the rows. A finite split scores around it, above as well as below. Only the row's own date
-    is tried: no text of this data set means two dates (tests/test_dates.py holds this).
+    Languages share some texts: "4 mars 1987" is French or Swedish, among others, and the text does not tell which.
+    Languages and styles are equally likely, so a text that n pairs of language and style write belongs to each of
+    them with probability 1/n, and the best answer is the language with most pairs. The ceiling is the mean of the
+    probability of the best answer over the rows. A finite split may score above or below it. Only the row's own date
+    is tried: no text of this data set means two dates (tested by tests/test_dates.py).
 
     Args:
         split: rows with `text` and `target`, as `load_dates` makes them.
 
     Raises:
-        ValueError: a text is not what any language writes for its date; or there are no rows.
+        ValueError: no language writes a text for its date; or there are no rows.
     """
     if len(split) == 0:
         raise ValueError("split has no rows")
@@ -145,7 +145,7 @@ def _load_split(split: str, seed: int, size: int, cache_dir: str | None) -> Data
         cache_dir=cache_dir,
         gen_kwargs=draw,
         split=NamedSplit(split),
-        # Else `datasets` hashes the function, by name only: a new Babel would be given the old rows.
+        # By default `datasets` hashes the function by its name only: with a new Babel it would return the old rows.
         fingerprint=Hasher.hash((_VERSION, babel.__version__, sorted(draw.items()))),
     )
 
@@ -174,14 +174,14 @@ def _days_of_splits() -> dict[str, list[datetime.date]]:
 
 @cache
 def _pattern(language: str, style: str) -> list[tuple[str, str]]:
-    """CLDR's pattern in parts: the kind (`chars`, or a pattern letter) and the part as written ("de", "MMMM")."""
+    """The parts of CLDR's pattern: kind (`chars`, or a pattern letter) and the part as written ("de", "MMMM")."""
     tokens = tokenize_pattern(get_date_format(style, language).pattern)
     return [(kind, value) if kind == "chars" else (value[0], value[0] * value[1]) for kind, value in tokens]
 
 
 @lru_cache(maxsize=1_000)
-def _seen_by(date: datetime.date) -> dict[str, datetime.date]:
-    """What each pattern letter sees of a date: all dates with the same day have the same text for `d`."""
+def _dates_by_letter(date: datetime.date) -> dict[str, datetime.date]:
+    """For each pattern letter a date that depends on its field only: all dates with the same day share one for `d`."""
     month, weekday = date.replace(year=2000, day=1), _MONDAY + datetime.timedelta(days=date.weekday())
     return {
         "G": _MONDAY,  # the era; Thai writes it
@@ -195,15 +195,15 @@ def _seen_by(date: datetime.date) -> dict[str, datetime.date]:
 
 
 @lru_cache(maxsize=100_000)
-def _field_text(seen: datetime.date, language: str, field: str) -> str:
-    return DateTimeFormat(seen, language)[field]
+def _field_text(date: datetime.date, language: str, field: str) -> str:
+    return DateTimeFormat(date, language)[field]
 
 
 def _pieces(date: datetime.date, language: str, style: str) -> list[tuple[str, str | None]]:
-    """The text in pieces, each with the field it is of: YEAR, MONTH, DAY, WEEKDAY or None."""
-    seen = _seen_by(date)
+    """The pieces of the text, each with its field: YEAR, MONTH, DAY, WEEKDAY or None."""
+    dates = _dates_by_letter(date)
     return [
-        (part, None) if kind == "chars" else (_field_text(seen[kind], language, part), _FIELD_TAGS.get(kind))
+        (part, None) if kind == "chars" else (_field_text(dates[kind], language, part), _FIELD_TAGS.get(kind))
         for kind, part in _pattern(language, style)
     ]
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-# The number of valid names that a message lists, nearest to the wrong one first.
+# A message lists at most this many valid names, the most similar to the wrong one first.
 NEAREST = 10
 
 
@@ -14,15 +14,15 @@ class InputError(ValueError):
 
 
 def nearest_first(name: str, names: Iterable[str]) -> list[str]:
-    """Order names by how near they are to the one the user wrote."""
+    """Sort the names by similarity to the one the user wrote, most similar first."""
     return sorted(names, key=lambda known: -difflib.SequenceMatcher(None, name.lower(), known.lower()).ratio())
 
 
-def one_of(field: str, value: str, known: Iterable[str]) -> str:
-    """Return the value if it is known.
+def check_choice(field: str, value: str, known: Iterable[str]) -> str:
+    """Return the value if it is one of the known values.
 
     Raises:
-        InputError: it is not; the message lists the known values, nearest first.
+        InputError: the value is unknown. The message lists the known values, most similar first.
     """
     names = list(known)
     if value not in names:
@@ -31,7 +31,7 @@ def one_of(field: str, value: str, known: Iterable[str]) -> str:
 
 
 def describe(value: Any) -> str:
-    """Say what was found, in a few words: "the number 3", "null", "a list"."""
+    """Describe a value in a few words, for messages: "the number 3", "null", "a list"."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -43,30 +43,30 @@ def describe(value: Any) -> str:
     return {list: "a list", dict: "an object"}.get(type(value), f"a {type(value).__name__}")
 
 
-def in_one_line(error: BaseException) -> str:
-    """What an error of a library says, and what kind it is."""
+def error_line(error: BaseException) -> str:
+    """Type and message of an exception, in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def one_line(text: str) -> str:
-    """A name for a line of a message: what would break the line, or cannot be seen, is escaped as Python writes it."""
+def printable(text: str) -> str:
+    """The text with line ends and invisible characters escaped as in Python, so that a message stays one line."""
     return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
-def refuse(error: Exception, code: int = 2) -> int:
-    """Print what is wrong, in one line, and return the exit code."""
-    print("error:", one_line(" ".join(str(error).split())), file=sys.stderr)
+def print_error(error: Exception, code: int = 2) -> int:
+    """Print the error to stderr, in one line, and return the exit code."""
+    print("error:", printable(" ".join(str(error).split())), file=sys.stderr)
     return code
 
 
-def why_not_loaded(error: Exception) -> str:
-    """What an error of from_pretrained says; of code that it would ask for, what is true of us: nobody is asked."""
-    # In backticks only transformers asks for it; hub_card/versions.py speaks of it as well.
+def loading_error_line(error: Exception) -> str:
+    """One line for an error of `from_pretrained`. For remote code it says that we never run it."""
+    # Only the message of transformers has the backticks; the messages of hub_card/versions.py do not.
     if "`trust_remote_code=True`" in str(error):
-        return "it names code of its own, which is not run"
-    return in_one_line(error)
+        return "its configuration names code of its own, which is never run"
+    return error_line(error)
 
 
-def listed(names: Sequence[str]) -> str:
-    """The names for a reader: all of a few, of many the first and how many more there are."""
+def short_list(names: Sequence[str]) -> str:
+    """The names for a message: all of them up to four, else the first one and the number of the others."""
     return ", ".join(names) if len(names) <= 4 else f"{names[0]} and {len(names) - 1} more"

@@ -1,4 +1,4 @@
-"""The user's files: which ones are meant, their bytes and their lines; every error names the file and the place."""
+"""The user's files: their paths, bytes and lines. Every error names the file and the place in it."""
 
 import codecs
 import difflib
@@ -19,27 +19,27 @@ from tqdm import tqdm
 
 from .errors import InputError
 
-# What a broken gzip or zstd file raises.
-BROKEN_PACKING = (EOFError, OSError, zlib.error)
-PACKED = {".gz": "gzip", ".zst": "zstd"}
+# What reading a broken gzip or zstd file raises.
+DECOMPRESSION_ERRORS = (EOFError, OSError, zlib.error)
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 CHUNK_BYTES = 1 << 16
-# The most bytes of a row, or characters of a text: a packed file of 1 MB may hold a line of 1 GB. And the most of a
-# packed file that is read whole.
-LONGEST_ROW, LONGEST_FILE = 1 << 28, 1 << 32
+# Limits against decompression bombs (a compressed file of 1 MB may hold a line of 1 GB): bytes of a row or characters
+# of a text, and bytes of a compressed file that is read as a whole.
+MAX_ROW_SIZE, MAX_FILE_SIZE = 1 << 28, 1 << 32
 
 
-# --- Which files ---
+# --- Paths ---
 
 
-def expand(flag: str, given: str | Path | Sequence[str | Path]) -> list[str]:
-    """The files that names and globs stand for, in the order given; those of a glob are sorted by name.
+def expand_globs(flag: str, given: str | Path | Sequence[str | Path]) -> list[str]:
+    """The files that paths and globs name, in the given order; the matches of a glob are sorted by name.
 
     Args:
-        flag: for messages.
-        given: one name or several; a name that is a file is no glob.
+        flag: the option's name, for messages.
+        given: one path or several. The path of an existing file is never read as a glob.
 
     Raises:
-        InputError: a glob matches no file, or a file is named twice, whose rows would then count twice.
+        InputError: a glob matches no file, or a file is given twice, so that its rows would count twice.
     """
     paths: list[str] = []
     for name in [given] if isinstance(given, str | Path) else given:
@@ -53,21 +53,21 @@ def expand(flag: str, given: str | Path | Sequence[str | Path]) -> list[str]:
             paths.append(str(name))
     for path, count in Counter(paths).items():
         if count > 1:
-            raise InputError(f"{flag}: {path} is named twice")
+            raise InputError(f"{flag}: {path} is given twice")
     return paths
 
 
 def file_suffix(path: str | Path) -> str:
-    """The suffix that says how a file is read: `.jsonl` for `a.jsonl`, `a.jsonl.gz` and `a.jsonl.zst`."""
+    """The suffix of the file's format: `.jsonl` for `a.jsonl`, `a.jsonl.gz` and `a.jsonl.zst`."""
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    return "".join(suffixes[-2:-1] if suffixes and suffixes[-1] in PACKED else suffixes[-1:])
+    return "".join(suffixes[-2:-1] if suffixes and suffixes[-1] in COMPRESSIONS else suffixes[-1:])
 
 
 def check_file(path: str | Path) -> None:
-    """Refuse a file that is not there, before any long work.
+    """Check that a file exists and is not empty, before any long work.
 
     Raises:
-        InputError: there is no such file, or it is empty.
+        InputError: the file does not exist, or is empty.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -79,23 +79,23 @@ def check_file(path: str | Path) -> None:
         raise InputError(f"{path}: the file is empty")
 
 
-# --- Their bytes ---
+# --- Bytes ---
 
 
-def packing_of(path: str | Path) -> str | None:
-    """Gzip or zstd, by the last suffix of a name."""
-    return PACKED.get(Path(path).suffix.lower())
+def compression_of(path: str | Path) -> str | None:
+    """`gzip`, `zstd` or None, by the last suffix of the path."""
+    return COMPRESSIONS.get(Path(path).suffix.lower())
 
 
-class WatchedFile(io.FileIO):
-    """A file that tells a bar how many bytes were read of it."""
+class ProgressFile(io.FileIO):
+    """A file that advances a progress bar by the bytes that are read from it."""
 
     def __init__(self, path: Path, bar: tqdm):
         super().__init__(path)
         self.bar = bar
 
     def readinto(self, buffer: Any) -> int | None:
-        """Called by the buffer that stands before it."""
+        """Called by the BufferedReader around this file."""
         count = super().readinto(buffer)
         self.bar.update(count or 0)
         return count
@@ -103,71 +103,72 @@ class WatchedFile(io.FileIO):
 
 @contextmanager
 def open_binary(path: str | Path, bar: tqdm | None = None) -> Iterator[IO[bytes]]:
-    """A file opened for reading bytes, unpacked if its name ends in .gz or .zst.
+    """Open a file for reading bytes, decompressed if its name ends in .gz or .zst.
 
     Args:
-        path: of the file.
-        bar: is told how much of the file was read, packed as it is.
+        path: the file.
+        bar: progress bar, in bytes of the file on disk (compressed bytes).
 
     Raises:
-        InputError: it cannot be opened.
+        InputError: the file cannot be opened.
     """
-    file, packing = Path(path).expanduser(), packing_of(path)
+    file, compression = Path(path).expanduser(), compression_of(path)
     try:
-        stream = file.open("rb") if bar is None else io.BufferedReader(WatchedFile(file, bar), CHUNK_BYTES)
+        stream = file.open("rb") if bar is None else io.BufferedReader(ProgressFile(file, bar), CHUNK_BYTES)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     with stream:
-        if packing == "gzip":
+        if compression == "gzip":
             yield gzip.GzipFile(fileobj=stream)
-        elif packing == "zstd":
-            yield io.BufferedReader(unpacked_zstd(stream, path))
+        elif compression == "zstd":
+            yield io.BufferedReader(decompress_zstd(stream, path))
         else:
             yield stream
 
 
-def read_whole(path: str | Path, stream: IO[bytes]) -> bytes:
-    """All bytes of a file. Raises InputError where it was packed and has more than LONGEST_FILE."""
-    if packing_of(path) is None:
+def read_all(path: str | Path, stream: IO[bytes]) -> bytes:
+    """All bytes of a file. Raises InputError for a compressed file of more than MAX_FILE_SIZE bytes."""
+    if compression_of(path) is None:
         return stream.read()
     parts, size = [], 0
     while part := stream.read(CHUNK_BYTES):
         parts.append(part)
         size += len(part)
-        if size > LONGEST_FILE:
-            raise InputError(f"{path}: unpacked, has more than {mebibytes(LONGEST_FILE)}; unpack it, if that is meant")
+        if size > MAX_FILE_SIZE:
+            limit = mebibytes(MAX_FILE_SIZE)
+            raise InputError(f"{path}: has more than {limit} when decompressed; decompress it yourself to read it")
     return b"".join(parts)
 
 
 def mebibytes(size: int) -> str:
-    """As a message says a number of bytes."""
+    """A number of bytes, for messages."""
     return f"{size / 2**20:,.0f} MiB"
 
 
-def unpacked_zstd(stream: IO[bytes], path: str | Path) -> pa.NativeFile:
-    """The bytes that were packed. Raises InputError where Arrow was built without zstd, which its wheels have."""
+def decompress_zstd(stream: IO[bytes], path: str | Path) -> pa.NativeFile:
+    """The decompressed bytes. Raises InputError where Arrow was built without zstd; its wheels have it."""
     try:
         return pa.CompressedInputStream(stream, "zstd")
     except NotImplementedError as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
 
 
-# --- Their lines ---
+# --- Lines ---
 
-ENCODING_HINT = "--encoding says what it is, as cp949, latin-1 or utf-16"
-# That of UTF-32 begins with that of UTF-16.
-MARKS = {
+ENCODING_HINT = "give its encoding by --encoding, such as cp949, latin-1 or utf-16"
+# UTF-32 first: its little-endian mark begins with that of UTF-16.
+BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-# Two or more characters of ASCII in UTF-16.
-MISREAD = re.compile("(?:[\x01-\x7f]\0){2,}\n?$|(?:\0[\x01-\x7f]){2,}$")
+# Two or more ASCII characters in UTF-16: every second byte is NUL.
+LOOKS_LIKE_UTF16 = re.compile("(?:[\x01-\x7f]\0){2,}\n?$|(?:\0[\x01-\x7f]){2,}$")
 
 
 def check_encoding(name: str) -> None:
-    """Raises InputError for an encoding that Python does not know, or that is not one of text."""
+    """Raises InputError for a name that is no text encoding of Python."""
     try:
         "\n".encode(name)
     except (LookupError, ValueError) as error:
@@ -175,11 +176,11 @@ def check_encoding(name: str) -> None:
 
 
 class Lines:
-    r"""The lines of a text file, decoded one by one, each with its line end, and the place that a message names.
+    r"""The lines of a text file, decoded one by one, each with its line end. It tracks the position for messages.
 
-    A line ends at LF only: U+2028 and its like are text. A byte order mark is no text; one of UTF-16 or UTF-32 wins
-    over UTF-8, in which no text begins so. A file in which CR alone ends lines is refused, and so is a row of more
-    than LONGEST_ROW bytes; but for a document.
+    A line ends at LF only: U+2028 and similar characters are text. A byte order mark is dropped; one of UTF-16 or
+    UTF-32 overrides UTF-8, as no UTF-8 text begins with it. Refused are a file whose lines end in CR alone, and a row
+    of more than MAX_ROW_SIZE bytes. Neither check applies where `row` is None.
 
     Args:
         path: as the user wrote it.
@@ -187,8 +188,8 @@ class Lines:
         encoding: see `check_encoding`.
 
     Attributes:
-        row: the number of the row that is being read, from 1, which the reader counts; None where it cannot.
-        line: the number of the line that was read last.
+        row: the number of the current row, from 1. The caller increments it, or sets None to read a whole document.
+        line: the number of the last line read, from 1.
     """
 
     def __init__(self, path: str, stream: Any, encoding: str):
@@ -197,41 +198,45 @@ class Lines:
         self.line = 0
 
     def __iter__(self) -> Iterator[str]:
-        encoding, row, size = self._without_mark(), self.row, 0
-        newline, most = "\n".encode(encoding), LONGEST_ROW
-        raw_lines = split_at(newline, self.stream)
+        encoding, row, size = self._skip_byte_order_mark(), self.row, 0
+        newline, most = "\n".encode(encoding), MAX_ROW_SIZE
+        raw_lines = split_lines(newline, self.stream)
         if newline == b"\n":
-            # By far the fastest to give lines.
+            # readline is by far the fastest.
             raw_lines = iter(partial(self.stream.readline, most + 1), b"")
         for raw in raw_lines:
             self.line += 1
-            # A row may be of many lines.
+            # A row may have many lines.
             row, size = self.row, len(raw) + (size if row == self.row else 0)
             if size > most and row is not None:
-                raise self.broken(f"is longer than {mebibytes(most)}, the most that is read of one row")
+                raise self.error(f"is longer than {mebibytes(most)}, the most that is read of one row")
             try:
                 text = raw.decode(encoding)
             except UnicodeError as error:
                 at = f" (byte {error.start + 1} of the line)" if isinstance(error, UnicodeDecodeError) else ""
-                raise self.broken(f"not valid {self.encoding.upper()}{at}; {ENCODING_HINT}") from None
+                raise self.error(f"not valid {self.encoding.upper()}{at}; {ENCODING_HINT}") from None
             if self.line == 1:
-                text = self._checked(text.removeprefix("\ufeff"))
+                text = self._check_first_line(text.removeprefix("\ufeff"))
             yield text
 
-    def _checked(self, first: str) -> str:
-        """The first line. Raises InputError for one that shows that the file's lines were not told apart."""
-        if MISREAD.match(first):
-            raise self.broken(f"every second character is NUL, as of UTF-16 read as another encoding; {ENCODING_HINT}")
-        # The lines of a document do not matter.
+    def _check_first_line(self, first: str) -> str:
+        """Return the first line. Raises InputError if it shows a wrong encoding or lines that end in CR alone."""
+        if LOOKS_LIKE_UTF16.match(first):
+            raise self.error(f"every second character is NUL, as of UTF-16 read as another encoding; {ENCODING_HINT}")
+        # In a whole document line ends do not matter.
         if self.row is not None and "\r" in first and not first.endswith("\n"):
-            raise self.broken("lines end in CR alone, as in files of old Macs; save the file with LF or CRLF")
+            raise self.error("lines end in CR alone, as in files of old Macs; save the file with LF or CRLF")
         return first
 
-    def _without_mark(self) -> str:
-        """The encoding of the lines by themselves: that of UTF-16 and UTF-32 is told by the first bytes."""
+    def _skip_byte_order_mark(self) -> str:
+        """Skip a byte order mark of UTF-16 or UTF-32, and return the exact encoding of the rest.
+
+        Raises:
+            InputError: the encoding is UTF-16 or UTF-32 without byte order, and the file has no byte order mark.
+        """
         name = codecs.lookup(self.encoding).name
         if name == "utf-8":
-            name = self._marked() or name
+            name = self._detect_utf16_or_utf32() or name
         marks = {f"{name}-le": codecs.BOM_UTF16_LE, f"{name}-be": codecs.BOM_UTF16_BE}
         if name == "utf-32":
             marks = {f"{name}-le": codecs.BOM_UTF32_LE, f"{name}-be": codecs.BOM_UTF32_BE}
@@ -242,32 +247,32 @@ class Lines:
             if first == mark:
                 return exact
         raise InputError(
-            f"{self.path}: line 1: has no byte order mark; say which it is, --encoding {' or '.join(marks)}"
+            f"{self.path}: line 1: has no byte order mark; give the byte order, --encoding {' or '.join(marks)}"
         )
 
-    def _marked(self) -> str | None:
-        """UTF-16 or UTF-32, where the stream begins with its byte order mark, with which no UTF-8 does."""
+    def _detect_utf16_or_utf32(self) -> str | None:
+        """`utf-16` or `utf-32` if the stream begins with its byte order mark, else None."""
         first = self.stream.peek(4)
-        return next((name for mark, name in MARKS.items() if first.startswith(mark)), None)
+        return next((name for mark, name in BYTE_ORDER_MARKS.items() if first.startswith(mark)), None)
 
-    def broken(self, reason: object, line: int | None = None) -> InputError:
-        """The error of the row that is being read.
+    def error(self, reason: object, line: int | None = None) -> InputError:
+        """An InputError that names the file, the current row and the line.
 
         Args:
             reason: what is wrong.
-            line: where; None is the line that was read last.
+            line: the line number; None is the last line read.
         """
         line = self.line if line is None else line
         where = f"row {self.row}" + (f" (line {line})" if line != self.row else "") if self.row else f"line {line}"
         return InputError(f"{self.path}: {where}: {reason}")
 
 
-def split_at(newline: bytes, stream: IO[bytes]) -> Iterator[bytes]:
-    """The lines of an encoding whose line end is not the byte 10, which may be a part of another character there."""
+def split_lines(newline: bytes, stream: IO[bytes]) -> Iterator[bytes]:
+    """Split at the encoded line end of UTF-16 or UTF-32, where the byte 10 may be a part of another character."""
     width, rest = len(newline), b""
-    # As much again as is left over: of a long line nothing is copied often.
-    while len(rest) <= LONGEST_ROW and (chunk := stream.read(max(CHUNK_BYTES, len(rest)))):
-        # What is left over was searched but for a character that is not whole.
+    # Each read at least doubles the rest, so that a long line is copied few times.
+    while len(rest) <= MAX_ROW_SIZE and (chunk := stream.read(max(CHUNK_BYTES, len(rest)))):
+        # The rest was already searched, except for an incomplete character at its end.
         start, at = 0, len(rest) - len(rest) % width
         rest += chunk
         while (at := rest.find(newline, at)) >= 0:
@@ -282,6 +287,6 @@ def split_at(newline: bytes, stream: IO[bytes]) -> Iterator[bytes]:
         yield rest
 
 
-def without_line_end(text: str) -> str:
-    """The line without its LF or CR LF; other white space is text."""
+def strip_line_end(text: str) -> str:
+    """The line without its LF or CRLF; other whitespace is text."""
     return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")

@@ -1,4 +1,4 @@
-"""Read the user's files row by row: nothing guessed, nothing dropped, and every error names the file and the row."""
+"""Read the user's files row by row. Nothing is guessed or dropped, and every error names the file and the row."""
 
 import contextlib
 import csv
@@ -19,34 +19,34 @@ from tqdm import tqdm
 from .conll import CONLL, CONLL_U, WordColumns, read_sentences
 from .errors import InputError, describe, nearest_first
 from .files import (
-    BROKEN_PACKING,
+    DECOMPRESSION_ERRORS,
     Lines,
     check_file,
+    compression_of,
     file_suffix,
     open_binary,
-    packing_of,
-    read_whole,
-    without_line_end,
+    read_all,
+    strip_line_end,
 )
 
 JSON_SPACE = re.compile(r"[ \t\r\n]*")
 JSON_LIST = re.compile(r'\s*(\{\s*"data"\s*:\s*)?\[')
-# Python reads no more, as it takes the square of the time.
+# Python's limit, as the time to read a number grows with the square of its digits.
 TOO_MANY_DIGITS = "a number has more than 4,300 digits; in quotes it is a text"
-# What separates columns in some file or other.
+# Delimiters that other files use, to recognize a header with the wrong one.
 DELIMITERS = (";", "\t", "|", ",")
 SEPARATOR_LINE = re.compile(r'("?)sep=(.)\1', re.IGNORECASE)
 
 
 class Reading(NamedTuple):
-    """What the user says of how files are to be read.
+    """The user's options for reading files.
 
     Args:
-        encoding: of every file that is text.
-        token_column_index: the column of the words in a file of one word a line; None is that of the format.
-        tag_column_index: the column of their tags, likewise.
-        delimiter: what separates the columns of .csv and .tsv files; None is a comma and a tab.
-        decimal: the decimal mark of numbers in cells, a point or a comma.
+        encoding: encoding of text files.
+        token_column_index: column of the words in files with one word per line; None is the format's default.
+        tag_column_index: column of the tags, likewise.
+        delimiter: column delimiter of .csv and .tsv files; None is a comma for .csv and a tab for .tsv.
+        decimal: decimal mark of numbers in cells, a point or a comma.
         label_separator: the characters that separate the labels of a cell; None is a space.
     """
 
@@ -58,14 +58,14 @@ class Reading(NamedTuple):
     label_separator: str | None = None
 
     @classmethod
-    def of(cls, options: Any) -> "Reading":
-        r"""What the attributes of the same names say; a delimiter may be written `\t`, as a shell has no tab."""
-        said = cls(**{name: getattr(options, name) for name in cls._fields})
-        return said._replace(delimiter="\t") if said.delimiter == r"\t" else said
+    def from_options(cls, options: Any) -> "Reading":
+        r"""From attributes of the same names. The delimiter may be written `\t`: a tab is hard to type in a shell."""
+        reading = cls(**{name: getattr(options, name) for name in cls._fields})
+        return reading._replace(delimiter="\t") if reading.delimiter == r"\t" else reading
 
     @property
     def has_columns(self) -> bool:
-        """Whether a column was named, so that .tsv and .txt files hold one word a line."""
+        """Whether a column index is given, so that .tsv and .txt files are read as one word per line."""
         return self.token_column_index is not None or self.tag_column_index is not None
 
 
@@ -77,10 +77,10 @@ class FileType(NamedTuple):
     """How one kind of file is read.
 
     Args:
-        rows: from the path as the user wrote it, the open binary stream and the reading to one dict a row.
-        typed: False if every cell is text, so that lists and numbers are written as text too.
-        one_word_a_line: whether the reading's columns are used.
-        delimited: whether the reading's delimiter is used.
+        rows: function of the path as the user wrote it, the binary stream and the options; yields one dict per row.
+        typed: whether values have types; False if every cell is text, lists and numbers too.
+        one_word_a_line: whether `token_column_index` and `tag_column_index` apply.
+        delimited: whether `delimiter` applies.
     """
 
     rows: Callable[[str, IO[bytes], Reading], Rows]
@@ -90,10 +90,10 @@ class FileType(NamedTuple):
 
 
 def file_type(path: str | Path, reading: Reading) -> FileType:
-    """How a file is read.
+    """The FileType of a file, by its suffix.
 
     Raises:
-        InputError: nothing here reads such a file.
+        InputError: the suffix is unknown.
     """
     suffix = file_suffix(path)
     if suffix not in FILE_TYPES:
@@ -103,21 +103,21 @@ def file_type(path: str | Path, reading: Reading) -> FileType:
 
 
 def read_rows(path: str, reading: Reading, bar: tqdm | None = None) -> Rows:
-    """Yield the rows of a file of one of the `FILE_TYPES`, each also packed as .gz or .zst.
+    """Yield the rows of a file of one of the `FILE_TYPES`, which may be compressed as .gz or .zst.
 
     Lines end in LF or CRLF. Rows are counted from 1; the header of a .csv or .tsv file and blank lines between rows
     are not counted. A row of a .conll or .conllu file is a sentence.
 
     Args:
         path: as the user wrote it.
-        reading: how.
-        bar: is told how many bytes were read.
+        reading: options for reading.
+        bar: progress bar, in bytes.
 
     Raises:
-        InputError: the file or one of its rows cannot be read, or there is no row at all.
+        InputError: the file or one of its rows cannot be read, or the file has no rows.
     """
     check_file(path)
-    rows = unpacked(path, lambda stream: file_type(path, reading).rows(path, stream, reading), bar)
+    rows = rows_of_file(path, lambda stream: file_type(path, reading).rows(path, stream, reading), bar)
     first = next(rows, None)
     if first is None:
         raise InputError(f"{path}: the file holds no rows")
@@ -126,15 +126,15 @@ def read_rows(path: str, reading: Reading, bar: tqdm | None = None) -> Rows:
 
 
 def read_pairs(source: str, target: str, reading: Reading, bar: tqdm | None = None) -> Rows:
-    """Yield line i of one file with line i of the other; nothing is taken from a line but its end.
+    """Yield line i of the source file with line i of the target file, each without its line end only.
 
     Raises:
-        InputError: a file cannot be read, or the two have not equally many lines.
+        InputError: a file cannot be read, or the two files differ in their number of lines.
     """
     sides = []
     for path in (source, target):
         check_file(path)
-        sides.append(unpacked(path, lambda stream, path=path: _txt(path, stream, reading), bar))
+        sides.append(rows_of_file(path, lambda stream, path=path: _txt(path, stream, reading), bar))
     count = 0
     for one, other in zip_longest(*sides):
         if one is None or other is None:
@@ -147,14 +147,14 @@ def read_pairs(source: str, target: str, reading: Reading, bar: tqdm | None = No
         raise InputError(f"{source} with {target}: the files hold no rows")
 
 
-def unpacked(path: str, rows: Callable[[IO[bytes]], Rows], bar: tqdm | None) -> Rows:
-    """Open a file and yield its rows; raises InputError where it is not what its name says it is packed as."""
+def rows_of_file(path: str, rows: Callable[[IO[bytes]], Rows], bar: tqdm | None) -> Rows:
+    """Open a file and yield its rows. Raises InputError if it cannot be read or decompressed."""
     with open_binary(path, bar) as stream:
         try:
             yield from rows(stream)
-        except BROKEN_PACKING as error:
-            packing = packing_of(path)
-            reason = f"is not a complete {packing} file" if packing else "cannot be read"
+        except DECOMPRESSION_ERRORS as error:
+            compression = compression_of(path)
+            reason = f"is not a complete {compression} file" if compression else "cannot be read"
             raise InputError(f"{path}: {reason} ({error})") from None
 
 
@@ -165,19 +165,19 @@ def _first_line(error: Exception) -> str:
 # --- JSON ---
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice in an object")
     return value
 
 
-# Python's own keeps the last of two values of one name.
-JSON = json.JSONDecoder(object_pairs_hook=_unique)
+# Python's default decoder keeps the last of two values with the same name.
+JSON = json.JSONDecoder(object_pairs_hook=_unique_pairs)
 
 
-def _why_not_json(error: Exception) -> str:
+def _json_error_text(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "not valid JSON (nested too deeply)"
     return TOO_MANY_DIGITS if "integer string conversion" in str(error) else f"not valid JSON ({_first_line(error)})"
@@ -185,12 +185,12 @@ def _why_not_json(error: Exception) -> str:
 
 def _check_object(value: Any, lines: Lines) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise lines.broken(f'not an object such as {{"text": "…"}} but {describe(value)}')
+        raise lines.error(f'not an object such as {{"text": "…"}} but {describe(value)}')
     return value
 
 
 def _json_lines(path: str, stream: IO[bytes], reading: Reading) -> Rows:
-    """One object a line."""
+    """JSON Lines: one object per line."""
     lines, decode = Lines(path, stream, reading.encoding), JSON.decode
     for text in lines:
         try:
@@ -198,14 +198,14 @@ def _json_lines(path: str, stream: IO[bytes], reading: Reading) -> Rows:
         except (ValueError, RecursionError) as error:
             if JSON_SPACE.fullmatch(text):
                 continue
-            raise lines.broken(_why_not_json(error)) from None
+            raise lines.error(_json_error_text(error)) from None
         yield value if type(value) is dict else _check_object(value, lines)
         lines.row += 1
 
 
 def _json_document(path: str, stream: IO[bytes], reading: Reading) -> Rows:
-    """A list of objects, an object with such a list in `data`, or JSON lines."""
-    data = read_whole(path, stream)
+    """A list of objects, an object with such a list in `data`, or JSON Lines."""
+    data = read_all(path, stream)
     lines = Lines(path, io.BufferedReader(io.BytesIO(data)), reading.encoding)
     lines.row = None
     text = "".join(lines)
@@ -215,7 +215,7 @@ def _json_document(path: str, stream: IO[bytes], reading: Reading) -> Rows:
         if text.lstrip().startswith("{") and str(error).startswith("Extra data"):
             yield from _json_lines(path, io.BufferedReader(io.BytesIO(data)), reading)
             return
-        raise _broken_document(path, text, error) from None
+        raise _document_error(path, text, error) from None
     if isinstance(value, dict):
         value = value["data"] if isinstance(value.get("data"), list) else [value]
     if not isinstance(value, list):
@@ -226,9 +226,9 @@ def _json_document(path: str, stream: IO[bytes], reading: Reading) -> Rows:
         yield item
 
 
-def _broken_document(path: str, text: str, error: Exception) -> InputError:
-    """The error of a broken .json file: which object of its list is the broken one."""
-    reason = _why_not_json(error)
+def _document_error(path: str, text: str, error: Exception) -> InputError:
+    """The error for an invalid .json file. It names the row of the list, and the line, where the error is."""
+    reason = _json_error_text(error)
     start = JSON_LIST.match(text)
     if start is None:
         return InputError(f"{path}: {reason}")
@@ -244,7 +244,7 @@ def _broken_document(path: str, text: str, error: Exception) -> InputError:
     return InputError(f"{path}: row {row}{line}: {reason}")
 
 
-# --- Tables of text ---
+# --- Delimited text ---
 
 
 def _header(path: str, names: list[str]) -> list[str]:
@@ -254,42 +254,43 @@ def _header(path: str, names: list[str]) -> list[str]:
     return names
 
 
-def _delimited(lines: Lines, reading: Reading, default: str) -> tuple[str, Iterator[str]]:
-    """What separates the columns, and the lines from the header on.
+def _find_delimiter(lines: Lines, reading: Reading, default: str) -> tuple[str, Iterator[str]]:
+    """The delimiter, and the lines from the header on.
 
-    A first line such as `sep=;`, as Excel reads and writes it, says what separates them.
+    A first line such as `sep=;`, as Excel reads and writes it, sets the delimiter.
 
     Raises:
-        InputError: such a line contradicts the user, or the header has only what separates columns in other files.
+        InputError: such a line contradicts `--delimiter`, or the header has no delimiter except those of other files.
     """
     rows = iter(lines)
     first = next(rows, "")
-    said = SEPARATOR_LINE.fullmatch(without_line_end(first))
-    if said is None:
+    separator = SEPARATOR_LINE.fullmatch(strip_line_end(first))
+    if separator is None:
         if reading.delimiter is None:
             _check_header(lines, first, default)
         return reading.delimiter or default, chain([first] if first else [], rows)
-    if reading.delimiter not in (None, said[2]):
-        raise lines.broken(f"says {said[0]}, but --delimiter is {reading.delimiter!r}")
-    return said[2], rows
+    if reading.delimiter not in (None, separator[2]):
+        raise lines.error(f"says {separator[0]}, but --delimiter is {reading.delimiter!r}")
+    return separator[2], rows
 
 
 def _check_header(lines: Lines, first: str, default: str) -> None:
+    """Raises InputError for a header without the default delimiter but with another one."""
     other = next((each for each in DELIMITERS if each in first), None)
     if default not in first and other is not None:
         shown = {each: repr(each) for each in (other, default)}
         raise InputError(
-            f"{lines.path}: the header {without_line_end(first)[:60]!r} has no {shown[default]} and would be one "
-            f"column; say --delimiter {shown[other]} if that separates the columns, or {shown[default]} if it is one"
+            f"{lines.path}: the header {strip_line_end(first)[:60]!r} has no {shown[default]} and would be one "
+            f"column; give --delimiter {shown[other]} if that separates the columns, or {shown[default]} if it is one"
         )
 
 
 def _csv(path: str, stream: IO[bytes], reading: Reading) -> Rows:
-    """Separated by commas, with a header; double quotes protect commas, quotes and line ends. Every cell is text."""
+    """Comma-separated, with a header. Double quotes enclose cells with commas, quotes or line ends. Cells are text."""
     lines, line = Lines(path, stream, reading.encoding), 0
-    delimiter, texts = _delimited(lines, reading, ",")
+    delimiter, texts = _find_delimiter(lines, reading, ",")
     reader = csv.reader(texts, strict=True, delimiter=delimiter)
-    # A cell may be a whole document. The csv module has one limit for the whole process; 128 KiB by default.
+    # A cell may be a whole document. The csv module has one limit per process, 128 KiB by default.
     csv.field_size_limit(2**31 - 1)
     header: list[str] | None = None
     try:
@@ -299,54 +300,54 @@ def _csv(path: str, stream: IO[bytes], reading: Reading) -> Rows:
                 header = _header(path, cells)
             elif cells:
                 if len(cells) != len(header):
-                    raise lines.broken(f"{len(cells)} columns, but the header has {len(header)}", start)
+                    raise lines.error(f"{len(cells)} columns, but the header has {len(header)}", start)
                 yield dict(zip(header, cells, strict=True))
                 lines.row += 1
     except csv.Error as error:
         reason = "a quote is never closed" if "end of data" in str(error) else f"not valid CSV ({error})"
         if "new-line character" in str(error):
-            reason = "a CR that ends no line stands outside of quotes"
-        raise lines.broken(reason, line + 1) from None
+            reason = "a CR stands outside of quotes and ends no line"
+        raise lines.error(reason, line + 1) from None
 
 
 def _tsv(path: str, stream: IO[bytes], reading: Reading) -> Rows:
-    """Separated by tabs, with a header. Quotes are plain characters, so a cell holds neither tab nor line end."""
+    """Tab-separated, with a header. Quotes are plain characters, so a cell has neither tabs nor line ends."""
     lines = Lines(path, stream, reading.encoding)
-    delimiter, texts = _delimited(lines, reading, "\t")
+    delimiter, texts = _find_delimiter(lines, reading, "\t")
     header: list[str] | None = None
-    for text in map(without_line_end, texts):
+    for text in map(strip_line_end, texts):
         cells = text.split(delimiter)
         if header is None:
             header = _header(path, cells)
         elif text or len(header) == 1:
             if len(cells) != len(header):
-                raise lines.broken(f"{len(cells)} columns, but the header has {len(header)}")
+                raise lines.error(f"{len(cells)} columns, but the header has {len(header)}")
             yield dict(zip(header, cells, strict=True))
             lines.row += 1
 
 
 def _txt(path: str, stream: IO[bytes], reading: Reading) -> Rows:
-    """One text a line, without its line end; an empty line is an empty text."""
+    """One text per line, without its line end; an empty line is an empty text."""
     lines = Lines(path, stream, reading.encoding)
-    for text in map(without_line_end, lines):
+    for text in map(strip_line_end, lines):
         yield {"text": text}
         lines.row += 1
 
 
-# --- One word a line ---
+# --- One word per line ---
 
 
 def _conll(path: str, stream: IO[bytes], reading: Reading, columns: WordColumns = CONLL) -> Rows:
-    chosen = columns.chosen(reading.token_column_index, reading.tag_column_index)
-    return read_sentences(Lines(path, stream, reading.encoding), chosen)
+    columns = columns.replace_with(reading.token_column_index, reading.tag_column_index)
+    return read_sentences(Lines(path, stream, reading.encoding), columns)
 
 
 # --- Parquet ---
 
 
 def _parquet(path: str, stream: IO[bytes], reading: Reading) -> Rows:
-    # Parquet is read from its end: a stream that has to be unpacked first is held in memory.
-    source = pa.BufferReader(read_whole(path, stream)) if packing_of(path) else stream
+    # Parquet is read from its end, so a compressed file is decompressed into memory first.
+    source = pa.BufferReader(read_all(path, stream)) if compression_of(path) else stream
     try:
         file = pyarrow.parquet.ParquetFile(source)
         features = datasets.Features.from_arrow_schema(file.schema_arrow)
@@ -357,7 +358,7 @@ def _parquet(path: str, stream: IO[bytes], reading: Reading) -> Rows:
 
 
 def table_rows(batch: pa.RecordBatch | pa.Table, features: datasets.Features) -> Rows:
-    """Yield the rows of an Arrow table, class numbers turned into their names (-1, "no label", into None)."""
+    """Yield the rows of an Arrow table, with class ids replaced by class names (-1, "no label", by None)."""
     columns = [_class_names(features[name], batch.column(name).to_pylist()) for name in batch.schema.names]
     for cells in zip(*columns, strict=True):
         yield dict(zip(batch.schema.names, cells, strict=True))

@@ -1,4 +1,4 @@
-"""Rows of validation and test that also stand in training, where a model may have learnt them by heart."""
+"""Leakage: rows of validation and test that are also in training, where a model may have memorized them."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -13,17 +13,21 @@ from .streams import RowStream
 
 logger = logging.getLogger(__name__)
 
-# What no text has, between those of a row.
-BETWEEN = "\x1f"
+# Separates the texts of a row: the control character "unit separator", which texts do not have.
+SEPARATOR = "\x1f"
 
 
-def warn_of_leakage(data: LabelledData, inputs: Sequence[str]) -> dict[str, str]:
-    """Say of each other split how many of its rows have what a training row has in the columns that a model reads.
+def warn_about_leakage(data: LabelledData, inputs: Sequence[str]) -> dict[str, str]:
+    """Log for each other split how many of its rows equal a training row in the columns that the model reads.
+
+    Args:
+        data: the splits.
+        inputs: the columns that the model reads.
 
     Returns:
-        For the card, what was said of a split, without where its file is.
+        The message of each split for the card, without the path of its file.
     """
-    train, said = data.get("train"), {}
+    train, messages = data.get("train"), {}
     for split in data if train is not None else ():
         where = data.where[split]
         if split == "train":
@@ -31,19 +35,19 @@ def warn_of_leakage(data: LabelledData, inputs: Sequence[str]) -> dict[str, str]
         if isinstance(train, RowStream):
             reason = "is trained on" if where == data.where["train"] else "is not compared with a stream"
             logger.warning("%s: %s %s", split, where, reason)
-            said[split] = f"{split}: the split {reason}"
+            messages[split] = f"{split}: the split {reason}"
             continue
         columns = [name for name in inputs if name in train.column_names]
-        if count := rows_in_both(data[split], train, columns):
-            rows, stand = f"{len(data[split]):,} rows", "stands" if count == 1 else "stand"
-            found = f"{count:,} also {stand} in training, by {' and '.join(columns)}"
+        if count := count_shared_rows(data[split], train, columns):
+            rows, verb = f"{len(data[split]):,} rows", "is" if count == 1 else "are"
+            found = f"{count:,} {verb} also in training, by {' and '.join(columns)}"
             logger.warning("%s: of %s (%s) %s", split, rows, where, found)
-            said[split] = f"{split}: of {rows} {found}"
-    return said
+            messages[split] = f"{split}: of {rows} {found}"
+    return messages
 
 
-def rows_in_both(rows: datasets.Dataset, others: datasets.Dataset, columns: list[str]) -> int:
-    """How many of the rows have the same values in these columns as one of the others; 8 bytes a row are held."""
+def count_shared_rows(rows: datasets.Dataset, others: datasets.Dataset, columns: list[str]) -> int:
+    """Number of rows that equal one of the other rows in these columns; needs 8 bytes of memory per row."""
     hashes, counts = np.unique(np.concatenate([*row_hashes(rows, columns)]), return_counts=True)
     is_in_both = np.zeros(len(hashes), bool)
     for found in row_hashes(others, columns) if len(hashes) else ():
@@ -53,14 +57,14 @@ def rows_in_both(rows: datasets.Dataset, others: datasets.Dataset, columns: list
 
 
 def row_hashes(rows: datasets.Dataset, columns: list[str]) -> Iterator[np.ndarray]:
-    """A hash of each row's texts in these columns, some rows at a time; empty rows are left out."""
+    """Hashes of the rows' texts in these columns, batch by batch; empty rows are skipped."""
     for table in rows.select_columns(columns).with_format("arrow").iter(BATCH_ROWS):
-        texts = pc.binary_join_element_wise(*(as_texts(table[name]) for name in columns), BETWEEN)
+        texts = pc.binary_join_element_wise(*(join_items(table[name]) for name in columns), SEPARATOR)
         texts = texts.filter(pc.greater(pc.binary_length(texts), len(columns) - 1))
-        # Python's own hash differs from process to process, but not within one.
+        # Python's hash is the same within one process, which is enough here.
         yield np.fromiter(map(hash, texts.to_pylist()), np.int64, len(texts))
 
 
-def as_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The items of a list as one text."""
-    return pc.binary_join(column, BETWEEN) if pa.types.is_list(column.type) else column
+def join_items(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The items of each list joined into one text; a column of texts is returned as it is."""
+    return pc.binary_join(column, SEPARATOR) if pa.types.is_list(column.type) else column

@@ -1,4 +1,4 @@
-"""Files and directories that one process writes, and no other touches until it has ended, however it ended."""
+"""Locks of files and directories, so that only one process writes to them. The kernel releases them at its end."""
 
 import contextlib
 import errno
@@ -11,37 +11,40 @@ from typing import IO
 
 from .errors import InputError
 
-# What a file system answers that has no locks.
-WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
+# Errors of a file system without lock support.
+NO_LOCK_SUPPORT = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
 
 
 def open_locked(path: Path, wait: bool = False) -> IO[bytes] | None:
-    """Open a file to write it anew, and lock it until it is closed; None if another process has it.
+    """Open a file for writing, empty, and lock it until it is closed.
 
-    The kernel takes the lock away when the process ends, so that what a killed one left is taken over.
+    The kernel releases the lock when the process ends, so the file of a killed process can be taken over.
 
     Args:
-        path: of a file that may be there.
-        wait: until no other process has it.
+        path: the file, which may exist.
+        wait: wait until no other process has it locked.
+
+    Returns:
+        The file, or None if another process has it locked and `wait` is false.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     while True:
         stream = path.open("ab")
         if not lock(stream, wait):
             stream.close()
             return None
-        if is_at(stream.fileno(), path):
+        if is_same_file(stream.fileno(), path):
             stream.truncate(0)
             return stream
         # It was renamed or deleted before it was locked.
         stream.close()
 
 
-def clear(path: Path) -> None:
-    """Delete a file unless a process writes it."""
-    # Somebody else may have done so, or it may be somebody else's.
+def delete_if_unlocked(path: Path) -> None:
+    """Delete a file unless a process has it locked."""
+    # Another process may have deleted it, or it may belong to another user.
     with contextlib.suppress(OSError), path.open("r+b") as stream:
         if lock(stream):
             path.unlink()
@@ -51,11 +54,11 @@ def lock(stream: IO[bytes] | int, wait: bool = False) -> bool:
     """Lock an open file or directory until it is closed; on a file system without locks, do nothing.
 
     Args:
-        stream: the file, or a descriptor.
-        wait: until no other process has it locked.
+        stream: the file, or its descriptor.
+        wait: wait until no other process has it locked.
 
     Returns:
-        False if another process has it locked, and this one does not wait.
+        False if another process has it locked and `wait` is false.
 
     Raises:
         OSError: the lock failed for another reason.
@@ -65,20 +68,20 @@ def lock(stream: IO[bytes] | int, wait: bool = False) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in WITHOUT_LOCKS:
+        if error.errno not in NO_LOCK_SUPPORT:
             raise
     return True
 
 
-def await_writer(stream: IO[bytes]) -> None:
-    """Wait until no other process has an open file locked; those that wait are not in each other's way."""
-    # A file system may have no locks.
+def wait_for_writer(stream: IO[bytes]) -> None:
+    """Wait until no process has an open file locked for writing. Waiting processes share the lock."""
+    # A file system may have no lock support.
     with contextlib.suppress(OSError):
         fcntl.flock(stream, fcntl.LOCK_SH)
 
 
-def is_at(descriptor: int, path: Path) -> bool:
-    """Whether a name is still that of what is open."""
+def is_same_file(descriptor: int, path: Path) -> bool:
+    """Whether a path still names the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -87,42 +90,42 @@ def is_at(descriptor: int, path: Path) -> bool:
 
 # --- Directories ---
 
-# Descriptors of the directories that this process has locked.
-LOCKED: dict[Path, int] = {}
+# Directories that this process has locked, with their descriptors.
+LOCKED_DIRECTORIES: dict[Path, int] = {}
 
 
 @contextlib.contextmanager
-def locked(output_dir: str | Path) -> Iterator[None]:
-    """Keep other processes that call this from writing to a directory, which is created if needed.
+def lock_directory(output_dir: str | Path) -> Iterator[None]:
+    """Lock a directory against other processes that call this; create it if needed.
 
-    Nested calls in one process do nothing. A directory that was created and stays empty is deleted.
+    Nested calls in one process do nothing. Directories created here are deleted at the end if they are empty.
 
     Raises:
         InputError: another process holds the lock.
         OSError: the directory cannot be created or locked.
     """
     path = Path(output_dir).absolute()
-    made = [each for each in (path, *path.parents) if not each.exists()]
+    created = [each for each in (path, *path.parents) if not each.exists()]
     path.mkdir(parents=True, exist_ok=True)
     key = path.resolve()
-    if key in LOCKED:
+    if key in LOCKED_DIRECTORIES:
         yield
         return
-    forget_locks_in_children()
-    LOCKED[key] = descriptor = locked_directory(key)
+    release_locks_in_children()
+    LOCKED_DIRECTORIES[key] = descriptor = open_locked_directory(key)
     try:
         yield
     finally:
-        for each in made:
-            # As far as they are empty. Before the lock is released: afterwards they may be another process's.
+        for each in created:
+            # Only if empty, and before the lock is released: afterwards another process may use them.
             with contextlib.suppress(OSError):
                 each.rmdir()
-        LOCKED.pop(key, None)
+        LOCKED_DIRECTORIES.pop(key, None)
         os.close(descriptor)
 
 
-def locked_directory(path: Path) -> int:
-    """A descriptor that holds the lock of a directory. Raises InputError where another process holds it."""
+def open_locked_directory(path: Path) -> int:
+    """Open and lock a directory; return its descriptor. Raises InputError if another process has it locked."""
     while True:
         path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDONLY)
@@ -131,7 +134,7 @@ def locked_directory(path: Path) -> int:
                 raise InputError(
                     f"output_dir: another process writes to {path}; wait until it has ended, or give another directory"
                 )
-            if is_at(descriptor, path):
+            if is_same_file(descriptor, path):
                 return descriptor
         except BaseException:
             os.close(descriptor)
@@ -141,11 +144,11 @@ def locked_directory(path: Path) -> int:
 
 
 @cache
-def forget_locks_in_children() -> None:
-    """Let processes that are forked from this one, and may live longer, not hold its locks too."""
+def release_locks_in_children() -> None:
+    """Close the locks in forked child processes, which may live longer than this one."""
 
-    def forget() -> None:
-        while LOCKED:
-            os.close(LOCKED.popitem()[1])
+    def release() -> None:
+        while LOCKED_DIRECTORIES:
+            os.close(LOCKED_DIRECTORIES.popitem()[1])
 
-    os.register_at_fork(after_in_child=forget)
+    os.register_at_fork(after_in_child=release)

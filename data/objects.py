@@ -1,4 +1,4 @@
-"""The JSON objects that a run and a saved model leave: each is read by one function, and named where it is none."""
+"""Reading the JSON objects that a run and a saved model contain, and writing JSON lines."""
 
 import json
 from pathlib import Path
@@ -6,30 +6,30 @@ from typing import Any
 
 UNICODE_LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
-# The most bytes that are read: a log of a million steps has a quarter of it.
-LARGEST = 2**30
-# The most digits of a whole number: more are no float, and take long to read.
-DIGITS = 300
+# The largest file that is read, in bytes. The log of a million steps has a quarter of it.
+MAX_BYTES = 2**30
+# A whole number with more digits is too large for a float, and slow to read.
+MAX_DIGITS = 300
 
 
-def whole_number(digits: str) -> int:
-    """A whole number of JSON. Raises ValueError for one that no float can be near to."""
-    if len(digits) > DIGITS:
+def parse_whole_number(digits: str) -> int:
+    """Parse a whole number of JSON. Raises ValueError for one beyond the range of a float."""
+    if len(digits) > MAX_DIGITS:
         raise ValueError(f"a number has {len(digits)} digits")
     return int(digits)
 
 
 def load_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file.
+    """The JSON object in a file, which must exist.
 
     Raises:
-        ValueError: it holds something else; the message says what, and leaves it to the caller to name the file.
-        OSError: it cannot be read.
+        ValueError: the file holds something else. The message does not name the file; the caller does.
+        OSError: the file cannot be read.
     """
     if not path.is_file():
         raise ValueError("is no file")
-    if path.stat().st_size > LARGEST:
-        raise ValueError(f"is no JSON of ours (it has {path.stat().st_size} bytes)")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"is too large for a JSON file of ours ( {path.stat().st_size} bytes)")
     try:
         text = path.read_text(encoding="utf-8")
     except ValueError as error:
@@ -38,9 +38,9 @@ def load_object(path: Path) -> dict[str, Any]:
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """The JSON object in a text. Raises ValueError if it holds something else."""
+    """The JSON object in a text. Raises ValueError if the text is anything else."""
     try:
-        content = json.loads(text, parse_int=whole_number)
+        content = json.loads(text, parse_int=parse_whole_number)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"is no JSON ({error})") from error
     if not isinstance(content, dict):
@@ -49,11 +49,11 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty where there is no file.
+    """The JSON object in a file; an empty dict if the file does not exist.
 
     Raises:
-        ValueError: it holds something else; the message names the file.
-        OSError: it cannot be read.
+        ValueError: the file holds something else. The message names the file.
+        OSError: the file cannot be read.
     """
     if not path.exists():
         return {}
@@ -64,5 +64,5 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def json_line(value: Any) -> str:
-    """A value as one line of JSON, also for those who take U+0085, U+2028 and U+2029 for line ends."""
+    """A value as one line of JSON. U+0085, U+2028 and U+2029, which some readers take for line ends, are escaped."""
     return json.dumps(value, ensure_ascii=False).translate(UNICODE_LINE_ENDS) + "\n"

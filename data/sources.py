@@ -1,4 +1,4 @@
-"""From what the user names to rows: files, several of them, globs, and pairs of files whose lines go together."""
+"""The sources of rows: one file or several, globs, and pairs of files with parallel lines."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -7,34 +7,34 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from .errors import InputError, listed, one_line, one_of
-from .files import check_encoding, check_file, expand
+from .errors import InputError, check_choice, printable, short_list
+from .files import check_encoding, check_file, expand_globs
 from .formats import DEFAULT_READING, Reading, file_type, read_pairs, read_rows
 
 Names = str | Path | Sequence[str | Path]
-# What a reading says of files with a header.
-OF_CELLS = ("delimiter", "decimal", "label_separator")
+# Options of `Reading` for files with a header.
+CELL_OPTIONS = ("delimiter", "decimal", "label_separator")
 
 
 class Pairs(NamedTuple):
-    """Parallel text: line i of a source file goes with line i of the target file in the same place."""
+    """Parallel text: line i of the n-th source file belongs to line i of the n-th target file."""
 
     source: Names
     target: Names
 
 
 class Source(NamedTuple):
-    """Rows that are read one by one, and counted from 1 in messages.
+    """A source of rows. Messages count its rows from 1.
 
     Args:
-        name: where they come from, for messages.
-        rows: gives them, and tells a bar how far it is.
-        size: what the bar goes up to: bytes of the files, or rows; None if nobody knows.
-        cells: how lists and numbers are written, where every cell is text; None if values have types.
-        one_word_a_line: whether the rows come from a file of one word a line.
-        delimited: whether they come from a file whose columns a delimiter separates.
-        files: that are read.
-        facts: what the rows depend on besides the files' contents.
+        name: of the source, for messages.
+        rows: yields the rows and advances the progress bar that it is given.
+        size: total of the progress bar, bytes of the files or rows; None if unknown.
+        cells: the options for lists and numbers in text cells; None if values have types.
+        one_word_a_line: whether the source is a file with one word per line.
+        delimited: whether the source is a file with a column delimiter.
+        files: the files that are read.
+        facts: what the rows depend on besides the contents of the files; a part of the cache key.
     """
 
     name: str
@@ -48,37 +48,37 @@ class Source(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where the rows of a split come from, as messages say it.
+    """The sources of a split's rows, for messages.
 
     Args:
-        names: of the sources, one after the other.
-        counts: how many rows each has.
+        names: of the sources, in order.
+        counts: number of rows of each source.
     """
 
     names: list[str]
     counts: list[int]
 
     def __str__(self) -> str:
-        return one_line(listed(self.names))
+        return printable(short_list(self.names))
 
     def row(self, number: int) -> str:
-        """Row `number` of the split, from 1, by its source and its number there."""
+        """Name row `number` of the split (from 1) by its source and its number in that source."""
         for name, count in zip(self.names, self.counts, strict=True):
             if number <= count:
                 return f"{name}: row {number}"
             number -= count
-        raise AssertionError(f"{self} has no row so far on")
+        raise AssertionError(f"{self} has fewer rows")
 
 
 def sources_of(split: str, given: Names | Pairs, reading: Reading) -> list[Source]:
-    """The sources of a split; every file is there, and of a kind that can be read.
+    """The sources of a split, one for each file or pair of files.
 
     Raises:
-        InputError: a file is missing, or of an unknown kind, or has no other to go with.
+        InputError: a file is missing, empty or of an unknown type, or source and target files differ in number.
     """
     if isinstance(given, Pairs):
         return [_pair_source(source, target, reading) for source, target in _pairs(split, given)]
-    return [_file_source(path, reading) for path in expand(f"{split}_file", given)]
+    return [_file_source(path, reading) for path in expand_globs(f"{split}_file", given)]
 
 
 def _file_source(path: str, reading: Reading) -> Source:
@@ -100,36 +100,36 @@ def _pair_source(source: str, target: str, reading: Reading) -> Source:
 
 
 def size_of(path: str) -> int:
-    """In bytes, packed as it is."""
+    """Size of a file on disk, in bytes."""
     return Path(path).expanduser().stat().st_size
 
 
 def _pairs(split: str, given: Pairs) -> list[tuple[str, str]]:
-    """The first source file with the first target file, and so on."""
-    sources, targets = (expand(f"{split}_{side}_file", names) for side, names in given._asdict().items())
+    """Pair the n-th source file with the n-th target file. Raises InputError if their numbers differ."""
+    sources, targets = (expand_globs(f"{split}_{side}_file", names) for side, names in given._asdict().items())
     if len(sources) != len(targets):
-        counts = f"{len(sources)} ({listed(sources)}) and {len(targets)} ({listed(targets)})"
-        raise InputError(f"{split}_source_file, {split}_target_file: must name equally many files, but name {counts}")
+        counts = f"{len(sources)} ({short_list(sources)}) and {len(targets)} ({short_list(targets)})"
+        raise InputError(f"{split}_source_file, {split}_target_file: must name as many files each, but name {counts}")
     return list(zip(sources, targets, strict=True))
 
 
 def check_reading(reading: Reading, sources: list[Source]) -> None:
-    """Refuse what has no effect or no meaning.
+    """Check the reading options.
 
     Raises:
-        InputError: the encoding is unknown, a column is named where no file holds one word a line, or what separates
-            columns, numbers or labels is impossible, or said where there is no file with a header.
+        InputError: the encoding is unknown; a delimiter, decimal mark or label separator is invalid, or given without
+            a file with a header; or a column index is given without a file of one word per line.
     """
     check_encoding(reading.encoding)
     if reading.delimiter is not None and (len(reading.delimiter) != 1 or reading.delimiter in '"\r\n'):
         raise InputError(f"delimiter: must be one character such as ';' or '\\t', not {reading.delimiter!r}")
-    one_of("decimal", reading.decimal, [".", ","])
+    check_choice("decimal", reading.decimal, [".", ","])
     if reading.label_separator == "":
         raise InputError("label_separator: is empty; give one or more characters")
-    said = [name for name in OF_CELLS if getattr(reading, name) != getattr(DEFAULT_READING, name)]
-    if said and not any(source.delimited for source in sources):
-        raise InputError(f"{said[0]}: is for .csv and .tsv files with a header, of which there is none")
+    given = [name for name in CELL_OPTIONS if getattr(reading, name) != getattr(DEFAULT_READING, name)]
+    if given and not any(source.delimited for source in sources):
+        raise InputError(f"{given[0]}: is for .csv and .tsv files with a header, but there are none")
     if reading.has_columns and not any(source.one_word_a_line for source in sources):
         flag = "tag_column_index" if reading.token_column_index is None else "token_column_index"
         kinds = ".conll, .conllu, .tsv and .txt"
-        raise InputError(f"{flag}: is for files of one word a line, {kinds}, of which there is none")
+        raise InputError(f"{flag}: is for files of one word per line, {kinds}, but there are none")

@@ -34,12 +34,12 @@ from .columns import (
     present_fields,
     value_of,
 )
-from .errors import InputError, one_line
+from .errors import InputError, printable
 from .formats import DEFAULT_READING, Reading
 from .labels import label_names
 from .named_datasets import BATCH_ROWS, named_sources
 from .sources import Names, Origin, Pairs, Source, check_reading, sources_of
-from .storage import key_of, stored
+from .storage import cache_key, cache_table
 from .streams import RowStream
 
 logger = logging.getLogger(__name__)
@@ -222,7 +222,9 @@ def _read(sources: list[Source], fields: list[Field], column: str | None = None)
 
     With `column`, all columns are checked, and only this one is returned.
     """
-    parts = [stored(_key(source, fields, column), _with_progress_bar(source, fields, column)) for source in sources]
+    parts = [
+        cache_table(_key(source, fields, column), _with_progress_bar(source, fields, column)) for source in sources
+    ]
     origin = Origin([source.name for source in sources], [len(part) for part in parts])
     _check_same_columns(dict(zip(origin.names, (part.column_names for part in parts), strict=True)))
     plain = _single_item_columns(datasets.concatenate_datasets(parts).data, origin.row)
@@ -251,14 +253,14 @@ def _blocks(source: Source, fields: list[Field], columns: dict[str, list[str]] |
 
 def _key(source: Source, fields: list[Field], column: str | None) -> str:
     """Cache key of the checked rows of a source. Another version may read the same files differently."""
-    return key_of(source.files, __version__, source.facts, fields, column)
+    return cache_key(source.files, __version__, source.facts, fields, column)
 
 
 def _with_progress_bar(source: Source, fields: list[Field], column: str | None) -> Iterator[pa.RecordBatch]:
     """The batches of a source, with all columns or one; after a second a progress bar shows rows/s and time left."""
     look = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"
     count = 0
-    desc = f"Reading {one_line(source.name)}"
+    desc = f"Reading {printable(source.name)}"
     with tqdm(desc=desc, total=source.size, bar_format=look, delay=1, leave=False) as bar:
         for batch in _batches(source, fields, bar):
             yield batch if column is None else batch.select([column])

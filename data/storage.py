@@ -1,4 +1,4 @@
-"""Tables that need not fit into memory: written to the cache as they are read, and found there again."""
+"""Arrow tables in the cache of `datasets`: written while their rows are read, memory-mapped, and reused."""
 
 import contextlib
 import hashlib
@@ -17,104 +17,104 @@ import pyarrow as pa
 from datasets.fingerprint import Hasher
 from datasets.table import MemoryMappedTable
 
-from .errors import InputError, in_one_line
-from .locks import await_writer, clear, lock, open_locked
-from .writing import put_in_place
+from .errors import InputError, error_line
+from .locks import delete_if_unlocked, lock, open_locked, wait_for_writer
+from .writing import sync_and_rename
 
 logger = logging.getLogger(__name__)
 
-# Bytes of a file that are hashed at a time.
-BLOCK = 2**24
-# Against damage, not against malice: a third of the time of a hash of the other kind.
-SEAL = b"seqblend crc32 "
-SEAL_BYTES = len(SEAL) + 8
-# Seconds after which a file that `datasets` has not written to is nobody's.
-ABANDONED = 24 * 3600
+# Bytes of a file that are read at a time.
+BLOCK_BYTES = 2**24
+# CRC-32 detects damage, not tampering. It takes a third of the time of a cryptographic hash.
+CHECKSUM_PREFIX = b"seqblend crc32 "
+CHECKSUM_BYTES = len(CHECKSUM_PREFIX) + 8
+# Seconds without a write after which a temporary file of `datasets` counts as abandoned.
+ABANDONED_AFTER = 24 * 3600
 
 
-def key_of(files: Iterable[str], *facts: Any) -> str:
-    """What a table made of these files is called: equal for equal contents and facts, wherever the files are."""
+def cache_key(files: Iterable[str], *facts: Any) -> str:
+    """Cache key of a table: a hash of the files' contents and of the facts. The files' paths do not matter."""
     content = hashlib.blake2b()
     for name in files:
         path = Path(name).expanduser()
         with path.open("rb") as file:
-            while block := file.read(BLOCK):
+            while block := file.read(BLOCK_BYTES):
                 content.update(block)
-        # The same bytes in other files are other rows.
+        # The sizes tell where one file ends: the same bytes divided otherwise into files are other rows.
         content.update(str(path.stat().st_size).encode())
     return Hasher.hash([content.hexdigest(), *facts])
 
 
-def directory() -> Path:
-    """Where everything is stored."""
+def cache_directory() -> Path:
+    """The directory of all cached tables."""
     return Path(datasets.config.HF_DATASETS_CACHE, "seqblend").expanduser()
 
 
 @contextmanager
-def caching() -> Iterator[None]:
-    """Inside something is stored, or found again. Raises InputError where the cache cannot be read or written."""
+def cache_errors() -> Iterator[None]:
+    """Turn errors of reading or writing the cache into InputError."""
     try:
         yield
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(
-            f"{directory()}: the data cannot be stored there, or is damaged ({in_one_line(error)}); "
-            "delete what is there, or HF_DATASETS_CACHE names another directory"
+            f"{cache_directory()}: the data cannot be stored there, or is damaged ({error_line(error)}); "
+            "delete its files, or set HF_DATASETS_CACHE to another directory"
         ) from error
 
 
-def stored(key: str, batches: Iterator[pa.RecordBatch]) -> datasets.Dataset:
-    """The rows of the batches, on disk. Where they have been stored before, nothing is read of the batches.
+def cache_table(key: str, batches: Iterator[pa.RecordBatch]) -> datasets.Dataset:
+    """Write batches to the cache and return them as a memory-mapped data set; read no batch if they are cached.
 
     Args:
-        key: tells what the batches are made of.
-        batches: at least one, of one schema.
+        key: cache key, see `cache_key`.
+        batches: at least one, all of one schema.
 
     Raises:
         InputError: the cache cannot be written.
     """
-    path = directory() / f"{key}.arrow"
-    with caching():
-        if not is_stored(path):
-            write(path, batches)
+    path = cache_directory() / f"{key}.arrow"
+    with cache_errors():
+        if not is_cached(path):
+            write_table(path, batches)
         return datasets.Dataset(MemoryMappedTable.from_file(str(path)), fingerprint=key)
 
 
-def mapped(rows: datasets.Dataset, function: Callable, fingerprint: str, **options: Any) -> datasets.Dataset:
-    """As rows.map; where its tables have been stored before, and are whole, nothing is computed.
+def map_cached(rows: datasets.Dataset, function: Callable, fingerprint: str, **options: Any) -> datasets.Dataset:
+    """`rows.map(function, **options)`, whose result is reused if it is in the cache undamaged.
 
     Args:
-        rows: what is held in memory stays there.
+        rows: of rows in memory the result is in memory too, and not cached.
         function: see `datasets.Dataset.map`.
-        fingerprint: tells what the result is made of.
-        options: as function.
+        fingerprint: cache key of the result.
+        options: see `datasets.Dataset.map`.
 
     Raises:
         InputError: the cache cannot be written.
     """
-    with caching():
+    with cache_errors():
         if not rows.cache_files:
             return rows.map(function, new_fingerprint=fingerprint, **options)
-        path = directory() / f"cache-{fingerprint}.arrow"
-        # Of several processes each makes a table.
+        path = cache_directory() / f"cache-{fingerprint}.arrow"
+        # With several processes (`num_proc`) each writes a table.
         tables = f"{path.stem}*{path.suffix}"
-        whole = {table for table in path.parent.glob(tables) if is_stored(table)}
-        clear_abandoned()
+        intact = {table for table in path.parent.glob(tables) if is_cached(table)}
+        delete_abandoned()
         result = rows.map(function, new_fingerprint=fingerprint, cache_file_name=str(path), **options)
-        for table in {*path.parent.glob(tables)} - whole:
-            # Another process may have taken it for damaged, without a seal as it was.
+        for table in {*path.parent.glob(tables)} - intact:
+            # Another process may have deleted it as damaged while it had no checksum.
             with contextlib.suppress(FileNotFoundError):
-                seal(table)
+                add_checksum(table)
         return result
 
 
-def write(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
-    """Write the batches to a file, whole or not at all."""
+def write_table(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
+    """Write batches to a file atomically: the whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    clear_abandoned()
-    # Of another name than what any other process writes, and with the rights that files have here.
+    delete_abandoned()
+    # A name that no other process uses. Opened like any file, it gets the usual permissions.
     part = path.with_name(f"{uuid4().hex}.part")
     try:
-        # Another process may look for a moment whether it is abandoned.
+        # Another process may hold the lock for a moment to check whether the file is abandoned.
         with open_locked(part, wait=True) as stream:
             first = next(batches)
             with pa.ipc.new_stream(stream, first.schema) as writer:
@@ -122,56 +122,56 @@ def write(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
                 for batch in batches:
                     writer.write_batch(batch)
             stream.flush()
-            stream.write(seal_of(part, part.stat().st_size))
-            put_in_place(stream, part, path)
+            stream.write(checksum_of(part, part.stat().st_size))
+            sync_and_rename(stream, part, path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
 
 
-def clear_abandoned() -> None:
-    """Delete what killed processes left half written: what none has locked, or, of `datasets`, what is old."""
-    for part in directory().glob("*.part"):
-        clear(part)
-    for file in directory().glob("tmp*"):
+def delete_abandoned() -> None:
+    """Delete partial files of killed processes: those that no process has locked, and old ones of `datasets`."""
+    for part in cache_directory().glob("*.part"):
+        delete_if_unlocked(part)
+    for file in cache_directory().glob("tmp*"):
         with contextlib.suppress(OSError):
-            if time.time() - file.stat().st_mtime > ABANDONED:
+            if time.time() - file.stat().st_mtime > ABANDONED_AFTER:
                 file.unlink()
 
 
-# --- Seals: a sum over what a file held when it was written, by which it is seen to be damaged ---
+# --- Checksums: appended to a table when it is written, to detect damage later ---
 
 
-def is_stored(path: Path) -> bool:
-    """Whether a table is there and whole; one that is damaged is deleted, and a line says so."""
+def is_cached(path: Path) -> bool:
+    """Whether a table exists and its checksum is right. A damaged table is deleted, and a warning logged."""
     if not path.exists():
         return False
     with path.open("rb") as file:
-        await_writer(file)
-        size = os.fstat(file.fileno()).st_size - SEAL_BYTES
+        wait_for_writer(file)
+        size = os.fstat(file.fileno()).st_size - CHECKSUM_BYTES
         file.seek(max(size, 0))
-        if size > 0 and file.read() == seal_of(path, size):
+        if size > 0 and file.read() == checksum_of(path, size):
             return True
-    logger.warning("%s is damaged and is passed over: what it held is made anew", path)
+    logger.warning("%s is damaged: it is deleted and made again", path)
     path.unlink(missing_ok=True)
     return False
 
 
-def seal(path: Path) -> None:
-    """Put a seal behind the end of a table, where nobody reads on, unless it has one."""
+def add_checksum(path: Path) -> None:
+    """Append a checksum to a table unless it has one. Readers of Arrow streams stop before it."""
     with path.open("r+b") as file:
         lock(file, wait=True)
-        # Another process may have done it.
+        # Another process may have appended it.
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(size - SEAL_BYTES, 0))
-        if not file.read().startswith(SEAL):
-            file.write(seal_of(path, size))
+        file.seek(max(size - CHECKSUM_BYTES, 0))
+        if not file.read().startswith(CHECKSUM_PREFIX):
+            file.write(checksum_of(path, size))
 
 
-def seal_of(path: Path, size: int) -> bytes:
-    """What stands behind so many bytes of a file."""
-    sum_of_all = 0
+def checksum_of(path: Path, size: int) -> bytes:
+    """The checksum, with its prefix, of the first `size` bytes of a file."""
+    checksum = 0
     with path.open("rb") as file:
-        while block := file.read(min(BLOCK, size - file.tell())):
-            sum_of_all = zlib.crc32(block, sum_of_all)
-    return SEAL + b"%08x" % sum_of_all
+        while block := file.read(min(BLOCK_BYTES, size - file.tell())):
+            checksum = zlib.crc32(block, checksum)
+    return CHECKSUM_PREFIX + b"%08x" % checksum

@@ -1,4 +1,4 @@
-"""Streams of rows that can be read on from where a run was stopped."""
+"""Streams of rows that a resumed run continues from the row where it stopped."""
 
 import copy
 import hashlib
@@ -13,26 +13,26 @@ import datasets
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from .errors import InputError, in_one_line
+from .errors import InputError, error_line
 
-# Parts of a stream of `datasets` whose state leaves rows out: those in a buffer, and those of a batch.
-INEXACT = {"BufferShuffledExamplesIterable", "RebatchedArrowExamplesIterable"}
+# Iterables of `datasets` whose saved state loses rows: those in a shuffle buffer or in a partly read batch.
+INEXACT_ITERABLES = {"BufferShuffledExamplesIterable", "RebatchedArrowExamplesIterable"}
 
 
 class RowStream(IterableDataset):
-    """Rows that are read anew in each epoch and stored nowhere.
+    """Rows that are read from their sources in every epoch and not stored.
 
-    In an epoch the sources come in random order, and the rows of each block of one change places at random; seed and
-    epoch decide it alone. So a state is no more than the number of a block and of a row in it.
+    In each epoch the sources are read in random order, and the rows of each block are shuffled. Both depend on seed
+    and epoch only, so the state of a stream is the index of a block and of a row in it.
 
-    What has been read is compared when it is read again, in a later epoch or by a resumed run.
+    Digests of the rows are compared when the rows are read again, in a later epoch or by a resumed run.
 
     Args:
-        sources: each gives the blocks of its rows, as columns.
+        sources: each returns an iterator over the blocks of its rows; a block is a dict of columns.
         seed: 0 or more.
         head: the first rows of the first source.
-        encode: makes of a block what is told; it may have another number of rows.
-        files: name and size in bytes of each source, None where it has none.
+        encode: function of a block; its result may have another number of rows.
+        files: name and size in bytes of each source; the size is None where unknown.
     """
 
     def __init__(
@@ -46,24 +46,24 @@ class RowStream(IterableDataset):
         self.sources, self.seed, self.head, self.encode, self.files = sources, seed, head, encode, files
         self.epoch = self.block = self.row = 0
         self._start = (0, 0)
-        # Digests of the sources that were read to their end, and of what was read of the one that is being read.
+        # Digests of the sources that were read to their end, and of the part read so far of the current source.
         self._read: dict[str, str] = {}
         self._reading = ""
         self._expected: str | None = None
 
     @property
     def column_names(self) -> list[str]:
-        """Of the rows as read."""
+        """The columns of the rows as read, before `encode`."""
         return self.head.column_names
 
     @property
     def size(self) -> int | None:
-        """Of the files together, in bytes; None if unknown."""
+        """Total size of the files in bytes; None if unknown."""
         sizes = [size for _, size in self.files]
         return None if None in sizes or not sizes else sum(sizes)
 
-    def encoded(self, encode: Callable[[dict[str, list]], dict[str, list]]) -> "RowStream":
-        """The same rows, of which `encode` makes something, block by block."""
+    def map(self, encode: Callable[[dict[str, list]], dict[str, list]]) -> "RowStream":
+        """The same stream with another function `encode`, applied to each block."""
         return RowStream(self.sources, self.seed, self.head, encode, self.files)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -88,7 +88,7 @@ class RowStream(IterableDataset):
             raise self._changed(source)
 
     def _blocks(self) -> Iterator[tuple[int, dict[str, list]]]:
-        """The blocks of an epoch, each with the number of its source.
+        """The blocks of an epoch, each with the index of its source.
 
         Raises:
             InputError: a source has other rows than when it was read before.
@@ -110,122 +110,124 @@ class RowStream(IterableDataset):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it is in this epoch, and what has been read."""
+        """The position in this epoch, and the digests of the rows read so far."""
         return {"block": self.block, "row": self.row, "reading": self._reading, "read": self._read}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there when rows are asked for next, and from the beginning when that has ended."""
+        """Start the next iteration from this state; the iterations after it start from the beginning."""
         self._start = (int(state["block"]), int(state["row"]))
         self._expected = state.get("reading") or None
-        self.remember(state)
+        self.compare_with(state)
 
-    def remember(self, state: dict[str, Any]) -> None:
-        """Compare what is read from now on with what had been read."""
+    def compare_with(self, state: dict[str, Any]) -> None:
+        """Compare the rows read from now on with the digests of a state."""
         self._read = dict(state.get("read", {}))
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by PositionedStream."""
+        """Set the epoch, which decides the order of rows. Called by PositionedStream and SharedStream."""
         self.epoch = epoch
 
 
 @contextmanager
-def state_of_stream() -> Iterator[None]:
-    """Raises InputError for what a source raises of a state that is none of its own."""
+def stream_state_errors() -> Iterator[None]:
+    """Turn the errors that a source raises for an invalid state into InputError."""
     try:
         yield
     except InputError:
         raise
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        reason = in_one_line(error)
-        raise InputError(f"resume_from_checkpoint: position.pt has no state of this stream ({reason})") from error
+        reason = error_line(error)
+        raise InputError(
+            f"resume_from_checkpoint: position.pt has no valid state of this stream ({reason})"
+        ) from error
 
 
 class PositionedStream(IterableDataset):
-    """A stream that knows where in its source each of the last batches ended.
+    """A stream that keeps the state of its source at the end of each of the last batches.
 
-    The source has read on by then: a batch is made before it is known to be the last, and another while it is trained
-    on.
+    The current state of the source is too far ahead: the dataloader fetches the next batches while one is trained on.
 
     Args:
         source: has `state_dict` and `load_state_dict`, as `datasets.IterableDataset`.
-        rows: of a batch, of all processes together.
+        rows: rows of a batch, over all processes.
     """
 
     def __init__(self, source: Any, rows: int):
         self.source, self.rows = source, rows
         self.start = 0
-        self.ends: deque[tuple[int, Any]] = deque(maxlen=4)
+        self.states: deque[tuple[int, Any]] = deque(maxlen=4)
 
     def __len__(self) -> int:
-        """Raises TypeError, as len does, where the source does not know."""
+        """Length of the source. Raises TypeError, as len does, where it is unknown."""
         return len(self.source)
 
     def __iter__(self) -> Iterator[Any]:
         batches, self.start = self.start, 0
-        self.ends.clear()
+        self.states.clear()
         count, rows = 0, iter(self.source)
         if batches:
-            # Only now `datasets` looks at the state that it was given.
-            with state_of_stream():
+            # `datasets` checks the loaded state only when it yields the first row.
+            with stream_state_errors():
                 rows = chain(list(islice(rows, 1)), rows)
         for row in rows:
             count += 1
             if count == self.rows:
                 batches, count = batches + 1, 0
-                self.note(batches)
+                self._record_state(batches)
             yield row
-        self.note(batches + (count > 0))
+        self._record_state(batches + (count > 0))
 
-    def note(self, batches: int) -> None:
-        """Keep where the source is after so many batches."""
-        self.ends.append((batches, copy.deepcopy(self.source.state_dict())))
+    def _record_state(self, batches: int) -> None:
+        """Keep the state of the source after this number of batches."""
+        self.states.append((batches, copy.deepcopy(self.source.state_dict())))
 
     def state_after(self, batches: int) -> Any:
-        """Where the source was after so many batches of this epoch; None if that is not known any more."""
-        return dict(self.ends).get(batches)
+        """State of the source after this number of batches of the epoch; None if it is no longer kept."""
+        return dict(self.states).get(batches)
 
     def resume(self, batches: int, state: Any) -> None:
-        """Go on after so many batches of an epoch."""
-        with state_of_stream():
+        """Continue an epoch after this number of batches, from the source's state there."""
+        with stream_state_errors():
             self.source.load_state_dict(state)
         self.start = batches
 
-    def remember(self, state: Any) -> None:
-        """Begin an epoch after the one that ended in this state."""
-        if hasattr(self.source, "remember"):
-            self.source.remember(state)
+    def compare_with(self, state: Any) -> None:
+        """Compare the next epoch with the rows of the epoch that ended in this state, if the source can."""
+        if hasattr(self.source, "compare_with"):
+            self.source.compare_with(state)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate, which would call it of the source."""
+        """Called by accelerate; passed on to the source."""
         if hasattr(self.source, "set_epoch"):
             self.source.set_epoch(epoch)
 
 
-def is_exact(source: Any) -> bool:
-    """Whether a stream has a state from which it goes on with the very next row."""
-    return all(hasattr(source, name) for name in ("state_dict", "load_state_dict")) and not INEXACT & parts_of(source)
+def is_resumable(source: Any) -> bool:
+    """Whether a stream can continue from a saved state with exactly the next row."""
+    has_state = all(hasattr(source, name) for name in ("state_dict", "load_state_dict"))
+    return has_state and not INEXACT_ITERABLES & class_names(source)
 
 
-def parts_of(source: Any) -> set[str]:
-    """The names of the classes that a stream of `datasets` is made of. No public name tells of a shuffled buffer."""
+def class_names(source: Any) -> set[str]:
+    """The class names of the nested iterables of a `datasets` stream. No public attribute shows a shuffle buffer."""
     inner = [getattr(source, name, None) for name in ("_ex_iterable", "ex_iterable")]
     inner += getattr(source, "ex_iterables", None) or []
-    return {type(source).__name__}.union(*(parts_of(each) for each in inner if each is not None))
+    return {type(source).__name__}.union(*(class_names(each) for each in inner if each is not None))
 
 
 class SharedStream(IterableDataset):
-    """A stream that every process reads whole, and of which it trains on its own part of each batch.
+    """A stream that every process reads completely; each process trains on its own part of each batch.
 
-    A `datasets.IterableDataset` itself would be divided by its shards, of which no two need have equally many rows:
-    the process that is done first would leave the others waiting (`new_dataset.shard(num_shards=num_processes` of
-    accelerate's prepare_data_loader).
+    accelerate would divide a `datasets.IterableDataset` by its shards, which may differ in size: the process that
+    finishes first would leave the others waiting (`new_dataset.shard(num_shards=num_processes` in accelerate's
+    prepare_data_loader).
 
-    The last batch is filled with rows of its own. accelerate takes the first ones that it has read, and after a run
-    was resumed those are others.
+    The last batch is filled up with its own rows. accelerate would fill it with the first rows that it read, which are
+    different ones in a resumed run.
 
     Args:
         source: has the same rows in the same order in every process.
-        rows: of a batch, of all processes together.
+        rows: rows of a batch, over all processes.
     """
 
     def __init__(self, source: Any, rows: int):
@@ -241,6 +243,6 @@ class SharedStream(IterableDataset):
         yield from islice(cycle(batch), -len(batch) % self.rows)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate, which would call it of the source."""
+        """Called by accelerate; passed on to the source."""
         if hasattr(self.source, "set_epoch"):
             self.source.set_epoch(epoch)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writes: a file is written completely or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -7,30 +7,30 @@ from pathlib import Path
 from typing import IO, Any
 
 
-def part_of(path: Path) -> Path:
-    """The name of a file until it is whole: a hidden one, as a user's own `.part` would be lost.
+def partial_path(path: Path) -> Path:
+    """The temporary path of a file while it is written. It is hidden, so that no `.part` file of the user is lost.
 
-    It is fixed, so that the next process writes over what a killed one left there.
+    It is always the same for a file, so that the next process overwrites what a killed process left.
     """
     return path.with_name(f".{path.name}.part")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """A text file beside the one that is to be written, whose place it takes when all is in it and on the disk.
+def atomic_writer(path: Path) -> Iterator[IO[str]]:
+    """Open a temporary text file that replaces `path` at the end, once its content is on the disk.
 
     Raises:
-        OSError: it cannot be written; the error names the file, and what stood there before stays.
+        OSError: the file cannot be written. The error names `path`, whose old content stays.
     """
-    part = part_of(path)
+    part = partial_path(path)
     try:
-        # A link of that name would be written through.
+        # A symbolic link of that name would be written through.
         part.unlink(missing_ok=True)
         with part.open("x", encoding="utf-8") as file:
             yield file
-            put_in_place(file, part, path)
+            sync_and_rename(file, part, path)
     except OSError as error:
-        # One of something else that the body does has its own name, or no number.
+        # Other errors of the caller's block name another file, or have no errno.
         if error.errno is None or error.filename not in (None, str(part)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
@@ -39,22 +39,22 @@ def replacing(path: Path) -> Iterator[IO[str]]:
             part.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: str) -> None:
-    """Write a text file. Raises OSError, see replacing."""
-    with replacing(path) as file:
+def write_atomically(path: Path, content: str) -> None:
+    """Write a text file atomically. Raises OSError, see `atomic_writer`."""
+    with atomic_writer(path) as file:
         file.write(content)
 
 
-def put_in_place(file: IO[Any], part: Path, path: Path) -> None:
-    """Give an open file its name, once all that was written to it is on the disk.
+def sync_and_rename(file: IO[Any], part: Path, path: Path) -> None:
+    """Flush an open file to the disk and rename it.
 
     Args:
-        file: the file.
-        part: its name until now.
-        path: its name from now on; what stood there is replaced.
+        file: the open file.
+        part: its current path.
+        path: its new path; an existing file is replaced.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written or renamed.
     """
     file.flush()
     os.fsync(file.fileno())

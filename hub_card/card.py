@@ -20,7 +20,7 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 
 from ..configuration.base import unknown
-from ..data.writing import write_whole
+from ..data.writing import write_atomically
 from ..tasks.tags import describe_scheme
 from ..version import __version__
 from .agreement import MARK, count_agreeing, rows_of_each_label, told_rows, trial_code
@@ -180,7 +180,7 @@ def write_card(
         duration=duration,
     )
     path = into / "README.md"
-    write_whole(path, CONTROL.sub("\ufffd", card))
+    write_atomically(path, CONTROL.sub("\ufffd", card))
     if complete:
         logger.info("card: %s", path)
     return path

@@ -23,7 +23,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import get_session
 from transformers.hf_argparser import string_to_bool
 
-from ..data.errors import refuse
+from ..data.errors import print_error
 from ..version import __version__
 from .card import MADE, Given, write_card
 from .contents import PICTURES, PublishError, check_private, gather, listing, repository_files, stale_files
@@ -307,7 +307,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run(arguments)
     except (PublishError, ValueError, OSError) as error:
-        return refuse(error)
+        return print_error(error)
     return 0
 
 

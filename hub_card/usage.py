@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..tasks.words import DEFAULT, WORDS, word_spans, write_text
+from ..tasks.words import DEFAULT, WORDS, join_words, word_spans
 from .verify import without_package
 
 
@@ -111,7 +111,7 @@ def rule_of(words: list[str]) -> str:
 
 def as_text(example: Any, rule: str | None = None) -> str:
     """A text as it is; words as a text, see write_text."""
-    return example if isinstance(example, str) else write_text(example, rule or rule_of(example))[0]
+    return example if isinstance(example, str) else join_words(example, rule or rule_of(example))[0]
 
 
 def prompt_of(head: Head, example: Any, mask_token: str | None) -> Any:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ..tasks.base import Task
 from ..tasks.encoding import OVERFLOW_COLUMNS, Answer, Row, Settings, fill
-from ..tasks.windows import Overflow
+from ..tasks.windows import OverflowCounts
 from ..tasks.words import word_spans
 
 # The number of characters that are read ahead, and what a row counts for besides its own characters.
@@ -35,7 +35,7 @@ class Predictor:
     settings: Settings
     max_tokens: int
     generation: dict[str, int] = field(default_factory=dict)
-    overflow: Overflow = field(default_factory=Overflow)
+    overflow: OverflowCounts = field(default_factory=OverflowCounts)
 
     def answers(self, rows: Iterable[Row]) -> Iterator[Answer]:
         """One answer a row, in the order of the rows; it begins with the row's input."""

@@ -23,7 +23,7 @@ from ..data.errors import InputError
 from .base import Positions, Task, mean_probabilities
 from .corruption import IGNORE
 from .encoding import Answer, Row, Rows, Settings, count_tokens, fill, tokenize
-from .shortening import ids_of
+from .shortening import token_ids_of
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class CausalLM(Task):
     def encode(self, batch: Rows, settings: Settings) -> Rows:
         """Texts as documents, each with an end token."""
         tokenizer = settings.tokenizer
-        return {"input_ids": [[*ids, tokenizer.eos_token_id] for ids in ids_of(tokenizer, batch["text"])]}
+        return {"input_ids": [[*ids, tokenizer.eos_token_id] for ids in token_ids_of(tokenizer, batch["text"])]}
 
     def regroup(self, documents: Iterator[pa.ListArray], settings: Settings) -> Iterator[pa.RecordBatch]:
         """Rows of whole documents, or blocks of one stream; a row may begin in one array and end in the next."""

@@ -1,6 +1,6 @@
-"""What is taken out of a text for a model to put back: tokens or whole words masked, or spans cut out.
+"""Corrupting texts for training: masking tokens or whole words, and cutting out spans.
 
-Positions and tokens are NumPy arrays (T,); all chance comes from the generator that is given.
+Positions and tokens are NumPy arrays (T,). All randomness comes from the given generator.
 """
 
 import abc
@@ -19,20 +19,20 @@ from ..data.errors import InputError
 
 Row = dict[str, Any]
 IGNORE = -100
-# How many characters of a text tell whether a tokenizer takes it for several words.
-LOOK = 10_000
-# T5's name for what stands where a span was.
+# Characters of a text that are read to find out whether a tokenizer splits it into words.
+MAX_CHARACTERS = 10_000
+# T5's name of the tokens that replace spans.
 SENTINEL = "<extra_id_{}>"
 
 
 @dataclass(frozen=True)
 class Noise:
-    """How much is taken out.
+    """How much of a text is masked or cut out.
 
     Args:
-        probability: of a token, or of a word where words are masked whole; of denoising the share of the tokens.
+        probability: of masking a token, or a word with `whole_words`; in denoising the share of tokens cut out.
         whole_words: mask all tokens of a word or none.
-        mean_span_length: of denoising, in tokens.
+        mean_span_length: of the spans in denoising, in tokens.
     """
 
     probability: float = 0.15
@@ -40,14 +40,14 @@ class Noise:
     mean_span_length: float = 3.0
 
     def spans_of(self, length: int) -> tuple[int, int]:
-        """How many of so many tokens are cut out, and in how many spans: at least one of either, never all tokens.
+        """Number of tokens cut out of `length` tokens, and number of spans: at least one each, but never all tokens.
 
         Source: Raffel et al. 2020, §3.1.4 and §3.3.4.
         """
         if length < 2:
             return 0, 0
         num_noise = min(max(round(length * self.probability), 1), length - 1)
-        # No two spans touch: between so many tokens that stay there are one more gaps.
+        # No two spans are adjacent: the tokens that are kept leave one more place than there are tokens.
         num_spans = min(max(round(num_noise / self.mean_span_length), 1), length - num_noise + 1)
         return num_noise, num_spans
 
@@ -63,21 +63,21 @@ def mask_tokens(
     generator: np.random.Generator,
     at_least_one: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mask words; of their tokens 80 % become [MASK], 10 % any token, 10 % stay.
+    """Choose words; 80 % of their tokens become [MASK], 10 % a random token, 10 % stay.
 
-    transformers' DataCollatorForLanguageModeling does not serve: of whole words it makes every token [MASK], and takes
-    for a word what no gap in the text divides.
+    transformers' DataCollatorForLanguageModeling is not used: with whole words it replaces every token by [MASK], and
+    it takes each run of text without a gap for a word.
 
     Args:
         input_ids: (T,).
-        word_ids: the word of each token (T,), or each token's own number; -1 for what is never masked.
+        word_ids: index of each token's word (T,), or of the token itself; -1 for tokens that are never masked.
         tokenizer: has the mask token.
-        probability: with which a word is chosen.
-        generator: of the random numbers.
-        at_least_one: choose a word where chance chooses none.
+        probability: of choosing a word.
+        generator: source of the random numbers.
+        at_least_one: choose one word if none was chosen at random.
 
     Returns:
-        The masked tokens, and the labels, -100 where nothing was chosen; (T,) each.
+        The masked tokens, and the labels, -100 where no word was chosen; (T,) each.
 
     Source: Devlin et al. 2019, §3.1; whole words as in their later models.
     """
@@ -85,31 +85,31 @@ def mask_tokens(
     words = word_ids[word_ids >= 0]
     if at_least_one and len(words) and not chosen[words].any():
         chosen[generator.choice(words)] = True
-    # A word of -1 would be the last one.
+    # The index -1 reads the appended False.
     is_target = np.append(chosen, False)[word_ids]
-    fate = generator.random(len(input_ids))
+    draw = generator.random(len(input_ids))
     others = generator.integers(len(tokenizer), size=len(input_ids))
-    masked = np.where(is_target & (fate < 0.8), tokenizer.mask_token_id, input_ids)
-    masked = np.where(is_target & (fate >= 0.9), others, masked)
+    masked = np.where(is_target & (draw < 0.8), tokenizer.mask_token_id, input_ids)
+    masked = np.where(is_target & (draw >= 0.9), others, masked)
     return masked, np.where(is_target, input_ids, IGNORE)
 
 
-def words_of(input_ids: list[int], word_ids: list[int | None] | None, special: set[int]) -> list[int]:
-    """What mask_tokens needs to know of the words: -1 for special tokens, and for words that have one in them.
+def maskable_words(input_ids: list[int], word_ids: list[int | None] | None, special: set[int]) -> list[int]:
+    """The `word_ids` for mask_tokens: -1 for special tokens and for words that contain one.
 
     Args:
-        input_ids: of one row.
-        word_ids: of its encoding; None: every token is a word.
-        special: the special tokens, of which [UNK] is one.
+        input_ids: tokens of one row.
+        word_ids: of its encoding; None makes every token a word.
+        special: the special tokens, including [UNK].
     """
     words = list(range(len(input_ids))) if word_ids is None else [-1 if word is None else word for word in word_ids]
     fixed = {-1, *(word for word, token in zip(words, input_ids, strict=True) if token in special)}
     return [-1 if word in fixed else word for word in words]
 
 
-def knows_words(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> bool:
-    """Whether the tokenizer takes any of the texts with a space in it for more than one word, or there is none."""
-    spaced = (part for text in texts if len((part := text[:LOOK]).split()) > 1)
+def splits_words(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> bool:
+    """Whether the tokenizer splits any text with a space into several words. True if no text has a space."""
+    spaced = (part for text in texts if len((part := text[:MAX_CHARACTERS]).split()) > 1)
     found = [len(set(tokenizer(part, add_special_tokens=False).word_ids())) > 1 for part in islice(spaced, 100)]
     return any(found) or not found
 
@@ -120,35 +120,35 @@ def knows_words(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> boo
 def cut_spans(
     tokens: np.ndarray, noise: Noise, sentinels: list[int], generator: np.random.Generator
 ) -> tuple[list[int], list[int]]:
-    """Cut spans out of a text; the source has a sentinel for each, the target what stood there.
+    """Cut spans out of a text. In the source a sentinel replaces each span, and the target has the spans.
 
-    Where the spans stand is drawn evenly, and how the tokens cut out are divided among them. T5's own code always cuts
-    out the end of the text; here every place is as likely.
+    The places of the spans and their lengths are drawn uniformly. T5's own code always cuts out the end of the text;
+    here every place is equally likely.
 
     Args:
         tokens: without special tokens, (T,).
         noise: how much is cut out.
-        sentinels: tokens of which the first stands for the first span.
-        generator: of the random numbers.
+        sentinels: sentinel tokens, the first one for the first span.
+        generator: source of the random numbers.
 
     Returns:
-        The source, and the target without an end: for each span its sentinel and its tokens.
+        The source, and the target without end token: for each span its sentinel and its tokens.
     """
     num_noise, num_spans = noise.spans_of(len(tokens))
     cuts = np.sort(generator.choice(np.arange(1, max(num_noise, 1)), max(num_spans - 1, 0), replace=False))
     lengths = np.diff([0, *cuts, num_noise])
-    # The tokens that stay before each span.
+    # The number of kept tokens before each span.
     gaps = np.sort(generator.choice(len(tokens) - num_noise + 1, num_spans, replace=False))
     text, source, target, start = tokens.tolist(), [], [], 0
-    for sentinel, length, stay in zip(sentinels, lengths, np.diff([0, *gaps]), strict=False):
-        source += [*text[start : start + stay], sentinel]
-        target += [sentinel, *text[start + stay : start + stay + length]]
-        start += stay + length
+    for sentinel, length, num_kept in zip(sentinels, lengths, np.diff([0, *gaps]), strict=False):
+        source += [*text[start : start + num_kept], sentinel]
+        target += [sentinel, *text[start + num_kept : start + num_kept + length]]
+        start += num_kept + length
     return [*source, *text[start:]], target
 
 
-def sentinels_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The sentinel tokens that a tokenizer has, the first first."""
+def sentinel_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids of the sentinel tokens in a tokenizer's vocabulary, in order."""
     vocabulary, found = tokenizer.get_vocab(), []
     while (token := SENTINEL.format(len(found))) in vocabulary:
         found.append(vocabulary[token])
@@ -156,25 +156,28 @@ def sentinels_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def add_sentinels(tokenizer: PreTrainedTokenizerBase, max_length: int, noise: Noise, normalized: bool = False) -> int:
-    """Give a tokenizer the sentinels that texts of max_length need; how many were new.
+    """Add the sentinels that texts of max_length need to a tokenizer.
 
     Args:
-        tokenizer: gets them.
+        tokenizer: is changed.
         max_length: of the texts, in tokens.
-        noise: what is cut out of them.
-        normalized: look for them after the tokenizer's normalizer, which takes the space before them.
+        noise: how much is cut out of them.
+        normalized: match the sentinels after the tokenizer's normalizer, which removes the space before them.
+
+    Returns:
+        The number of tokens added.
 
     Raises:
-        InputError: what is cut out of such a text, with its sentinels and the end, is longer than max_length.
+        InputError: the target of such a text, with sentinels and end token, is longer than max_length.
     """
     num_noise, num_spans = noise.spans_of(max_length)
     if num_noise + num_spans + 1 > max_length:
         raise InputError(
             f"mask_probability: {noise.probability} of max_length={max_length} tokens in spans of "
-            f"{noise.mean_span_length} make a target of {num_noise + num_spans + 1}; cut out less"
+            f"{noise.mean_span_length} make a target of {num_noise + num_spans + 1}; lower it"
         )
-    had = len(sentinels_of(tokenizer))
-    names = [SENTINEL.format(index) for index in range(had, num_spans)]
+    num_existing = len(sentinel_ids(tokenizer))
+    names = [SENTINEL.format(index) for index in range(num_existing, num_spans)]
     if names:
         tokens = [AddedToken(name, special=True, normalized=normalized) for name in names]
         tokenizer.add_special_tokens({"extra_special_tokens": tokens}, replace_extra_special_tokens=False)

@@ -8,7 +8,7 @@ from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrain
 
 from ..data.columns import TEXT, Schema
 from .base import Task
-from .corruption import Noise, NoisyCollator, cut_spans, sentinels_of
+from .corruption import Noise, NoisyCollator, cut_spans, sentinel_ids
 from .encoding import Row, Rows, Settings, tokenize
 
 
@@ -45,7 +45,7 @@ class DenoisingCollator(NoisyCollator):
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, noise: Noise | None = None):
         super().__init__(tokenizer, noise)
-        self.sentinels = sentinels_of(tokenizer)
+        self.sentinels = sentinel_ids(tokenizer)
 
     def corrupt(self, row: Row, generator: np.random.Generator, for_good: bool = False) -> Row:
         """Cut spans out of a row. The target ends with the end token; T5 has one more sentinel before it."""

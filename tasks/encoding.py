@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.compute as pc
 from transformers import BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ..data.storage import key_of
+from ..data.storage import cache_key
 from ..version import __version__
 from .corruption import Noise
 from .shortening import shorten, shorten_pairs
@@ -89,12 +89,12 @@ class Settings:
         return self.overflow == "window"
 
 
-def cache_key(settings: Settings) -> str:
+def encoding_key(settings: Settings) -> str:
     """Cache key of encoded rows: a hash of the tokenizer's files, the version and all settings but NOT_ENCODED."""
     names = [each.name for each in fields(settings) if each.name not in ("tokenizer", *NOT_ENCODED)]
     with tempfile.TemporaryDirectory() as directory, no_truncation(settings.tokenizer):
         files = settings.tokenizer.save_pretrained(directory)
-        return key_of(files, __version__, [getattr(settings, name) for name in names])
+        return cache_key(files, __version__, [getattr(settings, name) for name in names])
 
 
 @contextmanager

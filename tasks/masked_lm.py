@@ -18,7 +18,7 @@ from transformers import (
 from ..data.columns import TEXT, Schema
 from ..data.errors import InputError
 from .base import Positions, Task
-from .corruption import Noise, NoisyCollator, knows_words, mask_tokens, words_of
+from .corruption import Noise, NoisyCollator, mask_tokens, maskable_words, splits_words
 from .encoding import Answer, Row, Rows, Settings, tokenize
 
 
@@ -44,7 +44,7 @@ class MaskedLM(Task):
             raise InputError("tokenizer_name_or_path: the tokenizer has no mask token, which task masked-lm needs")
         if whole and not tokenizer.is_fast:
             raise InputError("mask_whole_words: the tokenizer is not a fast one, and does not tell words")
-        if whole and not knows_words(tokenizer, rows["text"]):
+        if whole and not splits_words(tokenizer, rows["text"]):
             raise InputError("mask_whole_words: the tokenizer takes every text for one word")
 
     def encode(self, batch: Rows, settings: Settings) -> Rows:
@@ -55,7 +55,7 @@ class MaskedLM(Task):
         special = set(settings.tokenizer.all_special_ids)
         # An empty text may consist of an end token that `tokenize` added: the encoding has no words then.
         known = [features.word_ids(row) or None for row in range(len(features["input_ids"]))]
-        words = [words_of(*row, special) for row in zip(features["input_ids"], known, strict=True)]
+        words = [maskable_words(*row, special) for row in zip(features["input_ids"], known, strict=True)]
         return {**features, "word_ids": words}
 
     def make_collator(self, settings: Settings) -> Callable[[list[Row]], dict[str, torch.Tensor]]:
@@ -111,7 +111,7 @@ class MaskingCollator(NoisyCollator):
 
     def corrupt(self, row: Row, generator: np.random.Generator, for_good: bool = False) -> Row:
         """Mask a row. For evaluation at least one token is masked, so that every row counts, however short it is."""
-        words = row["word_ids"] if "word_ids" in row else words_of(row["input_ids"], None, self.special)
+        words = row["word_ids"] if "word_ids" in row else maskable_words(row["input_ids"], None, self.special)
         given = (self.tokenizer, self.noise.probability, generator, for_good)
         masked, labels = mask_tokens(np.asarray(row["input_ids"]), np.asarray(words), *given)
         return {**row, "input_ids": masked.tolist(), "labels": labels.tolist()}

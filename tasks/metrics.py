@@ -1,8 +1,9 @@
-"""What a model is judged by: `evaluate.Metric` classes that need neither network nor disk.
+"""Metrics: `evaluate.Metric` classes that need neither network nor disk.
 
-`evaluate.load("f1")` downloads a script, so the figures are computed here, by scikit-learn, SciPy, seqeval, sacrebleu
-and jiwer. Each class is used as `Metric().compute(predictions=..., references=...)` and returns plain floats, besides
-the signatures, which are strings. Rates are 0 to 1, BLEU and chrF 0 to 100.
+`evaluate.load("f1")` downloads a script, so the metrics are computed here, by scikit-learn, SciPy, seqeval, sacrebleu
+and jiwer. This module loads all of them, so it is imported only where a metric is computed. Each class is used as
+`Metric().compute(predictions=..., references=...)` and returns plain floats, and strings for signatures. Rates are 0
+to 1, BLEU and chrF 0 to 100.
 """
 
 import math
@@ -19,38 +20,21 @@ from scipy import stats
 from seqeval.metrics import sequence_labeling
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from ..data.errors import InputError, one_of
+from ..data.errors import InputError, check_choice
 from .tags import find_scheme
 from .words import main_script
 
-# sacrebleu's tokenizers by the script of the references.
+# sacrebleu's tokenizer for the script of the references.
 BLEU_TOKENIZERS = {"Chinese": "zh", "Japanese": "ja-mecab", "Korean": "ko-mecab", "unspaced": "char"}
-# What some of them load from the network when they are first used.
-NEEDED = dict.fromkeys(("spm", "flores101", "flores200", "spBLEU-1K"), "; it needs sentencepiece and a download")
-
-# Whether more of a figure is better; all that evaluations of this package give are here.
-GREATER_IS_BETTER = {
-    **dict.fromkeys(("loss", "perplexity", "mse", "word_error_rate", "character_error_rate"), False),
-    **dict.fromkeys(("accuracy", "macro_f1", "micro_f1", "subset_accuracy", "matthews_correlation"), True),
-    **dict.fromkeys(("precision", "recall", "f1", "pearson", "spearman", "bleu", "chrf", "exact_match"), True),
-}
-
-
-def greater_is_better(name: str) -> bool | None:
-    """Whether more of a metric is better; None for one that is not of this package.
-
-    Args:
-        name: with or without the prefix of its split, as in `f1`, `eval_f1` and `eval_german_f1`.
-    """
-    known = (better for metric, better in GREATER_IS_BETTER.items() if f"_{name}".endswith(f"_{metric}"))
-    return next(known, None)
+# Hints for the tokenizers that need a download when they are first used.
+BLEU_HINTS = dict.fromkeys(("spm", "flores101", "flores200", "spBLEU-1K"), "; it needs sentencepiece and a download")
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
 class InMemoryMetric(evaluate.Metric):
-    """Base of our metrics: nothing is written, so read-only caches, threads and other processes do not matter.
+    """Base class of our metrics. It writes no files, so it works with read-only caches, threads and processes.
 
     A subclass sets `input_features` and defines `_compute`. `add_batch` followed by `compute()` works as in evaluate.
     """
@@ -67,32 +51,32 @@ class InMemoryMetric(evaluate.Metric):
         return evaluate.MetricInfo(description=type(self).__doc__, citation="", features=self.input_features)
 
     def compute(self, *, predictions=None, references=None, **kwargs) -> dict[str, float | str]:
-        """Compute the figures from the given rows and those added before.
+        """Compute the metrics of the given examples and those added before.
 
         Args:
-            predictions: what the model said, one entry per example; None when all were added by `add_batch`.
-            references: what was right, in the same order.
+            predictions: of the model, one per example; None if all were added by `add_batch`.
+            references: the expected values, in the same order.
             **kwargs: passed on to evaluate.
 
         Raises:
-            ValueError: if there is no example, or the two sides do not fit the metric or each other.
+            ValueError: there is no example, or predictions and references do not fit the metric or each other.
         """
         counts = [0 if side is None else len(side) for side in (predictions, references)]
         if predictions is None and references is None:
             counts = [len(self), len(self)]
         if 0 in counts or counts[0] != counts[1]:
-            raise ValueError(f"{self.name}: predictions and references must be as many and at least one, got {counts}")
+            raise ValueError(f"{self.name}: predictions and references must have one length above 0, got {counts}")
         try:
             return super().compute(predictions=predictions, references=references, **kwargs)
-        finally:  # after a refused batch, evaluate would keep its writer and its kind of input for the next call
+        finally:  # after an error, evaluate would keep its writer and its input features for the next call
             self.writer = self.buf_writer = self.data = None
 
 
 def to_matrices(name: str, predictions: list, references: list) -> tuple[np.ndarray, np.ndarray]:
-    """Turn rows, or single values, of both sides into two [N, C] arrays of one shape.
+    """Convert predictions and references, lists of rows or of single values, to two arrays [N, C].
 
     Raises:
-        ValueError: if rows of one side differ in length or are empty, or the two shapes differ.
+        ValueError: rows differ in length or are empty, or the shapes of the two arrays differ.
     """
     matrices = []
     for field, rows in (("predictions", predictions), ("references", references)):
@@ -108,9 +92,9 @@ def to_matrices(name: str, predictions: list, references: list) -> tuple[np.ndar
 
 
 def correlation(measure, x: np.ndarray, y: np.ndarray) -> float:
-    """Correlate two columns by a SciPy measure; 0.0 where one is constant, for which none is defined."""
+    """Correlation of two columns by a SciPy function; 0.0 if one is constant, for which it is undefined."""
     for column in (x, y):
-        # below this bound SciPy takes a column for constant up to rounding, and warns
+        # below this bound SciPy considers a column constant up to rounding, and warns
         bound = np.finfo(column.dtype).eps ** 0.75 * abs(column.mean())
         if np.linalg.norm(column - column.mean()) <= bound:
             return 0.0
@@ -118,22 +102,24 @@ def correlation(measure, x: np.ndarray, y: np.ndarray) -> float:
 
 
 def make_bleu(tokenizer: str) -> sacrebleu.BLEU:
-    """BLEU of the tokens of one of sacrebleu's tokenizers.
+    """BLEU with one of sacrebleu's tokenizers.
 
     Raises:
-        InputError: there is none of this name, or what it needs is not installed or cannot be downloaded.
+        InputError: the tokenizer is unknown, or what it needs is not installed or cannot be downloaded.
     """
-    one_of("bleu_tokenize", tokenizer, sacrebleu.BLEU.TOKENIZERS)
+    check_choice("bleu_tokenize", tokenizer, sacrebleu.BLEU.TOKENIZERS)
     try:
         return sacrebleu.BLEU(tokenize=tokenizer)
-    # sacrebleu ends the process where a download fails; its tokenizers raise what they like.
+    # sacrebleu calls sys.exit if a download fails, and its tokenizers raise any exception.
     except (Exception, SystemExit) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"bleu_tokenize: {tokenizer} cannot be used: {reason}{NEEDED.get(tokenizer, '')}") from error
+        raise InputError(
+            f"bleu_tokenize: {tokenizer} cannot be used: {reason}{BLEU_HINTS.get(tokenizer, '')}"
+        ) from error
 
 
 def bleu_tokenizer_for(references: Iterable[str]) -> str:
-    """The name of sacrebleu's tokenizer for the script that most letters of the references are of.
+    """The name of sacrebleu's tokenizer for the script of most letters in the references.
 
     `zh` for Chinese; `ja-mecab` for Japanese where it is installed, else `char`; `char` for Thai, Lao, Khmer, Burmese
     and Tibetan; `ko-mecab` for Korean where it is installed, else `13a` for texts with spaces and `char` for others;
@@ -151,7 +137,7 @@ def bleu_tokenizer_for(references: Iterable[str]) -> str:
 
 
 def best_error_rate(process, predictions: list[str], references: list[list[str]]) -> float:
-    """Sum of edits by sum of reference lengths, each example against the reference with the lowest rate.
+    """Sum of edits divided by sum of reference lengths; of several references the one with the lowest rate counts.
 
     Args:
         process: `jiwer.process_words` or `jiwer.process_characters`.
@@ -159,8 +145,8 @@ def best_error_rate(process, predictions: list[str], references: list[list[str]]
         references: the references of each example.
 
     Returns:
-        The rate over the corpus; it passes 1 where much is inserted. Without any reference token, the number of edits,
-        as in jiwer: an empty reference has length 0 and every token of its prediction is an insertion.
+        The rate over the corpus, which may exceed 1 by insertions. If all references are empty, the number of edits,
+        as in jiwer: every token of a prediction is an insertion then.
     """
     edits = length = 0
     for prediction, candidates in zip(predictions, references, strict=True):
@@ -178,10 +164,10 @@ def best_error_rate(process, predictions: list[str], references: list[list[str]]
 
 
 class SequenceClassificationMetric(InMemoryMetric):
-    """Figures of one class per sequence: accuracy, macro F1 and Matthews correlation.
+    """Metrics of one class per sequence: accuracy, macro F1 and Matthews correlation.
 
-    Inputs are class numbers. Macro F1 is the mean over the classes seen on either side. Where only one class is
-    seen, the Matthews correlation is 0.0.
+    Inputs are class ids. Macro F1 is the mean over the classes in predictions or references. If these are a single
+    class, the Matthews correlation is 0.0.
 
     Source: Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation coefficient".
     """
@@ -198,12 +184,12 @@ class SequenceClassificationMetric(InMemoryMetric):
 
 
 class MultiLabelMetric(InMemoryMetric):
-    """Figures of several labels per sequence: micro F1, macro F1 and the share of rows that are right in every label.
+    """Metrics of several labels per sequence: micro F1, macro F1 and the share of rows with every label right.
 
-    Inputs are rows of 0 and 1, [N, C]. A label that is neither predicted nor right anywhere has F1 0.0.
+    Inputs are rows of 0 and 1, [N, C]. A label that is 0 in all predictions and references has F1 0.0.
 
     Raises:
-        ValueError: if shapes differ or an entry is neither 0 nor 1.
+        ValueError: shapes differ or an entry is neither 0 nor 1.
     """
 
     input_features = Features({"predictions": List(Value("int64")), "references": List(Value("int64"))})
@@ -214,7 +200,7 @@ class MultiLabelMetric(InMemoryMetric):
             if not np.isin(matrix, (0, 1)).all():
                 raise ValueError(f"{self.name}: entries of {field} must be 0 or 1, got {np.unique(matrix).tolist()}")
 
-        # column by column and flattened: in a matrix of one column, scikit-learn would count the zeros as a class too
+        # by column and flattened: in a matrix of one column, scikit-learn would count the zeros as a class too
         columns = zip(expected.T, predicted.T, strict=True)
         return {
             "micro_f1": float(f1_score(expected.ravel(), predicted.ravel(), zero_division=0.0)),
@@ -224,13 +210,13 @@ class MultiLabelMetric(InMemoryMetric):
 
 
 class RegressionMetric(InMemoryMetric):
-    """Figures of predicted numbers: Pearson and Spearman correlation, and mean squared error.
+    """Metrics of regression: Pearson and Spearman correlation, and mean squared error.
 
-    Inputs are numbers, or rows of numbers [N, C]: then every figure is the mean over the C columns. The correlation
-    with a constant is 0.0. Where an input is not finite, every figure is NaN.
+    Inputs are numbers, or rows of numbers [N, C]: then every metric is the mean over the C columns. The correlation
+    with a constant is 0.0. If an input is not finite, every metric is NaN.
 
     Raises:
-        ValueError: if shapes differ.
+        ValueError: shapes differ.
     """
 
     input_features = [
@@ -251,14 +237,14 @@ class RegressionMetric(InMemoryMetric):
 
 
 class TokenClassificationMetric(InMemoryMetric):
-    """Figures of one tag per token: token accuracy, and precision, recall and F1 of exact spans.
+    """Metrics of one tag per token: token accuracy, and precision, recall and F1 of exact spans.
 
-    Inputs are rows of tag strings. A span counts when its type and both ends are right, averaged over all spans, as
-    conlleval does. Tags that mark no spans (parts of speech) get accuracy and `macro_f1` over tags. `tags.find_scheme`
-    tells which they are: by `labels`, all tags that the model knows, or else by the tags of both sides.
+    Inputs are rows of tag strings. A span is correct if its type and both ends are; averages are over all spans, as in
+    conlleval. Tags that mark no spans (parts of speech) get accuracy and `macro_f1` over tags. `tags.find_scheme`
+    decides by `labels`, all tags of the model, or if that is None by the tags in predictions and references.
 
     Raises:
-        ValueError: if a row of predictions is not as long as its references, or all rows are empty.
+        ValueError: a row of predictions is not as long as its references, or all rows are empty.
 
     Source: Tjong Kim Sang and De Meulder 2003, "Introduction to the CoNLL-2003 shared task", section 2.5.
     """
@@ -285,18 +271,18 @@ class TokenClassificationMetric(InMemoryMetric):
 
 
 class Seq2SeqMetric(InMemoryMetric):
-    """Figures of written sequences: BLEU and chrF (0 to 100) with signatures, exact match, word and character error.
+    """Metrics of generated texts: BLEU and chrF (0 to 100) with signatures, exact match, word and character error.
 
-    BLEU counts the tokens of sacrebleu's tokenizer `bleu_tokenize`; None takes that of the references' script, see
-    `bleu_tokenizer_for`. The signature names it. Where BLEU cannot but be 0, `bleu_note` says why.
+    BLEU uses sacrebleu's tokenizer `bleu_tokenize`; None chooses one by the references' script, see
+    `bleu_tokenizer_for`. The signature names it. If BLEU is 0 for any prediction, `bleu_note` gives the reason.
 
-    Predictions are strings; references are strings or lists of equally good strings, of which the best counts, in each
-    figure on its own. Strings are compared after Unicode NFC and nothing else; the error rates also drop outer spaces.
-    What SIGMORPHON's grapheme-to-phoneme tasks call WER is `1 - exact_match`; their PER, spaces between phonemes, is
-    `word_error_rate`.
+    Predictions are strings; references are strings or lists of alternative strings, of which the best counts, chosen
+    for each metric separately. Strings are compared after Unicode NFC without further normalization; the error rates
+    also drop outer spaces. What SIGMORPHON's grapheme-to-phoneme tasks call WER is `1 - exact_match`; their PER, with
+    spaces between phonemes, is `word_error_rate`.
 
     Raises:
-        ValueError: if an example has no reference, or the tokenizer cannot be used.
+        ValueError: an example has no reference, or the tokenizer cannot be used.
 
     Source: Post 2018, "A call for clarity in reporting BLEU scores" (signatures); Popovic 2015, "chrF".
     """
@@ -310,35 +296,27 @@ class Seq2SeqMetric(InMemoryMetric):
 
     def _compute(self, predictions, references, bleu_tokenize=None):
         if not all(references):
-            raise ValueError(f"{self.name}: row {references.index([])} of references must hold one string at least")
-        # a tokenizer may write é as e + accent, which reads the same and must count the same
+            raise ValueError(f"{self.name}: row {references.index([])} of references must hold at least one string")
+        # a tokenizer may decode é as e + accent, which is the same text
         predictions = [unicodedata.normalize("NFC", text) for text in predictions]
         references = [[unicodedata.normalize("NFC", text) for text in row] for row in references]
 
-        # sacrebleu takes one list per reference number, None where an example has fewer
-        most = max(len(row) for row in references)
-        by_number = [[row[i] if i < len(row) else None for row in references] for i in range(most)]
+        # sacrebleu takes one list for the first reference of every example, one for the second, …; None where missing
+        max_references = max(len(row) for row in references)
+        transposed = [[row[i] if i < len(row) else None for row in references] for i in range(max_references)]
         bleu, chrf = make_bleu(bleu_tokenize or bleu_tokenizer_for(chain.from_iterable(references))), sacrebleu.CHRF()
-        score = bleu.corpus_score(predictions, by_number)
+        score = bleu.corpus_score(predictions, transposed)
         note = {}
-        if not score.totals[-1] and not bleu.corpus_score([row[0] for row in references], by_number).totals[-1]:
+        if not score.totals[-1] and not bleu.corpus_score([row[0] for row in references], transposed).totals[-1]:
             note["bleu_note"] = f"no reference has {len(score.totals)} tokens"
         matches = [text in row for text, row in zip(predictions, references, strict=True)]
         return {
             **note,
             "bleu": float(score.score),
             "bleu_signature": str(bleu.get_signature()),
-            "chrf": float(chrf.corpus_score(predictions, by_number).score),
+            "chrf": float(chrf.corpus_score(predictions, transposed).score),
             "chrf_signature": str(chrf.get_signature()),
             "exact_match": sum(matches) / len(matches),
             "word_error_rate": best_error_rate(jiwer.process_words, predictions, references),
             "character_error_rate": best_error_rate(jiwer.process_characters, predictions, references),
         }
-
-
-def perplexity(loss: float) -> float:
-    """Perplexity of a mean cross-entropy in nats; infinite where it passes the range of a float."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf

@@ -23,7 +23,7 @@ from ..data.columns import (
     LabelRule,
     Schema,
 )
-from ..data.errors import one_of
+from ..data.errors import check_choice
 from .base import Positions, Task
 from .encoding import Answer, Row, Rows, Settings, tokenize
 from .windows import join_logits
@@ -47,7 +47,7 @@ class SequenceClassification(Task):
     def make_schema(self, problem_type: str | None) -> Schema:
         """A text, perhaps a second one, and a label. Raises InputError for an unknown problem type."""
         if problem_type is not None:
-            one_of("problem_type", problem_type, LABEL_KINDS)
+            check_choice("problem_type", problem_type, LABEL_KINDS)
         kind = UNKNOWN_LABEL if problem_type is None else LABEL_KINDS[problem_type]
         return Schema(
             {"text": TEXT, "text_pair": TEXT, "label": kind},

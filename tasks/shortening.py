@@ -1,17 +1,17 @@
-"""Texts far too long for one sequence: what cannot be a part of it is cut off before the text is tokenized.
+"""Shortening texts that are far too long for one sequence before they are tokenized.
 
-A tokenizer takes hundreds of bytes for a byte of text, and time for all of it, whatever is kept. So a beginning is
-tokenized first, or an end, and taken for the text where that makes no difference to the tokens that are kept:
+A tokenizer needs hundreds of bytes of memory per byte of text, and time for the whole text, even if most tokens are
+dropped. So only the beginning of the text is tokenized (or its end), if this does not change the tokens that are kept:
 
-- It is cut at white space, where words end. What a text is beyond that can change how the words next to the cut are
-  taken, as of an added token with a space in it, but none farther off than SLACK of them.
-- The tokens needed are all in words farther off. If they are not, as where a tokenizer drops white space, the part is
-  made four times as long, and in the end it is the whole text.
+- The text is cut at whitespace, where words end. The rest of the text may change the tokens of words next to the cut,
+  for example by an added token with a space in it, but not of words farther away than SLACK words.
+- All tokens needed must be in words farther away. If they are not, as with a tokenizer that drops whitespace, the part
+  is made four times as long, up to the whole text.
 
-A tokenizer may take a text for one word, as Llama's and Gemma's do. Where a space can only begin a token, its words
-are from space to space. Any other such tokenizer, and one that is none of the fast ones, is given whole texts.
+Some tokenizers treat a text as one word, as those of Llama and Gemma. If spaces occur only at the beginning of their
+tokens, words are taken from space to space. Other such tokenizers, and slow ones, get the whole text.
 
-By the same rule a text that is needed whole is tokenized in pieces.
+By the same rule, a text that is needed as a whole is tokenized in pieces.
 """
 
 import functools
@@ -22,24 +22,25 @@ from typing import Any, NamedTuple
 from tokenizers.pre_tokenizers import Metaspace
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-# So many characters a token are tried first, and only in texts of LONG times as many.
-CHARACTERS, LONG, GROWTH = 8, 2, 4
-# Words whose tokens may differ because of what is cut off.
+# The first part has CHARACTERS_PER_TOKEN characters for each token needed, and each next part GROWTH times as many.
+# Only texts of more than LONG_FACTOR times as many characters are shortened.
+CHARACTERS_PER_TOKEN, LONG_FACTOR, GROWTH = 8, 2, 4
+# The number of words next to a cut whose tokens may change.
 SLACK = 8
-# Characters of a piece, and how many of them the next one has too; the two are joined where both have a word.
+# Characters of a piece, and of its overlap with the next piece. Two pieces are joined at a word that both have.
 PIECE, OVERLAP = 2**17, 2**12
 WHITE_SPACE = " \n\t\r"
 PLAIN = {"add_special_tokens": False, "verbose": False}
-# SentencePiece's space.
+# SentencePiece's character for a space.
 SPACE = "▁"
 
 
 class Part(NamedTuple):
-    """A text, or a part of one that does in its place.
+    """A text, or a part of it with the same tokens as far as they are needed.
 
     Args:
         text: the text, or the part of it.
-        size: how many tokens it has; as far as that is known, 0 where nobody has looked.
+        size: number of tokens of the part; 0 if it was not tokenized.
         shortened: whether it is a part.
     """
 
@@ -51,64 +52,68 @@ class Part(NamedTuple):
 def shorten(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], needed: int, **kwargs: Any
 ) -> tuple[list[str], list[bool]]:
-    """Texts of which the first tokens, or the last if the tokenizer cuts at the left, are those of the given ones.
+    """Shorten texts so that their first tokens stay the same (the last ones if the tokenizer truncates at the left).
 
     Args:
-        tokenizer: reads them.
-        texts: any.
-        needed: how many tokens; a text that may have fewer stays whole.
-        kwargs: of the call that is to come.
+        tokenizer: of the texts.
+        texts: any texts.
+        needed: number of tokens that must stay the same. A text that may have fewer is not shortened.
+        kwargs: arguments of the later call of the tokenizer.
 
     Returns:
-        The texts, and whether each is only a part.
+        The texts, and for each whether it was shortened.
     """
-    parts = [part_of(tokenizer, text, needed, **kwargs) for text in texts]
+    parts = [shortest_part(tokenizer, text, needed, **kwargs) for text in texts]
     return [part.text for part in parts], [part.shortened for part in parts]
 
 
 def shorten_pairs(
     tokenizer: PreTrainedTokenizerBase, firsts: Sequence[str], seconds: Sequence[str], needed: int
 ) -> tuple[list[str], list[str], list[bool]]:
-    """As shorten, of texts that share one sequence: the one of more tokens is cut to the length of the other first.
+    """Shorten pairs of texts that share one sequence, where truncation takes tokens from the longer text first.
 
-    So it stays the one of more tokens. Where both are cut, that is the one of more characters: if an odd number of
-    tokens is kept, it may thus get one that would be the other's.
+    The text with more tokens keeps more tokens than the other. If both are shortened, the one with more characters
+    counts as longer: if an odd number of tokens is kept, it may get one token that would belong to the other.
     """
-    one, other, shortened = list(firsts), list(seconds), []
+    new_firsts, new_seconds, shortened = list(firsts), list(seconds), []
     for row, pair in enumerate(zip(firsts, seconds, strict=True)):
         short, long = sorted(pair, key=len)
         if not is_long(long, needed):
             shortened.append(False)
             continue
-        least = part_of(tokenizer, short, needed)
-        size = least.size if least.shortened else len(words_of(tokenizer, short))
-        most = part_of(tokenizer, long, max(needed, size + 1))
-        parts = (least, most) if short is pair[0] else (most, least)
-        one[row], other[row] = (part.text for part in parts)
-        shortened.append(most.shortened or least.shortened)
-    return one, other, shortened
+        short_part = shortest_part(tokenizer, short, needed)
+        size = short_part.size if short_part.shortened else len(word_numbers(tokenizer, short))
+        long_part = shortest_part(tokenizer, long, max(needed, size + 1))
+        parts = (short_part, long_part) if short is pair[0] else (long_part, short_part)
+        new_firsts[row], new_seconds[row] = (part.text for part in parts)
+        shortened.append(long_part.shortened or short_part.shortened)
+    return new_firsts, new_seconds, shortened
 
 
-def ids_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """The tokens of texts, without special ones; a long text is read in pieces, which take less memory."""
-    long = [row for row, text in enumerate(texts) if len(text) > LONG * PIECE]
+def token_ids_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """The token ids of texts, without special tokens. Long texts are tokenized in pieces, to save memory."""
+    long = [row for row, text in enumerate(texts) if len(text) > LONG_FACTOR * PIECE]
     short = ["" if row in long else text for row, text in enumerate(texts)]
     ids = tokenizer(short, **PLAIN)["input_ids"]
     for row in long:
-        joined = joined_pieces(tokenizer, texts[row]) if tokenizer.is_fast else None
+        joined = tokenize_in_pieces(tokenizer, texts[row]) if tokenizer.is_fast else None
         ids[row] = tokenizer(texts[row], **PLAIN)["input_ids"] if joined is None else joined
     return ids
 
 
-def joined_pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int] | None:
-    """The tokens of a text, piece by piece; None where two have no word in common that is far from their ends."""
+def tokenize_in_pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int] | None:
+    """The token ids of a text, tokenized in overlapping pieces.
+
+    None if two neighbouring pieces share no word that is more than SLACK words away from both their ends.
+    """
     spaces, start = " " if is_unsplit(tokenizer) else WHITE_SPACE, 0
-    # Those that are sure, and those of the last piece from there on, with the words that they could be cut at.
+    # `ids` are final, `last` are those of the previous piece after them. `ends` are the places in the text where the
+    # previous piece can be joined to the next one, each with its index in `last`.
     ids: list[int] = []
     last: list[int] = []
     ends: dict[int, int] = {}
     while True:
-        part = text[start : start + LONG * PIECE]
+        part = text[start : start + LONG_FACTOR * PIECE]
         is_last = start + len(part) == len(text)
         part = part if is_last else beginning_of(part, PIECE, spaces)
         shared = end_of(part, OVERLAP, spaces)
@@ -132,9 +137,9 @@ def joined_pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int] | 
 
 
 def word_starts(tokenizer: PreTrainedTokenizerBase, encoding: BatchEncoding) -> dict[int, tuple[int, int]]:
-    """For each place where a word begins, the number of its first token, and its own; of several the first."""
+    """For each offset in the text where a word begins, the index of its first token and of the word."""
     starts: dict[int, tuple[int, int]] = {}
-    words, offsets = words_in(tokenizer, encoding), encoding.encodings[0].offsets
+    words, offsets = word_numbers_of_encoding(tokenizer, encoding), encoding.encodings[0].offsets
     for token, (before, word) in enumerate(itertools.pairwise([None, *words])):
         if word != before:
             starts.setdefault(offsets[token][0], (token, word - words[0]))
@@ -142,21 +147,21 @@ def word_starts(tokenizer: PreTrainedTokenizerBase, encoding: BatchEncoding) -> 
 
 
 def is_long(text: str, needed: int) -> bool:
-    """Whether it has so many characters that it is worth a look."""
-    return len(text) > LONG * CHARACTERS * needed
+    """Whether a text has so many characters that it may be shortened."""
+    return len(text) > LONG_FACTOR * CHARACTERS_PER_TOKEN * needed
 
 
-def part_of(tokenizer: PreTrainedTokenizerBase, text: str, needed: int, **kwargs: Any) -> Part:
-    """The shortest part tried that does for so many tokens, or the text."""
+def shortest_part(tokenizer: PreTrainedTokenizerBase, text: str, needed: int, **kwargs: Any) -> Part:
+    """The shortest part tried that has this number of tokens unchanged, or the whole text."""
     if not is_long(text, needed) or not tokenizer.is_fast:
         return Part(text)
-    at_left, size = tokenizer.truncation_side == "left", CHARACTERS * needed
+    from_end, size = tokenizer.truncation_side == "left", CHARACTERS_PER_TOKEN * needed
     spaces = " " if is_unsplit(tokenizer) else WHITE_SPACE
-    while size * LONG < len(text):
-        part = end_of(text, size, spaces) if at_left else beginning_of(text, size, spaces)
-        words = words_of(tokenizer, part, **kwargs)
+    while size * LONG_FACTOR < len(text):
+        part = end_of(text, size, spaces) if from_end else beginning_of(text, size, spaces)
+        words = word_numbers(tokenizer, part, **kwargs)
         if len(words) > needed:
-            sure = [word >= words[0] + SLACK if at_left else word <= words[-1] - SLACK for word in words]
+            sure = [word >= words[0] + SLACK if from_end else word <= words[-1] - SLACK for word in words]
             if sum(sure) > needed:
                 return Part(part, len(words), shortened=True)
         size *= GROWTH
@@ -164,36 +169,36 @@ def part_of(tokenizer: PreTrainedTokenizerBase, text: str, needed: int, **kwargs
 
 
 def beginning_of(text: str, size: int, spaces: str) -> str:
-    """At most so many characters, up to the last space in the latter half of them; nothing if there is none."""
+    """The first `size` characters at most, cut at the last space in their second half; empty without such a space."""
     return text[: max(0, *(text.rfind(space, size // 2, size) for space in spaces))]
 
 
 def end_of(text: str, size: int, spaces: str) -> str:
-    """At most so many characters, from the first space in the former half of them; nothing if there is none."""
+    """The last `size` characters at most, cut at the first space in their first half; empty without such a space."""
     start = len(text) - size
     found = [at for space in spaces if (at := text.find(space, start, start + size // 2)) >= 0]
     return text[min(found) :] if found else ""
 
 
-def words_of(tokenizer: PreTrainedTokenizerBase, text: str, **kwargs: Any) -> list[int]:
-    """For each token of a text, without special ones, the number of the word that it is of."""
-    return words_in(tokenizer, tokenizer(text, **{**kwargs, **PLAIN}))
+def word_numbers(tokenizer: PreTrainedTokenizerBase, text: str, **kwargs: Any) -> list[int]:
+    """For each token of a text, without special tokens, the index of its word."""
+    return word_numbers_of_encoding(tokenizer, tokenizer(text, **{**kwargs, **PLAIN}))
 
 
-def words_in(tokenizer: PreTrainedTokenizerBase, encoding: BatchEncoding) -> list[int]:
-    """As words_of, of what the tokenizer made of a text."""
-    if is_unsplit(tokenizer) and begins_with_spaces(tokenizer):
+def word_numbers_of_encoding(tokenizer: PreTrainedTokenizerBase, encoding: BatchEncoding) -> list[int]:
+    """As `word_numbers`, for the encoding of a text."""
+    if is_unsplit(tokenizer) and spaces_begin_tokens(tokenizer):
         return list(itertools.accumulate(token.startswith(SPACE) for token in encoding.tokens()))
     return encoding.word_ids()
 
 
 def is_unsplit(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer takes a text for one word."""
+    """Whether a tokenizer treats a text as one word."""
     splitter = tokenizer.backend_tokenizer.pre_tokenizer
     return splitter is None or (isinstance(splitter, Metaspace) and not splitter.split)
 
 
 @functools.lru_cache(maxsize=4)
-def begins_with_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether no token has a space behind another character: so the tokens before a space are what they are."""
+def spaces_begin_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether spaces occur only at the beginning of tokens, so that no token reaches across a space."""
     return not any(SPACE in token.lstrip(SPACE) for token in tokenizer.backend_tokenizer.get_vocab(False))

@@ -1,6 +1,7 @@
 """Splits of a run: rows as read, the same rows as the model reads them, and the answers to them."""
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,20 @@ import pyarrow as pa
 from datasets.fingerprint import Hasher
 from transformers import EvalPrediction
 
-from ..data.errors import InputError, one_of
-from ..data.storage import mapped, stored
+from ..data.errors import InputError, check_choice
+from ..data.storage import cache_table, map_cached
 from ..data.streams import RowStream
 from .base import Task
 from .corruption import IGNORE, NoisyCollator
-from .encoding import OVERFLOW_COLUMNS, Answer, Rows, Settings, cache_key
-from .windows import Overflow
+from .encoding import OVERFLOW_COLUMNS, Answer, Rows, Settings, encoding_key
+from .windows import OverflowCounts
+
+# All metrics that evaluations of this package report.
+GREATER_IS_BETTER = {
+    **dict.fromkeys(("loss", "perplexity", "mse", "word_error_rate", "character_error_rate"), False),
+    **dict.fromkeys(("accuracy", "macro_f1", "micro_f1", "subset_accuracy", "matthews_correlation"), True),
+    **dict.fromkeys(("precision", "recall", "f1", "pearson", "spearman", "bleu", "chrf", "exact_match"), True),
+}
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +82,7 @@ def encode_split(
         InputError: there is nothing to learn.
     """
     task.check(rows, settings, split)
-    key, collator = cache_key(settings), task.make_collator(settings)
+    key, collator = encoding_key(settings), task.make_collator(settings)
     encoded = encode_rows(task, rows, split, settings, key, workers)
     document = np.array(encoded["document"][:]) if "document" in encoded.column_names else None
     features = encoded if document is None else encoded.remove_columns("document")
@@ -82,7 +90,7 @@ def encode_split(
     documents = (table["input_ids"] for table in features.with_format("arrow").iter(DOCUMENTS))
     regrouped = task.regroup(documents, settings)
     if regrouped is not None:
-        features = stored(Hasher.hash([features._fingerprint, key]), regrouped)
+        features = cache_table(Hasher.hash([features._fingerprint, key]), regrouped)
     if split != "train" and isinstance(collator, NoisyCollator):
         features = corrupt_rows(features, collator, settings, key)
     if split == "train":
@@ -101,7 +109,7 @@ def encode_rows(
             features = {**features, "document": [indices[row] for row in features["document"]]}
         return features
 
-    encoded = mapped(
+    encoded = map_cached(
         rows,
         encode,
         # Not the fingerprint that datasets would compute: it changes when the tokenizer is called.
@@ -114,7 +122,7 @@ def encode_rows(
     )
     if "cut" not in encoded.column_names:
         return encoded
-    overflow = Overflow()
+    overflow = OverflowCounts()
     overflow.add(**encoded.select_columns(OVERFLOW_COLUMNS).with_format("numpy")[:])
     if overflow.long:
         logger.warning("%s: %s", split, overflow)
@@ -136,19 +144,19 @@ def encode_stream(task: Task, rows: RowStream, settings: Settings) -> RowStream:
     head = datasets.Dataset.from_dict(task.encode(rows.head[:], settings))
     if task.regroup(iter(()), settings) is None:
         check_targets(head, settings)
-        return rows.encoded(block_encoder(task, settings))
+        return rows.map(block_encoder(task, settings))
     task.check_documents(head, settings, "train")
 
     def regroup(block: Rows) -> Rows:
         documents = pa.array(task.encode(block, settings)["input_ids"], pa.list_(pa.int32()))
         return pa.Table.from_batches(task.regroup(iter([documents]), settings)).to_pydict()
 
-    return rows.encoded(regroup)
+    return rows.map(regroup)
 
 
 def block_encoder(task: Task, settings: Settings) -> Any:
     """A function that encodes blocks of the training split, and warns now and then of rows that did not fit."""
-    overflow, blocks = Overflow(), 0
+    overflow, blocks = OverflowCounts(), 0
 
     def encode(block: Rows) -> Rows:
         nonlocal blocks
@@ -175,7 +183,7 @@ def corrupt_rows(
 
     unread = [name for name in collator.reads if name in features.column_names]
     fingerprint = Hasher.hash([features._fingerprint, key, "corrupted"])
-    return mapped(features, corrupt, fingerprint, with_indices=True).remove_columns(unread)
+    return map_cached(features, corrupt, fingerprint, with_indices=True).remove_columns(unread)
 
 
 def check_targets(features: datasets.Dataset, settings: Settings) -> None:
@@ -244,4 +252,22 @@ def check_metric(name: str, task: Task, split: EncodedSplit, settings: Settings)
         answers = [{"prediction": row} for row in best]
         metrics = task.score(answers, split.rows, settings)
         known += [key for key, value in metrics.items() if isinstance(value, float)]
-    one_of("metric_for_best_model", name.removeprefix("eval_"), known)
+    check_choice("metric_for_best_model", name.removeprefix("eval_"), known)
+
+
+def greater_is_better(name: str) -> bool | None:
+    """Whether higher values of a metric are better; None for a metric that is not of this package.
+
+    Args:
+        name: with or without the prefix of its split, as in `f1`, `eval_f1` and `eval_german_f1`.
+    """
+    known = (better for metric, better in GREATER_IS_BETTER.items() if f"_{name}".endswith(f"_{metric}"))
+    return next(known, None)
+
+
+def perplexity(loss: float) -> float:
+    """Perplexity of a mean cross-entropy in nats; infinite where it exceeds the range of a float."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

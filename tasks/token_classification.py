@@ -21,9 +21,9 @@ from ..data.errors import InputError
 from .base import Positions, Task
 from .corruption import IGNORE
 from .encoding import Answer, Row, Rows, Settings, tokenize
-from .shortening import CHARACTERS, LONG
+from .shortening import CHARACTERS_PER_TOKEN, LONG_FACTOR
 from .tags import OUTSIDE, describe_scheme, find_scheme
-from .windows import join_tokens, told_tokens
+from .windows import join_tokens, labelled_positions
 
 
 def keep_best_label(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -165,8 +165,8 @@ def shorten_words(settings: Settings, sentences: list[list[str]]) -> tuple[list[
     """
     if settings.windows or settings.tokenizer.truncation_side != "right":
         return sentences, [False] * len(sentences)
-    limit = LONG * settings.max_length
-    shortened = [len(words) > CHARACTERS * limit for words in sentences]
+    limit = LONG_FACTOR * settings.max_length
+    shortened = [len(words) > CHARACTERS_PER_TOKEN * limit for words in sentences]
     return [words[:limit] if cut else words for words, cut in zip(sentences, shortened, strict=True)], shortened
 
 
@@ -185,7 +185,7 @@ def labelled_words(features: BatchEncoding, settings: Settings) -> Iterator[tupl
     ]
     positions = [np.flatnonzero(each >= 0) for each in words]
     units = [each[position] for each, position in zip(words, positions, strict=True)]
-    labelled = told_tokens(units, features["document"], settings.stride if settings.windows else 0)
+    labelled = labelled_positions(units, features["document"], settings.stride if settings.windows else 0)
     for position, unit, first in zip(positions, units, labelled, strict=True):
         yield position[first], unit[first]
 

@@ -1,4 +1,4 @@
-"""Long documents as overlapping windows: which window tells what of its document, and how the parts become whole."""
+"""Long documents as overlapping windows: which window labels which token, and joining the windows' predictions."""
 
 import itertools
 from collections.abc import Sequence
@@ -9,19 +9,19 @@ from transformers import EvalPrediction, PreTrainedTokenizerBase
 
 from ..data.errors import InputError
 
-OVERFLOWS = ("truncate", "window")
+OVERFLOW_STRATEGIES = ("truncate", "window")
 
 
 @dataclass
-class Overflow:
-    """How much did not fit into one sequence.
+class OverflowCounts:
+    """Counts of what did not fit into one sequence.
 
     Args:
-        rows: all there are.
-        long: those that did not fit.
-        windows: what those became, where they became windows.
+        rows: all rows.
+        long: rows that did not fit.
+        windows: windows made of those rows.
         cut: tokens that are in no sequence.
-        is_lower_bound: whether `cut` is one, as some texts were not tokenized whole.
+        is_lower_bound: whether `cut` is a lower bound, as some texts were shortened before tokenizing.
     """
 
     rows: int = 0
@@ -31,7 +31,7 @@ class Overflow:
     is_lower_bound: bool = False
 
     def add(self, document: Sequence[int], cut: Sequence[int], shortened: Sequence[bool]) -> None:
-        """Count what `tokenize` tells of some rows, each by the sequences made of it (W,)."""
+        """Add the counts of a batch. The arguments are columns of `tokenize`, with one entry per sequence (W,)."""
         sequences = np.unique(np.asarray(document), return_counts=True)[1]
         self.rows += len(sequences)
         self.long += int((sequences > 1).sum() + np.greater(cut, 0).sum())
@@ -41,18 +41,18 @@ class Overflow:
 
     def __str__(self) -> str:
         cut = f"{'at least ' if self.is_lower_bound else ''}{self.cut} tokens were cut off"
-        became = f"{self.windows} windows were made of them" if self.windows else cut
-        return f"{self.long} of {self.rows} rows are too long for one sequence; {became}"
+        result = f"{self.windows} windows were made of them" if self.windows else cut
+        return f"{self.long} of {self.rows} rows are too long for one sequence; {result}"
 
 
 def check_overlap(tokenizer: PreTrainedTokenizerBase, max_length: int, overlap: int, pair: bool) -> None:
-    """Refuse what the tokenizer would panic at, or would cut otherwise than from the beginning on.
+    """Check that windows can be made: an overlap that is too large makes the tokenizer panic.
 
     Raises:
-        InputError: an overlap that leaves a window nothing of its own, or a tokenizer that cuts at the left or slowly.
+        InputError: the overlap fills a whole window, or the tokenizer is slow or truncates at the left.
     """
     if not tokenizer.is_fast or tokenizer.truncation_side != "right":
-        raise InputError("overflow: window needs a fast tokenizer whose truncation_side is right")
+        raise InputError("overflow: window needs a fast tokenizer with truncation_side=right")
     room = max_length - tokenizer.num_special_tokens_to_add(pair)
     of_text = room // 2 if pair else room
     if overlap >= of_text:
@@ -62,13 +62,13 @@ def check_overlap(tokenizer: PreTrainedTokenizerBase, max_length: int, overlap: 
         )
 
 
-def bounds(sizes: Sequence[int], document: Sequence[int], overlap: int) -> list[tuple[int, int]]:
-    """From where to where each window reaches in its document, in tokens without special ones.
+def window_bounds(sizes: Sequence[int], document: Sequence[int], overlap: int) -> list[tuple[int, int]]:
+    """Start and end of each window in its document, in tokens without special tokens.
 
     Args:
-        sizes: the tokens of each window (W,).
-        document: what document each window is of, in order (W,).
-        overlap: how many tokens a window has in common with the one before it.
+        sizes: number of tokens of each window (W,).
+        document: index of the document of each window, ascending (W,).
+        overlap: number of tokens that a window shares with the previous one.
     """
     found: list[tuple[int, int]] = []
     for index, size in enumerate(sizes):
@@ -79,17 +79,17 @@ def bounds(sizes: Sequence[int], document: Sequence[int], overlap: int) -> list[
 
 
 def most_central(first: np.ndarray, last: np.ndarray, windows: list[tuple[int, int]]) -> np.ndarray:
-    """For each unit the window that shows most of what stands around it: where it is farthest from the nearer cut.
+    """For each unit the window with most context around it: where it is farthest from the nearer end of the window.
 
-    The two ends of the document are no cuts. Of equally good windows the first is taken.
+    Window ends that are ends of the document do not count. Of equally good windows the first is chosen.
 
     Args:
-        first: the first token of each unit, rising (N,).
-        last: its last one (N,).
-        windows: from where to where each window of the document reaches.
+        first: index of the first token of each unit, ascending (N,).
+        last: index of its last token (N,).
+        windows: start and end of each window of the document.
 
     Returns:
-        Indices of windows, rising (N,); each holds the first token of its unit.
+        Indices of windows, ascending (N,); each window contains the first token of its unit.
     """
     owner, best = np.zeros(len(first), dtype=np.int64), np.full(len(first), -np.inf)
     for index, (start, stop) in enumerate(windows):
@@ -102,38 +102,38 @@ def most_central(first: np.ndarray, last: np.ndarray, windows: list[tuple[int, i
     return owner
 
 
-def told_tokens(units: list[np.ndarray], document: Sequence[int], overlap: int) -> list[np.ndarray]:
-    """Which tokens of each window tell of something: the first of every unit, in the unit's most central window.
+def labelled_positions(units: list[np.ndarray], document: Sequence[int], overlap: int) -> list[np.ndarray]:
+    """Positions that carry a label: the first token of each unit (word), in the window where it is most central.
 
     Args:
-        units: of each window a number, 0 or more, for each token (n,); neighbours with the same are one unit.
-        document: what document each window is of, in order (W,).
-        overlap: how many tokens a window has in common with the one before it.
+        units: for each window the unit, 0 or more, of each token (n,); adjacent tokens of the same unit form one.
+        document: index of the document of each window, ascending (W,).
+        overlap: number of tokens that a window shares with the previous one.
 
     Returns:
-        Of each window indices into its units, rising. Over a document's windows every unit is there exactly once.
+        For each window ascending indices into its units. Each unit of a document is labelled in exactly one window.
     """
-    spans = bounds([len(each) for each in units], document, overlap)
-    told: list[np.ndarray] = []
+    spans = window_bounds([len(each) for each in units], document, overlap)
+    positions: list[np.ndarray] = []
     for _, group in itertools.groupby(range(len(units)), key=document.__getitem__):
         indices = list(group)
-        told += _told_of_one([units[index] for index in indices], [spans[index] for index in indices])
-    return told
+        positions += _labelled_in_document([units[index] for index in indices], [spans[index] for index in indices])
+    return positions
 
 
-def _told_of_one(units: list[np.ndarray], windows: list[tuple[int, int]]) -> list[np.ndarray]:
-    """As told_tokens, of one document."""
+def _labelled_in_document(units: list[np.ndarray], windows: list[tuple[int, int]]) -> list[np.ndarray]:
+    """As labelled_positions, for the windows of one document."""
     ends = [0, *(stop for _, stop in windows)]
     new = [each[end - start :] for each, (start, _), end in zip(units, windows, ends, strict=False)]
-    whole = np.concatenate(new)
-    first = np.flatnonzero(np.diff(whole, prepend=-1))
-    last = np.append(first, len(whole))[1:] - 1
+    tokens = np.concatenate(new)
+    first = np.flatnonzero(np.diff(tokens, prepend=-1))
+    last = np.append(first, len(tokens))[1:] - 1
     owner = most_central(first, last, windows)
     return [first[owner == index] - start for index, (start, _) in enumerate(windows)]
 
 
 def join_logits(predicted: EvalPrediction, document: np.ndarray) -> EvalPrediction:
-    """The mean of the logits (W, C) of each document's windows, (D, C), and the labels of its first."""
+    """The mean of the logits (W, C) over each document's windows, (D, C), with the labels of its first window."""
     first = np.flatnonzero(np.diff(document, prepend=-1))
     counts = np.diff(np.append(first, len(document)))
     means = np.add.reduceat(predicted.predictions.astype(np.float64), first) / counts[:, None]
@@ -141,7 +141,7 @@ def join_logits(predicted: EvalPrediction, document: np.ndarray) -> EvalPredicti
 
 
 def join_tokens(predicted: EvalPrediction, document: np.ndarray) -> EvalPrediction:
-    """The predictions and labels (W, T) of each document's windows, one after the other: D arrays of any length."""
+    """The predictions and labels (W, T) of each document's windows, concatenated: D arrays of any length."""
     starts = np.flatnonzero(np.diff(document, prepend=-1))[1:]
     width = predicted.label_ids.shape[1]
     sides = (predicted.predictions[:, :width], predicted.label_ids)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from seqblend.tasks.registry import TASKS
-from seqblend.training.models import ARCHITECTURES, special_tokens
+from seqblend.training.models import ARCHITECTURES, special_token_ids
 from seqblend.training.tokenizers import train_tokenizer
 
 WORDS = [
@@ -29,7 +29,7 @@ SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "i
 def save_model(task: str, directory: str) -> None:
     tokenizer = train_tokenizer(WORDS, "wordpiece", 300, adds_special_tokens=task != "causal-lm")
     config_class = ARCHITECTURES[TASKS[task].architecture]
-    fields = {**SIZES, **special_tokens(tokenizer), "vocab_size": len(tokenizer), "num_labels": 5}
+    fields = {**SIZES, **special_token_ids(tokenizer), "vocab_size": len(tokenizer), "num_labels": 5}
     config = config_class.from_recipe(**{name: fields[name] for name in fields if name in config_class.options()})
     torch.manual_seed(0)
     TASKS[task].auto_class.from_config(config).save_pretrained(directory)

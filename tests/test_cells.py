@@ -164,7 +164,7 @@ def test_a_header_may_have_one_column(tmp_path):
 def test_flags_of_reading_are_those_of_prediction():
     given = ["--delimiter", r"\t", "--decimal", ",", "--label_separator", ";|", "--token_column_index", "3"]
     expected = Reading(delimiter="\t", decimal=",", label_separator=";|", token_column_index=3)
-    assert Reading.of(parse(["model", "--input", "a", *given])) == expected
+    assert Reading.from_options(parse(["model", "--input", "a", *given])) == expected
 
 
 @pytest.mark.parametrize(

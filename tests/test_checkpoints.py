@@ -378,7 +378,7 @@ def test_a_stream_whose_state_is_another_is_refused(tmp_path):
     trainer_for(tmp_path, stream(), max_steps=2).train()
     of_saved("position.pt", {"stream": {"x": 1}})(tmp_path / "checkpoint-2")
     write_manifest(tmp_path / "checkpoint-2")
-    with pytest.raises(InputError, match=r"position.pt has no state of this stream \("):
+    with pytest.raises(InputError, match=r"position.pt has no valid state of this stream \("):
         trainer_for(tmp_path, stream()).train(True)
 
 

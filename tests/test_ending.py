@@ -10,8 +10,8 @@ from test_train_command import CLASSIFY, ROWS, files, flags, plain_cards, quick_
 
 from seqblend import train
 from seqblend.checkpoints.signals import terminable
-from seqblend.data.locks import locked
-from seqblend.data.writing import replacing, write_whole
+from seqblend.data.locks import lock_directory
+from seqblend.data.writing import atomic_writer, write_atomically
 
 SIGNALS = {signal.SIGTERM: ("SIGTERM", 143), signal.SIGINT: ("Ctrl-C", 130)}
 SAVED = {"save_strategy": "steps", "save_steps": 1}
@@ -144,8 +144,8 @@ def test_a_run_that_was_over_tells_its_loss_again(tmp_path):
 
 
 def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
-    write_whole(tmp_path / "a", "old")
-    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "a") as file:
+    write_atomically(tmp_path / "a", "old")
+    with pytest.raises(ZeroDivisionError), atomic_writer(tmp_path / "a") as file:
         file.write(str(1 / 0))
     assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "old"
 
@@ -153,7 +153,7 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
 def test_two_commands_do_not_write_into_one_directory(tmp_path):
     """One of two was always lost; a child that was forked does not have its parent's lock."""
     words = flags(tmp_path / "out", files(tmp_path, ROWS[CLASSIFY], ["train"]))
-    with locked(tmp_path / "out"):
+    with lock_directory(tmp_path / "out"):
         child = os.fork()
         if not child:
             os._exit(train.main(words))

@@ -12,7 +12,7 @@ from test_data import CLASSIFY, LANGUAGE, TAG, TRANSLATE, assert_refused, write_
 from seqblend.data import columns, files
 from seqblend.data.columns import column_names
 from seqblend.data.errors import InputError
-from seqblend.data.files import Lines, read_whole
+from seqblend.data.files import Lines, read_all
 from seqblend.data.formats import Reading
 from seqblend.training.class_weights import weights_given
 
@@ -59,7 +59,7 @@ def test_columns_of_objects_in_objects_are_named_in_a_line_that_can_be_read(tmp_
 def short(monkeypatch):
     """A row may have 1 KiB."""
     for module in (files, columns):
-        monkeypatch.setattr(module, "LONGEST_ROW", 1024)
+        monkeypatch.setattr(module, "MAX_ROW_SIZE", 1024)
     return "ab" * 400, "ab" * 600
 
 
@@ -110,11 +110,11 @@ def test_many_rows_may_be_long_together(encoding, short):
 
 
 def test_a_packed_file_that_is_read_whole_has_an_end(monkeypatch):
-    monkeypatch.setattr(files, "LONGEST_FILE", 10**6)
-    assert len(read_whole("a.json.gz", io.BytesIO(b"a" * 10**6))) == 10**6
-    assert len(read_whole("a.json", io.BytesIO(b"a" * 10**7))) == 10**7
-    with pytest.raises(InputError, match=r"a\.json\.gz: unpacked, has more than 1 MiB"):
-        read_whole("a.json.gz", io.BytesIO(b"a" * 10**7))
+    monkeypatch.setattr(files, "MAX_FILE_SIZE", 10**6)
+    assert len(read_all("a.json.gz", io.BytesIO(b"a" * 10**6))) == 10**6
+    assert len(read_all("a.json", io.BytesIO(b"a" * 10**7))) == 10**7
+    with pytest.raises(InputError, match=r"a\.json\.gz: has more than 1 MiB when decompressed"):
+        read_all("a.json.gz", io.BytesIO(b"a" * 10**7))
 
 
 # --- Too large, and no numbers at all ---

@@ -238,7 +238,7 @@ def test_several_files_and_globs(tmp_path):
     assert texts("[a].jsonl") == ["[a].jsonl"]
     assert texts("[ab].jsonl") == ["a.jsonl", "b.jsonl"]
     assert_refused(["train_file", "z*.jsonl", "no file"], texts, "a.jsonl", "z*.jsonl")
-    assert_refused(["train_file", "a.jsonl is named twice"], texts, "a.jsonl", "?.jsonl")
+    assert_refused(["train_file", "a.jsonl is given twice"], texts, "a.jsonl", "?.jsonl")
 
 
 def test_many_files_are_not_all_listed(tmp_path):

@@ -34,7 +34,7 @@ from seqblend.checkpoints.identity import (
 )
 from seqblend.checkpoints.store import newest_good
 from seqblend.data.errors import InputError
-from seqblend.data.locks import locked
+from seqblend.data.locks import lock_directory
 from seqblend.data.streams import RowStream
 from seqblend.hub_card.record import RunRecord
 from seqblend.training.arguments import BlendTrainingArguments
@@ -368,7 +368,7 @@ def test_transformers_goes_on_from_ours_and_we_from_that(saved, tmp_path):
 
 
 def hold(directory, ready, seconds):
-    with locked(directory):
+    with lock_directory(directory):
         ready.set()
         time.sleep(seconds)
 
@@ -382,14 +382,14 @@ def test_a_directory_is_one_runs_alone_until_its_process_ends(tmp_path):
         trainer_for(tmp_path).train()
     other.kill()
     other.join()
-    with locked(tmp_path), locked(tmp_path):
+    with lock_directory(tmp_path), lock_directory(tmp_path):
         pass
     assert not list(tmp_path.iterdir())
 
 
 def test_a_forked_process_does_not_keep_the_lock(tmp_path):
     """As a DataLoader's worker, which lives for seconds after its run was killed."""
-    with locked(tmp_path):
+    with lock_directory(tmp_path):
         worker = FORK.Process(target=time.sleep, args=(600,))
         worker.start()
     ready = FORK.Event()
@@ -406,11 +406,12 @@ def test_who_is_refused_does_not_delete_the_directory_of_the_other(tmp_path):
     place = tmp_path / "out"
 
     def make_and_hold():
-        with mock.patch.object(Path, "exists", lambda path: path != place), pytest.raises(InputError), locked(place):
+        never_exists = mock.patch.object(Path, "exists", lambda path: path != place)
+        with never_exists, pytest.raises(InputError), lock_directory(place):
             pass
         os._exit(0)
 
-    with locked(place):
+    with lock_directory(place):
         other = FORK.Process(target=make_and_hold)
         other.start()
         other.join()
@@ -419,7 +420,7 @@ def test_who_is_refused_does_not_delete_the_directory_of_the_other(tmp_path):
 
 
 def test_a_directory_that_stays_empty_is_taken_away(tmp_path):
-    with locked(tmp_path / "a" / "b"):
+    with lock_directory(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b").is_dir()
     assert not list(tmp_path.iterdir())
 
@@ -495,7 +496,7 @@ def test_a_stream_whose_content_changed_is_not_gone_on_with(read):
 
 def test_a_stream_may_change_where_that_is_allowed(tmp_path):
     rows = [stream_of([[[row["input_ids"] for row in each]]]) for each in (ROWS, ROWS[::-1])]
-    streams = [each.encoded(lambda block: {**block, "labels": block["input_ids"]}) for each in rows]
+    streams = [each.map(lambda block: {**block, "labels": block["input_ids"]}) for each in rows]
     trainer_for(tmp_path, streams[0], max_steps=2).train()
     with pytest.raises(InputError, match="--allow_changed train_dataset resumes anyway"):
         trainer_for(tmp_path, streams[1], max_steps=3).train(True)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 from functools import cache
 from graphlib import TopologicalSorter
@@ -115,6 +116,24 @@ def test_folders_are_small(folder):
 def test_no_module_imports_itself_in_the_end():
     order = TopologicalSorter({module: of_package(module) for module in SOURCES})
     assert set(order.static_order()) == set(SOURCES)
+
+
+# Libraries that plot or compute metrics: slow to import, and not needed to tokenize or train.
+LOADED_LATE = {"evaluate", "jiwer", "matplotlib", "sacrebleu", "scipy.stats", "seqeval", "sklearn"}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "tasks.base",
+        # The card is imported for its options.
+        pytest.param("training.tokenizers", marks=pytest.mark.xfail(reason="hub_card imports what it draws with")),
+    ],
+)
+def test_importing_loads_no_plotting_and_no_metric_library(module):
+    code = f"import sys, seqblend.{module}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not LOADED_LATE & set(loaded)
 
 
 @every_exported

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, Seq2SeqTrainingArguments
 from seqblend import BlendDecoderForCausalLM
 from seqblend.data.errors import InputError
 from seqblend.tasks.causal_lm import cut_stream, pack_documents
-from seqblend.tasks.corruption import IGNORE, SENTINEL, Noise, add_sentinels, cut_spans, sentinels_of
+from seqblend.tasks.corruption import IGNORE, SENTINEL, Noise, add_sentinels, cut_spans, sentinel_ids
 from seqblend.tasks.encoding import Settings
 from seqblend.tasks.registry import TASKS
 from seqblend.tasks.splits import encode_split
@@ -168,7 +168,7 @@ def test_every_place_is_as_likely_to_be_cut_out():
 def test_rows_can_be_put_back_and_are_cut_anew_in_each_epoch(kind):
     tokenizer, noise = train_tokenizer(["abcabc cab bac", *TEXTS], kind, 320), Noise(0.3, mean_span_length=2)
     add_sentinels(tokenizer, 64, noise)
-    options, sentinels = settings_for(tokenizer, noise=noise), sentinels_of(tokenizer)
+    options, sentinels = settings_for(tokenizer, noise=noise), sentinel_ids(tokenizer)
     collator = collator_of("denoising", tokenizer, noise)
     rows = encode("denoising", TEXTS, options)
     batches = []
@@ -196,7 +196,7 @@ def test_sentinels_are_saved_and_only_those_missing_are_added(tmp_path):
     assert add_sentinels(tokenizer, 8, noise) == 0 and add_sentinels(tokenizer, 10, noise) == 1
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
-    assert sentinels_of(loaded) == sentinels_of(tokenizer) == list(range(size, size + 4))
+    assert sentinel_ids(loaded) == sentinel_ids(tokenizer) == list(range(size, size + 4))
     assert loaded.decode(loaded(f"a{SENTINEL.format(3)}b")["input_ids"], skip_special_tokens=True) == "ab"
     with pytest.raises(InputError, match=r"mask_probability: 0\.9 of max_length=10"):
         add_sentinels(tokenizer, 10, Noise(0.9, mean_span_length=1))

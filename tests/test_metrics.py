@@ -20,8 +20,8 @@ from seqblend.tasks.metrics import (
     TokenClassificationMetric,
     bleu_tokenizer_for,
     make_bleu,
-    perplexity,
 )
+from seqblend.tasks.splits import perplexity
 from seqblend.tasks.tags import describe_scheme, find_scheme
 
 pytestmark = pytest.mark.filterwarnings("error")  # a warning at every evaluation would hide the ones that matter
@@ -77,7 +77,7 @@ def test_batches_give_what_the_whole_gives(metric, predictions, references):
 @pytest.mark.parametrize("metric, predictions, references", EXAMPLES)
 def test_nothing_to_judge_is_refused(metric, predictions, references):
     for guesses, truths in (([], []), (predictions, None), (None, references), (None, None), (predictions, [])):
-        with pytest.raises(ValueError, match=rf"{metric().name}: .* at least one, got \["):
+        with pytest.raises(ValueError, match=rf"{metric().name}: .* length above 0, got \["):
             metric().compute(predictions=guesses, references=truths)
 
 
@@ -287,7 +287,7 @@ def test_the_scheme_and_how_it_is_scored_is_said_in_a_line():
     assert describe_scheme(["O", "B-X", "E-X", "M-X"]) == (
         "The tags are BMES (B-X, E-X, M-X) and are scored as spans: precision, recall and F1"
     )
-    assert describe_scheme(["O", "B-X", "X"]).endswith("accuracy and macro F1; 'X' is no tag of a span, as 'B-X' is")
+    assert describe_scheme(["O", "B-X", "X"]).endswith("accuracy and macro F1; 'X' is not a span tag, but 'B-X' is")
 
 
 def test_the_labels_of_the_model_tell_the_scheme():
@@ -456,7 +456,7 @@ def test_empty_strings(predictions, references, exact_match, word_error_rate, ch
 
 
 def test_an_example_without_reference_is_refused():
-    with pytest.raises(ValueError, match="seq2_seq_metric: row 1 of references must hold one string at least"):
+    with pytest.raises(ValueError, match="seq2_seq_metric: row 1 of references must hold at least one string"):
         Seq2SeqMetric().compute(predictions=["a", "b"], references=[["a"], []])
 
 

@@ -9,11 +9,11 @@ from test_report import results, write_runs
 from test_train_command import CLASSIFY, files
 from test_training_options import prepared
 
-from seqblend.data.errors import InputError, one_line
-from seqblend.data.leakage import warn_of_leakage
+from seqblend.data.errors import InputError, printable
+from seqblend.data.leakage import warn_about_leakage
 from seqblend.data.objects import json_line
 from seqblend.modeling.encoder import BlendEncoderForSequenceClassification
-from seqblend.predict import refuse
+from seqblend.predict import print_error
 from seqblend.tasks.tags import describe_scheme
 from seqblend.training.class_weights import weights_given
 from seqblend.training.models import relabel
@@ -47,7 +47,7 @@ def test_labels_in_lines_that_are_said(odd, tmp_path, caplog):
 def test_labels_in_errors(odd, capsys):
     with pytest.raises(InputError) as error:
         weights_given([1], [f"a{odd}b", "c"])
-    assert refuse(error.value, 2) == 2
+    assert print_error(error.value, 2) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert_one_line(line)
 
@@ -59,7 +59,7 @@ def test_names_of_files(tmp_path, caplog):
     path.write_text(json.dumps({"text": "a", "label": "x"}) + "\n" + json.dumps({"text": "b", "label": "y"}))
     data = load_data(CLASSIFY, train_file=path, validation_file=path, known=["x", "y"])
     caplog.clear()
-    warn_of_leakage(data, ["text"])
+    warn_about_leakage(data, ["text"])
     assert caplog.messages
     for message in caplog.messages:
         assert_one_line(message)
@@ -72,7 +72,7 @@ def test_answers(odd):
 
 
 def test_a_name_that_can_be_seen_stays_as_it_is():
-    assert one_line("서울 é 👩 a\\b") == "서울 é 👩 a\\b"
+    assert printable("서울 é 👩 a\\b") == "서울 é 👩 a\\b"
 
 
 def test_commands_in_the_report(tmp_path):

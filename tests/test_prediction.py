@@ -22,7 +22,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from seqblend import BlendEncoderConfig
 from seqblend.data.locks import open_locked
-from seqblend.data.writing import part_of
+from seqblend.data.writing import partial_path
 from seqblend.hub_card.card import write_card
 from seqblend.predict import main
 from seqblend.serving import prediction
@@ -32,7 +32,7 @@ from seqblend.tasks.registry import TASKS
 from seqblend.tasks.token_classification import entities
 from seqblend.tasks.words import WORDS
 from seqblend.train import main as train
-from seqblend.training.models import ARCHITECTURES, special_tokens
+from seqblend.training.models import ARCHITECTURES, special_token_ids
 from seqblend.training.tokenizers import train_tokenizer
 
 PROPERTY = settings(max_examples=100)
@@ -75,7 +75,7 @@ def model_of(tmp_path_factory):
         sizes = {each.partition("=")[0]: int(each.partition("=")[2]) for each in SMALL.split(",")}
         options = {
             "vocab_size": len(tokenizer),
-            **special_tokens(tokenizer),
+            **special_token_ids(tokenizer),
             **sizes,
             "initializer_range": 0.5,
             **fields,
@@ -469,13 +469,13 @@ def test_one_file_is_not_written_twice_at_a_time(model_of, tmp_path, capsys):
     """The second one wrote into the file of the first, and both gave it its name."""
     source, output = write(tmp_path / "rows.jsonl", rows_of(CLASSIFY)), tmp_path / "a.jsonl"
     command = [str(model_of(CLASSIFY)), "--input", str(source), "--output", str(output), "--overwrite_output"]
-    with open_locked(part_of(output)) as first:
+    with open_locked(partial_path(output)) as first:
         first.write(b"of the first")
         first.flush()
         assert main(command) == 2
-        expected = f"error: output: {output} is being written by another process, into {part_of(output)}\n"
+        expected = f"error: output: {output} is being written by another process, into {partial_path(output)}\n"
         assert capsys.readouterr().err == expected
-        assert part_of(output).read_bytes() == b"of the first"
+        assert partial_path(output).read_bytes() == b"of the first"
     # As after a run that was killed.
     assert main(command) == 0
     assert len(output.read_text(encoding="utf-8").splitlines()) == len(TEXTS)
@@ -564,7 +564,7 @@ def test_damaged_json_of_a_model_is_named(message, model_of, tmp_path, capfd):
             CLASSIFY,
             [{"text": "a"}],
             ["--token_column_index", "0"],
-            "token_column_index: is for files of one word a line",
+            "token_column_index: is for files of one word per line",
         ),
         (CLASSIFY, [{"text": "a"}], ["--input", "/no/where.jsonl"], "/no/where.jsonl: no such file"),
         (CLASSIFY, [{"text": "a"}, {}], [], "row 2: has no column 'text'"),

@@ -367,4 +367,4 @@ def test_tags_and_words_of_a_tagger_do_not_end_a_line(tmp_path, unopened):
     lines = write_card(tmp_path).read_text().splitlines()
     assert [line for line in lines if line.startswith(r"The tags are IOB (B-x\n## Two\x00y, I-x\n## Two\x00y) and")]
     assert not [line for line in lines if line.startswith("## Two") or "\0" in line]
-    assert "It tags words. Of the rules that divide a text into words, 'characters' gives back" in "\n".join(lines)
+    assert "It tags words. Of the rules that divide a text into words, 'characters' restores" in "\n".join(lines)

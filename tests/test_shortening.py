@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from seqblend.tasks import encoding, shortening
 from seqblend.tasks.encoding import tokenize
 from seqblend.tasks.registry import TASKS
-from seqblend.tasks.shortening import CHARACTERS, part_of
+from seqblend.tasks.shortening import CHARACTERS_PER_TOKEN, shortest_part
 from seqblend.tasks.token_classification import tokenize_words
 
 PROPERTY = settings(max_examples=40)
@@ -106,7 +106,7 @@ def test_the_same_words_are_kept(kind, monkeypatch):
     sentences = [["ab", "", "\u200b", "c"] * 50, ["ab"] * 9, []]
     found = tokenize_words(options, sentences)
     assert found["shortened"] == [True, False, False] and found["cut"][0] > 0
-    monkeypatch.setattr("seqblend.tasks.token_classification.CHARACTERS", 10**9)
+    monkeypatch.setattr("seqblend.tasks.token_classification.CHARACTERS_PER_TOKEN", 10**9)
     expected = tokenize_words(options, sentences)
     assert found["input_ids"] == expected["input_ids"]
     assert [each.word_ids for each in found.encodings] == [each.word_ids for each in expected.encodings]
@@ -140,21 +140,21 @@ def test_targets_are_compared_as_far_as_they_are_learnt(caplog):
 
 
 def test_ordinary_texts_are_looked_at_once(monkeypatch):
-    monkeypatch.setattr(shortening, "words_of", None)
-    text = "abc " * (2 * CHARACTERS * 9 // 4)
-    assert part_of(TOKENIZERS["char"], text, 9).text is text
+    monkeypatch.setattr(shortening, "word_numbers", None)
+    text = "abc " * (2 * CHARACTERS_PER_TOKEN * 9 // 4)
+    assert shortest_part(TOKENIZERS["char"], text, 9).text is text
     assert encoding.tokenize(settings_for(length=9), [text])["shortened"] == [False]
 
 
 @pytest.mark.parametrize("kind, shortened", [("llama", True), ("many words in a token", False)])
 def test_a_tokenizer_that_takes_a_text_for_one_word_may_know_where_tokens_begin(kind, shortened):
     """Else nobody can tell how far a cut changes its tokens, and the text stays whole."""
-    assert part_of(EVERY[kind], "abc, cab. bab " * 100, 5).shortened == shortened
+    assert shortest_part(EVERY[kind], "abc, cab. bab " * 100, 5).shortened == shortened
 
 
 @every_tokenizer
 def test_a_text_in_pieces_has_the_tokens_of_the_whole(kind, monkeypatch):
-    tokenizer, joined, join = EVERY[kind], [], shortening.joined_pieces
+    tokenizer, joined, join = EVERY[kind], [], shortening.tokenize_in_pieces
 
     def watched(*args):
         joined.append(join(*args))
@@ -162,12 +162,12 @@ def test_a_text_in_pieces_has_the_tokens_of_the_whole(kind, monkeypatch):
 
     monkeypatch.setattr(shortening, "PIECE", 400)
     monkeypatch.setattr(shortening, "OVERLAP", 250)
-    monkeypatch.setattr(shortening, "joined_pieces", watched)
+    monkeypatch.setattr(shortening, "tokenize_in_pieces", watched)
     generator = random.Random(0)
     texts = ["".join(generator.choices(PIECES, k=1200)) for _ in range(20)] + ["abc", ""]
     texts += ["1" * 3000, " " * 3000, "12 " * 900, MANY * 90, "abc\n" * 700 + " abc"]
     plain = {"add_special_tokens": False, "verbose": False}
-    assert shortening.ids_of(tokenizer, texts) == [tokenizer(text, **plain)["input_ids"] for text in texts]
+    assert shortening.token_ids_of(tokenizer, texts) == [tokenizer(text, **plain)["input_ids"] for text in texts]
     assert len([ids for ids in joined if ids]) >= 10 or kind in ("llama", "many words in a token")
 
 

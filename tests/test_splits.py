@@ -10,7 +10,7 @@ from rows import load_data
 from test_data import CLASSIFY, LANGUAGE, TAG, TRANSLATE, assert_refused, write, write_json_lines
 from transformers import Seq2SeqTrainingArguments
 
-from seqblend.data.leakage import rows_in_both, warn_of_leakage
+from seqblend.data.leakage import count_shared_rows, warn_about_leakage
 from seqblend.training.checks import wanted_splits
 
 ROWS = {"text": ["a", "b", "c", "d"], "label": [0, 1, 0, 1]}
@@ -41,7 +41,7 @@ def load(name, *splits, streaming=False, **names):
 def test_what_is_not_asked_for_is_not_read_and_what_is_left_out_is_named(by_name, caplog):
     """The test split, which has no labels, stopped runs that did not predict; the others vanished."""
     assert list(load(by_name, "train", "validation")) == ["train"]
-    assert f"{by_name}: not read: split dev_matched, dev_mismatched, test; --train_split, " in caplog.text
+    assert f"{by_name}: not read: split dev_matched, dev_mismatched, test; choose with --train_split, " in caplog.text
     words = ["split test: row 1", "null", "seqblend-predict", "--do_predict false"]
     assert_refused(words, load, by_name, "train", "test")
 
@@ -135,13 +135,13 @@ def test_rows_without_labels_are_for_prediction(task, row, answer, tmp_path):
     ],
 )
 def test_rows_in_both_are_those_that_a_task_reads_the_same(columns, rows, others, count):
-    assert rows_in_both(datasets.Dataset.from_dict(rows), datasets.Dataset.from_dict(others), columns) == count
+    assert count_shared_rows(datasets.Dataset.from_dict(rows), datasets.Dataset.from_dict(others), columns) == count
 
 
 @pytest.mark.parametrize(
     "streaming, said",
     [
-        (False, ["validation: of 2 rows ({}) 2 also stand", "test: of 2 rows ({}) 1 also stands"]),
+        (False, ["validation: of 2 rows ({}) 2 are also in training", "test: of 2 rows ({}) 1 is also in training"]),
         (True, ["validation: {} is trained on", "test: {} is not compared with a stream"]),
     ],
 )
@@ -150,7 +150,7 @@ def test_rows_that_also_stand_in_training_are_counted(streaming, said, tmp_path,
     test = write_json_lines(tmp_path / "b.jsonl", [{"text": "a"}, {"text": "c"}])
     data = load_data(LANGUAGE, train_file=train, validation_file=train, test_file=test, streaming=streaming)
     with caplog.at_level(logging.WARNING):
-        told = warn_of_leakage(data, ["text"])
+        told = warn_about_leakage(data, ["text"])
     # On the card without a file's place.
     assert list(told) == ["validation", "test"] and str(tmp_path) not in str(told)
     without = [line.replace(" ({})", "").replace("{}", "the split") for line in said]

@@ -13,7 +13,7 @@ from rows import read_file
 from seqblend.data import locks, sources
 from seqblend.data.columns import Columns
 from seqblend.data.splits import InputError
-from seqblend.data.storage import stored
+from seqblend.data.storage import cache_table
 from seqblend.tasks.encoding import Settings
 from seqblend.tasks.registry import TASKS
 from seqblend.tasks.splits import encode_split
@@ -70,13 +70,13 @@ def test_a_broken_row_leaves_nothing(tmp_path, cache):
 
 
 def test_batches_follow_each_other():
-    assert stored("key", batches(["a"], ["b", "c"]))["text"][:] == ["a", "b", "c"]
+    assert cache_table("key", batches(["a"], ["b", "c"]))["text"][:] == ["a", "b", "c"]
 
 
 def test_a_cache_that_cannot_be_written_is_named(cache):
     cache.parent.write_text("in the way")
-    with pytest.raises(InputError, match="HF_DATASETS_CACHE names another directory"):
-        stored("key", batches(["a"]))
+    with pytest.raises(InputError, match="set HF_DATASETS_CACHE to another directory"):
+        cache_table("key", batches(["a"]))
 
 
 def test_a_cache_that_cannot_be_written_is_named_where_rows_are_encoded(tmp_path, cache):
@@ -86,7 +86,7 @@ def test_a_cache_that_cannot_be_written_is_named_where_rows_are_encoded(tmp_path
     settings = Settings(tokenizer, ["a", "b"], None, 8, 8, 8, token_types=False, seed=0)
     cache.rename(tmp_path / "moved")
     cache.write_text("in the way")
-    with pytest.raises(InputError, match="HF_DATASETS_CACHE names another directory"):
+    with pytest.raises(InputError, match="set HF_DATASETS_CACHE to another directory"):
         encode_split(TASKS["sequence-classification"], rows, settings, "train")
 
 
@@ -122,7 +122,7 @@ def test_a_damaged_file_is_named_and_made_anew(damage, tmp_path, cache, caplog):
     good = stored_file.read_bytes()
     damage_file(stored_file, damage)
     assert read(path).to_list() == ROWS and stored_file.read_bytes() == good
-    assert caplog.messages == [f"{stored_file} is damaged and is passed over: what it held is made anew"]
+    assert caplog.messages == [f"{stored_file} is damaged: it is deleted and made again"]
     read(path)
     assert len(caplog.messages) == 1
 
@@ -143,7 +143,7 @@ def test_a_damaged_file_of_encoded_rows_is_named_and_made_anew(workers, tmp_path
     for number, path in enumerate(made, 1):
         damage_file(path, lambda data: flipped(data, len(data) - 100))
         assert encode(rows, workers).to_list() == expected
-        assert caplog.messages[-1] == f"{path} is damaged and is passed over: what it held is made anew"
+        assert caplog.messages[-1] == f"{path} is damaged: it is deleted and made again"
         assert encode(rows, workers).to_list() == expected
         assert len([line for line in caplog.messages if "damaged" in line]) == number
 
@@ -159,7 +159,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import datasets, pyarrow as pa
-from seqblend.data.storage import stored
+from seqblend.data.storage import cache_table
 
 datasets.config.HF_DATASETS_CACHE = Path(sys.argv[1])
 
@@ -168,7 +168,7 @@ def batches():
     print("written", flush=True)
     sys.stdin.read()
 
-stored("key", batches())
+cache_table("key", batches())
 """
 
 
@@ -180,11 +180,11 @@ def test_what_a_killed_process_left_is_cleared_and_what_is_written_stays(cache):
     with process:
         assert process.stdout.readline() == "written\n"
         (part,) = cache.glob("*.part")
-        stored("other", batches(["b"]))
+        cache_table("other", batches(["b"]))
         assert part.exists()
         process.kill()
     assert part.exists()
-    stored("third", batches(["c"]))
+    cache_table("third", batches(["c"]))
     assert not part.exists()
 
 
@@ -208,7 +208,7 @@ def test_what_datasets_left_is_cleared_when_it_is_old(cache):
     for path in (new, old):
         path.write_bytes(b"")
     os.utime(old, (0, 0))
-    stored("key", batches(["a"]))
+    cache_table("key", batches(["a"]))
     assert new.exists() and not old.exists()
 
 

@@ -534,7 +534,7 @@ def test_overrides_in_a_file_may_not_be_a_list(tmp_path, capsys):
     path.write_text("config_overrides: [a, b]")
     options = {"config_overrides": None, **files(tmp_path, ROWS[CLASSIFY], ["train"])}
     assert main([str(path), *flags(tmp_path / "out", options)]) == 2
-    assert "config_overrides: must hold names and their values, but is a list" in capsys.readouterr().err
+    assert "config_overrides: must be a mapping of names to values, but is a list" in capsys.readouterr().err
 
 
 # Flags that need a value of some form. None: what asks for other hardware, processes or packages.
@@ -666,9 +666,9 @@ def test_a_head_starts_from_the_model_of_another(
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     path = model_of(source)
     job = prepared(tmp_path / "out", task=task, **from_model(path), **files(tmp_path, rows, ["train"]))
-    messages = [message for message in caplog.messages if message.startswith("Of ")]
-    expected = {"starts anew": new, "is dropped": dropped}
-    assert messages == [f"Of {path}, {what}: {', '.join(names.split())}" for what, names in expected.items() if names]
+    messages = [message for message in caplog.messages if message.startswith(f"{path}: ")]
+    expected = {"newly initialized": new, "dropped": dropped}
+    assert messages == [f"{path}: {what}: {', '.join(names.split())}" for what, names in expected.items() if names]
     # Which says the same with codes of colours.
     assert "LOAD REPORT" not in caplog.text
     state = job.trainer.model.state_dict()
@@ -731,9 +731,9 @@ def test_the_rows_of_a_head_follow_the_names_of_the_labels(
     options = {"task": CLASSIFY, **saved}
     path = run(tmp_path / "a", **options, **files(tmp_path, source, ["train"]))
     job = prepared(tmp_path / "b", **from_model(path, **{**options, **asked}), **files(tmp_path, rows, ["train"]))
-    parts = {"are taken over": kept, "start anew": new, "are dropped": dropped}
+    parts = {"kept": kept, "newly initialized": new, "dropped": dropped}
     said = "; ".join(f"{what}: {names}" for what, names in parts.items() if names)
-    assert f"Of {path}, labels {said}" in caplog.messages
+    assert f"{path}: labels {said}" in caplog.messages
     heads = [labelled_rows(TASKS[options["task"]].auto_class.from_pretrained(path)), labelled_rows(job.trainer.model)]
     for label, row in heads[1].items():
         same = [name for name, other in heads[0].items() if torch.equal(row, other)]
@@ -1171,7 +1171,7 @@ ROW = '{"text": "a", "label": "x"}\n'
         ),
         (
             {"train_file": None, "task": TAG, "test_file": ("t.jsonl", WORDS.replace("X", "x"))},
-            ["anew", "classifier.weight"],
+            ["newly initialized", "classifier.weight"],
         ),
         (
             {"train_file": None, "test_file": ("t.jsonl", ROW.replace('"x"', "0.5"))},

@@ -35,7 +35,7 @@ from transformers import GenerationConfig, Seq2SeqTrainingArguments, TrainingArg
 
 from seqblend import BlendDecoderConfig, BlendDecoderForCausalLM, BlendEncoderForMaskedLM
 from seqblend.data.errors import InputError
-from seqblend.tasks.metrics import greater_is_better
+from seqblend.tasks.splits import greater_is_better
 from seqblend.train import prepare
 from seqblend.training.arguments import BlendTrainingArguments, ModelArguments
 from seqblend.training.class_weights import balanced, weights_given
@@ -304,9 +304,9 @@ def test_two_models_become_one_and_what_is_new_is_named(task, two, tmp_path, cap
     new = {name for name in state if ".cross_attn" in name or name.startswith("score.")}
     assert len(state) - len(new) - len(encoder) - len(decoder) == (task == TRANSLATE)  # the tied projection
     names = ", ".join(sorted(new))
-    lines = [f"Of {paths[0]}, is dropped: head.dense.weight, head.norm.weight"]
-    lines.append(f"Of {paths[0]} and {paths[1]}, starts anew: {names}")
-    assert [message for message in caplog.messages if message.startswith("Of ")] == lines
+    lines = [f"{paths[0]}: dropped: head.dense.weight, head.norm.weight"]
+    lines.append(f"{paths[0]} and {paths[1]}: newly initialized: {names}")
+    assert [message for message in caplog.messages if message.startswith(str(paths[0]))] == lines
     if task == TRANSLATE:
         assert torch.equal(job.model.lm_head.weight, decoder["model.embed_tokens.weight"])
         job.run()
@@ -337,7 +337,7 @@ def test_a_head_starts_from_a_saved_base(two, tmp_path, caplog):
     options = from_model(tmp_path / "base", tokenizer_name_or_path=encoder, task=TAG)
     job = prepared(tmp_path / "out", **options, **files(tmp_path, ROWS[TAG], ["train"]))
     assert all(torch.equal(tensor, job.model.model.state_dict()[name]) for name, tensor in base.state_dict().items())
-    assert f"Of {tmp_path / 'base'}, starts anew: classifier.bias, classifier.weight" in caplog.messages
+    assert f"{tmp_path / 'base'}: newly initialized: classifier.bias, classifier.weight" in caplog.messages
 
 
 # --- What a run says ---

@@ -18,7 +18,7 @@ from seqblend.tasks.encoding import tokenize
 from seqblend.tasks.registry import TASKS
 from seqblend.tasks.splits import SplitScorer, encode_split
 from seqblend.tasks.token_classification import labelled_words, tokenize_words
-from seqblend.tasks.windows import bounds, join_logits, told_tokens
+from seqblend.tasks.windows import join_logits, labelled_positions, window_bounds
 
 PROPERTY = settings(max_examples=50)
 TAG, CLASSIFY = "token-classification", "sequence-classification"
@@ -49,13 +49,13 @@ def test_every_unit_is_told_once_and_in_order_where_it_is_farthest_from_a_cut(ca
     rows, size, overlap = case
     windows = [cut(units, size, overlap) for units in rows]
     document = [index for index, parts in enumerate(windows) for _ in parts]
-    told = told_tokens([part for parts in windows for part in parts], document, overlap)
+    told = labelled_positions([part for parts in windows for part in parts], document, overlap)
     for index, (units, parts) in enumerate(zip(rows, windows, strict=True)):
         here = [places for places, of in zip(told, document, strict=True) if of == index]
         assert np.concatenate([part[places] for part, places in zip(parts, here, strict=True)]).tolist() == sorted(
             set(units.tolist())
         )
-        reach = bounds([len(part) for part in parts], [0] * len(parts), overlap)
+        reach = window_bounds([len(part) for part in parts], [0] * len(parts), overlap)
         assert all(np.array_equal(units[start:stop], part) for (start, stop), part in zip(reach, parts, strict=True))
         for unit in set(units.tolist()):
             tokens = np.flatnonzero(units == unit)
@@ -189,7 +189,7 @@ def test_words_whose_receptive_field_lies_in_their_window_agree_exactly(window, 
     options = windowed(length=128, overlap=64, labels=[str(index) for index in range(7)])
     features = tokenize_words(options, [words])
     told, logits, margins = list(labelled_words(features, options)), [], []
-    spans = bounds([len(ids) - 2 for ids in features["input_ids"]], features["document"], options.stride)
+    spans = window_bounds([len(ids) - 2 for ids in features["input_ids"]], features["document"], options.stride)
     with torch.no_grad():
         whole = model(torch.tensor([CHAR(words, is_split_into_words=True)["input_ids"]])).logits[0, 1:-1]
         for ids, (positions, found), (start, stop) in zip(features["input_ids"], told, spans, strict=True):

@@ -14,7 +14,7 @@ from seqblend.hub_card import card as card_module
 from seqblend.hub_card.agreement import MARK
 from seqblend.hub_card.card import write_card
 from seqblend.predict import main as predict
-from seqblend.tasks.words import KEY, WordSplitting, find_splitting, read_splitting, record_splitting
+from seqblend.tasks.words import KEY, WordSplitting, find_splitting, read_splitting, set_splitting
 from seqblend.training.tokenizers import train_tokenizer
 
 
@@ -44,12 +44,12 @@ def test_without_a_word_there_is_no_rule():
 def test_a_tokenizer_keeps_it_and_is_told_anew(tmp_path):
     """By the library alone, saved and loaded twice; another training, or another task, does not leave the old one."""
     tokenizer = train_tokenizer(["ab c"], "char", 20)
-    record_splitting(tokenizer, WordSplitting("characters", 0.5))
+    set_splitting(tokenizer, WordSplitting("characters", 0.5))
     for name in ("one", "two"):
         tokenizer.save_pretrained(tmp_path / name)
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / name)
         assert read_splitting(tokenizer.init_kwargs) == ("characters", 0.5)
-    record_splitting(tokenizer, None)
+    set_splitting(tokenizer, None)
     tokenizer.save_pretrained(tmp_path)
     assert KEY not in json.loads((tmp_path / "tokenizer_config.json").read_text())
 
@@ -82,13 +82,13 @@ def test_prediction_divides_as_training_did(tagger, tmp_path, caplog):
     assert "words:" not in caplog.text
     assert by_default == texts(tagger, "--words", "characters") and "words:" not in caplog.text
     assert texts(tagger, "--words", "words") <= {0, 1, 2, 5}
-    assert "divided by 'words'" in caplog.text and "'characters' gives back the words of training" in caplog.text
+    assert "divided by 'words'" in caplog.text and "'characters' restores all words of training" in caplog.text
     copy = shutil.copytree(tagger, tmp_path / "copy")
     tokenizer = AutoTokenizer.from_pretrained(copy)
-    record_splitting(tokenizer, WordSplitting("characters", 0.9))
+    set_splitting(tokenizer, WordSplitting("characters", 0.9))
     tokenizer.save_pretrained(copy)
-    assert by_default == texts(copy) and "90.0%, and no rule gives back all" in caplog.text
-    record_splitting(tokenizer, None)
+    assert by_default == texts(copy) and "90.0%; no rule restores all" in caplog.text
+    set_splitting(tokenizer, None)
     tokenizer.save_pretrained(copy)
     assert texts(copy) <= {0, 1, 2, 5} and "does not tell how its training words were divided" in caplog.text
 

@@ -14,13 +14,13 @@ from transformers import HfArgumentParser, Seq2SeqTrainingArguments, TrainingArg
 
 from ..configuration.base import unknown
 from ..data.columns import Columns
-from ..data.errors import NEAREST, InputError, describe, listed, nearest_first
+from ..data.errors import NEAREST, InputError, describe, nearest_first, short_list
 from ..data.formats import Reading
 from ..data.sources import Pairs
 from ..data.splits import SPLITS, DataOptions
 from ..hub_card.card import Given
 from ..tasks.corruption import Noise
-from .option_files import from_json, parse_pairs, read_settings
+from .option_files import from_json, parse_pairs, read_options
 
 # Of transformers' options, those of another type that may be a mapping all the same.
 MAPPINGS = ("generation_config",)
@@ -230,7 +230,7 @@ class DataArguments:
 
     def reading(self) -> Reading:
         """How the files are read."""
-        return Reading.of(self)
+        return Reading.from_options(self)
 
     def files(self, split: str) -> list[str] | Pairs | None:
         """What was named for a split. Raises InputError for both kinds of it, and for half a pair."""
@@ -282,7 +282,7 @@ class DataArguments:
         if self.dataset_name is None:
             given = next(filter(None, map(self.files, ("train", "validation", "test"))))
             names = [name for side in given for name in side] if isinstance(given, Pairs) else given
-            return {**facts, "dataset": listed([Path(name).name for name in names])}
+            return {**facts, "dataset": short_list([Path(name).name for name in names])}
         if self.dataset_name == "dates":
             return {**facts, "dataset": "dates in fifty languages (built into seqblend)"}
         name = " ".join(filter(None, [self.dataset_name, self.dataset_config_name]))
@@ -419,7 +419,7 @@ def check_mappings(said: argparse.Namespace) -> None:
 
 def take_settings(parser: Parser, path: str) -> list[str]:
     """The options of a file as flags; lists and mappings, which flags cannot hold, become the parser's defaults."""
-    settings = {name: value for name, value in read_settings(Path(path)).items() if value is not None}
+    settings = {name: value for name, value in read_options(Path(path)).items() if value is not None}
     parser.check_names(list(settings), path)
     nested = {name: value for name, value in settings.items() if isinstance(value, list | dict)}
     ours = {field.name for kind in (ModelArguments, DataArguments) for field in dataclasses.fields(kind)}

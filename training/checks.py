@@ -16,11 +16,11 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from ..checkpoints.faults import STATE
 from ..configuration.base import unknown
 from ..data.columns import STEPS
-from ..data.errors import NEAREST, InputError, nearest_first, one_of
+from ..data.errors import NEAREST, InputError, check_choice, nearest_first
 from ..tasks.base import Task
 from ..tasks.metrics import make_bleu
 from ..tasks.registry import TASKS, tasks_with
-from ..tasks.windows import OVERFLOWS
+from ..tasks.windows import OVERFLOW_STRATEGIES
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
 from .option_files import parse_pairs
 from .trainer import check_device, load_generation_config, settings_of_generation, settle_direction
@@ -86,7 +86,7 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
     check_reporters(args.report_to)
     if args.torch_compile_backend is not None:
         known = [backend.value.lower() for backend in DynamoBackend]
-        one_of("torch_compile_backend", args.torch_compile_backend.lower(), known)
+        check_choice("torch_compile_backend", args.torch_compile_backend.lower(), known)
     if args.allow_changed and args.resume is None and args.resume_from_checkpoint is None:
         raise InputError("allow_changed: needs --resume auto or --resume_from_checkpoint")
     check_generation(args)
@@ -132,7 +132,7 @@ def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
 
 def check_overflow(task: Task, overflow: str, overlap: int | None) -> None:
     """Raises InputError for windows of what has none, and for an overlap without windows."""
-    one_of("overflow", overflow, OVERFLOWS)
+    check_choice("overflow", overflow, OVERFLOW_STRATEGIES)
     if overflow == "window" and not task.has_windows:
         able = ", ".join(name for name, each in TASKS.items() if each.has_windows)
         raise InputError(f"overflow: window is for {able}, not for {task.name}")
@@ -251,7 +251,7 @@ def wanted_checkpoint(args: BlendTrainingArguments) -> str | bool | None:
     """
     given = args.resume_from_checkpoint
     if args.resume is not None:
-        one_of("resume", args.resume, ["auto"])
+        check_choice("resume", args.resume, ["auto"])
         if given is not None:
             raise InputError(f"resume: looks for a checkpoint, but resume_from_checkpoint is {given}; give only one")
         return True

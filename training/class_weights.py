@@ -11,7 +11,7 @@ import datasets
 from transformers import TrainingArguments
 
 from ..data.columns import NUMBER_PATTERN
-from ..data.errors import InputError, one_line
+from ..data.errors import InputError, printable
 from ..data.splits import LabelledData
 from ..tasks.base import Task
 from .arguments import DataArguments
@@ -40,7 +40,7 @@ def class_weights(
         weights = balanced(labelled, task.schema().labels.column, labels)
     else:
         weights = weights_given(given, labels)
-    logger.info("class_weights: %s", ", ".join(f"{one_line(name)} {weights[name]:.4g}" for name in labels))
+    logger.info("class_weights: %s", ", ".join(f"{printable(name)} {weights[name]:.4g}" for name in labels))
     return [weights[name] for name in labels]
 
 
@@ -75,7 +75,7 @@ def weights_given(given: str | list | dict[str, Any], labels: list[str]) -> dict
     """
     if isinstance(given, str) and "=" not in given:
         given = given.split(",")
-    order = f"the labels are {', '.join(map(one_line, labels))}, in this order"
+    order = f"the labels are {', '.join(map(printable, labels))}, in this order"
     if isinstance(given, list):
         if len(given) != len(labels):
             many = f"{len(given)} weight{'s' * (len(given) != 1)} for {len(labels)} labels"

@@ -1,4 +1,4 @@
-"""Loading a saved model: from a directory or the Hub, without running its code, with every tensor accounted for."""
+"""Loading a saved model from a directory or the Hub: no code of it is run, and every tensor is checked."""
 
 import logging
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from ..data.errors import InputError, describe, why_not_loaded
+from ..data.errors import InputError, describe, loading_error_line
 from ..modeling.families import FAMILIES
 
 logger = logging.getLogger(__name__)
@@ -21,13 +21,13 @@ NAME_ON_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 def load_weights(
     auto_class: Any, path: str, config: PretrainedConfig, flag: str = "model_name_or_path"
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """A saved model, and which tensors did not fit; no code of its directory runs, and no pickle is read.
+    """A saved model, and the names of tensors that did not fit. No code of its directory is run, no pickle is read.
 
     Raises:
-        InputError: it cannot be loaded.
+        InputError: the model cannot be loaded.
     """
     try:
-        with without_report():
+        with without_load_report():
             return auto_class.from_pretrained(
                 path,
                 config=config,
@@ -36,13 +36,13 @@ def load_weights(
                 trust_remote_code=False,
                 use_safetensors=True,
             )
-    except Exception as error:  # transformers raises whatever it meets
-        raise cannot_load(path, error, flag) from error
+    except Exception as error:  # from_pretrained of transformers raises any exception
+        raise loading_error(path, error, flag) from error
 
 
 @contextmanager
-def without_report() -> Iterator[None]:
-    """Inside, transformers prints no table of the tensors that did not fit, which check_loaded names in a line."""
+def without_load_report() -> Iterator[None]:
+    """Suppress transformers' table of tensors that did not fit; `check_loaded` names them in one line."""
     source = logging.getLogger("transformers.modeling_utils")
 
     def is_other(record: logging.LogRecord) -> bool:
@@ -56,37 +56,37 @@ def without_report() -> Iterator[None]:
 
 
 def load_config(path: str, flag: str = "model_name_or_path") -> PretrainedConfig:
-    """The configuration of a saved model. Raises InputError if it cannot be loaded, or is not of this package."""
+    """The configuration of a saved model. Raises InputError if it cannot be loaded or is not of this package."""
     if not (Path(path).exists() or NAME_ON_HUB.fullmatch(str(path))):
         raise InputError(f"{flag}: there is no directory {path}")
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:  # transformers raises whatever it meets
-        raise cannot_load(path, error, flag) from error
+    except Exception as error:  # from_pretrained of transformers raises any exception
+        raise loading_error(path, error, flag) from error
     named = config.architectures
     if named is not None and not (isinstance(named, list) and all(isinstance(each, str) for each in named)):
         raise InputError(f"{flag}: {path}: architectures in config.json is {describe(named)}, not a list of names")
     if type(config) not in FAMILIES:
         raise InputError(f"{flag}: {path} is of type {config.model_type}; no model of seqblend")
-    # Pipelines of its own, as of auto_map: code that a model trained from this one is not to name.
+    # Custom pipelines name code, as auto_map does. A model that is trained from this one must not name it.
     vars(config).pop("custom_pipelines", None)
     return config
 
 
-def cannot_load(path: str, error: Exception, flag: str = "model_name_or_path") -> InputError:
-    """What to tell of a model that cannot be loaded; of one that is not here, that first."""
+def loading_error(path: str, error: Exception, flag: str = "model_name_or_path") -> InputError:
+    """The InputError for a model that cannot be loaded; it says whether there is such a directory."""
     where = "cannot be loaded" if Path(path).exists() else "is no directory here, and cannot be loaded from the Hub"
-    return InputError(f"{flag}: {path!r} {where} ({why_not_loaded(error)})")
+    return InputError(f"{flag}: {path!r} {where} ({loading_error_line(error)})")
 
 
 def check_loaded(
     path: str, model: PreTrainedModel, info: dict[str, Any], training: bool, flag: str = "model_name_or_path"
 ) -> None:
-    """Name the tensors of heads that were dropped or start anew.
+    """Log the tensors of heads that were dropped or newly initialized.
 
     Raises:
-        InputError: a tensor of the base model is missing, unexpected or of another shape; or one starts anew and is
-            not trained.
+        InputError: a tensor of the base model is missing, unexpected or of another shape; or a tensor is newly
+            initialized without training.
     """
     prefix = f"{model.base_model_prefix}."
     parts = {name for name, _ in model.base_model.named_children()}
@@ -101,7 +101,7 @@ def check_loaded(
         if wrong := [name for name in names if in_base(name)]:
             raise InputError(f"{flag}: {path} does not fit; {what}: {', '.join(wrong)}")
     if (new or resized) and not training:
-        raise InputError(f"{flag}: {path} would start anew, untrained: {', '.join(new + resized)}")
-    for what, names in {"starts anew": new + resized, "is dropped": dropped}.items():
+        raise InputError(f"{flag}: {path}: newly initialized, but nothing is trained: {', '.join(new + resized)}")
+    for what, names in {"newly initialized": new + resized, "dropped": dropped}.items():
         if names:
-            logger.warning("Of %s, %s: %s", path, what, ", ".join(names))
+            logger.warning("%s: %s: %s", path, what, ", ".join(names))

@@ -1,4 +1,4 @@
-"""The model of a run: built from a recipe, or loaded from a saved one with every tensor accounted for."""
+"""The model of a run: built from a recipe, loaded, or combined from a saved encoder and a saved decoder."""
 
 import copy
 import logging
@@ -24,7 +24,7 @@ from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from ..configuration.base import unknown
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
-from ..data.errors import InputError, describe, in_one_line, one_line
+from ..data.errors import InputError, describe, error_line, printable
 from ..modeling.families import FAMILIES
 from ..tasks.base import Task
 from ..tasks.registry import TASKS
@@ -35,8 +35,8 @@ from .tokenizers import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
-# Fields that are not the user's to override, and what tells them.
-TOLD = {
+# Config fields that the user cannot override, and what determines them.
+DERIVED_FIELDS = {
     **dict.fromkeys(("num_labels", "id2label", "label2id", "problem_type"), "the data and --problem_type"),
     **dict.fromkeys(
         [f"{kind}_token_id" for kind in ("pad", "bos", "eos", "cls", "sep", "mask", "decoder_start")], "the tokenizer"
@@ -44,8 +44,8 @@ TOLD = {
     "is_encoder_decoder": "the architecture",
 }
 
-# Fields that must fit the rows of a head.
-OF_LABELS = ("id2label", "label2id", "class_weights")
+# Config fields that must match the rows of a head.
+LABEL_FIELDS = ("id2label", "label2id", "class_weights")
 
 
 def architecture_of(config_class: type[PretrainedConfig]) -> str:
@@ -55,7 +55,7 @@ def architecture_of(config_class: type[PretrainedConfig]) -> str:
 ARCHITECTURES = {architecture_of(config_class): config_class for config_class in FAMILIES}
 
 
-def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """The ids of the tokenizer's special tokens, by the name of their config field."""
     names = [f"{kind}_token_id" for kind in ("pad", "bos", "eos", "cls", "sep", "mask")]
     ids = {name: getattr(tokenizer, name, None) for name in names}
@@ -69,9 +69,9 @@ def saved_labels(path: str) -> list[str]:
 
 
 def with_saved_problem_type(data_args: DataArguments, task: Task, path: str) -> DataArguments:
-    """The arguments with the problem type of a saved model where they name none.
+    """The arguments with the problem type of a saved model, if they have none.
 
-    A single label, the default, stays unsaid: with it a label that looks like a number would be taken for a name.
+    A single label, the default, is not set: it would read labels that look like numbers as names.
     """
     problem_type = load_config(path).problem_type
     is_other = problem_type in ("multi_label_classification", "regression")
@@ -80,44 +80,44 @@ def with_saved_problem_type(data_args: DataArguments, task: Task, path: str) -> 
     return data_args
 
 
-def parts_of(config: PretrainedConfig) -> list[PretrainedConfig]:
-    """The configurations of an encoder-decoder's parts; of another model, itself."""
+def part_configs(config: PretrainedConfig) -> list[PretrainedConfig]:
+    """The configurations of encoder and decoder of an encoder-decoder; else a list of the configuration itself."""
     return [getattr(config, part) for part in config.sub_configs] or [config]
 
 
 def reads_token_types(config: PretrainedConfig) -> bool:
-    return any((getattr(part, "type_vocab_size", 0) or 0) > 1 for part in parts_of(config))
+    return any((getattr(part, "type_vocab_size", 0) or 0) > 1 for part in part_configs(config))
 
 
-def reach_of(config: PretrainedConfig) -> float:
-    """The longest sequence that a model reads; only learned positions end."""
-    learned = [part for part in parts_of(config) if getattr(part, "position_type", None) == "learned"]
+def position_limit(config: PretrainedConfig) -> float:
+    """The longest sequence that a model can read, in tokens; infinite without learned position embeddings."""
+    learned = [part for part in part_configs(config) if getattr(part, "position_type", None) == "learned"]
     return min((part.max_position_embeddings for part in learned), default=math.inf)
 
 
-def check_reach(config: PretrainedConfig, lengths: dict[str, int]) -> None:
-    """Raises InputError for a length, by the name of its option, that learned positions do not reach."""
-    name, reach = max(lengths, key=lambda key: lengths[key]), reach_of(config)
-    if lengths[name] > reach:
-        raise InputError(f"{name}: {lengths[name]} is more than max_position_embeddings={reach} of the model")
+def check_position_limit(config: PretrainedConfig, lengths: dict[str, int]) -> None:
+    """Raises InputError if a length, given by the name of its option, exceeds the learned position embeddings."""
+    name, limit = max(lengths, key=lambda key: lengths[key]), position_limit(config)
+    if lengths[name] > limit:
+        raise InputError(f"{name}: {lengths[name]} is more than max_position_embeddings={limit} of the model")
 
 
 def set_model_max_length(
-    tokenizer: PreTrainedTokenizerBase, model_args: ModelArguments, reach: float, trained: int
+    tokenizer: PreTrainedTokenizerBase, model_args: ModelArguments, limit: float, trained: int
 ) -> None:
-    """Set where `truncation=True` cuts with the saved tokenizer: at the longest text the model has been trained on.
+    """Set `model_max_length` of the tokenizer to the longest text that the model has been trained on.
 
     Args:
         tokenizer: of the run.
-        model_args: say whether the tokenizer came with a saved model, which may have been trained on longer texts.
-        reach: the longest sequence that the model reads.
-        trained: the longest text of this run, in tokens.
+        model_args: tell whether the tokenizer came with a saved model, which may have been trained on longer texts.
+        limit: longest sequence that the model can read, in tokens.
+        trained: longest text of this run, in tokens.
     """
     before = 0
     if model_args.model_name_or_path and not model_args.tokenizer_name_or_path:
         before = tokenizer.model_max_length
-    # Where nothing is known, transformers has a number above LARGE_INTEGER.
-    tokenizer.model_max_length = max(trained, before if before <= min(reach, LARGE_INTEGER) else 0)
+    # If the length is unknown, transformers has a number above LARGE_INTEGER.
+    tokenizer.model_max_length = max(trained, before if before <= min(limit, LARGE_INTEGER) else 0)
 
 
 def make_model(
@@ -128,10 +128,10 @@ def make_model(
     labels: list[str],
     class_weights: list[float] | None = None,
 ) -> PreTrainedModel:
-    """A new model, or a saved one, with the labels of this run; label smoothing moves from the Trainer into it.
+    """A new or saved model with the labels of this run. Label smoothing moves from the training arguments into it.
 
     Raises:
-        InputError: it cannot be built or loaded.
+        InputError: the model cannot be built or loaded.
     """
     task = TASKS[data_args.task]
     fields = task.config_fields(data_args.problem_type)
@@ -144,27 +144,37 @@ def make_model(
     if args.do_train:
         fields["label_smoothing"] = smoothing
     given = (model_args, task, tokenizer, fields)
-    try:
-        if model_args.model_name_or_path:
-            model = load_model(*given, args.do_train)
-        elif model_args.encoder_name_or_path:
-            model = join_models(*given)
-        else:
-            model = task.auto_class.from_config(build_config(*given))
-    except InputError:
-        raise
-    except Exception as error:  # torch, and configurations made of odd values, raise whatever they meet
-        raise InputError(f"config_overrides: the model cannot be built ({in_one_line(error)})") from error
+    if model_args.model_name_or_path:
+        model = load_model(*given, args.do_train)
+    elif model_args.encoder_name_or_path:
+        model = combine_models(*given)
+    else:
+        config = build_config(*given)
+        with override_errors():
+            model = task.auto_class.from_config(config)
     if task.generates or task.has_sentinels:
         set_generation(model, data_args, args)
     return model
 
 
+@contextmanager
+def override_errors() -> Iterator[None]:
+    """Inside, the errors of building a configuration or a model become InputErrors: its fields are user options."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (StrictDataclassError, ValueError) as error:
+        raise InputError(str(error)) from error
+    except Exception as error:  # torch and the dataclass checks of huggingface_hub raise any exception
+        raise InputError(f"config_overrides: the model cannot be built ({error_line(error)})") from error
+
+
 def set_generation(model: PreTrainedModel, data_args: DataArguments, args: Seq2SeqTrainingArguments) -> None:
-    """How the model generates from now on. One that is not trained keeps its own where the flags say nothing."""
+    """Set the model's generation length and beams. Without training it keeps its own unless flags are given."""
     length = data_args.max_target_length or data_args.max_length
     if args.do_train or data_args.max_target_length or data_args.max_length != DataArguments.max_length:
-        # With the start token.
+        # One more for the start token.
         model.generation_config.max_length = length + 1
     if args.do_train or args.generation_num_beams is not None:
         model.generation_config.num_beams = args.generation_num_beams or 1
@@ -177,23 +187,23 @@ def build_config(
 
     Args:
         arguments: architecture, recipe and overrides.
-        task: says which heads will do.
-        tokenizer: its size and special tokens become the model's.
+        task: tells which heads fit.
+        tokenizer: gives the vocabulary size and the special tokens.
         settings: other fields, such as labels.
 
     Raises:
-        InputError: an unknown architecture, recipe or option; an architecture that has no head for the task; or values
-            that do not go together.
+        InputError: the architecture, the recipe or an option is unknown, the architecture has no head for the task, or
+            values are invalid together.
     """
     name = arguments.architecture or task.architecture
     if name not in ARCHITECTURES:
         raise InputError(unknown("architecture", name, list(ARCHITECTURES)))
     config_class = ARCHITECTURES[name]
     check_head(config_class, task)
-    fields = {"vocab_size": len(tokenizer), **special_tokens(tokenizer), **settings}
+    fields = {"vocab_size": len(tokenizer), **special_token_ids(tokenizer), **settings}
     fields = {key: value for key, value in fields.items() if key in config_class.options()}
-    overrides = overrides_of(arguments, config_class)
-    with configuration_errors():
+    overrides = parse_overrides(arguments, config_class)
+    with override_errors():
         config = config_class.from_recipe(arguments.recipe or "default", **{**fields, **overrides})
     check_vocabulary(config, tokenizer, "config_overrides")
     return config
@@ -206,46 +216,48 @@ def load_model(
     settings: dict[str, Any],
     training: bool,
 ) -> PreTrainedModel:
-    """A saved model with the head of the task; a head that is new starts anew, as do the rows of new labels.
+    """A saved model with the head of the task. A new head, and the rows of new labels, are newly initialized.
 
     Args:
-        arguments: where it is, and what to override.
-        task: which head it gets.
-        tokenizer: must not know more tokens than the model.
-        settings: fields of the configuration to change, such as labels.
-        training: whether it is to be trained; if not, nothing may start anew.
+        arguments: path of the model, and overrides.
+        task: tells which head the model gets.
+        tokenizer: must not have more tokens than the model.
+        settings: config fields to change, such as labels.
+        training: whether the model will be trained; if not, nothing may be newly initialized.
 
     Raises:
-        InputError: it cannot be loaded; a tensor of the base model is missing, unexpected or of another shape; it is
-            of another architecture; the tokenizer is too large.
+        InputError: the model cannot be loaded; a tensor of the base model is missing, unexpected or of another shape;
+            it has another architecture; the tokenizer is too large.
     """
     path = arguments.model_name_or_path
     config = load_config(path)
     check_saved(config, arguments, task, None if training else settings.get("problem_type"))
-    own, labels = head_labels(config, task, settings), [*settings.get("id2label", {}).values()]
-    relabelled = own not in (None, labels)
+    own_labels, labels = head_labels(config, task, settings), [*settings.get("id2label", {}).values()]
+    relabelled = own_labels not in (None, labels)
     if relabelled and not training:
         raise InputError(f"model_name_or_path: {path} has a head for other labels, and nothing is trained")
-    # A model that is only asked keeps its labels.
-    kept = settings.get("id2label", None if training else config.id2label)
-    if config.class_weights and "class_weights" not in settings and kept != config.id2label:
-        logger.warning("Of %s, is dropped: class_weights, which are of other labels", path)
+    # A model that only predicts keeps its labels.
+    new_labels = settings.get("id2label", None if training else config.id2label)
+    if config.class_weights and "class_weights" not in settings and new_labels != config.id2label:
+        logger.warning("%s: dropped: class_weights, which are of other labels", path)
         settings = {"class_weights": None, **settings}
-    changes = {**settings, **overrides_of(arguments, type(config))}
-    # The head is loaded as it was saved, and then given the labels of this run.
-    later = {name: changes.pop(name) for name in OF_LABELS if relabelled and name in changes}
-    change_config(config, changes)
+    changes = {**settings, **parse_overrides(arguments, type(config))}
+    # The head is loaded as it was saved, and gets the labels of this run afterwards.
+    later = {name: changes.pop(name) for name in LABEL_FIELDS if relabelled and name in changes}
+    with override_errors():
+        change_config(config, changes)
     check_vocabulary(config, tokenizer, f"model_name_or_path: {path}")
     model, info = load_weights(task.auto_class, path, config)
     check_loaded(path, model, info, training)
     if relabelled:
-        relabel(model, own, labels, path)
-        change_config(model.config, later)
+        relabel(model, own_labels, labels, path)
+        with override_errors():
+            change_config(model.config, later)
     return model
 
 
 def check_saved(config: PretrainedConfig, arguments: ModelArguments, task: Task, problem_type: str | None) -> None:
-    """Raises InputError for a saved model of another architecture, without a head, or for another problem_type."""
+    """Raises InputError for a saved model of another architecture or problem_type, or without a head for the task."""
     path, name = arguments.model_name_or_path, architecture_of(type(config))
     if arguments.architecture not in (None, name):
         raise InputError(f"architecture: {arguments.architecture}, but model_name_or_path {path} is {name}")
@@ -255,67 +267,67 @@ def check_saved(config: PretrainedConfig, arguments: ModelArguments, task: Task,
 
 
 def head_labels(config: PretrainedConfig, task: Task, settings: dict[str, Any]) -> list[str] | None:
-    """The names of the rows of a saved head, as far as a head with other labels can take them over.
+    """The labels of a saved head whose rows a head with other labels can keep.
 
     Returns:
-        None where the model has no head of the task's kind, or the settings no labels; no name where a head of numbers
-        becomes one of classes, or the other way round.
+        The labels in the order of the rows. None if the model has no head for the task or the settings have no labels;
+        an empty list if the head changes between regression and classification.
     """
     head = FAMILIES[type(config)][task.auto_class].__name__
     if "id2label" not in settings or head not in (config.architectures or []):
         return None
     names = [config.id2label[index] for index in sorted(config.id2label)]
     # As in sequence_loss.
-    was_number = config.problem_type == "regression" or (config.problem_type is None and len(names) == 1)
-    is_number = settings.get("problem_type") == "regression"
-    if was_number and is_number and len(names) == len(settings["id2label"]):
-        # Numbers have no names of their own.
+    was_regression = config.problem_type == "regression" or (config.problem_type is None and len(names) == 1)
+    is_regression = settings.get("problem_type") == "regression"
+    if was_regression and is_regression and len(names) == len(settings["id2label"]):
+        # The outputs of a regression have no names of their own.
         return list(settings["id2label"].values())
-    return [] if was_number or is_number else names
+    return [] if was_regression or is_regression else names
 
 
 def relabel(model: PreTrainedModel, old: list[str], new: list[str], path: str) -> None:
-    """Give a classifier other labels: the row of each label that the head knows stays with it, others start anew.
+    """Replace the labels of a classifier: rows of labels in both heads are kept, others are newly initialized.
 
     Args:
-        model: with a head of the old labels.
-        old: the labels in the order of the rows, or none where no row is to be kept.
-        new: likewise, of the new head.
-        path: of the model, for the line that tells what becomes of the labels.
+        model: has a head with the old labels.
+        old: labels in the order of the old head's rows; empty if no row is to be kept.
+        new: labels in the order of the new head's rows.
+        path: of the model, for the log.
     """
     name = "score" if hasattr(model, "score") else "classifier"
     saved = getattr(model, name)
     head = nn.Linear(saved.in_features, len(new)).to(saved.weight)
     model._init_weights(head)
-    # transformers calls class 3 LABEL_3 where nobody has named it.
+    # transformers names class 3 LABEL_3 by default.
     rows = {label: known for label in new for known in (label, f"LABEL_{label}") if known in old}
     with torch.no_grad():
         for label, known in rows.items():
             head.weight[new.index(label)] = saved.weight[old.index(known)]
             head.bias[new.index(label)] = saved.bias[old.index(known)]
     setattr(model, name, head)
-    told = {
-        "are taken over": list(rows),
-        "start anew": [label for label in new if label not in rows],
-        "are dropped": [label for label in old if label not in rows.values()],
+    changes = {
+        "kept": list(rows),
+        "newly initialized": [label for label in new if label not in rows],
+        "dropped": [label for label in old if label not in rows.values()],
     }
-    parts = [f"{what}: {', '.join(map(one_line, labels))}" for what, labels in told.items() if labels]
-    logger.warning("Of %s, labels %s", path, "; ".join(parts))
+    parts = [f"{what}: {', '.join(map(printable, labels))}" for what, labels in changes.items() if labels]
+    logger.warning("%s: labels %s", path, "; ".join(parts))
 
 
-def join_models(
+def combine_models(
     arguments: ModelArguments, task: Task, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]
 ) -> PreTrainedModel:
-    """An encoder-decoder of a saved encoder and a saved decoder, which have not seen each other.
+    """An encoder-decoder of a saved encoder and a saved decoder that were trained separately.
 
-    Each keeps its embedding, and the decoder its projection onto the vocabulary. Cross-attention starts anew, as does
-    the head of a classifier.
+    Each keeps its embedding, and the decoder its lm_head. Cross-attention and the head of a classifier are newly
+    initialized.
 
     Args:
-        arguments: where the two are, and what to override.
-        task: which head it gets.
-        tokenizer: must not know more tokens than either.
-        settings: fields of the configuration to change, such as labels.
+        arguments: paths of the two models, and overrides.
+        task: tells which head the model gets.
+        tokenizer: must not have more tokens than either model.
+        settings: config fields to change, such as labels.
 
     Raises:
         InputError: see load_model; or the vocabularies of the two differ.
@@ -329,27 +341,30 @@ def join_models(
         **parts, share_encoder_decoder_embeddings=False, tie_word_embeddings=parts["decoder"].tie_word_embeddings
     )
     check_head(type(config), task)
-    change_config(config, {**settings, **overrides_of(arguments, type(config))})
+    changes = {**settings, **parse_overrides(arguments, type(config))}
+    with override_errors():
+        change_config(config, changes)
     check_vocabulary(config, tokenizer, " and ".join(paths.values()))
-    model = task.auto_class.from_config(config)
-    writes = task.auto_class is AutoModelForSeq2SeqLM
-    given: set[str] = set()
+    with override_errors():
+        model = task.auto_class.from_config(config)
+    has_lm_head = task.auto_class is AutoModelForSeq2SeqLM
+    loaded: set[str] = set()
     for name, path in paths.items():
-        auto_class = AutoModelForCausalLM if name == "decoder" and writes else AutoModel
+        auto_class = AutoModelForCausalLM if name == "decoder" and has_lm_head else AutoModel
         part = load_part(auto_class, path, getattr(config, name), f"{name}_name_or_path")
-        taken = {f"{model.base_model_prefix}.{name}.": part.base_model.state_dict()}
+        states = {f"{model.base_model_prefix}.{name}.": part.base_model.state_dict()}
         if auto_class is AutoModelForCausalLM:
-            taken["lm_head."] = part.lm_head.state_dict()
-        tensors = {prefix + key: tensor for prefix, state in taken.items() for key, tensor in state.items()}
+            states["lm_head."] = part.lm_head.state_dict()
+        tensors = {prefix + key: tensor for prefix, state in states.items() for key, tensor in state.items()}
         model.load_state_dict(tensors, strict=False)
-        given |= set(tensors)
-    if new := sorted(set(model.state_dict()) - given):
-        logger.warning("Of %s and %s, starts anew: %s", *paths.values(), ", ".join(new))
+        loaded |= set(tensors)
+    if new := sorted(set(model.state_dict()) - loaded):
+        logger.warning("%s and %s: newly initialized: %s", *paths.values(), ", ".join(new))
     return model
 
 
 def check_same_vocabulary(paths: dict[str, str]) -> None:
-    """Raises InputError where the tokenizers of the two parts do not number the same tokens alike."""
+    """Raises InputError if the tokenizers of the two parts differ in a token or its id."""
     encoder, decoder = (load_tokenizer(path).get_vocab() for path in paths.values())
     if encoder == decoder:
         return
@@ -370,7 +385,7 @@ def part_config(part: str, path: str) -> PretrainedConfig:
 
 
 def load_part(auto_class: Any, path: str, config: PretrainedConfig, flag: str) -> PreTrainedModel:
-    """A saved encoder or decoder as it stood alone. Raises InputError where it does not fit its configuration."""
+    """A saved encoder or decoder without cross-attention. Raises InputError if it does not fit its configuration."""
     config = copy.deepcopy(config)
     if hasattr(config, "cross_attention_hidden_size"):
         config.cross_attention_hidden_size = None
@@ -379,48 +394,41 @@ def load_part(auto_class: Any, path: str, config: PretrainedConfig, flag: str) -
     return model
 
 
-def overrides_of(arguments: ModelArguments, config_class: type[PretrainedConfig]) -> dict[str, Any]:
-    """The overrides, checked; see check_overrides."""
+def parse_overrides(arguments: ModelArguments, config_class: type[PretrainedConfig]) -> dict[str, Any]:
+    """The config overrides, parsed and checked; see check_overrides."""
     overrides = parse_pairs(arguments.config_overrides, "config_overrides")
     check_overrides(overrides, config_class)
     return overrides
 
 
 def check_overrides(overrides: dict[str, Any], config_class: type[PretrainedConfig]) -> None:
-    """Refuse to override what is no option of an architecture or of its parts.
+    """Check that overrides are options of an architecture or of its parts.
 
     Raises:
-        InputError: there is no such field, or it follows from something else, or a part is not given as a mapping.
+        InputError: a field is unknown or determined by something else, or a part is not given as a mapping.
     """
     parts = config_class.sub_configs
-    valid = set().union(*(each.own_fields() for each in (config_class, *parts.values()))) - set(TOLD)
+    valid = set().union(*(each.own_fields() for each in (config_class, *parts.values()))) - set(DERIVED_FIELDS)
     for name, value in overrides.items():
-        if name in TOLD:
-            raise InputError(f"config_overrides: {name} is told by {TOLD[name]}")
+        if name in DERIVED_FIELDS:
+            raise InputError(f"config_overrides: {name} is determined by {DERIVED_FIELDS[name]}")
         if name not in valid:
             raise InputError("config_overrides: " + unknown(f"option of {config_class.__name__}", name, sorted(valid)))
         if name in parts and not isinstance(value, dict):
-            raise InputError(f"config_overrides: {name} must be as {{hidden_dropout: 0.1}}, but is {describe(value)}")
+            raise InputError(
+                f"config_overrides: {name} must be a mapping such as {{hidden_dropout: 0.1}}, but is {describe(value)}"
+            )
         if name in parts:
             check_overrides(value, parts[name])
 
 
-@contextmanager
-def configuration_errors() -> Iterator[None]:
-    """Inside, an error of a configuration becomes an InputError: its fields are the user's options."""
-    try:
-        yield
-    except (StrictDataclassError, ValueError) as error:
-        raise InputError(str(error)) from error
-
-
 def change_config(config: PretrainedConfig, changes: dict[str, Any]) -> None:
-    """Set fields of a configuration; a field that an encoder-decoder itself has not is set in its parts.
+    """Set fields of a configuration. Fields that an encoder-decoder does not have itself are set in its parts.
 
     Raises:
-        InputError: the values do not go together.
+        ValueError: values are invalid together.
     """
-    parts = parts_of(config)
+    parts = part_configs(config)
     own = set(vars(config)) - set(config.sub_configs)
     for name, value in changes.items():
         if name in config.sub_configs:
@@ -428,21 +436,20 @@ def change_config(config: PretrainedConfig, changes: dict[str, Any]) -> None:
             continue
         for owner in [config] if name in own else [part for part in parts if hasattr(part, name)]:
             setattr(owner, name, value)
-    with configuration_errors():
-        for each in (*parts, config):
-            each.validate()
+    for each in (*parts, config):
+        each.validate()
 
 
 def check_head(config_class: type[PretrainedConfig], task: Task) -> None:
     """Raises InputError if an architecture has no head for the task."""
     if task.auto_class not in FAMILIES[config_class]:
-        able = [name for name, config in ARCHITECTURES.items() if task.auto_class in FAMILIES[config]]
+        suitable = [name for name, config in ARCHITECTURES.items() if task.auto_class in FAMILIES[config]]
         name = architecture_of(config_class)
-        raise InputError(f"architecture: {name} has no head for task {task.name}; these have: {', '.join(able)}")
+        raise InputError(f"architecture: {name} has no head for task {task.name}; these have: {', '.join(suitable)}")
 
 
 def check_vocabulary(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-    """Raises InputError if the tokenizer knows more tokens than the model."""
-    size = min(part.vocab_size for part in parts_of(config))
+    """Raises InputError if the tokenizer has more tokens than the model."""
+    size = min(part.vocab_size for part in part_configs(config))
     if len(tokenizer) > size:
         raise InputError(f"{where}: vocab_size={size} is less than the {len(tokenizer)} entries of the tokenizer")

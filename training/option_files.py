@@ -1,4 +1,4 @@
-"""Options as YAML and JSON write them: whole files, and the values of flags that hold names and their values."""
+"""Reading options in YAML and JSON: files of options, and flags of the form NAME=VALUE,NAME=VALUE."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,8 @@ import yaml
 from ..data.errors import InputError, describe
 
 
-def unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    """The pairs as a dict. Raises InputError for a key that stands twice, of which one would be lost."""
+def unique_pairs(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """The pairs as a dict. Raises InputError for a duplicate key, of which a dict would lose one value."""
     names = [name for name, _ in pairs]
     for name in names:
         if names.count(name) > 1:
@@ -19,55 +19,55 @@ def unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
 
 
 class UniqueLoader(yaml.SafeLoader):
-    """YAML's safe loader, which refuses a key that stands twice in a mapping."""
+    """YAML's safe loader, which also refuses duplicate keys of a mapping."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As SafeConstructor.construct_mapping, which keeps the last of two."""
-        unique([(self.construct_object(key, deep=True), None) for key, _ in node.value])
+        """As SafeConstructor.construct_mapping, which would keep the last of two values."""
+        unique_pairs([(self.construct_object(key, deep=True), None) for key, _ in node.value])
         return super().construct_mapping(node, deep)
 
 
 def from_yaml(text: str) -> Any:
-    """What YAML says. Raises InputError for a key that stands twice, and yaml.YAMLError."""
+    """Parse YAML. Raises InputError for a duplicate key, and yaml.YAMLError for invalid YAML."""
     return yaml.load(text, UniqueLoader)
 
 
 def from_json(text: str) -> Any:
-    """What JSON says. Raises InputError for a key that stands twice, and ValueError."""
-    return json.loads(text, object_pairs_hook=unique)
+    """Parse JSON. Raises InputError for a duplicate key, and ValueError for invalid JSON."""
+    return json.loads(text, object_pairs_hook=unique_pairs)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """The options that a YAML or JSON file sets."""
+def read_options(path: Path) -> dict[str, Any]:
+    """The options in a YAML or JSON file. Raises InputError if it cannot be read or is not a mapping of names."""
     readers = {".yaml": from_yaml, ".yml": from_yaml, ".json": from_json}
     if path.suffix not in readers:
-        raise InputError(f"{path}: a file of options ends in {', '.join(readers)}")
+        raise InputError(f"{path}: a file of options must end in {', '.join(readers)}")
     try:
-        settings = readers[path.suffix](path.read_text(encoding="utf-8"))
+        options = readers[path.suffix](path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path}: {error}") from error
-    if not isinstance(settings, dict):
+    if not isinstance(options, dict):
         raise InputError(f"{path}: must hold options and their values")
-    for name in settings:
+    for name in options:
         if not isinstance(name, str):
-            raise InputError(f"{path}: the name of an option is a text, but {name!r} is {describe(name)}")
-    return settings
+            raise InputError(f"{path}: the name of an option must be a text, but {name!r} is {describe(name)}")
+    return options
 
 
 def parse_pairs(text: str | list | dict[str, Any] | None, flag: str) -> dict[str, Any]:
-    """`hidden_size=256,layer_types=[full_attention]` as a dict; values are written as in YAML.
+    """Parse `hidden_size=256,layer_types=[full_attention]` to a dict; values are YAML.
 
     Args:
-        text: of the command line, or a mapping of a file.
-        flag: for messages.
+        text: from the command line, or a mapping from a file, which is returned as it is.
+        flag: name of the option, for messages.
 
     Raises:
-        InputError: it is not a list of NAME=VALUE.
+        InputError: the text is not a list of NAME=VALUE.
     """
     if text is None or isinstance(text, dict):
         return text or {}
     if isinstance(text, list):
-        raise InputError(f"{flag}: must hold names and their values, but is a list")
+        raise InputError(f"{flag}: must be a mapping of names to values, but is a list")
     message = f"{flag}: {text!r:.200} is not NAME=VALUE,NAME=VALUE …"
     parts: list[str] = []
     for part in text.split(","):
@@ -80,7 +80,7 @@ def parse_pairs(text: str | list | dict[str, Any] | None, flag: str) -> dict[str
     if not all(len(pair) == 2 and pair[0].strip() for pair in pairs):
         raise InputError(message)
     try:
-        return unique([(name.strip(), from_yaml(value)) for name, value in pairs])
+        return unique_pairs([(name.strip(), from_yaml(value)) for name, value in pairs])
     except (RecursionError, yaml.YAMLError) as error:
         raise InputError(message) from error
     except InputError as error:

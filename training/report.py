@@ -1,24 +1,24 @@
-"""Write what runs reached, beside what was published, as Markdown: `python -m seqblend.training.report DIR`."""
+"""Write a Markdown table of runs' results and published ones: `python -m seqblend.training.report DIR`."""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..data.errors import refuse
+from ..data.errors import print_error
 from ..data.objects import read_object
 
 
 class Figure(NamedTuple):
-    """A figure of a run, and the published ones it is compared with.
+    """A figure of a run, and the published figures to compare with.
 
     Args:
-        what: the data and the task.
-        key: of all_results.json.
+        what: data and task.
+        key: in all_results.json.
         name: of the figure.
-        published: of others, with who they are.
-        percent: whether to show it in percent.
-        error_rate: show 1 - value: what all_results.json has is a rate of successes.
+        published: published figures, with the names of their models.
+        percent: whether to show the figure in percent.
+        error_rate: whether to show 1 - value, as all_results.json has a success rate.
     """
 
     what: str
@@ -29,7 +29,7 @@ class Figure(NamedTuple):
     error_rate: bool = False
 
 
-# By the directory of the run. Published: read in the named papers and repositories.
+# By the directory of the run. Published figures are from the named papers and repositories.
 FIGURES = {
     "clinc150": Figure(
         "150 intents (Larson et al. 2019), encoder",
@@ -73,7 +73,7 @@ FIGURES = {
 
 
 def row(name: str, figure: Figure, results: dict[str, Any]) -> str:
-    """One line of the table."""
+    """One row of the table."""
     value = 1 - results[figure.key] if figure.error_rate else results[figure.key]
     shown = f"{100 * value:.2f} %" if figure.percent else f"{value:.3f}"
     minutes = results["train_runtime"] / 60
@@ -82,16 +82,16 @@ def row(name: str, figure: Figure, results: dict[str, Any]) -> str:
 
 
 def cell(text: str) -> str:
-    """A text for a cell of a table: no line end ends the line, and no bar the cell."""
+    """Escape a text for a cell of a Markdown table: line ends become spaces, bars are escaped."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
 def write_report(directory: Path) -> str:
-    """The table of the runs in `directory`, and the commands and versions that made them.
+    """The table of the runs in `directory`, with their commands and versions.
 
     Raises:
-        FileNotFoundError: there is none of the runs that FIGURES names.
-        ValueError: what a run reached cannot be read.
+        FileNotFoundError: the directory has none of the runs in FIGURES.
+        ValueError: the results of a run cannot be read.
     """
     runs = {name: read_object(path) for name in FIGURES if (path := directory / name / "all_results.json").exists()}
     if not runs:
@@ -116,13 +116,13 @@ def write_report(directory: Path) -> str:
 
 
 def main() -> int:
-    """Print the report on the directory that the command line names; the exit code is 1 where there is none."""
+    """Print the report on the given directory. The exit code is 1 if it has no run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path, help="holds one directory a run")
     try:
         report = write_report(parser.parse_args().directory)
     except OSError as error:
-        return refuse(error, 1)
+        return print_error(error, 1)
     sys.stdout.write(report + "\n")
     return 0
 

@@ -34,7 +34,7 @@ from ..checkpoints.optimizer_states import (
 from ..checkpoints.run_directory import goes_on
 from ..checkpoints.store import clear_stage, good_checkpoints
 from ..configuration.base import RecipeConfig
-from ..data.errors import InputError, in_one_line
+from ..data.errors import InputError, error_line
 from .loading import load_config
 from .saving import SavingTrainer
 
@@ -190,7 +190,7 @@ class RestoringTrainer(SavingTrainer):
         except RuntimeError as error:
             if "size mismatch" not in str(error):
                 raise
-            raise InputError(f"{resume_from_checkpoint} does not match the model: {in_one_line(error)}") from error
+            raise InputError(f"{resume_from_checkpoint} does not match the model: {error_line(error)}") from error
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Refuse a checkpoint that does not match the model, on resume and when the best model is loaded.

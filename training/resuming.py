@@ -16,9 +16,9 @@ from transformers.trainer_utils import TrainOutput
 from ..checkpoints.faults import IDENTITY, POSITION, STATE
 from ..checkpoints.identity import BATCHES, CHOICE, FREE, LENGTH, identity_of, read_facts
 from ..data.errors import InputError
-from ..data.locks import locked
-from ..data.streams import PositionedStream, SharedStream, is_exact
-from ..data.writing import write_whole
+from ..data.locks import lock_directory
+from ..data.streams import PositionedStream, SharedStream, is_resumable
+from ..data.writing import write_atomically
 from ..hub_card.record import RunRecord
 from .restoring import UNKNOWN, RestoringTrainer
 
@@ -123,7 +123,7 @@ class ResumingTrainer(RestoringTrainer):
                 process trains into output_dir.
             RunError: the run cannot go on.
         """
-        with locked(self.args.output_dir) if self.args.should_save else nullcontext():
+        with lock_directory(self.args.output_dir) if self.args.should_save else nullcontext():
             found = self.find_checkpoint(resume_from_checkpoint)
             self._found = UNKNOWN
             output = super().train(found, *args, **kwargs)
@@ -164,7 +164,7 @@ class ResumingTrainer(RestoringTrainer):
     def write_identity(self, directory: Path) -> None:
         """Write run.json: the name of the run and its facts."""
         content = {"run": identity_of(self.facts), "facts": self.facts}
-        write_whole(directory / IDENTITY, json.dumps(content, indent=1))
+        write_atomically(directory / IDENTITY, json.dumps(content, indent=1))
 
     def position_in(self, checkpoint: Path) -> dict[str, Any] | None:
         """Where the run was in its data.
@@ -223,7 +223,7 @@ class ResumingTrainer(RestoringTrainer):
             if position["ended"]:
                 epoch, batches = (epochs if is_over else epoch + 1), 0
                 if self._stream is not None and stream is not None:
-                    self._stream.remember(stream)
+                    self._stream.compare_with(stream)
             elif is_over:
                 # All of them: nothing is left but what the epoch ends with.
                 batches = most
@@ -322,7 +322,7 @@ class ResumingTrainer(RestoringTrainer):
         args, config = self.args, self.args.accelerator_config
         processes = args.world_size
         rows = self._train_batch_size * (1 if config.split_batches else processes)
-        if is_training and args.dataloader_num_workers == 0 and not args.save_on_each_node and is_exact(dataset):
+        if is_training and args.dataloader_num_workers == 0 and not args.save_on_each_node and is_resumable(dataset):
             self._stream = dataset = PositionedStream(dataset, rows)
         if processes <= 1 or config.dispatch_batches:
             return dataset

@@ -28,9 +28,9 @@ from ..checkpoints.store import (
     remove,
     synchronize,
 )
-from ..data.errors import InputError, in_one_line, listed
+from ..data.errors import InputError, error_line, short_list
 from ..data.objects import load_object
-from ..data.writing import replacing, write_whole
+from ..data.writing import atomic_writer, write_atomically
 from .pushing import PushingTrainer
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ OUTSIDE: dict[int, tuple] = {
 
 def why_not_written(error: BaseException, directory: Path) -> str:
     """What an error of writing says. Of a full disk torch says where it stopped, and not why."""
-    told = in_one_line(error)
+    told = error_line(error)
     if "No space left" in told or not directory.is_dir() or shutil.disk_usage(directory).free > FULL:
         return told
     return f"No space left on device ({told})"
@@ -117,7 +117,7 @@ class SavingTrainer(PushingTrainer):
                 "%s holds checkpoints of an earlier run: %s. They stay, but for those of the same steps; "
                 "overwrite_output_dir deletes the earlier run",
                 directory,
-                listed([Path(each).name for each in earlier]),
+                short_list([Path(each).name for each in earlier]),
             )
 
     # --- What ends a run ---
@@ -172,7 +172,7 @@ class SavingTrainer(PushingTrainer):
                 raise
             what = "a DataLoader worker has died: " if of_worker and self.args.dataloader_num_workers else ""
             step = self.state.global_step
-            raise RunError(f"after step {step}: {what}{in_one_line(error)}; {self.way_on()}") from error
+            raise RunError(f"after step {step}: {what}{error_line(error)}; {self.way_on()}") from error
 
     def way_on(self) -> str:
         """What is safe, and how to go on."""
@@ -314,7 +314,7 @@ class SavingTrainer(PushingTrainer):
     def save_state(self) -> None:
         """As Trainer.save_state, whole or not at all."""
         if self.is_world_process_zero():
-            with replacing(Path(self.args.output_dir, STATE)) as file:
+            with atomic_writer(Path(self.args.output_dir, STATE)) as file:
                 self.state.save_to_json(file.name)
 
     def save_metrics(self, split: str, metrics: dict[str, Any], combined: bool = True) -> None:
@@ -322,10 +322,10 @@ class SavingTrainer(PushingTrainer):
         if not self.is_world_process_zero():
             return
         directory = Path(self.args.output_dir)
-        write_whole(directory / f"{split}_results.json", results_json(metrics))
+        write_atomically(directory / f"{split}_results.json", results_json(metrics))
         if combined:
             path = directory / "all_results.json"
-            write_whole(path, results_json({**read_results(path), **metrics}))
+            write_atomically(path, results_json({**read_results(path), **metrics}))
 
     def write_staged(self, model: Any, trial: Any, staged: Path, checkpoint: Path) -> None:
         """Let transformers write the checkpoint beside where it is going to be; it must not tell of that place."""

@@ -1,4 +1,4 @@
-"""The kinds of tokenizers that can be trained: what is a token, and what becomes of spaces. See tokenization.py."""
+"""The types of tokenizers that can be trained, and how each handles spaces. See tokenizers.py."""
 
 import json
 import re
@@ -20,18 +20,18 @@ from tokenizers import (
 from ..data.errors import InputError
 from ..tasks.encoding import SPECIAL_TOKENS
 
-# A space in the tokens of wordpiece and unigram. SentencePiece's "▁" would not do: it is no white space by Unicode, by
-# which offsets are trimmed. This one is, and can be seen; only texts in Ogham have it, and get spaces back.
+# A space in the tokens of wordpiece and unigram. It must be Unicode whitespace, by which offsets are trimmed, so not
+# SentencePiece's "▁"; and it is visible. Only texts in Ogham contain it; there it decodes to a space.
 SPACE = "\u1680"
-# Tokens that are looked for only after the normalizer has taken the space before them.
-STANDS_FOR_TOKENS = r"\[MASK\]|<extra_id_\d+>"
+# Special tokens that are matched after the normalizer, which removes the space before them.
+TOKENS_AFTER_SPACE = r"\[MASK\]|<extra_id_\d+>"
 UNIGRAM_STEP = 1e-4  # fixed in the trainer, see _reproducible
 
 
 def train_char(texts: Iterable[str], vocab_size: int, normalizer: normalizers.Normalizer | None) -> Tokenizer:
-    """One Unicode character a token, spaces and line ends too, the most frequent first.
+    """Train a tokenizer whose tokens are Unicode characters, including spaces and line ends, most frequent first.
 
-    Byte pairs of which none is ever merged: the characters of a word know that they belong together.
+    The model is BPE without merges, so that `word_ids` tells which characters form a word.
     """
     counts = Counter()
     for text in texts:
@@ -48,36 +48,36 @@ def train_char(texts: Iterable[str], vocab_size: int, normalizer: normalizers.No
 
 
 def train_byte_bpe(texts: Iterable[str], vocab_size: int, normalizer: normalizers.Normalizer | None) -> Tokenizer:
-    """Byte pairs, as GPT-2: no text is unknown, and decoding gives back every byte."""
+    """Train byte-level BPE, as in GPT-2: no text is unknown, and decoding restores every byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     _check_size("byte-bpe", vocab_size, len(alphabet), "bytes")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence(_normalizers(normalizer))
-    # Bytes are letters after the first step: a space is Ġ.
+    # The first step maps bytes to letters; a space becomes Ġ.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.ByteLevel(add_prefix_space=False), *_space_first("Ġ")]
+        [pre_tokenizers.ByteLevel(add_prefix_space=False), *_prefix_space("Ġ")]
     )
-    tokenizer.decoder = decoders.Sequence([_space_before("Ġ"), decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    tokenizer.decoder = decoders.Sequence([_restore_space("Ġ"), decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=special_tokens(), initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocab_size, special_tokens=added_special_tokens(), initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int, normalizer: normalizers.Normalizer | None) -> Tokenizer:
-    """The longest piece of a word that is known, then the longest of the rest; every space counts.
+    """Train WordPiece that keeps every space: longest known piece first, then the longest of the rest.
 
-    A word is a run of letters and digits, a Chinese character, or another character, with the space before it. Of a
-    longer run every 99 characters are a word, as WordPiece takes words of more than 100 for unknown.
+    A word is a run of letters and digits, a Chinese character or any other character, with the space before it. Longer
+    runs are split into words of 99 characters, as WordPiece treats words of more than 100 as unknown.
     """
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]", continuing_subword_prefix=""))
-    _count_spaces(tokenizer, normalizer, rf"{SPACE}?[\w&&[^\p{{Han}}]]{{1,99}}|{SPACE}?[^{SPACE}]|{SPACE}")
+    _split_words_with_spaces(tokenizer, normalizer, rf"{SPACE}?[\w&&[^\p{{Han}}]]{{1,99}}|{SPACE}?[^{SPACE}]|{SPACE}")
     characters = set().union(*(word for text in texts for word in _words(tokenizer, text)))
     _check_size("wordpiece", vocab_size, len(characters), "characters")
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
-        special_tokens=special_tokens(),
+        special_tokens=added_special_tokens(),
         continuing_subword_prefix="",
         show_progress=False,
     )
@@ -89,7 +89,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, normalizer: normalize
 def train_bert_wordpiece(
     texts: Iterable[str], vocab_size: int, normalizer: normalizers.Normalizer | None
 ) -> Tokenizer:
-    """BERT's pieces of words, case and accents kept. White space is not: decoding joins words by one space."""
+    """Train BERT's WordPiece with case and accents. Whitespace is lost: decoding joins words by one space."""
     bert = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence([normalizer, bert]) if normalizer else bert
@@ -98,8 +98,8 @@ def train_bert_wordpiece(
     continuations = sorted({f"##{character}" for word in words for character in word[1:]})
     characters = {character for word in words for character in word}
     _check_size("wordpiece", vocab_size, len(characters) + len(continuations), "characters, alone and inside words")
-    # The trainer numbers continuations in the order of a randomly seeded hash map, and ties between pairs are broken
-    # by number: given as special tokens they have fixed ones. Only the vocabulary is kept; there they are ordinary.
+    # The trainer numbers continuations in the order of a randomly seeded hash map, and breaks ties between pairs by
+    # number. As special tokens they have fixed numbers. Only the vocabulary is used below, where they are ordinary.
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS + continuations, show_progress=False
     )
@@ -111,20 +111,20 @@ def train_bert_wordpiece(
 
 
 def train_unigram(texts: Iterable[str], vocab_size: int, normalizer: normalizers.Normalizer | None) -> Tokenizer:
-    """SentencePiece's unigram model; characters that training never had are unknown."""
+    """Train SentencePiece's unigram model; characters that are not in the training texts are unknown."""
     tokenizer = Tokenizer(models.Unigram())
-    # A special token that a text spells out must not be a word: it would be found in the vocabulary.
+    # A special token that is spelled out in a text must not become a word: it is in the vocabulary already.
     special = "|".join(re.escape(token[1:]) for token in SPECIAL_TOKENS)
-    _count_spaces(tokenizer, normalizer, rf"{SPACE}?(?:[^{SPACE}\[]|\[(?!{special}))+|{SPACE}?\[|{SPACE}")
+    _split_words_with_spaces(tokenizer, normalizer, rf"{SPACE}?(?:[^{SPACE}\[]|\[(?!{special}))+|{SPACE}?\[|{SPACE}")
     characters = set().union(*(word for text in texts for word in _words(tokenizer, text)))
     _check_size("unigram", vocab_size, len(characters), "characters")
     trainer = trainers.UnigramTrainer(
-        vocab_size=vocab_size, special_tokens=special_tokens(), unk_token="[UNK]", show_progress=False
+        vocab_size=vocab_size, special_tokens=added_special_tokens(), unk_token="[UNK]", show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     pieces = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
     pieces = _reproducible([piece for piece in pieces if piece[0] not in SPECIAL_TOKENS])
-    # The trainer overshoots where the characters alone fill the vocabulary.
+    # The trainer exceeds vocab_size if the characters alone fill the vocabulary.
     longer = [piece for piece in pieces if len(piece[0]) > 1][vocab_size - len(SPECIAL_TOKENS) - len(characters) :]
     vocab = [(token, 0.0) for token in SPECIAL_TOKENS] + [piece for piece in pieces if piece not in longer]
     tokenizer.model = models.Unigram(vocab, unk_id=SPECIAL_TOKENS.index("[UNK]"))
@@ -132,10 +132,10 @@ def train_unigram(texts: Iterable[str], vocab_size: int, normalizer: normalizers
 
 
 def _reproducible(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Take out what differs from run to run of the unigram trainer, which goes through randomly seeded hash maps.
+    """Remove the differences between runs of the unigram trainer, which iterates over randomly seeded hash maps.
 
-    Characters that it had pruned away come back with the lowest score, that plus one step, plus two, … in any order:
-    here in the order of their code points. Sums differ in the eleventh digit: scores are rounded to five.
+    The trainer adds pruned characters again, with the lowest score, that plus one step, plus two steps, … in random
+    order: here in the order of their code points. Sums differ in the eleventh digit: scores are rounded to five.
     """
     scores = dict(pieces)
     lowest = min(scores.values())
@@ -149,17 +149,17 @@ def _reproducible(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
     return sorted(rounded, key=lambda piece: (-piece[1], piece[0]))
 
 
-def special_tokens() -> list[AddedToken]:
-    """The five, as they are added to a tokenizer; the normalizer has its turn before the mask is looked for."""
+def added_special_tokens() -> list[AddedToken]:
+    """The five special tokens as AddedToken; the mask is matched after the normalizer."""
     return [AddedToken(token, special=True, normalized=token == "[MASK]") for token in SPECIAL_TOKENS]
 
 
 def post_processor(closes: bool, trims: bool) -> processors.PostProcessor:
-    """What puts `[CLS]` and `[SEP]` around a text or a pair, if it is to be closed, and nothing else.
+    """The post-processor that adds `[CLS]` and `[SEP]` around a text or a pair, if texts are to be closed.
 
     Args:
-        closes: whether it is; then its first token begins with a space that is not in the text.
-        trims: let the offsets of " York" be those of "York": so `text[start:end]` of a pipeline is a word.
+        closes: whether to add them; then the first token begins with a space that is not in the text.
+        trims: give " York" the offsets of "York", so that `text[start:end]` of a pipeline is a word.
     """
     single, pair = ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1") if closes else ("$A", "$A $B:1")
     special = [(token, SPECIAL_TOKENS.index(token)) for token in ("[CLS]", "[SEP]") if closes]
@@ -168,10 +168,10 @@ def post_processor(closes: bool, trims: bool) -> processors.PostProcessor:
     return processors.Sequence([trim, template]) if trims else template
 
 
-def without_space_first(tokenizer: Tokenizer) -> Tokenizer:
-    """A tokenizer trained here, with which texts begin and end as they are: no space and no token is put there.
+def without_prefix_space(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy of a tokenizer trained here that adds neither a space before a text nor special tokens around it.
 
-    One of an earlier version puts its space elsewhere, and keeps it.
+    A tokenizer of an earlier version adds its space in another place, and keeps it.
     """
     parts = json.loads(tokenizer.to_str())
     trims = "processors" in parts["post_processor"]
@@ -185,30 +185,30 @@ def without_space_first(tokenizer: Tokenizer) -> Tokenizer:
     return bare
 
 
-def _count_spaces(tokenizer: Tokenizer, normalizer: normalizers.Normalizer | None, words: str) -> None:
-    """Let a tokenizer cut texts into words, which match a pattern, with every space as SPACE."""
+def _split_words_with_spaces(tokenizer: Tokenizer, normalizer: normalizers.Normalizer | None, words: str) -> None:
+    """Make a tokenizer split texts into words that match a pattern, with SPACE for every space."""
     tokenizer.normalizer = normalizers.Sequence([*_normalizers(normalizer), normalizers.Replace(" ", SPACE)])
     split = pre_tokenizers.Split(Regex(words), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*_space_first(SPACE), split])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*_prefix_space(SPACE), split])
     space = decoders.Replace(SPACE, " ")
-    tokenizer.decoder = decoders.Sequence([_space_before(SPACE), space, decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer.decoder = decoders.Sequence([_restore_space(SPACE), space, decoders.Fuse(), decoders.Strip(" ", 1, 0)])
 
 
 def _normalizers(normalizer: normalizers.Normalizer | None) -> list[normalizers.Normalizer]:
-    """The user's normalizer, and one that takes the space before what stands for a token."""
-    return [*([normalizer] if normalizer else []), normalizers.Replace(Regex(f" (?={STANDS_FOR_TOKENS})"), "")]
+    """The user's normalizer, and one that removes the space before TOKENS_AFTER_SPACE."""
+    return [*([normalizer] if normalizer else []), normalizers.Replace(Regex(f" (?={TOKENS_AFTER_SPACE})"), "")]
 
 
-def _space_before(space: str) -> decoders.Decoder:
-    """Gives back the space before what stands for a token."""
-    return decoders.Replace(Regex(f"^(?=(?:{STANDS_FOR_TOKENS})$)"), space)
+def _restore_space(space: str) -> decoders.Decoder:
+    """The decoder that restores the space before TOKENS_AFTER_SPACE."""
+    return decoders.Replace(Regex(f"^(?=(?:{TOKENS_AFTER_SPACE})$)"), space)
 
 
-def _space_first(space: str) -> list[pre_tokenizers.PreTokenizer]:
-    """Put a space before every text and every given word, but not after an added token: " a" and "a" stay apart.
+def _prefix_space(space: str) -> list[pre_tokenizers.PreTokenizer]:
+    """Put a space before every text and every given word, but not after an added token, so that " a" and "a" differ.
 
-    Metaspace alone knows where a text begins, and does not add its own character where one stands: so a blank is
-    added, of which the text has none left, and then turned into what stands for a space.
+    Only Metaspace knows where a text begins, but it adds no space where its replacement character already is. So a
+    blank is added first, as the normalized text has none left, and then replaced by the space character.
     """
     return [
         pre_tokenizers.Metaspace(replacement=" ", prepend_scheme="first", split=False),
@@ -217,7 +217,7 @@ def _space_first(space: str) -> list[pre_tokenizers.PreTokenizer]:
 
 
 def _words(tokenizer: Tokenizer, text: str) -> list[str]:
-    """The words that a tokenizer in training takes a text for."""
+    """The words of a text by the normalizer and pre-tokenizer of a tokenizer in training."""
     return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))]
 
 

@@ -24,22 +24,22 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ..data.errors import InputError, one_of, why_not_loaded
+from ..data.errors import InputError, check_choice, loading_error_line
 from ..data.streams import RowStream
 from ..tasks.base import Task
 from ..tasks.corruption import add_sentinels
 from ..tasks.encoding import is_trained_here
-from ..tasks.words import SENTENCES, WordSplitting, find_splitting, record_splitting
+from ..tasks.words import SENTENCES, WordSplitting, find_splitting, set_splitting
 from .arguments import DataArguments, ModelArguments
 from .tokenizer_kinds import (
     NORMALIZATIONS,
     TOKENIZER_TYPES,
+    added_special_tokens,
     post_processor,
-    special_tokens,
     train_bert_wordpiece,
     train_char,
     train_wordpiece,
-    without_space_first,
+    without_prefix_space,
 )
 
 logger = logging.getLogger(__name__)
@@ -98,22 +98,22 @@ def train_tokenizer(
         InputError: an unknown type or normalization, no text, or a `vocab_size` that cannot hold the special tokens
             and every single character (for byte-bpe: every byte).
     """
-    train = TOKENIZER_TYPES[one_of("tokenizer_type", tokenizer_type, TOKENIZER_TYPES)]
+    train = TOKENIZER_TYPES[check_choice("tokenizer_type", tokenizer_type, TOKENIZER_TYPES)]
     if train is train_wordpiece and not exact:
         train = train_bert_wordpiece
     normalizer = None
     if normalization is not None:
-        normalizer = NORMALIZATIONS[one_of("normalization", normalization, NORMALIZATIONS)]()
+        normalizer = NORMALIZATIONS[check_choice("normalization", normalization, NORMALIZATIONS)]()
     if iter(texts) is texts:
         # It could be gone through once only.
         texts = list(texts)
     if not any(texts):
         raise InputError(f"tokenizer_type: {tokenizer_type} cannot be trained, the training texts hold no character")
     tokenizer = train(texts, vocab_size, normalizer)
-    tokenizer.add_special_tokens(special_tokens())
+    tokenizer.add_special_tokens(added_special_tokens())
     tokenizer.post_processor = post_processor(closes=True, trims=train not in (train_char, train_bert_wordpiece))
     if not adds_special_tokens:
-        tokenizer = without_space_first(tokenizer)
+        tokenizer = without_prefix_space(tokenizer)
     trained = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
@@ -159,7 +159,7 @@ def make_tokenizer(
     if task.has_sentinels:
         add_sentinels(tokenizer, data_args.max_length, data_args.noise(), normalized=is_trained_here(tokenizer))
     if rows is not None:
-        record_splitting(tokenizer, find_word_splitting(rows) if task.reads_words else None)
+        set_splitting(tokenizer, find_word_splitting(rows) if task.reads_words else None)
     return tokenizer
 
 
@@ -193,7 +193,7 @@ def without_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedToke
         return tokenizer
     backend = tokenizer.backend_tokenizer
     if is_trained_here(tokenizer):
-        backend = without_space_first(backend)
+        backend = without_prefix_space(backend)
     else:
         backend.post_processor = post_processor(closes=False, trims=False)
     kept = ("model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces")
@@ -225,7 +225,7 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
             str(path) if path.exists() else name, trust_remote_code=False
         )
     except Exception as error:  # the libraries below raise whatever they meet
-        raise InputError(f"tokenizer_name_or_path: {name!r} cannot be loaded ({why_not_loaded(error)})") from error
+        raise InputError(f"tokenizer_name_or_path: {name!r} cannot be loaded ({loading_error_line(error)})") from error
     # The code that auto_map names is not saved with the tokenizer.
     tokenizer.init_kwargs.pop("auto_map", None)
     _fill_special_tokens(tokenizer, name)

@@ -33,8 +33,7 @@ from transformers.trainer_utils import EvalLoopOutput, has_length
 from ..checkpoints.identity import UNREAD, rows_digest
 from ..data.errors import InputError
 from ..tasks.encoding import count_tokens
-from ..tasks.metrics import greater_is_better, perplexity
-from ..tasks.splits import SplitScorer
+from ..tasks.splits import SplitScorer, greater_is_better, perplexity
 from .arguments import BlendTrainingArguments
 from .progress import Progress
 from .resuming import ResumingTrainer, seed_of
