@@ -9,7 +9,7 @@ from huggingface_hub.utils.sha import sha_fileobj
 from transformers.dynamic_module_utils import get_relative_imports
 
 from ..conversion.origin import FOLDER as ORIGINAL
-from ..conversion.origin import kept_files
+from ..conversion.origin import origin_files
 from ..data.objects import read_object
 from .export import FAMILIES
 from .illustrate import DRAWN, FOLDER
@@ -65,7 +65,7 @@ def repository_files(directory: str | Path) -> dict[str, Path]:
     # Every name is that of a file in the directory or in one of the two folders; so no other link is on the way.
     for name in sorted({*wanted, *names, *RECORDS, FOLDER, TEMPLATES, ORIGINAL}):
         check_no_link(directory, name)
-    for name in kept_files(directory):
+    for name in origin_files(directory):
         check_no_link(directory, name)
         wanted.add(name)
     wanted |= {name for name in names if (directory / name).is_file()}
