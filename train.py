@@ -21,10 +21,10 @@ from seqblend.data.objects import json_line
 from seqblend.data.splits import SPLITS, LabelledData, load_data
 from seqblend.data.streams import RowStream
 from seqblend.data.writing import replacing
-from seqblend.hub_card.card import Given
+from seqblend.hub_card.card import CardData
 from seqblend.hub_card.contents import PublishError
 from seqblend.hub_card.publish import Destination, check_access
-from seqblend.hub_card.record import hardware, shown_example, versions
+from seqblend.hub_card.record import hardware, select_example, versions
 from seqblend.tasks.base import (
     PREFIXES,
     TASKS,
@@ -218,7 +218,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         eval_dataset=inputs.get("validation"),
         processing_class=tokenizer,
         scorers=scorers_of(task, rows, encoded, settings),
-        given=Given(**given),
+        given=CardData(**given),
         preprocess_logits_for_metrics=task.reduce,
     )
     if training_args.do_train:
@@ -233,7 +233,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         **software_and_hardware(training_args),
         "parameters": model.num_parameters(),
         # From which the card can be made again.
-        "card_data": {**shown_example(rows, task), **given},
+        "card_data": {**select_example(rows, task), **given},
         "recipe": model_args.origin(),
         # None takes the place of what was said of the rows that were measured before.
         **{f"{prefix}_leakage": leakage.get(split) for prefix, split in PREFIXES.items() if split in rows},

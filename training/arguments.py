@@ -16,7 +16,7 @@ from ..data.columns import Columns
 from ..data.errors import NEAREST, InputError, describe, listed, nearest_first
 from ..data.formats import Reading
 from ..data.sources import Pairs
-from ..hub_card.card import Given
+from ..hub_card.card import CardData
 from ..tasks.corruption import Noise
 from .option_files import from_json, parse_pairs, read_settings
 
@@ -438,8 +438,8 @@ def card_facts(data_args: DataArguments) -> dict[str, Any]:
     """
     facts = parse_pairs(data_args.card_data, "card_data")
     try:
-        Given.check_names(facts)
-        Given(**facts)
+        CardData.check_names(facts)
+        CardData(**facts)
     except (StrictDataclassError, ValueError) as error:
         raise InputError(f"card_data: {error}") from error
     return facts
