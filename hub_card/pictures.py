@@ -30,8 +30,8 @@ from .glyphs import fonts_for, ignore_font_weights, text_width, visible_text
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 
-# 7.5 inches are 1500 pixels, shown as 750. So the smallest size, 8 points, is shown as 11 points; a letter of that size
-# is 0.08 inches wide.
+# 7.5 inches are 1500 pixels, shown as 750. So the smallest size, 8 points, is shown as 11 points. A letter of that
+# size is 0.08 inches wide.
 WIDTH, DPI, SMALL_SIZE, LETTER_WIDTH = 7.5, 200, 8, 0.08
 # Colours of Okabe and Ito, and the map cividis starting at white: colour-blind readers can distinguish them.
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#595959"
@@ -109,14 +109,8 @@ def heat_map(
         axes = figure.add_subplot(ylabel=names[0], xlabel=names[1])
         axes.grid(False)
         x, y = range(len(columns)), range(len(rows))
-        style_options = {
-            "cmap": COLOR_MAP,
-            "vmin": 0,
-            "vmax": shares.max() or 1,
-            "edgecolors": "#E0E0E0",
-            "linewidth": 0.4,
-        }
-        cells = axes.pcolormesh(x, y, shares, shading="nearest", **style_options)
+        options = {"cmap": COLOR_MAP, "vmin": 0, "vmax": shares.max() or 1, "edgecolors": "#E0E0E0", "linewidth": 0.4}
+        cells = axes.pcolormesh(x, y, shares, shading="nearest", **options)
         axes.invert_yaxis()
         axes.set_yticks(y, rows)
         axes.set_xticks(x, columns)
@@ -163,12 +157,8 @@ def draw_learning_curves(
     """
     history = [entry for entry in history if not {"loss", "eval_loss", metric}.isdisjoint(entry)]
     x = TOKENS if all(TOKENS in entry for entry in history) else "step"
-    panels = {
-        "loss": {
-            "training": logged_points(history, "loss", x=x),
-            "validation": logged_points(history, "eval_loss", x=x),
-        }
-    }
+    losses = {"training": "loss", "validation": "eval_loss"}
+    panels = {"loss": {part: logged_points(history, key, x=x) for part, key in losses.items()}}
     if metric is not None:
         name = visible_text(metric.removeprefix("eval_").replace("_", " "))
         panels[name] = {"validation": logged_points(history, metric, x=x)}
@@ -215,7 +205,7 @@ def draw_curves(axes: Axes, panel: dict[str, list[tuple[float, float]]], *, is_s
 
 
 def most_confused(references: Sequence[str], predictions: Sequence[str], *, max_labels: int) -> list[str]:
-    """The labels in the most wrong predictions, as reference or prediction; of equal ones, the more frequent. Sorted."""
+    """The labels in the most wrong predictions, on either side; of equal ones, the more frequent. Sorted by name."""
     pairs = list(zip(references, predictions, strict=True))
     wrong = Counter(chain.from_iterable(pair for pair in pairs if pair[0] != pair[1]))
     examples = Counter(references)
@@ -224,7 +214,7 @@ def most_confused(references: Sequence[str], predictions: Sequence[str], *, max_
 
 
 def confusion_counts(references: Sequence[str], predictions: Sequence[str], labels: Sequence[str]) -> np.ndarray:
-    """Counts of each pair of reference and prediction, (labels, labels + 1); the last column is for other predictions."""
+    """Counts of pairs of reference and prediction, (labels, labels + 1); the last column is for other predictions."""
     numbers = {label: number for number, label in enumerate(labels)}
     counts = np.zeros((len(labels), len(labels) + 1), dtype=int)
     for reference, prediction in zip(references, predictions, strict=True):

@@ -2,7 +2,7 @@
 
 A saved model has Python files, and loading it with `trust_remote_code=True` runs them. Before that, they are compared
 byte by byte with the files that this package exports. A file whose header names an older version is replaced by the
-current one, which reads the same configurations. Any other file is foreign code, which runs only if the user trusts it.
+current one, which reads the same configurations. Any other file is foreign code, which runs only if it is trusted.
 """
 
 from pathlib import Path
@@ -45,7 +45,7 @@ def foreign_code(directory: Path) -> list[str]:
     for name, source in package_code(directory).items():
         path = directory / name
         if path.is_file() and path.read_bytes() != source and not is_older(path):
-            found.append(f"{name} is not the file that seqblend {__version__} saves")
+            found.append(f"{name} is not what seqblend {__version__} saves")
     return found
 
 
@@ -61,8 +61,8 @@ def check_code(directory: Path, trusted: bool = False) -> None:
     """
     if not trusted and (found := foreign_code(directory)):
         raise ForeignCodeError(
-            f"{directory}: {'; '.join(found)}. It is not run. To replace it by the code of seqblend, load the model and "
-            "save it again with save_pretrained; to run and publish it, read it and give --trust_remote_code true"
+            f"{directory}: {'; '.join(found)}. It is not run. To replace it by the code of seqblend, load the model "
+            "and save it again with save_pretrained; to run and publish it, read it and give --trust_remote_code true"
         )
 
 

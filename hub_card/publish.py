@@ -243,8 +243,8 @@ def describe_failure(directory: str | Path, destination: Destination, error: Exc
     command += ["--create_pr"] if destination.create_pr else []
     command += ["--revision", destination.revision] if destination.revision else []
     return (
-        f"the push to {destination.repo_id} failed: {describe_error(error)}. The complete model is in {directory}; the "
-        "repository is unchanged, or has the complete new commit if only the answer was lost. "
+        f"the push to {destination.repo_id} failed: {describe_error(error)}. The complete model is in {directory}; "
+        "the repository is unchanged, or has the complete new commit if only the answer was lost. "
         f"To continue: {shlex.join(command)}"
     )
 

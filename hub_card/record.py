@@ -1,4 +1,4 @@
-"""The record of a run: a callback writes versions, hardware and hyperparameters into trainer_state.json for the card."""
+"""The record of a run for the card: a callback writes versions, hardware and hyperparameters to trainer_state.json."""
 
 import datetime
 import platform

@@ -116,7 +116,7 @@ def as_text(example: Any, rule: str | None = None) -> str:
 
 
 def make_prompt(head: Head, example: Any, mask_token: str | None) -> Any:
-    """The input from an example: for a causal model its first words; for a masked one all words, one of them masked."""
+    """The input from an example: a causal model gets its first words, a masked one all words with one masked."""
     if isinstance(example, str):
         example = example[:MAX_EXAMPLE_LENGTH]
     words = example.split(" ") if isinstance(example, str) else []

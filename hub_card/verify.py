@@ -121,8 +121,8 @@ def compare_outputs(
         errors[name] = difference / max(reference.double().std().item(), 1e-12) if difference else 0.0
         if not errors[name] <= TOLERANCE.get(model.dtype, 1e-4):
             raise ValueError(
-                f"{name} differs from the reference by {errors[name]:.1e} of its standard deviation; if you changed the "
-                f"model on purpose, delete {REFERENCE}"
+                f"{name} differs from the reference by {errors[name]:.1e} of its standard deviation; if you changed "
+                f"the model on purpose, delete {REFERENCE}"
             )
     return errors
 

@@ -394,9 +394,9 @@ def test_bars_are_sorted_and_name_what_they_count(figures, tmp_path):
     tags, spans = figures
     assert [label.get_text() for label in tags.axes[0].get_yticklabels()] == ["A (2)", "N (2)"]
     assert [bar.get_width() for bar in tags.axes[0].patches] == pytest.approx([1, 2 / 3])
-    assert "the 2 most frequent of 3 tags" in strings_of(tags) and "how many words" in strings_of(tags)
+    assert "the 2 most frequent of 3 tags" in strings_of(tags) and "the number of words" in strings_of(tags)
     assert [label.get_text() for label in spans.axes[0].get_yticklabels()] == ["Y (2)", "X (1)"]
-    assert "all 2 types of span" in strings_of(spans) and "how many spans" in strings_of(spans)
+    assert "all 2 types of span" in strings_of(spans) and "the number of spans" in strings_of(spans)
     assert {"0.800", "0.000"} <= set(strings_of(spans).split("\n"))
 
 

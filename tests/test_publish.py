@@ -269,7 +269,7 @@ def test_the_card_is_of_the_repository_that_it_goes_to(hub, opened, model_dir):
 def test_private_does_not_publish_into_a_public_repository(hub, opened, model_dir, capsys):
     HfApi().create_repo("someone/model")
     assert main([str(model_dir), "--repo_id", "someone/model", "--private"]) == 2
-    assert "someone/model is there already, and public" in capsys.readouterr().err
+    assert "someone/model already exists and is public" in capsys.readouterr().err
     assert "config.json" not in hub.repos["someone/model"].files("main")
 
 

@@ -144,7 +144,7 @@ def test_what_a_card_says_of_a_repository_is_no_code(saved, tmp_path, unopened, 
 
 @pytest.mark.parametrize("name", ["../outside", "/outside", "a/../../outside"])
 def test_a_repository_has_a_name_and_no_path(name, model):
-    with pytest.raises(ValueError, match="is no name of a repository"):
+    with pytest.raises(ValueError, match="is not the name of a repository"):
         card_module.run_usage("", name, model)
 
 
@@ -163,7 +163,7 @@ def test_code_of_an_older_version_is_written_anew_for_the_push(model, unopened, 
         sent = {name: path.read_bytes() for name, path in files.items()}
     assert sent["modeling_heads.py"] == ours and b"SystemExit" not in sent["modeling_layers.py"]
     assert "SystemExit" in (model / "modeling_layers.py").read_text()
-    assert "its code is of an older seqblend" in caplog.text
+    assert "its code is from an older seqblend" in caplog.text
 
 
 def test_code_of_a_newer_version_is_not_ours(model):
@@ -175,11 +175,11 @@ def test_code_of_a_newer_version_is_not_ours(model):
 
 def test_code_of_somebody_else_goes_along_where_it_is_trusted(model, unopened, caplog):
     attacks.code_that_imports_more(model, "import pathlib\n")
-    with pytest.raises(PublishError, match=r"modeling_layers\.py is not the file .*nothing was sent"):
+    with pytest.raises(PublishError, match=r"modeling_layers\.py is not what .*nothing was sent"):
         checked_files(model, Destination("you/model")).__enter__()
     with checked_files(model, Destination("you/model"), trust_remote_code=True) as files:
         assert files["modeling_layers.py"] == model / "modeling_layers.py" and "somebody_elses_secret.py" in files
-    assert "code that is not of seqblend was trusted: modeling_layers.py is not what" in caplog.text
+    assert "trusted code that is not from seqblend: modeling_layers.py is not what" in caplog.text
 
 
 def test_a_process_that_runs_code_knows_nothing_of_the_user(model, monkeypatch):
