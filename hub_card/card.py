@@ -135,7 +135,7 @@ def write_card(
         card_data: facts from the user.
         complete: also draw the pictures and run the example code.
         into: where to write; None: into the directory.
-        trust_remote_code: run the example code even if the directory holds code of somebody else.
+        trust_remote_code: run the example code even if the directory holds foreign code (see provenance.py).
 
     Returns:
         The path of the card.
@@ -225,7 +225,7 @@ def one_line(value: object) -> str:
 def try_usage(code: str, repo_id: str, saved: SavedModel, trusted: bool = False) -> tuple[str, str | None]:
     """Run the example code, and compare its outputs for test rows with the predictions of the run.
 
-    If the code fails, or if the directory holds code of somebody else, a warning is logged.
+    If the code fails, or if the directory holds foreign code that is not trusted, a warning is logged.
 
     Returns:
         The output, or NOT_MEASURED; and a sentence on the comparison, or None if nothing was compared.
@@ -247,7 +247,7 @@ def run_checked(code: str, repo_id: str, directory: Path, trusted: bool) -> str:
     """The output of the code, run with only those files of a directory that are pushed.
 
     Raises:
-        ValueError: the code fails, or the directory holds code of somebody else that is not trusted.
+        ValueError: the code fails, or the directory holds foreign code that is not trusted.
         PublishError: see repository_files.
     """
     check_code(directory, trusted)

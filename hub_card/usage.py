@@ -71,7 +71,7 @@ def usage_code(head: Head, repo_id: str, example: Any, revision: str = "main", t
         tagging: for a token classifier.
     """
     names = [head.auto_class, "AutoTokenizer", *(["pipeline"] if head.pipeline else [])]
-    # As literals: the names may come from a file of somebody else, and this code is run.
+    # As literals: the names may come from a file that is not trusted, and this code is run.
     where = {"repo_id": as_literal(repo_id), "revision": as_literal(revision)}
     loading = LOADING_CODE.format(names=", ".join(names), auto_class=head.auto_class, **where)
     return loading + inference_code(head, example, tagging)

@@ -75,8 +75,8 @@ def write_reference(model: PreTrainedModel, directory: str | Path) -> Path:
     """Write inputs and the outputs of a model into a directory.
 
     Args:
-        model: in whatever mode; it is left as it was.
-        directory: where to write; the model is saved there too.
+        model: in training or evaluation mode, which is restored afterwards.
+        directory: where to write; the directory of the saved model.
 
     Returns:
         The file.
