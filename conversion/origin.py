@@ -102,13 +102,16 @@ class Origin:
             ConversionError: it is missing or damaged; the message names the file.
         """
 
-        def read(name: str, is_optional: bool = False) -> bytes | None:
-            must_exist = {"_raise_exceptions_for_missing_entries": not is_optional}
+        def find(name: str, **more_options: bool) -> str | None:
             try:
-                path = cached_file(source, f"{FOLDER}/{name}", **must_exist, **options)
-                return None if path is None else Path(path).read_bytes()
-            except Exception as error:  # cached_file, its HTTP client and the file system raise errors of any class
+                return cached_file(source, f"{FOLDER}/{name}", **more_options, **options)
+            except Exception as error:  # cached_file and its HTTP client raise errors of any class
                 raise ConversionError(f"{name}: {error}") from error
+
+        def read(name: str) -> bytes:
+            path = find(name)
+            assert path is not None, "cached_file raises an error for a missing file"
+            return Path(path).read_bytes()
 
         def read_json(name: str) -> dict[str, Any]:
             try:
@@ -120,9 +123,9 @@ class Origin:
             architecture, dtype, paths = parse_metadata(read_json(METADATA))
             files = {path: read(flat_name(path)) for path in paths}
             origin = cls(architecture, read_json(CONFIG), dtype, files)
-            if (tensors := read(TENSORS, is_optional=True)) is not None:
-                origin.tensors = load_tensors(tensors)
-        except (ConversionError, SafetensorError) as error:
+            if find(TENSORS, _raise_exceptions_for_missing_entries=False) is not None:
+                origin.tensors = load_tensors(read(TENSORS))
+        except (ConversionError, OSError, SafetensorError) as error:
             raise ConversionError(
                 f"{source} was converted from another architecture, but its {FOLDER}/ cannot be read: {error}"
             ) from error

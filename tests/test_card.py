@@ -180,7 +180,7 @@ def test_what_fails_is_not_claimed(tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr(card_module, "run_usage", fail)
     card = write_card(tmp_path, CardData(example="some text")).read_text()
-    assert f"What it prints: {NOT_MEASURED}." in card and "It prints:" not in card
+    assert f"Output: {NOT_MEASURED}." in card and "It prints:" not in card
     assert "no such thing" in caplog.text
 
 

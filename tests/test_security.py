@@ -198,7 +198,7 @@ def test_a_card_does_not_run_somebody_elses_code(model, monkeypatch, caplog):
     monkeypatch.setattr(verifying.subprocess, "run", lambda *args, **kwargs: pytest.fail("a process was begun"))
     attacks.poisoned_code(model, "raise SystemExit\n")
     card = write_card(model, CardData(example="hello")).read_text()
-    assert f"What it prints: {card_module.NOT_MEASURED}." in card and "It is not run" in caplog.text
+    assert f"Output: {card_module.NOT_MEASURED}." in card and "It is not run" in caplog.text
 
 
 # --- What is saved names our code and no secrets ---
