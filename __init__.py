@@ -12,10 +12,10 @@ from .configuration.decoder import BlendDecoderConfig
 from .configuration.encoder import BlendEncoderConfig
 from .configuration.encoder_decoder import BlendEncoderDecoderConfig
 from .conversion import ConversionError, from_original, to_original
-from .hub_card.export import complete_saves
+from .hub_card.export import patch_saving
 from .hub_card.stub import replace_stub
 from .hub_card.verify import verify
-from .hub_card.versions import check_loads
+from .hub_card.versions import patch_loading
 from .modeling.decoder import (
     BlendDecoderForCausalLM,
     BlendDecoderForSequenceClassification,
@@ -43,8 +43,8 @@ for config_class, models in FAMILIES.items():
     for auto_class, model_class in models.items():
         auto_class.register(config_class, model_class, exist_ok=True)
 
-complete_saves(FAMILIES, replace_stub)
-check_loads()
+patch_saving(FAMILIES, replace_stub)
+patch_loading()
 register_pipelines()
 
 # Names that are imported when they are first used: training needs many packages that a saved model does not.

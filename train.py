@@ -19,10 +19,10 @@ from seqblend.data.objects import json_line
 from seqblend.data.splits import LabelledData, load_data
 from seqblend.data.streams import RowStream
 from seqblend.data.writing import atomic_writer
-from seqblend.hub_card.card import Given
+from seqblend.hub_card.card import CardData
 from seqblend.hub_card.contents import PublishError
 from seqblend.hub_card.publish import Destination, check_access
-from seqblend.hub_card.record import hardware, shown_example, versions
+from seqblend.hub_card.record import hardware, select_example, versions
 from seqblend.tasks.base import Task
 from seqblend.tasks.encoding import Settings
 from seqblend.tasks.registry import TASKS
@@ -201,7 +201,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         eval_dataset=splits["validation"].features if "validation" in splits else None,
         processing_class=settings.tokenizer,
         scorers=make_scorers(task, splits, settings),
-        given=Given(**given),
+        given=CardData(**given),
         preprocess_logits_for_metrics=task.reduce_logits,
     )
     if args.do_train:
@@ -211,7 +211,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         **software_and_hardware(args),
         "parameters": model.num_parameters(),
         # From these the card can be written again.
-        "card_data": {**shown_example(rows, task), **given},
+        "card_data": {**select_example(rows, task), **given},
         "recipe": model_args.origin(),
         # None replaces what an earlier run found in rows that were measured before.
         **{f"{prefix}_leakage": leakage.get(name) for prefix, name in PREFIXES.items() if name in rows},

@@ -25,7 +25,7 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 from ..configuration.decoder import BlendDecoderConfig
 from ..configuration.encoder import BlendEncoderConfig
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
-from ..conversion.tensors import our_weights
+from ..conversion.tensors import convert_state_dict
 from ..modeling.decoder import BlendDecoderForCausalLM, BlendDecoderModel
 from ..modeling.encoder import BlendEncoderForSequenceClassification, BlendEncoderModel
 from ..modeling.encoder_decoder import BlendEncoderDecoderForSeq2SeqLM
@@ -148,7 +148,7 @@ def bert(size: Size, max_length: int = 512) -> tuple[nn.Module, nn.Module]:
     theirs = from_config(BertModel, their_config, add_pooling_layer=False)
     config = BlendEncoderConfig.from_recipe("bert", **sizes, **NO_DROPOUT, classifier_dropout=0.0)
     ours = from_config(BlendEncoderModel, config)
-    ours.load_state_dict(our_weights(theirs))
+    ours.load_state_dict(convert_state_dict(theirs))
     return ours, theirs
 
 
@@ -157,7 +157,7 @@ def bert_classifiers(size: Size) -> tuple[nn.Module, nn.Module]:
     base, theirs = bert(size)
     classifier = Classifier(theirs, size.hidden_size)
     ours = from_config(BlendEncoderForSequenceClassification, base.config)
-    ours.model.load_state_dict(our_weights(theirs))
+    ours.model.load_state_dict(convert_state_dict(theirs))
     ours.score.load_state_dict(classifier.score.state_dict())
     return ours, classifier
 
@@ -186,7 +186,7 @@ def gpt2(size: Size) -> tuple[nn.Module, nn.Module]:
     theirs = from_config(GPT2LMHeadModel, GPT2Config(**size.shape, **SPECIAL, **dropouts))
     config = BlendDecoderConfig.from_recipe("gpt2", **size.shape, **SPECIAL, **NO_DROPOUT)
     ours = from_config(BlendDecoderForCausalLM, config)
-    ours.load_state_dict(our_weights(theirs))
+    ours.load_state_dict(convert_state_dict(theirs))
     return ours, theirs
 
 
@@ -223,7 +223,7 @@ def our_encoder_decoder(recipe: str, size: Size, theirs: nn.Module) -> nn.Module
         recipe, **size.shape, **SPECIAL, **NO_DROPOUT, decoder_start_token_id=1
     )
     ours = from_config(BlendEncoderDecoderForSeq2SeqLM, config)
-    ours.load_state_dict(our_weights(theirs))
+    ours.load_state_dict(convert_state_dict(theirs))
     return ours
 
 

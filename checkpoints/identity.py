@@ -16,7 +16,7 @@ from transformers.trainer_utils import has_length
 from ..data.errors import NEAREST, InputError, nearest_first
 from ..data.objects import load_object
 from ..data.streams import RowStream
-from ..hub_card.record import shown
+from ..hub_card.record import format_value
 from .faults import IDENTITY
 
 Facts = dict[str, Any]
@@ -106,7 +106,7 @@ def describe_change(name: str, before: Any, now: Any) -> str:
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         index = next(i for i, pair in enumerate(zip(before, now, strict=True)) if pair[0] != pair[1])
         return describe_change(f"{name}[{index}]", before[index], now[index])
-    return f"{name} {shown(now):.{SHOWN}}, was {shown(before):.{SHOWN}}"
+    return f"{name} {format_value(now):.{SHOWN}}, was {format_value(before):.{SHOWN}}"
 
 
 def equal(before: Any, now: Any, common: bool = False) -> bool:

@@ -1,4 +1,4 @@
-"""Checkpoints of other architectures: read as models of ours, and written back in their own format."""
+"""Checkpoints of other architectures: loaded as models of seqblend, and written back in their original format."""
 
 from .reading import from_original
 from .table import ConversionError

@@ -1,4 +1,4 @@
-"""`python -m seqblend.conversion --list`: the architectures that can be converted, and their heads."""
+"""`python -m seqblend.conversion --list`: print the architectures that can be converted, and their heads."""
 
 import argparse
 import sys

@@ -4,17 +4,17 @@ from dataclasses import replace
 from typing import Any
 
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
-from .table import Architecture, Head, Tensors, both
+from .table import Architecture, Head, TensorMap, in_both_parts
 
 FIELDS: dict[str, str | tuple[str, ...]] = {
-    "vocab_size": both("vocab_size"),
-    "d_model": both("hidden_size"),
-    "max_position_embeddings": both("max_position_embeddings"),
-    "activation_function": both("hidden_act"),
-    "dropout": both("hidden_dropout"),
-    "attention_dropout": both("attention_dropout"),
-    "scale_embedding": both("scale_embeddings"),
-    "init_std": both("initializer_range"),
+    "vocab_size": in_both_parts("vocab_size"),
+    "d_model": in_both_parts("hidden_size"),
+    "max_position_embeddings": in_both_parts("max_position_embeddings"),
+    "activation_function": in_both_parts("hidden_act"),
+    "dropout": in_both_parts("hidden_dropout"),
+    "attention_dropout": in_both_parts("attention_dropout"),
+    "scale_embedding": in_both_parts("scale_embeddings"),
+    "init_std": in_both_parts("initializer_range"),
     "encoder_layers": "encoder.num_hidden_layers",
     "encoder_ffn_dim": "encoder.intermediate_size",
     "encoder_attention_heads": "encoder.num_attention_heads",
@@ -32,12 +32,12 @@ FIELDS: dict[str, str | tuple[str, ...]] = {
 CLASSIFIER_DROPOUT = {"classifier_dropout": "classifier_dropout"}
 
 
-def of_both(**values: Any) -> dict[str, Any]:
-    """Fields with one value in both parts."""
-    return {name: value for field, value in values.items() for name in both(field)}
+def for_both_parts(**values: Any) -> dict[str, Any]:
+    """Fields with the same value in the encoder and the decoder."""
+    return {name: value for field, value in values.items() for name in in_both_parts(field)}
 
 
-FIXED = of_both(
+FIXED = for_both_parts(
     norm_type="layernorm",
     norm_eps=1e-5,
     feed_forward_type="plain",
@@ -47,9 +47,9 @@ FIXED = of_both(
     type_vocab_size=0,
     freeze_pad_embedding=True,
 )
-POST = FIXED | of_both(norm_position="post")
-PRE = FIXED | of_both(norm_position="pre")
-# A classifier's decoder reads the source shifted right, and is asked at its last end of sentence.
+POST = FIXED | for_both_parts(norm_position="post")
+PRE = FIXED | for_both_parts(norm_position="pre")
+# A classifier's decoder reads the source shifted right; the label is computed from the last </s>.
 CLASSIFIER = {"shift_source": True, "pooling": "eos", "classifier_hidden_act": "tanh"}
 
 LAYER_TENSORS = {
@@ -63,25 +63,25 @@ LAYER_TENSORS = {
     "fc2": "mlp.down_proj",
     "final_layer_norm": "mlp_norm",
 }
-TENSORS: dict[str, str | Tensors] = {
-    # The one embedding that both parts and the head share; where they do not, there is none of this name.
-    "shared": Tensors("encoder.embed_tokens", is_alias=True),
+TENSORS: dict[str, str | TensorMap] = {
+    # The embedding that encoder, decoder and head share. A checkpoint without sharing has no tensor of this name.
+    "shared": TensorMap("encoder.embed_tokens", is_alias=True),
     **{f"{part}.embed_tokens": f"{part}.embed_tokens" for part in ("encoder", "decoder")},
     **{f"{part}.layernorm_embedding": f"{part}.embedding_norm" for part in ("encoder", "decoder")},
     **{f"{part}.layer_norm": f"{part}.norm" for part in ("encoder", "decoder")},
     **{
-        f"{part}.layers.*.{theirs}": f"{part}.layers.*.{ours}"
+        f"{part}.layers.*.{original}": f"{part}.layers.*.{name}"
         for part in ("encoder", "decoder")
-        for theirs, ours in LAYER_TENSORS.items()
+        for original, name in LAYER_TENSORS.items()
     },
 }
 LEARNED = {
-    f"{part}.embed_positions": Tensors(f"{part}.embed_positions", skipped_rows=lambda theirs: 2)
+    f"{part}.embed_positions": TensorMap(f"{part}.embed_positions", skipped_rows=lambda original: 2)
     for part in ("encoder", "decoder")
 }
-LM_HEAD: dict[str, str | Tensors] = {
+LM_HEAD: dict[str, str | TensorMap] = {
     "lm_head": "lm_head",
-    "final_logits_bias": Tensors("lm_head.bias", is_row=True),
+    "final_logits_bias": TensorMap("lm_head.bias", is_row=True),
 }
 CLASSIFICATION_HEAD = {"classification_head.dense": "head.dense", "classification_head.out_proj": "score"}
 UNUSED = ("activation_dropout", "encoder_layerdrop", "decoder_layerdrop", "forced_eos_token_id")
@@ -91,7 +91,7 @@ BART = Architecture(
     model_type="bart",
     config_class=BlendEncoderDecoderConfig,
     fields=FIELDS | CLASSIFIER_DROPOUT,
-    fixed=POST | of_both(position_type="learned", embedding_norm=True) | CLASSIFIER,
+    fixed=POST | for_both_parts(position_type="learned", embedding_norm=True) | CLASSIFIER,
     required={"is_encoder_decoder": True, "is_decoder": False},
     unused=UNUSED,
     tensors=TENSORS | LEARNED,
@@ -103,11 +103,14 @@ BART = Architecture(
     legacy={"normalize_before": False, "normalize_embedding": True, "add_final_layer_norm": False},
 )
 
-# Liu et al. 2020: the last token of a sentence tells its language, and is what the decoder starts from.
+# Liu et al. 2020: the last token of a sentence is its language code; the decoder starts with it.
 MBART = replace(
     BART,
     model_type="mbart",
-    fixed=PRE | of_both(position_type="learned", embedding_norm=True) | CLASSIFIER | {"shift_start": "last_token"},
+    fixed=PRE
+    | for_both_parts(position_type="learned", embedding_norm=True)
+    | CLASSIFIER
+    | {"shift_start": "last_token"},
     heads={
         "AutoModel": Head("MBartModel"),
         "AutoModelForSeq2SeqLM": Head("MBartForConditionalGeneration", LM_HEAD),
@@ -123,7 +126,7 @@ PEGASUS = Architecture(
     model_type="pegasus",
     config_class=BlendEncoderDecoderConfig,
     fields=FIELDS,
-    fixed=PRE | of_both(position_type="sinusoidal"),
+    fixed=PRE | for_both_parts(position_type="sinusoidal"),
     required={"is_encoder_decoder": True, "is_decoder": False},
     unused=UNUSED,
     tensors=TENSORS,
@@ -145,7 +148,7 @@ MARIAN = replace(
         "decoder_vocab_size": "decoder.vocab_size",
         "share_encoder_decoder_embeddings": "share_encoder_decoder_embeddings",
     },
-    fixed=POST | of_both(position_type="sinusoidal"),
+    fixed=POST | for_both_parts(position_type="sinusoidal"),
     heads={"AutoModel": Head("MarianModel"), "AutoModelForSeq2SeqLM": Head("MarianMTModel", LM_HEAD)},
     legacy={"normalize_before": False, "normalize_embedding": False, "add_final_layer_norm": False},
 )

@@ -1,11 +1,11 @@
-"""BERT and those built like it: post-norm encoders with learned positions (Devlin et al. 2019)."""
+"""BERT and similar models: post-norm encoders with learned positions (Devlin et al. 2019)."""
 
 from dataclasses import replace
 from typing import Any
 
 from ..configuration.encoder import BlendEncoderConfig
 from ..configuration.recipes import BERT as RECIPE
-from .table import Architecture, ConversionError, Head, Setting, Tensors
+from .table import Architecture, ConversionError, Head, Setting, TensorMap
 
 SIZES = {
     name: name
@@ -20,7 +20,7 @@ FIELDS = SIZES | {
     "hidden_dropout_prob": "hidden_dropout",
     "attention_probs_dropout_prob": "attention_dropout",
 }
-# What the recipe says of the kind of block, and not of its size.
+# The fields of the recipe that define the type of block, without its sizes.
 FIXED = {
     name: RECIPE[name]
     for name in (
@@ -42,23 +42,23 @@ TENSORS = {
     "encoder.layer.*.output.dense": "layers.*.mlp.down_proj",
     "encoder.layer.*.output.LayerNorm": "layers.*.mlp_norm",
 }
-# Without relative positions, and not as a decoder.
+# Absolute positions only; encoder only.
 REQUIRED = {"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"}
 LEGACY = {"position_embedding_type": "absolute"}
 
 CLASSIFIER_DROPOUT = Setting(
     ("classifier_dropout",),
-    lambda theirs: {
-        "classifier_dropout": theirs.hidden_dropout_prob
-        if theirs.classifier_dropout is None
-        else theirs.classifier_dropout
+    lambda original: {
+        "classifier_dropout": original.hidden_dropout_prob
+        if original.classifier_dropout is None
+        else original.classifier_dropout
     },
-    lambda ours: {"classifier_dropout": ours.classifier_dropout},
+    lambda config: {"classifier_dropout": config.classifier_dropout},
 )
 MAX_POSITIONS = Setting(
     ("max_position_embeddings",),
-    lambda theirs: {"max_position_embeddings": theirs.max_position_embeddings},
-    lambda ours: {"max_position_embeddings": ours.max_position_embeddings},
+    lambda original: {"max_position_embeddings": original.max_position_embeddings},
+    lambda config: {"max_position_embeddings": config.max_position_embeddings},
 )
 
 BERT = Architecture(
@@ -78,7 +78,7 @@ BERT = Architecture(
                 "cls.predictions.transform.dense": "head.dense",
                 "cls.predictions.transform.LayerNorm": "head.norm",
                 "cls.predictions.decoder": "lm_head",
-                "cls.predictions.bias": Tensors("lm_head.bias", is_alias=True),
+                "cls.predictions.bias": TensorMap("lm_head.bias", is_alias=True),
             },
         ),
         "AutoModelForSequenceClassification": Head(
@@ -86,21 +86,21 @@ BERT = Architecture(
         ),
         "AutoModelForTokenClassification": Head("BertForTokenClassification", {"classifier": "classifier"}),
     },
-    aside=("pooler",),
-    aside_heads=("cls.seq_relationship",),
+    preserved=("pooler",),
+    preserved_heads=("cls.seq_relationship",),
     legacy=LEGACY,
 )
 
-# Liu et al. 2019: positions count from the padding token's number on, so that the rows before are never read.
+# Liu et al. 2019: position ids start at pad_token_id + 1, so the earlier rows of the table are unused.
 
 
 def first_position(config: Any) -> int:
-    """The row of their positions that the first token reads."""
+    """Row of the original position table that belongs to the first token."""
     return config.pad_token_id + 1
 
 
 def roberta(model_type: str, prefix: str) -> Architecture:
-    """RoBERTa, or another of the same build, whose classes begin with `prefix`."""
+    """RoBERTa, or a model with the same structure whose class names start with `prefix`."""
     return replace(
         BERT,
         model_type=model_type,
@@ -108,11 +108,14 @@ def roberta(model_type: str, prefix: str) -> Architecture:
             CLASSIFIER_DROPOUT,
             Setting(
                 ("max_position_embeddings",),
-                lambda theirs: {"max_position_embeddings": theirs.max_position_embeddings - first_position(theirs)},
-                lambda ours: {"max_position_embeddings": ours.max_position_embeddings + first_position(ours)},
+                lambda original: {
+                    "max_position_embeddings": original.max_position_embeddings - first_position(original)
+                },
+                lambda config: {"max_position_embeddings": config.max_position_embeddings + first_position(config)},
             ),
         ),
-        tensors=TENSORS | {"embeddings.position_embeddings": Tensors("embed_positions", skipped_rows=first_position)},
+        tensors=TENSORS
+        | {"embeddings.position_embeddings": TensorMap("embed_positions", skipped_rows=first_position)},
         heads={
             "AutoModel": Head(f"{prefix}Model"),
             "AutoModelForMaskedLM": Head(
@@ -121,9 +124,9 @@ def roberta(model_type: str, prefix: str) -> Architecture:
                     "lm_head.dense": "head.dense",
                     "lm_head.layer_norm": "head.norm",
                     "lm_head.decoder": "lm_head",
-                    "lm_head.bias": Tensors("lm_head.bias", is_alias=True),
+                    "lm_head.bias": TensorMap("lm_head.bias", is_alias=True),
                 },
-                # Theirs is always gelu, whatever the blocks have.
+                # The original head always uses gelu, independent of hidden_act.
                 required={"hidden_act": "gelu"},
             ),
             "AutoModelForSequenceClassification": Head(
@@ -132,7 +135,7 @@ def roberta(model_type: str, prefix: str) -> Architecture:
             ),
             "AutoModelForTokenClassification": Head(f"{prefix}ForTokenClassification", {"classifier": "classifier"}),
         },
-        aside_heads=(),
+        preserved_heads=(),
     )
 
 
@@ -141,11 +144,11 @@ XLM_ROBERTA = roberta("xlm-roberta", "XLMRoberta")
 CAMEMBERT = roberta("camembert", "Camembert")
 
 
-def no_embedding_projection(theirs: Any) -> dict[str, Any]:
-    if theirs.embedding_size != theirs.hidden_size:
+def check_no_embedding_projection(original: Any) -> dict[str, Any]:
+    if original.embedding_size != original.hidden_size:
         raise ConversionError(
-            f"electra: embedding_size={theirs.embedding_size} is not hidden_size={theirs.hidden_size}; a projection "
-            "after the embeddings (ELECTRA-small) is not supported"
+            f"electra: embedding_size={original.embedding_size} is not hidden_size={original.hidden_size}; "
+            "a projection after the embeddings (ELECTRA-small) is not supported"
         )
     return {}
 
@@ -159,7 +162,9 @@ ELECTRA = replace(
     settings=(
         CLASSIFIER_DROPOUT,
         MAX_POSITIONS,
-        Setting(("embedding_size",), no_embedding_projection, lambda ours: {"embedding_size": ours.hidden_size}),
+        Setting(
+            ("embedding_size",), check_no_embedding_projection, lambda config: {"embedding_size": config.hidden_size}
+        ),
     ),
     heads={
         "AutoModel": Head("ElectraModel"),
@@ -177,11 +182,11 @@ ELECTRA = replace(
         ),
         "AutoModelForTokenClassification": Head("ElectraForTokenClassification", {"classifier": "classifier"}),
     },
-    aside=(),
-    aside_heads=("discriminator_predictions",),
+    preserved=(),
+    preserved_heads=("discriminator_predictions",),
 )
 
-# Sanh et al. 2019: BERT without kinds of segments and pooler.
+# Sanh et al. 2019: BERT without token types and pooler.
 DISTILBERT = Architecture(
     model_type="distilbert",
     config_class=BlendEncoderConfig,
@@ -229,7 +234,7 @@ DISTILBERT = Architecture(
         "AutoModelForTokenClassification": Head(
             "DistilBertForTokenClassification",
             {"classifier": "classifier"},
-            dropout=lambda theirs: theirs.dropout,
+            dropout=lambda original: original.dropout,
         ),
     },
 )

@@ -1,7 +1,6 @@
-"""The tensors of a checkpoint by their names, before and without a model."""
+"""The tensors of a checkpoint by name, read without building a model."""
 
 import functools
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,29 +10,30 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers.utils import cached_file
 
+from ..data.objects import load_object
 from .table import ConversionError
 
-# Of floating-point numbers, as safetensors names them.
+# Floating-point dtypes by their names in safetensors.
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-# A file of all tensors, or one that tells which file each is in; safetensors first, as transformers looks for them.
+# A file of all tensors, or an index of shards. safetensors first: the order in which transformers looks for them.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 class Checkpoint:
-    """The weights of a directory or a repository of the Hub.
+    """The weights in a directory or a repository of the Hub.
 
     Args:
-        source: where they are.
+        source: the directory or the repository.
         options: of cached_file.
 
     Raises:
-        ConversionError: there are none; a pickle of more than tensors; a name is in two files.
+        ConversionError: there are no weights, a pickle holds other things than tensors, or a name is in two files.
     """
 
     def __init__(self, source: str | Path, **options: Any):
         self.source = source
         self.options = options
-        # Of each tensor, its file and its dtype.
+        # File and dtype of each tensor.
         self.files: dict[str, Path] = {}
         self.dtypes: dict[str, torch.dtype] = {}
         for path in self.paths():
@@ -50,7 +50,7 @@ class Checkpoint:
                 shards = sorted(set(weight_map(path).values()))
                 found = {shard: self.path(shard) for shard in shards}
                 if missing := [shard for shard, file in found.items() if file is None]:
-                    raise ConversionError(f"{self.source}: {name} names {missing[0]}, which is not there")
+                    raise ConversionError(f"{self.source}: {name} names {missing[0]}, which does not exist")
                 return [file for file in found.values() if file is not None]
             if path is not None:
                 return [path]
@@ -61,12 +61,12 @@ class Checkpoint:
         return None if found is None else Path(found)
 
     def dtype(self) -> torch.dtype:
-        """The dtype in which none of the weights is rounded, whatever config.json says."""
+        """The smallest dtype that holds all weights without rounding; the dtype in config.json is ignored."""
         floating = {dtype for dtype in self.dtypes.values() if dtype.is_floating_point}
         return functools.reduce(torch.promote_types, floating, torch.bfloat16 if not floating else floating.pop())
 
     def check_collisions(self, prefix: str) -> None:
-        """Raises ConversionError where two names stand for one tensor: old and new, or with and without the prefix."""
+        """Raises ConversionError if one tensor has two names: old and new, or with and without the prefix."""
         seen: dict[str, str] = {}
         for name in self.files:
             plain = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name)).removeprefix(f"{prefix}.")
@@ -75,33 +75,30 @@ class Checkpoint:
             seen[plain] = name
 
     def tensors(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        """The tensors of these names."""
-        return {name: read(self.files[name], name) for name in names}
+        """The tensors with these names."""
+        return {name: read_tensor(self.files[name], name) for name in names}
 
 
-def parsed(content: bytes, name: str | Path, kind: type) -> Any:
-    """A JSON object or list. Raises ConversionError, with the file's name, for anything else."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises ConversionError, which names the file, for other content."""
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ConversionError(f"{name} is not JSON") from error
-    if not isinstance(value, kind):
-        raise ConversionError(f"{name} holds no {kind.__name__}")
-    return value
+        return load_object(path)
+    except ValueError as error:
+        raise ConversionError(f"{path} {error}") from error
 
 
 def weight_map(path: Path) -> dict[str, str]:
-    """Of each tensor the file, as an index says. Raises ConversionError for one that does not."""
-    files = parsed(path.read_bytes(), path, dict).get("weight_map")
+    """The file of each tensor, from an index of shards. Raises ConversionError if the index is damaged."""
+    files = read_json(path).get("weight_map")
     if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
         raise ConversionError(f"{path}: weight_map does not name files")
     return files
 
 
 def dtypes_in(path: Path) -> dict[str, torch.dtype]:
-    """The names of the tensors in a file, and their dtypes. Raises ConversionError for a damaged file."""
+    """The dtype of each tensor in a file. Raises ConversionError for a damaged file."""
     if path.suffix != ".safetensors":
-        return {name: tensor.dtype for name, tensor in unpickled(path).items()}
+        return {name: tensor.dtype for name, tensor in unpickle(path).items()}
     try:
         with safe_open(path, framework="pt") as file:
             return {name: DTYPES.get(file.get_slice(name).get_dtype(), torch.int64) for name in file.keys()}  # noqa: SIM118
@@ -109,25 +106,25 @@ def dtypes_in(path: Path) -> dict[str, torch.dtype]:
         raise ConversionError(f"{path} is damaged: {error}") from error
 
 
-def read(path: Path, name: str) -> torch.Tensor:
-    """A tensor from a file."""
+def read_tensor(path: Path, name: str) -> torch.Tensor:
+    """One tensor from a file."""
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
             return file.get_tensor(name)
-    return unpickled(path)[name].clone()
+    return unpickle(path)[name].clone()
 
 
-def unpickled(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a pickle, in place where its form allows. Raises ConversionError for anything but tensors."""
+def unpickle(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a pickle, memory-mapped if possible. Raises ConversionError if it holds other things."""
     try:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # from before torch 1.6: not a zip file, which alone can be mapped
+        except RuntimeError:  # the format before torch 1.6 is not a zip file and cannot be mapped
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of pickles of every kind; torch explains over many lines
+    except Exception as error:  # torch.load and pickle raise errors of any class; the text has many lines
         raise ConversionError(
-            f"{path} is no pickle of tensors alone, and nothing else is unpickled ({type(error).__name__})"
+            f"{path} is not a pickle that holds tensors only; nothing else is unpickled ({type(error).__name__})"
         ) from error
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise ConversionError(f"{path} holds more than tensors by name")
+        raise ConversionError(f"{path} is not a dict of tensors by name")
     return content

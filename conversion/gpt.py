@@ -6,7 +6,7 @@ from ..configuration.decoder import BlendDecoderConfig
 from ..configuration.recipes import GPT1 as RECIPE_1
 from ..configuration.recipes import GPT2 as RECIPE_2
 from ..configuration.recipes import GPT3 as RECIPE_3
-from .table import Architecture, ConversionError, Head, Setting, Tensors, no_dropout, token_dropout
+from .table import Architecture, ConversionError, Head, Setting, TensorMap, no_dropout, token_dropout
 
 COMMON = {
     name: name
@@ -15,23 +15,23 @@ COMMON = {
         "use_cache",
     )
 }
-KINDS = ("norm_type", "norm_position", "position_type", "feed_forward_type", "attention_bias", "mlp_bias")
-# Their classifiers: the last token that is no padding, projected without a bias.
+BLOCK_FIELDS = ("norm_type", "norm_position", "position_type", "feed_forward_type", "attention_bias", "mlp_bias")
+# Sequence classifiers: a projection without bias of the last token that is not padding.
 CLASSIFIER = {"pooling": "last", "score_bias": False}
 SUMMARY = (
     *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout"),
 )
-# The tanh approximation of gelu under their name and in torch's own kernel.
+# The tanh approximation of gelu: the original name, and the name of the variant that uses torch's kernel.
 GELU = {"gelu_new": "gelu_pytorch_tanh"}
 
 
-def kinds(recipe: dict[str, Any]) -> dict[str, Any]:
-    """What a recipe says of the kind of block, and not of its size."""
-    return {name: recipe[name] for name in KINDS}
+def block_fields(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a recipe that define the type of block, without its sizes."""
+    return {name: recipe[name] for name in BLOCK_FIELDS}
 
 
 def heads(prefix: str, causal_lm: str = "ForCausalLM", **others: Head) -> dict[str, Head]:
-    """The stock classes that all decoders have, whose names begin with `prefix`, and other heads by Auto class."""
+    """The stock classes that every decoder has, with names that start with `prefix`, and other heads by Auto class."""
     return {
         "AutoModel": Head(f"{prefix}Model"),
         "AutoModelForCausalLM": Head(f"{prefix}{causal_lm}", {"lm_head": "lm_head"}),
@@ -43,29 +43,29 @@ def heads(prefix: str, causal_lm: str = "ForCausalLM", **others: Head) -> dict[s
 
 
 def activation(key: str, names: dict[str, str]) -> Setting:
-    """An activation that `names` gives another name."""
-    back = {ours: theirs for theirs, ours in names.items()}
+    """Conversion of an activation; `names` maps original names to seqblend names where they differ."""
+    original_names = {name: original for original, name in names.items()}
     return Setting(
         (key,),
-        lambda theirs: {"hidden_act": names.get(getattr(theirs, key), getattr(theirs, key))},
-        lambda ours: {key: back.get(ours.hidden_act, ours.hidden_act)},
+        lambda original: {"hidden_act": names.get(getattr(original, key), getattr(original, key))},
+        lambda config: {key: original_names.get(config.hidden_act, config.hidden_act)},
     )
 
 
-def gpt_tensors(tokens: str, positions: str) -> dict[str, str | Tensors]:
-    """Tensors of GPT and GPT-2, whose matrices are (in, out), with queries, keys and values in one."""
+def gpt_tensors(tokens: str, positions: str) -> dict[str, str | TensorMap]:
+    """Tensors of GPT and GPT-2: matrices are (in, out); queries, keys and values are one matrix."""
     return {
         tokens: "embed_tokens",
         positions: "embed_positions",
         "h.*.ln_1": "layers.*.self_attn_norm",
-        "h.*.attn.c_attn": Tensors(
+        "h.*.attn.c_attn": TensorMap(
             ("layers.*.self_attn.q_proj", "layers.*.self_attn.k_proj", "layers.*.self_attn.v_proj"),
             is_transposed=True,
         ),
-        "h.*.attn.c_proj": Tensors("layers.*.self_attn.o_proj", is_transposed=True),
+        "h.*.attn.c_proj": TensorMap("layers.*.self_attn.o_proj", is_transposed=True),
         "h.*.ln_2": "layers.*.mlp_norm",
-        "h.*.mlp.c_fc": Tensors("layers.*.mlp.up_proj", is_transposed=True),
-        "h.*.mlp.c_proj": Tensors("layers.*.mlp.down_proj", is_transposed=True),
+        "h.*.mlp.c_fc": TensorMap("layers.*.mlp.up_proj", is_transposed=True),
+        "h.*.mlp.c_proj": TensorMap("layers.*.mlp.down_proj", is_transposed=True),
     }
 
 
@@ -84,9 +84,9 @@ OPENAI_GPT = Architecture(
     model_type="openai-gpt",
     config_class=BlendDecoderConfig,
     fields={key: name for key, name in GPT_FIELDS.items() if key != "use_cache"},
-    fixed=kinds(RECIPE_1) | CLASSIFIER,
+    fixed=block_fields(RECIPE_1) | CLASSIFIER,
     unused=("embd_pdrop", *SUMMARY),
-    # Its "gelu" is the tanh approximation, too.
+    # Its "gelu" is the tanh approximation as well.
     settings=(activation("afn", {"gelu": "gelu_pytorch_tanh"}),),
     tensors=gpt_tensors("tokens_embed", "positions_embed"),
     heads=heads("OpenAIGPT", "LMHeadModel"),
@@ -97,20 +97,20 @@ GPT2 = Architecture(
     model_type="gpt2",
     config_class=BlendDecoderConfig,
     fields=GPT_FIELDS,
-    fixed=kinds(RECIPE_2) | CLASSIFIER,
+    fixed=block_fields(RECIPE_2) | CLASSIFIER,
     required={"scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False, "is_decoder": False},
     unused=("embd_pdrop", "reorder_and_upcast_attn", *SUMMARY),
     settings=(
         activation("activation_function", GELU),
         Setting(
             ("n_inner",),
-            lambda theirs: {"intermediate_size": theirs.n_inner or 4 * theirs.n_embd},
-            lambda ours: {"n_inner": ours.intermediate_size},
+            lambda original: {"intermediate_size": original.n_inner or 4 * original.n_embd},
+            lambda config: {"n_inner": config.intermediate_size},
         ),
         Setting(
             ("scale_attn_weights",),
-            lambda theirs: {"attention_scaling": None if theirs.scale_attn_weights else 1.0},
-            lambda ours: {"scale_attn_weights": ours.attention_scaling != 1.0},
+            lambda original: {"attention_scaling": None if original.scale_attn_weights else 1.0},
+            lambda config: {"scale_attn_weights": config.attention_scaling != 1.0},
         ),
     ),
     tensors=gpt_tensors("wte", "wpe") | {"ln_f": "norm"},
@@ -127,25 +127,25 @@ GPT2 = Architecture(
 NEO_TYPES = {"global": "full_attention", "local": "sliding_attention"}
 
 
-def read_neo_layers(theirs: Any) -> dict[str, Any]:
-    types = [NEO_TYPES[kind] for kind in theirs.attention_layers]
+def read_neo_layers(original: Any) -> dict[str, Any]:
+    types = [NEO_TYPES[kind] for kind in original.attention_layers]
     return {
         "layer_types": types,
-        "sliding_window": theirs.window_size if "sliding_attention" in types else None,
-        "intermediate_size": theirs.intermediate_size or 4 * theirs.hidden_size,
+        "sliding_window": original.window_size if "sliding_attention" in types else None,
+        "intermediate_size": original.intermediate_size or 4 * original.hidden_size,
     }
 
 
-def write_neo_layers(ours: Any) -> dict[str, Any]:
-    back = {ours: theirs for theirs, ours in NEO_TYPES.items()}
-    layers = [back[kind] for kind in ours.layer_types]
-    window = {} if ours.sliding_window is None else {"window_size": ours.sliding_window}
-    # Each layer's own, as often as it is.
+def write_neo_layers(config: Any) -> dict[str, Any]:
+    original_types = {name: original for original, name in NEO_TYPES.items()}
+    layers = [original_types[kind] for kind in config.layer_types]
+    window = {} if config.sliding_window is None else {"window_size": config.sliding_window}
+    # Pairs of a pattern of layer types and its number of repetitions: one pair per layer.
     types = [[[kind], 1] for kind in layers]
     return {
         "attention_types": types,
         "attention_layers": layers,
-        "intermediate_size": ours.intermediate_size,
+        "intermediate_size": config.intermediate_size,
         **window,
     }
 
@@ -164,7 +164,7 @@ GPT_NEO = Architecture(
         "attention_dropout": "attention_dropout",
         "classifier_dropout": "classifier_dropout",
     },
-    fixed=kinds(RECIPE_3) | CLASSIFIER | {"attention_scaling": 1.0, "attention_out_bias": True},
+    fixed=block_fields(RECIPE_3) | CLASSIFIER | {"attention_scaling": 1.0, "attention_out_bias": True},
     unused=("embed_dropout",),
     settings=(
         activation("activation_function", GELU),
@@ -192,10 +192,10 @@ GPT_NEO = Architecture(
 )
 
 
-def no_projection(theirs: Any) -> dict[str, Any]:
-    if theirs.word_embed_proj_dim != theirs.hidden_size:
+def check_no_projection(original: Any) -> dict[str, Any]:
+    if original.word_embed_proj_dim != original.hidden_size:
         raise ConversionError(
-            f"opt: word_embed_proj_dim={theirs.word_embed_proj_dim} is not hidden_size={theirs.hidden_size}; a "
+            f"opt: word_embed_proj_dim={original.word_embed_proj_dim} is not hidden_size={original.hidden_size}; a "
             "projection after the embeddings (OPT-350m) is not supported"
         )
     return {}
@@ -217,7 +217,7 @@ OPT = Architecture(
         "attention_dropout": "attention_dropout",
         "init_std": "initializer_range",
     },
-    fixed=kinds(RECIPE_2) | CLASSIFIER | {"norm_eps": 1e-5},
+    fixed=block_fields(RECIPE_2) | CLASSIFIER | {"norm_eps": 1e-5},
     required={
         "do_layer_norm_before": True,
         "_remove_final_layer_norm": False,
@@ -226,11 +226,13 @@ OPT = Architecture(
     },
     unused=("layerdrop",),
     settings=(
-        Setting(("word_embed_proj_dim",), no_projection, lambda ours: {"word_embed_proj_dim": ours.hidden_size}),
+        Setting(
+            ("word_embed_proj_dim",), check_no_projection, lambda config: {"word_embed_proj_dim": config.hidden_size}
+        ),
     ),
     tensors={
         "decoder.embed_tokens": "embed_tokens",
-        "decoder.embed_positions": Tensors("embed_positions", skipped_rows=lambda theirs: 2),
+        "decoder.embed_positions": TensorMap("embed_positions", skipped_rows=lambda original: 2),
         "decoder.layers.*.self_attn": "layers.*.self_attn",
         "decoder.layers.*.self_attn.out_proj": "layers.*.self_attn.o_proj",
         "decoder.layers.*.self_attn_layer_norm": "layers.*.self_attn_norm",

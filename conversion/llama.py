@@ -1,4 +1,4 @@
-"""Llama and those built like it: pre-norm decoders with rotary positions and gated blocks (Touvron et al. 2023)."""
+"""Llama and similar models: pre-norm decoders with rotary positions and gated MLPs (Touvron et al. 2023)."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,24 +20,28 @@ FIELDS = {
     },
     "rms_norm_eps": "norm_eps",
 }
-# The blocks are our defaults. Theirs have no dropout but that of attention; the classifier is a projection.
+# The blocks have the defaults of BlendDecoderConfig. The only dropout is attention_dropout.
 FIXED = {"pooling": "last", "score_bias": False, "hidden_dropout": 0.0}
-# Keys of RoPE's parameters that stock reads under another name, or never.
-UNREAD = {"type", "finetuned"}
+# Keys of rope_parameters that transformers reads under another name, or never.
+UNUSED_ROPE_KEYS = {"type", "finetuned"}
 
 
-def read_rope(theirs: Any) -> dict[str, Any]:
+def read_rope(original: Any) -> dict[str, Any]:
     known = set(RopeParameters.__annotations__)
-    for key in theirs.rope_parameters.keys() - known - UNREAD:
-        raise ConversionError(f"{theirs.model_type}: rope_parameters has {key!r}, which is not supported")
-    return {"rope_parameters": {key: value for key, value in theirs.rope_parameters.items() if key not in UNREAD}}
+    for key in original.rope_parameters.keys() - known - UNUSED_ROPE_KEYS:
+        raise ConversionError(f"{original.model_type}: rope_parameters has {key!r}, which is not supported")
+    return {
+        "rope_parameters": {
+            key: value for key, value in original.rope_parameters.items() if key not in UNUSED_ROPE_KEYS
+        }
+    }
 
 
-ROPE = Setting(("rope_parameters",), read_rope, lambda ours: {"rope_parameters": ours.rope_parameters})
+ROPE = Setting(("rope_parameters",), read_rope, lambda config: {"rope_parameters": config.rope_parameters})
 
 
 def llama(model_type: str, prefix: str, **changes: Any) -> Architecture:
-    """Llama, or another of the same build, whose classes begin with `prefix`."""
+    """Llama, or a model with the same structure whose class names start with `prefix`."""
     llama = Architecture(
         model_type=model_type,
         config_class=BlendDecoderConfig,
@@ -76,7 +80,7 @@ LLAMA = llama(
     unused=("pretraining_tp",),
 )
 
-# Jiang et al. 2023: all layers slide, or none.
+# Jiang et al. 2023: sliding windows in all layers, or in none.
 MISTRAL = llama(
     "mistral",
     "Mistral",
@@ -84,27 +88,27 @@ MISTRAL = llama(
         ROPE,
         Setting(
             ("sliding_window",),
-            lambda theirs: {
-                "sliding_window": theirs.sliding_window,
+            lambda original: {
+                "sliding_window": original.sliding_window,
                 "layer_types": None
-                if theirs.sliding_window is None
-                else ["sliding_attention"] * theirs.num_hidden_layers,
+                if original.sliding_window is None
+                else ["sliding_attention"] * original.num_hidden_layers,
             },
-            lambda ours: {"sliding_window": ours.sliding_window},
+            lambda config: {"sliding_window": config.sliding_window},
         ),
     ),
 )
 
 
-def read_windows(theirs: Any) -> dict[str, Any]:
-    slides = "sliding_attention" in theirs.layer_types
-    return {"layer_types": theirs.layer_types, "sliding_window": theirs.sliding_window if slides else None}
+def read_windows(original: Any) -> dict[str, Any]:
+    has_window = "sliding_attention" in original.layer_types
+    return {"layer_types": original.layer_types, "sliding_window": original.sliding_window if has_window else None}
 
 
-def write_windows(ours: Any) -> dict[str, Any]:
-    slides = ours.sliding_window is not None
-    window = {"sliding_window": ours.sliding_window} if slides else {}
-    return {"layer_types": ours.layer_types, "use_sliding_window": slides, **window}
+def write_windows(config: Any) -> dict[str, Any]:
+    has_window = config.sliding_window is not None
+    window = {"sliding_window": config.sliding_window} if has_window else {}
+    return {"layer_types": config.layer_types, "use_sliding_window": has_window, **window}
 
 
 WINDOWS = Setting(("layer_types", "use_sliding_window", "sliding_window"), read_windows, write_windows)

@@ -3,54 +3,56 @@
 from typing import Any
 
 from ..configuration.encoder import BlendEncoderConfig
-from .table import Architecture, ConversionError, Head, Setting, Tensors
+from .table import Architecture, ConversionError, Head, Setting, TensorMap
 
 
-def read_layers(theirs: Any) -> dict[str, Any]:
-    """Types of layers, the window and the rotations of each type."""
-    types = set(theirs.layer_types)
-    rope = {kind: theirs.rope_parameters[kind] for kind in types}
+def read_layers(original: Any) -> dict[str, Any]:
+    """Layer types, the sliding window, and the RoPE parameters of each layer type."""
+    types = set(original.layer_types)
+    rope = {kind: original.rope_parameters[kind] for kind in types}
     return {
-        "layer_types": theirs.layer_types,
-        "sliding_window": theirs.local_attention // 2 if "sliding_attention" in types else None,
-        "rope_parameters": rope if len(types) > 1 else rope[theirs.layer_types[0]],
+        "layer_types": original.layer_types,
+        "sliding_window": original.local_attention // 2 if "sliding_attention" in types else None,
+        "rope_parameters": rope if len(types) > 1 else rope[original.layer_types[0]],
     }
 
 
-def write_layers(ours: Any) -> dict[str, Any]:
+def write_layers(config: Any) -> dict[str, Any]:
     rope = (
-        ours.rope_parameters if ours.has_rope_per_layer_type else dict.fromkeys(ours.layer_types, ours.rope_parameters)
+        config.rope_parameters
+        if config.has_rope_per_layer_type
+        else dict.fromkeys(config.layer_types, config.rope_parameters)
     )
-    window = {} if ours.sliding_window is None else {"local_attention": 2 * ours.sliding_window}
-    return {"layer_types": ours.layer_types, "rope_parameters": rope, **window}
+    window = {} if config.sliding_window is None else {"local_attention": 2 * config.sliding_window}
+    return {"layer_types": config.layer_types, "rope_parameters": rope, **window}
 
 
-def read_head(theirs: Any) -> dict[str, Any]:
-    """Of the hidden layer that all heads have."""
+def read_head(original: Any) -> dict[str, Any]:
+    """Fields of the hidden layer in the heads."""
     return {
-        "classifier_hidden_act": theirs.classifier_activation,
-        "classifier_hidden_bias": theirs.classifier_bias,
-        "pooling": theirs.classifier_pooling,
+        "classifier_hidden_act": original.classifier_activation,
+        "classifier_hidden_bias": original.classifier_bias,
+        "pooling": original.classifier_pooling,
     }
 
 
-def write_head(ours: Any) -> dict[str, Any]:
-    if ours.pooling not in ("cls", "mean"):
-        raise ConversionError(f"a configuration of modernbert cannot say pooling={ours.pooling!r}")
+def write_head(config: Any) -> dict[str, Any]:
+    if config.pooling not in ("cls", "mean"):
+        raise ConversionError(f"a configuration of modernbert cannot express pooling={config.pooling!r}")
     return {
-        "classifier_activation": ours.classifier_hidden_act,
-        "classifier_bias": ours.classifier_hidden_bias,
-        "classifier_pooling": ours.pooling,
+        "classifier_activation": config.classifier_hidden_act,
+        "classifier_bias": config.classifier_hidden_bias,
+        "classifier_pooling": config.pooling,
     }
 
 
-def same_head(theirs: Any) -> None:
-    """A masked language model's hidden layer has the activation and the bias of our blocks."""
-    for key, of_blocks in {"classifier_activation": "hidden_activation", "classifier_bias": "mlp_bias"}.items():
-        if getattr(theirs, key) != getattr(theirs, of_blocks):
+def check_masked_lm_head(original: Any) -> None:
+    """Raises ConversionError unless the head has the activation and the bias of the blocks, as seqblend requires."""
+    for key, block_key in {"classifier_activation": "hidden_activation", "classifier_bias": "mlp_bias"}.items():
+        if getattr(original, key) != getattr(original, block_key):
             raise ConversionError(
-                f"modernbert: {key}={getattr(theirs, key)!r} must be {of_blocks}={getattr(theirs, of_blocks)!r} for a "
-                "masked language model"
+                f"modernbert: {key}={getattr(original, key)!r} must be {block_key}={getattr(original, block_key)!r} "
+                "for a masked language model"
             )
 
 
@@ -92,18 +94,20 @@ MODERNBERT = Architecture(
         "embeddings.tok_embeddings": "embed_tokens",
         "embeddings.norm": "embedding_norm",
         "layers.*.attn_norm": "layers.*.self_attn_norm",
-        "layers.*.attn.Wqkv": Tensors(
+        "layers.*.attn.Wqkv": TensorMap(
             ("layers.*.self_attn.q_proj", "layers.*.self_attn.k_proj", "layers.*.self_attn.v_proj")
         ),
         "layers.*.attn.Wo": "layers.*.self_attn.o_proj",
         "layers.*.mlp_norm": "layers.*.mlp_norm",
-        "layers.*.mlp.Wi": Tensors(("layers.*.mlp.gate_proj", "layers.*.mlp.up_proj")),
+        "layers.*.mlp.Wi": TensorMap(("layers.*.mlp.gate_proj", "layers.*.mlp.up_proj")),
         "layers.*.mlp.Wo": "layers.*.mlp.down_proj",
         "final_norm": "norm",
     },
     heads={
         "AutoModel": Head("ModernBertModel"),
-        "AutoModelForMaskedLM": Head("ModernBertForMaskedLM", {"head": "head", "decoder": "lm_head"}, check=same_head),
+        "AutoModelForMaskedLM": Head(
+            "ModernBertForMaskedLM", {"head": "head", "decoder": "lm_head"}, check=check_masked_lm_head
+        ),
         "AutoModelForSequenceClassification": Head(
             "ModernBertForSequenceClassification", {"head": "head", "classifier": "score"}
         ),

@@ -1,8 +1,8 @@
-"""What is kept of the checkpoint that a model was converted from: a folder `original_files/` beside the model.
+"""The preserved parts of the checkpoint that a model was converted from: a folder `original_files/` beside the model.
 
-It holds what has no place in ours and what must come back byte by byte: their config.json, the tokenizer's files,
-generation_config.json, chat templates, the modules of sentence-transformers, and tensors that ours does not have.
-Every save of the model writes it, every load reads it.
+It holds everything that has no counterpart in seqblend or must be restored byte by byte: the original config.json, the
+tokenizer's files, generation_config.json, chat templates, the modules of sentence-transformers, and tensors without
+counterpart. Every save of the model writes the folder, every load reads it.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import is_offline_mode
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from transformers.configuration_utils import PreTrainedConfig
@@ -20,16 +21,16 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import cached_file, logging
 from transformers.utils.hub import list_repo_templates
 
-from .checkpoint import parsed
+from ..data.objects import parse_object
 from .registry import ARCHITECTURES
 from .table import Architecture, ConversionError
 
 logger = logging.get_logger(__name__)
 
 FOLDER = "original_files"
-FACTS, KEPT, CONFIG = "origin.json", "kept.safetensors", "config.json"
+METADATA, TENSORS, CONFIG = "origin.json", "kept.safetensors", "config.json"
 GENERATION = "generation_config.json"
-# Files beside the weights that say how a model is fed, asked and pooled.
+# Files beside the weights: tokenizer, generation, chat templates and pooling.
 FILES = (
     GENERATION,
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -40,23 +41,23 @@ FILES = (
     *("modules.json", "config_sentence_transformers.json"),
     *(f"sentence_{name}_config.json" for name in ("bert", "roberta", "distilbert", "camembert", "xlm-roberta")),
 )
-# Files of the modules that modules.json names, each in a folder of its own, and of further chat templates.
+# Files of the modules that modules.json names, one folder each, and of additional chat templates.
 MODULE_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
 TEMPLATES = "additional_chat_templates"
-IN_FOLDERS = re.compile(rf"\w[\w.-]*/({'|'.join(map(re.escape, MODULE_FILES))})|{TEMPLATES}/[\w-]+\.jinja")
+FILES_IN_FOLDERS = re.compile(rf"\w[\w.-]*/({'|'.join(map(re.escape, MODULE_FILES))})|{TEMPLATES}/[\w-]+\.jinja")
 
 
 @dataclass
 class Origin:
-    """What is kept of a checkpoint.
+    """The preserved parts of a checkpoint.
 
     Args:
-        architecture: its table.
-        config: their config.json.
-        dtype: of their weights.
-        files: their other files, by their paths.
-        tensors: their tensors that ours does not have, by their names in the stock class; of a table of positions,
-            the rows that ours does not have.
+        architecture: of the checkpoint.
+        config: the original config.json.
+        dtype: of the original weights.
+        files: the contents of the other original files, by path.
+        tensors: original tensors without counterpart in seqblend, by their names in the stock base model. Of a table
+            of positions: the rows without counterpart.
     """
 
     architecture: Architecture
@@ -65,91 +66,110 @@ class Origin:
     files: dict[str, bytes] = field(default_factory=dict)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def their_config(self) -> PreTrainedConfig:
-        """Their configuration as it was."""
+    def original_config(self) -> PreTrainedConfig:
+        """The unchanged original configuration."""
         config = {name: value for name, value in self.config.items() if name != "model_type"}
-        return self.architecture.their_config_class.from_dict(config)
+        return self.architecture.original_config_class.from_dict(config)
 
     def save(self, directory: str | Path) -> None:
-        """Write the folder into the directory of a model of ours, in place of one that is there."""
+        """Write the folder into the directory of a saved model; an existing one is replaced."""
         directory = Path(directory)
-        for name in kept_files(directory):
+        for name in origin_files(directory):
             (directory / name).unlink()
         folder = directory / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        facts = {
+        metadata = {
             "model_type": self.architecture.model_type,
             "dtype": str(self.dtype).removeprefix("torch."),
             "files": list(self.files),
         }
-        (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        (folder / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
         (folder / CONFIG).write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
         for path, content in self.files.items():
             (folder / flat_name(path)).write_bytes(content)
         if self.tensors:
-            (folder / KEPT).write_bytes(save_tensors(self.tensors, {"format": "pt"}))
+            (folder / TENSORS).write_bytes(save_tensors(self.tensors, {"format": "pt"}))
 
     @classmethod
     def load(cls, source: str | Path, **options: Any) -> "Origin":
-        """Read what was kept beside a model of ours.
+        """Read the folder beside a saved model.
 
         Args:
             source: a directory or a repository of the Hub.
             options: of cached_file.
 
         Raises:
-            ConversionError: it is not there or damaged; the message names the file.
+            ConversionError: it is missing or damaged; the message names the file.
         """
 
-        def content(name: str) -> bytes:
-            path = cached_file(source, f"{FOLDER}/{name}", **options)
+        def find(name: str, **more_options: bool) -> str | None:
+            try:
+                return cached_file(source, f"{FOLDER}/{name}", **more_options, **options)
+            except Exception as error:  # cached_file and its HTTP client raise errors of any class
+                raise ConversionError(f"{name}: {error}") from error
+
+        def read(name: str) -> bytes:
+            path = find(name)
+            assert path is not None, "cached_file raises an error for a missing file"
             return Path(path).read_bytes()
 
+        def read_json(name: str) -> dict[str, Any]:
+            try:
+                return parse_object(read(name).decode())
+            except ValueError as error:
+                raise ConversionError(f"{name} {error}") from error
+
         try:
-            facts, config = json.loads(content(FACTS)), json.loads(content(CONFIG))
-            architecture = ARCHITECTURES[facts["model_type"]]
-            origin = cls(
-                architecture=architecture,
-                config=config,
-                dtype=getattr(torch, facts["dtype"]),
-                files={path: content(flat_name(path)) for path in facts["files"] if is_kept(path)},
-            )
-            if not isinstance(origin.dtype, torch.dtype) or not isinstance(config, dict):
-                raise ValueError(f"{FACTS} or {CONFIG} holds something else")
-            if cached_file(source, f"{FOLDER}/{KEPT}", _raise_exceptions_for_missing_entries=False, **options):
-                origin.tensors = load_tensors(content(KEPT))
-        except Exception as error:  # of the file system, the Hub, JSON and safetensors, and of facts changed by hand
+            architecture, dtype, paths = parse_metadata(read_json(METADATA))
+            files = {path: read(flat_name(path)) for path in paths}
+            origin = cls(architecture, read_json(CONFIG), dtype, files)
+            if find(TENSORS, _raise_exceptions_for_missing_entries=False) is not None:
+                origin.tensors = load_tensors(read(TENSORS))
+        except (ConversionError, OSError, SafetensorError) as error:
             raise ConversionError(
                 f"{source} was converted from another architecture, but its {FOLDER}/ cannot be read: {error}"
             ) from error
         return origin
 
 
-def is_kept(path: str) -> bool:
-    """Whether a file of a checkpoint is kept: by its exact name, so that none is written elsewhere."""
-    return path in FILES or IN_FOLDERS.fullmatch(path) is not None
+def parse_metadata(metadata: dict[str, Any]) -> tuple[Architecture, torch.dtype, list[str]]:
+    """Architecture, dtype and paths of files from the content of origin.json; unknown paths are dropped.
+
+    Raises:
+        ConversionError: one of them is missing or wrong.
+    """
+    architecture = ARCHITECTURES.get(str(metadata.get("model_type")))
+    dtype, paths = getattr(torch, str(metadata.get("dtype")), None), metadata.get("files")
+    if architecture is None or not isinstance(dtype, torch.dtype) or not isinstance(paths, list):
+        raise ConversionError(f"{METADATA} has no valid model_type, dtype and files")
+    return architecture, dtype, [path for path in paths if isinstance(path, str) and is_preserved_file(path)]
+
+
+def is_preserved_file(path: str) -> bool:
+    """Whether a file of a checkpoint is preserved. Only exact names, so that no file is written elsewhere."""
+    return path in FILES or FILES_IN_FOLDERS.fullmatch(path) is not None
 
 
 def flat_name(path: str) -> str:
-    """The name of a kept file. push_to_hub of transformers uploads a folder's files, but no folders in it."""
+    """The name of a preserved file in the folder. push_to_hub of transformers does not upload folders in folders."""
     return f"file-{path.replace('/', '--')}"
 
 
 def is_origin_file(name: str) -> bool:
-    """Whether a file, by its path beside a model, is one that Origin.save writes."""
+    """Whether Origin.save writes a file with this path, relative to the directory of the model."""
     folder, _, file = name.partition("/")
-    is_file = file.startswith("file-") and is_kept(file.removeprefix("file-").replace("--", "/"))
-    return folder == FOLDER and (file in (FACTS, CONFIG, KEPT) or is_file)
+    is_file = file.startswith("file-") and is_preserved_file(file.removeprefix("file-").replace("--", "/"))
+    return folder == FOLDER and (file in (METADATA, CONFIG, TENSORS) or is_file)
 
 
-def kept_files(directory: Path) -> list[str]:
-    """The names of what Origin.save wrote into a directory, from there; none where the model was not converted."""
+def origin_files(directory: Path) -> list[str]:
+    """Paths of the files that Origin.save wrote, relative to the directory; empty if the model was not converted."""
     names = [f"{FOLDER}/{path.name}" for path in sorted((directory / FOLDER).glob("*")) if path.is_file()]
     return [name for name in names if is_origin_file(name)]
 
 
 def origin_of(model: PreTrainedModel) -> Origin:
-    """What was kept of the checkpoint that a model was converted from. Raises ConversionError where there is none."""
+    """The origin of a converted model. Raises ConversionError if the model was not converted."""
     origin = getattr(model, "origin", None)
     if not isinstance(origin, Origin):
         raise ConversionError(f"this {type(model).__name__} was not converted from another architecture")
@@ -157,16 +177,16 @@ def origin_of(model: PreTrainedModel) -> Origin:
 
 
 def save_origin(model: PreTrainedModel, directory: str | Path) -> None:
-    """Write what was kept of the checkpoint that a model was converted from, if it was."""
+    """Write the origin of a model into the directory, if the model was converted."""
     if isinstance(origin := getattr(model, "origin", None), Origin):
         origin.save(directory)
 
 
 def load_origin(model: PreTrainedModel, source: str | Path, **options: Any) -> None:
-    """Give a model what was kept beside it, where its config says that it was converted; warn where that is gone.
+    """Set `origin` of a model that was converted, according to its config; warn if the folder cannot be read.
 
     Args:
-        model: of ours, just loaded from
+        model: just loaded from `source`.
         source: a directory or a repository of the Hub.
         options: of cached_file.
     """
@@ -175,21 +195,21 @@ def load_origin(model: PreTrainedModel, source: str | Path, **options: Any) -> N
     try:
         model.origin = Origin.load(source, **options)
     except ConversionError as error:
-        logger.warning("%s. The model works, but cannot be given back", error)
+        logger.warning("%s. The model works, but cannot be converted back", error)
 
 
 def read_files(source: str | Path, **options: Any) -> dict[str, bytes]:
-    """The files of a checkpoint that are kept, by their paths.
+    """The contents of the preserved files of a checkpoint, by path.
 
     Args:
         source: a directory or a repository of the Hub.
         options: of cached_file.
     """
-    # Without a connection, or where none is to be made, what the cache has is all there is.
+    # Offline, only files in the cache can be found; missing ones are no error.
     is_offline = is_offline_mode() or options.get("local_files_only", False)
     root = Path(source).resolve() if Path(source).is_dir() else None
 
-    def found(path: str) -> bytes | None:
+    def read(path: str) -> bytes | None:
         file = cached_file(
             source,
             path,
@@ -197,28 +217,46 @@ def read_files(source: str | Path, **options: Any) -> dict[str, bytes]:
             _raise_exceptions_for_connection_errors=not is_offline,
             **options,
         )
-        if file is None or (root is not None and leads_out(Path(file), root)):
+        if file is None or (root is not None and is_link_outside(Path(file), root)):
             return None
         return Path(file).read_bytes()
 
     paths = list(FILES)
-    if (modules := found("modules.json")) is not None:
-        listed = parsed(modules, f"{source}: modules.json", list)
-        folders = [module["path"] for module in listed if isinstance(module, dict) and module.get("path")]
+    if (modules := read("modules.json")) is not None:
+        folders = module_folders(modules, f"{source}: modules.json")
         paths += [f"{folder}/{name}" for folder in folders for name in MODULE_FILES]
-    paths += [f"{TEMPLATES}/{name}.jinja" for name in templates(source, **options)]
-    contents = {path: found(path) for path in paths if is_kept(path)}
+    paths += [f"{TEMPLATES}/{name}.jinja" for name in list_templates(source, **options)]
+    contents = {path: read(path) for path in paths if is_preserved_file(path)}
     return {path: content for path, content in contents.items() if content is not None}
 
 
-def leads_out(file: Path, root: Path) -> bool:
-    """Whether a file of a directory is a link to somewhere else; those of a snapshot of the Hub's cache are not."""
+def module_folders(content: bytes, name: str) -> list[str]:
+    """The folders that modules.json of sentence-transformers names.
+
+    Args:
+        content: of the file.
+        name: of the file, for messages.
+
+    Raises:
+        ConversionError: the content is not a JSON list.
+    """
+    try:
+        modules = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ConversionError(f"{name} is no JSON") from error
+    if not isinstance(modules, list):
+        raise ConversionError(f"{name} must hold a list, but is a {type(modules).__name__}")
+    return [module["path"] for module in modules if isinstance(module, dict) and module.get("path")]
+
+
+def is_link_outside(file: Path, root: Path) -> bool:
+    """Whether a file is a link out of the directory `root`. Links in a snapshot of the Hub's cache are allowed."""
     target = file.resolve()
     return not (target.is_relative_to(root) or target.is_relative_to(root.parent.parent / "blobs"))
 
 
-def templates(source: str | Path, **options: Any) -> list[str]:
-    """The names of a checkpoint's further chat templates, which only a listing tells."""
+def list_templates(source: str | Path, **options: Any) -> list[str]:
+    """The names of the additional chat templates of a checkpoint."""
     if (folder := Path(source)).is_dir():
         return sorted(path.stem for path in (folder / TEMPLATES).glob("*.jinja"))
     known = {name: options.get(name) for name in ("revision", "cache_dir", "token")}

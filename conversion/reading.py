@@ -1,4 +1,4 @@
-"""From a checkpoint of another architecture to a model of ours."""
+"""Conversion of a checkpoint of another architecture to a model of seqblend."""
 
 import copy
 import re
@@ -21,17 +21,17 @@ from .checkpoint import Checkpoint
 from .origin import Origin, read_files
 from .registry import ARCHITECTURES
 from .table import Architecture, ConversionError, Head, match
-from .tensors import check_complete, our_tensors
+from .tensors import TensorConverter, check_complete
 
 logger = logging.get_logger(__name__)
 
-# Where a repository's files are; as in from_pretrained.
+# Options of from_pretrained that say where files are found.
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-# Masks, positions, frequencies and marks that older versions of transformers and fairseq saved; nothing reads them.
+# Buffers that older versions of transformers and fairseq saved: masks, position ids, frequencies, version markers.
 IGNORED = re.compile(
     r"(^|\.)((position|token_type)_ids|(attn|attention)\.(masked_)?bias|inv_freq|version|_float_tensor)$"
 )
-# What the labels are stands in both configurations.
+# Options that define the labels: keys of the original configuration.
 LABELS = ("num_labels", "id2label", "label2id", "problem_type")
 
 
@@ -44,51 +44,55 @@ def from_original(
     gguf_file: str | None = None,
     **overrides: Any,
 ) -> PreTrainedModel:
-    """A model of ours that computes what another architecture's checkpoint computes.
+    """Convert a checkpoint of another architecture to a model of seqblend with the same outputs.
 
     Args:
         source: a directory or a repository of the Hub with safetensors, pytorch_model.bin or a GGUF file.
-        auto_class: which head; AutoModel for none. One that the checkpoint does not have starts from random numbers.
-        model_type: the architecture, where config.json does not say it.
-        dtype: of the weights. None: float32 where the checkpoint's are of half precision, else as they are.
-        gguf_file: the file's name, for a checkpoint in GGUF.
-        overrides: fields of our configuration that differ (`hidden_dropout=0.2`), what the labels are, and options
-            of from_pretrained that say where files are (`revision`, `token`, `cache_dir` …).
+        auto_class: selects the head; AutoModel for none. A head that the checkpoint does not have is initialized
+            randomly.
+        model_type: the architecture, if config.json does not name it.
+        dtype: of the weights. None: float32 for a checkpoint in half precision, else the dtype of the checkpoint.
+        gguf_file: the name of the file, for a checkpoint in GGUF.
+        overrides: other values for fields of the configuration (`hidden_dropout=0.2`), the labels, and options of
+            from_pretrained that say where files are found (`revision`, `token`, `cache_dir` …).
 
     Returns:
-        The model, in evaluation mode. It keeps what did not go through (origin.py), so that to_original can give it
-        back.
+        The model, in evaluation mode. Its attribute `origin` holds the parts of the checkpoint without counterpart,
+        which to_original writes back.
 
     Raises:
-        ConversionError: an architecture, a head or a value that is not supported, weights that do not fit.
+        ConversionError: an architecture, a head or a value is not supported, or weights do not fit.
         OSError: there is no such directory or repository, or no config.json.
-        ValueError: an override that is no field, or has a wrong value.
+        ValueError: an override has an unknown name or a wrong value.
     """
     hub = {name: overrides.pop(name) for name in HUB_OPTIONS if name in overrides}
     labels = {name: overrides.pop(name) for name in LABELS if name in overrides}
     gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
-    given, _ = PreTrainedConfig.get_config_dict(source, **gguf, **hub)
-    if commit := given.pop("_commit_hash", None):
-        hub["revision"] = commit  # whatever is pushed meanwhile, all is of one state
-    architecture = architecture_of(source, given, model_type)
-    our_class, head = model_class(architecture, auto_class)
-    their_config = architecture.their_config_class.from_dict(without_type(given), **labels)
-    config = our_config(architecture, head, source, their_config, overrides)
+    config_dict, _ = PreTrainedConfig.get_config_dict(source, **gguf, **hub)
+    if commit := config_dict.pop("_commit_hash", None):
+        hub["revision"] = commit  # all files come from one commit, even if somebody pushes meanwhile
+    architecture = find_architecture(source, config_dict, model_type)
+    model_class, head = find_classes(architecture, auto_class)
+    original = architecture.original_config_class.from_dict(without_model_type(config_dict), **labels)
+    config = read_config(architecture, head, source, original, overrides)
 
     checkpoint = None if gguf else Checkpoint(source, **hub)
-    stock, origin, missing = load_stock(architecture, head, source, their_config, given, checkpoint, gguf, hub)
+    stock, origin, missing = load_stock(architecture, head, source, original, config_dict, checkpoint, gguf, hub)
     if config.tie_word_embeddings and not has_tied_head(stock):
-        # transformers ties nothing that the checkpoint has twice and differently, whatever config.json says.
-        config = our_config(architecture, head, source, their_config, {**overrides, "tie_word_embeddings": False})
-    wanted = torch.promote_types(origin.dtype, torch.float32) if dtype is None else as_dtype(dtype)
+        # Like transformers: two different tensors in the checkpoint are not tied, even if config.json says so.
+        config = read_config(architecture, head, source, original, {**overrides, "tie_word_embeddings": False})
+    dtype = torch.promote_types(origin.dtype, torch.float32) if dtype is None else as_dtype(dtype)
     generation = stock.generation_config if stock.can_generate() else None
     tensors = stock.state_dict()
     del stock
-    ours, kept = our_tensors(architecture, head, tensors, their_config, prefix_of(our_class), missing, wanted)
-    origin.tensors |= kept
-    check_complete(our_class, config, ours, head if auto_class.__name__ in architecture.heads else None)
+    converter = TensorConverter(architecture, head, original, base_prefix(model_class), missing, dtype)
+    state_dict, preserved = converter.convert(tensors)
+    origin.tensors |= preserved
+    check_complete(model_class, config, state_dict, head if auto_class.__name__ in architecture.heads else None)
     with quiet():
-        model = our_class.from_pretrained(None, config=config, state_dict=ours, dtype=wanted, trust_remote_code=False)
+        model = model_class.from_pretrained(
+            None, config=config, state_dict=state_dict, dtype=dtype, trust_remote_code=False
+        )
     if generation is not None and model.can_generate():
         model.generation_config = copy.deepcopy(generation)
     model.origin = origin
@@ -96,70 +100,79 @@ def from_original(
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """A dtype by its name, as from_pretrained takes it. Raises ConversionError for a name of none."""
+    """A dtype, or the dtype with this name. Raises ConversionError for an unknown name."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype):
         raise ConversionError(f"dtype={dtype!r} is no dtype of torch")
     return found
 
 
-def our_config(
+def read_config(
     architecture: Architecture,
     head: Head,
     source: str | Path,
-    their_config: PreTrainedConfig,
+    original: PreTrainedConfig,
     overrides: dict[str, Any],
 ) -> RecipeConfig:
-    """Our configuration of a checkpoint. Raises ConversionError, in one line, for what ours cannot compute."""
+    """The configuration of seqblend for a checkpoint.
+
+    Raises:
+        ConversionError: a value is not supported; the message names the source, in one line.
+    """
     try:
-        return architecture.read_config(their_config, head, overrides)
+        return architecture.read_config(original, head, overrides)
     except (ValueError, StrictDataclassError) as error:
         raise ConversionError(f"{source}: {' '.join(str(error).split())}") from error
 
 
-def without_type(config: dict[str, Any]) -> dict[str, Any]:
-    """A config.json for the class that it is of, which says its model_type itself."""
+def without_model_type(config: dict[str, Any]) -> dict[str, Any]:
+    """A config.json without model_type, which is a class attribute of the configuration."""
     return {name: value for name, value in config.items() if name != "model_type"}
 
 
-def architecture_of(source: str | Path, config: dict[str, Any], model_type: str | None) -> Architecture:
-    """The table for a checkpoint.
+def find_architecture(source: str | Path, config: dict[str, Any], model_type: str | None) -> Architecture:
+    """The architecture of a checkpoint.
+
+    Args:
+        source: of the checkpoint, for messages.
+        config: the content of config.json.
+        model_type: as the caller gave it, or None.
 
     Raises:
-        ConversionError: config.json says no architecture, another one than is given, or one that is not supported.
+        ConversionError: config.json names no architecture, another one than `model_type`, or an unsupported one.
     """
-    said = config.get("model_type")
-    if said and model_type and said != model_type:
-        raise ConversionError(f"{source}: config.json says model_type={said!r}, not {model_type!r}")
-    name = said or model_type
+    found = config.get("model_type")
+    if found and model_type and found != model_type:
+        raise ConversionError(f"{source}: config.json has model_type={found!r}, not {model_type!r}")
+    name = found or model_type
     if name is not None and not isinstance(name, str):
-        raise ConversionError(f"{source}: config.json says model_type={name!r}, which is no name")
+        raise ConversionError(f"{source}: config.json has model_type={name!r}, which is no name")
     if not name:
-        raise ConversionError(f"{source}: config.json says no model_type; give model_type=, {supported('')}")
+        raise ConversionError(f"{source}: config.json has no model_type; give model_type=, {list_supported('')}")
     if name in {config_class.model_type for config_class in FAMILIES}:
-        raise ConversionError(f"{source} is a model of this package already: open it by from_pretrained")
+        raise ConversionError(f"{source} is already a model of seqblend: load it with from_pretrained")
     if name not in ARCHITECTURES:
-        raise ConversionError(f"{source}: model_type={name!r} is not supported; {supported(name)}")
+        raise ConversionError(f"{source}: model_type={name!r} is not supported; {list_supported(name)}")
     if config.get("auto_map"):
         logger.warning(
-            "%s has code of its own (auto_map), which is not run: it is read as transformers' %s", source, name
+            "%s has custom code (auto_map), which is not run: it is loaded as %s of transformers", source, name
         )
     if config.get("quantization_config"):
         raise ConversionError(f"{source} is quantized (quantization_config), which is not supported")
     return ARCHITECTURES[name]
 
 
-def supported(name: str) -> str:
-    """The architectures that are supported, the nearest to a name first."""
+def list_supported(name: str) -> str:
+    """The supported architectures, the nearest to a name first."""
     nearest = get_close_matches(name, list(ARCHITECTURES), n=len(ARCHITECTURES), cutoff=0.0)
     return f"supported, nearest first: {', '.join(nearest)}"
 
 
-def model_class(architecture: Architecture, auto_class: type) -> tuple[type[PreTrainedModel], Head]:
-    """Our class for an Auto class, and the stock head whose weights it takes: its own, or the base model's.
+def find_classes(architecture: Architecture, auto_class: type) -> tuple[type[PreTrainedModel], Head]:
+    """The model class of seqblend for an Auto class, and the stock class to load: with the same head, or without head.
 
     Raises:
-        ConversionError: ours has no such head.
+        ConversionError: seqblend has no such head.
     """
     models = FAMILIES[architecture.config_class]
     if auto_class not in models:
@@ -169,15 +182,15 @@ def model_class(architecture: Architecture, auto_class: type) -> tuple[type[PreT
     return models[auto_class], architecture.heads.get(auto_class.__name__, architecture.heads["AutoModel"])
 
 
-def prefix_of(our_class: type[PreTrainedModel]) -> str:
-    """What the base model's tensors begin with in a class of ours."""
-    is_base = our_class is FAMILIES[our_class.config_class][AutoModel]
-    return "" if is_base else f"{our_class.base_model_prefix}."
+def base_prefix(model_class: type[PreTrainedModel]) -> str:
+    """The prefix of the base model's tensors in a model class of seqblend."""
+    is_base = model_class is FAMILIES[model_class.config_class][AutoModel]
+    return "" if is_base else f"{model_class.base_model_prefix}."
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without bars, and transformers' report on names that are missing or left over: ours says what became of them."""
+    """Disable progress bars and warnings of transformers: this package reports missing and unexpected tensors."""
     verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -193,18 +206,19 @@ def load_stock(
     architecture: Architecture,
     head: Head,
     source: str | Path,
-    config: PreTrainedConfig,
-    given: dict[str, Any],
+    original: PreTrainedConfig,
+    config_dict: dict[str, Any],
     checkpoint: Checkpoint | None,
     gguf: dict[str, str],
     hub: dict[str, Any],
 ) -> tuple[PreTrainedModel, Origin, set[str]]:
-    """The stock model in the checkpoint's own dtype, what is kept of the checkpoint, and the names that it lacks.
+    """Load the stock model. transformers reads shards, old names, and names with and without the base prefix.
 
-    transformers reads every form of a checkpoint: shards, old names, with and without the base model's prefix.
+    Returns:
+        The model in the checkpoint's dtype, the preserved parts of the checkpoint, and the names of missing tensors.
 
     Raises:
-        ConversionError: weights that do not fit config.json, or have no place.
+        ConversionError: weights do not fit config.json, or have no counterpart in the stock class.
     """
     if checkpoint is not None:
         checkpoint.check_collisions(head.stock_class.base_model_prefix)
@@ -212,25 +226,25 @@ def load_stock(
     with quiet():
         stock, report = head.stock_class.from_pretrained(
             source,
-            config=config,
+            config=original,
             dtype=dtype,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # which raises, and names none of them
+            ignore_mismatched_sizes=True,  # the error of transformers does not name the tensors
             trust_remote_code=False,
             **gguf,
             **hub,
         )
     if mismatched := sorted(report["mismatched_keys"]):
-        name, found, wanted = mismatched[0]
-        raise ConversionError(f"{source}: {name} has the shape {tuple(found)}, by config.json {tuple(wanted)}")
-    origin = Origin(architecture, given, dtype, read_files(source, **hub))
-    sort_missing(architecture, head, source, report["missing_keys"])
-    sort_unexpected(origin, head, source, checkpoint, report["unexpected_keys"])
+        name, found, expected = mismatched[0]
+        raise ConversionError(f"{source}: {name} has the shape {tuple(found)}, by config.json {tuple(expected)}")
+    origin = Origin(architecture, config_dict, dtype, read_files(source, **hub))
+    check_missing(architecture, head, source, report["missing_keys"])
+    preserve_unexpected(origin, head, source, checkpoint, report["unexpected_keys"])
     return stock, origin, set(report["missing_keys"])
 
 
 def has_tied_head(stock: PreTrainedModel) -> bool:
-    """Whether a language-model head, if there is one, is the embedding's matrix."""
+    """Whether the language-model head shares the matrix of the embedding; True if there is no such head."""
     output = stock.get_output_embeddings()
     if output is None:
         return True
@@ -238,45 +252,45 @@ def has_tied_head(stock: PreTrainedModel) -> bool:
     return pointers.count(output.weight.data_ptr()) > 1
 
 
-def sort_missing(architecture: Architecture, head: Head, source: str | Path, names: Collection[str]) -> None:
-    """Say which part of the head is new. Raises ConversionError where a tensor of the body is missing."""
+def check_missing(architecture: Architecture, head: Head, source: str | Path, names: Collection[str]) -> None:
+    """Warn of tensors of the head that are missing. Raises ConversionError if a tensor of the body is missing."""
     new = [name for name in sorted(names) if match(head.patterns, name)]
-    rest = [name for name in sorted(names) if name not in new and not architecture.is_aside(name, head)]
+    rest = [name for name in sorted(names) if name not in new and not architecture.is_preserved(name, head)]
     if rest:
-        raise ConversionError(f"{source} lacks {rest[0]!r}{more(rest)}")
+        raise ConversionError(f"{source} lacks {rest[0]!r}{and_more(rest)}")
     if new:
-        logger.warning("%s has no %s: new, to be trained", source, ", ".join(new))
+        logger.warning("%s has no %s: newly initialized, train the model before use", source, ", ".join(new))
 
 
-def sort_unexpected(
+def preserve_unexpected(
     origin: Origin, head: Head, source: str | Path, checkpoint: Checkpoint | None, names: Collection[str]
 ) -> None:
-    """Keep aside what comes back, and say what is left out: other heads.
+    """Preserve tensors of the checkpoint that the stock class does not have, and warn of other heads.
 
     Raises:
-        ConversionError: a tensor of the body has no place in ours.
+        ConversionError: a tensor of the body has no counterpart.
     """
     architecture = origin.architecture
     names = [name for name in names if not IGNORED.search(name)]
     prefix = f"{head.stock_class.base_model_prefix}."
-    aside = {name for name in names if architecture.is_aside(name, head)}
+    preserved = {name for name in names if architecture.is_preserved(name, head)}
     if checkpoint is not None:
-        for name, tensor in checkpoint.tensors(sorted(aside)).items():
+        for name, tensor in checkpoint.tensors(sorted(preserved)).items():
             origin.tensors[architecture.base_name(name, head)] = tensor
-    # Where the body's names have a prefix, a name without it is of a head.
+    # If names of the body have a prefix, a name without it belongs to a head.
     has_prefix = checkpoint is not None and any(name.startswith(prefix) for name in checkpoint.files)
-    others = sorted(set(names) - aside)
+    others = sorted(set(names) - preserved)
     heads = [
         name
         for name in others
         if (has_prefix and not name.startswith(prefix))
         or any(match(other.patterns, name) for other in architecture.heads.values())
     ]
-    if lost := [name for name in others if name not in heads]:
-        raise ConversionError(f"{source}: {lost[0]!r}{more(lost)} has no place in a {architecture.model_type}")
+    if unknown := [name for name in others if name not in heads]:
+        raise ConversionError(f"{source}: {architecture.model_type} has no tensor {unknown[0]!r}{and_more(unknown)}")
     if heads:
-        logger.warning("%s: left out, of another head: %s", source, ", ".join(heads))
+        logger.warning("%s: tensors of other heads are ignored: %s", source, ", ".join(heads))
 
 
-def more(names: list[str]) -> str:
+def and_more(names: list[str]) -> str:
     return f" and {len(names) - 1} more tensors" if len(names) > 1 else ""

@@ -1,6 +1,7 @@
-"""What a table of an architecture says: configuration, tensors and heads of a stock class and of ours, both ways.
+"""The data types that describe an architecture: how its configuration and tensors map to seqblend, in both directions.
 
-"Theirs" is a stock class of transformers and its checkpoint, "ours" a model of this package.
+"Stock" and "original" name a class of transformers, its configuration and its checkpoint. "Config" without "original"
+is a configuration of seqblend.
 """
 
 import copy
@@ -18,49 +19,48 @@ from transformers.modeling_utils import PreTrainedModel
 
 from ..configuration.base import RecipeConfig
 
-# Fields of ours that say how a model is trained or used, not what it computes: nothing is lost where the stock
-# configuration has no place for them.
+# Fields that affect training or usage, but not the outputs: nothing is lost where the original has no such key.
 NOT_COMPUTED = {
     *("class_weights", "label_smoothing", "sparse_prediction", "initializer_range", "use_cache"),
     *("attention_dropout", "hidden_dropout", "classifier_dropout"),
     *("cls_token_id", "sep_token_id", "mask_token_id", "original_model_type"),
 }
-# What the labels are: the same keys in both configurations.
+# Keys of the labels, equal in both configurations.
 LABELS = ("id2label", "label2id", "problem_type")
 
 
 class ConversionError(ValueError):
-    """A checkpoint or a model that cannot be converted; the message says what of it and why."""
+    """A checkpoint or a model that cannot be converted. The message names the part and the reason."""
 
 
 @dataclass(frozen=True)
-class Tensors:
-    """Where tensors of theirs stand in ours, and how they differ.
+class TensorMap:
+    """How one original tensor corresponds to tensors of seqblend.
 
     Args:
-        ours: the name, or the names of the parts into which theirs is cut along its rows.
-        is_transposed: theirs is (in, out) as in transformers' Conv1D, ours (out, in).
-        skipped_rows: how many of their first rows have no place in ours, from their configuration.
-        is_row: theirs is (1, V), ours (V).
-        is_alias: theirs is tied to another; where it is not, nothing reads it, and it comes back as it was.
+        targets: its name in seqblend, or the names of the equal parts into which its rows are split.
+        is_transposed: the original is (in, out), as in Conv1D of transformers; seqblend has (out, in).
+        skipped_rows: from the original configuration, how many first rows seqblend does not have.
+        is_row: the original is (1, V); seqblend has (V).
+        is_alias: the original is tied to another tensor. Where it is not tied, it is unused and preserved unchanged.
     """
 
-    ours: str | tuple[str, ...]
+    targets: str | tuple[str, ...]
     is_transposed: bool = False
     skipped_rows: Callable[[PreTrainedConfig], int] | None = None
     is_row: bool = False
     is_alias: bool = False
 
-    def read(self, tensor: torch.Tensor, config: PreTrainedConfig) -> list[torch.Tensor]:
-        """Ours, from their tensor."""
+    def convert(self, tensor: torch.Tensor, original: PreTrainedConfig) -> list[torch.Tensor]:
+        """The tensors of seqblend, in the order of `targets`, from the original tensor."""
         if self.skipped_rows is not None:
-            tensor = tensor[self.skipped_rows(config) :]
+            tensor = tensor[self.skipped_rows(original) :]
         if self.is_row:
             tensor = tensor[0]
         if self.is_transposed and tensor.dim() == 2:
             tensor = tensor.mT
-        parts = tensor.chunk(len(as_tuple(self.ours)))
-        # A view would keep the whole alive, and look like one tensor under several names to those who save it.
+        parts = tensor.chunk(len(as_tuple(self.targets)))
+        # A view would keep the whole storage in memory, and save_pretrained would treat the views as tied tensors.
         return [
             part
             if part.numel() == part.untyped_storage().size() // part.itemsize and part.is_contiguous()
@@ -68,31 +68,33 @@ class Tensors:
             for part in parts
         ]
 
-    def write(self, tensors: list[torch.Tensor], kept: torch.Tensor | None) -> torch.Tensor:
-        """Their tensor, from ours and the rows that were kept aside."""
+    def restore(self, tensors: list[torch.Tensor], skipped_rows: torch.Tensor | None) -> torch.Tensor:
+        """The original tensor from those of seqblend and the preserved rows that seqblend does not have."""
         tensor = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
         if self.is_transposed and tensor.dim() == 2:
             tensor = tensor.mT
         if self.is_row:
             tensor = tensor[None]
-        if kept is not None:
-            tensor = torch.cat((kept.to(tensor), tensor))
+        if skipped_rows is not None:
+            tensor = torch.cat((skipped_rows.to(tensor), tensor))
         return tensor.contiguous()
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A part of a configuration that is not one value in both, with the functions that turn it.
+    """Configuration keys that need functions, because they are not equal in both configurations.
 
     Args:
-        keys: the keys of theirs that `write` may set.
-        read: their configuration to values of our fields. Raises ConversionError for what ours cannot compute.
-        write: our configuration to values of their keys. Raises ConversionError for what theirs cannot say.
+        keys: the original keys that `write` may set.
+        read: returns fields of seqblend from the original configuration. Raises ConversionError for a value that
+            seqblend does not support.
+        write: returns original keys from a configuration of seqblend. Raises ConversionError for a value that the
+            original cannot express.
     """
 
     keys: tuple[str, ...]
     read: Callable[[Any], dict[str, Any]]
-    write: Callable[[Any], dict[str, Any]] = lambda ours: {}
+    write: Callable[[Any], dict[str, Any]] = lambda config: {}
 
 
 @dataclass(frozen=True)
@@ -100,15 +102,15 @@ class Head:
     """A stock class with a head.
 
     Args:
-        stock: its name in transformers.
-        tensors: of the head: their names to ours. The body's are relative to the base model, these are not.
-        required: keys of their configuration with the value that this head must have.
-        check: raises ConversionError for a configuration of theirs that this head of ours cannot compute.
-        dropout: what their configuration says of the dropout before the labels, where this head has one of its own.
+        stock: the name of the class in transformers.
+        tensors: of the head, from original names to seqblend's. Unlike those of the body, these include all prefixes.
+        required: original keys and the value that they must have for this head.
+        check: raises ConversionError for an original configuration that this head does not support.
+        dropout: from the original configuration, the dropout before the labels, if this head has its own rule.
     """
 
     stock: str
-    tensors: Mapping[str, str | Tensors] = field(default_factory=dict)
+    tensors: Mapping[str, str | TensorMap] = field(default_factory=dict)
     required: Mapping[str, Any] = field(default_factory=dict)
     check: Callable[[Any], None] | None = None
     dropout: Callable[[Any], float] | None = None
@@ -118,8 +120,8 @@ class Head:
         return getattr(transformers, self.stock)
 
     @cached_property
-    def patterns(self) -> "list[tuple[re.Pattern[str], Tensors]]":
-        return compiled(self.tensors)
+    def patterns(self) -> "list[tuple[re.Pattern[str], TensorMap]]":
+        return compile_patterns(self.tensors)
 
 
 @dataclass(frozen=True)
@@ -128,72 +130,73 @@ class Architecture:
 
     Args:
         model_type: its name in config.json.
-        config_class: the configuration of ours that computes the same.
+        config_class: the configuration class of seqblend.
         heads: by the name of the Auto class.
-        tensors: of the base model, their names to ours; `*` is the number of a layer, and what follows the name stays.
-        fields: their keys to the fields of ours that have the same value; an encoder-decoder's as `encoder.name`.
-        fixed: our fields that have one value for this architecture.
-        required: their keys with the one value that ours can compute.
-        unused: their keys that ours does not read. They come back as they were.
-        settings: what is neither of these.
-        aside: their tensors that have no place in ours and come back as they were; of the base model,
-        aside_heads: and of heads.
-        sinusoids: tables of theirs for what ours computes; they too come back as they were.
-        legacy: keys that other programs look for and transformers no longer writes, for legacy_keys=True.
+        tensors: of the base model, from original names to seqblend's. `*` stands for the layer number; a suffix such
+            as `.weight` is copied.
+        fields: from original keys to fields of seqblend with the same value; of an encoder-decoder `encoder.name`.
+        fixed: fields of seqblend that have one value for this architecture.
+        required: original keys and the only value that seqblend supports.
+        unused: original keys that seqblend does not read. They are restored unchanged.
+        settings: all other original keys.
+        preserved: original tensors of the base model that have no counterpart in seqblend and are restored unchanged.
+        preserved_heads: the same for tensors of heads.
+        sinusoids: original tables of positions that seqblend computes. They are restored unchanged as well.
+        legacy: keys that other programs read and transformers no longer writes, for legacy_keys=True.
     """
 
     model_type: str
     config_class: type[RecipeConfig]
     heads: Mapping[str, Head]
-    tensors: Mapping[str, str | Tensors]
+    tensors: Mapping[str, str | TensorMap]
     fields: Mapping[str, str | tuple[str, ...]]
     fixed: Mapping[str, Any] = field(default_factory=dict)
     required: Mapping[str, Any] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
     settings: tuple[Setting, ...] = ()
-    aside: tuple[str, ...] = ()
-    aside_heads: tuple[str, ...] = ()
+    preserved: tuple[str, ...] = ()
+    preserved_heads: tuple[str, ...] = ()
     sinusoids: tuple[str, ...] = ()
     legacy: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def their_config_class(self) -> type[PreTrainedConfig]:
+    def original_config_class(self) -> type[PreTrainedConfig]:
         return transformers.CONFIG_MAPPING[self.model_type]
 
     # Configuration.
 
     def read_config(
-        self, theirs: PreTrainedConfig, head: Head, overrides: Mapping[str, Any] | None = None
+        self, original: PreTrainedConfig, head: Head, overrides: Mapping[str, Any] | None = None
     ) -> RecipeConfig:
-        """Our configuration from theirs.
+        """The configuration of seqblend from the original one.
 
         Args:
-            theirs: a stock configuration.
+            original: a stock configuration.
             head: of the stock class.
-            overrides: fields of ours that differ, as from_recipe takes them.
+            overrides: other values for fields of seqblend, as from_recipe takes them.
 
         Raises:
-            ConversionError: ours cannot compute what theirs says.
-            ValueError: an override that is no field, or has a wrong value.
+            ConversionError: seqblend does not support a value of the original.
+            ValueError: an override has an unknown name or a wrong value.
         """
-        self.check_required(theirs, head)
+        self.check_required(original, head)
         values: dict[str, Any] = dict(self.fixed)
         for key, names in self.fields.items():
-            if hasattr(theirs, key):
-                values |= dict.fromkeys(as_tuple(names), getattr(theirs, key))
+            if hasattr(original, key):
+                values |= dict.fromkeys(as_tuple(names), getattr(original, key))
         for setting in self.settings:
-            values |= setting.read(theirs)
+            values |= setting.read(original)
         if head.dropout is not None:
-            values["classifier_dropout"] = head.dropout(theirs)
-        values |= {name: getattr(theirs, name) for name in LABELS}
-        values |= self.placed(overrides or {})
-        return self.config_class(**nested(values), original_model_type=self.model_type)
+            values["classifier_dropout"] = head.dropout(original)
+        values |= {name: getattr(original, name) for name in LABELS}
+        values |= self.flatten_overrides(overrides or {})
+        return self.config_class(**nest(values), original_model_type=self.model_type)
 
-    def placed(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """Values by field, a field of the parts as `part.field`, from what from_recipe takes.
+    def flatten_overrides(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """Overrides as from_recipe takes them, by field; fields of encoder and decoder as `part.field`.
 
         Raises:
-            ValueError: a name that is no field.
+            ValueError: an unknown name.
         """
         options = self.config_class.options() - {"original_model_type"}
         self.config_class.check_names(overrides, options)
@@ -206,111 +209,115 @@ class Architecture:
             }
             if name in parts:
                 self.config_class.sub_configs[name].check_names(value, parts[name])
-                values |= {f"{name}.{field}": of_part for field, of_part in value.items()}
+                values |= {f"{name}.{field}": part_value for field, part_value in value.items()}
             elif name in own:
                 values[name] = value
             else:
                 values |= {f"{part}.{name}": value for part, fields in parts.items() if name in fields}
         return values
 
-    def check_required(self, theirs: PreTrainedConfig, head: Head) -> None:
-        """Raises ConversionError for a value of theirs that ours cannot compute."""
+    def check_required(self, original: PreTrainedConfig, head: Head) -> None:
+        """Raises ConversionError for an original value that seqblend does not support."""
         for key, value in {**self.required, **head.required}.items():
-            given = getattr(theirs, key, value)
+            given = getattr(original, key, value)
             if given != value:
                 raise ConversionError(f"{self.model_type}: {key}={given!r} is not supported, only {value!r}")
         if head.check is not None:
-            head.check(theirs)
+            head.check(original)
 
-    def write_config(self, ours: RecipeConfig) -> dict[str, Any]:
-        """The values of their keys that our configuration says. Raises ConversionError for what theirs cannot say."""
-        values = {key: value_of(ours, as_tuple(names)[0]) for key, names in self.fields.items()}
-        for setting in self.settings:
-            values |= setting.write(ours)
-        return values | {name: getattr(ours, name) for name in LABELS}
-
-    def their_config(self, ours: RecipeConfig, original: PreTrainedConfig, head: Head) -> PreTrainedConfig:
-        """Their configuration: the original one, with what has changed in ours since.
+    def write_config(self, config: RecipeConfig) -> dict[str, Any]:
+        """The original keys and their values from a configuration of seqblend.
 
         Raises:
-            ConversionError: it cannot say what ours has now; the message names the fields.
+            ConversionError: the original cannot express a value.
         """
-        then = self.write_config(self.read_config(original, head))
-        theirs = copy.deepcopy(original)
-        for key, value in self.write_config(ours).items():
-            if value != then[key]:
-                setattr(theirs, key, value)
-        again = self.read_config(theirs, head)
-        lost = [name for name in computed_fields(ours) if value_of(ours, name) != value_of(again, name)]
+        values = {key: value_of(config, as_tuple(names)[0]) for key, names in self.fields.items()}
+        for setting in self.settings:
+            values |= setting.write(config)
+        return values | {name: getattr(config, name) for name in LABELS}
+
+    def restore_config(self, config: RecipeConfig, original: PreTrainedConfig, head: Head) -> PreTrainedConfig:
+        """The original configuration, with the values that were changed in seqblend since the conversion.
+
+        Raises:
+            ConversionError: the original cannot express a value; the message names the fields.
+        """
+        before = self.write_config(self.read_config(original, head))
+        restored = copy.deepcopy(original)
+        for key, value in self.write_config(config).items():
+            if value != before[key]:
+                setattr(restored, key, value)
+        converted = self.read_config(restored, head)
+        lost = [name for name in computed_fields(config) if value_of(config, name) != value_of(converted, name)]
         if lost:
-            values = ", ".join(f"{name}={value_of(ours, name)!r}" for name in lost)
-            raise ConversionError(f"a configuration of {self.model_type} cannot say {values}")
-        return theirs
+            values = ", ".join(f"{name}={value_of(config, name)!r}" for name in lost)
+            raise ConversionError(f"a configuration of {self.model_type} cannot express {values}")
+        return restored
 
     # Tensors.
 
     @cached_property
-    def patterns(self) -> list[tuple[re.Pattern[str], Tensors]]:
-        return compiled(self.tensors)
+    def patterns(self) -> list[tuple[re.Pattern[str], TensorMap]]:
+        return compile_patterns(self.tensors)
 
     def is_base(self, head: Head) -> bool:
         """Whether the stock class is the base model, whose tensors have no prefix."""
         return head.stock == self.heads["AutoModel"].stock
 
     def base_name(self, name: str, head: Head) -> str:
-        """The name in the base model of a tensor of theirs, with or without the base model's prefix."""
+        """The name of an original tensor without the prefix of the base model."""
         return name.removeprefix(f"{head.stock_class.base_model_prefix}.")
 
-    def place(self, name: str, head: Head, our_prefix: str) -> tuple[list[str], Tensors] | None:
-        """Where a tensor of theirs stands in ours.
+    def find_targets(self, name: str, head: Head, prefix: str) -> tuple[list[str], TensorMap] | None:
+        """The counterparts of an original tensor.
 
         Args:
-            name: of theirs, in the head's stock class.
+            name: of the tensor in the stock class of the head.
             head: of the stock class.
-            our_prefix: of the base model in ours.
+            prefix: of the base model's tensors in the model of seqblend.
 
         Returns:
-            The names in ours and the operation; None where it has no place.
+            The names in seqblend and the rule of conversion; None if there is no counterpart.
         """
         if found := match(head.patterns, name):
             return found
         found = match(self.patterns, self.base_name(name, head))
-        return found and ([our_prefix + each for each in found[0]], found[1])
+        return found and ([prefix + each for each in found[0]], found[1])
 
     def is_sinusoidal(self, base_name: str) -> bool:
-        """Whether a tensor of the base model is a table that ours computes."""
+        """Whether a tensor of the base model is a table of sinusoids, which seqblend computes."""
         return any(base_name.startswith(f"{each}.") for each in self.sinusoids)
 
-    def is_aside(self, name: str, head: Head) -> bool:
-        """Whether a tensor of theirs has no place in ours, but comes back."""
+    def is_preserved(self, name: str, head: Head) -> bool:
+        """Whether an original tensor has no counterpart, but is restored unchanged."""
         base_name = self.base_name(name, head)
         return (
             self.is_sinusoidal(base_name)
-            or any(base_name.startswith(f"{each}.") for each in self.aside)
-            or self.is_of_other_head(name)
+            or any(base_name.startswith(f"{each}.") for each in self.preserved)
+            or self.is_of_preserved_head(name)
         )
 
-    def is_of_other_head(self, name: str) -> bool:
-        """Whether a tensor of theirs is of a head that ours does not have, but comes back."""
-        return any(name.startswith(f"{each}.") for each in self.aside_heads)
+    def is_of_preserved_head(self, name: str) -> bool:
+        """Whether an original tensor belongs to a head without counterpart that is restored unchanged."""
+        return any(name.startswith(f"{each}.") for each in self.preserved_heads)
 
 
-def compiled(tensors: Mapping[str, str | Tensors]) -> list[tuple[re.Pattern[str], Tensors]]:
-    """A pattern for each name, longest first; it takes what follows the name, too."""
-    rules = {name: Tensors(ours) if isinstance(ours, str) else ours for name, ours in tensors.items()}
+def compile_patterns(tensors: Mapping[str, str | TensorMap]) -> list[tuple[re.Pattern[str], TensorMap]]:
+    """One pattern for each name and any suffix of it, the longest name first."""
+    rules = {name: TensorMap(rule) if isinstance(rule, str) else rule for name, rule in tensors.items()}
     return [
         (re.compile(re.escape(name).replace(r"\*", r"(\d+)") + r"((?:\..+)?)"), rules[name])
         for name in sorted(rules, key=len, reverse=True)
     ]
 
 
-def match(patterns: list[tuple[re.Pattern[str], Tensors]], name: str) -> tuple[list[str], Tensors] | None:
-    """The names in ours of a tensor, and the operation; None where no pattern takes it."""
-    for pattern, tensors in patterns:
+def match(patterns: list[tuple[re.Pattern[str], TensorMap]], name: str) -> tuple[list[str], TensorMap] | None:
+    """The names in seqblend of an original tensor and the rule of conversion; None if no pattern matches."""
+    for pattern, rule in patterns:
         if found := pattern.fullmatch(name):
-            *numbers, rest = found.groups()
-            names = [each.replace("*", "{}").format(*numbers) + rest for each in as_tuple(tensors.ours)]
-            return names, tensors
+            *numbers, suffix = found.groups()
+            names = [each.replace("*", "{}").format(*numbers) + suffix for each in as_tuple(rule.targets)]
+            return names, rule
     return None
 
 
@@ -318,43 +325,43 @@ def as_tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else names
 
 
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by field, those of a part in a dict of its own."""
+def nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by `field` or `part.field` as arguments of a configuration: one dict for each part."""
     result: dict[str, Any] = {}
     for name, value in values.items():
-        part, _, of_part = name.rpartition(".")
-        (result.setdefault(part, {}) if part else result)[of_part] = copy.deepcopy(value)
+        part, _, part_field = name.rpartition(".")
+        (result.setdefault(part, {}) if part else result)[part_field] = copy.deepcopy(value)
     return result
 
 
 def value_of(config: PreTrainedConfig, name: str) -> Any:
-    """The value of a field, of a part as `part.name`."""
-    part, _, of_part = name.rpartition(".")
-    return getattr(getattr(config, part) if part else config, of_part)
+    """The value of `field` or `part.field`."""
+    part, _, part_field = name.rpartition(".")
+    return getattr(getattr(config, part) if part else config, part_field)
 
 
-def computed_fields(ours: RecipeConfig) -> Iterable[str]:
-    """The fields of a configuration, and of its parts, that say what a model computes."""
-    for name in sorted(ours.own_fields() - NOT_COMPUTED - set(ours.sub_configs)):
+def computed_fields(config: RecipeConfig) -> Iterable[str]:
+    """The fields of a configuration and of its parts that affect the outputs of a model."""
+    for name in sorted(config.own_fields() - NOT_COMPUTED - set(config.sub_configs)):
         yield name
-    for part in ours.sub_configs:
-        for name in sorted(getattr(ours, part).own_fields() - NOT_COMPUTED):
+    for part in config.sub_configs:
+        for name in sorted(getattr(config, part).own_fields() - NOT_COMPUTED):
             yield f"{part}.{name}"
 
 
-def both(name: str) -> tuple[str, str]:
-    """A field of the encoder and of the decoder."""
+def in_both_parts(name: str) -> tuple[str, str]:
+    """The field of the encoder and of the decoder."""
     return f"encoder.{name}", f"decoder.{name}"
 
 
-def no_dropout(theirs: Any) -> float:
-    """Their classifiers of sequences project the last token as it is."""
+def no_dropout(original: Any) -> float:
+    """Dropout of stock sequence classifiers that have none."""
     return 0.0
 
 
-def token_dropout(theirs: Any) -> float:
-    """What their classifiers of tokens look for, the default where the configuration says nothing."""
+def token_dropout(original: Any) -> float:
+    """Dropout of stock token classifiers: the first key that is set, else their default."""
     for key in ("classifier_dropout", "hidden_dropout"):
-        if getattr(theirs, key, None) is not None:
-            return float(getattr(theirs, key))
+        if getattr(original, key, None) is not None:
+            return float(getattr(original, key))
     return 0.1

@@ -1,17 +1,17 @@
-"""Whether the code on a card says of test rows what the run said of them: tried on rows of every label."""
+"""Whether the code on a card gives the predictions of the run: tested on test rows of every label."""
 
 import json
 from collections import Counter
 from itertools import groupby
 from typing import Any
 
-from .saved import Saved
-from .usage import LONGEST
+from .saved import SavedModel
+from .usage import MAX_EXAMPLE_LENGTH
 
-# The most rows of each label that are tried, and of all labels together.
-ROWS_OF_LABEL, MOST_ROWS = 3, 100
-# What stands between the output of the card's code and what the rows were told.
-MARK = "--- test rows ---"
+# The largest number of rows of one label that are tested, and of all rows together.
+ROWS_PER_LABEL, MAX_ROWS = 3, 100
+# The line between the output of the card's code and the results of the test rows.
+SEPARATOR = "--- test rows ---"
 TRIAL = """
 import json
 
@@ -19,87 +19,94 @@ def try_row(code):
     lines = []
     try:
         exec(code, {{**globals(), "print": lambda *words: lines.append(words)}})
-    except Exception as error:
+    except Exception as error:  # the code on the card calls transformers and torch
         return str(error)
     return lines
 
-print({mark!r})
+print({separator!r})
 print(json.dumps([try_row(code) for code in {codes!r}], default=str))
 """
 
 
-def rows_of_each_label(saved: Saved) -> list[dict[str, Any]]:
-    """Some of the test rows that got each label; short ones, which nothing was cut off of.
+def rows_of_each_label(saved: SavedModel) -> list[dict[str, Any]]:
+    """Select test rows for every predicted label. Only short rows, which are not truncated.
 
-    One of every label comes before the second of any, so that many labels leave none out.
+    The first row of every label is selected before the second row of any label, so that the limit leaves out as few
+    labels as possible.
     """
     if not saved.head.classifies:
         return []
     rest = [row for row in saved.predictions if is_short(row["input"])]
     rows, counts = [], Counter[str]()
-    for most in range(1, ROWS_OF_LABEL + 1):
-        left = []
+    for limit in range(1, ROWS_PER_LABEL + 1):
+        skipped = []
         for row in rest:
-            labels = labels_of(row)
-            wanted = len(rows) < MOST_ROWS and any(counts[name] < most for name in labels)
-            (rows if wanted else left).append(row)
-            counts.update(labels if wanted else ())
-        rest = left
+            labels = predicted_labels(row)
+            is_selected = len(rows) < MAX_ROWS and any(counts[name] < limit for name in labels)
+            (rows if is_selected else skipped).append(row)
+            counts.update(labels if is_selected else ())
+        rest = skipped
     return rows
 
 
-def told_rows(rows: list[dict[str, Any]], labels: int) -> str:
-    """How many rows were tried, and of how many of the model's labels; of numbers there are none to tell of."""
-    tried = set().union(*map(labels_of, rows))
+def describe_rows(rows: list[dict[str, Any]], num_labels: int) -> str:
+    """The number of tested rows and, for models with label names, of the labels predicted for them."""
+    labels = set().union(*map(predicted_labels, rows))
     count = f"{len(rows)} test row{'s' * (len(rows) > 1)}"
-    if tried == {""}:
+    if labels == {""}:
         return count
-    return f"{count}, which got {'all' if len(tried) == labels else f'{len(tried)} of the'} {labels} labels,"
+    return f"{count} (with {'all' if len(labels) == num_labels else f'{len(labels)} of the'} {num_labels} labels)"
 
 
 def is_short(example: str | list[str]) -> bool:
-    """Whether a text, a pair of texts, or words have no more than LONGEST characters."""
-    return sum(map(len, example)) <= LONGEST
+    """Whether a text, a pair of texts, or a list of words has at most MAX_EXAMPLE_LENGTH characters."""
+    return sum(map(len, example)) <= MAX_EXAMPLE_LENGTH
 
 
-def labels_of(row: dict[str, Any]) -> set[str]:
-    """The labels that a row got; of several that are not exclusive the most probable; of numbers one for all."""
+def predicted_labels(row: dict[str, Any]) -> set[str]:
+    """The labels predicted for a row: its tags, or the most probable label; {""} for regression."""
     if isinstance(row["prediction"], list) and "scores" not in row and isinstance(row["input"], list):
         return {str(tag) for tag in row["prediction"]}
     return {max(row["scores"], key=row["scores"].get)} if row.get("scores") else {""}
 
 
 def trial_code(codes: list[str]) -> str:
-    """Lines behind those of the card that print what each of `codes` prints."""
-    return TRIAL.format(mark=MARK, codes=codes) if codes else ""
+    """Code to append to that of the card: it prints, as JSON, what each of `codes` prints."""
+    return TRIAL.format(separator=SEPARATOR, codes=codes) if codes else ""
 
 
-def count_agreeing(rows: list[dict[str, Any]], printed: str) -> int:
-    """Of how many rows the code said what the run said, from what `trial_code` printed."""
-    return sum(agrees(row, lines) for row, lines in zip(rows, json.loads(printed), strict=True))
+def count_agreeing(rows: list[dict[str, Any]], output: str) -> int:
+    """The number of rows for which the code gives the prediction of the run; `output` is that of `trial_code`."""
+    return sum(agrees(row, lines) for row, lines in zip(rows, json.loads(output), strict=True))
 
 
 def agrees(row: dict[str, Any], lines: list[list[Any]] | str) -> bool:
-    """Whether the printed lines of a row, each a list of what was printed, say the same as its prediction."""
+    """Whether the output for a row equals its prediction.
+
+    Args:
+        row: of predictions.jsonl.
+        lines: the arguments of each call of print, or the message of an error.
+    """
     if isinstance(lines, str):
         return False
-    said = lines[0][0] if lines else None
-    if said is None or isinstance(said, str):
-        return [line[1] for line in lines] in (tags_told(row["prediction"]), groups_told(row["prediction"]))
-    said = said[0] if isinstance(said, list) else said
+    output = lines[0][0] if lines else None
+    if output is None or isinstance(output, str):
+        tags = [line[1] for line in lines]
+        return tags in (expected_tags(row["prediction"]), expected_groups(row["prediction"]))
+    output = output[0] if isinstance(output, list) else output
     if row.get("scores"):
-        return {said["label"]} == labels_of(row)
+        return {output["label"]} == predicted_labels(row)
     numbers = row["prediction"] if isinstance(row["prediction"], list) else [row["prediction"]]
-    return abs(said["score"] - max(numbers)) <= 1e-3 * max(1.0, abs(max(numbers)))
+    return abs(output["score"] - max(numbers)) <= 1e-3 * max(1.0, abs(max(numbers)))
 
 
-def tags_told(tags: list[str]) -> list[str]:
-    """The tags that a pipeline tells of, word by word."""
+def expected_tags(tags: list[str]) -> list[str]:
+    """The tags that a pipeline returns word by word: all but O."""
     return [tag for tag in tags if tag != "O"]
 
 
-def groups_told(tags: list[str]) -> list[str]:
-    """The types of the spans that a pipeline groups tags of IOB into."""
+def expected_groups(tags: list[str]) -> list[str]:
+    """The types of the spans into which a pipeline groups IOB tags."""
     numbered, number, last = [], 0, None
     for tag in tags:
         kind = tag.partition("-")[2]

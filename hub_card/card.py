@@ -1,8 +1,8 @@
-"""The model card: what a model does, how well, and how it was made, from what its run left in the directory.
+"""The model card: what a model does, its results, and how it was trained, from the files in its directory.
 
-Nothing on a card is invented. What the user knows is given (`Given`); what happened in training was kept by a callback
-(`record.RunRecord`, in trainer_state.json); what was measured stands in all_results.json and predictions.jsonl, or is
-computed here: the code for its use is run before it is printed, and the pictures are drawn.
+Every fact on a card has a source. The user gives some (`CardData`); a callback records the training
+(`record.RunRecord`, in trainer_state.json); results are read from all_results.json and predictions.jsonl. The example
+code is run before it is printed, and the pictures are drawn from these files.
 """
 
 import functools
@@ -23,23 +23,23 @@ from ..configuration.base import unknown
 from ..data.writing import write_atomically
 from ..tasks.tags import describe_scheme
 from ..version import __version__
-from .agreement import MARK, count_agreeing, rows_of_each_label, told_rows, trial_code
-from .contents import PublishError, gather, repository_files
+from .agreement import SEPARATOR, count_agreeing, describe_rows, rows_of_each_label, trial_code
+from .contents import PublishError, link_files, repository_files
 from .illustrate import draw_pictures
-from .provenance import check_code, renewed_code
-from .record import shown
-from .saved import Saved, read_saved
+from .provenance import check_code, update_code
+from .record import format_value
+from .saved import SavedModel, read_saved
 from .secrecy import is_public, known_secrets
-from .usage import as_text, asking_code, is_pair, prompt_of, run_usage, usage_code
+from .usage import as_text, inference_code, is_pair, make_prompt, run_usage, usage_code
 
 logger = logging.getLogger(__name__)
 
 NOT_MEASURED = "not measured"
-# What is no character of a text.
+# Control characters, which are not part of a text.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-# By which a card of ours is known from one that somebody wrote.
-MADE = "Made with seqblend"
-# Each metric's name on the Hub, and in words.
+# Marks a card that this package wrote and may replace.
+SIGNATURE = "Made with seqblend"
+# For each metric its name on the Hub and its name on the card.
 METRICS = {
     "accuracy": ("accuracy", "Accuracy"),
     "subset_accuracy": ("accuracy", "Subset accuracy"),
@@ -61,40 +61,38 @@ METRICS = {
     "loss": ("loss", "Loss"),
 }
 SPLITS = {"eval": "validation", "test": "test"}
-# The options that the card's table shows.
+# The fields of the configuration in the table of the card.
 OPTIONS = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),
     *("intermediate_size", "feed_forward_type", "hidden_act", "norm_type", "norm_position", "position_type"),
     *("sliding_window", "pooling", "hidden_dropout", "attention_dropout", "classifier_dropout", "label_smoothing"),
     "class_weights",
 )
-
-
-# The most characters of a value that was changed on the way.
-CHANGED = 60
+# The maximal length of a value in the table of changes, in characters.
+MAX_VALUE_LENGTH = 60
 
 
 @strict
 @dataclass
-class Given:
-    """What only the user knows of a model. All of it may be left out.
+class CardData:
+    """Facts about a model that only the user knows. All are optional.
 
     Args:
         repo_id: `user/name`.
-        revision: the branch that it is pushed to.
-        title: the card's heading; None: the repository's name.
-        summary: what the model is for, in the user's words.
+        revision: the branch that the model is pushed to.
+        title: the heading of the card; None: the name of the repository.
+        summary: what the model is for.
         limits: what it should not be used for.
         license: as the Hub spells it, `apache-2.0`.
-        license_name: of a license that the Hub has no name for.
-        license_link: where that one is.
+        license_name: of a license that the Hub does not list.
+        license_link: to the text of that license.
         language: codes of the languages, `en` or `[en, ko]`.
-        data: what the training data are, in words.
-        datasets: the data sets' names on the Hub.
-        base_model: the model that it was trained from, by its name on the Hub.
-        tags: more tags.
-        pipeline_tag: the Hub's name of the task, where the usual one does not fit.
-        example: a text, or the words of a sentence, to show in place of the first test row.
+        data: a description of the training data.
+        datasets: names of the data sets on the Hub.
+        base_model: name on the Hub of the model that training started from.
+        tags: additional tags.
+        pipeline_tag: the task on the Hub, if it is not the usual one for the head.
+        example: a text, or the words of a sentence, shown instead of the first test row.
     """
 
     repo_id: str | None = None
@@ -115,69 +113,69 @@ class Given:
 
     @classmethod
     def check_names(cls, names: Any) -> None:
-        """Raises ValueError for a name that is no field; the message lists the fields, nearest first."""
+        """Raises ValueError for an unknown field; the message lists the fields, nearest first."""
         valid = [field.name for field in fields(cls)]
         for name in names:
             if name not in valid:
-                raise ValueError(unknown("fact of the card", name, valid))
+                raise ValueError(unknown("field of card_data", name, valid))
 
 
 def write_card(
     directory: str | Path,
-    given: Given | None = None,
+    card_data: CardData | None = None,
     complete: bool = True,
     *,
     into: Path | None = None,
     trust_remote_code: bool = False,
 ) -> Path:
-    """Write README.md and the pictures on it into a saved model's directory.
+    """Write README.md and its pictures into the directory of a saved model.
 
     Args:
-        directory: of a saved model, with what its run left there.
-        given: what only the user knows.
-        complete: draw the pictures, and run the code. Otherwise the card says what the configuration tells.
+        directory: of a saved model, with the files that its run wrote.
+        card_data: facts from the user.
+        complete: also draw the pictures and run the example code.
         into: where to write; None: into the directory.
-        trust_remote_code: run the code for its use though the directory's code is somebody else's.
+        trust_remote_code: run the example code even if the directory holds foreign code (see provenance.py).
 
     Returns:
-        The card.
+        The path of the card.
 
     Raises:
-        ValueError: no model of this package is saved there.
+        ValueError: the directory does not hold a model of this package, or a file of the run is damaged.
     """
     saved = read_saved(directory)
-    given = with_given_to_the_run(saved, given)
-    repo_id = given.repo_id or f"you/{saved.directory.absolute().name}"
-    first = first_public(saved) if given.example is None else {}
-    shown = prompt_of(saved.head, given.example or first.get("input"), saved.tokenizer.get("mask_token"))
-    asked = "a text" if shown is None else shown
-    code = usage_code(saved.head, repo_id, asked, given.revision or "main", saved.tagging)
-    runs = complete and shown is not None
-    output, agreement = printed(code, repo_id, saved, trust_remote_code) if runs else (NOT_MEASURED, None)
+    card_data = merge_card_data(saved, card_data)
+    repo_id = card_data.repo_id or f"you/{saved.directory.absolute().name}"
+    row = first_public_row(saved) if card_data.example is None else {}
+    prompt = make_prompt(saved.head, card_data.example or row.get("input"), saved.tokenizer.get("mask_token"))
+    example = "a text" if prompt is None else prompt
+    code = usage_code(saved.head, repo_id, example, card_data.revision or "main", saved.tagging)
+    can_run = complete and prompt is not None
+    output, agreement = try_usage(code, repo_id, saved, trust_remote_code) if can_run else (NOT_MEASURED, None)
     into = saved.directory if into is None else into
-    pictures = draw_pictures(saved, shown, into) if complete else []
-    card = template().render(
-        metadata=metadata(saved, given, repo_id, shown),
-        title=given.title or repo_id.partition("/")[2] or repo_id,
-        given=given,
+    pictures = draw_pictures(saved, prompt, into) if complete else []
+    card = load_template().render(
+        metadata=metadata(saved, card_data, repo_id, prompt),
+        title=card_data.title or repo_id.partition("/")[2] or repo_id,
+        card_data=card_data,
         repo_id=repo_id,
         saved=saved,
         run=saved.run,
-        data=data_name(saved, given),
-        sentence=saved.head.sentence.format(labels=told_labels(saved)),
-        example=example_lines(shown, first, output, saved.tagging.rule),
+        data=data_name(saved, card_data),
+        sentence=saved.head.sentence.format(labels=describe_labels(saved)),
+        example=example_lines(prompt, row, output, saved.tagging.rule),
         code=code,
         output=output,
         agreement=agreement,
         results=result_rows(saved),
         tags=describe_scheme(saved.labels) if saved.head.pipeline_tag == "token-classification" else None,
         architecture=architecture_rows(saved),
-        limits=limits(saved, given),
+        limits=limits(saved, card_data),
         pictures=pictures,
         version=__version__,
         missing=NOT_MEASURED,
-        counted=counted,
-        duration=duration,
+        format_count=format_count,
+        format_duration=format_duration,
     )
     path = into / "README.md"
     write_atomically(path, CONTROL.sub("\ufffd", card))
@@ -186,106 +184,105 @@ def write_card(
     return path
 
 
-def with_given_to_the_run(saved: Saved, given: Given | None) -> Given:
-    """What the user says now, and for the rest what was said to the run, which stands in its results.
+def merge_card_data(saved: SavedModel, card_data: CardData | None) -> CardData:
+    """The given facts; those that are not given are taken from the results of the run.
 
     Raises:
-        ValueError: what stands there is no fact of a card.
+        ValueError: card_data in the results has an unknown field or a wrong value.
     """
-    facts = saved.results.get("card_data") or {}
+    recorded = saved.results.get("card_data") or {}
+    given = {name: value for name, value in vars(card_data or CardData()).items() if value is not None}
     try:
-        Given.check_names(facts)
-        return Given(**{**facts, **facts_of(given)})
+        CardData.check_names(recorded)
+        return CardData(**{**recorded, **given})
     except (StrictDataclassError, TypeError, ValueError) as error:
         raise ValueError(f"{saved.directory / 'all_results.json'}: card_data: {error}") from error
 
 
-def first_public(saved: Saved) -> dict[str, Any]:
-    """The first row of the test split that holds no secret, which the card may show; empty where there is none."""
+def first_public_row(saved: SavedModel) -> dict[str, Any]:
+    """The first row of the test split without a secret, which the card may show; empty if there is none."""
     known = dict(known_secrets({saved.directory.absolute()}))
     return next((row for row in saved.predictions if is_public(row, known)), {})
 
 
-def facts_of(given: Given | None) -> dict[str, Any]:
-    """What was given, by name."""
-    return {name: value for name, value in vars(given or Given()).items() if value is not None}
-
-
-@functools.cache  # it takes longer than all else of a card, which is written with every checkpoint that is pushed
-def template() -> jinja2.Template:
-    """The card's template; a name that it misses is an error."""
+@functools.cache  # parsing takes most of the time of a card, and every pushed checkpoint has one
+def load_template() -> jinja2.Template:
+    """The template of the card; an undefined name in it is an error."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters["line"] = in_a_line
-    environment.filters["changed"] = lambda value: f"{shown(value):.{CHANGED}}"
-    environment.filters["cell"] = lambda value: in_a_line(value).replace("|", "\\|")
+    environment.filters["line"] = one_line
+    environment.filters["changed"] = lambda value: f"{format_value(value):.{MAX_VALUE_LENGTH}}"
+    environment.filters["cell"] = lambda value: one_line(value).replace("|", "\\|")
     return environment.from_string(Path(__file__).with_name("template.md").read_text(encoding="utf-8"))
 
 
-def in_a_line(value: object) -> str:
-    """A value as a heading or a cell of a table has it: what ends a line, or is no character, is a space."""
+def one_line(value: object) -> str:
+    """A value as one line, for a heading or a table cell: line ends and control characters become spaces."""
     return " ".join(CONTROL.sub(" ", str(value)).split())
 
 
-def printed(code: str, repo_id: str, saved: Saved, trusted: bool = False) -> tuple[str, str | None]:
-    """What the code prints, and whether it says of test rows what the run said of them.
+def try_usage(code: str, repo_id: str, saved: SavedModel, trusted: bool = False) -> tuple[str, str | None]:
+    """Run the example code, and compare its outputs for test rows with the predictions of the run.
 
-    If it fails, or would run somebody else's code, the card is written all the same and says so.
+    If the code fails, or if the directory holds foreign code that is not trusted, a warning is logged.
+
+    Returns:
+        The output, or NOT_MEASURED; and a sentence on the comparison, or None if nothing was compared.
     """
     rows = rows_of_each_label(saved)
-    trial = trial_code([asking_code(saved.head, row["input"], saved.tagging) for row in rows])
+    trial = trial_code([inference_code(saved.head, row["input"], saved.tagging) for row in rows])
     try:
-        output, _, answers = run_checked(code + trial, repo_id, saved.directory, trusted).partition(MARK)
+        output, _, answers = run_checked(code + trial, repo_id, saved.directory, trusted).partition(SEPARATOR)
         agreeing = count_agreeing(rows, answers) if answers else None
     except (PublishError, ValueError) as error:
         logger.warning("The code on the card of %s fails: %s", saved.directory, error)
         return NOT_MEASURED, None
     if agreeing is None:
         return output, None
-    return output.rstrip("\n"), agreement_of(saved, rows, agreeing)
+    return output.rstrip("\n"), describe_agreement(saved, rows, agreeing)
 
 
 def run_checked(code: str, repo_id: str, directory: Path, trusted: bool) -> str:
-    """What the code prints with the files of a directory that are pushed, and no other.
+    """The output of the code, run with only those files of a directory that are pushed.
 
     Raises:
-        ValueError: it fails, or would run somebody else's code, which is not trusted.
+        ValueError: the code fails, or the directory holds foreign code that is not trusted.
         PublishError: see repository_files.
     """
     check_code(directory, trusted)
-    with tempfile.TemporaryDirectory() as place:
-        own = renewed_code(directory, Path(place, "code"), trusted)
-        gather({**repository_files(directory), **own}, Path(place, "model"))
-        return run_usage(code, repo_id, Path(place, "model"))
+    with tempfile.TemporaryDirectory() as temporary:
+        updated = update_code(directory, Path(temporary, "code"), trusted)
+        link_files({**repository_files(directory), **updated}, Path(temporary, "model"))
+        return run_usage(code, repo_id, Path(temporary, "model"))
 
 
-def agreement_of(saved: Saved, rows: list[dict[str, Any]], agreeing: int) -> str:
-    """One sentence on how many of the rows got the answer of the run."""
-    tried = told_rows(rows, len(saved.labels))
+def describe_agreement(saved: SavedModel, rows: list[dict[str, Any]], agreeing: int) -> str:
+    """A sentence on how many of the tested rows got the prediction of the run; a difference is logged as well."""
+    tested = describe_rows(rows, len(saved.labels))
     if agreeing == len(rows):
-        return f"On {tried} it says what the run said"
-    said = f"On {len(rows) - agreeing} of {tried} it says something else than the run said"
-    logger.warning("The code on the card of %s: %s", saved.directory, said)
-    return said
+        return f"The code was also run on {tested}: it gives the predictions of the run"
+    different = f"{len(rows) - agreeing} of {len(rows)} predictions differ from those of the run"
+    logger.warning("The code on the card of %s was run on %s: %s", saved.directory, tested, different)
+    return f"The code was also run on {tested}: {different}"
 
 
-def metadata(saved: Saved, given: Given, repo_id: str, example: Any) -> str:
+def metadata(saved: SavedModel, card_data: CardData, repo_id: str, example: Any) -> str:
     """The YAML at the top of the card, without the lines of dashes."""
-    results = eval_results(saved, given)
-    shows = example is not None and not is_pair(saved.head, example)
-    widget = [{"text": as_text(example, saved.tagging.rule)}] if shows else None
-    datasets = given.datasets or saved.results.get("dataset_id")
+    results = eval_results(saved, card_data)
+    has_widget = example is not None and not is_pair(saved.head, example)
+    widget = [{"text": as_text(example, saved.tagging.rule)}] if has_widget else None
+    datasets = card_data.datasets or saved.results.get("dataset_id")
     data = ModelCardData(
-        language=given.language,
-        license=given.license,
-        license_name=given.license_name,
-        license_link=given.license_link,
+        language=card_data.language,
+        license=card_data.license,
+        license_name=card_data.license_name,
+        license_link=card_data.license_link,
         library_name="transformers",
-        pipeline_tag=given.pipeline_tag or saved.head.pipeline_tag,
-        tags=["seqblend", saved.config["model_type"], *(given.tags or [])],
+        pipeline_tag=card_data.pipeline_tag or saved.head.pipeline_tag,
+        tags=["seqblend", saved.config["model_type"], *(card_data.tags or [])],
         datasets=[datasets] if isinstance(datasets, str) else datasets,
-        base_model=given.base_model,
+        base_model=card_data.base_model,
         metrics=sorted({result.metric_type for result in results}) or None,
         model_name=(repo_id.partition("/")[2] or repo_id) if results else None,
         eval_results=results or None,
@@ -294,14 +291,14 @@ def metadata(saved: Saved, given: Given, repo_id: str, example: Any) -> str:
     return data.to_yaml()
 
 
-def eval_results(saved: Saved, given: Given) -> list[EvalResult]:
-    """Every metric that was measured, as the Hub's model-index has it."""
+def eval_results(saved: SavedModel, card_data: CardData) -> list[EvalResult]:
+    """Every measured metric, for the model-index of the Hub."""
     head = saved.head
-    name = data_name(saved, given)
-    datasets = given.datasets or saved.results.get("dataset_id") or name.split()[0]
+    name = data_name(saved, card_data)
+    datasets = card_data.datasets or saved.results.get("dataset_id") or name.split()[0]
     return [
         EvalResult(
-            task_type=given.pipeline_tag or head.pipeline_tag,
+            task_type=card_data.pipeline_tag or head.pipeline_tag,
             task_name=head.task_name,
             dataset_type=datasets if isinstance(datasets, str) else datasets[0],
             dataset_name=name,
@@ -310,17 +307,17 @@ def eval_results(saved: Saved, given: Given) -> list[EvalResult]:
             metric_name=METRICS[key][1],
             metric_value=value,
         )
-        for split, key, value in measured(saved)
+        for split, key, value in measured_metrics(saved)
     ]
 
 
-def data_name(saved: Saved, given: Given) -> str:
-    """What the data are called."""
-    return in_a_line(given.data or saved.results.get("dataset", "")) or "data without a name"
+def data_name(saved: SavedModel, card_data: CardData) -> str:
+    """The name of the data on the card."""
+    return one_line(card_data.data or saved.results.get("dataset", "")) or "data without a name"
 
 
-def measured(saved: Saved) -> list[tuple[str, str, float]]:
-    """Split, metric and value of all that was measured."""
+def measured_metrics(saved: SavedModel) -> list[tuple[str, str, float]]:
+    """Split, metric and value of every measured metric."""
     return [
         (split, key, saved.results[f"{prefix}_{key}"])
         for prefix, split in SPLITS.items()
@@ -329,85 +326,90 @@ def measured(saved: Saved) -> list[tuple[str, str, float]]:
     ]
 
 
-def result_rows(saved: Saved) -> list[tuple[str, str, str, str]]:
-    """Split, number of rows, metric and value, as the table shows them."""
-    sizes = {split: counted(saved.results.get(f"{prefix}_samples")) for prefix, split in SPLITS.items()}
-    # Where the figure is something else, the note is of an earlier measurement.
+def result_rows(saved: SavedModel) -> list[tuple[str, str, str, str]]:
+    """Split, number of rows, metric and value for the table of results."""
+    sizes = {split: format_count(saved.results.get(f"{prefix}_samples")) for prefix, split in SPLITS.items()}
+    # The note explains a BLEU of 0. For another value it is left from an earlier measurement.
     notes = {(split, "bleu", 0.0): saved.results.get(f"{prefix}_bleu_note") for prefix, split in SPLITS.items()}
     rows = []
-    for split, key, value in measured(saved):
+    for split, key, value in measured_metrics(saved):
         note = notes.get((split, key, value))
         rows.append((split, sizes[split], METRICS[key][1], f"{value:.4f}" + (f": {note}" if note else "")))
     return rows
 
 
-def counted(number: int | None) -> str:
-    """A number with its thousands apart."""
+def format_count(number: int | None) -> str:
+    """A number with separated thousands."""
     return f"{number:,}" if number else NOT_MEASURED
 
 
-def duration(seconds: float) -> str:
-    """A time as it is read."""
+def format_duration(seconds: float) -> str:
+    """A time in seconds or minutes."""
     return f"{seconds:.1f} seconds" if seconds < 60 else f"{seconds / 60:.1f} minutes"
 
 
-def architecture_rows(saved: Saved) -> list[tuple[str, list[str]]]:
-    """Name and values of the options; an encoder-decoder has a value for each part."""
+def architecture_rows(saved: SavedModel) -> list[tuple[str, list[str]]]:
+    """Name and values of each field; an encoder-decoder has one value for each part."""
     config = saved.config
     parts = [config[name] for name in ("encoder", "decoder") if name in config] or [config]
     rows = [(f"`{name}`", [str(part[name]) for part in parts]) for name in OPTIONS if parts[0].get(name) is not None]
     if len(parts) > 1:
-        # What the heads read stands in the whole.
+        # Fields of the heads are in the config of the whole model, not in its parts.
         rows = [row for row in rows if row[0] not in ("`pooling`", "`classifier_dropout`", "`label_smoothing`")]
         rows.append(("`label_smoothing`", [str(config["label_smoothing"])]))
     return rows
 
 
-def told_labels(saved: Saved) -> str:
-    """What a classifier gives, in words."""
+def describe_labels(saved: SavedModel) -> str:
+    """The output of a classifier, in words."""
     count, kind = len(saved.labels), saved.config.get("problem_type")
     if kind == "regression":
         return "a number" if count == 1 else f"{count} numbers"
-    return f"those of {count} labels that fit" if kind == "multi_label_classification" else f"one of {count} labels"
+    return f"any number of {count} labels" if kind == "multi_label_classification" else f"one of {count} labels"
 
 
-def example_lines(example: Any, first: dict[str, Any], output: str, rule: str | None) -> list[tuple[str, str]]:
-    """A real input, what the model said and what is right; empty where nothing is known."""
+def example_lines(example: Any, row: dict[str, Any], output: str, rule: str | None) -> list[tuple[str, str]]:
+    """An input, the output of the model and the reference, each with its name; empty without an example."""
     if example is None:
         return []
-    said = first.get("prediction")
-    # One tag a word says little: what the code prints has the words beside them.
-    if said is None or isinstance(said, list):
+    prediction = row.get("prediction")
+    # A list of tags is hard to read: the output of the code has the words beside them.
+    if prediction is None or isinstance(prediction, list):
         return [("input", as_text(example, rule)), ("output", output)]
-    reference = first["reference"]
+    reference = row["reference"]
     return [
         ("input", as_text(example)),
-        ("output", str(said)),
-        ("right", " | ".join(reference) if isinstance(reference, list) else str(reference)),
+        ("output", str(prediction)),
+        ("reference", " | ".join(reference) if isinstance(reference, list) else str(reference)),
     ]
 
 
-def quoted(name: str) -> str:
-    """A name in one line, between backticks; more of them where it has some itself."""
-    name = in_a_line(name)
+def code_span(name: str) -> str:
+    """A name in one line between backticks, with more backticks if the name contains some."""
+    name = one_line(name)
     ticks = "`" * (1 + max(map(len, re.findall("`+", name)), default=0))
     return f"{ticks}{name}{ticks}" if len(ticks) == 1 else f"{ticks} {name} {ticks}"
 
 
-def limits(saved: Saved, given: Given) -> list[str]:
-    """What is known of the model's limits."""
-    results, lines = saved.results, [given.limits] if given.limits else []
-    measuring = " and in measuring" if measured(saved) else ""
+def limits(saved: SavedModel, card_data: CardData) -> list[str]:
+    """The known limits of the model, one sentence each."""
+    results, lines = saved.results, [card_data.limits] if card_data.limits else []
+    is_measured = bool(measured_metrics(saved))
     if "train_samples" in results:
-        rows = f"{counted(results['train_samples'])} rows of {data_name(saved, given)}"
-        lines.append(
-            f"It was trained on {rows}" + (", and measured on the splits above alone." if measured(saved) else ".")
-        )
+        rows = f"{format_count(results['train_samples'])} rows of {data_name(saved, card_data)}"
+        evaluation = " and evaluated only on the splits above" if is_measured else ""
+        lines.append(f"The model was trained on {rows}{evaluation}.")
     lines += [f"{results[key]}." for prefix in SPLITS if results.get(key := f"{prefix}_leakage")]
     if "max_length" in results and saved.head.pipeline_tag != "text-generation":
-        lines.append(f"What it reads was cut to {results['max_length']} tokens, in training{measuring}.")
+        phases = "training and evaluation" if is_measured else "training"
+        lines.append(f"Inputs were truncated to {results['max_length']} tokens in {phases}.")
     if saved.splitting is not None:
-        lines.append(f"It tags words. Of the rules that divide a text into words, {saved.splitting}.")
+        rule, share = saved.splitting
+        reproduced = "the words" if share == 1 else f"{share:.1%} of the words"
+        lines.append(
+            f"The model labels words. Split texts into words by the rule {rule!r}, which reproduces {reproduced} of "
+            f"the training data{'' if share == 1 else '; no rule reproduces all of them'}."
+        )
     if saved.head.classifies and saved.config.get("problem_type") != "regression" and len(saved.labels) <= 60:
-        lines.append("It knows these labels and no other: " + ", ".join(map(quoted, saved.labels)) + ".")
-    return [*lines, f"Bias, robustness, and texts of another kind: {NOT_MEASURED}."]
+        lines.append(f"The model predicts only these labels: {', '.join(map(code_span, saved.labels))}.")
+    return [*lines, f"Bias, robustness and performance on other kinds of text: {NOT_MEASURED}."]

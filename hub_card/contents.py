@@ -1,4 +1,4 @@
-"""What a repository holds: chosen by exact names, complete, from inside the directory, and without secrets."""
+"""The files of a repository: selected by exact names, complete, without links, and scanned for secrets."""
 
 import re
 import shutil
@@ -9,18 +9,18 @@ from huggingface_hub.utils.sha import sha_fileobj
 from transformers.dynamic_module_utils import get_relative_imports
 
 from ..conversion.origin import FOLDER as ORIGINAL
-from ..conversion.origin import kept_files
+from ..conversion.origin import origin_files
 from ..data.objects import read_object
 from .export import FAMILIES
 from .illustrate import DRAWN, FOLDER
-from .secrecy import first_secret, known_secrets
+from .secrecy import find_secret, known_secrets
 from .verify import REFERENCE
 
-# What may stand in a repository besides the weights and the code that config.json names. Nothing else is sent.
+# All files that are pushed, besides the weights and the code that config.json names.
 PICTURES = tuple(f"{FOLDER}/{name}" for name in DRAWN)
 PUSHED = (
     *("config.json", "generation_config.json", "README.md", REFERENCE, *PICTURES),
-    # Of tokenizers, by the names that transformers' own have.
+    # Files of the tokenizers of transformers.
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "normalizer.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "dict.txt", "vocab-src.json", "vocab-tgt.json"),
     *("target_vocab.json", "entity_vocab.json", "emoji.json", "word_shape.json", "word_pronunciation.json"),
@@ -28,44 +28,44 @@ PUSHED = (
     *("spm.model", "spm_char.model", "source.spm", "target.spm", "tiktoken.model", "tekken.json"),
     *("chat_template.jinja", "chat_template.json"),
 )
-# A tokenizer's other chat templates, by the names that it is asked for them.
+# Additional chat templates of a tokenizer.
 TEMPLATES = "additional_chat_templates"
 TEMPLATE = re.compile(r"[\w-]+\.jinja")
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
-# What the card is made from; it stays here.
+# Files of the run that the card is made from; they are not pushed.
 RECORDS = ("all_results.json", "trainer_state.json", "predictions.jsonl")
-# Files that say nothing in words.
+# Binary files, which are not scanned.
 BINARY = (".png", ".pt", ".pth", ".bin", ".model", ".spm")
 
 
 class PublishError(RuntimeError):
-    """A push that did not go through. The message says why, what is where, and how to go on."""
+    """A push that failed. The message says why, which files are where, and how to continue."""
 
 
 def repository_files(directory: str | Path) -> dict[str, Path]:
-    """The files of a saved model that belong into its repository: their paths in it, and here.
+    """The files of a saved model that are pushed: from the path in the repository to the path on this machine.
 
     Raises:
-        PublishError: a file without which it does not open is missing; or one leads out of the directory.
+        PublishError: a file is missing that is needed to load the model, or a file is a link.
     """
     directory = Path(directory)
     try:
         config = read_object(directory / "config.json")
         named = code_files(directory, config.get("auto_map"))
         if not named or config.get("model_type") not in FAMILIES:
-            raise PublishError(f"{directory}: no model of seqblend is saved there; save it by save_pretrained")
+            raise PublishError(f"{directory}: no model of seqblend is saved there; save it with save_pretrained")
         wanted = {*weight_files(directory), *named}
     except ValueError as error:
         raise PublishError(str(error)) from error
     if missing := sorted(name for name in wanted if not (directory / name).is_file()):
-        raise PublishError(f"{directory}: {', '.join(missing)} is missing; save the model again by save_pretrained")
+        raise PublishError(f"{directory}: {', '.join(missing)} is missing; save the model again with save_pretrained")
     templates = [each.relative_to(directory).as_posix() for each in (directory / TEMPLATES).glob("*.jinja")]
     names = [*PUSHED, *filter(lambda name: TEMPLATE.fullmatch(Path(name).name), templates)]
-    # Every name is that of a file in the directory or in one of the two folders; so no other link is on the way.
+    # All names are in the directory itself or in one of these folders, so no other part of a path can be a link.
     for name in sorted({*wanted, *names, *RECORDS, FOLDER, TEMPLATES, ORIGINAL}):
         check_no_link(directory, name)
-    for name in kept_files(directory):
+    for name in origin_files(directory):
         check_no_link(directory, name)
         wanted.add(name)
     wanted |= {name for name in names if (directory / name).is_file()}
@@ -73,17 +73,17 @@ def repository_files(directory: str | Path) -> dict[str, Path]:
 
 
 def check_no_link(directory: Path, name: str) -> None:
-    """Raises PublishError where a name of a directory is a link: what is there is not the model's."""
+    """Raises PublishError if a name in a directory is a link, which may point to a file outside."""
     if (directory / name).is_symlink():
-        reason = "is a link, which may lead to other files of this machine; put a copy in its place"
+        reason = "is a link, which may lead to other files of this machine; replace it by a copy"
         raise PublishError(f"{directory / name}: {reason}")
 
 
 def weight_files(directory: Path) -> list[str]:
-    """The files of the weights, in one piece or in shards with their index.
+    """The files of the weights: one file, or shards with their index.
 
     Raises:
-        ValueError: the index is damaged, or names a file that is no shard.
+        ValueError: the index is damaged, or names a file that is not a shard.
     """
     index = directory / "model.safetensors.index.json"
     if (directory / "model.safetensors").exists() or not index.exists():
@@ -91,73 +91,78 @@ def weight_files(directory: Path) -> list[str]:
     named = read_object(index).get("weight_map")
     shards = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
     if wrong := [name for name in shards or [""] if not SHARD.fullmatch(name)]:
-        raise ValueError(f"{index}: weight_map names {wrong[0]!r}, which is no shard as save_pretrained names them")
+        raise ValueError(f"{index}: weight_map names {wrong[0]!r}, which is not a shard of save_pretrained")
     return [index.name, *shards]
 
 
 def code_files(directory: Path, auto_map: object) -> list[str]:
-    """The files that config.json names code in, and those they import from; other Python files are the user's own.
+    """The Python files that auto_map in config.json names, and those that they import.
 
     Raises:
-        ValueError: a name is none of a Python file in the directory.
+        ValueError: a name is not that of a Python module in the directory.
     """
     references = auto_map.values() if isinstance(auto_map, dict) else []
     listed = [each for value in references for each in (value if isinstance(value, list) else [value]) if each]
     found = sorted({f"{str(reference).split('--')[-1].rpartition('.')[0]}.py" for reference in listed})
     for name in found:
         if not name.removesuffix(".py").isidentifier():
-            raise ValueError(f"{directory / 'config.json'}: auto_map names {name!r}, which is no module")
+            raise ValueError(f"{directory / 'config.json'}: auto_map names {name!r}, which is not a module")
         siblings = get_relative_imports(directory / name) if (directory / name).is_file() else []
         found.extend(file for sibling in siblings if (file := f"{sibling}.py") not in found)
     return found
 
 
-def stale_files(there: set[str], files: dict[str, Path]) -> list[str]:
-    """What an earlier push left and would be wrong beside the new files: weights cut otherwise, and old pictures."""
+def stale_files(existing: set[str], files: dict[str, Path]) -> list[str]:
+    """Files of an earlier push that do not fit the new files: other shards, pictures, references, original files.
+
+    Args:
+        existing: paths of all files in the repository.
+        files: the new files, by path in the repository.
+    """
     return sorted(
         name
-        for name in there - set(files)
+        for name in existing - set(files)
         if name in PICTURES
         or name == REFERENCE
         or any(fnmatch(name, pattern) for pattern in (*WEIGHTS, f"{ORIGINAL}/*"))
     )
 
 
-def check_private(files: dict[str, Path], token: str | None = None) -> None:
-    """Refuse to send what is nobody's business.
+def check_no_secrets(files: dict[str, Path], token: str | None = None) -> None:
+    """Scan files for local paths, tokens and other secrets.
 
     Raises:
-        PublishError: a file holds a path of this machine, or a secret; the message names file, line and kind.
+        PublishError: a file holds one; the message names file, line and kind.
     """
     known = dict(known_secrets({path.absolute().parent for path in files.values()}, token))
     for path in files.values():
-        content = text_of(path)
-        if (found := first_secret(content, known)) is not None:
-            at, what = found
-            line = content.count(b"\n", 0, at) + 1
-            raise PublishError(f"{path}: line {line} holds {what}; nothing was sent")
+        content = readable_text(path)
+        if (found := find_secret(content, known)) is not None:
+            position, kind = found
+            line = content.count(b"\n", 0, position) + 1
+            raise PublishError(f"{path}: line {line} holds {kind}; nothing was sent")
 
 
-def text_of(path: Path) -> bytes:
-    """What a file says in words; of weights, the names and the metadata."""
+def readable_text(path: Path) -> bytes:
+    """The text in a file; of weights, the names of tensors and the metadata; empty for other binary files."""
     with path.open("rb") as file:
         if path.suffix == ".safetensors":
             return file.read(min(int.from_bytes(file.read(8), "little"), path.stat().st_size))
         return b"" if path.suffix in BINARY else file.read()
 
 
-def gather(files: dict[str, Path], place: Path) -> None:
-    """Lay files out as a repository has them, as links, or, where there are none, as copies."""
+def link_files(files: dict[str, Path], directory: Path) -> None:
+    """Create links to files in a directory, by their paths in the repository; copies if links are not possible."""
     for name, path in files.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
         try:
-            (place / name).symlink_to(path.absolute())
-        except OSError:  # links need a right of their own on some systems
-            shutil.copy2(path, place / name)
+            (directory / name).symlink_to(path.absolute())
+        except OSError:  # Windows allows links only with a special permission
+            shutil.copy2(path, directory / name)
 
 
-def listing(files: dict[str, Path]) -> list[str]:
-    """A line for each file: bytes, the first digits of its SHA-256, name; and a line for all of them."""
+def list_files(files: dict[str, Path]) -> list[str]:
+    """One line for each file (size in bytes, first digits of the SHA-256, name) and one line with the total."""
     lines, total = [], 0
     for name, path in files.items():
         size = path.stat().st_size

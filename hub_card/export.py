@@ -1,8 +1,8 @@
-"""Self-contained code beside the weights, so that a saved model opens where this package is not installed.
+"""Export of the model's code beside the weights, so that a saved model can be loaded without this package.
 
-A Hub repository holds flat files, and its loader follows lines of the form `from .sibling import name` only. So the
+A Hub repository holds flat files, and its loader follows only lines of the form `from .sibling import name`. So the
 module `modeling.encoder` becomes `modeling_encoder.py`, and its relative imports are rewritten to match. The package
-installs complete_saves when it is imported: who saves a model has nothing else to call.
+calls patch_saving when it is imported, so that every save exports the code.
 """
 
 import ast
@@ -25,34 +25,34 @@ from ..conversion.origin import save_origin
 from ..modeling.base import BlendPreTrainedModel
 from ..version import __version__
 
-# A family's model for each Auto class.
+# The model class of a family for each Auto class.
 Models = dict[type, type[PreTrainedModel]]
 
-# What the Hub's loader takes for a relative import, in code or not.
+# Lines that the Hub's loader takes for relative imports, even inside strings.
 # Source: transformers.dynamic_module_utils.get_relative_imports.
-FOLLOWED = re.compile(r"^\s*(?:from\s+\.(\S+)\s+import|import\s+\.(\S+)\s*$)", re.MULTILINE)
+FOLLOWED_IMPORT = re.compile(r"^\s*(?:from\s+\.(\S+)\s+import|import\s+\.(\S+)\s*$)", re.MULTILINE)
 
-# The families whose saves are made complete, by their model_type: configuration and models.
+# The families whose code is exported, by model_type: configuration and models.
 FAMILIES: dict[str, tuple[type[PreTrainedConfig], Models]] = {}
 
-# Who opens a file of a repository should know what it is.
+# First lines of every exported file.
 HEADER = """\
 # {name} of seqblend {version}, which is the module {module} there; Apache-2.0.
 # Saved with a model of it: AutoModel runs this file where the package is not installed.
 """
-WRITTEN_BY = re.compile(rb"# \S+ of seqblend (\S+), which is the module ")
+HEADER_VERSION = re.compile(rb"# \S+ of seqblend (\S+), which is the module ")
 
 
-def complete_saves(families: dict[type[PreTrainedConfig], Models], replace_stub: Callable[[Path, str], None]) -> None:
-    """Make every save of a model complete: weights, a config.json that names the whole family, and its code.
+def patch_saving(families: dict[type[PreTrainedConfig], Models], replace_stub: Callable[[Path, str], None]) -> None:
+    """Patch save_pretrained so that every save holds weights, a config.json with auto_map, and the exported code.
 
-    BlendPreTrainedModel.save_pretrained, which Trainer and push_to_hub go through too, names the code in the config
-    while it runs, and a config that names code is saved together with it. That is the one moment before an upload
-    when transformers has settled that this process is the one to write, and that it writes more than an adapter.
+    BlendPreTrainedModel.save_pretrained sets auto_map of the config while it runs. It is also called by Trainer and
+    push_to_hub. A config with auto_map writes the code when it is saved. At that moment transformers has decided that
+    this process writes the files, and that it saves more than an adapter.
 
     Args:
-        families: every configuration, and the model for each Auto class.
-        replace_stub: puts a card in place of the stub of push_to_hub, given a directory and the repository's name.
+        families: every configuration, and its model for each Auto class.
+        replace_stub: replaces the card that push_to_hub writes; called with a directory and the repository's name.
     """
     FAMILIES.update({config_class.model_type: (config_class, models) for config_class, models in families.items()})
     save_model, save_config = BlendPreTrainedModel.save_pretrained, RecipeConfig.save_pretrained
@@ -64,7 +64,7 @@ def complete_saves(families: dict[type[PreTrainedConfig], Models], replace_stub:
         config = self.config
         if type(config) not in families:
             return save_model(self, *args, **kwargs)
-        with own_code_named(config, families[type(config)]):
+        with own_auto_map(config, families[type(config)]):
             token = model_saved.set(self)
             try:
                 return save_model(self, *args, **kwargs)
@@ -77,10 +77,10 @@ def complete_saves(families: dict[type[PreTrainedConfig], Models], replace_stub:
             return save_config(self, save_directory, *args, **kwargs)
         models, model = families[type(self)], model_saved.get()
         if model is None:
-            with own_code_named(self, models):
+            with own_auto_map(self, models):
                 save_config(self, save_directory, *args, **kwargs)
         else:
-            # With what register_for_auto_class has just added.
+            # Keeps the entries that register_for_auto_class has just added to auto_map.
             save_config(self, save_directory, *args, **kwargs)
             save_origin(model, save_directory)
         write_code(type(self), models, save_directory)
@@ -96,20 +96,20 @@ def complete_saves(families: dict[type[PreTrainedConfig], Models], replace_stub:
 
 
 @contextmanager
-def own_code_named(config: PreTrainedConfig, models: Models) -> Iterator[None]:
-    """Inside, a config names the code of its family and no other, whatever the config.json that it was read from."""
-    given = getattr(config, "auto_map", None)
+def own_auto_map(config: PreTrainedConfig, models: Models) -> Iterator[None]:
+    """Inside the block, auto_map of a config names the code of its family only; afterwards the old value is back."""
+    original = getattr(config, "auto_map", None)
     config.auto_map = auto_map(type(config), models)
     try:
         yield
     finally:
-        config.auto_map = given
-        if given is None:
+        config.auto_map = original
+        if original is None:
             del config.auto_map
 
 
 def auto_map(config_class: type[PreTrainedConfig], models: Models) -> dict[str, str]:
-    """What config.json says of a family's code: the file and the class for each Auto class."""
+    """The auto_map of a family in config.json: `file.Class` for each Auto class."""
     classes = {"AutoConfig": config_class} | {auto_class.__name__: model for auto_class, model in models.items()}
     return {name: f"{flat_name(each.__module__)}.{each.__name__}" for name, each in classes.items()}
 
@@ -118,12 +118,12 @@ def write_code(config_class: type[PreTrainedConfig], models: Models, directory: 
     """Write the code of a family into a directory.
 
     Args:
-        config_class: the family's configuration.
-        models: its models; all stand in one file.
-        directory: where to write; made if need be.
+        config_class: the configuration of the family.
+        models: its models, all defined in one module.
+        directory: where to write; created if it does not exist.
 
     Returns:
-        The files written.
+        The paths of the written files.
 
     Raises:
         ValueError: see flat_code.
@@ -136,10 +136,10 @@ def write_code(config_class: type[PreTrainedConfig], models: Models, directory: 
     return [directory / file for file in code]
 
 
-def written_by(path: Path) -> Version | None:
-    """The version of this package that a saved code file says it is of; None where it says none."""
+def exported_version(path: Path) -> Version | None:
+    """The version of this package in the header of an exported file; None without a valid header."""
     with path.open("rb") as file:
-        found = WRITTEN_BY.match(file.readline(500))
+        found = HEADER_VERSION.match(file.readline(500))
     try:
         return None if found is None else Version(found[1].decode())
     except (InvalidVersion, UnicodeDecodeError):
@@ -147,7 +147,7 @@ def written_by(path: Path) -> Version | None:
 
 
 def family_code(config_class: type[PreTrainedConfig], models: Models) -> dict[str, bytes]:
-    """The code that is saved with every model of a family: name and content of each file.
+    """The code that is exported with every model of a family: name and content of each file.
 
     Raises:
         ValueError: see flat_code.
@@ -155,16 +155,16 @@ def family_code(config_class: type[PreTrainedConfig], models: Models) -> dict[st
     code = flat_code(config_class.__module__, *(model.__module__ for model in models.values()))
     for auto_class, reference in auto_map(config_class, models).items():
         file, name = reference.split(".")
-        # Saved from where this package is not installed, a class without this leaves its code behind.
+        # Without this call, a model that is saved where this package is not installed is saved without its code.
         code[f"{file}.py"] += f'{name}.register_for_auto_class("{auto_class}")\n'.encode()
     return code
 
 
 def flat_code(*modules: str) -> dict[str, bytes]:
-    """The modules and all that they import from their package, as flat files: name and content of each.
+    """Modules and everything that they import from their package, as flat files: name and content of each.
 
     Raises:
-        ValueError: an import names a folder, or see flatten.
+        ValueError: an import names a folder; or see flatten.
     """
     code: dict[str, bytes] = {}
     found = list(modules)
@@ -180,19 +180,19 @@ def flat_code(*modules: str) -> dict[str, bytes]:
     return code
 
 
-@functools.cache  # it is written with every checkpoint
+@functools.cache  # called for every checkpoint
 def flatten(source: bytes, module: str) -> tuple[bytes, list[str]]:
     """Rewrite a module's relative imports for flat files.
 
     Args:
-        source: the module's source.
+        source: of the module.
         module: its full name.
 
     Returns:
-        The new source, and the full names of the modules that it imports from, each once.
+        The new source, and the full names of the modules that it imports, without duplicates.
 
     Raises:
-        ValueError: the Hub's loader would follow a line that is no import, or miss an import.
+        ValueError: the Hub's loader would follow a line that is not an import, or miss an import.
     """
     lines = source.splitlines(keepends=True)
     siblings: dict[str, str] = {}
@@ -201,17 +201,17 @@ def flatten(source: bytes, module: str) -> tuple[bytes, list[str]]:
             name = "." * node.level + (node.module or "")
             sibling = resolve_name(name, module.rpartition(".")[0])
             siblings[sibling] = flat_name(sibling)
-            # Positions count bytes, and so do these lines.
+            # ast counts columns in bytes, and these lines are bytes.
             line, start = lines[node.lineno - 1], node.col_offset
             written, flat = f"from {name} ".encode(), f"from .{siblings[sibling]} ".encode()
             lines[node.lineno - 1] = line[:start] + line[start:].replace(written, flat, 1)
     flattened = b"".join(lines)
-    followed = {first or second for first, second in FOLLOWED.findall(flattened.decode())}
+    followed = {first or second for first, second in FOLLOWED_IMPORT.findall(flattened.decode())}
     if wrong := followed ^ set(siblings.values()):
-        raise ValueError(f"{module}: the Hub's loader would follow a line that is no import, or miss one: {wrong}")
+        raise ValueError(f"{module}: the Hub's loader would follow a line that is not an import, or miss one: {wrong}")
     return flattened, list(siblings)
 
 
 def flat_name(module: str) -> str:
-    """`configuration_encoder` for the module `seqblend.configuration.encoder`."""
+    """The exported name of a module: `configuration_encoder` for `seqblend.configuration.encoder`."""
     return "_".join(module.split(".")[1:])

@@ -1,7 +1,7 @@
-"""What can be drawn of a text: which fonts have its characters, and how it is written so that all can be seen.
+"""Fonts for the characters of a text, and a visible form of every text.
 
-Texts are drawn as they stand; what no font has, or looks like nothing, is spelt out (see shown). Matplotlib's font
-manager keeps the fonts of FONT_PACKAGES.
+Texts are drawn unchanged, except for characters that are invisible or that no font has: these are replaced (see
+visible_text). Fonts of FONT_PACKAGES are registered in Matplotlib's font manager.
 """
 
 import logging
@@ -15,9 +15,9 @@ from matplotlib.font_manager import FontProperties, findSystemFonts, fontManager
 
 logger = logging.getLogger(__name__)
 
-# Comes with Matplotlib: Latin, Greek, Cyrillic, Armenian, Hebrew, Arabic, Georgian, and every sign used here.
+# Part of Matplotlib. It has Latin, Greek, Cyrillic, Armenian, Hebrew, Arabic, Georgian, and all signs used here.
 DEFAULT_FONT = "DejaVu Sans"
-# Distributions that hold font files: the extra `fonts`.
+# Python packages with font files: the extra `fonts`.
 FONT_PACKAGES = (
     "fontpkg-noto-sans-devanagari",
     "fontpkg-noto-sans-tamil",
@@ -25,38 +25,38 @@ FONT_PACKAGES = (
     "cvttf-notosanscjk-regular",
 )
 SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥"}
-# Controls, formats such as joiners, surrogates, private and unassigned characters, separators.
-NOTHING = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
-# They ask for the plain or the coloured form of the character before, which is drawn in the form that there is.
+# Unicode categories: control and format characters, surrogates, private use, unassigned, line separators.
+INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
+# They select the plain or the coloured form of the character before, but a font has only one form.
 VARIATION_SELECTORS = {"\ufe0e", "\ufe0f"}
 
 
 def fonts_for(texts: Iterable[str]) -> list[str]:
-    """The font families in which Matplotlib shall look for each glyph in turn, for rcParams["font.family"].
+    """The font families for texts, in the order of rcParams["font.family"].
 
     Args:
-        texts: what will be drawn.
+        texts: the texts to draw.
 
     Returns:
-        DejaVu Sans, then what is needed beside it: fonts of FONT_PACKAGES, then any that the system has.
+        DejaVu Sans, then other families that are needed: of FONT_PACKAGES first, then of the system.
     """
-    return cover({character for text in texts for character in text})[0]
+    return find_families({character for text in texts for character in text})[0]
 
 
-def shown(text: str, *, most: int | None = None) -> str:
-    """What to draw for a text, such that every character of it can be seen.
+def visible_text(text: str, *, max_width: int | None = None) -> str:
+    """A form of a text in which every character is visible.
 
     Args:
         text: any text.
-        most: cut the middle out of what is wider than so many letters.
+        max_width: replace the middle of a wider text by an ellipsis; in letters, see text_width.
 
     Returns:
-        The text, where spaces at its ends are signs and a combining mark that begins it stands on a circle. What no
-        font covers, or would look like nothing, is written as ⟨U+200C⟩.
+        The text, with signs for spaces at its ends, and a circle under a combining mark at its start. Characters that
+        are invisible, or that no font has, are written as ⟨U+200C⟩.
     """
     text = text[:1] + "".join(character for character in text[1:] if character not in VARIATION_SELECTORS)
-    if uncovered := cover(set(text))[1]:
-        hint_at_fonts()
+    if uncovered := find_families(set(text))[1]:
+        warn_of_missing_fonts()
     start, end = len(text) - len(text.lstrip()), len(text.rstrip())
     pieces: list[str] = []
     for position, character in enumerate(text):
@@ -65,37 +65,37 @@ def shown(text: str, *, most: int | None = None) -> str:
             pieces.append(" ")
         elif character in SIGNS:
             pieces.append(SIGNS[character])
-        elif kind in NOTHING or character in uncovered:
+        elif kind in INVISIBLE or character in uncovered:
             pieces.append(f"⟨U+{ord(character):04X}⟩")
         elif kind[0] != "M":
             pieces.append(character)
-        elif pieces:  # a letter and its marks are one piece
+        elif pieces:  # a letter and its combining marks are one piece
             pieces[-1] += character
         else:
             pieces.append(f"◌{character}")
-    return "".join(pieces if most is None else without_middle(pieces, most=most))
+    return "".join(pieces if max_width is None else cut_middle(pieces, max_width))
 
 
-def without_middle(pieces: list[str], *, most: int) -> list[str]:
-    """Put an ellipsis for pieces in the middle, until the rest is at most so wide; one piece is left at least."""
-    if sum(map(letters, pieces)) <= most:
+def cut_middle(pieces: list[str], max_width: int) -> list[str]:
+    """Replace pieces in the middle by an ellipsis until all fit into a width; at least one piece remains."""
+    if sum(map(text_width, pieces)) <= max_width:
         return pieces
-    pieces = pieces[:most] + pieces[most:][-most:]
-    while len(pieces) > 1 and sum(map(letters, pieces)) > most - 1:
+    pieces = pieces[:max_width] + pieces[max_width:][-max_width:]
+    while len(pieces) > 1 and sum(map(text_width, pieces)) > max_width - 1:
         pieces.pop(len(pieces) // 2)
     pieces.insert((len(pieces) + 1) // 2, "…")
     return pieces
 
 
-def letters(text: str) -> int:
-    """How wide a text is, in Latin letters: a Chinese character is two wide, a mark above or below none."""
+def text_width(text: str) -> int:
+    """The width of a text in Latin letters: 2 for a Chinese character, 0 for a mark above or below a letter."""
     marks = sum(unicodedata.category(character) in ("Me", "Mn") for character in text)
     return len(text) - marks + sum(unicodedata.east_asian_width(character) in "WF" for character in text)
 
 
-def cover(characters: set[str]) -> tuple[list[str], set[str]]:
-    """The families to draw characters in, and those characters that none covers; what shows nothing needs none."""
-    families, missing = [DEFAULT_FONT], {each for each in characters if unicodedata.category(each) not in NOTHING}
+def find_families(characters: set[str]) -> tuple[list[str], set[str]]:
+    """The font families for visible characters, and the characters that no family has."""
+    families, missing = [DEFAULT_FONT], {each for each in characters if unicodedata.category(each) not in INVISIBLE}
     for family in font_families():
         covered = {character for character in missing if has_glyph(family, character)}
         if covered and family != DEFAULT_FONT:
@@ -107,7 +107,7 @@ def cover(characters: set[str]) -> tuple[list[str], set[str]]:
 
 
 def font_families() -> Iterator[str]:
-    """Every family there is, in the order in which to look."""
+    """All font families, in the order of preference."""
     yield DEFAULT_FONT
     for distribution in FONT_PACKAGES:
         yield from package_families(distribution)
@@ -117,22 +117,22 @@ def font_families() -> Iterator[str]:
 
 
 def listed_families() -> set[str]:
-    """The families that Matplotlib knows of; the last resort, which has a box for every character, is none."""
+    """The families that Matplotlib knows, without the last-resort font, which draws a box for every character."""
     return {font.name for font in fontManager.ttflist if "resort" not in font.name.lower()}
 
 
 @cache
 def read_new_fonts() -> None:
-    """Make known what was installed since Matplotlib listed the fonts, which it does once and keeps in a file."""
+    """Register fonts that were installed after Matplotlib wrote its font cache."""
     for path in sorted({*findSystemFonts()} - {font.fname for font in fontManager.ttflist}):
-        # Of a file that is no font it has exceptions of many kinds, and passes over it in its own list, too.
+        # Matplotlib's addfont raises errors of any class for damaged files; Matplotlib ignores such files as well.
         with suppress(Exception):
             fontManager.addfont(path)
 
 
 @contextmanager
-def of_any_weight() -> Iterator[None]:
-    """Let Matplotlib not warn that a family has no regular weight: another will do."""
+def ignore_font_weights() -> Iterator[None]:
+    """Inside the block, Matplotlib does not warn that a family has no regular weight: another weight is used."""
     messages = logging.getLogger("matplotlib.font_manager")
 
     def passes(record: logging.LogRecord) -> bool:
@@ -147,7 +147,7 @@ def of_any_weight() -> Iterator[None]:
 
 @cache
 def package_families(distribution: str) -> list[str]:
-    """Make the font files of a distribution known to Matplotlib; their families, or none where it is absent."""
+    """Register the fonts of a Python package; returns their families, or none if it is not installed."""
     try:
         files = metadata.files(distribution) or []
     except metadata.PackageNotFoundError:
@@ -160,20 +160,20 @@ def package_families(distribution: str) -> list[str]:
 
 @cache
 def has_glyph(family: str, character: str) -> bool:
-    """Whether the regular font of a family has something to draw for a character."""
+    """Whether the regular font of a family has a visible glyph for a character."""
     properties = FontProperties(family=[family], style="normal", weight="normal")
     try:
-        with of_any_weight():
+        with ignore_font_weights():
             font = get_font(fontManager.findfont(properties, fallback_to_default=False))
         return font.get_char_index(ord(character)) > 0 and font.load_char(ord(character)).width > 0
-    except (OSError, RuntimeError):  # the file has gone since Matplotlib listed it, or has no outlines
+    except (OSError, RuntimeError):  # the file was deleted after it was listed, or the font has no outlines
         return False
 
 
 @cache
-def hint_at_fonts() -> None:
-    """Say once how to see more."""
+def warn_of_missing_fonts() -> None:
+    """Warn once of characters that no font has, and say how to get fonts."""
     logger.warning(
-        "Characters that no font has are drawn as ⟨U+1234⟩. `pip install seqblend[fonts]` brings fonts for Chinese, "
-        "Devanagari, Japanese, Korean, Tamil and Thai; for others, any font that the system has will do."
+        "Characters that no font has are drawn as ⟨U+1234⟩. `pip install seqblend[fonts]` installs fonts for Chinese, "
+        "Devanagari, Japanese, Korean, Tamil and Thai; for other scripts, install a font on the system."
     )

@@ -1,4 +1,7 @@
-"""The pictures on a card: how training went, where the model errs, and what it blends into what."""
+"""The pictures for a card: learning curves, errors on the test split, and attention, which shows what is blended.
+
+Matplotlib takes long to import, so each function imports its part of `pictures.py` when it draws.
+"""
 
 import logging
 import unicodedata
@@ -14,33 +17,25 @@ import transformers
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
-from .pictures import (
-    SIDES,
-    draw_blending,
-    draw_confusion,
-    draw_learning_curves,
-    draw_score_by_length,
-    draw_tag_scores,
-)
-from .saved import Saved
+from .saved import SavedModel
 from .usage import as_text, is_pair
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "pictures"
 DRAWN = ("learning_curves.png", "confusion.png", "tags.png", "lengths.png", "blending.png")
-# What the learning curves show beside the loss: the first of these that was measured.
+# The metric in the learning curves beside the loss: the first of these that was logged.
 CURVES = ("eval_f1", "eval_accuracy", "eval_micro_f1", "eval_exact_match", "eval_pearson", "eval_perplexity")
 Picture = tuple[str, str]
 
 
-def draw_pictures(saved: Saved, example: Any, into: Path) -> list[Picture]:
-    """Draw what can be drawn of a saved model.
+def draw_pictures(saved: SavedModel, example: Any, into: Path) -> list[Picture]:
+    """Draw all pictures for which a saved model has the data.
 
     Args:
-        saved: what its directory tells.
-        example: a real input for the attention map; None: there is none.
-        into: where the folder of the pictures is made.
+        saved: the directory of the model.
+        example: an input for the attention map; None: no attention map.
+        into: where the folder of the pictures is created.
 
     Returns:
         File, relative to `into`, and caption of each picture.
@@ -53,56 +48,65 @@ def draw_pictures(saved: Saved, example: Any, into: Path) -> list[Picture]:
     for draw in (draw_training, DRAW_RESULTS.get(saved.head.pipeline_tag), partial(draw_attention, example=example)):
         try:
             drawn += draw(saved, folder) if draw is not None else []
-        except Exception as error:  # a picture less is better than no card
+        except Exception as error:  # Matplotlib, transformers and damaged files of the run raise errors of any class
             logger.warning("A picture for the card of %s cannot be drawn: %s", saved.directory, error)
+            logger.debug("The error is:", exc_info=error)
     if not any(folder.iterdir()):
         folder.rmdir()
     return [(f"{FOLDER}/{name}", caption) for name, caption in drawn]
 
 
-def draw_training(saved: Saved, folder: Path) -> list[Picture]:
-    """Loss, and a metric where one was measured in training."""
+def draw_training(saved: SavedModel, folder: Path) -> list[Picture]:
+    """The learning curves: losses, and a metric if one was logged."""
+    from .pictures import draw_learning_curves
+
     history = saved.state.get("log_history", [])
     metric = next((name for name in CURVES if any(name in entry for entry in history)), None)
     smoothing = saved.config.get("label_smoothing")
-    note = f"in training with label smoothing {smoothing:g}, in validation without" if smoothing else None
+    note = f"The training loss has label smoothing {smoothing:g}, the validation loss has none." if smoothing else None
     if not draw_learning_curves(history, folder / "learning_curves.png", metric=metric, note=note):
         return []
-    beside = f" and validation {metric.removeprefix('eval_').replace('_', ' ')}" if metric else ""
-    return [("learning_curves.png", f"Loss{beside} in the course of training")]
+    metric_name = f" and validation {metric.removeprefix('eval_').replace('_', ' ')}" if metric else ""
+    return [("learning_curves.png", f"Loss{metric_name} during training")]
 
 
-def sides(saved: Saved) -> tuple[list[Any], list[Any]]:
-    """What is right of each row of the test split, and what the model said."""
+def references_and_predictions(saved: SavedModel) -> tuple[list[Any], list[Any]]:
+    """The references and the predictions of the test split."""
     return [row["reference"] for row in saved.predictions], [row["prediction"] for row in saved.predictions]
 
 
-def draw_classes(saved: Saved, folder: Path) -> list[Picture]:
-    """Which labels are taken for which; for one label a row."""
+def draw_classes(saved: SavedModel, folder: Path) -> list[Picture]:
+    """The confusion matrix, for classification with one label per row."""
+    from .pictures import draw_confusion
+
     if not saved.predictions or saved.config.get("problem_type") != "single_label_classification":
         return []
-    draw_confusion(*sides(saved), folder / "confusion.png")
-    return [("confusion.png", "What the test split's rows are, and what they are taken for")]
+    draw_confusion(*references_and_predictions(saved), folder / "confusion.png")
+    return [("confusion.png", "Confusion matrix on the test split")]
 
 
-def draw_tags(saved: Saved, folder: Path) -> list[Picture]:
-    """How well each tag is told."""
+def draw_tags(saved: SavedModel, folder: Path) -> list[Picture]:
+    """The F1 of each tag or type of span."""
+    from .pictures import draw_tag_scores
+
     if not saved.predictions:
         return []
-    draw_tag_scores(*sides(saved), folder / "tags.png", labels=saved.labels)
+    draw_tag_scores(*references_and_predictions(saved), folder / "tags.png", labels=saved.labels)
     return [("tags.png", "F1 of each tag on the test split")]
 
 
-def draw_lengths(saved: Saved, folder: Path) -> list[Picture]:
-    """How the length of a source tells on the result."""
+def draw_lengths(saved: SavedModel, folder: Path) -> list[Picture]:
+    """The exact match by the length of the source."""
+    from .pictures import draw_score_by_length
+
     if not saved.predictions:
         return []
     lengths = [len(row["input"]) for row in saved.predictions]
-    # Compared as Seq2SeqMetric does.
+    # As in Seq2SeqMetric.
     nfc = partial(unicodedata.normalize, "NFC")
     scores = [
-        float(nfc(said) in ([nfc(right)] if isinstance(right, str) else map(nfc, right)))
-        for right, said in zip(*sides(saved), strict=True)
+        float(nfc(prediction) in ([nfc(reference)] if isinstance(reference, str) else map(nfc, reference)))
+        for reference, prediction in zip(*references_and_predictions(saved), strict=True)
     ]
     draw_score_by_length(
         lengths, scores, folder / "lengths.png", length_name="characters of the source", score_name="exact match"
@@ -110,130 +114,137 @@ def draw_lengths(saved: Saved, folder: Path) -> list[Picture]:
     return [("lengths.png", "Exact match on the test split by the length of the source")]
 
 
-DRAW_RESULTS: dict[str, Callable[[Saved, Path], list[Picture]]] = {
+DRAW_RESULTS: dict[str, Callable[[SavedModel, Path], list[Picture]]] = {
     "text-classification": draw_classes,
     "token-classification": draw_tags,
     "translation": draw_lengths,
 }
 
 
-def draw_attention(saved: Saved, folder: Path, example: Any) -> list[Picture]:
-    """What the last layer blends into what, on a real input."""
+def draw_attention(saved: SavedModel, folder: Path, example: Any) -> list[Picture]:
+    """The attention map of the last layer for an input: which tokens it blends."""
+    from .pictures import AXIS_LABELS, draw_blending
+
     if example is None or not (saved.directory / "tokenizer_config.json").exists():
         return []
     tokenizer = AutoTokenizer.from_pretrained(saved.directory, trust_remote_code=False)
-    with without_bar():
+    with no_progress_bar():
         auto_class = getattr(transformers, saved.head.auto_class)
         model = auto_class.from_pretrained(
             saved.directory, attn_implementation="eager", trust_remote_code=False, use_safetensors=True
         )
     texts = example if is_pair(saved.head, example) else [as_text(example, saved.tagging.rule)]
-    weights, takers, taken, kind = attention_of(model.eval(), tokenizer, texts)
-    names, told = SIDES, "each token (a row) takes of each other (a column)"
+    weights, queries, keys, kind = compute_attention(model.eval(), tokenizer, texts)
+    names, caption = AXIS_LABELS, "how much each token (row) attends to each other token (column)"
     if model.config.is_encoder_decoder and model.can_generate():
-        names = ("token that is written (query)", "token of the source (key)")
-        told = "each token that is written (a row) takes of each of the source (a column)"
-    title = f"{kind} of the last layer, mean of its heads"
-    draw_blending(weights, folder / "blending.png", queries=takers, keys=taken, title=title, names=names)
-    return [("blending.png", f"Attention on a real input: how much {told}")]
+        names = ("generated token (query)", "source token (key)")
+        caption = "how much each generated token (row) attends to each source token (column)"
+    title = f"{kind} of the last layer, mean over heads"
+    draw_blending(weights, folder / "blending.png", queries=queries, keys=keys, title=title, names=names)
+    return [("blending.png", f"Attention for an example input: {caption}")]
 
 
 @contextmanager
-def without_bar() -> Iterator[None]:
-    """Let transformers load a model without showing it: at the end of a run the user has asked for none."""
-    shown = is_progress_bar_enabled()
+def no_progress_bar() -> Iterator[None]:
+    """Inside the block, transformers shows no progress bar while it loads a model."""
+    is_enabled = is_progress_bar_enabled()
     disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if is_enabled:
             enable_progress_bar()
 
 
 @torch.no_grad()
-def attention_of(
+def compute_attention(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]
 ) -> tuple[np.ndarray, list[str], list[str], str]:
-    """Attention of the last layer on a text, or a pair of texts.
+    """Attention of the last layer for a text or a pair of texts.
 
     Returns:
-        Weights (T, S), the mean over heads; what to draw for the T tokens that take, and for the S that are taken
-        from; the kind of attention.
+        Weights (T, S), the mean over heads; the texts of the T query tokens and of the S key tokens; the kind of
+        attention.
     """
     parts = [getattr(model.config, name) for name in model.config.sub_configs] or [model.config]
     length = min(64, *(part.max_position_embeddings for part in parts))
-    texts = composed(tokenizer, texts)
+    texts = normalize(tokenizer, texts)
     inputs = tokenizer(*texts, return_tensors="pt", truncation=True, max_length=length)
-    source = tokens = read_tokens(tokenizer, inputs, texts)
+    source = tokens = input_tokens(tokenizer, inputs, texts)
     if not model.config.is_encoder_decoder:
         kind = "Masked self-attention" if model.config.model_type == "blend_decoder" else "Self-attention"
         weights = model(**inputs, output_attentions=True).attentions[-1]
     else:
         kind = "Cross-attention"
         if model.can_generate():
-            written = model.generate(**inputs)
-            inputs["decoder_input_ids"] = written[:, :-1]
-            # Row t is the step that writes token t.
-            tokens = written_tokens(tokenizer, written[0, 1:].tolist())
+            generated = model.generate(**inputs)
+            inputs["decoder_input_ids"] = generated[:, :-1]
+            # Row t is the step that generates token t.
+            tokens = generated_tokens(tokenizer, generated[0, 1:].tolist())
         weights = model(**inputs, output_attentions=True).cross_attentions[-1]
     return weights[0].float().mean(0).numpy(), tokens, source, kind
 
 
-def composed(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[str]:
-    """The texts in NFC where the tokenizer reads them as the same; else as they are.
+def normalize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[str]:
+    """The texts in NFC if the tokenizer gives them the same ids; else unchanged.
 
-    The offsets of a letter that the tokenizer itself composes leave out its marks.
+    If the tokenizer itself applies NFC, the offsets of a letter do not include its combining marks.
     """
     nfc = [unicodedata.normalize("NFC", text) for text in texts]
-    same = tokenizer(*nfc, verbose=False)["input_ids"] == tokenizer(*texts, verbose=False)["input_ids"]
-    return nfc if same else texts
+    is_same = tokenizer(*nfc, verbose=False)["input_ids"] == tokenizer(*texts, verbose=False)["input_ids"]
+    return nfc if is_same else texts
 
 
-def read_tokens(tokenizer: PreTrainedTokenizerBase, inputs: BatchEncoding, texts: list[str]) -> list[str]:
-    """What to draw for each token of one input: the slice of the text that it comes from, see `drawn_token`.
+def input_tokens(tokenizer: PreTrainedTokenizerBase, inputs: BatchEncoding, texts: list[str]) -> list[str]:
+    """The text of each token of an input: the slice of the text that it comes from, see `token_text`.
 
     Args:
-        tokenizer: that made the inputs.
+        tokenizer: the tokenizer of the inputs.
         inputs: of one text or one pair of texts, with tensors (1, S).
         texts: the one or two texts.
     """
     ids = inputs["input_ids"][0].tolist()
-    if not tokenizer.is_fast:  # it has no offsets
-        return written_tokens(tokenizer, ids)
+    if not tokenizer.is_fast:  # a slow tokenizer has no offsets
+        return generated_tokens(tokenizer, ids)
     sequences, offsets = inputs.sequence_ids(0), inputs.encodings[0].offsets
     return [
-        drawn_token(tokenizer, token, "" if sequence is None else texts[sequence][start:end])
+        token_text(tokenizer, token, "" if sequence is None else texts[sequence][start:end])
         for token, sequence, (start, end) in zip(ids, sequences, offsets, strict=True)
     ]
 
 
-def written_tokens(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
-    """What to draw for each token that a model wrote: the slice of the decoded text that it adds, see `drawn_token`.
+def generated_tokens(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
+    """The text of each generated token: the slice of the decoded text that it adds, see `token_text`.
 
-    A character of several tokens, which only the last of them completes, stands at each of them.
+    If a character consists of several tokens, each of them has the whole character.
     """
     decode = partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    text, drawn = decode(ids), []
+    text, tokens = decode(ids), []
     for count, token in enumerate(ids):
         before, after = decode(ids[:count]), decode(ids[: count + 1])
-        start, end = shared_length(before, text), shared_length(after, text)
-        is_half = end < len(after)  # it ends in a sign for the beginning of a character
-        drawn.append(drawn_token(tokenizer, token, text[start : end + is_half]))
-    return drawn
+        start, end = common_prefix_length(before, text), common_prefix_length(after, text)
+        is_partial = end < len(after)  # it ends with the replacement character, for the first part of a character
+        tokens.append(token_text(tokenizer, token, text[start : end + is_partial]))
+    return tokens
 
 
-def shared_length(first: str, second: str) -> int:
-    """How many characters two texts have in common at their beginning."""
+def common_prefix_length(first: str, second: str) -> int:
+    """The length of the common prefix of two texts, in characters."""
     pairs = zip(first, second, strict=False)
-    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+    return next((position for position, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
-def drawn_token(tokenizer: PreTrainedTokenizerBase, token: int, part: str) -> str:
-    """What to draw for a token that comes from `part` of a text, or adds it.
+def token_text(tokenizer: PreTrainedTokenizerBase, token: int, part: str) -> str:
+    """The text to draw for a token.
+
+    Args:
+        tokenizer: of the token.
+        token: its id.
+        part: the part of a text that the token comes from, or adds.
 
     Returns:
-        That part without spaces around it; one space for a token that only begins a word; the name of a special token;
-        of an id beyond the tokenizer, which a model may have, the number.
+        The part without spaces around it; one space for a token that only starts a word; the name of a special token;
+        the number of an id that the tokenizer does not have.
     """
     (name,) = tokenizer.convert_ids_to_tokens([token])
     if name is None:

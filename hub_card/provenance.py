@@ -1,8 +1,8 @@
-"""Whose code a saved model's directory holds: what is not this package's is not run.
+"""Origin of the code in the directory of a saved model: code that this package did not export is not run.
 
-Python files come with a model, and opening it with `trust_remote_code=True` runs them. They are compared, byte for
-byte, with what this package exports, before anything of them runs. A file whose header names an older version is
-replaced by ours, which reads the same configurations; any other is somebody else's, and only the user can trust it.
+A saved model has Python files, and loading it with `trust_remote_code=True` runs them. Before that, they are compared
+byte by byte with the files that this package exports. A file whose header names an older version is replaced by the
+current one, which reads the same configurations. Any other file is foreign code, which runs only if it is trusted.
 """
 
 from pathlib import Path
@@ -11,27 +11,27 @@ from packaging.version import Version
 
 from ..data.objects import read_object
 from ..version import __version__
-from .export import FAMILIES, auto_map, family_code, written_by
+from .export import FAMILIES, auto_map, exported_version, family_code
 
 
 class ForeignCodeError(ValueError):
-    """A directory holds or names code that is not of this package, and nobody has said that it is trusted."""
+    """A directory holds or names code that is not from this package, and the user has not trusted it."""
 
 
-def code_of(directory: Path) -> dict[str, bytes]:
-    """The code that this package saves with a model of the directory's family; empty where it has no such family."""
+def package_code(directory: Path) -> dict[str, bytes]:
+    """The code that this package exports for the family of a saved model; empty for an unknown family."""
     family = FAMILIES.get(str(read_object(directory / "config.json").get("model_type")))
     return {} if family is None else family_code(*family)
 
 
-def is_of_older(path: Path) -> bool:
-    """Whether a code file says that it is of an older version of this package."""
-    version = written_by(path)
+def is_older(path: Path) -> bool:
+    """Whether the header of a code file names an older version of this package."""
+    version = exported_version(path)
     return version is not None and version < Version(__version__)
 
 
 def foreign_code(directory: Path) -> list[str]:
-    """What a directory holds or names of code that is not of this package, a few words for each; empty: nothing."""
+    """Descriptions of all code in a directory that is not from this package, or that its configurations name."""
     config = read_object(directory / "config.json")
     family = FAMILIES.get(str(config.get("model_type")))
     own = {} if family is None else auto_map(*family)
@@ -40,48 +40,48 @@ def foreign_code(directory: Path) -> list[str]:
     found = [f"config.json names {each} for {name}" for name, each in pairs if own.get(name) != each]
     if config.get("custom_pipelines"):
         found.append("config.json names custom_pipelines")
-    if of_tokenizer := read_object(directory / "tokenizer_config.json").get("auto_map"):
-        found.append(f"tokenizer_config.json names {of_tokenizer}")
-    for name, source in code_of(directory).items():
+    if tokenizer_code := read_object(directory / "tokenizer_config.json").get("auto_map"):
+        found.append(f"tokenizer_config.json names {tokenizer_code}")
+    for name, source in package_code(directory).items():
         path = directory / name
-        if path.is_file() and path.read_bytes() != source and not is_of_older(path):
+        if path.is_file() and path.read_bytes() != source and not is_older(path):
             found.append(f"{name} is not what seqblend {__version__} saves")
     return found
 
 
 def check_code(directory: Path, trusted: bool = False) -> None:
-    """Refuse to run code that is not of this package.
+    """Refuse code that is not from this package.
 
     Args:
         directory: of a saved model.
-        trusted: the user has said that its code may run.
+        trusted: whether the user allows the code to run.
 
     Raises:
-        ForeignCodeError: there is such code, and it is not trusted; the message names it.
+        ForeignCodeError: there is foreign code, and it is not trusted; the message names it.
     """
     if not trusted and (found := foreign_code(directory)):
         raise ForeignCodeError(
-            f"{directory}: {'; '.join(found)}. It is not run. To have ours in its place, load the model and save it "
-            "again by save_pretrained; to run and publish it all the same, read it and say --trust_remote_code true"
+            f"{directory}: {'; '.join(found)}. It is not run. To replace it by the code of seqblend, load the model "
+            "and save it again with save_pretrained; to run and publish it, read it and give --trust_remote_code true"
         )
 
 
-def renewed_code(directory: Path, place: Path, trusted: bool = False) -> dict[str, Path]:
-    """Write this package's code anew where a directory has that of an older version; the directory stays as it is.
+def update_code(directory: Path, into: Path, trusted: bool = False) -> dict[str, Path]:
+    """Write the current code of this package if a directory has that of an older version.
 
     Args:
-        directory: of a saved model, looked through by check_code.
-        place: where to write; made if need be.
-        trusted: the code of the directory is run as it is.
+        directory: of a saved model that check_code has checked; it is not changed.
+        into: where to write; created if it does not exist.
+        trusted: the code of the directory is used unchanged.
 
     Returns:
-        The new files by their names; empty where the directory has them already, or they are trusted.
+        The written files by name; empty if the directory has the current code, or its code is trusted.
     """
-    code = code_of(directory)
-    there = [directory / name for name in code if (directory / name).is_file()]
-    if trusted or not any(map(is_of_older, there)):
+    code = package_code(directory)
+    existing = [directory / name for name in code if (directory / name).is_file()]
+    if trusted or not any(map(is_older, existing)):
         return {}
-    place.mkdir(parents=True, exist_ok=True)
+    into.mkdir(parents=True, exist_ok=True)
     for name, source in code.items():
-        (place / name).write_bytes(source)
-    return {name: place / name for name in code}
+        (into / name).write_bytes(source)
+    return {name: into / name for name in code}

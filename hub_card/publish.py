@@ -1,10 +1,10 @@
-"""Push a saved model to the Hub, whole or not at all.
+"""Push a saved model to the Hub as one commit, after checking it.
 
     python -m seqblend.hub_card.publish DIR --repo_id user/name [--private] [--create_pr] [--revision B] [--dry_run]
 
-Code in the directory that is not this package's is not run (`provenance.py`). What is sent is chosen by name, looked
-through for what is private (`contents.py`), and opened where seqblend is not installed, before the first request that
-changes anything. Then it is one commit. A dry run leaves the directory as it was.
+Before the first request that changes the repository, the files are selected by name and scanned for secrets
+(`contents.py`), and the model is loaded in a process without seqblend. Code in the directory that is not from this
+package is not run (`provenance.py`). A dry run does not change the directory.
 """
 
 import argparse
@@ -25,23 +25,23 @@ from transformers.hf_argparser import string_to_bool
 
 from ..data.errors import print_error
 from ..version import __version__
-from .card import MADE, Given, write_card
-from .contents import PICTURES, PublishError, check_private, gather, listing, repository_files, stale_files
-from .provenance import check_code, foreign_code, renewed_code
-from .verify import REFERENCE, open_everywhere, open_saved, write_reference
+from .card import SIGNATURE, CardData, write_card
+from .contents import PICTURES, PublishError, check_no_secrets, link_files, list_files, repository_files, stale_files
+from .provenance import check_code, foreign_code, update_code
+from .verify import REFERENCE, load_saved, verify_isolated, write_reference
 
 logger = logging.getLogger(__name__)
 
-# How long a request may wait for a sign of life, in seconds; huggingface_hub would wait for ever.
-PATIENCE = 300.0
-# What the Hub answers, in words. Source: huggingface_hub.utils.hf_raise_for_status.
-ANSWERS = {
-    401: "the token is missing or not valid; log in by `hf auth login`, or set HF_TOKEN",
-    403: "the token may not write there",
+# The longest time without an answer to a request, in seconds; huggingface_hub has no limit.
+TIMEOUT = 300.0
+# Explanations of the Hub's answers. Source: huggingface_hub.utils.hf_raise_for_status.
+STATUS_MESSAGES = {
+    401: "the token is missing or not valid; log in with `hf auth login`, or set HF_TOKEN",
+    403: "the token does not allow writing there",
     404: "there is no such repository or branch",
-    409: "it is in conflict with a change that somebody else makes at the same time",
+    409: "somebody else is changing the repository at the same time",
     412: "somebody else changed the repository at the same time",
-    413: "a file or the whole is larger than the Hub takes",
+    413: "a file or the whole commit is larger than the Hub allows",
     429: "there were too many requests; wait a while",
 }
 
@@ -51,11 +51,11 @@ class Destination:
     """Where a model is pushed to.
 
     Args:
-        repo_id: `user/name`, or a name of the user whose token it is.
-        private: make the repository private when it is made; None: as the account has it.
-        create_pr: open a pull request in place of a commit.
-        revision: the branch; made where there is none. None: `main`.
-        token: None: the one that is logged in.
+        repo_id: `user/name`, or `name` for a repository of the user who owns the token.
+        private: make a new repository private; None: the default of the account.
+        create_pr: open a pull request instead of a commit.
+        revision: the branch, created if it does not exist. None: `main`.
+        token: None: the token of `hf auth login`.
     """
 
     repo_id: str
@@ -66,19 +66,19 @@ class Destination:
 
 
 def check_access(destination: Destination) -> str:
-    """Whether the Hub can be reached and knows who asks; to be called before anything that takes long.
+    """Check that the Hub can be reached and the token may write; meant to be called before training.
 
     Returns:
         The full `user/name`.
 
     Raises:
-        PublishError: it cannot, or does not, or the name is of somebody else.
+        PublishError: the Hub cannot be reached, the token is not valid, or the repository belongs to somebody else.
     """
-    set_patience()
+    set_timeout()
     try:
         user = HfApi(token=destination.token).whoami()
-    except Exception as error:  # every layer of the network raises its own
-        raise PublishError(f"the Hub cannot be used: {reason_of(error)}") from error
+    except Exception as error:  # huggingface_hub and its HTTP client raise errors of any class
+        raise PublishError(f"the Hub cannot be used: {describe_error(error)}") from error
     owner, _, name = destination.repo_id.rpartition("/")
     owners = [user["name"], *(organization["name"] for organization in user.get("orgs", []))]
     if owner and owner not in owners and not destination.create_pr:
@@ -91,127 +91,141 @@ def publish(
     destination: Destination,
     message: str = "Upload model",
     *,
-    more: dict[str, Path] | None = None,
-    home: str | Path | None = None,
+    extra_files: dict[str, Path] | None = None,
+    display_path: str | Path | None = None,
     dry_run: bool = False,
     trust_remote_code: bool = False,
 ) -> CommitInfo | None:
     """Check a saved model, and push it as one commit.
 
     Args:
-        directory: of the model, with all that belongs into the repository.
-        destination: where to.
+        directory: of the model, with all files of the repository.
+        destination: where to push.
         message: of the commit.
-        more: other files for the same commit, by their paths in the repository; they go before the directory's.
-        home: where the user finds the model, for messages; None: the directory.
+        extra_files: more files for the same commit, by path in the repository; they replace those of the directory.
+        display_path: the directory named in messages, if `directory` is a temporary copy; None: `directory`.
         dry_run: check, but send nothing.
-        trust_remote_code: run and send code of the directory that is not of this package, too.
+        trust_remote_code: run and send code of the directory even if it is not from this package.
 
     Returns:
         The commit; None for a dry run.
 
     Raises:
-        PublishError: something is missing, private, somebody else's code, or does not open; or the push did not go
-            through.
+        PublishError: a file is missing, holds a secret or foreign code, or the model cannot be loaded; or the push
+            failed.
     """
-    with checked(directory, destination, more, home, trust_remote_code) as files:
+    with checked_files(directory, destination, extra_files, display_path, trust_remote_code) as files:
         if dry_run:
             return None
         try:
-            return send(files, destination, message)
-        except Exception as error:  # every layer of the network raises its own
-            raise PublishError(failure(home or directory, destination, error)) from error
+            return send_commit(files, destination, message)
+        except PublishError as error:
+            raise PublishError(describe_failure(display_path or directory, destination, error)) from error
 
 
 @contextmanager
-def checked(
+def checked_files(
     directory: str | Path,
     destination: Destination,
-    more: dict[str, Path] | None = None,
-    home: str | Path | None = None,
+    extra_files: dict[str, Path] | None = None,
+    display_path: str | Path | None = None,
     trust_remote_code: bool = False,
 ) -> Iterator[dict[str, Path]]:
-    """The files that are to be sent, after every check; those that are made for it are there inside only.
+    """The files to send, after all checks. Generated ones exist only inside the block.
 
     Args and Raises are those of publish.
     """
-    directory, more = Path(directory), more or {}
-    with tempfile.TemporaryDirectory() as place:
-        laid_out = Path(place, "model")
+    directory, extra_files = Path(directory), extra_files or {}
+    with tempfile.TemporaryDirectory() as temporary:
+        repository = Path(temporary, "model")
         try:
             check_code(directory, trust_remote_code)
-            own = renewed_code(directory, Path(place, "code"), trust_remote_code)
-            files = {**repository_files(directory), **own}
-            # Pictures belong to the card that shows them.
-            files = {name: path for name, path in files.items() if "README.md" not in more or name not in PICTURES}
-            files |= more
-            check_private(files, destination.token)
-            gather(files, laid_out)
-            open_everywhere(laid_out)
+            updated = update_code(directory, Path(temporary, "code"), trust_remote_code)
+            files = {**repository_files(directory), **updated}
+            # A new card comes with its own pictures.
+            has_card = "README.md" in extra_files
+            files = {name: path for name, path in files.items() if not has_card or name not in PICTURES}
+            files |= extra_files
+            check_no_secrets(files, destination.token)
+            link_files(files, repository)
+            verify_isolated(repository)
         except ValueError as error:
-            raise PublishError(
-                f"{str(error).replace(str(laid_out), str(home or directory))}; nothing was sent"
-            ) from error
-        if own:
+            reason = str(error).replace(str(repository), str(display_path or directory))
+            raise PublishError(f"{reason}; nothing was sent") from error
+        if updated:
             logger.warning(
-                "%s: its code is of an older seqblend; that of %s is sent in its place", directory, __version__
+                "%s: its code is from an older seqblend; the code of %s is sent instead", directory, __version__
             )
         if found := foreign_code(directory):
-            logger.warning("%s: code that is not of seqblend was trusted: %s", directory, "; ".join(found))
+            logger.warning("%s: trusted code that is not from seqblend: %s", directory, "; ".join(found))
         yield dict(sorted(files.items()))
 
 
-def send(files: dict[str, Path], destination: Destination, message: str) -> CommitInfo:
-    """Send files as one commit on top of what the repository has now.
+@contextmanager
+def hub_errors() -> Iterator[None]:
+    """Inside the block, every error is raised as PublishError. For calls of huggingface_hub only."""
+    try:
+        yield
+    except Exception as error:  # huggingface_hub, its HTTP client and hf_xet raise errors of any class
+        raise PublishError(describe_error(error)) from error
 
-    `HfApi.upload_folder` may make several commits, of which the first does not open. What an earlier push left and
-    would be wrong beside the new files is deleted: a shard beside whole weights, say.
+
+def send_commit(files: dict[str, Path], destination: Destination, message: str) -> CommitInfo:
+    """Send files as one commit on top of the current state of the repository.
+
+    `HfApi.upload_folder` is not used, because it may make several commits, and the first one cannot be loaded. Files
+    of an earlier push that do not fit the new ones are deleted, such as shards beside unsharded weights.
+
+    Raises:
+        PublishError: the Hub refuses it or cannot be reached.
     """
-    set_patience()
+    set_timeout()
     api, revision = HfApi(token=destination.token), destination.revision
-    repo_id = api.create_repo(destination.repo_id, private=destination.private, exist_ok=True).repo_id
-    if revision is not None and not revision.startswith("refs/"):
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    info = api.model_info(repo_id, revision=revision, timeout=get_session().timeout.read)
+    with hub_errors():
+        repo_id = api.create_repo(destination.repo_id, private=destination.private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        info = api.model_info(repo_id, revision=revision, timeout=get_session().timeout.read)
+        additions = [CommitOperationAdd(name, path) for name, path in files.items()]
     if destination.private and not info.private:
-        raise PublishError(f"--private: {repo_id} is there already, and public")
-    additions = [CommitOperationAdd(name, path) for name, path in files.items()]
+        raise PublishError(f"--private: {repo_id} already exists and is public")
     stale = stale_files({file.rfilename for file in info.siblings or []}, files)
-    # By which the commit is known again if its answer is lost.
+    # Identifies the commit, if the Hub's answer is lost.
     description = f"Pushed by seqblend {__version__}, {uuid.uuid4().hex}"
     try:
-        api.preupload_lfs_files(
-            repo_id, additions, revision=revision, create_pr=destination.create_pr, free_memory=False
-        )
-        if ignored := [each.path_in_repo for each in additions if each._should_ignore]:
-            raise PublishError(f"the repository's .gitignore leaves out {', '.join(ignored)}")
-        return api.create_commit(
-            repo_id,
-            [*(CommitOperationDelete(name) for name in stale), *additions],
-            commit_message=message,
-            commit_description=description,
-            revision=revision,
-            create_pr=destination.create_pr,
-            parent_commit=info.sha,
-        )
-    except Exception:  # every layer of the network raises its own
-        if (arrived := find_commit(api, repo_id, revision, message, description)) is None:
+        with hub_errors():
+            api.preupload_lfs_files(
+                repo_id, additions, revision=revision, create_pr=destination.create_pr, free_memory=False
+            )
+            if ignored := [each.path_in_repo for each in additions if each._should_ignore]:
+                raise PublishError(f"the .gitignore of the repository excludes {', '.join(ignored)}")
+            return api.create_commit(
+                repo_id,
+                [*(CommitOperationDelete(name) for name in stale), *additions],
+                commit_message=message,
+                commit_description=description,
+                revision=revision,
+                create_pr=destination.create_pr,
+                parent_commit=info.sha,
+            )
+    except PublishError:
+        if (commit := find_commit(api, repo_id, revision, message, description)) is None:
             raise
-        return arrived
+        return commit
 
 
-def set_patience() -> None:
-    """Let requests give up after PATIENCE, unless the user has set a time of their own."""
+def set_timeout() -> None:
+    """Set a timeout for requests, unless the user has set one."""
     session = get_session()
     if session.timeout.read is None:
-        session.timeout = PATIENCE
+        session.timeout = TIMEOUT
 
 
 def find_commit(api: HfApi, repo_id: str, revision: str | None, message: str, description: str) -> CommitInfo | None:
-    """The commit with this description, if it arrived and only the answer was lost."""
+    """The commit with this description, if it was made and only the answer was lost; else None."""
     try:
         commits = api.list_repo_commits(repo_id, revision=revision)
-    except Exception:  # the Hub is not there, or not for us: then nobody knows
+    except Exception:  # huggingface_hub and its HTTP client raise errors of any class; then it is not known
         return None
     for commit in commits:
         if description in commit.message:
@@ -222,113 +236,117 @@ def find_commit(api: HfApi, repo_id: str, revision: str | None, message: str, de
     return None
 
 
-def failure(directory: str | Path, destination: Destination, error: Exception) -> str:
-    """Why a push failed, what is safe where, and how to go on."""
-    words = ["python", "-m", "seqblend.hub_card.publish", str(directory), "--repo_id", destination.repo_id]
-    words += ["--private"] if destination.private else []
-    words += ["--create_pr"] if destination.create_pr else []
-    words += ["--revision", destination.revision] if destination.revision else []
+def describe_failure(directory: str | Path, destination: Destination, error: Exception) -> str:
+    """Why a push failed, where the model is, and the command that continues."""
+    command = ["python", "-m", "seqblend.hub_card.publish", str(directory), "--repo_id", destination.repo_id]
+    command += ["--private"] if destination.private else []
+    command += ["--create_pr"] if destination.create_pr else []
+    command += ["--revision", destination.revision] if destination.revision else []
     return (
-        f"the push to {destination.repo_id} failed: {reason_of(error)}. The model is whole in {directory}; the "
-        "repository is as it was, or has the whole new commit if only the answer was lost. "
-        f"To go on: {shlex.join(words)}"
+        f"the push to {destination.repo_id} failed: {describe_error(error)}. The complete model is in {directory}; "
+        "the repository is unchanged, or has the complete new commit if only the answer was lost. "
+        f"To continue: {shlex.join(command)}"
     )
 
 
-def reason_of(error: BaseException) -> str:
-    """What went wrong, in a line: what the Hub answered, if it did, or what is at the bottom of it."""
+def describe_error(error: BaseException) -> str:
+    """The reason of an error in one line: the Hub's answer, if there is one, or else the first cause."""
     chain = [error]
-    while (deeper := chain[-1].__cause__) is not None:
-        chain.append(deeper)
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
     for each in chain:
         if isinstance(each, OfflineModeIsEnabled):
             return "HF_HUB_OFFLINE is set"
         if isinstance(each, PublishError):
             return str(each)
         if isinstance(each, HfHubHTTPError):
-            status, said = each.response.status_code, (each.server_message or "").strip()
-            other = "the Hub has a fault; try again later" if status >= 500 else "the Hub refuses it"
-            return f"{ANSWERS.get(status, other)} (HTTP {status}{': ' + said if said else ''})"
+            status, answer = each.response.status_code, (each.server_message or "").strip()
+            other = "the Hub has an internal error; try again later" if status >= 500 else "the Hub refuses it"
+            return f"{STATUS_MESSAGES.get(status, other)} (HTTP {status}{': ' + answer if answer else ''})"
     return " ".join(f"{type(chain[-1]).__name__}: {chain[-1]}".split())
 
 
 # --- The command ---
 
 
-def complete(directory: Path, given: Given, into: Path, trust_remote_code: bool = False) -> dict[str, Path]:
-    """Write the reference where there is none, and the card, unless somebody has written one of their own.
+def write_missing_files(
+    directory: Path, card_data: CardData, into: Path, trust_remote_code: bool = False
+) -> dict[str, Path]:
+    """Write the reference if there is none, and the card unless the user has written one.
 
     Args:
         directory: of the model.
-        given: what is known for the card.
+        card_data: facts for the card.
         into: where to write.
         trust_remote_code: see publish.
 
     Returns:
-        The files written, by their paths in the repository.
+        The written files, by path in the repository.
 
     Raises:
-        ValueError: the model does not open, or what its run left is damaged.
+        ValueError: the model cannot be loaded, or a file of its run is damaged.
     """
     names = []
     if not (directory / REFERENCE).exists():
-        write_reference(open_saved(directory), into)
+        write_reference(load_saved(directory), into)
         names.append(REFERENCE)
     card = directory / "README.md"
-    if not card.exists() or MADE in card.read_text(encoding="utf-8"):
+    if not card.exists() or SIGNATURE in card.read_text(encoding="utf-8"):
         try:
-            write_card(directory, given, into=into, trust_remote_code=trust_remote_code)
-        except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # its run's files may hold anything
-            raise ValueError(f"{directory}: what its run left is damaged ({type(error).__name__}: {error})") from error
+            write_card(directory, card_data, into=into, trust_remote_code=trust_remote_code)
+        except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # values of any type in the files
+            raise ValueError(f"{directory}: a file of its run is damaged ({type(error).__name__}: {error})") from error
         names += ["README.md", *(name for name in PICTURES if (into / name).exists())]
     return {name: into / name for name in names}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit code is 2 where the directory or the Hub is at fault."""
+    """Run the command line. The exit code is 2 if the directory or the Hub causes an error."""
     parser = argparse.ArgumentParser(prog="python -m seqblend.hub_card.publish", description=__doc__.splitlines()[0])
-    parser.add_argument("directory", type=Path, help="a saved model")
+    parser.add_argument("directory", type=Path, help="of a saved model")
     parser.add_argument("--repo_id", required=True, help="user/name")
     parser.add_argument("--private", action="store_true", default=None, help="make the repository private")
     parser.add_argument("--create_pr", action="store_true", help="open a pull request")
-    parser.add_argument("--revision", help="a branch, made where there is none; default main")
-    parser.add_argument("--dry_run", action="store_true", help="check all and list what would be sent")
+    parser.add_argument("--revision", help="a branch, created if it does not exist; default main")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="check everything and list the files to send, but send nothing"
+    )
     parser.add_argument(
         "--trust_remote_code",
         type=string_to_bool,
         nargs="?",
         const=True,
         default=False,
-        help="true: run and send code of the directory that is not of seqblend, which you have read",
+        help="true: run and send code in the directory that is not from seqblend; read it first",
     )
     arguments = parser.parse_args(argv)
     if arguments.create_pr and arguments.revision:
-        parser.error("--create_pr and --revision do not go together: a pull request is to main")
+        parser.error("--create_pr and --revision cannot be combined: a pull request is always to main")
     try:
-        run(arguments)
+        run_command(arguments)
     except (PublishError, ValueError, OSError) as error:
         return print_error(error)
     return 0
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Publish, or look whether it could be done. Raises as publish, complete and check_access do."""
+def run_command(arguments: argparse.Namespace) -> None:
+    """Publish, or only check. Raises as publish, write_missing_files and check_access do."""
     directory, trusted = arguments.directory, arguments.trust_remote_code
     destination = Destination(arguments.repo_id, arguments.private, arguments.create_pr, arguments.revision)
     repository_files(directory)
     check_code(directory, trusted)
     if not arguments.dry_run:
         destination = replace(destination, repo_id=check_access(destination))
-    given = Given(repo_id=destination.repo_id, revision=destination.revision)
+    card_data = CardData(repo_id=destination.repo_id, revision=destination.revision)
     if not arguments.dry_run:
-        complete(directory, given, directory, trusted)
+        write_missing_files(directory, card_data, directory, trusted)
         commit = publish(directory, destination, trust_remote_code=trusted)
         print(commit.pr_url or commit.commit_url)
         return
-    with tempfile.TemporaryDirectory() as place:
-        made = complete(directory, given, Path(place), trusted)
-        with checked(directory, destination, made, trust_remote_code=trusted) as files:
-            print(*listing(files), "All is well. Nothing was sent.", sep="\n")
+    with tempfile.TemporaryDirectory() as temporary:
+        written = write_missing_files(directory, card_data, Path(temporary), trusted)
+        with checked_files(directory, destination, written, trust_remote_code=trusted) as files:
+            print(*list_files(files), "All checks passed. Nothing was sent.", sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a run was made with: a callback keeps it in trainer_state.json, from where the card takes it."""
+"""The record of a run for the card: a callback writes versions, hardware and hyperparameters to trainer_state.json."""
 
 import datetime
 import platform
@@ -17,7 +17,7 @@ from ..tasks.base import Task
 from .secrecy import is_public, known_secrets
 
 PACKAGES = ("seqblend", "torch", "transformers", "datasets", "tokenizers", "accelerate")
-# What decides a result. Nothing else of the arguments is told: others hold paths, names and tokens.
+# Arguments that affect the result. No others are published, because they may hold paths, names and tokens.
 HYPERPARAMETERS = (
     *("learning_rate", "per_device_train_batch_size", "max_tokens_per_batch", "gradient_accumulation_steps"),
     *("num_train_epochs", "max_steps", "early_stopping_patience"),
@@ -26,21 +26,21 @@ HYPERPARAMETERS = (
     *("neftune_noise_alpha", "generation_max_length", "generation_num_beams", "seed"),
     *("data_seed", "full_determinism"),
 )
-# What a reader looks for first, even where it is the default.
-ALWAYS = (*HYPERPARAMETERS[:2], "num_train_epochs", "lr_scheduler_type", "optim", "seed")
+# Shown even with their default values.
+ALWAYS_SHOWN = (*HYPERPARAMETERS[:2], "num_train_epochs", "lr_scheduler_type", "optim", "seed")
 
 
 class RunRecord(TrainerCallback, ExportableState):
-    """Keeps the versions, the hardware, the hyperparameters and the time of a run, over all its resumptions.
+    """Records versions, hardware, hyperparameters and time of a run, including all its resumptions.
 
-    It works with any Trainer; BlendTrainer has one. What it keeps stands in trainer_state.json, under
-    `stateful_callbacks`, beside the log of losses and metrics that the Trainer itself keeps there.
+    It works with any Trainer; BlendTrainer adds it. The record is in trainer_state.json, under `stateful_callbacks`,
+    beside the Trainer's log of losses and metrics.
     """
 
     def __init__(self) -> None:
         self.facts: dict[str, Any] = {}
-        # Set by BlendTrainer: the name of the run, and the facts that differ from the checkpoint that it is resumed
-        # from, as step, name, and the value before and after it.
+        # Set by BlendTrainer: the name of the run, and the facts that differ from those of the checkpoint that it is
+        # resumed from: step, name, old value, new value.
         self.run: str | None = None
         self.changes: list[tuple[int, str, Any, Any]] = []
         self._start, self._before = time.monotonic(), 0.0
@@ -48,9 +48,9 @@ class RunRecord(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Note what is known before the first step; what an interrupted run had kept goes on."""
-        kept = (state.stateful_callbacks.get(type(self).__name__) or {}) if state.global_step else {}
-        earlier = kept.get("attributes", {}).get("facts", {})
+        """Record the facts known before the first step, and continue the record of an interrupted run."""
+        record = (state.stateful_callbacks.get(type(self).__name__) or {}) if state.global_step else {}
+        earlier = record.get("attributes", {}).get("facts", {})
         self._start, self._before = time.monotonic(), earlier.get("seconds", 0.0)
         self.facts = {
             "started": earlier.get("started", datetime.datetime.now(datetime.timezone.utc).date().isoformat()),
@@ -65,29 +65,29 @@ class RunRecord(TrainerCallback, ExportableState):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Leave it to Trainer.save_state, which writes what the last checkpoint had."""
+        """Update the state of the Trainer, so that Trainer.save_state does not write that of the last checkpoint."""
         state.stateful_callbacks[type(self).__name__] = self.state()
 
     def state(self) -> dict[str, Any]:
-        """What goes into trainer_state.json; called for every checkpoint."""
+        """The content for trainer_state.json; called for every checkpoint."""
         seconds = round(self._before + time.monotonic() - self._start, 1)
-        # Before training there is nothing to keep.
+        # Before training there are no facts.
         return {"args": {}, "attributes": {"facts": {**self.facts, "seconds": seconds} if self.facts else {}}}
 
 
 def versions() -> dict[str, str]:
-    """The packages that made a run."""
+    """The versions of Python and of the packages that affect a run."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)
-        except PackageNotFoundError:  # seqblend, where it runs from a repository's code
+        except PackageNotFoundError:  # seqblend, if its source is used without installation
             continue
     return found
 
 
 def hardware(args: TrainingArguments) -> str:
-    """What a run used, as `1 × NVIDIA H200` or `2 CPU threads`."""
+    """The hardware of a run, such as `1 × NVIDIA H200` or `2 CPU threads`."""
     if args.device.type == "cuda":
         return f"{args.world_size} × {torch.cuda.get_device_name(args.device)}"
     count = torch.get_num_threads()
@@ -96,39 +96,46 @@ def hardware(args: TrainingArguments) -> str:
 
 
 def hyperparameters(args: TrainingArguments) -> list[tuple[str, str]]:
-    """Those that differ from transformers' defaults, then others that readers look for, with "(default)".
+    """Hyperparameters that differ from the defaults of transformers, then those of ALWAYS_SHOWN with "(default)".
 
-    Pairs, because trainer_state.json sorts the keys of a mapping.
+    The result is a list of pairs, because trainer_state.json sorts the keys of a mapping.
     """
     defaults = {field.name: field.default for field in fields(Seq2SeqTrainingArguments)}
     given = {name: getattr(args, name) for name in HYPERPARAMETERS if hasattr(args, name)}
     if args.max_steps > 0:
-        # Which overrides it.
+        # max_steps overrides it.
         given.pop("num_train_epochs")
     if given.get("max_tokens_per_batch") is not None:
-        # Which it stands in for.
+        # max_tokens_per_batch replaces it.
         given.pop("per_device_train_batch_size")
-    changed = {name: shown(value) for name, value in given.items() if value not in (defaults.get(name), None)}
-    rest = {name: f"{shown(given[name])} (default)" for name in ALWAYS if name in given and name not in changed}
+    changed = {name: format_value(value) for name, value in given.items() if value not in (defaults.get(name), None)}
+    rest = {
+        name: f"{format_value(given[name])} (default)"
+        for name in ALWAYS_SHOWN
+        if name in given and name not in changed
+    }
     return [*changed.items(), *rest.items()]
 
 
-def shown(value: Any) -> str:
-    """A value as the command line has it; a whole number, which transformers may keep as 2.0, without its point."""
+def format_value(value: Any) -> str:
+    """A value as on the command line; whole numbers without a point, because transformers may store 2 as 2.0."""
     value = getattr(value, "value", value)
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def as_words(value: str | list[str]) -> list[str]:
-    """The words of a text, or of a sentence that is given in words."""
+    """The words of a text, or of a sentence that is already a list of words."""
     return value.split() if isinstance(value, str) else value
 
 
-def shown_example(rows: datasets.DatasetDict, task: Task) -> dict[str, str | list[str]]:
-    """A row for the card to show, where there are no predictions to take it from.
+def select_example(rows: datasets.DatasetDict, task: Task) -> dict[str, str | list[str]]:
+    """The example for the card, if there are no predictions for the test split.
 
-    It is the last split's first with some words in it: of "?" there is nothing to mask, and nothing to go on from. A
-    row that holds what looks like a secret is not shown.
+    It is the first row of the last split with more than five words: in a text such as "?" there is nothing to mask or
+    to continue. If no row has so many, it is the first row. Rows that contain a secret are not selected.
+
+    Returns:
+        `{"example": row}`, or an empty dict.
     """
     if "test" in rows and task.has_answers:
         return {}

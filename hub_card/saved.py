@@ -1,4 +1,4 @@
-"""What a saved model's directory tells: the model itself, and what its run left beside it."""
+"""The directory of a saved model: the model's files and the files that its run wrote."""
 
 import math
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ from ..tasks.tags import find_scheme
 from ..tasks.words import SENTENCES, WordSplitting, find_splitting, read_splitting
 from .usage import HEADS, Head, Tagging
 
-# What every row of predictions.jsonl has.
+# The keys that every row of predictions.jsonl must have.
 COLUMNS = ("input", "prediction", "reference")
 
 
 @dataclass(frozen=True)
-class Saved:
-    """What a saved model's directory tells.
+class SavedModel:
+    """The contents of a saved model's directory.
 
     Args:
-        directory: where it is.
+        directory: its path.
         config: config.json.
         results: all_results.json.
         state: trainer_state.json.
         predictions: the rows of predictions.jsonl.
         tokenizer: tokenizer_config.json.
-        parameters: how many the weights have.
+        parameters: the number of parameters.
     """
 
     directory: Path
@@ -41,14 +41,14 @@ class Saved:
 
     @property
     def head(self) -> Head:
-        """What kind of model it is."""
+        """The kind of head."""
         return HEADS[self.config["architectures"][0].partition("For")[2].removesuffix("Model")]
 
     @property
     def run(self) -> dict[str, Any]:
-        """What RunRecord kept."""
-        kept = (self.state.get("stateful_callbacks") or {}).get("RunRecord") or {}
-        return kept.get("attributes", {}).get("facts", {})
+        """The facts that RunRecord saved."""
+        record = (self.state.get("stateful_callbacks") or {}).get("RunRecord") or {}
+        return record.get("attributes", {}).get("facts", {})
 
     @property
     def labels(self) -> list[str]:
@@ -58,14 +58,17 @@ class Saved:
 
     @cached_property
     def splitting(self) -> WordSplitting | None:
-        """How the words of a tagger were divided in training; of an older model, from the words of the test rows."""
+        """How texts were split into words in training, for a token classifier; None for other models.
+
+        The tokenizer's configuration has it. For older models it is inferred from the words of the test rows.
+        """
         if self.head.pipeline_tag != "token-classification":
             return None
         return read_splitting(self.tokenizer) or find_splitting(row["input"] for row in self.predictions[:SENTENCES])
 
     @cached_property
     def tagging(self) -> Tagging:
-        """How a tagger is asked."""
+        """How the example code uses a token classifier."""
         if self.splitting is None:
             return Tagging()
         tokens = read_object(self.directory / "tokenizer.json").get("model", {})
@@ -75,7 +78,7 @@ class Saved:
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
-    """The rows of predictions.jsonl. Raises ValueError where one is damaged; the message names file and line."""
+    """The rows of predictions.jsonl. Raises ValueError for a damaged row; the message names file and line."""
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line:
@@ -85,16 +88,16 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise ValueError(f"{path}: line {number} {error}") from error
         if not {*COLUMNS} <= row.keys():
-            raise ValueError(f"{path}: line {number}, {row!r:.80}, is no row with {', '.join(COLUMNS)}")
+            raise ValueError(f"{path}: line {number}, {row!r:.80}, is not a row with {', '.join(COLUMNS)}")
         rows.append(row)
     return rows
 
 
-def read_saved(directory: str | Path) -> Saved:
-    """Read what a directory tells of the model that is saved in it.
+def read_saved(directory: str | Path) -> SavedModel:
+    """Read the directory of a saved model.
 
     Raises:
-        ValueError: no model of this package is saved there.
+        ValueError: it does not hold a model of this package, or a file is damaged.
     """
     directory = Path(directory)
     config = read_object(directory / "config.json")
@@ -104,7 +107,7 @@ def read_saved(directory: str | Path) -> Saved:
         raise ValueError(f"{directory}: no model of seqblend is saved there")
     path = directory / "predictions.jsonl"
     predictions = read_predictions(path) if path.exists() else []
-    return Saved(
+    return SavedModel(
         directory=directory,
         config=config,
         results=read_object(directory / "all_results.json"),
@@ -116,7 +119,7 @@ def read_saved(directory: str | Path) -> Saved:
 
 
 def count_parameters(directory: Path) -> int:
-    """The numbers in the weights; tied ones are saved, and counted, once."""
+    """The number of parameters in the weights. Tied tensors are saved, and counted, once."""
     count = 0
     for path in directory.glob("model*.safetensors"):
         with safetensors.safe_open(path, framework="pt") as file:

@@ -1,20 +1,20 @@
-"""The card of `model.push_to_hub`, in place of the stub that transformers writes."""
+"""The card of `model.push_to_hub`: replaces the stub that transformers writes."""
 
 from pathlib import Path
 
 from huggingface_hub import ModelCard
 
-# What transformers.utils.hub.create_and_tag_model_card writes where it knows nothing.
+# The placeholder in the cards of transformers.utils.hub.create_and_tag_model_card.
 STUB = "[More Information Needed]"
 
 
 def replace_stub(directory: Path, repo_id: str) -> None:
-    """Put a card that the configuration tells in place of the one that push_to_hub writes where there is none."""
+    """Replace the stub in a directory by a card made from the configuration; any other card is left unchanged."""
     path = directory / "README.md"
     if path.exists() and STUB not in path.read_text(encoding="utf-8"):
         return
-    # Only who pushes needs the card's packages.
-    from .card import Given, write_card
+    # Imported here, because only a push needs the packages of the card.
+    from .card import CardData, write_card
 
     tags = ModelCard.load(path).data.tags if path.exists() else None
-    write_card(directory, Given(repo_id=repo_id, tags=tags or None), complete=False)
+    write_card(directory, CardData(repo_id=repo_id, tags=tags or None), complete=False)

@@ -1,4 +1,4 @@
-"""How a model is used: for each head a few lines of code, which are printed on the card and run before that."""
+"""The example code on the card: a few lines for each head, which are run before they are printed."""
 
 import json
 import tempfile
@@ -7,21 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from ..tasks.words import DEFAULT, WORDS, join_words, word_spans
-from .verify import without_package
+from .verify import run_isolated
 
 
 @dataclass(frozen=True)
 class Head:
-    """What a kind of model is for.
+    """How the card describes models with one head.
 
     Args:
-        auto_class: transformers' Auto class that opens it.
-        pipeline_tag: the Hub's name of its task.
-        task_name: the same in words.
-        sentence: what it does; `{labels}` stands for its labels.
-        code: lines that use `model`, `tokenizer` and the text `{text}`, or its `words`, which `{words}` makes.
-        pipeline: whether those lines use transformers' pipelines.
-        classifies: whether it has labels.
+        auto_class: the Auto class of transformers that loads them.
+        pipeline_tag: the name of their task on the Hub.
+        task_name: the name of their task on the card.
+        sentence: what the models do; `{labels}` is replaced by a description of the labels.
+        code: lines that use `model` and `tokenizer`; `{text}` is replaced by the example, `{words}` by lines that
+            define `words`.
+        pipeline: whether these lines use a pipeline of transformers.
+        classifies: whether the models have labels.
     """
 
     auto_class: str
@@ -33,9 +34,9 @@ class Head:
     classifies: bool = False
 
 
-# How many characters of a real input a card shows.
-LONGEST = 300
-LOADING = """\
+# The maximal length of an input on the card, in characters.
+MAX_EXAMPLE_LENGTH = 300
+LOADING_CODE = """\
 from transformers import {names}
 
 repository = {repo_id}
@@ -47,12 +48,12 @@ model = {auto_class}.from_pretrained(repository, **options)
 
 @dataclass(frozen=True)
 class Tagging:
-    """How a tagger is asked.
+    """How the example code uses a token classifier.
 
     Args:
-        rule: what divides a text into words, one of WORDS; None: it is not known.
-        groups: whether transformers' pipeline groups the tags of single tokens rightly: each word is one token, and
-            the tags are B- and I-.
+        rule: the rule that splits a text into words, one of WORDS; None: unknown.
+        groups: whether a pipeline of transformers groups the tags into spans correctly: each word must be one token,
+            with the tags B- and I-.
     """
 
     rule: str | None = None
@@ -60,41 +61,41 @@ class Tagging:
 
 
 def usage_code(head: Head, repo_id: str, example: Any, revision: str = "main", tagging: Tagging = Tagging()) -> str:
-    """The code that the card shows.
+    """The example code for the card.
 
     Args:
         head: of the model.
         repo_id: of the repository.
         example: a text, a pair of texts, or the words of a sentence.
-        revision: the branch that it is pushed to.
-        tagging: of a token classifier.
+        revision: the branch that the model is pushed to.
+        tagging: for a token classifier.
     """
     names = [head.auto_class, "AutoTokenizer", *(["pipeline"] if head.pipeline else [])]
-    # Quoted: they may be of a file that somebody else has written, and this code runs.
-    where = {"repo_id": quoted(repo_id), "revision": quoted(revision)}
-    loading = LOADING.format(names=", ".join(names), auto_class=head.auto_class, **where)
-    return loading + asking_code(head, example, tagging)
+    # As literals: the names may come from a file that is not trusted, and this code is run.
+    where = {"repo_id": as_literal(repo_id), "revision": as_literal(revision)}
+    loading = LOADING_CODE.format(names=", ".join(names), auto_class=head.auto_class, **where)
+    return loading + inference_code(head, example, tagging)
 
 
-def asking_code(head: Head, example: Any, tagging: Tagging = Tagging()) -> str:
-    """The part of usage_code behind the loading."""
+def inference_code(head: Head, example: Any, tagging: Tagging = Tagging()) -> str:
+    """The part of usage_code after the model is loaded."""
     if head.pipeline_tag == "token-classification":
-        code = GROUPING if tagging.groups else head.code
+        code = GROUPED_TAGGING_CODE if tagging.groups else head.code
         return code.format(words=words_code(example, tagging.rule))
     text = {"text": example[0], "text_pair": example[1]} if is_pair(head, example) else as_text(example)
-    return head.code.format(text=quoted(text))
+    return head.code.format(text=as_literal(text))
 
 
 def words_code(example: str | list[str], rule: str | None) -> str:
-    """Lines that make `words`: of a text by the rule; as they are, where the rule does not give them back."""
+    """Lines that define `words`: by the rule from a text, or as a list if the rule does not reproduce the words."""
     text = as_text(example, rule)
-    rule = rule or (DEFAULT if isinstance(example, str) else rule_of(example))
+    rule = rule or (DEFAULT if isinstance(example, str) else guess_rule(example))
     if isinstance(example, list) and [text[start:stop] for start, stop in word_spans(text, rule)] != example:
-        return f"words = {quoted(example)}"
-    return DIVIDING[rule].format(text=quoted(text), pattern=WORDS[rule].pattern)
+        return f"words = {as_literal(example)}"
+    return SPLITTING_CODE[rule].format(text=as_literal(text), pattern=WORDS[rule].pattern)
 
 
-def quoted(value: Any) -> str:
+def as_literal(value: Any) -> str:
     """A text, a list or a mapping as Python code."""
     return json.dumps(value, ensure_ascii=False)
 
@@ -104,20 +105,20 @@ def is_pair(head: Head, example: Any) -> bool:
     return head.pipeline_tag == "text-classification" and isinstance(example, list)
 
 
-def rule_of(words: list[str]) -> str:
-    """What divides a text into these words, where it is not known."""
+def guess_rule(words: list[str]) -> str:
+    """The rule that splits a text into these words, if it is not known."""
     return "characters" if all(len(word) == 1 for word in words) else DEFAULT
 
 
 def as_text(example: Any, rule: str | None = None) -> str:
-    """A text as it is; words as a text, see write_text."""
-    return example if isinstance(example, str) else join_words(example, rule or rule_of(example))[0]
+    """A text unchanged; words joined to a text, see join_words."""
+    return example if isinstance(example, str) else join_words(example, rule or guess_rule(example))[0]
 
 
-def prompt_of(head: Head, example: Any, mask_token: str | None) -> Any:
-    """What a model is given of an example: a language model its beginning, or all of it with a word masked."""
+def make_prompt(head: Head, example: Any, mask_token: str | None) -> Any:
+    """The input from an example: a causal model gets its first words, a masked one all words with one masked."""
     if isinstance(example, str):
-        example = example[:LONGEST]
+        example = example[:MAX_EXAMPLE_LENGTH]
     words = example.split(" ") if isinstance(example, str) else []
     if head.pipeline_tag == "text-generation" and words:
         return " ".join(words[: min(8, (len(words) + 1) // 2)])
@@ -127,49 +128,50 @@ def prompt_of(head: Head, example: Any, mask_token: str | None) -> Any:
 
 
 def run_usage(code: str, repo_id: str, directory: Path) -> str:
-    """Run the code as it is printed, where seqblend is not installed, and return what it prints.
+    """Run the example code unchanged in a process without seqblend, and return its output.
 
-    It runs where `repo_id` is a link to `directory`, which transformers opens as it would the repository.
+    In the working directory of the process, `repo_id` is a link to `directory`; transformers loads it like the
+    repository.
 
     Raises:
-        ValueError: it fails.
+        ValueError: the code fails.
     """
-    with tempfile.TemporaryDirectory() as place:
-        link = Path(place, repo_id)
-        if Path(place).resolve() not in link.resolve().parents:
-            raise ValueError(f"repo_id: {repo_id!r} is no name of a repository")
+    with tempfile.TemporaryDirectory() as temporary:
+        link = Path(temporary, repo_id)
+        if Path(temporary).resolve() not in link.resolve().parents:
+            raise ValueError(f"repo_id: {repo_id!r} is not the name of a repository")
         try:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(Path(directory).absolute(), target_is_directory=True)
-        except OSError as error:  # where links need a right of their own
+        except OSError as error:  # Windows allows links only with a special permission
             raise ValueError(str(error)) from error
-        done = without_package(["-"], Path(place), code)
+        done = run_isolated(["-"], Path(temporary), code)
     if done.returncode:
-        raise ValueError((done.stderr.strip().splitlines() or ["it ended without a word"])[-1])
+        raise ValueError((done.stderr.strip().splitlines() or ["the process ended without a message"])[-1])
     return done.stdout.rstrip("\n")
 
 
-# How a text is divided into words, by each of WORDS.
-DIVIDING = {
+# Code that splits a text into words, for each rule of WORDS.
+SPLITTING_CODE = {
     "characters": "words = list({text})",
     "words": "import regex\n\nwords = regex.findall(r'{pattern}', {text})",
     "spaces": "words = {text}.split()",
 }
-# Of a tagger of characters, each of which is a token.
-GROUPING = """\
+# Code for a token classifier whose tokens are single characters.
+GROUPED_TAGGING_CODE = """\
 {words}
 tag = pipeline("token-classification", model=model, tokenizer=tokenizer, aggregation_strategy="simple")
 for part in tag([words], is_split_into_words=True, delimiter="")[0]:
     print(part["word"], part["entity_group"], f"{{part['score']:.3f}}")
 """
-# By what follows "For" in the name of a model's class; "" for a model without a head.
+# By the part after "For" in the name of the model class; "" for a model without head.
 HEADS = {
     "SequenceClassification": Head(
         auto_class="AutoModelForSequenceClassification",
         pipeline_tag="text-classification",
         task_name="Text classification",
         classifies=True,
-        sentence="It reads a text and gives it {labels}.",
+        sentence="This model classifies a text. The output is {labels}.",
         code="""\
 classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
 print(classify({text}))
@@ -180,7 +182,7 @@ print(classify({text}))
         pipeline_tag="token-classification",
         task_name="Token classification",
         classifies=True,
-        sentence="It reads a text and gives each part of it {labels}.",
+        sentence="This model labels each word of a text. The output for a word is {labels}.",
         code="""\
 {words}
 tag = pipeline("token-classification", model=model, tokenizer=tokenizer)
@@ -196,7 +198,7 @@ for part in tag([words], is_split_into_words=True)[0]:
         auto_class="AutoModelForSeq2SeqLM",
         pipeline_tag="translation",
         task_name="Sequence to sequence",
-        sentence="It reads a text and writes another.",
+        sentence="This model generates a text from a text.",
         code="""\
 inputs = tokenizer({text}, return_tensors="pt")
 print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True)[0])
@@ -207,7 +209,7 @@ print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True)
         auto_class="AutoModelForCausalLM",
         pipeline_tag="text-generation",
         task_name="Text generation",
-        sentence="It continues a text.",
+        sentence="This model continues a text.",
         code="""\
 write = pipeline("text-generation", model=model, tokenizer=tokenizer)
 print(write({text}, max_new_tokens=64, do_sample=False)[0]["generated_text"])
@@ -217,7 +219,7 @@ print(write({text}, max_new_tokens=64, do_sample=False)[0]["generated_text"])
         auto_class="AutoModelForMaskedLM",
         pipeline_tag="fill-mask",
         task_name="Fill-mask",
-        sentence="It tells which words were masked in a text.",
+        sentence="This model predicts the masked words of a text.",
         code="""\
 fill = pipeline("fill-mask", model=model, tokenizer=tokenizer)
 for guess in fill({text}):
@@ -228,7 +230,7 @@ for guess in fill({text}):
         auto_class="AutoModel",
         pipeline_tag="feature-extraction",
         task_name="Feature extraction",
-        sentence="It turns each token of a text into a vector that knows of the others.",
+        sentence="This model computes a contextual vector for each token of a text.",
         code="""\
 inputs = tokenizer({text}, return_tensors="pt")
 print(model(**inputs).last_hidden_state.shape)

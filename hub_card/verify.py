@@ -1,7 +1,7 @@
-"""Whether a saved model still says what it said: reference.safetensors holds inputs and the outputs they had.
+"""Verification that a saved model gives its recorded outputs: reference.safetensors holds inputs and outputs.
 
-The same checks run in three places: `verify` where seqblend is installed; this file as a script,
-`python verify.py DIR`, for which seqblend does not exist; and by anyone who reads the tensors.
+`verify` checks a model where seqblend is installed. As a script, `python verify.py DIR`, this file checks it with the
+code in the directory, as if seqblend were not installed.
 """
 
 import json
@@ -22,41 +22,41 @@ from transformers import PreTrainedModel
 
 REFERENCE = "reference.safetensors"
 LENGTHS = (7, 4, 1)
-# What a process of its own is told of the environment: how to find and run Python, and nothing of the user's.
-KEPT = (
+# Environment variables that the isolated process gets: only those needed to find and run Python.
+ENVIRONMENT = (
     *("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT"),
     *("TMPDIR", "TEMP", "TMP", "LANG", "LC_ALL", "LC_CTYPE", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
     "TOKENIZERS_PARALLELISM",
 )
-# How far outputs may be off on other hardware, relative to their standard deviation, by the dtype of the weights.
+# The largest allowed difference of outputs, relative to their standard deviation, for each dtype of the weights.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 1e-1}
 
 
 def reference_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Three sequences of uneven length, of tokens drawn by a fixed seed: they tell nothing of anybody's data."""
+    """Inputs of the reference: three sequences of different lengths, of random tokens with a fixed seed."""
     generator = torch.Generator().manual_seed(0)
     mask = torch.tensor([[1] * length + [0] * (max(LENGTHS) - length) for length in LENGTHS])
 
     def tokens(vocab_size: int) -> torch.Tensor:
         return torch.randint(vocab_size, mask.shape, generator=generator) * mask
 
-    size, writes = model.get_input_embeddings().num_embeddings, model.get_output_embeddings() is not None
+    size, has_lm_head = model.get_input_embeddings().num_embeddings, model.get_output_embeddings() is not None
     if not model.config.is_encoder_decoder:
         return {"input_ids": tokens(size), "attention_mask": mask}
-    if writes:
+    if has_lm_head:
         return {
             "input_ids": tokens(size),
             "attention_mask": mask,
             "decoder_input_ids": tokens(model.config.vocab_size),
         }
-    # The decoder reads the source too.
+    # Without decoder inputs, the decoder reads the source as well, so its vocabulary is a limit too.
     return {"input_ids": tokens(min(size, model.config.vocab_size)), "attention_mask": mask}
 
 
-def outputs_of(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """What a model and, where that is another one, its base model say: `logits` and `last_hidden_state`, on the CPU.
+def compute_outputs(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The outputs of a model on the CPU: `last_hidden_state` of its base model and, if it has a head, `logits`.
 
-    The last state of a model with a head is that of its base model, so that every head of the family can be checked.
+    With `last_hidden_state`, all other heads of the family can be checked as well.
     """
     training = model.training
     model.eval()
@@ -72,11 +72,11 @@ def outputs_of(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[
 
 
 def write_reference(model: PreTrainedModel, directory: str | Path) -> Path:
-    """Write inputs and what the model says to them into a directory.
+    """Write inputs and the outputs of a model into a directory.
 
     Args:
-        model: in whatever mode; it is left as it was.
-        directory: where to write; the model is saved there too.
+        model: in training or evaluation mode, which is restored afterwards.
+        directory: where to write; the directory of the saved model.
 
     Returns:
         The file.
@@ -84,90 +84,92 @@ def write_reference(model: PreTrainedModel, directory: str | Path) -> Path:
     inputs = reference_inputs(model)
     metadata = {"format": "pt", "architecture": type(model).__name__, "torch": torch.__version__}
     path = Path(directory, REFERENCE)
-    safetensors.torch.save_file({**inputs, **outputs_of(model, inputs)}, path, metadata)
+    safetensors.torch.save_file({**inputs, **compute_outputs(model, inputs)}, path, metadata)
     return path
 
 
 def read_reference(directory: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The inputs and the outputs that write_reference wrote.
+    """The inputs and the outputs in reference.safetensors.
 
     Raises:
         ValueError: there is no such file.
     """
     path = Path(directory, REFERENCE)
     if not path.exists():
-        raise ValueError(f"{path}: no such file; without it there is nothing to compare with")
+        raise ValueError(f"{path}: no such file; outputs cannot be compared without it")
     tensors = safetensors.torch.load_file(path)
     outputs = {name: tensors.pop(name) for name in ("last_hidden_state", "logits") if name in tensors}
     return tensors, outputs
 
 
-def errors_of(model: PreTrainedModel, inputs: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> dict:
-    """The largest difference of each output, relative to its standard deviation; 0.0 where they are bitwise equal.
+def compare_outputs(
+    model: PreTrainedModel, inputs: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
+) -> dict:
+    """The largest difference of each output, relative to its standard deviation; 0.0 if it is bitwise equal.
 
     Raises:
         ValueError: an output has another shape, or differs by more than TOLERANCE.
     """
     errors = {}
-    for name, output in outputs_of(model, inputs).items():
+    for name, output in compute_outputs(model, inputs).items():
         if name not in expected:
             continue
-        wanted = expected[name]
-        if output.shape != wanted.shape:
-            raise ValueError(f"{name} has shape {tuple(output.shape)}, the reference {tuple(wanted.shape)}")
-        difference = (output.double() - wanted.double()).abs().max().item()
-        errors[name] = difference / max(wanted.double().std().item(), 1e-12) if difference else 0.0
+        reference = expected[name]
+        if output.shape != reference.shape:
+            raise ValueError(f"{name} has shape {tuple(output.shape)}, the reference {tuple(reference.shape)}")
+        difference = (output.double() - reference.double()).abs().max().item()
+        errors[name] = difference / max(reference.double().std().item(), 1e-12) if difference else 0.0
         if not errors[name] <= TOLERANCE.get(model.dtype, 1e-4):
             raise ValueError(
-                f"{name} differs from the reference by {errors[name]:.1e} of its standard deviation; if the model was "
-                f"changed on purpose, delete {REFERENCE}"
+                f"{name} differs from the reference by {errors[name]:.1e} of its standard deviation; if you changed "
+                f"the model on purpose, delete {REFERENCE}"
             )
     return errors
 
 
 def verify(repo_or_dir: str | Path, revision: str | None = None, token: str | None = None) -> dict[str, float]:
-    """Check that a model says what it said when it was published.
+    """Check that a model gives the outputs that it gave when it was published.
 
     Args:
         repo_or_dir: a directory, or a repository of the Hub.
         revision: of the repository: a branch, a tag or a commit.
-        token: for a private repository; None: the one that is logged in.
+        token: for a private repository; None: the token of `hf auth login`.
 
     Returns:
         For each output (`last_hidden_state`, `logits`) the largest difference, relative to the output's standard
-        deviation; 0.0 where they are bitwise equal.
+        deviation; 0.0 if it is bitwise equal.
 
     Raises:
         ValueError: there is no reference.safetensors, or the outputs differ by more than rounding.
     """
     directory = repo_or_dir
     if not Path(repo_or_dir).is_dir():
-        # What a run resumes from may be larger than the model.
+        # Checkpoints for resuming are not needed, and may be larger than the model.
         directory = snapshot_download(
             str(repo_or_dir), revision=revision, token=token, ignore_patterns=["*checkpoint*/*"]
         )
     inputs, expected = read_reference(directory)
-    return errors_of(open_saved(directory), inputs, expected)
+    return compare_outputs(load_saved(directory), inputs, expected)
 
 
-def open_saved(directory: str | Path) -> PreTrainedModel:
-    """The model that is saved in a directory, in the class that it was saved in; no code of the directory runs.
+def load_saved(directory: str | Path) -> PreTrainedModel:
+    """Load the model in a directory, in the class in which it was saved, without running code of the directory.
 
     Raises:
-        ValueError: it does not open.
+        ValueError: the model cannot be loaded.
     """
-    auto_class = head_class(directory)
+    auto_class = find_auto_class(directory)
     try:
         return auto_class.from_pretrained(directory, trust_remote_code=False, use_safetensors=True)
-    except Exception as error:  # transformers raises whatever it meets
-        raise ValueError(f"{directory} does not open ({type(error).__name__}: {error})") from error
+    except Exception as error:  # from_pretrained of transformers raises errors of any class for damaged files
+        raise ValueError(f"{directory} cannot be loaded ({type(error).__name__}: {error})") from error
 
 
-def head_class(directory: str | Path) -> Any:
-    """The Auto class that opens a saved model in the class that it was saved in.
+def find_auto_class(directory: str | Path) -> Any:
+    """The Auto class that loads a saved model in the class in which it was saved.
 
     Raises:
-        ValueError: config.json is not there, or names no code for that class.
+        ValueError: config.json is missing, or its auto_map does not have that class.
     """
     path = Path(directory, "config.json")
     try:
@@ -176,39 +178,39 @@ def head_class(directory: str | Path) -> Any:
         names = [name for name in auto_map if name.startswith("AutoModel") and auto_map[name].endswith(f".{saved}")]
         return getattr(transformers, names[0])
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
-        reason = "no model of seqblend is saved there; save it by save_pretrained"
+        reason = "no model of seqblend is saved there; save it with save_pretrained"
         raise ValueError(f"{directory}: {reason}") from error
 
 
-# --- In a process of its own, for which seqblend does not exist ---
+# --- In an isolated process, as if seqblend were not installed ---
 
 
-class Hidden:
-    """An import hook that knows of no seqblend."""
+class HideSeqblend:
+    """An import hook for which seqblend is not installed."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name.split(".")[0] == "seqblend":
             raise ModuleNotFoundError(name)
 
 
-def without_package(arguments: list[str], directory: Path, code: str | None = None) -> subprocess.CompletedProcess:
+def run_isolated(arguments: list[str], directory: Path, code: str | None = None) -> subprocess.CompletedProcess:
     """Run this file as a script, offline, with an empty cache of modules, and without the user's environment.
 
-    Code of a saved model runs there. It cannot read the user's tokens from the environment, nor finds those that are
-    logged in where it looks for them; it is no sandbox, and may read what the user may read.
+    The script runs the code of a saved model. The process has neither the user's environment variables nor the home
+    directory with the token of `hf auth login`. It is not a sandbox: it can read every file that the user can read.
 
     Args:
         arguments: of the script.
-        directory: where it runs.
-        code: its standard input.
+        directory: the working directory.
+        code: the standard input.
     """
     with tempfile.TemporaryDirectory() as home:
-        kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-        environment = {**kept, "HOME": home, "USERPROFILE": home, "HF_HOME": home, "HF_MODULES_CACHE": home}
-        # Packages that are installed for the user alone are found from their home.
+        inherited = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+        environment = {**inherited, "HOME": home, "USERPROFILE": home, "HF_HOME": home, "HF_MODULES_CACHE": home}
+        # Python looks for packages of `pip install --user` in the home directory.
         environment["PYTHONUSERBASE"] = site.getuserbase()
         environment |= {"HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
-        # On the CPU: the GPU may be full of what is being trained.
+        # On the CPU, because a training may use all memory of the GPU.
         environment |= {"CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
         environment |= {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         command = [sys.executable, str(Path(__file__).absolute()), *arguments]
@@ -217,51 +219,52 @@ def without_package(arguments: list[str], directory: Path, code: str | None = No
         )
 
 
-def open_everywhere(directory: Path) -> dict[str, dict[str, float]]:
-    """Open a directory in every Auto class of its family, where seqblend is not installed.
+def verify_isolated(directory: Path) -> dict[str, dict[str, float]]:
+    """Load a saved model in every Auto class of its family in an isolated process, and compare the outputs.
 
     Returns:
-        For each Auto class the outputs that could be compared with the reference, and how much they differ.
+        For each Auto class the largest difference of each output that the reference has, see compare_outputs.
 
     Raises:
-        ValueError: one does not open, a tensor of the base model is missing, or an output differs.
+        ValueError: a class cannot be loaded, a tensor of the base model is missing, or an output differs.
     """
-    done = without_package([str(Path(directory).absolute())], Path(directory))
+    done = run_isolated([str(Path(directory).absolute())], Path(directory))
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-        raise ValueError(f"{directory} does not open where seqblend is not installed: {reason}")
+        reason = (done.stderr.strip().splitlines() or ["the process ended without a message"])[-1]
+        raise ValueError(f"{directory} cannot be loaded without seqblend: {reason}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def open_each(directory: str) -> dict[str, dict[str, float]]:
-    """The part of open_everywhere that runs in the other process."""
+def verify_auto_classes(directory: str) -> dict[str, dict[str, float]]:
+    """The part of verify_isolated that runs in the isolated process."""
     inputs, expected = read_reference(directory)
     if Path(directory, "tokenizer_config.json").exists():
         transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=True)
     config = transformers.AutoConfig.from_pretrained(directory, trust_remote_code=True)
-    saved, errors = head_class(directory).__name__, {}
+    saved, errors = find_auto_class(directory).__name__, {}
     for name in sorted(set(config.auto_map) - {"AutoConfig"}):
         model, report = getattr(transformers, name).from_pretrained(
             directory, trust_remote_code=True, output_loading_info=True
         )
-        of_base = model.base_model.state_dict()
+        base_tensors = model.base_model.state_dict()
         prefix = "" if name == "AutoModel" else f"{model.base_model_prefix}."
-        if missing := sorted(set(report["missing_keys"]) & {prefix + key for key in of_base}):
-            raise ValueError(f"{name}: missing are {', '.join(missing)}")
-        of_all = {"last_hidden_state": expected["last_hidden_state"]}
-        errors[name] = errors_of(model, inputs, expected if name == saved else of_all)
+        if missing := sorted(set(report["missing_keys"]) & {prefix + key for key in base_tensors}):
+            raise ValueError(f"{name}: missing tensors: {', '.join(missing)}")
+        # The logits of other heads are new: they have no reference.
+        base_outputs = {"last_hidden_state": expected["last_hidden_state"]}
+        errors[name] = compare_outputs(model, inputs, expected if name == saved else base_outputs)
     return errors
 
 
 def main() -> None:
-    """`verify.py DIR` opens a directory in every Auto class; `verify.py -` runs the code of standard input."""
-    # Neither the package, nor its files beside this one.
-    sys.meta_path.insert(0, Hidden())
+    """`verify.py DIR` loads a directory in every Auto class; `verify.py -` runs the code from standard input."""
+    # Neither the installed package nor the files beside this one can be imported.
+    sys.meta_path.insert(0, HideSeqblend())
     sys.path.pop(0)
     if sys.argv[1] == "-":
         exec(compile(sys.stdin.read(), "usage", "exec"), {"__name__": "__main__"})
     else:
-        print(json.dumps(open_each(sys.argv[1])))
+        print(json.dumps(verify_auto_classes(sys.argv[1])))
 
 
 if __name__ == "__main__":

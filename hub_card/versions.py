@@ -1,8 +1,8 @@
 """Loading a model that another version of this package saved.
 
-A later version may compute what this one does not know. transformers keeps an unknown field of config.json as an
-attribute that nothing reads, so the model would open with other outputs. Here such a field is named in a warning, and
-refused where the code beside config.json says that it is of a later version.
+A later version may have fields that change the outputs and that this version does not know. transformers stores an
+unknown field of config.json as an attribute that nothing reads, so the model would load, but with other outputs. This
+module warns of unknown fields, and refuses them if the code beside config.json is of a later version.
 """
 
 import os
@@ -18,11 +18,11 @@ from ..configuration.base import RecipeConfig
 from ..conversion.origin import load_origin
 from ..modeling.base import BlendPreTrainedModel
 from ..version import __version__
-from .export import flat_name, written_by
+from .export import exported_version, flat_name
 
 logger = logging.get_logger(__name__)
 
-# Written into the config of any model, by transformers and by libraries that train or quantize.
+# Fields that transformers and libraries for training or quantization add to the config of any model.
 COMMON_FIELDS = {
     "auto_map",
     "custom_pipelines",
@@ -40,12 +40,12 @@ COMMON_FIELDS = {
     "use_cache",
 }
 
-# Where a repository's files are; from_pretrained takes them all.
+# Options of from_pretrained that say where files are found.
 HUB_OPTIONS = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
-def check_loads() -> None:
-    """Have from_pretrained of models and configurations, and the Auto classes, look at who saved what they load."""
+def patch_loading() -> None:
+    """Patch from_pretrained of models and configurations, also for Auto classes, to check the version of the files."""
     load_dict = RecipeConfig.from_dict.__func__
     load_config = RecipeConfig.from_pretrained.__func__
     load_model = BlendPreTrainedModel.from_pretrained.__func__
@@ -53,16 +53,16 @@ def check_loads() -> None:
     @wraps(load_dict)
     def load_checked_dict(cls: type[RecipeConfig], config_dict: dict[str, Any], **kwargs: Any) -> Any:
         loaded = load_dict(cls, config_dict, **kwargs)
-        # AutoConfig tells the name, but not the revision: of a repository on the Hub the model's loading knows more.
+        # AutoConfig passes the name without the revision. So a repository is checked when the model is loaded.
         name = str(kwargs.get("name_or_path") or "")
-        check_origin(config_of(loaded), name if os.path.exists(name) else None)
+        check_version(config_of(loaded), name if os.path.exists(name) else None)
         return loaded
 
     # The first parameter is called as transformers calls it: callers give it by name, too.
     @wraps(load_config)
     def load_checked_config(cls: type[RecipeConfig], pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
         loaded = load_config(cls, pretrained_model_name_or_path, **kwargs)
-        check_origin(config_of(loaded), pretrained_model_name_or_path, **hub_options(kwargs))
+        check_version(config_of(loaded), pretrained_model_name_or_path, **hub_options(kwargs))
         return loaded
 
     @wraps(load_model)
@@ -72,7 +72,7 @@ def check_loads() -> None:
         name = pretrained_model_name_or_path
         # Before the weights, which may not fit. Without a config transformers loads it, and that is checked above.
         if isinstance(kwargs.get("config"), RecipeConfig):
-            check_origin(kwargs["config"], name, **hub_options(kwargs))
+            check_version(kwargs["config"], name, **hub_options(kwargs))
         loaded = load_model(cls, name, *args, **kwargs)
         if name is not None:
             load_origin(loaded[0] if isinstance(loaded, tuple) else loaded, name, **hub_options(kwargs))
@@ -84,7 +84,7 @@ def check_loads() -> None:
 
 
 def config_of(loaded: Any) -> RecipeConfig:
-    """The configuration, where the arguments that it did not use come with it."""
+    """The configuration from a result that may also hold unused arguments, `(config, unused_kwargs)`."""
     return loaded[0] if isinstance(loaded, tuple) else loaded
 
 
@@ -92,35 +92,35 @@ def hub_options(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: kwargs[name] for name in HUB_OPTIONS if kwargs.get(name) is not None}
 
 
-def check_origin(config: RecipeConfig, name: str | Path | None = None, **options: Any) -> None:
-    """Warn of fields that this version does not know, and of a repository that a later version saved.
+def check_version(config: RecipeConfig, name: str | Path | None = None, **options: Any) -> None:
+    """Warn of unknown fields, and of a repository that a later version saved.
 
     Args:
-        config: what was loaded.
-        name: where from: a directory, its config.json, or a repository of the Hub. None: not known.
+        config: the loaded configuration.
+        name: its source: a directory, config.json, or a repository of the Hub. None: unknown.
         options: of cached_file, for a repository.
 
     Raises:
-        ValueError: there are unknown fields, and the repository is of a later version.
+        ValueError: there are unknown fields, and a later version saved the repository.
     """
     fields = ", ".join(unknown_fields(config))
     later = None if name is None else later_version(type(config), name, **options)
     if fields and later:
         raise ValueError(
-            f"{name} was saved by seqblend {later}; seqblend {__version__}, which is installed, does not know these "
-            f"fields of its config.json: {fields}. Upgrade seqblend, or load it with trust_remote_code=True in a "
-            "program that does not import seqblend: that runs the code of the repository"
+            f"{name} was saved by a later seqblend {later}; the installed seqblend {__version__} does not know these "
+            f"fields of its config.json: {fields}. Upgrade seqblend, or load the model with trust_remote_code=True in "
+            "a program that does not import seqblend, which runs the code of the repository"
         )
     if fields:
-        message = "config.json has fields that seqblend %s does not know and does not use: %s"
+        message = "config.json has fields that seqblend %s does not know and ignores: %s"
         logger.warning_once(message, __version__, fields)
     if later:
-        message = "%s was saved by seqblend %s; the code that runs is that of seqblend %s"
+        message = "%s was saved by seqblend %s; the code of the installed seqblend %s is used"
         logger.warning_once(message, str(name), later, __version__)
 
 
 def unknown_fields(config: RecipeConfig) -> list[str]:
-    """The attributes that a configuration got from a file without having such a field, those of its parts too."""
+    """The attributes of a configuration, and of its parts, that come from a file and are not fields of the class."""
     own = [
         name
         for name in vars(config)
@@ -130,20 +130,20 @@ def unknown_fields(config: RecipeConfig) -> list[str]:
 
 
 def later_version(config_class: type[RecipeConfig], name: str | Path, **options: Any) -> str | None:
-    """The version in the head of a repository's code, where that is later than this one.
+    """The version in the header of a repository's code, if it is later than this one.
 
     Args:
-        config_class: of the model; its module's file is looked at.
+        config_class: of the model; the exported file of its module is read.
         name: a directory, its config.json, or a repository of the Hub.
         options: of cached_file.
 
     Returns:
-        The version; None for this one or an earlier one, and where there is no such code.
+        The version; None for this version or an earlier one, and without such a file.
     """
     directory = os.path.dirname(name) if os.path.isfile(name) else name
     try:
         path = cached_file(directory, f"{flat_name(config_class.__module__)}.py", **options)
     except OSError:  # no such file or repository, or no connection
         return None
-    version = written_by(Path(path))
+    version = exported_version(Path(path))
     return None if version is None or version <= Version(__version__) else str(version)

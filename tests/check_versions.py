@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from seqblend import FAMILIES, verify
 from seqblend.configuration.recipes import RECIPES
-from seqblend.hub_card.verify import open_everywhere, write_reference
+from seqblend.hub_card.verify import verify_isolated, write_reference
 from seqblend.training.tokenizer_kinds import TOKENIZER_TYPES
 from seqblend.training.tokenizers import train_tokenizer
 
@@ -60,12 +60,12 @@ def open_all(root: Path) -> str:
     """Open what `save` saved; a line that counts it, with the largest error relative to an output's deviation.
 
     Raises:
-        ValueError: see verify and open_everywhere; or a tokenizer says something else.
+        ValueError: see verify and verify_isolated; or a tokenizer says something else.
     """
     directories = sorted(Path(root, "models").iterdir())
     versions = {json.loads((each / "config.json").read_text())["transformers_version"] for each in directories}
     with ThreadPoolExecutor(2) as pool:
-        without_package = [each for opened in pool.map(open_everywhere, directories) for each in opened.values()]
+        without_package = [each for opened in pool.map(verify_isolated, directories) for each in opened.values()]
     with_package = [verify(directory) for directory in directories]
     error = max(error for errors in without_package + with_package for error in errors.values())
     tokenizers = sorted(Path(root, "tokenizers").iterdir())

@@ -59,7 +59,7 @@ def loopback() -> Iterator[LoopbackHub]:
         mock.patch.dict(os.environ, hub.environment(TOKEN)),
         mock.patch.multiple(constants, HF_HUB_OFFLINE=False, HF_HUB_DISABLE_XET=True, ENDPOINT=hub.endpoint),
         mock.patch.object(_http, "time", SimpleNamespace(sleep=lambda seconds: None)),
-        mock.patch.object(publishing, "open_everywhere"),
+        mock.patch.object(publishing, "verify_isolated"),
     ):
         yield hub
     session.timeout = before

@@ -152,7 +152,7 @@ def stock_model(model_type: str, head: str, dtype: torch.dtype | None = None, **
     architecture = ARCHITECTURES[model_type]
     labels = {"num_labels": LABELS} if "Classification" in head else {}
     given = STOCK[model_type] | SPECIAL | STARTED.get(model_type, {}) | labels | options
-    config = architecture.their_config_class(**given)
+    config = architecture.original_config_class(**given)
     model = architecture.heads[head].stock_class(config).eval()
     constants = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     with torch.no_grad():

@@ -20,15 +20,15 @@ from seqblend import (
     BlendEncoderForTokenClassification,
 )
 from seqblend.hub_card import card as card_module
-from seqblend.hub_card import illustrate
-from seqblend.hub_card.agreement import rows_of_each_label, told_rows
-from seqblend.hub_card.card import METRICS, NOT_MEASURED, Given, write_card
-from seqblend.hub_card.illustrate import attention_of, written_tokens
-from seqblend.hub_card.record import HYPERPARAMETERS, RunRecord, hyperparameters, shown
-from seqblend.hub_card.saved import Saved, read_saved
+from seqblend.hub_card import pictures
+from seqblend.hub_card.agreement import describe_rows, rows_of_each_label
+from seqblend.hub_card.card import METRICS, NOT_MEASURED, CardData, write_card
+from seqblend.hub_card.illustrate import compute_attention, generated_tokens
+from seqblend.hub_card.record import HYPERPARAMETERS, RunRecord, format_value, hyperparameters
+from seqblend.hub_card.saved import SavedModel, read_saved
 from seqblend.hub_card.usage import HEADS as USAGES
-from seqblend.hub_card.usage import as_text, prompt_of, usage_code
-from seqblend.hub_card.verify import without_package
+from seqblend.hub_card.usage import as_text, make_prompt, usage_code
+from seqblend.hub_card.verify import run_isolated
 from seqblend.train import main
 from seqblend.training.tokenizers import train_tokenizer
 
@@ -113,7 +113,7 @@ def test_the_code_prints_what_stands_under_it(trained, usages):
     assert re.findall(r"(\w+): +(.*)", example) == [
         ("input", first["input"]),
         ("output", first["prediction"]),
-        ("right", first["reference"]),
+        ("reference", first["reference"]),
     ]
     assert f"'label': '{first['prediction']}'" in output
 
@@ -143,9 +143,9 @@ def test_nothing_private_is_on_it(trained):
 
 
 def test_numbers_are_written_as_they_are_read():
-    assert (card_module.counted(25000), card_module.counted(None)) == ("25,000", "not measured")
-    assert (card_module.duration(59.94), card_module.duration(90)) == ("59.9 seconds", "1.5 minutes")
-    assert [shown(value) for value in (2.0, 2e-3, 4, "adam", IntervalStrategy.EPOCH)] == (
+    assert (card_module.format_count(25000), card_module.format_count(None)) == ("25,000", "not measured")
+    assert (card_module.format_duration(59.94), card_module.format_duration(90)) == ("59.9 seconds", "1.5 minutes")
+    assert [format_value(value) for value in (2.0, 2e-3, 4, "adam", IntervalStrategy.EPOCH)] == (
         ["2", "0.002", "4", "adam", "epoch"]
     )
 
@@ -162,7 +162,7 @@ def test_hyperparameters_that_were_changed_come_first(trained):
 @every_head
 def test_a_card_from_the_configuration_invents_nothing(model_class, tmp_path):
     tiny_model(model_class).save_pretrained(tmp_path / "m")
-    card = write_card(tmp_path / "m", Given(repo_id="someone/m"), complete=False).read_text()
+    card = write_card(tmp_path / "m", CardData(repo_id="someone/m"), complete=False).read_text()
     assert ModelCard(card).data.pipeline_tag == USAGES[model_class.__name__.partition("For")[2]].pipeline_tag
     assert "model-index" not in front(card) and "widget" not in front(card)
     for heading in ("Results", "How it was made"):
@@ -179,8 +179,8 @@ def test_what_fails_is_not_claimed(tmp_path, monkeypatch, caplog):
         raise ValueError("no such thing")
 
     monkeypatch.setattr(card_module, "run_usage", fail)
-    card = write_card(tmp_path, Given(example="some text")).read_text()
-    assert f"What it prints: {NOT_MEASURED}." in card and "It prints:" not in card
+    card = write_card(tmp_path, CardData(example="some text")).read_text()
+    assert f"Output: {NOT_MEASURED}." in card and "It prints:" not in card
     assert "no such thing" in caplog.text
 
 
@@ -194,7 +194,7 @@ def test_a_directory_without_a_model_of_ours_is_refused(tmp_path):
 
 def test_an_unknown_fact_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match="'licence'; valid, nearest first: license"):
-        Given.check_names(["licence"])
+        CardData.check_names(["licence"])
 
 
 def test_what_would_break_a_card_does_not(tmp_path, monkeypatch):
@@ -255,7 +255,7 @@ def usages(trained, tmp_path_factory):
         code.append(f"print('===', {name!r})\n" + usage_code(head, f"you/{name}", example))
     (root / "you" / trained.name).symlink_to(trained)
     code += [f"print('===', {trained.name!r})", *blocks((trained / "README.md").read_text(), "python")]
-    done = without_package(["-"], root, "\n".join(code))
+    done = run_isolated(["-"], root, "\n".join(code))
     assert done.returncode == 0, done.stderr[-2000:]
     return dict(part.strip().split("\n", 1) for part in done.stdout.split("===")[1:])
 
@@ -263,9 +263,7 @@ def usages(trained, tmp_path_factory):
 def test_the_picture_of_lengths_counts_what_the_metric_counts(tmp_path, monkeypatch):
     """Letters taken apart are the same text; any of several references will do."""
     scores = []
-    monkeypatch.setattr(
-        illustrate, "draw_score_by_length", lambda lengths, given, *args, **kwargs: scores.extend(given)
-    )
+    monkeypatch.setattr(pictures, "draw_score_by_length", lambda lengths, given, *args, **kwargs: scores.extend(given))
     monkeypatch.setattr(card_module, "run_usage", lambda *args: "printed")
     tiny_model(BlendEncoderDecoderForSeq2SeqLM).save_pretrained(tmp_path)
     pairs = [("월", "월"), (unicodedata.normalize("NFD", "월"), "월"), ("b", ["a", "b"]), ("c", ["a", "b"])]
@@ -284,7 +282,7 @@ def test_a_given_text_is_taken_apart_as_the_models_rows_are(tmp_path, monkeypatc
     for tokens in (["2", "월"], ["a", "word"]):
         row = {"input": tokens, "prediction": ["LABEL_0"] * 2, "reference": ["LABEL_0"] * 2}
         (tmp_path / "predictions.jsonl").write_text(json.dumps(row) + "\n")
-        write_card(tmp_path, Given(example="3월"))
+        write_card(tmp_path, CardData(example="3월"))
     assert 'words = list("3월")' in codes[0] and "words = regex.findall(" in codes[1] and '"3월")' in codes[1]
 
 
@@ -310,7 +308,7 @@ def test_a_damaged_prediction_is_named_by_its_line(line, tmp_path):
     ],
 )
 def test_prompts(head, example, expected):
-    assert prompt_of(USAGES[head], example, "[MASK]") == expected
+    assert make_prompt(USAGES[head], example, "[MASK]") == expected
 
 
 def test_examples_as_text():
@@ -323,9 +321,9 @@ def test_examples_as_text():
     ("answers", "labels", "tried", "told"),
     [
         # The frequent ones come first, and would fill the room of the rare one.
-        ([i % 49 for i in range(200)] + [49] * 4, 50, 50, "100 test rows, which got all 50 labels,"),
-        ([0] * 9 + [1], 3, 2, "4 test rows, which got 2 of the 3 labels,"),
-        ([i % 150 for i in range(300)], 150, 100, "100 test rows, which got 100 of the 150 labels,"),
+        ([i % 49 for i in range(200)] + [49] * 4, 50, 50, "100 test rows (with all 50 labels)"),
+        ([0] * 9 + [1], 3, 2, "4 test rows (with 2 of the 3 labels)"),
+        ([i % 150 for i in range(300)], 150, 100, "100 test rows (with 100 of the 150 labels)"),
     ],
 )
 def test_the_code_is_tried_on_rows_of_every_label(answers, labels, tried, told):
@@ -334,12 +332,12 @@ def test_the_code_is_tried_on_rows_of_every_label(answers, labels, tried, told):
         for i, name in enumerate(answers)
     ]
     config = {"architectures": ["BlendEncoderForSequenceClassification"]}
-    rows = rows_of_each_label(Saved(Path(), config, {}, {}, rows, {}, 0))
-    assert len({row["prediction"] for row in rows}) == tried and told_rows(rows, labels) == told
+    rows = rows_of_each_label(SavedModel(Path(), config, {}, {}, rows, {}, 0))
+    assert len({row["prediction"] for row in rows}) == tried and describe_rows(rows, labels) == told
 
 
 def test_a_model_of_numbers_is_tried_without_labels():
-    assert told_rows([{"input": "a", "prediction": 0.5, "reference": 0.4}] * 3, 1) == "3 test rows"
+    assert describe_rows([{"input": "a", "prediction": 0.5, "reference": 0.4}] * 3, 1) == "3 test rows"
 
 
 class Args:
@@ -400,7 +398,7 @@ def test_measuring_is_spoken_of_where_something_was_measured(measured, tmp_path)
     tiny_model(BlendEncoderForMaskedLM).save_pretrained(tmp_path)
     (tmp_path / "all_results.json").write_text(json.dumps({"task": "masked-lm", "max_length": 512, **measured}))
     card = write_card(tmp_path, complete=False).read_text()
-    assert f"cut to 512 tokens, in training{' and in measuring' if measured else ''}." in card
+    assert f"truncated to 512 tokens in training{' and evaluation' if measured else ''}." in card
     told = "Not measured. To measure it: `seqblend-train --task masked-lm --model_name_or_path you/"
     assert (told in card) == (not measured)
 
@@ -418,9 +416,9 @@ def test_old_pictures_do_not_stay(trained, tmp_path, monkeypatch):
 
 def test_a_sequence_to_sequence_model_shows_cross_attention(tmp_path, monkeypatch):
     names = []
-    draw = illustrate.draw_blending
+    draw = pictures.draw_blending
     monkeypatch.setattr(
-        illustrate, "draw_blending", lambda *args, **said: names.append(said["names"]) or draw(*args, **said)
+        pictures, "draw_blending", lambda *args, **said: names.append(said["names"]) or draw(*args, **said)
     )
     monkeypatch.setattr(card_module, "run_usage", lambda *args: "\ufffd\ufffd 0.1")
     model = tiny_model(BlendEncoderDecoderForSeq2SeqLM).float()
@@ -431,9 +429,9 @@ def test_a_sequence_to_sequence_model_shows_cross_attention(tmp_path, monkeypatc
     (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     card = write_card(tmp_path).read_text()
     assert "(pictures/lengths.png)" in card and "(pictures/blending.png)" in card
-    assert names == [("token that is written (query)", "token of the source (key)")]
-    assert "each token that is written (a row) takes of each of the source (a column)" in card
-    assert "\ufffd\ufffd 0.1\n```\n\nEach \ufffd is a token that is no whole character" in card
+    assert names == [("generated token (query)", "source token (key)")]
+    assert "how much each generated token (row) attends to each source token (column)" in card
+    assert "\ufffd\ufffd 0.1\n```\n\nEach \ufffd is a token that is only a part of a character" in card
 
 
 # Of the smallest vocabulary that each kind can have: every byte, every character is a token.
@@ -452,21 +450,21 @@ def test_tokens_are_drawn_as_slices_of_the_text(tokenizer_type, exact):
     size, drawn = DRAWN[tokenizer_type, exact]
     tokenizer = train_tokenizer(["기é a"], tokenizer_type, size, exact=exact)
     model = tiny_model(BlendEncoderForSequenceClassification, "eager", vocab_size=size)
-    _, takers, taken, _ = attention_of(model, tokenizer, ["기é a", "기é a"])
+    _, takers, taken, _ = compute_attention(model, tokenizer, ["기é a", "기é a"])
     assert takers == taken == ["[CLS]", *drawn, "[SEP]", *drawn, "[SEP]"]
-    assert written_tokens(tokenizer, tokenizer("기é a")["input_ids"]) == ["[CLS]", *drawn, "[SEP]"]
+    assert generated_tokens(tokenizer, tokenizer("기é a")["input_ids"]) == ["[CLS]", *drawn, "[SEP]"]
 
 
 def test_what_cannot_be_decoded_is_drawn_all_the_same():
     """Half a character, and an id that the tokenizer has not."""
     tokenizer = train_tokenizer(["기"], "byte-bpe", 261)
     ids = tokenizer("기", add_special_tokens=False)["input_ids"]
-    assert written_tokens(tokenizer, [*ids, ids[1], 3, 999]) == [" ", "기", "기", "기", "�", "[SEP]", "999"]
-    assert written_tokens(tokenizer, []) == []
+    assert generated_tokens(tokenizer, [*ids, ids[1], 3, 999]) == [" ", "기", "기", "기", "�", "[SEP]", "999"]
+    assert generated_tokens(tokenizer, []) == []
 
 
 def test_letters_that_the_tokenizer_composes_are_drawn_whole():
     tokenizer = train_tokenizer(["서é"], "char", 7, "nfc")
     model = tiny_model(BlendEncoderForSequenceClassification, "eager", vocab_size=7)
-    _, takers, _, _ = attention_of(model, tokenizer, [unicodedata.normalize("NFD", "서é")])
+    _, takers, _, _ = compute_attention(model, tokenizer, [unicodedata.normalize("NFD", "서é")])
     assert takers == ["[CLS]", "서", "é", "[SEP]"]

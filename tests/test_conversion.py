@@ -16,7 +16,7 @@ from transformers import Seq2SeqTrainingArguments, Trainer, default_data_collato
 
 from seqblend import from_original, to_original
 from seqblend.conversion.registry import ARCHITECTURES
-from seqblend.conversion.tensors import our_tensors
+from seqblend.conversion.tensors import TensorConverter
 from seqblend.training.trainer import BlendTrainer
 
 # The head of each architecture that `make test` goes through: all kinds of heads, by turns.
@@ -128,7 +128,7 @@ def test_gradients_are_equal(model_type, head, tmp_path):
     expected, actual = gradients(theirs, model_type, head), gradients(ours, model_type, head)
     prefix = "" if head == "AutoModel" else "model."
     table = ARCHITECTURES[model_type]
-    mapped, _ = our_tensors(table, table.heads[head], dict(expected), theirs.config, prefix)
+    mapped, _ = TensorConverter(table, table.heads[head], theirs.config, prefix).convert(dict(expected))
     largest = max(gradient.norm() for gradient in mapped.values())
     for name, gradient in mapped.items():
         # A key's bias has a gradient of rounding errors only.

@@ -104,11 +104,11 @@ def test_shards_and_pickles_of_tensors(bert, tmp_path):
 def test_a_configuration_without_a_model_type(bert):
     expected = logits(from_original(bert, AutoModelForMaskedLM))
     change(bert, model_type=None)
-    with pytest.raises(ConversionError, match=r"says no model_type; give model_type=, supported, nearest.*bert"):
+    with pytest.raises(ConversionError, match=r"has no model_type; give model_type=, supported, nearest.*bert"):
         from_original(bert, AutoModelForMaskedLM)
     assert torch.equal(logits(from_original(bert, AutoModelForMaskedLM, model_type="bert")), expected)
     change(bert, model_type="bert")
-    with pytest.raises(ConversionError, match=r"config\.json says model_type='bert', not 'gpt2'"):
+    with pytest.raises(ConversionError, match=r"config\.json has model_type='bert', not 'gpt2'"):
         from_original(bert, AutoModelForMaskedLM, model_type="gpt2")
 
 
@@ -135,7 +135,7 @@ def test_overrides(bert):
 REFUSED = {
     "no name": ({"model_type": ["bert"]}, "model_type=\\['bert'\\], which is no name"),
     "unknown architecture": ({"model_type": "brt"}, "'brt' is not supported; supported, nearest first: bert, "),
-    "one of ours": ({"model_type": "blend_encoder"}, "is a model of this package already"),
+    "one of ours": ({"model_type": "blend_encoder"}, "is already a model of seqblend"),
     "quantized": ({"quantization_config": {"quant_method": "gptq"}}, "is quantized"),
     "a decoder": ({"is_decoder": True}, "is_decoder=True is not supported, only False"),
     "relative positions": ({"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
@@ -188,7 +188,7 @@ def test_tensors_without_a_place_are_refused(bert):
 def test_a_tensor_of_the_body_too_many_is_refused(bert):
     tensors = load_file(bert / WEIGHTS)
     save_file(tensors | {"bert.encoder.layer.0.gate.weight": torch.ones(2)}, bert / WEIGHTS, {"format": "pt"})
-    with pytest.raises(ConversionError, match=r"'bert.encoder.layer.0.gate.weight' has no place in a bert"):
+    with pytest.raises(ConversionError, match=r"bert has no tensor 'bert.encoder.layer.0.gate.weight'"):
         from_original(bert, AutoModelForMaskedLM)
 
 
@@ -354,7 +354,9 @@ class Bomb:
 def test_a_pickle_of_more_than_tensors_is_refused(content, bert):
     (bert / WEIGHTS).unlink()
     (bert / "pytorch_model.bin").write_bytes(pickle.dumps(content))
-    with pytest.raises(ConversionError, match=r"pytorch_model\.bin (is no pickle of tensors alone|holds more than)"):
+    with pytest.raises(
+        ConversionError, match=r"pytorch_model\.bin (is not a pickle that holds tensors only|is not a dict of tensors)"
+    ):
         from_original(bert, AutoModelForMaskedLM)
 
 
@@ -365,7 +367,7 @@ def test_missing_files_are_named(bert, tmp_path):
     with pytest.raises(ConversionError, match=r"has no weights: none of model\.safetensors, "):
         from_original(bert)
     (bert / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
-    with pytest.raises(ConversionError, match=r"names model-1\.safetensors, which is not there"):
+    with pytest.raises(ConversionError, match=r"names model-1\.safetensors, which does not exist"):
         from_original(bert)
 
 
@@ -386,11 +388,11 @@ def test_other_heads_are_left_out_and_named(bert, tmp_path, caplog):
     assert not answers["missing_keys"] and not answers["unexpected_keys"]
 
     from_original(tmp_path / "both", AutoModelForTokenClassification, num_labels=3)
-    assert "has no classifier.bias, classifier.weight: new, to be trained" in caplog.text
-    assert "left out, of another head: cls.predictions.bias" in caplog.text
+    assert "has no classifier.bias, classifier.weight: newly initialized" in caplog.text
+    assert "tensors of other heads are ignored: cls.predictions.bias" in caplog.text
     BertForQuestionAnswering(stock.config).save_pretrained(tmp_path / "questions")
     from_original(tmp_path / "questions")
-    assert "left out, of another head: qa_outputs.bias, qa_outputs.weight" in caplog.text
+    assert "tensors of other heads are ignored: qa_outputs.bias, qa_outputs.weight" in caplog.text
     transformers.logging.disable_propagation()
 
 
@@ -416,7 +418,7 @@ def test_a_head_of_ours_alone_cannot_go_back(model_type, auto_class, tmp_path):
 
 def test_what_the_original_cannot_say_is_refused(bert, tmp_path):
     model = from_original(bert, AutoModelForSequenceClassification, pooling="mean")
-    assert check(model) == ["a configuration of bert cannot say pooling='mean'"]
+    assert check(model) == ["a configuration of bert cannot express pooling='mean'"]
     with pytest.raises(ConversionError, match="pooling='mean'"):
         to_original(model, tmp_path / "back")
     model = from_original(bert, AutoModelForMaskedLM)
@@ -500,12 +502,12 @@ def test_a_directory_of_another_model_is_left_alone(bert, tmp_path):
 def test_check_tells_and_does_not_raise(tmp_path):
     stock_model("modernbert", "AutoModelForSequenceClassification").save_pretrained(tmp_path / "modern")
     model = from_original(tmp_path / "modern", AutoModelForSequenceClassification, pooling="last")
-    assert check(model) == ["a configuration of modernbert cannot say pooling='last'"]
+    assert check(model) == ["a configuration of modernbert cannot express pooling='last'"]
     stock_model("roberta", "AutoModel").save_pretrained(tmp_path / "roberta")
     model = from_original(tmp_path / "roberta")
     model.config.pad_token_id = 0
-    assert check(model) == ["pad_token_id has moved: positions began at row 2 and would begin at 1"]
-    with pytest.raises(ConversionError, match="pad_token_id has moved"):
+    assert check(model) == ["pad_token_id has changed: positions started at row 2, now at row 1"]
+    with pytest.raises(ConversionError, match="pad_token_id has changed"):
         to_original(model, tmp_path / "back")
 
 
@@ -594,7 +596,7 @@ def test_damage_of_what_is_kept_is_said(content, bert, tmp_path, caplog):
     transformers.logging.enable_propagation()
     model = AutoModelForMaskedLM.from_pretrained(tmp_path / "ours")
     transformers.logging.disable_propagation()
-    assert "original_files/ cannot be read" in caplog.text and "cannot be given back" in caplog.text
+    assert "original_files/ cannot be read" in caplog.text and "cannot be converted back" in caplog.text
     assert logits(model).isfinite().all()
     with pytest.raises(ConversionError, match="was not converted"):
         to_original(model, tmp_path / "back")
@@ -641,7 +643,7 @@ def test_every_key_of_a_stock_configuration_is_in_its_table(model_type):
     architecture = ARCHITECTURES[model_type]
     known = {*architecture.fields, *architecture.required, *architecture.unused}
     known = known.union(*(setting.keys for setting in architecture.settings))
-    keys = {each.name for each in fields(architecture.their_config_class)} - OF_LIBRARY
+    keys = {each.name for each in fields(architecture.original_config_class)} - OF_LIBRARY
     assert keys - known == set()
 
 

@@ -393,5 +393,5 @@ def test_code_that_changes_raises_the_version():
 
 
 def test_the_hook_is_not_exported(tmp_path):
-    assert not any(b"complete_saves" in source for source in written_code(BlendEncoderConfig, tmp_path).values())
+    assert not any(b"patch_saving" in source for source in written_code(BlendEncoderConfig, tmp_path).values())
     assert BlendEncoderModel.save_pretrained.__doc__ == PreTrainedModel.save_pretrained.__doc__

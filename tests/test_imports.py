@@ -169,6 +169,16 @@ def test_exported_files_do_not_ask_for_our_config_classes(module):
             assert not any(re.fullmatch(r"(Blend|Recipe)\w*Config", name) for name in asked), ast.unparse(node)
 
 
+def test_matplotlib_is_loaded_when_a_picture_is_drawn():
+    """Only functions import the two modules that need it."""
+    drawing = {"hub_card.pictures", "hub_card.glyphs"}
+    assert all(any(name.startswith("matplotlib") for _, name in imports(module)) for module in drawing)
+    for module in SOURCES.keys() - drawing:
+        for node, name in imports(module):
+            is_needed = name.startswith("matplotlib") or name.removeprefix("seqblend.") in drawing
+            assert not (is_needed and node in tree(module).body), f"{module} imports {name}"
+
+
 def test_no_file_for_odds_and_ends():
     names = {path.stem for folder in (ROOT, *(ROOT / f for f in FOLDERS)) for path in folder.glob("*.py")}
     assert names.isdisjoint({"util", "utils", "common", "helpers", "misc"})

@@ -60,7 +60,7 @@ DRAWINGS = {
         metric="eval_" + texts[0],
         note=" ".join(texts),
     ),
-    "confusion": lambda path, texts: draw_confusion(texts, texts[1:] + texts[:1], path, most=len(texts)),
+    "confusion": lambda path, texts: draw_confusion(texts, texts[1:] + texts[:1], path, max_labels=len(texts)),
     "tag_scores": lambda path, texts: draw_tag_scores([texts], [texts[1:] + texts[:1]], path),
     "score_by_length": lambda path, texts: draw_score_by_length(
         range(20), [0, 1] * 10, path, length_name=texts[0], score_name=texts[-2]
@@ -170,24 +170,24 @@ def test_every_axis_says_what_it_is(draw, figures, tmp_path):
 ])  # fmt: skip
 def test_shown(text, expected):
     with only_dejavu():
-        assert glyphs.shown(text) == expected
+        assert glyphs.visible_text(text) == expected
 
 
 @settings(max_examples=50)
 @given(text=st.text(), most=st.integers(3, 20))
 def test_what_is_shown_can_be_seen_and_is_not_too_wide(text, most):
     with only_dejavu():
-        shown = glyphs.shown(text, most=most)
+        shown = glyphs.visible_text(text, max_width=most)
         characters = set(shown) - {" "}
         assert all(glyphs.has_glyph(glyphs.DEFAULT_FONT, character) for character in characters)
         assert shown == shown.strip()
-        assert glyphs.letters(shown) <= most or shown.startswith("⟨U+")
+        assert glyphs.text_width(shown) <= most or shown.startswith("⟨U+")
 
 
 def test_long_texts_lose_their_middle():
-    assert glyphs.shown("abcdefgh", most=8) == "abcdefgh"
-    assert glyphs.shown("abcdefghi", most=8) == "abcd…ghi"
-    assert glyphs.shown("e\u0301" * 9, most=4) == "e\u0301e\u0301…e\u0301"
+    assert glyphs.visible_text("abcdefgh", max_width=8) == "abcdefgh"
+    assert glyphs.visible_text("abcdefghi", max_width=8) == "abcd…ghi"
+    assert glyphs.visible_text("e\u0301" * 9, max_width=4) == "e\u0301e\u0301…e\u0301"
 
 
 def test_fonts_are_asked_for_only_where_needed(fonts):
@@ -200,7 +200,7 @@ def test_fonts_are_asked_for_only_where_needed(fonts):
 def test_a_font_of_the_system_is_found(monkeypatch):
     monkeypatch.setattr(glyphs, "FONT_PACKAGES", ())
     assert len(glyphs.fonts_for(["Ⓐ"])) == 2  # STIX, which comes with Matplotlib, has it
-    assert glyphs.shown("Ⓐ") == "Ⓐ"
+    assert glyphs.visible_text("Ⓐ") == "Ⓐ"
 
 
 def test_a_font_that_was_installed_after_matplotlib_listed_them_is_found(monkeypatch, tmp_path):
@@ -209,10 +209,10 @@ def test_a_font_that_was_installed_after_matplotlib_listed_them_is_found(monkeyp
     (tmp_path / "no font.ttf").write_bytes(b"nothing")
     read_new_fonts = glyphs.read_new_fonts.__wrapped__
     with only_dejavu():
-        assert glyphs.shown("Ⓐ") == "⟨U+24B6⟩"
+        assert glyphs.visible_text("Ⓐ") == "⟨U+24B6⟩"
         monkeypatch.setattr(glyphs, "findSystemFonts", lambda: [stix, str(tmp_path / "no font.ttf")])
         monkeypatch.setattr(glyphs, "read_new_fonts", read_new_fonts)
-        assert glyphs.shown("Ⓐ") == "Ⓐ"
+        assert glyphs.visible_text("Ⓐ") == "Ⓐ"
 
 
 def is_regular(font) -> bool:
@@ -230,7 +230,7 @@ def test_no_warning_of_a_family_without_a_regular_weight(caplog):
 
 def test_the_last_resorts_boxes_are_no_glyphs():
     with only_dejavu("Last Resort High-Efficiency"):  # comes with Matplotlib 3.11
-        assert glyphs.shown("한") == "⟨U+D55C⟩"
+        assert glyphs.visible_text("한") == "⟨U+D55C⟩"
 
 
 def test_a_font_package_that_is_absent_is_skipped(monkeypatch):
@@ -239,12 +239,12 @@ def test_a_font_package_that_is_absent_is_skipped(monkeypatch):
 
 
 def test_one_hint_names_the_extra(caplog):
-    glyphs.hint_at_fonts.cache_clear()
+    glyphs.warn_of_missing_fonts.cache_clear()
     with only_dejavu(), caplog.at_level(logging.WARNING):
-        glyphs.shown("\n plain")
+        glyphs.visible_text("\n plain")
         assert not caplog.records
-        glyphs.shown("한")
-        glyphs.shown("국")
+        glyphs.visible_text("한")
+        glyphs.visible_text("국")
     (record,) = caplog.records
     assert "pip install seqblend[fonts]" in record.getMessage()
 
@@ -342,7 +342,7 @@ PREDICTIONS = [*"aaabbcddbddcb", *"eeeeeeee"]
 
 @pytest.mark.parametrize("most, expected", [(1, "c"), (2, "cd"), (3, "bcd"), (4, "bcde"), (5, "abcde"), (9, "abcde")])
 def test_most_confused(most, expected):
-    assert pictures.most_confused(REFERENCES, PREDICTIONS, most=most) == [*expected]
+    assert pictures.most_confused(REFERENCES, PREDICTIONS, max_labels=most) == [*expected]
 
 
 def test_confusion_counts_every_example_of_its_labels():
@@ -352,12 +352,12 @@ def test_confusion_counts_every_example_of_its_labels():
 
 
 def test_confusion_says_what_it_leaves_out(figures, tmp_path):
-    draw_confusion(REFERENCES, PREDICTIONS, tmp_path / "part.png", most=3)
+    draw_confusion(REFERENCES, PREDICTIONS, tmp_path / "part.png", max_labels=3)
     draw_confusion(REFERENCES, PREDICTIONS, tmp_path / "all.png")
     part, whole = map(strings_of, figures)
     assert "the 3 most confused of 5 labels" in part and "(others)" in part
     assert "all 5 labels" in whole and "(others)" not in whole
-    assert "Of all 21 examples, 16 are right." in part
+    assert "Of all 21 examples, 16 are correct." in part
 
 
 # --- tags ------------------------------------------------------------------------------------------------------------
@@ -389,19 +389,19 @@ def test_tag_scores_are_scikit_learns():
 
 
 def test_bars_are_sorted_and_name_what_they_count(figures, tmp_path):
-    draw_tag_scores([["N", "N", "V", "A", "A"]], [["N", "V", "V", "A", "A"]], tmp_path / "tags.png", most=2)
+    draw_tag_scores([["N", "N", "V", "A", "A"]], [["N", "V", "V", "A", "A"]], tmp_path / "tags.png", max_bars=2)
     draw_tag_scores([["B-X", "B-Y", "B-Y"]], [["B-Y", "B-Y", "B-Y"]], tmp_path / "spans.png")
     tags, spans = figures
     assert [label.get_text() for label in tags.axes[0].get_yticklabels()] == ["A (2)", "N (2)"]
     assert [bar.get_width() for bar in tags.axes[0].patches] == pytest.approx([1, 2 / 3])
-    assert "the 2 most frequent of 3 tags" in strings_of(tags) and "how many words" in strings_of(tags)
+    assert "the 2 most frequent of 3 tags" in strings_of(tags) and "the number of words" in strings_of(tags)
     assert [label.get_text() for label in spans.axes[0].get_yticklabels()] == ["Y (2)", "X (1)"]
-    assert "all 2 types of span" in strings_of(spans) and "how many spans" in strings_of(spans)
+    assert "all 2 types of span" in strings_of(spans) and "the number of spans" in strings_of(spans)
     assert {"0.800", "0.000"} <= set(strings_of(spans).split("\n"))
 
 
 def test_rows_of_tags_must_be_equally_long(tmp_path):
-    with pytest.raises(ValueError, match="rows of references and predictions must be equally long"):
+    with pytest.raises(ValueError, match="rows of references and predictions must have the same length"):
         draw_tag_scores([["A"], ["B", "B"]], [["A", "B"], ["B"]], tmp_path / "tags.png")
 
 
@@ -472,7 +472,9 @@ def test_blending_draws_rows_for_queries(figures, tmp_path):
     draw_blending(weights, tmp_path / "map.png", queries=["a", "b"], keys=["x", "y", "z"], title="Layer 1")
     axes, bar = figures[0].axes
     assert axes.collections[0].get_array().tolist() == weights.tolist()
-    assert "takes" in axes.get_ylabel() and "is taken" in axes.get_xlabel() and bar.get_ylabel() == "share taken"
+    assert (
+        "attending" in axes.get_ylabel() and "attended" in axes.get_xlabel() and bar.get_ylabel() == "attention weight"
+    )
     assert axes.yaxis_inverted()  # the first token stands at the top
 
 
@@ -498,7 +500,7 @@ def test_weights_must_fit_the_tokens(shape, tmp_path):
 
 @pytest.mark.parametrize("first, second", [([], []), (["a"], []), (["a"], ["a", "b"])])
 def test_sides_must_be_as_many_and_at_least_one(first, second, tmp_path):
-    message = rf"must be as many and at least one, got \[{len(first)}, {len(second)}\]"
+    message = rf"must have the same length, at least 1, but have \[{len(first)}, {len(second)}\]"
     with pytest.raises(ValueError, match=f"references and predictions {message}"):
         draw_confusion(first, second, tmp_path / "x.png")
     with pytest.raises(ValueError, match=f"references and predictions {message}"):

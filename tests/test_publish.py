@@ -17,10 +17,10 @@ from transformers import Seq2SeqTrainingArguments
 import seqblend
 from seqblend import FAMILIES, BlendEncoderForSequenceClassification, BlendEncoderModel
 from seqblend.hub_card import publish as publishing
-from seqblend.hub_card.card import Given, write_card
-from seqblend.hub_card.contents import PublishError, check_private, repository_files
+from seqblend.hub_card.card import CardData, write_card
+from seqblend.hub_card.contents import PublishError, check_no_secrets, repository_files
 from seqblend.hub_card.publish import Destination, check_access, main, publish
-from seqblend.hub_card.verify import REFERENCE, open_everywhere, outputs_of, reference_inputs, write_reference
+from seqblend.hub_card.verify import REFERENCE, compute_outputs, reference_inputs, verify_isolated, write_reference
 from seqblend.train import main as train
 from seqblend.training.tokenizers import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
@@ -32,7 +32,7 @@ FAMILY = pytest.mark.parametrize("config_class", CONFIGS.values(), ids=CONFIGS.k
 def opened(monkeypatch):
     """The directories that would have been opened in a fresh process before they were sent; they are not."""
     opened = []
-    monkeypatch.setattr(publishing, "open_everywhere", opened.append)
+    monkeypatch.setattr(publishing, "verify_isolated", opened.append)
     monkeypatch.setattr("seqblend.hub_card.card.run_usage", lambda *args: "printed")
     monkeypatch.setattr("seqblend.hub_card.card.draw_pictures", lambda *args: [])
     return opened
@@ -145,7 +145,7 @@ def test_what_anyone_pushes_opens_in_every_head_bit_for_bit(config_class, hub, o
             places.append((trainer.hub_model_id, commit, None, ["AutoModel", auto_class.__name__]))
         inputs = reference_inputs(trainer.model)
         written = safetensors.torch.load(repo.files("main")[REFERENCE])
-        assert all(torch.equal(written[key], value) for key, value in outputs_of(trainer.model, inputs).items())
+        assert all(torch.equal(written[key], value) for key, value in compute_outputs(trainer.model, inputs).items())
     lines = open_over_http(hub, tmp_path, places)
     heads = len(models) - 1
     assert len(lines) == len(models) * (2 * len(models)) + heads * (len(models) + 2 * 2)
@@ -187,7 +187,7 @@ def test_a_plain_trainer_without_the_package_pushes_a_repository_that_opens(hub,
     model = BlendEncoderForSequenceClassification(tiny_config(BlendEncoderModel.config_class)).float()
     model.load_state_dict(weights)
     inputs = reference_inputs(model)
-    safetensors.torch.save_file({**inputs, **outputs_of(model, inputs)}, reference)
+    safetensors.torch.save_file({**inputs, **compute_outputs(model, inputs)}, reference)
     assert len(open_over_http(hub, tmp_path, [("someone/again", "main", str(reference), None)])) == 4
 
 
@@ -269,7 +269,7 @@ def test_the_card_is_of_the_repository_that_it_goes_to(hub, opened, model_dir):
 def test_private_does_not_publish_into_a_public_repository(hub, opened, model_dir, capsys):
     HfApi().create_repo("someone/model")
     assert main([str(model_dir), "--repo_id", "someone/model", "--private"]) == 2
-    assert "someone/model is there already, and public" in capsys.readouterr().err
+    assert "someone/model already exists and is public" in capsys.readouterr().err
     assert "config.json" not in hub.repos["someone/model"].files("main")
 
 
@@ -282,7 +282,7 @@ def test_a_gitignore_does_not_make_half_a_repository(hub, opened, model_dir, mon
         next(each for each in additions if each.path_in_repo == "model.safetensors")._should_ignore = True
 
     monkeypatch.setattr(HfApi, "preupload_lfs_files", ignoring)
-    with pytest.raises(PublishError, match=r"\.gitignore leaves out model\.safetensors"):
+    with pytest.raises(PublishError, match=r"\.gitignore of the repository excludes model\.safetensors"):
         publish(model_dir, Destination("someone/model"))
 
 
@@ -328,7 +328,7 @@ def test_a_dry_run_checks_all_and_sends_nothing(hub, opened, model_dir, capsys):
         [f"{len(content):,}", hashlib.sha256(content).hexdigest()[:12], name] for name, content in files.items()
     ]
     assert total.split() == [f"{sum(map(len, files.values())):,}", "bytes", "in", str(len(files)), "files"]
-    assert last == "All is well. Nothing was sent."
+    assert last == "All checks passed. Nothing was sent."
     assert max(map(len, lines)) < 80
     assert hub.requests == before and len(opened) == 1
 
@@ -369,7 +369,7 @@ def test_a_repository_that_does_not_open_is_refused(hub, model_dir, capsys):
     (model_dir / "modeling_heads.py").write_text(code.replace("import", "import no_such_thing, ", 1))
     assert_refused(hub, model_dir, ["modeling_heads.py is not what seqblend", "It is not run"], capsys)
     trusted = ["--trust_remote_code", "true"]
-    words = ["does not open where seqblend is not installed", "nothing was sent"]
+    words = ["cannot be loaded without seqblend", "nothing was sent"]
     assert_refused(hub, model_dir, words, capsys, trusted)
     (model_dir / "modeling_heads.py").write_text(code)
     weights = safetensors.torch.load_file(model_dir / "model.safetensors")
@@ -402,7 +402,7 @@ def test_metadata_of_weights_are_looked_through(hub, opened, model_dir):
     metadata = {"format": "pt", "made": str(model_dir)}
     safetensors.torch.save_file(weights, model_dir / "model.safetensors", metadata)
     with pytest.raises(PublishError, match=r"model\.safetensors: line 1 holds a path"):
-        check_private(repository_files(model_dir))
+        check_no_secrets(repository_files(model_dir))
 
 
 def test_a_grep_of_all_that_is_pushed_finds_nothing_private(hub, opened, tmp_path, monkeypatch):
@@ -474,7 +474,7 @@ def test_a_push_that_fails_in_mid_training_does_not_stop_it(hub, opened, tmp_pat
     trainer.train()
     assert trainer.state.global_step == 2 and "Training goes on, but the push to" in caplog.text
     # What the message names is there.
-    assert f"The model is whole in {tmp_path / 'out' / 'checkpoint-2'};" in caplog.text
+    assert f"The complete model is in {tmp_path / 'out' / 'checkpoint-2'};" in caplog.text
     assert not list((tmp_path / "out").glob("_push-*"))
     hub.fault = None
     trainer.push_to_hub()
@@ -487,11 +487,11 @@ def test_a_push_as_it_is(hub, tmp_path, monkeypatch):
     Before it is sent, it is truly opened, in a fresh process, in every Auto class.
     """
     opened = []
-    monkeypatch.setattr(publishing, "open_everywhere", lambda directory: opened.append(open_everywhere(directory)))
+    monkeypatch.setattr(publishing, "verify_isolated", lambda directory: opened.append(verify_isolated(directory)))
     trainer = trainer_of(
         BlendEncoderForSequenceClassification,
         tmp_path / "out",
-        given=Given(example="abc" * 50),
+        given=CardData(example="abc" * 50),
         model_options={"position_type": "learned"},
         bf16=True,
         save_strategy="no",
@@ -514,11 +514,11 @@ def test_a_push_as_it_is(hub, tmp_path, monkeypatch):
 def test_an_earlier_state_does_not_come_after_a_later_one(hub, opened, tmp_path, monkeypatch):
     """The first checkpoint takes longest to check; pushes in parallel would leave it on top."""
     delays = iter([1.5, 0.0, 0.0])
-    monkeypatch.setattr(publishing, "open_everywhere", lambda directory: time.sleep(next(delays)))
+    monkeypatch.setattr(publishing, "verify_isolated", lambda directory: time.sleep(next(delays)))
     trainer = trainer_of(BlendEncoderForSequenceClassification, tmp_path / "out")
     trainer.train()
     # Else there may be nothing new to push: the last checkpoint has the same weights, and perhaps the same card.
-    trainer.given = Given(license="mit")
+    trainer.given = CardData(license="mit")
     trainer.push_to_hub()
     titles = [commit.title for commit in hub.repos[trainer.hub_model_id].commits("main")]
     assert titles[:3] == ["End of training", "Training in progress, step 2", "Training in progress, step 1"]

@@ -25,7 +25,7 @@ def test_a_push_goes_through_or_changes_nothing(fault, breaker):
         if outcome["error"]:
             assert outcome["remote"] == "old", what
             assert FAULTS[fault] in outcome["error"], (what, outcome["error"])
-            for words in ("The model is whole in ", "To go on: python -m seqblend.hub_card.publish "):
+            for words in ("The complete model is in ", "To continue: python -m seqblend.hub_card.publish "):
                 assert words in outcome["error"], what
         else:
             assert outcome["remote"] == "new", what

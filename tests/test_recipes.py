@@ -26,7 +26,7 @@ from transformers import (
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM, BlendEncoderForMaskedLM
 from seqblend.configuration.recipes import RECIPES
-from seqblend.conversion.tensors import our_weights
+from seqblend.conversion.tensors import convert_state_dict
 
 VOCAB, TARGET_VOCAB, POSITIONS, WINDOW = 99, 89, 32, 4
 TOLERANCE = 1e-5
@@ -149,7 +149,7 @@ def build(recipe: str, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
     config = parity.ours.config_class.from_recipe(recipe, **SIZES, **parity.overrides, tie_word_embeddings=False)
     ours = parity.ours(config).eval()
     ours.set_attn_implementation("eager")
-    ours.load_state_dict(our_weights(theirs), strict=True)
+    ours.load_state_dict(convert_state_dict(theirs), strict=True)
     return ours.to(dtype), theirs.to(dtype)
 
 

@@ -20,11 +20,11 @@ from seqblend import BlendEncoderForSequenceClassification, BlendEncoderForToken
 from seqblend.hub_card import card as card_module
 from seqblend.hub_card import publish as publishing
 from seqblend.hub_card import verify as verifying
-from seqblend.hub_card.card import Given, write_card
-from seqblend.hub_card.contents import PublishError, check_private, repository_files
-from seqblend.hub_card.provenance import ForeignCodeError, check_code, foreign_code, renewed_code
-from seqblend.hub_card.publish import Destination, checked
-from seqblend.hub_card.secrecy import is_public, is_secret, known_secrets
+from seqblend.hub_card.card import CardData, write_card
+from seqblend.hub_card.contents import PublishError, check_no_secrets, repository_files
+from seqblend.hub_card.provenance import ForeignCodeError, check_code, foreign_code, update_code
+from seqblend.hub_card.publish import Destination, checked_files
+from seqblend.hub_card.secrecy import is_public, is_secret_variable, known_secrets
 from seqblend.predict import main as predict
 from seqblend.train import main as train
 from seqblend.training.loading import load_config
@@ -52,7 +52,7 @@ def model(saved, tmp_path):
 @pytest.fixture
 def unopened(monkeypatch):
     """No process is begun: neither to open what would be sent, nor to run what a card prints."""
-    monkeypatch.setattr(publishing, "open_everywhere", lambda directory: {})
+    monkeypatch.setattr(publishing, "verify_isolated", lambda directory: {})
     monkeypatch.setattr(card_module, "run_usage", lambda *args: "printed")
     monkeypatch.setattr(card_module, "draw_pictures", lambda *args: [])
 
@@ -60,7 +60,7 @@ def unopened(monkeypatch):
 # --- Nobody is asked, and no code runs ---
 
 # Where code of a directory is run: in a process of its own, after check_code.
-TRUSTING = {("hub_card/verify.py", "open_each")}
+TRUSTING = {("hub_card/verify.py", "verify_auto_classes")}
 
 
 def loadings():
@@ -144,7 +144,7 @@ def test_what_a_card_says_of_a_repository_is_no_code(saved, tmp_path, unopened, 
 
 @pytest.mark.parametrize("name", ["../outside", "/outside", "a/../../outside"])
 def test_a_repository_has_a_name_and_no_path(name, model):
-    with pytest.raises(ValueError, match="is no name of a repository"):
+    with pytest.raises(ValueError, match="is not the name of a repository"):
         card_module.run_usage("", name, model)
 
 
@@ -152,18 +152,18 @@ def test_a_repository_has_a_name_and_no_path(name, model):
 
 
 def test_code_of_this_version_is_ours(model):
-    assert foreign_code(model) == [] and renewed_code(model, model.parent / "code") == {}
+    assert foreign_code(model) == [] and update_code(model, model.parent / "code") == {}
 
 
 def test_code_of_an_older_version_is_written_anew_for_the_push(model, unopened, caplog):
     """The directory stays as it is: it may hold changes of the user's."""
     attacks.poisoned_code_of_an_older_version(model, "raise SystemExit\n")
     ours = (model / "modeling_heads.py").read_bytes()
-    with checked(model, Destination("you/model")) as files:
+    with checked_files(model, Destination("you/model")) as files:
         sent = {name: path.read_bytes() for name, path in files.items()}
     assert sent["modeling_heads.py"] == ours and b"SystemExit" not in sent["modeling_layers.py"]
     assert "SystemExit" in (model / "modeling_layers.py").read_text()
-    assert "its code is of an older seqblend" in caplog.text
+    assert "its code is from an older seqblend" in caplog.text
 
 
 def test_code_of_a_newer_version_is_not_ours(model):
@@ -176,10 +176,10 @@ def test_code_of_a_newer_version_is_not_ours(model):
 def test_code_of_somebody_else_goes_along_where_it_is_trusted(model, unopened, caplog):
     attacks.code_that_imports_more(model, "import pathlib\n")
     with pytest.raises(PublishError, match=r"modeling_layers\.py is not what .*nothing was sent"):
-        checked(model, Destination("you/model")).__enter__()
-    with checked(model, Destination("you/model"), trust_remote_code=True) as files:
+        checked_files(model, Destination("you/model")).__enter__()
+    with checked_files(model, Destination("you/model"), trust_remote_code=True) as files:
         assert files["modeling_layers.py"] == model / "modeling_layers.py" and "somebody_elses_secret.py" in files
-    assert "code that is not of seqblend was trusted: modeling_layers.py is not what" in caplog.text
+    assert "trusted code that is not from seqblend: modeling_layers.py is not what" in caplog.text
 
 
 def test_a_process_that_runs_code_knows_nothing_of_the_user(model, monkeypatch):
@@ -188,7 +188,7 @@ def test_a_process_that_runs_code_knows_nothing_of_the_user(model, monkeypatch):
         monkeypatch.setenv(name, "of-mine")
     began = []
     monkeypatch.setattr(verifying.subprocess, "run", lambda *args, env, **kwargs: began.append(env))
-    verifying.without_package([str(model)], model)
+    verifying.run_isolated([str(model)], model)
     (environment,) = began
     assert "of-mine" not in environment.values() and environment["HF_HUB_OFFLINE"] == "1"
     assert not [name for name in ("HOME", "USERPROFILE", "HF_HOME") if environment[name] == os.environ.get(name)]
@@ -197,8 +197,8 @@ def test_a_process_that_runs_code_knows_nothing_of_the_user(model, monkeypatch):
 def test_a_card_does_not_run_somebody_elses_code(model, monkeypatch, caplog):
     monkeypatch.setattr(verifying.subprocess, "run", lambda *args, **kwargs: pytest.fail("a process was begun"))
     attacks.poisoned_code(model, "raise SystemExit\n")
-    card = write_card(model, Given(example="hello")).read_text()
-    assert f"What it prints: {card_module.NOT_MEASURED}." in card and "It is not run" in caplog.text
+    card = write_card(model, CardData(example="hello")).read_text()
+    assert f"Output: {card_module.NOT_MEASURED}." in card and "It is not run" in caplog.text
 
 
 # --- What is saved names our code and no secrets ---
@@ -302,7 +302,7 @@ def test_a_secret_is_not_sent_and_not_shown(secret, model, monkeypatch, unopened
     assert "a harmless row" in card and secret not in card
     edit(model / "tokenizer_config.json", note=secret)
     with pytest.raises(PublishError, match=r"tokenizer_config\.json: line 1 holds a .*nothing was sent"):
-        check_private(repository_files(model))
+        check_no_secrets(repository_files(model))
 
 
 @pytest.mark.parametrize(
@@ -328,8 +328,8 @@ def test_the_environments_secrets_are_known_by_their_names(monkeypatch):
         "PGPASSWORD",
         "SENTRY_DSN",
     )
-    assert all(map(is_secret, named)) and not any(
-        map(is_secret, ("PWD", "OLDPWD", "COMPAT", "KEYBOARD", "TOKENIZERS"))
+    assert all(map(is_secret_variable, named)) and not any(
+        map(is_secret_variable, ("PWD", "OLDPWD", "COMPAT", "KEYBOARD", "TOKENIZERS"))
     )
     monkeypatch.setenv("DB_PASSWORD", "open sesame")
     assert not is_public(["they say open sesame"], dict(known_secrets(set())))
@@ -367,4 +367,6 @@ def test_tags_and_words_of_a_tagger_do_not_end_a_line(tmp_path, unopened):
     lines = write_card(tmp_path).read_text().splitlines()
     assert [line for line in lines if line.startswith(r"The tags are IOB (B-x\n## Two\x00y, I-x\n## Two\x00y) and")]
     assert not [line for line in lines if line.startswith("## Two") or "\0" in line]
-    assert "It tags words. Of the rules that divide a text into words, 'characters' restores" in "\n".join(lines)
+    assert "The model labels words. Split texts into words by the rule 'characters', which reproduces" in "\n".join(
+        lines
+    )

@@ -14,7 +14,7 @@ from transformers import EvalPrediction
 
 from seqblend import FAMILIES
 from seqblend.data.errors import InputError
-from seqblend.hub_card.record import shown_example
+from seqblend.hub_card.record import select_example
 from seqblend.tasks.corruption import IGNORE
 from seqblend.tasks.encoding import Settings
 from seqblend.tasks.registry import TASKS
@@ -417,11 +417,11 @@ def test_the_example_for_the_card_has_words_to_go_on_from():
         return datasets.DatasetDict({"validation": datasets.Dataset.from_dict({"text": list(texts)})})
 
     task = TASKS["causal-lm"]
-    assert shown_example(splits("", "?", "one two three four five six"), task)["example"].startswith("one two")
-    assert shown_example(splits("", "?"), task) == {"example": "?"} and shown_example(splits(""), task) == {}
+    assert select_example(splits("", "?", "one two three four five six"), task)["example"].startswith("one two")
+    assert select_example(splits("", "?"), task) == {"example": "?"} and select_example(splits(""), task) == {}
     rows = datasets.DatasetDict({"test": datasets.Dataset.from_dict({"text": ["a"], "label": ["x"]})})
-    assert shown_example(rows, TASKS["sequence-classification"]) == {}
+    assert select_example(rows, TASKS["sequence-classification"]) == {}
     sentences = datasets.Dataset.from_dict({"tokens": [["a"], list("abcdef")], "tags": [["x"], ["x"] * 6]})
-    assert shown_example(datasets.DatasetDict({"train": sentences}), TASKS["token-classification"]) == {
+    assert select_example(datasets.DatasetDict({"train": sentences}), TASKS["token-classification"]) == {
         "example": list("abcdef")
     }

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from seqblend import BlendEncoderForTokenClassification
 from seqblend.data.errors import InputError
 from seqblend.hub_card import card as card_module
-from seqblend.hub_card.agreement import MARK
+from seqblend.hub_card.agreement import SEPARATOR
 from seqblend.hub_card.card import write_card
 from seqblend.predict import main as predict
 from seqblend.tasks.words import KEY, WordSplitting, find_splitting, read_splitting, set_splitting
@@ -121,15 +121,16 @@ def test_a_rule_that_is_none_is_refused(told):
 def test_the_cards_code_divides_as_training_did_and_says_what_the_run_said(tmp_path, monkeypatch, caplog):
     """Of rows with each label some are tried; where the code says something else, the card and a line say so."""
     said = [[["4", "LABEL_0", "0.9"], ["m", "LABEL_1", "0.9"]]]
-    monkeypatch.setattr(card_module, "run_usage", lambda *args: f"4 LABEL_0\n{MARK}\n{json.dumps(said)}")
+    monkeypatch.setattr(card_module, "run_usage", lambda *args: f"4 LABEL_0\n{SEPARATOR}\n{json.dumps(said)}")
     monkeypatch.setattr(card_module, "draw_pictures", lambda *args: [])
     tiny_model(BlendEncoderForTokenClassification).save_pretrained(tmp_path)
     row = {"input": ["4", "m"], "prediction": ["LABEL_0", "LABEL_1"], "reference": ["LABEL_0", "LABEL_0"]}
     (tmp_path / "predictions.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({KEY: {"rule": "characters", "share": 1}}))
     card = write_card(tmp_path).read_text()
-    tried = "test row, which got 2 of the 3 labels, it says"
-    assert 'words = list("4m")' in card and f"On 1 {tried} what the run said." in card
+    tested = "1 test row (with 2 of the 3 labels): "
+    assert 'words = list("4m")' in card and f"{tested}it gives the predictions of the run." in card
     said[0][1][1] = "LABEL_0"
     card = write_card(tmp_path).read_text()
-    assert f"On 1 of 1 {tried} something else" in card and "something else than the run said" in caplog.text
+    different = f"{tested}1 of 1 predictions differ from those of the run"
+    assert different in card and different in caplog.text

@@ -18,7 +18,7 @@ from ..data.errors import NEAREST, InputError, describe, nearest_first, short_li
 from ..data.formats import Reading
 from ..data.sources import Pairs
 from ..data.splits import SPLITS, DataOptions
-from ..hub_card.card import Given
+from ..hub_card.card import CardData
 from ..tasks.corruption import Noise
 from .option_files import from_json, parse_pairs, read_options
 
@@ -458,8 +458,8 @@ def card_facts(data_args: DataArguments) -> dict[str, Any]:
     """
     facts = parse_pairs(data_args.card_data, "card_data")
     try:
-        Given.check_names(facts)
-        Given(**facts)
+        CardData.check_names(facts)
+        CardData(**facts)
     except (StrictDataclassError, ValueError) as error:
         raise InputError(f"card_data: {error}") from error
     return facts

@@ -18,7 +18,6 @@ from ..configuration.base import unknown
 from ..data.columns import STEPS
 from ..data.errors import NEAREST, InputError, check_choice, nearest_first
 from ..tasks.base import Task
-from ..tasks.metrics import make_bleu
 from ..tasks.registry import TASKS, tasks_with
 from ..tasks.windows import OVERFLOW_STRATEGIES
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
@@ -127,6 +126,9 @@ def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
         raise InputError("class_weights: config_overrides has them too; give one of the two")
     check_overflow(task, data_args.overflow, data_args.overlap)
     if data_args.bleu_tokenize is not None:
+        # Here, because it loads the metric libraries.
+        from ..tasks.metrics import make_bleu
+
         make_bleu(data_args.bleu_tokenize)
 
 

@@ -19,11 +19,11 @@ from transformers.utils import PushInProgress
 from ..checkpoints.faults import MANIFEST, STATE
 from ..checkpoints.store import write_manifest
 from ..data.objects import read_object
-from ..hub_card.card import Given, write_card
+from ..hub_card.card import CardData, write_card
 from ..hub_card.contents import PublishError
-from ..hub_card.publish import Destination, publish, reason_of
+from ..hub_card.publish import Destination, describe_error, publish
 from ..hub_card.record import RunRecord
-from ..hub_card.verify import REFERENCE, open_saved, write_reference
+from ..hub_card.verify import REFERENCE, load_saved, write_reference
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ class PushingTrainer(Seq2SeqTrainer):
         PublishError: push_to_hub is asked for, and the Hub cannot be used; before any training.
     """
 
-    def __init__(self, *, given: Given | None = None, **kwargs: Any):
-        self.given = Given() if given is None else given
+    def __init__(self, *, given: CardData | None = None, **kwargs: Any):
+        self.given = CardData() if given is None else given
         super().__init__(**kwargs)
         self.add_callback(RunRecord())
 
@@ -58,7 +58,7 @@ class PushingTrainer(Seq2SeqTrainer):
         try:
             super().init_hf_repo(token)
         except Exception as error:  # every layer of the network raises its own
-            raise PublishError(f"hub_model_id: {self.args.hub_model_id}: {reason_of(error)}") from error
+            raise PublishError(f"hub_model_id: {self.args.hub_model_id}: {describe_error(error)}") from error
 
     def create_model_card(
         self,
@@ -86,7 +86,7 @@ class PushingTrainer(Seq2SeqTrainer):
         if self.is_world_process_zero():
             write_card(self.args.output_dir, replace(self.card_facts(), **{k: v for k, v in said.items() if v}))
 
-    def card_facts(self) -> Given:
+    def card_facts(self) -> CardData:
         """What the user knows, for the card of the repository."""
         return replace(self.given, repo_id=self.hub_model_id or self.given.repo_id, revision=self.args.hub_revision)
 
@@ -198,13 +198,19 @@ def reference_from(directory: str | Path) -> None:
     Not from the one in hand, which may be wrapped for half precision, in pieces, or on a GPU that computes otherwise.
     """
     with torch.random.fork_rng(devices=[]):
-        write_reference(open_saved(directory), directory)
+        write_reference(load_saved(directory), directory)
 
 
 def push_stage(stage: Path, destination: Destination, message: str, home: str, folder: str | None) -> None:
     """Push a staged checkpoint, and into `folder` all that a run needs to resume; a failure does not stop training."""
     try:
-        publish(stage, destination, message, more=None if folder is None else resumable(stage, folder), home=home)
+        publish(
+            stage,
+            destination,
+            message,
+            extra_files=None if folder is None else resumable(stage, folder),
+            display_path=home,
+        )
     except Exception as error:  # in a thread nobody else would hear of it
         logger.warning("Training goes on, but %s", error)
     finally:
