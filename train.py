@@ -11,9 +11,9 @@ import datasets
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Seq2SeqTrainingArguments, set_seed
 
-from seqblend.checkpoints.run_directory import RESULTS, check_directory, check_sources
+from seqblend.checkpoints.run_directory import RESULTS, check_directory, check_sources, read_results
 from seqblend.checkpoints.signals import Terminated, ending, terminable
-from seqblend.checkpoints.store import RunError, checkpoints_in
+from seqblend.checkpoints.store import RunError, checkpoints_in, resume_hint
 from seqblend.data.errors import InputError, in_one_line, refuse
 from seqblend.data.leakage import warn_of_leakage
 from seqblend.data.locks import locked
@@ -55,7 +55,6 @@ from seqblend.training.models import (
     take_labels,
 )
 from seqblend.training.progress import hide_bars
-from seqblend.training.saving import read_results
 from seqblend.training.tokenizers import make_tokenizer, set_token_types
 from seqblend.training.trainer import BlendTrainer
 
@@ -111,7 +110,7 @@ class Job:
         if not self.trainer.args.do_train:
             return "nothing is lost; the same command does it again"
         if not self.is_trained:
-            return self.trainer.way_on()
+            return resume_hint(self.directory)
         rest = "; the same command with --resume auto does what is left" if checkpoints_in(self.directory) else ""
         return f"the model is trained, and saved in {self.directory}{rest}"
 

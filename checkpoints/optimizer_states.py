@@ -1,7 +1,8 @@
-"""States of optimizers and schedules: whether those of a checkpoint fit, and where a schedule would be."""
+"""States of optimizers and schedules: whether those of a checkpoint fit, and how they are restored."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,13 @@ import torch
 
 from ..data.errors import InputError, describe
 from .faults import is_number, is_whole, load_saved
+from .identity import CHOICE
+
+logger = logging.getLogger(__name__)
+
+# Arguments whose values the optimizer's and the schedule's state in a checkpoint also has.
+OPTIMIZER = {"learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optim", "optim_args"}
+SCHEDULE = {"learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"}
 
 # What torch's optimizers keep of each parameter in its shape.
 OF_SHAPE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg", "sum")
@@ -112,17 +120,68 @@ def is_like(own: Any, found: Any) -> bool:
     return is_number(found) if is_number(own) else isinstance(found, type(own))
 
 
-class Unread:
-    """Takes the place of a schedule whose state in a checkpoint is of another kind."""
+def restore_optimizer(trainer: Any, checkpoint: Path, changed: set[str], load: Callable[[], None]) -> None:
+    """Restore the optimizer and the schedule of a Trainer; arguments that have changed overrule the checkpoint.
+
+    Args:
+        trainer: whose optimizer and schedule are built, and not yet used.
+        checkpoint: has their states, or not.
+        changed: the names of the arguments that may differ from the checkpoint's, and do.
+        load: loads the states, as transformers does, which drops the values of the arguments without a message.
+
+    Raises:
+        InputError: the checkpoint has the state of another optimizer.
+    """
+    if not any(checkpoint.glob("optimizer*")):
+        logger.warning("%s has no state of an optimizer, which begins anew", checkpoint)
+    optimizer, scheduler = trainer.optimizer, trainer.lr_scheduler
+    initial = scheduler.state_dict()
+    groups = [dict(group) for group in optimizer.param_groups]
+    given, is_other = settings_of(groups), "lr_scheduler_type" in changed
+    if (checkpoint / "optimizer.pt").is_file():
+        check_optimizer(checkpoint / "optimizer.pt", getattr(optimizer, "optimizer", optimizer))
+    if (checkpoint / "scheduler.pt").is_file() and not is_other:
+        check_schedule(checkpoint / "scheduler.pt", scheduler)
+    try:
+        with schedule_not_loaded(trainer) if is_other else nullcontext():
+            load()
+    except ValueError as error:
+        raise InputError(f"optim: the state in {checkpoint} is of another one: {error}") from error
+    for group, own in zip(optimizer.param_groups, groups, strict=True):
+        # Some schedules write it there, others do not.
+        group |= {"initial_lr": own["initial_lr"]} if is_other and "initial_lr" in own else {}
+    restored = settings_of(optimizer.param_groups)
+    # Settings that another version of torch has besides do no harm.
+    if missing := sorted(given.keys() - restored.keys()):
+        raise InputError(f"optim: the state in {checkpoint} is of another one: it has no {', '.join(missing)}")
+    if changed & OPTIMIZER:
+        for group, own in zip(optimizer.param_groups, groups, strict=True):
+            group.update({name: value for name, value in own.items() if name not in ("params", "lr")})
+        restored = settings_of(optimizer.param_groups)
+    if changed & SCHEDULE:
+        # A schedule that waits for a metric goes on waiting, unless it is a new one.
+        begins = bool(changed & SCHEDULE - {"learning_rate"})
+        restart_schedule(scheduler, initial, trainer.state.global_step, [group["lr"] for group in groups], begins)
+    waited = {name: initial[name] for name in WAITED if name in initial}
+    if waited and changed & {*CHOICE}:
+        # It has seen the best of another metric.
+        scheduler.load_state_dict({**scheduler.state_dict(), **waited})
+    overruled = [f"{name} {restored[name]}, not {given[name]}" for name in given if given[name] != restored[name]]
+    if overruled:
+        logger.warning("The optimizer goes on as in %s: %s", checkpoint, "; ".join(overruled))
+
+
+class NotLoaded:
+    """Stands in for a schedule while a state of another kind would be loaded into it."""
 
     def load_state_dict(self, state: Any) -> None:
-        """Nothing is taken of it."""
+        """Ignore the state."""
 
 
 @contextmanager
-def schedule_unread(trainer: Any) -> Iterator[None]:
-    """Inside, what is loaded leaves the Trainer's schedule alone."""
-    scheduler, trainer.lr_scheduler = trainer.lr_scheduler, Unread()
+def schedule_not_loaded(trainer: Any) -> Iterator[None]:
+    """Inside, loading a state leaves the Trainer's schedule as it is."""
+    scheduler, trainer.lr_scheduler = trainer.lr_scheduler, NotLoaded()
     try:
         yield
     finally:

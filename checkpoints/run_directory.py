@@ -1,15 +1,21 @@
 """The directory of a run: whether it holds an earlier one, and how it is cleared for another."""
 
+import json
+import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from transformers import TrainingArguments
 
 from ..data.errors import InputError, listed
+from ..data.objects import load_object
 from ..hub_card.contents import WEIGHTS
 from ..hub_card.verify import REFERENCE
 from .faults import IDENTITY, STATE
 from .store import STAGE, checkpoints_in, remove
+
+logger = logging.getLogger(__name__)
 
 RESULTS = [
     *(f"{name}_results.json" for name in ("train", "eval", "test", "run", "all")),
@@ -41,16 +47,14 @@ def clear_run(output_dir: str | Path) -> None:
         remove(path)
 
 
-def lies_in(path: str | Path, directory: str | Path) -> bool:
-    """Whether a path, or what it leads to, is a directory or something in it: a checkpoint in it may be a link."""
-    whole, place = Path(os.path.realpath(directory)), Path(os.path.abspath(path))
-    found = (Path(os.path.realpath(place)), Path(os.path.realpath(place.parent), place.name))
-    return any(each.is_relative_to(whole) for each in found)
-
-
-def goes_on(checkpoint: str | Path | None, output_dir: str | Path) -> bool:
-    """Whether a run that is resumed from the checkpoint, or from none, is the one that output_dir holds."""
-    return bool(checkpoint) and lies_in(checkpoint, output_dir)
+def is_inside(path: str | Path | None, directory: str | Path) -> bool:
+    """Whether a path, before or after links are followed, is the directory or lies in it; False for no path."""
+    if not path:
+        return False
+    root, absolute = Path(os.path.realpath(directory)), Path(os.path.abspath(path))
+    # A checkpoint in the directory may be a link.
+    candidates = (Path(os.path.realpath(absolute)), Path(os.path.realpath(absolute.parent), absolute.name))
+    return any(each.is_relative_to(root) for each in candidates)
 
 
 def check_directory(args: TrainingArguments, sources: dict[str, str | None], checkpoint: str | bool | None) -> None:
@@ -66,7 +70,7 @@ def check_directory(args: TrainingArguments, sources: dict[str, str | None], che
             from would be deleted.
     """
     found = [path.name for path in traces_of_run(args.output_dir)]
-    if not found or checkpoint is True or goes_on(checkpoint, args.output_dir):
+    if not found or checkpoint is True or is_inside(checkpoint, args.output_dir):
         return
     if not args.overwrite_output_dir:
         raise InputError(
@@ -79,5 +83,19 @@ def check_directory(args: TrainingArguments, sources: dict[str, str | None], che
 def check_sources(args: TrainingArguments, sources: dict[str, str | None]) -> None:
     """Raises InputError where overwrite_output_dir would delete what the run starts from; see check_directory."""
     for name, path in sources.items():
-        if path and lies_in(path, args.output_dir):
+        if is_inside(path, args.output_dir):
             raise InputError(f"overwrite_output_dir: would delete {name} {path}; give another output_dir")
+
+
+def results_json(content: dict[str, Any]) -> str:
+    """Results as JSON, formatted as transformers formats them."""
+    return json.dumps(content, indent=4, sort_keys=True)
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Results that were written before; empty where there are none, or, with a warning, where the file is damaged."""
+    try:
+        return load_object(path) if path.exists() else {}
+    except ValueError as error:
+        logger.warning("%s is damaged (%s) and written anew", path, error)
+        return {}

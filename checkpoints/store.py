@@ -64,6 +64,14 @@ def newest_good(output_dir: str | Path) -> str | None:
     return next(good_checkpoints(output_dir), None)
 
 
+def resume_hint(output_dir: str | Path) -> str:
+    """For a message: which checkpoint is good, and how to resume from it."""
+    checkpoint = newest_good(output_dir)
+    if checkpoint is None:
+        return "there is no checkpoint"
+    return f"the last good checkpoint is {checkpoint}; resume with --resume auto"
+
+
 # --- How they come and go ---
 
 

@@ -21,9 +21,9 @@ from transformers.trainer_utils import sort_checkpoints
 from seqblend import BlendDecoderForCausalLM
 from seqblend.checkpoints.faults import fault_of
 from seqblend.checkpoints.store import REPLACED, STAGE, RunError, clear_stage, newest_good, write_manifest
+from seqblend.checkpoints.writer import reason_not_written
 from seqblend.data.errors import InputError
 from seqblend.tasks.base import TASKS
-from seqblend.training.saving import why_not_written
 
 
 @pytest.fixture(scope="module")
@@ -129,9 +129,9 @@ def test_a_run_of_transformers_goes_on_as_ours(tmp_path):
 
 def test_a_full_disk_is_named_where_torch_does_not(tmp_path, monkeypatch):
     error = RuntimeError("unexpected pos 8512 vs 8406")
-    assert why_not_written(error, tmp_path) == f"RuntimeError: {error}"
-    monkeypatch.setattr("seqblend.training.saving.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
-    assert why_not_written(error, tmp_path) == f"No space left on device (RuntimeError: {error})"
+    assert reason_not_written(error, tmp_path) == f"RuntimeError: {error}"
+    monkeypatch.setattr("seqblend.checkpoints.writer.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    assert reason_not_written(error, tmp_path) == f"No space left on device (RuntimeError: {error})"
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "position.pt"])
