@@ -129,8 +129,8 @@ class BlendGenerationMixin(GenerationMixin):
     def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any) -> Any:
         """Replaces GenerationMixin._prepare_cache_for_generation's `DynamicCache(**dynamic_cache_kwargs)`, twice.
 
-        Of the second, the cache of cross-attention, it replaces the layers that slide, too, as in a StaticCache: they
-        are the decoder's own, and would forget the beginning of the source.
+        Where it is not called, generation is slower, and a compiled first forward drops the beginning of a source that
+        is longer than a window; otherwise the decoder calls keep_whole_source.
         """
         is_given = model_kwargs.get("past_key_values") is not None
         result = super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
@@ -140,15 +140,9 @@ class BlendGenerationMixin(GenerationMixin):
         if is_given:
             leave_rooms(self_attention_cache(cache))
             return result
-        if isinstance(cache, EncoderDecoderCache):
-            source = cache.cross_attention_cache
-            if isinstance(source, DynamicCache):
-                source.layers = [DynamicLayer() for _ in source.layers]
-            elif isinstance(source, StaticCache):
-                length = model_kwargs["encoder_outputs"][0].shape[1]
-                source.layers = [StaticLayer(max_cache_len=length) for _ in source.layers]
-            cache = cache.self_attention_cache
-        make_roomy(cache)
+        if "encoder_outputs" in model_kwargs:
+            keep_whole_source(cache, model_kwargs["encoder_outputs"][0].shape[1])
+        make_roomy(self_attention_cache(cache))
         return result
 
     @staticmethod
@@ -197,6 +191,26 @@ def self_attention_cache(past_key_values: Any) -> Any:
     if isinstance(past_key_values, EncoderDecoderCache):
         return past_key_values.self_attention_cache
     return past_key_values
+
+
+def keep_whole_source(cache: Cache | None, length: int) -> None:
+    """Replace the sliding layers of an empty cross-attention cache: they would drop the beginning of the source.
+
+    transformers makes them by the decoder's layer_types, in dynamic and in static caches.
+
+    Args:
+        cache: of an encoder-decoder; others have no cross-attention.
+        length: of the source, S.
+    """
+    if not isinstance(cache, EncoderDecoderCache):
+        return
+    source = cache.cross_attention_cache
+    if any(cache.is_updated.values()) or not any(getattr(layer, "is_sliding", False) for layer in source.layers):
+        return
+    if isinstance(source, DynamicCache):
+        source.layers = [DynamicLayer() for _ in source.layers]
+    elif isinstance(source, StaticCache):
+        source.layers = [StaticLayer(max_cache_len=length) for _ in source.layers]
 
 
 def is_empty(cache: Any) -> bool:

@@ -18,7 +18,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ..configuration.decoder import BlendDecoderConfig
 from .attention import Attention
 from .base import BlendPreTrainedModel, Stack, StackOutput
-from .cache import BlendGenerationMixin, self_attention_cache
+from .cache import BlendGenerationMixin, keep_whole_source, self_attention_cache
 from .heads import ForSequenceClassification, ForTokenClassification, next_logits, recorded
 from .layers import DecoderLayer
 from .losses import IGNORE, token_loss
@@ -94,6 +94,8 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             source = padded_layout(encoder_hidden_states, encoder_attention_mask)
         seen = None if past_key_values is None else past_key_values.get_seq_length()
         rows = has_source(past_key_values)
+        if source is not None and not torch.compiler.is_compiling():
+            keep_whole_source(past_key_values, source.shape[1])
         layout = self.enter(
             input_ids, inputs_embeds, attention_mask, position_ids, kwargs, seen=seen, source=source, rows=rows
         )
