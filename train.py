@@ -132,7 +132,7 @@ class Job:
         self.is_trained = True
         stored = {} if isinstance(self.rows["train"], RowStream) else {"train_samples": len(self.rows["train"])}
         # Where nothing was left to train, the results are those of the run that trained it.
-        is_finished = self.trainer.state.global_step == self.trainer.pace.first_step
+        is_finished = self.trainer.state.global_step == self.trainer.progress.first_step
         known = read_results(Path(self.directory, "train_results.json")) if is_finished else {}
         self.report("train", known or {**result.metrics, **stored})
 

@@ -1,4 +1,4 @@
-"""The directory of a run: whether it holds an earlier one, and how it is cleared for another."""
+"""The directory of a run: finding and deleting an earlier run in it, and reading its results."""
 
 import json
 import logging
@@ -22,28 +22,28 @@ RESULTS = [
     "predictions.jsonl",
     REFERENCE,
 ]
-# What shows that a run was here, besides checkpoints: patterns of file names.
+# Patterns of the files that show an earlier run, besides checkpoints.
 TRACES = (*RESULTS, STATE, "training_args.bin", *WEIGHTS)
-# What it leaves besides, and what would be wrong beside another model.
-BESIDE = (
+# Patterns of its other files, which would not belong to another model.
+OTHERS = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "chat_template.jinja", "not-finite-*.pt", IDENTITY),
 )
 
 
 def traces_of_run(output_dir: str | Path) -> list[Path]:
-    """The checkpoints and files by which an earlier run is recognized; none where there was no run."""
+    """The checkpoints and other files that show an earlier run; empty if there was none."""
     checkpoints = [Path(each) for each in checkpoints_in(output_dir)]
     return checkpoints + [path for pattern in TRACES for path in sorted(Path(output_dir).glob(pattern))]
 
 
 def clear_run(output_dir: str | Path) -> None:
-    """Delete what an earlier run left, and nothing else: neither the user's files nor the card."""
+    """Delete the files of an earlier run; files of the user and the card stay."""
     traces = traces_of_run(output_dir)
     if not traces:
         return
-    beside = [path for pattern in BESIDE for path in Path(output_dir).glob(pattern)]
-    for path in (*traces, *beside, Path(output_dir, STAGE)):
+    others = [path for pattern in OTHERS for path in Path(output_dir).glob(pattern)]
+    for path in (*traces, *others, Path(output_dir, STAGE)):
         remove(path)
 
 
@@ -58,7 +58,7 @@ def is_inside(path: str | Path | None, directory: str | Path) -> bool:
 
 
 def check_directory(args: TrainingArguments, sources: dict[str, str | None], checkpoint: str | bool | None) -> None:
-    """Refuse to train where an earlier run would be lost, or mixed with the new one.
+    """Refuse to train in a directory where an earlier run would be lost, or mixed with the new one.
 
     Args:
         args: of a run that trains.
@@ -66,7 +66,7 @@ def check_directory(args: TrainingArguments, sources: dict[str, str | None], che
         checkpoint: a path; True for one of output_dir, if there is one; None for none.
 
     Raises:
-        InputError: output_dir holds a run, and it is neither resumed nor to be overwritten; or what the run starts
+        InputError: output_dir holds a run that is neither resumed nor to be overwritten; or a file that the run starts
             from would be deleted.
     """
     found = [path.name for path in traces_of_run(args.output_dir)]
@@ -81,7 +81,7 @@ def check_directory(args: TrainingArguments, sources: dict[str, str | None], che
 
 
 def check_sources(args: TrainingArguments, sources: dict[str, str | None]) -> None:
-    """Raises InputError where overwrite_output_dir would delete what the run starts from; see check_directory."""
+    """Raises InputError if overwrite_output_dir would delete a file that the run starts from; see check_directory."""
     for name, path in sources.items():
         if is_inside(path, args.output_dir):
             raise InputError(f"overwrite_output_dir: would delete {name} {path}; give another output_dir")

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import tiny_model
+from safetensors.torch import load_file, save_file
 from test_resume import MODEL, OPTIONS, ROWS, TOKENIZER, stream, trainer_for
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import sort_checkpoints
@@ -108,6 +109,54 @@ def test_what_cannot_be_loaded_is_refused_though_it_is_allowed(options, words, s
         trainer.model = tiny_model(BlendDecoderForCausalLM, hidden_size=size, num_hidden_layers=1).float()
     with pytest.raises(InputError, match=words):
         trainer.train(str(saved / "checkpoint-2"))
+
+
+def rewrite(checkpoint, change, shards=1):
+    """Change the tensors of a checkpoint, and write them into so many files."""
+    tensors = load_file(checkpoint / "model.safetensors")
+    change(tensors)
+    (checkpoint / "model.safetensors").unlink()
+    names = [f"model-{number}.safetensors" for number in range(shards)] if shards > 1 else ["model.safetensors"]
+    for number, name in enumerate(names):
+        save_file({each: tensors[each] for each in sorted(tensors)[number::shards]}, checkpoint / name)
+    if shards > 1:
+        places = {each: names[index % shards] for index, each in enumerate(sorted(tensors))}
+        (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    write_manifest(checkpoint)
+
+
+MISFITS = {
+    "missing": (lambda tensors: tensors.pop("model.norm.weight"), r"missing \['model.norm.weight'\], unexpected \[\]"),
+    "unexpected": (lambda tensors: tensors.update(more=torch.zeros(1)), r"missing \[\], unexpected \['more'\]"),
+    "shape": (
+        lambda tensors: tensors.update({"model.norm.weight": torch.zeros(3)}),
+        r"size mismatch for model.norm.weight: \[3\], not \[32\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("change, words", MISFITS.values(), ids=MISFITS)
+def test_weights_that_do_not_fit_are_refused_before_any_is_loaded(change, words, shards, saved, tmp_path):
+    checkpoint = shutil.copytree(saved / "checkpoint-2", tmp_path / "checkpoint-2")
+    rewrite(checkpoint, change, shards)
+    trainer = trainer_for(tmp_path / "out")
+    before = deepcopy(trainer.model.state_dict())
+    with pytest.raises(InputError, match=f"checkpoint-2 does not match the model: {words}"):
+        trainer.train(str(checkpoint))
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_a_checkpoint_in_shards_is_resumed_and_says_nothing_of_tied_weights(saved, tmp_path, caplog):
+    assert trainer_for(tmp_path).model.all_tied_weights_keys
+    checkpoint = shutil.copytree(saved / "checkpoint-2", tmp_path / "checkpoint-2")
+    for shards in (1, 2):
+        trainer = trainer_for(tmp_path / str(shards), max_steps=3)
+        trainer.train(str(checkpoint))
+        assert trainer.state.global_step == 3
+        rewrite(checkpoint, lambda tensors: None, 2) if shards == 1 else None
+    assert "missing keys" not in caplog.text
 
 
 def test_a_checkpoint_without_an_optimizer_is_told(saved, tmp_path, caplog):

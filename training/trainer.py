@@ -95,8 +95,8 @@ class BlendTrainer(Seq2SeqTrainer):
         self.losses = TargetLoss(self)
         columns = getattr(self.train_dataset, "column_names", None) or ()
         has_rows = "input_ids" in columns and isinstance(self.train_dataset, Sized)
-        self.pace = Progress(self.loaders.row_lengths() if has_rows else ())
-        for part in (RunRecord(), self.position, self.data_collator, self.loaders.batches, self.pace):
+        self.progress = Progress(self.loaders.row_lengths() if has_rows else ())
+        for part in (RunRecord(), self.position, self.data_collator, self.loaders.batches, self.progress):
             if isinstance(part, TrainerCallback):
                 self.add_callback(part)
         # The bar is drawn last, so that no other callback writes into its line.
@@ -185,7 +185,7 @@ class BlendTrainer(Seq2SeqTrainer):
         of the steps before are not known where another version wrote the checkpoint.
         """
         if "loss" in logs:
-            logs.update(self.pace.speed(self.state))
+            logs.update(self.progress.speed(self.state))
             start_time = None
         if "train_loss" in logs and self.position.losses is not None:
             logs["train_loss"] = self._total_loss_scalar / self.state.global_step
