@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from ..data.errors import in_one_line, listed
@@ -47,6 +48,27 @@ def run_errors(trainer: Any) -> Iterator[None]:
         raise RunError(f"after step {step}: {what}{in_one_line(error)}; {hint}") from error
 
 
+def check_finite(loss: torch.Tensor, inputs: dict[str, Any], trainer: Any) -> None:
+    """Save the batch of a loss that is not finite.
+
+    Args:
+        loss: of the batch.
+        inputs: the batch.
+        trainer: of the run.
+
+    Raises:
+        RunError: the loss is not finite; the message names the step and the file of the batch.
+    """
+    if loss.isfinite().all():
+        return
+    step, args = trainer.state.global_step + 1, trainer.args
+    path = Path(args.output_dir, f"not-finite-{step}-{args.process_index}.pt")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({name: each.cpu() if torch.is_tensor(each) else each for name, each in inputs.items()}, path)
+    hint = resume_hint(args.output_dir)
+    raise RunError(f"step {step}: the loss is {loss.item()}; its batch is in {path}; {hint}")
+
+
 class CheckpointWriter:
     """Writes the checkpoints of a run, each completely or not at all, and deletes old ones.
 
@@ -65,10 +87,13 @@ class CheckpointWriter:
         self.earlier: set[str] = set()
 
     def prepare_directory(self, checkpoint: str | None) -> None:
-        """Keep an earlier run in output_dir apart from the run that begins: delete it, or protect its checkpoints.
+        """Prevent that an earlier run in output_dir is mixed with the run that begins.
+
+        If that one does not resume from output_dir, the earlier run is deleted where overwrite_output_dir is given;
+        otherwise its checkpoints stay, and are not deleted later.
 
         Args:
-            checkpoint: that the run resumes from.
+            checkpoint: that the run resumes from; None for none.
         """
         directory, self.earlier = self.args.output_dir, set()
         if is_inside(checkpoint, directory):

@@ -27,7 +27,7 @@ class Loaders:
 
     They differ from the Trainer's in these points:
 
-    - Columns that the collator reads are kept, beside those that the model reads.
+    - They have the columns that the collator reads, beside those that the model reads.
     - The order of an epoch follows from the seed and the epoch alone. Other samplers draw it from the random state at
       the start of the epoch, which no checkpoint has, and which differs between processes.
     - `max_tokens_per_batch` decides the batches, if it is given.

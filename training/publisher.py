@@ -48,8 +48,29 @@ class Publisher:
         repo_id = self.trainer.hub_model_id or self.given.repo_id
         return replace(self.given, repo_id=repo_id, revision=self.trainer.args.hub_revision)
 
-    def write_card(self, **given: Any) -> None:
-        """Write the card into output_dir, with fields of Given in place of the user's; None keeps a field."""
+    def write_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        dataset: str | list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the card into output_dir, with the arguments of Trainer.create_model_card.
+
+        Args:
+            language: this and the next five go onto the card in place of the values that the Trainer was given.
+            license: as the Hub spells it.
+            tags: more tags.
+            model_name: the card's title.
+            finetuned_from: the model that it was trained from.
+            dataset: the data sets' names on the Hub.
+            kwargs: `tasks`, `dataset_tags`, `dataset_args`; they are measured, and what is given is ignored.
+        """
+        given = {"language": language, "license": license, "title": model_name, "datasets": dataset}
+        given |= {"tags": [tags] if isinstance(tags, str) else tags, "base_model": finetuned_from}
         facts = replace(self.card_facts(), **{name: value for name, value in given.items() if value})
         write_card(self.trainer.args.output_dir, facts)
 

@@ -24,9 +24,8 @@ from ..checkpoints.position import Position
 from ..checkpoints.resumption import Resumption, early_stopping, is_stopped, restore_callbacks
 from ..checkpoints.run_directory import read_results, results_json
 from ..checkpoints.signals import StopOnSignal
-from ..checkpoints.store import RunError, resume_hint
 from ..checkpoints.weights import check_weights, missing_keys_unreported
-from ..checkpoints.writer import CheckpointWriter, run_errors
+from ..checkpoints.writer import CheckpointWriter, check_finite, run_errors
 from ..configuration.base import RecipeConfig
 from ..data.errors import InputError
 from ..data.locks import locked
@@ -123,12 +122,10 @@ class BlendTrainer(Seq2SeqTrainer):
         Replaces `get_last_checkpoint(args.output_dir)`, which takes the last checkpoint, damaged or not.
 
         Args:
-            resume_from_checkpoint: a checkpoint, or True for the newest good one of output_dir. If it lies outside of
-                output_dir, or is None, an earlier run in output_dir is deleted where overwrite_output_dir says so;
-                otherwise its checkpoints stay.
-            trial: of a hyperparameter search.
-            args: with kwargs, the other arguments of Trainer.train.
-            kwargs: see args.
+            resume_from_checkpoint: a checkpoint, or True for the newest good one of output_dir.
+            trial: this and the rest as in Trainer.train.
+            args: as above.
+            kwargs: as above.
 
         Raises:
             InputError: there is no checkpoint, it is damaged, of another run, or does not match the model; or another
@@ -149,11 +146,10 @@ class BlendTrainer(Seq2SeqTrainer):
         return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))
 
     def check_checkpoint(self, checkpoint: str) -> None:
-        """Compare a checkpoint with the model before anything of it is loaded.
+        """Compare weights and configuration of a checkpoint with the model before anything of it is loaded.
 
         Raises:
-            InputError: tensors are missing, unexpected or of another shape; or a later version of this package saved
-                fields of the configuration that this one does not know. The message names them.
+            InputError: tensors do not fit, or a later version of this package saved fields that are unknown here.
         """
         has_config = isinstance(getattr(self.model, "config", None), RecipeConfig)
         if has_config and Path(checkpoint, "config.json").exists():
@@ -162,27 +158,16 @@ class BlendTrainer(Seq2SeqTrainer):
             check_weights(checkpoint, self.model)
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """As Trainer.training_step; a loss that is not finite ends the run before the optimizer takes it in.
-
-        Raises:
-            RunError: the loss is not finite; the message names the step and the file of the batch.
-        """
+        """As Trainer.training_step. Raises RunError, before the optimizer's step, if the loss is not finite."""
         loss = super().training_step(model, inputs, *args, **kwargs)
-        if not loss.isfinite().all():
-            step = self.state.global_step + 1
-            path = Path(self.args.output_dir, f"not-finite-{step}-{self.args.process_index}.pt")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save({name: each.cpu() if torch.is_tensor(each) else each for name, each in inputs.items()}, path)
-            hint = resume_hint(self.args.output_dir)
-            raise RunError(f"step {step}: the loss is {loss.item()}; its batch is in {path}; {hint}")
+        check_finite(loss, inputs, self)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As Trainer.log; a line about steps says how fast they are, and train_loss is the mean over the whole run.
 
         Replaces `speed_metrics("train", start_time, num_tokens=current_session_num_tokens)`, which counts evaluations
-        as training; and the train_loss of Trainer._finalize_training, which is 0.0 where no step was left. The losses
-        of the steps before are not known where another version wrote the checkpoint.
+        as training; and the train_loss of Trainer._finalize_training, which is 0.0 where no step was left.
         """
         if "loss" in logs:
             logs.update(self.progress.speed(self.state))
@@ -200,11 +185,7 @@ class BlendTrainer(Seq2SeqTrainer):
         return self.loaders.train()
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """The batches of an evaluation; see Loaders. `eval_dataset` may be a key of self.eval_dataset.
-
-        Raises:
-            ValueError: there are no rows to evaluate on.
-        """
+        """The batches of an evaluation, or of one of several by its name; see Loaders. Raises ValueError: no rows."""
         if eval_dataset is None and self.eval_dataset is None:
             raise ValueError("Trainer: evaluation requires an eval_dataset.")
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
@@ -238,12 +219,7 @@ class BlendTrainer(Seq2SeqTrainer):
         """The given settings, completed by the model's own: the length it was trained for, its first token.
 
         Replaces `self.model.generation_config = gen_config` of Seq2SeqTrainer.__init__, which drops the model's own.
-
-        Args:
-            given: see evaluation.load_generation_config.
-
-        Raises:
-            ValueError: it cannot be loaded, or settings do not go together.
+        Raises ValueError if it cannot be loaded, or settings do not go together.
         """
         config = load_generation_config(given)
         self.given_generation = generation_settings(config)
@@ -289,11 +265,7 @@ class BlendTrainer(Seq2SeqTrainer):
     # --- Writing ---
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As Trainer.save_model, each file complete or not at all, and without the token in training_args.bin.
-
-        Raises:
-            RunError: it could not be written.
-        """
+        """As Trainer.save_model, each file complete or not at all, and without the token. Raises RunError."""
         directory = Path(output_dir or self.args.output_dir)
 
         def save(place: Path) -> None:
@@ -342,36 +314,10 @@ class BlendTrainer(Seq2SeqTrainer):
         except Exception as error:  # huggingface_hub and the network's layers raise their own
             raise PublishError(f"hub_model_id: {self.args.hub_model_id}: {reason_of(error)}") from error
 
-    def create_model_card(
-        self,
-        language: str | None = None,
-        license: str | None = None,
-        tags: str | list[str] | None = None,
-        model_name: str | None = None,
-        finetuned_from: str | None = None,
-        dataset: str | list[str] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Write our card. Replaces Trainer.create_model_card, which does not know the task.
-
-        Args:
-            language: this and the next five go onto the card in place of the values that the Trainer was given.
-            license: as the Hub spells it.
-            tags: more tags.
-            model_name: the card's title.
-            finetuned_from: the model that it was trained from.
-            dataset: the data sets' names on the Hub.
-            kwargs: `tasks`, `dataset_tags`, `dataset_args`; they are measured, and what is given is ignored.
-        """
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write our card; see Publisher.write_card. Trainer.create_model_card does not know the task."""
         if self.is_world_process_zero():
-            self.publisher.write_card(
-                language=language,
-                license=license,
-                tags=[tags] if isinstance(tags, str) else tags,
-                title=model_name,
-                base_model=finetuned_from,
-                datasets=dataset,
-            )
+            self.publisher.write_card(*args, **kwargs)
 
     def push_to_hub(
         self,
@@ -524,11 +470,7 @@ class BlendTrainer(Seq2SeqTrainer):
             return super()._prepare_for_training(*args)
 
     def collect_facts(self) -> Facts:
-        """The facts of the run, as they are now.
-
-        Raises:
-            InputError: allow_changed names something else.
-        """
+        """The facts of the run, as they are now. Raises InputError if allow_changed names something else."""
         parts = (self.processing_class, self.data_collator, self.train_dataset)
         metric = None
         if self.args.metric_for_best_model is not None:
