@@ -9,9 +9,9 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from seqblend.checkpoints.run_directory import RESULTS, check_directory, check_sources
+from seqblend.checkpoints.run_directory import RESULTS, check_directory, check_sources, read_results
 from seqblend.checkpoints.signals import Terminated, ending, terminable
-from seqblend.checkpoints.store import RunError, checkpoints_in
+from seqblend.checkpoints.store import RunError, checkpoints_in, resume_hint
 from seqblend.data.errors import InputError, error_line, print_error
 from seqblend.data.leakage import warn_about_leakage
 from seqblend.data.locks import lock_directory
@@ -53,7 +53,6 @@ from seqblend.training.models import (
     with_saved_problem_type,
 )
 from seqblend.training.progress import hide_bars
-from seqblend.training.saving import read_results
 from seqblend.training.tokenizers import make_tokenizer, set_token_types
 from seqblend.training.trainer import BlendTrainer
 
@@ -103,7 +102,7 @@ class Job:
         if not self.trainer.args.do_train:
             return "nothing is lost; the same command does it again"
         if not self.is_trained:
-            return self.trainer.way_on()
+            return resume_hint(self.directory)
         rest = "; the same command with --resume auto does what is left" if checkpoints_in(self.directory) else ""
         return f"the model is trained, and saved in {self.directory}{rest}"
 
@@ -126,7 +125,7 @@ class Job:
         rows = self.splits["train"].rows
         samples = {} if isinstance(rows, RowStream) else {"train_samples": len(rows)}
         # If no step was left to train, the results of the run that trained the model are kept.
-        nothing_left = self.trainer.state.global_step == self.trainer.pace.first_step
+        nothing_left = self.trainer.state.global_step == self.trainer.progress.first_step
         earlier = read_results(Path(self.directory, "train_results.json")) if nothing_left else {}
         self.report("train", earlier or {**result.metrics, **samples})
 

@@ -1,4 +1,4 @@
-"""What is wrong with a checkpoint: a file that is gone or changed, or one that holds what no Trainer writes."""
+"""Verifying a checkpoint: no file is missing or changed, and each holds what a Trainer writes."""
 
 import hashlib
 import json
@@ -27,24 +27,24 @@ IDENTITY, POSITION = "run.json", "position.pt"
 OURS = (IDENTITY, POSITION)
 # Files that may hold weights: of a model, of an adapter, of several processes.
 WEIGHTS = re.compile(r"\.safetensors$|_model[^/]*\.bin$|\.distcp$|_states\.pt$")
-# What a checkpoint has besides, unless it is the model alone.
-BESIDE = {POSITION: r"^position\.pt$", "rng_state.pth": r"^rng_state[^/]*\.pth$"}
-# DeepSpeed keeps these among its own files.
+# Files that a checkpoint also has, unless save_only_model is given: their names, and patterns of them.
+FOR_RESUMING = {POSITION: r"^position\.pt$", "rng_state.pth": r"^rng_state[^/]*\.pth$"}
+# Likewise; DeepSpeed has their content in files of its own.
 NOT_OF_DEEPSPEED = {"optimizer.pt": r"^optimizer", "scheduler.pt": r"^scheduler\.pt$"}
 OF_DEEPSPEED = re.compile(r"_states\.pt$")
 
 
 def fault_of(checkpoint: str | Path) -> str | None:
-    """What is wrong with a checkpoint; None if nothing is.
+    """What is wrong with a checkpoint, as a message; None if it is good.
 
-    Its files are compared with the manifest, without which no checkpoint of a BlendTrainer is good. One that
-    transformers' own Trainer wrote has none: of that, every file is opened. Then the small files are read.
+    The files are compared with the manifest, which each checkpoint of a BlendTrainer has. A checkpoint of
+    transformers' own Trainer has none: its files are opened. Then the content of the small files is checked.
     """
     checkpoint = Path(checkpoint)
     if not (checkpoint / STATE).is_file():
         return f"{STATE} is missing"
     if (checkpoint / MANIFEST).is_file():
-        return damage(checkpoint) or wrong_content(checkpoint) or left_out(checkpoint)
+        return changed_file(checkpoint) or wrong_content(checkpoint) or unnamed_file(checkpoint)
     if any((checkpoint / name).is_file() for name in OURS):
         return f"{MANIFEST} is missing"
     if not any(map(WEIGHTS.search, map(str, files_of(checkpoint)))):
@@ -55,8 +55,8 @@ def fault_of(checkpoint: str | Path) -> str | None:
 # --- The files ---
 
 
-def damage(checkpoint: Path) -> str | None:
-    """Which file is not what the manifest has; None if each is."""
+def changed_file(checkpoint: Path) -> str | None:
+    """The first file that differs from the manifest, as a message; None if none does."""
     try:
         expected = load_object(checkpoint / MANIFEST)
         if STATE not in expected:
@@ -69,7 +69,7 @@ def damage(checkpoint: Path) -> str | None:
 
 
 def difference(path: Path, expected: dict[str, Any]) -> str | None:
-    """How a file differs from what the manifest has; None if it does not."""
+    """How a file differs from its entry in the manifest, as a message; None if it does not."""
     if not path.is_file():
         return f"{path.name} is missing"
     if path.stat().st_size != expected["bytes"]:
@@ -77,50 +77,50 @@ def difference(path: Path, expected: dict[str, Any]) -> str | None:
     return None if digest(path) == expected["sha256"] else f"{path.name} is not what was written"
 
 
-def left_out(checkpoint: Path) -> str | None:
-    """Which file the manifest does not name, though a BlendTrainer would have written it; None if there is none."""
+def unnamed_file(checkpoint: Path) -> str | None:
+    """A file that a BlendTrainer writes and the manifest does not name, as a message; None if there is none."""
     names = load_object(checkpoint / MANIFEST)
     if IDENTITY not in names:
         # An earlier version wrote none.
         return f"{MANIFEST} does not name {IDENTITY}" if names_run(load_object(checkpoint / STATE)) else None
     wanted = {"the weights": WEIGHTS.pattern}
     if not load_object(checkpoint / IDENTITY)["facts"].get("save_only_model"):
-        wanted |= BESIDE if any(map(OF_DEEPSPEED.search, names)) else {**BESIDE, **NOT_OF_DEEPSPEED}
+        wanted |= FOR_RESUMING if any(map(OF_DEEPSPEED.search, names)) else {**FOR_RESUMING, **NOT_OF_DEEPSPEED}
     missing = [name for name, pattern in wanted.items() if not any(re.search(pattern, each) for each in names)]
     return f"{MANIFEST} does not name {missing[0]}" if missing else None
 
 
 def names_run(state: dict[str, Any]) -> bool:
-    """Whether trainer_state.json has the name that a run with facts has."""
-    kept = state.get("stateful_callbacks", {}).get(RunRecord.__name__, {})
-    return isinstance(kept, dict) and "run" in (kept.get("attributes", {}).get("facts") or {})
+    """Whether trainer_state.json has the name of a run, which a run has whose facts are recorded."""
+    entry = state.get("stateful_callbacks", {}).get(RunRecord.__name__, {})
+    return isinstance(entry, dict) and "run" in (entry.get("attributes", {}).get("facts") or {})
 
 
 def unreadable(checkpoint: Path) -> str | None:
-    """Which of a checkpoint's files cannot be opened, and why; None if all can."""
+    """The first file of a checkpoint that cannot be opened, and why, as a message; None if all can."""
     for path in files_of(checkpoint):
         try:
             READERS.get(path.suffix, Path.stat)(path)
-        except Exception as error:  # every format raises its own
+        except Exception as error:  # safetensors, zipfile and json raise their own
             return f"{path.name} cannot be read ({error})"
     return None
 
 
 def read_header(path: Path) -> None:
-    """Raises if a file of tensors is not as long as its header says."""
+    """Raises SafetensorError if the length of a file does not agree with its header."""
     with safe_open(path, "pt"):
         pass
 
 
 def read_zip(path: Path) -> None:
-    """Raises if what torch.save wrote is cut off, or a part of it is not what was written."""
+    """Raises BadZipFile or ValueError if a file of torch.save is cut off or damaged."""
     with zipfile.ZipFile(path) as file:
         if file.testzip() is not None:
             raise ValueError(f"{file.testzip()} is damaged")
 
 
 def read_json(path: Path) -> None:
-    """Raises if a file is no JSON."""
+    """Raises ValueError if a file is not JSON."""
     json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -132,7 +132,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 
 def files_of(directory: Path) -> Iterator[Path]:
-    """The files of a directory and of those in it, in order."""
+    """The files in a directory and below it, in the order of their paths."""
     return (path for path in sorted(directory.rglob("*")) if path.is_file())
 
 
@@ -149,11 +149,11 @@ def digest(path: Path) -> str:
 
 
 class Kind(NamedTuple):
-    """What a value must be.
+    """The kind of a value.
 
     Args:
-        words: for a message.
-        holds: whether it is so.
+        words: its name in a message.
+        holds: whether a value is of this kind.
     """
 
     words: str
@@ -161,7 +161,7 @@ class Kind(NamedTuple):
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a value is a whole number of steps, rows or the like."""
+    """Whether a value is a number of steps, rows or the like: an integer of 0 or more that fits into 64 bits."""
     return type(value) is int and 0 <= value < 2**63
 
 
@@ -169,8 +169,8 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float)
 
 
-def is_kept(value: Any) -> bool:
-    """Whether a value is what a callback is made with and remembers, or a list of such."""
+def is_callback_state(value: Any) -> bool:
+    """Whether a value is the state of a callback, with its arguments and attributes, or a list of states."""
     parts = value if isinstance(value, list) else [value]
     return all(
         isinstance(part, dict) and all(isinstance(part.get(name, {}), dict) for name in ("args", "attributes"))
@@ -179,22 +179,22 @@ def is_kept(value: Any) -> bool:
 
 
 def is_record(value: Any) -> bool:
-    """Whether a value is what RunRecord remembers."""
+    """Whether a value is the state of RunRecord."""
     facts = value.get("attributes", {}).get("facts", {}) if isinstance(value, dict) else None
     if not isinstance(facts, dict):
         return False
     return is_number(facts.get("seconds", 0)) and isinstance(facts.get("changes", []), list)
 
 
-def are_callbacks(value: Any) -> bool:
-    """Whether a value is what all callbacks remember."""
-    is_dict = isinstance(value, dict) and all(map(is_kept, value.values()))
+def are_callback_states(value: Any) -> bool:
+    """Whether a value is a mapping of callbacks' names to their states."""
+    is_dict = isinstance(value, dict) and all(map(is_callback_state, value.values()))
     return is_dict and (RunRecord.__name__ not in value or is_record(value[RunRecord.__name__]))
 
 
 WHOLE = Kind("a whole number", is_whole)
 NUMBER = Kind("a number", is_number)
-# One of a state that a process could come to: more epochs or batches would take years.
+# More epochs or batches than these would take years.
 COUNT = Kind("a number of at most 2147483647", lambda value: is_whole(value) and value < 2**31)
 
 
@@ -216,7 +216,7 @@ STATE_KINDS = {
     "log_history": Kind(
         "a list of objects", lambda value: isinstance(value, list) and all(isinstance(each, dict) for each in value)
     ),
-    "stateful_callbacks": Kind("what callbacks remember", are_callbacks),
+    "stateful_callbacks": Kind("the states of callbacks", are_callback_states),
 }
 POSITION_KINDS = {
     "epoch": COUNT,
@@ -232,7 +232,7 @@ LOSSES_KINDS = {
 
 
 def wrong_content(checkpoint: Path) -> str | None:
-    """What a small file holds that no Trainer writes, and would break or mislead a run; None if there is nothing."""
+    """The first small file whose content would break a run, as a message; None if there is none."""
     for path in files_of(checkpoint):
         check = next((check for pattern, check in CONTENTS.items() if path.match(pattern)), None)
         if check is None or path.parent != checkpoint:
@@ -247,7 +247,13 @@ def wrong_content(checkpoint: Path) -> str | None:
 
 
 def wrong_fields(content: Any, kinds: dict[str, Kind], needed: Iterable[str]) -> str | None:
-    """Which of the fields are missing or of another kind; None if all are as they must be."""
+    """The first field that is missing or of another kind, as a message; None if there is none.
+
+    Args:
+        content: of a file.
+        kinds: of the fields, by their names.
+        needed: the fields that must be there.
+    """
     if not isinstance(content, dict):
         return f"must hold fields, but is {describe(content)}"
     if missing := [name for name in needed if name not in content]:
@@ -259,7 +265,7 @@ def wrong_fields(content: Any, kinds: dict[str, Kind], needed: Iterable[str]) ->
 
 
 def wrong_state(path: Path) -> str | None:
-    """Of trainer_state.json."""
+    """What is wrong with trainer_state.json; None if nothing is. Raises OSError and ValueError: it cannot be read."""
     content = load_object(path)
     known = {field.name for field in fields(TrainerState)}
     if unknown := sorted(content.keys() - known):
@@ -268,18 +274,18 @@ def wrong_state(path: Path) -> str | None:
 
 
 def wrong_facts(path: Path) -> str | None:
-    """Of run.json."""
+    """What is wrong with run.json; as wrong_state."""
     facts = load_object(path).get("facts")
     return None if isinstance(facts, dict) and facts else "has no facts"
 
 
-def no_object(path: Path) -> str | None:
-    """Of config.json, which transformers looks through when it is loaded."""
+def wrong_config(path: Path) -> str | None:
+    """None for config.json: transformers checks its fields. Raises ValueError: it is no JSON object."""
     load_object(path)
 
 
 def wrong_position(path: Path) -> str | None:
-    """Of position.pt; that of an earlier version, which knows no facts of its run, is not read."""
+    """What is wrong with position.pt; as wrong_state. Without facts it is of an earlier version, and not read."""
     if not (path.parent / IDENTITY).is_file():
         return None
     content = load_saved(path)
@@ -290,30 +296,34 @@ def wrong_position(path: Path) -> str | None:
 
 
 def wrong_random_state(path: Path) -> str | None:
-    """Of rng_state.pth; each state is given to a generator of its kind."""
+    """What is wrong with rng_state.pth; as wrong_state. Each state is loaded into a generator of its kind."""
     content = load_saved(path)
-    takers = {
+    setters = {
         "python": random.Random().setstate,
         "numpy": np.random.RandomState(0).set_state,
         "cpu": torch.Generator().set_state,
     }
-    if reason := wrong_fields(content, {}, takers):
+    if reason := wrong_fields(content, {}, setters):
         return reason
-    for name, take in takers.items():
+    for name, set_state in setters.items():
         try:
-            take(content[name])
-        except Exception as error:  # each generator raises its own
+            set_state(content[name])
+        except Exception as error:  # random, NumPy and torch raise their own
             return f"has {name} that is no state of a generator ({error_line(error)})"
     return None
 
 
 def wrong_schedule(path: Path) -> str | None:
-    """Of scheduler.pt."""
+    """What is wrong with scheduler.pt; as wrong_state."""
     return wrong_fields(load_saved(path), {"last_epoch": WHOLE}, ("last_epoch",))
 
 
 def load_saved(path: Path, mmap: bool = False) -> Any:
-    """What torch.save wrote, of which no code runs; `mmap`: of tensors nothing is read before it is asked for.
+    """The content of a file of torch.save; no code in it runs.
+
+    Args:
+        path: of the file.
+        mmap: whether the data of tensors is read only when it is used.
 
     Raises:
         ValueError: it cannot be loaded.
@@ -321,14 +331,14 @@ def load_saved(path: Path, mmap: bool = False) -> Any:
     try:
         with safe_globals():
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # torch and pickle raise whatever they meet
+    except Exception as error:  # torch.load and pickle raise whatever they meet
         raise ValueError(f"cannot be loaded ({error_line(error):.200})") from error
 
 
 CONTENTS: dict[str, Callable[[Path], str | None]] = {
     STATE: wrong_state,
     IDENTITY: wrong_facts,
-    "config.json": no_object,
+    "config.json": wrong_config,
     POSITION: wrong_position,
     "rng_state*.pth": wrong_random_state,
     "scheduler.pt": wrong_schedule,

@@ -1,4 +1,4 @@
-"""The identity of a run: every fact that its steps depend on, kept in each checkpoint and compared on resume."""
+"""The identity of a run: all facts that its steps depend on, saved in each checkpoint and compared on resume."""
 
 import dataclasses
 import hashlib
@@ -20,12 +20,12 @@ from ..hub_card.record import format_value
 from .faults import IDENTITY
 
 Facts = dict[str, Any]
-# So many rows are hashed at a time.
+# The number of rows that are hashed at a time.
 BLOCK_ROWS = 10_000
 # The most characters of a value in a message.
 SHOWN = 60
 
-# Options that are not recorded: where a run is, who hears of it, how it is started.
+# Options that are not recorded: paths, reporting, publishing, and how a run is started.
 NOT_RECORDED = {
     *("output_dir", "run_name", "project", "report_to", "debug", "disable_tqdm", "local_rank", "deepspeed", "use_cpu"),
     *("log_level", "log_level_replica", "log_on_each_node", "skip_memory_metrics", "generation_config"),
@@ -36,8 +36,8 @@ NOT_RECORDED = {
     *("save_on_each_node", "dataloader_pin_memory"),
 }
 LENGTH = ("num_train_epochs", "max_steps")
-# Options that may change on resume, with one line for each: how long the run is; what is logged, evaluated and saved;
-# who reads the rows; what saves memory and computes the same.
+# Options that may change on resume, with a line in the log for each: the length of the run; what is logged, evaluated
+# and saved; how rows are read; what saves memory and computes the same.
 FREE = {
     *LENGTH,
     *("logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter"),
@@ -58,26 +58,26 @@ FREE = {
     *("torch_empty_cache_steps", "activation_checkpointing", "activation_checkpointing_kwargs"),
     *("gradient_checkpointing", "gradient_checkpointing_kwargs", "ddp_bucket_cap_mb", "ddp_backend"),
 }
-# Facts that are kept as a digest, and what is said where it differs.
+# Facts that are recorded as a digest, and the message where it differs.
 DIGESTS = {
     "tokenizer": "tokenizer is another one",
     "train_dataset": "train_dataset has other rows, or the same rows in another order",
     "eval_dataset": "eval_dataset, by which the best model is chosen, has other rows or references",
 }
-# The metric by which the best model is chosen, and the learning rate of some schedules; and what it is computed from.
+# The metric that the best model and some schedules depend on, and the facts that it is computed from.
 METRIC = ("metric_for_best_model", "greater_is_better")
 COMPUTED_FROM = ("eval_dataset", "generation_config", "bleu_tokenize")
 CHOICE = (*METRIC, *COMPUTED_FROM)
 WAITING = ("reduce_lr_on_plateau", "greedy")
-# What decides which rows a batch holds.
+# Facts that decide which rows a batch has.
 BATCHES = {
     *("per_device_train_batch_size", "max_tokens_per_batch", "gradient_accumulation_steps", "dataloader_drop_last"),
     *("train_sampling_strategy", "seed", "data_seed", "processes", "accelerator_config", "train_dataset"),
 }
-# Settings of libraries, of which another version may have more.
+# Settings of libraries; another version may have more of them.
 OF_LIBRARIES = re.compile(r"peft\.|accelerator_config|fsdp_config|parallelism_config")
-# Fields of a configuration that change no logits, that saving a model sets, or that the Trainer takes from the
-# tokenizer (`align_special_tokens`), of which there is a digest.
+# Fields of a configuration that change no logits, that are set when a model is saved, or that the Trainer takes from
+# the tokenizer (`align_special_tokens`), whose digest is a fact.
 UNREAD = {
     *("pad_token_id", "bos_token_id", "eos_token_id"),
     *("transformers_version", "architectures", "auto_map", "dtype", "use_cache", "return_dict", "seqblend_version"),
@@ -86,7 +86,7 @@ UNREAD = {
 
 
 class Change(NamedTuple):
-    """A fact that a run has otherwise than the checkpoint that it is resumed from."""
+    """A fact that differs between a run and the checkpoint that it is resumed from."""
 
     name: str
     before: Any
@@ -97,10 +97,10 @@ class Change(NamedTuple):
 
 
 def describe_change(name: str, before: Any, now: Any) -> str:
-    """Which value a fact has and had; of a mapping or a list, the first item that differs."""
+    """The values of a fact before and now, as a message; of a mapping or a list, the first item that differs."""
     if isinstance(before, dict) and isinstance(now, dict):
         differing = [key for key in {**before, **now} if not equal(before.get(key, ...), now.get(key, ...))]
-        # Rather one that both have.
+        # Preferably one that both have.
         key = next((key for key in differing if key in before and key in now), differing[0])
         return describe_change(f"{name}[{key}]", before.get(key, "nothing"), now.get(key, "nothing"))
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
@@ -110,7 +110,7 @@ def describe_change(name: str, before: Any, now: Any) -> str:
 
 
 def equal(before: Any, now: Any, common: bool = False) -> bool:
-    """Whether two values are equal; `common`: of mappings, what both have."""
+    """Whether two values are equal; with `common`, only the keys that both mappings have are compared."""
     if common and isinstance(before, dict) and isinstance(now, dict):
         return all(equal(before[key], now[key], common) for key in before.keys() & now.keys())
     return before == now
@@ -119,8 +119,8 @@ def equal(before: Any, now: Any, common: bool = False) -> bool:
 def changes_of(before: Facts, now: Facts) -> list[Change]:
     """The facts that differ.
 
-    What only one of the two has, another version of a library added. What a metric is computed from is None where
-    there is no metric, which is a fact of its own.
+    A fact that only one of them has was added by another version of a library, and is left out. Facts that a metric is
+    computed from are None without a metric, and left out then: the metric is a fact itself.
     """
     names = [
         name for name in now if name in before and not (name in COMPUTED_FROM and None in (before[name], now[name]))
@@ -133,13 +133,13 @@ def changes_of(before: Facts, now: Facts) -> list[Change]:
 
 
 def identity_of(facts: Facts) -> str:
-    """The name of a run: equal for equal facts, however long the run is to be."""
+    """The name of a run, a hash of its facts without those in FREE."""
     decisive = {name: value for name, value in facts.items() if name not in FREE}
     return hashlib.sha256(as_json(decisive).encode()).hexdigest()[:16]
 
 
 def check_allowed(names: Sequence[str], facts: Facts) -> None:
-    """Raises InputError for a name that is no fact of a run; the message lists the nearest ones."""
+    """Raises InputError for a name that is not a fact of a run; the message lists the nearest ones."""
     for name in names:
         if name not in facts:
             nearest = ", ".join(nearest_first(name, facts)[:NEAREST])
@@ -147,7 +147,7 @@ def check_allowed(names: Sequence[str], facts: Facts) -> None:
 
 
 def read_facts(checkpoint: Path) -> Facts | None:
-    """The facts of the run that wrote a checkpoint; None where it holds none.
+    """The facts of the run that wrote a checkpoint; None if it has none.
 
     Raises:
         InputError: they cannot be read.
@@ -169,7 +169,7 @@ def facts_of(
     train_dataset: Any = None,
     computed_from: Facts | None = None,
 ) -> Facts:
-    """Every fact that the steps of a run depend on, and the options of FREE, by name; as JSON gives them back.
+    """All facts that the steps of a run depend on, and the options of FREE, by name, as JSON restores them.
 
     Args:
         model: to be trained.
@@ -177,12 +177,12 @@ def facts_of(
         tokenizer: or another processing class, if there is one.
         collator: makes batches of rows.
         train_dataset: what is trained on.
-        computed_from: what the metric is computed from by which the best model is chosen; None where none is.
+        computed_from: facts of the metric that the best model is chosen by; None without one.
     """
     facts = {
         **{name: value for name, value in args.to_dict().items() if name not in NOT_RECORDED},
         "processes": args.world_size,
-        # FSDP2 makes another class of it.
+        # FSDP2 changes the class of the model.
         "model": type(model).__name__.removeprefix("FSDP"),
         "model_dtype": str(getattr(model, "dtype", None)),
         "trained_parameters": sum(each.numel() for each in model.parameters() if each.requires_grad),
@@ -198,7 +198,7 @@ def facts_of(
 
 
 def as_json(value: Any) -> str:
-    """A value as JSON, the same in every process: a set in order, an object without its place in memory."""
+    """A value as JSON, the same in every process: sets are sorted, objects have no memory addresses."""
 
     def plain(each: Any) -> Any:
         return sorted(each, key=str) if isinstance(each, set | frozenset) else re.sub(" at 0x[0-9a-f]+", "", str(each))
@@ -207,7 +207,7 @@ def as_json(value: Any) -> str:
 
 
 def config_facts(config: Any) -> Facts:
-    """The fields of a configuration; those of its parts by the names of both, as in `encoder.hidden_size`."""
+    """The fields of a configuration; fields of an inner one with its name, as in `encoder.hidden_size`."""
     facts: Facts = {}
     for name, value in (config.to_dict() if isinstance(config, PreTrainedConfig) else {}).items():
         if isinstance(part := getattr(config, name, None), PreTrainedConfig):
@@ -218,17 +218,17 @@ def config_facts(config: Any) -> Facts:
 
 
 def adapter_facts(config: Any) -> Facts:
-    """The settings of an adapter, without where its base model is and what loading it sets."""
+    """The settings of an adapter, without the place of its base model and fields that are set on loading."""
     left_out = ("peft_version", "base_model_name_or_path", "revision", "inference_mode")
     return {name: value for name, value in config.to_dict().items() if name not in left_out}
 
 
 def tokenizer_digest(tokenizer: Any) -> str | None:
-    """A digest of the tokens of a tokenizer and of how it encodes; of another processing class its name."""
+    """A digest of a tokenizer's vocabulary and settings; for another processing class, its name."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None if tokenizer is None else type(tokenizer).__qualname__
-    # Truncation and padding are what the last call left there; the next one sets them anew.
+    # Each call sets truncation and padding anew.
     settings = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
     special = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
     content = as_json([settings, special, tokenizer.padding_side, tokenizer.truncation_side])
@@ -236,7 +236,7 @@ def tokenizer_digest(tokenizer: Any) -> str | None:
 
 
 def collator_facts(collator: Any) -> Facts | None:
-    """The class of a collator, or a function's name, and its settings: dataclasses and plain values."""
+    """The name of a collator's class or function, and its settings: dataclasses and plain values."""
     if collator is None:
         return None
     facts: Facts = {"class": getattr(collator, "__qualname__", type(collator).__qualname__)}
@@ -252,11 +252,11 @@ def collator_facts(collator: Any) -> Facts | None:
 
 
 def rows_digest(rows: Any) -> Any:
-    """What tells rows in their order from others.
+    """What identifies rows and their order.
 
     Returns:
-        Of rows that are stored, a digest of their content. Of a RowStream the names and sizes of its files: their
-        content is compared as it is read. Of anything else its class, and how many rows it has if that is known.
+        For stored rows, a digest of their content. For a RowStream, the names and sizes of its files; their content is
+        compared as it is read. For anything else, its class, and the number of rows if it is known.
     """
     if isinstance(rows, datasets.Dataset):
         return table_digest(rows)
@@ -272,28 +272,28 @@ def rows_digest(rows: Any) -> Any:
 
 
 def row_text(row: Mapping[str, Any]) -> str:
-    """A row as text; a tensor or an array would be abbreviated, and tell its device."""
+    """A row as text. Tensors and arrays become lists: their own text is abbreviated, and names the device."""
     return str({name: value.tolist() if hasattr(value, "tolist") else value for name, value in row.items()})
 
 
 def table_digest(rows: datasets.Dataset) -> str:
-    """The SHA-256 of a table's rows, however they are stored: in parts, as a slice, by a list of indices."""
+    """The SHA-256 of a table's rows; it does not depend on chunks, slices or indices that they are stored with."""
     digest, schema = hashlib.sha256(), rows.features.arrow_schema.remove_metadata()
     table = rows.with_format("arrow")
     for start in range(0, len(rows), BLOCK_ROWS):
         block = table[start : start + BLOCK_ROWS].cast(schema)
         for name in sorted(block.column_names):
             column = block[name]
-            # Joined to an empty one, an array has no trace of the slices that it was made of.
+            # Concatenated, the array has no offsets of the slices that it was made of.
             array = pa.concat_arrays([pa.array([], column.type), *column.chunks])
-            # Under a null there may be any bytes.
+            # The bytes of a null are undefined.
             content = str(array.to_pylist()).encode() if has_nulls(array) else array_bytes(name, array)
             digest.update(content)
     return digest.hexdigest()
 
 
 def has_nulls(array: pa.Array) -> bool:
-    """Whether a value of an array is null, or one inside of its lists and structs."""
+    """Whether an array has nulls, also inside of its lists and structs."""
     if array.null_count > 0 or not pa.types.is_nested(array.type):
         return array.null_count > 0
     inside = array.flatten()
@@ -301,5 +301,5 @@ def has_nulls(array: pa.Array) -> bool:
 
 
 def array_bytes(name: str, array: pa.Array) -> pa.Buffer:
-    """The content of an array, with its type and its name."""
+    """The bytes of an array, its type and its name."""
     return pa.record_batch([array], names=[name]).serialize()

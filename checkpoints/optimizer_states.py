@@ -1,7 +1,8 @@
-"""States of optimizers and schedules: whether those of a checkpoint fit, and where a schedule would be."""
+"""States of optimizers and schedules: whether those of a checkpoint fit, and how they are restored."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +10,31 @@ import torch
 
 from ..data.errors import InputError, describe
 from .faults import is_number, is_whole, load_saved
+from .identity import CHOICE
 
-# What torch's optimizers keep of each parameter in its shape.
+logger = logging.getLogger(__name__)
+
+# Arguments whose values the optimizer's and the schedule's state in a checkpoint also has.
+OPTIMIZER = {"learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optim", "optim_args"}
+SCHEDULE = {"learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"}
+
+# The states that torch's optimizers have of each parameter, in its shape.
 OF_SHAPE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg", "sum")
-# What Adam cannot go on without.
+# The states that Adam needs.
 OF_ADAM = ("step", "exp_avg", "exp_avg_sq")
-# What a schedule that waits for a metric knows of it.
+# The state of a schedule that follows a metric.
 WAITED = ("best", "num_bad_epochs", "num_good_epochs")
 
 
 def check_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Refuse a state that breaks a step: torch loads tensors of any shape, and its kernels then read past their end.
+    """Refuse a state that does not fit: torch loads tensors of any shape, and its kernels then read past their end.
 
     Args:
-        path: of optimizer.pt; of its tensors nothing is read.
+        path: of optimizer.pt; the data of its tensors is not read.
         optimizer: of the run.
 
     Raises:
-        InputError: it is no state of this optimizer; the message names the file, and what is wrong.
+        InputError: it is no state of this optimizer; the message names the file and the fault.
     """
     try:
         content = load_saved(path, mmap=True)
@@ -37,7 +45,7 @@ def check_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
 
 
 def wrong_groups(content: Any, optimizer: torch.optim.Optimizer) -> str | None:
-    """What is wrong with the kinds of all but the tensors; None if nothing is."""
+    """What is wrong with the structure of a state and its numbers, as a message; None if nothing is."""
     if not isinstance(content, dict) or not {"state", "param_groups"} <= content.keys():
         return "is no state of an optimizer"
     groups, state = content["param_groups"], content["state"]
@@ -55,9 +63,9 @@ def wrong_groups(content: Any, optimizer: torch.optim.Optimizer) -> str | None:
 
 
 def wrong_tensors(content: dict[str, Any], optimizer: torch.optim.Optimizer) -> str | None:
-    """What is wrong with the tensors that are kept of each parameter; None if nothing is.
+    """What is wrong with the tensors of the parameters, as a message; None if nothing is.
 
-    Optimizers that are not torch's may keep them in other shapes.
+    Optimizers that are not torch's may have tensors of other shapes.
     """
     if not type(optimizer).__module__.startswith("torch."):
         return None
@@ -66,14 +74,14 @@ def wrong_tensors(content: dict[str, Any], optimizer: torch.optim.Optimizer) -> 
     needed = OF_ADAM if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW) else ()
     if needed and not content["state"]:
         return "has no state of any parameter"
-    # Of another number of parameters torch tells itself.
+    # torch itself refuses another number of parameters.
     for number, parameter in zip(numbers, parameters, strict=False):
-        kept = content["state"].get(number, {})
-        if kept and (missing := [name for name in needed if name not in kept]):
+        saved = content["state"].get(number, {})
+        if saved and (missing := [name for name in needed if name not in saved]):
             return f"has no {missing[0]} of parameter {number}"
         for name in OF_SHAPE:
-            # Of what was not used yet some keep None.
-            if (found := kept.get(name)) is None:
+            # Some optimizers have None until a state is used.
+            if (found := saved.get(name)) is None:
                 continue
             if not torch.is_tensor(found):
                 return f"has {name} of parameter {number} that is {describe(found)}"
@@ -83,17 +91,21 @@ def wrong_tensors(content: dict[str, Any], optimizer: torch.optim.Optimizer) -> 
 
 
 def check_schedule(path: Path, scheduler: Any) -> None:
-    """Refuse what is no state of the schedule of the run.
+    """Refuse a state that is not one of the run's schedule.
+
+    Args:
+        path: of scheduler.pt.
+        scheduler: of the run.
 
     Raises:
-        InputError: see above; the message names the file, and what is wrong.
+        InputError: it is not; the message names the file and the fault.
     """
     try:
         content = load_saved(path)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
     own = scheduler.state_dict()
-    # What another version of torch has besides does no harm, but without these it does not load.
+    # Further fields, of another version of torch, do no harm; without these it cannot be loaded.
     needed = ("last_epoch", "lr_lambdas") if "lr_lambdas" in own else ("last_epoch",)
     if not isinstance(content, dict) or not {*needed} <= content.keys() or not is_whole(content["last_epoch"]):
         raise InputError(f"{path}: is no state of a schedule")
@@ -103,7 +115,7 @@ def check_schedule(path: Path, scheduler: Any) -> None:
 
 
 def is_like(own: Any, found: Any) -> bool:
-    """Whether two values are of a kind; of lists, each of their items."""
+    """Whether two values are of the same kind; in lists, each pair of items."""
     if own is None or found is None:
         return True
     if isinstance(own, list | tuple):
@@ -112,17 +124,68 @@ def is_like(own: Any, found: Any) -> bool:
     return is_number(found) if is_number(own) else isinstance(found, type(own))
 
 
-class Unread:
-    """Takes the place of a schedule whose state in a checkpoint is of another kind."""
+def restore_optimizer(trainer: Any, checkpoint: Path, changed: set[str], load: Callable[[], None]) -> None:
+    """Restore the optimizer and the schedule of a Trainer; arguments that have changed overrule the checkpoint.
+
+    Args:
+        trainer: whose optimizer and schedule are built, and not yet used.
+        checkpoint: has their states, or not.
+        changed: the names of the arguments that may differ from the checkpoint's, and do.
+        load: loads the states, as transformers does, which drops the values of the arguments without a message.
+
+    Raises:
+        InputError: the checkpoint has the state of another optimizer.
+    """
+    if not any(checkpoint.glob("optimizer*")):
+        logger.warning("%s has no state of an optimizer, which begins anew", checkpoint)
+    optimizer, scheduler = trainer.optimizer, trainer.lr_scheduler
+    initial = scheduler.state_dict()
+    groups = [dict(group) for group in optimizer.param_groups]
+    given, is_other = settings_of(groups), "lr_scheduler_type" in changed
+    if (checkpoint / "optimizer.pt").is_file():
+        check_optimizer(checkpoint / "optimizer.pt", getattr(optimizer, "optimizer", optimizer))
+    if (checkpoint / "scheduler.pt").is_file() and not is_other:
+        check_schedule(checkpoint / "scheduler.pt", scheduler)
+    try:
+        with schedule_not_loaded(trainer) if is_other else nullcontext():
+            load()
+    except ValueError as error:
+        raise InputError(f"optim: the state in {checkpoint} is of another one: {error}") from error
+    for group, own in zip(optimizer.param_groups, groups, strict=True):
+        # Some schedules write it there, others do not.
+        group |= {"initial_lr": own["initial_lr"]} if is_other and "initial_lr" in own else {}
+    restored = settings_of(optimizer.param_groups)
+    # Settings that another version of torch has besides do no harm.
+    if missing := sorted(given.keys() - restored.keys()):
+        raise InputError(f"optim: the state in {checkpoint} is of another one: it has no {', '.join(missing)}")
+    if changed & OPTIMIZER:
+        for group, own in zip(optimizer.param_groups, groups, strict=True):
+            group.update({name: value for name, value in own.items() if name not in ("params", "lr")})
+        restored = settings_of(optimizer.param_groups)
+    if changed & SCHEDULE:
+        # A schedule that waits for a metric goes on waiting, unless it is a new one.
+        begins = bool(changed & SCHEDULE - {"learning_rate"})
+        restart_schedule(scheduler, initial, trainer.state.global_step, [group["lr"] for group in groups], begins)
+    waited = {name: initial[name] for name in WAITED if name in initial}
+    if waited and changed & {*CHOICE}:
+        # It has seen the best of another metric.
+        scheduler.load_state_dict({**scheduler.state_dict(), **waited})
+    overruled = [f"{name} {restored[name]}, not {given[name]}" for name in given if given[name] != restored[name]]
+    if overruled:
+        logger.warning("The optimizer goes on as in %s: %s", checkpoint, "; ".join(overruled))
+
+
+class NotLoaded:
+    """Stands in for a schedule while a state of another kind would be loaded into it."""
 
     def load_state_dict(self, state: Any) -> None:
-        """Nothing is taken of it."""
+        """Ignore the state."""
 
 
 @contextmanager
-def schedule_unread(trainer: Any) -> Iterator[None]:
-    """Inside, what is loaded leaves the Trainer's schedule alone."""
-    scheduler, trainer.lr_scheduler = trainer.lr_scheduler, Unread()
+def schedule_not_loaded(trainer: Any) -> Iterator[None]:
+    """Inside, loading a state leaves the Trainer's schedule as it is."""
+    scheduler, trainer.lr_scheduler = trainer.lr_scheduler, NotLoaded()
     try:
         yield
     finally:
@@ -130,10 +193,10 @@ def schedule_unread(trainer: Any) -> Iterator[None]:
 
 
 def settings_of(groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """What an optimizer with these parameter groups was built with, by the names of the arguments.
+    """The settings of an optimizer with these parameter groups, by the names of the arguments.
 
-    Of several groups the first counts: transformers' second one has no weight decay. The learning rate is that before
-    a scheduler changed it.
+    They are those of the first group: transformers' second one has no weight decay. The learning rate is the initial
+    one, before a schedule changed it.
     """
     group = groups[0]
     names = {"initial_lr": "learning_rate"}
@@ -141,14 +204,14 @@ def settings_of(groups: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def restart_schedule(scheduler: Any, state: dict[str, Any], steps: int, rates: list[float], begins: bool) -> None:
-    """Bring a schedule to where it would be after so many steps, in place of what was loaded into it.
+    """Set a schedule to its state after so many steps, in place of the state that was loaded into it.
 
     Args:
         scheduler: of the run.
-        state: that of the scheduler before any step.
+        state: the initial state of the schedule.
         steps: taken so far.
-        rates: learning rates of the optimizer's groups, as the arguments have them.
-        begins: whether a schedule that does not follow from the steps is a new one, and not at other rates alone.
+        rates: initial learning rates of the optimizer's groups, by the arguments.
+        begins: whether a schedule that does not depend on the steps alone begins anew, not just with other rates.
     """
     if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
         scheduler.load_state_dict(state)
@@ -159,5 +222,5 @@ def restart_schedule(scheduler: Any, state: dict[str, Any], steps: int, rates: l
         scheduler.load_state_dict(state)
     for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-    # What logs tell.
+    # The rates in the log.
     scheduler._last_lr = rates

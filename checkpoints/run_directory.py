@@ -1,60 +1,64 @@
-"""The directory of a run: whether it holds an earlier one, and how it is cleared for another."""
+"""The directory of a run: finding and deleting an earlier run in it, and reading its results."""
 
+import json
+import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from transformers import TrainingArguments
 
 from ..data.errors import InputError, short_list
+from ..data.objects import load_object
 from ..hub_card.contents import WEIGHTS
 from ..hub_card.verify import REFERENCE
 from .faults import IDENTITY, STATE
 from .store import STAGE, checkpoints_in, remove
+
+logger = logging.getLogger(__name__)
 
 RESULTS = [
     *(f"{name}_results.json" for name in ("train", "eval", "test", "run", "all")),
     "predictions.jsonl",
     REFERENCE,
 ]
-# What shows that a run was here, besides checkpoints: patterns of file names.
+# Patterns of the files that show an earlier run, besides checkpoints.
 TRACES = (*RESULTS, STATE, "training_args.bin", *WEIGHTS)
-# What it leaves besides, and what would be wrong beside another model.
-BESIDE = (
+# Patterns of its other files, which would not belong to another model.
+OTHERS = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "chat_template.jinja", "not-finite-*.pt", IDENTITY),
 )
 
 
 def traces_of_run(output_dir: str | Path) -> list[Path]:
-    """The checkpoints and files by which an earlier run is recognized; none where there was no run."""
+    """The checkpoints and other files that show an earlier run; empty if there was none."""
     checkpoints = [Path(each) for each in checkpoints_in(output_dir)]
     return checkpoints + [path for pattern in TRACES for path in sorted(Path(output_dir).glob(pattern))]
 
 
 def clear_run(output_dir: str | Path) -> None:
-    """Delete what an earlier run left, and nothing else: neither the user's files nor the card."""
+    """Delete the files of an earlier run; files of the user and the card stay."""
     traces = traces_of_run(output_dir)
     if not traces:
         return
-    beside = [path for pattern in BESIDE for path in Path(output_dir).glob(pattern)]
-    for path in (*traces, *beside, Path(output_dir, STAGE)):
+    others = [path for pattern in OTHERS for path in Path(output_dir).glob(pattern)]
+    for path in (*traces, *others, Path(output_dir, STAGE)):
         remove(path)
 
 
-def lies_in(path: str | Path, directory: str | Path) -> bool:
-    """Whether a path, or what it leads to, is a directory or something in it: a checkpoint in it may be a link."""
-    whole, place = Path(os.path.realpath(directory)), Path(os.path.abspath(path))
-    found = (Path(os.path.realpath(place)), Path(os.path.realpath(place.parent), place.name))
-    return any(each.is_relative_to(whole) for each in found)
-
-
-def goes_on(checkpoint: str | Path | None, output_dir: str | Path) -> bool:
-    """Whether a run that is resumed from the checkpoint, or from none, is the one that output_dir holds."""
-    return bool(checkpoint) and lies_in(checkpoint, output_dir)
+def is_inside(path: str | Path | None, directory: str | Path) -> bool:
+    """Whether a path, before or after links are followed, is the directory or lies in it; False for no path."""
+    if not path:
+        return False
+    root, absolute = Path(os.path.realpath(directory)), Path(os.path.abspath(path))
+    # A checkpoint in the directory may be a link.
+    candidates = (Path(os.path.realpath(absolute)), Path(os.path.realpath(absolute.parent), absolute.name))
+    return any(each.is_relative_to(root) for each in candidates)
 
 
 def check_directory(args: TrainingArguments, sources: dict[str, str | None], checkpoint: str | bool | None) -> None:
-    """Refuse to train where an earlier run would be lost, or mixed with the new one.
+    """Refuse to train in a directory where an earlier run would be lost, or mixed with the new one.
 
     Args:
         args: of a run that trains.
@@ -62,11 +66,11 @@ def check_directory(args: TrainingArguments, sources: dict[str, str | None], che
         checkpoint: a path; True for one of output_dir, if there is one; None for none.
 
     Raises:
-        InputError: output_dir holds a run, and it is neither resumed nor to be overwritten; or what the run starts
+        InputError: output_dir holds a run that is neither resumed nor to be overwritten; or a file that the run starts
             from would be deleted.
     """
     found = [path.name for path in traces_of_run(args.output_dir)]
-    if not found or checkpoint is True or goes_on(checkpoint, args.output_dir):
+    if not found or checkpoint is True or is_inside(checkpoint, args.output_dir):
         return
     if not args.overwrite_output_dir:
         raise InputError(
@@ -77,7 +81,21 @@ def check_directory(args: TrainingArguments, sources: dict[str, str | None], che
 
 
 def check_sources(args: TrainingArguments, sources: dict[str, str | None]) -> None:
-    """Raises InputError where overwrite_output_dir would delete what the run starts from; see check_directory."""
+    """Raises InputError if overwrite_output_dir would delete a file that the run starts from; see check_directory."""
     for name, path in sources.items():
-        if path and lies_in(path, args.output_dir):
+        if is_inside(path, args.output_dir):
             raise InputError(f"overwrite_output_dir: would delete {name} {path}; give another output_dir")
+
+
+def results_json(content: dict[str, Any]) -> str:
+    """Results as JSON, formatted as transformers formats them."""
+    return json.dumps(content, indent=4, sort_keys=True)
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Results that were written before; empty where there are none, or, with a warning, where the file is damaged."""
+    try:
+        return load_object(path) if path.exists() else {}
+    except ValueError as error:
+        logger.warning("%s is damaged (%s) and written anew", path, error)
+        return {}

@@ -1,5 +1,6 @@
-"""SIGTERM and Ctrl-C as exceptions, so that a command that they end says so and leaves nothing half-written."""
+"""SIGTERM and Ctrl-C: as exceptions that end a command, and as the end of a training run after its next checkpoint."""
 
+import logging
 import os
 import signal
 import threading
@@ -8,18 +9,31 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-# What a shell reports of a process that SIGTERM ended, and of one that Ctrl-C did.
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
+
+logger = logging.getLogger(__name__)
+
+# What a shell reports of a process that SIGTERM ended, and of one that Ctrl-C ended.
 TERMINATED = 128 + signal.SIGTERM
 INTERRUPTED = 128 + signal.SIGINT
 
 
 class Terminated(BaseException):
-    """SIGTERM came; as KeyboardInterrupt, no `except Exception` catches it."""
+    """SIGTERM was received. Like KeyboardInterrupt, it is not caught by `except Exception`."""
 
 
 def terminate(number: int, frame: Any) -> None:
     """Handle SIGTERM. Raises Terminated."""
     raise Terminated
+
+
+# The signals that end a training run, and their handlers outside of training: Python's, or our command line's.
+HANDLERS: dict[int, tuple] = {
+    signal.SIGTERM: (signal.SIG_DFL, terminate),
+    signal.SIGINT: (signal.default_int_handler,),
+}
 
 
 @contextmanager
@@ -51,3 +65,90 @@ def restore_handlers_in_children() -> None:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     os.register_at_fork(after_in_child=restore)
+
+
+class StopOnSignal(TrainerCallback):
+    """Saves a checkpoint after the current step and ends the run, once SIGTERM or Ctrl-C was received.
+
+    control.should_training_stop does not serve: transformers then ends the epoch, with an evaluation that is not due.
+    The callback has to be the last one, so that `on_save` of all others is called before it ends the run.
+
+    Args:
+        args: of the run.
+        accelerator: combines what the processes have received.
+    """
+
+    def __init__(self, args: TrainingArguments, accelerator: Any):
+        self.args, self.accelerator = args, accelerator
+        # Whether signals are recorded; and the signal that this process has received.
+        self.is_listening = False
+        self.received: int | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Inside, SIGTERM and the first Ctrl-C are recorded, unless other handlers are installed already."""
+        self.received, process = None, os.getpid()
+
+        def record(number: int, *_: Any) -> None:
+            if os.getpid() != process:
+                return  # A worker of a DataLoader inherits the handler; it is ended by this process.
+            if self.received == number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.received = number
+            if number == signal.SIGINT and self.args.should_log:
+                logger.warning("Ctrl-C: this step is finished and saved; a second Ctrl-C ends the run at once")
+
+        is_main = threading.current_thread() is threading.main_thread()
+        before = {number: signal.getsignal(number) for number in HANDLERS} if is_main else {}
+        ours = [number for number, handler in before.items() if handler in HANDLERS[number]]
+        for number in ours:
+            signal.signal(number, record)
+        self.is_listening = True
+        try:
+            yield
+        finally:
+            self.is_listening = False
+            for number in ours:
+                signal.signal(number, before[number])
+        if self.received is not None:
+            # It came after the last step.
+            signal.raise_signal(self.received)
+
+    def received_by_any(self) -> int | None:
+        """The signal that any of the processes has received, so that all end after the same step; None if none has."""
+        if not self.is_listening:
+            return None
+        if self.args.world_size <= 1:
+            return self.received
+        counts = torch.zeros(len(HANDLERS), device=self.args.device)
+        if self.received is not None:
+            counts[list(HANDLERS).index(self.received)] = 1
+        totals = self.accelerator.reduce(counts, "sum").tolist()
+        return next((number for number, count in zip(HANDLERS, totals, strict=True) if count), None)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ask for a checkpoint."""
+        if self.received_by_any() is None:
+            return
+        control.should_save = True
+        if args.save_strategy == SaveStrategy.BEST:
+            # The Trainer would then save a step that is evaluated only if it is the best. Restored when training ends.
+            args.save_strategy = SaveStrategy.STEPS
+
+    on_epoch_end = on_evaluate = on_step_end
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """End the run.
+
+        Raises:
+            SystemExit: SIGTERM was received; the code is TERMINATED.
+            KeyboardInterrupt: Ctrl-C was pressed.
+        """
+        received = self.received_by_any()
+        if received is None:
+            return
+        name = "Ctrl-C" if received == signal.SIGINT else "SIGTERM"
+        logger.warning("%s: step %d is saved; resume with --resume auto", name, state.global_step)
+        raise KeyboardInterrupt(name) if received == signal.SIGINT else SystemExit(TERMINATED)

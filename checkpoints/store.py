@@ -1,4 +1,4 @@
-"""Checkpoints on disk: each is written whole or not at all, and looked through before it is used."""
+"""Checkpoints on disk: how they are found, verified, committed and deleted."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from .faults import MANIFEST, STATE, digest, fault_of, files_of, is_whole, unrea
 
 logger = logging.getLogger(__name__)
 
-# What transformers calls a checkpoint, and nothing that begins so: "checkpoint-3-notes" is the user's.
+# The whole name of a checkpoint: "checkpoint-3-notes" is a directory of the user.
 NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-([0-9]+)")
 # Beside the checkpoints, so that a rename moves nothing. transformers finds no checkpoint there.
 STAGE = "_saving"
@@ -26,17 +26,17 @@ REPLACED = "_replaced"
 
 
 class RunError(Exception):
-    """A run that had begun cannot go on, and not for what the user said. The message says how to go on."""
+    """A run cannot go on, and not because of its options or data. The message says how to resume."""
 
 
-# --- Which there are ---
+# --- Finding checkpoints ---
 
 
 def checkpoints_in(output_dir: str | Path) -> list[str]:
-    """The checkpoints of a directory, by their steps.
+    """The checkpoints in a directory, in the order of their steps.
 
-    In place of transformers' sort_checkpoints, whose `re.match(f".*{checkpoint_prefix}-([0-9]+)", path)` takes
-    "checkpoint-3-notes" for one.
+    Replaces transformers' sort_checkpoints, whose `re.match(f".*{checkpoint_prefix}-([0-9]+)", path)` also finds
+    "checkpoint-3-notes".
     """
     directory = Path(output_dir)
     names = {path.name: path for path in directory.iterdir()} if directory.is_dir() else {}
@@ -45,12 +45,12 @@ def checkpoints_in(output_dir: str | Path) -> list[str]:
 
 
 def by_age(checkpoints: Iterable[str]) -> list[str]:
-    """Checkpoints in the order that they were written in; the steps decide where a file system has no times."""
+    """Checkpoints by the time of writing; in the given order where a file system has no times."""
     return sorted(checkpoints, key=lambda each: Path(each).stat().st_mtime_ns)
 
 
 def good_checkpoints(output_dir: str | Path) -> Iterator[str]:
-    """The checkpoints in which nothing is wrong, the last one first; the others are named in warnings."""
+    """The checkpoints without a fault, the newest first; a warning names each of the others."""
     for checkpoint in reversed(checkpoints_in(output_dir)):
         fault = fault_of(checkpoint)
         if fault is None:
@@ -60,15 +60,23 @@ def good_checkpoints(output_dir: str | Path) -> Iterator[str]:
 
 
 def newest_good(output_dir: str | Path) -> str | None:
-    """The last checkpoint in which nothing is wrong; those after it are named in warnings."""
+    """The newest checkpoint without a fault; a warning names each newer one."""
     return next(good_checkpoints(output_dir), None)
 
 
-# --- How they come and go ---
+def resume_hint(output_dir: str | Path) -> str:
+    """For a message: which checkpoint is good, and how to resume from it."""
+    checkpoint = newest_good(output_dir)
+    if checkpoint is None:
+        return "there is no checkpoint"
+    return f"the last good checkpoint is {checkpoint}; resume with --resume auto"
+
+
+# --- Writing and deleting them ---
 
 
 def write_manifest(checkpoint: Path, files: Iterable[Path] | None = None) -> None:
-    """Note the length and the SHA-256 of every file, or of those given."""
+    """Write the length and the SHA-256 of all files of a checkpoint, or of the given ones, into its manifest."""
     (checkpoint / MANIFEST).unlink(missing_ok=True)
     found = {
         path.relative_to(checkpoint).as_posix(): {"bytes": path.stat().st_size, "sha256": digest(path)}
@@ -78,21 +86,25 @@ def write_manifest(checkpoint: Path, files: Iterable[Path] | None = None) -> Non
 
 
 def commit(staged: Path, checkpoint: Path) -> None:
-    """Give a checkpoint its place: all of it is on the disk before its name is there.
+    """Move a checkpoint to its place, when all of its files are on the disk and can be read.
+
+    Args:
+        staged: where it was written.
+        checkpoint: its place.
 
     Raises:
         OSError: it cannot be written.
-        RunError: what stands on the disk cannot be read.
+        RunError: a file cannot be read again.
     """
     fault = unreadable(staged)
     if fault is not None:
         raise RunError(fault)
     write_manifest(staged)
-    # One after the other, each would wait for the disk by itself.
+    # In threads: each call waits for the disk.
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(synchronize, [staged, *staged.rglob("*")]))
     if os.path.lexists(checkpoint):
-        # Of the same step, from an earlier run or before its evaluation. A directory cannot replace another at once.
+        # A checkpoint of the same step. A directory cannot replace another one in a single rename.
         checkpoint.rename(staged.parent / REPLACED)
     staged.rename(checkpoint)
     synchronize(checkpoint.parent)
@@ -100,7 +112,7 @@ def commit(staged: Path, checkpoint: Path) -> None:
 
 
 def synchronize(path: Path) -> None:
-    """Return when a file, or the names in a directory, are on the disk."""
+    """Wait until a file, or the entries of a directory, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -109,7 +121,7 @@ def synchronize(path: Path) -> None:
 
 
 def remove(path: Path, ignore_errors: bool = False) -> None:
-    """Delete a file or a directory; of a link the link alone.
+    """Delete a file or a directory; of a link only the link.
 
     Raises:
         OSError: it cannot be deleted, unless errors are ignored.
@@ -122,29 +134,29 @@ def remove(path: Path, ignore_errors: bool = False) -> None:
 
 
 def clear_stage(output_dir: Path) -> None:
-    """Take away what a killed run was writing; what it was about to replace gets its place back.
+    """Delete a checkpoint that a killed run was writing, and move back the one that it was replacing.
 
-    Where that is damaged, so that nobody knows its step, a warning says so.
+    If that one is damaged, so that its step is unknown, it is deleted with a warning.
     """
     stage = output_dir / STAGE
-    # Not where a link leads to.
+    # A link is not followed.
     if not stage.is_symlink() and (stage / REPLACED / STATE).is_file():
         restore(stage / REPLACED, output_dir)
     remove(stage, ignore_errors=True)
 
 
 def restore(replaced: Path, output_dir: Path) -> None:
-    """Give what a killed run was about to replace its place back, if its step is known."""
+    """Move a checkpoint that a killed run was replacing back to its place, if its step is known."""
     step, fault = None, "has no global_step"
     try:
         step = load_object(replaced / STATE).get("global_step")
     except (OSError, ValueError) as error:
         fault = str(error)
     if not is_whole(step):
-        # Where it is not there any more, another process has given it its place.
+        # If it does not exist any more, another process has moved it back.
         if replaced.exists():
             logger.warning("%s is damaged: %s %s. It is deleted", replaced, STATE, fault)
         return
-    # Another process may have done it, or the new one stands there.
+    # Another process may have done so, or the new checkpoint is in its place.
     with contextlib.suppress(OSError):
         replaced.rename(output_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}")

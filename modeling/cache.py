@@ -136,8 +136,8 @@ class BlendGenerationMixin(GenerationMixin):
     def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any) -> Any:
         """Replaces both `DynamicCache(**dynamic_cache_kwargs)` of GenerationMixin._prepare_cache_for_generation.
 
-        The cache of cross-attention gets layers without a sliding window, in a StaticCache too: transformers creates
-        its layers from the decoder's config, and a window would drop the beginning of the source.
+        If transformers no longer calls it, generation is slower, and a compiled first forward drops the beginning of a
+        source that is longer than a sliding window; without compilation the decoder calls keep_whole_source.
         """
         is_given = model_kwargs.get("past_key_values") is not None
         result = super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
@@ -147,15 +147,9 @@ class BlendGenerationMixin(GenerationMixin):
         if is_given:
             release_cache_buffers(self_attention_cache(cache))
             return result
-        if isinstance(cache, EncoderDecoderCache):
-            source = cache.cross_attention_cache
-            if isinstance(source, DynamicCache):
-                source.layers = [DynamicLayer() for _ in source.layers]
-            elif isinstance(source, StaticCache):
-                length = model_kwargs["encoder_outputs"][0].shape[1]
-                source.layers = [StaticLayer(max_cache_len=length) for _ in source.layers]
-            cache = cache.self_attention_cache
-        use_buffered_layers(cache)
+        if "encoder_outputs" in model_kwargs:
+            keep_whole_source(cache, model_kwargs["encoder_outputs"][0].shape[1])
+        use_buffered_layers(self_attention_cache(cache))
         return result
 
     @staticmethod
@@ -204,6 +198,26 @@ def self_attention_cache(past_key_values: Any) -> Any:
     if isinstance(past_key_values, EncoderDecoderCache):
         return past_key_values.self_attention_cache
     return past_key_values
+
+
+def keep_whole_source(cache: Cache | None, length: int) -> None:
+    """Replace the sliding layers of an empty cross-attention cache, which would drop the beginning of the source.
+
+    transformers creates the layers from the decoder's layer_types, in dynamic and in static caches.
+
+    Args:
+        cache: of an encoder-decoder; other caches have no cross-attention and are left alone.
+        length: the length of the source, S.
+    """
+    if not isinstance(cache, EncoderDecoderCache):
+        return
+    source = cache.cross_attention_cache
+    if any(cache.is_updated.values()) or not any(getattr(layer, "is_sliding", False) for layer in source.layers):
+        return
+    if isinstance(source, DynamicCache):
+        source.layers = [DynamicLayer() for _ in source.layers]
+    elif isinstance(source, StaticCache):
+        source.layers = [StaticLayer(max_cache_len=length) for _ in source.layers]
 
 
 def is_empty(cache: Any) -> bool:

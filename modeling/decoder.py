@@ -18,7 +18,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ..configuration.decoder import BlendDecoderConfig
 from .attention import Attention
 from .base import BlendPreTrainedModel, Stack, StackOutput
-from .cache import BlendGenerationMixin, self_attention_cache
+from .cache import BlendGenerationMixin, keep_whole_source, self_attention_cache
 from .heads import ForSequenceClassification, ForTokenClassification, compute_logits, select_fields
 from .layers import DecoderLayer
 from .losses import IGNORE, token_loss
@@ -96,6 +96,8 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             source_layout = padded_source_layout(encoder_hidden_states, encoder_attention_mask)
         past_length = None if past_key_values is None else past_key_values.get_seq_length()
         keep_padded = has_cached_source(past_key_values)
+        if source_layout is not None and not torch.compiler.is_compiling():
+            keep_whole_source(past_key_values, source_layout.shape[1])
         layout = self.choose_layout(
             input_ids,
             inputs_embeds,

@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import tiny_model
 from rows import collator_of
+from safetensors.torch import load_file, save_file
 from test_resume import MODEL, OPTIONS, ROWS, TOKENIZER, stream, trainer_for
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import sort_checkpoints
@@ -22,8 +23,8 @@ from transformers.trainer_utils import sort_checkpoints
 from seqblend import BlendDecoderForCausalLM
 from seqblend.checkpoints.faults import fault_of
 from seqblend.checkpoints.store import REPLACED, STAGE, RunError, clear_stage, newest_good, write_manifest
+from seqblend.checkpoints.writer import reason_not_written
 from seqblend.data.errors import InputError
-from seqblend.training.saving import why_not_written
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,54 @@ def test_what_cannot_be_loaded_is_refused_though_it_is_allowed(options, words, s
         trainer.train(str(saved / "checkpoint-2"))
 
 
+def rewrite(checkpoint, change, shards=1):
+    """Change the tensors of a checkpoint, and write them into so many files."""
+    tensors = load_file(checkpoint / "model.safetensors")
+    change(tensors)
+    (checkpoint / "model.safetensors").unlink()
+    names = [f"model-{number}.safetensors" for number in range(shards)] if shards > 1 else ["model.safetensors"]
+    for number, name in enumerate(names):
+        save_file({each: tensors[each] for each in sorted(tensors)[number::shards]}, checkpoint / name)
+    if shards > 1:
+        places = {each: names[index % shards] for index, each in enumerate(sorted(tensors))}
+        (checkpoint / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    write_manifest(checkpoint)
+
+
+MISFITS = {
+    "missing": (lambda tensors: tensors.pop("model.norm.weight"), r"missing \['model.norm.weight'\], unexpected \[\]"),
+    "unexpected": (lambda tensors: tensors.update(more=torch.zeros(1)), r"missing \[\], unexpected \['more'\]"),
+    "shape": (
+        lambda tensors: tensors.update({"model.norm.weight": torch.zeros(3)}),
+        r"size mismatch for model.norm.weight: \[3\], not \[32\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("change, words", MISFITS.values(), ids=MISFITS)
+def test_weights_that_do_not_fit_are_refused_before_any_is_loaded(change, words, shards, saved, tmp_path):
+    checkpoint = shutil.copytree(saved / "checkpoint-2", tmp_path / "checkpoint-2")
+    rewrite(checkpoint, change, shards)
+    trainer = trainer_for(tmp_path / "out")
+    before = deepcopy(trainer.model.state_dict())
+    with pytest.raises(InputError, match=f"checkpoint-2 does not match the model: {words}"):
+        trainer.train(str(checkpoint))
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_a_checkpoint_in_shards_is_resumed_and_says_nothing_of_tied_weights(saved, tmp_path, caplog):
+    assert trainer_for(tmp_path).model.all_tied_weights_keys
+    checkpoint = shutil.copytree(saved / "checkpoint-2", tmp_path / "checkpoint-2")
+    for shards in (1, 2):
+        trainer = trainer_for(tmp_path / str(shards), max_steps=3)
+        trainer.train(str(checkpoint))
+        assert trainer.state.global_step == 3
+        rewrite(checkpoint, lambda tensors: None, 2) if shards == 1 else None
+    assert "missing keys" not in caplog.text
+
+
 def test_a_checkpoint_without_an_optimizer_is_told(saved, tmp_path, caplog):
     trainer_for(tmp_path, max_steps=1, save_only_model=True).train()
     trainer_for(tmp_path).train(True)
@@ -129,9 +178,9 @@ def test_a_run_of_transformers_goes_on_as_ours(tmp_path):
 
 def test_a_full_disk_is_named_where_torch_does_not(tmp_path, monkeypatch):
     error = RuntimeError("unexpected pos 8512 vs 8406")
-    assert why_not_written(error, tmp_path) == f"RuntimeError: {error}"
-    monkeypatch.setattr("seqblend.training.saving.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
-    assert why_not_written(error, tmp_path) == f"No space left on device (RuntimeError: {error})"
+    assert reason_not_written(error, tmp_path) == f"RuntimeError: {error}"
+    monkeypatch.setattr("seqblend.checkpoints.writer.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    assert reason_not_written(error, tmp_path) == f"No space left on device (RuntimeError: {error})"
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "position.pt"])

@@ -216,8 +216,7 @@ def test_what_a_metric_is_computed_from_counts_where_the_best_model_is_chosen_by
             GenerationConfig(**more["generation_config"]).save_pretrained(tmp_path)
         chosen = {"metric_for_best_model": metric, "eval_strategy": "steps", "eval_steps": 1}
         trainer = prepared(tmp_path / str(number), **options, **chosen).trainer
-        trainer.collect_facts()
-        facts.append(trainer.facts)
+        facts.append(trainer.collect_facts())
     assert changes_of(facts[0], facts[1]) == []
     counts = metric == "bleu" or (metric is not None and name == "eval_dataset")
     changed = [each.name for each in changes_of(facts[0], facts[2]) if each.name not in FREE]

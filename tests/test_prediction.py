@@ -136,7 +136,7 @@ def test_answers_are_those_of_each_row_alone_in_the_order_of_the_rows(name, mode
 @pytest.mark.parametrize("task, overflow", [(CLASSIFY, "window"), (TAG, "window"), (TRANSLATE, "truncate")])
 def test_a_model_answers_as_it_did_when_it_was_trained(task, overflow, tmp_path, monkeypatch):
     """With the longest sequence of its run, which is shorter than the rows."""
-    monkeypatch.setattr("seqblend.training.pushing.write_card", functools.partial(write_card, complete=False))
+    monkeypatch.setattr("seqblend.training.publisher.write_card", functools.partial(write_card, complete=False))
     names = [name for name in ROWS[task][0] if name != "label"]
     rows = [{**row, **{name: row[name] * 3 for name in names}} for row in ROWS[task]]
     windows = {"overflow": "window", "overlap": 1} if overflow == "window" else {}

@@ -518,7 +518,7 @@ def test_an_earlier_state_does_not_come_after_a_later_one(hub, opened, tmp_path,
     trainer = trainer_of(BlendEncoderForSequenceClassification, tmp_path / "out")
     trainer.train()
     # Else there may be nothing new to push: the last checkpoint has the same weights, and perhaps the same card.
-    trainer.given = CardData(license="mit")
+    trainer.publisher.given = CardData(license="mit")
     trainer.push_to_hub()
     titles = [commit.title for commit in hub.repos[trainer.hub_model_id].commits("main")]
     assert titles[:3] == ["End of training", "Training in progress, step 2", "Training in progress, step 1"]
@@ -528,7 +528,7 @@ def test_a_full_disk_in_staging_does_not_stop_training(hub, opened, tmp_path, mo
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("seqblend.training.pushing.shutil.copytree", full)
+    monkeypatch.setattr("seqblend.training.publisher.shutil.copytree", full)
     trainer = trainer_of(BlendEncoderForSequenceClassification, tmp_path / "out")
     trainer.train()
     assert trainer.state.global_step == 2 and "No space left" in caplog.text

@@ -233,6 +233,33 @@ def test_sigterm_saves_the_step_and_evaluates_nothing_that_is_not_due(step, whol
     assert_same(resumed, whole_by_epoch)
 
 
+def test_sigterm_saves_a_step_that_is_not_the_best(tmp_path):
+    """Of the steps that are evaluated, save_strategy=best saves the best alone."""
+    terminate = At(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    options = {**PATIENT, "early_stopping_patience": 3, "save_strategy": "best"}
+    stopped = trainer_for(tmp_path, callbacks=[terminate], scores=[2.0, 1.0], **options)
+    with pytest.raises(SystemExit):
+        stopped.train()
+    assert newest_good(tmp_path).endswith("checkpoint-2") and stopped.state.best_global_step == 1
+    assert stopped.args.save_strategy == "best"
+
+
+@pytest.mark.parametrize("event", ["on_evaluate", "on_save"])
+def test_a_signal_during_an_evaluation_or_a_checkpoint_ends_the_run_behind_it(event, tmp_path):
+    """No step more is taken, and an evaluation that was due is in the checkpoint."""
+
+    class Terminate(TrainerCallback):
+        pass
+
+    setattr(Terminate, event, lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGTERM))
+    options = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2 if event == "on_save" else 10}
+    stopped = trainer_for(tmp_path, callbacks=[Terminate()], scores=[1.0], **options)
+    with pytest.raises(SystemExit):
+        stopped.train()
+    assert newest_good(tmp_path).endswith("checkpoint-2") and stopped.state.global_step == 2
+    assert "eval_score" in Path(tmp_path, "checkpoint-2", "trainer_state.json").read_text()
+
+
 def test_a_second_ctrl_c_ends_a_step_at_once(tmp_path):
     def interrupt_twice():
         os.kill(os.getpid(), signal.SIGINT)
@@ -305,13 +332,21 @@ def test_a_run_that_was_stopped_early_takes_no_step_more_unless_patience_grows(t
         assert resumed.state.global_step == steps
 
 
+def test_early_stopping_goes_on_counting_though_no_states_of_callbacks_are_restored(tmp_path):
+    options = {**PATIENT, "early_stopping_patience": 2, "restore_callback_states_from_checkpoint": False}
+    trainer_for(tmp_path, scores=[1.0, 0.5], max_steps=2, **options).train()
+    resumed = trainer_for(tmp_path, scores=[0.4], **options)
+    resumed.train(True)
+    assert resumed.state.global_step == 3
+
+
 def test_what_is_evaluated_at_the_start_is_not_evaluated_again(tmp_path):
     """It would be no better than it was, which early stopping would count."""
     options = {**PATIENT, "early_stopping_patience": 2, "eval_on_start": True}
     trainer_for(tmp_path, scores=[1.0, 1.0], max_steps=1, **{**options, "load_best_model_at_end": False}).train()
     resumed = trainer_for(tmp_path, scores=[0.5, 0.5], **options)
     resumed.train(True)
-    assert resumed.state.global_step == 3
+    assert resumed.state.global_step == 3 and resumed.args.eval_on_start
 
 
 def test_a_checkpoint_that_knows_no_early_stopping_goes_on_with_it(tmp_path):

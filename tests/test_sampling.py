@@ -216,7 +216,8 @@ def test_steps_and_speed_count_the_batches_there_are(steps, tmp_path):
 
 def test_the_order_is_that_of_data_seed_and_else_of_seed(tmp_path):
     seeds = [{"seed": 1}, {"seed": 2}, {"seed": 1, "data_seed": 2}, {"seed": 3, "data_seed": 2}]
-    orders = [list(trainer_for("causal-lm", tmp_path, max_tokens_per_batch=22, **each).batches) for each in seeds]
+    trainers = [trainer_for("causal-lm", tmp_path, max_tokens_per_batch=22, **each) for each in seeds]
+    orders = [list(trainer.loaders.batches) for trainer in trainers]
     assert orders[0] != orders[1] == orders[2] == orders[3]
 
 
@@ -232,7 +233,7 @@ def test_workers_read_the_batches_too(tmp_path):
 def test_the_run_begins_with_what_the_batches_are(tmp_path, caplog):
     caplog.set_level("INFO")
     trainer = trainer_for("causal-lm", tmp_path, max_tokens_per_batch=22, max_steps=1)
-    tokens = trainer.batches.tokens
+    tokens = trainer.loaders.batches.tokens
     trainer.train()
     expected = f"max_tokens_per_batch: {len(tokens)} batches an epoch, of {tokens.min()} to {tokens.max()} tokens"
     assert caplog.messages.count(expected) == 1
@@ -268,7 +269,7 @@ def watch_rows(trainer, seen):
     trainer.args.remove_unused_columns = False
 
     def collate(rows):
-        seen.append([trainer.batches.epoch, [row["number"] for row in rows]])
+        seen.append([trainer.loaders.batches.epoch, [row["number"] for row in rows]])
         return pad([{name: value for name, value in row.items() if name != "number"} for row in rows])
 
     trainer.data_collator = collate
@@ -290,7 +291,7 @@ def test_two_processes_share_the_batches(tmp_path):
     # One process that accumulates over the same two batches.
     options = {**SHARED_OPTIONS, "max_tokens_per_batch": 16}
     alone = trainer_for("causal-lm", tmp_path / "alone", gradient_accumulation_steps=2, **options)
-    assert len(alone.batches) == 8
+    assert len(alone.loaders.batches) == 8
     alone.train()
     for name, tensor in alone.model.state_dict().items():
         assert torch.equal(weights["whole"][name], weights["resumed"][name]), name

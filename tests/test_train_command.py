@@ -33,7 +33,8 @@ from seqblend.tasks.registry import TASKS
 from seqblend.train import main, prepare
 from seqblend.training.arguments import BlendTrainingArguments, parse_arguments
 from seqblend.training.models import ARCHITECTURES
-from seqblend.training.trainer import CHECKPOINTING, BlendTrainer
+from seqblend.training.run_options import CHECKPOINTING
+from seqblend.training.trainer import BlendTrainer
 
 ROOT = Path(__file__).parent.parent
 CLASSIFY, TAG, TRANSLATE = "sequence-classification", "token-classification", "seq2seq-lm"
@@ -77,7 +78,7 @@ def quick_and_quiet():
 def plain_cards():
     """Cards without pictures and without running their code; tests/test_card.py has both."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("seqblend.training.pushing.write_card", functools.partial(write_card, complete=False))
+        patch.setattr("seqblend.training.publisher.write_card", functools.partial(write_card, complete=False))
         yield
 
 
@@ -455,7 +456,7 @@ def test_a_run_that_cannot_go_on_has_an_exit_code_of_its_own(tmp_path, capsys, m
     def fail(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("seqblend.training.saving.commit", fail)
+    monkeypatch.setattr("seqblend.checkpoints.writer.commit", fail)
     options = {"save_strategy": "steps", "save_steps": 1, **files(tmp_path, ROWS[CLASSIFY], ["train"])}
     assert main(flags(tmp_path / "out", options)) == 1
     error = capsys.readouterr().err.splitlines()[-1]

@@ -41,8 +41,9 @@ from seqblend.training.arguments import BlendTrainingArguments, ModelArguments
 from seqblend.training.class_weights import balanced, weights_given
 from seqblend.training.models import set_model_max_length
 from seqblend.training.progress import Progress
+from seqblend.training.run_options import check_device
 from seqblend.training.tokenizers import train_tokenizer
-from seqblend.training.trainer import BlendTrainer, check_device
+from seqblend.training.trainer import BlendTrainer
 
 # --- Class weights ---
 

@@ -163,7 +163,7 @@ def train_in_child(out: Path, strike: Callable[[Path, Path], Any], options: dict
         callbacks = [Striking(lambda: strike(out, cache))]
         return Spoiled(train_dataset=datasets.load_from_disk(cache), callbacks=callbacks, **kwargs)
 
-    with mock.patch.object(train, "BlendTrainer", make), mock.patch("seqblend.training.pushing.write_card"):
+    with mock.patch.object(train, "BlendTrainer", make), mock.patch("seqblend.training.publisher.write_card"):
         sys.exit(train.main(command(out, options)))
 
 

@@ -21,8 +21,9 @@ from ..tasks.base import Task
 from ..tasks.registry import TASKS, tasks_with
 from ..tasks.windows import OVERFLOW_STRATEGIES
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
+from .evaluation import generation_settings, load_generation_config
 from .option_files import parse_pairs
-from .trainer import check_device, load_generation_config, settings_of_generation, settle_direction
+from .run_options import check_device, set_metric_direction
 
 # What a number must be that its type does not say, and of which options. None is always right.
 NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
@@ -80,7 +81,7 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
         raise InputError("pack_documents: a batch is one row, which cannot be shared out; start one process a GPU")
     check_device(args)
     check_stopping(args)
-    settle_direction(args, unsaid=None)
+    set_metric_direction(args, default=None)
     check_output(args.output_dir)
     check_reporters(args.report_to)
     if args.torch_compile_backend is not None:
@@ -100,7 +101,7 @@ def check_generation(args: BlendTrainingArguments) -> None:
     except Exception as error:  # transformers raises whatever it meets
         raise InputError(f"generation_config: {args.generation_config} cannot be loaded: {error}") from error
     known = vars(GenerationConfig())
-    for name in settings_of_generation(config):
+    for name in generation_settings(config):
         if name not in known:
             nearest = ", ".join(nearest_first(name, known)[:NEAREST])
             raise InputError(f"generation_config: unknown setting {name!r}; valid, nearest first: {nearest}")

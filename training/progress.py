@@ -1,4 +1,4 @@
-"""What a run says of itself: what it is about to do, and how fast it does it."""
+"""Progress of a run in the log: what it will do, how fast it is, and how long it still takes."""
 
 import logging
 import time
@@ -14,19 +14,21 @@ logger = logging.getLogger(__name__)
 
 
 def hide_bars() -> None:
-    """Draw no bar where rows are read and encoded, and models saved: the Trainer's flag is for its own bars alone."""
+    """Hide the progress bars of datasets and transformers; disable_tqdm hides only those of the Trainer."""
     datasets.disable_progress_bars()
     disable_progress_bar()
 
 
 class Progress(TrainerCallback):
-    """Says what a run is at its beginning, and for each line of its log how fast it trains and how long it will take.
+    """Logs a summary when training begins, and computes the speed and the remaining time for each line of the log.
 
-    Real tokens are those that the Trainer counts anyway, by the attention mask: nothing is computed in a step but the
-    time.
+    Tokens are those that the Trainer counts by the attention mask, without padding. In a step only time is measured.
 
     Args:
-        lengths: the tokens of each training row, without padding; those of a source and its target together.
+        lengths: the tokens of each training row (N,), without padding, of a source and its target together.
+
+    Attributes:
+        first_step: the step after which training began, or was resumed.
     """
 
     def __init__(self, lengths: Any = ()):
@@ -34,20 +36,19 @@ class Progress(TrainerCallback):
         self._begin = self._last = 0.0
         self._seconds = 0.0
         self._tokens = 0
-        # After which step training began, or went on.
         self.first_step = 0
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Say what is about to be done."""
+        """Log the summary."""
         self._begin = self._last = time.perf_counter()
         self._seconds, self._tokens, self.first_step = 0.0, state.num_input_tokens_seen, state.global_step
         if state.is_world_process_zero:
             logger.info(self.summary(args, state, kwargs["model"], kwargs["train_dataloader"]))
 
     def summary(self, args: TrainingArguments, state: TrainerState, model: PreTrainedModel, batches: Sized) -> str:
-        """Four lines: the model, the data, the steps, and where everything goes; `batches` are of one process."""
+        """Four lines: the model, the data, the steps, and the output; `batches` are those of one process."""
         data, of_epoch = "rows that are not counted", ""
-        # As BlendTrainer.row_lengths counts them; the Trainer's own count, in the log, has those of the source alone.
+        # As Loaders.row_lengths counts them; the Trainer's count in the log is that of the source alone.
         both = " of source and target" if model.config.is_encoder_decoder and model.can_generate() else ""
         if len(self.lengths):
             tokens, steps = int(np.sum(self.lengths)), -(-len(batches) // args.gradient_accumulation_steps)
@@ -65,27 +66,27 @@ class Progress(TrainerCallback):
         )
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Count the time since the last step, or since what came between."""
+        """Add the time since the last step, evaluation or checkpoint."""
         now = time.perf_counter()
         self._seconds, self._last = self._seconds + now - self._last, now
 
     def on_evaluate(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Evaluating is not training."""
+        """Leave the time of an evaluation out."""
         self._last = time.perf_counter()
 
     def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Nor is saving."""
+        """Leave the time of saving out."""
         self._last = time.perf_counter()
 
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Say where a run ended before its time."""
+        """Log at which step a run was stopped, if it was."""
         if state.is_world_process_zero and state.global_step < state.max_steps:
             logger.info("stopped after %d of %d steps", state.global_step, state.max_steps)
 
     def speed(self, state: TrainerState) -> dict[str, float]:
-        """For a line of the log: real tokens a second since the last one, and the seconds that are left.
+        """For a line of the log: tokens per second since the last line, and the remaining seconds.
 
-        Those are reckoned from all of the run so far, with its evaluations.
+        The remaining time is estimated from the whole run so far, with its evaluations.
         """
         tokens, self._tokens = state.num_input_tokens_seen - self._tokens, state.num_input_tokens_seen
         seconds, self._seconds = self._seconds, 0.0

@@ -1,4 +1,4 @@
-"""Training batches by their number of real tokens: the models compute no padding, so that is what a batch costs."""
+"""Training batches by their number of tokens: the models compute no padding, so that is what a batch costs."""
 
 import logging
 from bisect import bisect_left
@@ -16,19 +16,19 @@ logger = logging.getLogger(__name__)
 
 
 class TokenBatchSampler(Sampler[list[int]], TrainerCallback):
-    """Batches of rows of similar length, as few as a budget of tokens allows, and filled as evenly as they can be.
+    """Batches of rows of similar length, as few as a budget of tokens allows, and filled evenly.
 
-    The rows in order of length are cut into batches once, so that every epoch has equally many. In an epoch, rows of
-    the same length change places at random and the batches come in random order; seed and epoch decide it alone.
+    The rows, sorted by length, are divided into batches once, so that all epochs have the same number of batches. In
+    each epoch rows of the same length are shuffled, and so are the batches, by the seed and the epoch alone.
 
     transformers' BatchRebalanceSampler does not serve: it fills a step with a number of rows, not of tokens, counts
-    padding as cost, knows no seed, and repeats rows where the last step is short of them.
+    padding as cost, has no seed, and repeats rows where the last step is not full.
 
     Args:
         lengths: the tokens of each row (N,).
         max_tokens: the most tokens in a batch.
-        num_processes: how many share the batches. Their number is a multiple of it, so that accelerate, which deals
-            them out in turn, neither drops nor repeats one. Every process iterates over all.
+        num_processes: how many share the batches. The number of batches is a multiple of it, so that accelerate, which
+            assigns them in turn, neither drops nor repeats one. Every process iterates over all.
         seed: 0 or more.
 
     Raises:
@@ -41,16 +41,13 @@ class TokenBatchSampler(Sampler[list[int]], TrainerCallback):
         self.starts = divide(np.sort(lengths), max_tokens, num_processes)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Say what the batches are. Called by BlendTrainer, as the other callbacks are."""
+        """Log the number of the batches and their tokens."""
         if state.is_world_process_zero:
             low, high = self.tokens.min(), self.tokens.max()
             logger.info("max_tokens_per_batch: %d batches an epoch, of %d to %d tokens", len(self), low, high)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take the epoch from the Trainer.
-
-        accelerate's set_epoch does not reach a batch sampler that processes share when a resumed run skips batches.
-        """
+        """Set the epoch: accelerate's set_epoch does not reach the sampler when a resumed run skips batches."""
         self.epoch = int(state.epoch)
 
     def __len__(self) -> int:
@@ -65,12 +62,12 @@ class TokenBatchSampler(Sampler[list[int]], TrainerCallback):
 
     @property
     def tokens(self) -> np.ndarray:
-        """The tokens of each batch, in order of length; the same in every epoch."""
+        """The tokens of each batch (number of batches,), sorted by row length; the same in every epoch."""
         return np.add.reduceat(np.sort(self.lengths), self.starts)
 
 
 def check_lengths(lengths: np.ndarray, max_tokens: int) -> None:
-    """Raises InputError for a row that fits into no batch; the message names the longest."""
+    """Raises InputError for a row that is longer than a batch; the message names the longest row."""
     longest = int(lengths.argmax())
     if lengths[longest] > max_tokens:
         raise InputError(
@@ -80,7 +77,7 @@ def check_lengths(lengths: np.ndarray, max_tokens: int) -> None:
 
 
 def divide(lengths: np.ndarray, max_tokens: int, num_processes: int) -> list[int]:
-    """Where each batch begins in rows in order of length. Raises InputError if there are fewer rows than batches."""
+    """The first row of each batch, among rows sorted by length. Raises InputError if batches outnumber rows."""
     totals = lengths.cumsum()
     number = -(-len(fill(totals, max_tokens)) // num_processes) * num_processes
     if number > len(lengths):
@@ -88,7 +85,7 @@ def divide(lengths: np.ndarray, max_tokens: int, num_processes: int) -> list[int
             f"max_tokens_per_batch: {max_tokens} makes {number} batches for {num_processes} processes, "
             f"but there are {len(lengths)} rows to be trained on; give more tokens, or use fewer processes"
         )
-    # The smallest budget that takes no more batches fills them most evenly.
+    # The smallest budget that needs no more batches fills them most evenly.
     budgets = range(int(lengths[-1]), max_tokens + 1)
     starts = fill(totals, budgets[bisect_left(budgets, True, key=lambda budget: len(fill(totals, budget)) <= number)])
     while len(starts) < number:

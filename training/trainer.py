@@ -1,414 +1,230 @@
-"""transformers' Trainer, changed only where its behaviour is wrong."""
+"""The Trainer of this package: transformers' Seq2SeqTrainer, changed only where its behaviour is wrong."""
 
-import logging
-import os
-from collections.abc import Callable, Iterator, Sized
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from copy import deepcopy
-from dataclasses import fields
-from functools import partial
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate.data_loader import BatchSamplerShard
-from accelerate.utils import find_batch_size, slice_tensors
-from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader, IterableDataset, Sampler, SequentialSampler
+from torch.utils.data import DataLoader
 from transformers import (
     EarlyStoppingCallback,
-    EvalPrediction,
     GenerationConfig,
     PreTrainedModel,
     ProgressCallback,
     Seq2SeqTrainer,
-    Seq2SeqTrainingArguments,
-    Trainer,
     TrainerCallback,
-    TrainingArguments,
 )
-from transformers.trainer_utils import EvalLoopOutput, has_length
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 
-from ..checkpoints.identity import UNREAD, rows_digest
+from ..checkpoints.faults import STATE, fault_of
+from ..checkpoints.identity import Facts, check_allowed, facts_of
+from ..checkpoints.optimizer_states import restore_optimizer
+from ..checkpoints.position import Position
+from ..checkpoints.resumption import Resumption, early_stopping, is_stopped, restore_callbacks
+from ..checkpoints.run_directory import read_results, results_json
+from ..checkpoints.signals import StopOnSignal
+from ..checkpoints.weights import check_weights, missing_keys_unreported
+from ..checkpoints.writer import CheckpointWriter, check_finite, run_errors
+from ..configuration.base import RecipeConfig
 from ..data.errors import InputError
-from ..tasks.encoding import count_tokens
-from ..tasks.splits import SplitScorer, greater_is_better, perplexity
-from .arguments import BlendTrainingArguments
+from ..data.locks import lock_directory
+from ..data.writing import atomic_writer, write_atomically
+from ..hub_card.card import CardData
+from ..hub_card.contents import PublishError
+from ..hub_card.publish import describe_error
+from ..hub_card.record import RunRecord
+from ..tasks.splits import perplexity
+from .evaluation import (
+    Scorer,
+    TargetLoss,
+    complete_generation_config,
+    generation_config_kept,
+    generation_settings,
+    load_generation_config,
+    metric_facts,
+    random_state_kept,
+)
+from .loaders import Loaders
+from .loading import load_config
 from .progress import Progress
-from .resuming import ResumingTrainer, seed_of
-from .sampling import TokenBatchSampler
-
-logger = logging.getLogger(__name__)
-
-Scorer = Callable[[EvalPrediction], dict[str, float | str]]
-# What the Trainer says to a DataLoader of how rows are read.
-LOADING = (
-    *("collate_fn", "num_workers", "pin_memory", "persistent_workers", "multiprocessing_context", "prefetch_factor"),
-    *("in_order", "worker_init_fn", "generator"),
-)
-
-# The flag has an older name in older transformers.
-CHECKPOINTING = (
-    "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
-)
+from .publisher import Publisher, refuse_adapter
+from .run_options import check_device, dry_run, restored, set_metric_direction, set_plateau_mode, with_defaults
 
 
-def completed(args: TrainingArguments | None) -> TrainingArguments:
-    """Arguments of any of transformers' classes, with the defaults of all that a BlendTrainer asks them for."""
-    args = BlendTrainingArguments() if args is None else args
-    for each in fields(BlendTrainingArguments):
-        if not hasattr(args, each.name):
-            setattr(args, each.name, each.default)
-    # SIGTERM is listened to anyway; transformers would also save in the middle of a step, and lose its gradients.
-    args.enable_jit_checkpoint = False
-    return args
-
-
-def check_device(args: TrainingArguments) -> None:
-    """Raises InputError for what the device of the run does not do, and would be left out: precisions, processes."""
-    if args.device.type != "cpu":
-        return
-    started = int(os.environ.get("WORLD_SIZE", 1))
-    if started > 1 and args.world_size == 1:
-        raise InputError(
-            f"use_cpu: {started} processes were started, and without a GPU each would train by itself; "
-            "--use_cpu true lets them train together"
-        )
-    if getattr(args, "mixed_precision", None) == "fp16" or args.fp16:
-        raise InputError("fp16: needs a GPU, and this run is on the CPU, which computes in bf16 at the least")
-    if args.tf32:
-        raise InputError("tf32: needs a GPU, and this run is on the CPU")
-
-
-def settle_direction(args: TrainingArguments, unsaid: bool | None) -> None:
-    """Let the best model be chosen by the metric's own direction, and a learning rate that waits for it likewise.
-
-    Replaces `not self.metric_for_best_model.endswith("loss")` of TrainingArguments.__post_init__, for which the best
-    perplexity is the highest.
-
-    Args:
-        args: of a run whose metrics are those of this package.
-        unsaid: what greater_is_better is where the user did not give it.
-
-    Raises:
-        InputError: a direction was given that is not the metric's.
-    """
-    name, given = args.metric_for_best_model, args.greater_is_better
-    better = greater_is_better(name or "")
-    if better is None:
-        return
-    if given not in (unsaid, better):
-        raise InputError(
-            f"greater_is_better: {given} is against metric_for_best_model={name}, of which "
-            f"{'more' if better else 'less'} is better; leave it out"
-        )
-    args.greater_is_better = better
-
-
-def settle_plateau(args: TrainingArguments) -> None:
-    """Let a learning rate that falls when nothing becomes better go by greater_is_better.
-
-    torch's ReduceLROnPlateau and transformers' GreedyLR wait for less, whatever the metric, unless told otherwise.
-
-    Raises:
-        InputError: the mode that was given is the other one.
-    """
-    if args.lr_scheduler_type not in ("reduce_lr_on_plateau", "greedy"):
-        return
-    mode, given = "max" if args.greater_is_better else "min", args.lr_scheduler_kwargs or {}
-    if given.get("mode", mode) != mode:
-        raise InputError(
-            f"lr_scheduler_kwargs: mode={given['mode']} is against metric_for_best_model="
-            f"{args.metric_for_best_model}, which is best at its {mode}imum; leave it out"
-        )
-    args.lr_scheduler_kwargs = {**given, "mode": mode}
-
-
-def load_generation_config(given: str | Path | dict[str, Any] | GenerationConfig) -> GenerationConfig:
-    """As Seq2SeqTrainer.load_generation_config, of a mapping too. Raises whatever transformers meets."""
-    return Seq2SeqTrainer.load_generation_config(GenerationConfig(**given) if isinstance(given, dict) else given)
-
-
-def settings_of_generation(config: GenerationConfig) -> dict[str, Any]:
-    """What a generation config says; where it says nothing, it has None."""
-    silent = {"transformers_version", "_from_model_config"}
-    return {name: value for name, value in config.to_diff_dict().items() if value is not None and name not in silent}
-
-
-def complete_generation(
-    config: GenerationConfig, own: GenerationConfig, args: Seq2SeqTrainingArguments
-) -> GenerationConfig:
-    """The model's own generation config, with what another one says in its place.
-
-    generation_num_beams wins over both. Tokens that are not the model's are named in a warning.
-
-    Raises:
-        ValueError: the settings do not go together.
-    """
-    said = settings_of_generation(config)
-    if args.generation_num_beams is not None:
-        said["num_beams"] = args.generation_num_beams
-    for name, other in (("max_new_tokens", "max_length"), ("max_length", "max_new_tokens")):
-        if name in said:
-            # One says how long; generate would warn of both.
-            said.setdefault(other, None)
-    tokens = {name: (said[name], getattr(own, name, None)) for name in said if name.endswith("token_id")}
-    others = [f"{name} {new}, not {old}" for name, (new, old) in tokens.items() if old not in (None, new)]
-    if others:
-        logger.warning("generation_config has other tokens than the model: %s", "; ".join(others))
-    completed = deepcopy(own)
-    completed.update(**said)
-    completed.validate(strict=True)
-    return completed
-
-
-def built(option: str, function: Callable, *args: Any) -> Any:
-    """What the function returns. Raises InputError that names the option if it raises anything."""
-    try:
-        return function(*args)
-    except Exception as error:  # every library raises its own
-        raise InputError(f"{option}: {error or type(error).__name__}") from error
-
-
-def run_checkpointed(kwargs: dict[str, Any]) -> None:
-    """Call torch's checkpoint with the arguments of it that Trainer.train passes on."""
-    kwargs = {name: value for name, value in kwargs.items() if name not in ("every_n_layers", "offload")}
-    checkpoint(torch.nn.Identity(), torch.zeros(1), **{"use_reentrant": False, **kwargs})
-
-
-def random_state_kept(device: torch.device) -> AbstractContextManager[None]:
-    """Inside, what is drawn on the CPU or the device changes nothing of what is drawn after it."""
-    if device.type == "cpu":
-        return torch.random.fork_rng(devices=[])
-    return torch.random.fork_rng(devices=[device], device_type=device.type)
-
-
-@contextmanager
-def embeddings_hidden(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, the model tells of no embeddings, neither of inputs nor of outputs."""
-    hidden = ("get_input_embeddings", "get_output_embeddings")
-    for name in hidden:
-        setattr(model, name, lambda: None)
-    try:
-        yield
-    finally:
-        for name in hidden:
-            delattr(model, name)
-
-
-@contextmanager
-def losses_undivided(trainer: Trainer) -> Iterator[None]:
-    """Inside, the model's loss is the mean over the targets that it is given, whatever other processes are given."""
-    accepts = trainer.model_accepts_loss_kwargs
-    trainer.model_accepts_loss_kwargs = False
-    try:
-        yield
-    finally:
-        trainer.model_accepts_loss_kwargs = accepts
-
-
-class BlendTrainer(ResumingTrainer):
+class BlendTrainer(Seq2SeqTrainer):
     """A Seq2SeqTrainer that evaluates in order, averages losses over targets, resumes exactly, and pushes whole.
 
+    A run that is killed at any moment and resumed ends with the same weights, bit for bit on a CPU. The parts that it
+    is made of are objects: `writer`, `resumption`, `position`, `signals`, `loaders`, `publisher`. Each private method
+    of Trainer that is overridden says why no public one serves; tests/test_seams.py compares them with the installed
+    version of transformers.
+
     Args:
-        scorers: what computes the metrics of each split, by the prefix its metrics have (`eval`, `test`), in place of
+        scorers: compute the metrics of each split, by the prefix of its metrics (`eval`, `test`), in place of
             `compute_metrics`. Where there is neither, as of language models, a perplexity is computed.
-        kwargs: those of ResumingTrainer; `args` may be TrainingArguments of any kind.
+        given: what the user knows for the card; the repo_id on it is hub_model_id.
+        kwargs: those of Seq2SeqTrainer; `args` may be TrainingArguments of any class.
+
+    Raises:
+        InputError: options do not go together.
+        PublishError: push_to_hub is given, and the Hub cannot be used.
     """
 
-    def __init__(self, *, scorers: dict[str, Scorer] | None = None, **kwargs: Any):
+    def __init__(self, *, scorers: dict[str, Scorer] | None = None, given: CardData | None = None, **kwargs: Any):
         self.scorers = {} if scorers is None else scorers
-        # What generation_config says.
-        self._said_generation: dict[str, Any] = {}
-        args = kwargs["args"] = completed(kwargs.get("args"))
+        self.publisher = Publisher(self, given)
+        # The settings in the option generation_config.
+        self.given_generation: dict[str, Any] = {}
+        args = kwargs["args"] = with_defaults(kwargs.get("args"))
         check_device(args)
         if kwargs.get("compute_metrics") is None:
-            settle_direction(args, unsaid=not (args.metric_for_best_model or "").endswith("loss"))
-        settle_plateau(args)
+            set_metric_direction(args, default=not (args.metric_for_best_model or "").endswith("loss"))
+        set_plateau_mode(args)
         super().__init__(**{"compute_metrics": next(iter(self.scorers.values()), None), **kwargs})
-        self.batches = self.make_batches()
+        if args.accelerator_config.dispatch_batches is None:
+            # With accelerate's default one process reads a stream for all. That fails where batches have different
+            # widths, and where no batch is left.
+            self.accelerator.dataloader_config.dispatch_batches = False
+        self.writer = CheckpointWriter(args, self.accelerator)
+        self.resumption = Resumption(args, self.accelerator, self.collect_facts)
+        self.signals = StopOnSignal(args, self.accelerator)
+        self.position = Position(self)
+        self.loaders = Loaders(self)
+        self.losses = TargetLoss(self)
         columns = getattr(self.train_dataset, "column_names", None) or ()
         has_rows = "input_ids" in columns and isinstance(self.train_dataset, Sized)
-        self.pace = Progress(self.row_lengths() if has_rows else ())
-        for part in (self.data_collator, self.batches, self.pace):
+        self.progress = Progress(self.loaders.row_lengths() if has_rows else ())
+        for part in (RunRecord(), self.position, self.data_collator, self.loaders.batches, self.progress):
             if isinstance(part, TrainerCallback):
                 self.add_callback(part)
-        # Behind them: what they say would stand in the line of a bar that has begun.
+        # The bar is drawn last, so that no other callback writes into its line.
         if bar := self.pop_callback(ProgressCallback):
             self.add_callback(bar)
-        if self.args.early_stopping_patience is not None:
-            self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
-        self._loss_sums: list[torch.Tensor] = []
+        if args.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
 
-    def load_generation_config(self, given: Any) -> GenerationConfig:  # type: ignore[override]
-        """What is given, completed by what the model has: the length it was trained for, the token it starts with.
-
-        Replaces `self.model.generation_config = gen_config` of Seq2SeqTrainer.__init__, which forgets the model's own.
-
-        Args:
-            given: see load_generation_config of this module.
-
-        Raises:
-            ValueError: it cannot be loaded, or settings do not go together.
-        """
-        config = load_generation_config(given)
-        self._said_generation = settings_of_generation(config)
-        own = getattr(self.model, "generation_config", None)
-        return config if own is None else complete_generation(config, own, self.args)
-
-    def computed_from(self) -> dict[str, Any]:
-        """As RestoringTrainer.computed_from; with the references of the scorer, and how texts are generated."""
-        facts = super().computed_from()
-        scorer, args = self.scorers.get("eval"), self.args
-        if isinstance(scorer, SplitScorer):
-            facts["eval_dataset"] = [facts["eval_dataset"], rows_digest(scorer.references)]
-        if (args.metric_for_best_model or "").endswith("loss") or not args.predict_with_generate:
-            return facts
-        if isinstance(scorer, SplitScorer):
-            facts["bleu_tokenize"] = scorer.settings.bleu_tokenize or "auto"
-        given = {"max_length": args.generation_max_length, "num_beams": args.generation_num_beams}
-        # Tokens that training takes from the tokenizer, of which there is a digest.
-        own = settings_of_generation(self.model.generation_config)
-        own = {name: value for name, value in own.items() if name not in UNREAD}
-        said = {name: value for name, value in given.items() if value is not None}
-        return {**facts, "generation_config": {**own, **self._said_generation, **said}}
-
-    def make_batches(self) -> TokenBatchSampler | None:
-        """The training batches, where max_tokens_per_batch says what they hold. None: so many rows, drawn at random.
-
-        Raises:
-            InputError: the training rows cannot be divided so.
-        """
-        args = self.args
-        if args.max_tokens_per_batch is None or self.train_dataset is None:
-            return None
-        if isinstance(self.train_dataset, IterableDataset):
-            raise InputError(
-                "max_tokens_per_batch: how long the rows of a stream are is not known before they are read"
-            )
-        options = {"num_processes": args.world_size, "seed": seed_of(args)}
-        return TokenBatchSampler(self.row_lengths(), args.max_tokens_per_batch, **options)
-
-    def row_lengths(self) -> np.ndarray:
-        """The tokens of each training row (N,), those of source and target together where a decoder reads both.
-
-        Raises:
-            InputError: the column of the lengths has none.
-        """
-        column = self.args.length_column_name
-        if column in getattr(self.train_dataset, "column_names", ()):
-            kind = str(getattr(self.train_dataset.features[column], "dtype", "list"))
-            if "int" not in kind:
-                raise InputError(f"length_column_name: column {column!r} must hold whole numbers, but is of {kind}")
-            return self.train_dataset.with_format("numpy")[column][:]
-        # A target that a decoder reads is computed like a source.
-        reads_labels = self.model.config.is_encoder_decoder and self.model.can_generate()
-        return count_tokens(self.train_dataset, ("input_ids", "labels") if reads_labels else ("input_ids",))
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As Trainer.log; a line about steps says how fast they are, and how long the run still takes.
-
-        Replaces `speed_metrics("train", start_time, num_tokens=current_session_num_tokens)`, which counts evaluations
-        as training.
-        """
-        if "loss" in logs:
-            logs.update(self.pace.speed(self.state))
-            start_time = None
-        super().log(logs, start_time)
-
-    def _set_signature_columns_if_needed(self) -> None:
-        """Keep what our collators read, too.
-
-        Replaces `signature_columns = list(signature.parameters.keys())` of Trainer, which knows what the model reads.
-        """
-        super()._set_signature_columns_if_needed()
-        read = getattr(self.data_collator, "reads", ())
-        self._signature_columns += [name for name in read if name not in self._signature_columns]
+    # --- Training ---
 
     def check(self) -> None:
-        """Build once all that training begins with, so that options it cannot be built from are refused before.
+        """Build dataloader, optimizer and scheduler once. Raises InputError for options that they do not accept."""
+        dry_run(self)
 
-        The model that it is built around has no weights: neither that to be trained nor the random state changes.
+    def find_checkpoint(self, given: str | bool | None, required: bool = True) -> str | None:
+        """The checkpoint to resume from; see Resumption.find. Raises InputError."""
+        return self.resumption.find(given, required)
+
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, *args: Any, **kwargs: Any
+    ) -> TrainOutput:
+        """As Trainer.train; after SIGTERM or Ctrl-C the step is finished and saved.
+
+        Replaces `get_last_checkpoint(args.output_dir)`, which takes the last checkpoint, damaged or not.
+
+        Args:
+            resume_from_checkpoint: a checkpoint, or True for the newest good one of output_dir.
+            trial: this and the rest as in Trainer.train.
+            args: as above.
+            kwargs: as above.
 
         Raises:
-            InputError: something cannot be built; the message names the option.
+            InputError: there is no checkpoint, it is damaged, of another run, or does not match the model; or another
+                process trains into output_dir.
+            RunError: the run cannot go on: a loss is not finite, a disk is full, a worker was killed.
+            SystemExit: SIGTERM was received; the code is TERMINATED.
+            KeyboardInterrupt: Ctrl-C was pressed.
         """
-        args = self.args
-        with torch.random.fork_rng(devices=[]):
-            with torch.device("meta"):
-                model = type(self.model)(self.model.config)
-            loader = built("dataloader", self.get_train_dataloader)
-            if has_length(loader) and not len(loader):
-                raise InputError("dataloader_drop_last: the training split is smaller than a batch; nothing is left")
-            if args.use_liger_kernel:
-                # It would pass over them with no more than a line in the log.
-                raise InputError("use_liger_kernel: liger-kernel has no kernels for the models of seqblend")
-            if getattr(args, CHECKPOINTING):
-                option = f"{CHECKPOINTING}_kwargs"
-                built(option, run_checkpointed, getattr(args, option) or {})
-            if args.torch_compile:
-                settings = self.accelerator.state.dynamo_plugin.to_kwargs()
-                built("torch_compile_mode", partial(torch.compile, **settings), model)
-                # Whether there is a compiler shows where something is compiled.
-                built("torch_compile", torch.compile(torch.sin, **settings), torch.zeros(2, device=args.device))
-            steps = self.set_initial_training_values(args, loader)[-1]
-            built("optim", self.create_optimizer, model)
-            built("lr_scheduler_type", self.create_scheduler, steps)
-        self.optimizer, self.lr_scheduler, self._created_lr_scheduler = None, None, False
+        with lock_directory(self.args.output_dir) if self.args.should_save else nullcontext():
+            checkpoint = self.resumption.find(resume_from_checkpoint)
+            self.resumption.forget()
+            self.writer.prepare_directory(checkpoint)
+            if checkpoint is not None and trial is None:
+                self.check_checkpoint(checkpoint)
+            temporary = restored(self.args, "eval_on_start", "save_strategy")
+            with self.signals.listening(), run_errors(self), temporary, missing_keys_unreported():
+                output = super().train(checkpoint, trial, *args, **kwargs)
+        return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))
 
-    def _prepare_for_training(self, *args: Any) -> tuple:
-        """Where FSDP2 shards an encoder-decoder, put what its parts share with the rest of the model, in one group.
+    def check_checkpoint(self, checkpoint: str) -> None:
+        """Compare weights and configuration of a checkpoint with the model before anything of it is loaded.
 
-        Replaces `tail_modules = (final_norm, input_embed, output_embed)` of accelerate's fsdp2_prepare_model, which
-        leaves the decoder's embedding out: torch refuses to train what is shared between two groups.
+        Raises:
+            InputError: tensors do not fit, or a later version of this package saved fields that are unknown here.
         """
-        model, accelerator = self.model, self.accelerator
-        in_parts = accelerator.is_fsdp2 and model.config.is_encoder_decoder and model.all_tied_weights_keys
-        with embeddings_hidden(model) if in_parts else nullcontext():
-            return super()._prepare_for_training(*args)
+        has_config = isinstance(getattr(self.model, "config", None), RecipeConfig)
+        if has_config and Path(checkpoint, "config.json").exists():
+            load_config(checkpoint, "resume_from_checkpoint")
+        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            check_weights(checkpoint, self.model)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As Trainer.training_step. Raises RunError, before the optimizer's step, if the loss is not finite."""
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        check_finite(loss, inputs, self)
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As Trainer.log; a line about steps says how fast they are, and train_loss is the mean over the whole run.
+
+        Replaces `speed_metrics("train", start_time, num_tokens=current_session_num_tokens)`, which counts evaluations
+        as training; and the train_loss of Trainer._finalize_training, which is 0.0 where no step was left.
+        """
+        if "loss" in logs:
+            logs.update(self.progress.speed(self.state))
+            start_time = None
+        if "train_loss" in logs and self.position.losses is not None:
+            logs["train_loss"] = self._total_loss_scalar / self.state.global_step
+        elif not self.position.trained:
+            logs.pop("train_loss", None)
+        super().log(logs, start_time)
+
+    # --- Data ---
 
     def get_train_dataloader(self) -> DataLoader:
-        """The training batches as max_tokens_per_batch has them, if it is given.
+        """The training batches; see Loaders."""
+        return self.loaders.train()
 
-        Replaces `"batch_size": batch_size` and `dataloader_params["sampler"] = sampler` of Trainer._get_dataloader,
-        which takes no batch sampler but its own.
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """The batches of an evaluation, or of one of several by its name; see Loaders. Raises ValueError: no rows."""
+        if eval_dataset is None and self.eval_dataset is None:
+            raise ValueError("Trainer: evaluation requires an eval_dataset.")
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        return self.loaders.evaluation(self.eval_dataset[dataset] if isinstance(dataset, str) else dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """The batches of a prediction; see Loaders."""
+        return self.loaders.evaluation(test_dataset, persistent=False)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], *args: Any, **kwargs: Any) -> tuple:
+        """As Trainer.get_batch_samples, with the rest of a stream that is resumed in the middle of an epoch.
+
+        Replaces `skip_first_batches(` of Trainer._run_epoch, which reads a stream from its start.
         """
-        loader = super().get_train_dataloader()
-        if self.batches is None:
-            return loader
-        loading = {name: getattr(loader, name) for name in LOADING}
-        return self.accelerator.prepare(DataLoader(loader.dataset, batch_sampler=self.batches, **loading))
+        epoch_iterator = self.position.batches_left(epoch_iterator, self.callback_handler.train_dataloader)
+        return super().get_batch_samples(epoch_iterator, *args, **kwargs)
 
     def get_total_train_batch_size(self, args: Any) -> int:
-        """As Trainer.get_total_train_batch_size, with the mean number of rows where batches have different ones.
+        """As Trainer.get_total_train_batch_size; the mean number of rows where batches differ.
 
-        Replaces `self._train_batch_size`, from which train_samples_per_second is computed under max_steps.
+        Replaces `self._train_batch_size`, from which train_samples_per_second is computed with max_steps.
         """
-        size = super().get_total_train_batch_size(args)
-        if self.batches is None:
+        size, batches = super().get_total_train_batch_size(args), self.loaders.batches
+        if batches is None:
             return size
-        return round(size / self._train_batch_size * len(self.batches.lengths) / len(self.batches))
+        return round(size / self._train_batch_size * len(batches.lengths) / len(batches))
 
-    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
-        """Leave no row of an evaluation out.
+    # --- Evaluation ---
 
-        Replaces `dataloader_params["drop_last"] = self.args.dataloader_drop_last` of Trainer._get_dataloader, which
-        leaves out the last rows of every split.
+    def load_generation_config(self, given: Any) -> GenerationConfig:  # type: ignore[override]
+        """The given settings, completed by the model's own: the length it was trained for, its first token.
+
+        Replaces `self.model.generation_config = gen_config` of Seq2SeqTrainer.__init__, which drops the model's own.
+        Raises ValueError if it cannot be loaded, or settings do not go together.
         """
-        drop_last = self.args.dataloader_drop_last
-        self.args.dataloader_drop_last = drop_last and is_training
-        try:
-            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
-        finally:
-            self.args.dataloader_drop_last = drop_last
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler | None:
-        """Keep the order of the rows, which predictions are written in.
-
-        Replaces Trainer._get_eval_sampler, which sorts by length when training does.
-        """
-        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+        config = load_generation_config(given)
+        self.given_generation = generation_settings(config)
+        own = getattr(self.model, "generation_config", None)
+        return config if own is None else complete_generation_config(config, own, self.args)
 
     def evaluation_loop(
         self,
@@ -418,68 +234,260 @@ class BlendTrainer(ResumingTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Evaluate; the loss is the sum over targets divided by their number, whatever the batch size.
+        """Evaluate, with the loss of TargetLoss.
 
-        Replaces the mean of batch means of Trainer.evaluation_loop (`losses.repeat(batch_size)`), and
-        `self.gather_function = self.accelerator.gather` of Seq2SeqTrainer.evaluate and predict, which keeps the rows
-        that several processes read twice.
-
-        Training goes on as if there had been none: with the random state, from which a DataLoader draws, and with the
-        model's generation settings, into which Seq2SeqTrainer.prediction_step writes `default_gen_config`.
+        Replaces `losses.repeat(batch_size)`, the mean of batch means; and `self.gather_function =
+        self.accelerator.gather` of Seq2SeqTrainer.evaluate and predict, which keeps the rows that several processes
+        read twice. Training goes on as if there had been no evaluation.
         """
-        self._loss_sums = []
+        self.losses = TargetLoss(self)
         self.gather_function = self.accelerator.gather_for_metrics
         self.compute_metrics = self.scorers.get(metric_key_prefix, self.compute_metrics)
-        own = deepcopy(getattr(self.model, "generation_config", None))
-        with random_state_kept(self.args.device):
+        with random_state_kept(self.args.device), generation_config_kept(self):
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
             )
-        if own is not None:
-            self.model.generation_config = own
-        if self._loss_sums:
-            total, count = self.accelerator.reduce(torch.stack(self._loss_sums).sum(0), "sum").tolist()
-            # A mean over no target is no figure.
+        mean, is_computed = self.losses.mean()
+        if is_computed:
+            # Without any target there is no mean.
             output.metrics.pop(f"{metric_key_prefix}_loss", None)
-            if count:
-                output.metrics[f"{metric_key_prefix}_loss"] = total / count
-            if count and self.compute_metrics is None:
-                output.metrics[f"{metric_key_prefix}_perplexity"] = perplexity(total / count)
+        if mean is not None:
+            output.metrics[f"{metric_key_prefix}_loss"] = mean
+            if self.compute_metrics is None:
+                output.metrics[f"{metric_key_prefix}_perplexity"] = perplexity(mean)
         return output
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> tuple:
-        """As Seq2SeqTrainer.prediction_step, keeping the sum of the loss and the number of targets.
+        """As Seq2SeqTrainer.prediction_step; adds the loss to TargetLoss."""
+        predict = super().prediction_step
+        return self.losses.step(inputs, lambda batch: predict(model, batch, *args, **kwargs))
 
-        Rows that are read twice count once; in their place comes what gather_for_metrics takes away again. Replaces
-        `num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)` of Trainer.prediction_step,
-        which divides by the targets of all processes, of which none keeps the number.
+    # --- Writing ---
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As Trainer.save_model, each file complete or not at all, and without the token. Raises RunError."""
+        directory = Path(output_dir or self.args.output_dir)
+
+        def save(place: Path) -> None:
+            token, self.args.hub_token = self.args.hub_token, None
+            try:
+                super(BlendTrainer, self).save_model(str(place), _internal_call=True)
+            finally:
+                self.args.hub_token = token
+            if self.is_deepspeed_enabled:
+                # Each process may have written a part.
+                self.accelerator.wait_for_everyone()
+
+        if self.writer.stage is not None:
+            save(directory)
+            return
+        self.writer.write_model(directory, save)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def save_state(self) -> None:
+        """As Trainer.save_state, complete or not at all."""
+        if self.is_world_process_zero():
+            with atomic_writer(Path(self.args.output_dir, STATE)) as file:
+                self.state.save_to_json(file.name)
+
+    def save_metrics(self, split: str, metrics: dict[str, Any], combined: bool = True) -> None:
+        """As Trainer.save_metrics, each file complete or not at all; a damaged all_results.json is written anew."""
+        if not self.is_world_process_zero():
+            return
+        directory = Path(self.args.output_dir)
+        write_atomically(directory / f"{split}_results.json", results_json(metrics))
+        if combined:
+            path = directory / "all_results.json"
+            write_atomically(path, results_json({**read_results(path), **metrics}))
+
+    # --- Publishing ---
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As Trainer.init_hf_repo. Raises PublishError that says what is wrong."""
+        refuse_adapter(self.model)
+        if private is not None:
+            # All versions read it here; older ones do not have it as a parameter.
+            self.args.hub_private_repo = private
+        try:
+            super().init_hf_repo(token)
+        except Exception as error:  # huggingface_hub and the network's layers raise their own
+            raise PublishError(f"hub_model_id: {self.args.hub_model_id}: {describe_error(error)}") from error
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write our card; see Publisher.write_card. Trainer.create_model_card does not know the task."""
+        if self.is_world_process_zero():
+            self.publisher.write_card(*args, **kwargs)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Push the model, its code, its card and a reference as one commit, checked before it is sent.
+
+        Replaces Trainer.push_to_hub, which uploads all of output_dir, also arguments and logs, in several commits,
+        with a card that knows neither task nor results. Arguments and result as there; kwargs are those of
+        create_model_card.
+
+        Raises:
+            PublishError: the push failed; the message says what is where, and how to go on.
         """
-        own = self.count_own_rows(inputs)
-        if own is not None:
-            inputs = slice_tensors(inputs, slice(max(1, own)))
-        with losses_undivided(self):
-            loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
-        if loss is not None:
-            count = self.count_targets(inputs["labels"][:own])
-            self._loss_sums.append(torch.stack((loss.double() * count, count)))
-        if own is None:
-            return loss, logits, labels
-        pad = partial(self.accelerator.pad_across_processes, dim=0)
-        return loss, *(each if each is None else pad(each) for each in (logits, labels))
-
-    def count_own_rows(self, inputs: dict[str, Any]) -> int | None:
-        """How many rows stand in this process's share of the last batches before the first rows are read once more.
-
-        accelerate does that so that every process reads as many. None: there is no such row in this batch.
-        """
-        state = self.accelerator.gradient_state
-        batches = getattr(state.active_dataloader, "batch_sampler", None)
-        if not isinstance(batches, BatchSamplerShard) or not state.end_of_dataloader or state.remainder <= 0:
+        refuse_adapter(self.model)
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        # The card is made from it.
+        self.save_state()
+        if not self.is_world_process_zero():
             return None
-        size = find_batch_size(inputs)
-        return min(max(0, state.remainder - batches.process_index * size), size)
+        self.create_model_card(**kwargs)
+        return self.publisher.push_model(commit_message, blocking, self.publisher.destination(token, revision))
 
-    def count_targets(self, labels: torch.Tensor) -> torch.Tensor:
-        """How many targets a batch has, as Trainer._get_num_items_in_batch counts them; a double."""
-        shifted = labels[..., 1:] if getattr(self, "_loss_shifts_labels", False) else labels
-        return shifted.ne(-100).sum().to(self.args.device, torch.double)
+    # --- The private methods of Trainer ---
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """While a checkpoint is written, its staging directory: Trainer._save_checkpoint writes into the final place.
+
+        Not public: save_model is given the path, but optimizer, schedule and states are written beside it.
+        """
+        return super()._get_output_dir(trial) if self.writer.stage is None else str(self.writer.stage)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint beside the others, check it, rename it, and only then delete older ones.
+
+        Not public: on_save is called when transformers has written in place, and deleted without a check.
+
+        Raises:
+            RunError: it could not be written; none of its files stay.
+        """
+        run_dir = Path(self._get_output_dir(trial))
+        checkpoint = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+
+        def save(staged: Path) -> None:
+            super(BlendTrainer, self)._save_checkpoint(model, trial)
+            if not self.args.save_only_model:
+                self.position.write(staged)
+            if self.state.best_model_checkpoint == str(staged):
+                self.state.best_model_checkpoint = str(checkpoint)
+                if self.args.should_save:
+                    self.state.save_to_json(str(staged / STATE))
+            if self.args.should_save:
+                self.resumption.write_facts(staged)
+
+        self.writer.write(checkpoint, save)
+        if self.args.push_to_hub:
+            self.publisher.push_checkpoint(checkpoint)
+        if self.args.should_save:
+            self.writer.rotate(run_dir, self.state.best_model_checkpoint)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Do nothing: Trainer._save_checkpoint calls it before the checkpoint is complete. See Publisher.
+
+        Not public: the Trainer has no event between writing and uploading.
+        """
+
+    def _init_training_state(
+        self, max_steps: int, steps_per_epoch: int, epochs: int, checkpoint: Any, trial: Any
+    ) -> Any:
+        """The epoch and the number of its batches to skip, from position.pt.
+
+        Not public: what it returns are local variables of Trainer._inner_training_loop, which computes them from the
+        number of steps. See Position.
+
+        Raises:
+            InputError: the run has no such epoch or batch, or the best model does not exist.
+        """
+        settings = [each.state()["args"] for each in early_stopping(self.callback_handler.callbacks)]
+        epoch, batches = super()._init_training_state(max_steps, steps_per_epoch, epochs, checkpoint, trial)
+        # Those of the arguments, in place of the checkpoint's: when to log, evaluate and save.
+        self.state.compute_steps(self.args, max_steps)
+        if trial is not None:
+            # It has changed the arguments.
+            self.resumption.facts = self.collect_facts()
+        # The last one: its on_save ends the run, after that of all others.
+        self.pop_callback(self.signals)
+        self.add_callback(self.signals)
+        callbacks = self.callback_handler.callbacks
+        self.resumption.record(self.state.global_step, callbacks)
+        self.position.start(checkpoint, epoch, batches)
+        if checkpoint is None:
+            return epoch, batches
+        restore_callbacks(callbacks, settings, self.state)
+        self.resumption.restore_best(checkpoint, self.state, callbacks)
+        saved = self.resumption.position_in(Path(checkpoint))
+        if saved is None:
+            return epoch, batches
+        is_over = self.state.global_step >= max_steps or is_stopped(callbacks)
+        most = steps_per_epoch * self.args.gradient_accumulation_steps
+        return self.position.resume(checkpoint, saved, is_over, most, epochs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As Trainer._load_optimizer_and_scheduler; see restore_optimizer.
+
+        Not public: optimizer and schedule are loaded between create_scheduler and on_train_begin, which is too late to
+        refuse a state of another optimizer.
+
+        Raises:
+            InputError: the checkpoint has the state of another optimizer.
+        """
+        load = super()._load_optimizer_and_scheduler
+        if checkpoint is None or self.is_deepspeed_enabled:
+            load(checkpoint)
+        else:
+            restore_optimizer(self, Path(checkpoint), self.resumption.changed, lambda: load(checkpoint))
+
+    def _load_best_model(self) -> None:
+        """As Trainer._load_best_model, which goes on with the last model where it finds no best one.
+
+        Not public: the last event before it, on_log, does not say that the run ends.
+
+        Raises:
+            InputError: the checkpoint of the best model is damaged, or does not match the model.
+        """
+        best = self.state.best_model_checkpoint
+        if fault := fault_of(best):
+            raise InputError(f"the best model, {best}, is damaged: {fault}")
+        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            check_weights(best, self.model)
+        super()._load_best_model()
+
+    def _prepare_for_training(self, *args: Any) -> tuple:
+        """With FSDP2, keep the weights that the parts of an encoder-decoder share in one group.
+
+        accelerate's fsdp2_prepare_model leaves the decoder's embedding out of the last group
+        (`tail_modules = (final_norm, input_embed, output_embed)`), and torch refuses to train weights that two groups
+        share. Not public: the model is wrapped here.
+        """
+        model, accelerator = self.model, self.accelerator
+        is_sharded = accelerator.is_fsdp2 and model.config.is_encoder_decoder and model.all_tied_weights_keys
+        with embeddings_hidden(model) if is_sharded else nullcontext():
+            return super()._prepare_for_training(*args)
+
+    def collect_facts(self) -> Facts:
+        """The facts of the run, as they are now. Raises InputError if allow_changed names something else."""
+        parts = (self.processing_class, self.data_collator, self.train_dataset)
+        metric = None
+        if self.args.metric_for_best_model is not None:
+            metric = metric_facts(self, self.scorers.get("eval"), self.given_generation)
+        facts = facts_of(self.model, self.args, *parts, metric)
+        check_allowed(self.args.allow_changed or [], facts)
+        return facts
+
+
+@contextmanager
+def embeddings_hidden(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, the model returns no embeddings, neither of inputs nor of outputs."""
+    names = ("get_input_embeddings", "get_output_embeddings")
+    for name in names:
+        setattr(model, name, lambda: None)
+    try:
+        yield
+    finally:
+        for name in names:
+            delattr(model, name)

@@ -48,7 +48,7 @@ def train_task(place, run, task, batch_size, **options):
     }
     options |= {f"{split}_file": place / f"{split}.jsonl" for split in ROWS}
     # What is compared are figures; the card's code would be run.
-    with mock.patch("seqblend.training.pushing.write_card"):
+    with mock.patch("seqblend.training.publisher.write_card"):
         assert main([word for name, value in options.items() for word in (f"--{name}", str(value))]) == 0
 
 
@@ -149,7 +149,7 @@ def exit_code(output_dir, options):
         **{"output_dir": output_dir, **options},
     }
     try:
-        with mock.patch("seqblend.training.pushing.write_card"):
+        with mock.patch("seqblend.training.publisher.write_card"):
             return main([word for name, value in options.items() for word in (f"--{name}", str(value))])
     except SystemExit as done:
         return done.code

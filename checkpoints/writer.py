@@ -1,0 +1,197 @@
+"""Writing checkpoints and models: into a staging directory first, and moved to their place when they are complete."""
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from ..data.errors import error_line, short_list
+from .faults import files_of
+from .run_directory import clear_run, is_inside
+from .store import STAGE, RunError, by_age, checkpoints_in, clear_stage, commit, remove, resume_hint, synchronize
+
+logger = logging.getLogger(__name__)
+
+# Below this number of free bytes a disk counts as full: torch may fail to write less than it needs at a time.
+FULL = 2**16
+
+
+def reason_not_written(error: BaseException, directory: Path) -> str:
+    """The reason of a failed write. On a full disk torch names a file position only, so the disk is asked."""
+    reason = error_line(error)
+    if "No space left" in reason or not directory.is_dir() or shutil.disk_usage(directory).free > FULL:
+        return reason
+    return f"No space left on device ({reason})"
+
+
+@contextmanager
+def run_errors(trainer: Any) -> Iterator[None]:
+    """Turn errors of the machine into a RunError that says how to resume; errors in the code pass unchanged.
+
+    Raises:
+        RunError: a disk failed, or a DataLoader worker died.
+    """
+    try:
+        yield
+    except (OSError, EOFError, RuntimeError) as error:
+        # A worker that is killed while it sends a batch breaks the connection first.
+        is_worker = "DataLoader worker" in str(error) or isinstance(error, ConnectionError | EOFError)
+        if not is_worker and not isinstance(error, OSError):
+            raise
+        what = "a DataLoader worker has died: " if is_worker and trainer.args.dataloader_num_workers else ""
+        step, hint = trainer.state.global_step, resume_hint(trainer.args.output_dir)
+        raise RunError(f"after step {step}: {what}{error_line(error)}; {hint}") from error
+
+
+def check_finite(loss: torch.Tensor, inputs: dict[str, Any], trainer: Any) -> None:
+    """Save the batch of a loss that is not finite.
+
+    Args:
+        loss: of the batch.
+        inputs: the batch.
+        trainer: of the run.
+
+    Raises:
+        RunError: the loss is not finite; the message names the step and the file of the batch.
+    """
+    if loss.isfinite().all():
+        return
+    step, args = trainer.state.global_step + 1, trainer.args
+    path = Path(args.output_dir, f"not-finite-{step}-{args.process_index}.pt")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({name: each.cpu() if torch.is_tensor(each) else each for name, each in inputs.items()}, path)
+    hint = resume_hint(args.output_dir)
+    raise RunError(f"step {step}: the loss is {loss.item()}; its batch is in {path}; {hint}")
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of a run, each completely or not at all, and deletes old ones.
+
+    Args:
+        args: of the run.
+        accelerator: synchronizes the processes.
+
+    Attributes:
+        stage: the directory that a checkpoint is being written into; None while none is written.
+        earlier: checkpoints of an earlier run in output_dir, which are not deleted.
+    """
+
+    def __init__(self, args: TrainingArguments, accelerator: Any):
+        self.args, self.accelerator = args, accelerator
+        self.stage: Path | None = None
+        self.earlier: set[str] = set()
+
+    def prepare_directory(self, checkpoint: str | None) -> None:
+        """Prevent that an earlier run in output_dir is mixed with the run that begins.
+
+        If that one does not resume from output_dir, the earlier run is deleted where overwrite_output_dir is given;
+        otherwise its checkpoints stay, and are not deleted later.
+
+        Args:
+            checkpoint: that the run resumes from; None for none.
+        """
+        directory, self.earlier = self.args.output_dir, set()
+        if is_inside(checkpoint, directory):
+            return
+        if self.args.overwrite_output_dir:
+            if self.args.should_save:
+                clear_run(directory)
+            self.accelerator.wait_for_everyone()
+        earlier = checkpoints_in(directory)
+        self.earlier = set(earlier)
+        if self.earlier and self.args.should_log:
+            logger.warning(
+                "%s holds checkpoints of an earlier run: %s. They stay, but for those of the same steps; "
+                "overwrite_output_dir deletes the earlier run",
+                directory,
+                short_list([Path(each).name for each in earlier]),
+            )
+
+    def write(self, checkpoint: Path, save: Callable[[Path], None]) -> None:
+        """Write a checkpoint into the staging directory, check it, and rename it to its place.
+
+        Args:
+            checkpoint: where it belongs.
+            save: called in all processes; writes all files into the directory that it is given.
+
+        Raises:
+            RunError: it could not be written; none of its files stay.
+        """
+        run_dir = checkpoint.parent
+        staged = run_dir / STAGE / checkpoint.name
+        try:
+            if self.args.should_save:
+                clear_stage(run_dir)
+            self.accelerator.wait_for_everyone()
+            self.stage = staged.parent
+            save(staged)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                commit(staged, checkpoint)
+        except BaseException as error:  # safetensors and torch raise their own of a full disk; and a second Ctrl-C
+            reason = reason_not_written(error, run_dir)
+            clear_stage(run_dir)
+            if not isinstance(error, Exception):
+                raise
+            hint = resume_hint(self.args.output_dir)
+            raise RunError(f"{checkpoint} cannot be written: {reason}; {hint}") from error
+        finally:
+            self.stage = None
+        self.accelerator.wait_for_everyone()
+        self.earlier.discard(str(checkpoint))
+
+    def rotate(self, run_dir: Path, best: str | None) -> None:
+        """Delete the oldest checkpoints of this run until save_total_limit are left; the last and the best stay.
+
+        Replaces transformers' rotate_checkpoints, which also counts and deletes checkpoints of an earlier run, and
+        directories with a longer name (see checkpoints_in).
+        """
+        limit = self.args.save_total_limit or 0
+        if limit <= 0:
+            return
+        own = [each for each in by_age(checkpoints_in(run_dir)) if each not in self.earlier]
+        needed = {own[-1]} if best is None else {own[-1], str(Path(best))}
+        surplus = max(0, len(own) - max(limit, len(needed)))
+        for checkpoint in [each for each in own if each not in needed][:surplus]:
+            remove(Path(checkpoint), ignore_errors=True)
+
+    def write_model(self, directory: Path, save: Callable[[Path], None]) -> None:
+        """Write a model into a staging directory beside its place, then move each file to its place.
+
+        Args:
+            directory: where the files belong.
+            save: called in all processes; writes all files into the directory that it is given.
+
+        Raises:
+            RunError: it could not be written; the files that were in the directory stay.
+        """
+        stage = directory / STAGE / "model"
+        try:
+            save(stage)
+            if self.args.should_save:
+                move_files(stage, directory)
+        except Exception as error:  # safetensors and torch raise their own of a full disk
+            reason, hint = reason_not_written(error, directory), resume_hint(self.args.output_dir)
+            raise RunError(f"{directory}: the model is not saved: {reason}; {hint}") from error
+        finally:
+            if self.args.should_save:
+                # STAGE itself may hold what a killed run was replacing.
+                shutil.rmtree(stage, ignore_errors=True)
+                with suppress(OSError):
+                    stage.parent.rmdir()
+
+
+def move_files(source: Path, target: Path) -> None:
+    """Move all files of a directory into another one, once they are on the disk. Raises OSError."""
+    files = list(files_of(source))
+    for path in files:
+        synchronize(path)
+    for path in files:
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(place)

@@ -1,0 +1,191 @@
+"""How a run evaluates: with which generation settings, and with losses averaged over targets."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.data_loader import BatchSamplerShard
+from accelerate.utils import find_batch_size, slice_tensors
+from transformers import (
+    EvalPrediction,
+    GenerationConfig,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+)
+
+from ..checkpoints.identity import UNREAD, Facts, rows_digest
+from ..tasks.splits import SplitScorer
+
+logger = logging.getLogger(__name__)
+
+Scorer = Callable[[EvalPrediction], dict[str, float | str]]
+
+
+# --- Generation ---
+
+
+def load_generation_config(given: str | Path | dict[str, Any] | GenerationConfig) -> GenerationConfig:
+    """As Seq2SeqTrainer.load_generation_config, for a mapping too. Raises whatever transformers meets."""
+    return Seq2SeqTrainer.load_generation_config(GenerationConfig(**given) if isinstance(given, dict) else given)
+
+
+def generation_settings(config: GenerationConfig) -> dict[str, Any]:
+    """The settings that a generation config has; others are None in it."""
+    internal = {"transformers_version", "_from_model_config"}
+    return {name: value for name, value in config.to_diff_dict().items() if value is not None and name not in internal}
+
+
+def complete_generation_config(
+    config: GenerationConfig, own: GenerationConfig, args: Seq2SeqTrainingArguments
+) -> GenerationConfig:
+    """The model's own generation config, overridden by the settings of another one, and by generation_num_beams.
+
+    Special tokens that differ from the model's are named in a warning.
+
+    Raises:
+        ValueError: the settings do not go together.
+    """
+    settings = generation_settings(config)
+    if args.generation_num_beams is not None:
+        settings["num_beams"] = args.generation_num_beams
+    for name, other in (("max_new_tokens", "max_length"), ("max_length", "max_new_tokens")):
+        if name in settings:
+            # generate warns if both are set.
+            settings.setdefault(other, None)
+    tokens = {name: (settings[name], getattr(own, name, None)) for name in settings if name.endswith("token_id")}
+    others = [f"{name} {new}, not {old}" for name, (new, old) in tokens.items() if old not in (None, new)]
+    if others:
+        logger.warning("generation_config has other tokens than the model: %s", "; ".join(others))
+    completed = deepcopy(own)
+    completed.update(**settings)
+    completed.validate(strict=True)
+    return completed
+
+
+# --- What a metric is computed from ---
+
+
+def metric_facts(trainer: Trainer, scorer: Scorer | None, generation: dict[str, Any]) -> Facts:
+    """What the metric is computed from that the best model is chosen by; the names are among COMPUTED_FROM.
+
+    Args:
+        trainer: of the run.
+        scorer: computes the metrics of the evaluation.
+        generation: the settings of the option generation_config.
+    """
+    args = trainer.args
+    facts: Facts = {"eval_dataset": rows_digest(trainer.eval_dataset)}
+    if isinstance(scorer, SplitScorer):
+        facts["eval_dataset"] = [facts["eval_dataset"], rows_digest(scorer.references)]
+    if (args.metric_for_best_model or "").endswith("loss") or not args.predict_with_generate:
+        return facts
+    if isinstance(scorer, SplitScorer):
+        facts["bleu_tokenize"] = scorer.settings.bleu_tokenize or "auto"
+    options = {"max_length": args.generation_max_length, "num_beams": args.generation_num_beams}
+    options = {name: value for name, value in options.items() if value is not None}
+    # Training takes the special tokens from the tokenizer, whose digest is a fact already.
+    own = generation_settings(trainer.model.generation_config)
+    own = {name: value for name, value in own.items() if name not in UNREAD}
+    return {**facts, "generation_config": {**own, **generation, **options}}
+
+
+# --- Losses ---
+
+
+class TargetLoss:
+    """The loss of an evaluation: the sum over all targets divided by their number, whatever the batch size.
+
+    The Trainer's is the mean of batch means.
+
+    Args:
+        trainer: that evaluates.
+    """
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+        self.sums: list[torch.Tensor] = []
+
+    def mean(self) -> tuple[float | None, bool]:
+        """The mean over all batches and processes, None if there is no target; and whether there were any losses."""
+        if not self.sums:
+            return None, False
+        total, count = self.trainer.accelerator.reduce(torch.stack(self.sums).sum(0), "sum").tolist()
+        return (total / count if count else None), True
+
+    def step(self, inputs: dict[str, Any], predict: Callable[[dict[str, Any]], tuple]) -> tuple:
+        """Evaluate a batch, and add its loss.
+
+        Rows that are read twice count once; placeholders take their place, which gather_for_metrics removes.
+
+        Args:
+            inputs: the batch.
+            predict: returns loss, logits and labels of a batch.
+        """
+        own = self.own_rows(inputs)
+        if own is not None:
+            inputs = slice_tensors(inputs, slice(max(1, own)))
+        with losses_undivided(self.trainer):
+            loss, logits, labels = predict(inputs)
+        if loss is not None:
+            count = self.count_targets(inputs["labels"][:own])
+            self.sums.append(torch.stack((loss.double() * count, count)))
+        if own is None:
+            return loss, logits, labels
+        pad = partial(self.trainer.accelerator.pad_across_processes, dim=0)
+        return loss, *(each if each is None else pad(each) for each in (logits, labels))
+
+    def own_rows(self, inputs: dict[str, Any]) -> int | None:
+        """How many rows of the batch were not read before; None for all.
+
+        At the end accelerate reads the first rows once more, so that all processes read equally many.
+        """
+        state = self.trainer.accelerator.gradient_state
+        batches = getattr(state.active_dataloader, "batch_sampler", None)
+        if not isinstance(batches, BatchSamplerShard) or not state.end_of_dataloader or state.remainder <= 0:
+            return None
+        size = find_batch_size(inputs)
+        return min(max(0, state.remainder - batches.process_index * size), size)
+
+    def count_targets(self, labels: torch.Tensor) -> torch.Tensor:
+        """The number of targets in labels (B, ...), as Trainer._get_num_items_in_batch counts them; a double."""
+        shifted = labels[..., 1:] if getattr(self.trainer, "_loss_shifts_labels", False) else labels
+        return shifted.ne(-100).sum().to(self.trainer.args.device, torch.double)
+
+
+@contextmanager
+def losses_undivided(trainer: Trainer) -> Iterator[None]:
+    """Inside, the model's loss is the mean over the targets of its own batch.
+
+    Trainer.prediction_step divides by the targets of all processes, and no process keeps their number
+    (`num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)`).
+    """
+    accepts = trainer.model_accepts_loss_kwargs
+    trainer.model_accepts_loss_kwargs = False
+    try:
+        yield
+    finally:
+        trainer.model_accepts_loss_kwargs = accepts
+
+
+def random_state_kept(device: torch.device) -> AbstractContextManager[None]:
+    """Inside, random numbers drawn on the CPU or the device do not change those drawn afterwards."""
+    if device.type == "cpu":
+        return torch.random.fork_rng(devices=[])
+    return torch.random.fork_rng(devices=[device], device_type=device.type)
+
+
+@contextmanager
+def generation_config_kept(trainer: Trainer) -> Iterator[None]:
+    """Inside, Seq2SeqTrainer may write into the model's generation config (`default_gen_config`)."""
+    own = deepcopy(getattr(trainer.model, "generation_config", None))
+    try:
+        yield
+    finally:
+        if own is not None:
+            trainer.model.generation_config = own

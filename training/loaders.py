@@ -1,0 +1,205 @@
+"""The DataLoaders of a Trainer: which columns they read, in which order, and in which batches."""
+
+import inspect
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import RemoveColumnsCollator, seed_worker
+
+from ..checkpoints.position import seed_of
+from ..data.errors import InputError
+from ..data.streams import PositionedStream, SharedStream, is_resumable
+from ..tasks.encoding import count_tokens
+from .sampling import TokenBatchSampler
+
+logger = logging.getLogger(__name__)
+
+
+class Loaders:
+    """Builds the DataLoaders of a BlendTrainer.
+
+    They differ from the Trainer's in these points:
+
+    - They have the columns that the collator reads, beside those that the model reads.
+    - The order of an epoch follows from the seed and the epoch alone. Other samplers draw it from the random state at
+      the start of the epoch, which no checkpoint has, and which differs between processes.
+    - `max_tokens_per_batch` decides the batches, if it is given.
+    - An evaluation leaves no row out, whatever dataloader_drop_last says, and keeps the order of the rows.
+    - A stream that can be resumed in the middle is read from there, and several processes share a stream.
+
+    Args:
+        trainer: whose arguments, model, data sets and collator are used.
+
+    Attributes:
+        batches: the training batches by max_tokens_per_batch; None where it is not given.
+
+    Raises:
+        InputError: the training rows cannot be divided into such batches.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.batches = self._token_batches()
+        # With persistent workers, the loaders of evaluations: the data set, and its loader.
+        self._persistent: list[tuple[Any, DataLoader]] = []
+
+    def train(self) -> DataLoader:
+        """The training batches.
+
+        Raises:
+            ValueError: there are no training rows.
+        """
+        trainer, args = self.trainer, self.trainer.args
+        trainer.position.stream = trainer.position.sampler = None
+        if trainer.train_dataset is None:
+            raise ValueError("Trainer: training requires a train_dataset.")
+        dataset, options = self._read_columns(trainer.train_dataset)
+        if isinstance(dataset, IterableDataset):
+            options |= {"batch_size": trainer._train_batch_size}
+            return self._build(self._train_stream(dataset), **options)
+        workers = {"num_workers": args.dataloader_num_workers, "rank": args.process_index}
+        options["worker_init_fn"] = partial(seed_worker, **workers)
+        if self.batches is not None:
+            return self._build(dataset, batch_sampler=self.batches, **options)
+        sampler = self._train_sampler(dataset)
+        if hasattr(sampler, "dp_size"):
+            return self._rebalanced(dataset, sampler, options)
+        size = {"batch_size": trainer._train_batch_size, "drop_last": args.dataloader_drop_last}
+        return self._build(dataset, sampler=sampler, **size, **options)
+
+    def evaluation(self, dataset: Any, persistent: bool = True) -> DataLoader:
+        """The batches of an evaluation or a prediction, in the order of the rows.
+
+        Args:
+            dataset: a data set or a stream.
+            persistent: whether persistent workers serve all evaluations of this data set.
+
+        Raises:
+            InputError: several processes are to evaluate on a stream.
+        """
+        args = self.trainer.args
+        persistent = persistent and args.dataloader_persistent_workers
+        for known, loader in self._persistent if persistent else ():
+            if known is dataset:
+                return loader
+        rows, options = self._read_columns(dataset)
+        if isinstance(rows, IterableDataset) and args.world_size > 1 and not args.accelerator_config.dispatch_batches:
+            raise InputError(
+                f"eval_dataset: a stream, of which {args.world_size} processes would count some rows twice; give a "
+                "set of rows, or evaluate by one process"
+            )
+        loader = self._build(rows, batch_size=args.eval_batch_size, **options)
+        if persistent:
+            self._persistent.append((dataset, loader))
+        return loader
+
+    def row_lengths(self) -> np.ndarray:
+        """The tokens of each training row (N,), those of source and target together where a decoder reads both.
+
+        Raises:
+            InputError: the column of the lengths does not hold whole numbers.
+        """
+        trainer = self.trainer
+        column = trainer.args.length_column_name
+        if column in getattr(trainer.train_dataset, "column_names", ()):
+            kind = str(getattr(trainer.train_dataset.features[column], "dtype", "list"))
+            if "int" not in kind:
+                raise InputError(f"length_column_name: column {column!r} must hold whole numbers, but is of {kind}")
+            return trainer.train_dataset.with_format("numpy")[column][:]
+        # Tokens of a target that a decoder reads cost as much as those of a source.
+        reads_labels = trainer.model.config.is_encoder_decoder and trainer.model.can_generate()
+        return count_tokens(trainer.train_dataset, ("input_ids", "labels") if reads_labels else ("input_ids",))
+
+    def _token_batches(self) -> TokenBatchSampler | None:
+        """The training batches by max_tokens_per_batch. Raises InputError."""
+        args, dataset = self.trainer.args, self.trainer.train_dataset
+        if args.max_tokens_per_batch is None or dataset is None:
+            return None
+        if isinstance(dataset, IterableDataset):
+            raise InputError(
+                "max_tokens_per_batch: how long the rows of a stream are is not known before they are read"
+            )
+        options = {"num_processes": args.world_size, "seed": seed_of(args)}
+        return TokenBatchSampler(self.row_lengths(), args.max_tokens_per_batch, **options)
+
+    def _read_columns(self, dataset: Any) -> tuple[Any, dict[str, Any]]:
+        """The data set with the columns that are read, and the options of its DataLoader that never differ.
+
+        Raises:
+            ValueError: the model reads none of the columns.
+        """
+        trainer, args = self.trainer, self.trainer.args
+        collator: Callable = trainer.data_collator
+        if args.remove_unused_columns:
+            columns, model = self._columns(), type(trainer.model).__name__
+            if isinstance(dataset, datasets.Dataset):
+                unread = [name for name in dataset.column_names if name not in columns]
+                if len(unread) == len(dataset.column_names):
+                    raise ValueError(f"{model} reads none of the columns {unread}; it reads {columns}")
+                dataset = dataset.remove_columns(unread)
+            else:
+                options = {"signature_columns": columns, "logger": logger, "model_name": model}
+                collator = RemoveColumnsCollator(data_collator=collator, **options)
+        return dataset, {
+            "collate_fn": collator,
+            "num_workers": args.dataloader_num_workers,
+            "pin_memory": args.dataloader_pin_memory,
+            "persistent_workers": args.dataloader_persistent_workers,
+            "multiprocessing_context": args.dataloader_multiprocessing_context,
+            "prefetch_factor": args.dataloader_prefetch_factor,
+            "in_order": args.dataloader_in_order,
+        }
+
+    def _columns(self) -> list[str]:
+        """The columns that the model or the collator reads; default_data_collator also reads label and label_ids."""
+        model = self.trainer.model
+        # Of an adapter of peft, the model inside.
+        model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        names = [*inspect.signature(model.forward).parameters, "label", "label_ids", *self.trainer.label_names]
+        return [*dict.fromkeys([*names, *getattr(self.trainer.data_collator, "reads", ())])]
+
+    def _train_sampler(self, dataset: Any) -> Sampler | None:
+        """The sampler by train_sampling_strategy, with a generator of its own, which Position seeds in each epoch.
+
+        accelerate replaces a RandomSampler by one that it seeds, if use_seedable_sampler says so.
+        """
+        sampler = self.trainer._get_train_sampler(dataset)
+        is_seeded = isinstance(sampler, RandomSampler) and self.trainer.args.accelerator_config.use_seedable_sampler
+        if isinstance(sampler, LengthGroupedSampler | RandomSampler) and not is_seeded:
+            sampler.generator = torch.Generator()
+        self.trainer.position.sampler = sampler
+        return sampler
+
+    def _rebalanced(self, dataset: Any, sampler: Any, options: dict[str, Any]) -> DataLoader:
+        """The batches of transformers' BatchRebalanceSampler, which knows its process: accelerate is not to share."""
+        loader = self._build(dataset, batch_sampler=sampler, **options)
+        shard = getattr(loader, "batch_sampler", None)
+        if getattr(shard, "batch_sampler", None) is sampler:
+            shard.num_processes, shard.process_index = 1, 0
+        return loader
+
+    def _train_stream(self, dataset: IterableDataset) -> IterableDataset:
+        """A stream as this process reads it.
+
+        One that workers read, or that has no exact state, is read from its start when a run is resumed.
+        """
+        args, config = self.trainer.args, self.trainer.args.accelerator_config
+        rows = self.trainer._train_batch_size * (1 if config.split_batches else args.world_size)
+        if args.dataloader_num_workers == 0 and not args.save_on_each_node and is_resumable(dataset):
+            self.trainer.position.stream = dataset = PositionedStream(dataset, rows)
+        return dataset if args.world_size <= 1 or config.dispatch_batches else SharedStream(dataset, rows)
+
+    def _build(self, dataset: Any, **options: Any) -> DataLoader:
+        """A DataLoader, as accelerate prepares it for all processes."""
+        loader = self.trainer.accelerator.prepare(DataLoader(dataset, **options))
+        if self.trainer.args.dataloader_persistent_workers:
+            # They start once, in a resumed run again; so their seed must not come from the random state of the run.
+            loader.base_dataloader.generator = torch.Generator()
+        return loader

@@ -1,0 +1,199 @@
+"""Publishing from a Trainer: each push is one commit of a repository that opens, with a card made from the run."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import CommitInfo, HfApi
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import PushInProgress
+
+from ..checkpoints.faults import MANIFEST, STATE
+from ..checkpoints.store import write_manifest
+from ..data.objects import read_object
+from ..hub_card.card import CardData, write_card
+from ..hub_card.contents import PublishError
+from ..hub_card.publish import Destination, publish
+from ..hub_card.verify import REFERENCE, load_saved, write_reference
+
+logger = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Writes the card of a run, and pushes its model and its checkpoints by `publish`.
+
+    Args:
+        trainer: of the run.
+        given: what the user knows for the card; its repo_id is hub_model_id.
+    """
+
+    def __init__(self, trainer: Any, given: CardData | None):
+        self.trainer = trainer
+        self.given = CardData() if given is None else given
+
+    @cached_property
+    def background(self) -> HfApi:
+        """Pushes one after the other: a later state of the model is never overwritten by an earlier one."""
+        return HfApi()
+
+    def card_facts(self) -> CardData:
+        """What the user knows, for the card of the repository."""
+        repo_id = self.trainer.hub_model_id or self.given.repo_id
+        return replace(self.given, repo_id=repo_id, revision=self.trainer.args.hub_revision)
+
+    def write_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        dataset: str | list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the card into output_dir, with the arguments of Trainer.create_model_card.
+
+        Args:
+            language: this and the next five go onto the card in place of the values that the Trainer was given.
+            license: as the Hub spells it.
+            tags: more tags.
+            model_name: the card's title.
+            finetuned_from: the model that it was trained from.
+            dataset: the data sets' names on the Hub.
+            kwargs: `tasks`, `dataset_tags`, `dataset_args`; they are measured, and what is given is ignored.
+        """
+        given = {"language": language, "license": license, "title": model_name, "datasets": dataset}
+        given |= {"tags": [tags] if isinstance(tags, str) else tags, "base_model": finetuned_from}
+        facts = replace(self.card_facts(), **{name: value for name, value in given.items() if value})
+        write_card(self.trainer.args.output_dir, facts)
+
+    def destination(self, token: str | None = None, revision: str | None = None) -> Destination:
+        """The repository and the branch that the arguments name."""
+        trainer, args = self.trainer, self.trainer.args
+        assert trainer.hub_model_id is not None
+        return Destination(
+            repo_id=trainer.hub_model_id,
+            private=args.hub_private_repo,
+            revision=revision or args.hub_revision,
+            token=token or args.hub_token,
+        )
+
+    def push_model(self, message: str | None, blocking: bool, destination: Destination) -> CommitInfo | Any:
+        """Push output_dir as one commit, checked before it is sent.
+
+        Returns:
+            The commit; if not blocking, a future of it.
+
+        Raises:
+            PublishError: the push failed; the message says what is where, and how to go on.
+        """
+        directory = self.trainer.args.output_dir
+        write_reference_of(directory)
+        self.trainer._finish_current_push()
+        job = (directory, destination, message)
+        return publish(*job) if blocking else self.background.run_as_future(publish, *job)
+
+    def push_checkpoint(self, checkpoint: Path) -> None:
+        """Push a checkpoint as one commit, in the background; if that fails, training goes on.
+
+        A checkpoint is left out while another is being pushed, unless hub_always_push says otherwise.
+        """
+        trainer = self.trainer
+        if not trainer.is_world_process_zero() or trainer.args.hub_strategy == HubStrategy.END:
+            return
+        current = getattr(trainer, "push_in_progress", None)
+        is_pushing = current is not None and not current.is_done()
+        if is_pushing and not trainer.args.hub_always_push:
+            return
+        trainer.callback_handler.on_push_begin(trainer.args, trainer.state, trainer.control)
+        stage = Path(tempfile.mkdtemp(prefix="_push-", dir=trainer.args.output_dir))
+        try:
+            # Links: the checkpoint may be deleted while it is sent.
+            shutil.copytree(checkpoint, stage, copy_function=link_or_copy, dirs_exist_ok=True)
+            write_card(stage, self.card_facts(), complete=False)
+            write_reference_of(stage)
+        except Exception as error:  # matplotlib and torch raise whatever they meet, and a disk may be full
+            shutil.rmtree(stage, ignore_errors=True)
+            logger.warning("Training goes on, but %s is not pushed: %s", checkpoint, error)
+            return
+        message = f"Training in progress, step {trainer.state.global_step}"
+        job = (stage, self.destination(), message, str(checkpoint), self.folder_of(checkpoint))
+        future = self.background.run_as_future(push_stage, *job)
+        if is_pushing:
+            current.jobs.append(future)
+        else:
+            trainer.push_in_progress = PushInProgress([future])
+
+    def folder_of(self, checkpoint: Path) -> str | None:
+        """The folder in the repository for the files that a run needs to resume; None: they are not pushed."""
+        folders = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: checkpoint.name}
+        return folders.get(self.trainer.args.hub_strategy)
+
+
+def refuse_adapter(model: Any) -> None:
+    """Raises PublishError for an adapter of peft: no Auto class opens it alone."""
+    if hasattr(model, "peft_config"):
+        raise PublishError(
+            "push_to_hub: the model is an adapter of peft. Train it without push_to_hub; then save "
+            "model.merge_and_unload() and push that by `python -m seqblend.hub_card.publish`, or the adapter alone by "
+            "its own push_to_hub"
+        )
+
+
+def write_reference_of(directory: str | Path) -> None:
+    """Write reference.safetensors from the saved model.
+
+    The model in memory may be wrapped for half precision, sharded, or on a GPU, which computes other last digits.
+    """
+    with torch.random.fork_rng(devices=[]):
+        write_reference(load_saved(directory), directory)
+
+
+def push_stage(stage: Path, destination: Destination, message: str, home: str, folder: str | None) -> None:
+    """Push a copy of a checkpoint, and delete the copy. A failure is logged, and training goes on.
+
+    Args:
+        stage: the copy.
+        destination: the repository.
+        message: of the commit.
+        home: the checkpoint, for messages.
+        folder: of the repository, for all that a run needs to resume; None: that is not pushed.
+    """
+    try:
+        publish(stage, destination, message, more=None if folder is None else resumable(stage, folder), home=home)
+    except Exception as error:  # huggingface_hub raises whatever it meets, and in a thread it would be lost
+        logger.warning("Training goes on, but %s", error)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def resumable(stage: Path, folder: str) -> dict[str, Path]:
+    """The files that a run needs to resume, by their paths in the repository, without paths of this machine."""
+    path = stage / STATE
+    state = read_object(path)
+    if state["best_model_checkpoint"] is not None:
+        state["best_model_checkpoint"] = Path(state["best_model_checkpoint"]).name
+    # Not changed in place: it may be a hard link to the checkpoint's file.
+    path.unlink()
+    path.write_text(json.dumps(state, indent=2), encoding="utf-8")
+    left_out = ("README.md", "training_args.bin", REFERENCE)
+    files = [each for each in stage.iterdir() if each.is_file() and each.name not in left_out]
+    # Likewise. The manifest of the checkpoint has the files as they were before.
+    (stage / MANIFEST).unlink(missing_ok=True)
+    write_manifest(stage, [each for each in files if each.name != MANIFEST])
+    return {f"{folder}/{each.name}": each for each in {*files, stage / MANIFEST}}
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """Hard-link a file, or copy it where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
