@@ -45,6 +45,7 @@ from transformers import AutoModel
 
 import seqblend
 from seqblend import FAMILIES, BlendDecoderConfig, BlendEncoderConfig, BlendEncoderDecoderConfig
+from seqblend.hub_card import verify as verifying
 from seqblend.modeling.heads import ForSequenceClassification, ForTokenClassification
 
 torch.set_num_threads(1)
@@ -91,6 +92,18 @@ def run_without_package(script: str, given: Any, directory: Path, **variables: s
     done = TEMPLATE.run(WITHOUT_PACKAGE + script, cwd=directory, env=environment, given=json.dumps(given))
     assert not done.returncode, done.stderr[-3000:]
     return done
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Processes of hub_card/verify.py are forks of the template: they are as empty, and begin with torch."""
+
+    def run(command: list[str], cwd: Path, env: dict[str, str], input: str | None, **_: Any) -> CompletedProcess[str]:
+        _, file, *arguments = command
+        script = f"import runpy; runpy.run_path({file!r}, run_name='__main__')"
+        return TEMPLATE.run(script, *arguments, cwd=cwd, env=env, given=input or "")
+
+    monkeypatch.setattr(verifying, "subprocess", SimpleNamespace(run=run))
 
 
 VOCAB, LABELS = 99, 3
