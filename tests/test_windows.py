@@ -19,7 +19,7 @@ from seqblend.tasks.encoding import tokenize
 from seqblend.tasks.token_classification import tokenize_words, told_words
 from seqblend.tasks.windows import bounds, join_logits, told_tokens
 
-PROPERTY = settings(max_examples=50)
+PROPERTY = settings(max_examples=25)
 TAG, CLASSIFY = "token-classification", "sequence-classification"
 
 
