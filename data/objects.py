@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .errors import InputError
+
 UNICODE_LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
 # The largest file that is read, in bytes. The log of a million steps has a quarter of it.
@@ -52,7 +54,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; an empty dict if the file does not exist.
 
     Raises:
-        ValueError: the file holds something else. The message names the file.
+        InputError: the file holds something else. The message names the file.
         OSError: the file cannot be read.
     """
     if not path.exists():
@@ -60,7 +62,7 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         return load_object(path)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
 
 
 def json_line(value: Any) -> str:

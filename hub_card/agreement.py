@@ -96,6 +96,8 @@ def agrees(row: dict[str, Any], lines: list[list[Any]] | str) -> bool:
     output = output[0] if isinstance(output, list) else output
     if row.get("scores"):
         return {output["label"]} == predicted_labels(row)
+    if isinstance(row["prediction"], str):
+        return output["label"] == row["prediction"]
     numbers = row["prediction"] if isinstance(row["prediction"], list) else [row["prediction"]]
     return abs(output["score"] - max(numbers)) <= 1e-3 * max(1.0, abs(max(numbers)))
 

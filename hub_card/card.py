@@ -168,7 +168,7 @@ def write_card(
         output=output,
         agreement=agreement,
         results=result_rows(saved),
-        tags=describe_scheme(saved.labels) if saved.head.pipeline_tag == "token-classification" else None,
+        tags=describe_scheme(saved.labels) if saved.head.labels_words else None,
         architecture=architecture_rows(saved),
         limits=limits(saved, card_data),
         pictures=pictures,

@@ -62,7 +62,7 @@ class SavedModel:
 
         The tokenizer's configuration has it. For older models it is inferred from the words of the test rows.
         """
-        if self.head.pipeline_tag != "token-classification":
+        if not self.head.labels_words:
             return None
         return read_splitting(self.tokenizer) or find_splitting(row["input"] for row in self.predictions[:SENTENCES])
 

@@ -23,6 +23,7 @@ class Head:
             define `words`.
         pipeline: whether these lines use a pipeline of transformers.
         classifies: whether the models have labels.
+        labels_words: whether they give each word a label.
     """
 
     auto_class: str
@@ -32,6 +33,7 @@ class Head:
     code: str
     pipeline: bool = True
     classifies: bool = False
+    labels_words: bool = False
 
 
 # The maximal length of an input on the card, in characters.
@@ -79,7 +81,7 @@ def usage_code(head: Head, repo_id: str, example: Any, revision: str = "main", t
 
 def inference_code(head: Head, example: Any, tagging: Tagging = Tagging()) -> str:
     """The part of usage_code after the model is loaded."""
-    if head.pipeline_tag == "token-classification":
+    if head.labels_words:
         code = GROUPED_TAGGING_CODE if tagging.groups else head.code
         return code.format(words=words_code(example, tagging.rule))
     text = {"text": example[0], "text_pair": example[1]} if is_pair(head, example) else as_text(example)
@@ -180,6 +182,7 @@ print(classify({text}))
     "TokenClassification": Head(
         auto_class="AutoModelForTokenClassification",
         pipeline_tag="token-classification",
+        labels_words=True,
         task_name="Token classification",
         classifies=True,
         sentence="This model labels each word of a text. The output for a word is {labels}.",

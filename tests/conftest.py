@@ -45,6 +45,7 @@ from transformers import AutoModel
 
 import seqblend
 from seqblend import FAMILIES, BlendDecoderConfig, BlendEncoderConfig, BlendEncoderDecoderConfig
+from seqblend.hub_card import verify as verifying
 from seqblend.modeling.heads import ForSequenceClassification, ForTokenClassification
 
 torch.set_num_threads(1)
@@ -91,6 +92,25 @@ def run_without_package(script: str, given: Any, directory: Path, **variables: s
     done = TEMPLATE.run(WITHOUT_PACKAGE + script, cwd=directory, env=environment, given=json.dumps(given))
     assert not done.returncode, done.stderr[-3000:]
     return done
+
+
+@contextmanager
+def forked_processes() -> Iterator[None]:
+    """Processes of hub_card/verify.py are forks of the template: they are as empty, and begin with torch."""
+
+    def run(command: list[str], cwd: Path, env: dict[str, str], input: str | None, **_: Any) -> CompletedProcess[str]:
+        _, file, *arguments = command
+        script = f"import runpy; runpy.run_path({file!r}, run_name='__main__')"
+        return TEMPLATE.run(script, *arguments, cwd=cwd, env=env, given=input or "")
+
+    with mock.patch.object(verifying, "subprocess", SimpleNamespace(run=run)):
+        yield
+
+
+@pytest.fixture
+def forked():
+    with forked_processes():
+        yield
 
 
 VOCAB, LABELS = 99, 3
@@ -148,13 +168,22 @@ def named(value: Any) -> str | None:
     return getattr(value, "__name__", None)
 
 
+def every_pairing(**factors: list[Any]) -> pytest.MarkDecorator:
+    """Parametrize by a few of the combinations, in which each two values of different factors still meet."""
+    product = itertools.product(*(range(len(values)) for values in factors.values()))
+    chosen = pairwise([dict(zip(factors, indexes, strict=True)) for indexes in product])
+    rows = [[factors[name][index] for name, index in each.items()] for each in chosen]
+    return pytest.mark.parametrize(list(factors), rows, ids=named)
+
+
 every_config = pytest.mark.parametrize("config_class", CONFIGS.values(), ids=CONFIGS.keys())
 every_base = pytest.mark.parametrize("model_class", BASES, ids=named)
 every_head = pytest.mark.parametrize("model_class", HEADS, ids=named)
 every_model = pytest.mark.parametrize("model_class", BASES + HEADS, ids=named)
 every_option = pytest.mark.parametrize("options", PRODUCT, ids=named)
 every_pair = pytest.mark.parametrize("options", PAIRWISE, ids=named)
-every_kernel = pytest.mark.parametrize("attention", ["eager", "sdpa"])
+KERNELS = ["eager", "sdpa"]
+every_kernel = pytest.mark.parametrize("attention", KERNELS)
 
 
 class RootIsNoTestPackage:

@@ -6,6 +6,7 @@ when it is imported (huggingface_hub, transformers, datasets), and nothing of se
 itself, as in a new process. What a new interpreter alone does (`python train.py`, `python -m`) cannot be tested so.
 """
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -15,9 +16,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 # What takes long to import, by whomever transformers, seqblend or a script has it imported.
 HEAVY = (
@@ -119,6 +121,30 @@ def become(order: dict[str, Any]) -> ModuleType:
     return sys.modules["__main__"]
 
 
+def execute(script: str, module: ModuleType) -> int:
+    """Run a script in a module; its exit code. What it raises is printed as the interpreter prints it."""
+    try:
+        exec(compile(script, "<string>", "exec"), vars(module))
+    except SystemExit as stopped:
+        if stopped.code is None or isinstance(stopped.code, int):
+            return stopped.code or 0
+        print(stopped.code, file=sys.stderr)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    else:
+        return 0
+    return 1
+
+
+def end(code: int) -> NoReturn:
+    """End as the interpreter does, without deleting all objects one by one, which takes half a second."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
     for name in HEAVY:
         importlib.import_module(name)
@@ -126,5 +152,4 @@ if __name__ == "__main__":
     gc.collect()
     gc.freeze()
     order = next_order()
-    # At the end of this file, so that it ends as a script does.
-    exec(compile(order["script"], "<string>", "exec"), vars(become(order)))
+    end(execute(order["script"], become(order)))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import HEADS, every_head, tiny_model
+from conftest import HEADS, every_head, forked_processes, tiny_model
 from huggingface_hub import ModelCard
 from transformers import IntervalStrategy, Seq2SeqTrainingArguments
 from transformers.utils.logging import enable_progress_bar, is_progress_bar_enabled
@@ -255,7 +255,8 @@ def usages(trained, tmp_path_factory):
         code.append(f"print('===', {name!r})\n" + usage_code(head, f"you/{name}", example))
     (root / "you" / trained.name).symlink_to(trained)
     code += [f"print('===', {trained.name!r})", *blocks((trained / "README.md").read_text(), "python")]
-    done = run_isolated(["-"], root, "\n".join(code))
+    with forked_processes():
+        done = run_isolated(["-"], root, "\n".join(code))
     assert done.returncode == 0, done.stderr[-2000:]
     return dict(part.strip().split("\n", 1) for part in done.stdout.split("===")[1:])
 

@@ -1,5 +1,7 @@
 """Configurations: round trip, refusal of what cannot be, recipes, parts, and an effect for every option."""
 
+import ast
+import functools
 import json
 from dataclasses import fields
 from functools import partial
@@ -516,9 +518,16 @@ def test_every_field_has_its_test(config_class):
 
 def outputs(model_class: type, train: bool = False, **options) -> torch.Tensor:
     """Logits, or in training the loss, of the same tokens."""
+    return outputs_of(model_class, train, repr(options))
+
+
+@functools.cache  # what options are compared with is the same for many of them
+@torch.no_grad()
+def outputs_of(model_class: type, train: bool, options: str) -> torch.Tensor:
+    """The same, of options that are written as Python writes them."""
     torch.manual_seed(0)
     batch = padded(draw(model_class, [9, 6]))
-    model = tiny_model(model_class, **options).train(train)
+    model = tiny_model(model_class, **ast.literal_eval(options)).train(train)
     for name in ("input_ids", "decoder_input_ids", "labels"):
         if name in batch:
             batch[name] = batch[name].clamp(max=70)

@@ -19,7 +19,7 @@ from seqblend.data.splits import InputError
 
 CLASSIFY, TAG, TRANSLATE, LANGUAGE = "sequence-classification", "token-classification", "seq2seq-lm", "causal-lm"
 # One file for all examples of a property: each overwrites it.
-PROPERTY = settings(max_examples=50)
+PROPERTY = settings(max_examples=20)
 TRAPS = [
     "",
     "NA",
@@ -80,17 +80,21 @@ def assert_refused(words, function, *args, **kwargs):
 
 
 @PROPERTY
-@given(rows=st.lists(st.fixed_dictionaries({"text": TEXTS, "label": LABELS}), min_size=1, max_size=8))
-@pytest.mark.parametrize("escape", [True, False])
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@given(
+    rows=st.lists(st.fixed_dictionaries({"text": TEXTS, "label": LABELS}), min_size=1, max_size=8),
+    escape=st.booleans(),
+    end=st.sampled_from(["\n", "\r\n"]),
+)
 def test_json_lines_come_back(tmp_path, rows, escape, end):
     path = write(tmp_path / "a.jsonl", "".join(json.dumps(row, ensure_ascii=escape) + end for row in rows))
     assert read_file(path, CLASSIFY).to_list() == rows
 
 
 @PROPERTY
-@given(rows=st.lists(st.fixed_dictionaries({"text": TEXTS, "label": LABELS}), min_size=1, max_size=8))
-@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+@given(
+    rows=st.lists(st.fixed_dictionaries({"text": TEXTS, "label": LABELS}), min_size=1, max_size=8),
+    suffix=st.sampled_from([".csv", ".csv.gz"]),
+)
 def test_csv_comes_back(tmp_path, rows, suffix):
     path = write(tmp_path / f"a{suffix}", csv_text(rows))
     assert read_file(path, CLASSIFY).to_list() == rows

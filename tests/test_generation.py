@@ -6,6 +6,8 @@ from unittest import mock
 import pytest
 import torch
 from conftest import (
+    KERNELS,
+    PAIRWISE,
     SLIDING,
     VOCAB,
     assert_close,
@@ -13,6 +15,7 @@ from conftest import (
     every_base,
     every_kernel,
     every_pair,
+    every_pairing,
     is_encoder_decoder,
     named,
     padded,
@@ -32,14 +35,10 @@ SOURCES, TARGETS = [7, 4], [10, 6]
 WINDOW = SLIDING["sliding_window"]
 ONE_BY_ONE, CHUNKS = [1] * 10, [4, 1, 3, 2]
 
-every_generator = pytest.mark.parametrize(
-    "model_class", [BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM], ids=named
-)
-every_window = pytest.mark.parametrize(
-    "sliding",
-    [{}, SLIDING, {"layer_types": ["sliding_attention"] * 2, "sliding_window": WINDOW}],
-    ids=["full", "mixed", "sliding"],
-)
+GENERATORS = [BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM]
+WINDOWS = [{}, SLIDING, {"layer_types": ["sliding_attention"] * 2, "sliding_window": WINDOW}]
+every_generator = pytest.mark.parametrize("model_class", GENERATORS, ids=named)
+every_window = pytest.mark.parametrize("sliding", WINDOWS, ids=["full", "mixed", "sliding"])
 
 
 def rows_of(*lengths: int) -> list[dict[str, torch.Tensor]]:
@@ -76,13 +75,11 @@ def without_cache(model: nn.Module, source: dict, target: dict) -> torch.Tensor:
     return model(**source, **as_target(type(model), target), use_cache=False).logits
 
 
-@every_generator
-@every_pair
-@every_window
-@pytest.mark.parametrize("attention, sizes", [("eager", ONE_BY_ONE), ("sdpa", CHUNKS)], ids=["eager-1", "sdpa-chunks"])
+@every_pairing(model_class=GENERATORS, options=PAIRWISE, sliding=WINDOWS, attention=KERNELS)
 @torch.no_grad()
-def test_cached_equals_uncached(model_class, options, sliding, attention, sizes):
-    """With padding on the left of the target, where it stands in generation."""
+def test_cached_equals_uncached(model_class, options, sliding, attention):
+    """With padding on the left of the target, where it stands in generation; one by one, and in chunks."""
+    sizes = ONE_BY_ONE if attention == "eager" else CHUNKS
     model = tiny_model(model_class, attention, **options, **sliding)
     source, target = source_of(model_class), padded(rows_of(*TARGETS), "left")
     expected = without_cache(model, source, target)
@@ -259,9 +256,7 @@ WAYS = {
 }
 
 
-@every_generator
-@every_window
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+@every_pairing(model_class=GENERATORS, sliding=WINDOWS, way=list(WAYS.values()))
 def test_generation_without_a_cache_is_the_same(model_class, sliding, way):
     model = generator(model_class, **sliding)
     prompt = prompt_of(model_class)

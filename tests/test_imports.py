@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import seqblend
+from seqblend.tasks.registry import TASKS
 
 ROOT = Path(seqblend.__file__).parent
 FOLDERS = (
@@ -19,6 +20,7 @@ FOLDERS = (
 )
 EXPORTED = ("configuration", "modeling")
 MOST_MODULES = 16
+MOST_LINES, MOST_PARAMETERS = 60, 12
 # Inside the folders that are exported each module may import from those in earlier rows only.
 MODEL = [
     {"configuration.recipes"},
@@ -107,6 +109,15 @@ def test_imports_inside_the_model_run_one_way(module):
         assert ranks[0] < ranks[1] or ranks == (AMONG_THEMSELVES,) * 2, f"{module} imports from {name}"
 
 
+@pytest.mark.parametrize("module", [name for name in SOURCES if not name.startswith("tasks.")])
+def test_nothing_outside_of_tasks_asks_which_task_it_is(module):
+    """A task says itself what is its own: see CONTRIBUTING.md."""
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Compare | ast.MatchValue):
+            constants = {each.value for each in ast.walk(node) if isinstance(each, ast.Constant)}
+            assert constants.isdisjoint(TASKS), ast.unparse(node)
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_folders_are_small(folder):
     modules = [name for name in SOURCES if name.startswith(f"{folder}.")]
@@ -178,6 +189,20 @@ def test_matplotlib_is_loaded_when_a_picture_is_drawn():
 def test_no_file_for_odds_and_ends():
     names = {path.stem for folder in (ROOT, *(ROOT / f for f in FOLDERS)) for path in folder.glob("*.py")}
     assert names.isdisjoint({"util", "utils", "common", "helpers", "misc"})
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_functions_are_short_and_take_few_arguments(module):
+    """60 lines of code and 12 parameters at the most; a forward has as many as transformers gives it."""
+    for node in ast.walk(tree(module)):
+        if not isinstance(node, ast.FunctionDef) or node.name == "forward":
+            continue
+        documented = ast.get_docstring(node) is not None
+        body = node.body[1:] if documented else node.body
+        lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+        arguments = node.args
+        count = len(arguments.posonlyargs + arguments.args + arguments.kwonlyargs)
+        assert lines <= MOST_LINES and count <= MOST_PARAMETERS, f"{node.name}: {lines} lines, {count} parameters"
 
 
 def test_folders_are_flat_and_their_init_is_empty():

@@ -1,5 +1,7 @@
 """Every loss equals one computed by hand, is divided by its targets, and does not depend on how a batch is cut."""
 
+import itertools
+
 import pytest
 import reference
 import torch
@@ -51,8 +53,9 @@ CASES = [
     if "class_weights" not in options or (model_class not in LANGUAGE_MODELS and problem_type != REGRESSION)
 ]
 every_case = pytest.mark.parametrize("model_class, problem_type, options", CASES, ids=named)
-every_mode = pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
-every_divisor = pytest.mark.parametrize("items", [None, 37], ids=["counted", "given"])
+# Of each head without options, and with all that it has.
+LAST = {case[:2]: case for case in CASES}
+PLAIN_AND_RICHEST = [case for case in CASES if not case[2] or case is LAST[case[:2]]]
 
 
 def with_labels(rows: list[dict[str, torch.Tensor]], problem_type: str | None) -> list[dict[str, torch.Tensor]]:
@@ -78,20 +81,23 @@ def by_hand(logits: torch.Tensor, labels: torch.Tensor, problem_type: str | None
 
 
 @every_case
-@every_mode
-@every_divisor
-def test_loss_is_that_by_hand(model_class, problem_type, options, train, items):
-    """On the model's own logits. Only a causal model's labels are shifted, and once; options act in training only."""
+def test_loss_is_that_by_hand(model_class, problem_type, options):
+    """On the model's own logits, in training and not, with the number of items counted and given.
+
+    Only a causal model's labels are shifted, and once; options act in training only.
+    """
     model = tiny_model(model_class, problem_type=problem_type, **options)
     batch = padded(with_labels(draw(model_class, LENGTHS), problem_type))
     logits, labels = model(**batch).logits, batch["labels"]
     if model_class is BlendDecoderForCausalLM:
         logits, labels = logits[:, :-1], labels[:, 1:]
-    acting = options if train else {}
-    smoothing, weights = acting.get("label_smoothing", 0.0), acting.get("class_weights")
-    expected = by_hand(logits, labels, problem_type, smoothing=smoothing, weights=weights, items=items)
-    for given in {None: [None], 37: [37, torch.tensor(37)]}[items]:
-        assert_close(model.train(train)(**batch, num_items_in_batch=given).loss, expected)
+    for train, items in itertools.product((True, False), (None, 37)):
+        acting = options if train else {}
+        smoothing, weights = acting.get("label_smoothing", 0.0), acting.get("class_weights")
+        expected = by_hand(logits, labels, problem_type, smoothing=smoothing, weights=weights, items=items)
+        for given in {None: [None], 37: [37, torch.tensor(37)]}[items]:
+            loss = model.train(train)(**batch, num_items_in_batch=given).loss
+            assert_close(loss, expected, what=f"train={train}, items={given}:")
 
 
 @pytest.mark.parametrize("model_class", CLASSIFIERS, ids=named)
@@ -106,20 +112,20 @@ def test_regression_of_one_number(model_class, labels):
 
 
 @pytest.mark.parametrize("model_class, problem_type", [task for task in TASKS if REGRESSION not in task], ids=named)
-@every_mode
-@pytest.mark.parametrize("items", [None, 0, torch.tensor(0)], ids=["counted", "given", "as-tensor"])
-def test_no_target_is_no_loss(model_class, problem_type, train, items):
-    """0 and not NaN, and a gradient of zeros."""
-    model = tiny_model(model_class, problem_type=problem_type).train(train)
+def test_no_target_is_no_loss(model_class, problem_type):
+    """0 and not NaN, and a gradient of zeros: in training and not, with their number counted and given."""
+    model = tiny_model(model_class, problem_type=problem_type)
     batch = padded(draw(model_class, LENGTHS))
     batch["labels"][:] = -100
     if problem_type == SEVERAL:
         batch["labels"] = torch.full((len(LENGTHS), LABELS), -100.0)
-    loss = model(**batch, num_items_in_batch=items).loss
-    assert loss == 0
-    loss.backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is None or (parameter.grad == 0).all(), name
+    for train, items in itertools.product((True, False), (None, 0, torch.tensor(0))):
+        model.zero_grad()
+        loss = model.train(train)(**batch, num_items_in_batch=items).loss
+        assert loss == 0, (train, items)
+        loss.backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is None or (parameter.grad == 0).all(), (train, items, name)
 
 
 @every_head
@@ -202,7 +208,7 @@ def test_loss_knows_what_the_trainer_counts():
     }
 
 
-@every_case
+@pytest.mark.parametrize("model_class, problem_type, options", PLAIN_AND_RICHEST, ids=named)
 def test_accumulated_gradients_are_those_of_one_batch(model_class, problem_type, options):
     """A batch of 8 rows against two of 4 whose gradients are added."""
     model = tiny_model(model_class, problem_type=problem_type, **options).train()

@@ -54,6 +54,7 @@ CLASSIFIERS = [model_class for model_class in HEADS if "SequenceClassification" 
 
 @every_option
 @every_base
+@torch.no_grad()
 def test_padding_changes_nothing(model_class, options):
     """On either side, more or less of it, dense or flat: each row is as if it were alone."""
     model = tiny_model(model_class, **options, **SLIDING)
@@ -67,6 +68,7 @@ def test_padding_changes_nothing(model_class, options):
 
 @every_head
 @every_kernel
+@torch.no_grad()
 def test_heads_do_not_see_padding(model_class, attention):
     model = tiny_model(model_class, attention)
     rows = draw(model_class, LENGTHS, labels=False)
@@ -108,6 +110,7 @@ def test_rows_without_a_token(model_class, attention):
 
 @every_option
 @every_kernel
+@torch.no_grad()
 def test_decoder_does_not_see_what_comes_after(options, attention):
     """Bitwise, and for the logits of a language model."""
     model = tiny_model(BlendDecoderForCausalLM, attention, **options, **SLIDING)
@@ -123,6 +126,7 @@ def test_decoder_does_not_see_what_comes_after(options, attention):
 
 @every_pair
 @every_kernel
+@torch.no_grad()
 def test_target_does_not_see_what_comes_after_but_all_of_the_source(options, attention):
     model = tiny_model(BlendEncoderDecoderModel, attention, **options)
     batch = {"input_ids": torch.randint(3, VOCAB, (2, 6)), "decoder_input_ids": torch.randint(3, VOCAB, (2, 7))}
@@ -137,6 +141,7 @@ def test_target_does_not_see_what_comes_after_but_all_of_the_source(options, att
 
 @every_option
 @every_kernel
+@torch.no_grad()
 def test_encoder_does_not_see_a_masked_token(options, attention):
     """Bitwise; the masked token stands between real ones. Every real token is seen by all."""
     model = tiny_model(BlendEncoderModel, attention, **options)

@@ -6,8 +6,11 @@ from contextlib import ExitStack, suppress
 import pytest
 import torch
 from conftest import (
+    BASES,
     CHOICES,
     DENSE,
+    HEADS,
+    KERNELS,
     SIZES,
     SLIDING,
     assert_close,
@@ -17,7 +20,7 @@ from conftest import (
     every_base,
     every_head,
     every_kernel,
-    every_model,
+    every_pairing,
     fill,
     flattened,
     gradients,
@@ -50,7 +53,6 @@ LENGTHS = [7, 3, 5]
 # Of lengths that are not given to a kernel together, one of them longer than two blocks of a window.
 APART = [70, 3, 40, 19, 5]
 WINDOWS = {**SLIDING, "max_position_embeddings": 128}
-every_lengths = pytest.mark.parametrize("lengths", [LENGTHS, APART], ids=["alike", "apart"])
 NORMS_AND_POSITIONS = [
     {"norm_type": norm, "norm_position": place, "position_type": position}
     for norm in CHOICES["norm_type"]
@@ -112,10 +114,7 @@ def test_flat_equals_padded(model_class, attention, options):
     assert_flat_equals_padded(tiny_model(model_class, attention, **options, **SLIDING), batch)
 
 
-@pytest.mark.parametrize("window", [1, 3, 31, 33])
-@pytest.mark.parametrize("side", ["left", "right"])
-@every_kernel
-@every_head
+@every_pairing(model_class=HEADS, window=[1, 3, 31, 33], side=["left", "right"], attention=KERNELS)
 def test_sequences_of_all_lengths(model_class, attention, side, window):
     """In several groups, the longest in blocks: windows as wide as a block and narrower, and wider."""
     options = {**WINDOWS, "sliding_window": window}
@@ -195,13 +194,12 @@ def by_both(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     return by_positions(rows) | by_lengths(rows)
 
 
-every_way = pytest.mark.parametrize("flatten", [by_positions, by_lengths, by_both], ids=named)
+WAYS = [by_positions, by_lengths, by_both]
+every_way = pytest.mark.parametrize("flatten", WAYS, ids=named)
+every_flattened = every_pairing(model_class=BASES + HEADS, flatten=WAYS, lengths=[LENGTHS, APART], attention=KERNELS)
 
 
-@every_way
-@every_kernel
-@every_lengths
-@every_model
+@every_flattened
 def test_flattened_input_equals_padded(model_class, lengths, attention, flatten):
     """A batch that the caller has flattened to [1, N]: forward and gradients, in training."""
     model = tiny_model(model_class, attention, **WINDOWS).train()
@@ -220,9 +218,7 @@ def test_flattened_input_equals_padded(model_class, lengths, attention, flatten)
         assert_equal_gradients(gradients(model, flat), gradients(model, batch))
 
 
-@every_way
-@pytest.mark.parametrize("asked", [{}, DENSE], ids=["plain", "states"])
-@every_model
+@every_pairing(model_class=BASES + HEADS, flatten=WAYS, asked=[{}, DENSE])
 def test_flattened_input_in_evaluation(model_class, asked, flatten):
     """With nothing said about a cache, which by default a decoder makes; and with all hidden states."""
     model = tiny_model(model_class)
@@ -232,10 +228,7 @@ def test_flattened_input_in_evaluation(model_class, asked, flatten):
     assert_close(tensor if tensor.dim() == 2 else tensor[0], output_of(model, padded(rows)))
 
 
-@every_way
-@every_kernel
-@every_lengths
-@every_model
+@every_flattened
 def test_no_gradient_from_one_sequence_to_another(model_class, lengths, attention, flatten):
     """Exactly zero, in the caller's flattened batch and in our own."""
     model = tiny_model(model_class, attention, **WINDOWS).train()
@@ -317,9 +310,9 @@ def torch_varlen(query, key, value, starts_q, starts_k, longest_q, longest_k, *,
     return blended[0]
 
 
-@pytest.mark.parametrize("kernel", ["flash_attention_2", "sdpa"])
-@pytest.mark.parametrize("flatten", [padded, by_positions, by_lengths], ids=named)
-@every_model
+@every_pairing(
+    model_class=BASES + HEADS, flatten=[padded, by_positions, by_lengths], kernel=["flash_attention_2", "sdpa"]
+)
 def test_varlen_kernel_equals_sdpa(model_class, flatten, kernel, monkeypatch):
     """Flash attention, and torch's own kernel, which on CUDA takes the place of SDPA."""
     rows = draw(model_class, LENGTHS)
@@ -368,7 +361,9 @@ def test_which_kernel_is_told_the_lengths(monkeypatch):
 )
 def test_a_flattened_batch_is_one_graph(model_class):
     """For batches of whatever lengths the same, without a break."""
-    model = tiny_model(model_class, **SLIDING).train()
+    # Tracing takes seconds a layer: both kinds of layers are in the graph of one model.
+    one = {"num_hidden_layers": 1, "layer_types": ["sliding_attention"], "sliding_window": 3}
+    model = tiny_model(model_class, **(SLIDING if model_class is BlendDecoderForCausalLM else one)).train()
     torch.compiler.reset()
     graphs = CompileCounter()
     compiled = torch.compile(model, backend=graphs, dynamic=True, fullgraph=True)
@@ -388,7 +383,8 @@ def test_a_graph_keeps_apart_what_restarts(model_class):
 
 
 def test_a_graph_is_told_source_and_target():
-    compiled = torch.compile(tiny_model(BlendEncoderDecoderModel), backend="eager", fullgraph=True)
+    model = tiny_model(BlendEncoderDecoderModel, num_hidden_layers=1)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
     with pytest.raises(Exception, match="whether they restart"):
         compiled(**by_positions(draw(BlendEncoderDecoderModel, LENGTHS)))
 

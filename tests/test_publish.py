@@ -62,6 +62,11 @@ def saved(model_class, directory):
     return model
 
 
+def contents(directory):
+    """The files of a directory, with their bytes."""
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+
+
 def trainer_of(model_class, directory, given=None, model_options=None, **options):
     """Our Trainer, about to push after each of two steps and at the end."""
     arguments = {
@@ -120,19 +125,48 @@ def open_over_http(hub, tmp_path, places):
     return [line for line in done.stdout.splitlines() if line.startswith("opened")]
 
 
+# The head of each family whose repositories of the Trainer are opened over HTTP: of each kind one.
+TRAINED = dict(
+    zip(CONFIGS.values(), ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"), strict=True)
+)
+
+
+def decides(files):
+    """What decides in which classes a repository opens: its code, and what its config says of it."""
+    config = json.loads(files["config.json"])
+    code = {name: content for name, content in files.items() if name.endswith(".py")}
+    return code, config["auto_map"], config["architectures"], config["model_type"]
+
+
+def assert_says_its_reference(model_class, files):
+    """The weights of a repository say in their class what its reference says."""
+    written = safetensors.torch.load(files[REFERENCE])
+    model = model_class(model_class.config_class(**json.loads(files["config.json"]))).eval()
+    model.load_state_dict(safetensors.torch.load(files["model.safetensors"]), strict=False)
+    said = compute_outputs(model, {name: written[name] for name in reference_inputs(model)})
+    assert all(torch.equal(written[name], value) for name, value in said.items())
+
+
 @FAMILY
 def test_what_anyone_pushes_opens_in_every_head_bit_for_bit(config_class, hub, opened, tmp_path):
-    """By our Trainer, by model.push_to_hub and by the command; and every commit in mid-training."""
+    """By our Trainer, by model.push_to_hub and by the command; and every commit in mid-training.
+
+    Repositories with the same code and config open in the same classes: one of them is opened for all.
+    """
     places, models = [], FAMILIES[config_class]
     for auto_class, model_class in models.items():
-        name = model_class.__name__
+        name, of_base = model_class.__name__, auto_class is transformers.AutoModel
         model = saved(model_class, tmp_path / name)
-        reference = str(tmp_path / name / REFERENCE)
         model.push_to_hub(f"someone/plain-{name}")
-        places.append((f"someone/plain-{name}", "main", reference, None))
         assert main([str(tmp_path / name), "--repo_id", f"someone/command-{name}"]) == 0
-        places.append((f"someone/command-{name}", "main", None, None))
-        if auto_class is transformers.AutoModel:
+        plain, command = (hub.repos[f"someone/{way}-{name}"].files("main") for way in ("plain", "command"))
+        assert decides(plain) == decides(command) == decides(contents(tmp_path / name))
+        assert all(plain[each] == command[each] for each in ("config.json", "model.safetensors"))
+        # From the base model's repository every head; from a head's, itself and the base model.
+        names = None if of_base else ["AutoModel", auto_class.__name__]
+        places.append((f"someone/command-{name}", "main", None, names))
+        if of_base:
+            places.append((f"someone/plain-{name}", "main", str(tmp_path / name / REFERENCE), names))
             continue
         trainer = trainer_of(model_class, tmp_path / f"trained-{name}")
         trainer.train()
@@ -140,15 +174,17 @@ def test_what_anyone_pushes_opens_in_every_head_bit_for_bit(config_class, hub, o
         repo = hub.repos[trainer.hub_model_id]
         half_way = [commit.id for commit in repo.commits("main") if commit.title.startswith("Training in progress")]
         assert len(half_way) == 2
-        places.append((trainer.hub_model_id, "main", None, None))
-        for commit in half_way:
-            places.append((trainer.hub_model_id, commit, None, ["AutoModel", auto_class.__name__]))
+        for commit in ("main", *half_way):
+            assert decides(repo.files(commit)) == decides(plain)
+            assert_says_its_reference(model_class, repo.files(commit))
+            if auto_class.__name__ == TRAINED[config_class]:
+                places.append((trainer.hub_model_id, commit, None, names))
         inputs = reference_inputs(trainer.model)
         written = safetensors.torch.load(repo.files("main")[REFERENCE])
         assert all(torch.equal(written[key], value) for key, value in compute_outputs(trainer.model, inputs).items())
     lines = open_over_http(hub, tmp_path, places)
     heads = len(models) - 1
-    assert len(lines) == len(models) * (2 * len(models)) + heads * (len(models) + 2 * 2)
+    assert len(lines) == 2 * len(models) + heads * 2 + 3 * 2
     # The command and each push of the Trainer opened the folder first.
     assert len(opened) == len(models) + heads * 3
 
@@ -363,7 +399,7 @@ def test_an_incomplete_directory_is_refused(name, hub, opened, model_dir, capsys
     assert_refused(hub, model_dir, [str(model_dir)] + [name] * (name != "config.json"), capsys)
 
 
-def test_a_repository_that_does_not_open_is_refused(hub, model_dir, capsys):
+def test_a_repository_that_does_not_open_is_refused(hub, forked, model_dir, capsys):
     """Truly opened, in a fresh process: a name that the code does not have, and outputs that are not those."""
     code = (model_dir / "modeling_heads.py").read_text()
     (model_dir / "modeling_heads.py").write_text(code.replace("import", "import no_such_thing, ", 1))
@@ -481,7 +517,7 @@ def test_a_push_that_fails_in_mid_training_does_not_stop_it(hub, opened, tmp_pat
     assert "config.json" in hub.repos[trainer.hub_model_id].files("main")
 
 
-def test_a_push_as_it_is(hub, tmp_path, monkeypatch):
+def test_a_push_as_it_is(hub, forked, tmp_path, monkeypatch):
     """Nothing is left out here: half precision, learned positions, an example longer than they reach.
 
     Before it is sent, it is truly opened, in a fresh process, in every Auto class.

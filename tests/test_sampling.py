@@ -63,7 +63,7 @@ def problems(draw):
 
 
 @given(problems(), st.integers(0, 3))
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_every_row_comes_once_in_batches_that_can_be_dealt_out(problem, epoch):
     lengths, budget, processes = problem
     expected = -(-fewest(lengths, budget) // processes) * processes
@@ -80,7 +80,7 @@ def test_every_row_comes_once_in_batches_that_can_be_dealt_out(problem, epoch):
 
 
 @given(problems())
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_the_largest_batch_is_as_small_as_it_can_be(problem):
     """No smaller budget would do with as many batches."""
     lengths, budget, _ = problem

@@ -16,7 +16,7 @@ from seqblend.tasks.registry import TASKS
 from seqblend.tasks.shortening import CHARACTERS_PER_TOKEN, shortest_part
 from seqblend.tasks.token_classification import tokenize_words
 
-PROPERTY = settings(max_examples=40)
+PROPERTY = settings(max_examples=12)
 # Words side by side, words that fall apart, tokens that take the space before them, and white space alone.
 PIECES = ["abc", "cab ", " ", "  \n", "\t\t\t\t", "[MASK]", " [MASK] ", "[SEP]", "a1234567", "cab,abc. ", "\u0301"]
 # What some tokenizers know as one token, of eight words.

@@ -2,8 +2,7 @@
 
 import json
 import os
-import subprocess
-import sys
+import signal
 
 import datasets
 import pyarrow as pa
@@ -155,34 +154,31 @@ def test_encoded_rows_are_found_again(tmp_path, monkeypatch):
     assert encode(rows).to_list() == expected
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import datasets, pyarrow as pa
-from seqblend.data.storage import cache_table
-
-datasets.config.HF_DATASETS_CACHE = Path(sys.argv[1])
-
-def batches():
-    yield pa.record_batch({"text": ["a"]})
-    print("written", flush=True)
-    sys.stdin.read()
-
-cache_table("key", batches())
-"""
+def half_written(written):
+    """The first of two batches; the second does not come."""
+    yield from batches(["a"])
+    os.write(written, b"w")
+    signal.pause()
 
 
 def test_what_a_killed_process_left_is_cleared_and_what_is_written_stays(cache):
     """Half written files stayed for ever."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(cache.parent)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    with process:
-        assert process.stdout.readline() == "written\n"
+    read_end, write_end = os.pipe()
+    if not (child := os.fork()):
+        try:
+            cache_table("key", half_written(write_end))
+        finally:
+            os._exit(1)
+    os.close(write_end)
+    try:
+        assert os.read(read_end, 1) == b"w"
         (part,) = cache.glob("*.part")
         cache_table("other", batches(["b"]))
         assert part.exists()
-        process.kill()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(read_end)
     assert part.exists()
     cache_table("third", batches(["c"]))
     assert not part.exists()

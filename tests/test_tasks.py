@@ -27,7 +27,7 @@ from seqblend.training.tokenizers import load_tokenizer, train_tokenizer
 TEXTS = ["ab ba cab", "a b c", "", "abc"]
 # With a zero-width space, an empty word and a space: words of which some tokenizers make nothing.
 WORDS = ["ab", "", "c", "\u200b", " ", "bca"]
-PROPERTY = settings(max_examples=20)
+PROPERTY = settings(max_examples=10)
 TOKENIZERS = {kind: train_tokenizer(["abcabc cab bac", *TEXTS], kind, 300) for kind in TOKENIZER_TYPES}
 CHAR = TOKENIZERS["char"]
 

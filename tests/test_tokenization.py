@@ -91,7 +91,7 @@ def test_token_types_are_given_where_the_model_reads_them_and_only_there(kind, t
         assert tokenizer("a", "a").get("token_type_ids") == ([0, 0, 0, 1, 1] if reads else None)
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(text=st.text(st.sampled_from(CHARACTERS), max_size=20))
 @example(text=" a")
 @example(text="\n a  ")
@@ -100,7 +100,7 @@ def test_known_characters_come_back(tokenizer_type, text):
     assert decode(tokenizer_of(tokenizer_type), text) == text
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(text=st.text(st.sampled_from(CHARACTERS), max_size=20))
 @example(text=" the  café\n 목요일 ")
 @pytest.mark.parametrize("tokenizer_type", TOKENIZER_TYPES)
@@ -132,7 +132,7 @@ def tokenizer_with_added(tokenizer_type):
 PIECES = ["the", "theme", " ", "  ", "\n", "é", "漢", "[CLS]", "[SEP]", "<special>", "<added>"]
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(pieces=st.lists(st.sampled_from([*PIECES, "the [MASK]", "\n [MASK]", "the <extra_id_0>"]), max_size=8))
 @example(pieces=["[MASK]", " ", "the"])
 @example(pieces=["the", "<special>", "the", "<added>", " ", "the"])
@@ -165,7 +165,7 @@ def test_wordpiece_of_long_words():
     assert decode(tokenizer, "ab" * 200) == "ab" * 200
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
 @example(text="\x00\r\n\u2028")
 def test_bytes_are_never_unknown(text):
@@ -315,7 +315,7 @@ def test_a_prompt_is_not_closed(is_trained, tmp_path):
     assert without_special_tokens(bare) is bare
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(text=st.text(st.sampled_from("the catsom \n.목"), max_size=20), data=st.data())
 @pytest.mark.parametrize("from_closed", [True, False])
 @pytest.mark.parametrize("tokenizer_type", TOKENIZER_TYPES)

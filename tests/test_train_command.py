@@ -1239,9 +1239,9 @@ def test_a_bad_file_of_options_is_refused(name, content, words, tmp_path, capsys
 # --- As a program ---
 
 
-def test_it_starts_as_a_script_and_as_a_module(tmp_path):
-    """Each in a process of its own, both at once."""
-    options = flags(tmp_path / "out", files(tmp_path, ROWS[CLASSIFY]))
+def test_it_starts_as_a_script_and_as_a_module(model_of, tmp_path):
+    """Each in a process of its own, both at once; the script tests a saved model, which is done soonest."""
+    options = flags(tmp_path / "out", from_model(model_of(CLASSIFY), **files(tmp_path, ROWS[CLASSIFY], ["test"])))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     commands = [[str(ROOT / "train.py"), *options], ["-m", "seqblend.train", "--task", "no-task"]]
     processes = [
@@ -1250,7 +1250,7 @@ def test_it_starts_as_a_script_and_as_a_module(tmp_path):
     ]
     errors = [process.communicate(timeout=200)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 2], errors
-    assert len(predictions(tmp_path / "out")) == len(ROWS[CLASSIFY])
+    assert predictions(tmp_path / "out") == predictions(model_of(CLASSIFY))
     assert errors[1].startswith("error: unknown task 'no-task'") and len(errors[1].splitlines()) == 1
 
 

@@ -20,7 +20,7 @@ from seqblend.tasks.splits import SplitScorer, encode_split
 from seqblend.tasks.token_classification import labelled_words, tokenize_words
 from seqblend.tasks.windows import join_logits, labelled_positions, window_bounds
 
-PROPERTY = settings(max_examples=50)
+PROPERTY = settings(max_examples=25)
 TAG, CLASSIFY = "token-classification", "sequence-classification"
 
 
