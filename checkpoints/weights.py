@@ -93,7 +93,9 @@ def shapes_in(directory: Path, *names: str) -> Shapes:
 def adapters_in(checkpoint: Path, model: Any) -> Iterator[tuple[Path, str]]:
     """Where the weights of adapters are, as Trainer._load_from_checkpoint finds them, and the adapters' names."""
     inner = [path for path in sorted(checkpoint.iterdir()) if path.is_dir() and path.name in model.peft_config]
-    yield checkpoint, "default" if inner and "default" in model.peft_config else model.active_adapters[0]
+    # A property of peft's models, and a method of transformers'.
+    active = model.active_adapters() if callable(model.active_adapters) else model.active_adapters
+    yield checkpoint, "default" if inner and "default" in model.peft_config else active[0]
     for path in inner:
         yield path, path.name
 

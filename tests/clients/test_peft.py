@@ -19,6 +19,7 @@ from conftest import (
 from transformers import Seq2SeqTrainingArguments
 
 from seqblend import FAMILIES, BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM, BlendEncoderForMaskedLM
+from seqblend.data.errors import InputError
 from seqblend.hub_card.contents import PublishError
 from seqblend.hub_card.publish import main as publish
 from seqblend.training.tokenizers import train_tokenizer
@@ -234,6 +235,20 @@ def test_the_best_adapter_comes_back(tmp_path):
     assert best != str(tmp_path / "run" / "checkpoint-3"), "the last is the best: nothing had to come back"
     for name, tensor in peft.get_peft_model_state_dict(trainer.model).items():
         assert tensor.equal(saved[name]), name
+
+
+def test_an_adapter_of_another_rank_is_refused_before_it_is_loaded(tmp_path):
+    model_class = BlendDecoderForCausalLM
+    base, rows = saved_base(model_class, tmp_path / "base"), draw(model_class, LENGTHS)
+    run = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2}
+    train(adapted(base), rows, tmp_path / "run", **run)
+    other = adapted(auto_class_of(model_class).from_pretrained(tmp_path / "base"), r=8)
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    for name in ("manifest.json", "run.json", "position.pt"):
+        # A checkpoint of transformers' Trainer, whose run is not known.
+        (checkpoint / name).unlink()
+    with pytest.raises(InputError, match=r"checkpoint-2 does not match the model: size mismatch for .*lora_"):
+        train(other, rows, tmp_path / "again", resume=str(checkpoint))
 
 
 # --- Pushing ---
