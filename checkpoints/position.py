@@ -126,7 +126,7 @@ class Position(TrainerCallback):
         if saved["ended"]:
             epoch, batches = (epochs if is_over else epoch + 1), 0
             if has_stream:
-                self.stream.remember(stream)
+                self.stream.compare_with(stream)
         elif is_over:
             # Skip all: only the last log, evaluation and checkpoint of the epoch follow.
             batches = most

@@ -321,9 +321,6 @@ def resolve_evaluation(args: BlendTrainingArguments, task: Task, splits: set[str
             raise InputError(
                 f"{flag}: {value}, but there is no validation split; validation_file or validation_split names one"
             )
-    # How long nothing has become better stands in the checkpoint.
-    stops = args.early_stopping_patience is not None
-    args.restore_callback_states_from_checkpoint = args.restore_callback_states_from_checkpoint or stops
     # How predictions are made and reach the metrics is the task's affair; language models have only a loss.
     args.predict_with_generate, args.label_names = task.generates, ["labels"]
     args.eval_do_concat_batches, args.batch_eval_metrics = True, False
