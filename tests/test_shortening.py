@@ -73,7 +73,7 @@ def test_the_same_tokens_are_kept(kind, side, monkeypatch):
     tokenizer = EVERY[kind]
     monkeypatch.setattr(tokenizer, "truncation_side", side)
     generator = random.Random(0)
-    texts = ["".join(generator.choices(PIECES, k=generator.randrange(400))) for _ in range(60)]
+    texts = ["".join(generator.choices(PIECES, k=generator.randrange(400))) for _ in range(30)]
     texts += ["1234567" * 90, "12 " * 300, " " * 900, "abc" * 300, "1" * 301 + " " + "1" * 300]
     texts += ["c " * odd + MANY * 40 for odd in range(30)]
     options = settings_for(tokenizer, length=5)
@@ -164,7 +164,7 @@ def test_a_text_in_pieces_has_the_tokens_of_the_whole(kind, monkeypatch):
     monkeypatch.setattr(shortening, "OVERLAP", 250)
     monkeypatch.setattr(shortening, "tokenize_in_pieces", watched)
     generator = random.Random(0)
-    texts = ["".join(generator.choices(PIECES, k=1200)) for _ in range(20)] + ["abc", ""]
+    texts = ["".join(generator.choices(PIECES, k=1200)) for _ in range(10)] + ["abc", ""]
     texts += ["1" * 3000, " " * 3000, "12 " * 900, MANY * 90, "abc\n" * 700 + " abc"]
     plain = {"add_special_tokens": False, "verbose": False}
     assert shortening.token_ids_of(tokenizer, texts) == [tokenizer(text, **plain)["input_ids"] for text in texts]

@@ -50,8 +50,11 @@ PROBLEMS = [
     {"problem_type": "regression", "num_labels": 3},
 ]
 TRAINERS = {"ours": partial(BlendTrainer, scorers={}), "transformers": Trainer}
-# By whom, in batches of how many, accumulated over how many.
-OTHER_STEPS = [("ours", 2, 4), ("ours", 3, 3), ("transformers", 8, 1), ("transformers", 2, 4)]
+# By whom, in batches of how many, accumulated over how many: one half or the other by turns.
+OTHER_STEPS = [
+    [("ours", 2, 4), ("transformers", 8, 1)],
+    [("ours", 3, 3), ("transformers", 2, 4)],
+]
 
 
 def problems(head):
@@ -65,9 +68,10 @@ def losses(head, problem):
     return [{**smooth, **weigh} for weigh in ([{}, WEIGHTED] if weighs else [{}]) for smooth in ({}, SMOOTHED)]
 
 
+# Of each kind of head, and of labels, one.
+KINDS = [head for head in HEADS if head.__name__.startswith("BlendEncoderFor") or head.__name__.endswith("LM")]
 PROBLEMS_OF_HEADS = [(head, problem) for head in HEADS for problem in problems(head)]
-CASES = [(head, {**problem, **loss}) for head, problem in PROBLEMS_OF_HEADS for loss in losses(head, problem)]
-# Through the Trainer, with nothing that changes the loss and with everything.
+# With nothing that changes the loss and with everything; test_losses.py has all between.
 TRAINED = [(head, {**problem, **losses(head, problem)[i]}) for head, problem in PROBLEMS_OF_HEADS for i in (0, -1)]
 # Nothing of it acts in evaluation.
 EVALUATED = TRAINED[1::2]
@@ -142,7 +146,7 @@ def one_step(trainer, model, rows, output_dir, batch, accumulation):
     return trainer.train().training_loss, gradients.taken
 
 
-@pytest.mark.parametrize("head, options", CASES, ids=named)
+@pytest.mark.parametrize("head, options", TRAINED, ids=named)
 def test_loss_is_the_one_by_hand(head, options):
     model, rows = tiny_model(head, num_hidden_layers=1, **options), rows_for(head, options)
     logits, targets = one_by_one(model, rows)
@@ -151,18 +155,22 @@ def test_loss_is_the_one_by_hand(head, options):
         assert loss == pytest.approx(loss_by_hand(model.config, logits, targets, training, items), rel=1e-9)
 
 
-@pytest.mark.parametrize("head, options", TRAINED, ids=named)
-def test_accumulation_changes_neither_gradient_nor_loss(head, options, tmp_path):
+@pytest.mark.parametrize(
+    "head, options, others",
+    [(*case, OTHER_STEPS[(index + index // 2) % 2]) for index, case in enumerate(TRAINED)],
+    ids=named,
+)
+def test_accumulation_changes_neither_gradient_nor_loss(head, options, others, tmp_path):
     model, rows = tiny_model(head, num_hidden_layers=1, **options), rows_for(head, options)
     by_hand = loss_by_hand(model.config, *one_by_one(model, rows), training=True)
     _, gradients = one_step("ours", model, rows, tmp_path, 8, 1)
     assert all(gradient.any() for gradient in gradients.values())
-    for trainer, batch, accumulation in OTHER_STEPS:
-        loss, others = one_step(trainer, model, rows, tmp_path, batch, accumulation)
+    for trainer, batch, accumulation in others:
+        loss, accumulated = one_step(trainer, model, rows, tmp_path, batch, accumulation)
         # The Trainer adds losses up in float32.
         assert loss == pytest.approx(by_hand, rel=1e-6)
         for name, gradient in gradients.items():
-            error = ((others[name] - gradient).abs().max() / gradient.abs().max()).item()
+            error = ((accumulated[name] - gradient).abs().max() / gradient.abs().max()).item()
             assert error < 1e-9, f"{trainer} {batch} × {accumulation}: {name} differs by {error:.3g}"
 
 
@@ -176,7 +184,7 @@ class Stream(IterableDataset):
         yield from self.rows
 
 
-@pytest.mark.parametrize("head", HEADS, ids=named)
+@pytest.mark.parametrize("head", KINDS, ids=named)
 def test_a_stream_gives_the_losses_of_a_set(head, tmp_path):
     """accelerate takes the batches of a stream apart by rows, and puts them together again."""
     losses = []
@@ -354,10 +362,13 @@ def test_generate_gives_back_what_was_learnt(tmp_path):
 # --- Checkpoints ---
 
 
+# After which step; test_resume.py has every way to end a run.
 RESUMED = [
-    (BlendEncoderForMaskedLM, "masked-lm"),
-    (BlendDecoderForCausalLM, "causal-lm"),
-    (BlendEncoderDecoderForSeq2SeqLM, "seq2seq-lm"),
+    (BlendEncoderForMaskedLM, "masked-lm", 1),
+    (BlendEncoderForMaskedLM, "masked-lm", 2),
+    (BlendDecoderForCausalLM, "causal-lm", 3),
+    (BlendEncoderDecoderForSeq2SeqLM, "seq2seq-lm", 1),
+    (BlendEncoderDecoderForSeq2SeqLM, "seq2seq-lm", 2),
 ]
 
 
@@ -372,8 +383,7 @@ class StopAt(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3])
-@pytest.mark.parametrize("model_class, task", RESUMED, ids=named)
+@pytest.mark.parametrize("model_class, task, stop", RESUMED, ids=named)
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(model_class, task, stop, tmp_path):
     # Two steps an epoch; dropout and masks must be the same ones.
     options = {"max_steps": 4, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "logging_steps": 1}
