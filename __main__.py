@@ -11,7 +11,7 @@ from seqblend.version import __version__
 # Each command: the module that has its `main`, and what it does.
 COMMANDS = {
     "train": ("seqblend.train", "train, evaluate and predict"),
-    "predict": ("seqblend.predict", "ask a saved model about files and pipes"),
+    "predict": ("seqblend.predict", "predict files and pipes with a saved model"),
     "publish": ("seqblend.hub_card.publish", "push a saved model to the Hub"),
     "verify": ("seqblend.hub_card.verify", "check that a model gives the outputs it had when it was saved"),
     "convert": ("seqblend.conversion.__main__", "list the architectures that can be converted"),

@@ -42,10 +42,10 @@ from seqblend.training.tokenizers import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
-DESCRIPTION = "Ask a saved model about files or pipes of any size; answers are JSON, one object a line."
+DESCRIPTION = "Predict files or pipes of any size with a saved model; answers are JSON, one object per line."
 STANDARD_INPUT = "standard input"
 COLUMNS = tuple(f"{name}_column" for name in ("text", "text_pair", "tokens", "source"))
-# Flags that mean what they mean in training.
+# Flags with the same meaning as in training.
 SHARED = (*COLUMNS, *Reading._fields, "max_length", "overflow", "overlap")
 
 
@@ -53,22 +53,32 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """Read the command line. Raises InputError for values out of range."""
     parser = argparse.ArgumentParser("seqblend-predict", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("model", metavar="DIR", help="A saved model, with its tokenizer.")
-    parser.add_argument("--input", nargs="+", required=True, help="Files as train.py reads them; or -, lines of text.")
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        help="Files of the types that train.py reads; or - for standard input, one text per line.",
+    )
     parser.add_argument("--output", help="The file to write, .jsonl or .jsonl.gz; default: standard output.")
-    parser.add_argument("--overwrite_output", action="store_true", help="Replace a file that is there.")
+    parser.add_argument("--overwrite_output", action="store_true", help="Replace the output file if it exists.")
     parser.add_argument(
-        "--words", help="What a tag is for in a text: words, spaces or characters; default: as the model was trained."
+        "--words",
+        help="How a tagger splits texts into words: words, spaces or characters; default: as in its training data.",
     )
     parser.add_argument(
-        "--max_tokens_per_batch", type=int, default=4096, help="What the model reads at a time; default: 4096."
-    )
-    parser.add_argument("--max_new_tokens", type=int, help="The most tokens to write; default: the model's, or 64.")
-    parser.add_argument("--num_beams", type=int, help="How many beams to write with; default: the model's.")
-    parser.add_argument(
-        "--top_k", type=int, help="How many labels, or tokens for a mask, an answer has scores of; default: 5."
+        "--max_tokens_per_batch", type=int, default=4096, help="Maximum number of tokens in a batch; default: 4096."
     )
     parser.add_argument(
-        "--probabilities", action="store_true", help="Give the probability of every label, for a tagger of every word."
+        "--max_new_tokens", type=int, help="Maximum number of tokens to generate; default: the model's, or 64."
+    )
+    parser.add_argument("--num_beams", type=int, help="Number of beams in generation; default: the model's.")
+    parser.add_argument(
+        "--top_k", type=int, help="Number of labels, or of tokens for a mask, with scores in an answer; default: 5."
+    )
+    parser.add_argument(
+        "--probabilities",
+        action="store_true",
+        help="Give the probability of every label; for a tagger, for each word.",
     )
     for field in dataclasses.fields(DataArguments):
         if field.name in SHARED:
@@ -88,17 +98,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def task_of(config: PretrainedConfig, path: str) -> Task:
-    """The task of a saved model, from its class. Raises InputError where it has no head."""
+    """The task of a saved model, from its class. Raises InputError for a model without a head."""
     saved = (config.architectures or [""])[0]
     heads = FAMILIES[type(config)]
     for task in TASKS.values():
         if task.can_predict and task.auto_class in heads and heads[task.auto_class].__name__ == saved:
             return task
-    raise InputError(f"{path}: {saved or 'the model'} has no head, so there is nothing that it could tell")
+    raise InputError(f"{path}: {saved or 'the model'} has no head, so it cannot predict anything")
 
 
 def make_predictor(given: argparse.Namespace) -> Predictor:
-    """The model that was named, ready to be asked.
+    """Load the named model for prediction.
 
     Raises:
         InputError: it cannot be loaded, or an option does not go with its task.
@@ -117,7 +127,7 @@ def make_predictor(given: argparse.Namespace) -> Predictor:
     tokenizer = load_tokenizer(given.model)
     model = load_model(ModelArguments(model_name_or_path=given.model), task, tokenizer, {}, False)
     if "max_new_tokens" in generation:
-        # It replaces the model's own max_length.
+        # max_new_tokens replaces the model's own max_length.
         model.generation_config.max_length = None
     if task.truncation_side is not None:
         tokenizer.truncation_side = task.truncation_side
@@ -141,7 +151,7 @@ def make_predictor(given: argparse.Namespace) -> Predictor:
 
 
 def continues(task: Task) -> bool:
-    """Whether a model generates behind its input, in the same sequence."""
+    """Whether the model continues its input, in the same sequence."""
     return task.generation is not None and not task.generates
 
 
@@ -150,39 +160,39 @@ def generation_of(given: argparse.Namespace, task: Task, config: PretrainedConfi
     flags = {name: getattr(given, name) for name in ("max_new_tokens", "num_beams")}
     flags = {name: value for name, value in flags.items() if value is not None}
     if task.generation is None and flags:
-        raise InputError(f"{next(iter(flags))}: is for models that write, but {given.model} is of {task.name}")
+        raise InputError(f"{next(iter(flags))}: is for models that generate, but {given.model} is of {task.name}")
     generation = {**(task.generation or {}), **flags}
     if "max_new_tokens" in generation:
-        # At least one token of the prompt must fit, too.
+        # At least one token of the prompt must also fit.
         check_position_limit(config, {"max_new_tokens": generation["max_new_tokens"] + continues(task)})
     return generation
 
 
-def max_length_of(given: argparse.Namespace, config: PretrainedConfig, written: int) -> int:
-    """The longest sequence that is read: the flag, else that of the model's run, else the default of training.
+def max_length_of(given: argparse.Namespace, config: PretrainedConfig, new_tokens: int) -> int:
+    """The maximum length of a sequence: the flag, or that of the model's training, or the default of training.
 
     Args:
         given: the command line.
-        config: of the model.
-        written: tokens that must fit behind the input.
+        config: the configuration of the model.
+        new_tokens: the number of tokens to generate after the input.
 
     Raises:
-        InputError: the flag is more than learned positions reach.
+        InputError: the flag exceeds the learned positions.
     """
     if given.max_length is not None:
-        check_position_limit(config, {"max_length": given.max_length + written})
+        check_position_limit(config, {"max_length": given.max_length + new_tokens})
         return given.max_length
     results = Path(given.model, "all_results.json")
     length = read_object(results).get("max_length")
     of_run = length if isinstance(length, int) and 1 < length <= sys.maxsize else DataArguments.max_length
-    return int(min(of_run, position_limit(config) - written))
+    return int(min(of_run, position_limit(config) - new_tokens))
 
 
 # --- The rows ---
 
 
 def input_sources(given: argparse.Namespace) -> list[Source]:
-    """What the input names. Raises InputError for a file that is not there, or of an unknown kind."""
+    """The sources of the input. Raises InputError for a file that does not exist, or of an unknown type."""
     reading = Reading.from_options(given)
     if given.input == ["-"]:
         lines = FILE_TYPES[".txt"].rows(STANDARD_INPUT, sys.stdin.buffer, reading)
@@ -194,16 +204,16 @@ def input_sources(given: argparse.Namespace) -> list[Source]:
     return sources
 
 
-def rule_of_words(given: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The rule that splits texts into words: the flag, else as in training. A warning says if the two may differ."""
+def word_rule(given: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The rule that splits texts into words: the flag, or that of training. A warning says if they may differ."""
     trained = read_splitting(tokenizer.init_kwargs)
     rule = given.words or (DEFAULT if trained is None else trained.rule)
     if trained is None and given.words is None:
         logger.warning(
-            "%s does not tell how its training words were divided; --words is taken as %s", given.model, rule
+            "%s has no record of how its training words were split; --words is taken as %s", given.model, rule
         )
     elif trained is not None and (rule, 1) != trained:
-        logger.warning("words: texts are divided by %r, but of %s %s", rule, given.model, trained)
+        logger.warning("words: texts are split by %r, but for %s %s", rule, given.model, trained)
     return rule
 
 
@@ -226,7 +236,7 @@ def input_rows(
                 present = present_fields(wanted, row, source.name)
                 absent = {field.column for field in wanted if field not in present}
             if any(has_column(row, name) for name in absent):
-                reason = f"has column {min(absent)!r}, which the first row has not"
+                reason = f"has column {min(absent)!r}, which the first row does not have"
                 raise InputError(f"{source.name}: row {number}: {reason}")
             checked = {
                 field.name: convert_column([row], field, source.name, number, source.cells).to_pylist()[0]
@@ -234,12 +244,12 @@ def input_rows(
             }
             is_text = "text" in checked and task.reads_words
             if is_text and rule is None:
-                rule = rule_of_words(given, tokenizer)
+                rule = word_rule(given, tokenizer)
             yield split_text(checked["text"], rule) if is_text else checked
 
 
 def fields_for(task: Task, columns: Columns, row: Row) -> list[Field]:
-    """The input columns of the task, or `text` in place of a source or words, where the row has that instead."""
+    """The input columns of the task; if the row has no source or words, its `text` instead."""
     first, *others = [field for field in task.schema(columns).fields("test") if field.name in task.inputs]
     if not has_column(row, first.column) and has_column(row, columns.text):
         return [Field("text" if first.name == "tokens" else first.name, columns.text, TEXT)]
@@ -250,23 +260,23 @@ def fields_for(task: Task, columns: Columns, row: Row) -> list[Field]:
 
 
 def check_output(path: str | None, overwrite: bool) -> None:
-    """Raises InputError for a file that is there already, or in no directory."""
+    """Raises InputError for a file that exists already, or without a directory."""
     if path is None:
         return
     if Path(path).exists() and not (overwrite and Path(path).is_file()):
-        raise InputError(f"output: {path} is there already; --overwrite_output replaces a file")
+        raise InputError(f"output: {path} exists already; --overwrite_output replaces a file")
     if not Path(path).absolute().parent.is_dir():
-        raise InputError(f"output: there is no directory {Path(path).absolute().parent}")
+        raise InputError(f"output: the directory {Path(path).absolute().parent} does not exist")
 
 
 @dataclasses.dataclass
 class Output:
-    """Where answers go: a file, which gets its name when it is whole, or standard output.
+    """The output of answers: a file, which gets its name when it is complete, or standard output.
 
     Args:
-        path: of the file; None is standard output.
-        overwrite: whether a file that is there is replaced.
-        rows: how many answers were written.
+        path: the path of the file; None is standard output.
+        overwrite: whether an existing file is replaced.
+        rows: the number of answers that were written.
     """
 
     path: str | None
@@ -274,13 +284,13 @@ class Output:
     rows: int = 0
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[IO[bytes] | None]:
-        """The file under the name that it has until it is whole; no other process may write it.
+    def open(self) -> Iterator[IO[bytes] | None]:
+        """The file, under a temporary name until it is complete; it is locked for other processes.
 
-        Where a link is to be replaced, it stays, and what it leads to is replaced.
+        If the path is a link, the link stays, and the file that it points to is replaced.
 
         Raises:
-            InputError: another process writes it, or it is not to be replaced.
+            InputError: another process writes the file, or it exists and must not be replaced.
             OSError: it cannot be written.
         """
         if self.path is None:
@@ -288,46 +298,46 @@ class Output:
             return
         place = Path(os.path.realpath(self.path))
         part = partial_path(place)
-        with self.named():
+        with self.naming_errors():
             file = open_locked(part)
         if file is None:
             raise InputError(f"output: {self.path} is being written by another process, into {part}")
         try:
-            # The other process may have ended just now.
+            # Another process may have just written it.
             check_output(self.path, self.overwrite)
             yield file
-            with self.named():
+            with self.naming_errors():
                 sync_and_rename(file, part, place)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
         finally:
-            # What is left in its buffer could not be written before.
+            # The rest of the buffer could not be written before.
             with contextlib.suppress(OSError):
                 file.close()
 
     def write(self, answers: Iterable[dict[str, Any]], file: IO[bytes] | None) -> None:
-        """Write one line an answer, and show how fast that goes. Raises OSError where that cannot be."""
+        """Write one line per answer, with a progress bar. Raises OSError if the output cannot be written."""
         stream = self.text(file)
         try:
             for answer in tqdm(answers, unit="rows", unit_scale=True, disable=None, file=sys.stderr):
-                with self.named():
+                with self.naming_errors():
                     stream.write(json_line(answer))
                 self.rows += 1
         finally:
-            with self.named():
+            with self.naming_errors():
                 stream.close()
 
     def text(self, file: IO[bytes] | None) -> IO[str]:
-        """What packs and encodes; to close it writes the rest, and does not close the file."""
+        """A stream that encodes, and compresses for .gz; closing it writes the rest, but does not close the file."""
         if file is not None and self.path.endswith(".gz"):
             return gzip.open(file, "wt", encoding="utf-8")
         number = sys.stdout.fileno() if file is None else file.fileno()
         return open(number, "w", encoding="utf-8", closefd=False)
 
     @contextlib.contextmanager
-    def named(self) -> Iterator[None]:
-        """Inside, an OSError names the output; that of a reader who has enough stays as it is."""
+    def naming_errors(self) -> Iterator[None]:
+        """Inside, an OSError names the output; a BrokenPipeError, from a reader that has ended, is unchanged."""
         try:
             yield
         except BrokenPipeError:
@@ -339,8 +349,8 @@ class Output:
         return printable(self.path or "standard output")
 
     def progress(self) -> str:
-        """What there is of it if the run ends now."""
-        return f"{self.rows} rows were written to {self}" if self.path is None else f"nothing was kept of {self}"
+        """For a message: what the output has if the run ends now."""
+        return f"{self.rows} rows were written to {self}" if self.path is None else f"{self} was not written"
 
 
 # --- The run ---
@@ -361,9 +371,9 @@ def run(argv: list[str]) -> None:
     """Answer the rows of the input.
 
     Raises:
-        InputError: something that was said or given is wrong; the message names it.
+        InputError: an option or an input is wrong; the message names it.
         OSError: the answers cannot be written; the message names the output.
-        Terminated: SIGTERM came.
+        Terminated: SIGTERM was received.
     """
     given = parse(argv)
     if given.words is not None:
@@ -371,7 +381,7 @@ def run(argv: list[str]) -> None:
     check_output(given.output, given.overwrite_output)
     output = Output(given.output, given.overwrite_output)
     name = STANDARD_INPUT if given.input == ["-"] else printable(" ".join(given.input))
-    with report_signals(output), output.held() as file:
+    with report_signals(output), output.open() as file:
         sources = input_sources(given)
         predictor = make_predictor(given)
         begin = time.monotonic()
@@ -387,7 +397,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit code: 0; 1 where the answers cannot be written; 2 where the input is wrong; 130 after Ctrl-C. After
+        The exit code: 0; 1 if the answers cannot be written; 2 if the input is wrong; 130 after Ctrl-C. After
         SIGTERM it is 143.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -398,7 +408,7 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         return print_error(error, 2)
     except BrokenPipeError:
-        # Who read the output has what was wanted. What is left in the buffers is for nobody.
+        # The reader of the output has ended. The rest of the buffers is discarded.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         return print_error(error, 1)

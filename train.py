@@ -38,6 +38,7 @@ from seqblend.training.arguments import (
 from seqblend.training.checks import (
     check_options,
     resolve_evaluation,
+    resolve_generation_config,
     resolve_steps,
     wanted_checkpoint,
     wanted_splits,
@@ -53,6 +54,7 @@ from seqblend.training.models import (
     with_saved_problem_type,
 )
 from seqblend.training.progress import hide_bars
+from seqblend.training.run_options import set_metric_direction
 from seqblend.training.tokenizers import make_tokenizer, set_token_types
 from seqblend.training.trainer import BlendTrainer
 
@@ -69,11 +71,11 @@ class Job:
     """A run that has passed every check and is ready to start.
 
     Args:
-        task: what is learnt.
-        splits: the data, as read and as the model reads it.
+        task: the task.
+        splits: the data, as read and as encoded for the model.
         trainer: trains, evaluates and predicts.
         facts: facts about the run, for results and the card.
-        is_trained: training is over, and the model is saved.
+        is_trained: whether training has ended and the model is saved.
     """
 
     task: Task
@@ -83,7 +85,7 @@ class Job:
     is_trained: bool = False
 
     def run(self) -> None:
-        """Train, evaluate and predict on the splits that exist; write the results and a card, or push all."""
+        """Train, evaluate and predict on the splits that exist; write the results, and write or push the card."""
         args = self.trainer.args
         if args.do_train:
             self.train(args.resume_from_checkpoint)
@@ -98,12 +100,14 @@ class Job:
             self.trainer.create_model_card()
 
     def how_to_continue(self) -> str:
-        """What is saved if the run ends now, and how to go on."""
+        """For a message: what is saved if the run ends now, and how to continue."""
         if not self.trainer.args.do_train:
-            return "nothing is lost; the same command does it again"
+            return "nothing is lost; run the same command again"
         if not self.is_trained:
             return resume_hint(self.directory)
-        rest = "; the same command with --resume auto does what is left" if checkpoints_in(self.directory) else ""
+        rest = (
+            "; the same command with --resume auto does the remaining steps" if checkpoints_in(self.directory) else ""
+        )
         return f"the model is trained, and saved in {self.directory}{rest}"
 
     @property
@@ -118,7 +122,7 @@ class Job:
             # Results of an earlier run are about another model.
             for name in RESULTS:
                 Path(self.directory, name).unlink(missing_ok=True)
-        # With _internal_call it is not pushed yet: that happens when everything is measured.
+        # With _internal_call the model is not pushed yet: the card needs all results first.
         self.trainer.save_model(_internal_call=True)
         self.trainer.save_state()
         self.is_trained = True
@@ -130,7 +134,7 @@ class Job:
         self.report("train", earlier or {**result.metrics, **samples})
 
     def predict(self) -> None:
-        """Predict the test split and write one object a row to predictions.jsonl."""
+        """Predict the test split and write one object per row to predictions.jsonl."""
         split = self.splits["test"]
         predicted = self.trainer.predict(split.features)
         self.report("test", {**predicted.metrics, "test_samples": len(split.rows)})
@@ -151,7 +155,7 @@ class Job:
 
 
 def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
-    """From the command line to a run that is ready to start.
+    """Build a run from the command line.
 
     Args:
         argv: the command line.
@@ -164,6 +168,8 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     """
     model_args, data_args, args = parse_arguments(argv)
     check_options(model_args, data_args, args)
+    set_metric_direction(args, default=None)
+    resolve_generation_config(args)
     if stack is not None and args.should_save:
         stack.enter_context(lock_directory(args.output_dir))
     wanted = wanted_checkpoint(args)
@@ -209,10 +215,10 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         "command": public_command(argv, args.hub_token),
         **software_and_hardware(args),
         "parameters": model.num_parameters(),
-        # From these the card can be written again.
+        # With these the card can be written again.
         "card_data": {**select_example(rows, task), **given},
         "recipe": model_args.origin(),
-        # None replaces what an earlier run found in rows that were measured before.
+        # None replaces the result of an earlier run for the same split.
         **{f"{prefix}_leakage": leakage.get(name) for prefix, name in PREFIXES.items() if name in rows},
         **data_args.facts(),
     }
@@ -223,7 +229,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
 
 
 def limit_output(args: BlendTrainingArguments) -> None:
-    """Show no progress bars where nobody looks, and let the main process alone log."""
+    """Hide progress bars if stderr is no terminal, and let only the main process log."""
     if args.disable_tqdm or not sys.stderr.isatty():
         hide_bars()
     if not args.should_log:
@@ -239,7 +245,7 @@ def software_and_hardware(args: BlendTrainingArguments) -> dict[str, str]:
 
 
 def check_hub(args: BlendTrainingArguments) -> None:
-    """Raises PublishError where the run is to be pushed, and the Hub cannot be used."""
+    """Raises PublishError if the run is to be pushed, and the Hub cannot be used."""
     if args.push_to_hub:
         name = args.hub_model_id or Path(args.output_dir).absolute().name
         check_access(Destination(name, token=args.hub_token))
@@ -252,7 +258,7 @@ def make_model_and_settings(
     task: Task,
     rows: LabelledData,
 ) -> tuple[PreTrainedModel, Settings]:
-    """The model, and what the task must know about the run, with the tokenizer. Raises InputError as their parts."""
+    """Build the tokenizer, the model and the settings of the task. Raises InputError for options that do not fit."""
     tokenizer = make_tokenizer(model_args, data_args, task, rows.get("train"))
     set_seed(args.seed)
     weights = class_weights(data_args, args, task, rows)
@@ -273,14 +279,14 @@ def make_settings(
     rows: LabelledData,
     model: PreTrainedModel,
 ) -> Settings:
-    """What the task must know about the run. Raises InputError for a length beyond learned positions."""
+    """The settings of the task. Raises InputError for a length beyond the learned positions."""
     lengths = data_args.lengths()
     used = {name: lengths[name] for name in lengths if (name == "max_length") != task.generates}
     if task.generates and args.generation_max_length is not None:
         used["generation_max_length"] = args.generation_max_length - 1  # the last token is not read
     if args.generation_config is not None:
-        written = (args.generation_config.max_new_tokens or 0, (args.generation_config.max_length or 0) - 1)
-        used["generation_config"] = max(written)
+        generated = (args.generation_config.max_new_tokens or 0, (args.generation_config.max_length or 0) - 1)
+        used["generation_config"] = max(generated)
     check_position_limit(model.config, used)
     return Settings(
         tokenizer=tokenizer,
@@ -310,7 +316,7 @@ def make_trainer(**kwargs: Any) -> BlendTrainer:
         if trainer.args.do_train:
             trainer.check()
         return trainer
-    except Exception as error:  # transformers raises whatever it meets
+    except Exception as error:  # transformers, accelerate and torch raise whatever they meet
         raise error if isinstance(error, InputError | PublishError) else InputError(error_line(error)) from error
 
 
@@ -318,7 +324,7 @@ def prepare_training(trainer: BlendTrainer, wanted: str | bool | None, model_arg
     """Choose logging_steps if the user did not, and find the checkpoint to resume from.
 
     Raises:
-        InputError: the checkpoint is wrong, or overwrite_output_dir would delete what the run starts from.
+        InputError: the checkpoint is wrong, or overwrite_output_dir would delete a file that the run starts from.
     """
     args = trainer.args
     if args.chooses_logging_steps:
@@ -329,7 +335,7 @@ def prepare_training(trainer: BlendTrainer, wanted: str | bool | None, model_arg
 
 
 def choose_logging_steps(trainer: BlendTrainer) -> int:
-    """The steps between two lines of the log, so that there are at least 20 lines: they make a learning curve."""
+    """The steps between two lines of the log. At least 20 lines make a learning curve."""
     args, steps = trainer.args, trainer.args.max_steps
     if steps <= 0:
         steps = int(args.num_train_epochs * len(trainer.train_dataset) / trainer.get_total_train_batch_size(args))
@@ -340,7 +346,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit code: 0; 1 if the run could not go on; 2 if the input is wrong; 130 after Ctrl-C and 143 after
+        The exit code: 0; 1 if the run could not continue; 2 if the input is wrong; 130 after Ctrl-C and 143 after
         SIGTERM, which both save the run.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -367,7 +373,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def report_signal(error: BaseException, state: str) -> int:
-    """Print what a signal ended, unless the Trainer has printed it. Returns the exit code that a shell reports."""
+    """Print which signal ended the run, unless the Trainer has. Returns the exit code that a shell reports."""
     name, code = ending(error)
     if not error.args:
         print(f"{name}: {state}", file=sys.stderr)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..configuration.base import unknown
+from ..configuration.base import unknown_name_message
 from .cases import BENCHMARKS, DTYPES, plan_for
 from .lengths import load_corpora
 from .report import environment, table
@@ -43,7 +43,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     for name in args.names:
         if name not in BENCHMARKS:
-            parser.error(unknown("benchmark", name, list(BENCHMARKS)))
+            parser.error(unknown_name_message("benchmark", name, list(BENCHMARKS)))
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU; valid here: cpu")
     return args

@@ -36,7 +36,7 @@ from .. import (
     BlendEncoderForTokenClassification,
 )
 from ..checkpoints.store import clear_stage, newest_good
-from ..configuration.base import unknown
+from ..configuration.base import unknown_name_message
 from ..training.arguments import BlendTrainingArguments
 from ..training.trainer import BlendTrainer
 
@@ -268,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     for shape in args.shapes:
         if shape not in SHAPES:
-            parser.error(unknown("shape", shape, list(SHAPES)))
+            parser.error(unknown_name_message("shape", shape, list(SHAPES)))
     random.seed(args.seed)
     # Runs are forked from this process, which has imported everything; forking is safe only without running threads.
     torch.set_num_threads(1)

@@ -27,9 +27,9 @@ IDENTITY, POSITION = "run.json", "position.pt"
 OURS = (IDENTITY, POSITION)
 # Files that may hold weights: of a model, of an adapter, of several processes.
 WEIGHTS = re.compile(r"\.safetensors$|_model[^/]*\.bin$|\.distcp$|_states\.pt$")
-# Files that a checkpoint also has, unless save_only_model is given: their names, and patterns of them.
+# Files that a checkpoint also has, except with save_only_model: their names, and patterns of them.
 FOR_RESUMING = {POSITION: r"^position\.pt$", "rng_state.pth": r"^rng_state[^/]*\.pth$"}
-# Likewise; DeepSpeed has their content in files of its own.
+# The same, but not with DeepSpeed, which has their content in other files.
 NOT_OF_DEEPSPEED = {"optimizer.pt": r"^optimizer", "scheduler.pt": r"^scheduler\.pt$"}
 OF_DEEPSPEED = re.compile(r"_states\.pt$")
 
@@ -38,7 +38,7 @@ def fault_of(checkpoint: str | Path) -> str | None:
     """What is wrong with a checkpoint, as a message; None if it is good.
 
     The files are compared with the manifest, which each checkpoint of a BlendTrainer has. A checkpoint of
-    transformers' own Trainer has none: its files are opened. Then the content of the small files is checked.
+    transformers' own Trainer has none: its files are opened. In both cases the content of the small files is checked.
     """
     checkpoint = Path(checkpoint)
     if not (checkpoint / STATE).is_file():
@@ -81,7 +81,7 @@ def unnamed_file(checkpoint: Path) -> str | None:
     """A file that a BlendTrainer writes and the manifest does not name, as a message; None if there is none."""
     names = load_object(checkpoint / MANIFEST)
     if IDENTITY not in names:
-        # An earlier version wrote none.
+        # An earlier version did not write it.
         return f"{MANIFEST} does not name {IDENTITY}" if names_run(load_object(checkpoint / STATE)) else None
     wanted = {"the weights": WEIGHTS.pattern}
     if not load_object(checkpoint / IDENTITY)["facts"].get("save_only_model"):
@@ -91,7 +91,7 @@ def unnamed_file(checkpoint: Path) -> str | None:
 
 
 def names_run(state: dict[str, Any]) -> bool:
-    """Whether trainer_state.json has the name of a run, which a run has whose facts are recorded."""
+    """Whether trainer_state.json has the name of a run; then the checkpoint was written with the run's facts."""
     entry = state.get("stateful_callbacks", {}).get(RunRecord.__name__, {})
     return isinstance(entry, dict) and "run" in (entry.get("attributes", {}).get("facts") or {})
 
@@ -101,7 +101,7 @@ def unreadable(checkpoint: Path) -> str | None:
     for path in files_of(checkpoint):
         try:
             READERS.get(path.suffix, Path.stat)(path)
-        except Exception as error:  # safetensors, zipfile and json raise their own
+        except Exception as error:  # safetensors, zipfile and json raise errors of their own
             return f"{path.name} cannot be read ({error})"
     return None
 
@@ -145,14 +145,14 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
-# --- What is in them ---
+# --- The content of the files ---
 
 
 class Kind(NamedTuple):
     """The kind of a value.
 
     Args:
-        words: its name in a message.
+        words: the kind in a message, as in "a number".
         holds: whether a value is of this kind.
     """
 
@@ -250,8 +250,8 @@ def wrong_fields(content: Any, kinds: dict[str, Kind], needed: Iterable[str]) ->
     """The first field that is missing or of another kind, as a message; None if there is none.
 
     Args:
-        content: of a file.
-        kinds: of the fields, by their names.
+        content: the content of a file.
+        kinds: the kinds of the fields, by the names of the fields.
         needed: the fields that must be there.
     """
     if not isinstance(content, dict):
@@ -274,7 +274,7 @@ def wrong_state(path: Path) -> str | None:
 
 
 def wrong_facts(path: Path) -> str | None:
-    """What is wrong with run.json; as wrong_state."""
+    """What is wrong with run.json; see wrong_state."""
     facts = load_object(path).get("facts")
     return None if isinstance(facts, dict) and facts else "has no facts"
 
@@ -285,7 +285,7 @@ def wrong_config(path: Path) -> str | None:
 
 
 def wrong_position(path: Path) -> str | None:
-    """What is wrong with position.pt; as wrong_state. Without facts it is of an earlier version, and not read."""
+    """What is wrong with position.pt; see wrong_state. Without run.json it is of an earlier version and not read."""
     if not (path.parent / IDENTITY).is_file():
         return None
     content = load_saved(path)
@@ -296,7 +296,7 @@ def wrong_position(path: Path) -> str | None:
 
 
 def wrong_random_state(path: Path) -> str | None:
-    """What is wrong with rng_state.pth; as wrong_state. Each state is loaded into a generator of its kind."""
+    """What is wrong with rng_state.pth; see wrong_state. Each state is loaded into a generator of its kind."""
     content = load_saved(path)
     setters = {
         "python": random.Random().setstate,
@@ -308,18 +308,18 @@ def wrong_random_state(path: Path) -> str | None:
     for name, set_state in setters.items():
         try:
             set_state(content[name])
-        except Exception as error:  # random, NumPy and torch raise their own
+        except Exception as error:  # random, NumPy and torch raise errors of their own
             return f"has {name} that is no state of a generator ({error_line(error)})"
     return None
 
 
 def wrong_schedule(path: Path) -> str | None:
-    """What is wrong with scheduler.pt; as wrong_state."""
+    """What is wrong with scheduler.pt; see wrong_state."""
     return wrong_fields(load_saved(path), {"last_epoch": WHOLE}, ("last_epoch",))
 
 
 def load_saved(path: Path, mmap: bool = False) -> Any:
-    """The content of a file of torch.save; no code in it runs.
+    """The content of a file of torch.save, loaded without running code in it.
 
     Args:
         path: of the file.

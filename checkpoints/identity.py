@@ -74,7 +74,7 @@ BATCHES = {
     *("per_device_train_batch_size", "max_tokens_per_batch", "gradient_accumulation_steps", "dataloader_drop_last"),
     *("train_sampling_strategy", "seed", "data_seed", "processes", "accelerator_config", "train_dataset"),
 }
-# Settings of libraries; another version may have more of them.
+# Settings of libraries; another version may have other ones, which are not compared.
 OF_LIBRARIES = re.compile(r"peft\.|accelerator_config|fsdp_config|parallelism_config")
 # Fields of a configuration that change no logits, that are set when a model is saved, or that the Trainer takes from
 # the tokenizer (`align_special_tokens`), whose digest is a fact.
@@ -119,8 +119,8 @@ def equal(before: Any, now: Any, common: bool = False) -> bool:
 def changes_of(before: Facts, now: Facts) -> list[Change]:
     """The facts that differ.
 
-    A fact that only one of them has was added by another version of a library, and is left out. Facts that a metric is
-    computed from are None without a metric, and left out then: the metric is a fact itself.
+    A fact that only one side has is left out: another version of a library added it. A fact that a metric is computed
+    from is left out if one side has no metric: the metric is a fact itself.
     """
     names = [
         name for name in now if name in before and not (name in COMPUTED_FROM and None in (before[name], now[name]))
@@ -133,7 +133,7 @@ def changes_of(before: Facts, now: Facts) -> list[Change]:
 
 
 def identity_of(facts: Facts) -> str:
-    """The name of a run, a hash of its facts without those in FREE."""
+    """The name of a run: a hash of its facts, without those in FREE."""
     decisive = {name: value for name, value in facts.items() if name not in FREE}
     return hashlib.sha256(as_json(decisive).encode()).hexdigest()[:16]
 
@@ -172,12 +172,12 @@ def facts_of(
     """All facts that the steps of a run depend on, and the options of FREE, by name, as JSON restores them.
 
     Args:
-        model: to be trained.
-        args: of the run.
-        tokenizer: or another processing class, if there is one.
+        model: the model to train.
+        args: the arguments of the run.
+        tokenizer: the tokenizer or another processing class, if any.
         collator: makes batches of rows.
-        train_dataset: what is trained on.
-        computed_from: facts of the metric that the best model is chosen by; None without one.
+        train_dataset: the training rows.
+        computed_from: facts behind the metric that chooses the best model; None without a metric.
     """
     facts = {
         **{name: value for name, value in args.to_dict().items() if name not in NOT_RECORDED},
@@ -207,7 +207,7 @@ def as_json(value: Any) -> str:
 
 
 def config_facts(config: Any) -> Facts:
-    """The fields of a configuration; fields of an inner one with its name, as in `encoder.hidden_size`."""
+    """The fields of a configuration; fields of a nested one have its name in front, as in `encoder.hidden_size`."""
     facts: Facts = {}
     for name, value in (config.to_dict() if isinstance(config, PreTrainedConfig) else {}).items():
         if isinstance(part := getattr(config, name, None), PreTrainedConfig):
@@ -218,7 +218,7 @@ def config_facts(config: Any) -> Facts:
 
 
 def adapter_facts(config: Any) -> Facts:
-    """The settings of an adapter, without the place of its base model and fields that are set on loading."""
+    """The settings of an adapter, without the path of its base model and fields that are set on loading."""
     left_out = ("peft_version", "base_model_name_or_path", "revision", "inference_mode")
     return {name: value for name, value in config.to_dict().items() if name not in left_out}
 
@@ -228,7 +228,7 @@ def tokenizer_digest(tokenizer: Any) -> str | None:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None if tokenizer is None else type(tokenizer).__qualname__
-    # Each call sets truncation and padding anew.
+    # Every call of the tokenizer sets truncation and padding.
     settings = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
     special = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
     content = as_json([settings, special, tokenizer.padding_side, tokenizer.truncation_side])
@@ -252,7 +252,7 @@ def collator_facts(collator: Any) -> Facts | None:
 
 
 def rows_digest(rows: Any) -> Any:
-    """What identifies rows and their order.
+    """A value that identifies rows and their order.
 
     Returns:
         For stored rows, a digest of their content. For a RowStream, the names and sizes of its files; their content is
@@ -272,19 +272,19 @@ def rows_digest(rows: Any) -> Any:
 
 
 def row_text(row: Mapping[str, Any]) -> str:
-    """A row as text. Tensors and arrays become lists: their own text is abbreviated, and names the device."""
+    """A row as text. Tensors and arrays become lists: str() of a tensor is abbreviated and names the device."""
     return str({name: value.tolist() if hasattr(value, "tolist") else value for name, value in row.items()})
 
 
 def table_digest(rows: datasets.Dataset) -> str:
-    """The SHA-256 of a table's rows; it does not depend on chunks, slices or indices that they are stored with."""
+    """The SHA-256 of a table's rows; independent of the chunks, slices or indices of their storage."""
     digest, schema = hashlib.sha256(), rows.features.arrow_schema.remove_metadata()
     table = rows.with_format("arrow")
     for start in range(0, len(rows), BLOCK_ROWS):
         block = table[start : start + BLOCK_ROWS].cast(schema)
         for name in sorted(block.column_names):
             column = block[name]
-            # Concatenated, the array has no offsets of the slices that it was made of.
+            # Concatenation removes the offsets of slices.
             array = pa.concat_arrays([pa.array([], column.type), *column.chunks])
             # The bytes of a null are undefined.
             content = str(array.to_pylist()).encode() if has_nulls(array) else array_bytes(name, array)

@@ -1,4 +1,4 @@
-"""States of optimizers and schedules: whether those of a checkpoint fit, and how they are restored."""
+"""Checking and restoring the states of optimizers and schedules in a checkpoint."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -14,16 +14,16 @@ from .identity import CHOICE
 
 logger = logging.getLogger(__name__)
 
-# Arguments whose values the optimizer's and the schedule's state in a checkpoint also has.
+# Arguments that the states of the optimizer and of the schedule in a checkpoint also contain.
 OPTIMIZER = {"learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optim", "optim_args"}
 SCHEDULE = {"learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"}
 
-# The states that torch's optimizers have of each parameter, in its shape.
+# The states that torch's optimizers have for each parameter, in the shape of the parameter.
 OF_SHAPE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "grad_avg", "sum")
-# The states that Adam needs.
+# The states that Adam needs for each parameter.
 OF_ADAM = ("step", "exp_avg", "exp_avg_sq")
 # The state of a schedule that follows a metric.
-WAITED = ("best", "num_bad_epochs", "num_good_epochs")
+BEST_SO_FAR = ("best", "num_bad_epochs", "num_good_epochs")
 
 
 def check_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
@@ -34,7 +34,7 @@ def check_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
         optimizer: of the run.
 
     Raises:
-        InputError: it is no state of this optimizer; the message names the file and the fault.
+        InputError: the state does not fit; the message names the file and the fault.
     """
     try:
         content = load_saved(path, mmap=True)
@@ -74,7 +74,7 @@ def wrong_tensors(content: dict[str, Any], optimizer: torch.optim.Optimizer) -> 
     needed = OF_ADAM if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW) else ()
     if needed and not content["state"]:
         return "has no state of any parameter"
-    # torch itself refuses another number of parameters.
+    # torch checks the number of parameters itself.
     for number, parameter in zip(numbers, parameters, strict=False):
         saved = content["state"].get(number, {})
         if saved and (missing := [name for name in needed if name not in saved]):
@@ -98,14 +98,14 @@ def check_schedule(path: Path, scheduler: Any) -> None:
         scheduler: of the run.
 
     Raises:
-        InputError: it is not; the message names the file and the fault.
+        InputError: the state does not fit; the message names the file and the fault.
     """
     try:
         content = load_saved(path)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
     own = scheduler.state_dict()
-    # Further fields, of another version of torch, do no harm; without these it cannot be loaded.
+    # Additional fields of another version of torch do no harm, but these are needed.
     needed = ("last_epoch", "lr_lambdas") if "lr_lambdas" in own else ("last_epoch",)
     if not isinstance(content, dict) or not {*needed} <= content.keys() or not is_whole(content["last_epoch"]):
         raise InputError(f"{path}: is no state of a schedule")
@@ -125,66 +125,66 @@ def is_like(own: Any, found: Any) -> bool:
 
 
 def restore_optimizer(trainer: Any, checkpoint: Path, changed: set[str], load: Callable[[], None]) -> None:
-    """Restore the optimizer and the schedule of a Trainer; arguments that have changed overrule the checkpoint.
+    """Restore the optimizer and the schedule of a Trainer; changed arguments override the checkpoint.
 
     Args:
-        trainer: whose optimizer and schedule are built, and not yet used.
-        checkpoint: has their states, or not.
-        changed: the names of the arguments that may differ from the checkpoint's, and do.
-        load: loads the states, as transformers does, which drops the values of the arguments without a message.
+        trainer: has an optimizer and a schedule that are built, but not used yet.
+        checkpoint: may have their states.
+        changed: the names of the arguments that differ from those of the checkpoint, and are allowed to.
+        load: loads the states as transformers does, which silently replaces the values of the arguments.
 
     Raises:
         InputError: the checkpoint has the state of another optimizer.
     """
     if not any(checkpoint.glob("optimizer*")):
-        logger.warning("%s has no state of an optimizer, which begins anew", checkpoint)
+        logger.warning("%s has no state of an optimizer, which starts without one", checkpoint)
     optimizer, scheduler = trainer.optimizer, trainer.lr_scheduler
     initial = scheduler.state_dict()
     groups = [dict(group) for group in optimizer.param_groups]
-    given, is_other = settings_of(groups), "lr_scheduler_type" in changed
+    given, is_new_schedule = settings_of(groups), "lr_scheduler_type" in changed
     if (checkpoint / "optimizer.pt").is_file():
         check_optimizer(checkpoint / "optimizer.pt", getattr(optimizer, "optimizer", optimizer))
-    if (checkpoint / "scheduler.pt").is_file() and not is_other:
+    if (checkpoint / "scheduler.pt").is_file() and not is_new_schedule:
         check_schedule(checkpoint / "scheduler.pt", scheduler)
     try:
-        with schedule_not_loaded(trainer) if is_other else nullcontext():
+        with skip_schedule_state(trainer) if is_new_schedule else nullcontext():
             load()
     except ValueError as error:
-        raise InputError(f"optim: the state in {checkpoint} is of another one: {error}") from error
+        raise InputError(f"optim: {checkpoint} has the state of another optimizer: {error}") from error
     for group, own in zip(optimizer.param_groups, groups, strict=True):
-        # Some schedules write it there, others do not.
-        group |= {"initial_lr": own["initial_lr"]} if is_other and "initial_lr" in own else {}
+        # Only some schedules write it into the groups.
+        group |= {"initial_lr": own["initial_lr"]} if is_new_schedule and "initial_lr" in own else {}
     restored = settings_of(optimizer.param_groups)
-    # Settings that another version of torch has besides do no harm.
+    # Additional settings of another version of torch do no harm.
     if missing := sorted(given.keys() - restored.keys()):
-        raise InputError(f"optim: the state in {checkpoint} is of another one: it has no {', '.join(missing)}")
+        raise InputError(f"optim: {checkpoint} has the state of another optimizer: it has no {', '.join(missing)}")
     if changed & OPTIMIZER:
         for group, own in zip(optimizer.param_groups, groups, strict=True):
             group.update({name: value for name, value in own.items() if name not in ("params", "lr")})
         restored = settings_of(optimizer.param_groups)
     if changed & SCHEDULE:
-        # A schedule that waits for a metric goes on waiting, unless it is a new one.
-        begins = bool(changed & SCHEDULE - {"learning_rate"})
-        restart_schedule(scheduler, initial, trainer.state.global_step, [group["lr"] for group in groups], begins)
-    waited = {name: initial[name] for name in WAITED if name in initial}
-    if waited and changed & {*CHOICE}:
-        # It has seen the best of another metric.
-        scheduler.load_state_dict({**scheduler.state_dict(), **waited})
-    overruled = [f"{name} {restored[name]}, not {given[name]}" for name in given if given[name] != restored[name]]
-    if overruled:
-        logger.warning("The optimizer goes on as in %s: %s", checkpoint, "; ".join(overruled))
+        # A schedule that follows a metric keeps its state if only the learning rate has changed.
+        restarts = bool(changed & SCHEDULE - {"learning_rate"})
+        restart_schedule(scheduler, initial, trainer.state.global_step, [group["lr"] for group in groups], restarts)
+    unseen = {name: initial[name] for name in BEST_SO_FAR if name in initial}
+    if unseen and changed & {*CHOICE}:
+        # Its best value is that of another metric.
+        scheduler.load_state_dict({**scheduler.state_dict(), **unseen})
+    overridden = [f"{name} {restored[name]}, not {given[name]}" for name in given if given[name] != restored[name]]
+    if overridden:
+        logger.warning("The optimizer keeps the settings of %s: %s", checkpoint, "; ".join(overridden))
 
 
 class NotLoaded:
-    """Stands in for a schedule while a state of another kind would be loaded into it."""
+    """Takes the place of a schedule while the state of another schedule is loaded."""
 
     def load_state_dict(self, state: Any) -> None:
         """Ignore the state."""
 
 
 @contextmanager
-def schedule_not_loaded(trainer: Any) -> Iterator[None]:
-    """Inside, loading a state leaves the Trainer's schedule as it is."""
+def skip_schedule_state(trainer: Any) -> Iterator[None]:
+    """Inside, loading a state does not change the Trainer's schedule."""
     scheduler, trainer.lr_scheduler = trainer.lr_scheduler, NotLoaded()
     try:
         yield
@@ -195,32 +195,32 @@ def schedule_not_loaded(trainer: Any) -> Iterator[None]:
 def settings_of(groups: list[dict[str, Any]]) -> dict[str, Any]:
     """The settings of an optimizer with these parameter groups, by the names of the arguments.
 
-    They are those of the first group: transformers' second one has no weight decay. The learning rate is the initial
-    one, before a schedule changed it.
+    The first group is read, because the second group of transformers has no weight decay. The learning rate is the
+    initial one, before a schedule changed it.
     """
     group = groups[0]
     names = {"initial_lr": "learning_rate"}
     return {names.get(name, name): value for name, value in group.items() if name not in ("params", "lr")}
 
 
-def restart_schedule(scheduler: Any, state: dict[str, Any], steps: int, rates: list[float], begins: bool) -> None:
-    """Set a schedule to its state after so many steps, in place of the state that was loaded into it.
+def restart_schedule(scheduler: Any, state: dict[str, Any], steps: int, rates: list[float], restarts: bool) -> None:
+    """Set a schedule to its state after this many steps, in place of the state that was loaded into it.
 
     Args:
-        scheduler: of the run.
+        scheduler: the schedule of the run.
         state: the initial state of the schedule.
-        steps: taken so far.
-        rates: initial learning rates of the optimizer's groups, by the arguments.
-        begins: whether a schedule that does not depend on the steps alone begins anew, not just with other rates.
+        steps: the number of steps so far.
+        rates: the initial learning rates of the optimizer's groups, from the arguments.
+        restarts: whether a schedule that follows a metric restarts; if not, it only gets the rates.
     """
     if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
         scheduler.load_state_dict(state)
         scheduler.last_epoch = steps
         factors = [factor(steps) for factor in scheduler.lr_lambdas]
         rates = [base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)]
-    elif begins:
+    elif restarts:
         scheduler.load_state_dict(state)
     for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-    # The rates in the log.
+    # The Trainer logs these rates.
     scheduler._last_lr = rates

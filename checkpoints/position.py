@@ -20,35 +20,35 @@ def seed_of(args: TrainingArguments) -> int:
 
 
 def read_position(checkpoint: Path) -> dict[str, Any]:
-    """The content of position.pt, of which no code runs."""
+    """The content of position.pt, loaded without running code in it."""
     with safe_globals():
         return torch.load(checkpoint / POSITION, weights_only=True)
 
 
 def without_digests(stream: Any, args: TrainingArguments) -> Any:
-    """The state of a stream; of a RowStream without the digests of its content, where that is allowed to change."""
+    """The state of a stream; for a RowStream without the digests of its content, if that is allowed to change."""
     if isinstance(stream, dict) and "read" in stream and "train_dataset" in (args.allow_changed or []):
         return {**stream, "reading": "", "read": {}}
     return stream
 
 
 class Position(TrainerCallback):
-    """Where a run is in its data, and the sums of its losses: what the Trainer does not save, or loses on resume.
+    """The position of a run in its data, and the sums of its losses, which the Trainer does not save or restore.
 
     The Trainer derives the epoch and the batch from the number of steps. That is wrong for a stream after its first
     pass, and where steps and batches do not divide evenly. So they are counted here.
 
     Args:
-        trainer: that this is a callback of.
+        trainer: the Trainer that this is a callback of.
 
     Attributes:
-        epoch: the number of the epoch; of a stream, the number of the pass, however many steps it has.
+        epoch: the number of the epoch; for a stream, the number of the pass over it.
         batches: how many batches of the epoch this process has trained on.
         ended: whether the epoch has ended, and only its last log, evaluation and checkpoint follow.
         trained: how many batches were trained on since the run was started or resumed.
         sampler: decides the order of the rows; None for a stream.
-        stream: what is trained on, if it is a stream that can be resumed in the middle.
-        losses: the sums of the losses in the checkpoint that the run was resumed from; None if there are none.
+        stream: the training rows, if they are a stream that can be resumed in the middle.
+        losses: the loss sums of the checkpoint that the run was resumed from; None if it has none.
     """
 
     def __init__(self, trainer: Any):
@@ -74,7 +74,7 @@ class Position(TrainerCallback):
         torch.save(content, directory / POSITION)
 
     def loss_sums(self) -> dict[str, Any]:
-        """The sums of the losses that were logged and of those that were not yet, and the step of the last log."""
+        """The sum of the losses that were logged, the sum of the others, and the step of the last log."""
         trainer = self.trainer
         pending = trainer._tr_loss.detach()
         if trainer.args.world_size > 1:
@@ -87,40 +87,42 @@ class Position(TrainerCallback):
         """Start counting.
 
         Args:
-            checkpoint: that the run is resumed from.
+            checkpoint: the checkpoint that the run is resumed from; None for a new run.
             epoch: the first epoch.
-            batches: how many batches of it were trained on before.
+            batches: how many batches of this epoch were trained on before.
             is_over: whether the run ends with this epoch.
         """
         self.checkpoint, self.losses = checkpoint, None
         self.epoch, self.batches, self.ended, self.trained = epoch - 1, 0, False, 0
         self._first_step, self._skipped, self._is_over = 0, batches, is_over
-        # The batches of an epoch that is resumed in the middle of a stream; and an argument while it is replaced.
+        # The batches left of an epoch that is resumed in the middle of a stream; and the original eval_on_start.
         self._rest: Iterator[Any] | None = None
         self._eval_on_start = False
 
-    def resume(self, checkpoint: str, saved: dict[str, Any], is_over: bool, most: int, epochs: int) -> tuple[int, int]:
+    def resume(
+        self, checkpoint: str, saved: dict[str, Any], is_over: bool, per_epoch: int, epochs: int
+    ) -> tuple[int, int]:
         """Restore a position.
 
         Args:
-            checkpoint: that the run is resumed from.
-            saved: its position.pt.
+            checkpoint: the checkpoint that the run is resumed from.
+            saved: the content of its position.pt.
             is_over: whether no step is left.
-            most: the batches of an epoch.
-            epochs: of the run.
+            per_epoch: the number of batches in an epoch.
+            epochs: the number of epochs of the run.
 
         Returns:
-            The epoch to go on with, and how many of its batches to skip.
+            The epoch to continue with, and how many of its batches to skip.
 
         Raises:
             InputError: the run has no such epoch or batch.
         """
         epoch, batches = saved["epoch"], saved["batches"]
         stream = without_digests(saved["stream"], self.trainer.args)
-        if not is_over and (epoch >= epochs or batches > most):
+        if not is_over and (epoch >= epochs or batches > per_epoch):
             raise InputError(
                 f"{Path(checkpoint, POSITION)}: has batch {batches} of epoch {epoch + 1}, but the run has "
-                f"{epochs} epochs of {most} batches"
+                f"{epochs} epochs of {per_epoch} batches"
             )
         has_stream = self.stream is not None and stream is not None
         if saved["ended"]:
@@ -129,7 +131,7 @@ class Position(TrainerCallback):
                 self.stream.compare_with(stream)
         elif is_over:
             # Skip all: only the last log, evaluation and checkpoint of the epoch follow.
-            batches = most
+            batches = per_epoch
         elif has_stream:
             self.stream.resume(batches, stream)
         self.start(checkpoint, epoch, batches, is_over)
@@ -140,8 +142,8 @@ class Position(TrainerCallback):
         """The batches of an epoch that are left to train on.
 
         Args:
-            epoch_iterator: the Trainer's, which would read a resumed stream from its start to skip batches.
-            loader: of the training batches.
+            epoch_iterator: the Trainer's batches; to skip some, it reads a resumed stream from its start.
+            loader: the DataLoader of the training batches.
         """
         if self.stream is not None and self.stream.start:
             loader.set_epoch(self.epoch)
@@ -155,7 +157,7 @@ class Position(TrainerCallback):
     ) -> None:
         """Restore the loss sums, which the Trainer has just set to zero; prevent a second evaluation at the start.
 
-        eval_on_start asks for one evaluation, before the first step. Early stopping would count another one.
+        eval_on_start is an evaluation before the first step of a run. Early stopping would count a second one.
         """
         if self.losses is not None:
             self.trainer._total_loss_scalar = self.losses["total"]
@@ -167,10 +169,10 @@ class Position(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Count the epoch, and pass it on.
+        """Count the epoch, and set it in the state and in the sampler.
 
-        To other callbacks: over a stream, state.epoch grows by a part of max_steps in a pass. To the sampler:
-        Trainer._run_epoch does not reach it where processes share it and batches are skipped.
+        In the state, because with a stream the Trainer computes state.epoch from max_steps. In the sampler, because
+        Trainer._run_epoch does not set it if processes share the batches and some are skipped.
         """
         args.eval_on_start = args.eval_on_start or self._eval_on_start
         self.epoch, self.batches, self.ended = self.epoch + 1, self._skipped, False
@@ -193,12 +195,12 @@ class Position(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Mark the end of the epoch; stop a run that had no step left, which the Trainer tests after a step only.
+        """Mark the end of the epoch; stop a run without a step left, which the Trainer only checks after a step.
 
-        Where no batch was left, restore the random state: the Trainer does that with the first batch that it reads.
+        If no batch was left, restore the random state: the Trainer only does so when it reads the first batch.
 
         Raises:
-            InputError: a stream has too few batches for a step, which the Trainer would wait for forever.
+            InputError: a stream has too few batches for a step; the Trainer would wait forever.
         """
         self.ended = True
         if not self.trained:

@@ -1,4 +1,4 @@
-"""Resuming a run: which checkpoint it resumes from, and what differs from the run that wrote it."""
+"""Resuming a run: finding the checkpoint, and comparing the run with the one that wrote it."""
 
 import json
 import logging
@@ -40,12 +40,12 @@ class Resumption:
     """The checkpoint that a run is resumed from, if any, and its comparison with the run.
 
     Args:
-        args: of the run.
+        args: the arguments of the run.
         accelerator: synchronizes the processes.
-        collect_facts: returns the facts of the run as they are when it is called.
+        collect_facts: returns the current facts of the run.
 
     Attributes:
-        facts: of this run.
+        facts: the facts of this run.
         changes: the facts that differ from the run that wrote the checkpoint.
     """
 
@@ -53,15 +53,15 @@ class Resumption:
         self.args, self.accelerator, self.collect_facts = args, accelerator, collect_facts
         self.facts: Facts = {}
         self.changes: list[Change] = []
-        # What `find` returned, until training begins with it.
+        # The result of `find`, until training begins.
         self._found: Any = NOT_SEARCHED
 
     @property
     def changed(self) -> set[str]:
-        """The names of the facts that differ."""
+        """The names of the facts in `changes`."""
         return {change.name for change in self.changes}
 
-    # --- Which checkpoint ---
+    # --- Finding the checkpoint ---
 
     def find(self, given: str | bool | None, required: bool = True) -> str | None:
         """The checkpoint to resume from. Logs the facts that differ from the run that wrote it, one line each.
@@ -71,10 +71,10 @@ class Resumption:
             required: with True, whether there must be one.
 
         Returns:
-            None where output_dir has none, or only those of another run, which overwrite_output_dir deletes.
+            None if output_dir has no checkpoint, or only those of another run, which overwrite_output_dir deletes.
 
         Raises:
-            InputError: there is none, it is damaged, or of another run; the message names what differs.
+            InputError: there is no checkpoint, it is damaged, or it is of another run; the message lists what differs.
         """
         given = given or None
         if self._found is not NOT_SEARCHED and given == self._found:
@@ -90,8 +90,8 @@ class Resumption:
         self.accelerator.wait_for_everyone()
         return self._found
 
-    def forget(self) -> None:
-        """Search again on the next call of `find`: training begins now, and writes checkpoints of its own."""
+    def reset(self) -> None:
+        """Let the next call of `find` search again. Called when training begins, because it writes new checkpoints."""
         self._found = NOT_SEARCHED
 
     def _checked(self, checkpoint: str) -> str:
@@ -121,10 +121,10 @@ class Resumption:
             raise InputError(f"resume_from_checkpoint: there is no good checkpoint in {self.args.output_dir}")
         return None
 
-    # --- What differs ---
+    # --- Comparing the runs ---
 
     def _changes_since(self, checkpoint: str) -> list[Change]:
-        """The facts that differ from the run that wrote the checkpoint; empty where those are not known.
+        """The facts that differ from the run that wrote the checkpoint; empty if that run's facts are unknown.
 
         Raises:
             InputError: one of them changes the steps of the run, and allow_changed does not name it.
@@ -146,20 +146,20 @@ class Resumption:
 
     def _is_allowed(self, change: Change) -> bool:
         """Whether a fact may differ: it does not change the steps of the run, or allow_changed names it."""
-        # To begin or stop choosing a best model changes no step, unless the schedule waits for the metric.
+        # Choosing a best model from now on, or no longer, changes no step, unless the schedule follows the metric.
         waits = self.args.lr_scheduler_type in WAITING
         begins = change.name in METRIC and None in (change.before, change.now) and not waits
         return begins or change.name in FREE or change.name in (self.args.allow_changed or [])
 
     def _log_changes(self, checkpoint: str) -> None:
-        """Log what differs from the checkpoint, and what cannot be verified."""
+        """Log the differences from the checkpoint, and what cannot be verified."""
         if read_facts(Path(checkpoint)) is None:
             unknown = "belongs" if Path(checkpoint, MANIFEST).is_file() else "is complete and belongs"
             logger.warning(
                 "%s: not written by this version's Trainer; cannot verify that it %s to this run", checkpoint, unknown
             )
         if not is_inside(checkpoint, self.args.output_dir):
-            logger.warning("%s: the run goes on in another directory, %s", checkpoint, self.args.output_dir)
+            logger.warning("%s: the run continues in another directory, %s", checkpoint, self.args.output_dir)
         for change in self.changes:
             logger.warning("%s: %s", checkpoint, change)
 
@@ -174,8 +174,8 @@ class Resumption:
         """Write run.json to output_dir, and pass the name of the run and the changed facts to the RunRecord.
 
         Args:
-            step: after which the facts are other ones.
-            callbacks: of the run.
+            step: the step after which the changed facts hold.
+            callbacks: the callbacks of the run.
         """
         if self.args.should_save:
             self.write_facts(Path(self.args.output_dir))
@@ -184,14 +184,14 @@ class Resumption:
             if isinstance(callback, RunRecord):
                 callback.run, callback.changes = identity_of(self.facts), changes
 
-    # --- What a checkpoint restores ---
+    # --- Restoring from a checkpoint ---
 
     def position_in(self, checkpoint: Path) -> dict[str, Any] | None:
         """The content of position.pt.
 
         Returns:
-            None if another Trainer wrote the checkpoint, or an earlier version, whose facts are not known; or if
-            batches have other rows now.
+            None if another Trainer or an earlier version, with unknown facts, wrote the checkpoint; or if batches now
+            have other rows.
         """
         if self.args.ignore_data_skip or not (checkpoint / POSITION).is_file() or read_facts(checkpoint) is None:
             return None
@@ -200,26 +200,28 @@ class Resumption:
             return read_position(checkpoint)
         if self.args.should_log:
             logger.warning(
-                "Batches hold other rows than in %s: %s. The run goes on after as many steps, not after the same rows",
+                "Batches hold other rows than in %s: %s. The run continues after the same number of steps, "
+                "not after the same rows",
                 checkpoint,
                 "; ".join(others),
             )
         return None
 
     def restore_best(self, checkpoint: str, state: TrainerState, callbacks: Iterable[Any]) -> None:
-        """Set which checkpoint is the best model, though output_dir may have been moved; or choose it anew.
+        """Restore the path of the best model, also if output_dir was moved; or reset it, if the metric has changed.
 
-        Replaces `self.state.best_model_checkpoint = None` of Trainer._init_training_state, which forgets it. It is
-        chosen anew where the metric, or what it is computed from, has changed: figures cannot be compared then.
+        Replaces `self.state.best_model_checkpoint = None` of Trainer._init_training_state, which loses the path. After
+        a change of the metric, or of the facts that it is computed from, the old figure cannot be compared with new
+        ones.
 
         Raises:
-            InputError: it does not exist, and load_best_model_at_end asks for it.
+            InputError: it does not exist, and load_best_model_at_end needs it.
         """
         if not self.changed & {*CHOICE}:
             state.best_model_checkpoint = self._best_model(Path(checkpoint))
             return
         if state.best_metric is not None and self.args.should_log:
-            now = "none is chosen now" if self.args.metric_for_best_model is None else "it is chosen anew"
+            now = "none is chosen now" if self.args.metric_for_best_model is None else "it is chosen again"
             logger.warning("%s: the best model so far was chosen otherwise; %s", checkpoint, now)
         state.best_metric = state.best_model_checkpoint = state.best_global_step = None
         for callback in early_stopping(callbacks):
@@ -257,9 +259,9 @@ def restore_callbacks(callbacks: list[Any], settings: list[dict[str, Any]], stat
     `self.state.stateful_callbacks[cb_name]` of Trainer._save_checkpoint.
 
     Args:
-        callbacks: of the run.
-        settings: of the callbacks of early stopping, as the arguments have them.
-        state: of the checkpoint.
+        callbacks: the callbacks of the run.
+        settings: the settings of each early stopping callback, from the arguments.
+        state: the state in the checkpoint.
     """
     saved = state.stateful_callbacks.get(EarlyStoppingCallback.__name__, [])
     entries = saved if isinstance(saved, list) else [saved]

@@ -24,7 +24,7 @@ RESULTS = [
 ]
 # Patterns of the files that show an earlier run, besides checkpoints.
 TRACES = (*RESULTS, STATE, "training_args.bin", *WEIGHTS)
-# Patterns of its other files, which would not belong to another model.
+# Patterns of its other files, which do not fit another model.
 OTHERS = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "chat_template.jinja", "not-finite-*.pt", IDENTITY),
@@ -38,7 +38,7 @@ def traces_of_run(output_dir: str | Path) -> list[Path]:
 
 
 def clear_run(output_dir: str | Path) -> None:
-    """Delete the files of an earlier run; files of the user and the card stay."""
+    """Delete the files of an earlier run, but not the card and the user's files."""
     traces = traces_of_run(output_dir)
     if not traces:
         return
@@ -58,12 +58,12 @@ def is_inside(path: str | Path | None, directory: str | Path) -> bool:
 
 
 def check_directory(args: TrainingArguments, sources: dict[str, str | None], checkpoint: str | bool | None) -> None:
-    """Refuse to train in a directory where an earlier run would be lost, or mixed with the new one.
+    """Refuse an output directory where training would delete an earlier run, or mix it with the new one.
 
     Args:
-        args: of a run that trains.
-        sources: what the run starts from, by the names of their flags.
-        checkpoint: a path; True for one of output_dir, if there is one; None for none.
+        args: the arguments of the run.
+        sources: the paths that the run starts from, by the names of their flags.
+        checkpoint: the checkpoint to resume from; True for one in output_dir, if any; None for none.
 
     Raises:
         InputError: output_dir holds a run that is neither resumed nor to be overwritten; or a file that the run starts
@@ -93,9 +93,9 @@ def results_json(content: dict[str, Any]) -> str:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """Results that were written before; empty where there are none, or, with a warning, where the file is damaged."""
+    """Results of an earlier run; empty if there are none, or, with a warning, if the file is damaged."""
     try:
         return load_object(path) if path.exists() else {}
     except ValueError as error:
-        logger.warning("%s is damaged (%s) and written anew", path, error)
+        logger.warning("%s is damaged (%s) and is replaced", path, error)
         return {}

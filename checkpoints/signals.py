@@ -15,7 +15,7 @@ from transformers.trainer_utils import SaveStrategy
 
 logger = logging.getLogger(__name__)
 
-# What a shell reports of a process that SIGTERM ended, and of one that Ctrl-C ended.
+# The exit codes of a process that SIGTERM or Ctrl-C ended.
 TERMINATED = 128 + signal.SIGTERM
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -70,12 +70,12 @@ def restore_handlers_in_children() -> None:
 class StopOnSignal(TrainerCallback):
     """Saves a checkpoint after the current step and ends the run, once SIGTERM or Ctrl-C was received.
 
-    control.should_training_stop does not serve: transformers then ends the epoch, with an evaluation that is not due.
-    The callback has to be the last one, so that `on_save` of all others is called before it ends the run.
+    control.should_training_stop is not used: transformers would end the epoch with an additional evaluation. The
+    callback has to be the last one, so that `on_save` of all others is called before it ends the run.
 
     Args:
-        args: of the run.
-        accelerator: combines what the processes have received.
+        args: the arguments of the run.
+        accelerator: combines the signals of all processes.
     """
 
     def __init__(self, args: TrainingArguments, accelerator: Any):
@@ -91,7 +91,7 @@ class StopOnSignal(TrainerCallback):
 
         def record(number: int, *_: Any) -> None:
             if os.getpid() != process:
-                return  # A worker of a DataLoader inherits the handler; it is ended by this process.
+                return  # A worker of a DataLoader inherits the handler; this process ends it.
             if self.received == number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.received = number
@@ -111,7 +111,7 @@ class StopOnSignal(TrainerCallback):
             for number in ours:
                 signal.signal(number, before[number])
         if self.received is not None:
-            # It came after the last step.
+            # The signal came after the last step.
             signal.raise_signal(self.received)
 
     def received_by_any(self) -> int | None:
@@ -134,7 +134,7 @@ class StopOnSignal(TrainerCallback):
             return
         control.should_save = True
         if args.save_strategy == SaveStrategy.BEST:
-            # The Trainer would then save a step that is evaluated only if it is the best. Restored when training ends.
+            # With BEST, the Trainer only saves a step that is the best. Restored when training ends.
             args.save_strategy = SaveStrategy.STEPS
 
     on_epoch_end = on_evaluate = on_step_end

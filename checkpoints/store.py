@@ -1,4 +1,4 @@
-"""Checkpoints on disk: how they are found, verified, committed and deleted."""
+"""Finding, verifying, committing and deleting checkpoints on disk."""
 
 import contextlib
 import json
@@ -20,13 +20,13 @@ logger = logging.getLogger(__name__)
 
 # The whole name of a checkpoint: "checkpoint-3-notes" is a directory of the user.
 NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-([0-9]+)")
-# Beside the checkpoints, so that a rename moves nothing. transformers finds no checkpoint there.
+# Beside the checkpoints, so that a rename copies no data. transformers does not search it for checkpoints.
 STAGE = "_saving"
 REPLACED = "_replaced"
 
 
 class RunError(Exception):
-    """A run cannot go on, and not because of its options or data. The message says how to resume."""
+    """A run cannot continue, for another reason than its options or data. The message says how to resume."""
 
 
 # --- Finding checkpoints ---
@@ -45,7 +45,7 @@ def checkpoints_in(output_dir: str | Path) -> list[str]:
 
 
 def by_age(checkpoints: Iterable[str]) -> list[str]:
-    """Checkpoints by the time of writing; in the given order where a file system has no times."""
+    """Checkpoints by the time of writing; in the given order if the file system has no times."""
     return sorted(checkpoints, key=lambda each: Path(each).stat().st_mtime_ns)
 
 
@@ -65,7 +65,7 @@ def newest_good(output_dir: str | Path) -> str | None:
 
 
 def resume_hint(output_dir: str | Path) -> str:
-    """For a message: which checkpoint is good, and how to resume from it."""
+    """For a message: the last good checkpoint, and how to resume from it."""
     checkpoint = newest_good(output_dir)
     if checkpoint is None:
         return "there is no checkpoint"
@@ -86,7 +86,7 @@ def write_manifest(checkpoint: Path, files: Iterable[Path] | None = None) -> Non
 
 
 def commit(staged: Path, checkpoint: Path) -> None:
-    """Move a checkpoint to its place, when all of its files are on the disk and can be read.
+    """Move a checkpoint to its place, once all its files are on the disk and can be read.
 
     Args:
         staged: where it was written.
@@ -121,7 +121,7 @@ def synchronize(path: Path) -> None:
 
 
 def remove(path: Path, ignore_errors: bool = False) -> None:
-    """Delete a file or a directory; of a link only the link.
+    """Delete a file or a directory; for a link, only the link.
 
     Raises:
         OSError: it cannot be deleted, unless errors are ignored.
@@ -136,7 +136,7 @@ def remove(path: Path, ignore_errors: bool = False) -> None:
 def clear_stage(output_dir: Path) -> None:
     """Delete a checkpoint that a killed run was writing, and move back the one that it was replacing.
 
-    If that one is damaged, so that its step is unknown, it is deleted with a warning.
+    If the replaced one is damaged, so that its step is unknown, it is deleted with a warning.
     """
     stage = output_dir / STAGE
     # A link is not followed.
@@ -157,6 +157,6 @@ def restore(replaced: Path, output_dir: Path) -> None:
         if replaced.exists():
             logger.warning("%s is damaged: %s %s. It is deleted", replaced, STATE, fault)
         return
-    # Another process may have done so, or the new checkpoint is in its place.
+    # Fails if another process has moved it, or if the new checkpoint is in its place.
     with contextlib.suppress(OSError):
         replaced.rename(output_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}")

@@ -1,4 +1,4 @@
-"""Comparing the weights in a checkpoint with the model that they are to be loaded into, by their headers alone."""
+"""Comparing the weights in a checkpoint with the model, from the headers of their files."""
 
 import logging
 from collections.abc import Iterator
@@ -28,11 +28,11 @@ Shapes = dict[str, list[int]]
 def check_weights(checkpoint: str | Path, model: nn.Module) -> None:
     """Compare the tensors of a checkpoint with those of a model, before any of them is loaded.
 
-    The Trainer logs a warning where a tensor is missing, and the layer keeps its random weights.
+    If a tensor is missing, the Trainer only logs a warning, and the layer keeps its random weights.
 
     Args:
-        checkpoint: a directory; without weights in one file or in shards, as of FSDP, nothing is compared.
-        model: a model, or an adapter of peft, of which only the shapes are compared.
+        checkpoint: a directory; if it has no weights in one file or in shards (FSDP), nothing is compared.
+        model: a model, or an adapter of peft; for an adapter only the shapes are compared.
 
     Raises:
         InputError: tensors are missing, unexpected or of another shape; the message names them.
@@ -69,7 +69,7 @@ def shapes_of(tensors: dict[str, Any]) -> Shapes:
 
 
 def model_shapes_in(checkpoint: Path) -> Shapes:
-    """The shapes of a model's tensors in a checkpoint, in one file or in shards; empty where there is neither."""
+    """The shapes of a model's tensors in a checkpoint, from one file or from shards; empty without either."""
     for index, single in ((SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME), (WEIGHTS_INDEX_NAME, WEIGHTS_NAME)):
         if (checkpoint / single).is_file():
             return shapes_in(checkpoint, single)
@@ -91,9 +91,9 @@ def shapes_in(directory: Path, *names: str) -> Shapes:
 
 
 def adapters_in(checkpoint: Path, model: Any) -> Iterator[tuple[Path, str]]:
-    """Where the weights of adapters are, as Trainer._load_from_checkpoint finds them, and the adapters' names."""
+    """The directories with the weights of adapters, as in Trainer._load_from_checkpoint, and the adapters' names."""
     inner = [path for path in sorted(checkpoint.iterdir()) if path.is_dir() and path.name in model.peft_config]
-    # A property of peft's models, and a method of transformers'.
+    # A property in models of peft, a method in those of transformers.
     active = model.active_adapters() if callable(model.active_adapters) else model.active_adapters
     yield checkpoint, "default" if inner and "default" in model.peft_config else active[0]
     for path in inner:
@@ -109,8 +109,8 @@ def adapter_shapes(model: Any, adapter: str) -> Shapes:
 
 
 @contextmanager
-def missing_keys_unreported() -> Iterator[None]:
-    """Inside, the Trainer does not warn of tied weights, which a checkpoint has only once. See check_weights."""
+def hide_missing_keys() -> Iterator[None]:
+    """Inside, the Trainer does not warn about tied weights, which a checkpoint has only once. See check_weights."""
     source = logging.getLogger("transformers.trainer")
 
     def is_other(record: logging.LogRecord) -> bool:

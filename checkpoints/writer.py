@@ -1,4 +1,4 @@
-"""Writing checkpoints and models: into a staging directory first, and moved to their place when they are complete."""
+"""Writing checkpoints and models into a staging directory, and moving them to their place when complete."""
 
 import logging
 import shutil
@@ -17,12 +17,12 @@ from .store import STAGE, RunError, by_age, checkpoints_in, clear_stage, commit,
 
 logger = logging.getLogger(__name__)
 
-# Below this number of free bytes a disk counts as full: torch may fail to write less than it needs at a time.
+# A disk with fewer free bytes counts as full: a failed write of torch may leave a few bytes.
 FULL = 2**16
 
 
 def reason_not_written(error: BaseException, directory: Path) -> str:
-    """The reason of a failed write. On a full disk torch names a file position only, so the disk is asked."""
+    """The reason of a failed write. On a full disk torch only names a file position, so the free space is read."""
     reason = error_line(error)
     if "No space left" in reason or not directory.is_dir() or shutil.disk_usage(directory).free > FULL:
         return reason
@@ -39,7 +39,7 @@ def run_errors(trainer: Any) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, RuntimeError) as error:
-        # A worker that is killed while it sends a batch breaks the connection first.
+        # If a worker is killed while it sends a batch, the connection breaks first.
         is_worker = "DataLoader worker" in str(error) or isinstance(error, ConnectionError | EOFError)
         if not is_worker and not isinstance(error, OSError):
             raise
@@ -48,13 +48,13 @@ def run_errors(trainer: Any) -> Iterator[None]:
         raise RunError(f"after step {step}: {what}{error_line(error)}; {hint}") from error
 
 
-def check_finite(loss: torch.Tensor, inputs: dict[str, Any], trainer: Any) -> None:
-    """Save the batch of a loss that is not finite.
+def stop_if_not_finite(loss: torch.Tensor, inputs: dict[str, Any], trainer: Any) -> None:
+    """End the run if a loss is not finite, after writing the batch into output_dir.
 
     Args:
-        loss: of the batch.
+        loss: the loss of the batch.
         inputs: the batch.
-        trainer: of the run.
+        trainer: the Trainer of the run.
 
     Raises:
         RunError: the loss is not finite; the message names the step and the file of the batch.
@@ -73,7 +73,7 @@ class CheckpointWriter:
     """Writes the checkpoints of a run, each completely or not at all, and deletes old ones.
 
     Args:
-        args: of the run.
+        args: the arguments of the run.
         accelerator: synchronizes the processes.
 
     Attributes:
@@ -87,13 +87,13 @@ class CheckpointWriter:
         self.earlier: set[str] = set()
 
     def prepare_directory(self, checkpoint: str | None) -> None:
-        """Prevent that an earlier run in output_dir is mixed with the run that begins.
+        """Separate an earlier run in output_dir from the run that starts.
 
-        If that one does not resume from output_dir, the earlier run is deleted where overwrite_output_dir is given;
-        otherwise its checkpoints stay, and are not deleted later.
+        If the new run does not resume from output_dir, overwrite_output_dir deletes the earlier run. Without it, the
+        checkpoints of the earlier run stay, and `rotate` does not count or delete them.
 
         Args:
-            checkpoint: that the run resumes from; None for none.
+            checkpoint: the checkpoint that the run resumes from; None for a new run.
         """
         directory, self.earlier = self.args.output_dir, set()
         if is_inside(checkpoint, directory):
@@ -106,7 +106,7 @@ class CheckpointWriter:
         self.earlier = set(earlier)
         if self.earlier and self.args.should_log:
             logger.warning(
-                "%s holds checkpoints of an earlier run: %s. They stay, but for those of the same steps; "
+                "%s holds checkpoints of an earlier run: %s. They stay, except those of the same steps; "
                 "overwrite_output_dir deletes the earlier run",
                 directory,
                 short_list([Path(each).name for each in earlier]),
@@ -116,8 +116,8 @@ class CheckpointWriter:
         """Write a checkpoint into the staging directory, check it, and rename it to its place.
 
         Args:
-            checkpoint: where it belongs.
-            save: called in all processes; writes all files into the directory that it is given.
+            checkpoint: the final path.
+            save: writes all files into the given directory; it is called in all processes.
 
         Raises:
             RunError: it could not be written; none of its files stay.
@@ -133,7 +133,7 @@ class CheckpointWriter:
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 commit(staged, checkpoint)
-        except BaseException as error:  # safetensors and torch raise their own of a full disk; and a second Ctrl-C
+        except BaseException as error:  # a second Ctrl-C, or errors of safetensors and torch for a full disk
             reason = reason_not_written(error, run_dir)
             clear_stage(run_dir)
             if not isinstance(error, Exception):
@@ -164,8 +164,8 @@ class CheckpointWriter:
         """Write a model into a staging directory beside its place, then move each file to its place.
 
         Args:
-            directory: where the files belong.
-            save: called in all processes; writes all files into the directory that it is given.
+            directory: the final directory of the files.
+            save: writes all files into the given directory; it is called in all processes.
 
         Raises:
             RunError: it could not be written; the files that were in the directory stay.
@@ -175,19 +175,19 @@ class CheckpointWriter:
             save(stage)
             if self.args.should_save:
                 move_files(stage, directory)
-        except Exception as error:  # safetensors and torch raise their own of a full disk
+        except Exception as error:  # safetensors and torch raise errors of their own for a full disk
             reason, hint = reason_not_written(error, directory), resume_hint(self.args.output_dir)
             raise RunError(f"{directory}: the model is not saved: {reason}; {hint}") from error
         finally:
             if self.args.should_save:
-                # STAGE itself may hold what a killed run was replacing.
+                # STAGE itself may hold a checkpoint that a killed run was replacing.
                 shutil.rmtree(stage, ignore_errors=True)
                 with suppress(OSError):
                     stage.parent.rmdir()
 
 
 def move_files(source: Path, target: Path) -> None:
-    """Move all files of a directory into another one, once they are on the disk. Raises OSError."""
+    """Wait until all files of a directory are on the disk, then move them into another one. Raises OSError."""
     files = list(files_of(source))
     for path in files:
         synchronize(path)

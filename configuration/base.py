@@ -48,10 +48,10 @@ def probability(value: float | None) -> None:
 def activation(name: str | None) -> None:
     """Field validator. Raises ValueError for a name that is not in transformers' activation table."""
     if name is not None and name not in ACT2FN:
-        raise ValueError(unknown("activation", name, list(ACT2FN)))
+        raise ValueError(unknown_name_message("activation", name, list(ACT2FN)))
 
 
-def unknown(kind: str, name: Any, valid: list[str]) -> str:
+def unknown_name_message(kind: str, name: Any, valid: list[str]) -> str:
     """The error message for an unknown `name`, which lists the valid names, nearest first."""
     nearest = get_close_matches(str(name), valid, n=len(valid), cutoff=0.0)
     return f"unknown {kind} {name!r}; valid, nearest first: {', '.join(nearest)}"
@@ -131,7 +131,7 @@ class RecipeConfig(PreTrainedConfig):
         """The field values of a recipe. Raises ValueError if this architecture does not have that recipe."""
         recipes = {recipe: parts[cls.model_type] for recipe, parts in RECIPES.items() if cls.model_type in parts}
         if name not in recipes:
-            raise ValueError(unknown(f"recipe of {cls.__name__}", name, list(recipes)))
+            raise ValueError(unknown_name_message(f"recipe of {cls.__name__}", name, list(recipes)))
         return recipes[name]
 
     @classmethod
@@ -139,7 +139,7 @@ class RecipeConfig(PreTrainedConfig):
         """Raises ValueError for a name that is not valid; the message lists the valid names, nearest first."""
         for name in names:
             if name not in valid:
-                raise ValueError(unknown(f"option of {cls.__name__}", name, sorted(valid)))
+                raise ValueError(unknown_name_message(f"option of {cls.__name__}", name, sorted(valid)))
 
     @classmethod
     def check_choices(cls, settings: dict[str, Any]) -> None:
@@ -147,7 +147,7 @@ class RecipeConfig(PreTrainedConfig):
         for f in fields(cls):
             valid = list(get_args(f.type)) if get_origin(f.type) is Literal else []
             if valid and settings.get(f.name, valid[0]) not in valid:
-                raise ValueError(unknown(f.name, settings[f.name], valid))
+                raise ValueError(unknown_name_message(f.name, settings[f.name], valid))
 
 
 class BlendConfig(RecipeConfig):
@@ -399,10 +399,10 @@ def check_rope(parameters: dict[str, Any]) -> None:
     names = [name for name in RopeParameters.__annotations__ if name != "mrope_section"]  # for images
     for name in parameters:
         if name not in names:
-            raise ValueError(unknown("key of rope_parameters", name, names))
+            raise ValueError(unknown_name_message("key of rope_parameters", name, names))
     kinds = ["default", *ROPE_INIT_FUNCTIONS]
     if parameters["rope_type"] not in kinds:
-        raise ValueError(unknown("rope_type", parameters["rope_type"], kinds))
+        raise ValueError(unknown_name_message("rope_type", parameters["rope_type"], kinds))
     theta = parameters["rope_theta"]
     if not (isinstance(theta, int | float) and theta > 0):
         raise ValueError(f"rope_parameters={parameters}: rope_theta must be a number above 0")
@@ -426,7 +426,7 @@ def check_labels(config: PreTrainedConfig) -> None:
     if config.num_labels < 1:
         raise ValueError(f"num_labels={config.num_labels} must be above 0")
     if config.problem_type not in (None, *PROBLEM_TYPES):
-        raise ValueError(unknown("problem_type", config.problem_type, PROBLEM_TYPES))
+        raise ValueError(unknown_name_message("problem_type", config.problem_type, PROBLEM_TYPES))
     weights = config.class_weights
     if weights is None:
         return

@@ -1,4 +1,4 @@
-"""What a column may hold: each value is checked and brought into one form, or refused with the reason."""
+"""The kinds of columns: each value is checked and converted to a standard form, or refused with a reason."""
 
 import ast
 import contextlib
@@ -22,20 +22,20 @@ NUMBER_PATTERN = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 # The loss squares a number, in float32.
 LARGEST = float(np.sqrt(np.finfo(np.float32).max))
 COMMA_FOR_POINT = str.maketrans(".,", ",.")
-# A list, or what is meant as one: in brackets, these perhaps in quotes, or texts in a tuple, a set or an array.
+# A cell that looks like a list: brackets, perhaps in quotes, or quoted texts in a tuple, a set or an array.
 LIKE_LIST = re.compile(r"""\[.*\]|\(\s*['"].*['"]\s*,?\s*\)|\{\s*['"].*['"]\s*\}|array\(.*\)|"\[.*\]\"""", re.DOTALL)
 ITEM = r"""(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|""" + NUMBER_PATTERN + ")"
-# As Python prints a list, and NumPy an array.
+# A list as Python prints it, or an array as NumPy prints it.
 PRINTED_LIST = re.compile(rf"\[\s*{ITEM}(?:(?:\s*,\s*{ITEM})*|(?:\s+{ITEM})*)\s*\]")
-# Objects in objects of which a message names the columns.
-DEEPEST = 5
-# What separates labels in some file or other, beside what is part of a label.
+# Messages list the columns of nested objects down to this depth.
+MAX_DEPTH = 5
+# A character that probably separates labels: , ; or | beside a word character, or # between two of them.
 SEPARATOR = re.compile(r"(?<=\w)[,;|]|[,;|](?=\w)|(?<=\w)#(?=\w)")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What the user's data calls each standard column."""
+    """The user's name of each standard column."""
 
     text: str = "text"
     text_pair: str = "text_pair"
@@ -57,8 +57,8 @@ class Kind(NamedTuple):
     """How the values of one column are checked.
 
     Args:
-        value: from a typed value to the standard one; raises ValueError with the reason.
-        cell: the same from the text of a .csv, .tsv or .txt cell, and how files are read.
+        value: converts a typed value to the standard form; raises ValueError with the reason.
+        cell: converts the text of a .csv, .tsv or .txt cell, given how files are read; raises ValueError, too.
         type: the Arrow type of the standard values.
     """
 
@@ -75,7 +75,7 @@ class Field(NamedTuple):
         column: the user's name.
         kind: what it may hold.
         optional: whether it may be absent.
-        hint: what to do about values that are missing, for messages.
+        hint: what to do about missing values, for messages.
     """
 
     name: str
@@ -100,7 +100,7 @@ def _list(value: Any, of: str) -> list:
 
 
 def _are_texts(values: list) -> bool:
-    """Whether every item is a text: without a loop, as most of the time in reading words goes here."""
+    """Whether every item is a text. There is no loop, because reading words spends most of its time here."""
     return {*map(type, values)} <= {str}
 
 
@@ -126,7 +126,7 @@ def _one_target(value: Any) -> str:
 
 
 def _label(value: Any) -> str:
-    """A whole number stands for its digits, a truth value for `true` or `false`, as JSON writes them."""
+    """A label as text: a whole number becomes its digits, a truth value becomes `true` or `false`, as in JSON."""
     if type(value) is str and value:
         return value
     if isinstance(value, bool):
@@ -141,7 +141,7 @@ def _label(value: Any) -> str:
 
 
 def _cell_label(cell: str, reading: Reading) -> str:
-    """Cells do not say whether 0.5 is a number or a name, and [1, 2] a list: without a problem_type it is refused."""
+    """The label of a cell, without a problem_type. Raises ValueError for a cell that may be a number or a list."""
     if FRACTION.fullmatch(cell.strip()):
         comma = " with --decimal ','" if "," in cell else ""
         raise ValueError(
@@ -162,7 +162,7 @@ def _label_list(value: Any) -> list[str]:
     return [_label(item) for item in _list(value, "labels")]
 
 
-def _several(value: Any) -> list[str]:
+def _several_labels(value: Any) -> list[str]:
     try:
         return _label_list(value)
     except ValueError as error:
@@ -174,7 +174,7 @@ def _numbers(value: Any) -> list[float]:
     for item in items:
         if isinstance(item, bool) or not isinstance(item, int | float):
             raise ValueError(f"must be a number for --problem_type regression, but is {describe(item)}")
-        # "not" finds nan too.
+        # "not" also refuses nan.
         if not abs(item) <= LARGEST:
             raise ValueError(
                 f"must be a finite number, at most {LARGEST:.1e} (the loss squares it), but is {str(item)[:40]}"
@@ -209,8 +209,8 @@ def value_of(row: dict[str, Any], column: str) -> Any:
     return value_of(row[first], rest)
 
 
-def column_names(row: dict[str, Any], prefix: str = "", depth: int = DEEPEST) -> list[str]:
-    """The names by which `value_of` finds what is no object itself, or stands in so many others."""
+def column_names(row: dict[str, Any], prefix: str = "", depth: int = MAX_DEPTH) -> list[str]:
+    """The names of all columns, as `value_of` takes them; columns of objects are listed down to `depth` levels."""
     names = []
     for name, value in row.items():
         inside = column_names(value, f"{prefix}{name}.", depth - 1) if isinstance(value, dict) and depth else []
@@ -234,19 +234,19 @@ def present_fields(fields: list[Field], row: dict[str, Any], where: str) -> list
 
 
 def _quoted_list(cell: str) -> list | None:
-    """The list that stands in brackets as JSON, Python or NumPy writes it; None if none of them would."""
+    """Parse a list in brackets, as JSON, Python or NumPy writes it. Returns None for any other text."""
     with contextlib.suppress(ValueError, RecursionError):
         return _list(json.loads(cell), "items")
     if not PRINTED_LIST.fullmatch(cell):
         return None
     try:
-        return [_printed(item) for item in re.findall(ITEM, cell)]
+        return [_parse_item(item) for item in re.findall(ITEM, cell)]
     except SyntaxError:
         return None
 
 
-def _printed(item: str) -> str | int | float:
-    """A text in quotes, or a number."""
+def _parse_item(item: str) -> str | int | float:
+    """Parse an item of a printed list: a text in quotes, or a number."""
     if item[0] in "'\"":
         return ast.literal_eval(item)
     if not item.lstrip("+-").isdigit():
@@ -258,18 +258,18 @@ def _printed(item: str) -> str | int | float:
 
 
 def _cell_list(cell: str, separators: str = " ") -> tuple[list, bool]:
-    """The items of a cell, and whether they stand in brackets. Raises ValueError for brackets that hold no list.
+    """The items of a cell, and whether the cell is a list in brackets. Raises ValueError for an unreadable list.
 
     Args:
         cell: a list in brackets, or items between separators; white space other than spaces belongs to the items.
-        separators: characters.
+        separators: the characters that separate items.
     """
     if separators == " ":
         items = [item for item in cell.split(" ") if item]
     else:
         parts = re.split(f"[{re.escape(separators)}]", cell)
         items = [item for item in (part.strip(" ") for part in parts) if item]
-    # Few cells begin as a list does.
+    # A fast test first: few cells begin like a list.
     if cell.strip()[:1] not in ("[", "(", "{", "a", '"') or not LIKE_LIST.fullmatch(cell.strip()):
         return items, False
     value = _quoted_list(cell.strip())
@@ -287,20 +287,20 @@ def _cell_words(cell: str, reading: Reading) -> list[str]:
 
 
 def _cell_labels(cell: str, reading: Reading) -> list[str]:
-    """Without a label_separator, what separates labels in other files is not taken for a part of one."""
+    """The labels of a cell. Raises ValueError for a probable separator in a label, without a label_separator."""
     items, in_brackets = _cell_list(cell, reading.label_separator or " ")
-    is_checked = reading.label_separator is None and not in_brackets and SEPARATOR.search(cell)
-    for item in items if is_checked else ():
+    needs_check = reading.label_separator is None and not in_brackets and SEPARATOR.search(cell)
+    for item in items if needs_check else ():
         if found := SEPARATOR.search(item):
             raise ValueError(
-                f"would be read as the label {item[:40]!r}; say --label_separator {found[0]!r} if that separates "
+                f"would be read as the label {item[:40]!r}; give --label_separator {found[0]!r} if that separates "
                 "labels, or --label_separator ' ' if not"
             )
     return _label_list(items)
 
 
 def _cell_references(cell: str, reading: Reading) -> list[str]:
-    """A list of texts in quotes is several; everything else is one text, whatever its brackets."""
+    """The references of a cell: several for a list of quoted texts, otherwise one, even if it has brackets."""
     text = cell.strip()
     value = _quoted_list(text) if text.startswith(('["', "['")) and text.endswith("]") else None
     return value if value and _are_texts(value) else [cell]
@@ -309,19 +309,20 @@ def _cell_references(cell: str, reading: Reading) -> list[str]:
 def _cell_target(cell: str, reading: Reading) -> str:
     if _cell_references(cell, reading) != [cell]:
         raise ValueError(
-            f"is a list of references, which are for validation and test alone: {cell[:40]!r}; .jsonl has such texts"
+            f"is a list of references, which are only for validation and test: {cell[:40]!r}; to read it as one text, "
+            "use .jsonl"
         )
     return cell
 
 
 def _cell_numbers(cell: str, reading: Reading) -> list[float]:
-    """Numbers between spaces, or in brackets also between commas where these are no decimal marks."""
+    """The numbers of a cell, separated by spaces; in brackets also by commas, if the decimal mark is a point."""
     text, separators = cell.strip(), reading.label_separator or " "
     if text.startswith("[") and text.endswith("]"):
         text, separators = text[1:-1], f"{separators} \n" + ("," if reading.decimal == "." else "")
     words = [word for word in re.split(f"[{re.escape(separators)}]", text) if word]
     if reading.decimal == ",":
-        # A point, which would separate thousands, becomes a comma, which no number has.
+        # A point would separate thousands. It becomes a comma, so that the number is refused.
         words = [word.translate(COMMA_FOR_POINT) for word in words]
     if not words or not all(re.fullmatch(NUMBER_PATTERN, word) for word in words):
         hint = "; --decimal , reads a decimal comma, --label_separator , several numbers" if "," in cell else ""
@@ -337,14 +338,14 @@ WORDS = Kind(_words, _cell_words, pa.list_(pa.string()))
 LABELS = Kind(_label_list, _cell_labels, pa.list_(pa.string()))
 REFERENCES = Kind(_references, _cell_references, pa.list_(pa.string()))
 ONE_TARGET = Kind(_one_target, _cell_target, pa.string())
-# A label where nothing says what kind of label it is: a cell that could be a number or a list is refused.
+# A label without a problem_type: a cell that could be a number or a list is refused.
 UNKNOWN_LABEL = Kind(_label, _cell_label, pa.string())
 ONE_LABEL = Kind(_label, lambda cell, reading: _label(cell), pa.string())
-SEVERAL_LABELS = Kind(_several, _cell_labels, pa.list_(pa.string()))
+SEVERAL_LABELS = Kind(_several_labels, _cell_labels, pa.list_(pa.string()))
 NUMBERS = Kind(_numbers, _cell_numbers, pa.list_(pa.float64()))
 
 
-# --- What a task reads ---
+# --- The columns of a task ---
 
 
 @dataclass(frozen=True)
@@ -353,20 +354,20 @@ class LabelRule:
 
     Args:
         column: the standard column that holds the labels.
-        is_number: the labels are numbers, which get names of their own: `LABEL_0` and so on.
+        is_number: the labels are numbers, which are named `LABEL_0` and so on.
         outside_first: the label `O` gets the id 0.
-        least: the smallest number of different labels that can be learnt.
+        min_labels: the smallest number of different labels that can be learnt.
     """
 
     column: str
     is_number: bool = False
     outside_first: bool = False
-    least: int = 1
+    min_labels: int = 1
 
 
 @dataclass(frozen=True)
 class Schema:
-    """The columns that a task reads, and what the user's data calls them.
+    """The columns that a task reads, and their names in the user's data.
 
     Args:
         kinds: what each standard column holds in the training split.

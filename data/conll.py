@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from .files import Lines, strip_line_end
 
-# Separates columns where no tab does. Other whitespace, such as U+00A0, is text.
+# Separates columns in files without tabs. Other whitespace, such as U+00A0, is text.
 SPACE = re.compile("[ \t]+")
 DOCUMENT = re.compile("-DOCSTART-(?![^ \t])")
 UNIVERSAL_COLUMNS = 10
@@ -28,7 +28,7 @@ class WordColumns(NamedTuple):
     universal: bool = False
 
     def replace_with(self, token: int | None, tag: int | None) -> "WordColumns":
-        """The columns with those replaced that the user gave; None keeps a column."""
+        """A copy with the indices that the user gave; None keeps an index."""
         return self._replace(token=self.token if token is None else token, tag=self.tag if tag is None else tag)
 
 
@@ -59,7 +59,7 @@ def read_sentences(lines: Lines, columns: WordColumns) -> Iterator[dict[str, Any
             tags.append(cells[columns.tag])
             if not tags[-1] or tags[-1] != tags[-1].strip(" "):
                 raise lines.error(
-                    f"the tag of {tokens[-1]!r} is {tags[-1]!r}, but no tag is empty or has space around it"
+                    f"the tag of {tokens[-1]!r} is {tags[-1]!r}, but a tag must not be empty or have spaces around it"
                 )
     if tokens:
         yield {"tokens": tokens, "tags": tags}
@@ -88,27 +88,30 @@ class PlainLines:
         cells = text.split("\t") if self.has_tabs else SPACE.split(text.strip(" \t"))
         if len(cells) != self.width:
             self._check_width(len(cells))
+            self.width = self.width or len(cells)
         return cells
 
     def _check_width(self, width: int) -> None:
-        """Raises InputError for too few columns, or for another number than before if a needed column then moves."""
+        """Raises InputError for too few columns, or for a number that differs from the first line's and matters.
+
+        It matters if a column is counted from the last one.
+        """
         token, tag = self.columns.token, self.columns.tag
         needed = max(2, *(index + 1 if index >= 0 else -index for index in (token, tag)))
         separator = "tabs" if self.has_tabs else "white space"
         if width < needed:
             raise self.lines.error(f"{width} columns between {separator}, but columns {token} and {tag} are needed")
         if token % width == tag % width:
-            raise self.lines.error(f"of {width} columns {token} and {tag} are the same")
+            raise self.lines.error(f"columns {token} and {tag} of {width} columns are the same")
         if self.width and min(token, tag) < 0:
             raise self.lines.error(f"{width} columns between {separator}, but the first line has {self.width}")
-        self.width = self.width or width
 
 
 class UniversalLines(PlainLines):
     """Splits the lines of CoNLL-U: ten columns between tabs; the first one numbers the words of a sentence."""
 
     def ends_sentence(self, text: str) -> bool:
-        """Whether the line is blank. In CoNLL-U documents are marked in comments only."""
+        """Whether the line is blank. CoNLL-U marks documents in comments."""
         return not text.strip(" \t")
 
     def cells(self, text: str, number: int) -> list[str]:
@@ -120,6 +123,7 @@ class UniversalLines(PlainLines):
             raise self.lines.error(f"{len(cells)} columns between tabs, but CoNLL-U has {UNIVERSAL_COLUMNS}")
         if not self.width:
             self._check_width(len(cells))
+            self.width = len(cells)
         if cells[0] != str(number):
             if NOT_A_WORD.fullmatch(cells[0]):
                 return []

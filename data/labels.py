@@ -1,4 +1,4 @@
-"""The labels of a data set: their names and numbers, and whether other splits have the same ones."""
+"""The labels of a data set: their names and ids, and a check that all splits have the same labels."""
 
 import difflib
 import re
@@ -35,15 +35,15 @@ def label_names(
     """
     if rule.is_number:
         return _number_names(data, origins, known)
-    reason = "is none of the model's"
+    reason = "is not a label of the model"
     if "train" in data:
         reason = "does not occur in training"
         names = _sorted_labels(_distinct(data["train"], rule.column), rule)
         if not names:
             raise InputError(f"{origins['train']}: no row has a label")
-        if len(names) < rule.least:
+        if len(names) < rule.min_labels:
             raise InputError(
-                f"{origins['train']}: every row has the label {names[0]!r}; classes are told apart from two"
+                f"{origins['train']}: every row has the label {names[0]!r}; at least two labels are needed"
             )
         known = known if known is not None and sorted(known) == sorted(names) else names
     for split in data:
@@ -57,7 +57,7 @@ def _number_names(data: dict[str, datasets.Dataset], origins: dict[str, Origin],
     width, owner = (widths["train"], "training") if "train" in data else (len(known), "the model")
     for split, found in widths.items():
         if found != width:
-            raise InputError(f"{origins[split]}: labels hold {found} numbers, but those of {owner} {width}")
+            raise InputError(f"{origins[split]}: labels hold {found} numbers, but those of {owner} hold {width}")
     return [f"LABEL_{index}" for index in range(width)]
 
 
@@ -77,12 +77,13 @@ def _labels(dataset: datasets.Dataset, column: str) -> Iterator[list[str]]:
 def _sorted_labels(names: set[str], rule: LabelRule) -> list[str]:
     """See `label_names`."""
     if all(re.fullmatch("-?[0-9]+", name) for name in names):
-        # Any number of digits, of which int reads 4,300.
+        # Decimal reads any number of digits, int at most 4,300.
         return sorted(names, key=lambda name: (Decimal(name), name))
     return sorted(names, key=lambda name: (rule.outside_first and name != "O", name))
 
 
 def _check_known(dataset: datasets.Dataset, column: str, names: list[str], origin: Origin, reason: str) -> None:
+    """Raises InputError with `reason` for the first row with a label that is not among the names."""
     known = set(names)
     if _distinct(dataset, column) <= known:
         return
@@ -91,7 +92,7 @@ def _check_known(dataset: datasets.Dataset, column: str, names: list[str], origi
     count = sum(unknown[0] in labels for labels in rows.values())
     others = f", and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""
     if unknown[0] == "-1":
-        others += "; -1 often says that there is none: such rows are for seqblend-predict"
+        others += "; -1 often means that a row has no label: such rows are for seqblend-predict"
     near = " or ".join(map(repr, difflib.get_close_matches(unknown[0], names)))
     raise InputError(
         f"{origin.row(next(iter(rows)))}: label {unknown[0]!r} {reason}"

@@ -1,4 +1,4 @@
-"""The user's data as splits: read, checked and brought under standard column names.
+"""The user's data as splits: read, checked and renamed to standard column names.
 
 The standard columns of a split are those of the task's `Schema` (data/columns.py), such as `text` and `label`. A
 label is a text; a list of texts where a row has several labels; a float, or a list of floats, for regression. Tokens
@@ -56,11 +56,11 @@ class DataOptions:
         reading: how the files are read.
         dataset_name: `dates`, or what `datasets.load_dataset` takes; in place of files.
         dataset_config_name: the configuration of `dataset_name`.
-        split_names: what a split is called in `dataset_name`, as in `{"validation": "dev", "train": "train[:90%]"}`.
+        split_names: the name of each split in `dataset_name`, as in `{"validation": "dev", "train": "train[:90%]"}`.
         splits: the splits to read, where they exist; a warning names those that are not read.
         max_train_samples: keep this many random rows of the training split, in their order.
         max_eval_samples: the same for each of the other splits.
-        streaming: read the training split while it is trained on, and store nothing of it.
+        streaming: read the training split during training, and store none of it.
         seed: decides which rows are kept, and the split of `dates`.
         data_seed: decides the order of a stream; None is `seed`.
     """
@@ -82,8 +82,8 @@ class LabelledData(datasets.DatasetDict):
     """A `DatasetDict` with the label names of its whole training split, also where only some rows were kept.
 
     Args:
-        label_names: those of the training split, or of the model; none where there is neither.
-        streamed_labels: the labels of a training split that is streamed, in the column that they have there.
+        label_names: those of the training split, or of the model; empty without either.
+        streamed_labels: the labels of a streamed training split, as a data set with one column.
         where: the files or the data set that each split comes from, for messages.
     """
 
@@ -98,12 +98,12 @@ def load_data(schema: Schema, options: DataOptions, known: list[str] | None = No
     Labels are checked before samples are taken, so rows in messages are rows of the user's files.
 
     The splits are stored in the cache of `datasets`, where the same files are found again. With `streaming` the
-    training split is not stored, but read anew in each epoch; where it has labels, all rows are read once to learn
-    them.
+    training split is not stored, but read again in each epoch; if it has labels, all rows are read once before, to
+    collect them.
 
     Args:
         schema: the columns to read.
-        options: the data, and how it is read.
+        options: which data is read, and how.
         known: the labels of a saved model; used if there is no training split.
 
     Returns:
@@ -146,7 +146,7 @@ def load_data(schema: Schema, options: DataOptions, known: list[str] | None = No
 def read_file(
     path: str | Path, schema: Schema, split: str = "train", reading: Reading = DEFAULT_READING
 ) -> datasets.Dataset:
-    """Read one file, of one of the `FILE_TYPES`, perhaps packed, into standard columns.
+    """Read one file, of one of the `FILE_TYPES`, perhaps compressed, into standard columns.
 
     Raises:
         InputError: the file, a row or a column is wrong.
@@ -154,7 +154,7 @@ def read_file(
     return _read(sources_of(split, path, reading), schema.fields(split))[0]
 
 
-# --- What is read ---
+# --- Sources and options ---
 
 
 def _sources(options: DataOptions, fields: dict[str, list[Field]]) -> dict[str, list[Source]]:
@@ -163,7 +163,7 @@ def _sources(options: DataOptions, fields: dict[str, list[Field]]) -> dict[str, 
         given = {split: files for split, files in options.files.items() if split in options.splits}
         sources = {split: sources_of(split, files, options.reading) for split, files in given.items()}
         if unread := [f"{split}_file" for split in options.files if split not in options.splits]:
-            logger.warning("not read, as nothing is to be done with it: %s", ", ".join(unread))
+            logger.warning("not read, because no step uses it: %s", ", ".join(unread))
     else:
         wanted = {split: fields[split] for split in SPLITS if split in options.splits}
         sources = named_sources(
@@ -203,7 +203,7 @@ def _check_options(options: DataOptions) -> None:
 
 
 def _check_cells(reading: Reading, kinds: list[Kind]) -> None:
-    """Raises InputError for options on numbers and lists where no column holds any."""
+    """Raises InputError for options for numbers or lists if no column has them."""
     if reading.decimal != DEFAULT_READING.decimal and NUMBERS not in kinds:
         raise InputError(f"decimal: {reading.decimal!r} is for problem_type regression")
     if reading.label_separator is None:
@@ -211,7 +211,7 @@ def _check_cells(reading: Reading, kinds: list[Kind]) -> None:
     if not any(kind in kinds for kind in (LABELS, SEVERAL_LABELS, NUMBERS)):
         raise InputError("label_separator: is for tags, and for problem_type multi_label_classification or regression")
     if NUMBERS in kinds and reading.decimal in reading.label_separator:
-        raise InputError(f"label_separator: {reading.label_separator!r} has the decimal mark in it; see --decimal")
+        raise InputError(f"label_separator: {reading.label_separator!r} contains the decimal mark; see --decimal")
 
 
 # --- From rows to a checked table ---
@@ -282,9 +282,11 @@ def _batches(source: Source, fields: list[Field], bar: tqdm) -> Iterator[pa.Reco
         for column in absent:
             for number, row in enumerate(batch, count + 1):
                 if has_column(row, column):
-                    raise InputError(f"{where}: row {number}: has column {column!r}, which the first row has not")
+                    raise InputError(
+                        f"{where}: row {number}: has column {column!r}, which the first row does not have"
+                    )
         arrays = [convert_column(batch, field, where, count + 1, source.cells) for field in present]
-        # More than one batch where a column has more than the 2 GiB that one Arrow array holds.
+        # More than one batch if a column exceeds the 2 GiB of an Arrow array.
         for table in pa.table(arrays, schema=schema).to_batches():
             _check_lengths(table, where, count, next((field.hint for field in present if field.name == "tags"), ""))
             yield table
@@ -362,7 +364,7 @@ def _single_item_columns(table: datasets.table.Table | pa.Table, place: Callable
 
 
 def _unwrap(dataset: datasets.Dataset, names: list[str]) -> datasets.Dataset:
-    """Replace one-item lists by their items, in one part of a split: concatenated tables cannot change a column."""
+    """Replace one-item lists by their items in one part of a split, as concatenated tables cannot replace a column."""
     return datasets.Dataset(_unwrapped(dataset.data, names), fingerprint=dataset._fingerprint)
 
 
@@ -373,12 +375,12 @@ def _unwrapped(table: Any, names: list[str]) -> Any:
 
 
 def _check_same_columns(columns: dict[str, list[str]]) -> None:
-    """Raises InputError where one source has a column, such as text_pair, that another one lacks."""
+    """Raises InputError if a source has a column, such as text_pair, that another one lacks."""
     first, *others = columns
     for other in others:
         for name in {*columns[first]} ^ {*columns[other]}:
             having, lacking = (first, other) if name in columns[first] else (other, first)
-            raise InputError(f"{lacking}: no column {name!r}, which {having} has")
+            raise InputError(f"{lacking}: no column {name!r}, but {having} has it")
 
 
 def _sample(dataset: datasets.Dataset, limit: int, seed: int) -> datasets.Dataset:

@@ -19,7 +19,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 
-from ..configuration.base import unknown
+from ..configuration.base import unknown_name_message
 from ..data.writing import write_atomically
 from ..tasks.tags import describe_scheme
 from ..version import __version__
@@ -117,7 +117,7 @@ class CardData:
         valid = [field.name for field in fields(cls)]
         for name in names:
             if name not in valid:
-                raise ValueError(unknown("field of card_data", name, valid))
+                raise ValueError(unknown_name_message("field of card_data", name, valid))
 
 
 def write_card(

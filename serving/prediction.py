@@ -13,7 +13,7 @@ from ..tasks.encoding import OVERFLOW_COLUMNS, Answer, Row, Settings, fill
 from ..tasks.windows import OverflowCounts
 from ..tasks.words import word_spans
 
-# The number of characters that are read ahead, and what a row counts for besides its own characters.
+# The number of characters that are read ahead, and the number that a row counts in addition to its own.
 READ_AHEAD, ROW = 2**18, 64
 
 
@@ -22,12 +22,12 @@ class Predictor:
     """Answers rows with a saved model.
 
     Args:
-        task: of the model.
-        model: in evaluation mode.
-        settings: of the task.
-        max_tokens: the most tokens, without padding, in a batch; a longer sequence is a batch of its own.
+        task: the task of the model.
+        model: the model, in evaluation mode.
+        settings: the settings of the task.
+        max_tokens: maximum number of tokens, without padding, in a batch; a longer sequence is a batch of its own.
         generation: arguments of `model.generate`.
-        overflow: counts rows that were too long.
+        overflow: counts the rows that were too long.
     """
 
     task: Task
@@ -38,7 +38,7 @@ class Predictor:
     overflow: OverflowCounts = field(default_factory=OverflowCounts)
 
     def answers(self, rows: Iterable[Row]) -> Iterator[Answer]:
-        """One answer a row, in the order of the rows; it begins with the row's input."""
+        """One answer per row, in the order of the rows; its first entry is the row's input."""
         for chunk in read_ahead(rows):
             for row, answer in zip(chunk, self.answer(chunk), strict=True):
                 inputs = [row["text"]] if "spans" in row else [row[name] for name in self.task.inputs if name in row]
@@ -46,7 +46,7 @@ class Predictor:
 
     @torch.inference_mode()
     def answer(self, rows: list[Row]) -> list[Answer]:
-        """The answers to some rows, which are read together."""
+        """The answers to rows that are processed together."""
         tokenizer = self.settings.tokenizer
         features = self.task.read_rows(rows, self.settings)
         self.overflow.add(**{name: features[name] for name in OVERFLOW_COLUMNS})
@@ -70,7 +70,7 @@ class Predictor:
 
 
 def read_ahead(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Chunks of rows with at least READ_AHEAD characters each, but for the last chunk."""
+    """Chunks of rows with at least READ_AHEAD characters each; the last chunk may be smaller."""
     chunk, size = [], 0
     for row in rows:
         chunk.append(row)

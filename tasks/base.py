@@ -1,4 +1,4 @@
-"""What every task has: the columns it reads, how rows are encoded, and how predictions become answers and metrics."""
+"""The base class of tasks: columns, encoding of rows, and conversion of predictions to answers and metrics."""
 
 import abc
 from collections.abc import Callable, Iterator
@@ -20,29 +20,29 @@ Positions = list[np.ndarray]
 
 
 class Task(abc.ABC):
-    """A task: everything that depends on what is learnt. A task has no state.
+    """A task: everything that differs from other tasks. A task has no state.
 
-    The attributes and abstract methods must be defined. Of the other methods, `answer` and `score` give a task metrics
-    and predictions.jsonl; `read_rows`, `run_model` and `to_answers` let `seqblend-predict` ask its models.
+    The attributes without a default and the abstract methods must be defined. The other methods are optional. `answer`
+    and `score` add metrics and predictions.jsonl; `read_rows`, `run_model` and `to_answers` add `seqblend-predict`.
 
     Attributes:
-        name: of the option `task`.
-        auto_class: transformers' Auto class of its models.
+        name: its value of the option `task`.
+        auto_class: the Auto class of transformers for its models.
         architecture: the default architecture.
-        inputs: the standard columns that a prediction is made from.
-        reference: the standard column that a prediction is compared with.
+        inputs: the standard columns that the model predicts from.
+        reference: the standard column that predictions are compared with.
         text_columns: the standard columns that the tokenizer is trained on.
-        options: the fields of DataArguments that only some tasks have, and this one has.
-        reads_words: `text_columns` hold lists of words, not texts.
-        generates: predictions are generated token by token.
-        adds_special_tokens: its tokenizer puts special tokens around a text; not where texts are continued.
-        needs_exact_decoding: its tokenizer must be able to give back a text exactly.
-        has_sentinels: its tokenizer needs tokens that stand for spans.
-        truncation_side: in prediction, where a text that is too long is cut; None is as the tokenizer says.
-        padding_side: in prediction, where a short sequence is padded.
+        options: its fields of DataArguments, without those that every task has.
+        reads_words: whether `text_columns` hold lists of words, not texts.
+        generates: whether predictions are generated token by token.
+        adds_special_tokens: whether its tokenizer puts special tokens around a text; False if texts are continued.
+        needs_exact_decoding: whether its tokenizer must restore texts exactly.
+        has_sentinels: whether its tokenizer needs sentinels, which replace spans.
+        truncation_side: the side on which prediction cuts a long text; None is the tokenizer's.
+        padding_side: the side on which prediction pads a short sequence.
         generation: default arguments of `model.generate` in prediction; None if the model does not generate.
-        answer_options: what a user may ask of answers in prediction: `top_k`, `probabilities`.
-        reduce_logits: logits and labels to what is kept for `answer`; None keeps the logits.
+        answer_options: the prediction options that it supports: `top_k`, `probabilities`.
+        reduce_logits: maps logits and labels to the predictions that `answer` reads; None keeps the logits.
     """
 
     name: ClassVar[str]
@@ -63,14 +63,14 @@ class Task(abc.ABC):
     answer_options: ClassVar[tuple[str, ...]] = ()
     reduce_logits: ClassVar[Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None] = None
 
-    # --- What is read ---
+    # --- Columns ---
 
     def schema(self, columns: Columns = STANDARD_COLUMNS, problem_type: str | None = None) -> Schema:
         """The columns to read.
 
         Args:
-            columns: what the user's data calls them.
-            problem_type: of sequence classification.
+            columns: their names in the user's data.
+            problem_type: the problem type of sequence classification.
 
         Raises:
             InputError: the problem type is unknown, or the task has none.
@@ -92,7 +92,7 @@ class Task(abc.ABC):
     # --- From rows to batches ---
 
     def check(self, rows: datasets.Dataset, settings: Settings, split: str) -> None:
-        """Warn of rows that can be learnt in part only.
+        """Warn about rows that can only partly be learnt.
 
         Raises:
             InputError: nothing can be learnt from these rows, or with this tokenizer.
@@ -101,22 +101,22 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, batch: Rows, settings: Settings) -> Rows:
-        """Columns of rows to columns of what the model reads.
+        """Convert columns of rows to columns of model inputs.
 
-        Where a text becomes several windows, a column `document` says which row each sequence is of.
+        If a text may become several windows, a column `document` has the index of each sequence's row.
         """
 
     def regroup(self, documents: Iterator[pa.ListArray], settings: Settings) -> Iterator[pa.RecordBatch] | None:
-        """Token ids of documents, in parts, to rows of another length; None where each row stays as it is."""
+        """Convert token ids of documents to rows of another length; None if rows stay as they are."""
         return None
 
     def check_documents(self, documents: datasets.Dataset, settings: Settings, split: str) -> None:
-        """As `check`, of encoded documents before they are regrouped."""
+        """As `check`, for encoded documents before they are regrouped."""
         return
 
     @abc.abstractmethod
     def make_collator(self, settings: Settings) -> Callable[[list[Row]], dict[str, torch.Tensor]]:
-        """The function that makes a batch of encoded rows."""
+        """The function that makes a batch from encoded rows."""
 
     # --- From predictions to metrics ---
 
@@ -131,11 +131,11 @@ class Task(abc.ABC):
         return type(self).join is not Task.join
 
     def join(self, predicted: EvalPrediction, document: np.ndarray) -> EvalPrediction:
-        """Predictions for windows to predictions for documents; `document` (W,) is the document of each window."""
+        """Combine predictions of windows to predictions of documents; `document` (W,) is each window's document."""
         raise NotImplementedError
 
     def answer(self, predicted: EvalPrediction, rows: datasets.Dataset, settings: Settings) -> list[Answer]:
-        """Predictions and labels, as arrays, to one answer a row."""
+        """Convert predictions and labels, as arrays, to one answer per row."""
         raise NotImplementedError
 
     def score(self, answers: list[Answer], rows: datasets.Dataset, settings: Settings) -> dict[str, float | str]:
@@ -150,11 +150,11 @@ class Task(abc.ABC):
 
     @property
     def can_predict(self) -> bool:
-        """Whether `seqblend-predict` can ask its models."""
+        """Whether `seqblend-predict` supports its models."""
         return type(self).read_rows is not Task.read_rows
 
     def read_rows(self, rows: list[Row], settings: Settings) -> BatchEncoding:
-        """Rows to what the model reads; `positions` holds the tokens to predict for, if these are not all."""
+        """Convert rows to model inputs; `positions` has the positions to predict at, if these are not all."""
         raise NotImplementedError
 
     def run_model(
@@ -165,11 +165,11 @@ class Task(abc.ABC):
         settings: Settings,
         generation: dict[str, Any],
     ) -> list[Any]:
-        """A batch (B, T) to one output a sequence."""
+        """Run the model on a batch (B, T). Returns one output per sequence."""
         raise NotImplementedError
 
     def to_answers(self, outputs: list[Any], document: list[int], rows: list[Row], settings: Settings) -> list[Answer]:
-        """The outputs of sequences to one answer a row; `document` is the row of each sequence."""
+        """Convert the outputs of sequences to one answer per row; `document` has the row of each sequence."""
         raise NotImplementedError
 
 
@@ -180,9 +180,9 @@ def mean_probabilities(logits: torch.Tensor, tokens: torch.Tensor, ends: int | l
     """The geometric mean of the probabilities of generated tokens, up to and including the first end token.
 
     Args:
-        logits: (B, T, V), from which each token was predicted.
-        tokens: generated (B, T).
-        ends: the end tokens.
+        logits: the logits that each token was chosen from, (B, T, V).
+        tokens: the generated tokens (B, T).
+        ends: the ids of the end tokens.
     """
     chosen = logits.float().log_softmax(-1).gather(-1, tokens[..., None])[..., 0]  # (B, T)
     real = until_end(tokens, ends)

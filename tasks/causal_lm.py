@@ -1,4 +1,4 @@
-"""Causal language models: what comes next, in one stream of texts or in documents that do not see each other."""
+"""Causal language models: predict the next token, in one stream of texts or in separate documents."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -51,11 +51,11 @@ class CausalLM(Task):
         return {"input_ids": [[*ids, tokenizer.eos_token_id] for ids in token_ids_of(tokenizer, batch["text"])]}
 
     def regroup(self, documents: Iterator[pa.ListArray], settings: Settings) -> Iterator[pa.RecordBatch]:
-        """Rows of whole documents, or blocks of one stream; a row may begin in one array and end in the next."""
+        """Rows of whole documents, or blocks of one stream; a row may continue from one array into the next."""
         return (pack_documents if settings.pack_documents else cut_stream)(documents, settings.max_length)
 
     def check_documents(self, documents: datasets.Dataset, settings: Settings, split: str) -> None:
-        """Warn of documents longer than a row.
+        """Warn about documents longer than a row.
 
         Raises:
             InputError: there is no token to predict from another.
@@ -76,11 +76,11 @@ class CausalLM(Task):
             logger.warning(message, where, len(long), len(lengths), settings.max_length, pieces.sum())
 
     def make_collator(self, settings: Settings) -> Callable[[list[Row]], dict[str, torch.Tensor]]:
-        """Pads rows, or joins rows of packed documents."""
+        """Pads rows, or concatenates rows of packed documents."""
         return CausalCollator(settings.tokenizer)
 
     def read_rows(self, rows: list[Row], settings: Settings) -> BatchEncoding:
-        """Prompts as texts are read in training: an end token after a prompt would begin another text."""
+        """Prompts, without an end token: it would end the text."""
         return tokenize(settings, [row["text"] for row in rows], add_special_tokens=False)
 
     def run_model(
@@ -111,13 +111,13 @@ class CausalLM(Task):
 
 
 class CausalCollator:
-    """Pads rows. Rows of packed documents, which have position_ids, are joined to one row instead."""
+    """Pads rows. Rows of packed documents, which have position_ids, are concatenated to one row instead."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.pad = DataCollatorForTokenClassification(tokenizer)
 
     def __call__(self, features: list[Row]) -> dict[str, torch.Tensor]:
-        """Rows to a batch (B, T); with position_ids to (1, N), without an attention_mask."""
+        """Make a batch (B, T) of rows; with position_ids it is (1, N), without an attention_mask."""
         if "position_ids" not in features[0]:
             return self.pad(features)
         return {name: torch.tensor([list(chain.from_iterable(row[name] for row in features))]) for name in features[0]}
@@ -131,7 +131,7 @@ def cut_stream(documents: Iterable[pa.ListArray], max_length: int) -> Iterator[p
 
     Args:
         documents: token ids, some documents at a time.
-        max_length: of a block.
+        max_length: length of a block.
     """
     rest = np.empty(0, dtype=np.int32)
     for part in documents:
@@ -153,12 +153,12 @@ def blocks_of(stream: np.ndarray, max_length: int) -> pa.RecordBatch:
 def pack_documents(documents: Iterable[pa.ListArray], max_length: int) -> Iterator[pa.RecordBatch]:
     """Pack documents, in their order, into rows of at most max_length tokens.
 
-    position_ids restart with each document; by that the model separates them. The first token of a document has no
-    label: there is no token to predict it from. A longer document is cut into pieces, which are separate, too.
+    position_ids restart with each document, which tells the model where documents begin. The first token of a document
+    has no label: there is no token to predict it from. A longer document is cut into pieces, which are separate, too.
 
     Args:
         documents: token ids, some documents at a time.
-        max_length: of a row.
+        max_length: maximum length of a row.
     """
     tokens, lengths = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
     for part in documents:

@@ -30,9 +30,10 @@ class Noise:
     """How much of a text is masked or cut out.
 
     Args:
-        probability: of masking a token, or a word with `whole_words`; in denoising the share of tokens cut out.
+        probability: the probability that a token is masked, or a word with `whole_words`; in denoising, the share of
+            tokens that is cut out.
         whole_words: mask all tokens of a word or none.
-        mean_span_length: of the spans in denoising, in tokens.
+        mean_span_length: mean length of the spans in denoising, in tokens.
     """
 
     probability: float = 0.15
@@ -47,7 +48,7 @@ class Noise:
         if length < 2:
             return 0, 0
         num_noise = min(max(round(length * self.probability), 1), length - 1)
-        # No two spans are adjacent: the tokens that are kept leave one more place than there are tokens.
+        # No two spans are adjacent: n remaining tokens leave n + 1 places for spans.
         num_spans = min(max(round(num_noise / self.mean_span_length), 1), length - num_noise + 1)
         return num_noise, num_spans
 
@@ -108,7 +109,7 @@ def maskable_words(input_ids: list[int], word_ids: list[int | None] | None, spec
 
 
 def splits_words(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> bool:
-    """Whether the tokenizer splits any text with a space into several words. True if no text has a space."""
+    """Whether the tokenizer splits a text with a space into several words. True if no text has a space."""
     spaced = (part for text in texts if len((part := text[:MAX_CHARACTERS]).split()) > 1)
     found = [len(set(tokenizer(part, add_special_tokens=False).word_ids())) > 1 for part in islice(spaced, 100)]
     return any(found) or not found
@@ -188,13 +189,13 @@ def add_sentinels(tokenizer: PreTrainedTokenizerBase, max_length: int, noise: No
 
 
 class NoisyCollator(TrainerCallback, abc.ABC):
-    """Corrupts rows anew in each epoch. Rows that have labels are corrupted already and are only padded.
+    """Corrupts rows, differently in each epoch. Rows with labels are corrupted already and are only padded.
 
-    The noise is a function of the batch and the epoch, so a resumed run draws the same. A random state would not do:
-    batches are made ahead of the step after which a checkpoint is written.
+    The noise depends only on the batch and the epoch, so a resumed run draws the same. A saved random state would not
+    help: when a checkpoint is written, later batches have been made already.
 
     Args:
-        tokenizer: pads, and has the mask token or the sentinels.
+        tokenizer: pads rows, and has the mask token or the sentinels.
         noise: how much is corrupted.
     """
 
@@ -211,7 +212,7 @@ class NoisyCollator(TrainerCallback, abc.ABC):
         self.epoch = int(state.epoch)
 
     def __call__(self, features: list[Row]) -> dict[str, torch.Tensor]:
-        """Rows with input_ids, and perhaps labels, to a batch of input_ids, attention_mask and labels (B, T)."""
+        """Make a batch of input_ids, attention_mask and labels (B, T) from rows with input_ids, and perhaps labels."""
         if "labels" not in features[0]:
             content = np.concatenate([[self.epoch], *(row["input_ids"] for row in features)])
             generator = np.random.default_rng(zlib.crc32(content.tobytes()))
@@ -219,9 +220,9 @@ class NoisyCollator(TrainerCallback, abc.ABC):
         return self.pad([{name: row[name] for name in row if name not in self.reads} for row in features])
 
     @abc.abstractmethod
-    def corrupt(self, row: Row, generator: np.random.Generator, for_good: bool = False) -> Row:
-        """Corrupt a row with input_ids and give it labels; with `for_good` once, for evaluation."""
+    def corrupt(self, row: Row, generator: np.random.Generator, for_evaluation: bool = False) -> Row:
+        """Corrupt a row with input_ids, and add labels; rows for evaluation are corrupted once."""
 
     @abc.abstractmethod
     def pad(self, features: list[Row]) -> dict[str, torch.Tensor]:
-        """Rows as a batch."""
+        """Pad rows to a batch."""

@@ -1,4 +1,4 @@
-"""Denoising: an encoder-decoder puts back the spans that were cut out of a text, as T5 is pretrained."""
+"""Denoising: an encoder-decoder generates the spans that were cut out of a text, as in T5's pretraining."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from .encoding import Row, Rows, Settings, tokenize
 
 
 class Denoising(Task):
-    """Generate spans that are cut out of a text, anew in each epoch."""
+    """Generate the spans that were cut out of a text; each epoch cuts out other spans."""
 
     name = "denoising"
     auto_class = AutoModelForSeq2SeqLM
@@ -28,7 +28,7 @@ class Denoising(Task):
         return Schema({"text": TEXT})
 
     def encode(self, batch: Rows, settings: Settings) -> Rows:
-        """Texts; with `length`, the tokens of source and target together, by which batches are made."""
+        """Texts, and `length`: the number of tokens in source and target together, which batches are made by."""
         features = tokenize(settings, batch["text"], return_special_tokens_mask=True)
         sizes = [(len(mask), *settings.noise.spans_of(mask.count(0))) for mask in features["special_tokens_mask"]]
         return {**features, "length": [length + 2 * num_spans + 1 for length, _, num_spans in sizes]}
@@ -47,7 +47,7 @@ class DenoisingCollator(NoisyCollator):
         super().__init__(tokenizer, noise)
         self.sentinels = sentinel_ids(tokenizer)
 
-    def corrupt(self, row: Row, generator: np.random.Generator, for_good: bool = False) -> Row:
+    def corrupt(self, row: Row, generator: np.random.Generator, for_evaluation: bool = False) -> Row:
         """Cut spans out of a row. The target ends with the end token; T5 has one more sentinel before it."""
         input_ids, is_special = np.asarray(row["input_ids"]), np.asarray(row["special_tokens_mask"], dtype=bool)
         begin = int((~is_special).argmax()) if not is_special.all() else len(input_ids)
@@ -58,5 +58,5 @@ class DenoisingCollator(NoisyCollator):
         return {**row, **changed, "labels": [*target, self.tokenizer.eos_token_id]}
 
     def pad(self, features: list[Row]) -> dict[str, torch.Tensor]:
-        """Rows as a batch."""
+        """Pad rows to a batch."""
         return DataCollatorForSeq2Seq(self.tokenizer)(features)

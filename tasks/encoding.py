@@ -1,4 +1,4 @@
-"""From texts to tokens: what a task needs to know of a run, where a text is cut, and how rows become sequences."""
+"""Tokenizing texts: the settings that a task needs, truncation and windows, and counts of tokens."""
 
 import logging
 import tempfile
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 Rows = dict[str, list]
 Answer = dict[str, Any]
-# Columns that `tokenize` adds to count tokens that did not fit; the model does not read them.
+# Columns that `tokenize` adds to count the tokens that did not fit; no model input.
 OVERFLOW_COLUMNS = ("document", "cut", "shortened")
 # Settings that do not change encoded rows.
 NOT_ENCODED = ("where", "bleu_tokenize", "top_k", "probabilities")
@@ -35,25 +35,25 @@ NOT_ENCODED = ("where", "bleu_tokenize", "top_k", "probabilities")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a task must know about a run; it does not change.
+    """The settings of a run that a task needs; they do not change.
 
     Args:
         tokenizer: turns texts into tokens and back.
         labels: the label names, in the order of their ids; empty for language models.
-        problem_type: of sequence classification.
-        max_length: longest sequence in tokens, or block of a causal language model.
+        problem_type: the problem type of sequence classification.
+        max_length: longest sequence in tokens, or the block length of a causal language model.
         max_source_length: longest source, in tokens.
         max_target_length: longest target, in tokens, with its end token.
         token_types: whether the model reads token_type_ids.
         seed: decides what is masked or cut out in evaluation.
         where: the files or the data set of each split, for messages.
-        overflow: what happens to a longer text: `truncate`, or `window` for several overlapping sequences.
+        overflow: how a longer text is read: `truncate`, or `window` for several overlapping sequences.
         overlap: the tokens that two neighbouring windows share; None is a quarter of max_length.
-        noise: what masked and denoising language models corrupt.
-        pack_documents: whether the documents of a causal language model are separate.
+        noise: how much of a text masked-lm and denoising corrupt.
+        pack_documents: whether a causal language model reads documents as separate sequences.
         bleu_tokenize: the sacrebleu tokenizer of BLEU; None chooses it by the script of the references.
-        top_k: the number of labels, or of tokens for a mask, that an answer has, the most probable first.
-        probabilities: whether an answer has the probability of every label.
+        top_k: the number of labels, or of tokens for a mask, in an answer, the most probable first.
+        probabilities: whether an answer lists the probability of every label.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -80,7 +80,7 @@ class Settings:
 
     @property
     def stride(self) -> int:
-        """The overlap under its name in tokenizers."""
+        """The overlap; tokenizers name it `stride`."""
         return self.max_length // 4 if self.overlap is None else self.overlap
 
     @property
@@ -99,7 +99,7 @@ def encoding_key(settings: Settings) -> str:
 
 @contextmanager
 def no_truncation(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """Inside, a fast tokenizer has no truncation and no padding: it keeps those of its last call, and saves them."""
+    """Inside, a fast tokenizer has no truncation and no padding; otherwise it saves those of its last call."""
     if not tokenizer.is_fast:
         yield
         return
@@ -119,7 +119,7 @@ def no_truncation(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
 def tokenize(
     settings: Settings, texts: list, pairs: list | None = None, max_length: int | None = None, **kwargs: Any
 ) -> BatchEncoding:
-    """Tokens with the special tokens that the tokenizer adds. An empty sequence becomes one end token.
+    """Tokenize texts, or pairs of texts, with special tokens. An empty sequence becomes one end token.
 
     Returns:
         One sequence for each text, or for each window; `document`, the index of its text; `cut`, the number of tokens
@@ -147,7 +147,7 @@ def tokenize(
         **kwargs,
     )
     document = features.pop("overflow_to_sample_mapping", list(range(len(texts))))
-    cut = [0] * len(document) if windows else cut_off(settings, inputs, features, max_length, **kwargs)
+    cut = [0] * len(document) if windows else count_cut_tokens(settings, inputs, features, max_length, **kwargs)
     end = {"input_ids": settings.tokenizer.eos_token_id, "attention_mask": 1, "special_tokens_mask": 1}
     for row in (row for row, ids in enumerate(features["input_ids"]) if not ids):
         for name in features:
@@ -156,15 +156,15 @@ def tokenize(
     return features
 
 
-def cut_off(
+def count_cut_tokens(
     settings: Settings, inputs: dict[str, list], features: BatchEncoding, max_length: int, **kwargs: Any
 ) -> list[int]:
-    """How many tokens of each text, or pair of texts, were cut off at max_length."""
+    """The number of tokens of each text, or pair of texts, that were cut off at max_length."""
     tokenizer, kept = settings.tokenizer, features["input_ids"]
     cut = [0] * len(kept)
     full = [row for row, ids in enumerate(kept) if len(ids) >= max_length]
     if tokenizer.is_fast and len(inputs) == 1:
-        # The encoding has the parts that were cut off, each with special tokens. For pairs they do not add up.
+        # The encoding has the parts that were cut off, each with special tokens. For pairs their sum is wrong.
         special = tokenizer.num_special_tokens_to_add() if kwargs.get("add_special_tokens", True) else 0
         for row in full:
             cut[row] = sum(len(part) - special for part in features.encodings[row].overflowing)
@@ -178,7 +178,7 @@ def cut_off(
 def count_tokens(rows: Iterable[dict[str, Any]], columns: tuple[str, ...]) -> np.ndarray:
     """The number of tokens (N,) that each row has in these columns together."""
     if isinstance(rows, datasets.Dataset):
-        # Arrow counts without a Python list for every row.
+        # Arrow counts without making a Python list for each row.
         tables = rows.select_columns(list(columns)).with_format("arrow").iter(10_000)
         counts = [sum(pc.list_value_length(table[column]).to_numpy() for column in columns) for table in tables]
         return np.concatenate(counts)
@@ -186,11 +186,11 @@ def count_tokens(rows: Iterable[dict[str, Any]], columns: tuple[str, ...]) -> np
 
 
 def fill(totals: np.ndarray, max_tokens: int) -> list[int]:
-    """The first row of each batch, if each batch takes as many rows, in order, as fit.
+    """Fill batches with rows, in order, as long as they fit. Returns the first row of each batch.
 
     Args:
-        totals: cumulative sum of the tokens of the rows (N,).
-        max_tokens: of a batch; no row has more.
+        totals: cumulative sum of the numbers of tokens in the rows (N,).
+        max_tokens: maximum number of tokens in a batch; no row has more.
     """
     starts, end, before = [], 0, 0
     while end < len(totals):
@@ -201,7 +201,7 @@ def fill(totals: np.ndarray, max_tokens: int) -> list[int]:
 
 
 def is_trained_here(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether `train_tokenizer` made it, in this run or an earlier one, judged by its class and special tokens."""
+    """Whether `train_tokenizer` made the tokenizer, in this or an earlier run: it has that class and these tokens."""
     first = tokenizer.convert_ids_to_tokens(range(min(len(tokenizer), len(SPECIAL_TOKENS))))
     ends = (tokenizer.bos_token, tokenizer.eos_token)
     return type(tokenizer) is PreTrainedTokenizerFast and first == SPECIAL_TOKENS and ends == ("[CLS]", "[SEP]")

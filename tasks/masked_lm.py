@@ -1,4 +1,4 @@
-"""Masked language models: which token a mask stands for."""
+"""Masked language models: predict masked tokens."""
 
 import re
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from .encoding import Answer, Row, Rows, Settings, tokenize
 
 
 class MaskedLM(Task):
-    """Predict tokens that are masked, anew in each epoch."""
+    """Predict masked tokens; each epoch masks other tokens."""
 
     name = "masked-lm"
     auto_class = AutoModelForMaskedLM
@@ -38,12 +38,12 @@ class MaskedLM(Task):
         return Schema({"text": TEXT})
 
     def check(self, rows: datasets.Dataset, settings: Settings, split: str) -> None:
-        """Raises InputError if the tokenizer has no mask token, or knows no words and whole words are to be masked."""
+        """Raises InputError for a tokenizer without a mask token, or, with mask_whole_words, without words."""
         tokenizer, whole = settings.tokenizer, settings.noise.whole_words
         if tokenizer.mask_token is None:
             raise InputError("tokenizer_name_or_path: the tokenizer has no mask token, which task masked-lm needs")
         if whole and not tokenizer.is_fast:
-            raise InputError("mask_whole_words: the tokenizer is not a fast one, and does not tell words")
+            raise InputError("mask_whole_words: needs a fast tokenizer, because a slow one has no word_ids")
         if whole and not splits_words(tokenizer, rows["text"]):
             raise InputError("mask_whole_words: the tokenizer takes every text for one word")
 
@@ -53,7 +53,7 @@ class MaskedLM(Task):
         if not settings.noise.whole_words:
             return {**features}
         special = set(settings.tokenizer.all_special_ids)
-        # An empty text may consist of an end token that `tokenize` added: the encoding has no words then.
+        # For an empty text, `tokenize` may have added an end token, which is not in the encoding's words.
         known = [features.word_ids(row) or None for row in range(len(features["input_ids"]))]
         words = [maskable_words(*row, special) for row in zip(features["input_ids"], known, strict=True)]
         return {**features, "word_ids": words}
@@ -101,7 +101,7 @@ class MaskedLM(Task):
 
 
 class MaskingCollator(NoisyCollator):
-    """Masks tokens; whole words where rows have `word_ids`, as `words_of` gives them."""
+    """Masks tokens; whole words if rows have `word_ids`, from `maskable_words`."""
 
     reads = ("word_ids",)
 
@@ -109,13 +109,13 @@ class MaskingCollator(NoisyCollator):
         super().__init__(tokenizer, noise)
         self.special = set(tokenizer.all_special_ids)
 
-    def corrupt(self, row: Row, generator: np.random.Generator, for_good: bool = False) -> Row:
-        """Mask a row. For evaluation at least one token is masked, so that every row counts, however short it is."""
+    def corrupt(self, row: Row, generator: np.random.Generator, for_evaluation: bool = False) -> Row:
+        """Mask a row. For evaluation at least one token is masked, so that even a short row counts."""
         words = row["word_ids"] if "word_ids" in row else maskable_words(row["input_ids"], None, self.special)
-        given = (self.tokenizer, self.noise.probability, generator, for_good)
+        given = (self.tokenizer, self.noise.probability, generator, for_evaluation)
         masked, labels = mask_tokens(np.asarray(row["input_ids"]), np.asarray(words), *given)
         return {**row, "input_ids": masked.tolist(), "labels": labels.tolist()}
 
     def pad(self, features: list[Row]) -> dict[str, torch.Tensor]:
-        """Rows as a batch."""
+        """Pad rows to a batch."""
         return DataCollatorForTokenClassification(self.tokenizer)(features)

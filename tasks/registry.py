@@ -8,7 +8,7 @@ from .seq2seq import Seq2Seq
 from .sequence_classification import SequenceClassification
 from .token_classification import TokenClassification
 
-# A saved model is asked as the first task of its Auto class.
+# For a saved model, prediction takes the first task with the Auto class of the model.
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (SequenceClassification(), TokenClassification(), Seq2Seq(), CausalLM(), MaskedLM(), Denoising())

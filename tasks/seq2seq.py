@@ -1,4 +1,4 @@
-"""Sequence to sequence: a text to another, which is generated token by token."""
+"""Sequence to sequence: generate a target text from a source text, token by token."""
 
 import logging
 from collections.abc import Callable
@@ -19,14 +19,14 @@ from transformers import (
 from ..data.columns import ONE_TARGET, REFERENCES, TEXT, Schema
 from .base import Positions, Task, mean_probabilities
 from .corruption import IGNORE
-from .encoding import Answer, Row, Rows, Settings, cut_off, is_trained_here, tokenize
+from .encoding import Answer, Row, Rows, Settings, count_cut_tokens, is_trained_here, tokenize
 from .shortening import shorten
 
 logger = logging.getLogger(__name__)
 
 
 class Seq2Seq(Task):
-    """A text to another text."""
+    """Generate a target text from a source text."""
 
     name = "seq2seq-lm"
     auto_class = AutoModelForSeq2SeqLM
@@ -45,9 +45,9 @@ class Seq2Seq(Task):
         )
 
     def check(self, rows: datasets.Dataset, settings: Settings, split: str) -> None:
-        """Warn of targets that the tokenizer cannot give back exactly: no prediction can equal them.
+        """Warn about targets that the tokenizer cannot restore exactly: no prediction can equal them.
 
-        A target far longer than max_target_length is compared as far as it is learnt.
+        A target far longer than max_target_length is shortened before, as in training.
         """
         tokenizer, changed, example = settings.tokenizer, 0, ("", "")
         for batch in rows.select_columns("target").iter(1000):
@@ -64,13 +64,13 @@ class Seq2Seq(Task):
             logger.warning(message, where, changed, len(rows), *example)
 
     def encode(self, batch: Rows, settings: Settings) -> Rows:
-        """Sources; the labels are the tokens of the target (the first of several) and the end token."""
+        """Sources; the labels are the tokens of the target (the first one of several references) and the end token."""
         tokenizer = settings.tokenizer
         features = tokenize(settings, batch["source"], max_length=settings.max_source_length)
         limit = settings.max_target_length - 1
         texts, shortened = shorten_targets(tokenizer, first_targets(batch["target"]), limit)
         targets = encode_targets(tokenizer, texts, truncation=True, max_length=limit)
-        cut = cut_off(settings, {"text_target": texts}, targets, limit, add_special_tokens=False)
+        cut = count_cut_tokens(settings, {"text_target": texts}, targets, limit, add_special_tokens=False)
         features["cut"] = [sum(both) for both in zip(features["cut"], cut, strict=True)]
         features["shortened"] = [any(both) for both in zip(features["shortened"], shortened, strict=True)]
         return {**features, "labels": [[*ids, tokenizer.eos_token_id] for ids in targets["input_ids"]]}
@@ -130,14 +130,14 @@ def encode_targets(tokenizer: PreTrainedTokenizerBase, texts: list[str], **kwarg
     """The tokens of targets, without an end token.
 
     A tokenizer trained here reads a target that spells a special token, such as "[SEP]", as plain text, because
-    decoding skips special tokens. Other tokenizers read the special token, which people put there on purpose.
+    decoding skips special tokens. Other tokenizers read the special token, as the user may have put it there.
     """
     as_text = is_trained_here(tokenizer)
     return tokenizer(text_target=texts, add_special_tokens=False, split_special_tokens=as_text, **kwargs)
 
 
 def shorten_targets(tokenizer: PreTrainedTokenizerBase, texts: list[str], room: int) -> tuple[list[str], list[bool]]:
-    """As `shorten`, for what `encode_targets` reads."""
+    """As `shorten`, for `encode_targets`."""
     return shorten(tokenizer, texts, room, split_special_tokens=is_trained_here(tokenizer))
 
 

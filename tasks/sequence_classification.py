@@ -53,11 +53,11 @@ class SequenceClassification(Task):
             {"text": TEXT, "text_pair": TEXT, "label": kind},
             answers=("label",),
             optional=("text_pair",),
-            labels=LabelRule("label", is_number=kind is NUMBERS, least=1 if kind is SEVERAL_LABELS else 2),
+            labels=LabelRule("label", is_number=kind is NUMBERS, min_labels=1 if kind is SEVERAL_LABELS else 2),
         )
 
     def config_fields(self, problem_type: str | None) -> dict[str, Any]:
-        """The problem type, by which the model chooses its loss."""
+        """The problem type, which decides the loss of the model."""
         return {"problem_type": problem_type or ONE}
 
     def encode(self, batch: Rows, settings: Settings) -> Rows:
@@ -75,7 +75,7 @@ class SequenceClassification(Task):
         return join_logits(predicted, document)
 
     def answer(self, predicted: EvalPrediction, rows: datasets.Dataset, settings: Settings) -> list[Answer]:
-        """The most probable label, or every label more probable than not, with probabilities; or numbers."""
+        """The most probable label, or all labels above a probability of 0.5, with probabilities; or numbers."""
         return answer_logits(predicted.predictions.astype(np.float64), settings)
 
     def score(self, answers: list[Answer], rows: datasets.Dataset, settings: Settings) -> dict[str, float | str]:
@@ -112,13 +112,13 @@ class SequenceClassification(Task):
     def to_answers(
         self, outputs: list[np.ndarray], document: list[int], rows: list[Row], settings: Settings
     ) -> list[Answer]:
-        """As in training; of a row in windows from the mean of their logits."""
+        """As in training; a row in windows gets the mean of their logits."""
         predicted = EvalPrediction(predictions=np.stack(outputs), label_ids=np.asarray(document))
         return answer_logits(join_logits(predicted, np.asarray(document)).predictions.astype(np.float64), settings)
 
 
 def encode_label(value: Any, settings: Settings) -> int | float | list[float]:
-    """The id of a label; a 0 or 1 for each label where there are several; numbers as they are."""
+    """The id of a label; for several labels, a 0 or 1 for each known label; numbers are unchanged."""
     if settings.problem_type == REGRESSION:
         return value
     if settings.problem_type == SEVERAL:
@@ -127,7 +127,7 @@ def encode_label(value: Any, settings: Settings) -> int | float | list[float]:
 
 
 def answer_logits(logits: np.ndarray, settings: Settings) -> list[Answer]:
-    """Logits (B, C) to answers."""
+    """Convert logits (B, C) to answers."""
     if settings.problem_type == REGRESSION:
         return [{"prediction": row.tolist() if len(row) > 1 else float(row[0])} for row in logits]
     if settings.problem_type == SEVERAL:

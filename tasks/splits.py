@@ -1,4 +1,4 @@
-"""Splits of a run: rows as read, the same rows as the model reads them, and the answers to them."""
+"""Splits of a run: rows as read, encoded rows, and answers with their metrics."""
 
 import logging
 import math
@@ -36,13 +36,13 @@ DOCUMENTS = 10_000
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """A split.
+    """A split of the data, as read and encoded.
 
     Args:
-        name: of the split.
-        rows: as read, under standard column names.
-        features: as the model reads them: one sequence a row, or several windows.
-        document: the row that each sequence is of (W,); None where every row is one sequence, and for streams.
+        name: the name of the split.
+        rows: the rows as read, under standard column names.
+        features: the rows encoded for the model: one sequence per row, or several windows.
+        document: the index of each sequence's row (W,); None if every row is one sequence, and for streams.
     """
 
     name: str
@@ -51,7 +51,7 @@ class EncodedSplit:
     document: np.ndarray | None = None
 
 
-# --- From rows to what the model reads ---
+# --- Encoding ---
 
 
 def encode_splits(
@@ -72,11 +72,11 @@ def encode_split(
     """Encode a split, or take it from the cache if it was encoded before.
 
     Args:
-        task: of the run.
-        rows: as read.
-        settings: of the run.
-        split: its name. A split other than `train` is corrupted once, not anew in each epoch.
-        workers: the number of processes that share the work; None is this one alone.
+        task: the task of the run.
+        rows: the rows as read.
+        settings: the settings of the run.
+        split: the name of the split. A split other than `train` is corrupted once, not in each epoch.
+        workers: the number of processes that share the work; None uses this process only.
 
     Raises:
         InputError: there is nothing to learn.
@@ -101,7 +101,7 @@ def encode_split(
 def encode_rows(
     task: Task, rows: datasets.Dataset, split: str, settings: Settings, key: str, workers: int | None
 ) -> datasets.Dataset:
-    """Encode rows in batches; nothing else of the rows is kept. A warning counts the rows that did not fit."""
+    """Encode rows in batches; their own columns are removed. A warning counts the rows that did not fit."""
 
     def encode(batch: Rows, indices: list[int]) -> Rows:
         features = task.encode(batch, settings)
@@ -112,7 +112,7 @@ def encode_rows(
     encoded = map_cached(
         rows,
         encode,
-        # Not the fingerprint that datasets would compute: it changes when the tokenizer is called.
+        # The fingerprint that datasets computes would change whenever the tokenizer is called.
         Hasher.hash([rows._fingerprint, task.name, key, OVERFLOW_COLUMNS]),
         batched=True,
         with_indices=True,
@@ -133,9 +133,9 @@ def encode_stream(task: Task, rows: RowStream, settings: Settings) -> RowStream:
     """The training split as a stream that encodes each block of rows when it is read.
 
     Args:
-        task: of the run.
-        rows: as read. Documents are regrouped inside of a block, not across its end.
-        settings: of the run.
+        task: the task of the run.
+        rows: the rows as read. Documents are regrouped within a block, not across blocks.
+        settings: the settings of the run.
 
     Raises:
         InputError: there is nothing to learn in the first rows.
@@ -155,7 +155,7 @@ def encode_stream(task: Task, rows: RowStream, settings: Settings) -> RowStream:
 
 
 def block_encoder(task: Task, settings: Settings) -> Any:
-    """A function that encodes blocks of the training split, and warns now and then of rows that did not fit."""
+    """A function that encodes blocks of the training split, and sometimes warns about rows that did not fit."""
     overflow, blocks = OverflowCounts(), 0
 
     def encode(block: Rows) -> Rows:
@@ -179,7 +179,7 @@ def corrupt_rows(
     """Corrupt rows as in training, but once, so that evaluations can be compared."""
 
     def corrupt(row: dict[str, Any], index: int) -> dict[str, Any]:
-        return collator.corrupt(row, np.random.default_rng((settings.seed, index)), for_good=True)
+        return collator.corrupt(row, np.random.default_rng((settings.seed, index)), for_evaluation=True)
 
     unread = [name for name in collator.reads if name in features.column_names]
     fingerprint = Hasher.hash([features._fingerprint, key, "corrupted"])
@@ -187,7 +187,7 @@ def corrupt_rows(
 
 
 def check_targets(features: datasets.Dataset, settings: Settings) -> None:
-    """Raises InputError if no training row has a label left."""
+    """Raises InputError if no training row has a label after truncation."""
     if "labels" in features.column_names and not has_targets(features):
         raise InputError(f"max_length: {settings.max_length} leaves nothing of the training split to learn")
 
@@ -201,21 +201,21 @@ def has_targets(features: datasets.Dataset) -> bool:
 
 
 class SplitScorer:
-    """Turns predictions of a split into metrics, and keeps the answers they were computed from.
+    """Computes the metrics of a split, and stores the answers that they were computed from.
 
     Args:
-        task: has answers.
+        task: a task with answers.
         split: the split.
-        settings: of the run.
+        settings: the settings of the run.
 
     Attributes:
-        answers: one answer a row, of the last predictions.
+        answers: one answer per row, from the last predictions.
     """
 
     def __init__(self, task: Task, split: EncodedSplit, settings: Settings):
         self.task, self.split, self.settings = task, split, settings
         self.answers: list[Answer] = []
-        # Warnings that were logged: not again at every evaluation.
+        # Warnings that were logged, so that evaluations do not repeat them.
         self._warned: set[str] = set()
 
     def __call__(self, predicted: EvalPrediction) -> dict[str, float | str]:
@@ -235,14 +235,14 @@ class SplitScorer:
 
 
 def make_scorers(task: Task, splits: dict[str, EncodedSplit], settings: Settings) -> dict[str, SplitScorer]:
-    """A scorer for each split that is evaluated, by the prefix of its metrics; none for a language model."""
+    """A scorer for each evaluated split, by the prefix of its metrics; empty for a task without answers."""
     if not task.has_answers:
         return {}
     return {prefix: SplitScorer(task, splits[name], settings) for prefix, name in PREFIXES.items() if name in splits}
 
 
 def check_metric(name: str, task: Task, split: EncodedSplit, settings: Settings) -> None:
-    """Raises InputError where evaluating a split gives no metric of this name, by which the best model is chosen."""
+    """Raises InputError if the evaluation of a split has no metric of this name, to choose the best model by."""
     known = ["loss"] if task.has_answers else ["loss", "perplexity"]
     if not has_targets(split.features):
         known = []
@@ -256,7 +256,7 @@ def check_metric(name: str, task: Task, split: EncodedSplit, settings: Settings)
 
 
 def greater_is_better(name: str) -> bool | None:
-    """Whether higher values of a metric are better; None for a metric that is not of this package.
+    """Whether higher values of a metric are better; None for a metric of another package.
 
     Args:
         name: with or without the prefix of its split, as in `f1`, `eval_f1` and `eval_german_f1`.

@@ -27,7 +27,7 @@ from .windows import join_tokens, labelled_positions
 
 
 def keep_best_label(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The most probable label of each token, (B, T, C) to (B, T): all logits of a split may not fit into memory."""
+    """The most probable label of each token, (B, T, C) to (B, T). Not all logits of a split may fit into memory."""
     return logits.argmax(-1)
 
 
@@ -57,7 +57,7 @@ class TokenClassification(Task):
             raise InputError(f"{settings.where.get(split, split)}: no row has a word")
 
     def encode(self, batch: Rows, settings: Settings) -> Rows:
-        """Words; the first token of each word has the id of its tag as its label, other tokens have no label."""
+        """Words; the label of a word's first token is the id of its tag, other tokens have no label."""
         features = tokenize_words(settings, batch["tokens"])
         labels = [[IGNORE] * len(row) for row in features["input_ids"]]
         labelled = labelled_words(features, settings)
@@ -83,7 +83,7 @@ class TokenClassification(Task):
         return answers
 
     def score(self, answers: list[Answer], rows: datasets.Dataset, settings: Settings) -> dict[str, float | str]:
-        """Accuracy, and the figures of spans or of tags."""
+        """Accuracy, and the metrics of spans or of tags."""
         from .metrics import TokenClassificationMetric
 
         predictions = [answer["prediction"] for answer in answers]
@@ -118,7 +118,7 @@ class TokenClassification(Task):
     ) -> list[Answer]:
         """One tag a word for a row of words; entities for a text.
 
-        A word that was cut off has no score, and gets `default_label`.
+        A word that was cut off gets `default_label` and no score.
         """
         groups = itertools.groupby(zip(document, outputs, strict=True), key=lambda pair: pair[0])
         answers = []
@@ -142,14 +142,14 @@ class TokenClassification(Task):
 
 
 def replace_empty_words(words: list[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """A word that tokenizes to nothing becomes the unknown token, so that it gets a tag, too."""
+    """Replace words that tokenize to nothing by the unknown token, so that they get a tag, too."""
     pieces = tokenizer(words, is_split_into_words=True, add_special_tokens=False, verbose=False)
     present, unknown = set(pieces.word_ids()), tokenizer.unk_token or tokenizer.eos_token
     return [word if index in present else unknown for index, word in enumerate(words)]
 
 
 def tokenize_words(settings: Settings, sentences: list[list[str]]) -> BatchEncoding:
-    """As `tokenize`, of words; every word that the sequence reaches has at least one token."""
+    """As `tokenize`, for words; every word that is not cut off has at least one token."""
     words, shortened = shorten_words(settings, sentences)
     whole = [replace_empty_words(each, settings.tokenizer) for each in words]
     features = tokenize(settings, whole, is_split_into_words=True)
@@ -171,11 +171,11 @@ def shorten_words(settings: Settings, sentences: list[list[str]]) -> tuple[list[
 
 
 def labelled_words(features: BatchEncoding, settings: Settings) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Where each word has its label: at its first token, in the window where the word is most central.
+    """The position of each word's label: its first token, in the window where the word is most central.
 
     Args:
-        features: of `tokenize_words`.
-        settings: those it was called with.
+        features: the result of `tokenize_words`.
+        settings: the settings of that call.
 
     Yields:
         For each sequence two arrays of equal length: positions in it, and the index of the word at each position.
@@ -199,11 +199,11 @@ def default_label(settings: Settings) -> str:
 
 
 def entities(tags: list[str], scores: list[float | None], row: Row, labels: list[str]) -> list[dict[str, Any]]:
-    """The entities of a text: the spans that the metric counts; where tags mark no spans, each word but `O`.
+    """The entities of a text: the spans that the metric counts; if tags mark no spans, each word with a tag but `O`.
 
     Returns:
         For each entity the label; `start` and `end` in the text, in characters; that part of the text; and the mean
-        probability of its words, None where one of them was not read.
+        probability of its words, None if one of them was not read.
     """
     scheme = find_scheme(labels)
     if scheme is not None:

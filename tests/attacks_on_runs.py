@@ -266,7 +266,7 @@ CHANGES = [
     free("per_device_eval_batch_size", 3, EVALUATED),
     Attack(
         "another place",
-        "the run goes on in another directory",
+        "the run continues in another directory",
         {"resume": None, "resume_from_checkpoint": f"moved/checkpoint-{DONE}"},
         act=lambda place: (place / "out").rename(place / "moved"),
         refused=False,

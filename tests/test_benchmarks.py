@@ -24,7 +24,7 @@ from seqblend.benchmarks.lengths import (
     pad,
 )
 from seqblend.benchmarks.systems import OURS, Size, System, check_agreement
-from seqblend.configuration.base import unknown
+from seqblend.configuration.base import unknown_name_message
 
 # Few and short, with a fill that is natural as they are.
 ROWS = [(length, length + 1) for length in (2, 3, 3, 4, 12, 2, 4, 13)]
@@ -200,7 +200,7 @@ def test_the_command_prints_and_writes_the_rows(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["encoder-trian"], unknown("benchmark", "encoder-trian", list(BENCHMARKS))),
+        (["encoder-trian"], unknown_name_message("benchmark", "encoder-trian", list(BENCHMARKS))),
         (["--device", "tpu"], "invalid choice: 'tpu'"),
         (["--device", "cuda"], "torch sees no GPU; valid here: cpu"),
     ],

@@ -443,7 +443,7 @@ def test_cell_is_no_number(tmp_path, cell):
 def test_regression_has_as_many_numbers_everywhere(tmp_path):
     one = write(tmp_path / "one.jsonl", '{"text": "t", "label": 1}')
     two = write(tmp_path / "two.jsonl", '{"text": "t", "label": [1, 2]}')
-    words = ["two.jsonl", "2 numbers", "training 1"]
+    words = ["two.jsonl", "2 numbers", "training hold 1"]
     assert_refused(words, load_data, CLASSIFY, train_file=one, test_file=two, problem_type="regression")
 
 

@@ -14,7 +14,7 @@ from seqblend.data.columns import column_names
 from seqblend.data.errors import InputError
 from seqblend.data.files import Lines, read_all
 from seqblend.data.formats import Reading
-from seqblend.training.class_weights import weights_given
+from seqblend.training.class_weights import parse_weights
 
 DEEP, DIGITS = "[" * 10**5, "9" * 5000
 PACKINGS = {"": bytes, ".gz": gzip.compress, ".zst": lambda data: pa.compress(data, "zstd", asbytes=True)}
@@ -169,8 +169,8 @@ def test_a_data_set_by_name_is_read_by_the_same_rules(tmp_path):
 @pytest.mark.parametrize("value", ["1_0", "１０", "nan", "infinity", "1e999", 10**400])
 def test_what_only_python_takes_for_a_number_is_no_weight(value):
     with pytest.raises(InputError, match="must be a number above 0"):
-        weights_given([value, 1], ["a", "b"])
-    assert weights_given(" 1.5,2e1", ["a", "b"]) == {"a": 1.5, "b": 20}
+        parse_weights([value, 1], ["a", "b"])
+    assert parse_weights(" 1.5,2e1", ["a", "b"]) == {"a": 1.5, "b": 20}
 
 
 def test_a_target_of_brackets_is_a_text(tmp_path):

@@ -126,7 +126,7 @@ SAID = {
     "logging_steps 1, was 500": {"logging_steps": 1},
     "save_steps 2, was 1": {"save_steps": 2},
     "dataloader_num_workers 1, was 0": {"dataloader_num_workers": 1},
-    "the run goes on in another directory": {},
+    "the run continues in another directory": {},
 }
 
 

@@ -23,7 +23,7 @@ class Intent(Task):
     reference = "label"
 
     def make_schema(self, problem_type):
-        return Schema({"text": TEXT, "label": ONE_LABEL}, answers=("label",), labels=LabelRule("label", least=2))
+        return Schema({"text": TEXT, "label": ONE_LABEL}, answers=("label",), labels=LabelRule("label", min_labels=2))
 
     def config_fields(self, problem_type):
         return {"problem_type": "single_label_classification"}

@@ -15,7 +15,7 @@ from seqblend.data.objects import json_line
 from seqblend.modeling.encoder import BlendEncoderForSequenceClassification
 from seqblend.predict import print_error
 from seqblend.tasks.tags import describe_scheme
-from seqblend.training.class_weights import weights_given
+from seqblend.training.class_weights import parse_weights
 from seqblend.training.models import relabel
 from seqblend.training.report import FIGURES, write_report
 
@@ -46,7 +46,7 @@ def test_labels_in_lines_that_are_said(odd, tmp_path, caplog):
 @every_odd
 def test_labels_in_errors(odd, capsys):
     with pytest.raises(InputError) as error:
-        weights_given([1], [f"a{odd}b", "c"])
+        parse_weights([1], [f"a{odd}b", "c"])
     assert print_error(error.value, 2) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert_one_line(line)

@@ -434,7 +434,7 @@ def test_an_interruption_leaves_no_half_of_a_file(model_of, tmp_path, monkeypatc
     command = [str(model_of(CLASSIFY)), "--input", str(source), "--output", str(tmp_path / "a.jsonl")]
     assert main(command) == 130
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
-    assert caplog.messages[-1] == f"Ctrl-C: nothing was kept of {tmp_path / 'a.jsonl'}"
+    assert caplog.messages[-1] == f"Ctrl-C: {tmp_path / 'a.jsonl'} was not written"
 
 
 @pytest.mark.parametrize("where", ["seqblend.predict.load_config", "seqblend.serving.prediction.batches_of"])
@@ -445,7 +445,7 @@ def test_sigterm_ends_with_a_word_and_leaves_no_half_of_a_file(where, model_of, 
     command = [str(model_of(CLASSIFY)), "--input", str(source), "--output", str(tmp_path / "a.jsonl")]
     assert main(command) == 143 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
-    assert caplog.messages == [f"SIGTERM: nothing was kept of {tmp_path / 'a.jsonl'}"]
+    assert caplog.messages == [f"SIGTERM: {tmp_path / 'a.jsonl'} was not written"]
 
 
 def test_what_was_written_to_standard_output_before_it_ended_is_said(model_of, monkeypatch, caplog):
@@ -491,7 +491,7 @@ def test_what_another_run_has_just_written_is_not_replaced(model_of, tmp_path, m
 
     monkeypatch.setattr("seqblend.predict.open_locked", late)
     assert main([str(model_of(CLASSIFY)), "--input", str(source), "--output", str(output)]) == 2
-    assert "is there already" in capsys.readouterr().err and output.read_text() == "of the other"
+    assert "exists already" in capsys.readouterr().err and output.read_text() == "of the other"
 
 
 def test_a_file_is_replaced_only_where_that_is_said_and_only_whole(model_of, tmp_path, capsys):
@@ -571,7 +571,7 @@ def test_damaged_json_of_a_model_is_named(message, model_of, tmp_path, capfd):
         (TAG, [{"words": ["a"]}], [], "no column 'tokens' (--tokens_column)"),
         (TAG, [{"text": "a"}], ["--words", "word"], "words: unknown value 'word'; valid are words"),
         (CLASSIFY, [{"text": "a"}], ["--words", "spaces"], "words: is for token-classification"),
-        (CLASSIFY, [{"text": "a"}], ["--num_beams", "2"], "num_beams: is for models that write"),
+        (CLASSIFY, [{"text": "a"}], ["--num_beams", "2"], "num_beams: is for models that generate"),
         (CLASSIFY, [{"text": "a"}], ["--max_length", "1"], "max_length: must be 2 or more, got 1"),
         (CLASSIFY, [{"text": "a"}], ["--overflow", "windows"], "overflow: unknown value 'windows'; valid are window"),
         (CLASSIFY, [{"text": "a"}], ["--overlap", "3"], "overlap: 3 is for overflow=window"),

@@ -508,7 +508,7 @@ def test_a_push_that_fails_in_mid_training_does_not_stop_it(hub, opened, tmp_pat
     trainer = trainer_of(BlendEncoderForSequenceClassification, tmp_path / "out")
     hub.fault = lambda index, method, path: 500 if "/commit/" in path else None
     trainer.train()
-    assert trainer.state.global_step == 2 and "Training goes on, but the push to" in caplog.text
+    assert trainer.state.global_step == 2 and "Training continues, but the push to" in caplog.text
     # What the message names is there.
     assert f"The complete model is in {tmp_path / 'out' / 'checkpoint-2'};" in caplog.text
     assert not list((tmp_path / "out").glob("_push-*"))

@@ -307,7 +307,7 @@ def test_a_row_that_fits_into_no_batch_is_named(tmp_path):
 
 def test_a_stream_is_refused(tmp_path):
     stream = datasets.Dataset.from_dict({"input_ids": [[5, 6]]}).to_iterable_dataset()
-    with pytest.raises(InputError, match="max_tokens_per_batch: how long the rows of a stream are is not known"):
+    with pytest.raises(InputError, match="max_tokens_per_batch: the lengths of the rows of a stream are unknown"):
         trainer_for("causal-lm", tmp_path, rows=stream, max_steps=1, max_tokens_per_batch=10)
 
 

@@ -300,5 +300,5 @@ def test_sources_have_the_same_columns(tmp_path):
     one = write(tmp_path / "a.jsonl", [{"text": "a", "text_pair": "b", "label": "x"}])
     other = write(tmp_path / "b.jsonl", [{"text": "a", "label": "y"}])
     stream = load_data(CLASSIFY, train_file=[str(one), str(other)], streaming=True)["train"]
-    with pytest.raises(InputError, match=r"b\.jsonl: no column 'text_pair', which .*a\.jsonl has"):
+    with pytest.raises(InputError, match=r"b\.jsonl: no column 'text_pair', but .*a\.jsonl has it"):
         list(stream)

@@ -38,7 +38,7 @@ from seqblend.data.errors import InputError
 from seqblend.tasks.splits import greater_is_better
 from seqblend.train import prepare
 from seqblend.training.arguments import BlendTrainingArguments, ModelArguments
-from seqblend.training.class_weights import balanced, weights_given
+from seqblend.training.class_weights import balanced_weights, parse_weights
 from seqblend.training.models import set_model_max_length
 from seqblend.training.progress import Progress
 from seqblend.training.run_options import check_device
@@ -53,7 +53,7 @@ from seqblend.training.trainer import BlendTrainer
 def test_balanced_weights_make_every_label_count_the_same(rows):
     """They average 1 over the words, and the words of each tag weigh as much as those of any other."""
     counts = Counter(itertools.chain.from_iterable(rows))
-    weights = balanced(datasets.Dataset.from_dict({"tags": rows}), "tags", sorted(counts))
+    weights = balanced_weights(datasets.Dataset.from_dict({"tags": rows}), "tags", sorted(counts))
     shares = {name: weights[name] * count for name, count in counts.items()}
     assert sum(shares.values()) == pytest.approx(counts.total())
     assert list(shares.values()) == pytest.approx([counts.total() / len(counts)] * len(counts))
@@ -108,7 +108,7 @@ def test_weights_may_be_given_in_order_or_by_name(given, tmp_path):
 )
 def test_wrong_weights_are_refused_and_the_labels_named_in_their_order(given, words):
     with pytest.raises(InputError) as error:
-        weights_given(given, ["x", "y"])
+        parse_weights(given, ["x", "y"])
     assert not [word for word in ["class_weights", "x, y, in this order", *words] if word not in str(error.value)]
 
 
@@ -356,7 +356,7 @@ def test_a_run_begins_with_what_it_is_and_logs_how_long_it_takes(tmp_path, caplo
     assert summary.splitlines() == [
         f"model: BlendEncoderDecoderForSeq2SeqLM, {job.model.num_parameters():,} parameters",
         f"data: 5 rows and {tokens} tokens of source and target an epoch, without padding",
-        f"steps: 6; 3 an epoch, of {tokens / 3:.0f} tokens in the mean",
+        f"steps: 6; 3 an epoch, {tokens / 3:.0f} tokens each on average",
         f"output: {out}",
     ]
     lines = [line for line in read(out / "trainer_state.json")["log_history"] if "loss" in line]

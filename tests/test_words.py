@@ -82,7 +82,7 @@ def test_prediction_divides_as_training_did(tagger, tmp_path, caplog):
     assert "words:" not in caplog.text
     assert by_default == texts(tagger, "--words", "characters") and "words:" not in caplog.text
     assert texts(tagger, "--words", "words") <= {0, 1, 2, 5}
-    assert "divided by 'words'" in caplog.text and "'characters' restores all words of training" in caplog.text
+    assert "split by 'words'" in caplog.text and "'characters' restores all words of training" in caplog.text
     copy = shutil.copytree(tagger, tmp_path / "copy")
     tokenizer = AutoTokenizer.from_pretrained(copy)
     set_splitting(tokenizer, WordSplitting("characters", 0.9))
@@ -90,7 +90,7 @@ def test_prediction_divides_as_training_did(tagger, tmp_path, caplog):
     assert by_default == texts(copy) and "90.0%; no rule restores all" in caplog.text
     set_splitting(tokenizer, None)
     tokenizer.save_pretrained(copy)
-    assert texts(copy) <= {0, 1, 2, 5} and "does not tell how its training words were divided" in caplog.text
+    assert texts(copy) <= {0, 1, 2, 5} and "has no record of how its training words were split" in caplog.text
 
 
 def test_a_second_training_tells_its_own_words(tagger, tmp_path):

@@ -1,4 +1,4 @@
-"""The command line: what may be said about model, data and training, from flags or from a YAML or JSON file."""
+"""The command line: options of the model, the data and the training, from flags or from a YAML or JSON file."""
 
 import argparse
 import dataclasses
@@ -12,7 +12,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments, TrainingArguments
 
-from ..configuration.base import unknown
+from ..configuration.base import unknown_name_message
 from ..data.columns import Columns
 from ..data.errors import NEAREST, InputError, describe, nearest_first, short_list
 from ..data.formats import Reading
@@ -22,18 +22,20 @@ from ..hub_card.card import CardData
 from ..tasks.corruption import Noise
 from .option_files import from_json, parse_pairs, read_options
 
-# Of transformers' options, those of another type that may be a mapping all the same.
+# Options of transformers that may be a mapping, although their declared type is another one.
 MAPPINGS = ("generation_config",)
 
 
 @dataclass
 class ModelArguments:
-    """Which model, and which tokenizer."""
+    """The model and the tokenizer."""
 
     architecture: str | None = field(
-        default=None, metadata={"help": "encoder, decoder or encoder-decoder; default by task."}
+        default=None, metadata={"help": "encoder, decoder or encoder-decoder; default: depends on the task."}
     )
-    recipe: str | None = field(default=None, metadata={"help": "Named settings to build the model from."})
+    recipe: str | None = field(
+        default=None, metadata={"help": "The name of a set of config values to build a new model from."}
+    )
     config_overrides: str | None = field(
         default=None, metadata={"help": "Changes to the recipe, as in 'hidden_size=256,num_hidden_layers=4'."}
     )
@@ -43,34 +45,42 @@ class ModelArguments:
     encoder_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "With decoder_name_or_path: a saved encoder to make an encoder-decoder of, whose cross-attention "
-            "starts anew. Both must have the same vocabulary, but each keeps its own embedding."
+            "help": "A saved encoder, to be combined with decoder_name_or_path into an encoder-decoder. "
+            "Cross-attention is initialized randomly. Both must have the same vocabulary; each keeps its own "
+            "embedding."
         },
     )
-    decoder_name_or_path: str | None = field(default=None, metadata={"help": "See encoder_name_or_path."})
+    decoder_name_or_path: str | None = field(
+        default=None, metadata={"help": "A saved decoder; see encoder_name_or_path."}
+    )
     tokenizer_name_or_path: str | None = field(
         default=None,
         metadata={"help": "A saved tokenizer; default: that of model_name_or_path or encoder_name_or_path."},
     )
     tokenizer_type: str | None = field(
         default=None,
-        metadata={"help": "char, byte-bpe, wordpiece or unigram, trained on the training split; default byte-bpe."},
+        metadata={
+            "help": "The tokenizer to train on the training split: char, byte-bpe, wordpiece or unigram; "
+            "default: byte-bpe."
+        },
     )
     tokenizer_normalization: str | None = field(
-        default=None, metadata={"help": "nfc, nfd or nfkc, for a trained tokenizer."}
+        default=None, metadata={"help": "Unicode normalization of a trained tokenizer: nfc, nfd or nfkc."}
     )
     vocab_size: int = field(
         default=8000,
-        metadata={"help": "The most entries a trained tokenizer may have; the sentinels of denoising come on top."},
+        metadata={
+            "help": "Maximum vocabulary size of a trained tokenizer; the sentinels of denoising are added to it."
+        },
     )
 
     @property
     def saved_tokenizer(self) -> str | None:
-        """Where one is, if none is to be trained."""
+        """The path or the name of a saved tokenizer; None if one is to be trained."""
         return self.tokenizer_name_or_path or self.model_name_or_path or self.encoder_name_or_path
 
     def sources(self) -> dict[str, str | None]:
-        """Where a saved model, its parts and a tokenizer are, by the names of the flags."""
+        """The paths of a saved model, of its parts and of a tokenizer, by the names of their flags."""
         return {name: value for name, value in vars(self).items() if name.endswith("name_or_path")}
 
     def origin(self) -> str:
@@ -82,7 +92,7 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """Which task, on which data."""
+    """The task and the data."""
 
     task: str | None = field(
         default=None,
@@ -93,14 +103,14 @@ class DataArguments:
     problem_type: str | None = field(
         default=None,
         metadata={
-            "help": "single_label_classification (the default), multi_label_classification or regression, "
-            "for sequence-classification."
+            "help": "For sequence-classification: single_label_classification (the default), "
+            "multi_label_classification or regression."
         },
     )
     class_weights: str | None = field(
         default=None,
         metadata={
-            "help": "How much each label counts in the loss of sequence- and token-classification: balanced, which is "
+            "help": "Weights of the labels in the loss, for sequence- and token-classification: balanced, which is "
             "n / (labels × count) in the training split; numbers in the order of the labels, as in '1,2.5'; or "
             "'LABEL=1,LABEL=2.5'."
         },
@@ -108,119 +118,149 @@ class DataArguments:
     bleu_tokenize: str | None = field(
         default=None,
         metadata={
-            "help": "For seq2seq-lm: what BLEU counts, as sacrebleu names it: 13a, intl, zh, char, none, ja-mecab, "
-            "ko-mecab, flores101, flores200, …. Default by the script of the references: zh for Chinese; ja-mecab "
-            "for Japanese where sacrebleu's extra is installed, else char; char for Thai, Lao, Khmer, Burmese and "
-            "Tibetan; ko-mecab for Korean where it is installed; 13a for all others."
+            "help": "For seq2seq-lm: the sacrebleu tokenizer of BLEU: 13a, intl, zh, char, none, ja-mecab, "
+            "ko-mecab, flores101, flores200, …. The default depends on the script of the references: zh for Chinese; "
+            "ja-mecab for Japanese if sacrebleu's extra is installed, else char; char for Thai, Lao, Khmer, Burmese "
+            "and Tibetan; ko-mecab for Korean if it is installed; 13a for all others."
         },
     )
-    dataset_name: str | None = field(default=None, metadata={"help": "dates, or a data set of the Hub."})
+    dataset_name: str | None = field(default=None, metadata={"help": "dates (built in), or a data set on the Hub."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of dataset_name."})
     train_file: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Files or globs, as in a.jsonl 'b/*.csv': .json, .jsonl, .csv, .tsv, .parquet, .txt, .conll or "
-            ".conllu, each also .gz or .zst."
+            "help": "Training files or globs, as in a.jsonl 'b/*.csv': .json, .jsonl, .csv, .tsv, .parquet, .txt, "
+            ".conll or .conllu, each also .gz or .zst."
         },
     )
-    validation_file: list[str] | None = field(default=None, metadata={"help": "Likewise."})
-    test_file: list[str] | None = field(default=None, metadata={"help": "Likewise."})
+    validation_file: list[str] | None = field(
+        default=None, metadata={"help": "Validation files or globs, of the types of train_file."}
+    )
+    test_file: list[str] | None = field(
+        default=None, metadata={"help": "Test files or globs, of the types of train_file."}
+    )
     train_source_file: list[str] | None = field(
         default=None,
         metadata={
-            "help": "For seq2seq-lm, in place of train_file: files of one source text a line, of any extension."
+            "help": "For seq2seq-lm, in place of train_file: files with one source text per line, with any extension."
         },
     )
     train_target_file: list[str] | None = field(
-        default=None, metadata={"help": "The targets of train_source_file, line by line."}
+        default=None, metadata={"help": "Files with the targets of train_source_file, one per line."}
     )
-    validation_source_file: list[str] | None = field(default=None, metadata={"help": "Likewise."})
-    validation_target_file: list[str] | None = field(default=None, metadata={"help": "Likewise."})
-    test_source_file: list[str] | None = field(default=None, metadata={"help": "Likewise."})
-    test_target_file: list[str] | None = field(default=None, metadata={"help": "Likewise."})
-    encoding: str = field(default="utf-8", metadata={"help": "Of all files that are text, as Python names it."})
+    validation_source_file: list[str] | None = field(
+        default=None, metadata={"help": "Files with the validation sources; see train_source_file."}
+    )
+    validation_target_file: list[str] | None = field(
+        default=None, metadata={"help": "Files with the targets of validation_source_file, one per line."}
+    )
+    test_source_file: list[str] | None = field(
+        default=None, metadata={"help": "Files with the test sources; see train_source_file."}
+    )
+    test_target_file: list[str] | None = field(
+        default=None, metadata={"help": "Files with the targets of test_source_file, one per line."}
+    )
+    encoding: str = field(default="utf-8", metadata={"help": "The encoding of all text files, by its name in Python."})
     token_column_index: int | None = field(
         default=None,
         metadata={
-            "help": "The column of the word in files of one word a line, from 0, or from -1 backwards; default 0, of "
-            ".conllu 1. With one of the two flags, .tsv and .txt are such files too."
+            "help": "Index of the word's column in files with one word per line, from 0, or from -1 backwards; "
+            "default: 0; 1 for .conllu. If this or tag_column_index is given, .tsv and .txt files are read this way, "
+            "too."
         },
     )
     tag_column_index: int | None = field(
-        default=None, metadata={"help": "The column of its tag; default -1, of .conllu 3 (UPOS)."}
+        default=None, metadata={"help": "Index of the tag's column in these files; default: -1; 3 (UPOS) for .conllu."}
     )
     delimiter: str | None = field(
         default=None,
         metadata={
-            "help": r"What separates columns, as in ';' or '\t'; default a comma in .csv and a tab in .tsv files."
+            "help": r"The separator of columns, as in ';' or '\t'; default: a comma in .csv and a tab in .tsv files."
         },
     )
     decimal: str = field(
-        default=".", metadata={"help": "The decimal mark of numbers in such files: a point or a comma."}
+        default=".", metadata={"help": "The decimal mark of numbers in .csv and .tsv files: a point or a comma."}
     )
     label_separator: str | None = field(
         default=None,
-        metadata={"help": "What separates labels, tags or numbers in a cell of them, as in ';|'; default a space."},
+        metadata={
+            "help": "The characters that separate labels, tags or numbers in a cell, as in ';|'; default: a space."
+        },
     )
     train_split: str | None = field(
-        default=None, metadata={"help": "What to train on of dataset_name, as in 'train[:90%%]'; default train."}
+        default=None, metadata={"help": "The training split of dataset_name, as in 'train[:90%%]'; default: train."}
     )
-    validation_split: str | None = field(default=None, metadata={"help": "Likewise; default validation."})
-    test_split: str | None = field(default=None, metadata={"help": "Likewise; default test."})
+    validation_split: str | None = field(
+        default=None, metadata={"help": "The validation split of dataset_name; default: validation."}
+    )
+    test_split: str | None = field(default=None, metadata={"help": "The test split of dataset_name; default: test."})
     text_column: str = field(
-        default="text", metadata={"help": "The column of the text; a.b is b in the objects of a."}
+        default="text", metadata={"help": "The column of the text; a.b is the field b of the objects in column a."}
     )
     text_pair_column: str = field(default="text_pair", metadata={"help": "The column of the second text, if any."})
     label_column: str = field(default="label", metadata={"help": "The column of the label or labels."})
     tokens_column: str = field(default="tokens", metadata={"help": "The column of the words."})
     tags_column: str = field(default="tags", metadata={"help": "The column of the words' tags."})
     source_column: str = field(default="source", metadata={"help": "The column of the source text."})
-    target_column: str = field(default="target", metadata={"help": "The column of the target text, or of several."})
-    max_length: int = field(default=512, metadata={"help": "Longest sequence in tokens; longer ones: see overflow."})
+    target_column: str = field(default="target", metadata={"help": "The column of the target text or texts."})
+    max_length: int = field(
+        default=512,
+        metadata={"help": "Maximum length of a sequence in tokens; overflow says what happens to longer texts."},
+    )
     overflow: str = field(
         default="truncate",
         metadata={
-            "help": "Of a text longer than that: truncate reads the beginning; window reads all of it, as overlapping "
-            "sequences, from which sequence-classification takes the mean and token-classification each word once."
+            "help": "What is read of a text longer than max_length. truncate: the beginning. window: all of it, in "
+            "overlapping windows; sequence-classification averages their logits, token-classification takes each word "
+            "from one window."
         },
     )
     overlap: int | None = field(
-        default=None, metadata={"help": "Tokens that two windows have in common; default a quarter of max_length."}
+        default=None,
+        metadata={"help": "Number of tokens that neighbouring windows share; default: a quarter of max_length."},
     )
-    max_source_length: int | None = field(default=None, metadata={"help": "For seq2seq-lm; default max_length."})
-    max_target_length: int | None = field(default=None, metadata={"help": "For seq2seq-lm; default max_length."})
+    max_source_length: int | None = field(
+        default=None, metadata={"help": "For seq2seq-lm: maximum length of a source in tokens; default: max_length."}
+    )
+    max_target_length: int | None = field(
+        default=None, metadata={"help": "For seq2seq-lm: maximum length of a target in tokens; default: max_length."}
+    )
     pack_documents: bool = field(
         default=False,
         metadata={
-            "help": "For causal-lm: texts are documents that do not see each other, in rows of up to max_length "
-            "tokens without padding; else they are one stream, cut into rows of max_length."
+            "help": "For causal-lm: pack whole texts into rows of up to max_length tokens without padding; a text "
+            "does not attend to the others in its row. Otherwise all texts form one stream, which is cut into rows of "
+            "max_length."
         },
     )
     mask_probability: float | None = field(
         default=None,
-        metadata={"help": "Share of the tokens that masked-lm masks and denoising cuts out; default 0.15."},
+        metadata={"help": "Share of the tokens that masked-lm masks or denoising cuts out; default: 0.15."},
     )
     mask_whole_words: bool = field(
         default=False,
-        metadata={"help": "For masked-lm: mask all tokens of a word or none, as the tokenizer has words."},
+        metadata={"help": "For masked-lm: mask all tokens of a word or none; the tokenizer decides what a word is."},
     )
     mean_span_length: float | None = field(
-        default=None, metadata={"help": "For denoising: mean length of a span that is cut out, in tokens; default 3."}
+        default=None,
+        metadata={"help": "For denoising: mean length in tokens of the spans that are cut out; default: 3."},
     )
     streaming: bool = field(
         default=False,
         metadata={
-            "help": "Read the training split as it is trained on, and store it nowhere: in each epoch its files come "
-            "in random order, and rows in random order within blocks of 10,000. Needs max_steps and a saved tokenizer."
+            "help": "Read the training split during training, without storing it. Each epoch shuffles the files, and "
+            "the rows within blocks of 10,000. Needs max_steps and a saved tokenizer."
         },
     )
     preprocessing_num_workers: int | None = field(
-        default=None, metadata={"help": "Turn rows into tokens in so many processes; default: in one."}
+        default=None, metadata={"help": "Number of processes that tokenize rows; default: one."}
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Take so many random training rows."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Take so many random rows of other splits."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use this many random training rows."})
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Use this many random rows of the validation split and of the test split."}
+    )
     card_data: str | None = field(
-        default=None, metadata={"help": "What the model card should say, as in 'license=mit,language=[en, ko]'."}
+        default=None, metadata={"help": "Facts for the model card, as in 'license=mit,language=[en, ko]'."}
     )
 
     def columns(self) -> Columns:
@@ -233,7 +273,7 @@ class DataArguments:
         return Reading.from_options(self)
 
     def files(self, split: str) -> list[str] | Pairs | None:
-        """What was named for a split. Raises InputError for both kinds of it, and for half a pair."""
+        """The files of a split. Raises InputError for both a whole file and a pair, and for an incomplete pair."""
         whole = getattr(self, f"{split}_file")
         flags = [f"{split}_{side}_file" for side in Pairs._fields]
         pair = [getattr(self, flag) for flag in flags]
@@ -242,11 +282,13 @@ class DataArguments:
         if whole is not None:
             raise InputError(f"{split}_file: does not go together with {' and '.join(flags)}; give one of the two")
         if None in pair:
-            raise InputError(f"{flags[pair.index(None)]}: is missing; its lines go with those of the other file")
+            raise InputError(
+                f"{flags[pair.index(None)]}: is missing; each of its lines belongs to a line of the other file"
+            )
         return Pairs(*pair)
 
     def data_options(self, args: TrainingArguments, splits: Sequence[str]) -> DataOptions:
-        """Which data is read, and how; `splits` are those to read. Raises InputError: see `files`."""
+        """Which data is read, and how; `splits` are those to read. Raises InputError as `files`."""
         files = {split: self.files(split) for split in SPLITS}
         names = {split: getattr(self, f"{split}_split") for split in SPLITS}
         return DataOptions(
@@ -264,7 +306,7 @@ class DataArguments:
         )
 
     def lengths(self) -> dict[str, int]:
-        """The longest sequence in tokens, by itself, as a source, and as a target."""
+        """The maximum lengths, in tokens, of a single sequence, a source and a target."""
         return {
             "max_length": self.max_length,
             "max_source_length": self.max_source_length or self.max_length,
@@ -272,12 +314,12 @@ class DataArguments:
         }
 
     def noise(self) -> Noise:
-        """What a language model is to put back."""
+        """How much of a text is corrupted, for masked-lm and denoising."""
         given = {"probability": self.mask_probability, "mean_span_length": self.mean_span_length}
         return Noise(whole_words=self.mask_whole_words, **{k: v for k, v in given.items() if v is not None})
 
     def facts(self) -> dict[str, str | int]:
-        """What the card tells of the data: names without directories."""
+        """Facts about the data for the card; files are named without their directories."""
         facts = {"task": self.task, "max_length": self.max_source_length or self.max_length}
         if self.dataset_name is None:
             given = next(filter(None, map(self.files, ("train", "validation", "test"))))
@@ -291,65 +333,70 @@ class DataArguments:
 
 @dataclass
 class BlendTrainingArguments(Seq2SeqTrainingArguments):
-    """transformers' own, what a batch may hold, how a run goes on by itself, and when to stop early."""
+    """The training arguments of transformers, with token budgets, automatic resumption and early stopping."""
 
     max_tokens_per_batch: int | None = field(
         default=None,
         metadata={
-            "help": "The most tokens, without padding, in a training batch of one device, in place of "
-            "per_device_train_batch_size. Rows of similar length are batched; the target of seq2seq-lm counts too."
+            "help": "Maximum number of tokens, without padding, in a training batch of one device, in place of "
+            "per_device_train_batch_size. A batch has rows of similar length. For seq2seq-lm, target tokens count, "
+            "too."
         },
     )
     resume: str | None = field(
         default=None,
-        metadata={"help": "auto: go on from the newest good checkpoint of output_dir; where there is none, begin."},
+        metadata={
+            "help": "auto: resume from the newest good checkpoint in output_dir, or start a new run without one."
+        },
     )
     overwrite_output_dir: bool = field(
         default=False,
         metadata={
-            "help": "Delete the run that output_dir holds before another one is trained into it; without it, and "
-            "without resume, that is refused. Other files stay. Where resume finds a checkpoint, the run goes on."
+            "help": "Delete an earlier run in output_dir before training; other files stay. Without this option and "
+            "without resume, an output_dir with an earlier run is refused. If resume finds a checkpoint, nothing is "
+            "deleted."
         },
     )
     allow_changed: list[str] | None = field(
         default=None,
         metadata={
-            "help": "On resume: facts of the run that may be otherwise than in the checkpoint, such as learning_rate "
-            "or train_dataset. They then hold from there on, and the card says so; any other difference is refused."
+            "help": "On resume: facts of the run that may differ from the checkpoint, such as learning_rate or "
+            "train_dataset. The new values hold from there on, and the card lists them; any other difference is "
+            "refused."
         },
     )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
-            "help": "Stop after so many evaluations in which metric_for_best_model was not better than ever before. "
+            "help": "Stop after this many evaluations in a row without an improvement of metric_for_best_model. "
             "Needs load_best_model_at_end and an eval_strategy."
         },
     )
 
-    # Where the user said nothing of logging_steps, train.py chooses them.
+    # Whether train.py chooses logging_steps, because the user has not.
     chooses_logging_steps = False
 
     @property
     def device(self) -> torch.device:
         """The device of this process; a CPU has no number.
 
-        Replaces TrainingArguments.device, which numbers CPUs where there are several processes: torch restores nothing
-        onto "cpu:0", where `Trainer._load_optimizer_and_scheduler` of older transformers wants an optimizer's state.
+        Replaces TrainingArguments.device, which numbers CPUs if there are several processes: older transformers load
+        an optimizer's state onto this device (`Trainer._load_optimizer_and_scheduler`), and torch refuses "cpu:0".
         """
         device = super().device
         return torch.device("cpu") if device.type == "cpu" else device
 
 
 class Parser(HfArgumentParser):
-    """HfArgumentParser that says what is wrong in one line and takes no abbreviated flags."""
+    """HfArgumentParser with errors of one line and without abbreviated flags."""
 
     def __init__(self) -> None:
         super().__init__((ModelArguments, DataArguments, BlendTrainingArguments), allow_abbrev=False)
         self.usage = "seqblend-train [FILE.yaml|FILE.json] [--flag value …]"
         self.description = (
-            "Train, evaluate and predict. Needed: --task, --output_dir, and --train_file or --dataset_name."
+            "Train, evaluate and predict. Required: --task, --output_dir, and --train_file or --dataset_name."
         )
-        # Not said; a false is one that was.
+        # None means not given; False means that the user gave false.
         self.set_defaults(do_train=None, do_eval=None, do_predict=None)
 
     def error(self, message: str) -> None:  # type: ignore[override]
@@ -359,7 +406,7 @@ class Parser(HfArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Replaces ArgumentParser._check_value, which lists the valid values in no useful order."""
         if action.choices is not None and value not in action.choices:
-            raise InputError(unknown(action.dest, str(value), [str(choice) for choice in action.choices]))
+            raise InputError(unknown_name_message(action.dest, str(value), [str(choice) for choice in action.choices]))
 
     def check_names(self, names: list[str], where: str) -> None:
         """Raises InputError for a name that is no flag; the message lists the nearest ones."""
@@ -371,7 +418,7 @@ class Parser(HfArgumentParser):
 
 
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, BlendTrainingArguments]:
-    """Read the command line; what a flag says wins over what the file says.
+    """Read the command line; a flag overrides the file.
 
     Args:
         argv: an optional .yaml or .json file, then flags.
@@ -382,9 +429,9 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Ble
     parser = Parser()
     flags = argv
     if argv and not argv[0].startswith("-"):
-        flags = take_settings(parser, argv[0]) + argv[1:]
-    said = parser.parse_known_args(flags)[0]
-    check_mappings(said)
+        flags = load_option_file(parser, argv[0]) + argv[1:]
+    given = parser.parse_known_args(flags)[0]
+    check_mappings(given)
     try:
         *arguments, remaining = parser.parse_args_into_dataclasses(
             flags, return_remaining_strings=True, look_for_args_file=False
@@ -396,17 +443,17 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Ble
     parser.check_names([word.lstrip("-").replace("-", "_") for word in remaining], "command line")
     names = {word.partition("=")[0].replace("-", "_") for word in flags}
     arguments[2].chooses_logging_steps = "__logging_steps" not in names
-    # TrainingArguments turns a false into a true where there is an eval_strategy.
-    arguments[2].do_eval = said.do_eval
-    # And guesses this from the metric's name.
-    arguments[2].greater_is_better = said.greater_is_better
+    # TrainingArguments replaces False by True if there is an eval_strategy.
+    arguments[2].do_eval = given.do_eval
+    # TrainingArguments guesses it from the name of the metric.
+    arguments[2].greater_is_better = given.greater_is_better
     return tuple(arguments)
 
 
-def check_mappings(said: argparse.Namespace) -> None:
-    """Raises InputError for a flag that takes a mapping, and whose value is neither JSON nor a file."""
+def check_mappings(given: argparse.Namespace) -> None:
+    """Raises InputError for a flag of a mapping with a value that is neither a JSON object nor a file."""
     for name in Seq2SeqTrainingArguments._VALID_DICT_FIELDS:
-        value = getattr(said, name)
+        value = getattr(given, name)
         if not isinstance(value, str) or Path(value).is_file():
             continue
         try:
@@ -417,8 +464,12 @@ def check_mappings(said: argparse.Namespace) -> None:
             raise InputError(f"{name}: {value!r} is no mapping")
 
 
-def take_settings(parser: Parser, path: str) -> list[str]:
-    """The options of a file as flags; lists and mappings, which flags cannot hold, become the parser's defaults."""
+def load_option_file(parser: Parser, path: str) -> list[str]:
+    """Load the options of a file: single values as flags, which are returned; others as the parser's defaults.
+
+    Raises:
+        InputError: the file, or one of its options, is wrong.
+    """
     settings = {name: value for name, value in read_options(Path(path)).items() if value is not None}
     parser.check_names(list(settings), path)
     nested = {name: value for name, value in settings.items() if isinstance(value, list | dict)}
@@ -444,17 +495,17 @@ def take_settings(parser: Parser, path: str) -> list[str]:
 
 
 def check_names_of_files(value: Any, where: str) -> None:
-    """Raises InputError for what is no list of texts."""
+    """Raises InputError for a value that is neither a text nor a list of texts."""
     for item in value if isinstance(value, list) and value else [value]:
         if not isinstance(item, str):
             raise InputError(f"{where}: must be a name or a list of names, but is or holds {describe(item)}")
 
 
 def card_facts(data_args: DataArguments) -> dict[str, Any]:
-    """What the user says for the card, checked.
+    """The checked facts that the user gives for the card.
 
     Raises:
-        InputError: one of them is no fact of a card; the message lists those there are, nearest first.
+        InputError: an unknown name, or a wrong value; the message lists the valid names, nearest first.
     """
     facts = parse_pairs(data_args.card_data, "card_data")
     try:
@@ -466,7 +517,7 @@ def card_facts(data_args: DataArguments) -> dict[str, Any]:
 
 
 def public_command(argv: list[str], secret: str | None) -> str:
-    """The command line as others may read it: of absolute paths the last name, and no token."""
+    """The command line without secrets: absolute paths are shortened to their last part, the token is hidden."""
     words = []
     for word in argv:
         flag, equals, value = word.rpartition("=") if word.startswith("-") else ("", "", word)

@@ -1,4 +1,4 @@
-"""What must hold before a run may start: numbers in range, options that go together, an output_dir to write to."""
+"""Checks of options before a run starts, and the options that follow from others."""
 
 import math
 import os
@@ -14,7 +14,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ..checkpoints.faults import STATE
-from ..configuration.base import unknown
+from ..configuration.base import unknown_name_message
 from ..data.columns import STEPS
 from ..data.errors import NEAREST, InputError, check_choice, nearest_first
 from ..tasks.base import Task
@@ -23,9 +23,9 @@ from ..tasks.windows import OVERFLOW_STRATEGIES
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
 from .evaluation import generation_settings, load_generation_config
 from .option_files import parse_pairs
-from .run_options import check_device, set_metric_direction
+from .run_options import check_device
 
-# What a number must be that its type does not say, and of which options. None is always right.
+# Ranges of numeric options: the rule for messages, its test, and the options. None is always valid.
 NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
     (
         "a number of 0 or more",
@@ -55,7 +55,7 @@ NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
     ),
     ("above 0 and below 1", lambda value: 0 < value < 1, ("mask_probability",)),
     ("1 or more", lambda value: 1 <= value < math.inf, ("mean_span_length",)),
-    # What NumPy's generator takes.
+    # The seeds that NumPy's generator accepts.
     ("between 0 and 4294967295", lambda value: 0 <= value < 2**32, ("seed", "data_seed")),
 ]
 
@@ -64,7 +64,7 @@ TASK_OPTIONS = sorted({option for task in TASKS.values() for option in task.opti
 
 
 def check_options(model_args: ModelArguments, data_args: DataArguments, args: BlendTrainingArguments) -> None:
-    """Refuse what would stop a run after it has begun.
+    """Check the options, so that a wrong one stops the run before it starts.
 
     Raises:
         InputError: an option has a wrong value, contradicts another, or has no effect.
@@ -78,10 +78,9 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
     check_batches(args)
     check_streaming(model_args, data_args, args)
     if data_args.pack_documents and (args.accelerator_config.dispatch_batches or args.n_gpu > 1):
-        raise InputError("pack_documents: a batch is one row, which cannot be shared out; start one process a GPU")
+        raise InputError("pack_documents: a batch is one row, which cannot be split; start one process per GPU")
     check_device(args)
     check_stopping(args)
-    set_metric_direction(args, default=None)
     check_output(args.output_dir)
     check_reporters(args.report_to)
     if args.torch_compile_backend is not None:
@@ -89,33 +88,25 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
         check_choice("torch_compile_backend", args.torch_compile_backend.lower(), known)
     if args.allow_changed and args.resume is None and args.resume_from_checkpoint is None:
         raise InputError("allow_changed: needs --resume auto or --resume_from_checkpoint")
-    check_generation(args)
 
 
-def check_generation(args: BlendTrainingArguments) -> None:
-    """Load generation_config. Raises InputError where that fails, and for a setting that generation does not have."""
-    if args.generation_config is None:
-        return
-    try:
-        config = load_generation_config(args.generation_config)
-    except Exception as error:  # transformers raises whatever it meets
-        raise InputError(f"generation_config: {args.generation_config} cannot be loaded: {error}") from error
+def check_generation(config: GenerationConfig) -> None:
+    """Raises InputError for a setting that transformers does not know."""
     known = vars(GenerationConfig())
     for name in generation_settings(config):
         if name not in known:
             nearest = ", ".join(nearest_first(name, known)[:NEAREST])
             raise InputError(f"generation_config: unknown setting {name!r}; valid, nearest first: {nearest}")
-    args.generation_config = config
 
 
 def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
-    """Raises InputError for a task that does not exist, and for options that contradict each other or do nothing."""
+    """Raises InputError for an unknown task, and for options that contradict each other or have no effect."""
     if data_args.task is None:
         raise InputError(f"task: is missing; give one of {', '.join(TASKS)}")
     if data_args.task not in TASKS:
-        raise InputError(unknown("task", data_args.task, list(TASKS)))
+        raise InputError(unknown_name_message("task", data_args.task, list(TASKS)))
     if model_args.model_name_or_path and model_args.recipe:
-        raise InputError("recipe: model_name_or_path names a model that is built already; give one of the two")
+        raise InputError("recipe: model_name_or_path names a saved model, which needs no recipe; give one of the two")
     check_parts(model_args)
     if model_args.tokenizer_type and model_args.saved_tokenizer:
         raise InputError("tokenizer_type: trains a tokenizer, but one is given by tokenizer_name_or_path or the model")
@@ -127,14 +118,14 @@ def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
         raise InputError("class_weights: config_overrides has them too; give one of the two")
     check_overflow(task, data_args.overflow, data_args.overlap)
     if data_args.bleu_tokenize is not None:
-        # Here, because it loads the metric libraries.
+        # Imported here, because it loads the metric libraries.
         from ..tasks.metrics import make_bleu
 
         make_bleu(data_args.bleu_tokenize)
 
 
 def check_overflow(task: Task, overflow: str, overlap: int | None) -> None:
-    """Raises InputError for windows of what has none, and for an overlap without windows."""
+    """Raises InputError for windows in a task without them, and for an overlap without windows."""
     check_choice("overflow", overflow, OVERFLOW_STRATEGIES)
     if overflow == "window" and not task.has_windows:
         able = ", ".join(name for name, each in TASKS.items() if each.has_windows)
@@ -144,7 +135,7 @@ def check_overflow(task: Task, overflow: str, overlap: int | None) -> None:
 
 
 def check_parts(model_args: ModelArguments) -> None:
-    """Raises InputError for a saved encoder without a saved decoder, or what does not go together with them."""
+    """Raises InputError for only one of a saved encoder and a saved decoder, and for options that contradict them."""
     given = {name: getattr(model_args, name) for name in ("encoder_name_or_path", "decoder_name_or_path")}
     if not any(given.values()):
         return
@@ -162,35 +153,38 @@ def check_parts(model_args: ModelArguments) -> None:
 
 
 def check_batches(args: BlendTrainingArguments) -> None:
-    """Raises InputError for what does not go together with max_tokens_per_batch, if that is given."""
+    """Raises InputError for options that contradict max_tokens_per_batch, if it is given."""
     if args.max_tokens_per_batch is None:
         return
     accelerator = args.accelerator_config
     by_rows = accelerator.split_batches or accelerator.dispatch_batches
     others = {
-        "auto_find_batch_size": (args.auto_find_batch_size, "which decides how many rows a batch has"),
-        "dataloader_drop_last": (args.dataloader_drop_last, "of which no batch is incomplete"),
-        "train_sampling_strategy": (args.train_sampling_strategy != "random", "which decides what rows are batched"),
-        "accelerator_config": (by_rows, "as split_batches and dispatch_batches need equally many rows a batch"),
+        "auto_find_batch_size": (args.auto_find_batch_size, "which decides the number of rows in a batch"),
+        "dataloader_drop_last": (args.dataloader_drop_last, "which has no incomplete batch to drop"),
+        "train_sampling_strategy": (args.train_sampling_strategy != "random", "which decides which rows form a batch"),
+        "accelerator_config": (
+            by_rows,
+            "because split_batches and dispatch_batches need the same number of rows in each batch",
+        ),
     }
     for name, (is_given, reason) in others.items():
         if is_given:
             raise InputError(f"{name}: does not go together with max_tokens_per_batch, {reason}; give one of the two")
     if args.n_gpu > 1:
         raise InputError(
-            f"max_tokens_per_batch: one process would share its batches among {args.n_gpu} GPUs by their rows; "
-            "start one process a GPU, with torchrun"
+            f"max_tokens_per_batch: one process would split the rows of its batches among {args.n_gpu} GPUs; "
+            "start one process per GPU, with torchrun"
         )
 
 
 def check_streaming(model_args: ModelArguments, data_args: DataArguments, args: BlendTrainingArguments) -> None:
-    """Raises InputError for what a stream needs, and for what needs all rows at hand, if streaming is asked for."""
+    """Raises InputError for options that streaming needs, and for options that need all rows, if it is asked for."""
     if not data_args.streaming:
         return
     if args.max_steps < 1:
-        raise InputError("max_steps: is needed with streaming, where nobody knows how long an epoch is")
+        raise InputError("max_steps: is needed with streaming, because the length of an epoch is unknown")
     if not model_args.saved_tokenizer:
-        raise InputError("tokenizer_name_or_path: is needed with streaming; a tokenizer is trained on stored rows")
+        raise InputError("tokenizer_name_or_path: is needed with streaming; only stored rows can train a tokenizer")
     others = {
         "max_train_samples": (data_args.max_train_samples, "draws from all rows"),
         "max_tokens_per_batch": (args.max_tokens_per_batch, "sorts all rows by length"),
@@ -203,7 +197,7 @@ def check_streaming(model_args: ModelArguments, data_args: DataArguments, args: 
 
 
 def check_stopping(args: BlendTrainingArguments) -> None:
-    """Raises InputError for early_stopping_patience, or save_strategy=best, without what it is measured by."""
+    """Raises InputError for early_stopping_patience or save_strategy=best without the options that they need."""
     needed = {
         "eval_strategy": args.eval_strategy.value != "no",
         "load_best_model_at_end": args.load_best_model_at_end,
@@ -218,16 +212,19 @@ def check_stopping(args: BlendTrainingArguments) -> None:
 
 
 def check_output(output_dir: str) -> None:
-    """Raises InputError for a directory that cannot be made or written to: a file is put there and taken away."""
+    """Raises InputError for a directory that cannot be created or written to.
+
+    It is tested with a temporary file, without a name where the system has that, in the lowest directory that exists.
+    """
     if not output_dir:
         raise InputError("output_dir: is empty")
     path = Path(output_dir).absolute()
-    # Path.exists raises where a directory above may not be entered.
+    # Path.exists raises if a directory above may not be entered.
     existing = next(each for each in (path, *path.parents) if os.path.exists(each))
     if not existing.is_dir():
         raise InputError(f"output_dir: {existing} is a file")
     try:
-        with tempfile.NamedTemporaryFile(dir=existing):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise InputError(f"output_dir: {existing} cannot be written to ({error.strerror})") from error
@@ -239,12 +236,28 @@ def check_reporters(names: list[str]) -> None:
         try:
             for reporter in get_reporting_integration_callbacks([name]):
                 reporter()
-        except Exception as error:  # each tracker raises what it likes
+        except Exception as error:  # the libraries of trackers raise whatever they meet
             raise InputError(f"report_to: {error}") from error
 
 
+def resolve_generation_config(args: BlendTrainingArguments) -> None:
+    """Replace generation_config by the settings that it names.
+
+    Raises:
+        InputError: they cannot be loaded, or transformers does not know one of them.
+    """
+    if args.generation_config is None:
+        return
+    try:
+        config = load_generation_config(args.generation_config)
+    except Exception as error:  # transformers raises whatever it meets
+        raise InputError(f"generation_config: {args.generation_config} cannot be loaded: {error}") from error
+    check_generation(config)
+    args.generation_config = config
+
+
 def wanted_checkpoint(args: BlendTrainingArguments) -> str | bool | None:
-    """Which checkpoint the run is to be resumed from.
+    """The checkpoint to resume from.
 
     Returns:
         A path; True for the newest good one of output_dir; None for none.
@@ -268,9 +281,9 @@ def wanted_checkpoint(args: BlendTrainingArguments) -> str | bool | None:
 
 
 def wanted_splits(args: Seq2SeqTrainingArguments) -> list[str]:
-    """The splits to read if they exist: of what `resolve_steps` has done, and of evaluations during training."""
-    said = {split: getattr(args, flag) for split, flag in STEPS.items()}
-    wanted = [split for split in said if said[split] or (said[split] is None and not any(said.values()))]
+    """The splits to read if they exist: those of the steps in `resolve_steps`, and of evaluations during training."""
+    given = {split: getattr(args, flag) for split, flag in STEPS.items()}
+    wanted = [split for split in given if given[split] or (given[split] is None and not any(given.values()))]
     evaluates = args.eval_strategy.value != "no" or args.eval_on_start
     if "train" in wanted and evaluates and "validation" not in wanted:
         wanted.append("validation")
@@ -278,15 +291,17 @@ def wanted_splits(args: Seq2SeqTrainingArguments) -> list[str]:
 
 
 def resolve_steps(args: Seq2SeqTrainingArguments, model: str | None, splits: set[str]) -> None:
-    """Decide what is done: what the user said; if one step was asked for, no other; else what there is data for.
+    """Set do_train, do_eval and do_predict where the user has not.
+
+    If the user asked for any of them, the others are False; otherwise each is True if its split exists.
 
     Args:
-        args: its do_train, do_eval and do_predict are None where the user said nothing.
-        model: a saved model, if there is one.
-        splits: those that exist.
+        args: the options; a step is None if the user has not given it.
+        model: the path of a saved model; None without one.
+        splits: the splits that exist.
 
     Raises:
-        InputError: a flag asks for a split that does not exist, nothing is left to do, or no model is there to do it.
+        InputError: a step needs a split that does not exist, no step is left, or there is no model.
     """
     asked = any(getattr(args, flag) for flag in STEPS.values())
     for split, flag in STEPS.items():
@@ -307,13 +322,13 @@ def resolve_steps(args: Seq2SeqTrainingArguments, model: str | None, splits: set
 
 
 def resolve_evaluation(args: BlendTrainingArguments, task: Task, splits: set[str]) -> None:
-    """Set what is the task's affair and not the user's.
+    """Set the options of evaluation that depend on the task.
 
     Raises:
         InputError: a flag asks for evaluation, and there is no validation split.
     """
     if not args.do_train:
-        # Without training there is nothing to evaluate in the course of.
+        # These evaluations happen during training.
         args.eval_strategy, args.eval_on_start = IntervalStrategy.NO, False
     evaluations: dict[str, Any] = {"eval_strategy": args.eval_strategy.value, "eval_on_start": args.eval_on_start}
     for flag, value in evaluations.items():
@@ -321,11 +336,11 @@ def resolve_evaluation(args: BlendTrainingArguments, task: Task, splits: set[str
             raise InputError(
                 f"{flag}: {value}, but there is no validation split; validation_file or validation_split names one"
             )
-    # How predictions are made and reach the metrics is the task's affair; language models have only a loss.
+    # The task decides how predictions are made and passed to the metrics; language models have only a loss.
     args.predict_with_generate, args.label_names = task.generates, ["labels"]
     args.eval_do_concat_batches, args.batch_eval_metrics = True, False
     args.prediction_loss_only = args.prediction_loss_only or not task.has_answers
     args.dataloader_pin_memory = args.dataloader_pin_memory and torch.accelerator.is_available()
     if args.include_num_input_tokens_seen == "no":
-        # The card tells how many tokens were seen.
+        # The card shows the number of tokens seen.
         args.include_num_input_tokens_seen = "non_padding"

@@ -1,4 +1,4 @@
-"""How much each class counts in the loss: balanced over the training split, or as the user says."""
+"""The weight of each class in the loss: balanced over the training split, or given by the user."""
 
 import logging
 import math
@@ -26,32 +26,32 @@ def class_weights(
     """The weights that --class_weights asks for, in the order of the label ids; they are logged in one line.
 
     Raises:
-        InputError: nothing is trained; or see `balanced` and `weights_given`.
+        InputError: nothing is trained; or see `balanced_weights` and `parse_weights`.
     """
     given, labels = data_args.class_weights, rows.label_names
     if given is None:
         return None
     if not args.do_train:
-        raise InputError("class_weights: act in training alone, and nothing is trained")
+        raise InputError("class_weights: are only for training, and nothing is trained")
     if data_args.problem_type == "regression":
         raise InputError("class_weights: a regression has no classes")
     if given == "balanced":
         labelled = rows["train"] if rows.streamed_labels is None else rows.streamed_labels
-        weights = balanced(labelled, task.schema().labels.column, labels)
+        weights = balanced_weights(labelled, task.schema().labels.column, labels)
     else:
-        weights = weights_given(given, labels)
+        weights = parse_weights(given, labels)
     logger.info("class_weights: %s", ", ".join(f"{printable(name)} {weights[name]:.4g}" for name in labels))
     return [weights[name] for name in labels]
 
 
-def balanced(rows: datasets.Dataset, column: str, labels: list[str]) -> dict[str, float]:
-    """Weights n / (classes × count), whose mean over the n labels of the rows is 1; of tags each word has one.
+def balanced_weights(rows: datasets.Dataset, column: str, labels: list[str]) -> dict[str, float]:
+    """Weights n / (classes × count), with a mean of 1 over the n labels of the rows; each tag of a word counts as one.
 
     Raises:
         InputError: a label does not occur.
     """
     counts: Counter[str] = Counter()
-    # By single rows it would take a minute for ten million.
+    # In batches: row by row, ten million rows would take a minute.
     for batch in rows.select_columns(column).iter(1000):
         values = batch[column]
         counts.update(chain.from_iterable(values) if isinstance(values[0], list) else values)
@@ -63,12 +63,12 @@ def balanced(rows: datasets.Dataset, column: str, labels: list[str]) -> dict[str
     return {name: counts.total() / (len(labels) * counts[name]) for name in labels}
 
 
-def weights_given(given: str | list | dict[str, Any], labels: list[str]) -> dict[str, float]:
-    """One weight a label: numbers in the order of the labels, or LABEL=NUMBER in any order.
+def parse_weights(given: str | list | dict[str, Any], labels: list[str]) -> dict[str, float]:
+    """One weight per label: numbers in the order of the labels, or LABEL=NUMBER in any order.
 
     Args:
-        given: of the command line, or a list or a mapping of a file.
-        labels: in the order of their ids.
+        given: the value from the command line, or a list or a mapping from a file.
+        labels: the labels in the order of their ids.
 
     Raises:
         InputError: there is not one number above 0 for each label; the message names the labels in their order.
@@ -84,7 +84,7 @@ def weights_given(given: str | list | dict[str, Any], labels: list[str]) -> dict
     weights = {str(name): value for name, value in parse_pairs(given, "class_weights").items()}
     for name in labels:
         if name not in weights:
-            raise InputError(f"class_weights: none for label {name!r}; {order}")
+            raise InputError(f"class_weights: no weight for label {name!r}; {order}")
     for name, value in weights.items():
         if name not in labels:
             raise InputError(f"class_weights: {name!r} is no label; {order}")
@@ -94,7 +94,7 @@ def weights_given(given: str | list | dict[str, Any], labels: list[str]) -> dict
 
 
 def is_weight(value: Any) -> bool:
-    """Whether it is a finite number above 0, or reads as one, as in a cell of a file."""
+    """Whether a value is a finite number above 0, or a text of one."""
     if isinstance(value, str) and not re.fullmatch(NUMBER_PATTERN, value.strip()):
         return False
     try:

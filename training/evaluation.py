@@ -1,4 +1,4 @@
-"""How a run evaluates: with which generation settings, and with losses averaged over targets."""
+"""Evaluation: the settings of generation, the facts behind a metric, and losses averaged over targets."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -31,12 +31,12 @@ Scorer = Callable[[EvalPrediction], dict[str, float | str]]
 
 
 def load_generation_config(given: str | Path | dict[str, Any] | GenerationConfig) -> GenerationConfig:
-    """As Seq2SeqTrainer.load_generation_config, for a mapping too. Raises whatever transformers meets."""
+    """Load generation settings as Seq2SeqTrainer does, also from a mapping. Errors of transformers pass unchanged."""
     return Seq2SeqTrainer.load_generation_config(GenerationConfig(**given) if isinstance(given, dict) else given)
 
 
 def generation_settings(config: GenerationConfig) -> dict[str, Any]:
-    """The settings that a generation config has; others are None in it."""
+    """The settings of a generation config that are not None."""
     internal = {"transformers_version", "_from_model_config"}
     return {name: value for name, value in config.to_diff_dict().items() if value is not None and name not in internal}
 
@@ -44,12 +44,12 @@ def generation_settings(config: GenerationConfig) -> dict[str, Any]:
 def complete_generation_config(
     config: GenerationConfig, own: GenerationConfig, args: Seq2SeqTrainingArguments
 ) -> GenerationConfig:
-    """The model's own generation config, overridden by the settings of another one, and by generation_num_beams.
+    """A copy of the model's generation config, overridden by the settings of another one and generation_num_beams.
 
     Special tokens that differ from the model's are named in a warning.
 
     Raises:
-        ValueError: the settings do not go together.
+        ValueError: the settings contradict each other.
     """
     settings = generation_settings(config)
     if args.generation_num_beams is not None:
@@ -62,20 +62,20 @@ def complete_generation_config(
     others = [f"{name} {new}, not {old}" for name, (new, old) in tokens.items() if old not in (None, new)]
     if others:
         logger.warning("generation_config has other tokens than the model: %s", "; ".join(others))
-    completed = deepcopy(own)
-    completed.update(**settings)
-    completed.validate(strict=True)
-    return completed
+    merged = deepcopy(own)
+    merged.update(**settings)
+    merged.validate(strict=True)
+    return merged
 
 
-# --- What a metric is computed from ---
+# --- The facts behind a metric ---
 
 
 def metric_facts(trainer: Trainer, scorer: Scorer | None, generation: dict[str, Any]) -> Facts:
-    """What the metric is computed from that the best model is chosen by; the names are among COMPUTED_FROM.
+    """The facts that decide the value of metric_for_best_model; their names are in COMPUTED_FROM.
 
     Args:
-        trainer: of the run.
+        trainer: the Trainer of the run.
         scorer: computes the metrics of the evaluation.
         generation: the settings of the option generation_config.
     """
@@ -104,7 +104,7 @@ class TargetLoss:
     The Trainer's is the mean of batch means.
 
     Args:
-        trainer: that evaluates.
+        trainer: the Trainer that evaluates.
     """
 
     def __init__(self, trainer: Trainer):
@@ -112,7 +112,7 @@ class TargetLoss:
         self.sums: list[torch.Tensor] = []
 
     def mean(self) -> tuple[float | None, bool]:
-        """The mean over all batches and processes, None if there is no target; and whether there were any losses."""
+        """The mean over all batches and processes (None without targets), and whether there were any losses."""
         if not self.sums:
             return None, False
         total, count = self.trainer.accelerator.reduce(torch.stack(self.sums).sum(0), "sum").tolist()
@@ -121,7 +121,7 @@ class TargetLoss:
     def step(self, inputs: dict[str, Any], predict: Callable[[dict[str, Any]], tuple]) -> tuple:
         """Evaluate a batch, and add its loss.
 
-        Rows that are read twice count once; placeholders take their place, which gather_for_metrics removes.
+        Rows that are read twice count once. Padding takes their place, which gather_for_metrics removes.
 
         Args:
             inputs: the batch.
@@ -130,7 +130,7 @@ class TargetLoss:
         own = self.own_rows(inputs)
         if own is not None:
             inputs = slice_tensors(inputs, slice(max(1, own)))
-        with losses_undivided(self.trainer):
+        with local_loss_mean(self.trainer):
             loss, logits, labels = predict(inputs)
         if loss is not None:
             count = self.count_targets(inputs["labels"][:own])
@@ -141,9 +141,9 @@ class TargetLoss:
         return loss, *(each if each is None else pad(each) for each in (logits, labels))
 
     def own_rows(self, inputs: dict[str, Any]) -> int | None:
-        """How many rows of the batch were not read before; None for all.
+        """The number of rows of the batch that were not read before; None for all.
 
-        At the end accelerate reads the first rows once more, so that all processes read equally many.
+        At the end accelerate reads the first rows again, so that all processes read the same number.
         """
         state = self.trainer.accelerator.gradient_state
         batches = getattr(state.active_dataloader, "batch_sampler", None)
@@ -159,10 +159,10 @@ class TargetLoss:
 
 
 @contextmanager
-def losses_undivided(trainer: Trainer) -> Iterator[None]:
+def local_loss_mean(trainer: Trainer) -> Iterator[None]:
     """Inside, the model's loss is the mean over the targets of its own batch.
 
-    Trainer.prediction_step divides by the targets of all processes, and no process keeps their number
+    Trainer.prediction_step divides by the number of targets in all processes, and does not return that number
     (`num_items_in_batch = self._get_num_items_in_batch([inputs], self.args.device)`).
     """
     accepts = trainer.model_accepts_loss_kwargs
@@ -173,7 +173,7 @@ def losses_undivided(trainer: Trainer) -> Iterator[None]:
         trainer.model_accepts_loss_kwargs = accepts
 
 
-def random_state_kept(device: torch.device) -> AbstractContextManager[None]:
+def preserve_random_state(device: torch.device) -> AbstractContextManager[None]:
     """Inside, random numbers drawn on the CPU or the device do not change those drawn afterwards."""
     if device.type == "cpu":
         return torch.random.fork_rng(devices=[])
@@ -181,8 +181,8 @@ def random_state_kept(device: torch.device) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def generation_config_kept(trainer: Trainer) -> Iterator[None]:
-    """Inside, Seq2SeqTrainer may write into the model's generation config (`default_gen_config`)."""
+def preserve_generation_config(trainer: Trainer) -> Iterator[None]:
+    """Restore the model's generation config afterwards: Seq2SeqTrainer writes into it (`default_gen_config`)."""
     own = deepcopy(getattr(trainer.model, "generation_config", None))
     try:
         yield

@@ -1,4 +1,4 @@
-"""The DataLoaders of a Trainer: which columns they read, in which order, and in which batches."""
+"""The DataLoaders of a Trainer: their columns, the order of the rows, and the batches."""
 
 import inspect
 import logging
@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 class Loaders:
     """Builds the DataLoaders of a BlendTrainer.
 
-    They differ from the Trainer's in these points:
+    They differ from those of transformers' Trainer:
 
-    - They have the columns that the collator reads, beside those that the model reads.
+    - They have the columns that the collator reads, besides those that the model reads.
     - The order of an epoch follows from the seed and the epoch alone. Other samplers draw it from the random state at
       the start of the epoch, which no checkpoint has, and which differs between processes.
     - `max_tokens_per_batch` decides the batches, if it is given.
@@ -35,7 +35,7 @@ class Loaders:
     - A stream that can be resumed in the middle is read from there, and several processes share a stream.
 
     Args:
-        trainer: whose arguments, model, data sets and collator are used.
+        trainer: has the arguments, the model, the data sets and the collator.
 
     Attributes:
         batches: the training batches by max_tokens_per_batch; None where it is not given.
@@ -82,7 +82,7 @@ class Loaders:
             persistent: whether persistent workers serve all evaluations of this data set.
 
         Raises:
-            InputError: several processes are to evaluate on a stream.
+            InputError: several processes cannot evaluate on a stream.
         """
         args = self.trainer.args
         persistent = persistent and args.dataloader_persistent_workers
@@ -92,8 +92,8 @@ class Loaders:
         rows, options = self._read_columns(dataset)
         if isinstance(rows, IterableDataset) and args.world_size > 1 and not args.accelerator_config.dispatch_batches:
             raise InputError(
-                f"eval_dataset: a stream, of which {args.world_size} processes would count some rows twice; give a "
-                "set of rows, or evaluate by one process"
+                f"eval_dataset: is a stream, and {args.world_size} processes would count some of its rows twice; "
+                "give a data set that is no stream, or evaluate in one process"
             )
         loader = self._build(rows, batch_size=args.eval_batch_size, **options)
         if persistent:
@@ -101,7 +101,7 @@ class Loaders:
         return loader
 
     def row_lengths(self) -> np.ndarray:
-        """The tokens of each training row (N,), those of source and target together where a decoder reads both.
+        """The number of tokens in each training row (N,); the sum of source and target for an encoder-decoder.
 
         Raises:
             InputError: the column of the lengths does not hold whole numbers.
@@ -111,7 +111,9 @@ class Loaders:
         if column in getattr(trainer.train_dataset, "column_names", ()):
             kind = str(getattr(trainer.train_dataset.features[column], "dtype", "list"))
             if "int" not in kind:
-                raise InputError(f"length_column_name: column {column!r} must hold whole numbers, but is of {kind}")
+                raise InputError(
+                    f"length_column_name: column {column!r} must hold whole numbers, but has the type {kind}"
+                )
             return trainer.train_dataset.with_format("numpy")[column][:]
         # Tokens of a target that a decoder reads cost as much as those of a source.
         reads_labels = trainer.model.config.is_encoder_decoder and trainer.model.can_generate()
@@ -124,13 +126,13 @@ class Loaders:
             return None
         if isinstance(dataset, IterableDataset):
             raise InputError(
-                "max_tokens_per_batch: how long the rows of a stream are is not known before they are read"
+                "max_tokens_per_batch: the lengths of the rows of a stream are unknown until they are read"
             )
         options = {"num_processes": args.world_size, "seed": seed_of(args)}
         return TokenBatchSampler(self.row_lengths(), args.max_tokens_per_batch, **options)
 
     def _read_columns(self, dataset: Any) -> tuple[Any, dict[str, Any]]:
-        """The data set with the columns that are read, and the options of its DataLoader that never differ.
+        """The data set with the columns that are read, and the options that all DataLoaders have in common.
 
         Raises:
             ValueError: the model reads none of the columns.
@@ -160,15 +162,15 @@ class Loaders:
     def _columns(self) -> list[str]:
         """The columns that the model or the collator reads; default_data_collator also reads label and label_ids."""
         model = self.trainer.model
-        # Of an adapter of peft, the model inside.
+        # An adapter of peft wraps the model.
         model = model.get_base_model() if hasattr(model, "get_base_model") else model
         names = [*inspect.signature(model.forward).parameters, "label", "label_ids", *self.trainer.label_names]
         return [*dict.fromkeys([*names, *getattr(self.trainer.data_collator, "reads", ())])]
 
     def _train_sampler(self, dataset: Any) -> Sampler | None:
-        """The sampler by train_sampling_strategy, with a generator of its own, which Position seeds in each epoch.
+        """The sampler of train_sampling_strategy, with its own generator, which Position seeds in each epoch.
 
-        accelerate replaces a RandomSampler by one that it seeds, if use_seedable_sampler says so.
+        With use_seedable_sampler, accelerate replaces a RandomSampler by one that it seeds itself.
         """
         sampler = self.trainer._get_train_sampler(dataset)
         is_seeded = isinstance(sampler, RandomSampler) and self.trainer.args.accelerator_config.use_seedable_sampler
@@ -178,7 +180,7 @@ class Loaders:
         return sampler
 
     def _rebalanced(self, dataset: Any, sampler: Any, options: dict[str, Any]) -> DataLoader:
-        """The batches of transformers' BatchRebalanceSampler, which knows its process: accelerate is not to share."""
+        """The batches of transformers' BatchRebalanceSampler, which divides them by process: accelerate must not."""
         loader = self._build(dataset, batch_sampler=sampler, **options)
         shard = getattr(loader, "batch_sampler", None)
         if getattr(shard, "batch_sampler", None) is sampler:
@@ -188,7 +190,7 @@ class Loaders:
     def _train_stream(self, dataset: IterableDataset) -> IterableDataset:
         """A stream as this process reads it.
 
-        One that workers read, or that has no exact state, is read from its start when a run is resumed.
+        If workers read it, or it has no exact state, a resumed run reads it from its start.
         """
         args, config = self.trainer.args, self.trainer.args.accelerator_config
         rows = self.trainer._train_batch_size * (1 if config.split_batches else args.world_size)
@@ -200,6 +202,6 @@ class Loaders:
         """A DataLoader, as accelerate prepares it for all processes."""
         loader = self.trainer.accelerator.prepare(DataLoader(dataset, **options))
         if self.trainer.args.dataloader_persistent_workers:
-            # They start once, in a resumed run again; so their seed must not come from the random state of the run.
+            # Persistent workers start once, and again on resume: their seed must not come from the run's random state.
             loader.base_dataloader.generator = torch.Generator()
         return loader

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
-from ..configuration.base import unknown
+from ..configuration.base import unknown_name_message
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from ..data.errors import InputError, describe, error_line, printable
 from ..modeling.families import FAMILIES
@@ -197,7 +197,7 @@ def build_config(
     """
     name = arguments.architecture or task.architecture
     if name not in ARCHITECTURES:
-        raise InputError(unknown("architecture", name, list(ARCHITECTURES)))
+        raise InputError(unknown_name_message("architecture", name, list(ARCHITECTURES)))
     config_class = ARCHITECTURES[name]
     check_head(config_class, task)
     fields = {"vocab_size": len(tokenizer), **special_token_ids(tokenizer), **settings}
@@ -413,7 +413,9 @@ def check_overrides(overrides: dict[str, Any], config_class: type[PretrainedConf
         if name in DERIVED_FIELDS:
             raise InputError(f"config_overrides: {name} is determined by {DERIVED_FIELDS[name]}")
         if name not in valid:
-            raise InputError("config_overrides: " + unknown(f"option of {config_class.__name__}", name, sorted(valid)))
+            raise InputError(
+                "config_overrides: " + unknown_name_message(f"option of {config_class.__name__}", name, sorted(valid))
+            )
         if name in parts and not isinstance(value, dict):
             raise InputError(
                 f"config_overrides: {name} must be a mapping such as {{hidden_dropout: 0.1}}, but is {describe(value)}"

@@ -1,4 +1,4 @@
-"""Progress of a run in the log: what it will do, how fast it is, and how long it still takes."""
+"""Progress of a run in the log: a summary at the start, then the speed and the remaining time."""
 
 import logging
 import time
@@ -22,10 +22,10 @@ def hide_bars() -> None:
 class Progress(TrainerCallback):
     """Logs a summary when training begins, and computes the speed and the remaining time for each line of the log.
 
-    Tokens are those that the Trainer counts by the attention mask, without padding. In a step only time is measured.
+    Tokens are counted by the Trainer, from the attention mask, without padding. A step only measures its time.
 
     Args:
-        lengths: the tokens of each training row (N,), without padding, of a source and its target together.
+        lengths: the number of tokens in each training row (N,), without padding; source and target together.
 
     Attributes:
         first_step: the step after which training began, or was resumed.
@@ -48,12 +48,12 @@ class Progress(TrainerCallback):
     def summary(self, args: TrainingArguments, state: TrainerState, model: PreTrainedModel, batches: Sized) -> str:
         """Four lines: the model, the data, the steps, and the output; `batches` are those of one process."""
         data, of_epoch = "rows that are not counted", ""
-        # As Loaders.row_lengths counts them; the Trainer's count in the log is that of the source alone.
+        # As Loaders.row_lengths counts them; the Trainer's count in the log has the source only.
         both = " of source and target" if model.config.is_encoder_decoder and model.can_generate() else ""
         if len(self.lengths):
             tokens, steps = int(np.sum(self.lengths)), -(-len(batches) // args.gradient_accumulation_steps)
             data = f"{len(self.lengths):,} rows and {tokens:,} tokens{both} an epoch, without padding"
-            of_epoch = f"; {steps:,} an epoch, of {tokens / steps:,.0f} tokens in the mean"
+            of_epoch = f"; {steps:,} an epoch, {tokens / steps:,.0f} tokens each on average"
         done = f", of which {state.global_step:,} are done" if state.global_step else ""
         reporters = f", logs also to {', '.join(args.report_to)}" if args.report_to else ""
         return "\n".join(
@@ -71,11 +71,11 @@ class Progress(TrainerCallback):
         self._seconds, self._last = self._seconds + now - self._last, now
 
     def on_evaluate(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Leave the time of an evaluation out."""
+        """Exclude the time of an evaluation."""
         self._last = time.perf_counter()
 
     def on_save(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Leave the time of saving out."""
+        """Exclude the time of saving."""
         self._last = time.perf_counter()
 
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Publishing from a Trainer: each push is one commit of a repository that opens, with a card made from the run."""
+"""Publishing from a Trainer: each push is one commit of a loadable model, with a card made from the run."""
 
 import json
 import logging
@@ -30,8 +30,8 @@ class Publisher:
     """Writes the card of a run, and pushes its model and its checkpoints by `publish`.
 
     Args:
-        trainer: of the run.
-        given: what the user knows for the card; its repo_id is hub_model_id.
+        trainer: the Trainer of the run.
+        given: facts of the user for the card; its repo_id is hub_model_id.
     """
 
     def __init__(self, trainer: Any, given: CardData | None):
@@ -40,11 +40,11 @@ class Publisher:
 
     @cached_property
     def background(self) -> HfApi:
-        """Pushes one after the other: a later state of the model is never overwritten by an earlier one."""
+        """Makes pushes one after the other, so that an earlier state never overwrites a later one."""
         return HfApi()
 
     def card_facts(self) -> CardData:
-        """What the user knows, for the card of the repository."""
+        """The facts of the user, for the card of the repository."""
         repo_id = self.trainer.hub_model_id or self.given.repo_id
         return replace(self.given, repo_id=repo_id, revision=self.trainer.args.hub_revision)
 
@@ -61,13 +61,13 @@ class Publisher:
         """Write the card into output_dir, with the arguments of Trainer.create_model_card.
 
         Args:
-            language: this and the next five go onto the card in place of the values that the Trainer was given.
+            language: this and the next five arguments replace the facts that the Trainer was given.
             license: as the Hub spells it.
             tags: more tags.
             model_name: the card's title.
             finetuned_from: the model that it was trained from.
             dataset: the data sets' names on the Hub.
-            kwargs: `tasks`, `dataset_tags`, `dataset_args`; they are measured, and what is given is ignored.
+            kwargs: `tasks`, `dataset_tags`, `dataset_args`; they are ignored, because the card measures them.
         """
         given = {"language": language, "license": license, "title": model_name, "datasets": dataset}
         given |= {"tags": [tags] if isinstance(tags, str) else tags, "base_model": finetuned_from}
@@ -92,7 +92,7 @@ class Publisher:
             The commit; if not blocking, a future of it.
 
         Raises:
-            PublishError: the push failed; the message says what is where, and how to go on.
+            PublishError: the push failed; the message says what was written where, and how to continue.
         """
         directory = self.trainer.args.output_dir
         write_reference_of(directory)
@@ -101,9 +101,9 @@ class Publisher:
         return publish(*job) if blocking else self.background.run_as_future(publish, *job)
 
     def push_checkpoint(self, checkpoint: Path) -> None:
-        """Push a checkpoint as one commit, in the background; if that fails, training goes on.
+        """Push a checkpoint as one commit, in the background; if that fails, training continues.
 
-        A checkpoint is left out while another is being pushed, unless hub_always_push says otherwise.
+        While another checkpoint is being pushed, it is skipped, except with hub_always_push.
         """
         trainer = self.trainer
         if not trainer.is_world_process_zero() or trainer.args.hub_strategy == HubStrategy.END:
@@ -121,7 +121,7 @@ class Publisher:
             write_reference_of(stage)
         except Exception as error:  # matplotlib and torch raise whatever they meet, and a disk may be full
             shutil.rmtree(stage, ignore_errors=True)
-            logger.warning("Training goes on, but %s is not pushed: %s", checkpoint, error)
+            logger.warning("Training continues, but %s is not pushed: %s", checkpoint, error)
             return
         message = f"Training in progress, step {trainer.state.global_step}"
         job = (stage, self.destination(), message, str(checkpoint), self.folder_of(checkpoint))
@@ -132,13 +132,13 @@ class Publisher:
             trainer.push_in_progress = PushInProgress([future])
 
     def folder_of(self, checkpoint: Path) -> str | None:
-        """The folder in the repository for the files that a run needs to resume; None: they are not pushed."""
+        """The folder in the repository for the files that a resumed run needs; None if they are not pushed."""
         folders = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: checkpoint.name}
         return folders.get(self.trainer.args.hub_strategy)
 
 
 def refuse_adapter(model: Any) -> None:
-    """Raises PublishError for an adapter of peft: no Auto class opens it alone."""
+    """Raises PublishError for an adapter of peft: no Auto class can load it alone."""
     if hasattr(model, "peft_config"):
         raise PublishError(
             "push_to_hub: the model is an adapter of peft. Train it without push_to_hub; then save "
@@ -157,25 +157,27 @@ def write_reference_of(directory: str | Path) -> None:
 
 
 def push_stage(stage: Path, destination: Destination, message: str, home: str, folder: str | None) -> None:
-    """Push a copy of a checkpoint, and delete the copy. A failure is logged, and training goes on.
+    """Push a copy of a checkpoint, and delete the copy. A failure is logged, and training continues.
 
     Args:
         stage: the copy.
         destination: the repository.
         message: of the commit.
         home: the checkpoint, for messages.
-        folder: of the repository, for all that a run needs to resume; None: that is not pushed.
+        folder: in the repository, for the files that a resumed run needs; None if they are not pushed.
     """
     try:
-        publish(stage, destination, message, more=None if folder is None else resumable(stage, folder), home=home)
+        publish(
+            stage, destination, message, more=None if folder is None else files_to_resume(stage, folder), home=home
+        )
     except Exception as error:  # huggingface_hub raises whatever it meets, and in a thread it would be lost
-        logger.warning("Training goes on, but %s", error)
+        logger.warning("Training continues, but %s", error)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def resumable(stage: Path, folder: str) -> dict[str, Path]:
-    """The files that a run needs to resume, by their paths in the repository, without paths of this machine."""
+def files_to_resume(stage: Path, folder: str) -> dict[str, Path]:
+    """Prepare the files that a resumed run needs, by their paths in the repository; local paths are removed."""
     path = stage / STATE
     state = read_object(path)
     if state["best_model_checkpoint"] is not None:
@@ -185,7 +187,7 @@ def resumable(stage: Path, folder: str) -> dict[str, Path]:
     path.write_text(json.dumps(state, indent=2), encoding="utf-8")
     left_out = ("README.md", "training_args.bin", REFERENCE)
     files = [each for each in stage.iterdir() if each.is_file() and each.name not in left_out]
-    # Likewise. The manifest of the checkpoint has the files as they were before.
+    # This may be a hard link, too, and it describes the files as they were before.
     (stage / MANIFEST).unlink(missing_ok=True)
     write_manifest(stage, [each for each in files if each.name != MANIFEST])
     return {f"{folder}/{each.name}": each for each in {*files, stage / MANIFEST}}

@@ -1,4 +1,4 @@
-"""Options of a run: defaults, checks of devices, values that follow from others, and a dry run."""
+"""Options of a run: defaults, checks of the device, values that follow from others, and a dry run."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ CHECKPOINTING = (
 
 
 def with_defaults(args: TrainingArguments | None) -> TrainingArguments:
-    """Arguments of any class of transformers, with defaults for the options that only BlendTrainingArguments has."""
+    """The arguments, of any class of transformers, with defaults for options that only BlendTrainingArguments has."""
     args = BlendTrainingArguments() if args is None else args
     for each in fields(BlendTrainingArguments):
         if not hasattr(args, each.name):
@@ -44,7 +44,7 @@ def check_device(args: TrainingArguments) -> None:
             "--use_cpu true lets them train together"
         )
     if getattr(args, "mixed_precision", None) == "fp16" or args.fp16:
-        raise InputError("fp16: needs a GPU, and this run is on the CPU, which computes in bf16 at the least")
+        raise InputError("fp16: needs a GPU, and this run is on the CPU, which supports bf16 but not fp16")
     if args.tf32:
         raise InputError("tf32: needs a GPU, and this run is on the CPU")
 
@@ -52,8 +52,8 @@ def check_device(args: TrainingArguments) -> None:
 def set_metric_direction(args: TrainingArguments, default: bool | None) -> None:
     """Set greater_is_better by the metric.
 
-    Replaces `not self.metric_for_best_model.endswith("loss")` of TrainingArguments.__post_init__, for which the best
-    perplexity is the highest.
+    Replaces `not self.metric_for_best_model.endswith("loss")` of TrainingArguments.__post_init__, which prefers a high
+    perplexity.
 
     Args:
         args: of a run whose metrics are those of this package.
@@ -68,26 +68,26 @@ def set_metric_direction(args: TrainingArguments, default: bool | None) -> None:
         return
     if given not in (default, better):
         raise InputError(
-            f"greater_is_better: {given} is against metric_for_best_model={name}, of which "
-            f"{'more' if better else 'less'} is better; leave it out"
+            f"greater_is_better: {given} contradicts metric_for_best_model={name}, for which "
+            f"{'higher' if better else 'lower'} is better; leave it out"
         )
     args.greater_is_better = better
 
 
 def set_plateau_mode(args: TrainingArguments) -> None:
-    """Set the mode of a schedule that follows a metric by greater_is_better.
+    """Set the mode of a schedule that follows a metric: "max" if greater_is_better, otherwise "min".
 
     The default of torch's ReduceLROnPlateau and transformers' GreedyLR is "min", whatever the metric.
 
     Raises:
-        InputError: the mode that was given is the other one.
+        InputError: another mode was given.
     """
     if args.lr_scheduler_type not in ("reduce_lr_on_plateau", "greedy"):
         return
     mode, given = "max" if args.greater_is_better else "min", args.lr_scheduler_kwargs or {}
     if given.get("mode", mode) != mode:
         raise InputError(
-            f"lr_scheduler_kwargs: mode={given['mode']} is against metric_for_best_model="
+            f"lr_scheduler_kwargs: mode={given['mode']} contradicts metric_for_best_model="
             f"{args.metric_for_best_model}, which is best at its {mode}imum; leave it out"
         )
     args.lr_scheduler_kwargs = {**given, "mode": mode}
@@ -95,7 +95,7 @@ def set_plateau_mode(args: TrainingArguments) -> None:
 
 @contextmanager
 def restored(args: TrainingArguments, *names: str) -> Iterator[None]:
-    """Options that callbacks replace while a run trains have their values again afterwards."""
+    """Restore these options afterwards: callbacks replace them during training."""
     values = {name: getattr(args, name) for name in names}
     try:
         yield
@@ -105,7 +105,7 @@ def restored(args: TrainingArguments, *names: str) -> Iterator[None]:
 
 
 def call(option: str, function: Callable, *args: Any) -> Any:
-    """The function's result. Raises InputError that names the option, if the function raises anything."""
+    """The result of the function. Raises an InputError that names the option if the function raises anything."""
     try:
         return function(*args)
     except Exception as error:  # torch, accelerate and optimizers' libraries raise whatever they meet
@@ -134,7 +134,7 @@ def dry_run(trainer: Trainer) -> None:
         if has_length(loader) and not len(loader):
             raise InputError("dataloader_drop_last: the training split is smaller than a batch; nothing is left")
         if args.use_liger_kernel:
-            # transformers would ignore the option, with no more than a line in the log.
+            # transformers would only log a line and ignore the option.
             raise InputError("use_liger_kernel: liger-kernel has no kernels for the models of seqblend")
         if getattr(args, CHECKPOINTING):
             option = f"{CHECKPOINTING}_kwargs"

@@ -1,4 +1,4 @@
-"""Training batches by their number of tokens: the models compute no padding, so that is what a batch costs."""
+"""Training batches by their number of tokens: the models skip padding, so the cost of a batch is its tokens."""
 
 import logging
 from bisect import bisect_left
@@ -21,14 +21,15 @@ class TokenBatchSampler(Sampler[list[int]], TrainerCallback):
     The rows, sorted by length, are divided into batches once, so that all epochs have the same number of batches. In
     each epoch rows of the same length are shuffled, and so are the batches, by the seed and the epoch alone.
 
-    transformers' BatchRebalanceSampler does not serve: it fills a step with a number of rows, not of tokens, counts
+    transformers' BatchRebalanceSampler is not used: it fills a step with a number of rows, not of tokens, counts
     padding as cost, has no seed, and repeats rows where the last step is not full.
 
     Args:
         lengths: the tokens of each row (N,).
         max_tokens: the most tokens in a batch.
-        num_processes: how many share the batches. The number of batches is a multiple of it, so that accelerate, which
-            assigns them in turn, neither drops nor repeats one. Every process iterates over all.
+        num_processes: the number of processes that share the batches. The number of batches is a multiple of it, so
+            that accelerate, which assigns them in turn, neither drops nor repeats one. Every process iterates over all
+            batches.
         seed: 0 or more.
 
     Raises:
@@ -71,8 +72,8 @@ def check_lengths(lengths: np.ndarray, max_tokens: int) -> None:
     longest = int(lengths.argmax())
     if lengths[longest] > max_tokens:
         raise InputError(
-            f"max_tokens_per_batch: {max_tokens}, but row {longest + 1} of the {len(lengths)} to be trained on has "
-            f"{lengths[longest]} tokens; give as many or more, or cut rows by max_length"
+            f"max_tokens_per_batch: {max_tokens}, but row {longest + 1} of the {len(lengths)} training rows has "
+            f"{lengths[longest]} tokens; give at least as many, or cut rows by max_length"
         )
 
 
@@ -83,7 +84,7 @@ def divide(lengths: np.ndarray, max_tokens: int, num_processes: int) -> list[int
     if number > len(lengths):
         raise InputError(
             f"max_tokens_per_batch: {max_tokens} makes {number} batches for {num_processes} processes, "
-            f"but there are {len(lengths)} rows to be trained on; give more tokens, or use fewer processes"
+            f"but there are {len(lengths)} training rows; give more tokens, or use fewer processes"
         )
     # The smallest budget that needs no more batches fills them most evenly.
     budgets = range(int(lengths[-1]), max_tokens + 1)

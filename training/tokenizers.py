@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 class Texts:
     """Every text of some columns, in order and with repeats: not held in memory, and can be read several times.
 
-    The words of a pre-split sentence come one by one: a space between them would be invented.
+    The words of a sentence that is already split come one by one: it has no spaces between them.
 
     Args:
         rows: a split as `load_data` gives it.
@@ -105,10 +105,12 @@ def train_tokenizer(
     if normalization is not None:
         normalizer = NORMALIZATIONS[check_choice("normalization", normalization, NORMALIZATIONS)]()
     if iter(texts) is texts:
-        # It could be gone through once only.
+        # An iterator can be read only once.
         texts = list(texts)
     if not any(texts):
-        raise InputError(f"tokenizer_type: {tokenizer_type} cannot be trained, the training texts hold no character")
+        raise InputError(
+            f"tokenizer_type: {tokenizer_type} cannot be trained, because the training texts have no characters"
+        )
     tokenizer = train(texts, vocab_size, normalizer)
     tokenizer.add_special_tokens(added_special_tokens())
     tokenizer.post_processor = post_processor(closes=True, trims=train not in (train_char, train_bert_wordpiece))
@@ -135,7 +137,7 @@ def make_tokenizer(
     """The tokenizer of a run: the one that was named, the model's, or one trained on the rows.
 
     Args:
-        model_args: name it, or say how it is trained.
+        model_args: name a saved tokenizer, or say how one is trained.
         data_args: of the run.
         task: of the run.
         rows: the training split as `load_data` gives it; not needed for a saved tokenizer.
@@ -168,14 +170,14 @@ def find_word_splitting(rows: datasets.Dataset | RowStream) -> WordSplitting | N
     rows = rows.head if isinstance(rows, RowStream) else rows
     splitting = find_splitting(rows[:SENTENCES]["tokens"])
     if splitting is not None:
-        logger.info("Words: %s; texts are divided so in prediction", splitting)
+        logger.info("Words: %s; prediction splits texts in the same way", splitting)
     return splitting
 
 
 def set_token_types(tokenizer: PreTrainedTokenizerBase, reads: bool) -> None:
     """Let the tokenizer, and its saved files, return token_type_ids exactly if the model reads them.
 
-    A model with segments needs them: without, it reads both texts of a pair as the first.
+    A model with segments needs them: without them it reads both texts of a pair as the first segment.
     """
     first, *others = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     names = [first, *(["token_type_ids"] if reads else []), *others]
@@ -196,12 +198,18 @@ def without_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedToke
         backend = without_prefix_space(backend)
     else:
         backend.post_processor = post_processor(closes=False, trims=False)
-    kept = ("model_max_length", "padding_side", "truncation_side", "model_input_names", "clean_up_tokenization_spaces")
+    copied = (
+        "model_max_length",
+        "padding_side",
+        "truncation_side",
+        "model_input_names",
+        "clean_up_tokenization_spaces",
+    )
     bare = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         **{name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)},
         extra_special_tokens=tokenizer.extra_special_tokens,
-        **{name: getattr(tokenizer, name) for name in kept},
+        **{name: getattr(tokenizer, name) for name in copied},
     )
     bare.chat_template = tokenizer.chat_template
     return bare
@@ -220,11 +228,11 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
     if not path.exists() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1):
         raise InputError(f"tokenizer_name_or_path: no such directory: {name}")
     try:
-        # None would ask on standard input whether to run the repository's code, which a tokenizer does not need.
+        # With None, transformers asks on standard input whether to run code of the repository. No tokenizer needs it.
         tokenizer = _load_bare(path) or AutoTokenizer.from_pretrained(
             str(path) if path.exists() else name, trust_remote_code=False
         )
-    except Exception as error:  # the libraries below raise whatever they meet
+    except Exception as error:  # transformers and tokenizers raise whatever they meet
         raise InputError(f"tokenizer_name_or_path: {name!r} cannot be loaded ({loading_error_line(error)})") from error
     # The code that auto_map names is not saved with the tokenizer.
     tokenizer.init_kwargs.pop("auto_map", None)
@@ -246,6 +254,7 @@ def _load_bare(path: Path) -> PreTrainedTokenizerBase | None:
 
 
 def _fill_special_tokens(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Replace missing special tokens by SUBSTITUTES. Raises InputError for a token without a substitute."""
     for missing, substitutes in SUBSTITUTES.items():
         if getattr(tokenizer, missing) is not None:
             continue

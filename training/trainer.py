@@ -24,8 +24,8 @@ from ..checkpoints.position import Position
 from ..checkpoints.resumption import Resumption, early_stopping, is_stopped, restore_callbacks
 from ..checkpoints.run_directory import read_results, results_json
 from ..checkpoints.signals import StopOnSignal
-from ..checkpoints.weights import check_weights, missing_keys_unreported
-from ..checkpoints.writer import CheckpointWriter, check_finite, run_errors
+from ..checkpoints.weights import check_weights, hide_missing_keys
+from ..checkpoints.writer import CheckpointWriter, run_errors, stop_if_not_finite
 from ..configuration.base import RecipeConfig
 from ..data.errors import InputError
 from ..data.locks import lock_directory
@@ -39,11 +39,11 @@ from .evaluation import (
     Scorer,
     TargetLoss,
     complete_generation_config,
-    generation_config_kept,
     generation_settings,
     load_generation_config,
     metric_facts,
-    random_state_kept,
+    preserve_generation_config,
+    preserve_random_state,
 )
 from .loaders import Loaders
 from .loading import load_config
@@ -136,12 +136,12 @@ class BlendTrainer(Seq2SeqTrainer):
         """
         with lock_directory(self.args.output_dir) if self.args.should_save else nullcontext():
             checkpoint = self.resumption.find(resume_from_checkpoint)
-            self.resumption.forget()
+            self.resumption.reset()
             self.writer.prepare_directory(checkpoint)
             if checkpoint is not None and trial is None:
                 self.check_checkpoint(checkpoint)
             temporary = restored(self.args, "eval_on_start", "save_strategy")
-            with self.signals.listening(), run_errors(self), temporary, missing_keys_unreported():
+            with self.signals.listening(), run_errors(self), temporary, hide_missing_keys():
                 output = super().train(checkpoint, trial, *args, **kwargs)
         return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))
 
@@ -160,7 +160,7 @@ class BlendTrainer(Seq2SeqTrainer):
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """As Trainer.training_step. Raises RunError, before the optimizer's step, if the loss is not finite."""
         loss = super().training_step(model, inputs, *args, **kwargs)
-        check_finite(loss, inputs, self)
+        stop_if_not_finite(loss, inputs, self)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -243,7 +243,7 @@ class BlendTrainer(Seq2SeqTrainer):
         self.losses = TargetLoss(self)
         self.gather_function = self.accelerator.gather_for_metrics
         self.compute_metrics = self.scorers.get(metric_key_prefix, self.compute_metrics)
-        with random_state_kept(self.args.device), generation_config_kept(self):
+        with preserve_random_state(self.args.device), preserve_generation_config(self):
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
             )

@@ -226,7 +226,9 @@ def read_streams(folder):
         resumed.train(str(folder / "run" / name / "checkpoint-3"))
         pairs = zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True)
         same[name] = all(torch.equal(one, other) for one, other in pairs)
-    with pytest.raises(InputError, match="eval_dataset: a stream, of which 2 processes would count some rows twice"):
+    with pytest.raises(
+        InputError, match="eval_dataset: is a stream, and 2 processes would count some of its rows twice"
+    ):
         whole.evaluate(streams([{"input_ids": [1]}] * 3)["plain"][0])
     return same
 
