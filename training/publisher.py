@@ -167,11 +167,12 @@ def push_stage(stage: Path, destination: Destination, message: str, home: str, f
         folder: in the repository, for the files that a resumed run needs; None if they are not pushed.
     """
     try:
-        publish(
-            stage, destination, message, more=None if folder is None else files_to_resume(stage, folder), home=home
-        )
-    except Exception as error:  # huggingface_hub raises whatever it meets, and in a thread it would be lost
+        extra_files = None if folder is None else files_to_resume(stage, folder)
+        publish(stage, destination, message, extra_files=extra_files, display_path=home)
+    except PublishError as error:
         logger.warning("Training continues, but %s", error)
+    except Exception:  # In a thread the traceback would be lost.
+        logger.exception("Training continues, but %s is not pushed", home)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
