@@ -74,8 +74,10 @@ def test_balanced_weights_make_every_label_count_the_same(rows):
 def test_balanced_weights_are_in_the_model_and_said_in_one_line(options, rows, expected, tmp_path, caplog):
     caplog.set_level("INFO")
     job = prepared(tmp_path / "out", class_weights="balanced", **options, **files(tmp_path, rows, ["train"]))
-    assert job.model.config.class_weights == pytest.approx(expected)
-    said = ", ".join(f"{name} {weight:.4g}" for name, weight in zip(job.settings.labels, expected, strict=True))
+    config = job.trainer.model.config
+    assert config.class_weights == pytest.approx(expected)
+    labels = [config.id2label[index] for index in range(config.num_labels)]
+    said = ", ".join(f"{name} {weight:.4g}" for name, weight in zip(labels, expected, strict=True))
     assert f"class_weights: {said}" in caplog.messages
 
 
@@ -84,10 +86,10 @@ def test_weights_may_be_given_in_order_or_by_name(given, tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump({"class_weights": given}))
     options = {"config_overrides": SMALL, **files(tmp_path, ROWS[CLASSIFY], ["train"])}
-    assert prepare([str(path), *flags(tmp_path / "out", options)]).model.config.class_weights == [1, 2.5]
+    assert prepare([str(path), *flags(tmp_path / "out", options)]).trainer.model.config.class_weights == [1, 2.5]
     if isinstance(given, str):
         job = prepared(tmp_path / "out", class_weights=given, **options)
-        assert job.model.config.class_weights == [1, 2.5]
+        assert job.trainer.model.config.class_weights == [1, 2.5]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,7 @@ def test_a_metric_knows_its_direction_and_one_against_it_is_refused(options, bet
         args = prepared(tmp_path / "out", greater_is_better=said, **options).trainer.args
         assert args.greater_is_better is better
         assert args.lr_scheduler_kwargs == {"mode": "max" if better else "min"}
-    words = ["greater_is_better", "more" if better else "less", options["metric_for_best_model"]]
+    words = ["greater_is_better", "higher" if better else "lower", options["metric_for_best_model"]]
     assert_refused(tmp_path, {**options, "greater_is_better": not better}, words, capsys)
     mode = "min" if better else "max"
     assert_refused(tmp_path, {**options, "lr_scheduler_kwargs": f'{{"mode": "{mode}"}}'}, [f"mode={mode}"], capsys)
@@ -210,7 +212,7 @@ def test_a_trainer_in_python_knows_it_too_but_for_metrics_of_the_users_own(kind,
     assert BlendTrainer(model=model, args=kind(**args)).args.greater_is_better is False
     trainer = BlendTrainer(model=model, args=kind(**args), compute_metrics=lambda predicted: {"perplexity": 1.0})
     assert trainer.args.greater_is_better is True
-    with pytest.raises(InputError, match="less is better"):
+    with pytest.raises(InputError, match="lower is better"):
         BlendTrainer(model=model, args=kind(**{**args, "metric_for_best_model": "loss"}, greater_is_better=True))
 
 
@@ -241,7 +243,7 @@ def test_a_generation_config_completes_that_of_the_model(given, tmp_path):
         job = prepared(tmp_path / "out", **options)
         config = GenerationConfig(**GENERATION) if given == "object" else GENERATION
         args = Seq2SeqTrainingArguments(output_dir=str(tmp_path / "own"), use_cpu=True, generation_config=config)
-        trainer = BlendTrainer(model=job.model, args=args)
+        trainer = BlendTrainer(model=job.trainer.model, args=args)
     trainer.save_model(tmp_path / "model")
     for config in (trainer.model.generation_config, GenerationConfig.from_pretrained(tmp_path / "model")):
         assert {name: getattr(config, name) for name in GENERATION} == GENERATION
@@ -253,7 +255,7 @@ def test_a_generation_config_completes_that_of_the_model(given, tmp_path):
 def test_flags_win_over_a_generation_config_and_one_length_is_left(tmp_path, caplog):
     GenerationConfig(num_beams=3, max_new_tokens=5, eos_token_id=1).save_pretrained(tmp_path / "generation")
     options = {"generation_config": tmp_path / "generation", "generation_num_beams": 2, "task": TRANSLATE}
-    model = prepared(tmp_path / "out", **options, **files(tmp_path, ROWS[TRANSLATE], ["train"])).model
+    model = prepared(tmp_path / "out", **options, **files(tmp_path, ROWS[TRANSLATE], ["train"])).trainer.model
     config = model.generation_config
     assert (config.num_beams, config.max_new_tokens, config.max_length) == (2, 5, None)
     assert f"other tokens than the model: eos_token_id 1, not {model.config.eos_token_id}" in caplog.text
@@ -296,7 +298,7 @@ def test_two_models_become_one_and_what_is_new_is_named(task, two, tmp_path, cap
     options, _ = two
     paths = options["encoder_name_or_path"], options["decoder_name_or_path"]
     job = prepared(tmp_path / "out", task=task, **options, **files(tmp_path, ROWS[task], ["train"]))
-    state, saved = job.model.state_dict(), [load_file(path / "model.safetensors") for path in paths]
+    state, saved = job.trainer.model.state_dict(), [load_file(path / "model.safetensors") for path in paths]
     encoder, decoder = (
         {name: tensor for name, tensor in tensors.items() if name.startswith("model.")} for tensors in saved
     )
@@ -309,7 +311,7 @@ def test_two_models_become_one_and_what_is_new_is_named(task, two, tmp_path, cap
     lines.append(f"{paths[0]} and {paths[1]}: newly initialized: {names}")
     assert [message for message in caplog.messages if message.startswith(str(paths[0]))] == lines
     if task == TRANSLATE:
-        assert torch.equal(job.model.lm_head.weight, decoder["model.embed_tokens.weight"])
+        assert torch.equal(job.trainer.model.lm_head.weight, decoder["model.embed_tokens.weight"])
         job.run()
 
 
@@ -337,7 +339,9 @@ def test_a_head_starts_from_a_saved_base(two, tmp_path, caplog):
     base.save_pretrained(tmp_path / "base")
     options = from_model(tmp_path / "base", tokenizer_name_or_path=encoder, task=TAG)
     job = prepared(tmp_path / "out", **options, **files(tmp_path, ROWS[TAG], ["train"]))
-    assert all(torch.equal(tensor, job.model.model.state_dict()[name]) for name, tensor in base.state_dict().items())
+    assert all(
+        torch.equal(tensor, job.trainer.model.model.state_dict()[name]) for name, tensor in base.state_dict().items()
+    )
     assert f"{tmp_path / 'base'}: newly initialized: classifier.bias, classifier.weight" in caplog.messages
 
 
@@ -354,7 +358,7 @@ def test_a_run_begins_with_what_it_is_and_logs_how_long_it_takes(tmp_path, caplo
     tokens = sum(len(row["source"]) + 2 + len(row["target"]) + 1 for row in ROWS[TRANSLATE])
     (summary,) = [message for message in caplog.messages if message.startswith("model: ")]
     assert summary.splitlines() == [
-        f"model: BlendEncoderDecoderForSeq2SeqLM, {job.model.num_parameters():,} parameters",
+        f"model: BlendEncoderDecoderForSeq2SeqLM, {job.trainer.model.num_parameters():,} parameters",
         f"data: 5 rows and {tokens} tokens of source and target an epoch, without padding",
         f"steps: 6; 3 an epoch, {tokens / 3:.0f} tokens each on average",
         f"output: {out}",
