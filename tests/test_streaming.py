@@ -137,7 +137,7 @@ def test_a_stream_has_what_is_stored_otherwise(options, rows, tokenizer, tmp_pat
     stored = table.splits["train"].features
     stored = stored.remove_columns("document") if "document" in stored.column_names else stored
     assert count(stream.splits["train"].features) == count(stored)
-    assert stream.settings.labels == table.settings.labels
+    assert stream.trainer.model.config.id2label == table.trainer.model.config.id2label
     assert stream.encoded["validation"].to_list() == table.encoded["validation"].to_list()
 
 
