@@ -581,7 +581,12 @@ def test_damaged_json_of_a_model_is_named(message, model_of, tmp_path, capfd):
             ["--overflow", "window"],
             "overflow: window is for sequence-classification, token",
         ),
-        (CLASSIFY, [{"text": "a"}], ["--output", "/no/where/a.jsonl"], "output: there is no directory /no/where"),
+        (
+            CLASSIFY,
+            [{"text": "a"}],
+            ["--output", "/no/where/a.jsonl"],
+            "output: the directory /no/where does not exist",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(name, rows, more, message, model_of, tmp_path, capfd):

@@ -319,14 +319,16 @@ def test_lengths_that_are_none_are_refused(column, tmp_path):
 
 
 def test_rows_that_are_too_few_for_the_processes_are_refused():
-    with pytest.raises(InputError, match=r"max_tokens_per_batch: 5 makes 4 batches for 4 processes, .* 3 rows"):
+    with pytest.raises(
+        InputError, match=r"max_tokens_per_batch: 5 makes 4 batches for 4 processes, .* 3 training rows"
+    ):
         TokenBatchSampler(np.array([5, 5, 5]), 5, num_processes=4)
 
 
 def test_gpus_of_one_process_are_refused(tmp_path):
     args = arguments(tmp_path, max_tokens_per_batch=10)
     args._n_gpu = 2
-    with pytest.raises(InputError, match=r"max_tokens_per_batch: .* 2 GPUs .* torchrun"):
+    with pytest.raises(InputError, match=r"max_tokens_per_batch: .* 2 GPUs; .* torchrun"):
         check_batches(args)
 
 

@@ -74,11 +74,10 @@ def test_balanced_weights_make_every_label_count_the_same(rows):
 def test_balanced_weights_are_in_the_model_and_said_in_one_line(options, rows, expected, tmp_path, caplog):
     caplog.set_level("INFO")
     job = prepared(tmp_path / "out", class_weights="balanced", **options, **files(tmp_path, rows, ["train"]))
-    assert job.trainer.model.config.class_weights == pytest.approx(expected)
-    said = ", ".join(
-        f"{name} {weight:.4g}"
-        for name, weight in zip(job.trainer.model.config.id2label.values(), expected, strict=True)
-    )
+    config = job.trainer.model.config
+    assert config.class_weights == pytest.approx(expected)
+    labels = [config.id2label[index] for index in range(config.num_labels)]
+    said = ", ".join(f"{name} {weight:.4g}" for name, weight in zip(labels, expected, strict=True))
     assert f"class_weights: {said}" in caplog.messages
 
 
