@@ -1,6 +1,6 @@
 """One command, `seqblend`: it runs what the older commands run, and lists its commands."""
 
-import subprocess
+import runpy
 import sys
 
 import pytest
@@ -41,6 +41,8 @@ def test_convert_lists_architectures(capsys):
     assert "bert" in capsys.readouterr().out.split()
 
 
-def test_it_runs_as_a_module():
-    found = subprocess.run([sys.executable, "-m", "seqblend", "--version"], capture_output=True, text=True, check=True)
-    assert found.stdout == f"{__version__}\n"
+def test_it_runs_as_a_module(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["seqblend", "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("seqblend", run_name="__main__")
+    assert end.value.code == 0 and capsys.readouterr().out == f"{__version__}\n"

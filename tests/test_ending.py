@@ -43,7 +43,7 @@ def test_a_signal_after_training_says_that_the_model_is_saved(number, saved, tmp
         assert train.main(flags(out, options)) == SIGNALS[number][1]
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith(f"{SIGNALS[number][0]}: the model is trained, and saved in {out}")
-    assert ("--resume auto does what is left" in told) == saved
+    assert ("--resume auto does the remaining steps" in told) == saved
     run(out, resume="auto", overwrite_output_dir=None if saved else True, **options)
     assert len((out / "predictions.jsonl").read_text().splitlines()) == len(ROWS[CLASSIFY])
 

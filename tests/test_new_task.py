@@ -1,5 +1,6 @@
 """A task that is one class in one file, as CONTRIBUTING.md says: it trains, evaluates, predicts and is asked."""
 
+import functools
 import json
 
 from test_train_command import SMALL, write
@@ -7,6 +8,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 
 from seqblend import train
 from seqblend.data.columns import ONE_LABEL, TEXT, LabelRule, Schema
+from seqblend.hub_card.card import write_card
 from seqblend.serving.prediction import Predictor
 from seqblend.tasks.base import Task
 from seqblend.tasks.encoding import Settings, tokenize
@@ -57,6 +59,7 @@ ROWS = [{"text": "turn on the light", "label": "on"}, {"text": "switch it off", 
 
 def test_a_task_of_one_class_trains_evaluates_predicts_and_is_asked(tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, "intent", Intent())
+    monkeypatch.setattr("seqblend.training.publisher.write_card", functools.partial(write_card, complete=False))
     out, path = tmp_path / "out", write(tmp_path / "rows.jsonl", ROWS)
     options = {"output_dir": out, "use_cpu": True, "task": "intent", "max_steps": 60, "learning_rate": 3e-3}
     files = {f"{split}_file": path for split in ("train", "validation", "test")}
