@@ -2,11 +2,11 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from transformers import EarlyStoppingCallback, TrainerState, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from ..data.errors import InputError
@@ -40,17 +40,15 @@ class Resumption:
     """The checkpoint that a run is resumed from, if any, and its comparison with the run.
 
     Args:
-        args: the arguments of the run.
-        accelerator: synchronizes the processes.
-        collect_facts: returns the current facts of the run.
+        trainer: has the arguments, the accelerator, which synchronizes the processes, and the facts of the run.
 
     Attributes:
         facts: the facts of this run.
         changes: the facts that differ from the run that wrote the checkpoint.
     """
 
-    def __init__(self, args: TrainingArguments, accelerator: Any, collect_facts: Callable[[], Facts]):
-        self.args, self.accelerator, self.collect_facts = args, accelerator, collect_facts
+    def __init__(self, trainer: Any):
+        self.trainer, self.args = trainer, trainer.args
         self.facts: Facts = {}
         self.changes: list[Change] = []
         # The result of `find`, until training begins.
@@ -81,13 +79,13 @@ class Resumption:
             return self._found
         if given is True and self.args.should_save:
             clear_stage(Path(self.args.output_dir))
-        self.accelerator.wait_for_everyone()
-        self.facts = self.collect_facts()
+        self.trainer.accelerator.wait_for_everyone()
+        self.facts = self.trainer.collect_facts()
         self._found = self._newest_of_run(required) if given is True else given and self._checked(given)
         if self._found is not None and self.args.should_log:
             self._log_changes(self._found)
         # overwrite_output_dir deletes what another process may still be reading.
-        self.accelerator.wait_for_everyone()
+        self.trainer.accelerator.wait_for_everyone()
         return self._found
 
     def reset(self) -> None:
@@ -251,24 +249,32 @@ def is_stopped(callbacks: Iterable[Any]) -> bool:
     )
 
 
-def restore_callbacks(callbacks: list[Any], settings: list[dict[str, Any]], state: TrainerState) -> None:
-    """Restore the counters of early stopping, and give each callback an entry in the state.
+def restore_callbacks(callbacks: list[Any], state: TrainerState, all_kinds: bool) -> None:
+    """Restore the attributes of callbacks, such as counters of early stopping, and give each an entry in the state.
 
-    By default the Trainer restores no counters; with restore_callback_states_from_checkpoint it also restores the
-    patience, in place of the one in the arguments. Without an entry, saving fails at
+    The arguments of a callback stay those of this run. By default the Trainer restores nothing; otherwise it replaces
+    the callbacks by new ones with the checkpoint's arguments. Without an entry, saving fails at
     `self.state.stateful_callbacks[cb_name]` of Trainer._save_checkpoint.
 
     Args:
         callbacks: the callbacks of the run.
-        settings: the settings of each early stopping callback, from the arguments.
         state: the state in the checkpoint.
+        all_kinds: whether callbacks of all classes are restored; otherwise only early stopping is.
     """
-    saved = state.stateful_callbacks.get(EarlyStoppingCallback.__name__, [])
-    entries = saved if isinstance(saved, list) else [saved]
-    for index, callback in enumerate(early_stopping(callbacks)):
-        attributes = entries[index].get("attributes", {}) if index < len(entries) else {}
-        for name, value in {**attributes, **settings[index]}.items():
-            setattr(callback, name, value)
+    by_name: dict[str, list[Any]] = {}
     for callback in callbacks:
         if isinstance(callback, ExportableState):
-            state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
+            by_name.setdefault(type(callback).__name__, []).append(callback)
+    for name, own in by_name.items():
+        saved = state.stateful_callbacks.get(name, [])
+        # For several callbacks of a class, each checkpoint appends their states to the list.
+        entries = saved[-len(own) :] if isinstance(saved, list) else [saved]
+        for callback, entry in zip(own, entries, strict=False):
+            if all_kinds or isinstance(callback, EarlyStoppingCallback):
+                for attribute, value in entry.get("attributes", {}).items():
+                    setattr(callback, attribute, value)
+        current = [callback.state() for callback in own]
+        if len(own) > 1:
+            state.stateful_callbacks[name] = current
+        else:
+            state.stateful_callbacks.setdefault(name, current[0])

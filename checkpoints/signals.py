@@ -74,15 +74,16 @@ class StopOnSignal(TrainerCallback):
     callback has to be the last one, so that `on_save` of all others is called before it ends the run.
 
     Args:
-        args: the arguments of the run.
-        accelerator: combines the signals of all processes.
+        trainer: has the arguments of the run, and the accelerator, which combines the signals of all processes.
     """
 
-    def __init__(self, args: TrainingArguments, accelerator: Any):
-        self.args, self.accelerator = args, accelerator
+    def __init__(self, trainer: Any):
+        self.trainer, self.args = trainer, trainer.args
         # Whether signals are recorded; and the signal that this process has received.
         self.is_listening = False
         self.received: int | None = None
+        # The save_strategy of the run, while another one is in its place.
+        self._save_strategy: SaveStrategy | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -108,6 +109,7 @@ class StopOnSignal(TrainerCallback):
             yield
         finally:
             self.is_listening = False
+            self.restore_save_strategy()
             for number in ours:
                 signal.signal(number, before[number])
         if self.received is not None:
@@ -123,7 +125,7 @@ class StopOnSignal(TrainerCallback):
         counts = torch.zeros(len(HANDLERS), device=self.args.device)
         if self.received is not None:
             counts[list(HANDLERS).index(self.received)] = 1
-        totals = self.accelerator.reduce(counts, "sum").tolist()
+        totals = self.trainer.accelerator.reduce(counts, "sum").tolist()
         return next((number for number, count in zip(HANDLERS, totals, strict=True) if count), None)
 
     def on_step_end(
@@ -134,10 +136,15 @@ class StopOnSignal(TrainerCallback):
             return
         control.should_save = True
         if args.save_strategy == SaveStrategy.BEST:
-            # With BEST, the Trainer only saves a step that is the best. Restored when training ends.
-            args.save_strategy = SaveStrategy.STEPS
+            # With BEST, the Trainer only saves a step that is the best.
+            self._save_strategy, args.save_strategy = args.save_strategy, SaveStrategy.STEPS
 
     on_epoch_end = on_evaluate = on_step_end
+
+    def restore_save_strategy(self) -> None:
+        """Restore the save_strategy that `on_step_end` has replaced."""
+        if self._save_strategy is not None:
+            self.args.save_strategy, self._save_strategy = self._save_strategy, None
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """End the run.

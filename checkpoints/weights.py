@@ -18,7 +18,7 @@ from transformers.utils import (
     WEIGHTS_NAME,
 )
 
-from ..data.errors import InputError
+from ..data.errors import InputError, error_line
 from ..data.objects import load_object
 from .faults import load_saved
 
@@ -106,6 +106,26 @@ def adapter_shapes(model: Any, adapter: str) -> Shapes:
 
     with torch.no_grad():
         return shapes_of(get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False))
+
+
+@contextmanager
+def size_errors(checkpoint: str | None) -> Iterator[None]:
+    """Turn torch's error about the shapes of a checkpoint's tensors into an InputError; see check_weights.
+
+    With FSDP and in a trial of a search the shapes are only compared when the tensors are loaded.
+
+    Args:
+        checkpoint: the checkpoint that a run is resumed from; None for a new run.
+
+    Raises:
+        InputError: a tensor has another shape in the checkpoint than in the model.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if checkpoint is None or "size mismatch for " not in str(error):
+            raise
+        raise InputError(f"{checkpoint} does not match the model: {error_line(error)}") from error
 
 
 @contextmanager

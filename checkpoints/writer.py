@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
 
 from ..data.errors import error_line, short_list
 from .faults import files_of
@@ -73,16 +72,15 @@ class CheckpointWriter:
     """Writes the checkpoints of a run, each completely or not at all, and deletes old ones.
 
     Args:
-        args: the arguments of the run.
-        accelerator: synchronizes the processes.
+        trainer: has the arguments of the run, and the accelerator, which synchronizes the processes.
 
     Attributes:
         stage: the directory that a checkpoint is being written into; None while none is written.
         earlier: checkpoints of an earlier run in output_dir, which are not deleted.
     """
 
-    def __init__(self, args: TrainingArguments, accelerator: Any):
-        self.args, self.accelerator = args, accelerator
+    def __init__(self, trainer: Any):
+        self.trainer, self.args = trainer, trainer.args
         self.stage: Path | None = None
         self.earlier: set[str] = set()
 
@@ -101,7 +99,7 @@ class CheckpointWriter:
         if self.args.overwrite_output_dir:
             if self.args.should_save:
                 clear_run(directory)
-            self.accelerator.wait_for_everyone()
+            self.trainer.accelerator.wait_for_everyone()
         earlier = checkpoints_in(directory)
         self.earlier = set(earlier)
         if self.earlier and self.args.should_log:
@@ -127,10 +125,10 @@ class CheckpointWriter:
         try:
             if self.args.should_save:
                 clear_stage(run_dir)
-            self.accelerator.wait_for_everyone()
+            self.trainer.accelerator.wait_for_everyone()
             self.stage = staged.parent
             save(staged)
-            self.accelerator.wait_for_everyone()
+            self.trainer.accelerator.wait_for_everyone()
             if self.args.should_save:
                 commit(staged, checkpoint)
         except BaseException as error:  # a second Ctrl-C, or errors of safetensors and torch for a full disk
@@ -142,7 +140,7 @@ class CheckpointWriter:
             raise RunError(f"{checkpoint} cannot be written: {reason}; {hint}") from error
         finally:
             self.stage = None
-        self.accelerator.wait_for_everyone()
+        self.trainer.accelerator.wait_for_everyone()
         self.earlier.discard(str(checkpoint))
 
     def rotate(self, run_dir: Path, best: str | None) -> None:

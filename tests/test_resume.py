@@ -3,6 +3,7 @@
 benchmarks/resume_torture.py kills for real, training_faults.py breaks file systems for real.
 """
 
+import logging
 import os
 import shutil
 import signal
@@ -15,7 +16,8 @@ import torch
 from accelerate.data_loader import IterableDatasetShard
 from conftest import VOCAB, tiny_model
 from rows import collator_of
-from transformers import TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, Seq2SeqTrainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from seqblend import BlendDecoderForCausalLM
 from seqblend.checkpoints.store import (
@@ -242,6 +244,7 @@ def test_sigterm_saves_a_step_that_is_not_the_best(tmp_path):
         stopped.train()
     assert newest_good(tmp_path).endswith("checkpoint-2") and stopped.state.best_global_step == 1
     assert stopped.args.save_strategy == "best"
+    assert torch.load(tmp_path / "checkpoint-2" / "training_args.bin", weights_only=False).save_strategy == "best"
 
 
 @pytest.mark.parametrize("event", ["on_evaluate", "on_save"])
@@ -340,6 +343,42 @@ def test_early_stopping_goes_on_counting_though_no_states_of_callbacks_are_resto
     assert resumed.state.global_step == 3
 
 
+class Counter(TrainerCallback, ExportableState):
+    """Counts the steps of a run, in all its resumptions."""
+
+    def __init__(self, limit):
+        self.limit, self.steps = limit, 0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.steps += 1
+
+    def state(self):
+        return {"args": {"limit": self.limit}, "attributes": {"steps": self.steps}}
+
+
+class SecondStop(EarlyStoppingCallback):
+    """Has its own entry in the state of a run, and is an EarlyStoppingCallback, too."""
+
+
+@pytest.mark.parametrize("restores", [True, False])
+def test_a_callback_is_restored_with_the_arguments_of_the_run(restores, tmp_path):
+    """The order of callbacks stays, although transformers replaces some: those that are early stopping, too."""
+    options = {**PATIENT, "early_stopping_patience": 9, "restore_callback_states_from_checkpoint": restores}
+    first = [SecondStop(8), Counter(1), EarlyStoppingCallback(7), Counter(2)]
+    trainer_for(tmp_path, callbacks=first, scores=[3.0, 2.0], max_steps=2, **options).train()
+    second = [SecondStop(6), Counter(3), EarlyStoppingCallback(5), Counter(4)]
+    resumed = trainer_for(tmp_path, callbacks=second, scores=[1.0], **{**options, "early_stopping_patience": 4})
+    resumed.args.max_steps = 3
+    resumed.train(True)
+    kinds = (Counter, EarlyStoppingCallback)
+    assert [each for each in resumed.callback_handler.callbacks if isinstance(each, kinds)][:4] == second
+    stops = [each for each in resumed.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
+    assert [each.early_stopping_patience for each in stops] == [6, 5, 4]
+    assert [each.early_stopping_patience_counter for each in stops] == [2, 2, 2]
+    steps = 3 if restores else 1
+    assert [(each.limit, each.steps) for each in second[1::2]] == [(3, steps), (4, steps)]
+
+
 def test_what_is_evaluated_at_the_start_is_not_evaluated_again(tmp_path):
     """It would be no better than it was, which early stopping would count."""
     options = {**PATIENT, "early_stopping_patience": 2, "eval_on_start": True}
@@ -433,3 +472,65 @@ def test_an_error_in_the_code_stays_as_it_is(tmp_path):
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
         trainer_for(tmp_path, callbacks=[At(1, fail)]).train()
+
+
+# --- A search of hyperparameters, and sharded models ---
+
+
+@pytest.mark.parametrize("trial", [None, {"learning_rate": 1e-3}])
+def test_missing_weights_are_reported_unless_they_were_compared(trial, tmp_path, monkeypatch):
+    trainer_for(tmp_path, max_steps=1).train()
+    seen = []
+
+    def load(*args, **kwargs):
+        seen.extend(logging.getLogger("transformers.trainer").filters)
+        raise Killed
+
+    monkeypatch.setattr(Seq2SeqTrainer, "train", load)
+    with pytest.raises(Killed):
+        trainer_for(tmp_path, max_steps=1).train(True, trial)
+    assert bool(seen) == (trial is None)
+
+
+def test_weights_that_do_not_fit_when_they_are_loaded_are_named(tmp_path, monkeypatch):
+    """With FSDP they are not compared before."""
+    trainer_for(tmp_path, max_steps=1).train()
+    messages = ["Error(s) in loading: size mismatch for layers.0: copying a param", "size mismatch, got input"]
+
+    def load(*args, **kwargs):
+        raise RuntimeError(messages.pop(0))
+
+    monkeypatch.setattr(Seq2SeqTrainer, "train", load)
+    with pytest.raises(InputError, match=r"checkpoint-1 does not match the model: .*size mismatch for layers\.0"):
+        trainer_for(tmp_path, max_steps=1).train(True)
+    with pytest.raises(RuntimeError, match="got input"):
+        trainer_for(tmp_path, max_steps=1).train(True)
+
+
+def test_each_part_uses_the_accelerator_of_a_trial(tmp_path, monkeypatch):
+    trainer = trainer_for(tmp_path)
+    before = trainer.accelerator
+    trainer.create_accelerator_and_postprocess()
+    assert trainer.accelerator is not before and trainer.accelerator.dataloader_config.dispatch_batches is False
+    calls = []
+    monkeypatch.setattr(trainer.accelerator, "wait_for_everyone", lambda: calls.append("new"))
+    monkeypatch.setattr(before, "wait_for_everyone", lambda: calls.append("old"))
+    trainer.resumption.find(None)
+    with pytest.raises(RunError):
+        trainer.writer.write(tmp_path / "checkpoint-1", lambda staged: staged.stat())
+    assert calls and set(calls) == {"new"}
+
+
+def test_no_process_waits_alone_where_another_cannot_save(tmp_path, monkeypatch):
+    """With DeepSpeed each process may write a part, and all wait for the last one."""
+    trainer, calls = trainer_for(tmp_path), []
+
+    def save(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Seq2SeqTrainer, "save_model", save)
+    monkeypatch.setattr(trainer.accelerator, "wait_for_everyone", lambda: calls.append("waits"))
+    trainer.is_deepspeed_enabled = True
+    with pytest.raises(RunError, match="No space left"):
+        trainer.save_model()
+    assert calls == ["waits"]

@@ -38,6 +38,7 @@ TRAINER = {
     "__init__": Seam(
         "model args data_collator compute_metrics", "__init__", "self.model.generation_config = gen_config"
     ),
+    "create_accelerator_and_postprocess": Seam("", "_hp_search_setup", "self.create_accelerator_and_postprocess()"),
     "train": Seam("resume_from_checkpoint trial", "train", "get_last_checkpoint(args.output_dir)"),
     "training_step": Seam(
         "model inputs", "_run_epoch", "self._tr_loss += self._tr_loss / (1 + self.state.global_step"
@@ -97,6 +98,12 @@ USED = {
     "_get_train_sampler": Seam("train_dataset", "get_train_dataloader", "sampler_fn=self._get_train_sampler"),
     "_finish_current_push": Seam("", "push_to_hub", "self._finish_current_push()"),
 }
+# Private methods that are not called: the public methods that call them are overridden.
+NOT_CALLED = {
+    "signature_columns": Seam(
+        "", "_set_signature_columns_if_needed", "self._signature_columns = list(signature.parameters.keys())"
+    ),
+}
 # Events of callbacks, and what they rely on: eval_on_start is read after on_train_begin, signals are acted on where a
 # step is saved, and a tied weight that a checkpoint has once is reported.
 EVENTS = {
@@ -116,7 +123,7 @@ GENERATION = {
     "_prefill": Seam("input_ids generation_config model_kwargs", "_prefill", "self(**model_inputs"),
 }
 SEAMS = [
-    *((Seq2SeqTrainer, name, seam) for name, seam in {**TRAINER, **USED, **EVENTS}.items()),
+    *((Seq2SeqTrainer, name, seam) for name, seam in {**TRAINER, **USED, **NOT_CALLED, **EVENTS}.items()),
     *((GenerationMixin, name, seam) for name, seam in GENERATION.items()),
 ]
 

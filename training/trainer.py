@@ -21,10 +21,10 @@ from ..checkpoints.faults import STATE, fault_of
 from ..checkpoints.identity import Facts, check_allowed, facts_of
 from ..checkpoints.optimizer_states import restore_optimizer
 from ..checkpoints.position import Position
-from ..checkpoints.resumption import Resumption, early_stopping, is_stopped, restore_callbacks
+from ..checkpoints.resumption import Resumption, is_stopped, restore_callbacks
 from ..checkpoints.run_directory import read_results, results_json
 from ..checkpoints.signals import StopOnSignal
-from ..checkpoints.weights import check_weights, hide_missing_keys
+from ..checkpoints.weights import check_weights, hide_missing_keys, size_errors
 from ..checkpoints.writer import CheckpointWriter, run_errors, stop_if_not_finite
 from ..configuration.base import RecipeConfig
 from ..data.errors import InputError
@@ -82,13 +82,9 @@ class BlendTrainer(Seq2SeqTrainer):
             set_metric_direction(args, default=not (args.metric_for_best_model or "").endswith("loss"))
         set_plateau_mode(args)
         super().__init__(**{"compute_metrics": next(iter(self.scorers.values()), None), **kwargs})
-        if args.accelerator_config.dispatch_batches is None:
-            # With accelerate's default one process reads a stream for all. That fails where batches have different
-            # widths, and where no batch is left.
-            self.accelerator.dataloader_config.dispatch_batches = False
-        self.writer = CheckpointWriter(args, self.accelerator)
-        self.resumption = Resumption(args, self.accelerator, self.collect_facts)
-        self.signals = StopOnSignal(args, self.accelerator)
+        self.writer = CheckpointWriter(self)
+        self.resumption = Resumption(self)
+        self.signals = StopOnSignal(self)
         self.position = Position(self)
         self.loaders = Loaders(self)
         self.losses = TargetLoss(self)
@@ -103,6 +99,22 @@ class BlendTrainer(Seq2SeqTrainer):
             self.add_callback(bar)
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As Trainer.create_accelerator_and_postprocess, which is called again for each trial of a search.
+
+        With accelerate's default one process reads a stream for all. That fails where batches have different widths,
+        and where no batch is left.
+
+        Raises:
+            InputError: accelerator_config has a setting that accelerate does not know.
+        """
+        try:
+            super().create_accelerator_and_postprocess()
+        except TypeError as error:  # accelerate is called with the user's names
+            raise InputError(f"accelerator_config: {error}") from error
+        if self.args.accelerator_config.dispatch_batches is None:
+            self.accelerator.dataloader_config.dispatch_batches = False
 
     # --- Training ---
 
@@ -138,10 +150,13 @@ class BlendTrainer(Seq2SeqTrainer):
             checkpoint = self.resumption.find(resume_from_checkpoint)
             self.resumption.reset()
             self.writer.prepare_directory(checkpoint)
-            if checkpoint is not None and trial is None:
+            # A trial makes its own model, later.
+            is_checked = checkpoint is not None and trial is None
+            if is_checked:
                 self.check_checkpoint(checkpoint)
-            temporary = restored(self.args, "eval_on_start", "save_strategy")
-            with self.signals.listening(), run_errors(self), temporary, hide_missing_keys():
+            hidden = hide_missing_keys() if is_checked else nullcontext()
+            temporary = restored(self.args, "eval_on_start")
+            with self.signals.listening(), run_errors(self), temporary, hidden, size_errors(checkpoint):
                 output = super().train(checkpoint, trial, *args, **kwargs)
         return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))
 
@@ -274,9 +289,9 @@ class BlendTrainer(Seq2SeqTrainer):
                 super(BlendTrainer, self).save_model(str(place), _internal_call=True)
             finally:
                 self.args.hub_token = token
-            if self.is_deepspeed_enabled:
-                # Each process may have written a part.
-                self.accelerator.wait_for_everyone()
+                if self.is_deepspeed_enabled:
+                    # Each process may have written a part. After an error, too: the others wait for this process.
+                    self.accelerator.wait_for_everyone()
 
         if self.writer.stage is not None:
             save(directory)
@@ -370,6 +385,8 @@ class BlendTrainer(Seq2SeqTrainer):
         checkpoint = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
 
         def save(staged: Path) -> None:
+            # The arguments are saved, too.
+            self.signals.restore_save_strategy()
             super(BlendTrainer, self)._save_checkpoint(model, trial)
             if not self.args.save_only_model:
                 self.position.write(staged)
@@ -403,8 +420,10 @@ class BlendTrainer(Seq2SeqTrainer):
         Raises:
             InputError: the run has no such epoch or batch, or the best model does not exist.
         """
-        settings = [each.state()["args"] for each in early_stopping(self.callback_handler.callbacks)]
+        callbacks = [*self.callback_handler.callbacks]
         epoch, batches = super()._init_training_state(max_steps, steps_per_epoch, epochs, checkpoint, trial)
+        # It may have replaced some by callbacks with the checkpoint's arguments. See restore_callbacks.
+        self.callback_handler.callbacks = callbacks
         # Those of the arguments, in place of the checkpoint's: when to log, evaluate and save.
         self.state.compute_steps(self.args, max_steps)
         if trial is not None:
@@ -413,12 +432,11 @@ class BlendTrainer(Seq2SeqTrainer):
         # The last one: its on_save ends the run, after that of all others.
         self.pop_callback(self.signals)
         self.add_callback(self.signals)
-        callbacks = self.callback_handler.callbacks
         self.resumption.record(self.state.global_step, callbacks)
         self.position.start(checkpoint, epoch, batches)
         if checkpoint is None:
             return epoch, batches
-        restore_callbacks(callbacks, settings, self.state)
+        restore_callbacks(callbacks, self.state, self.args.restore_callback_states_from_checkpoint)
         self.resumption.restore_best(checkpoint, self.state, callbacks)
         saved = self.resumption.position_in(Path(checkpoint))
         if saved is None:
@@ -453,9 +471,12 @@ class BlendTrainer(Seq2SeqTrainer):
         best = self.state.best_model_checkpoint
         if fault := fault_of(best):
             raise InputError(f"the best model, {best}, is damaged: {fault}")
-        if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            check_weights(best, self.model)
-        super()._load_best_model()
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_best_model()
+            return
+        check_weights(best, self.model)
+        with hide_missing_keys():
+            super()._load_best_model()
 
     def _prepare_for_training(self, *args: Any) -> tuple:
         """With FSDP2, keep the weights that the parts of an encoder-decoder share in one group.
