@@ -477,3 +477,13 @@ def test_the_best_model_comes_back(tmp_path):
 def test_a_best_model_that_does_not_match_is_not_loaded(damage, tmp_path):
     with pytest.raises(InputError, match=TENSOR):
         train_for_best(tmp_path, [damage])
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, torch.nn.DataParallel])
+def test_a_model_that_is_wrapped_reads_the_same_columns(wrap, tmp_path):
+    """The `forward` of a wrapper takes any arguments; accelerate puts one in place of the model during training."""
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    trainer = BlendTrainer(model=tiny_model(BlendDecoderForCausalLM), args=args)
+    columns = trainer.loaders._columns()
+    trainer.model = wrap(trainer.model)
+    assert trainer.loaders._columns() == columns and "input_ids" in columns

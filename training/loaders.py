@@ -140,7 +140,7 @@ class Loaders:
         trainer, args = self.trainer, self.trainer.args
         collator: Callable = trainer.data_collator
         if args.remove_unused_columns:
-            columns, model = self._columns(), type(trainer.model).__name__
+            columns, model = self._columns(), type(self._unwrapped_model()).__name__
             if isinstance(dataset, datasets.Dataset):
                 unread = [name for name in dataset.column_names if name not in columns]
                 if len(unread) == len(dataset.column_names):
@@ -161,11 +161,15 @@ class Loaders:
 
     def _columns(self) -> list[str]:
         """The columns that the model or the collator reads; default_data_collator also reads label and label_ids."""
-        model = self.trainer.model
+        model = self._unwrapped_model()
         # An adapter of peft wraps the model.
         model = model.get_base_model() if hasattr(model, "get_base_model") else model
         names = [*inspect.signature(model.forward).parameters, "label", "label_ids", *self.trainer.label_names]
         return [*dict.fromkeys([*names, *getattr(self.trainer.data_collator, "reads", ())])]
+
+    def _unwrapped_model(self) -> Any:
+        """The model without the wrappers of torch.compile and FSDP, whose `forward` takes any arguments."""
+        return self.trainer.accelerator.unwrap_model(self.trainer.model, keep_torch_compile=False)
 
     def _train_sampler(self, dataset: Any) -> Sampler | None:
         """The sampler of train_sampling_strategy, with its own generator, which Position seeds in each epoch.
