@@ -54,7 +54,7 @@ from seqblend.training.models import (
     with_saved_problem_type,
 )
 from seqblend.training.progress import hide_bars
-from seqblend.training.run_options import set_metric_direction
+from seqblend.training.run_options import BUGS, set_metric_direction
 from seqblend.training.tokenizers import make_tokenizer, set_token_types
 from seqblend.training.trainer import BlendTrainer
 
@@ -316,8 +316,10 @@ def make_trainer(**kwargs: Any) -> BlendTrainer:
         if trainer.args.do_train:
             trainer.check()
         return trainer
+    except (*BUGS, InputError, PublishError):
+        raise
     except Exception as error:  # transformers, accelerate and torch raise whatever they meet
-        raise error if isinstance(error, InputError | PublishError) else InputError(error_line(error)) from error
+        raise InputError(error_line(error)) from error
 
 
 def prepare_training(trainer: BlendTrainer, wanted: str | bool | None, model_args: ModelArguments) -> None:

@@ -9,6 +9,7 @@ import datasets
 import pytest
 import torch
 import yaml
+from conftest import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -36,12 +37,12 @@ from transformers import GenerationConfig, Seq2SeqTrainingArguments, TrainingArg
 from seqblend import BlendDecoderConfig, BlendDecoderForCausalLM, BlendEncoderForMaskedLM
 from seqblend.data.errors import InputError
 from seqblend.tasks.splits import greater_is_better
-from seqblend.train import prepare
+from seqblend.train import make_trainer, prepare
 from seqblend.training.arguments import BlendTrainingArguments, ModelArguments
 from seqblend.training.class_weights import balanced_weights, parse_weights
 from seqblend.training.models import set_model_max_length
 from seqblend.training.progress import Progress
-from seqblend.training.run_options import check_device
+from seqblend.training.run_options import BUGS, check_device
 from seqblend.training.tokenizers import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
@@ -427,3 +428,33 @@ def test_processes_that_would_each_train_alone_are_refused(tmp_path, monkeypatch
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="use_cpu: 2 processes were started, and without a GPU each would train by"):
         check_device(args)
+
+
+# --- Errors of options, and of our own code ---
+
+
+@pytest.mark.parametrize("error", [AttributeError, NameError, TypeError, ValueError, RuntimeError])
+def test_an_error_of_our_own_code_is_no_error_of_an_option(error, tmp_path, monkeypatch):
+    def fail(self):
+        raise error("failed")
+
+    monkeypatch.setattr(BlendTrainer, "get_train_dataloader", fail)
+    args = BlendTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", do_train=True)
+    expected, words = (error, "^failed$") if error in BUGS else (InputError, "^dataloader: failed$")
+    with pytest.raises(expected, match=words):
+        make_trainer(model=tiny_model(BlendDecoderForCausalLM), args=args)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"accelerator_config": {"gradient_accumulation_kwargs": {"new": 1}}}, "accelerator_config: .*'new'"),
+        ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"new": 1}}, "lr_scheduler_type: .*'new'"),
+    ],
+)
+def test_names_that_another_library_does_not_know_are_an_error_of_the_option(options, words, tmp_path):
+    """A function that is called with them raises TypeError."""
+    args = BlendTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", do_train=True, **options)
+    rows = datasets.Dataset.from_list([{"input_ids": [1, 2], "labels": [1, 2]}] * 8)
+    with pytest.raises(InputError, match=words):
+        make_trainer(model=tiny_model(BlendDecoderForCausalLM), args=args, train_dataset=rows)

@@ -21,6 +21,9 @@ CHECKPOINTING = (
     "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
 )
 
+# Errors of our own code, not of an option: they pass unchanged, with their traceback.
+BUGS = (AttributeError, NameError, TypeError)
+
 
 def with_defaults(args: TrainingArguments | None) -> TrainingArguments:
     """The arguments, of any class of transformers, with defaults for options that only BlendTrainingArguments has."""
@@ -105,7 +108,11 @@ def restored(args: TrainingArguments, *names: str) -> Iterator[None]:
 
 
 def call(option: str, function: Callable, *args: Any) -> Any:
-    """The result of the function. Raises an InputError that names the option if the function raises anything."""
+    """The result of a function of another library, which is called with options of the user.
+
+    Raises:
+        InputError: the function raised anything; a TypeError, too, for an argument that it does not have.
+    """
     try:
         return function(*args)
     except Exception as error:  # torch, accelerate and optimizers' libraries raise whatever they meet
@@ -130,7 +137,12 @@ def dry_run(trainer: Trainer) -> None:
     with torch.random.fork_rng(devices=[]):
         with torch.device("meta"):
             model = type(trainer.model)(trainer.model.config)
-        loader = call("dataloader", trainer.get_train_dataloader)
+        try:
+            loader = trainer.get_train_dataloader()
+        except BUGS:
+            raise
+        except Exception as error:  # torch and accelerate raise whatever they meet
+            raise InputError(f"dataloader: {error or type(error).__name__}") from error
         if has_length(loader) and not len(loader):
             raise InputError("dataloader_drop_last: the training split is smaller than a batch; nothing is left")
         if args.use_liger_kernel:
