@@ -25,6 +25,7 @@ from seqblend.checkpoints.faults import fault_of
 from seqblend.checkpoints.store import REPLACED, STAGE, RunError, clear_stage, newest_good, write_manifest
 from seqblend.checkpoints.writer import reason_not_written
 from seqblend.data.errors import InputError
+from seqblend.training.publisher import Publisher
 
 
 @pytest.fixture(scope="module")
@@ -450,3 +451,26 @@ def test_a_schedule_of_another_kind_may_follow_one_that_waited(tmp_path):
     resumed = trainer_for(tmp_path, max_steps=4, **waits, **allowed)
     resumed.train(True)
     assert resumed.state.global_step == 4 and resumed.lr_scheduler.get_last_lr()[0] == 0.0
+
+
+@pytest.mark.parametrize("error, has_traceback", [(OSError("full"), False), (TypeError("failed"), True)])
+def test_a_checkpoint_that_is_not_pushed_for_an_error_in_the_code_has_a_traceback(
+    error, has_traceback, tmp_path, monkeypatch, caplog
+):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("seqblend.training.publisher.write_card", fail)
+    (tmp_path / "checkpoint-1").mkdir()
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(output_dir=str(tmp_path), hub_strategy="every_save", hub_revision=None),
+        is_world_process_zero=lambda: True,
+        callback_handler=SimpleNamespace(on_push_begin=lambda *args: None),
+        state=None,
+        control=None,
+        hub_model_id="one/two",
+    )
+    Publisher(trainer, None).push_checkpoint(tmp_path / "checkpoint-1")
+    record = caplog.records[-1]
+    assert str(error) in record.getMessage() and bool(record.exc_info) == has_traceback
+    assert os.listdir(tmp_path) == ["checkpoint-1"]

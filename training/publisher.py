@@ -17,6 +17,7 @@ from transformers.utils import PushInProgress
 
 from ..checkpoints.faults import MANIFEST, STATE
 from ..checkpoints.store import write_manifest
+from ..data.errors import InputError
 from ..data.objects import read_object
 from ..hub_card.card import CardData, write_card
 from ..hub_card.contents import PublishError
@@ -121,7 +122,9 @@ class Publisher:
             write_reference_of(stage)
         except Exception as error:  # matplotlib and torch raise whatever they meet, and a disk may be full
             shutil.rmtree(stage, ignore_errors=True)
-            logger.warning("Training continues, but %s is not pushed: %s", checkpoint, error)
+            is_expected = isinstance(error, OSError | PublishError | InputError)
+            log = logger.warning if is_expected else logger.exception
+            log("Training continues, but %s is not pushed: %s", checkpoint, error)
             return
         message = f"Training in progress, step {trainer.state.global_step}"
         job = (stage, self.destination(), message, str(checkpoint), self.folder_of(checkpoint))
