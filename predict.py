@@ -51,7 +51,7 @@ SHARED = (*COLUMNS, *Reading._fields, "max_length", "overflow", "overlap")
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Read the command line. Raises InputError for values out of range."""
-    parser = argparse.ArgumentParser("seqblend-predict", description=DESCRIPTION, allow_abbrev=False)
+    parser = argparse.ArgumentParser("seqblend predict", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("model", metavar="DIR", help="A saved model, with its tokenizer.")
     parser.add_argument(
         "--input",
@@ -121,9 +121,10 @@ def make_predictor(given: argparse.Namespace) -> Predictor:
         able = ", ".join(name for name, each in TASKS.items() if each.reads_words)
         raise InputError(f"words: is for {able}, but {given.model} is of {task.name}")
     for name in ("top_k", "probabilities"):
-        if getattr(given, name) and name not in task.answer_options:
-            able = ", ".join(each.name for each in TASKS.values() if name in each.answer_options)
-            raise InputError(f"{name}: is for {able}, but {given.model} is of {task.name}")
+        if getattr(given, name) and name not in task.answer_options(config.problem_type):
+            able = ", ".join(each.name for each in TASKS.values() if name in each.answer_options(None))
+            kind = f" and {config.problem_type}" if "problem_type" in task.options else ""
+            raise InputError(f"{name}: is for {able}, but {given.model} is of {task.name}{kind}")
     tokenizer = load_tokenizer(given.model)
     model = load_model(ModelArguments(model_name_or_path=given.model), task, tokenizer, {}, False)
     if "max_new_tokens" in generation:

@@ -302,7 +302,7 @@ def write_missing_files(
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line. The exit code is 2 if the directory or the Hub causes an error."""
-    parser = argparse.ArgumentParser(prog="python -m seqblend.hub_card.publish", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="seqblend publish", description=__doc__.splitlines()[0])
     parser.add_argument("directory", type=Path, help="of a saved model")
     parser.add_argument("--repo_id", required=True, help="user/name")
     parser.add_argument("--private", action="store_true", default=None, help="make the repository private")

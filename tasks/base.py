@@ -41,7 +41,6 @@ class Task(abc.ABC):
         truncation_side: the side on which prediction cuts a long text; None is the tokenizer's.
         padding_side: the side on which prediction pads a short sequence.
         generation: default arguments of `model.generate` in prediction; None if the model does not generate.
-        answer_options: the prediction options that it supports: `top_k`, `probabilities`.
         reduce_logits: maps logits and labels to the predictions that `answer` reads; None keeps the logits.
     """
 
@@ -60,7 +59,6 @@ class Task(abc.ABC):
     truncation_side: ClassVar[str | None] = None
     padding_side: ClassVar[str] = "right"
     generation: ClassVar[dict[str, int] | None] = None
-    answer_options: ClassVar[tuple[str, ...]] = ()
     reduce_logits: ClassVar[Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None] = None
 
     # --- Columns ---
@@ -148,6 +146,10 @@ class Task(abc.ABC):
 
     # --- Prediction of rows without labels ---
 
+    def answer_options(self, problem_type: str | None) -> tuple[str, ...]:
+        """The options of answers that have an effect: `top_k`, `probabilities`."""
+        return ()
+
     @property
     def can_predict(self) -> bool:
         """Whether `seqblend-predict` supports its models."""
@@ -174,6 +176,23 @@ class Task(abc.ABC):
 
 
 # --- Generated sequences ---
+
+# The most logits that are held at a time to compute scores: 256 MiB in float32.
+MAX_LOGITS = 2**26
+
+
+def generate(model: PreTrainedModel, inputs: BatchEncoding, generation: dict[str, Any]) -> torch.Tensor:
+    """The generated sequences (B, T), one per row. Raises InputError for settings that do not go together."""
+    try:
+        return model.generate(**inputs, num_return_sequences=1, **generation)
+    except ValueError as error:  # transformers checks generation_config.json only here
+        raise InputError(f"generation_config: {error}") from error
+
+
+def row_slices(count: int, logits_per_row: int) -> Iterator[slice]:
+    """Slices of rows with at most MAX_LOGITS logits each, but at least one row."""
+    size = max(1, MAX_LOGITS // logits_per_row)
+    return (slice(start, start + size) for start in range(0, count, size))
 
 
 def mean_probabilities(logits: torch.Tensor, tokens: torch.Tensor, ends: int | list[int] | None) -> list[float]:

@@ -20,7 +20,7 @@ from transformers import (
 
 from ..data.columns import TEXT, Schema
 from ..data.errors import InputError
-from .base import Positions, Task, mean_probabilities
+from .base import Positions, Task, generate, mean_probabilities, row_slices
 from .corruption import IGNORE
 from .encoding import Answer, Row, Rows, Settings, count_tokens, fill, tokenize
 from .shortening import token_ids_of
@@ -92,14 +92,14 @@ class CausalLM(Task):
         generation: dict[str, Any],
     ) -> list[tuple[list[int], float]]:
         """The generated tokens after each prompt, and the geometric mean of their probabilities."""
-        sequences = model.generate(**inputs, num_return_sequences=1, **generation)
-        length = inputs["input_ids"].shape[1]
-        generated = sequences[:, length:]
+        sequences = generate(model, inputs, generation)
+        generated = sequences[:, inputs["input_ids"].shape[1] :]
         mask = torch.cat([inputs["attention_mask"], torch.ones_like(generated)], dim=1)
-        keep = generated.shape[1] + 1
-        outputs = model(input_ids=sequences, attention_mask=mask, use_cache=False, logits_to_keep=keep)
-        logits = outputs.logits[:, :-1]
-        scores = mean_probabilities(logits, generated, model.generation_config.eos_token_id)
+        # One more than was generated: each token is predicted at the position before it.
+        keep, scores = generated.shape[1] + 1, []
+        for rows in row_slices(len(sequences), keep * model.config.vocab_size):
+            outputs = model(sequences[rows], attention_mask=mask[rows], use_cache=False, logits_to_keep=keep)
+            scores += mean_probabilities(outputs.logits[:, :-1], generated[rows], model.generation_config.eos_token_id)
         return list(zip(generated.tolist(), scores, strict=True))
 
     def to_answers(

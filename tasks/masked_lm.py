@@ -31,7 +31,6 @@ class MaskedLM(Task):
     inputs = text_columns = ("text",)
     reference = "text"
     options = ("mask_probability", "mask_whole_words")
-    answer_options = ("top_k",)
 
     def make_schema(self, problem_type: str | None) -> Schema:
         """A text."""
@@ -61,6 +60,10 @@ class MaskedLM(Task):
     def make_collator(self, settings: Settings) -> Callable[[list[Row]], dict[str, torch.Tensor]]:
         """Masks and pads rows."""
         return MaskingCollator(settings.tokenizer, settings.noise)
+
+    def answer_options(self, problem_type: str | None) -> tuple[str, ...]:
+        """The number of tokens for a mask."""
+        return ("top_k",)
 
     def read_rows(self, rows: list[Row], settings: Settings) -> BatchEncoding:
         """Texts with masks; `positions` are the masks."""

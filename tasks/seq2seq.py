@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from ..data.columns import ONE_TARGET, REFERENCES, TEXT, Schema
-from .base import Positions, Task, mean_probabilities
+from .base import Positions, Task, generate, mean_probabilities, row_slices
 from .corruption import IGNORE
 from .encoding import Answer, Row, Rows, Settings, count_cut_tokens, is_trained_here, tokenize
 from .shortening import shorten
@@ -107,10 +107,12 @@ class Seq2Seq(Task):
         generation: dict[str, Any],
     ) -> list[tuple[list[int], float]]:
         """The generated tokens of each sequence, and the geometric mean of their probabilities."""
-        sequences = model.generate(**inputs, num_return_sequences=1, **generation)
-        generated = sequences[:, 1:]
-        logits = model(**inputs, decoder_input_ids=sequences[:, :-1], use_cache=False).logits
-        scores = mean_probabilities(logits, generated, model.generation_config.eos_token_id)
+        sequences = generate(model, inputs, generation)
+        generated, scores = sequences[:, 1:], []
+        for rows in row_slices(len(sequences), generated.shape[1] * model.config.decoder.vocab_size):
+            part = {name: values[rows] for name, values in inputs.items()}
+            logits = model(**part, decoder_input_ids=sequences[rows, :-1], use_cache=False).logits
+            scores += mean_probabilities(logits, generated[rows], model.generation_config.eos_token_id)
         return list(zip(generated.tolist(), scores, strict=True))
 
     def to_answers(

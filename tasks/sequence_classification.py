@@ -42,7 +42,6 @@ class SequenceClassification(Task):
     reference = "label"
     options = ("problem_type", "class_weights")
     needs_exact_decoding = False
-    answer_options = ("top_k", "probabilities")
 
     def make_schema(self, problem_type: str | None) -> Schema:
         """A text, perhaps a second one, and a label. Raises InputError for an unknown problem type."""
@@ -92,6 +91,10 @@ class SequenceClassification(Task):
         return SequenceClassificationMetric().compute(
             predictions=[ids[name] for name in predictions], references=[ids[name] for name in references]
         )
+
+    def answer_options(self, problem_type: str | None) -> tuple[str, ...]:
+        """Of one label; with several labels an answer has all scores, and numbers have none."""
+        return () if problem_type in (REGRESSION, SEVERAL) else ("top_k", "probabilities")
 
     def read_rows(self, rows: list[Row], settings: Settings) -> BatchEncoding:
         """Texts, or pairs of texts."""

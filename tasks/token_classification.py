@@ -42,7 +42,6 @@ class TokenClassification(Task):
     options = ("class_weights",)
     reads_words = True
     needs_exact_decoding = False
-    answer_options = ("probabilities",)
     reduce_logits = staticmethod(keep_best_label)
 
     def make_schema(self, problem_type: str | None) -> Schema:
@@ -109,9 +108,15 @@ class TokenClassification(Task):
         settings: Settings,
         generation: dict[str, Any],
     ) -> list[np.ndarray]:
-        """The probability of each label at each position, (n, C)."""
-        probabilities = model(**inputs).logits.float().softmax(-1).cpu().numpy()  # (B, T, C)
-        return [row[each] for row, each in zip(probabilities, positions, strict=True)]
+        """The most probable label and its probability at each position, (n, 2).
+
+        With settings.probabilities, the probabilities of all labels follow them: (n, 2 + C).
+        """
+        probabilities = model(**inputs).logits.float().softmax(-1)  # (B, T, C)
+        best = probabilities.max(-1)
+        parts = [best.indices.float()[..., None], best.values[..., None]]
+        found = torch.cat([*parts, *([probabilities] if settings.probabilities else [])], -1).cpu().numpy()
+        return [row[each] for row, each in zip(found, positions, strict=True)]
 
     def to_answers(
         self, outputs: list[np.ndarray], document: list[int], rows: list[Row], settings: Settings
@@ -123,19 +128,24 @@ class TokenClassification(Task):
         groups = itertools.groupby(zip(document, outputs, strict=True), key=lambda pair: pair[0])
         answers = []
         for row, (_, group) in zip(rows, groups, strict=True):
-            probabilities = np.concatenate([output for _, output in group])
-            missing = len(row["tokens"]) - len(probabilities)
-            tags = [settings.labels[tag] for tag in probabilities.argmax(-1)] + [default_label(settings)] * missing
-            scores = probabilities.max(-1).tolist() + [None] * missing
-            by_label = [dict(zip(settings.labels, each.tolist(), strict=True)) for each in probabilities]
-            by_label += [None] * missing
-            if "spans" not in row:
-                more = {"probabilities": by_label} if settings.probabilities else {}
-                answers.append({"prediction": tags, "scores": scores, **more})
-                continue
-            more = {"words": words_of_text(row, tags, by_label)} if settings.probabilities else {}
-            answers.append({"entities": entities(tags, scores, row, settings.labels), **more})
+            found = np.concatenate([output for _, output in group])
+            missing = len(row["tokens"]) - len(found)
+            tags = [settings.labels[int(tag)] for tag in found[:, 0]] + [default_label(settings)] * missing
+            scores = found[:, 1].tolist() + [None] * missing
+            answer: Answer = {"prediction": tags, "scores": scores}
+            if "spans" in row:
+                answer = {"entities": entities(tags, scores, row, settings.labels)}
+            if settings.probabilities:
+                by_label = [dict(zip(settings.labels, each.tolist(), strict=True)) for each in found[:, 2:]]
+                by_label += [None] * missing
+                more = {"words": words_of_text(row, tags, by_label)} if "spans" in row else {"probabilities": by_label}
+                answer |= more
+            answers.append(answer)
         return answers
+
+    def answer_options(self, problem_type: str | None) -> tuple[str, ...]:
+        """The probabilities of every word."""
+        return ("probabilities",)
 
 
 # --- From words to tokens ---

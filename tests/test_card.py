@@ -400,7 +400,7 @@ def test_measuring_is_spoken_of_where_something_was_measured(measured, tmp_path)
     (tmp_path / "all_results.json").write_text(json.dumps({"task": "masked-lm", "max_length": 512, **measured}))
     card = write_card(tmp_path, complete=False).read_text()
     assert f"truncated to 512 tokens in training{' and evaluation' if measured else ''}." in card
-    told = "Not measured. To measure it: `seqblend-train --task masked-lm --model_name_or_path you/"
+    told = "Not measured. To measure it: `seqblend train --task masked-lm --model_name_or_path you/"
     assert (told in card) == (not measured)
 
 

@@ -221,7 +221,10 @@ def test_probabilities_of_every_word(model_of, tmp_path):
         assert max(word["probabilities"], key=word["probabilities"].get) == word["label"]
 
 
-@pytest.mark.parametrize("name, flag", [("causal-lm", "top_k"), (TAG, "top_k"), ("masked-lm", "probabilities")])
+@pytest.mark.parametrize(
+    "name, flag",
+    [*((each, "top_k") for each in ("causal-lm", TAG, "numbers", "several")), ("masked-lm", "probabilities")],
+)
 def test_what_a_task_does_not_give_is_refused(name, flag, model_of, tmp_path, capsys):
     source = write(tmp_path / "rows.txt", [{"text": "a"}])
     value = ["3"] if flag == "top_k" else []
@@ -241,6 +244,26 @@ def test_the_score_of_a_text_is_the_mean_probability_of_its_tokens(model_of, tmp
         with torch.no_grad():
             chosen = model(tokens).logits[0, start - 1 : -1].log_softmax(-1).gather(-1, tokens[0, start:, None])
         assert answer["score"] == pytest.approx(chosen.mean().exp().item(), abs=1e-5)
+
+
+def test_scores_do_not_depend_on_how_many_logits_are_held(model_of, tmp_path, monkeypatch):
+    """They were computed for a batch at once, in memory that grew with its rows."""
+    for name, column in (("causal-lm", "text"), (TRANSLATE, "source")):
+        source = write(tmp_path / "rows.jsonl", [{column: text} for text in TEXTS if text])
+        expected = predict(model_of(name), source, tmp_path / f"{name}.jsonl", "--max_new_tokens", 4)
+        with monkeypatch.context() as patch:
+            patch.setattr("seqblend.tasks.base.MAX_LOGITS", 1)
+            assert_same(predict(model_of(name), source, tmp_path / f"{name}1.jsonl", "--max_new_tokens", 4), expected)
+
+
+def test_a_wrong_generation_config_is_the_users(model_of, tmp_path, capsys):
+    """A ValueError of transformers was a traceback."""
+    directory = shutil.copytree(model_of("causal-lm"), tmp_path / "model")
+    path = directory / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "cache_implementation": "nope"}))
+    source = write(tmp_path / "rows.txt", [{"text": "ab"}])
+    assert main([str(directory), "--input", str(source)]) == 2
+    assert "error: " in capsys.readouterr().err
 
 
 # --- Words and entities of a text ---

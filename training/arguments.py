@@ -392,7 +392,7 @@ class Parser(HfArgumentParser):
 
     def __init__(self) -> None:
         super().__init__((ModelArguments, DataArguments, BlendTrainingArguments), allow_abbrev=False)
-        self.usage = "seqblend-train [FILE.yaml|FILE.json] [--flag value …]"
+        self.usage = "seqblend train [FILE.yaml|FILE.json] [--flag value …]"
         self.description = (
             "Train, evaluate and predict. Required: --task, --output_dir, and --train_file or --dataset_name."
         )
