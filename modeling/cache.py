@@ -147,6 +147,7 @@ class BlendGenerationMixin(GenerationMixin):
         if is_given:
             release_cache_buffers(self_attention_cache(cache))
             return result
+        drop_unused_layers(cache, self.config.get_text_config(decoder=True).num_hidden_layers)
         if "encoder_outputs" in model_kwargs:
             keep_whole_source(cache, model_kwargs["encoder_outputs"][0].shape[1])
         use_buffered_layers(self_attention_cache(cache))
@@ -198,6 +199,17 @@ def self_attention_cache(past_key_values: Any) -> Any:
     if isinstance(past_key_values, EncoderDecoderCache):
         return past_key_values.self_attention_cache
     return past_key_values
+
+
+def drop_unused_layers(cache: Cache, num_hidden_layers: int) -> None:
+    """Keep as many layers in an empty cache as the model runs.
+
+    transformers before 5.23 creates one for each of the config's layer_types, more than run in an early exit: cropping
+    fails for a layer without tokens.
+    """
+    is_pair = isinstance(cache, EncoderDecoderCache)
+    for part in (cache.self_attention_cache, cache.cross_attention_cache) if is_pair else (cache,):
+        del part.layers[num_hidden_layers:]
 
 
 def keep_whole_source(cache: Cache | None, length: int) -> None:

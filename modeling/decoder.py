@@ -18,7 +18,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ..configuration.decoder import BlendDecoderConfig
 from .attention import Attention
 from .base import BlendPreTrainedModel, Stack, StackOutput
-from .cache import BlendGenerationMixin, keep_whole_source, self_attention_cache
+from .cache import BlendGenerationMixin, drop_unused_layers, keep_whole_source, self_attention_cache
 from .heads import ForSequenceClassification, ForTokenClassification, compute_logits, select_fields
 from .layers import DecoderLayer
 from .losses import IGNORE, token_loss
@@ -154,6 +154,7 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
     def new_cache(self) -> Cache:
         """An empty cache. The part for cross-attention has no sliding window: it reads the whole source."""
         cache = DynamicCache(config=self.config)
+        drop_unused_layers(cache, self.config.num_hidden_layers)
         return cache if self.config.cross_attention_hidden_size is None else EncoderDecoderCache(cache, DynamicCache())
 
     def prepare_source(

@@ -127,12 +127,12 @@ def tokenize(
         shortened before it was tokenized.
     """
     max_length = max_length or settings.max_length
-    shortened = [False] * len(texts)
+    unsure = [0] * len(texts)
     if not settings.windows and not kwargs.get("is_split_into_words"):
         if pairs is None:
-            texts, shortened = shorten(settings.tokenizer, texts, max_length)
+            texts, unsure = shorten(settings.tokenizer, texts, max_length)
         else:
-            texts, pairs, shortened = shorten_pairs(settings.tokenizer, texts, pairs, max_length)
+            texts, pairs, unsure = shorten_pairs(settings.tokenizer, texts, pairs, max_length)
     inputs = {"text": texts} if pairs is None else {"text": texts, "text_pair": pairs}
     windows = {}
     if settings.windows:
@@ -147,12 +147,15 @@ def tokenize(
         **kwargs,
     )
     document = features.pop("overflow_to_sample_mapping", list(range(len(texts))))
-    cut = [0] * len(document) if windows else count_cut_tokens(settings, inputs, features, max_length, **kwargs)
+    cut = [0] * len(document)
+    if not windows:
+        counts = count_cut_tokens(settings, inputs, features, max_length, **kwargs)
+        cut = [count - other for count, other in zip(counts, unsure, strict=True)]
     end = {"input_ids": settings.tokenizer.eos_token_id, "attention_mask": 1, "special_tokens_mask": 1}
     for row in (row for row, ids in enumerate(features["input_ids"]) if not ids):
         for name in features:
             features[name][row] = [end.get(name, 0)]
-    features.update(document=document, cut=cut, shortened=[shortened[row] for row in document])
+    features.update(document=document, cut=cut, shortened=[unsure[row] > 0 for row in document])
     return features
 
 
@@ -161,18 +164,23 @@ def count_cut_tokens(
 ) -> list[int]:
     """The number of tokens of each text, or pair of texts, that were cut off at max_length."""
     tokenizer, kept = settings.tokenizer, features["input_ids"]
-    cut = [0] * len(kept)
     full = [row for row, ids in enumerate(kept) if len(ids) >= max_length]
+
+    def count(rows: list[int]) -> dict[int, int]:
+        texts = {name: [values[row] for row in rows] for name, values in inputs.items()}
+        whole = tokenizer(**texts, verbose=False, **kwargs)["input_ids"] if rows else []
+        return {row: len(ids) - len(kept[row]) for row, ids in zip(rows, whole, strict=True)}
+
+    cut = count(full[:1])
     if tokenizer.is_fast and len(inputs) == 1:
         # The encoding has the parts that were cut off, each with special tokens. For pairs their sum is wrong.
         special = tokenizer.num_special_tokens_to_add() if kwargs.get("add_special_tokens", True) else 0
-        for row in full:
-            cut[row] = sum(len(part) - special for part in features.encodings[row].overflowing)
-    elif full:
-        texts = {name: [values[row] for row in full] for name, values in inputs.items()}
-        for row, ids in zip(full, tokenizer(**texts, verbose=False, **kwargs)["input_ids"], strict=True):
-            cut[row] = len(ids) - len(kept[row])
-    return cut
+        parts = {row: sum(len(part) - special for part in features.encodings[row].overflowing) for row in full}
+        # Older versions have some of the parts only, which the first row shows.
+        if all(parts[row] == cut[row] for row in full[:1]):
+            return [parts.get(row, 0) for row in range(len(kept))]
+    cut |= count(full[1:])
+    return [cut.get(row, 0) for row in range(len(kept))]
 
 
 def count_tokens(rows: Iterable[dict[str, Any]], columns: tuple[str, ...]) -> np.ndarray:

@@ -68,11 +68,12 @@ class Seq2Seq(Task):
         tokenizer = settings.tokenizer
         features = tokenize(settings, batch["source"], max_length=settings.max_source_length)
         limit = settings.max_target_length - 1
-        texts, shortened = shorten_targets(tokenizer, first_targets(batch["target"]), limit)
+        texts, unsure = shorten_targets(tokenizer, first_targets(batch["target"]), limit)
         targets = encode_targets(tokenizer, texts, truncation=True, max_length=limit)
         cut = count_cut_tokens(settings, {"text_target": texts}, targets, limit, add_special_tokens=False)
+        cut = [count - other for count, other in zip(cut, unsure, strict=True)]
         features["cut"] = [sum(both) for both in zip(features["cut"], cut, strict=True)]
-        features["shortened"] = [any(both) for both in zip(features["shortened"], shortened, strict=True)]
+        features["shortened"] = [any(both) for both in zip(features["shortened"], unsure, strict=True)]
         return {**features, "labels": [[*ids, tokenizer.eos_token_id] for ids in targets["input_ids"]]}
 
     def make_collator(self, settings: Settings) -> Callable[[list[Row]], dict[str, torch.Tensor]]:
@@ -138,7 +139,7 @@ def encode_targets(tokenizer: PreTrainedTokenizerBase, texts: list[str], **kwarg
     return tokenizer(text_target=texts, add_special_tokens=False, split_special_tokens=as_text, **kwargs)
 
 
-def shorten_targets(tokenizer: PreTrainedTokenizerBase, texts: list[str], room: int) -> tuple[list[str], list[bool]]:
+def shorten_targets(tokenizer: PreTrainedTokenizerBase, texts: list[str], room: int) -> tuple[list[str], list[int]]:
     """As `shorten`, for `encode_targets`."""
     return shorten(tokenizer, texts, room, split_special_tokens=is_trained_here(tokenizer))
 

@@ -41,17 +41,17 @@ class Part(NamedTuple):
     Args:
         text: the text, or the part of it.
         size: number of tokens of the part; 0 if it was not tokenized.
-        shortened: whether it is a part.
+        unsure: number of its tokens next to the cut, which may differ from those of the whole text; 0 if it is whole.
     """
 
     text: str
     size: int = 0
-    shortened: bool = False
+    unsure: int = 0
 
 
 def shorten(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], needed: int, **kwargs: Any
-) -> tuple[list[str], list[bool]]:
+) -> tuple[list[str], list[int]]:
     """Shorten texts so that their first tokens stay the same (the last ones if the tokenizer truncates at the left).
 
     Args:
@@ -61,33 +61,34 @@ def shorten(
         kwargs: arguments of the later call of the tokenizer.
 
     Returns:
-        The texts, and for each whether it was shortened.
+        The texts, and for each the number of its tokens that may differ from those of the whole text; 0 if it was not
+        shortened.
     """
     parts = [shortest_part(tokenizer, text, needed, **kwargs) for text in texts]
-    return [part.text for part in parts], [part.shortened for part in parts]
+    return [part.text for part in parts], [part.unsure for part in parts]
 
 
 def shorten_pairs(
     tokenizer: PreTrainedTokenizerBase, firsts: Sequence[str], seconds: Sequence[str], needed: int
-) -> tuple[list[str], list[str], list[bool]]:
+) -> tuple[list[str], list[str], list[int]]:
     """Shorten pairs of texts that share one sequence, where truncation takes tokens from the longer text first.
 
     The text with more tokens keeps more tokens than the other. If both are shortened, the one with more characters
     counts as longer: if an odd number of tokens is kept, it may get one token that would belong to the other.
     """
-    new_firsts, new_seconds, shortened = list(firsts), list(seconds), []
+    new_firsts, new_seconds, unsure = list(firsts), list(seconds), []
     for row, pair in enumerate(zip(firsts, seconds, strict=True)):
         short, long = sorted(pair, key=len)
         if not is_long(long, needed):
-            shortened.append(False)
+            unsure.append(0)
             continue
         short_part = shortest_part(tokenizer, short, needed)
-        size = short_part.size if short_part.shortened else len(word_numbers(tokenizer, short))
+        size = short_part.size if short_part.unsure else len(word_numbers(tokenizer, short))
         long_part = shortest_part(tokenizer, long, max(needed, size + 1))
         parts = (short_part, long_part) if short is pair[0] else (long_part, short_part)
         new_firsts[row], new_seconds[row] = (part.text for part in parts)
-        shortened.append(long_part.shortened or short_part.shortened)
-    return new_firsts, new_seconds, shortened
+        unsure.append(long_part.unsure + short_part.unsure)
+    return new_firsts, new_seconds, unsure
 
 
 def token_ids_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -163,7 +164,7 @@ def shortest_part(tokenizer: PreTrainedTokenizerBase, text: str, needed: int, **
         if len(words) > needed:
             sure = [word >= words[0] + SLACK if from_end else word <= words[-1] - SLACK for word in words]
             if sum(sure) > needed:
-                return Part(part, len(words), shortened=True)
+                return Part(part, len(words), unsure=len(words) - sum(sure))
         size *= GROWTH
     return Part(text)
 

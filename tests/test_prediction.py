@@ -15,10 +15,11 @@ import unicodedata
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_train_command import CLASSIFY, PAIRS, ROWS, SEVERAL, SMALL, TAG, TRANSLATE, files, flags, predictions, write
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from seqblend import BlendEncoderConfig
 from seqblend.data.locks import open_locked
@@ -566,6 +567,14 @@ DAMAGED = {
 }
 
 
+def checks_architectures():
+    try:
+        PretrainedConfig(architectures=5)
+    except StrictDataclassError:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("message", DAMAGED)
 def test_damaged_json_of_a_model_is_named(message, model_of, tmp_path, capfd):
     """A length that nothing has is as good as none."""
@@ -575,7 +584,11 @@ def test_damaged_json_of_a_model_is_named(message, model_of, tmp_path, capfd):
     (directory / name).write_text(content)
     source = write(tmp_path / "rows.jsonl", [{"text": "a"}])
     assert main([str(directory), "--input", str(source)]) == (0 if message is None else 2)
-    assert (message or "") in capfd.readouterr().err
+    expected = message or ""
+    if expected.startswith("architectures") and checks_architectures():
+        # Older transformers refuses it first, in its own words.
+        expected = "'architectures'"
+    assert expected in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_ordinary_texts_are_looked_at_once(monkeypatch):
 @pytest.mark.parametrize("kind, shortened", [("llama", True), ("many words in a token", False)])
 def test_a_tokenizer_that_takes_a_text_for_one_word_may_know_where_tokens_begin(kind, shortened):
     """Else nobody can tell how far a cut changes its tokens, and the text stays whole."""
-    assert shortest_part(EVERY[kind], "abc, cab. bab " * 100, 5).shortened == shortened
+    assert (shortest_part(EVERY[kind], "abc, cab. bab " * 100, 5).unsure > 0) == shortened
 
 
 @every_tokenizer
