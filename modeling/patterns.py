@@ -47,8 +47,16 @@ class PaddedPattern:
     def update_cache(
         self, cache: Cache, layer_idx: int, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add new keys and values (B, K, S, D) to a cache; returns all keys and values of the cache."""
-        return cache.update(key, value, layer_idx)
+        """Add new keys and values (B, K, S, D) to a cache; returns those that the mask covers.
+
+        A sliding layer that keeps more for assisted decoding returned all in older versions of transformers.
+        """
+        keys, values = cache.update(key, value, layer_idx)
+        window = getattr(cache.layers[layer_idx], "sliding_window", None)
+        if window is None:
+            return keys, values
+        visible = window - 1 + key.shape[-2]
+        return keys[:, :, -visible:], values[:, :, -visible:]
 
 
 class FlatPattern:
