@@ -27,14 +27,7 @@ from seqblend.tasks.base import Task
 from seqblend.tasks.encoding import Settings
 from seqblend.tasks.registry import TASKS
 from seqblend.tasks.splits import PREFIXES, EncodedSplit, check_metric, encode_splits, make_scorers
-from seqblend.training.arguments import (
-    BlendTrainingArguments,
-    DataArguments,
-    ModelArguments,
-    card_facts,
-    parse_arguments,
-    public_command,
-)
+from seqblend.training.arguments import BlendTrainingArguments, DataArguments, ModelArguments
 from seqblend.training.checks import (
     check_options,
     resolve_evaluation,
@@ -44,6 +37,7 @@ from seqblend.training.checks import (
     wanted_splits,
 )
 from seqblend.training.class_weights import class_weights
+from seqblend.training.command_line import card_facts, parse_arguments, public_command
 from seqblend.training.models import (
     check_position_limit,
     make_model,

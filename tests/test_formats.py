@@ -28,7 +28,7 @@ from test_data import (
 from seqblend.data.formats import FILE_TYPES, Reading
 from seqblend.data.sources import Pairs
 from seqblend.data.splits import InputError
-from seqblend.training.arguments import parse_arguments
+from seqblend.training.command_line import parse_arguments
 
 FEW = settings(PROPERTY, max_examples=12)
 # What may crash a reader is rarer than what it reads wrongly.

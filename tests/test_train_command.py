@@ -31,7 +31,8 @@ from seqblend import FAMILIES
 from seqblend.hub_card.card import write_card
 from seqblend.tasks.registry import TASKS
 from seqblend.train import main, prepare
-from seqblend.training.arguments import BlendTrainingArguments, parse_arguments
+from seqblend.training.arguments import BlendTrainingArguments
+from seqblend.training.command_line import parse_arguments
 from seqblend.training.models import ARCHITECTURES
 from seqblend.training.run_options import CHECKPOINTING
 from seqblend.training.trainer import BlendTrainer

@@ -1,29 +1,19 @@
-"""The command line: options of the model, the data and the training, from flags or from a YAML or JSON file."""
+"""The options of training: those of the model, of the data, and of the Trainer."""
 
-import argparse
 import dataclasses
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser, Seq2SeqTrainingArguments, TrainingArguments
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
-from ..configuration.base import unknown_name_message
 from ..data.columns import Columns
-from ..data.errors import NEAREST, InputError, describe, nearest_first, short_list
+from ..data.errors import InputError, short_list
 from ..data.formats import Reading
 from ..data.sources import Pairs
 from ..data.splits import SPLITS, DataOptions
-from ..hub_card.card import CardData
 from ..tasks.corruption import Noise
-from .option_files import from_json, parse_pairs, read_options
-
-# Options of transformers that may be a mapping, although their declared type is another one.
-MAPPINGS = ("generation_config",)
 
 
 @dataclass
@@ -385,142 +375,3 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
         """
         device = super().device
         return torch.device("cpu") if device.type == "cpu" else device
-
-
-class Parser(HfArgumentParser):
-    """HfArgumentParser with errors of one line and without abbreviated flags."""
-
-    def __init__(self) -> None:
-        super().__init__((ModelArguments, DataArguments, BlendTrainingArguments), allow_abbrev=False)
-        self.usage = "seqblend train [FILE.yaml|FILE.json] [--flag value …]"
-        self.description = (
-            "Train, evaluate and predict. Required: --task, --output_dir, and --train_file or --dataset_name."
-        )
-        # None means not given; False means that the user gave false.
-        self.set_defaults(do_train=None, do_eval=None, do_predict=None)
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        """Replaces ArgumentParser.error, which prints every flag and exits."""
-        raise InputError(message)
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Replaces ArgumentParser._check_value, which lists the valid values in no useful order."""
-        if action.choices is not None and value not in action.choices:
-            raise InputError(unknown_name_message(action.dest, str(value), [str(choice) for choice in action.choices]))
-
-    def check_names(self, names: list[str], where: str) -> None:
-        """Raises InputError for a name that is no flag; the message lists the nearest ones."""
-        valid = sorted({action.dest for action in self._actions} - {"help"})
-        for name in names:
-            if name not in valid:
-                nearest = ", ".join(nearest_first(name, valid)[:NEAREST])
-                raise InputError(f"{where}: unknown option {name!r}; valid, nearest first: {nearest}; --help has all")
-
-
-def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, BlendTrainingArguments]:
-    """Read the command line; a flag overrides the file.
-
-    Args:
-        argv: an optional .yaml or .json file, then flags.
-
-    Raises:
-        InputError: an unknown option, a value of the wrong kind, or a file that cannot be read.
-    """
-    parser = Parser()
-    flags = argv
-    if argv and not argv[0].startswith("-"):
-        flags = load_option_file(parser, argv[0]) + argv[1:]
-    given = parser.parse_known_args(flags)[0]
-    check_mappings(given)
-    try:
-        *arguments, remaining = parser.parse_args_into_dataclasses(
-            flags, return_remaining_strings=True, look_for_args_file=False
-        )
-    except InputError:
-        raise
-    except Exception as error:  # TrainingArguments raises whatever it meets
-        raise InputError(str(error)) from error
-    parser.check_names([word.lstrip("-").replace("-", "_") for word in remaining], "command line")
-    names = {word.partition("=")[0].replace("-", "_") for word in flags}
-    arguments[2].chooses_logging_steps = "__logging_steps" not in names
-    # TrainingArguments replaces False by True if there is an eval_strategy.
-    arguments[2].do_eval = given.do_eval
-    # TrainingArguments guesses it from the name of the metric.
-    arguments[2].greater_is_better = given.greater_is_better
-    return tuple(arguments)
-
-
-def check_mappings(given: argparse.Namespace) -> None:
-    """Raises InputError for a flag of a mapping with a value that is neither a JSON object nor a file."""
-    for name in Seq2SeqTrainingArguments._VALID_DICT_FIELDS:
-        value = getattr(given, name)
-        if not isinstance(value, str) or Path(value).is_file():
-            continue
-        try:
-            is_mapping = isinstance(from_json(value), dict)
-        except ValueError as error:
-            raise InputError(f"{name}: {value!r} is neither a file nor JSON ({error})") from error
-        if not is_mapping:
-            raise InputError(f"{name}: {value!r} is no mapping")
-
-
-def load_option_file(parser: Parser, path: str) -> list[str]:
-    """Load the options of a file: single values as flags, which are returned; others as the parser's defaults.
-
-    Raises:
-        InputError: the file, or one of its options, is wrong.
-    """
-    settings = {name: value for name, value in read_options(Path(path)).items() if value is not None}
-    parser.check_names(list(settings), path)
-    nested = {name: value for name, value in settings.items() if isinstance(value, list | dict)}
-    ours = {field.name for kind in (ModelArguments, DataArguments) for field in dataclasses.fields(kind)}
-    actions = {action.dest: action for action in parser._actions}
-    for name in nested:
-        is_ours = name in ours - {"config_overrides", "card_data", "class_weights"}
-        if is_ours and actions[name].nargs == "+":
-            check_names_of_files(nested[name], f"{path}: {name}")
-        elif is_ours or not (actions[name].nargs == "+" or actions[name].type in (str, dict) or name in MAPPINGS):
-            raise InputError(f"{path}: {name}: must be a single value, but is {describe(nested[name])}")
-    for name, value in settings.items():
-        if value is False and "no" in (actions[name].choices or ()):
-            # YAML reads no as false.
-            settings[name] = "no"
-    flags = [f"--{name}={value}" for name, value in settings.items() if name not in nested]
-    try:
-        parser.parse_args(flags)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    parser.set_defaults(**nested)
-    return flags
-
-
-def check_names_of_files(value: Any, where: str) -> None:
-    """Raises InputError for a value that is neither a text nor a list of texts."""
-    for item in value if isinstance(value, list) and value else [value]:
-        if not isinstance(item, str):
-            raise InputError(f"{where}: must be a name or a list of names, but is or holds {describe(item)}")
-
-
-def card_facts(data_args: DataArguments) -> dict[str, Any]:
-    """The checked facts that the user gives for the card.
-
-    Raises:
-        InputError: an unknown name, or a wrong value; the message lists the valid names, nearest first.
-    """
-    facts = parse_pairs(data_args.card_data, "card_data")
-    try:
-        CardData.check_names(facts)
-        CardData(**facts)
-    except (StrictDataclassError, ValueError) as error:
-        raise InputError(f"card_data: {error}") from error
-    return facts
-
-
-def public_command(argv: list[str], secret: str | None) -> str:
-    """The command line without secrets: absolute paths are shortened to their last part, the token is hidden."""
-    words = []
-    for word in argv:
-        flag, equals, value = word.rpartition("=") if word.startswith("-") else ("", "", word)
-        value = Path(value).name if Path(value).is_absolute() else value
-        words.append("…" if secret and secret in word else flag + equals + value)
-    return shlex.join(["python", "train.py", *words])

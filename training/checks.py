@@ -21,8 +21,8 @@ from ..tasks.base import Task
 from ..tasks.registry import TASKS, tasks_with
 from ..tasks.windows import OVERFLOW_STRATEGIES
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
+from .command_line import parse_pairs
 from .evaluation import generation_settings, load_generation_config
-from .option_files import parse_pairs
 from .run_options import check_device
 
 # Ranges of numeric options: the rule for messages, its test, and the options. None is always valid.

@@ -15,7 +15,7 @@ from ..data.errors import InputError, printable
 from ..data.splits import LabelledData
 from ..tasks.base import Task
 from .arguments import DataArguments
-from .option_files import parse_pairs
+from .command_line import parse_pairs
 
 logger = logging.getLogger(__name__)
 

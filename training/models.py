@@ -29,8 +29,8 @@ from ..modeling.families import FAMILIES
 from ..tasks.base import Task
 from ..tasks.registry import TASKS
 from .arguments import DataArguments, ModelArguments
+from .command_line import parse_pairs
 from .loading import check_loaded, load_config, load_weights
-from .option_files import parse_pairs
 from .tokenizers import load_tokenizer
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,237 @@
+"""The command line of training: flags, files of options in YAML and JSON, and values NAME=VALUE,NAME=VALUE."""
+
+import argparse
+import dataclasses
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub.errors import StrictDataclassError
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments
+
+from ..configuration.base import unknown_name_message
+from ..data.errors import NEAREST, InputError, describe, nearest_first
+from ..hub_card.card import CardData
+from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
+
+# Options of transformers that may be a mapping, although their declared type is another one.
+MAPPINGS = ("generation_config",)
+
+
+def unique_pairs(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """The pairs as a dict. Raises InputError for a duplicate key, of which a dict would lose one value."""
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{name} is given twice")
+    return dict(pairs)
+
+
+class UniqueLoader(yaml.SafeLoader):
+    """YAML's safe loader, which also refuses duplicate keys of a mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As SafeConstructor.construct_mapping, which would keep the last of two values."""
+        unique_pairs([(self.construct_object(key, deep=True), None) for key, _ in node.value])
+        return super().construct_mapping(node, deep)
+
+
+def from_yaml(text: str) -> Any:
+    """Parse YAML. Raises InputError for a duplicate key, and yaml.YAMLError for invalid YAML."""
+    return yaml.load(text, UniqueLoader)
+
+
+def from_json(text: str) -> Any:
+    """Parse JSON. Raises InputError for a duplicate key, and ValueError for invalid JSON."""
+    return json.loads(text, object_pairs_hook=unique_pairs)
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """The options in a YAML or JSON file. Raises InputError if it cannot be read or is not a mapping of names."""
+    readers = {".yaml": from_yaml, ".yml": from_yaml, ".json": from_json}
+    if path.suffix not in readers:
+        raise InputError(f"{path}: a file of options must end in {', '.join(readers)}")
+    try:
+        options = readers[path.suffix](path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: {error}") from error
+    if not isinstance(options, dict):
+        raise InputError(f"{path}: must hold options and their values")
+    for name in options:
+        if not isinstance(name, str):
+            raise InputError(f"{path}: the name of an option must be a text, but {name!r} is {describe(name)}")
+    return options
+
+
+def parse_pairs(text: str | list | dict[str, Any] | None, flag: str) -> dict[str, Any]:
+    """Parse `hidden_size=256,layer_types=[full_attention]` to a dict; values are YAML.
+
+    Args:
+        text: from the command line, or a mapping from a file, which is returned as it is.
+        flag: name of the option, for messages.
+
+    Raises:
+        InputError: the text is not a list of NAME=VALUE.
+    """
+    if text is None or isinstance(text, dict):
+        return text or {}
+    if isinstance(text, list):
+        raise InputError(f"{flag}: must be a mapping of names to values, but is a list")
+    message = f"{flag}: {text!r:.200} is not NAME=VALUE,NAME=VALUE …"
+    parts: list[str] = []
+    for part in text.split(","):
+        # A comma inside brackets belongs to the value.
+        if parts and parts[-1].count("[") + parts[-1].count("{") > parts[-1].count("]") + parts[-1].count("}"):
+            parts[-1] += "," + part
+        else:
+            parts.append(part)
+    pairs = [part.split("=", 1) for part in parts]
+    if not all(len(pair) == 2 and pair[0].strip() for pair in pairs):
+        raise InputError(message)
+    try:
+        return unique_pairs([(name.strip(), from_yaml(value)) for name, value in pairs])
+    except (RecursionError, yaml.YAMLError) as error:
+        raise InputError(message) from error
+    except InputError as error:
+        raise InputError(f"{flag}: {error}") from error
+
+
+class Parser(HfArgumentParser):
+    """HfArgumentParser with errors of one line and without abbreviated flags."""
+
+    def __init__(self) -> None:
+        super().__init__((ModelArguments, DataArguments, BlendTrainingArguments), allow_abbrev=False)
+        self.usage = "seqblend train [FILE.yaml|FILE.json] [--flag value …]"
+        self.description = (
+            "Train, evaluate and predict. Required: --task, --output_dir, and --train_file or --dataset_name."
+        )
+        # None means not given; False means that the user gave false.
+        self.set_defaults(do_train=None, do_eval=None, do_predict=None)
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """Replaces ArgumentParser.error, which prints every flag and exits."""
+        raise InputError(message)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Replaces ArgumentParser._check_value, which lists the valid values in no useful order."""
+        if action.choices is not None and value not in action.choices:
+            raise InputError(unknown_name_message(action.dest, str(value), [str(choice) for choice in action.choices]))
+
+    def check_names(self, names: list[str], where: str) -> None:
+        """Raises InputError for a name that is no flag; the message lists the nearest ones."""
+        valid = sorted({action.dest for action in self._actions} - {"help"})
+        for name in names:
+            if name not in valid:
+                nearest = ", ".join(nearest_first(name, valid)[:NEAREST])
+                raise InputError(f"{where}: unknown option {name!r}; valid, nearest first: {nearest}; --help has all")
+
+
+def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, BlendTrainingArguments]:
+    """Read the command line; a flag overrides the file.
+
+    Args:
+        argv: an optional .yaml or .json file, then flags.
+
+    Raises:
+        InputError: an unknown option, a value of the wrong kind, or a file that cannot be read.
+    """
+    parser = Parser()
+    flags = argv
+    if argv and not argv[0].startswith("-"):
+        flags = load_option_file(parser, argv[0]) + argv[1:]
+    given = parser.parse_known_args(flags)[0]
+    check_mappings(given)
+    try:
+        *arguments, remaining = parser.parse_args_into_dataclasses(
+            flags, return_remaining_strings=True, look_for_args_file=False
+        )
+    except InputError:
+        raise
+    except Exception as error:  # TrainingArguments raises whatever it meets
+        raise InputError(str(error)) from error
+    parser.check_names([word.lstrip("-").replace("-", "_") for word in remaining], "command line")
+    names = {word.partition("=")[0].replace("-", "_") for word in flags}
+    arguments[2].chooses_logging_steps = "__logging_steps" not in names
+    # TrainingArguments replaces False by True if there is an eval_strategy.
+    arguments[2].do_eval = given.do_eval
+    # TrainingArguments guesses it from the name of the metric.
+    arguments[2].greater_is_better = given.greater_is_better
+    return tuple(arguments)
+
+
+def check_mappings(given: argparse.Namespace) -> None:
+    """Raises InputError for a flag of a mapping with a value that is neither a JSON object nor a file."""
+    for name in Seq2SeqTrainingArguments._VALID_DICT_FIELDS:
+        value = getattr(given, name)
+        if not isinstance(value, str) or Path(value).is_file():
+            continue
+        try:
+            is_mapping = isinstance(from_json(value), dict)
+        except ValueError as error:
+            raise InputError(f"{name}: {value!r} is neither a file nor JSON ({error})") from error
+        if not is_mapping:
+            raise InputError(f"{name}: {value!r} is no mapping")
+
+
+def load_option_file(parser: Parser, path: str) -> list[str]:
+    """Load the options of a file: single values as flags, which are returned; others as the parser's defaults.
+
+    Raises:
+        InputError: the file, or one of its options, is wrong.
+    """
+    settings = {name: value for name, value in read_options(Path(path)).items() if value is not None}
+    parser.check_names(list(settings), path)
+    nested = {name: value for name, value in settings.items() if isinstance(value, list | dict)}
+    ours = {field.name for kind in (ModelArguments, DataArguments) for field in dataclasses.fields(kind)}
+    actions = {action.dest: action for action in parser._actions}
+    for name in nested:
+        is_ours = name in ours - {"config_overrides", "card_data", "class_weights"}
+        if is_ours and actions[name].nargs == "+":
+            check_names_of_files(nested[name], f"{path}: {name}")
+        elif is_ours or not (actions[name].nargs == "+" or actions[name].type in (str, dict) or name in MAPPINGS):
+            raise InputError(f"{path}: {name}: must be a single value, but is {describe(nested[name])}")
+    for name, value in settings.items():
+        if value is False and "no" in (actions[name].choices or ()):
+            # YAML reads no as false.
+            settings[name] = "no"
+    flags = [f"--{name}={value}" for name, value in settings.items() if name not in nested]
+    try:
+        parser.parse_args(flags)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    parser.set_defaults(**nested)
+    return flags
+
+
+def check_names_of_files(value: Any, where: str) -> None:
+    """Raises InputError for a value that is neither a text nor a list of texts."""
+    for item in value if isinstance(value, list) and value else [value]:
+        if not isinstance(item, str):
+            raise InputError(f"{where}: must be a name or a list of names, but is or holds {describe(item)}")
+
+
+def card_facts(data_args: DataArguments) -> dict[str, Any]:
+    """The checked facts that the user gives for the card.
+
+    Raises:
+        InputError: an unknown name, or a wrong value; the message lists the valid names, nearest first.
+    """
+    facts = parse_pairs(data_args.card_data, "card_data")
+    try:
+        CardData.check_names(facts)
+        CardData(**facts)
+    except (StrictDataclassError, ValueError) as error:
+        raise InputError(f"card_data: {error}") from error
+    return facts
+
+
+def public_command(argv: list[str], secret: str | None) -> str:
+    """The command line without secrets: absolute paths are shortened to their last part, the token is hidden."""
+    words = []
+    for word in argv:
+        flag, equals, value = word.rpartition("=") if word.startswith("-") else ("", "", word)
+        value = Path(value).name if Path(value).is_absolute() else value
+        words.append("…" if secret and secret in word else flag + equals + value)
+    return shlex.join(["python", "train.py", *words])
