@@ -19,6 +19,10 @@ from .encoding import Answer, Row, Rows, Settings
 Positions = list[np.ndarray]
 
 
+# Optional methods of a task: it defines all of a group, or none.
+METHOD_GROUPS = (("answer", "score"), ("read_rows", "run_model", "to_answers"))
+
+
 class Task(abc.ABC):
     """A task: everything that differs from other tasks. A task has no state.
 
@@ -60,6 +64,16 @@ class Task(abc.ABC):
     padding_side: ClassVar[str] = "right"
     generation: ClassVar[dict[str, int] | None] = None
     reduce_logits: ClassVar[Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a task that defines only some methods of a group. Raises TypeError that names the missing ones."""
+        super().__init_subclass__(**kwargs)
+        for group in METHOD_GROUPS:
+            missing = [name for name in group if getattr(cls, name) is getattr(Task, name)]
+            if 0 < len(missing) < len(group):
+                raise TypeError(
+                    f"{cls.__name__}: {', '.join(group)} belong together, but it lacks {', '.join(missing)}"
+                )
 
     # --- Columns ---
 

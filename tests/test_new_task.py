@@ -3,6 +3,7 @@
 import functools
 import json
 
+import pytest
 from test_train_command import SMALL, write
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
@@ -74,3 +75,10 @@ def test_a_task_of_one_class_trains_evaluates_predicts_and_is_asked(tmp_path, mo
     settings = Settings(tokenizer, ["off", "on"], None, 32, 32, 32, token_types=False, seed=0)
     asked = list(Predictor(TASKS["intent"], model, settings, max_tokens=64).answers(ROWS))
     assert [answer["prediction"] for answer in asked] == [row["label"] for row in ROWS]
+
+
+@pytest.mark.parametrize("kept", ["answer", "score", "read_rows", "run_model", "to_answers"])
+def test_half_a_task_is_refused_when_it_is_defined(kept):
+    """It trained, and failed in its first evaluation or prediction."""
+    with pytest.raises(TypeError, match=r"Half: .* belong together, but it lacks"):
+        type("Half", (Task,), {kept: vars(Intent)[kept]})
