@@ -25,9 +25,12 @@ every_case = pytest.mark.parametrize(
 
 
 def model_of(model_class, options):
-    """A model in float32, whose weights are small enough for rounding not to grow in it."""
+    """A model in float32, whose weights are small enough for rounding not to grow in it.
+
+    With weights of 0.2, eager mode itself is up to 1.2e-5 of the standard deviation away from float64.
+    """
     model = tiny_model(model_class, max_position_embeddings=64, **options).float()
-    fill(model, 0.2)
+    fill(model, 0.15)
     return model
 
 
