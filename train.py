@@ -38,8 +38,11 @@ from seqblend.training.checks import (
 )
 from seqblend.training.class_weights import class_weights
 from seqblend.training.command_line import card_facts, parse_arguments, public_command
+from seqblend.training.fine_tuning import check_original, set_saved_model_defaults
+from seqblend.training.loading import load_config
 from seqblend.training.models import (
     check_position_limit,
+    ends_targets,
     make_model,
     position_limit,
     reads_token_types,
@@ -181,6 +184,8 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
             saved_labels(path) if path else None,
         )
     resolve_steps(args, path, set(rows))
+    if path:
+        set_saved_model_defaults(args, data_args, task, load_config(path))
     if args.do_train:
         check_directory(args, model_args.sources(), wanted)
     resolve_evaluation(args, task, set(rows))
@@ -240,7 +245,7 @@ def software_and_hardware(args: BlendTrainingArguments) -> dict[str, str]:
 
 def check_hub(args: BlendTrainingArguments) -> None:
     """Raises PublishError if the run is to be pushed, and the Hub cannot be used."""
-    if args.push_to_hub:
+    if args.push_to_hub or args.push_original:
         name = args.hub_model_id or Path(args.output_dir).absolute().name
         check_access(Destination(name, token=args.hub_token))
 
@@ -257,6 +262,7 @@ def make_model_and_settings(
     set_seed(args.seed)
     weights = class_weights(data_args, args, task, rows)
     model = make_model(model_args, data_args, args, tokenizer, rows.label_names, weights)
+    check_original(args, model)
     set_token_types(tokenizer, reads_token_types(model.config))
     settings = make_settings(data_args, args, task, tokenizer, rows, model)
     if args.do_train:
@@ -292,6 +298,7 @@ def make_settings(
         overflow=data_args.overflow,
         overlap=data_args.overlap,
         noise=data_args.noise(),
+        tokenizer_ends_targets=ends_targets(tokenizer, model.config),
         pack_documents=data_args.pack_documents,
         bleu_tokenize=data_args.bleu_tokenize,
         **lengths,
@@ -323,7 +330,7 @@ def prepare_training(trainer: BlendTrainer, wanted: str | bool | None, model_arg
         InputError: the checkpoint is wrong, or overwrite_output_dir would delete a file that the run starts from.
     """
     args = trainer.args
-    if args.chooses_logging_steps:
+    if "logging_steps" not in args.given_options:
         args.logging_steps = choose_logging_steps(trainer)
     args.resume_from_checkpoint = trainer.find_checkpoint(wanted, required=args.resume is None)
     if args.resume_from_checkpoint is None and args.overwrite_output_dir:

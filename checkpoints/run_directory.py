@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from ..conversion.origin import FOLDER as ORIGINAL_FILES
 from ..data.errors import InputError, short_list
 from ..data.objects import load_object
 from ..hub_card.contents import WEIGHTS
@@ -17,6 +18,8 @@ from .store import STAGE, checkpoints_in, remove
 
 logger = logging.getLogger(__name__)
 
+# The folder of a fine-tuned model in the format of the checkpoint that it was converted from.
+ORIGINAL_FORMAT = "original"
 RESULTS = [
     *(f"{name}_results.json" for name in ("train", "eval", "test", "run", "all")),
     "predictions.jsonl",
@@ -28,6 +31,7 @@ TRACES = (*RESULTS, STATE, "training_args.bin", *WEIGHTS)
 OTHERS = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "chat_template.jinja", "not-finite-*.pt", IDENTITY),
+    *(ORIGINAL_FILES, ORIGINAL_FORMAT),
 )
 
 

@@ -4,6 +4,7 @@ import copy
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -67,36 +68,125 @@ def from_original(
     """
     hub = {name: overrides.pop(name) for name in HUB_OPTIONS if name in overrides}
     labels = {name: overrides.pop(name) for name in LABELS if name in overrides}
-    gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
-    config_dict, _ = PreTrainedConfig.get_config_dict(source, **gguf, **hub)
-    if commit := config_dict.pop("_commit_hash", None):
-        hub["revision"] = commit  # all files come from one commit, even if somebody pushes meanwhile
-    architecture = find_architecture(source, config_dict, model_type)
-    model_class, head = find_classes(architecture, auto_class)
-    original = architecture.original_config_class.from_dict(without_model_type(config_dict), **labels)
-    config = read_config(architecture, head, source, original, overrides)
+    original = Original.open(source, model_type, gguf_file, **hub)
+    config = original.convert_config(auto_class, labels, overrides)
+    model, new = original.convert(auto_class, config, dtype)
+    if new:
+        logger.warning("%s has no %s: newly initialized, train the model before use", source, ", ".join(new))
+    return model
 
-    checkpoint = None if gguf else Checkpoint(source, **hub)
-    stock, origin, missing = load_stock(architecture, head, source, original, config_dict, checkpoint, gguf, hub)
-    if config.tie_word_embeddings and not has_tied_head(stock):
-        # Like transformers: two different tensors in the checkpoint are not tied, even if config.json says so.
-        config = read_config(architecture, head, source, original, {**overrides, "tie_word_embeddings": False})
-    dtype = torch.promote_types(origin.dtype, torch.float32) if dtype is None else as_dtype(dtype)
-    generation = stock.generation_config if stock.can_generate() else None
-    tensors = stock.state_dict()
-    del stock
-    converter = TensorConverter(architecture, head, original, base_prefix(model_class), missing, dtype)
-    state_dict, preserved = converter.convert(tensors)
-    origin.tensors |= preserved
-    check_complete(model_class, config, state_dict, head if auto_class.__name__ in architecture.heads else None)
-    with quiet():
-        model = model_class.from_pretrained(
-            None, config=config, state_dict=state_dict, dtype=dtype, trust_remote_code=False
-        )
-    if generation is not None and model.can_generate():
-        model.generation_config = copy.deepcopy(generation)
-    model.origin = origin
-    return model.eval()
+
+@dataclass(frozen=True)
+class Original:
+    """A checkpoint of another architecture.
+
+    Args:
+        source: a directory or a repository of the Hub.
+        architecture: of the checkpoint.
+        config: the content of config.json.
+        hub: options of from_pretrained that say where files are found.
+        gguf: the option gguf_file, for a checkpoint in GGUF; else empty.
+    """
+
+    source: str | Path
+    architecture: Architecture
+    config: dict[str, Any]
+    hub: dict[str, Any]
+    gguf: dict[str, str]
+
+    @classmethod
+    def open(
+        cls, source: str | Path, model_type: str | None = None, gguf_file: str | None = None, **hub: Any
+    ) -> "Original":
+        """Read config.json. Raises ConversionError for an architecture that is not supported, OSError without file."""
+        gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
+        config, _ = PreTrainedConfig.get_config_dict(source, **gguf, **hub)
+        if commit := config.pop("_commit_hash", None):
+            hub["revision"] = commit  # all files come from one commit, even if somebody pushes meanwhile
+        return cls(source, find_architecture(source, config, model_type), config, hub, gguf)
+
+    def stock_config(self, **labels: Any) -> PreTrainedConfig:
+        """The original configuration, with the labels of the caller if there are any."""
+        config = {name: value for name, value in self.config.items() if name != "model_type"}
+        return self.architecture.original_config_class.from_dict(config, **labels)
+
+    def saved_class(self) -> type[PreTrainedModel] | None:
+        """The class of seqblend for the head that config.json names; None if it names none that is supported."""
+        models = FAMILIES[self.architecture.config_class]
+        named = self.config.get("architectures") or []
+        heads = {head.stock: name for name, head in self.architecture.heads.items()}
+        names = [heads[each] for each in named if each in heads] if isinstance(named, list) else []
+        return next((model for auto, model in models.items() if auto.__name__ in names), None)
+
+    def has_other_head(self, model_class: type[PreTrainedModel]) -> bool:
+        """Whether config.json names another head than that of a class, for whose labels it has another projection.
+
+        BERT's sequence and token classifiers use the same name for it, as those of Llama do.
+        """
+        return self.saved_class() not in (None, model_class)
+
+    def convert_config(
+        self, auto_class: type, labels: dict[str, Any] | None = None, overrides: dict[str, Any] | None = None
+    ) -> RecipeConfig:
+        """The configuration of seqblend, for a model with the head of an Auto class.
+
+        Args:
+            auto_class: selects the head.
+            labels: keys of LABELS; default: those of the checkpoint.
+            overrides: other values for fields of the configuration.
+
+        Raises:
+            ConversionError: a head or a value is not supported; the message names the source, in one line.
+        """
+        _, head = find_classes(self.architecture, auto_class)
+        try:
+            return self.architecture.read_config(self.stock_config(**labels or {}), head, overrides)
+        except (ValueError, StrictDataclassError) as error:
+            raise ConversionError(f"{self.source}: {' '.join(str(error).split())}") from error
+
+    def convert(
+        self, auto_class: type, config: RecipeConfig, dtype: torch.dtype | str | None = None
+    ) -> tuple[PreTrainedModel, list[str]]:
+        """Convert the weights.
+
+        Args:
+            auto_class: selects the head.
+            config: from convert_config, with changes that do not affect the shapes of tensors. Changed here if the
+                checkpoint has its own tensor for the language-model head.
+            dtype: see from_original.
+
+        Returns:
+            The model, in evaluation mode, and the original names of the tensors of its head that are initialized
+            randomly: the checkpoint does not have them, or has those of another classifier under these names.
+
+        Raises:
+            ConversionError: weights do not fit.
+        """
+        architecture, (model_class, head) = self.architecture, find_classes(self.architecture, auto_class)
+        stock_config = self.stock_config(**{name: getattr(config, name) for name in ("id2label", "label2id")})
+        stock, origin, missing, new = load_stock(self, head, stock_config, self.has_other_head(model_class))
+        if config.tie_word_embeddings and not has_tied_head(stock):
+            # Like transformers: two different tensors in the checkpoint are not tied, even if config.json says so.
+            config.tie_word_embeddings = False
+        dtype = torch.promote_types(origin.dtype, torch.float32) if dtype is None else as_dtype(dtype)
+        generation = stock.generation_config if stock.can_generate() else None
+        tensors = stock.state_dict()
+        del stock
+        converter = TensorConverter(architecture, head, stock_config, base_prefix(model_class), missing, dtype)
+        state_dict, preserved = converter.convert(tensors)
+        origin.tensors |= preserved
+        is_known = auto_class.__name__ in architecture.heads
+        check_complete(model_class, config, state_dict, head if is_known else None)
+        if self.has_other_head(model_class):
+            state_dict = {name: tensor for name, tensor in state_dict.items() if not is_projection(name)}
+        with quiet():
+            model = model_class.from_pretrained(
+                None, config=config, state_dict=state_dict, dtype=dtype, trust_remote_code=False
+            )
+        if generation is not None and model.can_generate():
+            model.generation_config = copy.deepcopy(generation)
+        model.origin = origin
+        return model.eval(), new if is_known else sorted(model.state_dict().keys() - state_dict.keys())
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
@@ -105,29 +195,6 @@ def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
     if not isinstance(found, torch.dtype):
         raise ConversionError(f"dtype={dtype!r} is no dtype of torch")
     return found
-
-
-def read_config(
-    architecture: Architecture,
-    head: Head,
-    source: str | Path,
-    original: PreTrainedConfig,
-    overrides: dict[str, Any],
-) -> RecipeConfig:
-    """The configuration of seqblend for a checkpoint.
-
-    Raises:
-        ConversionError: a value is not supported; the message names the source, in one line.
-    """
-    try:
-        return architecture.read_config(original, head, overrides)
-    except (ValueError, StrictDataclassError) as error:
-        raise ConversionError(f"{source}: {' '.join(str(error).split())}") from error
-
-
-def without_model_type(config: dict[str, Any]) -> dict[str, Any]:
-    """A config.json without model_type, which is a class attribute of the configuration."""
-    return {name: value for name, value in config.items() if name != "model_type"}
 
 
 def find_architecture(source: str | Path, config: dict[str, Any], model_type: str | None) -> Architecture:
@@ -154,7 +221,7 @@ def find_architecture(source: str | Path, config: dict[str, Any], model_type: st
     if name not in ARCHITECTURES:
         raise ConversionError(f"{source}: model_type={name!r} is not supported; {list_supported(name)}")
     if config.get("auto_map"):
-        logger.warning(
+        logger.warning_once(
             "%s has custom code (auto_map), which is not run: it is loaded as %s of transformers", source, name
         )
     if config.get("quantization_config"):
@@ -203,44 +270,58 @@ def quiet() -> Iterator[None]:
 
 
 def load_stock(
-    architecture: Architecture,
-    head: Head,
-    source: str | Path,
-    original: PreTrainedConfig,
-    config_dict: dict[str, Any],
-    checkpoint: Checkpoint | None,
-    gguf: dict[str, str],
-    hub: dict[str, Any],
-) -> tuple[PreTrainedModel, Origin, set[str]]:
+    original: Original, head: Head, config: PreTrainedConfig, has_other_head: bool
+) -> tuple[PreTrainedModel, Origin, set[str], list[str]]:
     """Load the stock model. transformers reads shards, old names, and names with and without the base prefix.
 
+    Args:
+        original: the checkpoint.
+        head: the stock class to load.
+        config: its configuration.
+        has_other_head: see Original.has_other_head.
+
     Returns:
-        The model in the checkpoint's dtype, the preserved parts of the checkpoint, and the names of missing tensors.
+        The model in the checkpoint's dtype, the preserved parts of the checkpoint, the names of missing tensors, and
+        the names of tensors of the head that are to be initialized randomly.
 
     Raises:
         ConversionError: weights do not fit config.json, or have no counterpart in the stock class.
     """
+    source, architecture = original.source, original.architecture
+    checkpoint = None if original.gguf else Checkpoint(source, **original.hub)
     if checkpoint is not None:
         checkpoint.check_collisions(head.stock_class.base_model_prefix)
     dtype = torch.float32 if checkpoint is None else checkpoint.dtype()
     with quiet():
         stock, report = head.stock_class.from_pretrained(
             source,
-            config=original,
+            config=config,
             dtype=dtype,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # the error of transformers does not name the tensors
             trust_remote_code=False,
-            **gguf,
-            **hub,
+            **original.gguf,
+            **original.hub,
         )
-    if mismatched := sorted(report["mismatched_keys"]):
+    replaced = {name for name in stock.state_dict() if has_other_head and projects_labels(head, name)}
+    if mismatched := sorted(each for each in report["mismatched_keys"] if each[0] not in replaced):
         name, found, expected = mismatched[0]
         raise ConversionError(f"{source}: {name} has the shape {tuple(found)}, by config.json {tuple(expected)}")
-    origin = Origin(architecture, config_dict, dtype, read_files(source, **hub))
-    check_missing(architecture, head, source, report["missing_keys"])
+    origin = Origin(architecture, original.config, dtype, read_files(source, **original.hub))
+    new = replaced | head_tensors(architecture, head, source, report["missing_keys"])
     preserve_unexpected(origin, head, source, checkpoint, report["unexpected_keys"])
-    return stock, origin, set(report["missing_keys"])
+    return stock, origin, set(report["missing_keys"]), sorted(new)
+
+
+def projects_labels(head: Head, name: str) -> bool:
+    """Whether an original tensor belongs to the projection to the labels."""
+    found = match(head.patterns, name)
+    return found is not None and all(map(is_projection, found[0]))
+
+
+def is_projection(name: str) -> bool:
+    """Whether a tensor of seqblend belongs to the projection to the labels."""
+    return name.split(".")[0] in ("score", "classifier")
 
 
 def has_tied_head(stock: PreTrainedModel) -> bool:
@@ -252,14 +333,13 @@ def has_tied_head(stock: PreTrainedModel) -> bool:
     return pointers.count(output.weight.data_ptr()) > 1
 
 
-def check_missing(architecture: Architecture, head: Head, source: str | Path, names: Collection[str]) -> None:
-    """Warn of tensors of the head that are missing. Raises ConversionError if a tensor of the body is missing."""
-    new = [name for name in sorted(names) if match(head.patterns, name)]
+def head_tensors(architecture: Architecture, head: Head, source: str | Path, names: Collection[str]) -> set[str]:
+    """Those of the missing tensors that belong to the head. Raises ConversionError if one of the body is missing."""
+    new = {name for name in names if match(head.patterns, name)}
     rest = [name for name in sorted(names) if name not in new and not architecture.is_preserved(name, head)]
     if rest:
         raise ConversionError(f"{source} lacks {rest[0]!r}{and_more(rest)}")
-    if new:
-        logger.warning("%s has no %s: newly initialized, train the model before use", source, ", ".join(new))
+    return new
 
 
 def preserve_unexpected(

@@ -48,7 +48,7 @@ class Columns:
 
 STANDARD_COLUMNS = Columns()
 # Hint of an error message: a validation or test row has no label.
-UNLABELLED = "; rows without a {} are for seqblend-predict; --{} false leaves this split out"
+UNLABELLED = "; rows without {!r} are for seqblend predict; --{} false leaves this split out"
 # The option that uses each split.
 STEPS = {"train": "do_train", "validation": "do_eval", "test": "do_predict"}
 

@@ -92,7 +92,7 @@ def _check_known(dataset: datasets.Dataset, column: str, names: list[str], origi
     count = sum(unknown[0] in labels for labels in rows.values())
     others = f", and {len(unknown) - 1} more such labels" if len(unknown) > 1 else ""
     if unknown[0] == "-1":
-        others += "; -1 often means that a row has no label: such rows are for seqblend-predict"
+        others += "; -1 often means that a row has no label: such rows are for seqblend predict"
     near = " or ".join(map(repr, difflib.get_close_matches(unknown[0], names)))
     raise InputError(
         f"{origin.row(next(iter(rows)))}: label {unknown[0]!r} {reason}"

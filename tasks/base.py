@@ -27,7 +27,7 @@ class Task(abc.ABC):
     """A task: everything that differs from other tasks. A task has no state.
 
     The attributes without a default and the abstract methods must be defined. The other methods are optional. `answer`
-    and `score` add metrics and predictions.jsonl; `read_rows`, `run_model` and `to_answers` add `seqblend-predict`.
+    and `score` add metrics and predictions.jsonl; `read_rows`, `run_model` and `to_answers` add `seqblend predict`.
 
     Attributes:
         name: its value of the option `task`.
@@ -45,6 +45,7 @@ class Task(abc.ABC):
         truncation_side: the side on which prediction cuts a long text; None is the tokenizer's.
         padding_side: the side on which prediction pads a short sequence.
         generation: default arguments of `model.generate` in prediction; None if the model does not generate.
+        fine_tuning_batch: number of rows in a batch when a saved model is trained, if the user gives none.
         reduce_logits: maps logits and labels to the predictions that `answer` reads; None keeps the logits.
     """
 
@@ -63,6 +64,7 @@ class Task(abc.ABC):
     truncation_side: ClassVar[str | None] = None
     padding_side: ClassVar[str] = "right"
     generation: ClassVar[dict[str, int] | None] = None
+    fine_tuning_batch: ClassVar[int] = 8
     reduce_logits: ClassVar[Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -166,7 +168,7 @@ class Task(abc.ABC):
 
     @property
     def can_predict(self) -> bool:
-        """Whether `seqblend-predict` supports its models."""
+        """Whether `seqblend predict` supports its models."""
         return type(self).read_rows is not Task.read_rows
 
     def read_rows(self, rows: list[Row], settings: Settings) -> BatchEncoding:

@@ -22,7 +22,7 @@ from ..data.columns import TEXT, Schema
 from ..data.errors import InputError
 from .base import Positions, Task, generate, mean_probabilities, row_slices
 from .corruption import IGNORE
-from .encoding import Answer, Row, Rows, Settings, count_tokens, fill, tokenize
+from .encoding import Answer, Row, Rows, Settings, count_tokens, fill, opening_tokens, tokenize
 from .shortening import token_ids_of
 
 logger = logging.getLogger(__name__)
@@ -46,9 +46,10 @@ class CausalLM(Task):
         return Schema({"text": TEXT})
 
     def encode(self, batch: Rows, settings: Settings) -> Rows:
-        """Texts as documents, each with an end token."""
+        """Texts as documents, each with an end token, and the tokenizer's own token before it, if it has one."""
         tokenizer = settings.tokenizer
-        return {"input_ids": [[*ids, tokenizer.eos_token_id] for ids in token_ids_of(tokenizer, batch["text"])]}
+        opening, end = opening_tokens(tokenizer), tokenizer.eos_token_id
+        return {"input_ids": [[*opening, *ids, end] for ids in token_ids_of(tokenizer, batch["text"])]}
 
     def regroup(self, documents: Iterator[pa.ListArray], settings: Settings) -> Iterator[pa.RecordBatch]:
         """Rows of whole documents, or blocks of one stream; a row may continue from one array into the next."""
@@ -81,7 +82,8 @@ class CausalLM(Task):
 
     def read_rows(self, rows: list[Row], settings: Settings) -> BatchEncoding:
         """Prompts, without an end token: it would end the text."""
-        return tokenize(settings, [row["text"] for row in rows], add_special_tokens=False)
+        opens = bool(opening_tokens(settings.tokenizer))
+        return tokenize(settings, [row["text"] for row in rows], add_special_tokens=opens)
 
     def run_model(
         self,

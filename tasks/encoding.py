@@ -50,6 +50,8 @@ class Settings:
         overflow: how a longer text is read: `truncate`, or `window` for several overlapping sequences.
         overlap: the tokens that two neighbouring windows share; None is a quarter of max_length.
         noise: how much of a text masked-lm and denoising corrupt.
+        tokenizer_ends_targets: whether targets get the special tokens of the tokenizer, as a checkpoint of another
+            architecture was trained with; else an end token.
         pack_documents: whether a causal language model reads documents as separate sequences.
         bleu_tokenize: the sacrebleu tokenizer of BLEU; None chooses it by the script of the references.
         top_k: the number of labels, or of tokens for a mask, in an answer, the most probable first.
@@ -68,6 +70,7 @@ class Settings:
     overflow: str = "truncate"
     overlap: int | None = None
     noise: Noise = field(default_factory=Noise)
+    tokenizer_ends_targets: bool = False
     pack_documents: bool = False
     bleu_tokenize: str | None = None
     top_k: int = 5
@@ -181,6 +184,19 @@ def count_cut_tokens(
             return [parts.get(row, 0) for row in range(len(kept))]
     cut |= count(full[1:])
     return [cut.get(row, 0) for row in range(len(kept))]
+
+
+def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The special tokens before a text that is continued, such as `<s>` of Llama; none if it would be closed, too."""
+    if closes_texts(tokenizer):
+        return []
+    return list(tokenizer("")["input_ids"])
+
+
+def closes_texts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer puts a special token after a text. It would end a text that is to be continued."""
+    mask = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    return bool(mask) and mask[-1] == 1
 
 
 def count_tokens(rows: Iterable[dict[str, Any]], columns: tuple[str, ...]) -> np.ndarray:

@@ -65,16 +65,17 @@ class Seq2Seq(Task):
 
     def encode(self, batch: Rows, settings: Settings) -> Rows:
         """Sources; the labels are the tokens of the target (the first one of several references) and the end token."""
-        tokenizer = settings.tokenizer
+        tokenizer, special = settings.tokenizer, settings.tokenizer_ends_targets
         features = tokenize(settings, batch["source"], max_length=settings.max_source_length)
-        limit = settings.max_target_length - 1
+        end = [] if special else [tokenizer.eos_token_id]
+        limit = settings.max_target_length - len(end)
         texts, unsure = shorten_targets(tokenizer, first_targets(batch["target"]), limit)
-        targets = encode_targets(tokenizer, texts, truncation=True, max_length=limit)
-        cut = count_cut_tokens(settings, {"text_target": texts}, targets, limit, add_special_tokens=False)
+        targets = encode_targets(tokenizer, texts, special, truncation=True, max_length=limit)
+        cut = count_cut_tokens(settings, {"text_target": texts}, targets, limit, add_special_tokens=special)
         cut = [count - other for count, other in zip(cut, unsure, strict=True)]
         features["cut"] = [sum(both) for both in zip(features["cut"], cut, strict=True)]
         features["shortened"] = [any(both) for both in zip(features["shortened"], unsure, strict=True)]
-        return {**features, "labels": [[*ids, tokenizer.eos_token_id] for ids in targets["input_ids"]]}
+        return {**features, "labels": [[*ids, *end] for ids in targets["input_ids"]]}
 
     def make_collator(self, settings: Settings) -> Callable[[list[Row]], dict[str, torch.Tensor]]:
         """Pads sources and labels."""
@@ -129,14 +130,17 @@ def first_targets(targets: list[str | list[str]]) -> list[str]:
     return [each if isinstance(each, str) else each[0] for each in targets]
 
 
-def encode_targets(tokenizer: PreTrainedTokenizerBase, texts: list[str], **kwargs: Any) -> BatchEncoding:
-    """The tokens of targets, without an end token.
+def encode_targets(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], add_special_tokens: bool = False, **kwargs: Any
+) -> BatchEncoding:
+    """The tokens of targets, by default without an end token.
 
     A tokenizer trained here reads a target that spells a special token, such as "[SEP]", as plain text, because
     decoding skips special tokens. Other tokenizers read the special token, as the user may have put it there.
     """
     as_text = is_trained_here(tokenizer)
-    return tokenizer(text_target=texts, add_special_tokens=False, split_special_tokens=as_text, **kwargs)
+    given = {"add_special_tokens": add_special_tokens, "split_special_tokens": as_text}
+    return tokenizer(text_target=texts, **given, **kwargs)
 
 
 def shorten_targets(tokenizer: PreTrainedTokenizerBase, texts: list[str], room: int) -> tuple[list[str], list[int]]:

@@ -41,6 +41,7 @@ class SequenceClassification(Task):
     inputs = text_columns = ("text", "text_pair")
     reference = "label"
     options = ("problem_type", "class_weights")
+    fine_tuning_batch = 32
     needs_exact_decoding = False
 
     def make_schema(self, problem_type: str | None) -> Schema:

@@ -40,6 +40,7 @@ class TokenClassification(Task):
     inputs = text_columns = ("tokens",)
     reference = "tags"
     options = ("class_weights",)
+    fine_tuning_batch = 32
     reads_words = True
     needs_exact_decoding = False
     reduce_logits = staticmethod(keep_best_label)

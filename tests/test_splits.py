@@ -42,7 +42,7 @@ def test_what_is_not_asked_for_is_not_read_and_what_is_left_out_is_named(by_name
     """The test split, which has no labels, stopped runs that did not predict; the others vanished."""
     assert list(load(by_name, "train", "validation")) == ["train"]
     assert f"{by_name}: not read: split dev_matched, dev_mismatched, test; choose with --train_split, " in caplog.text
-    words = ["split test: row 1", "null", "seqblend-predict", "--do_predict false"]
+    words = ["split test: row 1", "null", "seqblend predict", "--do_predict false"]
     assert_refused(words, load, by_name, "train", "test")
 
 
@@ -119,7 +119,7 @@ def test_the_splits_of_what_is_asked_for(said, wanted, tmp_path):
 def test_rows_without_labels_are_for_prediction(task, row, answer, tmp_path):
     path = write_json_lines(tmp_path / "a.jsonl", [row | answer])
     known = ["x", "y"] if task != TRANSLATE else None
-    assert_refused(["a.jsonl", "seqblend-predict"], load_data, task, test_file=path, known=known)
+    assert_refused(["a.jsonl", "seqblend predict"], load_data, task, test_file=path, known=known)
 
 
 # --- Rows in two splits ---

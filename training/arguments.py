@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
@@ -30,7 +31,11 @@ class ModelArguments:
         default=None, metadata={"help": "Changes to the recipe, as in 'hidden_size=256,num_hidden_layers=4'."}
     )
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "A saved model to start from, in place of a recipe."}
+        default=None,
+        metadata={
+            "help": "A saved model to start from, in place of a recipe: one of this package, or a checkpoint of BERT, "
+            "GPT-2, Llama, BART or another architecture of docs/conversion.md."
+        },
     )
     encoder_name_or_path: str | None = field(
         default=None,
@@ -355,6 +360,20 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
             "refused."
         },
     )
+    save_original: bool = field(
+        default=False,
+        metadata={
+            "help": "After training, also write output_dir/original: the model in the format of the checkpoint of "
+            "another architecture that model_name_or_path names."
+        },
+    )
+    push_original: bool = field(
+        default=False,
+        metadata={
+            "help": "Push output_dir/original to hub_model_id, with a card and without code, in place of the model of "
+            "this package (push_to_hub). Includes save_original."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
@@ -363,8 +382,8 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
         },
     )
 
-    # Whether train.py chooses logging_steps, because the user has not.
-    chooses_logging_steps = False
+    # The options that the user has given on the command line; train.py may choose the value of the others.
+    given_options: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def device(self) -> torch.device:

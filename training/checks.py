@@ -86,6 +86,8 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
     if args.torch_compile_backend is not None:
         known = [backend.value.lower() for backend in DynamoBackend]
         check_choice("torch_compile_backend", args.torch_compile_backend.lower(), known)
+    if args.push_original and args.push_to_hub:
+        raise InputError("push_original: replaces the model that push_to_hub pushes; give one of the two")
     if args.allow_changed and args.resume is None and args.resume_from_checkpoint is None:
         raise InputError("allow_changed: needs --resume auto or --resume_from_checkpoint")
 
@@ -313,6 +315,9 @@ def resolve_steps(args: Seq2SeqTrainingArguments, model: str | None, splits: set
         raise InputError(
             f"{', '.join(STEPS.values())}: nothing is left to do with the data, {', '.join(sorted(splits))}"
         )
+    originals = [flag for flag in ("save_original", "push_original") if getattr(args, flag)]
+    if originals and not args.do_train:
+        raise InputError(f"{originals[0]}: nothing is trained; seqblend convert writes a saved model in its format")
     if args.push_to_hub and not args.do_train:
         raise InputError(
             "push_to_hub: nothing is trained; a saved model is pushed by python -m seqblend.hub_card.publish"

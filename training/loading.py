@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
+from ..conversion import ConversionError
+from ..conversion.reading import Original
 from ..data.errors import InputError, describe, loading_error_line
 from ..modeling.families import FAMILIES
 
@@ -23,10 +25,15 @@ def load_weights(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """A saved model, and the names of tensors that did not fit. No code of its directory is run, no pickle is read.
 
+    Of a checkpoint of another architecture, pickles that hold nothing but tensors are read, too.
+
     Raises:
         InputError: the model cannot be loaded.
     """
     try:
+        if not is_ours(path):
+            model, new = open_original(path).convert(auto_class, config)
+            return model, {"missing_keys": new, "unexpected_keys": [], "mismatched_keys": []}
         with without_load_report():
             return auto_class.from_pretrained(
                 path,
@@ -55,28 +62,61 @@ def without_load_report() -> Iterator[None]:
         source.removeFilter(is_other)
 
 
-def load_config(path: str, flag: str = "model_name_or_path") -> PretrainedConfig:
-    """The configuration of a saved model. Raises InputError if it cannot be loaded or is not of this package."""
+def load_config(path: str, flag: str = "model_name_or_path", auto_class: Any = None) -> PretrainedConfig:
+    """The configuration of a saved model; for a checkpoint of another architecture, that of the converted model.
+
+    Args:
+        path: a directory or a repository of the Hub.
+        flag: the option that has the path, for messages.
+        auto_class: the head of the converted model, whose fields depend on it; default: that of the checkpoint.
+
+    Raises:
+        InputError: it cannot be loaded, or its architecture is not supported.
+    """
     if not (Path(path).exists() or NAME_ON_HUB.fullmatch(str(path))):
         raise InputError(f"{flag}: there is no directory {path}")
     try:
+        if not is_ours(path):
+            return convert_config(path, auto_class)
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # from_pretrained of transformers raises any exception
         raise loading_error(path, error, flag) from error
     named = config.architectures
     if named is not None and not (isinstance(named, list) and all(isinstance(each, str) for each in named)):
         raise InputError(f"{flag}: {path}: architectures in config.json is {describe(named)}, not a list of names")
-    if type(config) not in FAMILIES:
-        raise InputError(f"{flag}: {path} is of type {config.model_type}; no model of seqblend")
     # Custom pipelines name code, as auto_map does. A model that is trained from this one must not name it.
     vars(config).pop("custom_pipelines", None)
+    return config
+
+
+def is_ours(path: str) -> bool:
+    """Whether config.json names a model_type of this package. Raises OSError if it cannot be read."""
+    config, _ = PretrainedConfig.get_config_dict(path)
+    return config.get("model_type") in {config_class.model_type for config_class in FAMILIES}
+
+
+def open_original(path: str) -> Original:
+    """A checkpoint of another architecture. Raises InputError if its config.json does not name it."""
+    if PretrainedConfig.get_config_dict(path)[0].get("model_type") is None:
+        raise InputError(f"{path}: config.json has no model_type; seqblend convert --model_type converts it first")
+    return Original.open(path)
+
+
+def convert_config(path: str, auto_class: Any) -> PretrainedConfig:
+    """The configuration of a converted checkpoint; `architectures` has the class for its own head, if it has one."""
+    original = open_original(path)
+    models, saved = FAMILIES[original.architecture.config_class], original.saved_class()
+    own = next((auto for auto, model_class in models.items() if model_class is saved), AutoModel)
+    config = original.convert_config(own if auto_class is None else auto_class)
+    config.architectures = [models[own].__name__]
     return config
 
 
 def loading_error(path: str, error: Exception, flag: str = "model_name_or_path") -> InputError:
     """The InputError for a model that cannot be loaded; it says whether there is such a directory."""
     where = "cannot be loaded" if Path(path).exists() else "is no directory here, and cannot be loaded from the Hub"
-    return InputError(f"{flag}: {path!r} {where} ({loading_error_line(error)})")
+    reason = str(error) if isinstance(error, ConversionError | InputError) else loading_error_line(error)
+    return InputError(f"{flag}: {path!r} {where} ({reason})")
 
 
 def check_loaded(

@@ -89,6 +89,11 @@ def reads_token_types(config: PretrainedConfig) -> bool:
     return any((getattr(part, "type_vocab_size", 0) or 0) > 1 for part in part_configs(config))
 
 
+def ends_targets(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> bool:
+    """Whether targets get the special tokens of the tokenizer: those that a converted checkpoint was trained with."""
+    return config.original_model_type is not None and tokenizer.num_special_tokens_to_add() > 0
+
+
 def position_limit(config: PretrainedConfig) -> float:
     """The longest sequence that a model can read, in tokens; infinite without learned position embeddings."""
     learned = [part for part in part_configs(config) if getattr(part, "position_type", None) == "learned"]
@@ -171,13 +176,13 @@ def override_errors() -> Iterator[None]:
 
 
 def set_generation(model: PreTrainedModel, data_args: DataArguments, args: Seq2SeqTrainingArguments) -> None:
-    """Set the model's generation length and beams. Without training it keeps its own unless flags are given."""
+    """Set the model's generation length and beams. Without flags, a model that is not trained keeps its length."""
     length = data_args.max_target_length or data_args.max_length
     if args.do_train or data_args.max_target_length or data_args.max_length != DataArguments.max_length:
         # One more for the start token.
         model.generation_config.max_length = length + 1
-    if args.do_train or args.generation_num_beams is not None:
-        model.generation_config.num_beams = args.generation_num_beams or 1
+    if args.generation_num_beams is not None:
+        model.generation_config.num_beams = args.generation_num_beams
 
 
 def build_config(
@@ -230,8 +235,8 @@ def load_model(
             it has another architecture; the tokenizer is too large.
     """
     path = arguments.model_name_or_path
-    config = load_config(path)
-    check_saved(config, arguments, task, None if training else settings.get("problem_type"))
+    check_saved(load_config(path), arguments, task, None if training else settings.get("problem_type"))
+    config = load_config(path, auto_class=task.auto_class)
     own_labels, labels = head_labels(config, task, settings), [*settings.get("id2label", {}).values()]
     relabelled = own_labels not in (None, labels)
     if relabelled and not training:
@@ -297,14 +302,15 @@ def relabel(model: PreTrainedModel, old: list[str], new: list[str], path: str) -
     """
     name = "score" if hasattr(model, "score") else "classifier"
     saved = getattr(model, name)
-    head = nn.Linear(saved.in_features, len(new)).to(saved.weight)
+    head = nn.Linear(saved.in_features, len(new), bias=saved.bias is not None).to(saved.weight)
     model._init_weights(head)
     # transformers names class 3 LABEL_3 by default.
     rows = {label: known for label in new for known in (label, f"LABEL_{label}") if known in old}
     with torch.no_grad():
         for label, known in rows.items():
             head.weight[new.index(label)] = saved.weight[old.index(known)]
-            head.bias[new.index(label)] = saved.bias[old.index(known)]
+            if head.bias is not None:
+                head.bias[new.index(label)] = saved.bias[old.index(known)]
     setattr(model, name, head)
     changes = {
         "kept": list(rows),

@@ -28,7 +28,7 @@ from ..data.errors import InputError, check_choice, loading_error_line
 from ..data.streams import RowStream
 from ..tasks.base import Task
 from ..tasks.corruption import add_sentinels
-from ..tasks.encoding import is_trained_here
+from ..tasks.encoding import closes_texts, is_trained_here
 from ..tasks.words import SENTENCES, WordSplitting, find_splitting, set_splitting
 from .arguments import DataArguments, ModelArguments
 from .tokenizer_kinds import (
@@ -156,7 +156,7 @@ def make_tokenizer(
             adds_special_tokens=task.adds_special_tokens,
             exact=task.needs_exact_decoding,
         )
-    if not task.adds_special_tokens:
+    if not task.adds_special_tokens and closes_texts(tokenizer):
         tokenizer = without_special_tokens(tokenizer)
     if task.has_sentinels:
         add_sentinels(tokenizer, data_args.max_length, data_args.noise(), normalized=is_trained_here(tokenizer))
@@ -234,6 +234,9 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
         )
     except Exception as error:  # transformers and tokenizers raise whatever they meet
         raise InputError(f"tokenizer_name_or_path: {name!r} cannot be loaded ({loading_error_line(error)})") from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        # transformers makes an empty one if there are no files.
+        raise InputError(f"tokenizer_name_or_path: {name!r} has no tokenizer, or one with special tokens only")
     # The code that auto_map names is not saved with the tokenizer.
     tokenizer.init_kwargs.pop("auto_map", None)
     _fill_special_tokens(tokenizer, name)

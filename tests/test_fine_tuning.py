@@ -1,0 +1,281 @@
+"""Checkpoints of other architectures in `seqblend train`: trained like models of this package, and returned."""
+
+import functools
+import json
+import logging
+import shutil
+
+import pytest
+import torch
+import transformers
+from stock import auto, stock_model
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, T5Config
+
+from seqblend import to_original, train_tokenizer
+from seqblend.conversion.registry import ARCHITECTURES
+from seqblend.hub_card.card import write_card
+from seqblend.tasks.registry import TASKS
+from seqblend.train import main, prepare
+
+CLASSIFY, TAG, TRANSLATE, CONTINUE, FILL = (
+    "sequence-classification",
+    "token-classification",
+    "seq2seq-lm",
+    "causal-lm",
+    "masked-lm",
+)
+WORDS = ["ab", "cd", "ef", "gh"]
+ROWS = {
+    CLASSIFY: [{"text": " ".join(WORDS[i % 3 :]), "label": "xyz"[i % 3]} for i in range(9)],
+    TAG: [{"tokens": WORDS[: 1 + i % 4], "tags": ["O", "B-x", "I-x", "O"][: 1 + i % 4]} for i in range(9)],
+    TRANSLATE: [{"source": WORDS[i % 4], "target": WORDS[(i + 1) % 4]} for i in range(9)],
+    CONTINUE: [{"text": " ".join(WORDS[i % 3 :])} for i in range(9)],
+    FILL: [{"text": " ".join(WORDS[i % 3 :])} for i in range(9)],
+}
+CASES = [
+    *(("bert", task) for task in (CLASSIFY, TAG, FILL)),
+    *(("llama", task) for task in (CLASSIFY, TAG, CONTINUE)),
+    *(("bart", task) for task in (CLASSIFY, TRANSLATE)),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plain_cards():
+    """Cards without pictures and without running their code; tests/test_card.py has both."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("seqblend.training.publisher.write_card", functools.partial(write_card, complete=False))
+        yield
+
+
+def make_tokenizer(opens_only=False):
+    """A tokenizer that puts tokens around a text, as BERT's, or one before it, as Llama's."""
+    tokenizer = train_tokenizer(WORDS, "wordpiece", 60)
+    if opens_only:
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="[CLS] $A", special_tokens=[("[CLS]", tokenizer.cls_token_id)]
+        )
+    return tokenizer
+
+
+def save_stock(directory, model_type, head, **options):
+    """A stock checkpoint with its tokenizer; its special tokens are those of the tokenizer."""
+    tokenizer = make_tokenizer(opens_only=model_type == "llama")
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    if model_type == "bart":
+        ids["decoder_start_token_id"] = ids["eos_token_id"]
+    sizes = {"vocab_size": len(tokenizer)}
+    stock_model(model_type, head, torch.float32, **sizes, **ids, **options).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def head_of(model_type, task):
+    """The name of the Auto class of a task; for classifiers the base model, so that the head is new."""
+    name = TASKS[task].auto_class.__name__
+    return "AutoModel" if "Classification" in name else name
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def flags(directory, checkpoint, task, **options):
+    data = directory.parent / f"{task}.jsonl"
+    given = {
+        "task": task,
+        "model_name_or_path": checkpoint,
+        "train_file": write_rows(data, ROWS[task]),
+        "output_dir": directory,
+        "max_steps": 3,
+        "disable_tqdm": True,
+        "use_cpu": True,
+        **options,
+    }
+    return [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+
+
+def assert_refused(directory, checkpoint, task, words, capsys, **options):
+    assert main(flags(directory, checkpoint, task, **options)) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert not [word for word in words if word not in line], line
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize(("model_type", "task"), CASES)
+def test_a_checkpoint_is_trained_and_returned(model_type, task, tmp_path):
+    """The stock class gives the logits of the model that was trained, for texts as its own tokenizer has them."""
+    source = save_stock(tmp_path / "stock", model_type, head_of(model_type, task))
+    assert main(flags(tmp_path / "out", source, task)) == 0
+    ours = TASKS[task].auto_class.from_pretrained(tmp_path / "out").eval()
+    to_original(ours, tmp_path / "original")
+    name = TASKS[task].auto_class.__name__
+    stock = auto(name).from_pretrained(tmp_path / "original").eval()
+    assert type(stock) is ARCHITECTURES[model_type].heads[name].stock_class
+    inputs = AutoTokenizer.from_pretrained(tmp_path / "original")("ab cd ef", return_tensors="pt")
+    inputs.pop("token_type_ids", None)
+    if task == TRANSLATE:
+        inputs["decoder_input_ids"] = torch.tensor([[ours.config.decoder_start_token_id, 7, 8]])
+    with torch.no_grad():
+        expected, actual = stock(**inputs).logits, ours(**inputs).logits
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * float(expected.std()))
+    assert (tmp_path / "original" / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+
+
+def test_labels_keep_their_rows_by_name(tmp_path):
+    """A checkpoint with a head for other labels: rows of the same name are kept, those of new labels are new."""
+    names = {0: "y", 1: "q", 2: "x"}
+    options = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+    source = save_stock(tmp_path / "stock", "bert", "AutoModelForSequenceClassification", **options)
+    before = transformers.AutoModelForSequenceClassification.from_pretrained(source).classifier.weight
+    job = prepare(flags(tmp_path / "out", source, CLASSIFY))
+    model = job.trainer.model
+    assert model.config.id2label == {0: "x", 1: "y", 2: "z"}
+    assert torch.equal(model.score.weight[0], before[2]) and torch.equal(model.score.weight[1], before[0])
+    assert not torch.equal(model.score.weight[2], before[1])
+
+
+@pytest.mark.parametrize("model_type", ["bert", "llama"])
+def test_the_labels_of_another_kind_of_classifier_are_not_reused(model_type, tmp_path, caplog):
+    """BERT and Llama name the projections of both classifiers alike, and here both have three labels."""
+    source = save_stock(tmp_path / "stock", model_type, "AutoModelForSequenceClassification")
+    stock = transformers.AutoModelForSequenceClassification.from_pretrained(source)
+    before = (stock.classifier if model_type == "bert" else stock.score).weight
+    caplog.set_level(logging.WARNING)
+    model = prepare(flags(tmp_path / "out", source, TAG)).trainer.model
+    assert model.classifier.weight.shape == before.shape
+    assert not torch.isclose(model.classifier.weight, before).any()
+    assert "newly initialized" in caplog.text
+
+
+def test_targets_are_those_that_the_checkpoint_was_trained_with(tmp_path):
+    """BART's targets begin with its first token, which its generation settings may force."""
+    source = save_stock(tmp_path / "stock", "bart", "AutoModelForSeq2SeqLM")
+    job = prepare(flags(tmp_path / "out", source, TRANSLATE))
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    expected = [tokenizer(text_target=row["target"])["input_ids"] for row in ROWS[TRANSLATE]]
+    assert [list(row) for row in job.splits["train"].features["labels"]] == expected
+    assert expected[0][0] == tokenizer.bos_token_id and expected[0][-1] == tokenizer.eos_token_id
+
+
+def test_texts_begin_with_the_first_token_of_the_checkpoint(tmp_path):
+    """Llama's tokenizer puts a token before each text, in training and in prediction."""
+    source = save_stock(tmp_path / "stock", "llama", "AutoModelForCausalLM")
+    job = prepare(flags(tmp_path / "out", source, CONTINUE, pack_documents=True))
+    tokenizer, (row, *_) = AutoTokenizer.from_pretrained(source), job.splits["train"].features
+    first = tokenizer("ab cd ef gh")["input_ids"]
+    assert row["input_ids"][: len(first) + 1] == [*first, tokenizer.eos_token_id]
+    assert first[0] == tokenizer.bos_token_id
+    asked = job.task.read_rows([{"text": "ab cd"}], job.trainer.scorers.get("eval") or settings_of(job))
+    assert asked["input_ids"] == [tokenizer("ab cd")["input_ids"]]
+
+
+def settings_of(job):
+    from seqblend.tasks.encoding import Settings
+
+    lengths = dict.fromkeys(("max_length", "max_source_length", "max_target_length"), 16)
+    return Settings(job.trainer.processing_class, [], None, token_types=False, seed=0, **lengths)
+
+
+def test_defaults_of_a_saved_model_are_logged_and_give_way_to_flags(tmp_path, caplog):
+    source = save_stock(tmp_path / "stock", "bert", "AutoModel")
+    caplog.set_level(logging.INFO)
+    args = prepare(flags(tmp_path / "out", source, CLASSIFY)).trainer.args
+    assert (args.learning_rate, args.warmup_steps, args.per_device_train_batch_size) == (5e-4, 0.1, 32)
+    (line,) = [line for line in caplog.messages if line.startswith("Defaults for a saved model")]
+    assert "learning_rate 0.0005" in line and "hidden_size 32" in line and "max_length 40" in line
+    given = {"learning_rate": 1e-3, "warmup_steps": 2, "per_device_train_batch_size": 3, "max_length": 9}
+    caplog.clear()
+    job = prepare(flags(tmp_path / "out", source, CLASSIFY, **given))
+    args = job.trainer.args
+    assert (args.learning_rate, args.warmup_steps, args.per_device_train_batch_size) == (1e-3, 2, 3)
+    assert not [line for line in caplog.messages if line.startswith("Defaults for a saved model")]
+
+
+# --- What is refused ---
+
+
+def without_tokenizer(directory):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (directory / name).unlink()
+
+
+def with_other_tokenizer(directory):
+    train_tokenizer([*WORDS, "a much larger vocabulary"], "wordpiece", 400).save_pretrained(directory)
+
+
+def without_weights(directory):
+    (directory / "model.safetensors").unlink()
+
+
+def of_another_architecture(directory):
+    without_weights(directory)
+    T5Config().save_pretrained(directory)
+
+
+def without_model_type(directory):
+    config = json.loads((directory / "config.json").read_text())
+    del config["model_type"]
+    (directory / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("change", "task", "words", "options"),
+    [
+        (without_tokenizer, CLASSIFY, ["tokenizer"], {}),
+        (with_other_tokenizer, CLASSIFY, ["vocab_size", "tokenizer"], {}),
+        (without_weights, CLASSIFY, ["model_name_or_path", "model.safetensors"], {}),
+        (of_another_architecture, CLASSIFY, ["model_name_or_path", "'t5' is not supported", "bert"], {}),
+        (without_model_type, CLASSIFY, ["model_name_or_path", "model_type", "seqblend convert"], {}),
+        (None, CONTINUE, ["encoder has no head for task causal-lm"], {}),
+        (None, CLASSIFY, ["save_original", "pooling"], {"save_original": True, "config_overrides": "pooling=mean"}),
+        (None, CLASSIFY, ["push_original", "push_to_hub"], {"push_original": True, "push_to_hub": True}),
+        (
+            None,
+            FILL,
+            ["save_original", "nothing is trained"],
+            {"save_original": True, "do_eval": True, "validation_file": "masked-lm.jsonl"},
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_what_cannot_be_trained_is_refused(change, task, words, options, tmp_path, capsys):
+    source = save_stock(tmp_path / "stock", "bert", "AutoModel")
+    if change is not None:
+        change(source)
+    if "validation_file" in options:
+        options = {**options, "validation_file": tmp_path / options["validation_file"]}
+    assert_refused(tmp_path / "out", source, task, words, capsys, **options)
+
+
+def test_a_missing_shard_is_refused(tmp_path, capsys):
+    source = save_stock(tmp_path / "stock", "bert", "AutoModel")
+    model = transformers.AutoModel.from_pretrained(source)
+    (source / "model.safetensors").unlink()
+    model.save_pretrained(source, max_shard_size="20KB")
+    shard = sorted(source.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    assert_refused(tmp_path / "out", source, CLASSIFY, ["model_name_or_path", shard.name], capsys)
+
+
+def test_a_model_of_this_package_has_no_original_format(tmp_path, capsys):
+    words = ["save_original", "was not converted from another architecture"]
+    options = {"tokenizer_type": "char", "config_overrides": "hidden_size=16,num_hidden_layers=1"}
+    assert_refused(tmp_path / "out", None, CLASSIFY, words, capsys, save_original=True, **options)
+
+
+def test_a_repository_that_does_not_exist_is_refused(tmp_path, capsys):
+    words = ["model_name_or_path", "nobody/nothing", "Hub"]
+    assert_refused(tmp_path / "out", "nobody/nothing", CLASSIFY, words, capsys)
+
+
+def test_another_run_leaves_nothing_of_the_original(tmp_path):
+    """A run that overwrites a fine-tuned one is not published with the original files of that one."""
+    source = save_stock(tmp_path / "stock", "bert", "AutoModel")
+    assert main(flags(tmp_path / "out", source, CLASSIFY)) == 0
+    assert (tmp_path / "out" / "original_files").is_dir()
+    shutil.rmtree(source)
+    options = {"tokenizer_type": "char", "config_overrides": "hidden_size=16,num_hidden_layers=1"}
+    assert main(flags(tmp_path / "out", None, CLASSIFY, overwrite_output_dir=True, **options)) == 0
+    assert not (tmp_path / "out" / "original_files").exists()
