@@ -1,8 +1,9 @@
 """Kill training at random moments, resume it, and compare: `python -m seqblend.benchmarks.resume_torture`.
 
-For each task shape, with a map-style and a streamed dataset, one reference run is not interrupted. Other runs are
-killed by SIGKILL in a step, while a checkpoint is written or in an evaluation, and resumed. The command prints the
-table of docs/reliability.md; its exit code is 1 if a resumed run ends differently from the reference run.
+For each task shape, and for a BERT that was converted to a classifier, with a map-style and a streamed dataset, one
+reference run is not interrupted. Other runs are killed by SIGKILL in a step, while a checkpoint is written or in an
+evaluation, and resumed. The command prints the table of docs/reliability.md; its exit code is 1 if a resumed run ends
+differently from the reference run.
 """
 
 import argparse
@@ -25,7 +26,15 @@ from typing import Any
 
 import datasets
 import torch
-from transformers import PreTrainedModel, PrinterCallback, set_seed
+from safetensors.torch import load_file
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    PreTrainedModel,
+    PrinterCallback,
+    set_seed,
+)
 from transformers.utils import logging
 
 from .. import (
@@ -34,13 +43,16 @@ from .. import (
     BlendEncoderDecoderForSeq2SeqLM,
     BlendEncoderForSequenceClassification,
     BlendEncoderForTokenClassification,
+    from_original,
+    to_original,
 )
 from ..checkpoints.store import clear_stage, newest_good
 from ..configuration.base import unknown_name_message
 from ..training.arguments import BlendTrainingArguments
 from ..training.trainer import BlendTrainer
 
-SHAPES = ("N21", "N2N", "N2M")
+CONVERTED = "N21, converted"
+SHAPES = ("N21", "N2N", "N2M", CONVERTED)
 SOURCES = ("map", "stream")
 MOMENTS = ("step", "checkpoint", "evaluation")
 # File with the results of a run, which must be the same for every run.
@@ -52,12 +64,22 @@ ROWS, STEPS = 20, 10
 def model_for(shape: str) -> PreTrainedModel:
     """A small model with dropout and fixed initial weights."""
     set_seed(0)
+    if shape == CONVERTED:
+        return converted_bert()
     parts = {**SIZES, "num_hidden_layers": 2, "hidden_dropout": 0.2, "pad_token_id": 0}
     if shape == "N2M":
         config = BlendEncoderDecoderConfig.from_recipe("default", decoder_start_token_id=1, **parts)
         return BlendEncoderDecoderForSeq2SeqLM(config)
     heads = {"N21": BlendEncoderForSequenceClassification, "N2N": BlendEncoderForTokenClassification}
     return heads[shape](BlendEncoderConfig.from_recipe("default", num_labels=3, **parts))
+
+
+def converted_bert() -> PreTrainedModel:
+    """A small BERT of transformers, converted to a classifier of this package with dropout."""
+    stock = BertModel(BertConfig(num_hidden_layers=2, hidden_dropout_prob=0.2, **SIZES))
+    with tempfile.TemporaryDirectory() as directory:
+        stock.save_pretrained(directory)
+        return from_original(directory, AutoModelForSequenceClassification, num_labels=3)
 
 
 def rows_for(shape: str) -> datasets.Dataset:
@@ -69,6 +91,7 @@ def rows_for(shape: str) -> datasets.Dataset:
         "N2N": [[token % 3 for token in row] for row in sources],
         "N2M": [row[::-2] for row in sources],
     }
+    labels[CONVERTED] = labels["N21"]
     return datasets.Dataset.from_dict({"input_ids": sources, "labels": labels[shape]})
 
 
@@ -152,6 +175,9 @@ def train(shape: str, source: str, directory: Path) -> None:
     state = trainer.state
     best = (state.best_global_step, Path(state.best_model_checkpoint or "").name, state.best_metric)
     digests = [digest(trainer.model.state_dict()), digest(last_state(directory)), str(best)]
+    if shape == CONVERTED:
+        to_original(trainer.model, directory / "original")
+        digests.append(digest(load_file(directory / "original" / "model.safetensors")))
     (directory / RESULT).write_text("\n".join(digests))
 
 
