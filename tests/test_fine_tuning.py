@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, T5Config
 from seqblend import to_original, train_tokenizer
 from seqblend.conversion.registry import ARCHITECTURES
 from seqblend.hub_card.card import write_card
+from seqblend.predict import main as predict
 from seqblend.tasks.registry import TASKS
 from seqblend.train import main, prepare
 
@@ -121,6 +122,16 @@ def test_a_checkpoint_is_trained_and_returned(model_type, task, tmp_path):
         expected, actual = stock(**inputs).logits, ours(**inputs).logits
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * float(expected.std()))
     assert (tmp_path / "original" / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+    assert answers(tmp_path / "original", task) == answers(tmp_path / "out", task)
+
+
+def answers(directory, task):
+    """The answers of `seqblend predict`, with rounded scores: it reads checkpoints of other architectures, too."""
+    rows = write_rows(directory.parent / "asked.jsonl", [{"text": "ab [MASK]" if task == FILL else "ab cd"}])
+    output = directory.parent / f"{directory.name}.answers.jsonl"
+    words = ["--words", "spaces"] if task == TAG else []
+    assert predict([str(directory), "--input", str(rows), "--output", str(output), *words]) == 0
+    return json.loads(output.read_text(), parse_float=lambda number: round(float(number), 4))
 
 
 def test_labels_keep_their_rows_by_name(tmp_path):
