@@ -32,7 +32,7 @@ from seqblend.serving.prediction import Predictor, split_text
 from seqblend.tasks.base import Task
 from seqblend.tasks.encoding import Row, Settings
 from seqblend.tasks.registry import TASKS
-from seqblend.tasks.words import DEFAULT, WORDS, read_splitting
+from seqblend.tasks.words import DEFAULT, WORDS, WordSplitting, read_splitting, set_splitting
 from seqblend.training.arguments import DataArguments, ModelArguments
 from seqblend.training.checks import check_overflow
 from seqblend.training.loading import load_config
@@ -213,6 +213,8 @@ def word_rule(given: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> 
         logger.warning(
             "%s has no record of how its training words were split; --words is taken as %s", given.model, rule
         )
+    if trained is None:
+        set_splitting(tokenizer, WordSplitting(rule, 1.0))
     elif trained is not None and (rule, 1) != trained:
         logger.warning("words: texts are split by %r, but for %s %s", rule, given.model, trained)
     return rule

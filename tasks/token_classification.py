@@ -24,6 +24,7 @@ from .encoding import Answer, Row, Rows, Settings, tokenize
 from .shortening import CHARACTERS_PER_TOKEN, LONG_FACTOR
 from .tags import OUTSIDE, describe_scheme, find_scheme
 from .windows import join_tokens, labelled_positions
+from .words import DEFAULT, needs_spaces, read_splitting, with_spaces
 
 
 def keep_best_label(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -163,6 +164,10 @@ def tokenize_words(settings: Settings, sentences: list[list[str]]) -> BatchEncod
     """As `tokenize`, for words; every word that is not cut off has at least one token."""
     words, shortened = shorten_words(settings, sentences)
     whole = [replace_empty_words(each, settings.tokenizer) for each in words]
+    if needs_spaces(settings.tokenizer):
+        splitting = read_splitting(settings.tokenizer.init_kwargs)
+        rule = DEFAULT if splitting is None else splitting.rule
+        whole = [with_spaces(each, rule) for each in whole]
     features = tokenize(settings, whole, is_split_into_words=True)
     features["shortened"] = [shortened[row] for row in features["document"]]
     return features

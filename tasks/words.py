@@ -146,3 +146,24 @@ def read_splitting(config: dict) -> WordSplitting | None:
         must = f"a rule ({', '.join(WORDS)}) and a share from 0 to 1"
         raise InputError(f"{KEY} in tokenizer_config.json: must hold {must}, but is {value!r:.80}")
     return WordSplitting(rule, share)
+
+
+# --- From words to the tokenizer ---
+
+
+def needs_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the words of a list need the space before them to have the tokens that they have in a text.
+
+    Those of RoBERTa, GPT-2 and ModernBERT do, unless the tokenizer is loaded with add_prefix_space=True.
+    """
+    plain = {"add_special_tokens": False}
+    text = tokenizer("a b", **plain)["input_ids"]
+    lists = [tokenizer(["a", word], is_split_into_words=True, **plain)["input_ids"] for word in ("b", " b")]
+    return [each == text for each in lists] == [False, True]
+
+
+def with_spaces(words: list[str], rule: str) -> list[str]:
+    """The words, each with the space before it that it has in a text; see join_words."""
+    text, spans = join_words(words, rule)
+    ends = [end for _, end in spans]
+    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]

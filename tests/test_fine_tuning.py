@@ -9,8 +9,12 @@ import pytest
 import torch
 import transformers
 from stock import auto, stock_model
-from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer, T5Config
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import RobertaProcessing, TemplateProcessing
+from tokenizers.trainers import BpeTrainer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config
 
 from seqblend import to_original, train_tokenizer
 from seqblend.conversion.registry import ARCHITECTURES
@@ -168,6 +172,30 @@ def test_targets_are_those_that_the_checkpoint_was_trained_with(tmp_path):
     expected = [tokenizer(text_target=row["target"])["input_ids"] for row in ROWS[TRANSLATE]]
     assert [list(row) for row in job.splits["train"].features["labels"]] == expected
     assert expected[0][0] == tokenizer.bos_token_id and expected[0][-1] == tokenizer.eos_token_id
+
+
+def roberta_tokenizer():
+    """A tokenizer like RoBERTa's: in a text, a token begins with the space before it, and a list of words has none."""
+    backend = Tokenizer(BPE())
+    backend.pre_tokenizer, backend.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trainer = BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=ByteLevel.alphabet())
+    backend.train_from_iterator([" ".join(WORDS)] * 9, trainer)
+    backend.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token", "mask_token"), special, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, cls_token="<s>", sep_token="</s>", **names)
+
+
+def test_words_have_the_tokens_that_they_have_in_a_text(tmp_path):
+    """Else a RoBERTa, pretrained on texts, would read words that it has seen at the beginning of a text only."""
+    source, tokenizer = tmp_path / "stock", roberta_tokenizer()
+    sizes = {"vocab_size": len(tokenizer), "pad_token_id": 1}
+    stock_model("roberta", "AutoModel", torch.float32, **sizes).save_pretrained(source)
+    tokenizer.save_pretrained(source)
+    job = prepare(flags(tmp_path / "out", source, TAG))
+    for row, features in zip(ROWS[TAG], job.splits["train"].features, strict=True):
+        assert features["input_ids"] == tokenizer(" ".join(row["tokens"]))["input_ids"]
+        assert len([label for label in features["labels"] if label != -100]) == len(row["tokens"])
 
 
 def test_texts_begin_with_the_first_token_of_the_checkpoint(tmp_path):
