@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
@@ -382,8 +381,8 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
         },
     )
 
-    # The options that the user has given on the command line; train.py may choose the value of the others.
-    given_options: ClassVar[frozenset[str]] = frozenset()
+    # The names of the options that the user has given on the command line; train.py may choose values for others.
+    given_options = frozenset()
 
     @property
     def device(self) -> torch.device:
