@@ -17,7 +17,7 @@ from ..data.objects import load_object, read_object
 from ..data.writing import atomic_directory
 from .card import SIGNATURE, CardData, write_card
 from .contents import PublishError, repository_files
-from .provenance import CODE_KEYS, check_code
+from .provenance import CODE_KEYS
 from .saved import original_auto_class
 from .verify import REFERENCE, compare_outputs, load_saved, read_reference, verify_isolated, write_reference
 
@@ -111,12 +111,7 @@ def drop_code(path: Path) -> None:
 
 
 def check_complete(directory: Path) -> None:
-    """Check that a model in an original format can be published.
-
-    Raises:
-        PublishError: it has no card or no reference, so it was not written by write_original; or it holds code.
-    """
-    check_code(directory)
+    """Raises PublishError if a model has no card or no reference, so was not written by write_original."""
     if missing := [name for name in (CARD, REFERENCE) if not (directory / name).exists()]:
         reason = "it is written by `seqblend train … --save_original true`"
         raise PublishError(f"{directory}: {' and '.join(missing)} is missing; {reason}")

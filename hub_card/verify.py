@@ -44,7 +44,8 @@ def reference_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     has_lm_head = model.get_output_embeddings() is not None
     padding, end = config.pad_token_id, first_id(config.eos_token_id)
     # Stock decoders classify no batch without a padding token.
-    is_single = padding is None and not has_lm_head and not config.is_encoder_decoder
+    is_converted = getattr(config, "original_model_type", None) is not None
+    is_single = is_converted and padding is None and not has_lm_head
     lengths = LENGTHS[:1] if is_single else LENGTHS
     mask = torch.tensor([[1] * length + [0] * (max(lengths) - length) for length in lengths])
     special = {padding, end, first_id(config.bos_token_id)}
@@ -202,14 +203,13 @@ def verify_original(directory: str, auto_class: str) -> dict[str, float]:
         auto_class: the name of the Auto class.
 
     Raises:
-        ValueError: an output differs; see read_reference.
+        ValueError: the model or its tokenizer cannot be loaded, or an output differs; see read_reference.
     """
     inputs, expected = read_reference(directory)
     if Path(directory, "tokenizer_config.json").exists():
-        transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    model = getattr(transformers, auto_class).from_pretrained(
-        directory, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
-    )
+        load_without_code(transformers.AutoTokenizer, directory)
+    options = {"dtype": torch.float32, "use_safetensors": True}
+    model = load_without_code(getattr(transformers, auto_class), directory, **options)
     return compare_outputs(model, inputs, expected, "its files are not those that were written together")
 
 
@@ -219,9 +219,13 @@ def load_saved(directory: str | Path) -> PreTrainedModel:
     Raises:
         ValueError: the model cannot be loaded.
     """
-    auto_class = find_auto_class(directory)
+    return load_without_code(find_auto_class(directory), directory, use_safetensors=True)
+
+
+def load_without_code(auto_class: Any, directory: str | Path, **options: Any) -> Any:
+    """What an Auto class loads from a directory. Raises ValueError if it cannot be loaded, or needs its own code."""
     try:
-        return auto_class.from_pretrained(directory, trust_remote_code=False, use_safetensors=True)
+        return auto_class.from_pretrained(directory, trust_remote_code=False, **options)
     except Exception as error:  # from_pretrained of transformers raises errors of any class for damaged files
         raise ValueError(f"{directory} cannot be loaded ({type(error).__name__}: {error})") from error
 

@@ -1,4 +1,4 @@
-"""Directories of runs that trained an adopted checkpoint: small stock models of every kind of head, with tokenizers."""
+"""Directories of runs that trained an adopted checkpoint: small stock models of every kind of head."""
 
 import json
 import string
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from stock import PAD, stock_model
+from stock import PAD, auto, stock_model
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, RobertaTokenizerFast
 
 from seqblend import from_original
 from seqblend.predict import main as predict
@@ -29,6 +29,7 @@ TEXTS = [
     "my sphinx of black quartz",
 ]
 TAGS = ["O", "B-x", "I-x"]
+HEADS = ("head", "score", "classifier")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Case:
         source_head: the Auto class of the stock model.
         labels: names, for a classifier.
         problem_type: for a classifier of texts.
+        sizes: of the stock model, other than in stock.py.
         rows: the test rows without labels.
     """
 
@@ -51,6 +53,7 @@ class Case:
     source_head: str = "AutoModelForMaskedLM"
     labels: tuple[str, ...] = ()
     problem_type: str | None = None
+    sizes: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=lambda: [{"text": text} for text in TEXTS])
 
     @property
@@ -78,16 +81,23 @@ CASES = {
     "tags": Case(
         "roberta", TOKENS, "token-classification", labels=(*TAGS,), rows=[{"tokens": text.split()} for text in TEXTS]
     ),
-    "translation": Case(
-        "bart", TRANSLATION, "seq2seq-lm", TRANSLATION, rows=[{"source": text} for text in TEXTS]
-    ),
-    "continuation": Case("gpt2", CAUSAL, "causal-lm", CAUSAL),
+    "translation": Case("bart", TRANSLATION, "seq2seq-lm", TRANSLATION, rows=[{"source": text} for text in TEXTS]),
+    "continuation": Case("gpt2", CAUSAL, "causal-lm", CAUSAL, sizes={"n_positions": 90}),
     "masked": Case("modernbert", MASKED, "masked-lm"),
 }
 
 
-def make_tokenizer(**options: Any) -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are letters, and which closes a text as that of BART does."""
+# As RoBERTa's: a word after a space begins with another token.
+SPACE = "\u0120"
+BYTES = SPECIAL | {token: 5 + index for index, token in enumerate([SPACE, *string.ascii_lowercase])}
+BYTES |= {SPACE + letter: len(BYTES) + index for index, letter in enumerate(string.ascii_lowercase)}
+
+
+def make_tokenizer(case: Case, in_training: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint, or as it is used in training. Its tokens are letters; it closes a text."""
+    if case.model_type == "roberta":
+        merges = [(SPACE, letter) for letter in string.ascii_lowercase]
+        return RobertaTokenizerFast(vocab=BYTES, merges=merges, add_prefix_space=in_training, model_max_length=38)
     words = Tokenizer(models.WordPiece(VOCABULARY, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = [(name, SPECIAL[name]) for name in ("<s>", "</s>")]
@@ -96,35 +106,44 @@ def make_tokenizer(**options: Any) -> PreTrainedTokenizerFast:
     )
     names = {f"{kind}_token": f"<{name}>" for kind, name in {"bos": "s", "pad": "pad", "unk": "unk"}.items()}
     names |= {"eos_token": "</s>", "mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>"}
-    return PreTrainedTokenizerFast(tokenizer_object=words, **names, **options)
+    read = ["input_ids", *(["token_type_ids"] if case.model_type in ("bert", "electra") else []), "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=words, **names, model_input_names=read, model_max_length=38)
 
 
 def make_source(case: Case, directory: Path) -> Path:
     """The checkpoint that a run started from, with files of its own."""
-    stock = stock_model(case.model_type, case.source_head, torch.float32)
+    stock = stock_model(case.model_type, case.source_head, torch.float32, **case.sizes)
     if stock.can_generate():
         stock.generation_config.max_length = 24
         stock.generation_config.forced_eos_token_id = None
     stock.save_pretrained(directory)
-    token_types = ["token_type_ids"] if case.model_type in ("bert", "electra") else []
-    names = ["input_ids", *token_types, "attention_mask"]
-    make_tokenizer(model_input_names=names, model_max_length=38).save_pretrained(directory)
+    make_tokenizer(case).save_pretrained(directory)
     (directory / "README.md").write_text("# Their card")
     return directory
 
 
 def make_run(case: Case, root: Path) -> Path:
     """The directory of a run on a checkpoint: the model and the files from which the card is made."""
+    torch.manual_seed(0)
     source, run = make_source(case, root / "source"), root / "run"
-    model = from_original(source, getattr(__import__("transformers"), case.head), **case.options)
-    torch.manual_seed(1)
+    model = from_original(source, auto(case.head), **case.options)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
+        for name, parameter in model.named_parameters():
+            parameter.add_(torch.randn_like(parameter) * (1.0 if name.split(".")[0] in HEADS else 0.1))
+        if case.labels:
+            balance(model, make_tokenizer(case, in_training=True))
     model.save_pretrained(run)
-    make_tokenizer(model_max_length=38).save_pretrained(run)
+    make_tokenizer(case, in_training=True).save_pretrained(run)
     write_records(case, run)
     return run
+
+
+def balance(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Have a new head answer differently to different texts: on average no label is more probable than another."""
+    logits = [model(**tokenizer(text, return_tensors="pt")).logits.flatten(0, -2) for text in TEXTS]
+    projection = model.score if hasattr(model, "score") else model.classifier
+    if projection.bias is not None:
+        projection.bias -= torch.cat(logits).mean(0)
 
 
 def write_records(case: Case, run: Path) -> None:
