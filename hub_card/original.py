@@ -6,11 +6,13 @@ the outputs of our model, with which those of transformers' class are compared.
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..conversion.origin import TOKENIZER_FILES
 from ..conversion.table import ConversionError
 from ..conversion.writing import to_original
 from ..data.objects import load_object, read_object
@@ -88,6 +90,8 @@ def has_own_card(target: Path) -> bool:
 def write_checkpoint(directory: Path, stage: Path) -> None:
     """Write the checkpoint, without references to code, and the outputs of our model in float32.
 
+    A checkpoint that has no tokenizer files, as in GGUF, gets those of the run.
+
     Raises:
         ValueError: the model cannot be loaded; or see to_original.
     """
@@ -95,6 +99,10 @@ def write_checkpoint(directory: Path, stage: Path) -> None:
     to_original(model, stage)
     for name in ("config.json", "tokenizer_config.json"):
         drop_code(stage / name)
+    if not any((stage / name).exists() for name in TOKENIZER_FILES):
+        for name in TOKENIZER_FILES:
+            if (directory / name).is_file():
+                shutil.copyfile(directory / name, stage / name)
     write_reference(model.to(torch.float32), stage)
 
 

@@ -177,6 +177,7 @@ def verify(repo_or_dir: str | Path, revision: str | None = None, token: str | No
             a model in an original format holds code, which it does not need.
     """
     # As a script, this file has no package.
+    from ..conversion.reading import quiet
     from .provenance import check_code
     from .saved import original_auto_class
 
@@ -188,7 +189,8 @@ def verify(repo_or_dir: str | Path, revision: str | None = None, token: str | No
         )
     if (auto_class := original_auto_class(directory)) is not None:
         check_code(Path(directory))
-        return verify_original(str(directory), auto_class)
+        with quiet():
+            return verify_original(str(directory), auto_class)
     inputs, expected = read_reference(directory)
     return compare_outputs(load_saved(directory), inputs, expected)
 
