@@ -4,6 +4,7 @@ Importing the package registers its classes with transformers' Auto classes, and
 """
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig
@@ -13,7 +14,6 @@ from .configuration.encoder import BlendEncoderConfig
 from .configuration.encoder_decoder import BlendEncoderDecoderConfig
 from .conversion import ConversionError, from_original, to_original
 from .hub_card.export import patch_saving
-from .hub_card.stub import replace_stub
 from .hub_card.verify import verify
 from .hub_card.versions import patch_loading
 from .modeling.decoder import (
@@ -37,6 +37,12 @@ from .modeling.encoder_decoder import (
 from .modeling.families import FAMILIES
 from .pipelines import register_pipelines
 from .version import __version__
+
+
+def replace_stub(directory: Path, repo_id: str) -> None:
+    """Replace the card of a pushed model, see `hub_card.card`, which needs packages that only a push needs."""
+    importlib.import_module(".hub_card.card", __name__).replace_stub(directory, repo_id)
+
 
 for config_class, models in FAMILIES.items():
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)

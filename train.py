@@ -19,7 +19,7 @@ from seqblend.data.objects import json_line
 from seqblend.data.splits import LabelledData, load_data
 from seqblend.data.streams import RowStream
 from seqblend.data.writing import atomic_writer
-from seqblend.hub_card.card import CardData
+from seqblend.hub_card.card import CardData, hub_names
 from seqblend.hub_card.contents import PublishError
 from seqblend.hub_card.publish import Destination, check_access
 from seqblend.hub_card.record import hardware, select_example, versions
@@ -171,7 +171,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         stack.enter_context(lock_directory(args.output_dir))
     wanted = wanted_checkpoint(args)
     limit_output(args)
-    task, given = TASKS[data_args.task], card_facts(data_args)
+    task, given = TASKS[data_args.task], {**base_model_facts(model_args, args), **card_facts(data_args)}
     check_hub(args)
     path = model_args.model_name_or_path
     if path:
@@ -241,6 +241,13 @@ def software_and_hardware(args: BlendTrainingArguments) -> dict[str, str]:
         "versions": ", ".join(f"{package} {number}" for package, number in versions().items()),
         "machine": hardware(args),
     }
+
+
+def base_model_facts(model_args: ModelArguments, args: BlendTrainingArguments) -> dict[str, list[str]]:
+    """For the card: the names on the Hub of the models that the training starts from, if they have any."""
+    sources = (model_args.model_name_or_path, model_args.encoder_name_or_path, model_args.decoder_name_or_path)
+    names = hub_names(*sources) if args.do_train else []
+    return {"base_model": names} if names else {}
 
 
 def check_hub(args: BlendTrainingArguments) -> None:

@@ -14,6 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.errors import printable
 from ..data.objects import load_object
+from ..data.writing import synchronize
 from .faults import MANIFEST, STATE, digest, fault_of, files_of, is_whole, unreadable
 
 logger = logging.getLogger(__name__)
@@ -109,15 +110,6 @@ def commit(staged: Path, checkpoint: Path) -> None:
     staged.rename(checkpoint)
     synchronize(checkpoint.parent)
     shutil.rmtree(staged.parent)
-
-
-def synchronize(path: Path) -> None:
-    """Wait until a file, or the entries of a directory, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove(path: Path, ignore_errors: bool = False) -> None:

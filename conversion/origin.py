@@ -30,14 +30,16 @@ logger = logging.get_logger(__name__)
 FOLDER = "original_files"
 METADATA, TENSORS, CONFIG = "origin.json", "kept.safetensors", "config.json"
 GENERATION = "generation_config.json"
-# Files beside the weights: tokenizer, generation, chat templates and pooling.
-FILES = (
-    GENERATION,
+TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt", "bpe.codes", "dict.txt", "target_vocab.json", "tekken.json"),
     *("spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "source.spm", "target.spm"),
     *("tokenizer.model", "tokenizer.model.v1", "tokenizer.model.v2", "tokenizer.model.v3"),
     *("chat_template.jinja", "chat_template.json"),
+)
+# Files beside the weights: generation, tokenizer, chat templates and pooling.
+FILES = (
+    *(GENERATION, *TOKENIZER_FILES),
     *("modules.json", "config_sentence_transformers.json"),
     *(f"sentence_{name}_config.json" for name in ("bert", "roberta", "distilbert", "camembert", "xlm-roberta")),
 )

@@ -1,6 +1,7 @@
-"""Atomic writes: a file is written completely or not at all."""
+"""Atomic writes: a file, or a directory, is written completely or not at all."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -59,3 +60,44 @@ def sync_and_rename(file: IO[Any], part: Path, path: Path) -> None:
     file.flush()
     os.fsync(file.fileno())
     part.replace(path)
+
+
+def synchronize(path: Path) -> None:
+    """Wait until a file, or the entries of a directory, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """A temporary directory that replaces `path` at the end, once its content is on the disk.
+
+    A directory cannot replace another one in a single rename. So a process that is killed at that moment may leave no
+    `path`, but never one with only a part of its files; the next call restores the old one.
+
+    Raises:
+        OSError: it cannot be written. The old content stays.
+    """
+    part = partial_path(path)
+    old = part.with_suffix(".old")
+    if old.exists() and not path.exists():
+        old.rename(path)
+    for each in (part, old):
+        shutil.rmtree(each, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        for each in (part, *part.rglob("*")):
+            synchronize(each)
+        if path.exists():
+            path.rename(old)
+        part.rename(path)
+        synchronize(path.parent)
+    finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        for each in (part, old):
+            shutil.rmtree(each, ignore_errors=True)

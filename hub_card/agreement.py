@@ -1,12 +1,15 @@
-"""Whether the code on a card gives the predictions of the run: tested on test rows of every label."""
+"""Running the code on a card, and whether it gives the predictions of the run: tested on rows of every label."""
 
 import json
+import tempfile
 from collections import Counter
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from .saved import SavedModel
 from .usage import MAX_EXAMPLE_LENGTH
+from .verify import run_isolated
 
 # The largest number of rows of one label that are tested, and of all rows together.
 ROWS_PER_LABEL, MAX_ROWS = 3, 100
@@ -26,6 +29,30 @@ def try_row(code):
 print({separator!r})
 print(json.dumps([try_row(code) for code in {codes!r}], default=str))
 """
+
+
+def run_usage(code: str, repo_id: str, directory: Path) -> str:
+    """Run the example code unchanged in a process without seqblend, and return its output.
+
+    In the working directory of the process, `repo_id` is a link to `directory`; transformers loads it like the
+    repository.
+
+    Raises:
+        ValueError: the code fails.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        link = Path(temporary, repo_id)
+        if Path(temporary).resolve() not in link.resolve().parents:
+            raise ValueError(f"repo_id: {repo_id!r} is not the name of a repository")
+        try:
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(Path(directory).absolute(), target_is_directory=True)
+        except OSError as error:  # Windows allows links only with a special permission
+            raise ValueError(str(error)) from error
+        done = run_isolated(["-"], Path(temporary), code)
+    if done.returncode:
+        raise ValueError((done.stderr.strip().splitlines() or ["the process ended without a message"])[-1])
+    return done.stdout.rstrip("\n")
 
 
 def rows_of_each_label(saved: SavedModel) -> list[dict[str, Any]]:

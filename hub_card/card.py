@@ -8,6 +8,7 @@ code is run before it is printed, and the pictures are drawn from these files.
 import functools
 import logging
 import math
+import os
 import re
 import tempfile
 from dataclasses import dataclass, fields
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 
@@ -23,20 +24,24 @@ from ..configuration.base import unknown_name_message
 from ..data.writing import write_atomically
 from ..tasks.tags import describe_scheme
 from ..version import __version__
-from .agreement import SEPARATOR, count_agreeing, describe_rows, rows_of_each_label, trial_code
+from .agreement import SEPARATOR, count_agreeing, describe_rows, rows_of_each_label, run_usage, trial_code
 from .contents import PublishError, link_files, repository_files
 from .illustrate import draw_pictures
 from .provenance import check_code, update_code
 from .record import format_value
 from .saved import SavedModel, read_saved
 from .secrecy import is_public, known_secrets
-from .usage import as_text, inference_code, is_pair, make_prompt, run_usage, usage_code
+from .usage import as_text, inference_code, is_pair, make_prompt, usage_code
 
 logger = logging.getLogger(__name__)
 
 NOT_MEASURED = "not measured"
+# `owner/name`, or `name` of one of the Hub's oldest repositories. Paths begin otherwise, or have more parts.
+HUB_NAME = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*")
 # Control characters, which are not part of a text.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+# The placeholder in the cards of transformers.utils.hub.create_and_tag_model_card.
+STUB = "[More Information Needed]"
 # Marks a card that this package wrote and may replace.
 SIGNATURE = "Made with seqblend"
 # For each metric its name on the Hub and its name on the card.
@@ -111,6 +116,13 @@ class CardData:
     pipeline_tag: str | None = None
     example: str | list[str] | None = None
 
+    def check_base_model(self) -> None:
+        """Raises ValueError if base_model is a path of this machine."""
+        named = self.base_model or []
+        for name in [named] if isinstance(named, str) else named:
+            if not hub_names(name):
+                raise ValueError(f"base_model: {name!r} is not the name of a repository on the Hub")
+
     @classmethod
     def check_names(cls, names: Any) -> None:
         """Raises ValueError for an unknown field; the message lists the fields, nearest first."""
@@ -125,6 +137,7 @@ def write_card(
     card_data: CardData | None = None,
     complete: bool = True,
     *,
+    original: Path | None = None,
     into: Path | None = None,
     trust_remote_code: bool = False,
 ) -> Path:
@@ -134,7 +147,8 @@ def write_card(
         directory: of a saved model, with the files that its run wrote.
         card_data: facts from the user.
         complete: also draw the pictures and run the example code.
-        into: where to write; None: into the directory.
+        original: the directory of the same model in its original format; the card is for that, and written there.
+        into: where to write instead.
         trust_remote_code: run the example code even if the directory holds foreign code (see provenance.py).
 
     Returns:
@@ -143,16 +157,24 @@ def write_card(
     Raises:
         ValueError: the directory does not hold a model of this package, or a file of the run is damaged.
     """
-    saved = read_saved(directory)
+    saved = read_saved(directory, original)
     card_data = merge_card_data(saved, card_data)
     repo_id = card_data.repo_id or f"you/{saved.directory.absolute().name}"
     row = first_public_row(saved) if card_data.example is None else {}
     prompt = make_prompt(saved.head, card_data.example or row.get("input"), saved.tokenizer.get("mask_token"))
     example = "a text" if prompt is None else prompt
-    code = usage_code(saved.head, repo_id, example, card_data.revision or "main", saved.tagging)
+    code = usage_code(
+        saved.head,
+        repo_id,
+        example,
+        card_data.revision or "main",
+        saved.tagging,
+        has_code=saved.original is None,
+        tokenizer_options=saved.tokenizer_options,
+    )
     can_run = complete and prompt is not None
     output, agreement = try_usage(code, repo_id, saved, trust_remote_code) if can_run else (NOT_MEASURED, None)
-    into = saved.directory if into is None else into
+    into = saved.repository if into is None else into
     pictures = draw_pictures(saved, prompt, into) if complete else []
     card = load_template().render(
         metadata=metadata(saved, card_data, repo_id, prompt),
@@ -162,6 +184,7 @@ def write_card(
         saved=saved,
         run=saved.run,
         data=data_name(saved, card_data),
+        base_model=", ".join(map(code_span, base_models(card_data))),
         sentence=saved.head.sentence.format(labels=describe_labels(saved)),
         example=example_lines(prompt, row, output, saved.tagging.rule),
         code=code,
@@ -179,9 +202,18 @@ def write_card(
     )
     path = into / "README.md"
     write_atomically(path, CONTROL.sub("\ufffd", card))
-    if complete:
+    if complete and original is None:
         logger.info("card: %s", path)
     return path
+
+
+def replace_stub(directory: Path, repo_id: str) -> None:
+    """Replace the card that transformers writes for `model.push_to_hub`; any other card is left unchanged."""
+    path = directory / "README.md"
+    if path.exists() and STUB not in path.read_text(encoding="utf-8"):
+        return
+    tags = ModelCard.load(path).data.tags if path.exists() else None
+    write_card(directory, CardData(repo_id=repo_id, tags=tags or None), complete=False)
 
 
 def merge_card_data(saved: SavedModel, card_data: CardData | None) -> CardData:
@@ -233,10 +265,10 @@ def try_usage(code: str, repo_id: str, saved: SavedModel, trusted: bool = False)
     rows = rows_of_each_label(saved)
     trial = trial_code([inference_code(saved.head, row["input"], saved.tagging) for row in rows])
     try:
-        output, _, answers = run_checked(code + trial, repo_id, saved.directory, trusted).partition(SEPARATOR)
+        output, _, answers = run_checked(code + trial, repo_id, saved.repository, trusted).partition(SEPARATOR)
         agreeing = count_agreeing(rows, answers) if answers else None
     except (PublishError, ValueError) as error:
-        logger.warning("The code on the card of %s fails: %s", saved.directory, error)
+        logger.warning("The code on the card of %s fails: %s", saved.name, error)
         return NOT_MEASURED, None
     if agreeing is None:
         return output, None
@@ -263,7 +295,7 @@ def describe_agreement(saved: SavedModel, rows: list[dict[str, Any]], agreeing: 
     if agreeing == len(rows):
         return f"The code was also run on {tested}: it gives the predictions of the run"
     different = f"{len(rows) - agreeing} of {len(rows)} predictions differ from those of the run"
-    logger.warning("The code on the card of %s was run on %s: %s", saved.directory, tested, different)
+    logger.warning("The code on the card of %s was run on %s: %s", saved.name, tested, different)
     return f"The code was also run on {tested}: {different}"
 
 
@@ -273,6 +305,7 @@ def metadata(saved: SavedModel, card_data: CardData, repo_id: str, example: Any)
     has_widget = example is not None and not is_pair(saved.head, example)
     widget = [{"text": as_text(example, saved.tagging.rule)}] if has_widget else None
     datasets = card_data.datasets or saved.results.get("dataset_id")
+    kinds = ["seqblend", *([] if saved.original else [saved.config["model_type"]])]
     data = ModelCardData(
         language=card_data.language,
         license=card_data.license,
@@ -280,15 +313,27 @@ def metadata(saved: SavedModel, card_data: CardData, repo_id: str, example: Any)
         license_link=card_data.license_link,
         library_name="transformers",
         pipeline_tag=card_data.pipeline_tag or saved.head.pipeline_tag,
-        tags=["seqblend", saved.config["model_type"], *(card_data.tags or [])],
+        tags=[*kinds, *(card_data.tags or [])],
         datasets=[datasets] if isinstance(datasets, str) else datasets,
-        base_model=card_data.base_model,
+        base_model=base_models(card_data) or None,
         metrics=sorted({result.metric_type for result in results}) or None,
         model_name=(repo_id.partition("/")[2] or repo_id) if results else None,
         eval_results=results or None,
         widget=widget,
     )
     return data.to_yaml()
+
+
+def base_models(card_data: CardData) -> list[str]:
+    """The names on the Hub of the models that training started from; no paths of this machine."""
+    named = card_data.base_model or []
+    return hub_names(*([named] if isinstance(named, str) else named))
+
+
+def hub_names(*sources: str | None) -> list[str]:
+    """Those of the sources of models that are repositories of the Hub; a directory, also a deleted one, is none."""
+    names = [source for source in sources if source and not os.path.lexists(source)]
+    return [name for name in names if HUB_NAME.fullmatch(name) and ".." not in name]
 
 
 def eval_results(saved: SavedModel, card_data: CardData) -> list[EvalResult]:

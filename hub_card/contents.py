@@ -8,18 +8,22 @@ from pathlib import Path
 from huggingface_hub.utils.sha import sha_fileobj
 from transformers.dynamic_module_utils import get_relative_imports
 
+from ..conversion.origin import FILES, MODULE_FILES, is_preserved_file, module_folders, origin_files
 from ..conversion.origin import FOLDER as ORIGINAL
-from ..conversion.origin import origin_files
+from ..conversion.writing import WEIGHT_FILES
 from ..data.objects import read_object
-from .export import FAMILIES
+from .export import FAMILIES, family_code
 from .illustrate import DRAWN, FOLDER
+from .saved import original_auto_class
 from .secrecy import find_secret, known_secrets
 from .verify import REFERENCE
 
-# All files that are pushed, besides the weights and the code that config.json names.
 PICTURES = tuple(f"{FOLDER}/{name}" for name in DRAWN)
+# What both kinds of repositories have besides weights and tokenizers.
+COMMON = ("config.json", "generation_config.json", "README.md", REFERENCE, *PICTURES)
+# All files that are pushed of a model of this package, besides the weights and the code that config.json names.
 PUSHED = (
-    *("config.json", "generation_config.json", "README.md", REFERENCE, *PICTURES),
+    *COMMON,
     # Files of the tokenizers of transformers.
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "normalizer.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "dict.txt", "vocab-src.json", "vocab-tgt.json"),
@@ -46,30 +50,57 @@ class PublishError(RuntimeError):
 def repository_files(directory: str | Path) -> dict[str, Path]:
     """The files of a saved model that are pushed: from the path in the repository to the path on this machine.
 
+    Of a model in an original format these are the files that to_original writes, the card and the reference.
+
     Raises:
         PublishError: a file is missing that is needed to load the model, or a file is a link.
     """
     directory = Path(directory)
     try:
-        config = read_object(directory / "config.json")
-        named = code_files(directory, config.get("auto_map"))
-        if not named or config.get("model_type") not in FAMILIES:
-            raise PublishError(f"{directory}: no model of seqblend is saved there; save it with save_pretrained")
-        wanted = {*weight_files(directory), *named}
+        is_original = original_auto_class(directory) is not None
+        wanted = {*weight_files(directory), *([] if is_original else family_files(directory))}
+        pushed = [*COMMON, *preserved_files(directory)] if is_original else PUSHED
     except ValueError as error:
         raise PublishError(str(error)) from error
     if missing := sorted(name for name in wanted if not (directory / name).is_file()):
         raise PublishError(f"{directory}: {', '.join(missing)} is missing; save the model again with save_pretrained")
     templates = [each.relative_to(directory).as_posix() for each in (directory / TEMPLATES).glob("*.jinja")]
-    names = [*PUSHED, *filter(lambda name: TEMPLATE.fullmatch(Path(name).name), templates)]
+    names = [*pushed, *filter(lambda name: TEMPLATE.fullmatch(Path(name).name), templates)]
     # All names are in the directory itself or in one of these folders, so no other part of a path can be a link.
-    for name in sorted({*wanted, *names, *RECORDS, FOLDER, TEMPLATES, ORIGINAL}):
+    folders = {name.partition("/")[0] for name in names if "/" in name}
+    for name in sorted({*wanted, *names, *RECORDS, *folders, FOLDER, TEMPLATES, ORIGINAL}):
         check_no_link(directory, name)
-    for name in origin_files(directory):
+    for name in [] if is_original else origin_files(directory):
         check_no_link(directory, name)
         wanted.add(name)
     wanted |= {name for name in names if (directory / name).is_file()}
     return {name: directory / name for name in sorted(wanted)}
+
+
+def family_files(directory: Path) -> list[str]:
+    """The files of code of a model of this package.
+
+    Raises:
+        PublishError: there is no such model.
+        ValueError: see code_files.
+    """
+    config = read_object(directory / "config.json")
+    named = code_files(directory, config.get("auto_map"))
+    if not named or config.get("model_type") not in FAMILIES:
+        raise PublishError(f"{directory}: no model of seqblend is saved there; save it with save_pretrained")
+    return named
+
+
+def preserved_files(directory: Path) -> list[str]:
+    """The names that files of an original checkpoint may have: tokenizer, modules of sentence-transformers.
+
+    Raises:
+        ValueError: modules.json is damaged.
+    """
+    path = directory / "modules.json"
+    folders = module_folders(path.read_bytes(), str(path)) if path.is_file() else []
+    names = [*FILES, *(f"{folder}/{name}" for folder in folders for name in MODULE_FILES)]
+    return [name for name in names if is_preserved_file(name)]
 
 
 def check_no_link(directory: Path, name: str) -> None:
@@ -115,16 +146,20 @@ def code_files(directory: Path, auto_map: object) -> list[str]:
 def stale_files(existing: set[str], files: dict[str, Path]) -> list[str]:
     """Files of an earlier push that do not fit the new files: other shards, pictures, references, original files.
 
+    Where a model in its original format is pushed, also weights in other forms, the code of this package, and files of
+    another tokenizer, which transformers might read.
+
     Args:
         existing: paths of all files in the repository.
         files: the new files, by path in the repository.
     """
+    names, patterns = {*PICTURES, REFERENCE}, [*WEIGHTS, f"{ORIGINAL}/*"]
+    if original_auto_class(files["config.json"].parent) is not None:
+        names |= {*PUSHED, *FILES, *(name for family in FAMILIES.values() for name in family_code(*family))}
+        names -= {"README.md"}
+        patterns += WEIGHT_FILES
     return sorted(
-        name
-        for name in existing - set(files)
-        if name in PICTURES
-        or name == REFERENCE
-        or any(fnmatch(name, pattern) for pattern in (*WEIGHTS, f"{ORIGINAL}/*"))
+        name for name in existing - set(files) if name in names or any(fnmatch(name, each) for each in patterns)
     )
 
 

@@ -3,8 +3,10 @@
 A saved model has Python files, and loading it with `trust_remote_code=True` runs them. Before that, they are compared
 byte by byte with the files that this package exports. A file whose header names an older version is replaced by the
 current one, which reads the same configurations. Any other file is foreign code, which runs only if it is trusted.
+A model in an original format needs no code: if its directory holds or names some, it is refused.
 """
 
+import json
 from pathlib import Path
 
 from packaging.version import Version
@@ -12,6 +14,12 @@ from packaging.version import Version
 from ..data.objects import read_object
 from ..version import __version__
 from .export import FAMILIES, auto_map, exported_version, family_code
+from .saved import original_auto_class
+
+# Keys of config.json and tokenizer_config.json that name code.
+CODE_KEYS = ("auto_map", "custom_pipelines")
+# The package of the classes in modules.json that are no code of the repository.
+MODULES = "sentence_transformers."
 
 
 class ForeignCodeError(ValueError):
@@ -49,16 +57,40 @@ def foreign_code(directory: Path) -> list[str]:
     return found
 
 
+def code_beside_original(directory: Path) -> list[str]:
+    """Descriptions of all code that the directory of a model in an original format holds or names."""
+    config, tokenizer = (read_object(directory / name) for name in ("config.json", "tokenizer_config.json"))
+    found = [f"config.json names {config[key]}" for key in CODE_KEYS if config.get(key)]
+    found += [f"tokenizer_config.json names {tokenizer[key]}" for key in CODE_KEYS if tokenizer.get(key)]
+    found += [f"modules.json names {name}" for name in module_types(directory) if not name.startswith(MODULES)]
+    return found + [f"{path.relative_to(directory)} is code" for path in sorted(directory.rglob("*.py"))]
+
+
+def module_types(directory: Path) -> list[str]:
+    """The classes that modules.json of sentence-transformers names. Raises ValueError if it is damaged."""
+    path = directory / "modules.json"
+    try:
+        modules = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON ({error})") from error
+    return [str(each["type"]) for each in modules if isinstance(each, dict) and each.get("type")]
+
+
 def check_code(directory: Path, trusted: bool = False) -> None:
     """Refuse code that is not from this package.
 
     Args:
         directory: of a saved model.
-        trusted: whether the user allows the code to run.
+        trusted: whether the user allows the code to run; without effect for a model in an original format.
 
     Raises:
         ForeignCodeError: there is foreign code, and it is not trusted; the message names it.
     """
+    if original_auto_class(directory) is not None:
+        if found := code_beside_original(directory):
+            reason = "a model in its original format needs no code; it is neither run nor sent. Remove it"
+            raise ForeignCodeError(f"{directory}: {'; '.join(found)}; {reason}")
+        return
     if not trusted and (found := foreign_code(directory)):
         raise ForeignCodeError(
             f"{directory}: {'; '.join(found)}. It is not run. To replace it by the code of seqblend, load the model "

@@ -4,7 +4,8 @@
 
 Before the first request that changes the repository, the files are selected by name and scanned for secrets
 (`contents.py`), and the model is loaded in a process without seqblend. Code in the directory that is not from this
-package is not run (`provenance.py`). A dry run does not change the directory.
+package is not run (`provenance.py`). A dry run does not change the directory. A model in its original format
+(`original.py`) is pushed in the same way.
 """
 
 import argparse
@@ -27,7 +28,9 @@ from ..data.errors import print_error
 from ..version import __version__
 from .card import SIGNATURE, CardData, write_card
 from .contents import PICTURES, PublishError, check_no_secrets, link_files, list_files, repository_files, stale_files
+from .original import check_complete, renew_card
 from .provenance import check_code, foreign_code, update_code
+from .saved import original_auto_class
 from .verify import REFERENCE, load_saved, verify_isolated, write_reference
 
 logger = logging.getLogger(__name__)
@@ -99,7 +102,7 @@ def publish(
     """Check a saved model, and push it as one commit.
 
     Args:
-        directory: of the model, with all files of the repository.
+        directory: of the model, with all files of the repository: a saved model, or what write_original returned.
         destination: where to push.
         message: of the commit.
         extra_files: more files for the same commit, by path in the repository; they replace those of the directory.
@@ -139,6 +142,8 @@ def checked_files(
     with tempfile.TemporaryDirectory() as temporary:
         repository = Path(temporary, "model")
         try:
+            if original_auto_class(directory) is not None:
+                check_complete(directory)
             check_code(directory, trust_remote_code)
             updated = update_code(directory, Path(temporary, "code"), trust_remote_code)
             files = {**repository_files(directory), **updated}
@@ -286,18 +291,23 @@ def write_missing_files(
     Raises:
         ValueError: the model cannot be loaded, or a file of its run is damaged.
     """
-    names = []
-    if not (directory / REFERENCE).exists():
+    names, card = [], directory / "README.md"
+    is_original = original_auto_class(directory) is not None
+    if is_original:
+        check_complete(directory)
+    elif not (directory / REFERENCE).exists():
         write_reference(load_saved(directory), into)
         names.append(REFERENCE)
-    card = directory / "README.md"
     if not card.exists() or SIGNATURE in card.read_text(encoding="utf-8"):
         try:
-            write_card(directory, card_data, into=into, trust_remote_code=trust_remote_code)
+            if is_original:
+                renew_card(directory, card_data, into)
+            else:
+                write_card(directory, card_data, into=into, trust_remote_code=trust_remote_code)
         except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # values of any type in the files
             raise ValueError(f"{directory}: a file of its run is damaged ({type(error).__name__}: {error})") from error
-        names += ["README.md", *(name for name in PICTURES if (into / name).exists())]
-    return {name: into / name for name in names}
+        names += ["README.md", *PICTURES]
+    return {name: into / name for name in names if (into / name).exists()}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The directory of a saved model: the model's files and the files that its run wrote."""
+"""The directory of a saved model: which kind of model it holds, its files, and the files that its run wrote."""
 
 import math
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Any
 
 import safetensors
 
+from ..conversion.registry import ARCHITECTURES
 from ..data.objects import parse_object, read_object
 from ..tasks.tags import find_scheme
 from ..tasks.words import SENTENCES, WordSplitting, find_splitting, read_splitting
@@ -15,6 +16,24 @@ from .usage import HEADS, Head, Tagging
 
 # The keys that every row of predictions.jsonl must have.
 COLUMNS = ("input", "prediction", "reference")
+# Options of a tokenizer that change its tokens and that its files may not have as in the training.
+TOKENIZER_OPTIONS = ("add_prefix_space",)
+
+
+def original_auto_class(directory: str | Path) -> str | None:
+    """The name of the Auto class of a model in an original format, that of a class of transformers.
+
+    This tells the two kinds of saved models apart, everywhere: it is None for a model of this package, which is saved
+    with its code, and for a directory without a model. A model in an original format needs no code.
+
+    Raises:
+        ValueError: config.json is damaged.
+    """
+    config = read_object(Path(directory) / "config.json")
+    architecture, named = ARCHITECTURES.get(str(config.get("model_type"))), config.get("architectures")
+    if architecture is None or not isinstance(named, list) or not named:
+        return None
+    return next((auto_class for auto_class, head in architecture.heads.items() if head.stock == named[0]), None)
 
 
 @dataclass(frozen=True)
@@ -29,6 +48,7 @@ class SavedModel:
         predictions: the rows of predictions.jsonl.
         tokenizer: tokenizer_config.json.
         parameters: the number of parameters.
+        original: the directory of the same model in its original format, if the card is for that.
     """
 
     directory: Path
@@ -38,6 +58,31 @@ class SavedModel:
     predictions: list[dict[str, Any]]
     tokenizer: dict[str, Any]
     parameters: int
+    original: Path | None = None
+
+    @property
+    def repository(self) -> Path:
+        """The directory of the files that the card is for."""
+        return self.original or self.directory
+
+    @property
+    def name(self) -> str:
+        """How messages call the model."""
+        return str(self.directory) if self.original is None else f"{self.directory} in its original format"
+
+    @cached_property
+    def stock_class(self) -> str | None:
+        """The name of the class of transformers, for a model in its original format."""
+        return None if self.original is None else read_object(self.original / "config.json")["architectures"][0]
+
+    @property
+    def tokenizer_options(self) -> dict[str, Any]:
+        """Options of the training that the original tokenizer's files do not have."""
+        if self.original is None:
+            return {}
+        original = read_object(self.original / "tokenizer_config.json")
+        used = {name: self.tokenizer[name] for name in TOKENIZER_OPTIONS if name in self.tokenizer}
+        return {name: value for name, value in used.items() if value != original.get(name, False)}
 
     @property
     def head(self) -> Head:
@@ -71,7 +116,7 @@ class SavedModel:
         """How the example code uses a token classifier."""
         if self.splitting is None:
             return Tagging()
-        tokens = read_object(self.directory / "tokenizer.json").get("model", {})
+        tokens = read_object(self.repository / "tokenizer.json").get("model", {})
         scheme = find_scheme(self.labels)
         one_token = self.splitting == ("characters", 1) and tokens.get("type") == "BPE" and not tokens.get("merges")
         return Tagging(self.splitting.rule, one_token and scheme is not None and scheme.name in ("IO", "IOB"))
@@ -93,8 +138,12 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def read_saved(directory: str | Path) -> SavedModel:
+def read_saved(directory: str | Path, original: Path | None = None) -> SavedModel:
     """Read the directory of a saved model.
+
+    Args:
+        directory: of a model of this package.
+        original: see SavedModel.
 
     Raises:
         ValueError: it does not hold a model of this package, or a file is damaged.
@@ -114,7 +163,8 @@ def read_saved(directory: str | Path) -> SavedModel:
         state=read_object(directory / "trainer_state.json"),
         predictions=predictions,
         tokenizer=read_object(directory / "tokenizer_config.json"),
-        parameters=count_parameters(directory),
+        parameters=count_parameters(original or directory),
+        original=original,
     )
 
 

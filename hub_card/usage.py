@@ -1,13 +1,11 @@
 """The example code on the card: a few lines for each head, which are run before they are printed."""
 
 import json
-import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..tasks.words import DEFAULT, WORDS, join_words, word_spans
-from .verify import run_isolated
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,8 @@ LOADING_CODE = """\
 from transformers import {names}
 
 repository = {repo_id}
-options = {{"revision": {revision}, "trust_remote_code": True}}
-tokenizer = AutoTokenizer.from_pretrained(repository, **options)
-model = {auto_class}.from_pretrained(repository, **options)
+{options}tokenizer = AutoTokenizer.from_pretrained(repository{arguments}{tokenizer_arguments})
+model = {auto_class}.from_pretrained(repository{arguments})
 """
 
 
@@ -62,7 +59,16 @@ class Tagging:
     groups: bool = False
 
 
-def usage_code(head: Head, repo_id: str, example: Any, revision: str = "main", tagging: Tagging = Tagging()) -> str:
+def usage_code(
+    head: Head,
+    repo_id: str,
+    example: Any,
+    revision: str = "main",
+    tagging: Tagging = Tagging(),
+    *,
+    has_code: bool = True,
+    tokenizer_options: Mapping[str, Any] | None = None,
+) -> str:
     """The example code for the card.
 
     Args:
@@ -71,11 +77,23 @@ def usage_code(head: Head, repo_id: str, example: Any, revision: str = "main", t
         example: a text, a pair of texts, or the words of a sentence.
         revision: the branch that the model is pushed to.
         tagging: for a token classifier.
+        has_code: whether the repository holds the code of the model, which must be allowed to run.
+        tokenizer_options: options that the tokenizer had in training and that are not in its files.
     """
     names = [head.auto_class, "AutoTokenizer", *(["pipeline"] if head.pipeline else [])]
     # As literals: the names may come from a file that is not trusted, and this code is run.
-    where = {"repo_id": as_literal(repo_id), "revision": as_literal(revision)}
-    loading = LOADING_CODE.format(names=", ".join(names), auto_class=head.auto_class, **where)
+    branch, options = as_literal(revision), ""
+    arguments = "" if revision == "main" else f", revision={branch}"
+    if has_code:
+        options, arguments = f'options = {{"revision": {branch}, "trust_remote_code": True}}\n', ", **options"
+    loading = LOADING_CODE.format(
+        names=", ".join(names),
+        repo_id=as_literal(repo_id),
+        options=options,
+        arguments=arguments,
+        tokenizer_arguments="".join(f", {name}={value!r}" for name, value in (tokenizer_options or {}).items()),
+        auto_class=head.auto_class,
+    )
     return loading + inference_code(head, example, tagging)
 
 
@@ -127,30 +145,6 @@ def make_prompt(head: Head, example: Any, mask_token: str | None) -> Any:
     if head.pipeline_tag == "fill-mask" and words and mask_token is not None and mask_token not in words:
         return " ".join([*words[: len(words) // 2], mask_token, *words[len(words) // 2 + 1 :]])
     return example
-
-
-def run_usage(code: str, repo_id: str, directory: Path) -> str:
-    """Run the example code unchanged in a process without seqblend, and return its output.
-
-    In the working directory of the process, `repo_id` is a link to `directory`; transformers loads it like the
-    repository.
-
-    Raises:
-        ValueError: the code fails.
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        link = Path(temporary, repo_id)
-        if Path(temporary).resolve() not in link.resolve().parents:
-            raise ValueError(f"repo_id: {repo_id!r} is not the name of a repository")
-        try:
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(Path(directory).absolute(), target_is_directory=True)
-        except OSError as error:  # Windows allows links only with a special permission
-            raise ValueError(str(error)) from error
-        done = run_isolated(["-"], Path(temporary), code)
-    if done.returncode:
-        raise ValueError((done.stderr.strip().splitlines() or ["the process ended without a message"])[-1])
-    return done.stdout.rstrip("\n")
 
 
 # Code that splits a text into words, for each rule of WORDS.

@@ -1,7 +1,8 @@
 """Verification that a saved model gives its recorded outputs: reference.safetensors holds inputs and outputs.
 
 `verify` checks a model where seqblend is installed. As a script, `python verify.py DIR`, this file checks it with the
-code in the directory, as if seqblend were not installed.
+code in the directory, as if seqblend were not installed. `python verify.py DIR AUTO_CLASS` checks a model in an
+original format with transformers alone, without any code of the directory.
 """
 
 import json
@@ -33,24 +34,39 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torc
 
 
 def reference_inputs(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Inputs of the reference: three sequences of different lengths, of random tokens with a fixed seed."""
+    """Inputs of the reference: sequences of different lengths, of random tokens with a fixed seed.
+
+    They look like those of a tokenizer, because stock models read tokens where ours read the mask: padding consists of
+    padding tokens, special tokens occur nowhere else, and the source of an encoder-decoder ends with the end token.
+    """
     generator = torch.Generator().manual_seed(0)
-    mask = torch.tensor([[1] * length + [0] * (max(LENGTHS) - length) for length in LENGTHS])
+    config, size = model.config, model.get_input_embeddings().num_embeddings
+    has_lm_head = model.get_output_embeddings() is not None
+    padding, end = config.pad_token_id, first_id(config.eos_token_id)
+    # Stock decoders classify no batch without a padding token.
+    is_converted = getattr(config, "original_model_type", None) is not None
+    is_single = is_converted and padding is None and not has_lm_head
+    lengths = LENGTHS[:1] if is_single else LENGTHS
+    mask = torch.tensor([[1] * length + [0] * (max(lengths) - length) for length in lengths])
+    special = {padding, end, first_id(config.bos_token_id)}
 
     def tokens(vocab_size: int) -> torch.Tensor:
-        return torch.randint(vocab_size, mask.shape, generator=generator) * mask
+        ordinary = torch.tensor([each for each in range(vocab_size) if each not in special] or [0])
+        drawn = ordinary[torch.randint(len(ordinary), mask.shape, generator=generator)]
+        return drawn.masked_fill(mask == 0, padding or 0)
 
-    size, has_lm_head = model.get_input_embeddings().num_embeddings, model.get_output_embeddings() is not None
-    if not model.config.is_encoder_decoder:
+    if not config.is_encoder_decoder:
         return {"input_ids": tokens(size), "attention_mask": mask}
-    if has_lm_head:
-        return {
-            "input_ids": tokens(size),
-            "attention_mask": mask,
-            "decoder_input_ids": tokens(model.config.vocab_size),
-        }
     # Without decoder inputs, the decoder reads the source as well, so its vocabulary is a limit too.
-    return {"input_ids": tokens(min(size, model.config.vocab_size)), "attention_mask": mask}
+    inputs = {"input_ids": tokens(size if has_lm_head else min(size, config.vocab_size)), "attention_mask": mask}
+    if end is not None:
+        inputs["input_ids"][torch.arange(len(mask)), mask.sum(1) - 1] = end
+    return inputs | ({"decoder_input_ids": tokens(config.vocab_size)} if has_lm_head else {})
+
+
+def first_id(token: int | list[int] | None) -> int | None:
+    """A token's id; of several end tokens the first."""
+    return token[0] if isinstance(token, list) else token
 
 
 def compute_outputs(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -103,9 +119,18 @@ def read_reference(directory: str | Path) -> tuple[dict[str, torch.Tensor], dict
 
 
 def compare_outputs(
-    model: PreTrainedModel, inputs: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
-) -> dict:
+    model: PreTrainedModel,
+    inputs: dict[str, torch.Tensor],
+    expected: dict[str, torch.Tensor],
+    hint: str = f"if you changed the model on purpose, delete {REFERENCE}",
+) -> dict[str, float]:
     """The largest difference of each output, relative to its standard deviation; 0.0 if it is bitwise equal.
+
+    Args:
+        model: the model.
+        inputs: of the reference.
+        expected: the outputs in the reference.
+        hint: the end of the message about a difference.
 
     Raises:
         ValueError: an output has another shape, or differs by more than TOLERANCE.
@@ -117,18 +142,26 @@ def compare_outputs(
         reference = expected[name]
         if output.shape != reference.shape:
             raise ValueError(f"{name} has shape {tuple(output.shape)}, the reference {tuple(reference.shape)}")
-        difference = (output.double() - reference.double()).abs().max().item()
+        difference = real_values(output.double() - reference.double(), inputs).abs().max().item()
         errors[name] = difference / max(reference.double().std().item(), 1e-12) if difference else 0.0
         if not errors[name] <= TOLERANCE.get(model.dtype, 1e-4):
             raise ValueError(
-                f"{name} differs from the reference by {errors[name]:.1e} of its standard deviation; if you changed "
-                f"the model on purpose, delete {REFERENCE}"
+                f"{name} differs from the reference by {errors[name]:.1e} of its standard deviation; {hint}"
             )
     return errors
 
 
+def real_values(output: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """An output with zeros at padding, where stock models compute values without meaning, even NaN."""
+    mask = inputs["attention_mask"] == 0
+    is_of_tokens = output.dim() == 3 and output.shape[:2] == mask.shape and "decoder_input_ids" not in inputs
+    return output.masked_fill(mask[..., None], 0.0) if is_of_tokens else output
+
+
 def verify(repo_or_dir: str | Path, revision: str | None = None, token: str | None = None) -> dict[str, float]:
     """Check that a model gives the outputs that it gave when it was published.
+
+    A model in an original format is loaded by transformers alone; its outputs are compared with those of seqblend.
 
     Args:
         repo_or_dir: a directory, or a repository of the Hub.
@@ -140,16 +173,46 @@ def verify(repo_or_dir: str | Path, revision: str | None = None, token: str | No
         deviation; 0.0 if it is bitwise equal.
 
     Raises:
-        ValueError: there is no reference.safetensors, or the outputs differ by more than rounding.
+        ValueError: there is no reference.safetensors, or the outputs differ by more than rounding; or the directory of
+            a model in an original format holds code, which it does not need.
     """
+    # As a script, this file has no package.
+    from ..conversion.reading import quiet
+    from .provenance import check_code
+    from .saved import original_auto_class
+
     directory = repo_or_dir
     if not Path(repo_or_dir).is_dir():
         # Checkpoints for resuming are not needed, and may be larger than the model.
         directory = snapshot_download(
             str(repo_or_dir), revision=revision, token=token, ignore_patterns=["*checkpoint*/*"]
         )
+    if (auto_class := original_auto_class(directory)) is not None:
+        check_code(Path(directory))
+        with quiet():
+            return verify_original(str(directory), auto_class)
     inputs, expected = read_reference(directory)
     return compare_outputs(load_saved(directory), inputs, expected)
+
+
+def verify_original(directory: str, auto_class: str) -> dict[str, float]:
+    """Compare the outputs of a model in an original format, as transformers computes them, with the reference.
+
+    The reference is that of the model of seqblend, in float32.
+
+    Args:
+        directory: of the model.
+        auto_class: the name of the Auto class.
+
+    Raises:
+        ValueError: the model or its tokenizer cannot be loaded, or an output differs; see read_reference.
+    """
+    inputs, expected = read_reference(directory)
+    if Path(directory, "tokenizer_config.json").exists():
+        load_without_code(transformers.AutoTokenizer, directory)
+    options = {"dtype": torch.float32, "use_safetensors": True}
+    model = load_without_code(getattr(transformers, auto_class), directory, **options)
+    return compare_outputs(model, inputs, expected, "its files are not those that were written together")
 
 
 def load_saved(directory: str | Path) -> PreTrainedModel:
@@ -158,9 +221,13 @@ def load_saved(directory: str | Path) -> PreTrainedModel:
     Raises:
         ValueError: the model cannot be loaded.
     """
-    auto_class = find_auto_class(directory)
+    return load_without_code(find_auto_class(directory), directory, use_safetensors=True)
+
+
+def load_without_code(auto_class: Any, directory: str | Path, **options: Any) -> Any:
+    """What an Auto class loads from a directory. Raises ValueError if it cannot be loaded, or needs its own code."""
     try:
-        return auto_class.from_pretrained(directory, trust_remote_code=False, use_safetensors=True)
+        return auto_class.from_pretrained(directory, trust_remote_code=False, **options)
     except Exception as error:  # from_pretrained of transformers raises errors of any class for damaged files
         raise ValueError(f"{directory} cannot be loaded ({type(error).__name__}: {error})") from error
 
@@ -220,7 +287,9 @@ def run_isolated(arguments: list[str], directory: Path, code: str | None = None)
 
 
 def verify_isolated(directory: Path) -> dict[str, dict[str, float]]:
-    """Load a saved model in every Auto class of its family in an isolated process, and compare the outputs.
+    """Load a saved model in an isolated process, and compare the outputs.
+
+    A model of this package is loaded in every Auto class of its family, one in an original format in its own.
 
     Returns:
         For each Auto class the largest difference of each output that the reference has, see compare_outputs.
@@ -228,7 +297,12 @@ def verify_isolated(directory: Path) -> dict[str, dict[str, float]]:
     Raises:
         ValueError: a class cannot be loaded, a tensor of the base model is missing, or an output differs.
     """
-    done = run_isolated([str(Path(directory).absolute())], Path(directory))
+    # As a script, this file has no package.
+    from .saved import original_auto_class
+
+    auto_class = original_auto_class(directory)
+    arguments = [str(Path(directory).absolute()), *([] if auto_class is None else [auto_class])]
+    done = run_isolated(arguments, Path(directory))
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["the process ended without a message"])[-1]
         raise ValueError(f"{directory} cannot be loaded without seqblend: {reason}")
@@ -257,12 +331,15 @@ def verify_auto_classes(directory: str) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    """`verify.py DIR` loads a directory in every Auto class; `verify.py -` runs the code from standard input."""
+    """`verify.py DIR [AUTO_CLASS]` loads a directory; `verify.py -` runs the code from standard input."""
     # Neither the installed package nor the files beside this one can be imported.
     sys.meta_path.insert(0, HideSeqblend())
     sys.path.pop(0)
     if sys.argv[1] == "-":
         exec(compile(sys.stdin.read(), "usage", "exec"), {"__name__": "__main__"})
+    elif len(sys.argv) > 2:
+        directory, auto_class = sys.argv[1:]
+        print(json.dumps({auto_class: verify_original(directory, auto_class)}))
     else:
         print(json.dumps(verify_auto_classes(sys.argv[1])))
 

@@ -221,7 +221,7 @@ def card_facts(data_args: DataArguments) -> dict[str, Any]:
     facts = parse_pairs(data_args.card_data, "card_data")
     try:
         CardData.check_names(facts)
-        CardData(**facts)
+        CardData(**facts).check_base_model()
     except (StrictDataclassError, ValueError) as error:
         raise InputError(f"card_data: {error}") from error
     return facts
