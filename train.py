@@ -95,6 +95,8 @@ class Job:
             self.trainer.push_to_hub()
         elif args.do_train:
             self.trainer.create_model_card()
+        if args.do_train and (args.save_original or args.push_original):
+            self.trainer.publisher.write_original()
 
     def how_to_continue(self) -> str:
         """For a message: what is saved if the run ends now, and how to continue."""

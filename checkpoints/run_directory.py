@@ -12,14 +12,13 @@ from ..conversion.origin import FOLDER as ORIGINAL_FILES
 from ..data.errors import InputError, short_list
 from ..data.objects import load_object
 from ..hub_card.contents import WEIGHTS
+from ..hub_card.original import FOLDER as ORIGINAL_FORMAT
 from ..hub_card.verify import REFERENCE
 from .faults import IDENTITY, STATE
 from .store import STAGE, checkpoints_in, remove
 
 logger = logging.getLogger(__name__)
 
-# The folder of a fine-tuned model in the format of the checkpoint that it was converted from.
-ORIGINAL_FORMAT = "original"
 RESULTS = [
     *(f"{name}_results.json" for name in ("train", "eval", "test", "run", "all")),
     "predictions.jsonl",

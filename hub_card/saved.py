@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+from transformers import AutoTokenizer
 
 from ..conversion.registry import ARCHITECTURES
 from ..data.objects import parse_object, read_object
 from ..tasks.tags import find_scheme
-from ..tasks.words import SENTENCES, WordSplitting, find_splitting, read_splitting
+from ..tasks.words import SENTENCES, WordSplitting, find_splitting, needs_spaces, read_splitting
 from .usage import HEADS, Head, Tagging
 
 # The keys that every row of predictions.jsonl must have.
@@ -119,7 +120,9 @@ class SavedModel:
         tokens = read_object(self.repository / "tokenizer.json").get("model", {})
         scheme = find_scheme(self.labels)
         one_token = self.splitting == ("characters", 1) and tokens.get("type") == "BPE" and not tokens.get("merges")
-        return Tagging(self.splitting.rule, one_token and scheme is not None and scheme.name in ("IO", "IOB"))
+        groups = one_token and scheme is not None and scheme.name in ("IO", "IOB")
+        tokenizer = AutoTokenizer.from_pretrained(self.repository, trust_remote_code=False, **self.tokenizer_options)
+        return Tagging(self.splitting.rule, groups, needs_spaces(tokenizer))
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:

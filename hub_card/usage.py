@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..tasks.words import DEFAULT, WORDS, join_words, word_spans
+from ..tasks.words import DEFAULT, WORDS, join_words, with_spaces, word_spans
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Head:
         task_name: the name of their task on the card.
         sentence: what the models do; `{labels}` is replaced by a description of the labels.
         code: lines that use `model` and `tokenizer`; `{text}` is replaced by the example, `{words}` by lines that
-            define `words`.
+            define `words`, and `{word}` by the current one of them.
         pipeline: whether these lines use a pipeline of transformers.
         classifies: whether the models have labels.
         labels_words: whether they give each word a label.
@@ -53,10 +53,12 @@ class Tagging:
         rule: the rule that splits a text into words, one of WORDS; None: unknown.
         groups: whether a pipeline of transformers groups the tags into spans correctly: each word must be one token,
             with the tags B- and I-.
+        spaced: whether the tokenizer needs the space before each word; see needs_spaces.
     """
 
     rule: str | None = None
     groups: bool = False
+    spaced: bool = False
 
 
 def usage_code(
@@ -101,17 +103,21 @@ def inference_code(head: Head, example: Any, tagging: Tagging = Tagging()) -> st
     """The part of usage_code after the model is loaded."""
     if head.labels_words:
         code = GROUPED_TAGGING_CODE if tagging.groups else head.code
-        return code.format(words=words_code(example, tagging.rule))
+        word = "words[index].strip()" if tagging.spaced else "words[index]"
+        return code.format(words=words_code(example, tagging), word=word)
     text = {"text": example[0], "text_pair": example[1]} if is_pair(head, example) else as_text(example)
     return head.code.format(text=as_literal(text))
 
 
-def words_code(example: str | list[str], rule: str | None) -> str:
+def words_code(example: str | list[str], tagging: Tagging) -> str:
     """Lines that define `words`: by the rule from a text, or as a list if the rule does not reproduce the words."""
-    text = as_text(example, rule)
-    rule = rule or (DEFAULT if isinstance(example, str) else guess_rule(example))
+    text = as_text(example, tagging.rule)
+    rule = tagging.rule or (DEFAULT if isinstance(example, str) else guess_rule(example))
     if isinstance(example, list) and [text[start:stop] for start, stop in word_spans(text, rule)] != example:
-        return f"words = {as_literal(example)}"
+        return f"words = {as_literal(with_spaces(example, rule) if tagging.spaced else example)}"
+    if tagging.spaced and rule != "characters":
+        # Of several spaces only the last one belongs to a word.
+        return SPACED_CODE.format(text=as_literal(text), pattern=WORDS[rule].pattern)
     return SPLITTING_CODE[rule].format(text=as_literal(text), pattern=WORDS[rule].pattern)
 
 
@@ -153,6 +159,7 @@ SPLITTING_CODE = {
     "words": "import regex\n\nwords = regex.findall(r'{pattern}', {text})",
     "spaces": "words = {text}.split()",
 }
+SPACED_CODE = "import regex\n\nwords = regex.findall(r' ?(?:{pattern})', {text})"
 # Code for a token classifier whose tokens are single characters.
 GROUPED_TAGGING_CODE = """\
 {words}
@@ -188,7 +195,7 @@ for part in tag([words], is_split_into_words=True)[0]:
     index = word_of[part["index"]]
     # A word has the tag of its first token.
     if word_of.index(index) == part["index"]:
-        print(words[index], part["entity"], f"{{part['score']:.3f}}")
+        print({word}, part["entity"], f"{{part['score']:.3f}}")
 """,
     ),
     "Seq2SeqLM": Head(

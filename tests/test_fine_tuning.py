@@ -16,7 +16,7 @@ from tokenizers.processors import RobertaProcessing, TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config
 
-from seqblend import to_original, train_tokenizer
+from seqblend import train_tokenizer
 from seqblend.conversion.registry import ARCHITECTURES
 from seqblend.hub_card.card import write_card
 from seqblend.predict import main as predict
@@ -46,10 +46,16 @@ CASES = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def plain_cards():
-    """Cards without pictures and without running their code; tests/test_card.py has both."""
+def quick_cards():
+    """Cards without pictures and without running their code, and no process that opens the original format.
+
+    tests/test_original_card.py has all of them.
+    """
+    plain = functools.partial(write_card, complete=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("seqblend.training.publisher.write_card", functools.partial(write_card, complete=False))
+        for module in ("training.publisher", "hub_card.original"):
+            patch.setattr(f"seqblend.{module}.write_card", plain)
+        patch.setattr("seqblend.hub_card.original.verify_isolated", lambda directory: None)
         yield
 
 
@@ -112,21 +118,20 @@ def assert_refused(directory, checkpoint, task, words, capsys, **options):
 def test_a_checkpoint_is_trained_and_returned(model_type, task, tmp_path):
     """The stock class gives the logits of the model that was trained, for texts as its own tokenizer has them."""
     source = save_stock(tmp_path / "stock", model_type, head_of(model_type, task))
-    assert main(flags(tmp_path / "out", source, task)) == 0
+    assert main(flags(tmp_path / "out", source, task, save_original=True)) == 0
     ours = TASKS[task].auto_class.from_pretrained(tmp_path / "out").eval()
-    to_original(ours, tmp_path / "original")
     name = TASKS[task].auto_class.__name__
-    stock = auto(name).from_pretrained(tmp_path / "original").eval()
+    stock = auto(name).from_pretrained(tmp_path / "out" / "original").eval()
     assert type(stock) is ARCHITECTURES[model_type].heads[name].stock_class
-    inputs = AutoTokenizer.from_pretrained(tmp_path / "original")("ab cd ef", return_tensors="pt")
+    inputs = AutoTokenizer.from_pretrained(tmp_path / "out" / "original")("ab cd ef", return_tensors="pt")
     inputs.pop("token_type_ids", None)
     if task == TRANSLATE:
         inputs["decoder_input_ids"] = torch.tensor([[ours.config.decoder_start_token_id, 7, 8]])
     with torch.no_grad():
         expected, actual = stock(**inputs).logits, ours(**inputs).logits
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * float(expected.std()))
-    assert (tmp_path / "original" / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
-    assert answers(tmp_path / "original", task) == answers(tmp_path / "out", task)
+    assert (tmp_path / "out" / "original" / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+    assert answers(tmp_path / "out" / "original", task) == answers(tmp_path / "out", task)
 
 
 def answers(directory, task):

@@ -16,11 +16,13 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from ..checkpoints.faults import MANIFEST, STATE
-from ..checkpoints.store import write_manifest
+from ..checkpoints.store import RunError, write_manifest
+from ..conversion import ConversionError
 from ..data.errors import InputError
 from ..data.objects import read_object
 from ..hub_card.card import CardData, write_card
 from ..hub_card.contents import PublishError
+from ..hub_card.original import write_original
 from ..hub_card.publish import Destination, publish
 from ..hub_card.verify import REFERENCE, load_saved, write_reference
 
@@ -100,6 +102,27 @@ class Publisher:
         self.trainer._finish_current_push()
         job = (directory, destination, message)
         return publish(*job) if blocking else self.background.run_as_future(publish, *job)
+
+    def write_original(self) -> None:
+        """Write the saved model in its original format, into output_dir/original, and push it with push_original.
+
+        Raises:
+            RunError: it could not be written; the saved model is unchanged.
+            PublishError: the push failed.
+        """
+        trainer = self.trainer
+        if trainer.args.push_original and trainer.hub_model_id is None:
+            trainer.init_hf_repo()
+        if not trainer.is_world_process_zero():
+            return
+        directory = trainer.args.output_dir
+        try:
+            with torch.random.fork_rng(devices=[]):
+                original = write_original(directory, self.card_facts())
+        except ConversionError as error:
+            raise RunError(f"{error}; the trained model is in {directory}") from error
+        if trainer.args.push_original:
+            publish(original, self.destination(), "End of training")
 
     def push_checkpoint(self, checkpoint: Path) -> None:
         """Push a checkpoint as one commit, in the background; if that fails, training continues.
