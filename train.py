@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from seqblend.checkpoints.run_directory import RESULTS, check_directory, check_sources, read_results
@@ -30,6 +31,7 @@ from seqblend.tasks.splits import PREFIXES, EncodedSplit, check_metric, encode_s
 from seqblend.training.arguments import BlendTrainingArguments, DataArguments, ModelArguments
 from seqblend.training.checks import (
     check_options,
+    check_packing,
     resolve_evaluation,
     resolve_generation_config,
     resolve_steps,
@@ -39,6 +41,7 @@ from seqblend.training.checks import (
 from seqblend.training.class_weights import class_weights
 from seqblend.training.command_line import card_facts, parse_arguments, public_command
 from seqblend.training.models import (
+    add_end_tokens,
     check_position_limit,
     make_model,
     position_limit,
@@ -58,6 +61,8 @@ logger = logging.getLogger("seqblend.train")
 
 # transformers' default; a run with fewer steps would log nothing.
 MOST_LOGGING_STEPS = 500
+# The number of rows in which the end tokens of answers are looked for.
+FIRST_ROWS = 100
 
 
 @dataclass
@@ -186,8 +191,13 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     resolve_evaluation(args, task, set(rows))
     leakage = warn_about_leakage(rows, task.inputs) if args.should_log else {}
     model, settings = make_model_and_settings(model_args, data_args, args, task, rows)
+    has_conversations = task.conversations in next(iter(rows.values())).column_names
+    if has_conversations:
+        check_packing(args, task.conversations)
     with args.main_process_first(desc="tokenizing"):
         splits = encode_splits(task, rows, settings, data_args.preprocessing_num_workers)
+    if args.do_train:
+        add_end_tokens(model, task.end_tokens(first_rows(rows["train"]), settings))
     if line := task.describe_labels(settings.labels):
         logger.info(line)
     if args.metric_for_best_model is not None and "validation" in splits:
@@ -215,11 +225,17 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         # None replaces the result of an earlier run for the same split.
         **{f"{prefix}_leakage": leakage.get(name) for prefix, name in PREFIXES.items() if name in rows},
         **data_args.facts(),
+        **({"conversations": has_conversations} if args.do_train and task.conversations else {}),
     }
     return Job(task, splits, trainer, facts)
 
 
 # --- The parts of prepare ---
+
+
+def first_rows(rows: datasets.Dataset | RowStream) -> dict[str, list]:
+    """Some rows of the beginning, as columns."""
+    return rows.head[:] if isinstance(rows, RowStream) else rows[:FIRST_ROWS]
 
 
 def limit_output(args: BlendTrainingArguments) -> None:
@@ -286,6 +302,7 @@ def make_settings(
         tokenizer=tokenizer,
         labels=rows.label_names,
         where=rows.where,
+        origins=rows.origins,
         problem_type=model.config.problem_type,
         token_types=reads_token_types(model.config),
         seed=args.seed,

@@ -30,7 +30,7 @@ from .provenance import check_code, update_code
 from .record import format_value
 from .saved import SavedModel, read_saved
 from .secrecy import is_public, known_secrets
-from .usage import as_text, inference_code, is_pair, make_prompt, run_usage, usage_code
+from .usage import as_text, inference_code, is_conversation, is_pair, make_prompt, run_usage, usage_code
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class CardData:
         base_model: name on the Hub of the model that training started from.
         tags: additional tags.
         pipeline_tag: the task on the Hub, if it is not the usual one for the head.
-        example: a text, or the words of a sentence, shown instead of the first test row.
+        example: a text, the words of a sentence, or the messages of a conversation, shown instead of the first test row.
     """
 
     repo_id: str | None = None
@@ -109,7 +109,7 @@ class CardData:
     base_model: str | list[str] | None = None
     tags: list[str] | None = None
     pipeline_tag: str | None = None
-    example: str | list[str] | None = None
+    example: str | list[str] | list[dict[str, str]] | None = None
 
     @classmethod
     def check_names(cls, names: Any) -> None:
@@ -271,8 +271,9 @@ def metadata(saved: SavedModel, card_data: CardData, repo_id: str, example: Any)
     """The YAML at the top of the card, without the lines of dashes."""
     results = eval_results(saved, card_data)
     has_widget = example is not None and not is_pair(saved.head, example)
-    widget = [{"text": as_text(example, saved.tagging.rule)}] if has_widget else None
+    widget = [widget_input(saved, example)] if has_widget else None
     datasets = card_data.datasets or saved.results.get("dataset_id")
+    chat_tag = ["conversational"] if saved.head.answers_messages else []
     data = ModelCardData(
         language=card_data.language,
         license=card_data.license,
@@ -280,7 +281,7 @@ def metadata(saved: SavedModel, card_data: CardData, repo_id: str, example: Any)
         license_link=card_data.license_link,
         library_name="transformers",
         pipeline_tag=card_data.pipeline_tag or saved.head.pipeline_tag,
-        tags=["seqblend", saved.config["model_type"], *(card_data.tags or [])],
+        tags=["seqblend", saved.config["model_type"], *chat_tag, *(card_data.tags or [])],
         datasets=[datasets] if isinstance(datasets, str) else datasets,
         base_model=card_data.base_model,
         metrics=sorted({result.metric_type for result in results}) or None,
@@ -289,6 +290,11 @@ def metadata(saved: SavedModel, card_data: CardData, repo_id: str, example: Any)
         widget=widget,
     )
     return data.to_yaml()
+
+
+def widget_input(saved: SavedModel, example: Any) -> dict[str, Any]:
+    """An example as an entry of the Hub's widget."""
+    return {"messages": example} if is_conversation(example) else {"text": as_text(example, saved.tagging.rule)}
 
 
 def eval_results(saved: SavedModel, card_data: CardData) -> list[EvalResult]:
