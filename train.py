@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from seqblend.checkpoints.run_directory import RESULTS, check_directory, check_sources, read_results
@@ -61,8 +60,6 @@ logger = logging.getLogger("seqblend.train")
 
 # transformers' default; a run with fewer steps would log nothing.
 MOST_LOGGING_STEPS = 500
-# The number of rows in which the end tokens of answers are looked for.
-FIRST_ROWS = 100
 
 
 @dataclass
@@ -197,7 +194,8 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     with args.main_process_first(desc="tokenizing"):
         splits = encode_splits(task, rows, settings, data_args.preprocessing_num_workers)
     if args.do_train:
-        add_end_tokens(model, task.end_tokens(first_rows(rows["train"]), settings))
+        read = rows["train"].head if isinstance(rows["train"], RowStream) else rows["train"]
+        add_end_tokens(model, task.end_tokens(read, settings))
     if line := task.describe_labels(settings.labels):
         logger.info(line)
     if args.metric_for_best_model is not None and "validation" in splits:
@@ -231,11 +229,6 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
 
 
 # --- The parts of prepare ---
-
-
-def first_rows(rows: datasets.Dataset | RowStream) -> dict[str, list]:
-    """Some rows of the beginning, as columns."""
-    return rows.head[:] if isinstance(rows, RowStream) else rows[:FIRST_ROWS]
 
 
 def limit_output(args: BlendTrainingArguments) -> None:

@@ -92,7 +92,7 @@ class CardData:
         base_model: name on the Hub of the model that training started from.
         tags: additional tags.
         pipeline_tag: the task on the Hub, if it is not the usual one for the head.
-        example: a text, the words of a sentence, or the messages of a conversation, shown instead of the first test row.
+        example: a text, the words of a sentence, or messages, shown instead of the first test row.
     """
 
     repo_id: str | None = None
@@ -409,6 +409,8 @@ def limits(saved: SavedModel, card_data: CardData) -> list[str]:
     if "max_length" in results and saved.head.pipeline_tag != "text-generation":
         phases = "training and evaluation" if is_measured else "training"
         lines.append(f"Inputs were truncated to {results['max_length']} tokens in {phases}.")
+    if saved.head.answers_messages and is_measured:
+        lines.append("Loss and perplexity are those of the tokens of the answers alone.")
     if saved.splitting is not None:
         rule, share = saved.splitting
         reproduced = "the words" if share == 1 else f"{share:.1%} of the words"

@@ -48,7 +48,7 @@ class SavedModel:
 
     @property
     def is_chat(self) -> bool:
-        """Whether the model answers messages: its run read conversations, or, without a run, it has a chat template."""
+        """Whether the model answers messages: its run read conversations, or it has a chat template and no run."""
         if "task" in self.results:
             return bool(self.results.get("conversations"))
         is_causal = self.config["architectures"][0].endswith("ForCausalLM")

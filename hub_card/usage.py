@@ -128,7 +128,7 @@ def as_messages(example: Any) -> list[dict[str, str]]:
     if not is_conversation(example):
         return [{"role": "user", "content": as_text(example)}]
     asked = list(takewhile(lambda message: message["role"] != ASSISTANT, example))
-    return [{**message, "content": message["content"][:MAX_EXAMPLE_LENGTH]} for message in asked]
+    return [{"role": each["role"], "content": each["content"][:MAX_EXAMPLE_LENGTH]} for each in asked]
 
 
 def as_text(example: Any, rule: str | None = None) -> str:

@@ -132,8 +132,8 @@ class Task(abc.ABC):
     def make_collator(self, settings: Settings) -> Callable[[list[Row]], dict[str, torch.Tensor]]:
         """The function that makes a batch from encoded rows."""
 
-    def end_tokens(self, rows: Rows, settings: Settings) -> list[int]:
-        """The ids of tokens that end an answer in training rows, and shall end generation."""
+    def end_tokens(self, rows: datasets.Dataset, settings: Settings) -> list[int]:
+        """The ids of the tokens that end an answer in training rows, and shall end generation, too."""
         return []
 
     # --- From predictions to metrics ---

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 Messages = list[dict[str, str]]
 # The number of rows in which `end_tokens` looks.
 ROWS = 100
+# The number of sequences that are looked at together.
+DOCUMENTS = 1000
 # The number of characters on either side of a boundary that a warning shows.
 SHOWN = 20
 # The most tokens that a chat model writes by default, as in the pipelines of transformers.
@@ -107,13 +109,12 @@ class CausalLM(Task):
         """Pads rows, or concatenates rows of packed documents."""
         return CausalCollator(settings.tokenizer)
 
-    def end_tokens(self, rows: Rows, settings: Settings) -> list[int]:
+    def end_tokens(self, rows: datasets.Dataset, settings: Settings) -> list[int]:
         """The tokens with which the chat template ends answers, in the first rows."""
-        ends: set[int] = set()
-        for messages in rows.get("messages", ())[:ROWS]:
-            encoded = encode_conversations(settings.tokenizer, [messages], settings.max_length)
-            ends.update(chain.from_iterable(encoded["ends"]))
-        return sorted(ends)
+        if "messages" not in rows.column_names:
+            return []
+        encoded = encode_conversations(settings.tokenizer, rows[:ROWS]["messages"], settings.max_length)
+        return sorted({*chain.from_iterable(encoded["ends"])})
 
     def default_generation(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
         """A number of tokens; a chat model ends by itself, so it has more."""
@@ -237,14 +238,7 @@ def render_answers(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> li
 
 
 def encode_conversations(tokenizer: PreTrainedTokenizerBase, conversations: list[Messages], max_length: int) -> Rows:
-    """Encode conversations; the labels are the tokens of the answers, each with the token that ends it.
-
-    A sequence of more than max_length tokens loses its end.
-
-    Returns:
-        `input_ids`, `labels`, and what `check_conversations` counts: `is_first` (whether the sequence is the first one
-        of its conversation), `excess` (tokens that do not fit), `answers`, `lost` (answers that do not fit), `boundary`
-        (an answer before which a prompt has other tokens, if there is one) and `ends` (the end tokens of answers).
+    """Encode conversations, each as one or several sequences; see `encode_rendered` for the columns.
 
     Raises:
         RowError: a conversation cannot be rendered, or an answer has no end.
@@ -261,28 +255,57 @@ def encode_conversations(tokenizer: PreTrainedTokenizerBase, conversations: list
     prompt_ids = iter(tokenizer(prompts, **options)["input_ids"])
     added = {token for token, each in tokenizer.added_tokens_decoder.items() if each.content.strip()}
     added |= {*tokenizer.all_special_ids}
-    names = ("input_ids", "labels", "is_first", "excess", "answers", "lost", "boundary", "ends")
-    columns: Rows = {name: [] for name in names}
-    last_row = None
-    for (row, (text, answers)), ids, offsets in zip(
-        rendered, encoding["input_ids"], encoding["offset_mapping"], strict=True
-    ):
-        labels, ends, boundary, lost = [IGNORE] * len(ids), [], "", 0
-        for start, end in answers:
-            first, last = answer_tokens(ids, offsets, (start, end), text, added)
-            if last is None:
-                raise RowError(row, no_end_message(text[start:end]))
-            labels[first : last + 1] = ids[first : last + 1]
-            ends.append(ids[last])
-            lost += last >= max_length
-            if next(prompt_ids) != ids[:first]:
-                boundary = f"…{text[max(0, start - SHOWN) : start]!r} and {text[start : start + SHOWN]!r}…"
-        values = (ids[:max_length], labels[:max_length], row != last_row, max(0, len(ids) - max_length))
-        values += (len(answers), lost, boundary, ends)
-        for name, value in zip(names, values, strict=True):
-            columns[name].append(value)
+    sequences, last_row = [], None
+    for (row, each), ids, offsets in zip(rendered, encoding["input_ids"], encoding["offset_mapping"], strict=True):
+        try:
+            sequence = encode_rendered(each, ids, offsets, [next(prompt_ids) for _ in each.answers], added)
+        except ValueError as error:
+            raise RowError(row, str(error)) from error
+        sequence |= {"is_first": row != last_row, "excess": max(0, len(ids) - max_length)}
+        sequence["lost"] = sum(end >= max_length for end in sequence.pop("last"))
+        sequence["input_ids"], sequence["labels"] = ids[:max_length], sequence["labels"][:max_length]
+        sequences.append(sequence)
         last_row = row
-    return columns
+    return {name: [each[name] for each in sequences] for name in sequences[0]}
+
+
+def encode_rendered(
+    rendered: Rendered, ids: list[int], offsets: list[tuple[int, int]], prompts: list[list[int]], added: set[int]
+) -> Row:
+    """Encode a text, and compare the tokens before each answer with those that prediction would read.
+
+    Args:
+        rendered: the text and its answers.
+        ids: of the tokens of the text (T,).
+        offsets: start and end of each token in the text (T, 2).
+        prompts: ids of the tokens of the text before each answer, tokenized alone.
+        added: ids of added tokens.
+
+    Returns:
+        `labels` (T,), `answers` (their number), `ends` and `last` (id and index of the token that ends each answer)
+        and `boundary` (the texts around a place where a prompt has other tokens, or nothing).
+
+    Raises:
+        ValueError: an answer has no end.
+    """
+    text, boundary, last = rendered.text, "", []
+    labels = [IGNORE] * len(ids)
+    for (start, end), prompt in zip(rendered.answers, prompts, strict=True):
+        # Offsets leave it open to which side a token of white space belongs.
+        first, end_token = answer_tokens(ids, offsets, (start, end), text, added)
+        is_same = ids[: len(prompt)] == prompt
+        first = len(prompt) if is_same else first
+        if end_token is None:
+            raise ValueError(
+                f"the chat template ends an answer with {text[start:end][-SHOWN:]!r}, which is no token of its own: a "
+                "model would not learn to stop; write {{ eos_token }} there, or add the token to the tokenizer"
+            )
+        labels[first : end_token + 1] = ids[first : end_token + 1]
+        last.append(end_token)
+        if not is_same:
+            boundary = f"…{text[max(0, start - SHOWN) : start]!r} and {text[start : start + SHOWN]!r}…"
+    ends = [ids[index] for index in last]
+    return {"labels": labels, "answers": len(last), "ends": ends, "last": last, "boundary": boundary}
 
 
 def answer_tokens(
@@ -310,14 +333,6 @@ def answer_tokens(
     return first, None
 
 
-def no_end_message(answer: str) -> str:
-    """The reason why an answer without an end token is refused."""
-    return (
-        f"the chat template ends an answer with {answer[-SHOWN:]!r}, which is no token of its own, so a model never "
-        "learns to stop; write {{ eos_token }} there, or add the token to the tokenizer"
-    )
-
-
 def check_conversations(documents: datasets.Dataset, where: str, max_length: int) -> None:
     """Warn about what does not fit into max_length, and about prompts with other tokens than the conversation.
 
@@ -329,30 +344,26 @@ def check_conversations(documents: datasets.Dataset, where: str, max_length: int
     Raises:
         InputError: no answer fits.
     """
-    columns = documents.select_columns(["is_first", "excess", "answers", "lost"]).with_format("numpy")[:]
-    row = np.cumsum(columns["is_first"])
-    count, answers, lost = len(np.unique(row)), columns["answers"].sum(), columns["lost"].sum()
-    if not any(has_answer(table).any() for table in documents.with_format("arrow").iter(1000)):
+    if not any(has_answer(table).any() for table in documents.with_format("arrow").iter(DOCUMENTS)):
         raise InputError(f"{where}: no answer begins within max_length={max_length}")
-    if columns["excess"].any():
-        message = "%s: %d of %d conversations are longer than max_length=%d: their last %d tokens are cut off, and %d "
+    counted = ["is_first", "excess", "answers", "lost", "boundary"]
+    columns = documents.select_columns(counted).with_format("arrow")[:]
+    conversation = columns["is_first"].to_numpy().cumsum()
+    count, excess = conversation[-1], columns["excess"].to_numpy()
+    if excess.any():
         logger.warning(
-            message + "of %d answers are cut off with them, wholly or in part",
-            *(
-                where,
-                len(np.unique(row[columns["excess"] > 0])),
-                count,
-                max_length,
-                columns["excess"].sum(),
-                lost,
-                answers,
-            ),
+            "%s: %d of %d conversations are longer than max_length=%d: %d tokens are cut off at their ends, and with "
+            "them %d of %d answers, wholly or in part",
+            *(where, len(np.unique(conversation[excess > 0])), count, max_length, excess.sum()),
+            *(pc.sum(columns[name]).as_py() for name in ("lost", "answers")),
         )
-    boundaries = [(index, text) for index, text in enumerate(documents["boundary"]) if text]
-    if boundaries:
-        different = len({row[index] for index, _ in boundaries})
-        message = "%s: in %d of %d conversations a prompt, as prediction reads it, has other tokens than the "
-        logger.warning(message + "conversation: between %s", where, different, count, boundaries[0][1])
+    different = np.flatnonzero(pc.binary_length(columns["boundary"]).to_numpy())
+    if len(different):
+        logger.warning(
+            "%s: in %d of %d conversations the tokens before an answer are not those of the prompt alone, which "
+            "prediction reads; the first difference is between %s",
+            *(where, len(np.unique(conversation[different])), count, columns["boundary"][different[0]].as_py()),
+        )
 
 
 def has_answer(documents: pa.Table) -> np.ndarray:
