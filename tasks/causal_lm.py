@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 Messages = list[dict[str, str]]
 # The number of rows in which `end_tokens` looks.
 ROWS = 100
+# A content that no message has.
+MARK = "\ue000"
 # The number of sequences that are looked at together.
 DOCUMENTS = 1000
 # The number of characters on either side of a boundary that a warning shows.
@@ -182,16 +184,30 @@ class CausalCollator:
 # --- From conversations to documents ---
 
 
+class AnswerSpan(NamedTuple):
+    """Where an answer stands in a text, in characters.
+
+    Args:
+        start: its first character; the text before it is what asks for the answer.
+        tail: the character after its content, where its end token is looked for.
+        end: the character after all that the template writes for it.
+    """
+
+    start: int
+    tail: int
+    end: int
+
+
 class Rendered(NamedTuple):
     """A text that the chat template makes of messages.
 
     Args:
         text: the whole text.
-        answers: start and end of each answer to learn, in characters; the text before one is what asks for it.
+        answers: the answers to learn.
     """
 
     text: str
-    answers: list[tuple[int, int]]
+    answers: list[AnswerSpan]
 
 
 def check_chat_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -218,7 +234,8 @@ def render_answers(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> li
     template writes earlier messages in another way later (without their thoughts), a new text begins.
 
     Raises:
-        ValueError: the template refuses the messages, or its prompt is not how the answer begins.
+        ValueError: the template refuses the messages, its prompt is not how the answer begins, or it does not write
+            the answer.
     """
     texts: list[Rendered] = []
     for index, message in enumerate(messages):
@@ -231,9 +248,15 @@ def render_answers(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> li
                 f"message {index + 1}: the chat template asks with …{prompt[-SHOWN:]!r}, but the conversation with "
                 "the answer does not begin so: what is learnt would not be what is asked"
             )
+        other = render(tokenizer, [*messages[:index], {**message, "content": MARK}])
+        if MARK not in other:
+            raise ValueError(f"message {index + 1}: the chat template does not write its content")
+        # What is written after any content; where the content ends is not known otherwise: a template may change it.
+        after = other.rpartition(MARK)[2]
+        tail = max(len(prompt), len(text.removesuffix(after)))
         continues = bool(texts) and prompt.startswith(texts[-1].text)
         before = texts.pop().answers if continues else []
-        texts.append(Rendered(text, [*before, (len(prompt), len(text))]))
+        texts.append(Rendered(text, [*before, AnswerSpan(len(prompt), tail, len(text))]))
     return texts
 
 
@@ -251,7 +274,7 @@ def encode_conversations(tokenizer: PreTrainedTokenizerBase, conversations: list
             raise RowError(row, str(error)) from error
     options = {"add_special_tokens": False, "verbose": False}
     encoding = tokenizer([text for _, (text, _) in rendered], return_offsets_mapping=True, **options)
-    prompts = [text[:start] for _, (text, answers) in rendered for start, _ in answers]
+    prompts = [each.text[: answer.start] for _, each in rendered for answer in each.answers]
     prompt_ids = iter(tokenizer(prompts, **options)["input_ids"])
     added = {token for token, each in tokenizer.added_tokens_decoder.items() if each.content.strip()}
     added |= {*tokenizer.all_special_ids}
@@ -290,47 +313,44 @@ def encode_rendered(
     """
     text, boundary, last = rendered.text, "", []
     labels = [IGNORE] * len(ids)
-    for (start, end), prompt in zip(rendered.answers, prompts, strict=True):
-        # Offsets leave it open to which side a token of white space belongs.
-        first, end_token = answer_tokens(ids, offsets, (start, end), text, added)
+    starts = [start for start, _ in offsets]
+    for answer, prompt in zip(rendered.answers, prompts, strict=True):
         is_same = ids[: len(prompt)] == prompt
-        first = len(prompt) if is_same else first
+        # Offsets leave it open to which side a token of white space belongs.
+        first = len(prompt) if is_same else bisect_left(starts, answer.start)
+        end_token = find_end(ids, starts, answer, text, added)
+        before, after, written = text[: answer.start], text[answer.start :], text[answer.start : answer.end]
         if end_token is None:
             raise ValueError(
-                f"the chat template ends an answer with {text[start:end][-SHOWN:]!r}, which is no token of its own: a "
-                "model would not learn to stop; write {{ eos_token }} there, or add the token to the tokenizer"
+                f"the chat template ends an answer with {written[-SHOWN:]!r}, which is no token of its own: a model "
+                "would not learn to stop; write {{ eos_token }} there, or add the token to the tokenizer"
             )
         labels[first : end_token + 1] = ids[first : end_token + 1]
         last.append(end_token)
         if not is_same:
-            boundary = f"…{text[max(0, start - SHOWN) : start]!r} and {text[start : start + SHOWN]!r}…"
+            boundary = f"…{before[-SHOWN:]!r} and {after[:SHOWN]!r}…"
     ends = [ids[index] for index in last]
     return {"labels": labels, "answers": len(last), "ends": ends, "last": last, "boundary": boundary}
 
 
-def answer_tokens(
-    ids: list[int], offsets: list[tuple[int, int]], answer: tuple[int, int], text: str, added: set[int]
-) -> tuple[int, int | None]:
-    """The first token of an answer, and the token that ends it: an added one after which only white space follows.
+def find_end(ids: list[int], starts: list[int], answer: AnswerSpan, text: str, added: set[int]) -> int | None:
+    """The index of the token that ends an answer: the last one of the first added tokens after its content.
 
     Args:
         ids: of the tokens of the text (T,).
-        offsets: start and end of each token in the text (T, 2).
-        answer: start and end of the answer in the text.
+        starts: the character where each token begins (T,).
+        answer: where the answer stands.
         text: the text.
-        added: ids of added tokens, which are no part of other tokens.
+        added: ids of added tokens.
 
     Returns:
-        Two indices of tokens; the second is None if no token ends the answer.
+        None if no such token stands there, or another text does before it.
     """
-    start, end = answer
-    first, stop = (bisect_left(offsets, place, key=lambda pair: pair[0]) for place in (start, end))
-    for index in reversed(range(first, stop)):
-        if ids[index] in added:
-            return first, index
-        if text[slice(*offsets[index])].strip():
-            break
-    return first, None
+    begin, stop = bisect_left(starts, answer.tail), bisect_left(starts, answer.end)
+    first = next((index for index in range(begin, stop) if ids[index] in added), stop)
+    if first == stop or text[answer.tail : starts[first]].strip():
+        return None
+    return next((index for index in range(first, stop) if ids[index] not in added), stop) - 1
 
 
 def check_conversations(documents: datasets.Dataset, where: str, max_length: int) -> None:

@@ -143,6 +143,30 @@ def test_before_each_answer_stand_the_tokens_that_prediction_reads(name):
     assert found == prompts
 
 
+@pytest.mark.parametrize(
+    "written, content, learnt",
+    [
+        # The end of the whole conversation, as in Phi-3, is not that of the answer.
+        ("message.content + '<|im_end|>\n' + ('' if add_generation_prompt else eos_token)", "Red.", "Red.<|im_end|>"),
+        # Two tokens in a row, as in Command R.
+        ("message.content + '<|im_start|><|im_end|>\n'", "Red.", "Red.<|im_start|><|im_end|>"),
+        # Thoughts in another form, as in Qwen3; and an empty answer.
+        ("message.content | replace('#', '# \n') + '<|im_end|>\n'", "#a b", "# \na b<|im_end|>"),
+        # A content that the end token holds, too.
+        ("message.content + '<|im_end|>\n'", "d", "d<|im_end|>"),
+        ("message.content + '<|im_end|>\n'", "", "<|im_end|>"),
+        ("message.content + '<|im_end|>\n'", "Red.<|im_end|>", "Red.<|im_end|><|im_end|>"),
+    ],
+    ids=["end of all", "two tokens", "rewritten", "of the end", "empty", "in the content"],
+)  # fmt: skip
+def test_an_answer_ends_with_the_first_tokens_after_its_content(written, content, learnt):
+    template = CHATML.replace("message.content + '<|im_end|>' + '\n'", written)
+    assert template != CHATML
+    tokenizer = tokenizer_with(template)
+    (labels,) = encode_conversations(tokenizer, [chat("a", content)], 512)["labels"]
+    assert tokenizer.decode([label for label in labels if label != IGNORE]) == learnt
+
+
 def test_answers_share_a_sequence_unless_the_template_rewrites_them():
     counts = {
         name: len(encode_conversations(tokenizer, CHATS, 512)["labels"]) for name, tokenizer in TOKENIZERS.items()
@@ -246,7 +270,7 @@ def options(saved, name, directory, conversations=None, **given):
 def models(saved, tmp_path_factory):
     """Models that know the three chats by heart."""
     root, found = tmp_path_factory.mktemp("models"), {}
-    steps = {"max_steps": 120, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
+    steps = {"max_steps": 80, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("seqblend.training.publisher.write_card", lambda *args, **kwargs: None)
         for name in TEMPLATES:
@@ -428,10 +452,11 @@ PROMPTS_OTHERWISE = CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>as
     [
         (PROMPTS_OTHERWISE, CHATS[0], ["message 2", "<think>", "does not begin so"]),
         (CHATML.replace("'<|im_end|>'", "''"), CHATS[0], ["no token of its own", "eos_token"]),
+        (CHATML.replace("+ message.content +", "+"), CHATS[0], ["message 2", "does not write its content"]),
         (LLAMA, chat("a", "b", system="c")[::-1], ["begins with"]),
         (LLAMA, [MESSAGE, MESSAGE, ANSWER], ["roles must alternate"]),
     ],
-    ids=["another prompt", "no end", "order", "refused by the template"],
+    ids=["another prompt", "no end", "no content", "order", "refused by the template"],
 )
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_template_that_cannot_be_learnt_is_refused(streaming, template, messages, words, tmp_path, capsys):
