@@ -188,14 +188,10 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     resolve_evaluation(args, task, set(rows))
     leakage = warn_about_leakage(rows, task.inputs) if args.should_log else {}
     model, settings = make_model_and_settings(model_args, data_args, args, task, rows)
-    has_conversations = task.conversations in next(iter(rows.values())).column_names
-    if has_conversations:
-        check_packing(args, task.conversations)
     with args.main_process_first(desc="tokenizing"):
         splits = encode_splits(task, rows, settings, data_args.preprocessing_num_workers)
     if args.do_train:
-        read = rows["train"].head if isinstance(rows["train"], RowStream) else rows["train"]
-        add_end_tokens(model, task.end_tokens(read, settings))
+        add_end_tokens(model, task.end_tokens(rows["train"], settings))
     if line := task.describe_labels(settings.labels):
         logger.info(line)
     if args.metric_for_best_model is not None and "validation" in splits:
@@ -223,7 +219,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         # None replaces the result of an earlier run for the same split.
         **{f"{prefix}_leakage": leakage.get(name) for prefix, name in PREFIXES.items() if name in rows},
         **data_args.facts(),
-        **({"conversations": has_conversations} if args.do_train and task.conversations else {}),
+        **({"conversations": True} if args.do_train and has_conversations(task, rows) else {}),
     }
     return Job(task, splits, trainer, facts)
 
@@ -254,6 +250,11 @@ def check_hub(args: BlendTrainingArguments) -> None:
         check_access(Destination(name, token=args.hub_token))
 
 
+def has_conversations(task: Task, rows: LabelledData) -> bool:
+    """Whether the rows are conversations."""
+    return task.conversations in next(iter(rows.values())).column_names
+
+
 def make_model_and_settings(
     model_args: ModelArguments,
     data_args: DataArguments,
@@ -262,6 +263,8 @@ def make_model_and_settings(
     rows: LabelledData,
 ) -> tuple[PreTrainedModel, Settings]:
     """Build the tokenizer, the model and the settings of the task. Raises InputError for options that do not fit."""
+    if has_conversations(task, rows):
+        check_packing(args, task.conversations)
     tokenizer = make_tokenizer(model_args, data_args, task, rows.get("train"))
     set_seed(args.seed)
     weights = class_weights(data_args, args, task, rows)

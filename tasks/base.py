@@ -13,6 +13,7 @@ from transformers import BatchEncoding, EvalPrediction, PreTrainedModel, PreTrai
 
 from ..data.columns import STANDARD_COLUMNS, Columns, Schema
 from ..data.errors import InputError
+from ..data.streams import RowStream
 from .encoding import Answer, Row, Rows, Settings
 
 # Positions of the tokens that a prediction is about, one array a sequence.
@@ -132,7 +133,7 @@ class Task(abc.ABC):
     def make_collator(self, settings: Settings) -> Callable[[list[Row]], dict[str, torch.Tensor]]:
         """The function that makes a batch from encoded rows."""
 
-    def end_tokens(self, rows: datasets.Dataset, settings: Settings) -> list[int]:
+    def end_tokens(self, rows: datasets.Dataset | RowStream, settings: Settings) -> list[int]:
         """The ids of the tokens that end an answer in training rows, and shall end generation, too."""
         return []
 

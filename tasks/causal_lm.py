@@ -21,6 +21,7 @@ from transformers import (
 
 from ..data.columns import ASSISTANT, CONVERSATION, QUESTION, TEXT, Schema
 from ..data.errors import InputError, RowError, error_line
+from ..data.streams import RowStream
 from .base import Positions, Task, generate, mean_probabilities, row_slices
 from .corruption import IGNORE
 from .encoding import Answer, Row, Rows, Settings, count_tokens, fill, tokenize
@@ -111,11 +112,12 @@ class CausalLM(Task):
         """Pads rows, or concatenates rows of packed documents."""
         return CausalCollator(settings.tokenizer)
 
-    def end_tokens(self, rows: datasets.Dataset, settings: Settings) -> list[int]:
+    def end_tokens(self, rows: datasets.Dataset | RowStream, settings: Settings) -> list[int]:
         """The tokens with which the chat template ends answers, in the first rows."""
         if "messages" not in rows.column_names:
             return []
-        encoded = encode_conversations(settings.tokenizer, rows[:ROWS]["messages"], settings.max_length)
+        first = (rows.head if isinstance(rows, RowStream) else rows)[:ROWS]
+        encoded = encode_conversations(settings.tokenizer, first["messages"], settings.max_length)
         return sorted({*chain.from_iterable(encoded["ends"])})
 
     def default_generation(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

@@ -147,7 +147,7 @@ def test_before_each_answer_stand_the_tokens_that_prediction_reads(name):
     "written, content, learnt",
     [
         # The end of the whole conversation, as in Phi-3, is not that of the answer.
-        ("message.content + '<|im_end|>\n' + ('' if add_generation_prompt else eos_token)", "Red.", "Red.<|im_end|>"),
+        ("message.content + '<|im_end|>\n' + (eos_token * (message.role != 'user'))", "Red.", "Red.<|im_end|>"),
         # Two tokens in a row, as in Command R.
         ("message.content + '<|im_start|><|im_end|>\n'", "Red.", "Red.<|im_start|><|im_end|>"),
         # Thoughts in another form, as in Qwen3; and an empty answer.
