@@ -164,7 +164,11 @@ def generation_of(
     flags = {name: value for name, value in flags.items() if value is not None}
     if task.generation is None and flags:
         raise InputError(f"{next(iter(flags))}: is for models that generate, but {given.model} is of {task.name}")
-    generation = {**(task.default_generation(tokenizer) or {}), **flags}
+    generation = dict(task.default_generation(tokenizer) or {})
+    if "max_new_tokens" in generation:
+        # A number that the user has not chosen leaves room for a prompt.
+        generation["max_new_tokens"] = int(min(generation["max_new_tokens"], max(1, position_limit(config) / 2)))
+    generation |= flags
     if "max_new_tokens" in generation:
         # At least one token of the prompt must also fit.
         check_position_limit(config, {"max_new_tokens": generation["max_new_tokens"] + continues(task)})

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rows import load_data
 from test_language_models import documents_of, settings_for
 from test_train_command import (
+    ROOT,
     assert_refused,
     plain_cards,  # noqa: F401
     prepared,
@@ -321,11 +322,10 @@ def test_end_tokens_of_a_saved_model_stay(models, saved, tmp_path):
 
 
 def test_a_new_tokenizer_gets_a_chat_template(tmp_path):
-    path = tmp_path / "chat.jinja"
-    path.write_text(
-        "{% for message in messages %}{{ bos_token + message.role + '\n' + message.content + eos_token }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ bos_token + 'assistant\n' }}{% endif %}"
-    )
+    """That of docs/training.md."""
+    path, page = tmp_path / "chat.jinja", (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    (template,) = (block for block in page.split("```\n") if block.startswith("{% for"))
+    path.write_text(template)
     given = options(tmp_path, "", tmp_path, tokenizer_name_or_path=None, vocab_size=300, chat_template=path)
     out = run(tmp_path / "out", **given)
     tokenizer = AutoTokenizer.from_pretrained(out)
