@@ -94,10 +94,10 @@ def read_ahead(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def count_characters(value: str | list) -> int:
-    """The number of characters of a text, of words, or of messages."""
+    """The number of characters of a text, of words or of messages; a pair, such as a span, counts two."""
     if isinstance(value, str):
         return len(value)
-    return sum(len(each) if isinstance(each, str) else sum(map(len, each.values())) for each in value)
+    return sum(sum(map(len, each.values())) if isinstance(each, dict) else len(each) for each in value)
 
 
 def batches_of(lengths: list[int], max_tokens: int) -> list[list[int]]:
