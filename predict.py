@@ -20,12 +20,12 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from seqblend import FAMILIES
 from seqblend.checkpoints.signals import Terminated, ending, terminable
 from seqblend.data.columns import TEXT, Columns, Field, has_column, present_fields
-from seqblend.data.errors import InputError, check_choice, print_error, printable
+from seqblend.data.errors import InputError, RowError, check_choice, print_error, printable
 from seqblend.data.files import expand_globs
 from seqblend.data.formats import FILE_TYPES, Reading
 from seqblend.data.locks import open_locked
 from seqblend.data.objects import json_line, read_object
-from seqblend.data.sources import Source, check_reading, sources_of
+from seqblend.data.sources import Origin, Source, check_reading, sources_of
 from seqblend.data.splits import convert_column
 from seqblend.data.writing import partial_path, sync_and_rename
 from seqblend.serving.prediction import Predictor, split_text
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 DESCRIPTION = "Predict files or pipes of any size with a saved model; answers are JSON, one object per line."
 STANDARD_INPUT = "standard input"
-COLUMNS = tuple(f"{name}_column" for name in ("text", "text_pair", "tokens", "source"))
+COLUMNS = tuple(f"{name}_column" for name in ("text", "messages", "text_pair", "tokens", "source"))
 # Flags with the same meaning as in training.
 SHARED = (*COLUMNS, *Reading._fields, "max_length", "overflow", "overlap")
 
@@ -115,7 +115,8 @@ def make_predictor(given: argparse.Namespace) -> Predictor:
     """
     config = load_config(given.model, "DIR")
     task = task_of(config, given.model)
-    generation = generation_of(given, task, config)
+    tokenizer = load_tokenizer(given.model)
+    generation = generation_of(given, task, config, tokenizer)
     check_overflow(task, given.overflow, given.overlap)
     if given.words is not None and not task.reads_words:
         able = ", ".join(name for name, each in TASKS.items() if each.reads_words)
@@ -125,7 +126,6 @@ def make_predictor(given: argparse.Namespace) -> Predictor:
             able = ", ".join(each.name for each in TASKS.values() if name in each.answer_options(None))
             kind = f" and {config.problem_type}" if "problem_type" in task.options else ""
             raise InputError(f"{name}: is for {able}, but {given.model} is of {task.name}{kind}")
-    tokenizer = load_tokenizer(given.model)
     model = load_model(ModelArguments(model_name_or_path=given.model), task, tokenizer, {}, False)
     if "max_new_tokens" in generation:
         # max_new_tokens replaces the model's own max_length.
@@ -156,13 +156,19 @@ def continues(task: Task) -> bool:
     return task.generation is not None and not task.generates
 
 
-def generation_of(given: argparse.Namespace, task: Task, config: PretrainedConfig) -> dict[str, int]:
+def generation_of(
+    given: argparse.Namespace, task: Task, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, int]:
     """The arguments of `generate`. Raises InputError for a flag of generation if the model does not generate."""
     flags = {name: getattr(given, name) for name in ("max_new_tokens", "num_beams")}
     flags = {name: value for name, value in flags.items() if value is not None}
     if task.generation is None and flags:
         raise InputError(f"{next(iter(flags))}: is for models that generate, but {given.model} is of {task.name}")
-    generation = {**(task.generation or {}), **flags}
+    generation = dict(task.default_generation(tokenizer) or {})
+    if "max_new_tokens" in generation:
+        # A number that the user has not chosen leaves room for a prompt.
+        generation["max_new_tokens"] = int(min(generation["max_new_tokens"], max(1, position_limit(config) / 2)))
+    generation |= flags
     if "max_new_tokens" in generation:
         # At least one token of the prompt must also fit.
         check_position_limit(config, {"max_new_tokens": generation["max_new_tokens"] + continues(task)})
@@ -221,9 +227,16 @@ def word_rule(given: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def input_rows(
-    given: argparse.Namespace, sources: list[Source], task: Task, tokenizer: PreTrainedTokenizerBase
+    given: argparse.Namespace, sources: list[Source], task: Task, tokenizer: PreTrainedTokenizerBase, read: Origin
 ) -> Iterator[Row]:
     """The rows of the input, checked one by one, with standard column names.
+
+    Args:
+        given: the command line.
+        sources: of the rows.
+        task: of the model.
+        tokenizer: of the model.
+        read: gets the name of each source and the number of rows that were read of it.
 
     Raises:
         InputError: a file or one of its rows cannot be read; the message names both.
@@ -233,7 +246,10 @@ def input_rows(
     absent: set[str] = set()
     rule: str | None = None
     for source in sources:
+        read.names.append(source.name)
+        read.counts.append(0)
         for number, row in enumerate(source.rows(tqdm(disable=True)), 1):
+            read.counts[-1] = number
             if not present:
                 wanted = fields_for(task, columns, row)
                 present = present_fields(wanted, row, source.name)
@@ -253,9 +269,10 @@ def input_rows(
 
 def fields_for(task: Task, columns: Columns, row: Row) -> list[Field]:
     """The input columns of the task; if the row has no source or words, its `text` instead."""
-    first, *others = [field for field in task.schema(columns).fields("test") if field.name in task.inputs]
-    if not has_column(row, first.column) and has_column(row, columns.text):
-        return [Field("text" if first.name == "tokens" else first.name, columns.text, TEXT)]
+    first, *others = [field for field in task.schema(columns).fields("prediction") if field.name in task.inputs]
+    text = columns.name_of("text")
+    if "text" not in task.inputs and not has_column(row, first.column) and has_column(row, text):
+        return [Field("text" if first.name == "tokens" else first.name, text, TEXT)]
     return [first, *others]
 
 
@@ -387,9 +404,12 @@ def run(argv: list[str]) -> None:
     with report_signals(output), output.open() as file:
         sources = input_sources(given)
         predictor = make_predictor(given)
-        begin = time.monotonic()
-        rows = input_rows(given, sources, predictor.task, predictor.settings.tokenizer)
-        output.write(predictor.answers(rows), file)
+        begin, read = time.monotonic(), Origin([], [])
+        rows = input_rows(given, sources, predictor.task, predictor.settings.tokenizer, read)
+        try:
+            output.write(predictor.answers(rows), file)
+        except RowError as error:
+            raise InputError(f"{read.row(error.row + 1)}: {error.reason}") from error
     seconds, overflow = time.monotonic() - begin, predictor.overflow
     if overflow.long:
         logger.warning("%s: %s", name, overflow)

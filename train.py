@@ -30,6 +30,7 @@ from seqblend.tasks.splits import PREFIXES, EncodedSplit, check_metric, encode_s
 from seqblend.training.arguments import BlendTrainingArguments, DataArguments, ModelArguments
 from seqblend.training.checks import (
     check_options,
+    check_packing,
     resolve_evaluation,
     resolve_generation_config,
     resolve_steps,
@@ -41,6 +42,7 @@ from seqblend.training.command_line import card_facts, parse_arguments, public_c
 from seqblend.training.fine_tuning import check_original, set_saved_model_defaults
 from seqblend.training.loading import load_config
 from seqblend.training.models import (
+    add_end_tokens,
     check_position_limit,
     ends_targets,
     make_model,
@@ -195,6 +197,8 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     model, settings = make_model_and_settings(model_args, data_args, args, task, rows)
     with args.main_process_first(desc="tokenizing"):
         splits = encode_splits(task, rows, settings, data_args.preprocessing_num_workers)
+    if args.do_train:
+        add_end_tokens(model, task.end_tokens(rows["train"], settings))
     if line := task.describe_labels(settings.labels):
         logger.info(line)
     if args.metric_for_best_model is not None and "validation" in splits:
@@ -222,6 +226,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         # None replaces the result of an earlier run for the same split.
         **{f"{prefix}_leakage": leakage.get(name) for prefix, name in PREFIXES.items() if name in rows},
         **data_args.facts(),
+        **({"conversations": True} if args.do_train and has_conversations(task, rows) else {}),
     }
     return Job(task, splits, trainer, facts)
 
@@ -259,6 +264,11 @@ def check_hub(args: BlendTrainingArguments) -> None:
         check_access(Destination(name, token=args.hub_token))
 
 
+def has_conversations(task: Task, rows: LabelledData) -> bool:
+    """Whether the rows are conversations."""
+    return task.conversations in next(iter(rows.values())).column_names
+
+
 def make_model_and_settings(
     model_args: ModelArguments,
     data_args: DataArguments,
@@ -267,6 +277,8 @@ def make_model_and_settings(
     rows: LabelledData,
 ) -> tuple[PreTrainedModel, Settings]:
     """Build the tokenizer, the model and the settings of the task. Raises InputError for options that do not fit."""
+    if has_conversations(task, rows):
+        check_packing(args, task.conversations)
     tokenizer = make_tokenizer(model_args, data_args, task, rows.get("train"))
     set_seed(args.seed)
     weights = class_weights(data_args, args, task, rows)
@@ -301,6 +313,7 @@ def make_settings(
         tokenizer=tokenizer,
         labels=rows.label_names,
         where=rows.where,
+        origins=rows.origins,
         problem_type=model.config.problem_type,
         token_types=reads_token_types(model.config),
         seed=args.seed,

@@ -62,6 +62,7 @@ FREE = {
 # Facts that are recorded as a digest, and the message where it differs.
 DIGESTS = {
     "tokenizer": "tokenizer is another one",
+    "chat_template": "chat_template is another one",
     "train_dataset": "train_dataset has other rows, or the same rows in another order",
     "eval_dataset": "eval_dataset, by which the best model is chosen, has other rows or references",
 }
@@ -190,6 +191,7 @@ def facts_of(
         **config_facts(getattr(model, "config", None)),
         **{f"peft.{name}": adapter_facts(each) for name, each in getattr(model, "peft_config", {}).items()},
         "tokenizer": tokenizer_digest(tokenizer),
+        "chat_template": template_digest(tokenizer),
         "collator": collator_facts(collator),
         "train_dataset": rows_digest(train_dataset),
         **dict.fromkeys(COMPUTED_FROM),
@@ -234,6 +236,12 @@ def tokenizer_digest(tokenizer: Any) -> str | None:
     special = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
     content = as_json([settings, special, tokenizer.padding_side, tokenizer.truncation_side])
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def template_digest(tokenizer: Any) -> str | None:
+    """A digest of a tokenizer's chat template; None without one."""
+    template = getattr(tokenizer, "chat_template", None)
+    return None if template is None else hashlib.sha256(as_json(template).encode()).hexdigest()
 
 
 def collator_facts(collator: Any) -> Facts | None:

@@ -29,21 +29,30 @@ ITEM = r"""(?:'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|""" + NUMBER_PATTERN + ")"
 PRINTED_LIST = re.compile(rf"\[\s*{ITEM}(?:(?:\s*,\s*{ITEM})*|(?:\s+{ITEM})*)\s*\]")
 # Messages list the columns of nested objects down to this depth.
 MAX_DEPTH = 5
+# The keys of a message, and the role of the messages that are answers.
+MESSAGE_KEYS = ("role", "content")
+ASSISTANT = "assistant"
 # A character that probably separates labels: , ; or | beside a word character, or # between two of them.
 SEPARATOR = re.compile(r"(?<=\w)[,;|]|[,;|](?=\w)|(?<=\w)#(?=\w)")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The user's name of each standard column."""
+    """The user's name of each standard column; None is the standard name, if the user has not chosen."""
 
-    text: str = "text"
+    text: str | None = None
+    messages: str | None = None
     text_pair: str = "text_pair"
     label: str = "label"
     tokens: str = "tokens"
     tags: str = "tags"
     source: str = "source"
     target: str = "target"
+
+    def name_of(self, standard: str) -> str:
+        """The user's name of a standard column."""
+        given = getattr(self, standard)
+        return standard if given is None else given
 
 
 STANDARD_COLUMNS = Columns()
@@ -76,6 +85,7 @@ class Field(NamedTuple):
         kind: what it may hold.
         optional: whether it may be absent.
         hint: what to do about missing values, for messages.
+        is_alternative: whether exactly one of the fields of which this is true is read.
     """
 
     name: str
@@ -83,6 +93,7 @@ class Field(NamedTuple):
     kind: Kind
     optional: bool = False
     hint: str = ""
+    is_alternative: bool = False
 
 
 def _text(value: Any) -> str:
@@ -184,6 +195,58 @@ def _numbers(value: Any) -> list[float]:
     return [float(item) for item in items]
 
 
+# --- Conversations ---
+
+
+def _message(number: int, value: Any) -> dict[str, str]:
+    """A message of a conversation. Raises ValueError for anything but the texts of a role and a content."""
+    if not isinstance(value, dict):
+        raise ValueError(f"message {number} must be an object with role and content, but is {describe(value)}")
+    others = [name for name, each in value.items() if name not in MESSAGE_KEYS and each not in (None, "", [], {})]
+    if others:
+        hint = "; rename from and value, and their human and gpt to user and assistant" if "from" in others else ""
+        names = ", ".join(map(repr, others))
+        raise ValueError(f"message {number} has {names}, but only role and content are read{hint}")
+    for key in MESSAGE_KEYS:
+        if type(value.get(key)) is not str:
+            found = describe(value[key]) if key in value else "missing"
+            raise ValueError(f"{key} of message {number} must be a text, but is {found}")
+    if not value["role"]:
+        raise ValueError(f"role of message {number} is empty")
+    return {key: _text(value[key]) for key in MESSAGE_KEYS}
+
+
+def _messages(value: Any) -> list[dict[str, str]]:
+    if value == []:
+        raise ValueError("must be a list of messages, but is an empty list")
+    return [_message(number, each) for number, each in enumerate(_list(value, "messages"), 1)]
+
+
+def _conversation(value: Any) -> list[dict[str, str]]:
+    """Messages with an answer to learn."""
+    messages = _messages(value)
+    roles = list(dict.fromkeys(message["role"] for message in messages))
+    if ASSISTANT not in roles:
+        raise ValueError(f"has no answer: no role is {ASSISTANT!r}, but {', '.join(map(repr, roles))}")
+    if roles[0] == ASSISTANT:
+        raise ValueError(f"begins with an answer (role {ASSISTANT!r}), and no message before it asks for that")
+    return messages
+
+
+def _question(value: Any) -> list[dict[str, str]]:
+    """Messages to answer; an answer after them, which a row with a reference has, is not read."""
+    messages = _messages(value)
+    while messages and messages[-1]["role"] == ASSISTANT:
+        messages.pop()
+    if not messages:
+        raise ValueError(f"has no message to answer: every role is {ASSISTANT!r}")
+    return messages
+
+
+def _cell_messages(cell: str, reading: Reading) -> list[dict[str, str]]:
+    raise ValueError("conversations are read from .json, .jsonl and .parquet files, not from cells of text")
+
+
 # --- Names of columns ---
 
 
@@ -220,14 +283,26 @@ def column_names(row: dict[str, Any], prefix: str = "", depth: int = MAX_DEPTH) 
 
 def present_fields(fields: list[Field], row: dict[str, Any], where: str) -> list[Field]:
     """The fields to read, given the columns of the first row. Raises InputError where one is missing."""
+    present = [field for field in fields if has_column(row, field.column)]
+    alternatives = [field for field in fields if field.is_alternative]
+    found = [field for field in alternatives if field in present]
+    if len(found) > 1:
+        names = " and ".join(repr(field.column) for field in found)
+        flags = " or ".join(f"--{field.name}_column {field.column}" for field in found)
+        raise InputError(f"{where}: has the columns {names}, of which one is read; choose by {flags}")
+    if alternatives and not found:
+        raise missing_column(alternatives, row, where)
     for field in fields:
-        if not has_column(row, field.column) and not field.optional:
-            present = ", ".join(repr(name) for name in nearest_first(field.column, column_names(row)))
-            raise InputError(
-                f"{where}: no column {field.column!r} (--{field.name}_column){field.hint}; columns present: "
-                f"{present or 'none'}"
-            )
-    return [field for field in fields if has_column(row, field.column)]
+        if field not in present and not field.optional:
+            raise missing_column([field], row, where)
+    return present
+
+
+def missing_column(fields: list[Field], row: dict[str, Any], where: str) -> InputError:
+    """The error for a row that has none of these fields; it lists the columns that are present."""
+    names = " or ".join(f"{field.column!r} (--{field.name}_column)" for field in fields)
+    present = ", ".join(repr(name) for name in nearest_first(fields[0].column, column_names(row)))
+    return InputError(f"{where}: no column {names}{fields[0].hint}; columns present: {present or 'none'}")
 
 
 # --- Lists and numbers in cells of text ---
@@ -343,6 +418,9 @@ UNKNOWN_LABEL = Kind(_label, _cell_label, pa.string())
 ONE_LABEL = Kind(_label, lambda cell, reading: _label(cell), pa.string())
 SEVERAL_LABELS = Kind(_several_labels, _cell_labels, pa.list_(pa.string()))
 NUMBERS = Kind(_numbers, _cell_numbers, pa.list_(pa.float64()))
+MESSAGE_TYPE = pa.list_(pa.struct([(key, pa.string()) for key in MESSAGE_KEYS]))
+CONVERSATION = Kind(_conversation, _cell_messages, MESSAGE_TYPE)
+QUESTION = Kind(_question, _cell_messages, MESSAGE_TYPE)
 
 
 # --- The columns of a task ---
@@ -372,28 +450,44 @@ class Schema:
     Args:
         kinds: what each standard column holds in the training split.
         evaluation_kinds: the same for validation and test, where it differs.
+        prediction_kinds: the same for rows that are predicted, where it differs.
         answers: the columns that only labelled rows have.
         optional: the columns that may be absent.
+        alternatives: the columns of which exactly one is read: the one that the user names, or that is there.
         labels: how label names are found; None for a task without labels.
         columns: the user's names.
     """
 
     kinds: dict[str, Kind]
     evaluation_kinds: dict[str, Kind] = dataclass_field(default_factory=dict)
+    prediction_kinds: dict[str, Kind] = dataclass_field(default_factory=dict)
     answers: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    alternatives: tuple[str, ...] = ()
     labels: LabelRule | None = None
     columns: Columns = STANDARD_COLUMNS
 
     def fields(self, split: str = "train") -> list[Field]:
-        """The columns to read from a split."""
+        """The columns to read from a split, or from rows for `prediction`.
+
+        Raises:
+            InputError: the user names two columns of which one is read.
+        """
         is_evaluated = split in ("validation", "test")
         kinds = {**self.kinds, **(self.evaluation_kinds if split != "train" else {})}
+        kinds |= self.prediction_kinds if split == "prediction" else {}
+        named = [name for name in self.alternatives if getattr(self.columns, name) is not None]
+        if len(named) > 1:
+            raise InputError(f"{named[0]}_column: does not go together with {named[1]}_column; give one of the two")
         fields = []
         for name, kind in kinds.items():
-            column = getattr(self.columns, name)
+            column = self.columns.name_of(name)
+            if name in self.alternatives:
+                if not named or name in named:
+                    fields.append(Field(name, column, kind, optional=not named, is_alternative=not named))
+                continue
             # A column that the user named must be there.
-            optional = name in self.optional and column == getattr(STANDARD_COLUMNS, name)
+            optional = name in self.optional and column == name
             hint = UNLABELLED.format(name, STEPS[split]) if is_evaluated and name in self.answers else ""
             fields.append(Field(name, column, kind, optional, hint))
         return fields

@@ -13,6 +13,19 @@ class InputError(ValueError):
     """The user's input is wrong. The message names file, row, column or field; train.py prints it and stops."""
 
 
+class RowError(InputError):
+    """A row cannot be used. Whoever knows where the row comes from names its place in place of its index.
+
+    Args:
+        row: the index of the row in its batch.
+        reason: what is wrong.
+    """
+
+    def __init__(self, row: int, reason: str):
+        super().__init__(f"row {row + 1}: {reason}")
+        self.row, self.reason = row, reason
+
+
 def nearest_first(name: str, names: Iterable[str]) -> list[str]:
     """Sort the names by similarity to the one the user wrote, most similar first."""
     return sorted(names, key=lambda known: -difflib.SequenceMatcher(None, name.lower(), known.lower()).ratio())

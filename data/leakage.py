@@ -65,6 +65,14 @@ def row_hashes(rows: datasets.Dataset, columns: list[str]) -> Iterator[np.ndarra
         yield np.fromiter(map(hash, texts.to_pylist()), np.int64, len(texts))
 
 
-def join_items(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The items of each list joined into one text; a column of texts is returned as it is."""
-    return pc.binary_join(column, SEPARATOR) if pa.types.is_list(column.type) else column
+def join_items(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    """The items of each list, or the fields of each object in it, joined into one text; texts stay as they are."""
+    if not pa.types.is_list(column.type):
+        return column
+    if pa.types.is_struct(column.type.value_type):
+        objects = pc.list_flatten(column)
+        fields = [pc.struct_field(objects, index) for index in range(column.type.value_type.num_fields)]
+        offsets = np.concatenate([[0], pc.list_value_length(column).to_numpy().cumsum()])
+        texts = pc.binary_join_element_wise(*fields, SEPARATOR).combine_chunks()
+        column = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), texts)
+    return pc.binary_join(column, SEPARATOR)

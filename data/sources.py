@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from .errors import InputError, check_choice, printable, short_list
@@ -53,16 +54,19 @@ class Origin(NamedTuple):
     Args:
         names: of the sources, in order.
         counts: number of rows of each source.
+        kept: indices of the rows that were kept, if the others were left out.
     """
 
     names: list[str]
     counts: list[int]
+    kept: np.ndarray | None = None
 
     def __str__(self) -> str:
         return printable(short_list(self.names))
 
     def row(self, number: int) -> str:
         """Name row `number` of the split (from 1) by its source and its number in that source."""
+        number = number if self.kept is None else int(self.kept[number - 1]) + 1
         for name, count in zip(self.names, self.counts, strict=True):
             if number <= count:
                 return f"{name}: row {number}"

@@ -6,6 +6,7 @@ and tags are lists of texts. A target is a text; if any row of a validation or t
 row has a list of them. In .csv and .tsv files every cell is text: docs/training.md says which cells are read as lists.
 """
 
+import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -85,11 +86,13 @@ class LabelledData(datasets.DatasetDict):
         label_names: those of the training split, or of the model; empty without either.
         streamed_labels: the labels of a streamed training split, as a data set with one column.
         where: the files or the data set that each split comes from, for messages.
+        origins: the sources of each split's rows, for messages about a row.
     """
 
     label_names: list[str] = []
     streamed_labels: datasets.Dataset | None = None
     where: dict[str, str] = {}
+    origins: dict[str, Origin] = {}
 
 
 def load_data(schema: Schema, options: DataOptions, known: list[str] | None = None) -> LabelledData:
@@ -138,8 +141,10 @@ def load_data(schema: Schema, options: DataOptions, known: list[str] | None = No
         data.label_names = label_names(labels, origins, schema.labels, known)
     for split in data:
         limit = options.max_train_samples if split == "train" else options.max_eval_samples
-        if limit is not None:
-            data[split] = _sample(data[split], limit, options.seed)
+        if limit is not None and limit < len(data[split]):
+            kept = _sample(len(data[split]), limit, options.seed)
+            data[split], origins[split] = data[split].select(kept), origins[split]._replace(kept=kept)
+    data.origins = origins
     return data
 
 
@@ -325,9 +330,9 @@ def convert_column(rows: list[dict], field: Field, where: str, first_row: int, c
         raise InputError(f"{where}: row {number}: column {field.column!r}: {reason}") from None
 
 
-def _is_encodable(value: str | list[str]) -> bool:
+def _is_encodable(value: str | list) -> bool:
     try:
-        "".join(value).encode()
+        json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return False
     return True
@@ -383,8 +388,6 @@ def _check_same_columns(columns: dict[str, list[str]]) -> None:
             raise InputError(f"{lacking}: no column {name!r}, but {having} has it")
 
 
-def _sample(dataset: datasets.Dataset, limit: int, seed: int) -> datasets.Dataset:
-    if limit >= len(dataset):
-        return dataset
-    chosen = np.random.default_rng(seed).choice(len(dataset), size=limit, replace=False)
-    return dataset.select(np.sort(chosen))
+def _sample(count: int, limit: int, seed: int) -> np.ndarray:
+    """The indices, in order, of `limit` random rows among `count`."""
+    return np.sort(np.random.default_rng(seed).choice(count, size=limit, replace=False))

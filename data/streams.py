@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from .errors import InputError, error_line
+from .errors import InputError, RowError, error_line
 
 # Iterables of `datasets` whose saved state loses rows: those in a shuffle buffer or in a partly read batch.
 INEXACT_ITERABLES = {"BufferShuffledExamplesIterable", "RebatchedArrowExamplesIterable"}
@@ -71,13 +71,16 @@ class RowStream(IterableDataset):
         self.row = skip
         expected, self._expected = self._expected, None
         source = 0
-        for number, (source, block) in enumerate(self._blocks()):
+        for number, (source, first_row, block) in enumerate(self._blocks()):
             if number < self.block:
                 continue
             if expected is not None and self._reading != expected:
                 raise self._changed(source)
             expected = None
-            columns = self.encode(block)
+            try:
+                columns = self.encode(block)
+            except RowError as error:
+                raise InputError(f"{self.name_of(source)}: row {first_row + error.row + 1}: {error.reason}") from None
             count = len(next(iter(columns.values())))
             places = np.random.default_rng((self.seed, self.epoch, number)).permutation(count)
             for row in range(skip, count):
@@ -87,26 +90,31 @@ class RowStream(IterableDataset):
         if expected is not None:
             raise self._changed(source)
 
-    def _blocks(self) -> Iterator[tuple[int, dict[str, list]]]:
-        """The blocks of an epoch, each with the index of its source.
+    def _blocks(self) -> Iterator[tuple[int, int, dict[str, list]]]:
+        """The blocks of an epoch, each with the index of its source and the index of its first row in that.
 
         Raises:
             InputError: a source has other rows than when it was read before.
         """
         order = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.sources))
         for source in order.tolist():
-            digest = hashlib.sha256()
+            digest, count = hashlib.sha256(), 0
             for block in self.sources[source]():
                 digest.update(json.dumps(block, default=str).encode())
                 self._reading = digest.hexdigest()
-                yield source, block
+                yield source, count, block
+                count += len(next(iter(block.values())))
             if self._read.setdefault(str(source), digest.hexdigest()) != digest.hexdigest():
                 raise self._changed(source)
 
+    def name_of(self, source: int) -> str:
+        """The name of a source, for messages."""
+        return self.files[source][0] if source < len(self.files) else f"source {source + 1}"
+
     def _changed(self, source: int) -> InputError:
-        name = self.files[source][0] if source < len(self.files) else f"source {source + 1}"
         return InputError(
-            f"{name}: has other rows than when this run read it before; --allow_changed train_dataset resumes anyway"
+            f"{self.name_of(source)}: has other rows than when this run read it before; --allow_changed train_dataset "
+            "resumes anyway"
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from .provenance import check_code, update_code
 from .record import format_value
 from .saved import SavedModel, read_saved
 from .secrecy import is_public, known_secrets
-from .usage import as_text, inference_code, is_pair, make_prompt, usage_code
+from .usage import as_text, inference_code, is_conversation, is_pair, make_prompt, usage_code
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class CardData:
         base_model: name on the Hub of the model that training started from.
         tags: additional tags.
         pipeline_tag: the task on the Hub, if it is not the usual one for the head.
-        example: a text, or the words of a sentence, shown instead of the first test row.
+        example: a text, the words of a sentence, or messages, shown instead of the first test row.
     """
 
     repo_id: str | None = None
@@ -114,7 +114,7 @@ class CardData:
     base_model: str | list[str] | None = None
     tags: list[str] | None = None
     pipeline_tag: str | None = None
-    example: str | list[str] | None = None
+    example: str | list[str] | list[dict[str, str]] | None = None
 
     def check_base_model(self) -> None:
         """Raises ValueError if base_model is a path of this machine."""
@@ -303,9 +303,10 @@ def metadata(saved: SavedModel, card_data: CardData, repo_id: str, example: Any)
     """The YAML at the top of the card, without the lines of dashes."""
     results = eval_results(saved, card_data)
     has_widget = example is not None and not is_pair(saved.head, example)
-    widget = [{"text": as_text(example, saved.tagging.rule)}] if has_widget else None
+    widget = [widget_input(saved, example)] if has_widget else None
     datasets = card_data.datasets or saved.results.get("dataset_id")
     kinds = ["seqblend", *([] if saved.original else [saved.config["model_type"]])]
+    chat_tag = ["conversational"] if saved.head.answers_messages else []
     data = ModelCardData(
         language=card_data.language,
         license=card_data.license,
@@ -313,7 +314,7 @@ def metadata(saved: SavedModel, card_data: CardData, repo_id: str, example: Any)
         license_link=card_data.license_link,
         library_name="transformers",
         pipeline_tag=card_data.pipeline_tag or saved.head.pipeline_tag,
-        tags=[*kinds, *(card_data.tags or [])],
+        tags=[*kinds, *chat_tag, *(card_data.tags or [])],
         datasets=[datasets] if isinstance(datasets, str) else datasets,
         base_model=base_models(card_data) or None,
         metrics=sorted({result.metric_type for result in results}) or None,
@@ -334,6 +335,11 @@ def hub_names(*sources: str | None) -> list[str]:
     """Those of the sources of models that are repositories of the Hub; a directory, also a deleted one, is none."""
     names = [source for source in sources if source and not os.path.lexists(source)]
     return [name for name in names if HUB_NAME.fullmatch(name) and ".." not in name]
+
+
+def widget_input(saved: SavedModel, example: Any) -> dict[str, Any]:
+    """An example as an entry of the Hub's widget."""
+    return {"messages": example} if is_conversation(example) else {"text": as_text(example, saved.tagging.rule)}
 
 
 def eval_results(saved: SavedModel, card_data: CardData) -> list[EvalResult]:
@@ -448,6 +454,8 @@ def limits(saved: SavedModel, card_data: CardData) -> list[str]:
     if "max_length" in results and saved.head.pipeline_tag != "text-generation":
         phases = "training and evaluation" if is_measured else "training"
         lines.append(f"Inputs were truncated to {results['max_length']} tokens in {phases}.")
+    if saved.head.answers_messages and is_measured:
+        lines.append("Loss and perplexity are those of the tokens of the answers alone.")
     if saved.splitting is not None:
         rule, share = saved.splitting
         reproduced = "the words" if share == 1 else f"{share:.1%} of the words"

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrain
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from .saved import SavedModel
-from .usage import as_text, is_pair
+from .usage import as_text, is_conversation, is_pair
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +134,8 @@ def draw_attention(saved: SavedModel, folder: Path, example: Any) -> list[Pictur
             saved.directory, attn_implementation="eager", trust_remote_code=False, use_safetensors=True
         )
     texts = example if is_pair(saved.head, example) else [as_text(example, saved.tagging.rule)]
+    if is_conversation(example):
+        texts = [tokenizer.apply_chat_template(example, add_generation_prompt=True, tokenize=False)]
     weights, queries, keys, kind = compute_attention(model.eval(), tokenizer, texts)
     names, caption = AXIS_LABELS, "how much each token (row) attends to each other token (column)"
     if model.config.is_encoder_decoder and model.can_generate():

@@ -15,6 +15,7 @@ from transformers.trainer_callback import ExportableState
 from ..data.streams import RowStream
 from ..tasks.base import Task
 from .secrecy import is_public, known_secrets
+from .usage import as_messages, as_text, is_conversation
 
 PACKAGES = ("seqblend", "torch", "transformers", "datasets", "tokenizers", "accelerate")
 # Arguments that affect the result. No others are published, because they may hold paths, names and tokens.
@@ -123,9 +124,11 @@ def format_value(value: Any) -> str:
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
-def as_words(value: str | list[str]) -> list[str]:
-    """The words of a text, or of a sentence that is already a list of words."""
-    return value.split() if isinstance(value, str) else value
+def as_words(value: str | list) -> list[str]:
+    """The words of a text, of a sentence that is already a list of words, or of messages."""
+    if isinstance(value, str):
+        return value.split()
+    return as_text(value).split() if is_conversation(value) else value
 
 
 def select_example(rows: datasets.DatasetDict, task: Task) -> dict[str, str | list[str]]:
@@ -144,5 +147,6 @@ def select_example(rows: datasets.DatasetDict, task: Task) -> dict[str, str | li
     inputs, known = [name for name in task.inputs if name in split.column_names], dict(known_secrets(set()))
     found = [[row[name] for name in inputs] for row in split.select(range(min(1000, len(split)))) if row[inputs[0]]]
     found = [row for row in found if is_public(row, known)]
+    found = [[as_messages(each) if is_conversation(each) else each for each in row] for row in found]
     example = next((row for row in found if len(as_words(row[0])) > 5), found[0] if found else None)
     return {} if example is None else {"example": example if len(example) > 1 else example[0]}

@@ -13,7 +13,7 @@ from ..conversion.registry import ARCHITECTURES
 from ..data.objects import parse_object, read_object
 from ..tasks.tags import find_scheme
 from ..tasks.words import SENTENCES, WordSplitting, find_splitting, needs_spaces, read_splitting
-from .usage import HEADS, Head, Tagging
+from .usage import CHAT, HEADS, Head, Tagging
 
 # The keys that every row of predictions.jsonl must have.
 COLUMNS = ("input", "prediction", "reference")
@@ -88,7 +88,18 @@ class SavedModel:
     @property
     def head(self) -> Head:
         """The kind of head."""
+        if self.is_chat:
+            return CHAT
         return HEADS[self.config["architectures"][0].partition("For")[2].removesuffix("Model")]
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the model answers messages: its run read conversations, or it has a chat template and no run."""
+        if "task" in self.results:
+            return bool(self.results.get("conversations"))
+        is_causal = self.config["architectures"][0].endswith("ForCausalLM")
+        has_template = "chat_template" in self.tokenizer or (self.directory / "chat_template.jinja").exists()
+        return is_causal and has_template
 
     @property
     def run(self) -> dict[str, Any]:

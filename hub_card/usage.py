@@ -3,8 +3,10 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
+from ..data.columns import ASSISTANT
 from ..tasks.words import DEFAULT, WORDS, join_words, with_spaces, word_spans
 
 
@@ -22,6 +24,7 @@ class Head:
         pipeline: whether these lines use a pipeline of transformers.
         classifies: whether the models have labels.
         labels_words: whether they give each word a label.
+        answers_messages: whether they are asked with the messages of a conversation.
     """
 
     auto_class: str
@@ -32,6 +35,7 @@ class Head:
     pipeline: bool = True
     classifies: bool = False
     labels_words: bool = False
+    answers_messages: bool = False
 
 
 # The maximal length of an input on the card, in characters.
@@ -76,7 +80,7 @@ def usage_code(
     Args:
         head: of the model.
         repo_id: of the repository.
-        example: a text, a pair of texts, or the words of a sentence.
+        example: a text, a pair of texts, the words of a sentence, or the messages of a conversation.
         revision: the branch that the model is pushed to.
         tagging: for a token classifier.
         has_code: whether the repository holds the code of the model, which must be allowed to run.
@@ -105,6 +109,8 @@ def inference_code(head: Head, example: Any, tagging: Tagging = Tagging()) -> st
         code = GROUPED_TAGGING_CODE if tagging.groups else head.code
         word = "words[index].strip()" if tagging.spaced else "words[index]"
         return code.format(words=words_code(example, tagging), word=word)
+    if head.answers_messages:
+        return head.code.format(messages=as_literal(as_messages(example)))
     text = {"text": example[0], "text_pair": example[1]} if is_pair(head, example) else as_text(example)
     return head.code.format(text=as_literal(text))
 
@@ -136,13 +142,33 @@ def guess_rule(words: list[str]) -> str:
     return "characters" if all(len(word) == 1 for word in words) else DEFAULT
 
 
+def is_conversation(example: Any) -> bool:
+    """Whether an example is a list of messages."""
+    return isinstance(example, list) and bool(example) and isinstance(example[0], dict)
+
+
+def as_messages(example: Any) -> list[dict[str, str]]:
+    """What a chat model is asked with: the messages before the first answer, each shortened; a text as one message."""
+    if not is_conversation(example):
+        return [{"role": "user", "content": as_text(example)}]
+    asked = list(takewhile(lambda message: message["role"] != ASSISTANT, example))
+    return [{"role": each["role"], "content": each["content"][:MAX_EXAMPLE_LENGTH]} for each in asked]
+
+
 def as_text(example: Any, rule: str | None = None) -> str:
-    """A text unchanged; words joined to a text, see join_words."""
+    """A text unchanged; words joined to a text, see join_words; messages one after the other, with their roles."""
+    if is_conversation(example):
+        return "\n".join(f"{message['role']}: {message['content']}" for message in example)
     return example if isinstance(example, str) else join_words(example, rule or guess_rule(example))[0]
 
 
 def make_prompt(head: Head, example: Any, mask_token: str | None) -> Any:
-    """The input from an example: a causal model gets its first words, a masked one all words with one masked."""
+    """The input from an example: a causal model gets its first words, a masked one all words with one masked.
+
+    A chat model gets the messages before the first answer.
+    """
+    if head.answers_messages:
+        return None if example is None else as_messages(example)
     if isinstance(example, str):
         example = example[:MAX_EXAMPLE_LENGTH]
     words = example.split(" ") if isinstance(example, str) else []
@@ -167,6 +193,19 @@ tag = pipeline("token-classification", model=model, tokenizer=tokenizer, aggrega
 for part in tag([words], is_split_into_words=True, delimiter="")[0]:
     print(part["word"], part["entity_group"], f"{{part['score']:.3f}}")
 """
+# A causal language model that was trained on conversations.
+CHAT = Head(
+    auto_class="AutoModelForCausalLM",
+    pipeline_tag="text-generation",
+    task_name="Conversation",
+    sentence="This model answers messages: it writes the next answer of a conversation.",
+    answers_messages=True,
+    code="""\
+chat = pipeline("text-generation", model=model, tokenizer=tokenizer)
+messages = {messages}
+print(chat(messages, max_new_tokens=256, do_sample=False)[0]["generated_text"][-1]["content"])
+""",
+)
 # By the part after "For" in the name of the model class; "" for a model without head.
 HEADS = {
     "SequenceClassification": Head(

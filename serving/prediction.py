@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from ..data.errors import RowError
 from ..tasks.base import Task
 from ..tasks.encoding import OVERFLOW_COLUMNS, Answer, Row, Settings, fill
 from ..tasks.windows import OverflowCounts
@@ -38,9 +39,19 @@ class Predictor:
     overflow: OverflowCounts = field(default_factory=OverflowCounts)
 
     def answers(self, rows: Iterable[Row]) -> Iterator[Answer]:
-        """One answer per row, in the order of the rows; its first entry is the row's input."""
+        """One answer per row, in the order of the rows; its first entry is the row's input.
+
+        Raises:
+            RowError: a row cannot be read.
+        """
+        count = 0
         for chunk in read_ahead(rows):
-            for row, answer in zip(chunk, self.answer(chunk), strict=True):
+            try:
+                answers = self.answer(chunk)
+            except RowError as error:
+                raise RowError(count + error.row, error.reason) from error
+            count += len(chunk)
+            for row, answer in zip(chunk, answers, strict=True):
                 inputs = [row["text"]] if "spans" in row else [row[name] for name in self.task.inputs if name in row]
                 yield {"input": inputs[0] if len(inputs) == 1 else inputs, **answer}
 
@@ -74,12 +85,19 @@ def read_ahead(rows: Iterable[Row]) -> Iterator[list[Row]]:
     chunk, size = [], 0
     for row in rows:
         chunk.append(row)
-        size += sum(ROW + sum(map(len, value)) for value in row.values())
+        size += sum(ROW + count_characters(value) for value in row.values())
         if size >= READ_AHEAD:
             yield chunk
             chunk, size = [], 0
     if chunk:
         yield chunk
+
+
+def count_characters(value: str | list) -> int:
+    """The number of characters of a text, of words or of messages; a pair, such as a span, counts two."""
+    if isinstance(value, str):
+        return len(value)
+    return sum(sum(map(len, each.values())) if isinstance(each, dict) else len(each) for each in value)
 
 
 def batches_of(lengths: list[int], max_tokens: int) -> list[list[int]]:

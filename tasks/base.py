@@ -9,10 +9,11 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import torch
-from transformers import BatchEncoding, EvalPrediction, PreTrainedModel
+from transformers import BatchEncoding, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.columns import STANDARD_COLUMNS, Columns, Schema
 from ..data.errors import InputError
+from ..data.streams import RowStream
 from .encoding import Answer, Row, Rows, Settings
 
 # Positions of the tokens that a prediction is about, one array a sequence.
@@ -37,6 +38,7 @@ class Task(abc.ABC):
         reference: the standard column that predictions are compared with.
         text_columns: the standard columns that the tokenizer is trained on.
         options: its fields of DataArguments, without those that every task has.
+        conversations: the standard column that holds conversations, if the task reads them; they are always packed.
         reads_words: whether `text_columns` hold lists of words, not texts.
         generates: whether predictions are generated token by token.
         adds_special_tokens: whether its tokenizer puts special tokens around a text; False if texts are continued.
@@ -56,6 +58,7 @@ class Task(abc.ABC):
     reference: ClassVar[str]
     text_columns: ClassVar[tuple[str, ...]]
     options: ClassVar[tuple[str, ...]] = ()
+    conversations: ClassVar[str | None] = None
     reads_words: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     adds_special_tokens: ClassVar[bool] = True
@@ -120,8 +123,8 @@ class Task(abc.ABC):
         If a text may become several windows, a column `document` has the index of each sequence's row.
         """
 
-    def regroup(self, documents: Iterator[pa.ListArray], settings: Settings) -> Iterator[pa.RecordBatch] | None:
-        """Convert token ids of documents to rows of another length; None if rows stay as they are."""
+    def regroup(self, documents: Iterator[pa.Table], settings: Settings) -> Iterator[pa.RecordBatch] | None:
+        """Convert encoded documents to rows of another length; None if rows stay as they are."""
         return None
 
     def check_documents(self, documents: datasets.Dataset, settings: Settings, split: str) -> None:
@@ -131,6 +134,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def make_collator(self, settings: Settings) -> Callable[[list[Row]], dict[str, torch.Tensor]]:
         """The function that makes a batch from encoded rows."""
+
+    def end_tokens(self, rows: datasets.Dataset | RowStream, settings: Settings) -> list[int]:
+        """The ids of the tokens that end an answer in training rows, and shall end generation, too."""
+        return []
 
     # --- From predictions to metrics ---
 
@@ -161,6 +168,10 @@ class Task(abc.ABC):
         return None
 
     # --- Prediction of rows without labels ---
+
+    def default_generation(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int] | None:
+        """Default arguments of `model.generate` in prediction; None if the model does not generate."""
+        return self.generation
 
     def answer_options(self, problem_type: str | None) -> tuple[str, ...]:
         """The options of answers that have an effect: `top_k`, `probabilities`."""

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.compute as pc
 from transformers import BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ..data.sources import Origin
 from ..data.storage import cache_key
 from ..version import __version__
 from .corruption import Noise
@@ -30,7 +31,7 @@ Answer = dict[str, Any]
 # Columns that `tokenize` adds to count the tokens that did not fit; no model input.
 OVERFLOW_COLUMNS = ("document", "cut", "shortened")
 # Settings that do not change encoded rows.
-NOT_ENCODED = ("where", "bleu_tokenize", "top_k", "probabilities")
+NOT_ENCODED = ("where", "origins", "bleu_tokenize", "top_k", "probabilities")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Settings:
         token_types: whether the model reads token_type_ids.
         seed: decides what is masked or cut out in evaluation.
         where: the files or the data set of each split, for messages.
+        origins: the sources of the rows of each split, for messages about a row.
         overflow: how a longer text is read: `truncate`, or `window` for several overlapping sequences.
         overlap: the tokens that two neighbouring windows share; None is a quarter of max_length.
         noise: how much of a text masked-lm and denoising corrupt.
@@ -67,6 +69,7 @@ class Settings:
     token_types: bool
     seed: int
     where: dict[str, str] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
     overflow: str = "truncate"
     overlap: int | None = None
     noise: Noise = field(default_factory=Noise)
@@ -80,6 +83,12 @@ class Settings:
     def label_ids(self) -> dict[str, int]:
         """The id of each label."""
         return {name: index for index, name in enumerate(self.labels)}
+
+    def place_of(self, split: str, index: int) -> str:
+        """The place of a row of a split, for messages."""
+        if split in self.origins:
+            return self.origins[split].row(index + 1)
+        return f"{self.where.get(split, split)}: row {index + 1}"
 
     @property
     def stride(self) -> int:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from datasets.fingerprint import Hasher
 from transformers import EvalPrediction
 
-from ..data.errors import InputError, check_choice
+from ..data.errors import InputError, RowError, check_choice
 from ..data.storage import cache_table, map_cached
 from ..data.streams import RowStream
 from .base import Task
@@ -87,8 +87,7 @@ def encode_split(
     document = np.array(encoded["document"][:]) if "document" in encoded.column_names else None
     features = encoded if document is None else encoded.remove_columns("document")
     task.check_documents(features, settings, split)
-    documents = (table["input_ids"] for table in features.with_format("arrow").iter(DOCUMENTS))
-    regrouped = task.regroup(documents, settings)
+    regrouped = task.regroup(features.with_format("arrow").iter(DOCUMENTS), settings)
     if regrouped is not None:
         features = cache_table(Hasher.hash([features._fingerprint, key]), regrouped)
     if split != "train" and isinstance(collator, NoisyCollator):
@@ -101,10 +100,17 @@ def encode_split(
 def encode_rows(
     task: Task, rows: datasets.Dataset, split: str, settings: Settings, key: str, workers: int | None
 ) -> datasets.Dataset:
-    """Encode rows in batches; their own columns are removed. A warning counts the rows that did not fit."""
+    """Encode rows in batches; their own columns are removed. A warning counts the rows that did not fit.
+
+    Raises:
+        InputError: a row cannot be encoded.
+    """
 
     def encode(batch: Rows, indices: list[int]) -> Rows:
-        features = task.encode(batch, settings)
+        try:
+            features = task.encode(batch, settings)
+        except RowError as error:
+            raise InputError(f"{settings.place_of(split, indices[error.row])}: {error.reason}") from None
         if "document" in features:
             features = {**features, "document": [indices[row] for row in features["document"]]}
         return features
@@ -138,17 +144,20 @@ def encode_stream(task: Task, rows: RowStream, settings: Settings) -> RowStream:
         settings: the settings of the run.
 
     Raises:
-        InputError: there is nothing to learn in the first rows.
+        InputError: there is nothing to learn in the first rows, or one of them cannot be encoded.
     """
     task.check(rows.head, settings, "train")
-    head = datasets.Dataset.from_dict(task.encode(rows.head[:], settings))
+    try:
+        head = datasets.Dataset.from_dict(task.encode(rows.head[:], settings))
+    except RowError as error:
+        raise InputError(f"{rows.name_of(0)}: {error}") from None
     if task.regroup(iter(()), settings) is None:
         check_targets(head, settings)
         return rows.map(block_encoder(task, settings))
     task.check_documents(head, settings, "train")
 
     def regroup(block: Rows) -> Rows:
-        documents = pa.array(task.encode(block, settings)["input_ids"], pa.list_(pa.int32()))
+        documents = pa.table(task.encode(block, settings))
         return pa.Table.from_batches(task.regroup(iter([documents]), settings)).to_pydict()
 
     return rows.map(regroup)

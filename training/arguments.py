@@ -188,8 +188,23 @@ class DataArguments:
         default=None, metadata={"help": "The validation split of dataset_name; default: validation."}
     )
     test_split: str | None = field(default=None, metadata={"help": "The test split of dataset_name; default: test."})
-    text_column: str = field(
-        default="text", metadata={"help": "The column of the text; a.b is the field b of the objects in column a."}
+    text_column: str | None = field(
+        default=None,
+        metadata={"help": "The column of the text; a.b is the field b of the objects in column a; default: text."},
+    )
+    messages_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "For causal-lm, in place of a text: the column of conversations, lists of {role, content}; "
+            "default: messages. If the rows have both columns, one of the two flags chooses."
+        },
+    )
+    chat_template: str | None = field(
+        default=None,
+        metadata={
+            "help": "For causal-lm: a file with a Jinja chat template, which is saved with the tokenizer; default: "
+            "the tokenizer's own."
+        },
     )
     text_pair_column: str = field(default="text_pair", metadata={"help": "The column of the second text, if any."})
     label_column: str = field(default="label", metadata={"help": "The column of the label or labels."})
@@ -258,7 +273,7 @@ class DataArguments:
     )
 
     def columns(self) -> Columns:
-        """The user's column names."""
+        """The user's column names; None where the user has not chosen one."""
         names = [f.name for f in dataclasses.fields(Columns)]
         return Columns(**{name: getattr(self, f"{name}_column") for name in names})
 

@@ -77,8 +77,8 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
     check_models(model_args, data_args)
     check_batches(args)
     check_streaming(model_args, data_args, args)
-    if data_args.pack_documents and (args.accelerator_config.dispatch_batches or args.n_gpu > 1):
-        raise InputError("pack_documents: a batch is one row, which cannot be split; start one process per GPU")
+    if data_args.pack_documents:
+        check_packing(args, "pack_documents")
     check_device(args)
     check_stopping(args)
     check_output(args.output_dir)
@@ -177,6 +177,12 @@ def check_batches(args: BlendTrainingArguments) -> None:
             f"max_tokens_per_batch: one process would split the rows of its batches among {args.n_gpu} GPUs; "
             "start one process per GPU, with torchrun"
         )
+
+
+def check_packing(args: BlendTrainingArguments, name: str) -> None:
+    """Raises InputError for options that would split packed rows; `name` is why they are packed."""
+    if args.accelerator_config.dispatch_batches or args.n_gpu > 1:
+        raise InputError(f"{name}: a batch is one row, which cannot be split; start one process per GPU")
 
 
 def check_streaming(model_args: ModelArguments, data_args: DataArguments, args: BlendTrainingArguments) -> None:

@@ -185,6 +185,21 @@ def set_generation(model: PreTrainedModel, data_args: DataArguments, args: Seq2S
         model.generation_config.num_beams = args.generation_num_beams
 
 
+def add_end_tokens(model: PreTrainedModel, ends: list[int]) -> None:
+    """Let generation also end at these tokens, with which a chat template ends an answer.
+
+    A chat model whose settings do not say whether to sample gets the most probable answer, also from a pipeline, which
+    samples by default.
+    """
+    if not ends:
+        return
+    config = model.generation_config
+    own = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    every = [token for token in dict.fromkeys([*own, *ends]) if token is not None]
+    config.eos_token_id = every[0] if len(every) == 1 else every
+    config.do_sample = bool(config.do_sample)
+
+
 def build_config(
     arguments: ModelArguments, task: Task, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]
 ) -> PretrainedConfig:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import datasets
+import jinja2
 from transformers import (
     AutoTokenizer,
     BertTokenizer,
@@ -24,7 +25,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ..data.errors import InputError, check_choice, loading_error_line
+from ..data.errors import InputError, check_choice, error_line, loading_error_line
 from ..data.streams import RowStream
 from ..tasks.base import Task
 from ..tasks.corruption import add_sentinels
@@ -48,11 +49,12 @@ logger = logging.getLogger(__name__)
 class Texts:
     """Every text of some columns, in order and with repeats: not held in memory, and can be read several times.
 
-    The words of a sentence that is already split come one by one: it has no spaces between them.
+    The words of a sentence that is already split come one by one: it has no spaces between them. So do the messages
+    of a conversation, each with its role in a line before it.
 
     Args:
         rows: a split as `load_data` gives it.
-        columns: the columns that hold texts, or lists of words; those that the rows lack are ignored.
+        columns: the columns that hold texts, or lists of words or of messages; those that the rows lack are ignored.
     """
 
     def __init__(self, rows: datasets.Dataset, columns: Sequence[str]):
@@ -65,7 +67,7 @@ class Texts:
                     if isinstance(value, str):
                         yield value
                     else:
-                        yield from value
+                        yield from (each if isinstance(each, str) else "\n".join(each.values()) for each in value)
 
 
 def train_tokenizer(
@@ -143,7 +145,7 @@ def make_tokenizer(
         rows: the training split as `load_data` gives it; not needed for a saved tokenizer.
 
     Raises:
-        InputError: see `load_tokenizer`, `train_tokenizer` and `add_sentinels`.
+        InputError: see `load_tokenizer`, `train_tokenizer`, `set_chat_template` and `add_sentinels`.
     """
     if model_args.saved_tokenizer:
         tokenizer = load_tokenizer(model_args.saved_tokenizer)
@@ -158,11 +160,26 @@ def make_tokenizer(
         )
     if not task.adds_special_tokens and closes_texts(tokenizer):
         tokenizer = without_special_tokens(tokenizer)
+    if data_args.chat_template is not None:
+        set_chat_template(tokenizer, data_args.chat_template)
     if task.has_sentinels:
         add_sentinels(tokenizer, data_args.max_length, data_args.noise(), normalized=is_trained_here(tokenizer))
     if rows is not None:
         set_splitting(tokenizer, find_word_splitting(rows) if task.reads_words else None)
     return tokenizer
+
+
+def set_chat_template(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
+    """Set the chat template of a tokenizer. Raises InputError for a file that cannot be read or is no template."""
+    try:
+        tokenizer.chat_template = Path(path).expanduser().read_text(encoding="utf-8")
+        tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"chat_template: {path} cannot be read ({error_line(error)})") from error
+    except jinja2.TemplateSyntaxError as error:
+        raise InputError(f"chat_template: {path}: line {error.lineno}: {error.message}") from error
+    except Exception:  # a template may refuse these messages with an error of any class
+        return
 
 
 def find_word_splitting(rows: datasets.Dataset | RowStream) -> WordSplitting | None:
@@ -212,6 +229,7 @@ def without_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedToke
         **{name: getattr(tokenizer, name) for name in copied},
     )
     bare.chat_template = tokenizer.chat_template
+    bare.name_or_path = tokenizer.name_or_path
     return bare
 
 
