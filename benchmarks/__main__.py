@@ -10,6 +10,7 @@ import torch
 
 from ..configuration.base import unknown_name_message
 from .cases import BENCHMARKS, DTYPES, plan_for
+from .finetuning import missing_file
 from .lengths import load_corpora
 from .report import environment, table
 
@@ -56,6 +57,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error(unknown_name_message("benchmark", name, list(BENCHMARKS)))
     if args.checkpoint is not None and not (args.checkpoint / "config.json").is_file():
         parser.error(f"--checkpoint: {args.checkpoint} has no config.json")
+    if "finetune" in (args.names or BENCHMARKS) and (missing := missing_file(args.data)):
+        parser.error(f"--data: {missing} does not exist; finetune trains on it")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU; valid here: cpu")
     return args

@@ -5,7 +5,7 @@ import math
 import random
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from transformers import (
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
     TrainingArguments,
@@ -29,9 +30,9 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from ..conversion import from_original, to_original
 from ..conversion.reading import quiet
 from ..tasks.base import Task
-from ..tasks.encoding import OVERFLOW_COLUMNS, Settings
+from ..tasks.encoding import OVERFLOW_COLUMNS, Row, Settings
 from ..tasks.registry import TASKS
-from ..training.models import reads_token_types
+from ..training.models import reads_token_types, special_token_ids
 from ..training.tokenizers import train_tokenizer
 from ..training.trainer import BlendTrainer
 from .compare import Case, Plan, Result, compare_times
@@ -80,6 +81,45 @@ TRAINING_SETS = {
 }
 
 
+@dataclass
+class Training:
+    """A Trainer with its model, which begins every run with the initial weights.
+
+    Args:
+        trainer_class: BlendTrainer or Trainer.
+        model: the model.
+        collator: makes batches of rows.
+        tokenizer: of the checkpoint.
+        options: the training arguments.
+    """
+
+    trainer_class: type[Trainer]
+    model: PreTrainedModel
+    collator: Callable[[list[Row]], dict[str, torch.Tensor]]
+    tokenizer: PreTrainedTokenizerBase
+    options: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.initial = copy.deepcopy(self.model.state_dict())
+
+    @property
+    def name(self) -> str:
+        return type(self.model).__name__
+
+    def run(self, rows: datasets.Dataset) -> float:
+        """Train for an epoch on the rows, in their order. Returns the mean loss."""
+        self.model.load_state_dict(self.initial)
+        trainer = self.trainer_class(
+            model=self.model,
+            args=TrainingArguments(**self.options),
+            data_collator=self.collator,
+            train_dataset=rows,
+            processing_class=self.tokenizer,
+        )
+        trainer.remove_callback(PrinterCallback)
+        return trainer.train().training_loss
+
+
 def finetune(plan: Plan) -> list[Result]:
     """Epochs of fine-tuning a checkpoint, as a user runs them: Trainer, collator, optimizer, schedule, clipping.
 
@@ -99,37 +139,47 @@ def compare_epochs(plan: Plan, size: Size, name: str, directory: Path) -> list[R
 
     Args:
         plan: device, data and checkpoint.
-        size: size of the model if there is no checkpoint; the batches.
-        name: name of the dataset.
+        size: the batches; without a checkpoint, also the size of the model.
+        name: of the dataset.
         directory: where models are stored meanwhile.
     """
-    training_set = TRAINING_SETS[name]
     columns, epoch_rows = draw_rows(plan, size, name)
     checkpoint = plan.checkpoint or save_random_checkpoint(size, columns, directory / "checkpoint")
-    labels = label_names(columns[training_set.task.reference])
-    models = load_pair(checkpoint, training_set.task, len(labels), directory / "stock")
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
-    settings = make_settings(tokenizer, labels, models[0])
-    rows = encode(training_set.task, columns, settings)
-    collators = (training_set.task.make_collator(settings), training_set.collator(tokenizer))
-    systems = make_systems(models, collators, rows, size)
-    check_agreement(systems)
+    options = training_options(plan, size, directory / "runs")
+    rows, *trainings = prepare(checkpoint, TRAINING_SETS[name], columns, options, directory / "stock")
+    check_first_batch(trainings, rows.select(range(min(size.batch_rows, len(rows)))))
     keys = {
         "data": name if plan.data is not None else f"random, lengths of {name}",
-        "checkpoint": RANDOM_WEIGHTS if plan.checkpoint is None else plan.checkpoint.name,
+        "checkpoint": RANDOM_WEIGHTS if plan.checkpoint is None else plan.checkpoint.resolve().name,
         "batch": size.batch_rows,
         "batches": math.ceil(len(rows) / size.batch_rows),
         "epoch_batches": math.ceil(epoch_rows / size.batch_rows),
     }
-    config = models[0].config
-    size = replace(size, num_hidden_layers=config.num_hidden_layers, hidden_size=config.hidden_size)
-    trainings = make_trainings(plan, size, systems, collators, tokenizer, directory / "runs")
+    ours, theirs = (training.model.config for training in trainings)
+    size = replace(size, num_hidden_layers=ours.num_hidden_layers, hidden_size=ours.hidden_size)
     results = []
     for form, order in {"padded": random_order(rows), "length-grouped": grouped_order(rows, size, epoch_rows)}.items():
         epoch = rows.select(order)
-        case = Case("finetune", models[1].config.model_type, size, lengths_of_batches(epoch, size), keys)
-        names = (OURS, f"{systems[1].name} {form}")
-        results += time_trainings(plan, case, dict(zip(names, trainings, strict=True)), epoch)
+        case = Case("finetune", theirs.model_type, size, lengths_of_batches(epoch, size), keys)
+        results += time_trainings(plan, case, trainings, form, epoch)
+    return results
+
+
+def time_trainings(
+    plan: Plan, case: Case, trainings: list[Training], form: str, epoch: datasets.Dataset
+) -> list[Result]:
+    """Time the trainings on the rows of an epoch, after two batches to warm up; `form` names the batches."""
+    named = {OURS: trainings[0], f"{trainings[1].name} {form}": trainings[1]}
+    losses = {}
+
+    def train(name: str) -> None:
+        losses[name] = named[name].run(epoch)
+
+    for training in trainings:
+        training.run(epoch.select(range(min(2 * case.size.batch_rows, len(epoch)))))
+    results = compare_times(plan, case, plan.dtypes[0], {name: partial(train, name) for name in named})
+    for result in results:
+        result["train_loss"] = round(losses[result["system"]], 4)
     return results
 
 
@@ -151,6 +201,12 @@ def draw_rows(plan: Plan, size: Size, name: str) -> tuple[dict[str, list], int]:
     return {column: [row[column] for row in rows] for column in (task.inputs[0], task.reference)}, epoch_rows
 
 
+def missing_file(directory: Path | None) -> Path | None:
+    """The first training file that a directory of datasets lacks; None if it has all, or without a directory."""
+    files = [] if directory is None else [directory / name / "train.jsonl" for name in TRAINING_SETS]
+    return next((file for file in files if not file.is_file()), None)
+
+
 def random_rows(training_set: TrainingSet, number: int) -> list[dict[str, Any]]:
     """Rows of random words and labels with the lengths of a dataset; each word is one token of BERT's vocabulary."""
     rng, task = np.random.default_rng(0), training_set.task
@@ -169,7 +225,7 @@ def label_names(column: list) -> list[str]:
     return sorted({label for value in column for label in ([value] if isinstance(value, str) else value)})
 
 
-def make_settings(tokenizer: Any, labels: list[str], model: PreTrainedModel) -> Settings:
+def make_settings(tokenizer: PreTrainedTokenizerBase, labels: list[str], model: PreTrainedModel) -> Settings:
     """The settings of the task."""
     lengths = dict.fromkeys(("max_length", "max_source_length", "max_target_length"), MAX_LENGTH)
     token_types = reads_token_types(model.config)
@@ -205,122 +261,79 @@ def lengths_of_batches(rows: datasets.Dataset, size: Size) -> BatchLengths:
     return [lengths[start : start + size.batch_rows] for start in range(0, len(lengths), size.batch_rows)]
 
 
-# --- Models and Trainers ---
+# --- Models ---
+
+
+def training_options(plan: Plan, size: Size, directory: Path) -> dict[str, Any]:
+    """The training arguments of both Trainers: those of the examples in examples/pretrained."""
+    return {
+        "output_dir": str(directory),
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": size.batch_rows,
+        "learning_rate": 2e-4,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0.1,
+        # The rows are already in the order of the batches.
+        "train_sampling_strategy": "sequential",
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": plan.device.type == "cpu",
+        "bf16": plan.device.type == "cuda",
+    }
 
 
 def save_random_checkpoint(size: Size, columns: dict[str, list], directory: Path) -> Path:
     """Save a BertModel with random weights and MiniLM's head size, and a tokenizer of the rows."""
     torch.manual_seed(0)
-    shape = {**size.shape, "num_attention_heads": max(1, size.hidden_size // 32)}
-    from_config(BertModel, BertConfig(**shape, intermediate_size=4 * size.hidden_size)).save_pretrained(directory)
     texts = [value if isinstance(value, str) else " ".join(value) for value in next(iter(columns.values()))]
-    train_tokenizer(texts, "wordpiece", size.vocab_size, exact=False).save_pretrained(directory)
+    tokenizer = train_tokenizer(texts, "wordpiece", size.vocab_size, exact=False)
+    heads = {"num_attention_heads": max(1, size.hidden_size // 32), "intermediate_size": 4 * size.hidden_size}
+    config = BertConfig(**{**size.shape, **heads, **special_token_ids(tokenizer)})
+    with quiet():
+        from_config(BertModel, config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
     return directory
 
 
-def load_pair(
-    checkpoint: Path, task: Task, num_labels: int, directory: Path
-) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """Our model of a checkpoint with a new head, and the stock model with the same weights.
+def prepare(
+    checkpoint: Path, training_set: TrainingSet, columns: dict[str, list], options: dict[str, Any], directory: Path
+) -> tuple[datasets.Dataset, Training, Training]:
+    """The encoded rows, our training, and that of transformers with the same weights.
 
     Args:
         checkpoint: of any architecture that can be converted.
-        task: tells which head.
-        num_labels: of the head.
+        training_set: the task, and transformers' collator.
+        columns: the rows.
+        options: the training arguments.
         directory: where the stock model is stored.
     """
+    task = training_set.task
+    labels = label_names(columns[task.reference])
+    ours, theirs = load_pair(checkpoint, task, len(labels), directory)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
+    settings = make_settings(tokenizer, labels, ours)
+    return (
+        encode(task, columns, settings),
+        Training(BlendTrainer, ours, task.make_collator(settings), tokenizer, options),
+        Training(Trainer, theirs, training_set.collator(tokenizer), tokenizer, options),
+    )
+
+
+def load_pair(checkpoint: Path, task: Task, num_labels: int, directory: Path) -> list[PreTrainedModel]:
+    """Our model of a checkpoint with a new head, and the stock model with the same weights."""
     torch.manual_seed(0)
-    # Without warnings that the head is new, and that the stock class leaves out the pooler.
+    # Without the warnings that the head is new, and that the stock class leaves out the pooler.
     with quiet():
         ours = from_original(checkpoint, task.auto_class, num_labels=num_labels)
         to_original(ours, directory)
-        theirs = task.auto_class.from_pretrained(directory, attn_implementation="sdpa", trust_remote_code=False)
-    return ours, theirs
+        stock = task.auto_class.from_pretrained(directory, attn_implementation="sdpa", trust_remote_code=False)
+    return [ours, stock]
 
 
-def make_systems(
-    models: tuple[PreTrainedModel, PreTrainedModel],
-    collators: tuple[Callable, Callable],
-    rows: datasets.Dataset,
-    size: Size,
-) -> list[System]:
-    """Both models with a first batch, by which their outputs are compared."""
-    features = [rows[index] for index in range(min(size.batch_rows, len(rows)))]
-    names = (OURS, type(models[1]).__name__)
-    return [
-        System(name, model, [dict(collator(features))], equals_ours=True)
-        for name, model, collator in zip(names, models, collators, strict=True)
-    ]
-
-
-def make_trainings(
-    plan: Plan,
-    size: Size,
-    systems: list[System],
-    collators: tuple[Callable, Callable],
-    tokenizer: Any,
-    directory: Path,
-) -> list[Callable[[datasets.Dataset], float]]:
-    """For both systems a function that trains for an epoch from the initial weights, and returns the mean loss."""
-    args = TrainingArguments(
-        str(directory),
-        num_train_epochs=1,
-        per_device_train_batch_size=size.batch_rows,
-        learning_rate=2e-4,
-        lr_scheduler_type="linear",
-        warmup_steps=0.1,
-        # The rows are in the order of the batches.
-        train_sampling_strategy="sequential",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=plan.device.type == "cpu",
-        bf16=plan.device.type == "cuda",
+def check_first_batch(trainings: list[Training], rows: datasets.Dataset) -> None:
+    """Raises AssertionError if the two models have other outputs for a batch of these rows."""
+    features = list(rows)
+    check_agreement(
+        [System(each.name, each.model, [dict(each.collator(features))], equals_ours=True) for each in trainings]
     )
-    return [
-        partial(
-            train_epoch,
-            trainer_class,
-            system.model,
-            copy.deepcopy(system.model.state_dict()),
-            args,
-            collator,
-            tokenizer,
-        )
-        for trainer_class, system, collator in zip((BlendTrainer, Trainer), systems, collators, strict=True)
-    ]
-
-
-def train_epoch(
-    trainer_class: type[Trainer],
-    model: PreTrainedModel,
-    initial: dict[str, torch.Tensor],
-    args: TrainingArguments,
-    collator: Callable,
-    tokenizer: Any,
-    rows: datasets.Dataset,
-) -> float:
-    """Build a Trainer, train for an epoch from the initial weights, and return the mean loss."""
-    model.load_state_dict(initial)
-    trainer = trainer_class(
-        model=model, args=copy.deepcopy(args), data_collator=collator, train_dataset=rows, processing_class=tokenizer
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer.train().training_loss
-
-
-def time_trainings(
-    plan: Plan, case: Case, trainings: dict[str, Callable[[datasets.Dataset], float]], epoch: datasets.Dataset
-) -> list[Result]:
-    """Time the trainings on the rows of an epoch, after two batches to warm up."""
-    losses = {}
-
-    def train(name: str) -> None:
-        losses[name] = trainings[name](epoch)
-
-    for training in trainings.values():
-        training(epoch.select(range(min(len(epoch), 2 * case.size.batch_rows))))
-    results = compare_times(plan, case, plan.dtypes[0], {name: partial(train, name) for name in trainings})
-    for result in results:
-        result["train_loss"] = round(losses[result["system"]], 4)
-    return results

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .finetuning import RANDOM_WEIGHTS
 from .lengths import load_corpora
 
 PAGE = Path("docs/performance.md")
@@ -90,6 +91,8 @@ def versions() -> list[str]:
 def section(rows: list[dict[str, Any]], device: str, data: Path | None) -> str:
     """The text between the markers: the command, the machine, and a table for each benchmark."""
     options = [f"--device {device}"] * (device != "cpu") + ["--data DIR"] * (data is not None)
+    options += ["--checkpoint DIR"] * any(row.get("checkpoint", RANDOM_WEIGHTS) != RANDOM_WEIGHTS for row in rows)
+    options += ["--whole_epochs"] * any("batches" in row and row["batches"] == row["epoch_batches"] for row in rows)
     names = list(dict.fromkeys(row["benchmark"] for row in rows))
     lines = [
         f"`python -m seqblend.benchmarks {' '.join([*names, *options, '--json FILE'])}`",
