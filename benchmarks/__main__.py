@@ -3,12 +3,14 @@
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ..configuration.base import unknown_name_message
 from .cases import BENCHMARKS, DTYPES, plan_for
+from .finetuning import missing_file
 from .lengths import load_corpora
 from .report import environment, table
 
@@ -18,9 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse(arguments)
     corpora = load_corpora(args.data)
     print(environment(args.device), *(f"{kind}: {corpus.name}" for kind, corpus in corpora.items()), sep="\n")
-    rows = []
+    options = {"data": args.data, "checkpoint": args.checkpoint, "whole_epochs": args.whole_epochs}
+    plan, rows = replace(plan_for(args.device, corpora), **options), []
     for name in args.names or BENCHMARKS:
-        measured = BENCHMARKS[name](plan_for(args.device, corpora))
+        measured = BENCHMARKS[name](plan)
         print(f"\n{name}\n\n{table(measured)}", flush=True)
         rows += measured
     if args.json is not None:
@@ -38,12 +41,24 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--data",
         type=Path,
         metavar="DIR",
-        help="directory of the datasets whose row lengths are used; default: calendar dates",
+        help="directory of the datasets whose row lengths are used, and whose rows finetune trains on; "
+        "default: calendar dates, and for finetune random rows of the datasets' lengths",
     )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="checkpoint that finetune starts from; default: a BERT of MiniLM's size with random weights",
+    )
+    parser.add_argument("--whole_epochs", action="store_true", help="finetune: epochs of all rows, which take minutes")
     args = parser.parse_args(arguments)
     for name in args.names:
         if name not in BENCHMARKS:
             parser.error(unknown_name_message("benchmark", name, list(BENCHMARKS)))
+    if args.checkpoint is not None and not (args.checkpoint / "config.json").is_file():
+        parser.error(f"--checkpoint: {args.checkpoint} has no config.json")
+    if "finetune" in (args.names or BENCHMARKS) and (missing := missing_file(args.data)):
+        parser.error(f"--data: {missing} does not exist; finetune trains on it")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU; valid here: cpu")
     return args

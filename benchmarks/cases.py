@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .compare import Case, Plan, Result, compare, compare_training, in_each_dtype, infer
+from .finetuning import finetune
 from .lengths import (
     Corpus,
     Lengths,
@@ -210,6 +211,7 @@ BENCHMARKS: dict[str, Callable[[Plan], list[Result]]] = {
     "causal-train": causal_train,
     "generate": generate,
     "growth": growth,
+    "finetune": finetune,
 }
 
 ENCODERS = (
@@ -221,6 +223,8 @@ LARGE_ENCODERS = (
     Size(4, 256, batch_rows=2048, num_batches=4, repeats=10),
     Size(12, 768, batch_rows=2048, num_batches=4, repeats=10),
 )
+# At least 20 seconds for each epoch on two CPU cores.
+MINILM = Size(6, 384, batch_rows=32, num_batches=100)
 GENERATORS = (Size(4, 256, batch_rows=1, repeats=5), Size(4, 256, batch_rows=32))
 SIZES: dict[str, dict[str, tuple[Size, ...]]] = {
     "cpu": {
@@ -230,6 +234,7 @@ SIZES: dict[str, dict[str, tuple[Size, ...]]] = {
         "causal-train": (Size(4, 256, batch_rows=32, num_batches=2),),
         "generate": GENERATORS,
         "growth": (Size(2, 128, batch_rows=1),),
+        "finetune": (MINILM,),
     },
     "cuda": {
         "encoder-train": LARGE_ENCODERS,
@@ -238,6 +243,7 @@ SIZES: dict[str, dict[str, tuple[Size, ...]]] = {
         "causal-train": (Size(12, 768, batch_rows=512, num_batches=4, repeats=10),),
         "generate": GENERATORS,
         "growth": (Size(2, 256, batch_rows=1, repeats=10),),
+        "finetune": (MINILM,),
     },
 }
 DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.bfloat16,)}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -29,6 +30,9 @@ class Plan:
         new_tokens: number of tokens that `generate` generates per row.
         sequence_lengths: sequence lengths of `growth`; a batch of each has as many tokens as the longest.
         sliding_window: window of the sliding layers of `growth`.
+        data: directory of the datasets that `finetune` trains on; None for random rows with their lengths.
+        checkpoint: directory of the checkpoint that `finetune` starts from; None for random weights.
+        whole_epochs: whether an epoch of `finetune` has all rows; otherwise it has as many batches as its size says.
     """
 
     device: torch.device
@@ -38,6 +42,9 @@ class Plan:
     new_tokens: int = 16
     sequence_lengths: tuple[int, ...] = (128, 512, 2048, 8192)
     sliding_window: int = 64
+    data: Path | None = None
+    checkpoint: Path | None = None
+    whole_epochs: bool = False
 
 
 class Case(NamedTuple):
@@ -77,13 +84,21 @@ def in_each_dtype(plan: Plan, systems: list[System]) -> Iterator[torch.dtype]:
 
 
 def compare(plan: Plan, case: Case, dtype: torch.dtype, workloads: dict[str, Workload]) -> list[Result]:
-    """Measure workloads side by side, ours first; each is a run over all batches of the case.
+    """Measure memory and time of workloads; see `compare_times`."""
+    # This is also the warm-up run, which selects kernels and allocates memory.
+    memory = {name: peak_memory(workload, plan.device) for name, workload in workloads.items()}
+    rows = compare_times(plan, case, dtype, workloads)
+    for row in rows:
+        row["peak_memory_mib"] = round(memory[row["system"]], 1)
+    return rows
+
+
+def compare_times(plan: Plan, case: Case, dtype: torch.dtype, workloads: dict[str, Workload]) -> list[Result]:
+    """Time workloads side by side, ours first; each is a run over all batches of the case.
 
     Returns:
         A row for each workload, with milliseconds per batch.
     """
-    # This is also the warm-up run, which selects kernels and allocates memory.
-    memory = {name: peak_memory(workload, plan.device) for name, workload in workloads.items()}
     runs = alternate(workloads, case.size.repeats, plan.device)
     seconds = {name: median(times) for name, times in runs.items()}
     common = {
@@ -100,7 +115,6 @@ def compare(plan: Plan, case: Case, dtype: torch.dtype, workloads: dict[str, Wor
             "system": name,
             "milliseconds": round(1000 * seconds[name] / len(case.batch_lengths), 3),
             "real_tokens_per_second": round(case.tokens / seconds[name], 1),
-            "peak_memory_mib": round(memory[name], 1),
         }
         for name in workloads
     ]

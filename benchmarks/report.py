@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .finetuning import RANDOM_WEIGHTS
 from .lengths import load_corpora
 
 PAGE = Path("docs/performance.md")
@@ -20,17 +21,22 @@ HEADINGS = {
     "size": "size",
     "dtype": "dtype",
     "recipe": "recipe",
+    "data": "data",
+    "checkpoint": "checkpoint",
     "architecture": "architecture",
     "attention": "attention",
     "tokens": "tokens",
     "batch": "batch",
     "beams": "beams",
+    "batches": "batches",
+    "epoch_batches": "of",
     "fill": "fill",
     "system": "system",
     "milliseconds": "ms",
     "real_tokens_per_second": "real tokens / s",
     "peak_memory_mib": "MiB",
     "ours_faster_by": "ours faster by",
+    "train_loss": "train loss",
     "of_floor": "of the floor",
     "utilisation": "utilisation",
 }
@@ -85,6 +91,8 @@ def versions() -> list[str]:
 def section(rows: list[dict[str, Any]], device: str, data: Path | None) -> str:
     """The text between the markers: the command, the machine, and a table for each benchmark."""
     options = [f"--device {device}"] * (device != "cpu") + ["--data DIR"] * (data is not None)
+    options += ["--checkpoint DIR"] * any(row.get("checkpoint", RANDOM_WEIGHTS) != RANDOM_WEIGHTS for row in rows)
+    options += ["--whole_epochs"] * any("batches" in row and row["batches"] == row["epoch_batches"] for row in rows)
     names = list(dict.fromkeys(row["benchmark"] for row in rows))
     lines = [
         f"`python -m seqblend.benchmarks {' '.join([*names, *options, '--json FILE'])}`",

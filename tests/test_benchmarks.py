@@ -1,16 +1,24 @@
 """The benchmarks: what their rows say holds together, and the page has them; nothing here is about how fast it is."""
 
+import copy
 import json
+import random
 from dataclasses import replace
 
+import datasets
 import pytest
 import torch
+from stock import stock_model
 from torch import nn
+from transformers import BertTokenizerFast
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from seqblend import to_original
 from seqblend.benchmarks import __main__ as command
-from seqblend.benchmarks import report, systems, timing
+from seqblend.benchmarks import finetuning, report, systems, timing
 from seqblend.benchmarks.cases import BENCHMARKS, SIZES, encoders, plan_for
 from seqblend.benchmarks.compare import Case, Plan
+from seqblend.benchmarks.finetuning import TRAINING_SETS
 from seqblend.benchmarks.lengths import (
     NATURAL_FILL,
     Corpus,
@@ -33,7 +41,11 @@ CORPORA = {"texts": Corpus("some texts", [row[:1] for row in ROWS] * 4), "pairs"
 TINY = Size(2, 32, batch_rows=8, num_batches=2, repeats=1, vocab_size=99)
 KEYS = {"benchmark", "size", "dtype", "recipe", "fill", "system"}
 FIGURES = {"milliseconds", "real_tokens_per_second", "peak_memory_mib"}
-OF_SOME = {"generate": {"batch", "beams"}, "growth": {"architecture", "attention", "tokens"}}
+OF_SOME = {
+    "generate": {"batch", "beams"},
+    "growth": {"architecture", "attention", "tokens"},
+    "finetune": {"data", "checkpoint", "batch", "batches", "epoch_batches"},
+}
 
 
 def plan(**changes):
@@ -59,6 +71,11 @@ def measured():
     }
 
 
+def figures(name):
+    """An epoch has the loss; its memory is not measured."""
+    return FIGURES - {"peak_memory_mib"} | {"train_loss"} if name == "finetune" else FIGURES
+
+
 def groups(rows):
     """Rows that are compared with each other, ours first."""
     compared = []
@@ -72,13 +89,12 @@ def groups(rows):
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_rows_have_the_documented_keys(name, measured):
     for ours, *theirs in groups(measured[name]):
-        keys = KEYS | FIGURES | OF_SOME.get(name, set())
+        shared = KEYS | OF_SOME.get(name, set())
+        keys = shared | figures(name)
         assert set(ours) == keys | ({"of_floor"} if name == "encoder-train" else set())
         for row in theirs:
             assert set(row) == keys | {"ours_faster_by"}
-            assert {key: row[key] for key in keys - FIGURES - {"system"}} == {
-                key: ours[key] for key in keys - FIGURES - {"system"}
-            }
+            assert {key: row[key] for key in shared - {"system"}} == {key: ours[key] for key in shared - {"system"}}
         assert ours["benchmark"] == name and ours["size"] == "2x32"
     json.dumps(measured[name])
 
@@ -87,7 +103,7 @@ def test_rows_have_the_documented_keys(name, measured):
 def test_figures_of_a_group_agree_with_each_other(name, measured):
     for ours, *theirs in groups(measured[name]):
         tokens = ours["milliseconds"] * ours["real_tokens_per_second"]
-        assert ours["peak_memory_mib"] >= 0 and ours.get("of_floor", 1) > 0
+        assert ours.get("peak_memory_mib", 0) >= 0 and ours.get("of_floor", 1) > 0
         for row in theirs:
             ratio = row["milliseconds"] / ours["milliseconds"]
             # Milliseconds are rounded to thousandths, which a ratio feels the more the larger it is.
@@ -96,7 +112,7 @@ def test_figures_of_a_group_agree_with_each_other(name, measured):
             assert row["milliseconds"] * row["real_tokens_per_second"] == pytest.approx(tokens, rel=1e-2)
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name != "finetune"])
 def test_tokens_are_the_real_ones(name, measured):
     """Those of a batch, of which milliseconds are."""
     counted = {"generate": 3 * TINY.batch_rows, "growth": 16}
@@ -134,6 +150,106 @@ def test_a_peer_that_computes_something_else_is_not_timed():
     nn.init.zeros_(theirs.encoder.layer[0].output.LayerNorm.weight)
     with pytest.raises(AssertionError, match="theirs differs from ours"):
         check_agreement(both)
+
+
+# --- Epochs through both Trainers ---
+
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """A directory of datasets: the rows of a kind have several lengths, and more than one label."""
+    rng = random.Random(0)
+    rows = [rng.choices("abcdefgh", k=length) for length in [*range(1, 25)] * 3]
+    content = {
+        "ud_en_ewt": [{"tokens": row, "tags": [word.upper() for word in row]} for row in rows],
+        "clinc150": [{"text": " ".join(row), "label": row[0]} for row in rows],
+    }
+    for name, lines in content.items():
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A stock BERT without dropout, and its tokenizer."""
+    directory = tmp_path / "some-bert"
+    stock_model("bert", "AutoModel", torch.float32, pad_token_id=0).save_pretrained(directory)
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(directory)
+    return directory
+
+
+def prepared(name, texts, checkpoint, tmp_path):
+    given = plan(data=texts, checkpoint=checkpoint)
+    columns, _ = finetuning.draw_rows(given, TINY, name)
+    options = finetuning.training_options(given, TINY, tmp_path / "runs")
+    return finetuning.prepare(checkpoint, TRAINING_SETS[name], columns, options, tmp_path / "stock")
+
+
+@pytest.mark.parametrize("name", TRAINING_SETS)
+def test_both_trainers_take_the_same_steps(name, texts, checkpoint, tmp_path):
+    rows, ours, theirs = prepared(name, texts, checkpoint, tmp_path)
+    for training in (ours, theirs):
+        # In float32, Adam would make large steps of the rounding errors that are the gradients of the keys' biases.
+        training.model.double()
+        training.initial = copy.deepcopy(training.model.state_dict())
+    losses = [training.run(rows) for training in (ours, theirs)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+    to_original(ours.model, tmp_path / "trained")
+    trained = type(theirs.model).from_pretrained(tmp_path / "trained", dtype=torch.float64).state_dict()
+    for key, tensor in theirs.model.state_dict().items():
+        assert (trained[key] - tensor).abs().max() < 1e-9, key
+    assert any(not torch.equal(theirs.initial[key], tensor) for key, tensor in theirs.model.state_dict().items())
+    assert ours.run(rows) == losses[0], "the second run begins with other weights than the first"
+
+
+def test_a_pair_that_differs_is_not_timed(texts, checkpoint, tmp_path):
+    rows, *trainings = prepared("clinc150", texts, checkpoint, tmp_path)
+    finetuning.check_first_batch(trainings, rows)
+    nn.init.zeros_(trainings[1].model.classifier.weight)
+    with pytest.raises(AssertionError, match="BertForSequenceClassification differs from ours"):
+        finetuning.check_first_batch(trainings, rows)
+
+
+def test_epochs_have_the_rows_of_the_data(texts, checkpoint, tmp_path):
+    given = plan(data=texts, checkpoint=checkpoint, whole_epochs=True)
+    rows = finetuning.compare_epochs(given, TINY, "ud_en_ewt", tmp_path)
+    names = [OURS, "BertForTokenClassification padded", OURS, "BertForTokenClassification length-grouped"]
+    assert [row["system"] for row in rows] == names and rows[2]["fill"] > rows[0]["fill"]
+    keys = ("data", "checkpoint", "batches", "epoch_batches")
+    assert {tuple(row[key] for key in keys) for row in rows} == {("ud_en_ewt", "some-bert", 9, 9)}
+    # Three times 1 to 24 words, with [CLS] and [SEP], in nine batches.
+    for row in rows:
+        tokens = row["milliseconds"] * 9 / 1000 * row["real_tokens_per_second"]
+        assert tokens == pytest.approx(3 * sum(range(3, 27)), rel=1e-2)
+
+
+def test_an_epoch_is_cut_to_the_batches_of_its_size(measured):
+    for row in measured["finetune"]:
+        whole = -(-TRAINING_SETS[row["data"].removeprefix("random, lengths of ")].num_rows // TINY.batch_rows)
+        assert (row["checkpoint"], row["batches"], row["epoch_batches"]) == ("random weights", 2, whole)
+
+
+def test_length_grouped_batches_are_those_of_transformers():
+    rows = datasets.Dataset.from_dict({"input_ids": [[1] * length for length in range(100, 0, -1)]})
+    sampler = LengthGroupedSampler(8, rows, generator=torch.Generator().manual_seed(0))
+    assert finetuning.grouped_order(rows, TINY, epoch_rows=100) == list(sampler)
+    assert sorted(finetuning.random_order(rows)) == list(range(100)) != finetuning.random_order(rows)
+
+
+@pytest.mark.parametrize(("name", "fill"), [("ud_en_ewt", 0.337), ("clinc150", 0.553)])
+def test_random_rows_are_as_long_as_those_of_the_data(name, fill):
+    """The fills were measured on the data, in random batches of 32 rows of up to 128 WordPieces."""
+    task, rows = TRAINING_SETS[name].task, finetuning.random_rows(TRAINING_SETS[name], 12_800)
+    texts = [row[task.inputs[0]] for row in rows]
+    lengths = [(min(len(text if task.reads_words else text.split()) + 2, 128),) for text in texts]
+    drawn = fill_ratio([lengths[start : start + 32] for start in range(0, len(lengths), 32)])
+    assert drawn == pytest.approx(fill, abs=0.03)
+    assert {length for (length,) in lengths} <= {*range(3, TRAINING_SETS[name].lengths[-1] + 1)}
 
 
 def test_dates_and_data_sets_have_natural_batches(tmp_path):
@@ -203,6 +319,8 @@ def test_the_command_prints_and_writes_the_rows(tmp_path, monkeypatch, capsys):
         (["encoder-trian"], unknown_name_message("benchmark", "encoder-trian", list(BENCHMARKS))),
         (["--device", "tpu"], "invalid choice: 'tpu'"),
         (["--device", "cuda"], "torch sees no GPU; valid here: cpu"),
+        (["finetune", "--checkpoint", "nowhere"], "--checkpoint: nowhere has no config.json"),
+        (["finetune", "--data", "nowhere"], "--data: nowhere/ud_en_ewt/train.jsonl does not exist"),
     ],
 )
 def test_what_is_not_known_is_refused(arguments, message, monkeypatch, capsys):
@@ -223,6 +341,9 @@ def test_the_report_keeps_the_prose_and_may_be_written_again(tmp_path, measured)
     assert written.startswith("before\n\n") and written.endswith("\n\nafter\n") and "old" not in written
     assert "`python -m seqblend.benchmarks causal-train growth --json FILE`" in written
     assert "### causal-train" in written and report.table(measured["growth"]) in written
+    tuned = [{**row, "checkpoint": "minilm", "epoch_batches": row["batches"]} for row in measured["finetune"]]
+    assert "finetune --checkpoint DIR --whole_epochs --json" in report.section(tuned, "cpu", None)
+    assert "finetune --json" in report.section(measured["finetune"], "cpu", None)
     page.write_text(f"{report.END} {report.BEGIN}")
     with pytest.raises(ValueError, match="must have <!-- tables -->"):
         report.main([str(file), "--page", str(page)])
