@@ -4,6 +4,7 @@ import copy
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from transformers.utils import logging
 from ..configuration.base import RecipeConfig
 from ..modeling.families import FAMILIES
 from .checkpoint import Checkpoint
-from .origin import Origin, read_files
+from .origin import Origin, find_transformer, read_files
 from .registry import ARCHITECTURES
 from .table import Architecture, ConversionError, Head, match
 from .tensors import TensorConverter, check_complete
@@ -35,6 +36,19 @@ IGNORED = re.compile(
 LABELS = ("num_labels", "id2label", "label2id", "problem_type")
 
 
+@dataclass
+class LoadReport:
+    """What a checkpoint lacks, and what is ignored.
+
+    Args:
+        initialized: tensors of the head that the checkpoint does not have, which are initialized randomly.
+        ignored: tensors of other heads.
+    """
+
+    initialized: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+
+
 def from_original(
     source: str | Path,
     auto_class: type = AutoModel,
@@ -49,7 +63,7 @@ def from_original(
     Args:
         source: a directory or a repository of the Hub with safetensors, pytorch_model.bin or a GGUF file.
         auto_class: selects the head; AutoModel for none. A head that the checkpoint does not have is initialized
-            randomly.
+            randomly, with a warning.
         model_type: the architecture, if config.json does not name it.
         dtype: of the weights. None: float32 for a checkpoint in half precision, else the dtype of the checkpoint.
         gguf_file: the name of the file, for a checkpoint in GGUF.
@@ -65,19 +79,39 @@ def from_original(
         OSError: there is no such directory or repository, or no config.json.
         ValueError: an override has an unknown name or a wrong value.
     """
+    given = {"model_type": model_type, "dtype": dtype, "gguf_file": gguf_file}
+    model, report = read_original(source, auto_class, **given, **overrides)
+    if new := report.initialized:
+        logger.warning("%s has no %s: newly initialized, train the model before use", source, ", ".join(new))
+    if report.ignored:
+        logger.warning("%s: tensors of other heads are ignored: %s", source, ", ".join(report.ignored))
+    return model
+
+
+def read_original(
+    source: str | Path,
+    auto_class: type,
+    *,
+    model_type: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    gguf_file: str | None = None,
+    **overrides: Any,
+) -> tuple[PreTrainedModel, LoadReport]:
+    """As from_original, but returns what it warns of."""
     hub = {name: overrides.pop(name) for name in HUB_OPTIONS if name in overrides}
     labels = {name: overrides.pop(name) for name in LABELS if name in overrides}
     gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
-    config_dict, _ = PreTrainedConfig.get_config_dict(source, **gguf, **hub)
-    if commit := config_dict.pop("_commit_hash", None):
-        hub["revision"] = commit  # all files come from one commit, even if somebody pushes meanwhile
+    config_dict = read_original_config(source, gguf, hub)
     architecture = find_architecture(source, config_dict, model_type)
     model_class, head = find_classes(architecture, auto_class)
     original = architecture.original_config_class.from_dict(without_model_type(config_dict), **labels)
     config = read_config(architecture, head, source, original, overrides)
 
     checkpoint = None if gguf else Checkpoint(source, **hub)
-    stock, origin, missing = load_stock(architecture, head, source, original, config_dict, checkpoint, gguf, hub)
+    report = LoadReport()
+    stock, origin, missing = load_stock(
+        architecture, head, source, original, config_dict, checkpoint, gguf, hub, report
+    )
     if config.tie_word_embeddings and not has_tied_head(stock):
         # Like transformers: two different tensors in the checkpoint are not tied, even if config.json says so.
         config = read_config(architecture, head, source, original, {**overrides, "tie_word_embeddings": False})
@@ -88,7 +122,8 @@ def from_original(
     converter = TensorConverter(architecture, head, original, base_prefix(model_class), missing, dtype)
     state_dict, preserved = converter.convert(tensors)
     origin.tensors |= preserved
-    check_complete(model_class, config, state_dict, head if auto_class.__name__ in architecture.heads else None)
+    has_head = auto_class.__name__ in architecture.heads
+    report.initialized += check_complete(model_class, config, state_dict, head if has_head else None)
     with quiet():
         model = model_class.from_pretrained(
             None, config=config, state_dict=state_dict, dtype=dtype, trust_remote_code=False
@@ -96,7 +131,31 @@ def from_original(
     if generation is not None and model.can_generate():
         model.generation_config = copy.deepcopy(generation)
     model.origin = origin
-    return model.eval()
+    return model.eval(), report
+
+
+def read_original_config(source: str | Path, gguf: dict[str, str], hub: dict[str, Any]) -> dict[str, Any]:
+    """The content of config.json.
+
+    Args:
+        source: of the checkpoint.
+        gguf: the name of its GGUF file, if it has one.
+        hub: options that say where files are found. A folder of the transformer, and the commit, are added: all files
+            come from one commit, even if somebody pushes meanwhile.
+
+    Raises:
+        ConversionError: config.json or modules.json is damaged.
+        OSError: there is no such directory or repository, or no config.json.
+    """
+    if not gguf and not hub.get("subfolder") and (folder := find_transformer(source, **hub)):
+        hub["subfolder"] = folder
+    try:
+        config_dict, _ = PreTrainedConfig.get_config_dict(source, **gguf, **hub)
+    except (AttributeError, TypeError) as error:  # transformers takes the content for an object
+        raise ConversionError(f"{source}: config.json is damaged ({error})") from error
+    if commit := config_dict.pop("_commit_hash", None):
+        hub["revision"] = commit
+    return config_dict
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
@@ -211,8 +270,11 @@ def load_stock(
     checkpoint: Checkpoint | None,
     gguf: dict[str, str],
     hub: dict[str, Any],
+    load_report: LoadReport,
 ) -> tuple[PreTrainedModel, Origin, set[str]]:
     """Load the stock model. transformers reads shards, old names, and names with and without the base prefix.
+
+    Tensors of the head that are missing, and those of other heads, are added to `load_report`.
 
     Returns:
         The model in the checkpoint's dtype, the preserved parts of the checkpoint, and the names of missing tensors.
@@ -238,8 +300,8 @@ def load_stock(
         name, found, expected = mismatched[0]
         raise ConversionError(f"{source}: {name} has the shape {tuple(found)}, by config.json {tuple(expected)}")
     origin = Origin(architecture, config_dict, dtype, read_files(source, **hub))
-    check_missing(architecture, head, source, report["missing_keys"])
-    preserve_unexpected(origin, head, source, checkpoint, report["unexpected_keys"])
+    load_report.initialized += find_missing(architecture, head, source, report["missing_keys"])
+    load_report.ignored += preserve_unexpected(origin, head, source, checkpoint, report["unexpected_keys"])
     return stock, origin, set(report["missing_keys"])
 
 
@@ -252,20 +314,22 @@ def has_tied_head(stock: PreTrainedModel) -> bool:
     return pointers.count(output.weight.data_ptr()) > 1
 
 
-def check_missing(architecture: Architecture, head: Head, source: str | Path, names: Collection[str]) -> None:
-    """Warn of tensors of the head that are missing. Raises ConversionError if a tensor of the body is missing."""
+def find_missing(architecture: Architecture, head: Head, source: str | Path, names: Collection[str]) -> list[str]:
+    """The tensors of the head among missing ones. Raises ConversionError if a tensor of the body is missing."""
     new = [name for name in sorted(names) if match(head.patterns, name)]
     rest = [name for name in sorted(names) if name not in new and not architecture.is_preserved(name, head)]
     if rest:
         raise ConversionError(f"{source} lacks {rest[0]!r}{and_more(rest)}")
-    if new:
-        logger.warning("%s has no %s: newly initialized, train the model before use", source, ", ".join(new))
+    return new
 
 
 def preserve_unexpected(
     origin: Origin, head: Head, source: str | Path, checkpoint: Checkpoint | None, names: Collection[str]
-) -> None:
-    """Preserve tensors of the checkpoint that the stock class does not have, and warn of other heads.
+) -> list[str]:
+    """Preserve tensors of the checkpoint that the stock class does not have.
+
+    Returns:
+        The names of tensors of other heads.
 
     Raises:
         ConversionError: a tensor of the body has no counterpart.
@@ -288,8 +352,7 @@ def preserve_unexpected(
     ]
     if unknown := [name for name in others if name not in heads]:
         raise ConversionError(f"{source}: {architecture.model_type} has no tensor {unknown[0]!r}{and_more(unknown)}")
-    if heads:
-        logger.warning("%s: tensors of other heads are ignored: %s", source, ", ".join(heads))
+    return heads
 
 
 def and_more(names: list[str]) -> str:
