@@ -129,7 +129,7 @@ def convert(
         as_dtype(dtype)
     hub = {} if revision is None else {"revision": revision}
     gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
-    config = read_original_config(source, gguf, hub)
+    config = read_config(source, gguf, hub)
     of_theirs = {"model_type": model_type, "gguf_file": gguf_file, "dtype": dtype}
     of_ours = {"legacy_keys": legacy_keys, "original_files": original_files}
     is_ours = config.get("model_type") in MODEL_TYPES
@@ -172,6 +172,14 @@ def check_target(target: Path, source: str | Path, overwrite: bool) -> None:
             raise ConversionError(f"{target} is not empty; give another directory, or --overwrite to replace a model")
         if not (target / "config.json").is_file():
             raise ConversionError(f"{target} holds no model (no config.json), so it is not replaced")
+
+
+def read_config(source: str | Path, gguf: dict[str, str], hub: dict[str, Any]) -> dict[str, Any]:
+    """See read_original_config; an OSError names the source."""
+    try:
+        return read_original_config(source, gguf, hub)
+    except OSError as error:
+        raise OSError(str(error) if str(source) in str(error) else f"{source}: {error}") from error
 
 
 @contextmanager
@@ -344,14 +352,20 @@ def tokens_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return {**tokenizer(TEXTS), "pairs": dict(tokenizer(TEXTS[:-1], TEXTS[1:])), **settings}
 
 
-def tokenizer_notes(source: str | Path, origin: Origin, directory: Path, hub: dict[str, Any]) -> list[str]:
-    """What the user must know of the tokenizer beside a model of seqblend; the original tokenizer is written."""
+def complete_tokenizer(source: str | Path, origin: Origin, directory: Path, hub: dict[str, Any]) -> list[str]:
+    """Write the tokenizer of a model of seqblend where the original had no file of one, as in GGUF.
+
+    Returns:
+        What the user must know of the tokenizer that was written.
+    """
     read = reader(source, **hub)
     if not any(read(name) for name in VOCABULARY):
         return []
+    tokenizer = load_tokenizer(source, **hub)
     if not origin.files.keys() & {*VOCABULARY}:
-        return [f"the original has no tokenizer; that of {source} was not written"]
-    if load_tokenizer(source, **hub)(TEXTS)["input_ids"] == load_tokenizer(directory)(TEXTS)["input_ids"]:
+        write_tokenizer(tokenizer, directory)
+        return [f"the original had no tokenizer, so that of {source} was written"]
+    if tokenizer(TEXTS)["input_ids"] == load_tokenizer(directory)(TEXTS)["input_ids"]:
         return []
     return [f"the original tokenizer was written; it gives other tokens than that of {source}"]
 
@@ -385,7 +399,7 @@ def convert_to_original(
         stock = stock_class.from_pretrained(directory, dtype="auto", trust_remote_code=False)
         parameters = stock.num_parameters()
         error = compare(model, stock)
-        notes = tokenizer_notes(source, origin, directory, hub)
+        notes = complete_tokenizer(source, origin, directory, hub)
     name = auto_class.__name__
     return Conversion(target, origin, False, stock_class.__name__, name, parameters, error, notes=notes)
 

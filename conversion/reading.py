@@ -153,6 +153,8 @@ def read_original_config(source: str | Path, gguf: dict[str, str], hub: dict[str
         config_dict, _ = PreTrainedConfig.get_config_dict(source, **gguf, **hub)
     except (AttributeError, TypeError) as error:  # transformers takes the content for an object
         raise ConversionError(f"{source}: config.json is damaged ({error})") from error
+    if not isinstance(config_dict, dict):
+        raise ConversionError(f"{source}: config.json must hold an object, but is a {type(config_dict).__name__}")
     if commit := config_dict.pop("_commit_hash", None):
         hub["revision"] = commit
     return config_dict
