@@ -8,6 +8,8 @@ from pathlib import Path
 from huggingface_hub.utils.sha import sha_fileobj
 from transformers.dynamic_module_utils import get_relative_imports
 
+from ..conversion.modules import FILES as OF_SENTENCE_TRANSFORMERS
+from ..conversion.modules import MODULES, read_modules
 from ..conversion.origin import FOLDER as ORIGINAL
 from ..conversion.origin import origin_files
 from ..data.objects import read_object
@@ -55,7 +57,7 @@ def repository_files(directory: str | Path) -> dict[str, Path]:
         named = code_files(directory, config.get("auto_map"))
         if not named or config.get("model_type") not in FAMILIES:
             raise PublishError(f"{directory}: no model of seqblend is saved there; save it with save_pretrained")
-        wanted = {*weight_files(directory), *named}
+        wanted = {*weight_files(directory), *named, *module_files(directory)}
     except ValueError as error:
         raise PublishError(str(error)) from error
     if missing := sorted(name for name in wanted if not (directory / name).is_file()):
@@ -63,13 +65,23 @@ def repository_files(directory: str | Path) -> dict[str, Path]:
     templates = [each.relative_to(directory).as_posix() for each in (directory / TEMPLATES).glob("*.jinja")]
     names = [*PUSHED, *filter(lambda name: TEMPLATE.fullmatch(Path(name).name), templates)]
     # All names are in the directory itself or in one of these folders, so no other part of a path can be a link.
-    for name in sorted({*wanted, *names, *RECORDS, FOLDER, TEMPLATES, ORIGINAL}):
+    folders = {name.partition("/")[0] for name in wanted if "/" in name}
+    for name in sorted({*wanted, *names, *RECORDS, *folders, FOLDER, TEMPLATES, ORIGINAL}):
         check_no_link(directory, name)
     for name in origin_files(directory):
         check_no_link(directory, name)
         wanted.add(name)
     wanted |= {name for name in names if (directory / name).is_file()}
     return {name: directory / name for name in sorted(wanted)}
+
+
+def module_files(directory: Path) -> list[str]:
+    """The files of sentence-transformers beside a model. Raises ValueError if modules.json is damaged."""
+
+    def read(name: str) -> bytes | None:
+        return (directory / name).read_bytes() if (directory / name).is_file() else None
+
+    return list(read_modules(read, f"{directory / MODULES}"))
 
 
 def check_no_link(directory: Path, name: str) -> None:
@@ -113,7 +125,7 @@ def code_files(directory: Path, auto_map: object) -> list[str]:
 
 
 def stale_files(existing: set[str], files: dict[str, Path]) -> list[str]:
-    """Files of an earlier push that do not fit the new files: other shards, pictures, references, original files.
+    """Files of an earlier push that do not fit the new files: shards, pictures, references, modules, original files.
 
     Args:
         existing: paths of all files in the repository.
@@ -123,7 +135,7 @@ def stale_files(existing: set[str], files: dict[str, Path]) -> list[str]:
         name
         for name in existing - set(files)
         if name in PICTURES
-        or name == REFERENCE
+        or name in (REFERENCE, *OF_SENTENCE_TRANSFORMERS)
         or any(fnmatch(name, pattern) for pattern in (*WEIGHTS, f"{ORIGINAL}/*"))
     )
 

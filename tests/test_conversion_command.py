@@ -11,8 +11,9 @@ import pytest
 import torch
 import transformers
 from conftest import WITHOUT_PACKAGE, assert_close, tiny_config
+from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
-from stock import ALL, PAD, STOCK, VOCAB, auto, outputs, padded, rows, stock_model
+from stock import ALL, PAD, STOCK, VOCAB, auto, outputs, padded, rows, stock_model, write_files
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModel,
@@ -30,6 +31,7 @@ from seqblend import BlendEncoderConfig, BlendEncoderForMaskedLM
 from seqblend.conversion import ConversionError, comparison, convert, converting
 from seqblend.conversion.__main__ import main
 from seqblend.conversion.registry import ARCHITECTURES
+from seqblend.hub_card.contents import PublishError, repository_files
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # One head of each architecture, all kinds of heads by turns.
@@ -233,6 +235,61 @@ def test_a_configuration_without_names(classifier, tmp_path, capsys):
     assert "names no class in `architectures`; give --head, one of base (BertModel), masked-lm (Ber" in line
     given = {"model_type": "bert", "head": "sequence-classification"}
     assert convert(classifier, tmp_path / "ours", **given).error < 1e-5
+
+
+@pytest.mark.parametrize("head", ["AutoModelForCausalLM", "AutoModelForSequenceClassification"])
+def test_without_a_padding_token(head, tmp_path):
+    """A stock classifier then reads single texts only."""
+    save_stock(tmp_path / "theirs", "gpt2", head, pad_token_id=None)
+    assert convert(tmp_path / "theirs", tmp_path / "ours").error < 1e-5
+    assert convert(tmp_path / "ours", tmp_path / "back").error < 1e-5
+
+
+MODULES = {
+    "modules.json": json.dumps(
+        [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        ]
+    ).encode(),
+    "1_Pooling/config.json": b'{"pooling_mode_cls_token":  true}',
+    "sentence_bert_config.json": b'{"max_seq_length":  16}',
+}
+
+
+def test_repositories_of_the_hub(tmp_path, hub):
+    """Both directions, a revision too; the modules of sentence-transformers go along, and are published."""
+    save_stock(tmp_path / "theirs", "bert", "AutoModel")
+    write_files(tmp_path / "theirs", MODULES)
+    api = HfApi()
+    api.create_repo("someone/theirs")
+    first = api.upload_folder(repo_id="someone/theirs", folder_path=tmp_path / "theirs")
+    change(tmp_path / "theirs", model_type="deberta")
+    api.upload_folder(repo_id="someone/theirs", folder_path=tmp_path / "theirs")
+    with pytest.raises(ConversionError, match="'deberta' is not supported"):
+        convert("someone/theirs", tmp_path / "ours")
+    convert("someone/theirs", tmp_path / "ours", revision=first.oid)
+    assert repository_files(tmp_path / "ours").keys() >= {*MODULES, "original_files/file-modules.json"}
+
+    api.create_repo("someone/ours")
+    api.upload_folder(repo_id="someone/ours", folder_path=tmp_path / "ours")
+    convert("someone/ours", tmp_path / "back")
+    for name, content in MODULES.items():
+        assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "back" / name).read_bytes() == content, name
+    with pytest.raises(OSError, match="someone/nothing"):
+        convert("someone/nothing", tmp_path / "target")
+    assert names_in(tmp_path) == {"theirs", "ours", "back", "cache"}
+
+
+@pytest.mark.parametrize("link", ["modules.json", "1_Pooling"])
+def test_modules_that_are_links_are_not_published(link, tmp_path):
+    save_stock(tmp_path / "theirs", "bert", "AutoModel")
+    write_files(tmp_path / "theirs", MODULES)
+    convert(tmp_path / "theirs", tmp_path / "ours")
+    (tmp_path / "ours" / link).rename(tmp_path / "elsewhere")
+    (tmp_path / "ours" / link).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PublishError, match=f"{link} is a link"):
+        repository_files(tmp_path / "ours")
 
 
 def test_legacy_keys(ours, tmp_path):
