@@ -29,7 +29,7 @@ def convert_state_dict(stock: PreTrainedModel) -> Tensors:
             if type(stock) is head.stock_class:
                 prefix = "" if architecture.is_base(head) else "model."
                 return TensorConverter(architecture, head, stock.config, prefix).convert(stock.state_dict())[0]
-    raise ConversionError(f"{type(stock).__name__} is not supported; see python -m seqblend.conversion --list")
+    raise ConversionError(f"{type(stock).__name__} is not supported; see seqblend convert --list")
 
 
 @dataclass(frozen=True)

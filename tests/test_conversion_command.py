@@ -288,7 +288,7 @@ def test_modules_that_are_links_are_not_published(link, tmp_path):
     convert(tmp_path / "theirs", tmp_path / "ours")
     (tmp_path / "ours" / link).rename(tmp_path / "elsewhere")
     (tmp_path / "ours" / link).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(PublishError, match=f"{link} is a link"):
+    with pytest.raises(PublishError, match=f"{link}: is a link"):
         repository_files(tmp_path / "ours")
 
 
