@@ -22,6 +22,17 @@ from transformers.utils import cached_file, logging
 from transformers.utils.hub import list_repo_templates
 
 from ..data.objects import parse_object
+from .modules import FILES as OF_SENTENCE_TRANSFORMERS
+from .modules import (
+    MODULES,
+    TOKENIZER_CONFIG,
+    Read,
+    complete_settings,
+    is_module_file,
+    read_modules,
+    transformer_folder,
+    with_transformer_in_root,
+)
 from .registry import ARCHITECTURES
 from .table import Architecture, ConversionError
 
@@ -30,23 +41,20 @@ logger = logging.get_logger(__name__)
 FOLDER = "original_files"
 METADATA, TENSORS, CONFIG = "origin.json", "kept.safetensors", "config.json"
 GENERATION = "generation_config.json"
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.txt", "vocab.json", "merges.txt", "bpe.codes", "dict.txt", "target_vocab.json", "tekken.json"),
+# Files of the tokenizer: those that hold its tokens, and all.
+VOCABULARY = (
+    *("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "bpe.codes", "dict.txt", "target_vocab.json"),
     *("spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "source.spm", "target.spm"),
-    *("tokenizer.model", "tokenizer.model.v1", "tokenizer.model.v2", "tokenizer.model.v3"),
+    *("tokenizer.model", "tokenizer.model.v1", "tokenizer.model.v2", "tokenizer.model.v3", "tekken.json"),
+)
+TOKENIZER_FILES = (
+    *(*VOCABULARY, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "chat_template.json"),
 )
-# Files beside the weights: generation, tokenizer, chat templates and pooling.
-FILES = (
-    *(GENERATION, *TOKENIZER_FILES),
-    *("modules.json", "config_sentence_transformers.json"),
-    *(f"sentence_{name}_config.json" for name in ("bert", "roberta", "distilbert", "camembert", "xlm-roberta")),
-)
-# Files of the modules that modules.json names, one folder each, and of additional chat templates.
-MODULE_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
+# Files beside the weights.
+FILES = (GENERATION, *TOKENIZER_FILES, *OF_SENTENCE_TRANSFORMERS)
 TEMPLATES = "additional_chat_templates"
-FILES_IN_FOLDERS = re.compile(rf"\w[\w.-]*/({'|'.join(map(re.escape, MODULE_FILES))})|{TEMPLATES}/[\w-]+\.jinja")
+TEMPLATE = re.compile(rf"{TEMPLATES}/[\w-]+\.jinja")
 
 
 @dataclass
@@ -96,6 +104,9 @@ class Origin:
     def load(cls, source: str | Path, **options: Any) -> "Origin":
         """Read the folder beside a saved model.
 
+        The files of sentence-transformers are read from the directory of the model if modules.json is there: when a
+        sentence-transformers model is trained and saved, its modules are newer than the preserved ones.
+
         Args:
             source: a directory or a repository of the Hub.
             options: of cached_file.
@@ -125,6 +136,7 @@ class Origin:
             architecture, dtype, paths = parse_metadata(read_json(METADATA))
             files = {path: read(flat_name(path)) for path in paths}
             origin = cls(architecture, read_json(CONFIG), dtype, files)
+            origin.update_modules(source, **options)
             if find(TENSORS, _raise_exceptions_for_missing_entries=False) is not None:
                 origin.tensors = load_tensors(read(TENSORS))
         except (ConversionError, OSError, SafetensorError) as error:
@@ -132,6 +144,22 @@ class Origin:
                 f"{source} was converted from another architecture, but its {FOLDER}/ cannot be read: {error}"
             ) from error
         return origin
+
+    def update_modules(self, source: str | Path, **options: Any) -> None:
+        """Replace the files of sentence-transformers by those in the directory of a saved model, if it has any.
+
+        Args:
+            source: a directory or a repository of the Hub.
+            options: of cached_file.
+
+        Raises:
+            ConversionError: modules.json is damaged.
+        """
+        read = reader(source, **options)
+        if files := read_modules(read, f"{source}: {MODULES}"):
+            complete_settings(files, read(TOKENIZER_CONFIG), self.files)
+            others = {path: content for path, content in self.files.items() if not is_module_file(path)}
+            self.files = others | files
 
 
 def parse_metadata(metadata: dict[str, Any]) -> tuple[Architecture, torch.dtype, list[str]]:
@@ -149,7 +177,7 @@ def parse_metadata(metadata: dict[str, Any]) -> tuple[Architecture, torch.dtype,
 
 def is_preserved_file(path: str) -> bool:
     """Whether a file of a checkpoint is preserved. Only exact names, so that no file is written elsewhere."""
-    return path in FILES or FILES_IN_FOLDERS.fullmatch(path) is not None
+    return path in FILES or is_module_file(path) or TEMPLATE.fullmatch(path) is not None
 
 
 def flat_name(path: str) -> str:
@@ -200,8 +228,8 @@ def load_origin(model: PreTrainedModel, source: str | Path, **options: Any) -> N
         logger.warning("%s. The model works, but cannot be converted back", error)
 
 
-def read_files(source: str | Path, **options: Any) -> dict[str, bytes]:
-    """The contents of the preserved files of a checkpoint, by path.
+def reader(source: str | Path, **options: Any) -> Read:
+    """A function that returns the content of a file of a checkpoint, or None if it does not exist.
 
     Args:
         source: a directory or a repository of the Hub.
@@ -223,32 +251,47 @@ def read_files(source: str | Path, **options: Any) -> dict[str, bytes]:
             return None
         return Path(file).read_bytes()
 
-    paths = list(FILES)
-    if (modules := read("modules.json")) is not None:
-        folders = module_folders(modules, f"{source}: modules.json")
-        paths += [f"{folder}/{name}" for folder in folders for name in MODULE_FILES]
-    paths += [f"{TEMPLATES}/{name}.jinja" for name in list_templates(source, **options)]
-    contents = {path: read(path) for path in paths if is_preserved_file(path)}
-    return {path: content for path, content in contents.items() if content is not None}
+    return read
 
 
-def module_folders(content: bytes, name: str) -> list[str]:
-    """The folders that modules.json of sentence-transformers names.
+def read_files(source: str | Path, **options: Any) -> dict[str, bytes]:
+    """The contents of the preserved files of a checkpoint, by path.
 
     Args:
-        content: of the file.
-        name: of the file, for messages.
+        source: a directory or a repository of the Hub.
+        options: of cached_file.
 
     Raises:
-        ConversionError: the content is not a JSON list.
+        ConversionError: modules.json is damaged.
     """
-    try:
-        modules = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ConversionError(f"{name} is no JSON") from error
-    if not isinstance(modules, list):
-        raise ConversionError(f"{name} must hold a list, but is a {type(modules).__name__}")
-    return [module["path"] for module in modules if isinstance(module, dict) and module.get("path")]
+    read, read_root, name = reader(source, **options), reader(source, **in_root(options)), f"{source}: {MODULES}"
+    paths = [*FILES, *(f"{TEMPLATES}/{template}.jinja" for template in list_templates(source, **options))]
+    files = {path: content for path in paths if is_preserved_file(path) and (content := read(path)) is not None}
+    if not options.get("subfolder"):
+        return files | read_modules(read, name)
+    if options["subfolder"] != transformer_folder(read_root, name):
+        return files
+    # The checkpoint of a transformer in a folder beside the other modules becomes one directory.
+    modules = read_modules(read_root, name)
+    return files | modules | {MODULES: with_transformer_in_root(modules[MODULES], name)}
+
+
+def find_transformer(source: str | Path, **options: Any) -> str:
+    """The folder of the transformer in a checkpoint of sentence-transformers; empty: the directory itself.
+
+    Args:
+        source: a directory or a repository of the Hub.
+        options: of cached_file.
+
+    Raises:
+        ConversionError: modules.json is damaged.
+    """
+    return transformer_folder(reader(source, **options), f"{source}: {MODULES}")
+
+
+def in_root(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of cached_file without the subfolder."""
+    return {name: value for name, value in options.items() if name != "subfolder"}
 
 
 def is_link_outside(file: Path, root: Path) -> bool:

@@ -4,7 +4,7 @@ import copy
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from transformers.utils import logging
 from ..configuration.base import RecipeConfig
 from ..modeling.families import FAMILIES
 from .checkpoint import Checkpoint
-from .origin import Origin, read_files
+from .origin import Origin, find_transformer, read_files
 from .registry import ARCHITECTURES
 from .table import Architecture, ConversionError, Head, match
 from .tensors import TensorConverter, check_complete
@@ -34,6 +34,20 @@ IGNORED = re.compile(
 )
 # Options that define the labels: keys of the original configuration.
 LABELS = ("num_labels", "id2label", "label2id", "problem_type")
+
+
+@dataclass
+class LoadReport:
+    """What a checkpoint lacks, and what is ignored.
+
+    Args:
+        initialized: tensors of the head that are initialized randomly: the checkpoint does not have them, or has those
+            of another classifier under these names.
+        ignored: tensors of other heads.
+    """
+
+    initialized: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
 
 
 def from_original(
@@ -66,14 +80,29 @@ def from_original(
         OSError: there is no such directory or repository, or no config.json.
         ValueError: an override has an unknown name or a wrong value.
     """
+    given = {"model_type": model_type, "dtype": dtype, "gguf_file": gguf_file}
+    model, report = read_original(source, auto_class, **given, **overrides)
+    if new := report.initialized:
+        logger.warning("%s has no %s: newly initialized, train the model before use", source, ", ".join(new))
+    if report.ignored:
+        logger.warning("%s: tensors of other heads are ignored: %s", source, ", ".join(report.ignored))
+    return model
+
+
+def read_original(
+    source: str | Path,
+    auto_class: type,
+    *,
+    model_type: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    gguf_file: str | None = None,
+    **overrides: Any,
+) -> tuple[PreTrainedModel, LoadReport]:
+    """As from_original, but returns what it warns of."""
     hub = {name: overrides.pop(name) for name in HUB_OPTIONS if name in overrides}
     labels = {name: overrides.pop(name) for name in LABELS if name in overrides}
     original = Original.open(source, model_type, gguf_file, **hub)
-    config = original.convert_config(auto_class, labels, overrides)
-    model, new = original.convert(auto_class, config, dtype)
-    if new:
-        logger.warning("%s has no %s: newly initialized, train the model before use", source, ", ".join(new))
-    return model
+    return original.convert(auto_class, original.convert_config(auto_class, labels, overrides), dtype)
 
 
 @dataclass(frozen=True)
@@ -100,9 +129,7 @@ class Original:
     ) -> "Original":
         """Read config.json. Raises ConversionError for an architecture that is not supported, OSError without file."""
         gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
-        config, _ = PreTrainedConfig.get_config_dict(source, **gguf, **hub)
-        if commit := config.pop("_commit_hash", None):
-            hub["revision"] = commit  # all files come from one commit, even if somebody pushes meanwhile
+        config = read_original_config(source, gguf, hub)
         return cls(source, find_architecture(source, config, model_type), config, hub, gguf)
 
     def stock_config(self, **labels: Any) -> PreTrainedConfig:
@@ -146,7 +173,7 @@ class Original:
 
     def convert(
         self, auto_class: type, config: RecipeConfig, dtype: torch.dtype | str | None = None
-    ) -> tuple[PreTrainedModel, list[str]]:
+    ) -> tuple[PreTrainedModel, LoadReport]:
         """Convert the weights.
 
         Args:
@@ -156,15 +183,14 @@ class Original:
             dtype: see from_original.
 
         Returns:
-            The model, in evaluation mode, and the original names of the tensors of its head that are initialized
-            randomly: the checkpoint does not have them, or has those of another classifier under these names.
+            The model, in evaluation mode, and what the checkpoint lacks.
 
         Raises:
             ConversionError: weights do not fit.
         """
         architecture, (model_class, head) = self.architecture, find_classes(self.architecture, auto_class)
         stock_config = self.stock_config(**{name: getattr(config, name) for name in ("id2label", "label2id")})
-        stock, origin, missing, new = load_stock(self, head, stock_config, self.has_other_head(model_class))
+        stock, origin, missing, report = load_stock(self, head, stock_config, self.has_other_head(model_class))
         if config.tie_word_embeddings and not has_tied_head(stock):
             # Like transformers: two different tensors in the checkpoint are not tied, even if config.json says so.
             config.tie_word_embeddings = False
@@ -176,7 +202,7 @@ class Original:
         state_dict, preserved = converter.convert(tensors)
         origin.tensors |= preserved
         is_known = auto_class.__name__ in architecture.heads
-        check_complete(model_class, config, state_dict, head if is_known else None)
+        report.initialized += check_complete(model_class, config, state_dict, head if is_known else None)
         if self.has_other_head(model_class):
             state_dict = {name: tensor for name, tensor in state_dict.items() if not is_projection(name)}
         with quiet():
@@ -186,7 +212,33 @@ class Original:
         if generation is not None and model.can_generate():
             model.generation_config = copy.deepcopy(generation)
         model.origin = origin
-        return model.eval(), new if is_known else sorted(model.state_dict().keys() - state_dict.keys())
+        return model.eval(), report
+
+
+def read_original_config(source: str | Path, gguf: dict[str, str], hub: dict[str, Any]) -> dict[str, Any]:
+    """The content of config.json.
+
+    Args:
+        source: of the checkpoint.
+        gguf: the name of its GGUF file, if it has one.
+        hub: options that say where files are found. A folder of the transformer, and the commit, are added: all files
+            come from one commit, even if somebody pushes meanwhile.
+
+    Raises:
+        ConversionError: config.json or modules.json is damaged.
+        OSError: there is no such directory or repository, or no config.json.
+    """
+    if not gguf and not hub.get("subfolder") and (folder := find_transformer(source, **hub)):
+        hub["subfolder"] = folder
+    try:
+        config_dict, _ = PreTrainedConfig.get_config_dict(source, **gguf, **hub)
+    except (AttributeError, TypeError) as error:  # transformers takes the content for an object
+        raise ConversionError(f"{source}: config.json is damaged ({error})") from error
+    if not isinstance(config_dict, dict):
+        raise ConversionError(f"{source}: config.json must hold an object, but is a {type(config_dict).__name__}")
+    if commit := config_dict.pop("_commit_hash", None):
+        hub["revision"] = commit
+    return config_dict
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
@@ -271,7 +323,7 @@ def quiet() -> Iterator[None]:
 
 def load_stock(
     original: Original, head: Head, config: PreTrainedConfig, has_other_head: bool
-) -> tuple[PreTrainedModel, Origin, set[str], list[str]]:
+) -> tuple[PreTrainedModel, Origin, set[str], LoadReport]:
     """Load the stock model. transformers reads shards, old names, and names with and without the base prefix.
 
     Args:
@@ -282,7 +334,7 @@ def load_stock(
 
     Returns:
         The model in the checkpoint's dtype, the preserved parts of the checkpoint, the names of missing tensors, and
-        the names of tensors of the head that are to be initialized randomly.
+        what the checkpoint lacks.
 
     Raises:
         ConversionError: weights do not fit config.json, or have no counterpart in the stock class.
@@ -309,8 +361,8 @@ def load_stock(
         raise ConversionError(f"{source}: {name} has the shape {tuple(found)}, by config.json {tuple(expected)}")
     origin = Origin(architecture, original.config, dtype, read_files(source, **original.hub))
     new = replaced | head_tensors(architecture, head, source, report["missing_keys"])
-    preserve_unexpected(origin, head, source, checkpoint, report["unexpected_keys"])
-    return stock, origin, set(report["missing_keys"]), sorted(new)
+    ignored = preserve_unexpected(origin, head, source, checkpoint, report["unexpected_keys"])
+    return stock, origin, set(report["missing_keys"]), LoadReport(sorted(new), ignored)
 
 
 def projects_labels(head: Head, name: str) -> bool:
@@ -344,8 +396,11 @@ def head_tensors(architecture: Architecture, head: Head, source: str | Path, nam
 
 def preserve_unexpected(
     origin: Origin, head: Head, source: str | Path, checkpoint: Checkpoint | None, names: Collection[str]
-) -> None:
-    """Preserve tensors of the checkpoint that the stock class does not have, and warn of other heads.
+) -> list[str]:
+    """Preserve tensors of the checkpoint that the stock class does not have.
+
+    Returns:
+        The names of tensors of other heads.
 
     Raises:
         ConversionError: a tensor of the body has no counterpart.
@@ -368,8 +423,7 @@ def preserve_unexpected(
     ]
     if unknown := [name for name in others if name not in heads]:
         raise ConversionError(f"{source}: {architecture.model_type} has no tensor {unknown[0]!r}{and_more(unknown)}")
-    if heads:
-        logger.warning("%s: tensors of other heads are ignored: %s", source, ", ".join(heads))
+    return heads
 
 
 def and_more(names: list[str]) -> str:

@@ -27,6 +27,8 @@ NOT_COMPUTED = {
 }
 # Keys of the labels, equal in both configurations.
 LABELS = ("id2label", "label2id", "problem_type")
+# Keys of other libraries, equal in both configurations: the activation of sentence-transformers' CrossEncoder.
+FOREIGN = ("sentence_transformers", "sbert_ce_default_activation_function")
 
 
 class ConversionError(ValueError):
@@ -190,7 +192,9 @@ class Architecture:
             values["classifier_dropout"] = head.dropout(original)
         values |= {name: getattr(original, name) for name in LABELS}
         values |= self.flatten_overrides(overrides or {})
-        return self.config_class(**nest(values), original_model_type=self.model_type)
+        config = self.config_class(**nest(values), original_model_type=self.model_type)
+        copy_foreign(original, config)
+        return config
 
     def flatten_overrides(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """Overrides as from_recipe takes them, by field; fields of encoder and decoder as `part.field`.
@@ -247,6 +251,7 @@ class Architecture:
         for key, value in self.write_config(config).items():
             if value != before[key]:
                 setattr(restored, key, value)
+        copy_foreign(config, restored)
         converted = self.read_config(restored, head)
         lost = [name for name in computed_fields(config) if value_of(config, name) != value_of(converted, name)]
         if lost:
@@ -352,6 +357,13 @@ def computed_fields(config: RecipeConfig) -> Iterable[str]:
 def in_both_parts(name: str) -> tuple[str, str]:
     """The field of the encoder and of the decoder."""
     return f"encoder.{name}", f"decoder.{name}"
+
+
+def copy_foreign(source: PreTrainedConfig, target: PreTrainedConfig) -> None:
+    """Copy the keys of other libraries that a configuration has."""
+    for name in FOREIGN:
+        if (value := getattr(source, name, None)) is not None:
+            setattr(target, name, copy.deepcopy(value))
 
 
 def no_dropout(original: Any) -> float:

@@ -29,7 +29,7 @@ def convert_state_dict(stock: PreTrainedModel) -> Tensors:
             if type(stock) is head.stock_class:
                 prefix = "" if architecture.is_base(head) else "model."
                 return TensorConverter(architecture, head, stock.config, prefix).convert(stock.state_dict())[0]
-    raise ConversionError(f"{type(stock).__name__} is not supported; see python -m seqblend.conversion --list")
+    raise ConversionError(f"{type(stock).__name__} is not supported; see seqblend convert --list")
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def check_sinusoids(name: str, table: torch.Tensor) -> None:
 
 def check_complete(
     model_class: type[PreTrainedModel], config: RecipeConfig, tensors: Tensors, head: Head | None
-) -> None:
+) -> list[str]:
     """Compare names and shapes of tensors with those of a model of this configuration.
 
     Args:
@@ -128,6 +128,9 @@ def check_complete(
         config: of the model.
         tensors: by the names of seqblend.
         head: the stock head that they belong to; None if the architecture does not have the head of the model.
+
+    Returns:
+        The names of tensors of the head that are missing, which the architecture does not have.
 
     Raises:
         ConversionError: a tensor has another shape or an unknown name, or one of the body or the head is missing.
@@ -141,7 +144,7 @@ def check_complete(
             shapes = f"{tuple(tensor.shape)}, by the configuration {tuple(expected[name].shape)}"
             raise ConversionError(f"{name} has the shape {shapes}: an override changes it")
     missing = expected.keys() - tensors.keys()
-    if head is None:
-        missing = {name for name in missing if name.startswith(f"{model_class.base_model_prefix}.")}
-    if missing:
+    new = {name for name in missing if head is None and not name.startswith(f"{model_class.base_model_prefix}.")}
+    if missing := missing - new:
         raise ConversionError(f"{min(missing)} is in a model of this configuration, but not in the checkpoint")
+    return sorted(new)

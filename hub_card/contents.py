@@ -8,7 +8,9 @@ from pathlib import Path
 from huggingface_hub.utils.sha import sha_fileobj
 from transformers.dynamic_module_utils import get_relative_imports
 
-from ..conversion.origin import FILES, MODULE_FILES, is_preserved_file, module_folders, origin_files
+from ..conversion.modules import FILES as OF_SENTENCE_TRANSFORMERS
+from ..conversion.modules import MODULES, read_modules
+from ..conversion.origin import FILES, origin_files
 from ..conversion.origin import FOLDER as ORIGINAL
 from ..conversion.writing import WEIGHT_FILES
 from ..data.objects import read_object
@@ -58,8 +60,9 @@ def repository_files(directory: str | Path) -> dict[str, Path]:
     directory = Path(directory)
     try:
         is_original = original_auto_class(directory) is not None
-        wanted = {*weight_files(directory), *([] if is_original else family_files(directory))}
-        pushed = [*COMMON, *preserved_files(directory)] if is_original else PUSHED
+        code = [] if is_original else family_files(directory)
+        wanted = {*weight_files(directory), *code, *module_files(directory)}
+        pushed = [*COMMON, *FILES] if is_original else PUSHED
     except ValueError as error:
         raise PublishError(str(error)) from error
     if missing := sorted(name for name in wanted if not (directory / name).is_file()):
@@ -67,7 +70,7 @@ def repository_files(directory: str | Path) -> dict[str, Path]:
     templates = [each.relative_to(directory).as_posix() for each in (directory / TEMPLATES).glob("*.jinja")]
     names = [*pushed, *filter(lambda name: TEMPLATE.fullmatch(Path(name).name), templates)]
     # All names are in the directory itself or in one of these folders, so no other part of a path can be a link.
-    folders = {name.partition("/")[0] for name in names if "/" in name}
+    folders = {name.partition("/")[0] for name in (*names, *wanted) if "/" in name}
     for name in sorted({*wanted, *names, *RECORDS, *folders, FOLDER, TEMPLATES, ORIGINAL}):
         check_no_link(directory, name)
     for name in [] if is_original else origin_files(directory):
@@ -91,16 +94,13 @@ def family_files(directory: Path) -> list[str]:
     return named
 
 
-def preserved_files(directory: Path) -> list[str]:
-    """The names that files of an original checkpoint may have: tokenizer, modules of sentence-transformers.
+def module_files(directory: Path) -> list[str]:
+    """The files of sentence-transformers beside a model. Raises ValueError if modules.json is damaged."""
 
-    Raises:
-        ValueError: modules.json is damaged.
-    """
-    path = directory / "modules.json"
-    folders = module_folders(path.read_bytes(), str(path)) if path.is_file() else []
-    names = [*FILES, *(f"{folder}/{name}" for folder in folders for name in MODULE_FILES)]
-    return [name for name in names if is_preserved_file(name)]
+    def read(name: str) -> bytes | None:
+        return (directory / name).read_bytes() if (directory / name).is_file() else None
+
+    return list(read_modules(read, f"{directory / MODULES}"))
 
 
 def check_no_link(directory: Path, name: str) -> None:
@@ -144,7 +144,7 @@ def code_files(directory: Path, auto_map: object) -> list[str]:
 
 
 def stale_files(existing: set[str], files: dict[str, Path]) -> list[str]:
-    """Files of an earlier push that do not fit the new files: other shards, pictures, references, original files.
+    """Files of an earlier push that do not fit the new files: shards, pictures, references, modules, original files.
 
     Where a model in its original format is pushed, also weights in other forms, the code of this package, and files of
     another tokenizer, which transformers might read.
@@ -153,7 +153,7 @@ def stale_files(existing: set[str], files: dict[str, Path]) -> list[str]:
         existing: paths of all files in the repository.
         files: the new files, by path in the repository.
     """
-    names, patterns = {*PICTURES, REFERENCE}, [*WEIGHTS, f"{ORIGINAL}/*"]
+    names, patterns = {*PICTURES, REFERENCE, *OF_SENTENCE_TRANSFORMERS}, [*WEIGHTS, f"{ORIGINAL}/*"]
     if original_auto_class(files["config.json"].parent) is not None:
         names |= {*PUSHED, *FILES, *(name for family in FAMILIES.values() for name in family_code(*family))}
         names -= {"README.md"}

@@ -33,6 +33,7 @@ COMMON_FIELDS = {
     "pretraining_tp",
     "processor_class",
     "quantization_config",
+    "sbert_ce_default_activation_function",
     "sentence_transformers",
     "task_specific_params",
     "tokenizer_class",

@@ -32,8 +32,12 @@ def load_weights(
     """
     try:
         if not is_ours(path):
-            model, new = open_original(path).convert(auto_class, config)
-            return model, {"missing_keys": new, "unexpected_keys": [], "mismatched_keys": []}
+            model, report = open_original(path).convert(auto_class, config)
+            return model, {
+                "missing_keys": report.initialized,
+                "unexpected_keys": report.ignored,
+                "mismatched_keys": [],
+            }
         with without_load_report():
             return auto_class.from_pretrained(
                 path,

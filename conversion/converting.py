@@ -1,0 +1,440 @@
+"""Conversion of a directory or a repository into a new directory, in either direction, with all files of the model.
+
+The new directory is written under a temporary name, loaded, and compared with its source. Only then it gets its name.
+"""
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+
+from ..data.errors import check_choice, loading_error_line, short_list
+from ..modeling.families import FAMILIES
+from .checkpoint import Checkpoint
+from .comparison import compare
+from .modules import MODULES, is_module_file, unusable_modules
+from .origin import FOLDER, VOCABULARY, Origin, reader
+from .reading import LoadReport, as_dtype, find_architecture, quiet, read_original, read_original_config
+from .table import Architecture, ConversionError, Head
+from .writing import to_original
+
+# The short names of the heads.
+HEADS = {
+    "base": "AutoModel",
+    "masked-lm": "AutoModelForMaskedLM",
+    "causal-lm": "AutoModelForCausalLM",
+    "seq2seq-lm": "AutoModelForSeq2SeqLM",
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+}
+SHORT_NAMES = {auto: name for name, auto in HEADS.items()}
+MODEL_TYPES = {config_class.model_type: models for config_class, models in FAMILIES.items()}
+# Texts by which two tokenizers are compared: capitals, accents, spaces, digits, and scripts without spaces.
+TEXTS = ["Hello, World!", "  two  spaces\nand a line", "Straße, naïve, İstanbul", "北京 뭐라고요 สวัสดี", "x = 3.14e-10"]
+
+
+@dataclass
+class Conversion:
+    """What was written.
+
+    Args:
+        target: the directory.
+        model: the model that was converted or written, with its `origin`.
+        stock: the stock class.
+        head: its Auto class.
+        parameters: of the model in the directory.
+        error: the largest difference of the outputs, relative to their standard deviation.
+        report: what the checkpoint lacks, and what is ignored.
+        notes: what the user must know, one line each.
+    """
+
+    target: Path
+    origin: Origin
+    to_ours: bool
+    class_name: str
+    head: str
+    parameters: int
+    error: float
+    report: LoadReport = field(default_factory=LoadReport)
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        direction = "from" if self.to_ours else "in the format of"
+        parts = [
+            f"{self.target}: {self.class_name} ({SHORT_NAMES[self.head]})",
+            f"{self.parameters:,} parameters, {direction} {self.origin.architecture.model_type}",
+        ]
+        if new := self.report.initialized:
+            parts.append(f"newly initialized, train before use: {', '.join(new)}")
+        if ignored := self.report.ignored:
+            parts.append(f"tensors of other heads, which are ignored: {short_list(ignored)}")
+        preserved = [f"{len(self.origin.files)} files"] if self.origin.files else []
+        if self.origin.tensors:
+            preserved.append(f"the tensors {short_list(sorted(self.origin.tensors))}")
+        if preserved:
+            parts.append(f"{f'preserved in {FOLDER}/' if self.to_ours else 'restored'}: {' and '.join(preserved)}")
+        compared = "states of the base model" if new else "outputs"
+        difference = f"differ by at most {self.error:.0e} of their standard deviation" if self.error else "are equal"
+        return "; ".join([*parts, f"{compared} {difference}"])
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    head: str | None = None,
+    overwrite: bool = False,
+    revision: str | None = None,
+    model_type: str | None = None,
+    gguf_file: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    legacy_keys: bool = False,
+    original_files: str | Path | None = None,
+) -> Conversion:
+    """Convert a checkpoint of another architecture to a model of seqblend, or such a model back to its own format.
+
+    Args:
+        source: a directory or a repository of the Hub.
+        target: the directory to write. It gets its name when everything is written and compared with the source.
+        head: one of HEADS; None: what config.json names.
+        overwrite: replace a directory that holds a model.
+        revision: a branch, a tag or a commit of the repository.
+        model_type: to seqblend only: the architecture, if config.json does not name it.
+        gguf_file: to seqblend only: the name of the file, for a checkpoint in GGUF.
+        dtype: to seqblend only: of the weights; see from_original.
+        legacy_keys: to the original format only; see to_original.
+        original_files: to the original format only: another converted model, whose original_files/ are used if those
+            of the source are missing.
+
+    Raises:
+        ConversionError: the source cannot be converted, an option is for the other direction, the target must not be
+            written, or the written model has other outputs than the source; nothing is left behind.
+        OSError: there is no such directory or repository, or no config.json.
+        ValueError: the source is a model of a later version of seqblend.
+    """
+    source, target = local_path(source), Path(target).expanduser()
+    check_target(target, source, overwrite)
+    if head is not None:
+        check_choice("head", head, HEADS)
+    if dtype is not None:
+        as_dtype(dtype)
+    hub = {} if revision is None else {"revision": revision}
+    gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
+    config = read_config(source, gguf, hub)
+    of_theirs = {"model_type": model_type, "gguf_file": gguf_file, "dtype": dtype}
+    of_ours = {"legacy_keys": legacy_keys, "original_files": original_files}
+    is_ours = config.get("model_type") in MODEL_TYPES
+    for name, value in (of_theirs if is_ours else of_ours).items():
+        if value:
+            kind = "a checkpoint of another architecture" if is_ours else "a model of seqblend"
+            raise ConversionError(f"{name}: is for {kind}, which {source} is not")
+    if is_ours:
+        return convert_to_original(source, target, config, head, hub, **of_ours)
+    return convert_to_ours(source, target, config, head, hub, **of_theirs)
+
+
+# --- The source and the target ---
+
+
+def local_path(source: str | Path) -> str | Path:
+    """The source, if it is a repository or an existing directory. Raises ConversionError for a missing directory."""
+    name, path = str(source), Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ConversionError(f"{name} is a file, not a directory or a repository")
+    if isinstance(source, Path) or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ConversionError(f"there is no directory {name}")
+    return name
+
+
+def check_target(target: Path, source: str | Path, overwrite: bool) -> None:
+    """Raises ConversionError if the target must not be written."""
+    if isinstance(source, Path):
+        places = source.resolve(), target.resolve()
+        if places[0].is_relative_to(places[1]) or places[1].is_relative_to(places[0]):
+            raise ConversionError(f"{target} and {source} overlap; give another directory")
+    if target.exists() and not target.is_dir():
+        raise ConversionError(f"{target} is a file")
+    if target.resolve() == Path.cwd():
+        raise ConversionError(f"{target} is the current directory, which cannot be replaced; give another one")
+    if target.is_dir() and any(target.iterdir()):
+        if not overwrite:
+            raise ConversionError(f"{target} is not empty; give another directory, or --overwrite to replace a model")
+        if not (target / "config.json").is_file():
+            raise ConversionError(f"{target} holds no model (no config.json), so it is not replaced")
+
+
+def read_config(source: str | Path, gguf: dict[str, str], hub: dict[str, Any]) -> dict[str, Any]:
+    """See read_original_config; an OSError names the source."""
+    try:
+        return read_original_config(source, gguf, hub)
+    except OSError as error:
+        raise OSError(str(error) if str(source) in str(error) else f"{source}: {error}") from error
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """A new directory beside the target; renamed to the target at the end of the block, removed after an error."""
+    target = target.resolve()
+    parents = [parent for parent in target.parents if not parent.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    directory, old = (target.parent / f".{target.name}-{kind}-{uuid.uuid4().hex[:8]}" for kind in ("new", "old"))
+    try:
+        directory.mkdir()
+        yield directory
+        if target.exists():
+            target.rename(old)
+        directory.rename(target)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        if old.exists() and not target.exists():
+            old.rename(target)
+        with suppress(OSError):  # another process may have written there
+            for parent in parents:
+                parent.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+# --- The head ---
+
+
+def find_head(source: str | Path, architecture: Architecture, config: dict[str, Any], head: str | None) -> type:
+    """The Auto class of a checkpoint: of the head that was asked for, or of the class that config.json names.
+
+    Raises:
+        ConversionError: config.json names no class, or one that is not supported; the message lists the heads.
+    """
+    if head is not None:
+        return find_class(f"{source} ({architecture.model_type})", FAMILIES[architecture.config_class], head)
+    named = class_named(config)
+    for auto, each in architecture.heads.items():
+        if each.stock == named:
+            return getattr(transformers, auto)
+    found = f"names the class {named}, which is not supported" if named else "names no class in `architectures`"
+    valid = ", ".join(f"{SHORT_NAMES[auto]} ({each.stock})" for auto, each in architecture.heads.items())
+    raise ConversionError(f"{source}: config.json {found}; give --head, one of {valid}")
+
+
+def find_own_head(source: str | Path, config: dict[str, Any], head: str | None) -> type:
+    """The same for a model of seqblend."""
+    models = MODEL_TYPES[config["model_type"]]
+    if head is not None:
+        return find_class(source, models, head)
+    named = class_named(config)
+    for auto_class, model_class in models.items():
+        if model_class.__name__ == named:
+            return auto_class
+    valid = ", ".join(SHORT_NAMES[each.__name__] for each in models)
+    raise ConversionError(f"{source}: config.json names the class {named}; give --head, one of {valid}")
+
+
+def find_class(source: str | Path, models: dict[type, type], head: str) -> type:
+    """The Auto class with the short name. Raises ConversionError if the family of the source does not have it."""
+    found = {SHORT_NAMES[each.__name__]: each for each in models}
+    if head not in found:
+        raise ConversionError(f"head: {source} cannot have {head}, only {', '.join(found)}")
+    return found[head]
+
+
+def class_named(config: dict[str, Any]) -> str | None:
+    """The class that config.json names."""
+    named = config.get("architectures")
+    return str(named[0]) if isinstance(named, list) and named else None
+
+
+# --- To seqblend ---
+
+
+def convert_to_ours(
+    source: str | Path,
+    target: Path,
+    config: dict[str, Any],
+    head: str | None,
+    hub: dict[str, Any],
+    **given: Any,
+) -> Conversion:
+    """Convert a checkpoint of another architecture. Arguments and errors are those of `convert`."""
+    architecture = find_architecture(source, config, given["model_type"])
+    auto_class = find_head(source, architecture, config, head)
+    model, report = read_original(source, auto_class, **given, **hub)
+    origin, class_name, parameters = model.origin, type(model).__name__, model.num_parameters()
+    tokenizer = original_tokenizer(source, origin, given["gguf_file"], hub)
+    notes = [] if tokenizer else [f"{source} has no tokenizer, so {target} has none either"]
+    with staged(target) as directory, quiet():
+        model.save_pretrained(directory)
+        del model
+        if tokenizer is not None:
+            write_tokenizer(tokenizer, directory)
+        if MODULES in origin.files and class_named(config) == stock_head(architecture, auto_class).stock:
+            notes += write_modules(origin, directory)
+        saved = auto_class.from_pretrained(directory, dtype="auto", trust_remote_code=False)
+        stock = load_stock_again(source, auto_class, origin, saved.dtype, given["gguf_file"], hub)
+        error = compare(saved, stock, with_head=not report.initialized)
+    return Conversion(target, origin, True, class_name, auto_class.__name__, parameters, error, report, notes)
+
+
+def stock_head(architecture: Architecture, auto_class: type) -> Head:
+    """The stock class for an Auto class; the one without head if the architecture does not have it."""
+    return architecture.heads.get(auto_class.__name__, architecture.heads["AutoModel"])
+
+
+def load_stock_again(
+    source: str | Path,
+    auto_class: type,
+    origin: Origin,
+    dtype: torch.dtype,
+    gguf_file: str | None,
+    hub: dict[str, Any],
+) -> PreTrainedModel:
+    """The stock model of a checkpoint, for the comparison."""
+    gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
+    return stock_head(origin.architecture, auto_class).stock_class.from_pretrained(
+        source, config=origin.original_config(), dtype=dtype, trust_remote_code=False, **gguf, **hub
+    )
+
+
+def write_modules(origin: Origin, directory: Path) -> list[str]:
+    """Write the files of sentence-transformers beside the model. Returns what the user must know."""
+    if types := unusable_modules(origin.files[MODULES], MODULES):
+        return [f"sentence-transformers cannot open it, because its module {types[0]} is not preserved"]
+    for path, content in origin.files.items():
+        if is_module_file(path):
+            (directory / path).parent.mkdir(exist_ok=True)
+            (directory / path).write_bytes(content)
+    return []
+
+
+# --- Tokenizers ---
+
+
+def original_tokenizer(
+    source: str | Path, origin: Origin, gguf_file: str | None, hub: dict[str, Any]
+) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a checkpoint, None if it has no file of one. Raises ConversionError if it cannot be loaded."""
+    if gguf_file is None and not origin.files.keys() & {*VOCABULARY}:
+        return None
+    gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
+    return load_tokenizer(source, config=origin.original_config(), **gguf, **hub)
+
+
+def load_tokenizer(source: str | Path, config: PreTrainedConfig | None = None, **options: Any) -> Any:
+    """A tokenizer. Raises ConversionError if it cannot be loaded."""
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(source, config=config, trust_remote_code=False, **options)
+    except Exception as error:  # transformers and tokenizers raise errors of any class
+        raise ConversionError(f"{source}: its tokenizer cannot be loaded: {loading_error_line(error)}") from error
+
+
+def write_tokenizer(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Save a tokenizer beside the model. Raises ConversionError if it gives other tokens when it is loaded."""
+    tokenizer.init_kwargs.pop("auto_map", None)  # that code is not saved
+    tokenizer.save_pretrained(directory)
+    if tokens_of(load_tokenizer(directory)) != tokens_of(tokenizer):
+        raise ConversionError("the tokenizer gives other tokens when it is saved and loaded; nothing was written")
+
+
+def tokens_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The tokens of some texts, and what pads and limits them."""
+    names = ("pad_token_id", "padding_side", "model_max_length", "chat_template", "all_special_ids")
+    settings = {name: getattr(tokenizer, name) for name in names}
+    return {**tokenizer(TEXTS), "pairs": dict(tokenizer(TEXTS[:-1], TEXTS[1:])), **settings}
+
+
+def complete_tokenizer(source: str | Path, origin: Origin, directory: Path, hub: dict[str, Any]) -> list[str]:
+    """Write the tokenizer of a model of seqblend where the original had no file of one, as in GGUF.
+
+    Returns:
+        What the user must know of the tokenizer that was written.
+    """
+    read = reader(source, **hub)
+    if not any(read(name) for name in VOCABULARY):
+        return []
+    tokenizer = load_tokenizer(source, **hub)
+    if not origin.files.keys() & {*VOCABULARY}:
+        write_tokenizer(tokenizer, directory)
+        return [f"the original had no tokenizer, so that of {source} was written"]
+    if tokenizer(TEXTS)["input_ids"] == load_tokenizer(directory)(TEXTS)["input_ids"]:
+        return []
+    return [f"the original tokenizer was written; it gives other tokens than that of {source}"]
+
+
+# --- To the original format ---
+
+
+def convert_to_original(
+    source: str | Path,
+    target: Path,
+    config: dict[str, Any],
+    head: str | None,
+    hub: dict[str, Any],
+    *,
+    legacy_keys: bool,
+    original_files: str | Path | None,
+) -> Conversion:
+    """Convert a model of seqblend back. Arguments and errors are those of `convert`."""
+    model_type = config.get("original_model_type")
+    if model_type is None:
+        raise ConversionError(f"{source} was not converted from another architecture, so it has no original format")
+    auto_class = find_own_head(source, config, head)
+    origin = read_origin(source, original_files, hub)
+    if origin.architecture.model_type != model_type:
+        raise ConversionError(f"original_files: of {origin.architecture.model_type}, but {source} was {model_type}")
+    model = load_ours(source, auto_class, hub)
+    model.origin = origin
+    with staged(target) as directory, quiet():
+        to_original(model, directory, legacy_keys)
+        stock_class = stock_head(origin.architecture, auto_class).stock_class
+        stock = stock_class.from_pretrained(directory, dtype="auto", trust_remote_code=False)
+        parameters = stock.num_parameters()
+        error = compare(model, stock)
+        notes = complete_tokenizer(source, origin, directory, hub)
+    name = auto_class.__name__
+    return Conversion(target, origin, False, stock_class.__name__, name, parameters, error, notes=notes)
+
+
+def read_origin(source: str | Path, original_files: str | Path | None, hub: dict[str, Any]) -> Origin:
+    """The origin of a model: from its own original_files/, or from those of another model.
+
+    Raises:
+        ConversionError: they cannot be read.
+    """
+    if original_files is not None:
+        origin = Origin.load(local_path(original_files))
+        origin.update_modules(source, **hub)
+        return origin
+    try:
+        return Origin.load(source, **hub)
+    except ConversionError as error:
+        advice = "give --original_files, a model with this folder, such as the one from which it was trained"
+        raise ConversionError(f"{error}; {advice}") from error
+
+
+def load_ours(source: str | Path, auto_class: Any, hub: dict[str, Any]) -> PreTrainedModel:
+    """A model of seqblend. Raises ConversionError if a file is damaged, or a tensor missing or of another shape."""
+    Checkpoint(source, **hub)
+    with quiet():
+        model, info = auto_class.from_pretrained(
+            source,
+            dtype="auto",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # the error of transformers does not name the tensors
+            trust_remote_code=False,
+            **hub,
+        )
+    if mismatched := sorted(info["mismatched_keys"]):
+        raise ConversionError(f"{source}: {mismatched[0][0]} has another shape than by config.json")
+    if missing := sorted(info["missing_keys"]):
+        raise ConversionError(f"{source} has no {short_list(missing)}; give another --head")
+    return model
