@@ -3,6 +3,7 @@
 import copy
 import importlib.metadata
 import logging
+import warnings
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -136,15 +137,17 @@ def add_lora(model: PreTrainedModel, arguments: ModelArguments, auto_class: Any)
         modules_to_save=whole_modules(model, path) or None,
         revision=commit_of(path),
     )
-    adapted = peft.get_peft_model(model, config)
+    adapted = inject(peft, model, config)
     adapted.save_pretrained = partial(save_adapter, adapted, adapted.save_pretrained)
-    trained, total = adapted.get_nb_trainable_parameters()
-    logger.info(
-        "LoRA: %s of %s parameters are trained (%.2f %%): rank %d, alpha %g, on %s",
-        *(f"{trained:,}", f"{total:,}", 100 * trained / total, rank, config.lora_alpha),
-        ", ".join(sorted(config.target_modules)),
-    )
+    logger.info("LoRA: rank %d, alpha %g, on %s", rank, config.lora_alpha, ", ".join(sorted(config.target_modules)))
     return adapted
+
+
+def inject(peft: ModuleType, model: PreTrainedModel, config: Any) -> Any:
+    """As get_peft_model, without the warnings of transformers about names that peft reads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return peft.get_peft_model(model, config)
 
 
 def target_names(model: PreTrainedModel, given: list[str]) -> list[str]:
@@ -279,7 +282,7 @@ def load_adapter(auto_class: Any, path: str, config: PretrainedConfig) -> PreTra
     try:
         with quiet():
             model, new = load_base(auto_class, base, revision, config)
-            adapted = peft.get_peft_model(model, settings)
+            adapted = inject(peft, model, settings)
     except InputError as error:
         raise InputError(f"{path}: base_model_name_or_path in {ADAPTER_CONFIG}: {error}") from error
     except (ConversionError, OSError, StrictDataclassError, ValueError) as error:

@@ -67,7 +67,7 @@ class ModelArguments:
     lora_rank: int | None = field(
         default=None,
         metadata={
-            "help": "Train LoRA adapters of this rank on a saved model instead of its weights; needs peft. The head of a "
+            "help": "Train LoRA adapters of this rank on a saved model, not its weights; needs peft. The head of a "
             "classifier or a tagger is trained whole."
         },
     )
@@ -77,8 +77,8 @@ class ModelArguments:
     lora_target: list[str] | None = field(
         default=None,
         metadata={
-            "help": "The linear layers of the blocks that get adapters: all-linear, the default, or names, as in q_proj "
-            "v_proj."
+            "help": "The linear layers of the blocks that get adapters: all-linear, the default, or names, as in "
+            "q_proj v_proj."
         },
     )
 
@@ -383,8 +383,8 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
     merge_adapter: bool = field(
         default=False,
         metadata={
-            "help": "After training, add the adapters of lora_rank to the weights, and save the whole model in place of "
-            "the adapters. Checkpoints hold adapters."
+            "help": "After training, add the adapters of lora_rank to the weights, and save the whole model in place "
+            "of the adapters. Checkpoints hold adapters."
         },
     )
 

@@ -237,7 +237,8 @@ def load_model(
     path = arguments.model_name_or_path
     if training and is_adapter(path):
         raise InputError(
-            f"model_name_or_path: {path} is an adapter; training starts from a whole model (merge_adapter)"
+            f"model_name_or_path: {path} is an adapter, which is only evaluated; training starts from a "
+            "whole model, as --merge_adapter true saves it"
         )
     config = load_config(path)
     check_saved(config, arguments, task, None if training else settings.get("problem_type"))

@@ -151,8 +151,8 @@ def refuse_adapter(model: Any) -> None:
     if hasattr(model, "peft_config"):
         raise PublishError(
             "push_to_hub: the model is an adapter of peft, which no Auto class loads alone. --merge_adapter true "
-            "pushes the whole model; in Python save model.merge_and_unload() and push that by `seqblend publish`, or the "
-            "adapter alone by its own push_to_hub"
+            "pushes the whole model; in Python save model.merge_and_unload() and push that by `seqblend publish`, or "
+            "the adapter alone by its own push_to_hub"
         )
 
 
