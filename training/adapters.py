@@ -82,7 +82,6 @@ def check_lora(model_args: ModelArguments, args: BlendTrainingArguments) -> None
             if options[name]:
                 raise InputError(f"{name}: is for adapters, and there is no lora_rank")
         return
-    import_peft("lora_rank")
     if not model_args.model_name_or_path:
         given = "encoder_name_or_path" if model_args.encoder_name_or_path else "a recipe"
         raise InputError(
@@ -95,6 +94,7 @@ def check_lora(model_args: ModelArguments, args: BlendTrainingArguments) -> None
         raise InputError("push_to_hub: an adapter is not pushed; --merge_adapter true pushes the whole model")
     if args.push_to_hub and args.hub_strategy in ("checkpoint", "all_checkpoints"):
         raise InputError(f"hub_strategy: {args.hub_strategy.value}, but the checkpoints of lora_rank are adapters")
+    import_peft("lora_rank")
 
 
 def import_peft(flag: str) -> ModuleType:
