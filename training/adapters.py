@@ -282,12 +282,15 @@ def load_adapter(auto_class: Any, path: str, config: PretrainedConfig) -> PreTra
     try:
         with quiet():
             model, new = load_base(auto_class, base, revision, config)
-            adapted = inject(peft, model, settings)
     except InputError as error:
         raise InputError(f"{path}: base_model_name_or_path in {ADAPTER_CONFIG}: {error}") from error
     except (ConversionError, OSError, StrictDataclassError, ValueError) as error:
         reason = loading_error(base, error, "base_model_name_or_path")
         raise InputError(f"{path}: {reason}") from error
+    try:
+        adapted = inject(peft, model, settings)
+    except ValueError as error:
+        raise InputError(f"{path}: does not fit its base model {base} ({error_line(error)})") from error
     names = shapes_in(Path(path), ADAPTER_SAFE_WEIGHTS_NAME)
     own = adapter_shapes(adapted, "default")
     check_shapes(Path(path), names, own)
