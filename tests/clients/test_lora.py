@@ -12,7 +12,8 @@ import safetensors.torch
 import stock
 import torch
 import transformers
-from conftest import assert_close, calls_of, forked_processes, run_without_package
+from conftest import WRITER, assert_close, calls_of, forked_processes, run_without_package
+from huggingface_hub import HfApi
 from test_resume import At, Killed, assert_same, kill
 from test_train_command import (
     CASES,
@@ -551,3 +552,41 @@ def test_another_rank_is_another_run(base_of, tmp_path, capsys):
     capsys.readouterr()
     assert main(flags(out, options | {"lora_rank": 2, "resume": "auto"})) == 2
     assert "was written by another run" in capsys.readouterr().err
+
+
+# --- The Hub ---
+
+
+def test_the_base_model_is_that_of_the_commit_that_was_adapted(hub, base_of, tmp_path):
+    """And a merged model is pushed as any other, at the end alone."""
+    api = HfApi(endpoint=hub.endpoint, token=WRITER)
+    api.create_repo("someone/base")
+    base = base_of(CLASSIFY)
+    commit = api.upload_folder(repo_id="someone/base", folder_path=base, allow_patterns=["*.json", "*.safetensors"])
+    options = from_model("someone/base", **files(tmp_path, ROWS[CLASSIFY]), **LORA)
+    out = run(tmp_path / "out", **options)
+    settings = read(out / "adapter_config.json")
+    assert settings["base_model_name_or_path"] == "someone/base" and settings["revision"] == commit.oid
+    assert "base_model: someone/base" in (out / "README.md").read_text()
+
+    changed = {name: tensor + 1 for name, tensor in weights_in(base).items()}
+    safetensors.torch.save_file(changed, tmp_path / "model.safetensors", {"format": "pt"})
+    api.upload_file(
+        repo_id="someone/base", path_or_fileobj=tmp_path / "model.safetensors", path_in_repo="model.safetensors"
+    )
+    assert [row["prediction"] for row in answers(out, tmp_path)] == [row["prediction"] for row in predictions(out)]
+    own = {name.replace(".base_layer", ""): tensor for name, tensor in opened(out).state_dict().items()}
+    assert own["model.layers.0.mlp.up_proj.weight"].equal(weights_in(base)["model.layers.0.mlp.up_proj.weight"])
+
+
+def test_a_merged_model_is_pushed(hub, base_of, tmp_path, monkeypatch):
+    """At the end alone: a checkpoint is an adapter."""
+    monkeypatch.setattr("seqblend.hub_card.publish.verify_isolated", lambda *args: None)
+    options = from_model(base_of(TAG), task=TAG, **files(tmp_path, ROWS[TAG], ["train"]), **LORA)
+    pushed = {"push_to_hub": True, "hub_model_id": "someone/tagger", "save_strategy": "steps", "save_steps": 1}
+    run(tmp_path / "out", **options, **pushed, merge_adapter=True)
+    api = HfApi(endpoint=hub.endpoint, token=WRITER)
+    names = api.list_repo_files("someone/tagger")
+    assert {"model.safetensors", "README.md"} <= {*names} and not [name for name in names if "adapter" in name]
+    assert len([each for each in api.list_repo_commits("someone/tagger") if "checkpoint" in each.title]) == 0
+    assert "End of training" in [each.title for each in api.list_repo_commits("someone/tagger")]
