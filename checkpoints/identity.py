@@ -34,7 +34,7 @@ NOT_RECORDED = {
     *("hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push", "hub_revision"),
     *("do_train", "do_eval", "do_predict", "resume_from_checkpoint", "resume", "overwrite_output_dir"),
     *("allow_changed", "restore_callback_states_from_checkpoint", "enable_jit_checkpoint", "ddp_timeout"),
-    *("save_on_each_node", "dataloader_pin_memory"),
+    *("save_on_each_node", "dataloader_pin_memory", "merge_adapter"),
 }
 LENGTH = ("num_train_epochs", "max_steps")
 # Options that may change on resume, with a line in the log for each: the length of the run; what is logged, evaluated

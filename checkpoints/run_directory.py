@@ -24,13 +24,15 @@ RESULTS = [
     "predictions.jsonl",
     REFERENCE,
 ]
+# The weights of an adapter, its settings, and the configuration of the adapted model.
+ADAPTER = ("adapter_model.safetensors", "adapter_config.json", "model_config.json")
 # Patterns of the files that show an earlier run, besides checkpoints.
-TRACES = (*RESULTS, STATE, "training_args.bin", *WEIGHTS)
+TRACES = (*RESULTS, STATE, "training_args.bin", *WEIGHTS, ADAPTER[0])
 # Patterns of its other files, which do not fit another model.
 OTHERS = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("added_tokens.json", "chat_template.jinja", "not-finite-*.pt", IDENTITY),
-    *(ORIGINAL_FILES, ORIGINAL_FORMAT),
+    *(ORIGINAL_FILES, ORIGINAL_FORMAT, *ADAPTER),
 )
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from ..data.errors import error_line, short_list
+from ..data.errors import InputError, error_line, short_list
+from ..hub_card.contents import WEIGHTS
 from .faults import files_of
-from .run_directory import clear_run, is_inside
+from .run_directory import ADAPTER, clear_run, is_inside
 from .store import STAGE, RunError, by_age, checkpoints_in, clear_stage, commit, remove, resume_hint, synchronize
 
 logger = logging.getLogger(__name__)
@@ -92,14 +93,19 @@ class CheckpointWriter:
 
         Args:
             checkpoint: the checkpoint that the run resumes from; None for a new run.
+
+        Raises:
+            InputError: the run trains an adapter, and would save it beside the weights of a whole model.
         """
         directory, self.earlier = self.args.output_dir, set()
-        if is_inside(checkpoint, directory):
-            return
-        if self.args.overwrite_output_dir:
+        is_resumed = is_inside(checkpoint, directory)
+        if not is_resumed and self.args.overwrite_output_dir:
             if self.args.should_save:
                 clear_run(directory)
             self.trainer.accelerator.wait_for_everyone()
+        self.check_no_model(Path(directory))
+        if is_resumed:
+            return
         earlier = checkpoints_in(directory)
         self.earlier = set(earlier)
         if self.earlier and self.args.should_log:
@@ -108,6 +114,16 @@ class CheckpointWriter:
                 "overwrite_output_dir deletes the earlier run",
                 directory,
                 short_list([Path(each).name for each in earlier]),
+            )
+
+    def check_no_model(self, directory: Path) -> None:
+        """Raises InputError if an adapter would be saved beside a whole model, into which it would be loaded."""
+        if not hasattr(self.trainer.model, "peft_config") or self.args.merge_adapter:
+            return
+        if found := [path.name for name in WEIGHTS for path in directory.glob(name)]:
+            raise InputError(
+                f"output_dir: {directory} holds a whole model ({short_list(found)}), and an adapter beside it would "
+                "be loaded into it; give another directory"
             )
 
     def write(self, checkpoint: Path, save: Callable[[Path], None]) -> None:
@@ -173,6 +189,10 @@ class CheckpointWriter:
             save(stage)
             if self.args.should_save:
                 move_files(stage, directory)
+                if self.args.merge_adapter:
+                    # Of this run, before --merge_adapter: transformers would load it into the merged model.
+                    for name in ADAPTER:
+                        (directory / name).unlink(missing_ok=True)
         except Exception as error:  # safetensors and torch raise errors of their own for a full disk
             reason, hint = reason_not_written(error, directory), resume_hint(self.args.output_dir)
             raise RunError(f"{directory}: the model is not saved: {reason}; {hint}") from error

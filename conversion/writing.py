@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from ..modeling.families import FAMILIES
+from .adapters import write_adapter
 from .checkpoint import read_json
 from .origin import GENERATION, Origin, origin_of
 from .reading import base_prefix, quiet
@@ -21,23 +23,30 @@ from .table import ConversionError, TensorMap
 WEIGHT_FILES = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "pytorch_model*.bin*")
 
 
-def to_original(model: PreTrainedModel, directory: str | Path, legacy_keys: bool = False) -> None:
-    """Write a converted model as a checkpoint of its original architecture.
+def to_original(model: Any, directory: str | Path, legacy_keys: bool = False) -> None:
+    """Write a converted model as a checkpoint of its original architecture, or its adapter as one for the original.
 
     Weights are written in the dtype of the original checkpoint if that rounds none of them (so before training), else
     in the dtype of the model. The preserved parts are written as well: other configuration keys, tokenizer, tensors.
 
     Args:
-        model: from from_original, or loaded from a save of such a model, trained or not.
+        model: from from_original, or loaded from a save of such a model, trained or not. Of a PeftModel around such a
+            model, only the adapter is written, for peft and the checkpoint that its base_model_name_or_path names.
         directory: where to write; created if it does not exist.
         legacy_keys: also write keys of config.json that other programs read and transformers no longer writes.
 
     Raises:
         ConversionError: the model was not converted, or the original format cannot express it; nothing is written.
     """
-    origin = origin_of(model)
-    if problems := check(model):
+    adapted = hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+    whole = model.get_base_model() if adapted else model
+    origin = origin_of(whole)
+    if problems := check(whole):
         raise ConversionError("; ".join(problems))
+    if adapted:
+        name = auto_name(whole)
+        write_adapter(model, getattr(transformers, name), origin.architecture.heads[name], Path(directory))
+        return
     stock, tensors = stock_model(model, origin)
     if legacy_keys:
         for key, value in origin.architecture.legacy.items():

@@ -58,6 +58,9 @@ def repository_files(directory: str | Path) -> dict[str, Path]:
         PublishError: a file is missing that is needed to load the model, or a file is a link.
     """
     directory = Path(directory)
+    if (directory / "adapter_config.json").is_file():
+        reason = "holds an adapter of peft; train with --merge_adapter true to push the whole model"
+        raise PublishError(f"{directory}: {reason}")
     try:
         is_original = original_auto_class(directory) is not None
         code = [] if is_original else family_files(directory)

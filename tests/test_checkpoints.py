@@ -463,6 +463,7 @@ def test_a_checkpoint_that_is_not_pushed_for_an_error_in_the_code_has_a_tracebac
     monkeypatch.setattr("seqblend.training.publisher.write_card", fail)
     (tmp_path / "checkpoint-1").mkdir()
     trainer = SimpleNamespace(
+        model=None,
         args=SimpleNamespace(output_dir=str(tmp_path), hub_strategy="every_save", hub_revision=None),
         is_world_process_zero=lambda: True,
         callback_handler=SimpleNamespace(on_push_begin=lambda *args: None),

@@ -19,7 +19,7 @@ FOLDERS = (
     "benchmarks",
 )
 EXPORTED = ("configuration", "modeling")
-MOST_MODULES = 16
+MOST_MODULES = 17
 MOST_LINES, MOST_PARAMETERS = 60, 12
 # Inside the folders that are exported each module may import from those in earlier rows only.
 MODEL = [

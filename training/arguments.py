@@ -68,6 +68,24 @@ class ModelArguments:
         },
     )
 
+    lora_rank: int | None = field(
+        default=None,
+        metadata={
+            "help": "Train LoRA adapters of this rank on a saved model, not its weights; needs peft. The head of a "
+            "classifier or a tagger is trained whole."
+        },
+    )
+    lora_alpha: float | None = field(
+        default=None, metadata={"help": "Adapters are scaled by lora_alpha / lora_rank; default: twice the rank."}
+    )
+    lora_target: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "The linear layers of the blocks that get adapters: all-linear, the default, or names, as in "
+            "q_proj v_proj."
+        },
+    )
+
     @property
     def saved_tokenizer(self) -> str | None:
         """The path or the name of a saved tokenizer; None if one is to be trained."""
@@ -393,6 +411,13 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
         metadata={
             "help": "Stop after this many evaluations in a row without an improvement of metric_for_best_model. "
             "Needs load_best_model_at_end and an eval_strategy."
+        },
+    )
+    merge_adapter: bool = field(
+        default=False,
+        metadata={
+            "help": "After training, add the adapters of lora_rank to the weights, and save the whole model in place "
+            "of the adapters. Checkpoints hold adapters."
         },
     )
 

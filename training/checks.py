@@ -20,6 +20,7 @@ from ..data.errors import NEAREST, InputError, check_choice, nearest_first
 from ..tasks.base import Task
 from ..tasks.registry import TASKS, tasks_with
 from ..tasks.windows import OVERFLOW_STRATEGIES
+from .adapters import check_lora
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
 from .command_line import parse_pairs
 from .evaluation import generation_settings, load_generation_config
@@ -32,7 +33,7 @@ NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
         lambda value: 0 <= value < math.inf,
         ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "dataloader_num_workers", "overlap"),
     ),
-    ("a number above 0", lambda value: 0 < value < math.inf, ("num_train_epochs",)),
+    ("a number above 0", lambda value: 0 < value < math.inf, ("num_train_epochs", "lora_alpha")),
     ("-1, or 1 or more", lambda value: value == -1 or value >= 1, ("max_steps",)),
     (
         "1 or more",
@@ -46,6 +47,7 @@ NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
             "generation_num_beams",
             "early_stopping_patience",
             "preprocessing_num_workers",
+            "lora_rank",
         ),
     ),
     (
@@ -75,6 +77,7 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
             if options[name] is not None and not holds(options[name]):
                 raise InputError(f"{name}: must be {rule}, got {options[name]}")
     check_models(model_args, data_args)
+    check_lora(model_args, args)
     check_batches(args)
     check_streaming(model_args, data_args, args)
     if data_args.pack_documents:

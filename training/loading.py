@@ -18,10 +18,22 @@ logger = logging.getLogger(__name__)
 
 # OWNER/NAME.
 NAME_ON_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+# Beside the weights of an adapter: its settings, by peft, and the configuration of the adapted model. That is no
+# config.json, beside which transformers would look for the weights of a whole model.
+ADAPTER_CONFIG, MODEL_CONFIG = "adapter_config.json", "model_config.json"
+
+
+def is_adapter(path: str | Path) -> bool:
+    """Whether a directory holds an adapter of peft, and no whole model."""
+    return Path(path, ADAPTER_CONFIG).is_file() and not Path(path, "config.json").exists()
 
 
 def load_weights(
-    auto_class: Any, path: str, config: PretrainedConfig, flag: str = "model_name_or_path"
+    auto_class: Any,
+    path: str,
+    config: PretrainedConfig,
+    flag: str = "model_name_or_path",
+    revision: str | None = None,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """A saved model, and the names of tensors that did not fit. No code of its directory is run, no pickle is read.
 
@@ -42,6 +54,7 @@ def load_weights(
             return auto_class.from_pretrained(
                 path,
                 config=config,
+                revision=revision or "main",
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 trust_remote_code=False,
@@ -79,10 +92,13 @@ def load_config(path: str, flag: str = "model_name_or_path", auto_class: Any = N
     """
     if not (Path(path).exists() or NAME_ON_HUB.fullmatch(str(path))):
         raise InputError(f"{flag}: there is no directory {path}")
+    source = str(Path(path, MODEL_CONFIG)) if is_adapter(path) else path
+    if source != path and not Path(source).is_file():
+        raise InputError(f"{flag}: {path} is an adapter without {MODEL_CONFIG}, so not of seqblend train --lora_rank")
     try:
-        if not is_ours(path):
+        if not (is_adapter(path) or is_ours(path)):
             return convert_config(path, auto_class)
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # from_pretrained of transformers raises any exception
         raise loading_error(path, error, flag) from error
     named = config.architectures

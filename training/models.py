@@ -28,9 +28,10 @@ from ..data.errors import InputError, describe, error_line, printable
 from ..modeling.families import FAMILIES
 from ..tasks.base import Task
 from ..tasks.registry import TASKS
+from .adapters import add_lora, load_adapter
 from .arguments import DataArguments, ModelArguments
 from .command_line import parse_pairs
-from .loading import check_loaded, load_config, load_weights
+from .loading import check_loaded, is_adapter, load_config, load_weights
 from .tokenizers import load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -159,7 +160,11 @@ def make_model(
             model = task.auto_class.from_config(config)
     if task.generates or task.has_sentinels:
         set_generation(model, data_args, args)
-    return model
+    if model_args.lora_rank is None:
+        return model
+    if not args.do_train:
+        raise InputError("lora_rank: nothing is trained; a saved adapter is opened without it")
+    return add_lora(model, model_args, task.auto_class)
 
 
 @contextmanager
@@ -250,6 +255,11 @@ def load_model(
             it has another architecture; the tokenizer is too large.
     """
     path = arguments.model_name_or_path
+    if training and is_adapter(path):
+        raise InputError(
+            f"model_name_or_path: {path} is an adapter, which is only evaluated; training starts from a "
+            "whole model, as --merge_adapter true saves it"
+        )
     check_saved(load_config(path), arguments, task, None if training else settings.get("problem_type"))
     config = load_config(path, auto_class=task.auto_class)
     own_labels, labels = head_labels(config, task, settings), [*settings.get("id2label", {}).values()]
@@ -267,8 +277,11 @@ def load_model(
     with override_errors():
         change_config(config, changes)
     check_vocabulary(config, tokenizer, f"model_name_or_path: {path}")
-    model, info = load_weights(task.auto_class, path, config)
-    check_loaded(path, model, info, training)
+    if is_adapter(path):
+        model = load_adapter(task.auto_class, path, config)
+    else:
+        model, info = load_weights(task.auto_class, path, config)
+        check_loaded(path, model, info, training)
     if relabelled:
         relabel(model, own_labels, labels, path)
         with override_errors():

@@ -55,10 +55,12 @@ class Progress(TrainerCallback):
             data = f"{len(self.lengths):,} rows and {tokens:,} tokens{both} an epoch, without padding"
             of_epoch = f"; {steps:,} an epoch, {tokens / steps:,.0f} tokens each on average"
         done = f", of which {state.global_step:,} are done" if state.global_step else ""
+        trained, total = model.num_parameters(only_trainable=True), model.num_parameters()
+        of_trained = f", of which {trained:,} are trained" if trained < total else ""
         reporters = f", logs also to {', '.join(args.report_to)}" if args.report_to else ""
         return "\n".join(
             [
-                f"model: {type(model).__name__}, {model.num_parameters():,} parameters",
+                f"model: {type(model).__name__}, {total:,} parameters{of_trained}",
                 f"data: {data}",
                 f"steps: {state.max_steps:,}{done}{of_epoch}",
                 f"output: {args.output_dir}{reporters}",

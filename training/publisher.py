@@ -25,6 +25,7 @@ from ..hub_card.contents import PublishError
 from ..hub_card.original import write_original
 from ..hub_card.publish import Destination, publish
 from ..hub_card.verify import REFERENCE, load_saved, write_reference
+from .adapters import write_adapter_card
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,10 @@ class Publisher:
         given = {"language": language, "license": license, "title": model_name, "datasets": dataset}
         given |= {"tags": [tags] if isinstance(tags, str) else tags, "base_model": finetuned_from}
         facts = replace(self.card_facts(), **{name: value for name, value in given.items() if value})
-        write_card(self.trainer.args.output_dir, facts)
+        if hasattr(self.trainer.model, "peft_config"):
+            write_adapter_card(self.trainer.model, self.trainer.args.output_dir, facts)
+        else:
+            write_card(self.trainer.args.output_dir, facts)
 
     def destination(self, token: str | None = None, revision: str | None = None) -> Destination:
         """The repository and the branch that the arguments name."""
@@ -127,10 +131,12 @@ class Publisher:
     def push_checkpoint(self, checkpoint: Path) -> None:
         """Push a checkpoint as one commit, in the background; if that fails, training continues.
 
-        While another checkpoint is being pushed, it is skipped, except with hub_always_push.
+        While another checkpoint is being pushed, it is skipped, except with hub_always_push. A checkpoint with an
+        adapter is always skipped.
         """
         trainer = self.trainer
-        if not trainer.is_world_process_zero() or trainer.args.hub_strategy == HubStrategy.END:
+        is_skipped = trainer.args.hub_strategy == HubStrategy.END or hasattr(trainer.model, "peft_config")
+        if not trainer.is_world_process_zero() or is_skipped:
             return
         current = getattr(trainer, "push_in_progress", None)
         is_pushing = current is not None and not current.is_done()
@@ -167,9 +173,9 @@ def refuse_adapter(model: Any) -> None:
     """Raises PublishError for an adapter of peft: no Auto class can load it alone."""
     if hasattr(model, "peft_config"):
         raise PublishError(
-            "push_to_hub: the model is an adapter of peft. Train it without push_to_hub; then save "
-            "model.merge_and_unload() and push that by `python -m seqblend.hub_card.publish`, or the adapter alone by "
-            "its own push_to_hub"
+            "push_to_hub: the model is an adapter of peft, which no Auto class loads alone. --merge_adapter true "
+            "pushes the whole model; in Python save model.merge_and_unload() and push that by `seqblend publish`, or "
+            "the adapter alone by its own push_to_hub"
         )
 
 

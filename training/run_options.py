@@ -133,10 +133,12 @@ def dry_run(trainer: Trainer) -> None:
     Raises:
         InputError: something cannot be built; the message names the option.
     """
-    args = trainer.args
+    args, own = trainer.args, trainer.model
+    # An adapter of peft wraps the model.
+    own = own.get_base_model() if hasattr(own, "get_base_model") else own
     with torch.random.fork_rng(devices=[]):
         with torch.device("meta"):
-            model = type(trainer.model)(trainer.model.config)
+            model = type(own)(own.config)
         try:
             loader = trainer.get_train_dataloader()
         except BUGS:

@@ -35,6 +35,7 @@ from ..hub_card.contents import PublishError
 from ..hub_card.publish import describe_error
 from ..hub_card.record import RunRecord
 from ..tasks.splits import perplexity
+from .adapters import merge
 from .evaluation import (
     Scorer,
     TargetLoss,
@@ -158,6 +159,8 @@ class BlendTrainer(Seq2SeqTrainer):
             temporary = restored(self.args, "eval_on_start")
             with self.signals.listening(), run_errors(self), temporary, hidden, size_errors(checkpoint):
                 output = super().train(checkpoint, trial, *args, **kwargs)
+        if self.args.merge_adapter and hasattr(self.model, "peft_config"):
+            merge(self)
         return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))
 
     def check_checkpoint(self, checkpoint: str) -> None:
@@ -320,7 +323,8 @@ class BlendTrainer(Seq2SeqTrainer):
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """As Trainer.init_hf_repo. Raises PublishError that says what is wrong."""
-        refuse_adapter(self.model)
+        if not self.args.merge_adapter:
+            refuse_adapter(self.model)
         if private is not None:
             # All versions read it here; older ones do not have it as a parameter.
             self.args.hub_private_repo = private

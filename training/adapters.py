@@ -1,0 +1,465 @@
+"""Adapters: LoRA by peft on a saved model, trained, opened again, and merged (Hu et al. 2022)."""
+
+import copy
+import importlib.metadata
+import logging
+import warnings
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from huggingface_hub import ModelCardData
+from huggingface_hub.errors import StrictDataclassError
+from packaging.version import Version
+from safetensors.torch import load_file
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_file, extract_commit_hash
+
+from ..checkpoints.weights import adapter_shapes, check_shapes, shapes_in
+from ..configuration.base import unknown_name_message
+from ..conversion.checkpoint import Checkpoint
+from ..conversion.reading import base_prefix, from_original, quiet
+from ..conversion.registry import ARCHITECTURES
+from ..conversion.table import ConversionError
+from ..conversion.writing import auto_name
+from ..data.errors import InputError, error_line, short_list
+from ..data.objects import read_object
+from ..data.writing import write_atomically
+from ..hub_card.card import METRICS, SIGNATURE, SPLITS, CardData
+from ..version import __version__
+from .arguments import BlendTrainingArguments, ModelArguments
+from .loading import ADAPTER_CONFIG, MODEL_CONFIG, load_weights, loading_error
+
+logger = logging.getLogger(__name__)
+
+PEFT = "0.21"
+ALL_LINEAR = "all-linear"
+# peft's name of the task, by the Auto class; it has none for a masked language model.
+TASK_TYPES = {
+    AutoModelForSequenceClassification: "SEQ_CLS",
+    AutoModelForTokenClassification: "TOKEN_CLS",
+    AutoModelForSeq2SeqLM: "SEQ_2_SEQ_LM",
+    AutoModelForCausalLM: "CAUSAL_LM",
+}
+# Settings in adapter_config.json that are read; any other must have peft's default.
+SETTINGS = (
+    *("task_type", "r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora"),
+    *("target_modules", "modules_to_save"),
+)
+# Entries of adapter_config.json that do not change what the adapter computes.
+DESCRIPTIVE = (
+    *("peft_type", "peft_version", "base_model_name_or_path", "revision", "auto_mapping", "inference_mode"),
+    "init_lora_weights",
+)
+# Initialized with zeros, so equal wherever the base model is loaded.
+CONSTANT = {"lm_head.bias"}
+# Before the names of the base model's tensors in those of an adapter.
+PREFIX = "base_model.model."
+
+
+# --- Options ---
+
+
+def check_lora(model_args: ModelArguments, args: BlendTrainingArguments) -> None:
+    """Check the options of LoRA.
+
+    Raises:
+        InputError: an option has no effect, contradicts another, or needs peft, which is not installed.
+    """
+    if model_args.lora_rank is None:
+        options = {**vars(model_args), "merge_adapter": args.merge_adapter}
+        for name in ("lora_alpha", "lora_target", "merge_adapter"):
+            if options[name]:
+                raise InputError(f"{name}: is for adapters, and there is no lora_rank")
+        return
+    if not model_args.model_name_or_path:
+        given = "encoder_name_or_path" if model_args.encoder_name_or_path else "a recipe"
+        raise InputError(
+            f"lora_rank: needs model_name_or_path; LoRA leaves the weights as they are, and those of a model from "
+            f"{given} are random"
+        )
+    if args.merge_adapter and (args.fsdp or args.deepspeed):
+        raise InputError("merge_adapter: needs all weights in one process, which fsdp and deepspeed divide")
+    if args.push_to_hub and not args.merge_adapter:
+        raise InputError("push_to_hub: an adapter is not pushed; --merge_adapter true pushes the whole model")
+    if args.push_to_hub and args.hub_strategy in ("checkpoint", "all_checkpoints"):
+        raise InputError(f"hub_strategy: {args.hub_strategy.value}, but the checkpoints of lora_rank are adapters")
+    import_peft("lora_rank")
+
+
+def import_peft(flag: str) -> ModuleType:
+    """The package peft. Raises InputError if it is missing or too old."""
+    try:
+        if Version(importlib.metadata.version("peft")) < Version(PEFT):
+            raise ImportError
+        import peft
+    except (ImportError, importlib.metadata.PackageNotFoundError) as error:
+        raise InputError(f"{flag}: needs peft {PEFT} or later: pip install 'peft>={PEFT}'") from error
+    return peft
+
+
+# --- Training ---
+
+
+def add_lora(model: PreTrainedModel, arguments: ModelArguments, auto_class: Any) -> Any:
+    """Wrap a saved model for training with LoRA; its own weights are frozen, except the head of a classifier.
+
+    Args:
+        model: loaded from `model_name_or_path`.
+        arguments: the options of LoRA.
+        auto_class: with which the model was loaded.
+
+    Returns:
+        The PeftModel. Its save_pretrained also writes the configuration of the adapted model.
+
+    Raises:
+        InputError: a name in lora_target is no linear layer of the blocks; the checkpoint lacks a head that would stay
+            random.
+    """
+    peft = import_peft("lora_rank")
+    path, rank = arguments.model_name_or_path, arguments.lora_rank
+    model.name_or_path = path
+    config = peft.LoraConfig(
+        task_type=TASK_TYPES.get(auto_class),
+        r=rank,
+        lora_alpha=2 * rank if arguments.lora_alpha is None else arguments.lora_alpha,
+        target_modules=target_names(model, arguments.lora_target or [ALL_LINEAR]),
+        modules_to_save=whole_modules(model, path) or None,
+        revision=commit_of(path),
+    )
+    adapted = inject(peft, model, config)
+    adapted.save_pretrained = partial(save_adapter, adapted, adapted.save_pretrained)
+    logger.info("LoRA: rank %d, alpha %g, on %s", rank, config.lora_alpha, ", ".join(sorted(config.target_modules)))
+    return adapted
+
+
+def inject(peft: ModuleType, model: PreTrainedModel, config: Any) -> Any:
+    """As get_peft_model, without the warnings of transformers about names that peft reads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return peft.get_peft_model(model, config)
+
+
+def target_names(model: PreTrainedModel, given: list[str]) -> list[str]:
+    """The names of the layers that get adapters, as peft takes them: of `layers.0.self_attn.q_proj` any last part.
+
+    Raises:
+        InputError: a name is no linear layer of the blocks.
+    """
+    linear = [name for name, module in model.base_model.named_modules() if isinstance(module, nn.Linear)]
+    short = sorted({name.rpartition(".")[2] for name in linear})
+    if given == [ALL_LINEAR]:
+        return short
+    for name in given:
+        if not any(f".{each}".endswith(f".{name}") for each in linear):
+            raise InputError(
+                "lora_target: " + unknown_name_message("linear layer of the blocks", name, [ALL_LINEAR, *short])
+            )
+    return sorted(set(given))
+
+
+def whole_modules(model: PreTrainedModel, path: str) -> list[str]:
+    """The modules of the head that are trained whole, besides the last one of a classifier, which peft finds itself.
+
+    They are the hidden layer of a classifier; of a language model only what its checkpoint lacks.
+
+    Raises:
+        InputError: the checkpoint has no lm_head.
+    """
+    head = getattr(model, "head", None)
+    # Longer names than `head`, which peft would also find in lm_head.
+    hidden = [f"head.{name}" for name, part in head.named_children() if [*part.parameters()]] if head else []
+    if model.get_output_embeddings() is None:
+        return hidden
+    new = new_tensors(model, path)
+    if "lm_head.weight" in new:
+        raise InputError(f"lora_rank: {path} has no lm_head, which would stay random; train all weights")
+    return hidden if new - CONSTANT else []
+
+
+def new_tensors(model: PreTrainedModel, path: str) -> set[str]:
+    """The tensors of the head, tied ones left out, that a checkpoint lacks.
+
+    Args:
+        model: loaded from the checkpoint.
+        path: of the checkpoint: of seqblend, or of another architecture.
+    """
+    prefix = base_prefix(type(model))
+    own = {name for name in model.state_dict() if not name.startswith(prefix)} - {*model.all_tied_weights_keys}
+    names = {name.replace(".gamma", ".weight").replace(".beta", ".bias") for name in Checkpoint(path).files}
+    architecture = original_architecture(path)
+    if architecture is None:
+        return own - names
+    head = architecture.heads.get(auto_name(model), architecture.heads["AutoModel"])
+    found = [architecture.find_targets(name, head, prefix) for name in names]
+    return own - {target for each in found if each is not None for target in each[0]}
+
+
+def original_architecture(path: str, revision: str | None = None) -> Any:
+    """The architecture of a checkpoint that from_original converts; None for a model of seqblend."""
+    config, _ = PretrainedConfig.get_config_dict(path, revision=revision)
+    return ARCHITECTURES.get(str(config.get("model_type")))
+
+
+def commit_of(path: str) -> str | None:
+    """The commit of a repository on the Hub whose files were just loaded; None for a directory."""
+    return None if Path(path).exists() else extract_commit_hash(cached_file(path, "config.json"), None)
+
+
+def save_adapter(
+    model: Any, save: Any, save_directory: str | Path, is_main_process: bool = True, **kwargs: Any
+) -> None:
+    """As PeftModel.save_pretrained, with the configuration of the adapted model, and without peft's card of blanks.
+
+    Embeddings are never saved: peft would look for the vocabulary of the base model on the Hub.
+
+    Args:
+        model: the PeftModel.
+        save: its own save_pretrained.
+        save_directory: where to write.
+        is_main_process: whether this process writes.
+        kwargs: those of save_pretrained.
+    """
+    card = Path(save_directory, "README.md")
+    has_card = card.exists()
+    save(str(save_directory), is_main_process=is_main_process, **{"save_embedding_layers": False, **kwargs})
+    if not is_main_process:
+        return
+    if not has_card:
+        card.unlink(missing_ok=True)
+    config = copy.deepcopy(model.get_base_model().config)
+    config.architectures = [type(model.get_base_model()).__name__]
+    # Nothing is loaded from the code of the base model.
+    vars(config).pop("auto_map", None)
+    config.to_json_file(Path(save_directory, MODEL_CONFIG))
+
+
+def merge(trainer: Any) -> None:
+    """Replace the adapter that a Trainer has trained by the whole model, with the adapter added to its weights."""
+    adapted = trainer.accelerator.unwrap_model(trainer.model)
+    generation = getattr(adapted, "generation_config", None)
+    model = adapted.merge_and_unload()
+    if generation is not None:
+        # The Trainer changes that of the wrapper.
+        model.generation_config = generation
+    # Otherwise evaluation would not prepare the new model, as for half precision.
+    trainer.accelerator.free_memory()
+    trainer.model = trainer.model_wrapped = model
+
+
+# --- Opening a saved adapter ---
+
+
+def load_adapter(auto_class: Any, path: str, config: PretrainedConfig) -> PreTrainedModel:
+    """The base model with a saved adapter in its layers, for prediction. No code is run, no pickle is read.
+
+    Args:
+        auto_class: selects the head.
+        path: directory of the adapter.
+        config: of the adapted model.
+
+    Raises:
+        InputError: the adapter or its base model cannot be loaded, or they do not fit each other.
+    """
+    peft = import_peft(path)
+    saved = read_object(Path(path, ADAPTER_CONFIG))
+    settings = lora_settings(peft, saved, path)
+    base, revision = saved.get("base_model_name_or_path"), saved.get("revision")
+    if not isinstance(base, str) or not isinstance(revision, str | None):
+        raise InputError(f"{path}: {ADAPTER_CONFIG} names no base model (base_model_name_or_path)")
+    if not Path(path, ADAPTER_SAFE_WEIGHTS_NAME).is_file():
+        raise InputError(f"{path}: {ADAPTER_SAFE_WEIGHTS_NAME} is missing")
+    try:
+        with quiet():
+            model, new = load_base(auto_class, base, revision, config)
+    except InputError as error:
+        raise InputError(f"{path}: base_model_name_or_path in {ADAPTER_CONFIG}: {error}") from error
+    except (ConversionError, OSError, StrictDataclassError, ValueError) as error:
+        reason = loading_error(base, error, "base_model_name_or_path")
+        raise InputError(f"{path}: {reason}") from error
+    try:
+        adapted = inject(peft, model, settings)
+    except ValueError as error:
+        raise InputError(f"{path}: does not fit its base model {base} ({error_line(error)})") from error
+    names = shapes_in(Path(path), ADAPTER_SAFE_WEIGHTS_NAME)
+    own = adapter_shapes(adapted, "default")
+    check_shapes(Path(path), names, own)
+    if differing := sorted(names.keys() ^ own.keys()):
+        raise InputError(f"{path}: does not fit its base model {base}: {short_list(differing)}")
+    if random := sorted(new - CONSTANT - {name.removeprefix(PREFIX) for name in names}):
+        raise InputError(f"{path}: neither the adapter nor its base model {base} has {short_list(random)}")
+    peft.set_peft_model_state_dict(adapted, load_file(Path(path, ADAPTER_SAFE_WEIGHTS_NAME)))
+    return adapted.get_base_model()
+
+
+def lora_settings(peft: ModuleType, saved: dict[str, Any], path: str) -> Any:
+    """The LoraConfig of an adapter.
+
+    Raises:
+        InputError: it is of another kind than LoRA, or has a setting that this package does not read. Some of peft's
+            settings name packages to import.
+    """
+    if saved.get("peft_type") != "LORA":
+        raise InputError(f"{path}: is an adapter of type {saved.get('peft_type')}; only LORA is opened")
+    defaults = peft.LoraConfig().to_dict()
+    for name, value in saved.items():
+        is_default = value == defaults.get(name) or value in (None, False, [], {})
+        if name not in (*SETTINGS, *DESCRIPTIVE) and not is_default:
+            raise InputError(f"{path}: {ADAPTER_CONFIG} has {name}={value!r:.60}, which is opened by peft only")
+    try:
+        return peft.LoraConfig(**{name: saved[name] for name in SETTINGS if name in saved})
+    except Exception as error:  # peft checks nothing, and raises whatever it meets
+        raise InputError(f"{path}: {ADAPTER_CONFIG}: {error_line(error)}") from error
+
+
+def load_base(
+    auto_class: Any, base: str, revision: str | None, config: PretrainedConfig
+) -> tuple[PreTrainedModel, set[str]]:
+    """The base model of an adapter, with the configuration of the adapted model.
+
+    Args:
+        auto_class: selects the head.
+        base: a directory or a repository of the Hub: of seqblend, or of another architecture.
+        revision: of the repository.
+        config: of the adapted model.
+
+    Returns:
+        The model, and the names of its tensors that the checkpoint does not have, or has for other labels.
+
+    Raises:
+        InputError: a model of seqblend cannot be loaded.
+        ConversionError: another one cannot be converted.
+        OSError: there is no such checkpoint.
+    """
+    if original_architecture(base, revision) is None:
+        model, info = load_weights(auto_class, base, config, "model", revision)
+    else:
+        converted = from_original(base, auto_class, revision=revision)
+        model, info = type(converted).from_pretrained(
+            None,
+            config=config,
+            state_dict=converted.state_dict(),
+            dtype=converted.dtype,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+        model.origin = converted.origin
+    resized = {key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]}
+    return model, {*info["missing_keys"]} | resized
+
+
+# --- The card ---
+
+CARD = """\
+---
+{metadata}
+---
+
+# {title}
+
+{summary}A LoRA adapter for {kind}: rank {rank}, alpha {alpha:g}, on {targets}.
+Its base model is named in `{adapter_config}`.
+
+## How to use it
+
+```
+seqblend predict {name} --input texts.txt
+```
+
+or in Python, with peft:
+
+```python
+{code}```
+
+## Results
+
+{results}
+
+{signature} {version}.
+"""
+CODE_OF_BASE = {
+    False: """\
+import seqblend
+from peft import PeftConfig, PeftModel
+from transformers import AutoConfig, {auto_class}
+
+directory = {directory!r}
+base = PeftConfig.from_pretrained(directory)
+config = AutoConfig.from_pretrained(f"{{directory}}/{model_config}")
+model = {auto_class}.from_pretrained(
+    base.base_model_name_or_path, revision=base.revision, config=config, ignore_mismatched_sizes=True
+)
+model = PeftModel.from_pretrained(model, directory).eval()
+""",
+    True: """\
+from peft import PeftConfig, PeftModel
+from transformers import AutoConfig, {auto_class}
+from seqblend import from_original
+
+directory = {directory!r}
+base = PeftConfig.from_pretrained(directory)
+config = AutoConfig.from_pretrained(f"{{directory}}/{model_config}")
+labels = {{"id2label": config.id2label, "label2id": config.label2id, "problem_type": config.problem_type}}
+model = from_original(base.base_model_name_or_path, {auto_class}, revision=base.revision, **labels)
+model = PeftModel.from_pretrained(model, directory).eval()
+""",
+}
+
+
+def write_adapter_card(adapted: Any, directory: str | Path, given: CardData) -> None:
+    """Write a short card of an adapter: what it is, how it is opened, and its results.
+
+    Args:
+        adapted: the PeftModel.
+        directory: where it is saved, with the results of its run.
+        given: facts of the user.
+    """
+    directory, settings = Path(directory).absolute(), adapted.active_peft_config
+    base, model_class = str(settings.base_model_name_or_path), type(adapted.get_base_model())
+    results = read_object(directory / "all_results.json")
+    facts = CardData(**{**(results.get("card_data") or {}), **{k: v for k, v in vars(given).items() if v is not None}})
+    rows = [
+        f"| {split} | {METRICS[name][1]} | {results[f'{prefix}_{name}']:.4f} |"
+        for prefix, split in SPLITS.items()
+        for name in METRICS
+        if isinstance(results.get(f"{prefix}_{name}"), float)
+    ]
+    code = CODE_OF_BASE[original_architecture(base, settings.revision) is not None].format(
+        auto_class=auto_name(adapted.get_base_model()), directory=directory.name, model_config=MODEL_CONFIG
+    )
+    metadata = ModelCardData(
+        language=facts.language,
+        license=facts.license,
+        library_name="peft",
+        tags=["seqblend", "lora", *(facts.tags or [])],
+        datasets=facts.datasets,
+        # A path of this machine is no name on the Hub.
+        base_model=facts.base_model or (None if Path(base).exists() else base),
+    )
+    card = CARD.format(
+        metadata=metadata.to_yaml(),
+        title=facts.title or directory.name,
+        name=directory.name,
+        summary=f"{facts.summary}\n\n" if facts.summary else "",
+        kind=model_class.__name__,
+        rank=settings.r,
+        alpha=settings.lora_alpha,
+        targets=", ".join(sorted(settings.target_modules)),
+        adapter_config=ADAPTER_CONFIG,
+        code=code,
+        results="\n".join(["| split | metric | value |", "|---|---|---|", *rows]) if rows else "Not measured.",
+        signature=SIGNATURE,
+        version=__version__,
+    )
+    write_atomically(directory / "README.md", card)
