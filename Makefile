@@ -51,7 +51,7 @@ format: $(VENV)/tools  ## format the code and mend what can be mended
 
 results: $(VENV)/package  ## write docs/results.md from the runs under runs/
 	mkdir -p runs
-	$(BIN)/python -m seqblend.training.report runs > runs/results.md
+	$(BIN)/python -m seqblend.benchmarks.results runs > runs/results.md
 	mv runs/results.md docs/results.md
 
 # The profiler that measures memory says that it begins and ends, whatever it is asked, but for this level.

@@ -32,7 +32,7 @@ from seqblend.serving.prediction import Predictor, split_text
 from seqblend.tasks.base import Task
 from seqblend.tasks.encoding import Row, Settings
 from seqblend.tasks.registry import TASKS
-from seqblend.tasks.words import DEFAULT, WORDS, WordSplitting, read_splitting, set_splitting
+from seqblend.tokenization.words import DEFAULT, WORDS, WordSplitting, read_splitting, set_splitting
 from seqblend.training.arguments import DataArguments, ModelArguments
 from seqblend.training.checks import check_overflow
 from seqblend.training.loading import load_config

@@ -40,7 +40,6 @@ from seqblend.training.checks import (
 from seqblend.training.class_weights import class_weights
 from seqblend.training.command_line import card_facts, parse_arguments, public_command
 from seqblend.training.fine_tuning import check_original, set_saved_model_defaults
-from seqblend.training.loading import load_config
 from seqblend.training.models import (
     add_end_tokens,
     check_position_limit,
@@ -180,16 +179,10 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     path = model_args.model_name_or_path
     if path:
         data_args = with_saved_problem_type(data_args, task, path)
-    # The first process stores the rows, and the others find them.
-    with args.main_process_first(desc="reading"):
-        rows = load_data(
-            task.schema(data_args.columns(), data_args.problem_type),
-            data_args.data_options(args, wanted_splits(args)),
-            saved_labels(path) if path else None,
-        )
+    rows = read_rows(data_args, args, task, path)
     resolve_steps(args, path, set(rows))
     if path:
-        set_saved_model_defaults(args, data_args, task, load_config(path))
+        set_saved_model_defaults(model_args, data_args, args, task)
     if args.do_train:
         check_directory(args, model_args.sources(), wanted)
     resolve_evaluation(args, task, set(rows))
@@ -232,6 +225,17 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
 
 
 # --- The parts of prepare ---
+
+
+def read_rows(data_args: DataArguments, args: BlendTrainingArguments, task: Task, path: str | None) -> LabelledData:
+    """Read the data; `path` is that of a saved model, which has labels. Raises InputError as load_data."""
+    # The first process stores the rows, and the others find them.
+    with args.main_process_first(desc="reading"):
+        return load_data(
+            task.schema(data_args.columns(), data_args.problem_type),
+            data_args.data_options(args, wanted_splits(args)),
+            saved_labels(path) if path else None,
+        )
 
 
 def limit_output(args: BlendTrainingArguments) -> None:

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from ..conversion.registry import ARCHITECTURES
 from ..data.objects import parse_object, read_object
 from ..tasks.tags import find_scheme
-from ..tasks.words import SENTENCES, WordSplitting, find_splitting, needs_spaces, read_splitting
+from ..tokenization.words import SENTENCES, WordSplitting, find_splitting, needs_spaces, read_splitting
 from .usage import CHAT, HEADS, Head, Tagging
 
 # The keys that every row of predictions.jsonl must have.

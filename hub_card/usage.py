@@ -7,7 +7,7 @@ from itertools import takewhile
 from typing import Any
 
 from ..data.columns import ASSISTANT
-from ..tasks.words import DEFAULT, WORDS, join_words, with_spaces, word_spans
+from ..tokenization.words import DEFAULT, WORDS, join_words, with_spaces, word_spans
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ..data.errors import RowError
 from ..tasks.base import Task
 from ..tasks.encoding import OVERFLOW_COLUMNS, Answer, Row, Settings, fill
 from ..tasks.windows import OverflowCounts
-from ..tasks.words import word_spans
+from ..tokenization.words import word_spans
 
 # The number of characters that are read ahead, and the number that a row counts in addition to its own.
 READ_AHEAD, ROW = 2**18, 64

@@ -15,12 +15,11 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase, PreTrainedToken
 
 from ..data.sources import Origin
 from ..data.storage import cache_key
+from ..tokenization.kinds import SPECIAL_TOKENS
+from ..tokenization.shortening import shorten, shorten_pairs
 from ..version import __version__
 from .corruption import Noise
-from .shortening import shorten, shorten_pairs
 from .windows import check_overlap
-
-SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from seqeval.metrics import sequence_labeling
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from ..data.errors import InputError, check_choice
+from ..tokenization.words import main_script
 from .tags import find_scheme
-from .words import main_script
 
 # sacrebleu's tokenizer for the script of the references.
 BLEU_TOKENIZERS = {"Chinese": "zh", "Japanese": "ja-mecab", "Korean": "ko-mecab", "unspaced": "char"}

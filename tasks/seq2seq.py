@@ -17,10 +17,10 @@ from transformers import (
 )
 
 from ..data.columns import ONE_TARGET, REFERENCES, TEXT, Schema
+from ..tokenization.shortening import shorten
 from .base import Positions, Task, generate, mean_probabilities, row_slices
 from .corruption import IGNORE
 from .encoding import Answer, Row, Rows, Settings, count_cut_tokens, is_trained_here, tokenize
-from .shortening import shorten
 
 logger = logging.getLogger(__name__)
 

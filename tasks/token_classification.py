@@ -18,13 +18,13 @@ from transformers import (
 
 from ..data.columns import LABELS, WORDS, LabelRule, Schema
 from ..data.errors import InputError
+from ..tokenization.shortening import CHARACTERS_PER_TOKEN, LONG_FACTOR
+from ..tokenization.words import DEFAULT, needs_spaces, read_splitting, with_spaces
 from .base import Positions, Task
 from .corruption import IGNORE
 from .encoding import Answer, Row, Rows, Settings, tokenize
-from .shortening import CHARACTERS_PER_TOKEN, LONG_FACTOR
 from .tags import OUTSIDE, describe_scheme, find_scheme
 from .windows import join_tokens, labelled_positions
-from .words import DEFAULT, needs_spaces, read_splitting, with_spaces
 
 
 def keep_best_label(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,7 @@ from seqblend.hub_card.card import CardData, write_card
 from seqblend.hub_card.saved import read_saved
 from seqblend.predict import main as predict
 from seqblend.serving import prediction
-from seqblend.tasks.causal_lm import encode_conversations, render
+from seqblend.tasks.conversations import encode_conversations, render
 from seqblend.tasks.corruption import IGNORE
 from seqblend.tasks.registry import TASKS
 from seqblend.tasks.splits import encode_split

@@ -15,11 +15,22 @@ from seqblend.tasks.registry import TASKS
 
 ROOT = Path(seqblend.__file__).parent
 FOLDERS = (
-    *("configuration", "modeling", "data", "conversion", "tasks", "hub_card", "checkpoints", "training", "serving"),
+    *(
+        "configuration",
+        "modeling",
+        "data",
+        "tokenization",
+        "conversion",
+        "tasks",
+        "hub_card",
+        "checkpoints",
+        "training",
+        "serving",
+    ),
     "benchmarks",
 )
 EXPORTED = ("configuration", "modeling")
-MOST_MODULES = 17
+MOST_MODULES = 16
 MOST_LINES, MOST_PARAMETERS = 60, 12
 # Inside the folders that are exported each module may import from those in earlier rows only.
 MODEL = [

@@ -22,7 +22,7 @@ from seqblend.tasks.corruption import IGNORE, SENTINEL, Noise, add_sentinels, cu
 from seqblend.tasks.encoding import Settings
 from seqblend.tasks.registry import TASKS
 from seqblend.tasks.splits import encode_split
-from seqblend.training.tokenizer_kinds import TOKENIZER_TYPES
+from seqblend.tokenization.kinds import TOKENIZER_TYPES
 from seqblend.training.tokenizers import load_tokenizer, train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 

@@ -9,6 +9,7 @@ from test_report import results, write_runs
 from test_train_command import CLASSIFY, files
 from test_training_options import prepared
 
+from seqblend.benchmarks.results import FIGURES, write_report
 from seqblend.data.errors import InputError, printable
 from seqblend.data.leakage import warn_about_leakage
 from seqblend.data.objects import json_line
@@ -17,7 +18,6 @@ from seqblend.predict import print_error
 from seqblend.tasks.tags import describe_scheme
 from seqblend.training.class_weights import parse_weights
 from seqblend.training.models import relabel
-from seqblend.training.report import FIGURES, write_report
 
 # Of those that end a line for somebody, and of those that a terminal obeys.
 ODD = ["\n", "\r", "\0", "\x0b", "\x1b[2K", "\x85", "\u2028", "\u2029"]

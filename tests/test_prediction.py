@@ -31,7 +31,7 @@ from seqblend.serving.prediction import read_ahead, split_text
 from seqblend.tasks.encoding import Settings
 from seqblend.tasks.registry import TASKS
 from seqblend.tasks.token_classification import entities
-from seqblend.tasks.words import WORDS
+from seqblend.tokenization.words import WORDS
 from seqblend.train import main as train
 from seqblend.training.models import ARCHITECTURES, special_token_ids
 from seqblend.training.tokenizers import train_tokenizer

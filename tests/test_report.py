@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from seqblend.training.report import FIGURES, main, write_report
+from seqblend.benchmarks.results import FIGURES, main, write_report
 
 
 def results(index, **figures):

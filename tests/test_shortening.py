@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from seqblend.tasks import encoding, shortening
 from seqblend.tasks.encoding import tokenize
 from seqblend.tasks.registry import TASKS
-from seqblend.tasks.shortening import CHARACTERS_PER_TOKEN, shortest_part
 from seqblend.tasks.token_classification import tokenize_words
+from seqblend.tokenization.shortening import CHARACTERS_PER_TOKEN, shortest_part
 
 PROPERTY = settings(max_examples=12)
 # Words side by side, words that fall apart, tokens that take the space before them, and white space alone.

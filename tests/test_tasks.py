@@ -20,8 +20,8 @@ from seqblend.tasks.encoding import Settings
 from seqblend.tasks.registry import TASKS
 from seqblend.tasks.seq2seq import decode
 from seqblend.tasks.splits import EncodedSplit, SplitScorer, encode_split
+from seqblend.tokenization.kinds import SPACE, TOKENIZER_TYPES
 from seqblend.training.models import ARCHITECTURES
-from seqblend.training.tokenizer_kinds import SPACE, TOKENIZER_TYPES
 from seqblend.training.tokenizers import load_tokenizer, train_tokenizer
 
 TEXTS = ["ab ba cab", "a b c", "", "abc"]

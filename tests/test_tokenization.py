@@ -17,9 +17,9 @@ from transformers import AutoTokenizer
 
 from seqblend.data.errors import InputError
 from seqblend.tasks.corruption import Noise, add_sentinels
-from seqblend.tasks.encoding import SPECIAL_TOKENS, is_trained_here
+from seqblend.tasks.encoding import is_trained_here
 from seqblend.tasks.registry import TASKS
-from seqblend.training.tokenizer_kinds import NORMALIZATIONS, TOKENIZER_TYPES
+from seqblend.tokenization.kinds import NORMALIZATIONS, SPECIAL_TOKENS, TOKENIZER_TYPES
 from seqblend.training.tokenizers import (
     Texts,
     load_tokenizer,
@@ -223,7 +223,7 @@ def test_saved_and_loaded(tokenizer_type, tmp_path):
 SCRIPT = """
 import hashlib, json, sys
 from seqblend.training.tokenizers import train_tokenizer
-from seqblend.training.tokenizer_kinds import TOKENIZER_TYPES
+from seqblend.tokenization.kinds import TOKENIZER_TYPES
 texts = json.load(sys.stdin)
 for name in TOKENIZER_TYPES:
     tokenizer = train_tokenizer(texts, name, 300)

@@ -90,8 +90,9 @@ def check_lora(model_args: ModelArguments, args: BlendTrainingArguments) -> None
         )
     if args.merge_adapter and (args.fsdp or args.deepspeed):
         raise InputError("merge_adapter: needs all weights in one process, which fsdp and deepspeed divide")
-    if args.push_to_hub and not args.merge_adapter:
-        raise InputError("push_to_hub: an adapter is not pushed; --merge_adapter true pushes the whole model")
+    for flag in ("push_to_hub", "push_original"):
+        if getattr(args, flag) and not args.merge_adapter:
+            raise InputError(f"{flag}: an adapter is not pushed; --merge_adapter true pushes the whole model")
     if args.push_to_hub and args.hub_strategy in ("checkpoint", "all_checkpoints"):
         raise InputError(f"hub_strategy: {args.hub_strategy.value}, but the checkpoints of lora_rank are adapters")
     import_peft("lora_rank")

@@ -2,13 +2,14 @@
 
 import logging
 
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..conversion import ConversionError
 from ..conversion.writing import check
 from ..data.errors import InputError
 from ..tasks.base import Task
-from .arguments import BlendTrainingArguments, DataArguments
+from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
+from .loading import load_config
 from .models import part_configs, position_limit
 
 logger = logging.getLogger(__name__)
@@ -16,25 +17,34 @@ logger = logging.getLogger(__name__)
 # Devlin et al. 2019 fine-tune BERT, which is 768 wide, with 5e-5 at most. With Adam the best learning rate is
 # inversely proportional to the width (Yang et al. 2021, "Tensor Programs V"); for narrow models it is limited.
 LEARNING_RATE, WIDTH, MOST = 5e-5, 768, 5e-4
+# Adapters need about ten times the learning rate (Schulman et al. 2025, "LoRA Without Regret").
+LORA_FACTOR = 10
 # Part of the steps in which the learning rate rises; Devlin et al. 2019.
 WARMUP = 0.1
 
 
 def set_saved_model_defaults(
-    args: BlendTrainingArguments, data_args: DataArguments, task: Task, config: PretrainedConfig
+    model_args: ModelArguments, data_args: DataArguments, args: BlendTrainingArguments, task: Task
 ) -> None:
     """Set the options for a saved model that the user has not given, and log them with their reasons.
 
     Args:
-        args: changed here.
+        model_args: name the model; its width decides the learning rate, its positions max_length.
         data_args: changed here.
+        args: changed here.
         task: decides the number of rows in a batch.
-        config: of the saved model; its width decides the learning rate, its positions max_length.
+
+    Raises:
+        InputError: the model cannot be loaded.
     """
+    config = load_config(model_args.model_name_or_path)
     width, positions = part_configs(config)[-1].hidden_size, position_limit(config)
-    learning_rate = float(f"{min(LEARNING_RATE * WIDTH / width, MOST):.1e}")
+    learning_rate, reason = LEARNING_RATE * WIDTH / width, f"{LEARNING_RATE:g} × {WIDTH} / hidden_size {width}"
+    learning_rate, reason = min(learning_rate, MOST), f"{reason}, at most {MOST:g}"
+    if model_args.lora_rank is not None:
+        learning_rate, reason = LORA_FACTOR * learning_rate, f"{LORA_FACTOR} × {reason}"
     of_training = {
-        "learning_rate": (learning_rate, f"{LEARNING_RATE:g} × {WIDTH} / hidden_size {width}, at most {MOST:g}"),
+        "learning_rate": (float(f"{learning_rate:.1e}"), reason),
         "warmup_steps": (WARMUP, "this part of all steps"),
         "num_train_epochs": (3.0, "more epochs hardly help a pretrained model"),
         "per_device_train_batch_size": (task.fine_tuning_batch, f"for {task.name}"),
@@ -60,7 +70,7 @@ def check_original(args: BlendTrainingArguments, model: PreTrainedModel) -> None
     if not getattr(args, flag):
         return
     try:
-        problems = check(model)
+        problems = check(model.get_base_model() if hasattr(model, "peft_config") else model)
     except ConversionError as error:
         raise InputError(f"{flag}: {error}") from error
     if problems:

@@ -17,12 +17,12 @@ from transformers.utils import PushInProgress
 
 from ..checkpoints.faults import MANIFEST, STATE
 from ..checkpoints.store import RunError, write_manifest
-from ..conversion import ConversionError
+from ..conversion import ConversionError, to_original
 from ..data.errors import InputError
 from ..data.objects import read_object
 from ..hub_card.card import CardData, write_card
 from ..hub_card.contents import PublishError
-from ..hub_card.original import write_original
+from ..hub_card.original import FOLDER, write_original
 from ..hub_card.publish import Destination, publish
 from ..hub_card.verify import REFERENCE, load_saved, write_reference
 from .adapters import write_adapter_card
@@ -110,6 +110,8 @@ class Publisher:
     def write_original(self) -> None:
         """Write the saved model in its original format, into output_dir/original, and push it with push_original.
 
+        Of an adapter, only the adapter is written, for the original checkpoint.
+
         Raises:
             RunError: it could not be written; the saved model is unchanged.
             PublishError: the push failed.
@@ -121,6 +123,9 @@ class Publisher:
             return
         directory = trainer.args.output_dir
         try:
+            if hasattr(trainer.model, "peft_config"):
+                to_original(trainer.accelerator.unwrap_model(trainer.model), Path(directory, FOLDER))
+                return
             with torch.random.fork_rng(devices=[]):
                 original = write_original(directory, self.card_facts())
         except ConversionError as error:

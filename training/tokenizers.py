@@ -30,9 +30,7 @@ from ..data.streams import RowStream
 from ..tasks.base import Task
 from ..tasks.corruption import add_sentinels
 from ..tasks.encoding import closes_texts, is_trained_here
-from ..tasks.words import SENTENCES, WordSplitting, find_splitting, set_splitting
-from .arguments import DataArguments, ModelArguments
-from .tokenizer_kinds import (
+from ..tokenization.kinds import (
     NORMALIZATIONS,
     TOKENIZER_TYPES,
     added_special_tokens,
@@ -42,6 +40,8 @@ from .tokenizer_kinds import (
     train_wordpiece,
     without_prefix_space,
 )
+from ..tokenization.words import SENTENCES, WordSplitting, find_splitting, set_splitting
+from .arguments import DataArguments, ModelArguments
 
 logger = logging.getLogger(__name__)
 

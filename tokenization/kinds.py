@@ -1,4 +1,4 @@
-"""The types of tokenizers that can be trained, and how each handles spaces. See tokenizers.py."""
+"""The types of tokenizers that can be trained, and how each handles spaces. See training/tokenizers.py."""
 
 import json
 import re
@@ -18,8 +18,8 @@ from tokenizers import (
 )
 
 from ..data.errors import InputError
-from ..tasks.encoding import SPECIAL_TOKENS
 
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 # A space in the tokens of wordpiece and unigram. It must be Unicode whitespace, by which offsets are trimmed, so not
 # SentencePiece's "▁"; and it is visible. Only texts in Ogham contain it; there it decodes to a space.
 SPACE = "\u1680"

@@ -1,4 +1,4 @@
-"""Write a Markdown table of runs' results and published ones: `python -m seqblend.training.report DIR`."""
+"""Write a Markdown table of runs' results and published ones: `python -m seqblend.benchmarks.results DIR`."""
 
 import argparse
 import sys
