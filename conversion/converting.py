@@ -48,10 +48,12 @@ class Conversion:
 
     Args:
         target: the directory.
-        model: the model that was converted or written, with its `origin`.
-        stock: the stock class.
-        head: its Auto class.
-        parameters: of the model in the directory.
+        origin: with the files that were preserved or restored.
+        tensors: the names of the tensors that were.
+        to_ours: whether the directory holds a model of seqblend; if not, one of the original architecture.
+        class_name: of that model.
+        head: the name of its Auto class.
+        parameters: their number.
         error: the largest difference of the outputs, relative to their standard deviation.
         report: what the checkpoint lacks, and what is ignored.
         notes: what the user must know, one line each.
@@ -59,6 +61,7 @@ class Conversion:
 
     target: Path
     origin: Origin
+    tensors: list[str]
     to_ours: bool
     class_name: str
     head: str
@@ -78,8 +81,8 @@ class Conversion:
         if ignored := self.report.ignored:
             parts.append(f"tensors of other heads, which are ignored: {short_list(ignored)}")
         preserved = [f"{len(self.origin.files)} files"] if self.origin.files else []
-        if self.origin.tensors:
-            preserved.append(f"the tensors {short_list(sorted(self.origin.tensors))}")
+        if self.tensors:
+            preserved.append(f"the tensors {short_list(self.tensors)}")
         if preserved:
             parts.append(f"{f'preserved in {FOLDER}/' if self.to_ours else 'restored'}: {' and '.join(preserved)}")
         compared = "states of the base model" if new else "outputs"
@@ -127,6 +130,8 @@ def convert(
         check_choice("head", head, HEADS)
     if dtype is not None:
         as_dtype(dtype)
+    if revision is not None and isinstance(source, Path):
+        raise ConversionError(f"revision: is for a repository of the Hub, but {source} is a directory")
     hub = {} if revision is None else {"revision": revision}
     gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
     config = read_config(source, gguf, hub)
@@ -281,7 +286,8 @@ def convert_to_ours(
         saved = auto_class.from_pretrained(directory, dtype="auto", trust_remote_code=False)
         stock = load_stock_again(source, auto_class, origin, saved.dtype, given["gguf_file"], hub)
         error = compare(saved, stock, with_head=not report.initialized)
-    return Conversion(target, origin, True, class_name, auto_class.__name__, parameters, error, report, notes)
+    name = auto_class.__name__
+    return Conversion(target, origin, sorted(origin.tensors), True, class_name, name, parameters, error, report, notes)
 
 
 def stock_head(architecture: Architecture, auto_class: type) -> Head:
@@ -400,8 +406,20 @@ def convert_to_original(
         parameters = stock.num_parameters()
         error = compare(model, stock)
         notes = complete_tokenizer(source, origin, directory, hub)
-    name = auto_class.__name__
-    return Conversion(target, origin, False, stock_class.__name__, name, parameters, error, notes=notes)
+    tensors, name = restored_tensors(origin, auto_class), auto_class.__name__
+    return Conversion(target, origin, tensors, False, stock_class.__name__, name, parameters, error, notes=notes)
+
+
+def restored_tensors(origin: Origin, auto_class: type) -> list[str]:
+    """The names of preserved tensors that are written back, and not replaced by weights of the model."""
+    head = stock_head(origin.architecture, auto_class)
+    prefix = "" if origin.architecture.is_base(head) else f"{head.stock_class.base_model_prefix}."
+
+    def is_restored(name: str) -> bool:
+        found = origin.architecture.find_targets(prefix + name, head, "")
+        return found is None or found[1].skipped_rows is not None or found[1].is_alias
+
+    return sorted(filter(is_restored, origin.tensors))
 
 
 def read_origin(source: str | Path, original_files: str | Path | None, hub: dict[str, Any]) -> Origin:

@@ -181,6 +181,17 @@ def test_a_trained_model_is_converted_back(ours, tmp_path):
         assert_close(outputs(model.eval(), batch), outputs(stock, batch), 1e-5)
 
 
+def test_tensors_that_come_back_are_named(tmp_path):
+    """The pooler of a base model is preserved; a classifier has its own."""
+    save_stock(tmp_path / "theirs", "bert", "AutoModel")
+    pooler = ["pooler.dense.bias", "pooler.dense.weight"]
+    conversion = convert(tmp_path / "theirs", tmp_path / "ours")
+    assert conversion.tensors == pooler and "2 files and the tensors pooler.dense.bias, pooler" in str(conversion)
+    assert convert(tmp_path / "ours", tmp_path / "back").tensors == pooler
+    AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "classifier")
+    assert convert(tmp_path / "classifier", tmp_path / "back-classifier").tensors == []
+
+
 def test_the_base_model_alone_is_converted_back(ours, tmp_path):
     convert(ours, tmp_path / "back", head="base")
     assert json.loads((tmp_path / "back" / CONFIG).read_text())["architectures"] == ["BertModel"]
@@ -453,6 +464,10 @@ def test_a_model_that_was_never_converted_is_refused(tmp_path, capsys):
 def test_no_such_source(source, tmp_path, capsys):
     assert source in refused(capsys, source, tmp_path / "deep" / "ours")
     assert names_in(tmp_path) == set()
+
+
+def test_a_directory_has_no_revision(classifier, tmp_path, capsys):
+    assert "revision: is for a repository" in refused(capsys, classifier, tmp_path / "ours", "--revision", "main")
 
 
 def test_a_file_is_no_source(classifier, tmp_path, capsys):
