@@ -39,7 +39,7 @@ from seqblend.training.checks import (
 )
 from seqblend.training.class_weights import class_weights
 from seqblend.training.command_line import card_facts, parse_arguments, public_command
-from seqblend.training.fine_tuning import check_original, set_saved_model_defaults
+from seqblend.training.fine_tuning import check_original, resolve_saved_model_defaults
 from seqblend.training.models import (
     add_end_tokens,
     check_position_limit,
@@ -182,7 +182,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     rows = read_rows(data_args, args, task, path)
     resolve_steps(args, path, set(rows))
     if path:
-        set_saved_model_defaults(model_args, data_args, args, task)
+        resolve_saved_model_defaults(model_args, data_args, args, task)
     if args.do_train:
         check_directory(args, model_args.sources(), wanted)
     resolve_evaluation(args, task, set(rows))

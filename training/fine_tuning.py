@@ -23,7 +23,7 @@ LORA_FACTOR = 10
 WARMUP = 0.1
 
 
-def set_saved_model_defaults(
+def resolve_saved_model_defaults(
     model_args: ModelArguments, data_args: DataArguments, args: BlendTrainingArguments, task: Task
 ) -> None:
     """Set the options for a saved model that the user has not given, and log them with their reasons.
