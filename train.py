@@ -185,7 +185,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         resolve_saved_model_defaults(model_args, data_args, args, task)
     if args.do_train:
         check_directory(args, model_args.sources(), wanted)
-    resolve_evaluation(args, task, set(rows))
+    resolve_evaluation(args, task, set(rows), data_args.pack_documents or has_conversations(task, rows))
     leakage = warn_about_leakage(rows, task.inputs) if args.should_log else {}
     model, settings = make_model_and_settings(model_args, data_args, args, task, rows)
     with args.main_process_first(desc="tokenizing"):

@@ -5,7 +5,7 @@ The new directory is written under a temporary name, loaded, and compared with i
 
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,7 +136,7 @@ def convert(
     gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
     config = read_config(source, gguf, hub)
     of_theirs = {"model_type": model_type, "gguf_file": gguf_file, "dtype": dtype}
-    of_ours = {"legacy_keys": legacy_keys, "original_files": original_files}
+    of_ours: dict[str, Any] = {"legacy_keys": legacy_keys, "original_files": original_files}
     is_ours = config.get("model_type") in MODEL_TYPES
     for name, value in (of_theirs if is_ours else of_ours).items():
         if value:
@@ -244,7 +244,7 @@ def find_own_head(source: str | Path, config: dict[str, Any], head: str | None) 
     raise ConversionError(f"{source}: config.json names the class {named}; give --head, one of {valid}")
 
 
-def find_class(source: str | Path, models: dict[type, type], head: str) -> type:
+def find_class(source: str | Path, models: Mapping[type, type[PreTrainedModel]], head: str) -> type:
     """The Auto class with the short name. Raises ConversionError if the family of the source does not have it."""
     found = {SHORT_NAMES[each.__name__]: each for each in models}
     if head not in found:
@@ -271,7 +271,7 @@ def convert_to_ours(
 ) -> Conversion:
     """Convert a checkpoint of another architecture. Arguments and errors are those of `convert`."""
     architecture = find_architecture(source, config, given["model_type"])
-    auto_class = find_head(source, architecture, config, head)
+    auto_class: Any = find_head(source, architecture, config, head)
     model, report = read_original(source, auto_class, **given, **hub)
     origin, class_name, parameters = model.origin, type(model).__name__, model.num_parameters()
     tokenizer = original_tokenizer(source, origin, given["gguf_file"], hub)

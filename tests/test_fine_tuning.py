@@ -215,6 +215,19 @@ def test_texts_begin_with_the_first_token_of_the_checkpoint(tmp_path):
     assert asked["input_ids"] == [tokenizer("ab cd")["input_ids"]]
 
 
+def test_tokens_of_packed_texts_are_counted_where_the_padding_token_ends_texts(tmp_path):
+    """As in many chat models. transformers would not count the end tokens."""
+    source = save_stock(tmp_path / "stock", "llama", "AutoModelForCausalLM")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(source)
+    options = {"pack_documents": True, "max_steps": -1, "num_train_epochs": 2}
+    assert main(flags(tmp_path / "out", source, CONTINUE, **options)) == 0
+    results = json.loads((tmp_path / "out" / "train_results.json").read_text())
+    tokens = sum(len(tokenizer(row["text"])["input_ids"]) + 1 for row in ROWS[CONTINUE])
+    assert results["num_input_tokens_seen"] == 2 * tokens
+
+
 def settings_of(job):
     from seqblend.tasks.encoding import Settings
 

@@ -335,8 +335,14 @@ def resolve_steps(args: Seq2SeqTrainingArguments, model: str | None, splits: set
         raise InputError("model_name_or_path: nothing is trained (do_train, train_file), and no saved model is named")
 
 
-def resolve_evaluation(args: BlendTrainingArguments, task: Task, splits: set[str]) -> None:
+def resolve_evaluation(args: BlendTrainingArguments, task: Task, splits: set[str], is_packed: bool) -> None:
     """Set the options of evaluation that depend on the task.
+
+    Args:
+        args: changed here.
+        task: of the run.
+        splits: the splits that exist.
+        is_packed: whether batches are rows of packed documents, without padding and without an attention_mask.
 
     Raises:
         InputError: a flag asks for evaluation, and there is no validation split.
@@ -356,5 +362,6 @@ def resolve_evaluation(args: BlendTrainingArguments, task: Task, splits: set[str
     args.prediction_loss_only = args.prediction_loss_only or not task.has_answers
     args.dataloader_pin_memory = args.dataloader_pin_memory and torch.accelerator.is_available()
     if args.include_num_input_tokens_seen == "no":
-        # The card shows the number of tokens seen.
-        args.include_num_input_tokens_seen = "non_padding"
+        # The card shows the number of tokens seen. Without a mask transformers looks for the padding token, which may
+        # also be that which ends a document.
+        args.include_num_input_tokens_seen = "all" if is_packed else "non_padding"
