@@ -132,6 +132,8 @@ class SavedModel:
         scheme = find_scheme(self.labels)
         one_token = self.splitting == ("characters", 1) and tokens.get("type") == "BPE" and not tokens.get("merges")
         groups = one_token and scheme is not None and scheme.name in ("IO", "IOB")
+        if not tokens:
+            return Tagging(self.splitting.rule)
         tokenizer = AutoTokenizer.from_pretrained(self.repository, trust_remote_code=False, **self.tokenizer_options)
         return Tagging(self.splitting.rule, groups, needs_spaces(tokenizer))
 

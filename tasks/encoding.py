@@ -11,11 +11,10 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow.compute as pc
-from transformers import BatchEncoding, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from ..data.sources import Origin
 from ..data.storage import cache_key
-from ..tokenization.kinds import SPECIAL_TOKENS
 from ..tokenization.shortening import shorten, shorten_pairs
 from ..version import __version__
 from .corruption import Noise
@@ -230,10 +229,3 @@ def fill(totals: np.ndarray, max_tokens: int) -> list[int]:
         end = int(np.searchsorted(totals, before + max_tokens, side="right"))
         before = totals[end - 1]
     return starts
-
-
-def is_trained_here(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether `train_tokenizer` made the tokenizer, in this or an earlier run: it has that class and these tokens."""
-    first = tokenizer.convert_ids_to_tokens(range(min(len(tokenizer), len(SPECIAL_TOKENS))))
-    ends = (tokenizer.bos_token, tokenizer.eos_token)
-    return type(tokenizer) is PreTrainedTokenizerFast and first == SPECIAL_TOKENS and ends == ("[CLS]", "[SEP]")

@@ -17,10 +17,11 @@ from transformers import (
 )
 
 from ..data.columns import ONE_TARGET, REFERENCES, TEXT, Schema
+from ..tokenization.kinds import is_trained_here
 from ..tokenization.shortening import shorten
 from .base import Positions, Task, generate, mean_probabilities, row_slices
 from .corruption import IGNORE
-from .encoding import Answer, Row, Rows, Settings, count_cut_tokens, is_trained_here, tokenize
+from .encoding import Answer, Row, Rows, Settings, count_cut_tokens, tokenize
 
 logger = logging.getLogger(__name__)
 

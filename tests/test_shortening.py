@@ -10,10 +10,11 @@ from test_tasks import TOKENIZERS, encode, settings_for
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from seqblend.tasks import encoding, shortening
+from seqblend.tasks import encoding
 from seqblend.tasks.encoding import tokenize
 from seqblend.tasks.registry import TASKS
 from seqblend.tasks.token_classification import tokenize_words
+from seqblend.tokenization import shortening
 from seqblend.tokenization.shortening import CHARACTERS_PER_TOKEN, shortest_part
 
 PROPERTY = settings(max_examples=12)

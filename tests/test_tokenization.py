@@ -17,9 +17,8 @@ from transformers import AutoTokenizer
 
 from seqblend.data.errors import InputError
 from seqblend.tasks.corruption import Noise, add_sentinels
-from seqblend.tasks.encoding import is_trained_here
 from seqblend.tasks.registry import TASKS
-from seqblend.tokenization.kinds import NORMALIZATIONS, SPECIAL_TOKENS, TOKENIZER_TYPES
+from seqblend.tokenization.kinds import NORMALIZATIONS, SPECIAL_TOKENS, TOKENIZER_TYPES, is_trained_here
 from seqblend.training.tokenizers import (
     Texts,
     load_tokenizer,

@@ -16,6 +16,7 @@ from tokenizers import (
     processors,
     trainers,
 )
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..data.errors import InputError
 
@@ -241,3 +242,10 @@ NORMALIZATIONS: dict[str, Callable[[], normalizers.Normalizer]] = {
     "nfd": normalizers.NFD,
     "nfkc": normalizers.NFKC,
 }
+
+
+def is_trained_here(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether `train_tokenizer` made the tokenizer, in this or an earlier run: it has that class and these tokens."""
+    first = tokenizer.convert_ids_to_tokens(range(min(len(tokenizer), len(SPECIAL_TOKENS))))
+    ends = (tokenizer.bos_token, tokenizer.eos_token)
+    return type(tokenizer) is PreTrainedTokenizerFast and first == SPECIAL_TOKENS and ends == ("[CLS]", "[SEP]")

@@ -11,6 +11,7 @@ import regex
 from transformers import PreTrainedTokenizerBase
 
 from ..data.errors import InputError
+from .kinds import is_trained_here
 
 # Character classes of the scripts that are recognized.
 SCRIPTS = {
@@ -154,8 +155,11 @@ def read_splitting(config: dict) -> WordSplitting | None:
 def needs_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the words of a list need the space before them to have the tokens that they have in a text.
 
-    Those of RoBERTa, GPT-2 and ModernBERT do, unless the tokenizer is loaded with add_prefix_space=True.
+    Those of RoBERTa, GPT-2 and ModernBERT do, unless the tokenizer is loaded with add_prefix_space=True. A tokenizer
+    that was trained here reads words as in its training, by characters without the spaces between them.
     """
+    if is_trained_here(tokenizer):
+        return False
     plain = {"add_special_tokens": False}
     text = tokenizer("a b", **plain)["input_ids"]
     lists = [tokenizer(["a", word], is_split_into_words=True, **plain)["input_ids"] for word in ("b", " b")]

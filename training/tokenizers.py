@@ -29,11 +29,12 @@ from ..data.errors import InputError, check_choice, error_line, loading_error_li
 from ..data.streams import RowStream
 from ..tasks.base import Task
 from ..tasks.corruption import add_sentinels
-from ..tasks.encoding import closes_texts, is_trained_here
+from ..tasks.encoding import closes_texts
 from ..tokenization.kinds import (
     NORMALIZATIONS,
     TOKENIZER_TYPES,
     added_special_tokens,
+    is_trained_here,
     post_processor,
     train_bert_wordpiece,
     train_char,
