@@ -212,16 +212,20 @@ def input_sources(given: argparse.Namespace) -> list[Source]:
 
 
 def word_rule(given: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The rule that splits texts into words: the flag, or that of training. A warning says if they may differ."""
+    """The rule that splits texts into words: the flag, or that of training. A warning says if they may differ.
+
+    If the tokenizer has no rule, it gets this one.
+    """
     trained = read_splitting(tokenizer.init_kwargs)
-    rule = given.words or (DEFAULT if trained is None else trained.rule)
-    if trained is None and given.words is None:
-        logger.warning(
-            "%s has no record of how its training words were split; --words is taken as %s", given.model, rule
-        )
     if trained is None:
+        rule = given.words or DEFAULT
+        if given.words is None:
+            message = "%s has no record of how its training words were split; --words is taken as %s"
+            logger.warning(message, given.model, rule)
         set_splitting(tokenizer, WordSplitting(rule, 1.0))
-    elif trained is not None and (rule, 1) != trained:
+        return rule
+    rule = given.words or trained.rule
+    if (rule, 1) != trained:
         logger.warning("words: texts are split by %r, but for %s %s", rule, given.model, trained)
     return rule
 

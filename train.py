@@ -42,8 +42,8 @@ from seqblend.training.command_line import card_facts, parse_arguments, public_c
 from seqblend.training.fine_tuning import check_original, resolve_saved_model_defaults
 from seqblend.training.models import (
     add_end_tokens,
+    adds_special_tokens_to_targets,
     check_position_limit,
-    ends_targets,
     make_model,
     position_limit,
     reads_token_types,
@@ -185,7 +185,10 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         resolve_saved_model_defaults(model_args, data_args, args, task)
     if args.do_train:
         check_directory(args, model_args.sources(), wanted)
-    resolve_evaluation(args, task, set(rows), data_args.pack_documents or has_conversations(task, rows))
+    has_conversations = "messages" in next(iter(rows.values())).column_names
+    if has_conversations:
+        check_packing(args, "messages")
+    resolve_evaluation(args, task, set(rows), data_args.pack_documents or has_conversations)
     leakage = warn_about_leakage(rows, task.inputs) if args.should_log else {}
     model, settings = make_model_and_settings(model_args, data_args, args, task, rows)
     with args.main_process_first(desc="tokenizing"):
@@ -219,7 +222,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         # None replaces the result of an earlier run for the same split.
         **{f"{prefix}_leakage": leakage.get(name) for prefix, name in PREFIXES.items() if name in rows},
         **data_args.facts(),
-        **({"conversations": True} if args.do_train and has_conversations(task, rows) else {}),
+        **({"conversations": True} if args.do_train and has_conversations else {}),
     }
     return Job(task, splits, trainer, facts)
 
@@ -268,11 +271,6 @@ def check_hub(args: BlendTrainingArguments) -> None:
         check_access(Destination(name, token=args.hub_token))
 
 
-def has_conversations(task: Task, rows: LabelledData) -> bool:
-    """Whether the rows are conversations."""
-    return task.conversations in next(iter(rows.values())).column_names
-
-
 def make_model_and_settings(
     model_args: ModelArguments,
     data_args: DataArguments,
@@ -281,8 +279,6 @@ def make_model_and_settings(
     rows: LabelledData,
 ) -> tuple[PreTrainedModel, Settings]:
     """Build the tokenizer, the model and the settings of the task. Raises InputError for options that do not fit."""
-    if has_conversations(task, rows):
-        check_packing(args, task.conversations)
     tokenizer = make_tokenizer(model_args, data_args, task, rows.get("train"))
     set_seed(args.seed)
     weights = class_weights(data_args, args, task, rows)
@@ -316,7 +312,6 @@ def make_settings(
     return Settings(
         tokenizer=tokenizer,
         labels=rows.label_names,
-        where=rows.where,
         origins=rows.origins,
         problem_type=model.config.problem_type,
         token_types=reads_token_types(model.config),
@@ -324,7 +319,7 @@ def make_settings(
         overflow=data_args.overflow,
         overlap=data_args.overlap,
         noise=data_args.noise(),
-        tokenizer_ends_targets=ends_targets(tokenizer, model.config),
+        adds_special_tokens_to_targets=adds_special_tokens_to_targets(tokenizer, model.config),
         pack_documents=data_args.pack_documents,
         bleu_tokenize=data_args.bleu_tokenize,
         **lengths,

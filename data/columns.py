@@ -32,6 +32,10 @@ MAX_DEPTH = 5
 # The keys of a message, and the role of the messages that are answers.
 MESSAGE_KEYS = ("role", "content")
 ASSISTANT = "assistant"
+# For messages with the keys and roles of ShareGPT.
+SHAREGPT_HINT = (
+    "; rename the keys from and value to role and content, and the roles human and gpt to user and assistant"
+)
 # A character that probably separates labels: , ; or | beside a word character, or # between two of them.
 SEPARATOR = re.compile(r"(?<=\w)[,;|]|[,;|](?=\w)|(?<=\w)#(?=\w)")
 
@@ -204,8 +208,8 @@ def _message(number: int, value: Any) -> dict[str, str]:
         raise ValueError(f"message {number} must be an object with role and content, but is {describe(value)}")
     others = [name for name, each in value.items() if name not in MESSAGE_KEYS and each not in (None, "", [], {})]
     if others:
-        hint = "; rename from and value, and their human and gpt to user and assistant" if "from" in others else ""
         names = ", ".join(map(repr, others))
+        hint = SHAREGPT_HINT if "from" in others else ""
         raise ValueError(f"message {number} has {names}, but only role and content are read{hint}")
     for key in MESSAGE_KEYS:
         if type(value.get(key)) is not str:
@@ -229,7 +233,7 @@ def _conversation(value: Any) -> list[dict[str, str]]:
     if ASSISTANT not in roles:
         raise ValueError(f"has no answer: no role is {ASSISTANT!r}, but {', '.join(map(repr, roles))}")
     if roles[0] == ASSISTANT:
-        raise ValueError(f"begins with an answer (role {ASSISTANT!r}), and no message before it asks for that")
+        raise ValueError(f"begins with an answer (role {ASSISTANT!r}), but a message must come before it")
     return messages
 
 
@@ -289,7 +293,7 @@ def present_fields(fields: list[Field], row: dict[str, Any], where: str) -> list
     if len(found) > 1:
         names = " and ".join(repr(field.column) for field in found)
         flags = " or ".join(f"--{field.name}_column {field.column}" for field in found)
-        raise InputError(f"{where}: has the columns {names}, of which one is read; choose by {flags}")
+        raise InputError(f"{where}: has the columns {names}; only one can be read, choose it with {flags}")
     if alternatives and not found:
         raise missing_column(alternatives, row, where)
     for field in fields:
@@ -478,7 +482,7 @@ class Schema:
         kinds |= self.prediction_kinds if split == "prediction" else {}
         named = [name for name in self.alternatives if getattr(self.columns, name) is not None]
         if len(named) > 1:
-            raise InputError(f"{named[0]}_column: does not go together with {named[1]}_column; give one of the two")
+            raise InputError(f"{named[0]}_column: cannot be combined with {named[1]}_column")
         fields = []
         for name, kind in kinds.items():
             column = self.columns.name_of(name)

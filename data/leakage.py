@@ -29,19 +29,19 @@ def warn_about_leakage(data: LabelledData, inputs: Sequence[str]) -> dict[str, s
     """
     train, messages = data.get("train"), {}
     for split in data if train is not None else ():
-        where = data.where[split]
+        source = str(data.origins[split])
         if split == "train":
             continue
         if isinstance(train, RowStream):
-            reason = "is trained on" if where == data.where["train"] else "is not compared with a stream"
-            logger.warning("%s: %s %s", split, where, reason)
+            reason = "is trained on" if source == str(data.origins["train"]) else "is not compared with a stream"
+            logger.warning("%s: %s %s", split, source, reason)
             messages[split] = f"{split}: the split {reason}"
             continue
         columns = [name for name in inputs if name in train.column_names]
         if count := count_shared_rows(data[split], train, columns):
             rows, verb = f"{len(data[split]):,} rows", "is" if count == 1 else "are"
             found = f"{count:,} {verb} also in training, by {' and '.join(columns)}"
-            logger.warning("%s: of %s (%s) %s", split, rows, where, found)
+            logger.warning("%s: of %s (%s) %s", split, rows, source, found)
             messages[split] = f"{split}: of {rows} {found}"
     return messages
 

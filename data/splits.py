@@ -85,13 +85,11 @@ class LabelledData(datasets.DatasetDict):
     Args:
         label_names: those of the training split, or of the model; empty without either.
         streamed_labels: the labels of a streamed training split, as a data set with one column.
-        where: the files or the data set that each split comes from, for messages.
-        origins: the sources of each split's rows, for messages about a row.
+        origins: the sources of each split's rows, for messages.
     """
 
     label_names: list[str] = []
     streamed_labels: datasets.Dataset | None = None
-    where: dict[str, str] = {}
     origins: dict[str, Origin] = {}
 
 
@@ -130,8 +128,7 @@ def load_data(schema: Schema, options: DataOptions, known: list[str] | None = No
             origins[split] = Origin([source.name for source in sources[split]], [])
         else:
             data[split], origins[split] = _read(sources[split], fields[split])
-    data.where = {split: str(origin) for split, origin in origins.items()}
-    _check_same_columns({data.where[split]: data[split].column_names for split in data})
+    _check_same_columns({str(origins[split]): data[split].column_names for split in data})
     if schema.labels is not None and ("train" in data or known is not None):
         labels = {split: data[split] for split in data}
         if isinstance(labels.get("train"), RowStream):

@@ -38,7 +38,6 @@ class Task(abc.ABC):
         reference: the standard column that predictions are compared with.
         text_columns: the standard columns that the tokenizer is trained on.
         options: its fields of DataArguments, without those that every task has.
-        conversations: the standard column that holds conversations, if the task reads them; they are always packed.
         reads_words: whether `text_columns` hold lists of words, not texts.
         generates: whether predictions are generated token by token.
         adds_special_tokens: whether its tokenizer puts special tokens around a text; False if texts are continued.
@@ -58,7 +57,6 @@ class Task(abc.ABC):
     reference: ClassVar[str]
     text_columns: ClassVar[tuple[str, ...]]
     options: ClassVar[tuple[str, ...]] = ()
-    conversations: ClassVar[str | None] = None
     reads_words: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     adds_special_tokens: ClassVar[bool] = True
@@ -136,7 +134,7 @@ class Task(abc.ABC):
         """The function that makes a batch from encoded rows."""
 
     def end_tokens(self, rows: datasets.Dataset | RowStream, settings: Settings) -> list[int]:
-        """The ids of the tokens that end an answer in training rows, and shall end generation, too."""
+        """Ids of the tokens that end an answer in the training rows; generation must stop at them, too."""
         return []
 
     # --- From predictions to metrics ---

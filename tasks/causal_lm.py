@@ -25,7 +25,7 @@ from ..tokenization.shortening import token_ids_of
 from .base import Positions, Task, generate, mean_probabilities, row_slices
 from .conversations import check_chat_tokenizer, check_conversations, encode_conversations, has_answer, render
 from .corruption import IGNORE
-from .encoding import Answer, Row, Rows, Settings, count_tokens, fill, opening_tokens, tokenize
+from .encoding import Answer, Row, Rows, Settings, count_tokens, fill, leading_special_tokens, tokenize
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,6 @@ class CausalLM(Task):
     inputs = text_columns = ("text", "messages")
     reference = "text"
     options = ("pack_documents", "messages_column", "chat_template")
-    conversations = "messages"
     adds_special_tokens = False
     truncation_side = padding_side = "left"
     generation = {"max_new_tokens": 64}
@@ -64,46 +63,59 @@ class CausalLM(Task):
             check_chat_tokenizer(settings.tokenizer)
 
     def encode(self, batch: Rows, settings: Settings) -> Rows:
-        """Texts as documents, each with an end token, and the tokenizer's own token before it, if it has one.
+        """Texts as documents, each with an end token, and before it the tokenizer's own special token, if it has one.
 
-        Conversations as `encode_conversations`.
+        Conversations become sequences of `encode_conversations`.
         """
         tokenizer = settings.tokenizer
         if "messages" in batch:
             encoded = encode_conversations(tokenizer, batch["messages"], settings.max_length)
             encoded.pop("ends")
             return encoded
-        opening, end = opening_tokens(tokenizer), tokenizer.eos_token_id
-        return {"input_ids": [[*opening, *ids, end] for ids in token_ids_of(tokenizer, batch["text"])]}
+        leading, end = leading_special_tokens(tokenizer), tokenizer.eos_token_id
+        return {"input_ids": [[*leading, *ids, end] for ids in token_ids_of(tokenizer, batch["text"])]}
 
     def regroup(self, documents: Iterator[pa.Table], settings: Settings) -> Iterator[pa.RecordBatch]:
-        """Rows of whole documents or conversations, or blocks of one stream; a row may continue in the next table."""
-        return regroup_tables(documents, settings.max_length, settings.pack_documents)
+        """Rows of whole documents or conversations, or blocks of one stream; a row may continue in the next table.
+
+        Conversations are always packed. Those without a label are left out.
+        """
+        first = next(documents, None)
+        if first is None:
+            return
+        documents, max_length = chain([first], documents), settings.max_length
+        if "labels" in first.column_names:
+            with_answer = (table.filter(pa.array(has_answer(table))) for table in documents)
+            yield from pack_documents(((table["input_ids"], table["labels"]) for table in with_answer), max_length)
+        elif settings.pack_documents:
+            yield from pack_documents(((table["input_ids"], table["input_ids"]) for table in documents), max_length)
+        else:
+            yield from cut_stream((table["input_ids"] for table in documents), max_length)
 
     def check_documents(self, documents: datasets.Dataset, settings: Settings, split: str) -> None:
-        """Warn about documents or conversations longer than a row, and about answers that are not asked for exactly.
+        """Warn about documents longer than a row, and prompts whose tokens differ from those in the conversation.
 
         Raises:
             InputError: there is no token to predict from another.
         """
-        where = settings.where.get(split, split)
+        source = settings.source_of(split)
         if "labels" in documents.column_names:
-            check_conversations(documents, where, settings.max_length)
+            check_conversations(documents, source, settings.max_length)
             return
         lengths = count_tokens(documents, ("input_ids",))
         if not settings.pack_documents:
             if lengths.sum() < 2:
                 raise InputError(
-                    f"{where}: the texts have {lengths.sum()} tokens, too few to predict one from another"
+                    f"{source}: the texts have {lengths.sum()} tokens, too few to predict one from another"
                 )
             return
         if lengths.max() < 2:
-            raise InputError(f"{where}: no text has a token to predict another from")
+            raise InputError(f"{source}: no text has a token to predict another from")
         long = lengths[lengths > settings.max_length]
         if len(long):
             message = "%s: %d of %d documents are longer than max_length=%d and are cut into %d pieces"
             pieces = -(-long // settings.max_length)
-            logger.warning(message, where, len(long), len(lengths), settings.max_length, pieces.sum())
+            logger.warning(message, source, len(long), len(lengths), settings.max_length, pieces.sum())
 
     def make_collator(self, settings: Settings) -> Callable[[list[Row]], dict[str, torch.Tensor]]:
         """Pads rows, or concatenates rows of packed documents."""
@@ -118,15 +130,15 @@ class CausalLM(Task):
         return sorted({*chain.from_iterable(encoded["ends"])})
 
     def default_generation(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-        """A number of tokens; a chat model ends by itself, so it has more."""
+        """The number of tokens to generate; larger for a chat model, which ends its answers by itself."""
         return self.generation if tokenizer.chat_template is None else {"max_new_tokens": ANSWER_LENGTH}
 
     def read_rows(self, rows: list[Row], settings: Settings) -> BatchEncoding:
-        """Prompts, without an end token: it would end the text; of messages, what asks for the next answer.
+        """Prompts, without an end token, which would end the text; of messages, the prompt for the next answer.
 
         Raises:
-            InputError: the tokenizer cannot be asked with messages.
-            RowError: the chat template refuses the messages of a row.
+            InputError: the tokenizer cannot read messages.
+            RowError: the chat template fails for the messages of a row.
         """
         tokenizer, texts = settings.tokenizer, []
         for index, row in enumerate(rows):
@@ -139,8 +151,8 @@ class CausalLM(Task):
             except ValueError as error:
                 raise RowError(index, str(error)) from error
         # A chat template writes the first token itself.
-        opens = "messages" not in rows[0] and bool(opening_tokens(tokenizer))
-        return tokenize(settings, texts, add_special_tokens=opens)
+        adds_tokens = "messages" not in rows[0] and bool(leading_special_tokens(tokenizer))
+        return tokenize(settings, texts, add_special_tokens=adds_tokens)
 
     def run_model(
         self,
@@ -185,25 +197,6 @@ class CausalCollator:
 # --- From documents to rows ---
 
 
-def regroup_tables(documents: Iterator[pa.Table], max_length: int, pack: bool) -> Iterator[pa.RecordBatch]:
-    """Rows of encoded documents or conversations; conversations without a label are left out.
-
-    Args:
-        documents: with `input_ids` and, of conversations, `labels`.
-        max_length: maximum length of a row.
-        pack: whether a row has whole documents; it always has whole conversations.
-    """
-    first = next(documents, None)
-    if first is None:
-        return
-    documents = chain([first], documents)
-    if "labels" in first.column_names:
-        with_answer = (table.filter(pa.array(has_answer(table))) for table in documents)
-        yield from pack_labelled(((table["input_ids"], table["labels"]) for table in with_answer), max_length)
-    else:
-        yield from (pack_documents if pack else cut_stream)((table["input_ids"] for table in documents), max_length)
-
-
 def cut_stream(documents: Iterable[pa.ListArray], max_length: int) -> Iterator[pa.RecordBatch]:
     """Join all documents to one stream and cut it into blocks of max_length tokens; the last one may be shorter.
 
@@ -228,21 +221,21 @@ def blocks_of(stream: np.ndarray, max_length: int) -> pa.RecordBatch:
     return rows_of([*starts, len(stream)], input_ids=stream, labels=stream)
 
 
-def pack_documents(documents: Iterable[pa.ListArray], max_length: int) -> Iterator[pa.RecordBatch]:
+def pack_documents(
+    documents: Iterable[tuple[pa.ListArray, pa.ListArray]], max_length: int
+) -> Iterator[pa.RecordBatch]:
     """Pack documents, in their order, into rows of at most max_length tokens.
 
     position_ids restart with each document, which tells the model where documents begin. The first token of a document
     has no label: there is no token to predict it from. A longer document is cut into pieces, which are separate, too.
 
     Args:
-        documents: token ids, some documents at a time.
+        documents: token ids and labels, some documents at a time.
         max_length: maximum length of a row.
+
+    Returns:
+        At least one batch, which may have no row.
     """
-    return pack_labelled(((ids, ids) for ids in documents), max_length)
-
-
-def pack_labelled(documents: Iterable[tuple[pa.ListArray, pa.ListArray]], max_length: int) -> Iterator[pa.RecordBatch]:
-    """As `pack_documents`, for token ids and labels; at least one batch, which may have no row."""
     tokens = labels = np.empty(0, dtype=np.int32)
     lengths = np.empty(0, dtype=np.int64)
     for part, part_labels in documents:

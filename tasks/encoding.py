@@ -29,7 +29,7 @@ Answer = dict[str, Any]
 # Columns that `tokenize` adds to count the tokens that did not fit; no model input.
 OVERFLOW_COLUMNS = ("document", "cut", "shortened")
 # Settings that do not change encoded rows.
-NOT_ENCODED = ("where", "origins", "bleu_tokenize", "top_k", "probabilities")
+NOT_ENCODED = ("origins", "bleu_tokenize", "top_k", "probabilities")
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,12 @@ class Settings:
         max_target_length: longest target, in tokens, with its end token.
         token_types: whether the model reads token_type_ids.
         seed: decides what is masked or cut out in evaluation.
-        where: the files or the data set of each split, for messages.
-        origins: the sources of the rows of each split, for messages about a row.
+        origins: the sources of the rows of each split, for messages.
         overflow: how a longer text is read: `truncate`, or `window` for several overlapping sequences.
         overlap: the tokens that two neighbouring windows share; None is a quarter of max_length.
         noise: how much of a text masked-lm and denoising corrupt.
-        tokenizer_ends_targets: whether targets get the special tokens of the tokenizer, as a checkpoint of another
-            architecture was trained with; else an end token.
+        adds_special_tokens_to_targets: whether targets get the tokenizer's special tokens, with which a converted
+            checkpoint was trained; else an end token.
         pack_documents: whether a causal language model reads documents as separate sequences.
         bleu_tokenize: the sacrebleu tokenizer of BLEU; None chooses it by the script of the references.
         top_k: the number of labels, or of tokens for a mask, in an answer, the most probable first.
@@ -66,12 +65,11 @@ class Settings:
     max_target_length: int
     token_types: bool
     seed: int
-    where: dict[str, str] = field(default_factory=dict)
     origins: dict[str, Origin] = field(default_factory=dict)
     overflow: str = "truncate"
     overlap: int | None = None
     noise: Noise = field(default_factory=Noise)
-    tokenizer_ends_targets: bool = False
+    adds_special_tokens_to_targets: bool = False
     pack_documents: bool = False
     bleu_tokenize: str | None = None
     top_k: int = 5
@@ -82,11 +80,15 @@ class Settings:
         """The id of each label."""
         return {name: index for index, name in enumerate(self.labels)}
 
+    def source_of(self, split: str) -> str:
+        """The files or the data set of a split, for messages; without origins the split's name."""
+        return str(self.origins.get(split, split))
+
     def place_of(self, split: str, index: int) -> str:
         """The place of a row of a split, for messages."""
         if split in self.origins:
             return self.origins[split].row(index + 1)
-        return f"{self.where.get(split, split)}: row {index + 1}"
+        return f"{split}: row {index + 1}"
 
     @property
     def stride(self) -> int:
@@ -193,15 +195,15 @@ def count_cut_tokens(
     return [cut.get(row, 0) for row in range(len(kept))]
 
 
-def opening_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The special tokens before a text that is continued, such as `<s>` of Llama; none if it would be closed, too."""
-    if closes_texts(tokenizer):
+def leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The special tokens before a text, such as `<s>` of Llama; none if the tokenizer appends one, too."""
+    if appends_special_token(tokenizer):
         return []
     return list(tokenizer("")["input_ids"])
 
 
-def closes_texts(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer puts a special token after a text. It would end a text that is to be continued."""
+def appends_special_token(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer puts a special token after a text; it would end a text that is to be continued."""
     mask = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
     return bool(mask) and mask[-1] == 1
 

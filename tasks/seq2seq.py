@@ -58,15 +58,12 @@ class Seq2Seq(Task):
             example = different[0] if different and not changed else example
             changed += len(different)
         if changed:
-            where, message = (
-                settings.where.get(split, split),
-                "%s: the tokenizer changes %d of %d targets: %r becomes %r",
-            )
-            logger.warning(message, where, changed, len(rows), *example)
+            message = "%s: the tokenizer changes %d of %d targets: %r becomes %r"
+            logger.warning(message, settings.source_of(split), changed, len(rows), *example)
 
     def encode(self, batch: Rows, settings: Settings) -> Rows:
         """Sources; the labels are the tokens of the target (the first one of several references) and the end token."""
-        tokenizer, special = settings.tokenizer, settings.tokenizer_ends_targets
+        tokenizer, special = settings.tokenizer, settings.adds_special_tokens_to_targets
         features = tokenize(settings, batch["source"], max_length=settings.max_source_length)
         end = [] if special else [tokenizer.eos_token_id]
         limit = settings.max_target_length - len(end)

@@ -55,7 +55,7 @@ class TokenClassification(Task):
     def check(self, rows: datasets.Dataset, settings: Settings, split: str) -> None:
         """Raises InputError if no row has a word."""
         if not any(rows["tokens"]):
-            raise InputError(f"{settings.where.get(split, split)}: no row has a word")
+            raise InputError(f"{settings.source_of(split)}: no row has a word")
 
     def encode(self, batch: Rows, settings: Settings) -> Rows:
         """Words; the label of a word's first token is the id of its tag, other tokens have no label."""

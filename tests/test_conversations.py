@@ -123,7 +123,7 @@ def test_labels_are_the_answers_and_their_ends(name, data):
     spans = [span for labels in encoded["labels"] for span in spans_of(labels)]
     expected = [ANSWERS[name].format(text) for messages in conversations for text in answers_of(messages)]
     assert [tokenizer.decode(span) for span in spans] == expected
-    assert not any(encoded["boundary"]) and not any(encoded["excess"])
+    assert not any(encoded["difference"]) and not any(encoded["cut_tokens"])
     # Each label stands at its token.
     for ids, labels in zip(encoded["input_ids"], encoded["labels"], strict=True):
         assert all(label in (IGNORE, token) for token, label in zip(ids, labels, strict=True))
@@ -244,7 +244,9 @@ def test_prompts_with_other_tokens_are_counted(caplog):
     tokenizer = tokenizer_with(template)
     encode(tokenizer, [chat("red?", "is a"), chat("red?", "7")])
     (message,) = caplog.messages
-    assert "train: in 1 of 2 conversations the tokens before an answer are not those of the prompt alone" in message
+    assert (
+        "train: in 1 of 2 conversations the tokens before an answer differ from those of the prompt alone" in message
+    )
     assert "assistant: ' and 'is a<|im_end|>\\n'" in message
 
 
@@ -392,9 +394,15 @@ def test_conversations_that_are_also_in_training_are_counted(saved, tmp_path, ca
 def test_of_a_text_and_messages_the_named_one_is_read(saved, tmp_path, capsys):
     rows = [{"messages": messages, "text": "a text"} for messages in CHATS]
     given = options(saved, "chatml", tmp_path, rows)
-    words = ["train.jsonl", "'text' and 'messages'", "--text_column text", "--messages_column messages"]
+    words = [
+        "train.jsonl",
+        "'text' and 'messages'; only one can be read",
+        "--text_column text",
+        "--messages_column messages",
+    ]
     assert_refused(tmp_path, given, words, capsys)
-    assert_refused(tmp_path, {**given, "text_column": "text", "messages_column": "messages"}, ["text_column"], capsys)
+    both = {**given, "text_column": "text", "messages_column": "messages"}
+    assert_refused(tmp_path, both, ["text_column: cannot be combined with messages_column"], capsys)
     for name in ("text", "messages"):
         job = prepared(tmp_path / name, **given, **{f"{name}_column": name})
         assert job.splits["train"].rows.column_names == [name]
@@ -409,7 +417,7 @@ WRONG = {
     "empty": ([], ["empty list"]),
     "no object": (["a"], ["message 1", "the text 'a'"]),
     "no answer": ([MESSAGE, {"role": "gpt", "content": "b"}], ["no answer", "'user', 'gpt'"]),
-    "answer first": ([ANSWER, MESSAGE, ANSWER], ["begins with an answer"]),
+    "answer first": ([ANSWER, MESSAGE, ANSWER], ["begins with an answer", "but a message must come before it"]),
     "no content": ([MESSAGE, {"role": "assistant"}], ["content of message 2", "missing"]),
     "null": ([MESSAGE, {"role": "assistant", "content": None}], ["content of message 2", "null"]),
     "parts": ([{"role": "user", "content": [{"type": "text"}]}, ANSWER], ["content of message 1", "a list"]),
@@ -417,7 +425,7 @@ WRONG = {
     "empty role": ([{"role": "", "content": "a"}, ANSWER], ["role of message 1 is empty"]),
     "tool calls": ([MESSAGE, {**ANSWER, "tool_calls": [{"name": "f"}]}], ["message 2 has 'tool_calls'"]),
     "weight": ([MESSAGE, {**ANSWER, "weight": 0}], ["message 2 has 'weight'"]),
-    "sharegpt": ([{"from": "human", "value": "a"}], ["message 1 has 'from', 'value'", "rename"]),
+    "sharegpt": ([{"from": "human", "value": "a"}], ["message 1 has 'from', 'value'", "rename the keys"]),
     "surrogate": ([MESSAGE, {**ANSWER, "content": "\ud83d"}], ["surrogate"]),
 }  # fmt: skip
 
@@ -462,8 +470,12 @@ PROMPTS_OTHERWISE = CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>as
 @pytest.mark.parametrize(
     "template, messages, words",
     [
-        (PROMPTS_OTHERWISE, CHATS[0], ["message 2", "<think>", "does not begin so"]),
-        (CHATML.replace("'<|im_end|>'", "''"), CHATS[0], ["no token of its own", "eos_token"]),
+        (PROMPTS_OTHERWISE, CHATS[0], ["message 2", "<think>", "does not begin with this prompt"]),
+        (
+            CHATML.replace("'<|im_end|>'", "''"),
+            CHATS[0],
+            ["writes '\\n', in which no added token follows", "eos_token"],
+        ),
         (CHATML.replace("+ message.content +", "+"), CHATS[0], ["message 2", "does not write its content"]),
         (LLAMA, chat("a", "b", system="c")[::-1], ["begins with"]),
         (LLAMA, [MESSAGE, MESSAGE, ANSWER], ["roles must alternate"]),
@@ -474,7 +486,7 @@ PROMPTS_OTHERWISE = CHATML.replace("'<|im_start|>assistant\n'", "'<|im_start|>as
 def test_a_template_that_cannot_be_learnt_is_refused(streaming, template, messages, words, tmp_path, capsys):
     tokenizer_with(template).save_pretrained(tmp_path / "other")
     rows = [{"messages": messages}]
-    good = [] if words[0] == "no token of its own" or words[0] == "message 2" else [{"messages": CHATS[0]}]
+    good = [] if "no added token" in words[0] or words[0] == "message 2" else [{"messages": CHATS[0]}]
     given = options(tmp_path, "other", tmp_path, [*good, *rows], streaming=streaming)
     assert_refused(tmp_path, given, [f"train.jsonl: row {len(good) + 1}", *words], capsys)
 

@@ -245,7 +245,7 @@ def test_several_files_and_globs(tmp_path):
 
 def test_many_files_are_not_all_listed(tmp_path):
     files = [write_json_lines(tmp_path / f"{number:03}.jsonl", [{"text": "a"}]) for number in range(120)]
-    assert load_data(LANGUAGE, train_file=files).where["train"] == f"{files[0]} and 119 more"
+    assert str(load_data(LANGUAGE, train_file=files).origins["train"]) == f"{files[0]} and 119 more"
 
 
 def two_files(tmp_path, first, second):

@@ -245,11 +245,11 @@ def test_cut_documents_are_counted(caplog):
 )
 def test_documents_that_come_in_parts_are_grouped_as_if_they_came_at_once(texts, length, pack):
     documents = [[*CHAR(text, add_special_tokens=False)["input_ids"], CHAR.eos_token_id] for text in texts]
-    regroup = pack_documents if pack else cut_stream
 
     def rows(parts):
         arrays = (pa.array(part, pa.list_(pa.int32())) for part in parts)
-        return [row for batch in regroup(arrays, length) for row in batch.to_pylist()]
+        batches = pack_documents(((ids, ids) for ids in arrays), length) if pack else cut_stream(arrays, length)
+        return [row for batch in batches for row in batch.to_pylist()]
 
     assert rows([documents]) == rows([[each] for each in documents])
 

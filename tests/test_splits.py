@@ -50,7 +50,7 @@ def test_what_is_not_asked_for_is_not_read_and_what_is_left_out_is_named(by_name
 def test_splits_are_chosen(by_name, streaming, caplog):
     data = load(by_name, "train", "validation", streaming=streaming, validation="dev_matched")
     assert data["validation"]["text"][0] == "matched a"
-    assert data.where["validation"] == f"{by_name}, split dev_matched"
+    assert str(data.origins["validation"]) == f"{by_name}, split dev_matched"
     assert "not read: split dev_mismatched, test" in caplog.text
 
 

@@ -14,6 +14,7 @@ from transformers import EvalPrediction
 
 from seqblend import FAMILIES
 from seqblend.data.errors import InputError
+from seqblend.data.sources import Origin
 from seqblend.hub_card.record import select_example
 from seqblend.tasks.corruption import IGNORE
 from seqblend.tasks.encoding import Settings
@@ -406,7 +407,11 @@ def test_targets_come_back_whatever_they_spell(kind, caplog):
 def test_targets_that_a_tokenizer_changes_are_told_in_one_line(caplog, tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "-", "b"]))
     rows = [{"source": "a", "target": target} for target in ("a b", "a-b", "A", "a [SEP] b")]
-    encode("seq2seq-lm", rows, settings_for(load_tokenizer(tmp_path), where={"train": "file.csv"}))
+    encode(
+        "seq2seq-lm",
+        rows,
+        settings_for(load_tokenizer(tmp_path), origins={"train": Origin(["file.csv"], [len(rows)])}),
+    )
     assert caplog.messages == ["file.csv: the tokenizer changes 3 of 4 targets: 'a-b' becomes 'a - b'"]
 
 

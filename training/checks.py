@@ -90,7 +90,9 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
         known = [backend.value.lower() for backend in DynamoBackend]
         check_choice("torch_compile_backend", args.torch_compile_backend.lower(), known)
     if args.push_original and args.push_to_hub:
-        raise InputError("push_original: replaces the model that push_to_hub pushes; give one of the two")
+        raise InputError(
+            "push_original: cannot be combined with push_to_hub: both push a model to the same repository"
+        )
     if args.allow_changed and args.resume is None and args.resume_from_checkpoint is None:
         raise InputError("allow_changed: needs --resume auto or --resume_from_checkpoint")
 
@@ -326,11 +328,9 @@ def resolve_steps(args: Seq2SeqTrainingArguments, model: str | None, splits: set
         )
     originals = [flag for flag in ("save_original", "push_original") if getattr(args, flag)]
     if originals and not args.do_train:
-        raise InputError(f"{originals[0]}: nothing is trained; seqblend convert writes a saved model in its format")
+        raise InputError(f"{originals[0]}: nothing is trained; to convert a saved model, use seqblend convert")
     if args.push_to_hub and not args.do_train:
-        raise InputError(
-            "push_to_hub: nothing is trained; a saved model is pushed by python -m seqblend.hub_card.publish"
-        )
+        raise InputError("push_to_hub: nothing is trained; to push a saved model, use seqblend publish")
     if not args.do_train and not model:
         raise InputError("model_name_or_path: nothing is trained (do_train, train_file), and no saved model is named")
 

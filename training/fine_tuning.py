@@ -61,7 +61,7 @@ def resolve_saved_model_defaults(
         setattr(data_args if name == "max_length" else args, name, value)
     if chosen:
         parts = [f"{name} {value:g} ({reason})" for name, (value, reason) in chosen.items()]
-        logger.info("Defaults for a saved model: %s; a flag changes each", ", ".join(parts))
+        logger.info("Defaults for fine-tuning, for options that were not given: %s", ", ".join(parts))
 
 
 def check_original(args: BlendTrainingArguments, model: PreTrainedModel) -> None:

@@ -90,8 +90,8 @@ def reads_token_types(config: PretrainedConfig) -> bool:
     return any((getattr(part, "type_vocab_size", 0) or 0) > 1 for part in part_configs(config))
 
 
-def ends_targets(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> bool:
-    """Whether targets get the special tokens of the tokenizer: those that a converted checkpoint was trained with."""
+def adds_special_tokens_to_targets(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> bool:
+    """Whether targets get the tokenizer's special tokens, with which a converted checkpoint was trained."""
     return config.original_model_type is not None and tokenizer.num_special_tokens_to_add() > 0
 
 

@@ -29,7 +29,7 @@ from ..data.errors import InputError, check_choice, error_line, loading_error_li
 from ..data.streams import RowStream
 from ..tasks.base import Task
 from ..tasks.corruption import add_sentinels
-from ..tasks.encoding import closes_texts
+from ..tasks.encoding import appends_special_token
 from ..tokenization.kinds import (
     NORMALIZATIONS,
     TOKENIZER_TYPES,
@@ -159,7 +159,7 @@ def make_tokenizer(
             adds_special_tokens=task.adds_special_tokens,
             exact=task.needs_exact_decoding,
         )
-    if not task.adds_special_tokens and closes_texts(tokenizer):
+    if not task.adds_special_tokens and appends_special_token(tokenizer):
         tokenizer = without_special_tokens(tokenizer)
     if data_args.chat_template is not None:
         set_chat_template(tokenizer, data_args.chat_template)
