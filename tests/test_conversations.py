@@ -336,8 +336,8 @@ def test_end_tokens_of_a_saved_model_stay(models, saved, tmp_path):
 
 
 def test_a_new_tokenizer_gets_a_chat_template(tmp_path):
-    """That of docs/training.md."""
-    path, page = tmp_path / "chat.jinja", (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    """That of docs/fine_tuning.md."""
+    path, page = tmp_path / "chat.jinja", (ROOT / "docs" / "fine_tuning.md").read_text(encoding="utf-8")
     (template,) = (block for block in page.split("```\n") if block.startswith("{% for"))
     path.write_text(template)
     given = options(tmp_path, "", tmp_path, tokenizer_name_or_path=None, vocab_size=300, chat_template=path)
