@@ -1,4 +1,4 @@
-"""Directories of runs that trained an adopted checkpoint: small stock models of every kind of head."""
+"""Directories of runs that trained a converted checkpoint: small stock models of every kind of head."""
 
 import json
 import string

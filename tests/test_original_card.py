@@ -378,7 +378,7 @@ def test_files_of_the_user_are_not_lost(run, unopened):
 
 
 def test_code_that_the_original_named_is_not_named_again(run, unopened, caplog):
-    """transformers' class was adopted in its place; a module of sentence-transformers that needs code is refused."""
+    """transformers' class is used instead; a module of sentence-transformers that needs code is refused."""
     edit(run / "original_files" / CONFIG, auto_map={"AutoModel": "evil.Model"})
     kept = run / "original_files" / "file-tokenizer_config.json"
     edit(kept, auto_map={"AutoTokenizer": ["evil.Tokenizer", None]})

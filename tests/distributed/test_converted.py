@@ -1,4 +1,4 @@
-"""Models that were converted train in two processes as in one, and go back from there."""
+"""Models that were converted train in two processes as in one, and are converted back."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def opened(name, folder):
 
 
 def train_each(folder, **options):
-    """The losses of each model's run; what was trained is given back."""
+    """The losses of each model's run; what was trained is converted back."""
     losses = {}
     for name, (_, head) in CONVERTED.items():
         trainer = trainer_for(head, opened(name, folder), folder / f"run-{name}", 2, **options)

@@ -1,4 +1,4 @@
-"""A model of sentence-transformers becomes one of ours, computes the same without padding, learns, and goes back."""
+"""A model of sentence-transformers is converted, computes the same without padding, learns, and is converted back."""
 
 import json
 import shutil
@@ -234,7 +234,7 @@ def test_a_model_that_is_trained_without_the_package(places, tmp_path):
 
 
 def test_a_model_that_was_not_one_of_sentence_transformers(tmp_path, places):
-    """A plain BERT, adopted and trained in a SentenceTransformer, goes back as one."""
+    """A plain BERT, converted and trained in a SentenceTransformer, is converted back to one."""
     convert(save_bert(places[0]), places[1])
     transformer = Transformer(str(places[1]))
     model = SentenceTransformer(modules=[transformer, Pooling(32, pooling_mode="cls")], device="cpu")

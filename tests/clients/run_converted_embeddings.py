@@ -1,6 +1,6 @@
-"""An adopted sentence-transformers model beside the stock one: embeddings, speed, training, and back.
+"""A converted sentence-transformers model beside the stock one: embeddings, speed, training, and back.
 
-    python tests/clients/run_adopted_embeddings.py MODEL DATA WORK
+    python tests/clients/run_converted_embeddings.py MODEL DATA WORK
 
 MODEL is a directory of sentence-transformers, such as all-MiniLM-L6-v2, and DATA the directory of python_docs_en_ko.
 Prints what it measured. Both models get the same texts; their runs alternate. Times are medians of CPU seconds, with
