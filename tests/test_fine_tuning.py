@@ -287,11 +287,16 @@ def without_model_type(directory):
         (without_model_type, CLASSIFY, ["model_name_or_path", "model_type", "seqblend convert"], {}),
         (None, CONTINUE, ["encoder has no head for task causal-lm"], {}),
         (None, CLASSIFY, ["save_original", "pooling"], {"save_original": True, "config_overrides": "pooling=mean"}),
-        (None, CLASSIFY, ["push_original", "push_to_hub"], {"push_original": True, "push_to_hub": True}),
+        (
+            None,
+            CLASSIFY,
+            ["push_original: cannot be combined with push_to_hub"],
+            {"push_original": True, "push_to_hub": True},
+        ),
         (
             None,
             FILL,
-            ["save_original", "nothing is trained"],
+            ["save_original: nothing is trained", "use seqblend convert"],
             {"save_original": True, "do_eval": True, "validation_file": "masked-lm.jsonl"},
         ),
     ],

@@ -621,7 +621,10 @@ def test_a_run_that_trains_nothing_pushes_nothing(hub, opened, tmp_path, capsys)
         str(tmp_path / "o"),
     ]
     assert train(words) == 2
-    assert "push_to_hub: nothing is trained" in capsys.readouterr().err and not hub.repos
+    assert (
+        "push_to_hub: nothing is trained; to push a saved model, use seqblend publish" in capsys.readouterr().err
+        and not hub.repos
+    )
 
 
 def test_names_without_an_owner_are_the_users(hub):
