@@ -542,7 +542,7 @@ def test_a_failed_push_says_how_to_continue(hub, unopened, original):
 
 
 def test_a_checkpoint_of_sentence_transformers_stays_whole(runs, unopened, tmp_path):
-    """Its modules are in the repository as they were; other folders are not."""
+    """The modules of a classifier, as a CrossEncoder, are in the repository as they were; other folders are not."""
     run = shutil.copytree(runs["one-label"], tmp_path / "run")
     modules = b'[{"path": "",\n "type": "sentence_transformers.models.Transformer"}, '
     modules += b'{"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]'
@@ -552,6 +552,7 @@ def test_a_checkpoint_of_sentence_transformers_stays_whole(runs, unopened, tmp_p
         (folder / f"file-{name.replace('/', '--')}").write_bytes(content)
     files = json.loads((folder / "origin.json").read_text())["files"]
     edit(folder / "origin.json", files=[*files, *kept])
+    edit(folder / "config.json", architectures=["BertForSequenceClassification"])
     shutil.rmtree(run / "original")
     target = write_original(run)
     assert all((target / name).read_bytes() == content for name, content in kept.items())
