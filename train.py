@@ -1,4 +1,4 @@
-"""Train, evaluate and predict: `python train.py [FILE.yaml|FILE.json] [--flag value …]`, `--help` for all flags."""
+"""Train, evaluate and predict: `seqblend train [FILE.yaml|FILE.json] [--flag value …]`, `--help` for all flags."""
 
 import contextlib
 import logging

@@ -234,4 +234,4 @@ def public_command(argv: list[str], secret: str | None) -> str:
         flag, equals, value = word.rpartition("=") if word.startswith("-") else ("", "", word)
         value = Path(value).name if Path(value).is_absolute() else value
         words.append("…" if secret and secret in word else flag + equals + value)
-    return shlex.join(["python", "train.py", *words])
+    return shlex.join(["seqblend", "train", *words])
