@@ -1,4 +1,4 @@
-"""Train, evaluate and predict: `python train.py [FILE.yaml|FILE.json] [--flag value …]`, `--help` for all flags."""
+"""Train, evaluate and predict: `seqblend train [FILE.yaml|FILE.json] [--flag value …]`, `--help` for all flags."""
 
 import contextlib
 import logging
@@ -39,10 +39,11 @@ from seqblend.training.checks import (
 )
 from seqblend.training.class_weights import class_weights
 from seqblend.training.command_line import card_facts, parse_arguments, public_command
-from seqblend.training.fine_tuning import check_original, resolve_saved_model_defaults
+from seqblend.training.fine_tuning import check_original, resolve_packed_batch, resolve_saved_model_defaults
 from seqblend.training.models import (
     add_end_tokens,
     adds_special_tokens_to_targets,
+    check_generation_settings,
     check_position_limit,
     make_model,
     position_limit,
@@ -195,6 +196,9 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         splits = encode_splits(task, rows, settings, data_args.preprocessing_num_workers)
     if args.do_train:
         add_end_tokens(model, task.end_tokens(rows["train"], settings))
+        check_generation_settings(model)
+        if path:
+            resolve_packed_batch(args, splits["train"])
     if line := task.describe_labels(settings.labels):
         logger.info(line)
     if args.metric_for_best_model is not None and "validation" in splits:
@@ -283,7 +287,7 @@ def make_model_and_settings(
     set_seed(args.seed)
     weights = class_weights(data_args, args, task, rows)
     model = make_model(model_args, data_args, args, tokenizer, rows.label_names, weights)
-    check_original(args, model)
+    check_original(args, model_args, model, tokenizer)
     set_token_types(tokenizer, reads_token_types(model.config))
     settings = make_settings(data_args, args, task, tokenizer, rows, model)
     if args.do_train:

@@ -22,6 +22,8 @@ from .faults import IDENTITY
 Facts = dict[str, Any]
 # The number of rows that are hashed at a time.
 BLOCK_ROWS = 10_000
+# About the number of values of each frozen weight that are hashed.
+SAMPLED = 64
 # The most characters of a value in a message.
 SHOWN = 60
 
@@ -63,6 +65,7 @@ FREE = {
 DIGESTS = {
     "tokenizer": "tokenizer is another one",
     "chat_template": "chat_template is another one",
+    "base_weights": "the model under the adapter is another one",
     "train_dataset": "train_dataset has other rows, or the same rows in another order",
     "eval_dataset": "eval_dataset, by which the best model is chosen, has other rows or references",
 }
@@ -190,6 +193,7 @@ def facts_of(
         "trained_parameters": sum(each.numel() for each in model.parameters() if each.requires_grad),
         **config_facts(getattr(model, "config", None)),
         **{f"peft.{name}": adapter_facts(each) for name, each in getattr(model, "peft_config", {}).items()},
+        "base_weights": base_digest(model, args),
         "tokenizer": tokenizer_digest(tokenizer),
         "chat_template": template_digest(tokenizer),
         "collator": collator_facts(collator),
@@ -224,6 +228,22 @@ def adapter_facts(config: Any) -> Facts:
     """The settings of an adapter, without the path of its base model and fields that are set on loading."""
     left_out = ("peft_version", "base_model_name_or_path", "revision", "inference_mode")
     return {name: value for name, value in config.to_dict().items() if name not in left_out}
+
+
+def base_digest(model: Any, args: TrainingArguments) -> str | None:
+    """A digest of some values of each frozen weight under an adapter, because checkpoints hold only the adapter.
+
+    None for another model, and where the weights are divided among processes.
+    """
+    if not hasattr(model, "peft_config") or args.fsdp or args.deepspeed:
+        return None
+    sha = hashlib.sha256()
+    for name, tensor in model.named_parameters():
+        if not tensor.requires_grad:
+            values = tensor.detach().flatten()
+            step = max(1, len(values) // SAMPLED)
+            sha.update(name.encode() + values[::step].float().cpu().numpy().tobytes())
+    return sha.hexdigest()
 
 
 def tokenizer_digest(tokenizer: Any) -> str | None:

@@ -15,6 +15,7 @@ from transformers.modeling_utils import PreTrainedModel
 from ..modeling.families import FAMILIES
 from .adapters import write_adapter
 from .checkpoint import read_json
+from .modules import is_module_file
 from .origin import GENERATION, Origin, origin_of
 from .reading import base_prefix, quiet
 from .table import ConversionError, TensorMap
@@ -165,8 +166,15 @@ def fits(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
 
 
 def write_files(model: PreTrainedModel, origin: Origin, directory: Path) -> None:
-    """Write the preserved files; generation_config.json only if the model's settings have not changed."""
+    """Write the preserved files; generation_config.json only if the model's settings have not changed.
+
+    The modules of sentence-transformers are written only with the class that they were made for: with modules.json a
+    classifier would be opened as a model of embeddings.
+    """
+    stock, named = origin.architecture.heads[auto_name(model)].stock, origin.config.get("architectures") or []
     for path, content in origin.files.items():
+        if is_module_file(path) and named and stock not in named:
+            continue
         if path == GENERATION and model.can_generate() and not is_same_generation(model, content):
             continue
         (directory / path).parent.mkdir(parents=True, exist_ok=True)

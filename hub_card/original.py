@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoTokenizer
+from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME
 
 from ..conversion.origin import TOKENIZER_FILES
 from ..conversion.table import ConversionError
@@ -73,8 +75,13 @@ def check_replaceable(target: Path) -> None:
     if not target.exists():
         return
     found = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
+    own: set[str] = set()
+    if (target / ADAPTER_CONFIG_NAME).exists():
+        own = {ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, CARD}
     try:
-        own = set(repository_files(target)) if original_auto_class(target) is not None else set()
+        # A checkpoint without a reference was not written here.
+        if original_auto_class(target) is not None and (target / REFERENCE).exists():
+            own |= set(repository_files(target))
     except (PublishError, ValueError) as error:
         raise ConversionError(f"{error}; move {target} to another place, where it is not replaced") from error
     if others := sorted(found - own):
@@ -103,7 +110,18 @@ def write_checkpoint(directory: Path, stage: Path) -> None:
         for name in TOKENIZER_FILES:
             if (directory / name).is_file():
                 shutil.copyfile(directory / name, stage / name)
+    copy_chat_template(directory, stage)
     write_reference(model.to(torch.float32), stage)
+
+
+def copy_chat_template(directory: Path, stage: Path) -> None:
+    """Write the chat template of the run, if it is another one than that of the original tokenizer."""
+    template = directory / "chat_template.jinja"
+    if not template.is_file():
+        return
+    original = AutoTokenizer.from_pretrained(stage, trust_remote_code=False).chat_template
+    if original != template.read_text(encoding="utf-8"):
+        shutil.copyfile(template, stage / template.name)
 
 
 def drop_code(path: Path) -> None:

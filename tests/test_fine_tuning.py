@@ -341,3 +341,59 @@ def test_another_run_leaves_nothing_of_the_original(tmp_path):
     options = {"tokenizer_type": "char", "config_overrides": "hidden_size=16,num_hidden_layers=1"}
     assert main(flags(tmp_path / "out", None, CLASSIFY, overwrite_output_dir=True, **options)) == 0
     assert not (tmp_path / "out" / "original_files").exists()
+
+
+# --- What would fail after training is refused before it ---
+
+
+def test_a_folder_that_is_not_of_this_run_is_not_replaced(tmp_path, capsys):
+    source = save_stock(tmp_path / "out" / "original", "bert", "AutoModel")
+    assert main(flags(tmp_path / "out", source, CLASSIFY, save_original=True)) == 2
+    assert "would replace model_name_or_path" in capsys.readouterr().err
+    other = save_stock(tmp_path / "stock", "bert", "AutoModel")
+    assert main(flags(tmp_path / "out", other, CLASSIFY, save_original=True)) == 2
+    assert "would be lost" in capsys.readouterr().err
+    assert (source / "model.safetensors").exists() and not (tmp_path / "out" / "config.json").exists()
+
+
+def test_another_tokenizer_is_not_written_as_the_original_one(tmp_path, capsys):
+    source = save_stock(tmp_path / "stock", "bert", "AutoModel")
+    train_tokenizer(["ab cd", "ef"], "char", 60).save_pretrained(tmp_path / "other")
+    options = {"tokenizer_name_or_path": tmp_path / "other", "save_original": True}
+    assert_refused(tmp_path / "out", source, CLASSIFY, ["save_original", "other tokens"], capsys, **options)
+
+
+def test_settings_that_cannot_be_saved_are_refused(tmp_path, capsys):
+    source = save_stock(tmp_path / "stock", "bart", "AutoModelForSeq2SeqLM")
+    settings = {"num_beams": 4, "early_stopping": True, "length_penalty": 2.0}
+    (source / "generation_config.json").write_text(json.dumps(settings))
+    model = prepare(flags(tmp_path / "one", source, TRANSLATE, generation_num_beams=1)).trainer.model
+    model.save_pretrained(tmp_path / "saved")
+    assert prepare(flags(tmp_path / "four", source, TRANSLATE)).trainer.model.generation_config.length_penalty == 2.0
+    (source / "generation_config.json").write_text(json.dumps(settings | {"num_beams": 1}))
+    assert_refused(tmp_path / "out", source, TRANSLATE, ["generation_config", "early_stopping"], capsys)
+
+
+def test_a_value_that_is_the_name_of_an_option_does_not_give_that_option(tmp_path):
+    source = save_stock(tmp_path / "stock", "bert", "AutoModel")
+    words = flags(tmp_path / "out", source, CLASSIFY, resume="auto")
+    assert prepare([*words, "--allow_changed", "learning_rate"]).trainer.args.learning_rate == 5e-4
+
+
+def test_a_batch_of_packed_texts_has_about_as_many_texts_as_others(tmp_path):
+    source = save_stock(tmp_path / "stock", "llama", "AutoModelForCausalLM", max_position_embeddings=512)
+    data = write_rows(tmp_path / "many.jsonl", ROWS[CONTINUE] * 50)
+    options = {"pack_documents": True, "max_length": 80, "train_file": data}
+    job = prepare(flags(tmp_path / "out", source, CONTINUE, **options))
+    per_row = 450 / len(job.trainer.train_dataset)
+    assert per_row > 8 and 24 <= job.trainer.args.per_device_train_batch_size * per_row <= 40
+
+
+def test_a_classifier_is_no_model_of_embeddings(tmp_path):
+    """The modules of sentence-transformers stay with the class that they were made for."""
+    source = save_stock(tmp_path / "stock", "bert", "AutoModel")
+    (source / "modules.json").write_text(
+        '[{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]'
+    )
+    assert main(flags(tmp_path / "out", source, CLASSIFY, save_original=True)) == 0
+    assert not (tmp_path / "out" / "original" / "modules.json").exists()

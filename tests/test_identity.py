@@ -372,6 +372,11 @@ def hold(directory, ready, seconds):
         time.sleep(seconds)
 
 
+def live(started):
+    started.set()
+    time.sleep(600)
+
+
 def test_a_directory_is_one_runs_alone_until_its_process_ends(tmp_path):
     ready = FORK.Event()
     other = FORK.Process(target=hold, args=(tmp_path, ready, 600))
@@ -388,10 +393,12 @@ def test_a_directory_is_one_runs_alone_until_its_process_ends(tmp_path):
 
 def test_a_forked_process_does_not_keep_the_lock(tmp_path):
     """As a DataLoader's worker, which lives for seconds after its run was killed."""
+    started, ready = FORK.Event(), FORK.Event()
     with lock_directory(tmp_path):
-        worker = FORK.Process(target=time.sleep, args=(600,))
+        worker = FORK.Process(target=live, args=(started,))
         worker.start()
-    ready = FORK.Event()
+        # Only when it runs has it let go of the lock.
+        assert started.wait(60)
     other = FORK.Process(target=hold, args=(tmp_path, ready, 0))
     other.start()
     assert ready.wait(60)

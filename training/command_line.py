@@ -152,8 +152,8 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Ble
     except Exception as error:  # TrainingArguments raises whatever it meets
         raise InputError(str(error)) from error
     parser.check_names([word.lstrip("-").replace("-", "_") for word in remaining], "command line")
-    names = {word.partition("=")[0].replace("-", "_") for word in flags}
-    arguments[2].given_options = frozenset(name.removeprefix("__") for name in names)
+    names = {word.partition("=")[0].removeprefix("--") for word in flags if word.startswith("--")}
+    arguments[2].given_options = frozenset(name.replace("-", "_") for name in names)
     # TrainingArguments replaces False by True if there is an eval_strategy.
     arguments[2].do_eval = given.do_eval
     # TrainingArguments guesses it from the name of the metric.
@@ -234,4 +234,4 @@ def public_command(argv: list[str], secret: str | None) -> str:
         flag, equals, value = word.rpartition("=") if word.startswith("-") else ("", "", word)
         value = Path(value).name if Path(value).is_absolute() else value
         words.append("…" if secret and secret in word else flag + equals + value)
-    return shlex.join(["python", "train.py", *words])
+    return shlex.join(["seqblend", "train", *words])

@@ -117,8 +117,6 @@ class Publisher:
             PublishError: the push failed.
         """
         trainer = self.trainer
-        if trainer.args.push_original and trainer.hub_model_id is None:
-            trainer.init_hf_repo()
         if not trainer.is_world_process_zero():
             return
         directory = trainer.args.output_dir
@@ -131,6 +129,8 @@ class Publisher:
         except ConversionError as error:
             raise RunError(f"{error}; the trained model is in {directory}") from error
         if trainer.args.push_original:
+            if trainer.hub_model_id is None:
+                trainer.init_hf_repo()
             publish(original, self.destination(), "End of training")
 
     def push_checkpoint(self, checkpoint: Path) -> None:
