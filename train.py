@@ -186,10 +186,8 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         resolve_saved_model_defaults(model_args, data_args, args, task)
     if args.do_train:
         check_directory(args, model_args.sources(), wanted)
-    has_conversations = "messages" in next(iter(rows.values())).column_names
-    if has_conversations:
-        check_packing(args, "messages")
-    resolve_evaluation(args, task, set(rows), data_args.pack_documents or has_conversations)
+    is_chat = has_conversations(args, rows)
+    resolve_evaluation(args, task, set(rows), data_args.pack_documents or is_chat)
     leakage = warn_about_leakage(rows, task.inputs) if args.should_log else {}
     model, settings = make_model_and_settings(model_args, data_args, args, task, rows)
     with args.main_process_first(desc="tokenizing"):
@@ -197,8 +195,8 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     if args.do_train:
         add_end_tokens(model, task.end_tokens(rows["train"], settings))
         check_generation_settings(model)
-        if path:
-            resolve_packed_batch(args, splits["train"])
+    if args.do_train and path:
+        resolve_packed_batch(args, splits["train"])
     if line := task.describe_labels(settings.labels):
         logger.info(line)
     if args.metric_for_best_model is not None and "validation" in splits:
@@ -226,12 +224,20 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         # None replaces the result of an earlier run for the same split.
         **{f"{prefix}_leakage": leakage.get(name) for prefix, name in PREFIXES.items() if name in rows},
         **data_args.facts(),
-        **({"conversations": True} if args.do_train and has_conversations else {}),
+        **({"conversations": True} if args.do_train and is_chat else {}),
     }
     return Job(task, splits, trainer, facts)
 
 
 # --- The parts of prepare ---
+
+
+def has_conversations(args: BlendTrainingArguments, rows: LabelledData) -> bool:
+    """Whether the rows are conversations. Raises InputError for options that do not go with packed rows."""
+    found = "messages" in next(iter(rows.values())).column_names
+    if found:
+        check_packing(args, "messages")
+    return found
 
 
 def read_rows(data_args: DataArguments, args: BlendTrainingArguments, task: Task, path: str | None) -> LabelledData:

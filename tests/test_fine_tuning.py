@@ -238,7 +238,7 @@ def settings_of(job):
 def test_defaults_of_a_saved_model_are_logged_and_give_way_to_flags(tmp_path, caplog):
     source = save_stock(tmp_path / "stock", "bert", "AutoModel")
     caplog.set_level(logging.INFO)
-    args = prepare(flags(tmp_path / "out", source, CLASSIFY)).trainer.args
+    args = prepare(flags(tmp_path / "out", source, CLASSIFY, max_steps=20)).trainer.args
     assert (args.learning_rate, args.warmup_steps, args.per_device_train_batch_size) == (5e-4, 0.1, 32)
     (line,) = [line for line in caplog.messages if line.startswith("Defaults for fine-tuning")]
     assert "learning_rate 0.0005" in line and "hidden_size 32" in line and "max_length 40" in line
