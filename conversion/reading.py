@@ -41,9 +41,9 @@ class LoadReport:
     """What a checkpoint lacks, and what is ignored.
 
     Args:
-        initialized: tensors of the head that are initialized randomly: the checkpoint does not have them, or has those
-            of another classifier under these names.
-        ignored: tensors of other heads.
+        initialized: tensors of the head that are initialized randomly, by the names of seqblend: the checkpoint does
+            not have them, or has those of another classifier under these names.
+        ignored: tensors of other heads, by their original names.
     """
 
     initialized: list[str] = field(default_factory=list)
@@ -361,8 +361,9 @@ def load_stock(
         raise ConversionError(f"{source}: {name} has the shape {tuple(found)}, by config.json {tuple(expected)}")
     origin = Origin(architecture, original.config, dtype, read_files(source, **original.hub))
     new = replaced | head_tensors(architecture, head, source, report["missing_keys"])
+    initialized = sorted({target for name in new for target in match(head.patterns, name)[0]})
     ignored = preserve_unexpected(origin, head, source, checkpoint, report["unexpected_keys"])
-    return stock, origin, set(report["missing_keys"]), LoadReport(sorted(new), ignored)
+    return stock, origin, set(report["missing_keys"]), LoadReport(initialized, ignored)
 
 
 def projects_labels(head: Head, name: str) -> bool:

@@ -159,6 +159,15 @@ def test_another_head_is_new_and_named(classifier, tmp_path, capsys):
     assert "tensors of other heads, which are ignored: classifier.bias, classifier.weight" in str(conversion)
 
 
+def test_new_tensors_have_the_names_of_seqblend(tmp_path):
+    """RoBERTa's classifier.out_proj is our score."""
+    save_stock(tmp_path / "theirs", "roberta", "AutoModel")
+    conversion = convert(tmp_path / "theirs", tmp_path / "ours", head="sequence-classification")
+    new = ["head.dense.bias", "head.dense.weight", "score.bias", "score.weight"]
+    assert conversion.report.initialized == new
+    assert {*new} <= load_file(tmp_path / "ours" / WEIGHTS).keys()
+
+
 def test_a_head_that_the_architecture_lacks_is_named(tmp_path):
     """Marian has no classifier: it is new, and cannot be converted back."""
     save_stock(tmp_path / "theirs", "marian", "AutoModelForSeq2SeqLM")

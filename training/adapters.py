@@ -27,8 +27,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 from ..checkpoints.weights import adapter_shapes, check_shapes, shapes_in
 from ..configuration.base import unknown_name_message
-from ..conversion.checkpoint import Checkpoint
-from ..conversion.reading import base_prefix, from_original, quiet
+from ..conversion.reading import from_original, quiet
 from ..conversion.registry import ARCHITECTURES
 from ..conversion.table import ConversionError
 from ..conversion.writing import auto_name
@@ -112,13 +111,14 @@ def import_peft(flag: str) -> ModuleType:
 # --- Training ---
 
 
-def add_lora(model: PreTrainedModel, arguments: ModelArguments, auto_class: Any) -> Any:
+def add_lora(model: PreTrainedModel, arguments: ModelArguments, auto_class: Any, new: set[str]) -> Any:
     """Wrap a saved model for training with LoRA; its own weights are frozen, except the head of a classifier.
 
     Args:
         model: loaded from `model_name_or_path`.
         arguments: the options of LoRA.
         auto_class: with which the model was loaded.
+        new: names of the tensors that the checkpoint does not have.
 
     Returns:
         The PeftModel. Its save_pretrained also writes the configuration of the adapted model.
@@ -135,7 +135,7 @@ def add_lora(model: PreTrainedModel, arguments: ModelArguments, auto_class: Any)
         r=rank,
         lora_alpha=2 * rank if arguments.lora_alpha is None else arguments.lora_alpha,
         target_modules=target_names(model, arguments.lora_target or [ALL_LINEAR]),
-        modules_to_save=whole_modules(model, path) or None,
+        modules_to_save=whole_modules(model, path, new) or None,
         revision=commit_of(path),
     )
     adapted = inject(peft, model, config)
@@ -169,10 +169,15 @@ def target_names(model: PreTrainedModel, given: list[str]) -> list[str]:
     return sorted(set(given))
 
 
-def whole_modules(model: PreTrainedModel, path: str) -> list[str]:
+def whole_modules(model: PreTrainedModel, path: str, new: set[str]) -> list[str]:
     """The modules of the head that are trained whole, besides the last one of a classifier, which peft finds itself.
 
     They are the hidden layer of a classifier; of a language model only what its checkpoint lacks.
+
+    Args:
+        model: loaded from the checkpoint.
+        path: of the checkpoint, for the message.
+        new: names of the tensors that the checkpoint does not have.
 
     Raises:
         InputError: the checkpoint has no lm_head.
@@ -182,28 +187,9 @@ def whole_modules(model: PreTrainedModel, path: str) -> list[str]:
     hidden = [f"head.{name}" for name, part in head.named_children() if [*part.parameters()]] if head else []
     if model.get_output_embeddings() is None:
         return hidden
-    new = new_tensors(model, path)
     if "lm_head.weight" in new:
         raise InputError(f"lora_rank: {path} has no lm_head, which would stay random; train all weights")
     return hidden if new - CONSTANT else []
-
-
-def new_tensors(model: PreTrainedModel, path: str) -> set[str]:
-    """The tensors of the head, tied ones left out, that a checkpoint lacks.
-
-    Args:
-        model: loaded from the checkpoint.
-        path: of the checkpoint: of seqblend, or of another architecture.
-    """
-    prefix = base_prefix(type(model))
-    own = {name for name in model.state_dict() if not name.startswith(prefix)} - {*model.all_tied_weights_keys}
-    names = {name.replace(".gamma", ".weight").replace(".beta", ".bias") for name in Checkpoint(path).files}
-    architecture = original_architecture(path)
-    if architecture is None:
-        return own - names
-    head = architecture.heads.get(auto_name(model), architecture.heads["AutoModel"])
-    found = [architecture.find_targets(name, head, prefix) for name in names]
-    return own - {target for each in found if each is not None for target in each[0]}
 
 
 def original_architecture(path: str, revision: str | None = None) -> Any:
