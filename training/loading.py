@@ -125,10 +125,9 @@ def open_original(path: str) -> Original:
 def convert_config(path: str, auto_class: Any) -> PretrainedConfig:
     """The configuration of a converted checkpoint; `architectures` has the class for its own head, if it has one."""
     original = open_original(path)
-    models, saved = FAMILIES[original.architecture.config_class], original.saved_class()
-    own = next((auto for auto, model_class in models.items() if model_class is saved), AutoModel)
+    own = original.saved_head() or AutoModel
     config = original.convert_config(own if auto_class is None else auto_class)
-    config.architectures = [models[own].__name__]
+    config.architectures = [FAMILIES[type(config)][own].__name__]
     return config
 
 
