@@ -3,10 +3,7 @@
 The new directory is written under a temporary name, loaded, and compared with its source. Only then it gets its name.
 """
 
-import shutil
-import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from ..data.errors import check_choice, loading_error_line, short_list
+from ..data.writing import atomic_directory
 from ..modeling.families import FAMILIES
 from .checkpoint import Checkpoint
 from .comparison import compare
@@ -194,30 +192,6 @@ def read_config(source: str | Path, gguf: dict[str, str], hub: dict[str, Any]) -
         raise OSError(str(error) if str(source) in str(error) else f"{source}: {error}") from error
 
 
-@contextmanager
-def staged(target: Path) -> Iterator[Path]:
-    """A new directory beside the target; renamed to the target at the end of the block, removed after an error."""
-    target = target.resolve()
-    parents = [parent for parent in target.parents if not parent.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    directory, old = (target.parent / f".{target.name}-{kind}-{uuid.uuid4().hex[:8]}" for kind in ("new", "old"))
-    try:
-        directory.mkdir()
-        yield directory
-        if target.exists():
-            target.rename(old)
-        directory.rename(target)
-    except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
-        if old.exists() and not target.exists():
-            old.rename(target)
-        with suppress(OSError):  # another process may have written there
-            for parent in parents:
-                parent.rmdir()
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 # --- The head ---
 
 
@@ -276,7 +250,7 @@ def convert_to_ours(original: Original, target: Path, head: str | None, dtype: t
     origin, class_name, parameters = model.origin, type(model).__name__, model.num_parameters()
     tokenizer = original_tokenizer(original, origin)
     notes = [] if tokenizer else [f"{source} has no tokenizer, so {target} has none either"]
-    with staged(target) as directory, quiet():
+    with atomic_directory(target) as directory, quiet():
         model.save_pretrained(directory)
         del model
         if tokenizer is not None:
@@ -409,7 +383,7 @@ def convert_to_original(
         )
     model = load_ours(source, auto_class, hub)
     model.origin = origin
-    with staged(target) as directory, quiet():
+    with atomic_directory(target) as directory, quiet():
         to_original(model, directory, legacy_keys)
         stock_class = architecture.head_for(auto_class.__name__).stock_class
         stock = stock_class.from_pretrained(directory, dtype="auto", trust_remote_code=False)

@@ -27,8 +27,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 from ..checkpoints.weights import adapter_shapes, check_shapes, shapes_in
 from ..configuration.base import unknown_name_message
-from ..conversion.reading import from_original, quiet
-from ..conversion.registry import ARCHITECTURES
+from ..conversion.reading import quiet
 from ..conversion.table import ConversionError
 from ..conversion.writing import auto_name
 from ..data.errors import InputError, error_line, short_list
@@ -37,7 +36,7 @@ from ..data.writing import write_atomically
 from ..hub_card.card import METRICS, SIGNATURE, SPLITS, CardData
 from ..version import __version__
 from .arguments import BlendTrainingArguments, ModelArguments
-from .loading import ADAPTER_CONFIG, MODEL_CONFIG, load_weights, loading_error
+from .loading import ADAPTER_CONFIG, MODEL_CONFIG, load_weights, loading_error, mismatched_names, open_original
 
 logger = logging.getLogger(__name__)
 
@@ -192,12 +191,6 @@ def whole_modules(model: PreTrainedModel, path: str, new: set[str]) -> list[str]
     return hidden if new - CONSTANT else []
 
 
-def original_architecture(path: str, revision: str | None = None) -> Any:
-    """The architecture of a checkpoint that from_original converts; None for a model of seqblend."""
-    config, _ = PretrainedConfig.get_config_dict(path, revision=revision)
-    return ARCHITECTURES.get(str(config.get("model_type")))
-
-
 def commit_of(path: str) -> str | None:
     """The commit of a repository on the Hub whose files were just loaded; None for a directory."""
     return None if Path(path).exists() else extract_commit_hash(cached_file(path, "config.json"), None)
@@ -328,22 +321,22 @@ def load_base(
         ConversionError: another one cannot be converted.
         OSError: there is no such checkpoint.
     """
-    if original_architecture(base, revision) is None:
+    original = open_original(base, revision)
+    if original is None:
         model, info = load_weights(auto_class, base, config, "model", revision)
-    else:
-        converted = from_original(base, auto_class, revision=revision)
-        model, info = type(converted).from_pretrained(
-            None,
-            config=config,
-            state_dict=converted.state_dict(),
-            dtype=converted.dtype,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
-        model.origin = converted.origin
-    resized = {key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]}
-    return model, {*info["missing_keys"]} | resized
+        return model, {*info["missing_keys"], *mismatched_names(info)}
+    converted, report = original.convert(auto_class, original.convert_config(auto_class))
+    model, info = type(converted).from_pretrained(
+        None,
+        config=config,
+        state_dict=converted.state_dict(),
+        dtype=converted.dtype,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        trust_remote_code=False,
+    )
+    model.origin = converted.origin
+    return model, {*report.initialized, *info["missing_keys"], *mismatched_names(info)}
 
 
 # --- The card ---
@@ -422,7 +415,7 @@ def write_adapter_card(adapted: Any, directory: str | Path, given: CardData) -> 
         for name in METRICS
         if isinstance(results.get(f"{prefix}_{name}"), float)
     ]
-    code = CODE_OF_BASE[original_architecture(base, settings.revision) is not None].format(
+    code = CODE_OF_BASE[open_original(base, settings.revision) is not None].format(
         auto_class=auto_name(adapted.get_base_model()), directory=directory.name, model_config=MODEL_CONFIG
     )
     metadata = ModelCardData(

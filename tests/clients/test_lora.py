@@ -204,6 +204,7 @@ def test_accumulated_batches_have_the_gradients_of_whole_ones(task, base_of, tmp
     overrides = "hidden_dropout=0,attention_dropout=0" + ",classifier_dropout=0" * (task == CLASSIFY)
     options = from_model(base_of(task), task=task, **files(tmp_path, ROWS[task]), config_overrides=overrides)
     options |= {"lora_rank": 2, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0, "pack_documents": None}
+    options["warmup_steps"] = 0
     if task == "causal-lm":
         options["pack_documents"] = True
     batches = {"one": (4, 1), "four": (1, 4)}
@@ -463,6 +464,19 @@ def test_a_masked_language_model_trains_a_new_head_and_keeps_one_that_it_has(mod
         {name.split(".")[2] for name, each in model.named_parameters() if each.requires_grad} for model in (new, old)
     ]
     assert trained_parts == [{"model", "head"}, {"model"}]
+
+
+def test_a_random_head_of_the_base_model_is_refused(tmp_path):
+    """The adapter does not have it either, because peft trained it alone."""
+    path, auto_class = str(tmp_path / "bare"), transformers.AutoModelForMaskedLM
+    stock.stock_model("bert", "AutoModel").save_pretrained(path)
+    model, _ = load_weights(auto_class, path, load_config(path, auto_class=auto_class))
+    model.name_or_path = path
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"]))
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    model.config.to_json_file(tmp_path / "adapter" / "model_config.json")
+    with pytest.raises(InputError, match=r"neither the adapter nor its base model .*head\.dense\.bias"):
+        load_adapter(auto_class, str(tmp_path / "adapter"), load_config(str(tmp_path / "adapter")))
 
 
 def test_a_random_lm_head_is_refused(tmp_path):
