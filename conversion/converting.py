@@ -3,31 +3,37 @@
 The new directory is written under a temporary name, loaded, and compared with its source. Only then it gets its name.
 """
 
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from ..data.errors import check_choice, loading_error_line, short_list
+from ..data.writing import atomic_directory
 from ..modeling.families import FAMILIES
 from .checkpoint import Checkpoint
 from .comparison import compare
 from .modules import MODULES, is_module_file, unusable_modules
 from .origin import FOLDER, VOCABULARY, Origin, reader
-from .reading import LoadReport, as_dtype, find_architecture, quiet, read_original, read_original_config
-from .table import Architecture, ConversionError, Head
+from .reading import (
+    MODEL_TYPES,
+    LoadReport,
+    Original,
+    as_dtype,
+    find_architecture,
+    is_own,
+    quiet,
+    read_original_config,
+)
+from .table import ConversionError, Head, find_named
 from .writing import to_original
 
-# The short names of the heads.
+# The short names of the heads: those of the tasks that train them. tasks/ may not be imported here.
 HEADS = {
     "base": "AutoModel",
     "masked-lm": "AutoModelForMaskedLM",
@@ -37,7 +43,6 @@ HEADS = {
     "token-classification": "AutoModelForTokenClassification",
 }
 SHORT_NAMES = {auto: name for name, auto in HEADS.items()}
-MODEL_TYPES = {config_class.model_type: models for config_class, models in FAMILIES.items()}
 # Texts by which two tokenizers are compared: capitals, accents, spaces, digits, and scripts without spaces.
 TEXTS = ["Hello, World!", "  two  spaces\nand a line", "Straße, naïve, İstanbul", "北京 뭐라고요 สวัสดี", "x = 3.14e-10"]
 
@@ -135,16 +140,16 @@ def convert(
     hub = {} if revision is None else {"revision": revision}
     gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
     config = read_config(source, gguf, hub)
-    of_theirs = {"model_type": model_type, "gguf_file": gguf_file, "dtype": dtype}
-    of_ours: dict[str, Any] = {"legacy_keys": legacy_keys, "original_files": original_files}
-    is_ours = config.get("model_type") in MODEL_TYPES
-    for name, value in (of_theirs if is_ours else of_ours).items():
+    reading_options = {"model_type": model_type, "gguf_file": gguf_file, "dtype": dtype}
+    writing_options: dict[str, Any] = {"legacy_keys": legacy_keys, "original_files": original_files}
+    for name, value in (reading_options if is_own(config) else writing_options).items():
         if value:
-            kind = "a checkpoint of another architecture" if is_ours else "a model of seqblend"
-            raise ConversionError(f"{name}: is for {kind}, which {source} is not")
-    if is_ours:
-        return convert_to_original(source, target, config, head, hub, **of_ours)
-    return convert_to_ours(source, target, config, head, hub, **of_theirs)
+            kind = "a checkpoint of another architecture" if is_own(config) else "a model of seqblend"
+            raise ConversionError(f"{name}: applies only to {kind}, and {source} is not one")
+    if is_own(config):
+        return convert_to_original(source, target, config, head, hub, **writing_options)
+    original = Original(source, find_architecture(source, config, model_type), config, hub, gguf)
+    return convert_to_ours(original, target, head, dtype)
 
 
 # --- The source and the target ---
@@ -176,7 +181,7 @@ def check_target(target: Path, source: str | Path, overwrite: bool) -> None:
         if not overwrite:
             raise ConversionError(f"{target} is not empty; give another directory, or --overwrite to replace a model")
         if not (target / "config.json").is_file():
-            raise ConversionError(f"{target} holds no model (no config.json), so it is not replaced")
+            raise ConversionError(f"{target} is not replaced, because it holds no model (no config.json)")
 
 
 def read_config(source: str | Path, gguf: dict[str, str], hub: dict[str, Any]) -> dict[str, Any]:
@@ -187,126 +192,97 @@ def read_config(source: str | Path, gguf: dict[str, str], hub: dict[str, Any]) -
         raise OSError(str(error) if str(source) in str(error) else f"{source}: {error}") from error
 
 
-@contextmanager
-def staged(target: Path) -> Iterator[Path]:
-    """A new directory beside the target; renamed to the target at the end of the block, removed after an error."""
-    target = target.resolve()
-    parents = [parent for parent in target.parents if not parent.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    directory, old = (target.parent / f".{target.name}-{kind}-{uuid.uuid4().hex[:8]}" for kind in ("new", "old"))
-    try:
-        directory.mkdir()
-        yield directory
-        if target.exists():
-            target.rename(old)
-        directory.rename(target)
-    except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
-        if old.exists() and not target.exists():
-            old.rename(target)
-        with suppress(OSError):  # another process may have written there
-            for parent in parents:
-                parent.rmdir()
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 # --- The head ---
 
 
-def find_head(source: str | Path, architecture: Architecture, config: dict[str, Any], head: str | None) -> type:
+def find_head(
+    source: str | Path,
+    model_type: str,
+    models: Iterable[type],
+    classes: Mapping[str, str],
+    architectures: Any,
+    head: str | None,
+) -> Any:
     """The Auto class of a checkpoint: of the head that was asked for, or of the class that config.json names.
 
+    Args:
+        source: of the checkpoint, for messages.
+        model_type: of the checkpoint, for messages.
+        models: the Auto classes of all heads that can be asked for.
+        classes: the names of the classes that config.json may name, by the name of the Auto class.
+        architectures: the value in config.json.
+        head: one of HEADS; None: what config.json names.
+
     Raises:
-        ConversionError: config.json names no class, or one that is not supported; the message lists the heads.
+        ConversionError: the model cannot have the head; or config.json names no class, or another one. The message
+            lists the heads.
     """
-    if head is not None:
-        return find_class(f"{source} ({architecture.model_type})", FAMILIES[architecture.config_class], head)
-    named = class_named(config)
-    for auto, each in architecture.heads.items():
-        if each.stock == named:
-            return getattr(transformers, auto)
-    found = f"names the class {named}, which is not supported" if named else "names no class in `architectures`"
-    valid = ", ".join(f"{SHORT_NAMES[auto]} ({each.stock})" for auto, each in architecture.heads.items())
-    raise ConversionError(f"{source}: config.json {found}; give --head, one of {valid}")
-
-
-def find_own_head(source: str | Path, config: dict[str, Any], head: str | None) -> type:
-    """The same for a model of seqblend."""
-    models = MODEL_TYPES[config["model_type"]]
-    if head is not None:
-        return find_class(source, models, head)
-    named = class_named(config)
-    for auto_class, model_class in models.items():
-        if model_class.__name__ == named:
-            return auto_class
-    valid = ", ".join(SHORT_NAMES[each.__name__] for each in models)
-    raise ConversionError(f"{source}: config.json names the class {named}; give --head, one of {valid}")
-
-
-def find_class(source: str | Path, models: Mapping[type, type[PreTrainedModel]], head: str) -> type:
-    """The Auto class with the short name. Raises ConversionError if the family of the source does not have it."""
-    found = {SHORT_NAMES[each.__name__]: each for each in models}
-    if head not in found:
-        raise ConversionError(f"head: {source} cannot have {head}, only {', '.join(found)}")
-    return found[head]
-
-
-def class_named(config: dict[str, Any]) -> str | None:
-    """The class that config.json names."""
-    named = config.get("architectures")
-    return str(named[0]) if isinstance(named, list) and named else None
+    possible = {SHORT_NAMES[each.__name__]: each for each in models}
+    if head is not None and head not in possible:
+        raise ConversionError(f"head: {source} ({model_type}) cannot have {head}, only {', '.join(possible)}")
+    if head is None:
+        named = find_named(classes, architectures)
+        if named is None:
+            found = "names no class in `architectures`"
+            if isinstance(architectures, list) and architectures:
+                found = f"names the class {architectures[0]}, which is not a class of {model_type}"
+            valid = ", ".join(f"{SHORT_NAMES[auto]} ({name})" for auto, name in classes.items())
+            raise ConversionError(f"{source}: config.json {found}; give --head, one of {valid}")
+        head = SHORT_NAMES[named]
+    return possible[head]
 
 
 # --- To seqblend ---
 
 
-def convert_to_ours(
-    source: str | Path,
-    target: Path,
-    config: dict[str, Any],
-    head: str | None,
-    hub: dict[str, Any],
-    **given: Any,
-) -> Conversion:
+def convert_to_ours(original: Original, target: Path, head: str | None, dtype: torch.dtype | str | None) -> Conversion:
     """Convert a checkpoint of another architecture. Arguments and errors are those of `convert`."""
-    architecture = find_architecture(source, config, given["model_type"])
-    auto_class: Any = find_head(source, architecture, config, head)
-    model, report = read_original(source, auto_class, **given, **hub)
+    source, architecture = original.source, original.architecture
+    auto_class = find_head(
+        source,
+        architecture.model_type,
+        models=FAMILIES[architecture.config_class],
+        classes={auto: each.stock for auto, each in architecture.heads.items()},
+        architectures=original.config.get("architectures"),
+        head=head,
+    )
+    model, report = original.convert(auto_class, original.convert_config(auto_class), dtype)
     origin, class_name, parameters = model.origin, type(model).__name__, model.num_parameters()
-    tokenizer = original_tokenizer(source, origin, given["gguf_file"], hub)
+    tokenizer = original_tokenizer(original, origin)
     notes = [] if tokenizer else [f"{source} has no tokenizer, so {target} has none either"]
-    with staged(target) as directory, quiet():
+    with atomic_directory(target) as directory, quiet():
         model.save_pretrained(directory)
         del model
         if tokenizer is not None:
             write_tokenizer(tokenizer, directory)
-        if MODULES in origin.files and class_named(config) == stock_head(architecture, auto_class).stock:
+        if MODULES in origin.files and original.saved_head() is auto_class:
             notes += write_modules(origin, directory)
         saved = auto_class.from_pretrained(directory, dtype="auto", trust_remote_code=False)
-        stock = load_stock_again(source, auto_class, origin, saved.dtype, given["gguf_file"], hub)
+        stock = load_stock_again(original, architecture.head_for(auto_class.__name__), saved.dtype)
         error = compare(saved, stock, with_head=not report.initialized)
-    name = auto_class.__name__
-    return Conversion(target, origin, sorted(origin.tensors), True, class_name, name, parameters, error, report, notes)
+    return Conversion(
+        target=target,
+        origin=origin,
+        tensors=sorted(origin.tensors),
+        to_ours=True,
+        class_name=class_name,
+        head=auto_class.__name__,
+        parameters=parameters,
+        error=error,
+        report=report,
+        notes=notes,
+    )
 
 
-def stock_head(architecture: Architecture, auto_class: type) -> Head:
-    """The stock class for an Auto class; the one without head if the architecture does not have it."""
-    return architecture.heads.get(auto_class.__name__, architecture.heads["AutoModel"])
-
-
-def load_stock_again(
-    source: str | Path,
-    auto_class: type,
-    origin: Origin,
-    dtype: torch.dtype,
-    gguf_file: str | None,
-    hub: dict[str, Any],
-) -> PreTrainedModel:
+def load_stock_again(original: Original, head: Head, dtype: torch.dtype) -> PreTrainedModel:
     """The stock model of a checkpoint, for the comparison."""
-    gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
-    return stock_head(origin.architecture, auto_class).stock_class.from_pretrained(
-        source, config=origin.original_config(), dtype=dtype, trust_remote_code=False, **gguf, **hub
+    return head.stock_class.from_pretrained(
+        original.source,
+        config=original.stock_config(),
+        dtype=dtype,
+        trust_remote_code=False,
+        **original.gguf,
+        **original.hub,
     )
 
 
@@ -324,14 +300,11 @@ def write_modules(origin: Origin, directory: Path) -> list[str]:
 # --- Tokenizers ---
 
 
-def original_tokenizer(
-    source: str | Path, origin: Origin, gguf_file: str | None, hub: dict[str, Any]
-) -> PreTrainedTokenizerBase | None:
+def original_tokenizer(original: Original, origin: Origin) -> PreTrainedTokenizerBase | None:
     """The tokenizer of a checkpoint, None if it has no file of one. Raises ConversionError if it cannot be loaded."""
-    if gguf_file is None and not origin.files.keys() & {*VOCABULARY}:
+    if not original.gguf and not origin.files.keys() & {*VOCABULARY}:
         return None
-    gguf = {} if gguf_file is None else {"gguf_file": gguf_file}
-    return load_tokenizer(source, config=origin.original_config(), **gguf, **hub)
+    return load_tokenizer(original.source, config=original.stock_config(), **original.gguf, **original.hub)
 
 
 def load_tokenizer(source: str | Path, config: PreTrainedConfig | None = None, **options: Any) -> Any:
@@ -393,27 +366,46 @@ def convert_to_original(
     model_type = config.get("original_model_type")
     if model_type is None:
         raise ConversionError(f"{source} was not converted from another architecture, so it has no original format")
-    auto_class = find_own_head(source, config, head)
+    models = FAMILIES[MODEL_TYPES[config["model_type"]]]
+    auto_class = find_head(
+        source,
+        config["model_type"],
+        models=models,
+        classes={auto.__name__: model_class.__name__ for auto, model_class in models.items()},
+        architectures=config.get("architectures"),
+        head=head,
+    )
     origin = read_origin(source, original_files, hub)
-    if origin.architecture.model_type != model_type:
-        raise ConversionError(f"original_files: of {origin.architecture.model_type}, but {source} was {model_type}")
+    architecture = origin.architecture
+    if architecture.model_type != model_type:
+        raise ConversionError(
+            f"original_files: belongs to {architecture.model_type}, but {source} was converted from {model_type}"
+        )
     model = load_ours(source, auto_class, hub)
     model.origin = origin
-    with staged(target) as directory, quiet():
+    with atomic_directory(target) as directory, quiet():
         to_original(model, directory, legacy_keys)
-        stock_class = stock_head(origin.architecture, auto_class).stock_class
+        stock_class = architecture.head_for(auto_class.__name__).stock_class
         stock = stock_class.from_pretrained(directory, dtype="auto", trust_remote_code=False)
         parameters = stock.num_parameters()
         error = compare(model, stock)
         notes = complete_tokenizer(source, origin, directory, hub)
-    tensors, name = restored_tensors(origin, auto_class), auto_class.__name__
-    return Conversion(target, origin, tensors, False, stock_class.__name__, name, parameters, error, notes=notes)
+    return Conversion(
+        target=target,
+        origin=origin,
+        tensors=restored_tensors(origin, architecture.head_for(auto_class.__name__)),
+        to_ours=False,
+        class_name=stock_class.__name__,
+        head=auto_class.__name__,
+        parameters=parameters,
+        error=error,
+        notes=notes,
+    )
 
 
-def restored_tensors(origin: Origin, auto_class: type) -> list[str]:
+def restored_tensors(origin: Origin, head: Head) -> list[str]:
     """The names of preserved tensors that are written back, and not replaced by weights of the model."""
-    head = stock_head(origin.architecture, auto_class)
-    prefix = "" if origin.architecture.is_base(head) else f"{head.stock_class.base_model_prefix}."
+    prefix = origin.architecture.stock_prefix(head)
 
     def is_restored(name: str) -> bool:
         found = origin.architecture.find_targets(prefix + name, head, "")
@@ -452,7 +444,9 @@ def load_ours(source: str | Path, auto_class: Any, hub: dict[str, Any]) -> PreTr
             **hub,
         )
     if mismatched := sorted(info["mismatched_keys"]):
-        raise ConversionError(f"{source}: {mismatched[0][0]} has another shape than by config.json")
+        raise ConversionError(f"{source}: the shape of {mismatched[0][0]} does not match config.json")
     if missing := sorted(info["missing_keys"]):
-        raise ConversionError(f"{source} has no {short_list(missing)}; give another --head")
+        raise ConversionError(
+            f"{source}: the head needs {short_list(missing)}, which are missing; give another --head"
+        )
     return model

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel
 from transformers.configuration_utils import PreTrainedConfig
@@ -32,6 +33,8 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "re
 IGNORED = re.compile(
     r"(^|\.)((position|token_type)_ids|(attn|attention)\.(masked_)?bias|inv_freq|version|_float_tensor)$"
 )
+# The configuration classes of seqblend by their names in config.json.
+MODEL_TYPES = {config_class.model_type: config_class for config_class in FAMILIES}
 # Options that define the labels: keys of the original configuration.
 LABELS = ("num_labels", "id2label", "label2id", "problem_type")
 
@@ -41,9 +44,9 @@ class LoadReport:
     """What a checkpoint lacks, and what is ignored.
 
     Args:
-        initialized: tensors of the head that are initialized randomly: the checkpoint does not have them, or has those
-            of another classifier under these names.
-        ignored: tensors of other heads.
+        initialized: tensors of the head that are initialized randomly, by the names of seqblend: the checkpoint does
+            not have them, or has those of another classifier under these names.
+        ignored: tensors of other heads, by their original names.
     """
 
     initialized: list[str] = field(default_factory=list)
@@ -80,29 +83,15 @@ def from_original(
         OSError: there is no such directory or repository, or no config.json.
         ValueError: an override has an unknown name or a wrong value.
     """
-    given = {"model_type": model_type, "dtype": dtype, "gguf_file": gguf_file}
-    model, report = read_original(source, auto_class, **given, **overrides)
+    hub = {name: overrides.pop(name) for name in HUB_OPTIONS if name in overrides}
+    labels = {name: overrides.pop(name) for name in LABELS if name in overrides}
+    original = Original.open(source, model_type, gguf_file, **hub)
+    model, report = original.convert(auto_class, original.convert_config(auto_class, labels, overrides), dtype)
     if new := report.initialized:
         logger.warning("%s has no %s: newly initialized, train the model before use", source, ", ".join(new))
     if report.ignored:
         logger.warning("%s: tensors of other heads are ignored: %s", source, ", ".join(report.ignored))
     return model
-
-
-def read_original(
-    source: str | Path,
-    auto_class: type,
-    *,
-    model_type: str | None = None,
-    dtype: torch.dtype | str | None = None,
-    gguf_file: str | None = None,
-    **overrides: Any,
-) -> tuple[PreTrainedModel, LoadReport]:
-    """As from_original, but returns what it warns of."""
-    hub = {name: overrides.pop(name) for name in HUB_OPTIONS if name in overrides}
-    labels = {name: overrides.pop(name) for name in LABELS if name in overrides}
-    original = Original.open(source, model_type, gguf_file, **hub)
-    return original.convert(auto_class, original.convert_config(auto_class, labels, overrides), dtype)
 
 
 @dataclass(frozen=True)
@@ -137,20 +126,17 @@ class Original:
         config = {name: value for name, value in self.config.items() if name != "model_type"}
         return self.architecture.original_config_class.from_dict(config, **labels)
 
-    def saved_class(self) -> type[PreTrainedModel] | None:
-        """The class of seqblend for the head that config.json names; None if it names none that is supported."""
-        models = FAMILIES[self.architecture.config_class]
-        named = self.config.get("architectures") or []
-        heads = {head.stock: name for name, head in self.architecture.heads.items()}
-        names = [heads[each] for each in named if each in heads] if isinstance(named, list) else []
-        return next((model for auto, model in models.items() if auto.__name__ in names), None)
+    def saved_head(self) -> Any:
+        """The Auto class of the head that config.json names; None if it names none that is supported."""
+        name = self.architecture.named_head(self.config.get("architectures"))
+        return None if name is None else getattr(transformers, name)
 
-    def has_other_head(self, model_class: type[PreTrainedModel]) -> bool:
-        """Whether config.json names another head than that of a class, for whose labels it has another projection.
+    def has_other_head(self, auto_class: type) -> bool:
+        """Whether config.json names another head, for whose labels the checkpoint has another projection.
 
         BERT's sequence and token classifiers use the same name for it, as those of Llama do.
         """
-        return self.saved_class() not in (None, model_class)
+        return self.saved_head() not in (None, auto_class)
 
     def convert_config(
         self, auto_class: type, labels: dict[str, Any] | None = None, overrides: dict[str, Any] | None = None
@@ -190,7 +176,7 @@ class Original:
         """
         architecture, (model_class, head) = self.architecture, find_classes(self.architecture, auto_class)
         stock_config = self.stock_config(**{name: getattr(config, name) for name in ("id2label", "label2id")})
-        stock, origin, missing, report = load_stock(self, head, stock_config, self.has_other_head(model_class))
+        stock, origin, missing, report = load_stock(self, head, stock_config, self.has_other_head(auto_class))
         if config.tie_word_embeddings and not has_tied_head(stock):
             # Like transformers: two different tensors in the checkpoint are not tied, even if config.json says so.
             config.tie_word_embeddings = False
@@ -203,7 +189,7 @@ class Original:
         origin.tensors |= preserved
         is_known = auto_class.__name__ in architecture.heads
         report.initialized += check_complete(model_class, config, state_dict, head if is_known else None)
-        if self.has_other_head(model_class):
+        if self.has_other_head(auto_class):
             state_dict = {name: tensor for name, tensor in state_dict.items() if not is_projection(name)}
         with quiet():
             model = model_class.from_pretrained(
@@ -268,7 +254,7 @@ def find_architecture(source: str | Path, config: dict[str, Any], model_type: st
         raise ConversionError(f"{source}: config.json has model_type={name!r}, which is no name")
     if not name:
         raise ConversionError(f"{source}: config.json has no model_type; give model_type=, {list_supported('')}")
-    if name in {config_class.model_type for config_class in FAMILIES}:
+    if is_own(config):
         raise ConversionError(f"{source} is already a model of seqblend: load it with from_pretrained")
     if name not in ARCHITECTURES:
         raise ConversionError(f"{source}: model_type={name!r} is not supported; {list_supported(name)}")
@@ -279,6 +265,11 @@ def find_architecture(source: str | Path, config: dict[str, Any], model_type: st
     if config.get("quantization_config"):
         raise ConversionError(f"{source} is quantized (quantization_config), which is not supported")
     return ARCHITECTURES[name]
+
+
+def is_own(config: dict[str, Any]) -> bool:
+    """Whether the content of a config.json is that of a model of seqblend."""
+    return str(config.get("model_type")) in MODEL_TYPES
 
 
 def list_supported(name: str) -> str:
@@ -298,7 +289,7 @@ def find_classes(architecture: Architecture, auto_class: type) -> tuple[type[Pre
         valid = ", ".join(each.__name__ for each in models)
         name = getattr(auto_class, "__name__", repr(auto_class))
         raise ConversionError(f"{architecture.model_type}: {name} is not supported; supported are {valid}")
-    return models[auto_class], architecture.heads.get(auto_class.__name__, architecture.heads["AutoModel"])
+    return models[auto_class], architecture.head_for(auto_class.__name__)
 
 
 def base_prefix(model_class: type[PreTrainedModel]) -> str:
@@ -361,8 +352,9 @@ def load_stock(
         raise ConversionError(f"{source}: {name} has the shape {tuple(found)}, by config.json {tuple(expected)}")
     origin = Origin(architecture, original.config, dtype, read_files(source, **original.hub))
     new = replaced | head_tensors(architecture, head, source, report["missing_keys"])
+    initialized = sorted({target for name in new for target in match(head.patterns, name)[0]})
     ignored = preserve_unexpected(origin, head, source, checkpoint, report["unexpected_keys"])
-    return stock, origin, set(report["missing_keys"]), LoadReport(sorted(new), ignored)
+    return stock, origin, set(report["missing_keys"]), LoadReport(initialized, ignored)
 
 
 def projects_labels(head: Head, name: str) -> bool:

@@ -259,6 +259,16 @@ class Architecture:
             raise ConversionError(f"a configuration of {self.model_type} cannot express {values}")
         return restored
 
+    # Heads.
+
+    def head_for(self, auto_class: str) -> Head:
+        """The stock class for an Auto class; the base model's if the architecture lacks that head."""
+        return self.heads.get(auto_class, self.heads["AutoModel"])
+
+    def named_head(self, architectures: Any) -> str | None:
+        """The name of the Auto class of a checkpoint, see find_named."""
+        return find_named({auto_class: head.stock for auto_class, head in self.heads.items()}, architectures)
+
     # Tensors.
 
     @cached_property
@@ -268,6 +278,10 @@ class Architecture:
     def is_base(self, head: Head) -> bool:
         """Whether the stock class is the base model, whose tensors have no prefix."""
         return head.stock == self.heads["AutoModel"].stock
+
+    def stock_prefix(self, head: Head) -> str:
+        """The prefix of the base model's tensors in the stock class of a head."""
+        return "" if self.is_base(head) else f"{head.stock_class.base_model_prefix}."
 
     def base_name(self, name: str, head: Head) -> str:
         """The name of an original tensor without the prefix of the base model."""
@@ -305,6 +319,21 @@ class Architecture:
     def is_of_preserved_head(self, name: str) -> bool:
         """Whether an original tensor belongs to a head without counterpart that is restored unchanged."""
         return any(name.startswith(f"{each}.") for each in self.preserved_heads)
+
+
+def find_named(classes: Mapping[str, str], architectures: Any) -> str | None:
+    """The Auto class of the first known class that config.json names.
+
+    Args:
+        classes: the names of the known classes, by the name of the Auto class.
+        architectures: the value in config.json.
+
+    Returns:
+        The name of the Auto class; None if config.json names no known class.
+    """
+    known = {name: auto_class for auto_class, name in classes.items()}
+    named = architectures if isinstance(architectures, list) else []
+    return next((known[each] for each in named if isinstance(each, str) and each in known), None)
 
 
 def compile_patterns(tensors: Mapping[str, str | TensorMap]) -> list[tuple[re.Pattern[str], TensorMap]]:

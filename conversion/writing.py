@@ -151,7 +151,7 @@ def stock_model(model: PreTrainedModel, origin: Origin) -> tuple[PreTrainedModel
         stock.generation_config = model.generation_config
     # Tensors without any source are not written, such as the pooler of a base model that came from a masked LM.
     tensors = {name: tensor for name, tensor in stock.state_dict().items() if not tensor.is_meta}
-    prefix = "" if architecture.is_base(head) else f"{head.stock_class.base_model_prefix}."
+    prefix = architecture.stock_prefix(head)
     for name, tensor in preserved.items():
         if architecture.is_of_preserved_head(name):
             tensors[name] = tensor

@@ -75,20 +75,24 @@ def synchronize(path: Path) -> None:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """A temporary directory that replaces `path` at the end, once its content is on the disk.
 
+    Missing directories above it are created, and removed again after an error. A link is followed, not replaced.
+
     A directory cannot replace another one in a single rename. So a process that is killed at that moment may leave no
     `path`, but never one with only a part of its files; the next call restores the old one.
 
     Raises:
         OSError: it cannot be written. The old content stays.
     """
+    path = path.resolve()
     part = partial_path(path)
     old = part.with_suffix(".old")
     if old.exists() and not path.exists():
         old.rename(path)
     for each in (part, old):
         shutil.rmtree(each, ignore_errors=True)
-    part.mkdir()
+    missing = [parent for parent in path.parents if not parent.exists()]
     try:
+        part.mkdir(parents=True)
         yield part
         for each in (part, *part.rglob("*")):
             synchronize(each)
@@ -101,3 +105,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             old.rename(path)
         for each in (part, old):
             shutil.rmtree(each, ignore_errors=True)
+        if not path.exists():
+            with suppress(OSError):  # another process may have written there
+                for parent in missing:
+                    parent.rmdir()

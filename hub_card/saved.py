@@ -31,10 +31,8 @@ def original_auto_class(directory: str | Path) -> str | None:
         ValueError: config.json is damaged.
     """
     config = read_object(Path(directory) / "config.json")
-    architecture, named = ARCHITECTURES.get(str(config.get("model_type"))), config.get("architectures")
-    if architecture is None or not isinstance(named, list) or not named:
-        return None
-    return next((auto_class for auto_class, head in architecture.heads.items() if head.stock == named[0]), None)
+    architecture = ARCHITECTURES.get(str(config.get("model_type")))
+    return None if architecture is None else architecture.named_head(config.get("architectures"))
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from seqblend.conversion import ConversionError, comparison, convert, converting
 from seqblend.conversion.__main__ import main
 from seqblend.conversion.registry import ARCHITECTURES
 from seqblend.hub_card.contents import PublishError, repository_files
+from seqblend.tasks.registry import TASKS
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # One head of each architecture, all kinds of heads by turns.
@@ -157,6 +158,15 @@ def test_another_head_is_new_and_named(classifier, tmp_path, capsys):
     conversion = convert(classifier, tmp_path / "base", head="base")
     assert conversion.report.ignored == ["classifier.bias", "classifier.weight"]
     assert "tensors of other heads, which are ignored: classifier.bias, classifier.weight" in str(conversion)
+
+
+def test_new_tensors_have_the_names_of_seqblend(tmp_path):
+    """RoBERTa's classifier.out_proj is our score."""
+    save_stock(tmp_path / "theirs", "roberta", "AutoModel")
+    conversion = convert(tmp_path / "theirs", tmp_path / "ours", head="sequence-classification")
+    new = ["head.dense.bias", "head.dense.weight", "score.bias", "score.weight"]
+    assert conversion.report.initialized == new
+    assert {*new} <= load_file(tmp_path / "ours" / WEIGHTS).keys()
 
 
 def test_a_head_that_the_architecture_lacks_is_named(tmp_path):
@@ -333,7 +343,9 @@ def test_a_target_that_is_not_empty(classifier, tmp_path, capsys):
     assert (target / CONFIG).read_bytes() == before and "old.txt" not in names_in(target)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("mine")
-    assert "holds no model" in refused(capsys, classifier, tmp_path / "home", "--overwrite")
+    assert "home is not replaced, because it holds no model" in refused(
+        capsys, classifier, tmp_path / "home", "--overwrite"
+    )
     assert names_in(tmp_path / "home") == {"letter.txt"}
     assert "is a file" in refused(capsys, classifier, tmp_path / "home" / "letter.txt")
     assert names_in(tmp_path) == {"theirs", "ours", "home"}
@@ -421,7 +433,10 @@ FAULTS = {
     "damaged modules": (lambda path: (path / "modules.json").write_text("{"), r"modules\.json is no JSON"),
     "unsupported": (lambda path: change(path, model_type="deberta"), "'deberta' is not supported; supported, near"),
     "other shapes": (lambda path: change(path, intermediate_size=64), "has the shape"),
-    "unknown class": (lambda path: change(path, architectures=["Foo"]), "names the class Foo, which is not supported"),
+    "unknown class": (
+        lambda path: change(path, architectures=["Foo"]),
+        "names the class Foo, which is not a class of bert",
+    ),
 }
 
 
@@ -438,10 +453,10 @@ OWN_FAULTS = {
     "damaged weights": (lambda path: damage(path / WEIGHTS), r"model\.safetensors is damaged"),
     "damaged original": (lambda path: damage(path / "original_files" / CONFIG), r"its original_files/ cannot be read"),
     "no original": (lambda path: change(path, original_model_type=None), "was not converted from another architect"),
-    "other shapes": (lambda path: change(path, intermediate_size=64), "has another shape than by config.json"),
+    "other shapes": (lambda path: change(path, intermediate_size=64), r"the shape of \S+ does not match config\.json"),
     "unknown class": (
         lambda path: change(path, architectures=["Foo"]),
-        "names the class Foo; give --head, one of base",
+        r"names the class Foo, which is not a class of blend_encoder; give --head, one of base \(BlendEncoderModel\)",
     ),
     "not expressible": (lambda path: change(path, pooling="mean"), "cannot express pooling='mean'"),
 }
@@ -479,7 +494,7 @@ def test_an_unsupported_class_lists_the_heads(stock_class, classifier, tmp_path,
     config = transformers.BertConfig(**STOCK["bert"])
     stock_class(config).save_pretrained(tmp_path / "other")
     line = refused(capsys, tmp_path / "other", tmp_path / "ours")
-    assert f"names the class {stock_class.__name__}, which is not supported" in line
+    assert f"names the class {stock_class.__name__}, which is not a class of bert" in line
     for head in ("base (BertModel)", "masked-lm (BertForMaskedLM)", "token-classification (BertForTokenClass"):
         assert head in line
     assert convert(tmp_path / "other", tmp_path / "ours", head="base").error < 1e-5
@@ -494,9 +509,8 @@ def test_a_head_of_another_family_is_refused(classifier, ours, tmp_path, capsys)
 
 
 def test_a_head_without_weights_does_not_go_back(ours, tmp_path, capsys):
-    assert "has no classifier.bias, classifier.weight; give another --head" in refused(
-        capsys, ours, tmp_path / "back", "--head", "token-classification"
-    )
+    line = refused(capsys, ours, tmp_path / "back", "--head", "token-classification")
+    assert "the head needs classifier.bias, classifier.weight, which are missing; give another --head" in line
 
 
 OTHER_WAY = [
@@ -510,7 +524,8 @@ OTHER_WAY = [
 @pytest.mark.parametrize("name, option, values", [(name, option, values) for name, option, *values in OTHER_WAY])
 def test_an_option_of_the_other_direction_is_refused(name, option, values, ours, tmp_path, capsys):
     line = refused(capsys, tmp_path / name, tmp_path / "target", option, *values)
-    assert line.startswith(f"error: {option.removeprefix('--')}: is for ")
+    kind = {"ours": "a checkpoint of another architecture", "theirs": "a model of seqblend"}[name]
+    assert line == f"error: {option.removeprefix('--')}: applies only to {kind}, and {tmp_path / name} is not one\n"
     assert names_in(tmp_path) == {"theirs", "ours"}
 
 
@@ -527,6 +542,11 @@ def test_help_and_list(capsys):
     with pytest.raises(SystemExit) as end:
         main(["only-one"])
     assert end.value.code == 2 and "give SOURCE and TARGET" in capsys.readouterr().err
+
+
+def test_heads_are_named_like_the_tasks_that_train_them():
+    tasks = {name: TASKS[name].auto_class.__name__ for name in converting.HEADS if name != "base"}
+    assert {"base": "AutoModel", **tasks} == converting.HEADS
 
 
 def test_models_of_the_auto_classes(ours):

@@ -378,6 +378,20 @@ def test_a_killed_process_leaves_no_half_directory(rename_number, tmp_path):
     assert files_in(tmp_path) == {"d/new"}
 
 
+def test_directories_above_stay_only_with_what_was_written(tmp_path):
+    """Those that were there stay; a link to a directory stays a link."""
+    (tmp_path / "there").mkdir()
+    for place in ("there/new/d", "new/d"):
+        with pytest.raises(KeyError), atomic_directory(tmp_path / place) as stage:
+            (stage / "file").write_text("")
+            raise KeyError
+    assert [*tmp_path.rglob("*")] == [tmp_path / "there"]
+    (tmp_path / "link").symlink_to(tmp_path / "there" / "new" / "d", target_is_directory=True)
+    with atomic_directory(tmp_path / "link") as stage:
+        (stage / "file").write_text("")
+    assert files_in(tmp_path) == {"there/new/d/file"} and (tmp_path / "link").is_symlink()
+
+
 def test_files_of_the_user_are_not_lost(run, unopened):
     """A file that is none of ours is named; a card that somebody wrote stays."""
     (run / "original" / "notes.txt").write_text("mine")

@@ -27,9 +27,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 from ..checkpoints.weights import adapter_shapes, check_shapes, shapes_in
 from ..configuration.base import unknown_name_message
-from ..conversion.checkpoint import Checkpoint
-from ..conversion.reading import base_prefix, from_original, quiet
-from ..conversion.registry import ARCHITECTURES
+from ..conversion.reading import quiet
 from ..conversion.table import ConversionError
 from ..conversion.writing import auto_name
 from ..data.errors import InputError, error_line, short_list
@@ -38,7 +36,7 @@ from ..data.writing import write_atomically
 from ..hub_card.card import METRICS, SIGNATURE, SPLITS, CardData
 from ..version import __version__
 from .arguments import BlendTrainingArguments, ModelArguments
-from .loading import ADAPTER_CONFIG, MODEL_CONFIG, load_weights, loading_error
+from .loading import ADAPTER_CONFIG, MODEL_CONFIG, load_weights, loading_error, mismatched_names, open_original
 
 logger = logging.getLogger(__name__)
 
@@ -112,13 +110,14 @@ def import_peft(flag: str) -> ModuleType:
 # --- Training ---
 
 
-def add_lora(model: PreTrainedModel, arguments: ModelArguments, auto_class: Any) -> Any:
+def add_lora(model: PreTrainedModel, arguments: ModelArguments, auto_class: Any, new: set[str]) -> Any:
     """Wrap a saved model for training with LoRA; its own weights are frozen, except the head of a classifier.
 
     Args:
         model: loaded from `model_name_or_path`.
         arguments: the options of LoRA.
         auto_class: with which the model was loaded.
+        new: names of the tensors that the checkpoint does not have.
 
     Returns:
         The PeftModel. Its save_pretrained also writes the configuration of the adapted model.
@@ -135,7 +134,7 @@ def add_lora(model: PreTrainedModel, arguments: ModelArguments, auto_class: Any)
         r=rank,
         lora_alpha=2 * rank if arguments.lora_alpha is None else arguments.lora_alpha,
         target_modules=target_names(model, arguments.lora_target or [ALL_LINEAR]),
-        modules_to_save=whole_modules(model, path) or None,
+        modules_to_save=whole_modules(model, path, new) or None,
         revision=commit_of(path),
     )
     adapted = inject(peft, model, config)
@@ -169,10 +168,15 @@ def target_names(model: PreTrainedModel, given: list[str]) -> list[str]:
     return sorted(set(given))
 
 
-def whole_modules(model: PreTrainedModel, path: str) -> list[str]:
+def whole_modules(model: PreTrainedModel, path: str, new: set[str]) -> list[str]:
     """The modules of the head that are trained whole, besides the last one of a classifier, which peft finds itself.
 
     They are the hidden layer of a classifier; of a language model only what its checkpoint lacks.
+
+    Args:
+        model: loaded from the checkpoint.
+        path: of the checkpoint, for the message.
+        new: names of the tensors that the checkpoint does not have.
 
     Raises:
         InputError: the checkpoint has no lm_head.
@@ -182,34 +186,9 @@ def whole_modules(model: PreTrainedModel, path: str) -> list[str]:
     hidden = [f"head.{name}" for name, part in head.named_children() if [*part.parameters()]] if head else []
     if model.get_output_embeddings() is None:
         return hidden
-    new = new_tensors(model, path)
     if "lm_head.weight" in new:
         raise InputError(f"lora_rank: {path} has no lm_head, which would stay random; train all weights")
     return hidden if new - CONSTANT else []
-
-
-def new_tensors(model: PreTrainedModel, path: str) -> set[str]:
-    """The tensors of the head, tied ones left out, that a checkpoint lacks.
-
-    Args:
-        model: loaded from the checkpoint.
-        path: of the checkpoint: of seqblend, or of another architecture.
-    """
-    prefix = base_prefix(type(model))
-    own = {name for name in model.state_dict() if not name.startswith(prefix)} - {*model.all_tied_weights_keys}
-    names = {name.replace(".gamma", ".weight").replace(".beta", ".bias") for name in Checkpoint(path).files}
-    architecture = original_architecture(path)
-    if architecture is None:
-        return own - names
-    head = architecture.heads.get(auto_name(model), architecture.heads["AutoModel"])
-    found = [architecture.find_targets(name, head, prefix) for name in names]
-    return own - {target for each in found if each is not None for target in each[0]}
-
-
-def original_architecture(path: str, revision: str | None = None) -> Any:
-    """The architecture of a checkpoint that from_original converts; None for a model of seqblend."""
-    config, _ = PretrainedConfig.get_config_dict(path, revision=revision)
-    return ARCHITECTURES.get(str(config.get("model_type")))
 
 
 def commit_of(path: str) -> str | None:
@@ -342,22 +321,22 @@ def load_base(
         ConversionError: another one cannot be converted.
         OSError: there is no such checkpoint.
     """
-    if original_architecture(base, revision) is None:
+    original = open_original(base, revision)
+    if original is None:
         model, info = load_weights(auto_class, base, config, "model", revision)
-    else:
-        converted = from_original(base, auto_class, revision=revision)
-        model, info = type(converted).from_pretrained(
-            None,
-            config=config,
-            state_dict=converted.state_dict(),
-            dtype=converted.dtype,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
-        model.origin = converted.origin
-    resized = {key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]}
-    return model, {*info["missing_keys"]} | resized
+        return model, {*info["missing_keys"], *mismatched_names(info)}
+    converted, report = original.convert(auto_class, original.convert_config(auto_class))
+    model, info = type(converted).from_pretrained(
+        None,
+        config=config,
+        state_dict=converted.state_dict(),
+        dtype=converted.dtype,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        trust_remote_code=False,
+    )
+    model.origin = converted.origin
+    return model, {*report.initialized, *info["missing_keys"], *mismatched_names(info)}
 
 
 # --- The card ---
@@ -436,7 +415,7 @@ def write_adapter_card(adapted: Any, directory: str | Path, given: CardData) -> 
         for name in METRICS
         if isinstance(results.get(f"{prefix}_{name}"), float)
     ]
-    code = CODE_OF_BASE[original_architecture(base, settings.revision) is not None].format(
+    code = CODE_OF_BASE[open_original(base, settings.revision) is not None].format(
         auto_class=auto_name(adapted.get_base_model()), directory=directory.name, model_config=MODEL_CONFIG
     )
     metadata = ModelCardData(

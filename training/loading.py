@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from ..conversion import ConversionError
-from ..conversion.reading import Original
+from ..conversion.reading import Original, find_architecture, is_own, read_original_config
 from ..data.errors import InputError, describe, loading_error_line
 from ..modeling.families import FAMILIES
 
@@ -43,8 +43,8 @@ def load_weights(
         InputError: the model cannot be loaded.
     """
     try:
-        if not is_ours(path):
-            model, report = open_original(path).convert(auto_class, config)
+        if (original := open_original(path, revision)) is not None:
+            model, report = original.convert(auto_class, config)
             return model, {
                 "missing_keys": report.initialized,
                 "unexpected_keys": report.ignored,
@@ -94,10 +94,13 @@ def load_config(path: str, flag: str = "model_name_or_path", auto_class: Any = N
         raise InputError(f"{flag}: there is no directory {path}")
     source = str(Path(path, MODEL_CONFIG)) if is_adapter(path) else path
     if source != path and not Path(source).is_file():
-        raise InputError(f"{flag}: {path} is an adapter without {MODEL_CONFIG}, so not of seqblend train --lora_rank")
+        raise InputError(
+            f"{flag}: {path}: {MODEL_CONFIG} is missing; only adapters saved by seqblend train --lora_rank can be "
+            "opened"
+        )
     try:
-        if not (is_adapter(path) or is_ours(path)):
-            return convert_config(path, auto_class)
+        if not is_adapter(path) and (original := open_original(path)) is not None:
+            return convert_config(original, auto_class)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # from_pretrained of transformers raises any exception
         raise loading_error(path, error, flag) from error
@@ -109,26 +112,35 @@ def load_config(path: str, flag: str = "model_name_or_path", auto_class: Any = N
     return config
 
 
-def is_ours(path: str) -> bool:
-    """Whether config.json names a model_type of this package. Raises OSError if it cannot be read."""
-    config, _ = PretrainedConfig.get_config_dict(path)
-    return config.get("model_type") in {config_class.model_type for config_class in FAMILIES}
+def open_original(path: str, revision: str | None = None) -> Original | None:
+    """A checkpoint of another architecture; None for a model of this package. config.json is read once.
+
+    Args:
+        path: a directory or a repository of the Hub.
+        revision: of the repository.
+
+    Raises:
+        InputError: config.json has no model_type.
+        ConversionError: the architecture is not supported.
+        OSError: there is no such directory or repository, or no config.json.
+    """
+    hub = {} if revision is None else {"revision": revision}
+    config = read_original_config(path, {}, hub)
+    if is_own(config):
+        return None
+    if config.get("model_type") is None:
+        raise InputError(
+            f"{path}: config.json has no model_type; convert it first: seqblend convert {path} TARGET --model_type "
+            "NAME"
+        )
+    return Original(path, find_architecture(path, config, None), config, hub, {})
 
 
-def open_original(path: str) -> Original:
-    """A checkpoint of another architecture. Raises InputError if its config.json does not name it."""
-    if PretrainedConfig.get_config_dict(path)[0].get("model_type") is None:
-        raise InputError(f"{path}: config.json has no model_type; seqblend convert --model_type converts it first")
-    return Original.open(path)
-
-
-def convert_config(path: str, auto_class: Any) -> PretrainedConfig:
+def convert_config(original: Original, auto_class: Any) -> PretrainedConfig:
     """The configuration of a converted checkpoint; `architectures` has the class for its own head, if it has one."""
-    original = open_original(path)
-    models, saved = FAMILIES[original.architecture.config_class], original.saved_class()
-    own = next((auto for auto, model_class in models.items() if model_class is saved), AutoModel)
+    own = original.saved_head() or AutoModel
     config = original.convert_config(own if auto_class is None else auto_class)
-    config.architectures = [models[own].__name__]
+    config.architectures = [FAMILIES[type(config)][own].__name__]
     return config
 
 
@@ -137,6 +149,11 @@ def loading_error(path: str, error: Exception, flag: str = "model_name_or_path")
     where = "cannot be loaded" if Path(path).exists() else "is no directory here, and cannot be loaded from the Hub"
     reason = str(error) if isinstance(error, ConversionError | InputError) else loading_error_line(error)
     return InputError(f"{flag}: {path!r} {where} ({reason})")
+
+
+def mismatched_names(info: dict[str, Any]) -> list[str]:
+    """The names of the tensors of another shape, from the loading info of from_pretrained."""
+    return sorted(key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"])
 
 
 def check_loaded(
@@ -156,7 +173,7 @@ def check_loaded(
 
     new = sorted(info["missing_keys"])
     dropped = sorted(info["unexpected_keys"])
-    resized = sorted(key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"])
+    resized = mismatched_names(info)
     for what, names in {"missing": new, "unexpected": dropped, "of another shape": resized}.items():
         if wrong := [name for name in names if in_base(name)]:
             raise InputError(f"{flag}: {path} does not fit; {what}: {', '.join(wrong)}")

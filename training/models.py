@@ -167,11 +167,7 @@ def make_model(
         set_generation(model, data_args, args)
     if task.generates and args.do_train:
         set_target_language(model, tokenizer)
-    if model_args.lora_rank is None:
-        return model
-    if not args.do_train:
-        raise InputError("lora_rank: nothing is trained; a saved adapter is opened without it")
-    return add_lora(model, model_args, task.auto_class)
+    return model
 
 
 @contextmanager
@@ -293,7 +289,7 @@ def load_model(
     """A saved model with the head of the task. A new head, and the rows of new labels, are newly initialized.
 
     Args:
-        arguments: path of the model, and overrides.
+        arguments: path of the model, overrides, and the options of LoRA, which wraps the model.
         task: tells which head the model gets.
         tokenizer: must not have more tokens than the model.
         settings: config fields to change, such as labels.
@@ -304,6 +300,8 @@ def load_model(
             it has another architecture; the tokenizer is too large.
     """
     path = arguments.model_name_or_path
+    if arguments.lora_rank is not None and not training:
+        raise InputError("lora_rank: nothing is trained; a saved adapter is opened without it")
     if training and is_adapter(path):
         raise InputError(
             f"model_name_or_path: {path} is an adapter, which is only evaluated; training starts from a "
@@ -335,6 +333,8 @@ def load_model(
         relabel(model, own_labels, labels, path)
         with override_errors():
             change_config(model.config, later)
+    if arguments.lora_rank is not None:
+        return add_lora(model, arguments, task.auto_class, {*info["missing_keys"]})
     return model
 
 

@@ -42,7 +42,7 @@ from seqblend.tasks.registry import TASKS
 from seqblend.train import main
 from seqblend.training.adapters import add_lora, load_adapter
 from seqblend.training.arguments import ModelArguments
-from seqblend.training.loading import load_config
+from seqblend.training.loading import load_config, load_weights
 from seqblend.training.run_options import CHECKPOINTING
 
 LORA = {"lora_rank": 4, "learning_rate": 0.05, "max_steps": 4}
@@ -204,6 +204,7 @@ def test_accumulated_batches_have_the_gradients_of_whole_ones(task, base_of, tmp
     overrides = "hidden_dropout=0,attention_dropout=0" + ",classifier_dropout=0" * (task == CLASSIFY)
     options = from_model(base_of(task), task=task, **files(tmp_path, ROWS[task]), config_overrides=overrides)
     options |= {"lora_rank": 2, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0, "pack_documents": None}
+    options["warmup_steps"] = 0
     if task == "causal-lm":
         options["pack_documents"] = True
     batches = {"one": (4, 1), "four": (1, 4)}
@@ -312,7 +313,7 @@ def adopted(model_type, head, directory, rank=3, **options):
     auto_class = stock.auto(head)
     model = from_original(directory / "source", auto_class)
     arguments = ModelArguments(model_name_or_path=str(directory / "source"), lora_rank=rank)
-    model = add_lora(model, arguments, auto_class).eval()
+    model = add_lora(model, arguments, auto_class, set()).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -430,7 +431,7 @@ def test_what_the_original_format_cannot_say_is_refused(tmp_path):
     ours.merge_and_unload().save_pretrained(tmp_path / "saved")
     base = auto_class.from_pretrained(tmp_path / "saved")
     arguments = ModelArguments(model_name_or_path=str(tmp_path / "saved"), lora_rank=2)
-    refused(add_lora(base, arguments, auto_class), "already a model of seqblend")
+    refused(add_lora(base, arguments, auto_class, set()), "already a model of seqblend")
 
 
 def test_an_adapter_is_not_written_over_a_model(tmp_path):
@@ -442,15 +443,18 @@ def test_an_adapter_is_not_written_over_a_model(tmp_path):
 # --- Heads that the checkpoint does not have ---
 
 
+def with_lora(path, auto_class):
+    """A checkpoint as training loads it, with an adapter of rank 2."""
+    model, info = load_weights(auto_class, path, load_config(path, auto_class=auto_class))
+    arguments = ModelArguments(model_name_or_path=path, lora_rank=2)
+    return add_lora(model, arguments, auto_class, {*info["missing_keys"]})
+
+
 @pytest.mark.parametrize("model_type", ["bert", "roberta"])
 def test_a_masked_language_model_trains_a_new_head_and_keeps_one_that_it_has(model_type, tmp_path):
     head = "AutoModelForMaskedLM"
     stock.stock_model(model_type, "AutoModel").save_pretrained(tmp_path / "bare")
-    new = add_lora(
-        from_original(tmp_path / "bare", stock.auto(head)),
-        ModelArguments(model_name_or_path=str(tmp_path / "bare"), lora_rank=2),
-        stock.auto(head),
-    )
+    new = with_lora(str(tmp_path / "bare"), stock.auto(head))
     new.save_pretrained(tmp_path / "adapter")
     batch = stock.padded(stock.rows(model_type, head))
     with torch.no_grad():
@@ -462,14 +466,25 @@ def test_a_masked_language_model_trains_a_new_head_and_keeps_one_that_it_has(mod
     assert trained_parts == [{"model", "head"}, {"model"}]
 
 
+def test_a_random_head_of_the_base_model_is_refused(tmp_path):
+    """The adapter does not have it either, because peft trained it alone."""
+    path, auto_class = str(tmp_path / "bare"), transformers.AutoModelForMaskedLM
+    stock.stock_model("bert", "AutoModel").save_pretrained(path)
+    model, _ = load_weights(auto_class, path, load_config(path, auto_class=auto_class))
+    model.name_or_path = path
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"]))
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    model.config.to_json_file(tmp_path / "adapter" / "model_config.json")
+    with pytest.raises(InputError, match=r"neither the adapter nor its base model .*head\.dense\.bias"):
+        load_adapter(auto_class, str(tmp_path / "adapter"), load_config(str(tmp_path / "adapter")))
+
+
 def test_a_random_lm_head_is_refused(tmp_path):
     """It would be another one wherever the adapter is opened."""
     options = {"tie_word_embeddings": False}
     stock.stock_model("llama", "AutoModel", **options).save_pretrained(tmp_path / "bare")
-    model = from_original(tmp_path / "bare", transformers.AutoModelForCausalLM)
-    arguments = ModelArguments(model_name_or_path=str(tmp_path / "bare"), lora_rank=2)
     with pytest.raises(InputError, match="bare has no lm_head, which would stay random"):
-        add_lora(model, arguments, transformers.AutoModelForCausalLM)
+        with_lora(str(tmp_path / "bare"), transformers.AutoModelForCausalLM)
 
 
 # --- What is refused ---
