@@ -352,7 +352,9 @@ def load_stock(
         raise ConversionError(f"{source}: {name} has the shape {tuple(found)}, by config.json {tuple(expected)}")
     origin = Origin(architecture, original.config, dtype, read_files(source, **original.hub))
     new = replaced | head_tensors(architecture, head, source, report["missing_keys"])
-    initialized = sorted({target for name in new for target in match(head.patterns, name)[0]})
+    initialized = sorted(
+        {target for name in new if (found := match(head.patterns, name)) is not None for target in found[0]}
+    )
     ignored = preserve_unexpected(origin, head, source, checkpoint, report["unexpected_keys"])
     return stock, origin, set(report["missing_keys"]), LoadReport(initialized, ignored)
 

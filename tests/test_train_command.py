@@ -1004,7 +1004,7 @@ REFUSED = {
     "half precision": ({"fp16": True}, ["fp16", "GPU", "CPU"]),
     "no such model": (
         {"model_name_or_path": "nope", "tokenizer_type": None, "config_overrides": None},
-        ["model_name_or_path: there is no directory nope"],
+        ["model_name_or_path: 'nope' is no directory here, and cannot be loaded from the Hub"],
     ),
     "recipe": ({"recipe": "brt"}, ["recipe", "'brt'", "nearest first: bert, default"]),
     "option": ({"config_overrides": "hiden_size=3"}, ["'hiden_size'", "nearest first: hidden_size, ", "norm_type"]),

@@ -16,8 +16,8 @@ from ..modeling.families import FAMILIES
 
 logger = logging.getLogger(__name__)
 
-# OWNER/NAME.
-NAME_ON_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+# OWNER/NAME, and a NAME alone, as old repositories have.
+NAME_ON_HUB, OLD_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*"), re.compile(r"\w[\w.-]*")
 # Beside the weights of an adapter: its settings, by peft, and the configuration of the adapted model. That is no
 # config.json, beside which transformers would look for the weights of a whole model.
 ADAPTER_CONFIG, MODEL_CONFIG = "adapter_config.json", "model_config.json"
@@ -90,7 +90,9 @@ def load_config(path: str, flag: str = "model_name_or_path", auto_class: Any = N
     Raises:
         InputError: it cannot be loaded, or its architecture is not supported.
     """
-    if not (Path(path).exists() or NAME_ON_HUB.fullmatch(str(path))):
+    # `seqblend predict NAME` most likely means a directory.
+    is_old_name = flag != "DIR" and OLD_NAME.fullmatch(str(path))
+    if not (Path(path).exists() or NAME_ON_HUB.fullmatch(str(path)) or is_old_name):
         raise InputError(f"{flag}: there is no directory {path}")
     source = str(Path(path, MODEL_CONFIG)) if is_adapter(path) else path
     if source != path and not Path(source).is_file():
