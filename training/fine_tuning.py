@@ -5,6 +5,7 @@ import logging
 from transformers import PreTrainedModel
 
 from ..conversion import ConversionError
+from ..conversion.origin import without_adapter
 from ..conversion.writing import check
 from ..data.errors import InputError
 from ..tasks.base import Task
@@ -70,7 +71,7 @@ def check_original(args: BlendTrainingArguments, model: PreTrainedModel) -> None
     if not getattr(args, flag):
         return
     try:
-        problems = check(model.get_base_model() if hasattr(model, "peft_config") else model)
+        problems = check(without_adapter(model))
     except ConversionError as error:
         raise InputError(f"{flag}: {error}") from error
     if problems:
