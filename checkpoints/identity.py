@@ -239,7 +239,8 @@ def base_digest(model: Any, args: TrainingArguments) -> str | None:
         return None
     sha = hashlib.sha256()
     for name, tensor in model.named_parameters():
-        if not tensor.requires_grad:
+        # peft keeps a copy of each module that it trains whole, which is not used.
+        if not tensor.requires_grad and ".original_module." not in name:
             values = tensor.detach().flatten()
             step = max(1, len(values) // SAMPLED)
             sha.update(name.encode() + values[::step].float().cpu().numpy().tobytes())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME
 
 from ..conversion.origin import FOLDER as ORIGINAL_FILES
 from ..data.errors import InputError, short_list
@@ -24,8 +25,11 @@ RESULTS = [
     "predictions.jsonl",
     REFERENCE,
 ]
-# The weights of an adapter, its settings, and the configuration of the adapted model.
-ADAPTER = ("adapter_model.safetensors", "adapter_config.json", "model_config.json")
+# The configuration of the adapted model, beside an adapter. That is no config.json, beside which transformers would
+# look for the weights of a whole model.
+MODEL_CONFIG = "model_config.json"
+# The files of an adapter: its weights, its settings, and that configuration.
+ADAPTER = (ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_CONFIG_NAME, MODEL_CONFIG)
 # Patterns of the files that show an earlier run, besides checkpoints.
 TRACES = (*RESULTS, STATE, "training_args.bin", *WEIGHTS, ADAPTER[0])
 # Patterns of its other files, which do not fit another model.

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from ..data.errors import InputError, error_line, short_list
+from ..data.writing import move_into
 from ..hub_card.contents import WEIGHTS
-from .faults import files_of
 from .run_directory import ADAPTER, clear_run, is_inside
-from .store import STAGE, RunError, by_age, checkpoints_in, clear_stage, commit, remove, resume_hint, synchronize
+from .store import STAGE, RunError, by_age, checkpoints_in, clear_stage, commit, remove, resume_hint
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ class CheckpointWriter:
         try:
             save(stage)
             if self.args.should_save:
-                move_files(stage, directory)
+                move_into(stage, directory)
                 if self.args.merge_adapter:
                     # Of this run, before --merge_adapter: transformers would load it into the merged model.
                     for name in ADAPTER:
@@ -202,14 +202,3 @@ class CheckpointWriter:
                 shutil.rmtree(stage, ignore_errors=True)
                 with suppress(OSError):
                     stage.parent.rmdir()
-
-
-def move_files(source: Path, target: Path) -> None:
-    """Wait until all files of a directory are on the disk, then move them into another one. Raises OSError."""
-    files = list(files_of(source))
-    for path in files:
-        synchronize(path)
-    for path in files:
-        place = target / path.relative_to(source)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(place)

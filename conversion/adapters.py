@@ -1,6 +1,5 @@
 """Adapters of a converted model in the original format: LoRA of peft for the stock class."""
 
-import importlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +10,29 @@ from safetensors.torch import save_file
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
-from .origin import origin_of
-from .reading import base_prefix, from_original, quiet
+from ..data.writing import move_into
+from .origin import origin_of, without_adapter
+from .reading import auto_class_of, base_prefix, from_original, quiet
 from .table import LABELS, Architecture, ConversionError, Head, computed_fields, value_of
 
 # Before the names of the base model's tensors in those of an adapter.
 PREFIX = "base_model.model."
 MERGE = "merge it instead (--merge_adapter true, or merge_and_unload)"
-# Settings of LoRA that change what it computes, and the only values that are converted.
-PLAIN = {"use_dora": False, "bias": "none", "lora_bias": False, "trainable_token_indices": None}
+# Settings of plain LoRA: what is adapted, with which rank and scaling.
+SETTINGS = (
+    *("task_type", "r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
+)
+# Entries of adapter_config.json that do not change what a trained adapter computes.
+DESCRIPTIVE = ("peft_type", "peft_version", "base_model_name_or_path", "revision", "auto_mapping", "inference_mode")
+# The initializations that leave the weights of the base model as they are; others, such as pissa, change them.
+INITIALIZATIONS = (True, False, "gaussian", "eva", "orthogonal")
 
 
 @dataclass
-class Pair:
+class LayerLora:
     """The LoRA of one layer: `b @ a`, multiplied by `scaling`, is added to its weight.
 
     Args:
@@ -38,7 +46,7 @@ class Pair:
     scaling: float
 
 
-def write_adapter(adapted: Any, auto_class: type, head: Head, directory: Path) -> None:
+def write_adapter(adapted: Any, directory: Path) -> None:
     """Write an adapter that was trained on a converted model as an adapter of peft for the original checkpoint.
 
     A layer that is fused in the original, such as `c_attn` of GPT-2, gets the adapters of its parts side by side: the
@@ -47,80 +55,115 @@ def write_adapter(adapted: Any, auto_class: type, head: Head, directory: Path) -
     Args:
         adapted: a PeftModel with one adapter of LoRA. Its base model is adopted from the checkpoint that
             base_model_name_or_path names, and unchanged.
-        auto_class: of the base model.
-        head: of the stock class.
         directory: where to write; created if it does not exist.
 
     Raises:
         ConversionError: the original format cannot express the adapter, or its base model is another checkpoint;
             nothing is written.
     """
-    settings, base = settings_of(adapted), adapted.get_base_model()
+    from peft import LoraConfig
+
+    check_adapter(adapted)
+    settings, base = settings_of(adapted), without_adapter(adapted)
     architecture = origin_of(base).architecture
-    pairs, whole = trained_tensors(adapted, settings)
+    head = architecture.heads[auto_class_of(base).__name__]
+    layers, whole = trained_tensors(adapted)
     config = origin_of(base).original_config()
-    check_config(architecture, base, config, head)
-    check_base(base, auto_class, settings, set(whole))
     if (directory / "config.json").exists():
         raise ConversionError(f"{directory} holds a whole model; give another directory")
     for name in LABELS:
         setattr(config, name, getattr(base.config, name))
-    converted, tensors = convert(architecture, head, config, base_prefix(type(base)), pairs, whole)
+    converted, tensors = convert_adapter(architecture, head, config, base_prefix(type(base)), layers, whole)
     with torch.device("meta"), quiet():
         stock = head.stock_class(config)
     modules = dict(stock.named_modules())
-    adapter = importlib.import_module("peft").LoraConfig(
+    adapter = LoraConfig(
         task_type=settings.task_type,
         base_model_name_or_path=settings.base_model_name_or_path,
         revision=settings.revision,
         lora_dropout=settings.lora_dropout,
         target_modules=short_names(set(converted), set(modules)),
-        modules_to_save=whole_modules(tensors) or None,
+        modules_to_save=modules_to_save(tensors) or None,
         fan_in_fan_out=any(isinstance(modules[name], Conv1D) for name in converted),
         inference_mode=True,
         **ranks(converted),
     )
-    for name, pair in converted.items():
-        tensors |= {f"{name}.lora_A.weight": pair.a, f"{name}.lora_B.weight": pair.b}
-    with tempfile.TemporaryDirectory() as staged:
-        # What is on the disk is complete, or is not there.
-        save_file({PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}, Path(staged, "adapter"))
-        directory.mkdir(parents=True, exist_ok=True)
-        adapter.save_pretrained(str(directory))
-        (directory / "adapter_model.safetensors").write_bytes(Path(staged, "adapter").read_bytes())
+    for name, layer in converted.items():
+        tensors |= {f"{name}.lora_A.weight": layer.a, f"{name}.lora_B.weight": layer.b}
+    tensors = {PREFIX + name: tensor.contiguous() for name, tensor in tensors.items()}
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".original-") as staged:
+        save_file(tensors, Path(staged, ADAPTER_SAFE_WEIGHTS_NAME))
+        adapter.save_pretrained(staged)
+        move_into(Path(staged), directory)
+
+
+def check_adapter(adapted: Any) -> None:
+    """Check whether write_adapter can write an adapter, before or after its training.
+
+    Raises:
+        ConversionError: see write_adapter.
+    """
+    settings, base = settings_of(adapted), without_adapter(adapted)
+    architecture = origin_of(base).architecture
+    head = architecture.heads[auto_class_of(base).__name__]
+    check_config(architecture, base, origin_of(base).original_config(), head)
+    check_base(base, settings, set(trained_tensors(adapted)[1]))
 
 
 def settings_of(adapted: Any) -> Any:
     """The LoraConfig of the adapter. Raises ConversionError if there are several, or it is no plain LoRA."""
-    if [*adapted.peft_config] != ["default"]:
-        raise ConversionError(f"the model has adapters {', '.join(adapted.peft_config)}; one is converted at a time")
+    if len(adapted.peft_config) > 1:
+        names = ", ".join(adapted.peft_config)
+        raise ConversionError(f"the model has several adapters ({names}); keep only the one named default")
+    if "default" not in adapted.peft_config:
+        raise ConversionError(f"the adapter is named {', '.join(adapted.peft_config)}; name it default")
     settings = adapted.peft_config["default"]
     kind = getattr(settings.peft_type, "value", settings.peft_type)
     if kind != "LORA":
         raise ConversionError(f"an adapter of type {kind} cannot be converted; {MERGE}")
-    for name, value in PLAIN.items():
-        if getattr(settings, name, value) != value:
-            raise ConversionError(f"an adapter with {name}={getattr(settings, name)!r} cannot be converted; {MERGE}")
+    for name, value in unsupported_settings(settings.to_dict()).items():
+        raise ConversionError(f"an adapter with {name}={value!r} cannot be converted; {MERGE}")
     return settings
 
 
-def trained_tensors(adapted: Any, settings: Any) -> tuple[dict[str, Pair], dict[str, torch.Tensor]]:
+def unsupported_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """The entries of adapter_config.json that are not those of plain LoRA, and do not have the default of peft.
+
+    Some of peft's settings name packages to import.
+    """
+    from peft import LoraConfig
+
+    plain: Any = LoraConfig()
+    defaults = plain.to_dict()
+
+    def is_plain(name: str, value: Any) -> bool:
+        is_default = value == defaults.get(name) or value in (None, False, [], {})
+        is_known = name in (*SETTINGS, *DESCRIPTIVE) or (name == "init_lora_weights" and value in INITIALIZATIONS)
+        return is_known or is_default
+
+    return {name: value for name, value in settings.items() if not is_plain(name, value)}
+
+
+def trained_tensors(adapted: Any) -> tuple[dict[str, LayerLora], dict[str, torch.Tensor]]:
     """The LoRA of each layer, by its name in the base model, and the tensors that were trained whole.
 
     Raises:
         ConversionError: the adapter holds other tensors.
     """
-    state = importlib.import_module("peft").get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     state = {name.removeprefix(PREFIX): tensor.detach().cpu() for name, tensor in state.items()}
-    modules = dict(adapted.get_base_model().named_modules())
-    pairs = {}
+    modules = dict(without_adapter(adapted).named_modules())
+    layers = {}
     for name in [name for name in state if name.endswith(".lora_A.weight")]:
         layer = name.removesuffix(".lora_A.weight")
         a, b = state.pop(name), state.pop(f"{layer}.lora_B.weight")
-        pairs[layer] = Pair(a, b, modules[layer].scaling["default"])
+        layers[layer] = LayerLora(a, b, modules[layer].scaling["default"])
     if other := [name for name in state if ".lora_" in name]:
         raise ConversionError(f"{other[0]} of the adapter cannot be converted; {MERGE}")
-    return pairs, state
+    return layers, state
 
 
 def check_config(architecture: Architecture, base: PreTrainedModel, original: PreTrainedConfig, head: Head) -> None:
@@ -130,15 +173,17 @@ def check_config(architecture: Architecture, base: PreTrainedModel, original: Pr
         was, now = value_of(before, name), value_of(base.config, name)
         # The padding is that of the tokenizer, which the Trainer reads.
         if was != now and not name.endswith("_token_id"):
-            raise ConversionError(f"{name} was {was!r} and is {now!r}, which an adapter cannot say; {MERGE}")
+            raise ConversionError(
+                f"{name} was {was!r} at the conversion and is {now!r} now; an adapter does not store the "
+                f"configuration; {MERGE}"
+            )
 
 
-def check_base(base: PreTrainedModel, auto_class: type, settings: Any, whole: set[str]) -> None:
+def check_base(base: PreTrainedModel, settings: Any, whole: set[str]) -> None:
     """Compare the weights under an adapter with the original checkpoint that it is to be an adapter of.
 
     Args:
         base: the base model, with the adapter in its layers.
-        auto_class: of the base model.
         settings: name the checkpoint.
         whole: names of the tensors that the adapter replaces.
 
@@ -148,7 +193,7 @@ def check_base(base: PreTrainedModel, auto_class: type, settings: Any, whole: se
     name = settings.base_model_name_or_path
     try:
         with quiet():
-            original = from_original(name, auto_class, revision=settings.revision).state_dict()
+            original = from_original(name, auto_class_of(base), revision=settings.revision).state_dict()
     except (ConversionError, OSError, ValueError) as error:
         raise ConversionError(
             f"base_model_name_or_path of the adapter, {name!r}, must be the original checkpoint: {error}; {MERGE}"
@@ -158,17 +203,17 @@ def check_base(base: PreTrainedModel, auto_class: type, settings: Any, whole: se
         layer, _, kind = key.rpartition(".")
         found = own.get(f"{layer}.base_layer.{kind}", own.get(key))
         if key not in whole and (found is None or not torch.equal(found.cpu(), tensor.to(found.dtype))):
-            raise ConversionError(f"the adapter was trained on another {key} than that of {name}; {MERGE}")
+            raise ConversionError(f"{key} differs from that in {name}, the base model of the adapter; {MERGE}")
 
 
-def convert(
+def convert_adapter(
     architecture: Architecture,
     head: Head,
     config: PreTrainedConfig,
     prefix: str,
-    pairs: dict[str, Pair],
+    layers: dict[str, LayerLora],
     whole: dict[str, torch.Tensor],
-) -> tuple[dict[str, Pair], dict[str, torch.Tensor]]:
+) -> tuple[dict[str, LayerLora], dict[str, torch.Tensor]]:
     """The LoRA of each layer of the stock class, and its tensors that were trained whole.
 
     Args:
@@ -176,7 +221,7 @@ def convert(
         head: of the stock class.
         config: of the stock class.
         prefix: of the base model's tensors in the model of seqblend.
-        pairs: the LoRA of each layer in seqblend.
+        layers: the LoRA of each layer in seqblend.
         whole: tensors by the names of seqblend.
 
     Raises:
@@ -184,38 +229,38 @@ def convert(
     """
     with torch.device("meta"), quiet():
         shapes = {name: tensor.shape for name, tensor in head.stock_class(config).state_dict().items()}
-    layers, tensors, used = {}, {}, set()
+    converted, tensors, used = {}, {}, set()
     for name in shapes:
         found = architecture.find_targets(name, head, prefix)
         if found is None or found[1].is_alias:
             continue
         targets, rule = found
-        parts = [pairs.get(each.removesuffix(".weight")) if each.endswith(".weight") else None for each in targets]
+        parts = [layers.get(each.removesuffix(".weight")) if each.endswith(".weight") else None for each in targets]
         if any(parts):
             rows = shapes[name][1 if rule.is_transposed else 0] // len(parts)
-            layers[name.removesuffix(".weight")] = join(parts, rows)
+            converted[name.removesuffix(".weight")] = stack(parts, rows)
             used |= {each.removesuffix(".weight") for each in targets}
         elif targets[0] in whole and rule.skipped_rows is None:
             tensors[name] = rule.restore([whole[each] for each in targets], None)
             used |= {*targets}
-    if missing := sorted({*pairs, *whole} - used):
+    if missing := sorted({*layers, *whole} - used):
         raise ConversionError(f"{architecture.model_type} has no counterpart of {missing[0]}; {MERGE}")
-    return layers, tensors
+    return converted, tensors
 
 
-def join(parts: list[Pair | None], rows: int) -> Pair:
+def stack(parts: list[LayerLora | None], rows: int) -> LayerLora:
     """The LoRA of a layer that is made of several ones, one above the other, each with `rows` outputs."""
     given = [part for part in parts if part is not None]
     scaling = given[0].scaling
     if len(parts) == 1:
         return given[0]
     blocks = [torch.empty(rows, 0) if part is None else part.b * (part.scaling / scaling) for part in parts]
-    return Pair(torch.cat([part.a for part in given]), torch.block_diag(*blocks).to(given[0].b), scaling)
+    return LayerLora(torch.cat([part.a for part in given]), torch.block_diag(*blocks).to(given[0].b), scaling)
 
 
-def ranks(layers: dict[str, Pair]) -> dict[str, Any]:
+def ranks(layers: dict[str, LayerLora]) -> dict[str, Any]:
     """The settings of LoraConfig for the rank and the scaling of each layer; exceptions by the layer's full name."""
-    own = {name: (len(pair.a), pair.scaling * len(pair.a)) for name, pair in layers.items()}
+    own = {name: (len(layer.a), layer.scaling * len(layer.a)) for name, layer in layers.items()}
     rank, alpha = min(own.values())
     return {
         "r": rank,
@@ -231,7 +276,7 @@ def short_names(targets: set[str], modules: set[str]) -> list[str]:
     return sorted(short if {name for name in modules if name.rpartition(".")[2] in short} == targets else targets)
 
 
-def whole_modules(tensors: dict[str, torch.Tensor]) -> list[str]:
+def modules_to_save(tensors: dict[str, torch.Tensor]) -> list[str]:
     """The modules of tensors that were trained whole.
 
     peft saves `classifier` and `score` of a classifier whole, so none of their parts is named.

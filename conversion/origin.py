@@ -198,6 +198,11 @@ def origin_files(directory: Path) -> list[str]:
     return [name for name in names if is_origin_file(name)]
 
 
+def without_adapter(model: Any) -> Any:
+    """The model inside a PeftModel; any other model unchanged."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def origin_of(model: PreTrainedModel) -> Origin:
     """The origin of a converted model. Raises ConversionError if the model was not converted."""
     origin = getattr(model, "origin", None)

@@ -292,6 +292,12 @@ def find_classes(architecture: Architecture, auto_class: type) -> tuple[type[Pre
     return models[auto_class], architecture.head_for(auto_class.__name__)
 
 
+def auto_class_of(model: PreTrainedModel) -> Any:
+    """The Auto class of a model of seqblend."""
+    models = FAMILIES[type(model.config)]
+    return next(auto_class for auto_class, model_class in models.items() if type(model) is model_class)
+
+
 def base_prefix(model_class: type[PreTrainedModel]) -> str:
     """The prefix of the base model's tensors in a model class of seqblend."""
     is_base = model_class is FAMILIES[model_class.config_class][AutoModel]

@@ -1,23 +1,21 @@
 """Conversion of a model back to a checkpoint of its original architecture."""
 
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from ..modeling.families import FAMILIES
+from ..data.writing import move_into
 from .adapters import write_adapter
 from .checkpoint import read_json
 from .modules import is_module_file
-from .origin import GENERATION, Origin, origin_of
-from .reading import base_prefix, quiet
+from .origin import GENERATION, Origin, origin_of, without_adapter
+from .reading import auto_class_of, base_prefix, quiet
 from .table import ConversionError, TensorMap
 
 # Names of weight files in transformers: one file, shards, and their index.
@@ -39,14 +37,12 @@ def to_original(model: Any, directory: str | Path, legacy_keys: bool = False) ->
     Raises:
         ConversionError: the model was not converted, or the original format cannot express it; nothing is written.
     """
-    adapted = hasattr(model, "peft_config") and hasattr(model, "get_base_model")
-    whole = model.get_base_model() if adapted else model
+    whole = without_adapter(model)
     origin = origin_of(whole)
     if problems := check(whole):
         raise ConversionError("; ".join(problems))
-    if adapted:
-        name = auto_name(whole)
-        write_adapter(model, getattr(transformers, name), origin.architecture.heads[name], Path(directory))
+    if whole is not model:
+        write_adapter(model, Path(directory))
         return
     stock, tensors = stock_model(model, origin)
     if legacy_keys:
@@ -61,11 +57,7 @@ def to_original(model: Any, directory: str | Path, legacy_keys: bool = False) ->
         write_files(model, origin, Path(staged))
         for path in old_weights(directory):
             path.unlink()
-        for path in sorted(Path(staged).rglob("*")):
-            if path.is_file():
-                target = directory / path.relative_to(staged)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(path, target)
+        move_into(Path(staged), directory)
 
 
 def check_target(directory: Path, model_type: str) -> None:
@@ -92,7 +84,7 @@ def check(model: PreTrainedModel) -> list[str]:
         ConversionError: the model was not converted.
     """
     origin = origin_of(model)
-    architecture, name = origin.architecture, auto_name(model)
+    architecture, name = origin.architecture, auto_class_of(model).__name__
     if name not in architecture.heads:
         return [f"{architecture.model_type} has no stock class for {name}"]
     original, head = origin.original_config(), architecture.heads[name]
@@ -113,16 +105,10 @@ def check(model: PreTrainedModel) -> list[str]:
     return problems
 
 
-def auto_name(model: PreTrainedModel) -> str:
-    """The name of the Auto class of a model."""
-    models = FAMILIES[type(model.config)]
-    return next(auto.__name__ for auto, model_class in models.items() if type(model) is model_class)
-
-
 def stock_model(model: PreTrainedModel, origin: Origin) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
     """The stock model with the weights of a model, and all tensors to write, including those that it does not have."""
     architecture = origin.architecture
-    head = architecture.heads[auto_name(model)]
+    head = architecture.heads[auto_class_of(model).__name__]
     config = architecture.restore_config(model.config, origin.original_config(), head)
     weights, preserved = model.state_dict(), dict(origin.tensors)
     is_lossless = all(fits(tensor, origin.dtype) for tensor in weights.values())
@@ -171,7 +157,10 @@ def write_files(model: PreTrainedModel, origin: Origin, directory: Path) -> None
     The modules of sentence-transformers are written only with the class that they were made for: with modules.json a
     classifier would be opened as a model of embeddings.
     """
-    stock, named = origin.architecture.heads[auto_name(model)].stock, origin.config.get("architectures") or []
+    stock, named = (
+        origin.architecture.heads[auto_class_of(model).__name__].stock,
+        origin.config.get("architectures") or [],
+    )
     for path, content in origin.files.items():
         if is_module_file(path) and named and stock not in named:
             continue

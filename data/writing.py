@@ -71,6 +71,21 @@ def synchronize(path: Path) -> None:
         os.close(descriptor)
 
 
+def move_into(staged: Path, directory: Path) -> None:
+    """Wait until all files of a directory are on the disk, then move them into another one, where they replace others.
+
+    Raises:
+        OSError: a file cannot be moved.
+    """
+    files = [path for path in sorted(staged.rglob("*")) if path.is_file()]
+    for path in files:
+        synchronize(path)
+    for path in files:
+        place = directory / path.relative_to(staged)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(place)
+
+
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """A temporary directory that replaces `path` at the end, once its content is on the disk.

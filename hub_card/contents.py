@@ -7,10 +7,11 @@ from pathlib import Path
 
 from huggingface_hub.utils.sha import sha_fileobj
 from transformers.dynamic_module_utils import get_relative_imports
+from transformers.utils import ADAPTER_CONFIG_NAME
 
 from ..conversion.modules import FILES as OF_SENTENCE_TRANSFORMERS
 from ..conversion.modules import MODULES, read_modules
-from ..conversion.origin import FILES, origin_files
+from ..conversion.origin import FILES, TEMPLATE, TEMPLATES, origin_files
 from ..conversion.origin import FOLDER as ORIGINAL
 from ..conversion.writing import WEIGHT_FILES
 from ..data.objects import read_object
@@ -34,9 +35,6 @@ PUSHED = (
     *("spm.model", "spm_char.model", "source.spm", "target.spm", "tiktoken.model", "tekken.json"),
     *("chat_template.jinja", "chat_template.json"),
 )
-# Additional chat templates of a tokenizer.
-TEMPLATES = "additional_chat_templates"
-TEMPLATE = re.compile(r"[\w-]+\.jinja")
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 # Files of the run that the card is made from; they are not pushed.
@@ -58,7 +56,7 @@ def repository_files(directory: str | Path) -> dict[str, Path]:
         PublishError: a file is missing that is needed to load the model, or a file is a link.
     """
     directory = Path(directory)
-    if (directory / "adapter_config.json").is_file():
+    if (directory / ADAPTER_CONFIG_NAME).is_file():
         reason = "holds an adapter of peft; train with --merge_adapter true to push the whole model"
         raise PublishError(f"{directory}: {reason}")
     try:
@@ -71,7 +69,7 @@ def repository_files(directory: str | Path) -> dict[str, Path]:
     if missing := sorted(name for name in wanted if not (directory / name).is_file()):
         raise PublishError(f"{directory}: {', '.join(missing)} is missing; save the model again with save_pretrained")
     templates = [each.relative_to(directory).as_posix() for each in (directory / TEMPLATES).glob("*.jinja")]
-    names = [*pushed, *filter(lambda name: TEMPLATE.fullmatch(Path(name).name), templates)]
+    names = [*pushed, *filter(TEMPLATE.fullmatch, templates)]
     # All names are in the directory itself or in one of these folders, so no other part of a path can be a link.
     folders = {name.partition("/")[0] for name in (*names, *wanted) if "/" in name}
     for name in sorted({*wanted, *names, *RECORDS, *folders, FOLDER, TEMPLATES, ORIGINAL}):

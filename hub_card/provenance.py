@@ -6,11 +6,11 @@ current one, which reads the same configurations. Any other file is foreign code
 A model in an original format needs no code: if its directory holds or names some, it is refused.
 """
 
-import json
 from pathlib import Path
 
 from packaging.version import Version
 
+from ..conversion.modules import MODULES, parse_modules
 from ..data.objects import read_object
 from ..version import __version__
 from .export import FAMILIES, auto_map, exported_version, family_code
@@ -19,7 +19,7 @@ from .saved import original_auto_class
 # Keys of config.json and tokenizer_config.json that name code.
 CODE_KEYS = ("auto_map", "custom_pipelines")
 # The package of the classes in modules.json that are no code of the repository.
-MODULES = "sentence_transformers."
+SENTENCE_TRANSFORMERS = "sentence_transformers."
 
 
 class ForeignCodeError(ValueError):
@@ -62,18 +62,16 @@ def code_beside_original(directory: Path) -> list[str]:
     config, tokenizer = (read_object(directory / name) for name in ("config.json", "tokenizer_config.json"))
     found = [f"config.json names {config[key]}" for key in CODE_KEYS if config.get(key)]
     found += [f"tokenizer_config.json names {tokenizer[key]}" for key in CODE_KEYS if tokenizer.get(key)]
-    found += [f"modules.json names {name}" for name in module_types(directory) if not name.startswith(MODULES)]
+    foreign = [name for name in module_types(directory) if not name.startswith(SENTENCE_TRANSFORMERS)]
+    found += [f"{MODULES} names {name}" for name in foreign]
     return found + [f"{path.relative_to(directory)} is code" for path in sorted(directory.rglob("*.py"))]
 
 
 def module_types(directory: Path) -> list[str]:
     """The classes that modules.json of sentence-transformers names. Raises ValueError if it is damaged."""
-    path = directory / "modules.json"
-    try:
-        modules = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON ({error})") from error
-    return [str(each["type"]) for each in modules if isinstance(each, dict) and each.get("type")]
+    path = directory / MODULES
+    modules = parse_modules(path.read_bytes(), str(path)) if path.exists() else []
+    return [str(each["type"]) for each in modules if each.get("type")]
 
 
 def check_code(directory: Path, trusted: bool = False) -> None:

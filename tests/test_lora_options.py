@@ -15,21 +15,24 @@ from test_train_command import (
 )
 
 from seqblend.data.errors import InputError
-from seqblend.training.adapters import check_lora
 from seqblend.training.arguments import BlendTrainingArguments, ModelArguments
+from seqblend.training.checks import check_lora
 
 HUB = {"push_to_hub": True, "hub_model_id": "you/model"}
 WITHOUT_EFFECT = [
-    ({"lora_alpha": 8}, "lora_alpha: is for adapters, and there is no lora_rank"),
-    ({"lora_target": ["q_proj"]}, "lora_target: is for adapters, and there is no lora_rank"),
-    ({"merge_adapter": True}, "merge_adapter: is for adapters, and there is no lora_rank"),
+    ({"lora_alpha": 8}, "lora_alpha: has no effect without --lora_rank"),
+    ({"lora_target": ["q_proj"]}, "lora_target: has no effect without --lora_rank"),
+    ({"merge_adapter": True}, "merge_adapter: has no effect without --lora_rank"),
 ]
 SAVED = {"lora_rank": 4, "model_name_or_path": "saved"}
 CONTRADICTIONS = [
     ({"lora_rank": 4}, "lora_rank: needs model_name_or_path; .* a recipe are random"),
     ({"lora_rank": 4, "encoder_name_or_path": "e"}, "needs model_name_or_path; .* encoder_name_or_path are random"),
-    ({**SAVED, **HUB}, "push_to_hub: an adapter is not pushed; --merge_adapter true pushes the whole model"),
-    ({**SAVED, **HUB, "merge_adapter": True, "hub_strategy": "checkpoint"}, "hub_strategy: checkpoint, but"),
+    ({**SAVED, **HUB}, "push_to_hub: adapters are not pushed; add --merge_adapter true to push the whole model"),
+    (
+        {**SAVED, **HUB, "merge_adapter": True, "hub_strategy": "checkpoint"},
+        "hub_strategy: checkpoint pushes checkpoints, but with lora_rank .*; use end",
+    ),
 ]
 
 

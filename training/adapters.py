@@ -19,24 +19,27 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
+from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, GENERATION_CONFIG_NAME
 from transformers.utils.hub import cached_file, extract_commit_hash
 
+from ..checkpoints.run_directory import MODEL_CONFIG
 from ..checkpoints.weights import adapter_shapes, check_shapes, shapes_in
 from ..configuration.base import unknown_name_message
+from ..conversion.adapters import PREFIX, SETTINGS, unsupported_settings
+from ..conversion.origin import without_adapter
 from ..conversion.reading import quiet
 from ..conversion.table import ConversionError
-from ..conversion.writing import auto_name
 from ..data.errors import InputError, error_line, short_list
 from ..data.objects import read_object
 from ..data.writing import write_atomically
 from ..hub_card.card import METRICS, SIGNATURE, SPLITS, CardData
 from ..version import __version__
-from .arguments import BlendTrainingArguments, ModelArguments
-from .loading import ADAPTER_CONFIG, MODEL_CONFIG, load_weights, loading_error, mismatched_names, open_original
+from .arguments import ModelArguments
+from .loading import load_base, loading_error
 
 logger = logging.getLogger(__name__)
 
@@ -49,51 +52,8 @@ TASK_TYPES = {
     AutoModelForSeq2SeqLM: "SEQ_2_SEQ_LM",
     AutoModelForCausalLM: "CAUSAL_LM",
 }
-# Settings in adapter_config.json that are read; any other must have peft's default.
-SETTINGS = (
-    *("task_type", "r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora"),
-    *("target_modules", "modules_to_save"),
-)
-# Entries of adapter_config.json that do not change what the adapter computes.
-DESCRIPTIVE = (
-    *("peft_type", "peft_version", "base_model_name_or_path", "revision", "auto_mapping", "inference_mode"),
-    "init_lora_weights",
-)
 # Initialized with zeros, so equal wherever the base model is loaded.
 CONSTANT = {"lm_head.bias"}
-# Before the names of the base model's tensors in those of an adapter.
-PREFIX = "base_model.model."
-
-
-# --- Options ---
-
-
-def check_lora(model_args: ModelArguments, args: BlendTrainingArguments) -> None:
-    """Check the options of LoRA.
-
-    Raises:
-        InputError: an option has no effect, contradicts another, or needs peft, which is not installed.
-    """
-    if model_args.lora_rank is None:
-        options = {**vars(model_args), "merge_adapter": args.merge_adapter}
-        for name in ("lora_alpha", "lora_target", "merge_adapter"):
-            if options[name]:
-                raise InputError(f"{name}: is for adapters, and there is no lora_rank")
-        return
-    if not model_args.model_name_or_path:
-        given = "encoder_name_or_path" if model_args.encoder_name_or_path else "a recipe"
-        raise InputError(
-            f"lora_rank: needs model_name_or_path; LoRA leaves the weights as they are, and those of a model from "
-            f"{given} are random"
-        )
-    if args.merge_adapter and (args.fsdp or args.deepspeed):
-        raise InputError("merge_adapter: needs all weights in one process, which fsdp and deepspeed divide")
-    for flag in ("push_to_hub", "push_original"):
-        if getattr(args, flag) and not args.merge_adapter:
-            raise InputError(f"{flag}: an adapter is not pushed; --merge_adapter true pushes the whole model")
-    if args.push_to_hub and args.hub_strategy in ("checkpoint", "all_checkpoints"):
-        raise InputError(f"hub_strategy: {args.hub_strategy.value}, but the checkpoints of lora_rank are adapters")
-    import_peft("lora_rank")
 
 
 def import_peft(flag: str) -> ModuleType:
@@ -134,7 +94,7 @@ def add_lora(model: PreTrainedModel, arguments: ModelArguments, auto_class: Any,
         r=rank,
         lora_alpha=2 * rank if arguments.lora_alpha is None else arguments.lora_alpha,
         target_modules=target_names(model, arguments.lora_target or [ALL_LINEAR]),
-        modules_to_save=whole_modules(model, path, new) or None,
+        modules_to_save=modules_to_save(model, path, new) or None,
         revision=commit_of(path),
     )
     adapted = inject(peft, model, config)
@@ -168,7 +128,7 @@ def target_names(model: PreTrainedModel, given: list[str]) -> list[str]:
     return sorted(set(given))
 
 
-def whole_modules(model: PreTrainedModel, path: str, new: set[str]) -> list[str]:
+def modules_to_save(model: PreTrainedModel, path: str, new: set[str]) -> list[str]:
     """The modules of the head that are trained whole, besides the last one of a classifier, which peft finds itself.
 
     They are the hidden layer of a classifier; of a language model only what its checkpoint lacks.
@@ -187,7 +147,9 @@ def whole_modules(model: PreTrainedModel, path: str, new: set[str]) -> list[str]
     if model.get_output_embeddings() is None:
         return hidden
     if "lm_head.weight" in new:
-        raise InputError(f"lora_rank: {path} has no lm_head, which would stay random; train all weights")
+        raise InputError(
+            f"lora_rank: {path} has no lm_head, which would stay random under LoRA; train without --lora_rank"
+        )
     return hidden if new - CONSTANT else []
 
 
@@ -217,11 +179,15 @@ def save_adapter(
         return
     if not has_card:
         card.unlink(missing_ok=True)
-    config = copy.deepcopy(model.get_base_model().config)
-    config.architectures = [type(model.get_base_model()).__name__]
+    base = without_adapter(model)
+    config = copy.deepcopy(base.config)
+    config.architectures = [type(base).__name__]
     # Nothing is loaded from the code of the base model.
     vars(config).pop("auto_map", None)
     config.to_json_file(Path(save_directory, MODEL_CONFIG))
+    # The Trainer changes that of the wrapper.
+    if (generation := getattr(model, "generation_config", None)) is not None:
+        generation.save_pretrained(save_directory)
 
 
 def merge(trainer: Any) -> None:
@@ -252,18 +218,18 @@ def load_adapter(auto_class: Any, path: str, config: PretrainedConfig) -> PreTra
         InputError: the adapter or its base model cannot be loaded, or they do not fit each other.
     """
     peft = import_peft(path)
-    saved = read_object(Path(path, ADAPTER_CONFIG))
+    saved = read_object(Path(path, ADAPTER_CONFIG_NAME))
     settings = lora_settings(peft, saved, path)
     base, revision = saved.get("base_model_name_or_path"), saved.get("revision")
     if not isinstance(base, str) or not isinstance(revision, str | None):
-        raise InputError(f"{path}: {ADAPTER_CONFIG} names no base model (base_model_name_or_path)")
+        raise InputError(f"{path}: {ADAPTER_CONFIG_NAME} names no base model (base_model_name_or_path)")
     if not Path(path, ADAPTER_SAFE_WEIGHTS_NAME).is_file():
         raise InputError(f"{path}: {ADAPTER_SAFE_WEIGHTS_NAME} is missing")
     try:
         with quiet():
             model, new = load_base(auto_class, base, revision, config)
     except InputError as error:
-        raise InputError(f"{path}: base_model_name_or_path in {ADAPTER_CONFIG}: {error}") from error
+        raise InputError(f"{path}: base_model_name_or_path in {ADAPTER_CONFIG_NAME}: {error}") from error
     except (ConversionError, OSError, StrictDataclassError, ValueError) as error:
         reason = loading_error(base, error, "base_model_name_or_path")
         raise InputError(f"{path}: {reason}") from error
@@ -277,128 +243,38 @@ def load_adapter(auto_class: Any, path: str, config: PretrainedConfig) -> PreTra
     if differing := sorted(names.keys() ^ own.keys()):
         raise InputError(f"{path}: does not fit its base model {base}: {short_list(differing)}")
     if random := sorted(new - CONSTANT - {name.removeprefix(PREFIX) for name in names}):
-        raise InputError(f"{path}: neither the adapter nor its base model {base} has {short_list(random)}")
+        raise InputError(f"{path}: {short_list(random)} are neither in the adapter nor in its base model {base}")
     peft.set_peft_model_state_dict(adapted, load_file(Path(path, ADAPTER_SAFE_WEIGHTS_NAME)))
-    return adapted.get_base_model()
+    model = without_adapter(adapted)
+    if Path(path, GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(path)
+    return model
 
 
 def lora_settings(peft: ModuleType, saved: dict[str, Any], path: str) -> Any:
     """The LoraConfig of an adapter.
 
     Raises:
-        InputError: it is of another kind than LoRA, or has a setting that this package does not read. Some of peft's
-            settings name packages to import.
+        InputError: it is of another kind than LoRA, or has a setting beyond plain LoRA.
     """
     if saved.get("peft_type") != "LORA":
-        raise InputError(f"{path}: is an adapter of type {saved.get('peft_type')}; only LORA is opened")
-    defaults = peft.LoraConfig().to_dict()
-    for name, value in saved.items():
-        is_default = value == defaults.get(name) or value in (None, False, [], {})
-        if name not in (*SETTINGS, *DESCRIPTIVE) and not is_default:
-            raise InputError(f"{path}: {ADAPTER_CONFIG} has {name}={value!r:.60}, which is opened by peft only")
+        raise InputError(f"{path}: the adapter has the type {saved.get('peft_type')}; only LORA is supported")
+    for name, value in unsupported_settings(saved).items():
+        raise InputError(
+            f"{path}: {ADAPTER_CONFIG_NAME} has {name}={value!r:.60}, which seqblend does not support; open the "
+            "adapter with peft"
+        )
     try:
         return peft.LoraConfig(**{name: saved[name] for name in SETTINGS if name in saved})
     except Exception as error:  # peft checks nothing, and raises whatever it meets
-        raise InputError(f"{path}: {ADAPTER_CONFIG}: {error_line(error)}") from error
-
-
-def load_base(
-    auto_class: Any, base: str, revision: str | None, config: PretrainedConfig
-) -> tuple[PreTrainedModel, set[str]]:
-    """The base model of an adapter, with the configuration of the adapted model.
-
-    Args:
-        auto_class: selects the head.
-        base: a directory or a repository of the Hub: of seqblend, or of another architecture.
-        revision: of the repository.
-        config: of the adapted model.
-
-    Returns:
-        The model, and the names of its tensors that the checkpoint does not have, or has for other labels.
-
-    Raises:
-        InputError: a model of seqblend cannot be loaded.
-        ConversionError: another one cannot be converted.
-        OSError: there is no such checkpoint.
-    """
-    original = open_original(base, revision)
-    if original is None:
-        model, info = load_weights(auto_class, base, config, "model", revision)
-        return model, {*info["missing_keys"], *mismatched_names(info)}
-    converted, report = original.convert(auto_class, original.convert_config(auto_class))
-    model, info = type(converted).from_pretrained(
-        None,
-        config=config,
-        state_dict=converted.state_dict(),
-        dtype=converted.dtype,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-        trust_remote_code=False,
-    )
-    model.origin = converted.origin
-    return model, {*report.initialized, *info["missing_keys"], *mismatched_names(info)}
+        raise InputError(f"{path}: {ADAPTER_CONFIG_NAME}: {error_line(error)}") from error
 
 
 # --- The card ---
 
-CARD = """\
----
-{metadata}
----
-
-# {title}
-
-{summary}A LoRA adapter for {kind}: rank {rank}, alpha {alpha:g}, on {targets}.
-Its base model is named in `{adapter_config}`.
-
-## How to use it
-
-```
-seqblend predict {name} --input texts.txt
-```
-
-or in Python, with peft:
-
-```python
-{code}```
-
-## Results
-
-{results}
-
-{signature} {version}.
-"""
-CODE_OF_BASE = {
-    False: """\
-import seqblend
-from peft import PeftConfig, PeftModel
-from transformers import AutoConfig, {auto_class}
-
-directory = {directory!r}
-base = PeftConfig.from_pretrained(directory)
-config = AutoConfig.from_pretrained(f"{{directory}}/{model_config}")
-model = {auto_class}.from_pretrained(
-    base.base_model_name_or_path, revision=base.revision, config=config, ignore_mismatched_sizes=True
-)
-model = PeftModel.from_pretrained(model, directory).eval()
-""",
-    True: """\
-from peft import PeftConfig, PeftModel
-from transformers import AutoConfig, {auto_class}
-from seqblend import from_original
-
-directory = {directory!r}
-base = PeftConfig.from_pretrained(directory)
-config = AutoConfig.from_pretrained(f"{{directory}}/{model_config}")
-labels = {{"id2label": config.id2label, "label2id": config.label2id, "problem_type": config.problem_type}}
-model = from_original(base.base_model_name_or_path, {auto_class}, revision=base.revision, **labels)
-model = PeftModel.from_pretrained(model, directory).eval()
-""",
-}
-
 
 def write_adapter_card(adapted: Any, directory: str | Path, given: CardData) -> None:
-    """Write a short card of an adapter: what it is, how it is opened, and its results.
+    """Write a short card of an adapter: what it is, its base model, and its results.
 
     Args:
         adapted: the PeftModel.
@@ -406,40 +282,31 @@ def write_adapter_card(adapted: Any, directory: str | Path, given: CardData) -> 
         given: facts of the user.
     """
     directory, settings = Path(directory).absolute(), adapted.active_peft_config
-    base, model_class = str(settings.base_model_name_or_path), type(adapted.get_base_model())
     results = read_object(directory / "all_results.json")
     facts = CardData(**{**(results.get("card_data") or {}), **{k: v for k, v in vars(given).items() if v is not None}})
-    rows = [
-        f"| {split} | {METRICS[name][1]} | {results[f'{prefix}_{name}']:.4f} |"
-        for prefix, split in SPLITS.items()
-        for name in METRICS
-        if isinstance(results.get(f"{prefix}_{name}"), float)
-    ]
-    code = CODE_OF_BASE[open_original(base, settings.revision) is not None].format(
-        auto_class=auto_name(adapted.get_base_model()), directory=directory.name, model_config=MODEL_CONFIG
-    )
+    # A path of this machine is no name on the Hub.
+    path = str(settings.base_model_name_or_path)
+    base = facts.base_model or (None if Path(path).exists() else path)
+    of_hub = {name: getattr(facts, name) for name in ("language", "license", "datasets")}
     metadata = ModelCardData(
-        language=facts.language,
-        license=facts.license,
-        library_name="peft",
-        tags=["seqblend", "lora", *(facts.tags or [])],
-        datasets=facts.datasets,
-        # A path of this machine is no name on the Hub.
-        base_model=facts.base_model or (None if Path(base).exists() else base),
+        **of_hub, library_name="peft", tags=["seqblend", "lora", *(facts.tags or [])], base_model=base
     )
-    card = CARD.format(
-        metadata=metadata.to_yaml(),
-        title=facts.title or directory.name,
-        name=directory.name,
-        summary=f"{facts.summary}\n\n" if facts.summary else "",
-        kind=model_class.__name__,
-        rank=settings.r,
-        alpha=settings.lora_alpha,
-        targets=", ".join(sorted(settings.target_modules)),
-        adapter_config=ADAPTER_CONFIG,
-        code=code,
-        results="\n".join(["| split | metric | value |", "|---|---|---|", *rows]) if rows else "Not measured.",
-        signature=SIGNATURE,
-        version=__version__,
-    )
-    write_atomically(directory / "README.md", card)
+    name, targets = type(without_adapter(adapted)).__name__, ", ".join(sorted(settings.target_modules))
+    rows = [
+        f"| {split} | {METRICS[metric][1]} | {results[f'{prefix}_{metric}']:.4f} |"
+        for prefix, split in SPLITS.items()
+        for metric in METRICS
+        if isinstance(results.get(f"{prefix}_{metric}"), float)
+    ]
+    parts = [
+        f"---\n{metadata.to_yaml()}\n---",
+        f"# {facts.title or directory.name}",
+        *([facts.summary] if facts.summary else []),
+        f"A LoRA adapter for {name}, rank {settings.r}, alpha {settings.lora_alpha:g}, on {targets}. "
+        f"Its base model is {base or f'named in `{ADAPTER_CONFIG_NAME}`'}.\n"
+        f"`seqblend predict {directory.name} --input texts.txt` opens both.",
+        "## Results",
+        "\n".join(["| split | metric | value |", "|---|---|---|", *rows]) if rows else "Not measured.",
+        f"{SIGNATURE} {__version__}.\n",
+    ]
+    write_atomically(directory / "README.md", "\n\n".join(parts))

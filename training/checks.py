@@ -20,7 +20,7 @@ from ..data.errors import NEAREST, InputError, check_choice, nearest_first
 from ..tasks.base import Task
 from ..tasks.registry import TASKS, tasks_with
 from ..tasks.windows import OVERFLOW_STRATEGIES
-from .adapters import check_lora
+from .adapters import import_peft
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
 from .command_line import parse_pairs
 from .evaluation import generation_settings, load_generation_config
@@ -157,6 +157,38 @@ def check_parts(model_args: ModelArguments) -> None:
             f"architecture: {model_args.architecture}, but encoder_name_or_path and decoder_name_or_path make an "
             "encoder-decoder"
         )
+
+
+def check_lora(model_args: ModelArguments, args: BlendTrainingArguments) -> None:
+    """Check the options of LoRA.
+
+    Raises:
+        InputError: an option has no effect, contradicts another, or needs peft, which is not installed.
+    """
+    if model_args.lora_rank is None:
+        options = {**vars(model_args), "merge_adapter": args.merge_adapter}
+        for name in ("lora_alpha", "lora_target", "merge_adapter"):
+            if options[name]:
+                raise InputError(f"{name}: has no effect without --lora_rank")
+        return
+    if not model_args.model_name_or_path:
+        given = "encoder_name_or_path" if model_args.encoder_name_or_path else "a recipe"
+        raise InputError(
+            f"lora_rank: needs model_name_or_path; LoRA leaves the weights as they are, and those of a model from "
+            f"{given} are random"
+        )
+    for flag in ("merge_adapter", "save_original"):
+        if getattr(args, flag) and (args.fsdp or args.deepspeed):
+            raise InputError(f"{flag}: cannot be combined with fsdp or deepspeed, which divide the weights")
+    for flag in ("push_to_hub", "push_original"):
+        if getattr(args, flag) and not args.merge_adapter:
+            raise InputError(f"{flag}: adapters are not pushed; add --merge_adapter true to push the whole model")
+    if args.push_to_hub and args.hub_strategy in ("checkpoint", "all_checkpoints"):
+        raise InputError(
+            f"hub_strategy: {args.hub_strategy.value} pushes checkpoints, but with lora_rank checkpoints hold "
+            "adapters, which are not pushed; use end"
+        )
+    import_peft("lora_rank")
 
 
 def check_batches(args: BlendTrainingArguments) -> None:

@@ -7,7 +7,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checkpoints.run_directory import is_inside
 from ..conversion import ConversionError
+from ..conversion.adapters import check_adapter
 from ..conversion.modules import MODULES, unusable_modules
+from ..conversion.origin import without_adapter
 from ..conversion.writing import check
 from ..data.errors import InputError
 from ..data.streams import RowStream
@@ -108,7 +110,7 @@ def check_original(
     flag = "push_original" if args.push_original else "save_original"
     if not getattr(args, flag):
         return
-    whole, folder = model.get_base_model() if hasattr(model, "peft_config") else model, Path(args.output_dir, FOLDER)
+    whole, folder = without_adapter(model), Path(args.output_dir, FOLDER)
     for name, path in model_args.sources().items():
         if is_inside(path, folder):
             raise InputError(f"{flag}: would replace {name} {path}; give another output_dir")
@@ -116,6 +118,8 @@ def check_original(
         problems = check(whole)
         if not args.overwrite_output_dir:
             check_replaceable(folder)
+        if whole is not model and not args.merge_adapter:
+            check_adapter(model)
     except ConversionError as error:
         raise InputError(f"{flag}: {error}") from error
     modules = whole.origin.files.get(MODULES)

@@ -14,6 +14,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import RemoveColumnsCollator, seed_worker
 
 from ..checkpoints.position import seed_of
+from ..conversion.origin import without_adapter
 from ..data.errors import InputError
 from ..data.streams import PositionedStream, SharedStream, is_resumable
 from ..tasks.encoding import count_tokens
@@ -161,9 +162,7 @@ class Loaders:
 
     def _columns(self) -> list[str]:
         """The columns that the model or the collator reads; default_data_collator also reads label and label_ids."""
-        model = self._unwrapped_model()
-        # An adapter of peft wraps the model.
-        model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        model = without_adapter(self._unwrapped_model())
         names = [*inspect.signature(model.forward).parameters, "label", "label_ids", *self.trainer.label_names]
         return [*dict.fromkeys([*names, *getattr(self.trainer.data_collator, "reads", ())])]
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.utils import ADAPTER_CONFIG_NAME
 
+from ..checkpoints.run_directory import MODEL_CONFIG
 from ..conversion import ConversionError
 from ..conversion.reading import Original, find_architecture, is_own, read_original_config
 from ..data.errors import InputError, describe, loading_error_line
@@ -18,14 +20,11 @@ logger = logging.getLogger(__name__)
 
 # OWNER/NAME, and a NAME alone, as old repositories have.
 NAME_ON_HUB, OLD_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*"), re.compile(r"\w[\w.-]*")
-# Beside the weights of an adapter: its settings, by peft, and the configuration of the adapted model. That is no
-# config.json, beside which transformers would look for the weights of a whole model.
-ADAPTER_CONFIG, MODEL_CONFIG = "adapter_config.json", "model_config.json"
 
 
 def is_adapter(path: str | Path) -> bool:
     """Whether a directory holds an adapter of peft, and no whole model."""
-    return Path(path, ADAPTER_CONFIG).is_file() and not Path(path, "config.json").exists()
+    return Path(path, ADAPTER_CONFIG_NAME).is_file() and not Path(path, "config.json").exists()
 
 
 def load_weights(
@@ -62,6 +61,43 @@ def load_weights(
             )
     except Exception as error:  # from_pretrained of transformers raises any exception
         raise loading_error(path, error, flag) from error
+
+
+def load_base(
+    auto_class: Any, base: str, revision: str | None, config: PretrainedConfig
+) -> tuple[PreTrainedModel, set[str]]:
+    """The base model of an adapter, with the configuration of the adapted model, which may have other labels.
+
+    Args:
+        auto_class: selects the head.
+        base: a directory or a repository of the Hub: of seqblend, or of another architecture.
+        revision: of the repository.
+        config: of the adapted model.
+
+    Returns:
+        The model, and the names of its tensors that the checkpoint does not have, or has for other labels.
+
+    Raises:
+        InputError: a model of seqblend cannot be loaded.
+        ConversionError: another one cannot be converted.
+        OSError: there is no such checkpoint.
+    """
+    original = open_original(base, revision)
+    if original is None:
+        model, info = load_weights(auto_class, base, config, "model", revision)
+        return model, {*info["missing_keys"], *mismatched_names(info)}
+    converted, report = original.convert(auto_class, original.convert_config(auto_class))
+    model, info = type(converted).from_pretrained(
+        None,
+        config=config,
+        state_dict=converted.state_dict(),
+        dtype=converted.dtype,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        trust_remote_code=False,
+    )
+    model.origin = converted.origin
+    return model, {*report.initialized, *info["missing_keys"], *mismatched_names(info)}
 
 
 @contextmanager

@@ -301,11 +301,11 @@ def load_model(
     """
     path = arguments.model_name_or_path
     if arguments.lora_rank is not None and not training:
-        raise InputError("lora_rank: nothing is trained; a saved adapter is opened without it")
+        raise InputError("lora_rank: nothing is trained; leave it out to evaluate a saved adapter")
     if training and is_adapter(path):
         raise InputError(
-            f"model_name_or_path: {path} is an adapter, which is only evaluated; training starts from a "
-            "whole model, as --merge_adapter true saves it"
+            f"model_name_or_path: {path} is an adapter, from which training cannot start; start from a whole model "
+            "(--merge_adapter true saves one)"
         )
     check_saved(load_config(path), arguments, task, None if training else settings.get("problem_type"))
     config = load_config(path, auto_class=task.auto_class)

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 
+from ..conversion.origin import without_adapter
 from ..data.errors import InputError
 from ..tasks.splits import greater_is_better
 from .arguments import BlendTrainingArguments
@@ -133,9 +134,7 @@ def dry_run(trainer: Trainer) -> None:
     Raises:
         InputError: something cannot be built; the message names the option.
     """
-    args, own = trainer.args, trainer.model
-    # An adapter of peft wraps the model.
-    own = own.get_base_model() if hasattr(own, "get_base_model") else own
+    args, own = trainer.args, without_adapter(trainer.model)
     with torch.random.fork_rng(devices=[]):
         with torch.device("meta"):
             model = type(own)(own.config)

@@ -3,8 +3,6 @@
 import json
 import logging
 import shutil
-import subprocess
-import sys
 
 import peft
 import pytest
@@ -34,6 +32,7 @@ from test_train_command import (
 from transformers import AutoConfig
 
 from seqblend import FAMILIES, from_original, to_original
+from seqblend.checkpoints.identity import facts_of
 from seqblend.conversion import ConversionError
 from seqblend.data.errors import InputError
 from seqblend.hub_card.publish import main as publish
@@ -41,7 +40,8 @@ from seqblend.predict import main as predict
 from seqblend.tasks.registry import TASKS
 from seqblend.train import main
 from seqblend.training.adapters import add_lora, load_adapter
-from seqblend.training.arguments import ModelArguments
+from seqblend.training.arguments import BlendTrainingArguments, ModelArguments
+from seqblend.training.fine_tuning import check_original
 from seqblend.training.loading import load_config, load_weights
 from seqblend.training.run_options import CHECKPOINTING
 
@@ -151,13 +151,13 @@ def test_peft_opens_an_adapter(task, base_of, tmp_path):
         assert_close(auto_class.from_pretrained(out).eval()(**batch).logits, logits, 1e-6)
 
 
-def test_the_code_of_the_card_runs(base_of, tmp_path):
+def test_a_card_says_what_the_adapter_is_and_its_results(base_of, tmp_path):
     out = run(tmp_path / "out", **from_model(base_of(TAG), task=TAG, **files(tmp_path, ROWS[TAG]), **LORA))
     card = (out / "README.md").read_text()
-    assert str(tmp_path) not in card and "| test | F1 of spans |" in card
-    code = card.partition("```python\n")[2].partition("```")[0] + "print(type(model).__name__)\n"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout == "PeftModelForTokenClassification\n", done.stderr[-2000:]
+    figure = read(out / "all_results.json")["test_f1"]
+    assert str(tmp_path) not in card and f"| test | F1 of spans | {figure:.4f} |" in card
+    assert "A LoRA adapter for BlendEncoderForTokenClassification, rank 4, alpha 8, on down_proj, gate_proj" in card
+    assert "Its base model is named in `adapter_config.json`." in card and "library_name: peft" in card
 
 
 # --- Training ---
@@ -420,11 +420,11 @@ def test_what_the_original_format_cannot_say_is_refused(tmp_path):
     refused(model, "use_dora=True")
     model.peft_config["default"].use_dora = False
     model.config.hidden_act = "relu"
-    refused(model, "hidden_act was 'gelu' and is 'relu'")
+    refused(model, "hidden_act was 'gelu' at the conversion and is 'relu' now")
     model.config.hidden_act = "gelu"
     with torch.no_grad():
         model.get_base_model().model.layers[1].mlp.up_proj.base_layer.weight[0] += 1
-    refused(model, r"another model\.layers\.1\.mlp\.up_proj\.weight than that of")
+    refused(model, r"model\.layers\.1\.mlp\.up_proj\.weight differs from that in")
     model.peft_config["default"].base_model_name_or_path = str(tmp_path / "nowhere")
     refused(model, "must be the original checkpoint")
     ours, _, auto_class = adopted("bert", SEQUENCE, tmp_path / "ours")
@@ -432,6 +432,39 @@ def test_what_the_original_format_cannot_say_is_refused(tmp_path):
     base = auto_class.from_pretrained(tmp_path / "saved")
     arguments = ModelArguments(model_name_or_path=str(tmp_path / "saved"), lora_rank=2)
     refused(add_lora(base, arguments, auto_class, set()), "already a model of seqblend")
+
+
+def test_of_several_adapters_none_is_converted(tmp_path):
+    model, *_ = adopted("bert", SEQUENCE, tmp_path)
+    model.add_adapter("second", model.peft_config["default"])
+    with pytest.raises(
+        ConversionError, match=r"several adapters \(default, second\); keep only the one named default"
+    ):
+        to_original(model, tmp_path / "out")
+    model.delete_adapter("default")
+    with pytest.raises(ConversionError, match="the adapter is named second; name it default"):
+        to_original(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_some_layers_alone_are_adapted(tmp_path):
+    """Also in the original, and when it is opened again."""
+    path, auto_class = str(tmp_path / "source"), stock.auto(SEQUENCE)
+    stock.stock_model("bert", SEQUENCE).save_pretrained(path)
+    base = from_original(path, auto_class)
+    base.name_or_path = path
+    settings = {"target_modules": ["q_proj"], "layers_to_transform": [1], "init_lora_weights": False}
+    model = peft.get_peft_model(base, peft.LoraConfig(task_type="SEQ_CLS", **settings)).eval()
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    base.config.architectures = [type(base).__name__]
+    base.config.to_json_file(tmp_path / "adapter" / "model_config.json")
+    batch = stock.padded(stock.rows("bert", SEQUENCE))
+    to_original(model, tmp_path / "original")
+    theirs = peft.PeftModel.from_pretrained(auto_class.from_pretrained(path), tmp_path / "original").eval()
+    with torch.no_grad():
+        expected = stock.outputs(model, batch)
+        assert_close(stock.outputs(opened(tmp_path / "adapter"), batch), expected, 0.0)
+        assert_close(stock.outputs(theirs, batch), expected, 1e-5)
 
 
 def test_an_adapter_is_not_written_over_a_model(tmp_path):
@@ -475,7 +508,7 @@ def test_a_random_head_of_the_base_model_is_refused(tmp_path):
     adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"]))
     adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
     model.config.to_json_file(tmp_path / "adapter" / "model_config.json")
-    with pytest.raises(InputError, match=r"neither the adapter nor its base model .*head\.dense\.bias"):
+    with pytest.raises(InputError, match=r"head\.dense\.bias.* are neither in the adapter nor in its base"):
         load_adapter(auto_class, str(tmp_path / "adapter"), load_config(str(tmp_path / "adapter")))
 
 
@@ -519,10 +552,11 @@ SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 DAMAGES = {
     "base": (SETTINGS, {"base_model_name_or_path": "nowhere/at/all"}, ["base_model_name_or_path", "nowhere/at/all"]),
     "no base": (SETTINGS, {"base_model_name_or_path": None}, ["names no base model"]),
-    "kind": (SETTINGS, {"peft_type": "IA3"}, ["type IA3", "only LORA"]),
+    "kind": (SETTINGS, {"peft_type": "IA3"}, ["the type IA3", "only LORA"]),
     "import": (SETTINGS, {"megatron_config": {"a": 1}}, ["megatron_config"]),
-    "package": (SETTINGS, {"megatron_core": "os"}, ["megatron_core='os'"]),
+    "package": (SETTINGS, {"megatron_core": "os"}, ["megatron_core='os'", "open the adapter with peft"]),
     "setting": (SETTINGS, {"use_dora": True}, ["use_dora=True"]),
+    "start": (SETTINGS, {"init_lora_weights": "pissa"}, ["init_lora_weights='pissa'"]),
     "rank": (SETTINGS, {"r": 3}, ["does not match the model", "size mismatch"]),
     "target": (SETTINGS, {"target_modules": ["c_attn"]}, ["does not fit its base model"]),
     "fewer": (SETTINGS, {"target_modules": ["q_proj"]}, ["does not fit its base model"]),
@@ -558,7 +592,9 @@ def adapter(base_of, tmp_path_factory):
 
 def test_training_does_not_start_from_an_adapter(adapter, tmp_path, capsys):
     given = from_model(adapter, **files(tmp_path, ROWS[CLASSIFY]))
-    assert_refused(tmp_path, given, ["is an adapter, which is only evaluated", "--merge_adapter true"], capsys)
+    assert_refused(
+        tmp_path, given, ["is an adapter, from which training cannot start", "--merge_adapter true"], capsys
+    )
 
 
 def test_another_rank_is_another_run(base_of, tmp_path, capsys):
@@ -582,7 +618,8 @@ def test_the_base_model_is_that_of_the_commit_that_was_adapted(hub, base_of, tmp
     out = run(tmp_path / "out", **options)
     settings = read(out / "adapter_config.json")
     assert settings["base_model_name_or_path"] == "someone/base" and settings["revision"] == commit.oid
-    assert "base_model: someone/base" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "base_model: someone/base" in card and "Its base model is someone/base." in card
 
     changed = {name: tensor + 1 for name, tensor in weights_in(base).items()}
     safetensors.torch.save_file(changed, tmp_path / "model.safetensors", {"format": "pt"})
@@ -605,3 +642,45 @@ def test_a_merged_model_is_pushed(hub, base_of, tmp_path, monkeypatch):
     assert {"model.safetensors", "README.md"} <= {*names} and not [name for name in names if "adapter" in name]
     assert len([each for each in api.list_repo_commits("someone/tagger") if "checkpoint" in each.title]) == 0
     assert "End of training" in [each.title for each in api.list_repo_commits("someone/tagger")]
+
+
+# --- What an adapter must keep, and what is refused before its training ---
+
+
+def test_an_adapter_keeps_the_settings_of_generation(tmp_path):
+    """Those of the run and of the checkpoint; without them a text would be cut at the default length."""
+    stock.stock_model("bart", "AutoModelForSeq2SeqLM", torch.float32).save_pretrained(tmp_path / "base")
+    model = from_original(tmp_path / "base", transformers.AutoModelForSeq2SeqLM)
+    model.generation_config.max_length, model.generation_config.num_beams = 65, 4
+    arguments = ModelArguments(model_name_or_path=str(tmp_path / "base"), lora_rank=2)
+    adapted = add_lora(model, arguments, transformers.AutoModelForSeq2SeqLM, set())
+    adapted.save_pretrained(tmp_path / "adapter")
+    config = load_config(str(tmp_path / "adapter"))
+    opened = load_adapter(transformers.AutoModelForSeq2SeqLM, str(tmp_path / "adapter"), config)
+    assert (opened.generation_config.max_length, opened.generation_config.num_beams) == (65, 4)
+    assert opened.generation_config.eos_token_id == model.generation_config.eos_token_id
+
+
+def test_an_adapter_that_cannot_be_converted_back_is_refused_before_its_training(tmp_path):
+    stock.stock_model("bert", "AutoModel", torch.float32).save_pretrained(tmp_path / "base")
+    head = transformers.AutoModelForSequenceClassification
+    model = from_original(tmp_path / "base", head, norm_eps=1e-3)
+    arguments = ModelArguments(model_name_or_path=str(tmp_path / "base"), lora_rank=2)
+    adapted = add_lora(model, arguments, head, {"score.weight", "score.bias"})
+    args = BlendTrainingArguments(str(tmp_path / "out"), save_original=True)
+    with pytest.raises(InputError, match="save_original: norm_eps was"):
+        check_original(args, arguments, adapted, None)
+
+
+def test_a_run_is_not_resumed_on_another_base_model(tmp_path):
+    """Checkpoints hold only the adapter, which would fit."""
+    stock.stock_model("bert", "AutoModel", torch.float32).save_pretrained(tmp_path / "base")
+    head = transformers.AutoModelForSequenceClassification
+    facts = []
+    for change in (0.0, 0.0, 1e-3):
+        model = from_original(tmp_path / "base", head)
+        model.model.layers[0].mlp.up_proj.weight.data += change
+        arguments = ModelArguments(model_name_or_path=str(tmp_path / "base"), lora_rank=2)
+        adapted = add_lora(model, arguments, head, {"score.weight", "score.bias"})
+        facts.append(facts_of(adapted, BlendTrainingArguments(str(tmp_path / "out")))["base_weights"])
+    assert facts[0] == facts[1] != facts[2]
