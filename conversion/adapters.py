@@ -134,8 +134,7 @@ def unsupported_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """
     from peft import LoraConfig
 
-    plain: Any = LoraConfig()
-    defaults = plain.to_dict()
+    defaults = LoraConfig().to_dict()
 
     def is_plain(name: str, value: Any) -> bool:
         is_default = value == defaults.get(name) or value in (None, False, [], {})
