@@ -247,7 +247,7 @@ def load_adapter(auto_class: Any, path: str, config: PretrainedConfig) -> PreTra
     peft.set_peft_model_state_dict(adapted, load_file(Path(path, ADAPTER_SAFE_WEIGHTS_NAME)))
     model = without_adapter(adapted)
     if Path(path, GENERATION_CONFIG_NAME).is_file():
-        model.generation_config = GenerationConfig.from_pretrained(path, trust_remote_code=False)
+        model.generation_config = GenerationConfig.from_dict(read_object(Path(path, GENERATION_CONFIG_NAME)))
     return model
 
 
