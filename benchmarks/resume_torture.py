@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
-    BertModel,
+    BertForSequenceClassification,
     PreTrainedModel,
     PrinterCallback,
     set_seed,
@@ -76,10 +76,11 @@ def model_for(shape: str) -> PreTrainedModel:
 
 def converted_bert() -> PreTrainedModel:
     """A small BERT of transformers, converted to a classifier of this package with dropout."""
-    stock = BertModel(BertConfig(num_hidden_layers=2, hidden_dropout_prob=0.2, **SIZES))
+    config = BertConfig(num_hidden_layers=2, hidden_dropout_prob=0.2, num_labels=3, **SIZES)
+    stock = BertForSequenceClassification(config)
     with tempfile.TemporaryDirectory() as directory:
         stock.save_pretrained(directory)
-        return from_original(directory, AutoModelForSequenceClassification, num_labels=3)
+        return from_original(directory, AutoModelForSequenceClassification)
 
 
 def rows_for(shape: str) -> datasets.Dataset:
