@@ -40,10 +40,9 @@ from seqblend.training.checks import (
 from seqblend.training.class_weights import class_weights
 from seqblend.training.command_line import card_facts, parse_arguments, public_command
 from seqblend.training.fine_tuning import check_original, resolve_packed_batch, resolve_saved_model_defaults
+from seqblend.training.generation import add_end_tokens, check_generation_settings
 from seqblend.training.models import (
-    add_end_tokens,
     adds_special_tokens_to_targets,
-    check_generation_settings,
     check_position_limit,
     make_model,
     position_limit,

@@ -19,10 +19,10 @@ from two_processes import in_two_processes
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM, BlendEncoderForMaskedLM
 from seqblend.data.errors import InputError
 from seqblend.hub_card.record import hyperparameters
+from seqblend.tasks.sampling import TokenBatchSampler
 from seqblend.training.arguments import BlendTrainingArguments
 from seqblend.training.checks import check_batches
 from seqblend.training.command_line import parse_arguments
-from seqblend.training.sampling import TokenBatchSampler
 from seqblend.training.tokenizers import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 

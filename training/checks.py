@@ -23,7 +23,7 @@ from ..tasks.windows import OVERFLOW_STRATEGIES
 from .adapters import import_peft
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
 from .command_line import parse_pairs
-from .evaluation import generation_settings, load_generation_config
+from .generation import generation_settings, load_generation_config
 from .run_options import check_device
 
 # Ranges of numeric options: the rule for messages, its test, and the options. None is always valid.

@@ -1,11 +1,9 @@
-"""Evaluation: the settings of generation, the facts behind a metric, and losses averaged over targets."""
+"""Evaluation: the facts behind a metric, and losses averaged over targets."""
 
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from copy import deepcopy
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,59 +11,16 @@ from accelerate.data_loader import BatchSamplerShard
 from accelerate.utils import find_batch_size, slice_tensors
 from transformers import (
     EvalPrediction,
-    GenerationConfig,
-    Seq2SeqTrainer,
-    Seq2SeqTrainingArguments,
     Trainer,
 )
 
 from ..checkpoints.identity import UNREAD, Facts, rows_digest
 from ..tasks.splits import SplitScorer
+from .generation import generation_settings
 
 logger = logging.getLogger(__name__)
 
 Scorer = Callable[[EvalPrediction], dict[str, float | str]]
-
-
-# --- Generation ---
-
-
-def load_generation_config(given: str | Path | dict[str, Any] | GenerationConfig) -> GenerationConfig:
-    """Load generation settings as Seq2SeqTrainer does, also from a mapping. Errors of transformers pass unchanged."""
-    return Seq2SeqTrainer.load_generation_config(GenerationConfig(**given) if isinstance(given, dict) else given)
-
-
-def generation_settings(config: GenerationConfig) -> dict[str, Any]:
-    """The settings of a generation config that are not None."""
-    internal = {"transformers_version", "_from_model_config"}
-    return {name: value for name, value in config.to_diff_dict().items() if value is not None and name not in internal}
-
-
-def complete_generation_config(
-    config: GenerationConfig, own: GenerationConfig, args: Seq2SeqTrainingArguments
-) -> GenerationConfig:
-    """A copy of the model's generation config, overridden by the settings of another one and generation_num_beams.
-
-    Special tokens that differ from the model's are named in a warning.
-
-    Raises:
-        ValueError: the settings contradict each other.
-    """
-    settings = generation_settings(config)
-    if args.generation_num_beams is not None:
-        settings["num_beams"] = args.generation_num_beams
-    for name, other in (("max_new_tokens", "max_length"), ("max_length", "max_new_tokens")):
-        if name in settings:
-            # generate warns if both are set.
-            settings.setdefault(other, None)
-    tokens = {name: (settings[name], getattr(own, name, None)) for name in settings if name.endswith("token_id")}
-    others = [f"{name} {new}, not {old}" for name, (new, old) in tokens.items() if old not in (None, new)]
-    if others:
-        logger.warning("generation_config has other tokens than the model: %s", "; ".join(others))
-    merged = deepcopy(own)
-    merged.update(**settings)
-    merged.validate(strict=True)
-    return merged
 
 
 # --- The facts behind a metric ---
@@ -178,14 +133,3 @@ def preserve_random_state(device: torch.device) -> AbstractContextManager[None]:
     if device.type == "cpu":
         return torch.random.fork_rng(devices=[])
     return torch.random.fork_rng(devices=[device], device_type=device.type)
-
-
-@contextmanager
-def preserve_generation_config(trainer: Trainer) -> Iterator[None]:
-    """Restore the model's generation config afterwards: Seq2SeqTrainer writes into it (`default_gen_config`)."""
-    own = deepcopy(getattr(trainer.model, "generation_config", None))
-    try:
-        yield
-    finally:
-        if own is not None:
-            trainer.model.generation_config = own

@@ -18,7 +18,7 @@ from ..conversion.origin import without_adapter
 from ..data.errors import InputError
 from ..data.streams import PositionedStream, SharedStream, is_resumable
 from ..tasks.encoding import count_tokens
-from .sampling import TokenBatchSampler
+from ..tasks.sampling import TokenBatchSampler
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
-    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -32,6 +31,7 @@ from ..tasks.registry import TASKS
 from .adapters import add_lora, load_adapter
 from .arguments import DataArguments, ModelArguments
 from .command_line import parse_pairs
+from .generation import set_generation, set_target_language
 from .loading import check_loaded, is_adapter, load_config, load_weights
 from .tokenizers import load_tokenizer
 
@@ -45,10 +45,6 @@ DERIVED_FIELDS = {
     ),
     "is_encoder_decoder": "the architecture",
 }
-
-# Settings of generation that have an effect with several beams only, and with sampling only.
-OF_BEAMS = ("early_stopping", "length_penalty")
-OF_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 # Config fields that must match the rows of a head.
 LABEL_FIELDS = ("id2label", "label2id", "class_weights")
@@ -181,73 +177,6 @@ def override_errors() -> Iterator[None]:
         raise InputError(str(error)) from error
     except Exception as error:  # torch and the dataclass checks of huggingface_hub raise any exception
         raise InputError(f"config_overrides: the model cannot be built ({error_line(error)})") from error
-
-
-def set_generation(model: PreTrainedModel, data_args: DataArguments, args: Seq2SeqTrainingArguments) -> None:
-    """Set the model's generation length and beams. Without flags, a model that is not trained keeps its length."""
-    length = data_args.max_target_length or data_args.max_length
-    if args.do_train or data_args.max_target_length or data_args.max_length != DataArguments.max_length:
-        # One more for the start token.
-        model.generation_config.max_length = length + 1
-    if args.generation_num_beams is not None:
-        model.generation_config.num_beams = args.generation_num_beams
-    if args.generation_num_beams == 1:
-        reset_settings(model.generation_config, OF_BEAMS)
-
-
-def reset_settings(config: GenerationConfig, names: tuple[str, ...]) -> None:
-    """Give settings of generation their defaults; transformers refuses to save those that have no effect."""
-    defaults = GenerationConfig()
-    for name in names:
-        setattr(config, name, getattr(defaults, name))
-
-
-def set_target_language(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let generation start with the language of the targets, as training does, if the language is a token (mBART).
-
-    Raises:
-        InputError: the tokenizer does not say which language that is.
-    """
-    if getattr(model.config, "shift_start", None) != "last_token":
-        return
-    language = getattr(tokenizer, "tgt_lang", None)
-    if language is None:
-        raise InputError(
-            "tokenizer_name_or_path: the tokenizer of this model needs the languages: load it with src_lang and "
-            "tgt_lang, save it, and give its directory"
-        )
-    model.generation_config.decoder_start_token_id = tokenizer.convert_tokens_to_ids(language)
-
-
-def check_generation_settings(model: PreTrainedModel) -> None:
-    """Raises InputError for settings of generation that transformers refuses when the model is saved."""
-    config = getattr(model, "generation_config", None)
-    if config is None:
-        return
-    try:
-        config.validate(strict=True)
-    except ValueError as error:
-        raise InputError(
-            f"generation_config: the model cannot be saved with its settings ({error_line(error)}); "
-            "--generation_config changes them"
-        ) from error
-
-
-def add_end_tokens(model: PreTrainedModel, ends: list[int]) -> None:
-    """Let generation also end at these tokens, with which a chat template ends an answer.
-
-    A chat model whose settings do not say whether to sample gets the most probable answer, also from a pipeline, which
-    samples by default.
-    """
-    if not ends:
-        return
-    config = model.generation_config
-    own = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    every = [token for token in dict.fromkeys([*own, *ends]) if token is not None]
-    config.eos_token_id = every[0] if len(every) == 1 else every
-    config.do_sample = bool(config.do_sample)
-    if not config.do_sample:
-        reset_settings(config, OF_SAMPLING)
 
 
 def build_config(

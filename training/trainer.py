@@ -36,15 +36,12 @@ from ..hub_card.publish import describe_error
 from ..hub_card.record import RunRecord
 from ..tasks.splits import perplexity
 from .adapters import merge
-from .evaluation import (
-    Scorer,
-    TargetLoss,
+from .evaluation import Scorer, TargetLoss, metric_facts, preserve_random_state
+from .generation import (
     complete_generation_config,
     generation_settings,
     load_generation_config,
-    metric_facts,
     preserve_generation_config,
-    preserve_random_state,
 )
 from .loaders import Loaders
 from .loading import load_config

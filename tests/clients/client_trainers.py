@@ -3,6 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+# Texts, and others that mean the same.
+PAIRS = {
+    "anchor": ["a red apple", "the sea at night", "two old friends talk", "it rains in the north", "bread", "seven"],
+    "positive": ["red apples", "night at the sea", "old friends who talk", "rain in the north", "some bread", "7"],
+}
+
 
 def arguments_of(kind: type, directory: Path, **options: Any) -> Any:
     """Arguments of a trainer that logs every step, and writes and shows nothing."""

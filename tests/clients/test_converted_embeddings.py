@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from client_trainers import arguments_of, losses
+from client_trainers import PAIRS, arguments_of, losses
 from conftest import WITHOUT_PACKAGE
 from safetensors.torch import load_file
 from sentence_transformers import (
@@ -33,10 +33,6 @@ from seqblend import to_original
 from seqblend.conversion import convert
 from seqblend.training.tokenizers import train_tokenizer
 
-PAIRS = {
-    "anchor": ["a red apple", "the sea at night", "two old friends talk", "it rains in the north", "bread", "seven"],
-    "positive": ["red apples", "night at the sea", "old friends who talk", "rain in the north", "some bread", "7"],
-}
 TEXTS = [*PAIRS["anchor"], *PAIRS["positive"], "ICE", "a long text " * 9]
 PROMPTS = {"query": "the ", "document": ""}
 # How a model is trained: by which trainer, arguments and loss.

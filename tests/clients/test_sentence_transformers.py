@@ -5,7 +5,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from client_trainers import arguments_of, losses
+from client_trainers import PAIRS, arguments_of, losses
 from conftest import tiny_config
 from sentence_transformers import (
     CrossEncoder,
@@ -23,10 +23,6 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from seqblend import BlendEncoderConfig, BlendEncoderForMaskedLM
 from seqblend.training.tokenizers import train_tokenizer
 
-PAIRS = {
-    "anchor": ["a red apple", "the sea at night", "two old friends talk", "it rains in the north", "bread", "seven"],
-    "positive": ["red apples", "night at the sea", "old friends who talk", "rain in the north", "some bread", "7"],
-}
 TEXTS = PAIRS["anchor"] + PAIRS["positive"]
 # How a model is trained: by which trainer, arguments and loss.
 EMBEDDING = (SentenceTransformerTrainer, SentenceTransformerTrainingArguments, MultipleNegativesRankingLoss)

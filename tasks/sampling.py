@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 from transformers import TrainerCallback
 
 from ..data.errors import InputError
-from ..tasks.encoding import fill
+from .encoding import fill
 
 logger = logging.getLogger(__name__)
 
