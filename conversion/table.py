@@ -243,13 +243,15 @@ class Architecture:
     def restore_config(self, config: RecipeConfig, original: PreTrainedConfig, head: Head) -> PreTrainedConfig:
         """The original configuration, with the values that were changed in seqblend since the conversion.
 
+        `use_cache` stays as it was: the Trainer of transformers sets it to False for every model that it trains.
+
         Raises:
             ConversionError: the original cannot express a value; the message names the fields.
         """
         before = self.write_config(self.read_config(original, head))
         restored = copy.deepcopy(original)
         for key, value in self.write_config(config).items():
-            if value != before[key]:
+            if value != before[key] and key != "use_cache":
                 setattr(restored, key, value)
         copy_foreign(config, restored)
         converted = self.read_config(restored, head)

@@ -131,6 +131,10 @@ def test_a_checkpoint_is_trained_and_returned(model_type, task, tmp_path):
         expected, actual = stock(**inputs).logits, ours(**inputs).logits
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * float(expected.std()))
     assert (tmp_path / "out" / "original" / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+    before, after = (
+        json.loads((each / "config.json").read_text()) for each in (source, tmp_path / "out" / "original")
+    )
+    assert before.get("use_cache") == after.get("use_cache")
     assert answers(tmp_path / "out" / "original", task) == answers(tmp_path / "out", task)
 
 
