@@ -50,15 +50,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="checkpoint that finetune starts from; default: a BERT of MiniLM's size with random weights",
     )
-    parser.add_argument("--whole_epochs", action="store_true", help="finetune: epochs of all rows, which take minutes")
+    parser.add_argument(
+        "--whole_epochs",
+        action="store_true",
+        help="finetune: epochs of all rows, which take minutes, and the accuracy after each of them",
+    )
     args = parser.parse_args(arguments)
     for name in args.names:
         if name not in BENCHMARKS:
             parser.error(unknown_name_message("benchmark", name, list(BENCHMARKS)))
     if args.checkpoint is not None and not (args.checkpoint / "config.json").is_file():
         parser.error(f"--checkpoint: {args.checkpoint} has no config.json")
-    if "finetune" in (args.names or BENCHMARKS) and (missing := missing_file(args.data)):
-        parser.error(f"--data: {missing} does not exist; finetune trains on it")
+    if "finetune" in (args.names or BENCHMARKS) and (missing := missing_file(args.data, args.whole_epochs)):
+        parser.error(f"--data: {missing} does not exist, and finetune needs it")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU; valid here: cpu")
     return args

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any, NamedTuple
 
 import datasets
@@ -29,6 +30,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ..conversion import from_original, to_original
 from ..conversion.reading import quiet
+from ..modeling.losses import IGNORE
 from ..tasks.base import Task
 from ..tasks.encoding import OVERFLOW_COLUMNS, Row, Settings
 from ..tasks.registry import TASKS
@@ -41,6 +43,7 @@ from .systems import OURS, Size, System, check_agreement, from_config
 
 # As in transformers' example scripts.
 MAX_LENGTH = 128
+EVALUATION_ROWS = 64
 RANDOM_WEIGHTS = "random weights"
 LEVELS = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1)
 
@@ -81,6 +84,18 @@ TRAINING_SETS = {
 }
 
 
+class Outcome(NamedTuple):
+    """What a run of training gave.
+
+    Args:
+        loss: the mean loss of its steps.
+        weights: the trained weights.
+    """
+
+    loss: float
+    weights: dict[str, torch.Tensor]
+
+
 @dataclass
 class Training:
     """A Trainer with its model, which begins every run with the initial weights.
@@ -106,18 +121,39 @@ class Training:
     def name(self) -> str:
         return type(self.model).__name__
 
-    def run(self, rows: datasets.Dataset) -> float:
-        """Train for an epoch on the rows, in their order. Returns the mean loss."""
+    def run(self, rows: datasets.Dataset, seed: int = 0) -> Outcome:
+        """Train for an epoch on the rows, in their order.
+
+        Args:
+            rows: the encoded rows.
+            seed: of dropout.
+        """
         self.model.load_state_dict(self.initial)
         trainer = self.trainer_class(
             model=self.model,
-            args=TrainingArguments(**self.options),
+            args=TrainingArguments(**self.options, seed=seed),
             data_collator=self.collator,
             train_dataset=rows,
             processing_class=self.tokenizer,
         )
         trainer.remove_callback(PrinterCallback)
-        return trainer.train().training_loss
+        loss = trainer.train().training_loss
+        return Outcome(loss, copy.deepcopy(self.model.state_dict()))
+
+    @torch.inference_mode()
+    def accuracy(self, weights: dict[str, torch.Tensor], rows: datasets.Dataset) -> float:
+        """The part of the labels, one a row or one a word, that the model predicts with these weights."""
+        self.model.load_state_dict(weights)
+        self.model.eval()
+        right = total = 0
+        for start in range(0, len(rows), EVALUATION_ROWS):
+            batch = self.collator(list(rows.select(range(start, min(start + EVALUATION_ROWS, len(rows))))))
+            inputs = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+            labels = inputs.pop("labels")
+            is_known = labels != IGNORE
+            right += int((self.model(**inputs).logits.argmax(-1) == labels)[is_known].sum())
+            total += int(is_known.sum())
+        return right / total
 
 
 def finetune(plan: Plan) -> list[Result]:
@@ -147,6 +183,7 @@ def compare_epochs(plan: Plan, size: Size, name: str, directory: Path) -> list[R
     checkpoint = plan.checkpoint or save_random_checkpoint(size, columns, directory / "checkpoint")
     options = training_options(plan, size, directory / "runs")
     rows, *trainings = prepare(checkpoint, TRAINING_SETS[name], columns, options, directory / "stock")
+    validation = read_validation(plan, name, columns, trainings)
     check_first_batch(trainings, rows.select(range(min(size.batch_rows, len(rows)))))
     keys = {
         "data": name if plan.data is not None else f"random, lengths of {name}",
@@ -157,29 +194,49 @@ def compare_epochs(plan: Plan, size: Size, name: str, directory: Path) -> list[R
     }
     ours, theirs = (training.model.config for training in trainings)
     size = replace(size, num_hidden_layers=ours.num_hidden_layers, hidden_size=ours.hidden_size)
+    orders = {"padded": random_order, "length-grouped": partial(grouped_order, size=size, epoch_rows=epoch_rows)}
     results = []
-    for form, order in {"padded": random_order(rows), "length-grouped": grouped_order(rows, size, epoch_rows)}.items():
-        epoch = rows.select(order)
-        case = Case("finetune", theirs.model_type, size, lengths_of_batches(epoch, size), keys)
-        results += time_trainings(plan, case, trainings, form, epoch)
+    for form, order in orders.items():
+        epochs = [rows.select(order(rows, seed=seed)) for seed in range(size.repeats)]
+        case = Case("finetune", theirs.model_type, size, lengths_of_batches(epochs[0], size), keys)
+        results += time_trainings(plan, case, trainings, form, epochs, validation)
     return results
 
 
 def time_trainings(
-    plan: Plan, case: Case, trainings: list[Training], form: str, epoch: datasets.Dataset
+    plan: Plan,
+    case: Case,
+    trainings: list[Training],
+    form: str,
+    epochs: list[datasets.Dataset],
+    validation: datasets.Dataset | None,
 ) -> list[Result]:
-    """Time the trainings on the rows of an epoch, after two batches to warm up; `form` names the batches."""
+    """Time the trainings, after two batches to warm up.
+
+    Args:
+        plan: device and dtypes.
+        case: of the first epoch.
+        trainings: ours, and the stock one.
+        form: the name of the batches.
+        epochs: the rows of each repetition; its index is the seed of dropout.
+        validation: the rows for the accuracy after training; None: it is not measured.
+    """
     named = {OURS: trainings[0], f"{trainings[1].name} {form}": trainings[1]}
-    losses = {}
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in named}
 
     def train(name: str) -> None:
-        losses[name] = named[name].run(epoch)
+        seed = len(outcomes[name])
+        outcomes[name].append(named[name].run(epochs[seed], seed))
 
     for training in trainings:
-        training.run(epoch.select(range(min(2 * case.size.batch_rows, len(epoch)))))
+        training.run(epochs[0].select(range(min(2 * case.size.batch_rows, len(epochs[0])))))
     results = compare_times(plan, case, plan.dtypes[0], {name: partial(train, name) for name in named})
     for result in results:
-        result["train_loss"] = round(losses[result["system"]], 4)
+        name = result["system"]
+        result["train_loss"] = round(mean(outcome.loss for outcome in outcomes[name]), 4)
+        if validation is not None:
+            accuracies = [named[name].accuracy(outcome.weights, validation) for outcome in outcomes[name]]
+            result["accuracy"] = f"{100 * mean(accuracies):.2f} ({', '.join(f'{100 * a:.1f}' for a in accuracies)})"
     return results
 
 
@@ -201,9 +258,27 @@ def draw_rows(plan: Plan, size: Size, name: str) -> tuple[dict[str, list], int]:
     return {column: [row[column] for row in rows] for column in (task.inputs[0], task.reference)}, epoch_rows
 
 
-def missing_file(directory: Path | None) -> Path | None:
-    """The first training file that a directory of datasets lacks; None if it has all, or without a directory."""
-    files = [] if directory is None else [directory / name / "train.jsonl" for name in TRAINING_SETS]
+def read_validation(
+    plan: Plan, name: str, columns: dict[str, list], trainings: list[Training]
+) -> datasets.Dataset | None:
+    """The encoded validation rows of a dataset; None for random rows, and if an epoch has only a part of the rows."""
+    if plan.data is None or not plan.whole_epochs:
+        return None
+    task, ours = TRAINING_SETS[name].task, trainings[0]
+    rows = read_json_lines(plan.data / name / "validation.jsonl")
+    settings = make_settings(ours.tokenizer, label_names(columns[task.reference]), ours.model)
+    return encode(task, {column: [row[column] for row in rows] for column in columns}, settings)
+
+
+def missing_file(directory: Path | None, whole_epochs: bool) -> Path | None:
+    """The first file that a directory of datasets lacks; None if it has all, or without a directory.
+
+    Args:
+        directory: of the datasets.
+        whole_epochs: whether the validation files are needed, too.
+    """
+    splits = ["train", "validation"] if whole_epochs else ["train"]
+    files = [directory / name / f"{split}.jsonl" for name in TRAINING_SETS for split in splits] if directory else []
     return next((file for file in files if not file.is_file()), None)
 
 
@@ -243,15 +318,15 @@ def row_lengths(rows: datasets.Dataset) -> list[int]:
     return [len(ids) for ids in rows["input_ids"]]
 
 
-def random_order(rows: datasets.Dataset) -> list[int]:
+def random_order(rows: datasets.Dataset, seed: int = 0) -> list[int]:
     """A random order of the rows."""
-    return torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
+    return torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def grouped_order(rows: datasets.Dataset, size: Size, epoch_rows: int) -> list[int]:
+def grouped_order(rows: datasets.Dataset, size: Size, epoch_rows: int, seed: int = 0) -> list[int]:
     """The order of train_sampling_strategy="group_by_length", sorted in pieces as long as in an epoch of all rows."""
     batches = max(1, min(epoch_rows // (4 * size.batch_rows), 50))
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     return get_length_grouped_indices(row_lengths(rows), size.batch_rows, batches, generator)
 
 

@@ -37,6 +37,7 @@ HEADINGS = {
     "peak_memory_mib": "MiB",
     "ours_faster_by": "ours faster by",
     "train_loss": "train loss",
+    "accuracy": "validation accuracy, %",
     "of_floor": "of the floor",
     "utilisation": "utilisation",
 }

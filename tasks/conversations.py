@@ -56,7 +56,10 @@ def check_chat_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raises InputError for a tokenizer with which conversations cannot be read."""
     name = f"the tokenizer {tokenizer.name_or_path or 'of this run'}"
     if tokenizer.chat_template is None:
-        raise InputError(f"chat_template: {name} has none, and messages need one; give --chat_template FILE.jinja")
+        raise InputError(
+            f"chat_template: {name} has none, and messages need one; seqblend train --chat_template FILE.jinja "
+            "adds one"
+        )
     if not tokenizer.is_fast:
         raise InputError(f"tokenizer_name_or_path: {name} is a slow one, and messages need a fast one")
 

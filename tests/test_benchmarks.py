@@ -169,7 +169,9 @@ def texts(tmp_path):
     }
     for name, lines in content.items():
         (tmp_path / "data" / name).mkdir(parents=True)
-        (tmp_path / "data" / name / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        for split in ("train", "validation"):
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (tmp_path / "data" / name / f"{split}.jsonl").write_text(text)
     return tmp_path / "data"
 
 
@@ -190,6 +192,17 @@ def prepared(name, texts, checkpoint, tmp_path):
     return finetuning.prepare(checkpoint, TRAINING_SETS[name], columns, options, tmp_path / "stock")
 
 
+def accuracy_by_hand(model, rows):
+    """Row by row, without padding."""
+    pairs = []
+    for row in rows:
+        logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0]
+        labels = row["labels"] if isinstance(row["labels"], list) else [row["labels"]]
+        pairs += zip(logits.reshape(len(labels), -1).argmax(-1).tolist(), labels, strict=True)
+    known = [predicted == label for predicted, label in pairs if label != -100]
+    return sum(known) / len(known)
+
+
 @pytest.mark.parametrize("name", TRAINING_SETS)
 def test_both_trainers_take_the_same_steps(name, texts, checkpoint, tmp_path):
     rows, ours, theirs = prepared(name, texts, checkpoint, tmp_path)
@@ -197,14 +210,20 @@ def test_both_trainers_take_the_same_steps(name, texts, checkpoint, tmp_path):
         # In float32, Adam would make large steps of the rounding errors that are the gradients of the keys' biases.
         training.model.double()
         training.initial = copy.deepcopy(training.model.state_dict())
-    losses = [training.run(rows) for training in (ours, theirs)]
+    outcomes = [training.run(rows) for training in (ours, theirs)]
+    losses = [outcome.loss for outcome in outcomes]
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+    accuracies = [each.accuracy(outcome.weights, rows) for each, outcome in zip((ours, theirs), outcomes, strict=True)]
+    assert accuracies[0] == accuracies[1] == pytest.approx(accuracy_by_hand(ours.model, rows))
+    ours.model.load_state_dict(outcomes[0].weights)
     to_original(ours.model, tmp_path / "trained")
     trained = type(theirs.model).from_pretrained(tmp_path / "trained", dtype=torch.float64).state_dict()
     for key, tensor in theirs.model.state_dict().items():
         assert (trained[key] - tensor).abs().max() < 1e-9, key
     assert any(not torch.equal(theirs.initial[key], tensor) for key, tensor in theirs.model.state_dict().items())
-    assert ours.run(rows) == losses[0], "the second run begins with other weights than the first"
+    assert ours.run(rows).loss == losses[0] != ours.run(rows.select(range(8))).loss, (
+        "the second run begins with other weights than the first"
+    )
 
 
 def test_a_pair_that_differs_is_not_timed(texts, checkpoint, tmp_path):
@@ -224,6 +243,8 @@ def test_epochs_have_the_rows_of_the_data(texts, checkpoint, tmp_path):
     assert {tuple(row[key] for key in keys) for row in rows} == {("ud_en_ewt", "some-bert", 9, 9)}
     # Three times 1 to 24 words, with [CLS] and [SEP], in nine batches.
     for row in rows:
+        average, _, one = row["accuracy"].partition(" ")
+        assert one == f"({float(average):.1f})"
         tokens = row["milliseconds"] * 9 / 1000 * row["real_tokens_per_second"]
         assert tokens == pytest.approx(3 * sum(range(3, 27)), rel=1e-2)
 

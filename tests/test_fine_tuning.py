@@ -147,6 +147,18 @@ def answers(directory, task):
     return json.loads(output.read_text(), parse_float=lambda number: round(float(number), 4))
 
 
+def test_a_transformer_in_a_folder_of_its_own(tmp_path, monkeypatch):
+    """As old versions of sentence-transformers saved it. A file cannot say `~`, the directory of the user."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    source = save_stock(tmp_path / "stock" / "0_Transformer", "bert", "AutoModel")
+    types = {"0_Transformer": "Transformer", "1_Pooling": "Pooling"}
+    modules = [{"path": path, "type": f"sentence_transformers.models.{name}"} for path, name in types.items()]
+    (tmp_path / "stock" / "modules.json").write_text(json.dumps(modules))
+    assert main(flags(tmp_path / "out", "~/stock", CLASSIFY, save_original=True)) == 0
+    assert (tmp_path / "out/original/tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+    assert answers(tmp_path / "out" / "original", CLASSIFY) == answers(tmp_path / "out", CLASSIFY)
+
+
 def test_labels_keep_their_rows_by_name(tmp_path):
     """A checkpoint with a head for other labels: rows of the same name are kept, those of new labels are new."""
     names = {0: "y", 1: "q", 2: "x"}

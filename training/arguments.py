@@ -1,6 +1,7 @@
 """The options of training: those of the model, of the data, and of the Trainer."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +86,12 @@ class ModelArguments:
             "q_proj v_proj."
         },
     )
+
+    def __post_init__(self) -> None:
+        # A shell does not expand `~` in a YAML file or after a `=`.
+        for name, path in self.sources().items():
+            if path is not None:
+                setattr(self, name, os.path.expanduser(path))
 
     @property
     def saved_tokenizer(self) -> str | None:

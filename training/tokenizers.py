@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from ..conversion.origin import find_transformer
 from ..data.errors import InputError, check_choice, error_line, loading_error_line
 from ..data.streams import RowStream
 from ..tasks.base import Task
@@ -238,7 +239,8 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a directory or the Hub; missing special tokens are replaced by others that it has.
 
     A directory may hold only a BERT `vocab.txt`, or a GPT-2 `vocab.json` and `merges.txt`. A `vocab.txt` is treated as
-    lower-cased if none of its entries has a capital letter.
+    lower-cased if none of its entries has a capital letter. The tokenizer of a sentence-transformers model is in the
+    folder of its transformer.
 
     Raises:
         InputError: it cannot be loaded, or it has no token that could begin, end or fill a sequence.
@@ -248,8 +250,9 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
         raise InputError(f"tokenizer_name_or_path: no such directory: {name}")
     try:
         # With None, transformers asks on standard input whether to run code of the repository. No tokenizer needs it.
+        source = str(path) if path.exists() else name
         tokenizer = _load_bare(path) or AutoTokenizer.from_pretrained(
-            str(path) if path.exists() else name, trust_remote_code=False
+            source, subfolder=find_transformer(source), trust_remote_code=False
         )
     except Exception as error:  # transformers and tokenizers raise whatever they meet
         raise InputError(f"tokenizer_name_or_path: {name!r} cannot be loaded ({loading_error_line(error)})") from error
