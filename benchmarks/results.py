@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from statistics import mean
 from typing import Any, NamedTuple
 
 from ..data.errors import print_error
@@ -17,6 +18,7 @@ class Figure(NamedTuple):
         key: in all_results.json.
         name: of the figure.
         published: published figures, with the names of their models.
+        start: what training starts from.
         percent: whether to show the figure in percent.
         error_rate: whether to show 1 - value, as all_results.json has a success rate.
     """
@@ -25,10 +27,12 @@ class Figure(NamedTuple):
     key: str
     name: str
     published: str
+    start: str = "from scratch"
     percent: bool = True
     error_rate: bool = False
 
 
+MINILM, SMOLLM2 = "MiniLM-L6", "SmolLM2-135M-Instruct"
 # By the directory of the run. Published figures are from the named papers and repositories.
 FIGURES = {
     "clinc150": Figure(
@@ -37,6 +41,7 @@ FIGURES = {
         "test accuracy",
         "naive Bayes 85.6, CNN 91.2, MLP 93.5, BERT (pretrained) 96.9",
     ),
+    "minilm_clinc150": Figure("the same", "test_accuracy", "test accuracy", "as above", MINILM),
     "clinc150_decoder": Figure(
         "the same, decoder",
         "test_accuracy",
@@ -49,12 +54,20 @@ FIGURES = {
         "test accuracy",
         "most frequent tag 86.2, UDPipe 1 94.5, UDPipe 2 (pretrained) 97.5",
     ),
+    "minilm_ud_en_ewt": Figure("the same", "test_accuracy", "test accuracy", "as above", MINILM),
     "ud_en_ewt_encoder_decoder": Figure(
         "the same, encoder-decoder",
         "test_accuracy",
         "test accuracy",
         "as above",
     ),
+    "wnut17": Figure(
+        "names of six kinds in noisy texts (WNUT-17), encoder",
+        "test_f1",
+        "test F1 of names",
+        "shared task: median 38.7, best 41.9; BERTweet (pretrained) 56.5",
+    ),
+    "minilm_wnut17": Figure("the same", "test_f1", "test F1 of names", "as above", MINILM),
     "g2p_korean": Figure(
         "Korean words to phones (SIGMORPHON 2021), encoder-decoder",
         "test_exact_match",
@@ -72,13 +85,27 @@ FIGURES = {
 }
 
 
-def row(name: str, figure: Figure, results: dict[str, Any]) -> str:
-    """One row of the table."""
-    value = 1 - results[figure.key] if figure.error_rate else results[figure.key]
-    shown = f"{100 * value:.2f} %" if figure.percent else f"{value:.3f}"
-    minutes = results["train_runtime"] / 60
-    size = results["parameters"] / 1e6
-    return f"| {figure.what} | {figure.name} | **{shown}** | {figure.published} | {size:.1f} M | {minutes:.1f} |"
+def row(figure: Figure, seeds: list[dict[str, Any]]) -> str:
+    """One row of the table: the mean of runs that differ in the seed, and the figure of each if there are several."""
+    values = [1 - results[figure.key] if figure.error_rate else results[figure.key] for results in seeds]
+    numbers = [f"{100 * value:.2f}" if figure.percent else f"{value:.3f}" for value in (mean(values), *values)]
+    shown = f"**{numbers[0]}{' %' if figure.percent else ''}**"
+    if len(values) > 1:
+        shown += f" ({', '.join(numbers[1:])})"
+    minutes = mean(results["train_runtime"] for results in seeds) / 60
+    size = seeds[0]["parameters"] / 1e6
+    cells = (figure.what, figure.start, figure.name, shown, figure.published, f"{size:.1f} M", f"{minutes:.1f}")
+    return f"| {' | '.join(cells)} |"
+
+
+def read_seeds(directory: Path, name: str) -> list[dict[str, Any]]:
+    """The results of the run `name` and those of `name_seed*`, its repetitions; empty if there is none.
+
+    Raises:
+        ValueError: the results of a run cannot be read.
+    """
+    runs = [directory / name, *sorted(directory.glob(f"{name}_seed*"))]
+    return [read_object(path) for run in runs if (path := run / "all_results.json").exists()]
 
 
 def cell(text: str) -> str:
@@ -93,24 +120,29 @@ def write_report(directory: Path) -> str:
         FileNotFoundError: the directory has none of the runs in FIGURES.
         ValueError: the results of a run cannot be read.
     """
-    runs = {name: read_object(path) for name in FIGURES if (path := directory / name / "all_results.json").exists()}
+    runs = {name: seeds for name in FIGURES if (seeds := read_seeds(directory, name))}
     if not runs:
         raise FileNotFoundError(f"{directory}: has none of the runs {', '.join(FIGURES)}")
     lines = [
         "# Results",
         "",
-        "Trained from scratch, without pretraining, by the commands below. `make results` wrote this page from the",
-        "runs' own `all_results.json`. Minutes are those of training alone.",
+        "Trained by the commands below, from scratch or from a published checkpoint. `make results` wrote this page",
+        "from the runs' own `all_results.json`. Minutes are those of training alone. Where several runs differ in the",
+        "seed, the figure is their mean, followed by that of each.",
         "",
-        "| data, architecture | figure | ours | published | parameters | minutes |",
-        "|---|---|---|---|---|---|",
-        *(row(name, FIGURES[name], results) for name, results in runs.items()),
+        "| data, architecture | start | figure | ours | published | parameters | minutes |",
+        "|---|---|---|---|---|---|---|",
+        *(row(FIGURES[name], seeds) for name, seeds in runs.items()),
         "",
         "| run | command | machine |",
         "|---|---|---|",
-        *(f"| {name} | `{cell(results['command'])}` | {cell(results['machine'])} |" for name, results in runs.items()),
+        *(
+            f"| {name} | `{cell(results['command'])}` | {cell(results['machine'])} |"
+            for name, seeds in runs.items()
+            for results in seeds
+        ),
         "",
-        "Versions: " + "; ".join(sorted({results["versions"] for results in runs.values()})) + ".",
+        "Versions: " + "; ".join(sorted({results["versions"] for seeds in runs.values() for results in seeds})) + ".",
     ]
     return "\n".join(lines)
 

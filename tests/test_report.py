@@ -38,9 +38,9 @@ def test_a_row_has_the_figure_of_the_run(name, tmp_path):
     write_runs(tmp_path, {name: results(2, **{figure.key: 0.9125})})
     page = write_report(tmp_path)
     shown = "0.912" if not figure.percent else "8.75 %" if figure.error_rate else "91.25 %"
-    (line,) = lines_of(page, figure.what)
+    (line,) = [line for line in page.splitlines() if line.endswith("| 1.3 M | 1.5 |")]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells == [figure.what, figure.name, f"**{shown}**", figure.published, "1.3 M", "1.5"]
+    assert cells == [figure.what, figure.start, figure.name, f"**{shown}**", figure.published, "1.3 M", "1.5"]
     assert lines_of(page, name) == [f"| {name} | `python train.py examples/run2.yaml` | 2 CPU threads |"]
     assert page.splitlines()[-1] == "Versions: seqblend 0.1.0, torch 2.13.0."
 
@@ -52,6 +52,14 @@ def test_runs_stand_in_the_order_of_the_figures_and_others_are_not_shown(tmp_pat
     rows = [page.index(f"| {name} | `") for name in FIGURES]
     assert rows == sorted(rows) and "another" not in page
     assert page.count("Versions:") == page.count("torch 2.13.0") == 1
+
+
+def test_runs_with_other_seeds_are_repetitions(tmp_path):
+    values = {"minilm_clinc150": 0.96, "minilm_clinc150_seed1": 0.97, "minilm_clinc150_seed2": 0.95}
+    write_runs(tmp_path, {name: results(i, test_accuracy=value) for i, (name, value) in enumerate(values.items())})
+    page = write_report(tmp_path)
+    assert "**96.00 %** (96.00, 97.00, 95.00)" in page
+    assert len(lines_of(page, "minilm_clinc150")) == 3
 
 
 def test_a_directory_without_runs_is_refused_in_one_line(tmp_path, capsys, monkeypatch):
