@@ -75,6 +75,14 @@ FIGURES = {
         "shared task's baseline 16.3",
         error_rate=True,
     ),
+    "smollm2_intents": Figure(
+        "150 intents as chats (CLINC150), decoder",
+        "test_perplexity",
+        "test perplexity of the answers",
+        "",
+        SMOLLM2,
+        percent=False,
+    ),
     "tinyshakespeare": Figure(
         "characters of Tiny Shakespeare, decoder",
         "eval_loss",

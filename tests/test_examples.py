@@ -23,6 +23,7 @@ SPLITS = ("train", "validation", "test")
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 sys.path.insert(0, str(EXAMPLES / "pretrained"))
+import chat_accuracy  # noqa: E402 - a script beside the examples
 import chats  # noqa: E402 - a script beside the examples
 
 
@@ -97,6 +98,26 @@ def test_bad_data_is_one_line_and_nothing_is_written(line, message, intents, cap
     error = capsys.readouterr().err
     assert error.startswith(f"error: {path}: {message}") and error.count("\n") == 1
     assert not (intents / "chats").exists()
+
+
+@pytest.mark.parametrize(
+    ("answers", "code", "words"),
+    [
+        (["book flight", " weather\n", "pay bill"], 0, ["2 of 3", "66.7 %"]),
+        (["book flight"], 2, ["has 1 rows", "has 3"]),
+        ([None] * 3, 2, ["no 'prediction'"]),
+        (["\0"], 2, ["cannot be read"]),
+    ],
+)
+def test_right_answers_are_counted(answers, code, words, tmp_path, capsys):
+    asked = [chats.chat("a request", intent) for intent in ("book_flight", "weather", "greeting")]
+    rows = [{} if answer is None else {"prediction": answer} for answer in answers]
+    lines = {"asked": map(json.dumps, asked), "answers": ["{"] if answers == ["\0"] else map(json.dumps, rows)}
+    for name, content in lines.items():
+        (tmp_path / name).write_text("\n".join(content))
+    assert chat_accuracy.main([str(tmp_path / "asked"), str(tmp_path / "answers")]) == code
+    printed = capsys.readouterr()
+    assert all(word in printed.out + printed.err for word in words)
 
 
 # --- Checkpoints ---
