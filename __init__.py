@@ -57,6 +57,7 @@ register_pipelines()
 LAZY = {
     "BlendTrainer": ".training.trainer",
     "BlendTrainingArguments": ".training.arguments",
+    "Predictor": ".serving.predictor",
     "load_dates": ".data.dates",
     "load_tokenizer": ".training.tokenizers",
     "train_tokenizer": ".training.tokenizers",
@@ -95,6 +96,7 @@ __all__ = [
     "BlendTrainer",
     "BlendTrainingArguments",
     "ConversionError",
+    "Predictor",
     "__version__",
     "from_original",
     "load_dates",

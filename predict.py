@@ -13,44 +13,29 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 from tqdm import tqdm
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from seqblend import FAMILIES
 from seqblend.checkpoints.signals import Terminated, ending, terminable
-from seqblend.data.columns import TEXT, Columns, Field, has_column, present_fields
-from seqblend.data.errors import InputError, RowError, check_choice, print_error, printable
+from seqblend.data.errors import InputError, RowError, print_error, printable
 from seqblend.data.files import expand_globs
 from seqblend.data.formats import FILE_TYPES, Reading
 from seqblend.data.locks import open_locked
-from seqblend.data.objects import json_line, read_object
+from seqblend.data.objects import json_line
 from seqblend.data.sources import Origin, Source, check_reading, sources_of
-from seqblend.data.splits import convert_column
 from seqblend.data.writing import partial_path, sync_and_rename
-from seqblend.serving.prediction import Predictor, split_text
-from seqblend.tasks.base import Task
-from seqblend.tasks.encoding import Row, Settings
-from seqblend.tasks.registry import TASKS
-from seqblend.tokenization.words import DEFAULT, WORDS, WordSplitting, read_splitting, set_splitting
-from seqblend.training.arguments import DataArguments, ModelArguments
-from seqblend.training.checks import check_overflow
-from seqblend.training.loading import load_config
-from seqblend.training.models import check_position_limit, load_model, position_limit, reads_token_types
+from seqblend.serving.options import OF_TRAINING, PredictionOptions
+from seqblend.serving.predictor import Predictor
+from seqblend.tasks.encoding import Row
 from seqblend.training.progress import hide_bars
-from seqblend.training.tokenizers import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = "Predict files or pipes of any size with a saved model; answers are JSON, one object per line."
 STANDARD_INPUT = "standard input"
-COLUMNS = tuple(f"{name}_column" for name in ("text", "messages", "text_pair", "tokens", "source"))
-# Flags with the same meaning as in training.
-SHARED = (*COLUMNS, *Reading._fields, "max_length", "overflow", "overlap")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Read the command line. Raises InputError for values out of range."""
+    """Read the command line."""
     parser = argparse.ArgumentParser("seqblend predict", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("model", metavar="DIR", help="A saved model, with its tokenizer.")
     parser.add_argument(
@@ -61,138 +46,21 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--output", help="The file to write, .jsonl or .jsonl.gz; default: standard output.")
     parser.add_argument("--overwrite_output", action="store_true", help="Replace the output file if it exists.")
-    parser.add_argument(
-        "--words",
-        help="How a tagger splits texts into words: words, spaces or characters; default: as in its training data.",
+    reading = (OF_TRAINING[name] for name in Reading._fields)
+    for field in (*dataclasses.fields(PredictionOptions), *reading):
+        if field.type is bool:
+            parser.add_argument(f"--{field.name}", action="store_true", help=field.metadata["help"])
+            continue
+        kind = int if int in (field.type, *typing.get_args(field.type)) else str
+        parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=field.metadata["help"])
+    return parser.parse_args(argv)
+
+
+def options_of(given: argparse.Namespace) -> PredictionOptions:
+    """The options of prediction. Raises InputError for a value out of range."""
+    return PredictionOptions(
+        **{field.name: getattr(given, field.name) for field in dataclasses.fields(PredictionOptions)}
     )
-    parser.add_argument(
-        "--max_tokens_per_batch", type=int, default=4096, help="Maximum number of tokens in a batch; default: 4096."
-    )
-    parser.add_argument(
-        "--max_new_tokens", type=int, help="Maximum number of tokens to generate; default: the model's, or 64."
-    )
-    parser.add_argument("--num_beams", type=int, help="Number of beams in generation; default: the model's.")
-    parser.add_argument(
-        "--top_k", type=int, help="Number of labels, or of tokens for a mask, with scores in an answer; default: 5."
-    )
-    parser.add_argument(
-        "--probabilities",
-        action="store_true",
-        help="Give the probability of every label; for a tagger, for each word.",
-    )
-    for field in dataclasses.fields(DataArguments):
-        if field.name in SHARED:
-            default = None if field.name == "max_length" else field.default
-            kind = int if int in (field.type, *typing.get_args(field.type)) else str
-            parser.add_argument(f"--{field.name}", type=kind, default=default, help=field.metadata["help"])
-    given = parser.parse_args(argv)
-    least = {"max_length": 2, "overlap": 0, "max_tokens_per_batch": 1, "max_new_tokens": 1, "num_beams": 1, "top_k": 1}
-    for name, least_value in least.items():
-        value = getattr(given, name)
-        if value is not None and value < least_value:
-            raise InputError(f"{name}: must be {least_value} or more, got {value}")
-    return given
-
-
-# --- The model ---
-
-
-def task_of(config: PretrainedConfig, path: str) -> Task:
-    """The task of a saved model, from its class. Raises InputError for a model without a head."""
-    saved = (config.architectures or [""])[0]
-    heads = FAMILIES[type(config)]
-    for task in TASKS.values():
-        if task.can_predict and task.auto_class in heads and heads[task.auto_class].__name__ == saved:
-            return task
-    raise InputError(f"{path}: {saved or 'the model'} has no head, so it cannot predict anything")
-
-
-def make_predictor(given: argparse.Namespace) -> Predictor:
-    """Load the named model for prediction.
-
-    Raises:
-        InputError: it cannot be loaded, or an option does not go with its task.
-    """
-    config = load_config(given.model, "DIR")
-    task = task_of(config, given.model)
-    tokenizer = load_tokenizer(given.model)
-    generation = generation_of(given, task, config, tokenizer)
-    check_overflow(task, given.overflow, given.overlap)
-    if given.words is not None and not task.reads_words:
-        able = ", ".join(name for name, each in TASKS.items() if each.reads_words)
-        raise InputError(f"words: is for {able}, but {given.model} is of {task.name}")
-    for name in ("top_k", "probabilities"):
-        if getattr(given, name) and name not in task.answer_options(config.problem_type):
-            able = ", ".join(each.name for each in TASKS.values() if name in each.answer_options(None))
-            kind = f" and {config.problem_type}" if "problem_type" in task.options else ""
-            raise InputError(f"{name}: is for {able}, but {given.model} is of {task.name}{kind}")
-    model = load_model(ModelArguments(model_name_or_path=given.model), task, tokenizer, {}, False)
-    if "max_new_tokens" in generation:
-        # max_new_tokens replaces the model's own max_length.
-        model.generation_config.max_length = None
-    if task.truncation_side is not None:
-        tokenizer.truncation_side = task.truncation_side
-    length = max_length_of(given, config, generation.get("max_new_tokens", 0) if continues(task) else 0)
-    settings = Settings(
-        tokenizer=tokenizer,
-        labels=[config.id2label[index] for index in sorted(config.id2label or {})],
-        problem_type=config.problem_type,
-        max_length=length,
-        max_source_length=length,
-        max_target_length=length,
-        token_types=reads_token_types(config) and not continues(task),
-        seed=0,
-        overflow=given.overflow,
-        overlap=given.overlap,
-        top_k=given.top_k or Settings.top_k,
-        probabilities=given.probabilities,
-    )
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return Predictor(task, model.eval().to(device), settings, given.max_tokens_per_batch, generation)
-
-
-def continues(task: Task) -> bool:
-    """Whether the model continues its input, in the same sequence."""
-    return task.generation is not None and not task.generates
-
-
-def generation_of(
-    given: argparse.Namespace, task: Task, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, int]:
-    """The arguments of `generate`. Raises InputError for a flag of generation if the model does not generate."""
-    flags = {name: getattr(given, name) for name in ("max_new_tokens", "num_beams")}
-    flags = {name: value for name, value in flags.items() if value is not None}
-    if task.generation is None and flags:
-        raise InputError(f"{next(iter(flags))}: is for models that generate, but {given.model} is of {task.name}")
-    generation = dict(task.default_generation(tokenizer) or {})
-    if "max_new_tokens" in generation:
-        # A number that the user has not chosen leaves room for a prompt.
-        generation["max_new_tokens"] = int(min(generation["max_new_tokens"], max(1, position_limit(config) / 2)))
-    generation |= flags
-    if "max_new_tokens" in generation:
-        # At least one token of the prompt must also fit.
-        check_position_limit(config, {"max_new_tokens": generation["max_new_tokens"] + continues(task)})
-    return generation
-
-
-def max_length_of(given: argparse.Namespace, config: PretrainedConfig, new_tokens: int) -> int:
-    """The maximum length of a sequence: the flag, or that of the model's training, or the default of training.
-
-    Args:
-        given: the command line.
-        config: the configuration of the model.
-        new_tokens: the number of tokens to generate after the input.
-
-    Raises:
-        InputError: the flag exceeds the learned positions.
-    """
-    if given.max_length is not None:
-        check_position_limit(config, {"max_length": given.max_length + new_tokens})
-        return given.max_length
-    results = Path(given.model, "all_results.json")
-    length = read_object(results).get("max_length")
-    of_run = length if isinstance(length, int) and 1 < length <= sys.maxsize else DataArguments.max_length
-    return int(min(of_run, position_limit(config) - new_tokens))
 
 
 # --- The rows ---
@@ -211,73 +79,24 @@ def input_sources(given: argparse.Namespace) -> list[Source]:
     return sources
 
 
-def word_rule(given: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The rule that splits texts into words: the flag, or that of training. A warning says if they may differ.
-
-    If the tokenizer has no rule, it gets this one.
-    """
-    trained = read_splitting(tokenizer.init_kwargs)
-    if trained is None:
-        rule = given.words or DEFAULT
-        if given.words is None:
-            message = "%s has no record of how its training words were split; --words is taken as %s"
-            logger.warning(message, given.model, rule)
-        set_splitting(tokenizer, WordSplitting(rule, 1.0))
-        return rule
-    rule = given.words or trained.rule
-    if (rule, 1) != trained:
-        logger.warning("words: texts are split by %r, but for %s %s", rule, given.model, trained)
-    return rule
-
-
-def input_rows(
-    given: argparse.Namespace, sources: list[Source], task: Task, tokenizer: PreTrainedTokenizerBase, read: Origin
-) -> Iterator[Row]:
+def input_rows(predictor: Predictor, sources: list[Source], read: Origin) -> Iterator[Row]:
     """The rows of the input, checked one by one, with standard column names.
 
     Args:
-        given: the command line.
+        predictor: has the columns.
         sources: of the rows.
-        task: of the model.
-        tokenizer: of the model.
         read: gets the name of each source and the number of rows that were read of it.
 
     Raises:
         InputError: a file or one of its rows cannot be read; the message names both.
     """
-    columns = Columns(**{name.removesuffix("_column"): getattr(given, name) for name in COLUMNS})
-    present: list[Field] = []
-    absent: set[str] = set()
-    rule: str | None = None
+    reader = predictor.make_reader()
     for source in sources:
         read.names.append(source.name)
         read.counts.append(0)
         for number, row in enumerate(source.rows(tqdm(disable=True)), 1):
             read.counts[-1] = number
-            if not present:
-                wanted = fields_for(task, columns, row)
-                present = present_fields(wanted, row, source.name)
-                absent = {field.column for field in wanted if field not in present}
-            if any(has_column(row, name) for name in absent):
-                reason = f"has column {min(absent)!r}, which the first row does not have"
-                raise InputError(f"{source.name}: row {number}: {reason}")
-            checked = {
-                field.name: convert_column([row], field, source.name, number, source.cells).to_pylist()[0]
-                for field in present
-            }
-            is_text = "text" in checked and task.reads_words
-            if is_text and rule is None:
-                rule = word_rule(given, tokenizer)
-            yield split_text(checked["text"], rule) if is_text else checked
-
-
-def fields_for(task: Task, columns: Columns, row: Row) -> list[Field]:
-    """The input columns of the task; if the row has no source or words, its `text` instead."""
-    first, *others = [field for field in task.schema(columns).fields("prediction") if field.name in task.inputs]
-    text = columns.name_of("text")
-    if "text" not in task.inputs and not has_column(row, first.column) and has_column(row, text):
-        return [Field("text" if first.name == "tokens" else first.name, text, TEXT)]
-    return [first, *others]
+            yield reader.read(row, source.name, number, source.cells)
 
 
 # --- The answers ---
@@ -400,16 +219,15 @@ def run(argv: list[str]) -> None:
         Terminated: SIGTERM was received.
     """
     given = parse(argv)
-    if given.words is not None:
-        check_choice("words", given.words, WORDS)
+    options = options_of(given)
     check_output(given.output, given.overwrite_output)
     output = Output(given.output, given.overwrite_output)
     name = STANDARD_INPUT if given.input == ["-"] else printable(" ".join(given.input))
     with report_signals(output), output.open() as file:
         sources = input_sources(given)
-        predictor = make_predictor(given)
+        predictor = Predictor(given.model, options)
         begin, read = time.monotonic(), Origin([], [])
-        rows = input_rows(given, sources, predictor.task, predictor.settings.tokenizer, read)
+        rows = input_rows(predictor, sources, read)
         try:
             output.write(predictor.answers(rows), file)
         except RowError as error:

@@ -12,14 +12,13 @@ from ..data.errors import RowError
 from ..tasks.base import Task
 from ..tasks.encoding import OVERFLOW_COLUMNS, Answer, Row, Settings, fill
 from ..tasks.windows import OverflowCounts
-from ..tokenization.words import word_spans
 
 # The number of characters that are read ahead, and the number that a row counts in addition to its own.
 READ_AHEAD, ROW = 2**18, 64
 
 
 @dataclass
-class Predictor:
+class RowPredictor:
     """Answers rows with a saved model.
 
     Args:
@@ -106,13 +105,3 @@ def batches_of(lengths: list[int], max_tokens: int) -> list[list[int]]:
     totals = np.asarray(lengths)[order].cumsum()
     starts = fill(totals, max(max_tokens, max(lengths)))
     return [batch.tolist() for batch in np.split(order, starts[1:])]
-
-
-def split_text(text: str, words: str) -> Row:
-    """Split a text into words by one of the rules WORDS.
-
-    Returns:
-        A row with the text, its words as `tokens`, and `spans`, the start and end of each word in the text.
-    """
-    spans = word_spans(text, words)
-    return {"text": text, "tokens": [text[start:stop] for start, stop in spans], "spans": spans}

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Data
 from seqblend import train
 from seqblend.data.columns import ONE_LABEL, TEXT, LabelRule, Schema
 from seqblend.hub_card.card import write_card
-from seqblend.serving.prediction import Predictor
+from seqblend.serving.prediction import RowPredictor
 from seqblend.tasks.base import Task
 from seqblend.tasks.encoding import Settings, tokenize
 from seqblend.tasks.registry import TASKS
@@ -73,7 +73,7 @@ def test_a_task_of_one_class_trains_evaluates_predicts_and_is_asked(tmp_path, mo
     model = AutoModelForSequenceClassification.from_pretrained(out).eval()
     tokenizer = AutoTokenizer.from_pretrained(out)
     settings = Settings(tokenizer, ["off", "on"], None, 32, 32, 32, token_types=False, seed=0)
-    asked = list(Predictor(TASKS["intent"], model, settings, max_tokens=64).answers(ROWS))
+    asked = list(RowPredictor(TASKS["intent"], model, settings, max_tokens=64).answers(ROWS))
     assert [answer["prediction"] for answer in asked] == [row["label"] for row in ROWS]
 
 

@@ -27,7 +27,8 @@ from seqblend.data.writing import partial_path
 from seqblend.hub_card.card import write_card
 from seqblend.predict import main
 from seqblend.serving import prediction
-from seqblend.serving.prediction import read_ahead, split_text
+from seqblend.serving.prediction import read_ahead
+from seqblend.serving.rows import split_text
 from seqblend.tasks.encoding import Settings
 from seqblend.tasks.registry import TASKS
 from seqblend.tasks.token_classification import entities
@@ -461,7 +462,7 @@ def test_an_interruption_leaves_no_half_of_a_file(model_of, tmp_path, monkeypatc
     assert caplog.messages[-1] == f"Ctrl-C: {tmp_path / 'a.jsonl'} was not written"
 
 
-@pytest.mark.parametrize("where", ["seqblend.predict.load_config", "seqblend.serving.prediction.batches_of"])
+@pytest.mark.parametrize("where", ["seqblend.serving.loading.load_config", "seqblend.serving.prediction.batches_of"])
 def test_sigterm_ends_with_a_word_and_leaves_no_half_of_a_file(where, model_of, tmp_path, monkeypatch, caplog):
     """At the start, when the model is loaded, and in the course of the answers."""
     monkeypatch.setattr(where, lambda *args: os.kill(os.getpid(), signal.SIGTERM))
@@ -473,7 +474,7 @@ def test_sigterm_ends_with_a_word_and_leaves_no_half_of_a_file(where, model_of, 
 
 
 def test_what_was_written_to_standard_output_before_it_ended_is_said(model_of, monkeypatch, caplog):
-    answered = prediction.Predictor.answer
+    answered = prediction.RowPredictor.answer
 
     def answer(self, rows):
         if rows[0]["text"] == "c":
@@ -481,7 +482,7 @@ def test_what_was_written_to_standard_output_before_it_ended_is_said(model_of, m
         return answered(self, rows)
 
     monkeypatch.setattr(prediction, "READ_AHEAD", 1)
-    monkeypatch.setattr(prediction.Predictor, "answer", answer)
+    monkeypatch.setattr(prediction.RowPredictor, "answer", answer)
     with standard(monkeypatch, "stdin", b"a\nb\nc\nd\n"), standard(monkeypatch, "stdout") as out:
         assert main([str(model_of(CLASSIFY)), "--input", "-"]) == 143
         assert [json.loads(line)["input"] for line in os.read(out, 10**6).splitlines()] == ["a", "b"]

@@ -1,0 +1,157 @@
+"""Load a saved model for prediction, with the settings that it was trained with."""
+
+import logging
+import sys
+from pathlib import Path
+
+import torch
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from ..data.errors import InputError
+from ..data.objects import read_object
+from ..modeling.families import FAMILIES
+from ..tasks.base import Task
+from ..tasks.encoding import Settings
+from ..tasks.registry import TASKS
+from ..tokenization.words import DEFAULT, WordSplitting, read_splitting, set_splitting
+from ..training.arguments import DataArguments, ModelArguments
+from ..training.checks import check_overflow
+from ..training.loading import load_config
+from ..training.models import check_position_limit, load_model, position_limit, reads_token_types
+from ..training.tokenizers import load_tokenizer
+from .options import PredictionOptions
+from .prediction import RowPredictor
+
+logger = logging.getLogger(__name__)
+
+
+def load_predictor(directory: str, options: PredictionOptions) -> RowPredictor:
+    """Load a saved model.
+
+    Args:
+        directory: of the model, or the name of a repository on the Hub.
+        options: how texts are read and answered.
+
+    Raises:
+        InputError: it cannot be loaded, or an option does not go with its task.
+    """
+    config = load_config(directory, "DIR")
+    task = task_of(config, directory)
+    tokenizer = load_tokenizer(directory)
+    generation = generation_of(directory, options, task, config, tokenizer)
+    check_options(directory, options, task, config)
+    model = load_model(ModelArguments(model_name_or_path=directory), task, tokenizer, {}, False)
+    if "max_new_tokens" in generation:
+        # max_new_tokens replaces the model's own max_length.
+        model.generation_config.max_length = None
+    if task.truncation_side is not None:
+        tokenizer.truncation_side = task.truncation_side
+    new_tokens = generation.get("max_new_tokens", 0) if continues(task) else 0
+    length = max_length_of(directory, options.max_length, config, new_tokens)
+    settings = Settings(
+        tokenizer=tokenizer,
+        labels=[config.id2label[index] for index in sorted(config.id2label or {})],
+        problem_type=config.problem_type,
+        max_length=length,
+        max_source_length=length,
+        max_target_length=length,
+        token_types=reads_token_types(config) and not continues(task),
+        seed=0,
+        overflow=options.overflow,
+        overlap=options.overlap,
+        top_k=options.top_k or Settings.top_k,
+        probabilities=options.probabilities,
+    )
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return RowPredictor(task, model.eval().to(device), settings, options.max_tokens_per_batch, generation)
+
+
+def task_of(config: PretrainedConfig, path: str) -> Task:
+    """The task of a saved model, from its class. Raises InputError for a model without a head."""
+    saved = (config.architectures or [""])[0]
+    heads = FAMILIES[type(config)]
+    for task in TASKS.values():
+        if task.can_predict and task.auto_class in heads and heads[task.auto_class].__name__ == saved:
+            return task
+    raise InputError(f"{path}: {saved or 'the model'} has no head, so it cannot predict anything")
+
+
+def continues(task: Task) -> bool:
+    """Whether the model continues its input, in the same sequence."""
+    return task.generation is not None and not task.generates
+
+
+def check_options(directory: str, options: PredictionOptions, task: Task, config: PretrainedConfig) -> None:
+    """Raises InputError for an option that the task does not have."""
+    check_overflow(task, options.overflow, options.overlap)
+    if options.words is not None and not task.reads_words:
+        able = ", ".join(name for name, each in TASKS.items() if each.reads_words)
+        raise InputError(f"words: is for {able}, but {directory} is of {task.name}")
+    for name in ("top_k", "probabilities"):
+        if getattr(options, name) and name not in task.answer_options(config.problem_type):
+            able = ", ".join(each.name for each in TASKS.values() if name in each.answer_options(None))
+            kind = f" and {config.problem_type}" if "problem_type" in task.options else ""
+            raise InputError(f"{name}: is for {able}, but {directory} is of {task.name}{kind}")
+
+
+def generation_of(
+    directory: str,
+    options: PredictionOptions,
+    task: Task,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, int]:
+    """The arguments of `generate`. Raises InputError for an option of generation if the model does not generate."""
+    given = {name: getattr(options, name) for name in ("max_new_tokens", "num_beams")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if task.generation is None and given:
+        raise InputError(f"{next(iter(given))}: is for models that generate, but {directory} is of {task.name}")
+    generation = dict(task.default_generation(tokenizer) or {})
+    if "max_new_tokens" in generation:
+        # A number that the user has not chosen leaves room for a prompt.
+        generation["max_new_tokens"] = int(min(generation["max_new_tokens"], max(1, position_limit(config) / 2)))
+    generation |= given
+    if "max_new_tokens" in generation:
+        # At least one token of the prompt must also fit.
+        check_position_limit(config, {"max_new_tokens": generation["max_new_tokens"] + continues(task)})
+    return generation
+
+
+def max_length_of(directory: str, given: int | None, config: PretrainedConfig, new_tokens: int) -> int:
+    """The maximum length of a sequence: the given one, or that of the model's training, or the default of training.
+
+    Args:
+        directory: of the model.
+        given: the option max_length.
+        config: the configuration of the model.
+        new_tokens: the number of tokens to generate after the input.
+
+    Raises:
+        InputError: the given length exceeds the learned positions.
+    """
+    if given is not None:
+        check_position_limit(config, {"max_length": given + new_tokens})
+        return given
+    results = Path(directory, "all_results.json")
+    length = read_object(results).get("max_length")
+    of_run = length if isinstance(length, int) and 1 < length <= sys.maxsize else DataArguments.max_length
+    return int(min(of_run, position_limit(config) - new_tokens))
+
+
+def word_rule(directory: str, given: str | None, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The rule that splits texts into words: the given one, or that of training. A warning says if they may differ.
+
+    If the tokenizer has no rule, it gets this one.
+    """
+    trained = read_splitting(tokenizer.init_kwargs)
+    if trained is None:
+        rule = given or DEFAULT
+        if given is None:
+            message = "%s has no record of how its training words were split; --words is taken as %s"
+            logger.warning(message, directory, rule)
+        set_splitting(tokenizer, WordSplitting(rule, 1.0))
+        return rule
+    rule = given or trained.rule
+    if (rule, 1) != trained:
+        logger.warning("words: texts are split by %r, but for %s %s", rule, directory, trained)
+    return rule

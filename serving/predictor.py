@@ -1,0 +1,104 @@
+"""`seqblend.Predictor`: a saved model that answers columns of texts in Python."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.errors import InputError, RowError, describe
+from ..tasks.base import Task
+from ..tasks.encoding import Answer, Row
+from ..tasks.windows import OverflowCounts
+from .loading import load_predictor, word_rule
+from .options import PredictionOptions
+from .rows import RowReader
+
+BATCH = "the batch"
+
+
+class Predictor:
+    """A saved model that predicts: the same answers as `seqblend predict`.
+
+    Args:
+        directory: of the model with its tokenizer, or the name of a repository on the Hub. No code of it is run.
+        options: how texts are read and answered; default: as without flags.
+        fields: fields of `PredictionOptions`, in place of `options`.
+
+    Raises:
+        InputError: the model cannot be loaded, or an option is wrong.
+        TypeError: there is no such option.
+    """
+
+    def __init__(self, directory: str | Path, options: PredictionOptions | None = None, **fields: Any):
+        self.directory = str(directory)
+        self.options = replace(options, **fields) if options is not None else PredictionOptions(**fields)
+        self.rows = load_predictor(self.directory, self.options)
+
+    @property
+    def task(self) -> Task:
+        """The task of the model."""
+        return self.rows.task
+
+    @property
+    def overflow(self) -> OverflowCounts:
+        """Counts of the rows that were too long."""
+        return self.rows.overflow
+
+    @cached_property
+    def word_rule(self) -> str:
+        """The rule that splits texts into words for a tagger."""
+        return word_rule(self.directory, self.options.words, self.rows.settings.tokenizer)
+
+    def __call__(self, batch: Mapping[str, Sequence[Any] | np.ndarray]) -> dict[str, list[Any]]:
+        """Predict a batch, as for `Dataset.map(batched=True)` and `ray.data.Dataset.map_batches`.
+
+        Args:
+            batch: columns of equal length, which have the names of the training data. Other columns are ignored.
+
+        Returns:
+            The keys of an answer (docs/prediction.md), each with one value per row; empty for a batch without rows.
+
+        Raises:
+            InputError: a column is missing, or a value is wrong; the message names the row, counted from 1.
+        """
+        reader = self.make_reader()
+        rows = [reader.read(row, BATCH, number, None) for number, row in enumerate(rows_of(batch), 1)]
+        try:
+            answers = list(self.rows.answers(rows))
+        except RowError as error:
+            raise InputError(f"{BATCH}: {error}") from error
+        return {key: [answer[key] for answer in answers] for key in (answers[0] if answers else ()) if key != "input"}
+
+    def make_reader(self) -> RowReader:
+        """A reader of rows with the user's column names."""
+        return RowReader(self.task, self.options.columns, lambda: self.word_rule)
+
+    def answers(self, rows: Iterable[Row]) -> Iterator[Answer]:
+        """One answer per row of a reader, in their order. Raises RowError if a row cannot be read."""
+        return self.rows.answers(rows)
+
+
+def rows_of(batch: Mapping[str, Sequence[Any] | np.ndarray]) -> list[dict[str, Any]]:
+    """The rows of columns. Raises InputError for anything else, and if the columns differ in length."""
+    if not isinstance(batch, Mapping):
+        raise InputError(
+            f"{BATCH}: must be columns, as in {{'text': ['one text', 'another']}}, but is {describe(batch)}"
+        )
+    columns = {}
+    for name, values in batch.items():
+        if isinstance(values, str | bytes):
+            raise InputError(f"{BATCH}: column {name!r} is a single text, not a list of texts")
+        columns[name] = [each.tolist() if isinstance(each, np.ndarray) else each for each in listed(values)]
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        described = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise InputError(f"{BATCH}: its columns have different lengths: {described}")
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def listed(values: Sequence[Any] | np.ndarray) -> list[Any]:
+    """The values as a list of Python objects."""
+    return values.tolist() if isinstance(values, np.ndarray) else list(values)
