@@ -112,6 +112,8 @@ class Resumption:
                 logger.warning("Skipped: %s", refused)
             return checkpoint
         if self.args.overwrite_output_dir:
+            if refused is not None and self.args.should_log:
+                logger.warning("This run starts over, and overwrite_output_dir deletes the earlier one. %s", refused)
             return None
         if refused is not None:
             raise refused

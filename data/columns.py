@@ -368,6 +368,11 @@ def _cell_words(cell: str, reading: Reading) -> list[str]:
 def _cell_labels(cell: str, reading: Reading) -> list[str]:
     """The labels of a cell. Raises ValueError for a probable separator in a label, without a label_separator."""
     items, in_brackets = _cell_list(cell, reading.label_separator or " ")
+    if len(items) > 1 and is_split_inside(items[0], items[-1]):
+        raise ValueError(
+            f"looks like a list in parentheses: {cell[:40]!r} would be read as {items[0]!r} … {items[-1]!r}; remove "
+            "the parentheses"
+        )
     needs_check = reading.label_separator is None and not in_brackets and SEPARATOR.search(cell)
     for item in items if needs_check else ():
         if found := SEPARATOR.search(item):
@@ -376,6 +381,11 @@ def _cell_labels(cell: str, reading: Reading) -> list[str]:
                 "labels, or --label_separator ' ' if not"
             )
     return _label_list(items)
+
+
+def is_split_inside(first: str, last: str) -> bool:
+    """Whether the first item opens a parenthesis that only the last one closes, as in `(a, b)`."""
+    return first.startswith("(") and ")" not in first and last.endswith(")") and "(" not in last
 
 
 def _cell_references(cell: str, reading: Reading) -> list[str]:

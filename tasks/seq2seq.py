@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from ..data.columns import ONE_TARGET, REFERENCES, TEXT, Schema
-from ..tokenization.kinds import is_trained_here
+from ..tokenization.kinds import as_plain_text, is_trained_here
 from ..tokenization.shortening import shorten
 from .base import Positions, Task, generate, mean_probabilities, row_slices
 from .corruption import IGNORE
@@ -137,6 +137,7 @@ def encode_targets(
     decoding skips special tokens. Other tokenizers read the special token, as the user may have put it there.
     """
     as_text = is_trained_here(tokenizer)
+    texts = as_plain_text(tokenizer, texts) if as_text else texts
     given = {"add_special_tokens": add_special_tokens, "split_special_tokens": as_text}
     return tokenizer(text_target=texts, **given, **kwargs)
 

@@ -56,6 +56,21 @@ def test_what_only_looks_like_a_list_is_refused_with_what_would_be_read(tmp_path
 
 
 @pytest.mark.parametrize(
+    ("cell", "separator"), [("(B-ORG, O)", ","), ("(B-ORG, I-ORG, O)", ","), ("(B-ORG O)", None), ("(B;O)", ";")]
+)
+def test_tags_in_parentheses_are_refused(tmp_path, cell, separator):
+    """They became parts of the first and the last tag."""
+    path = write(tmp_path / "a.csv", csv_text([{"tokens": "a b", "tags": cell}]))
+    words = ["row 1", "'tags'", "looks like a list in parentheses"]
+    assert_refused(words, read_file, path, TAG, reading=Reading(label_separator=separator))
+
+
+def test_tags_that_have_parentheses_are_read(tmp_path):
+    path = write(tmp_path / "a.csv", csv_text([{"tokens": "a b", "tags": "(a) (b)"}]))
+    assert read_file(path, TAG)["tags"][:] == [["(a)", "(b)"]]
+
+
+@pytest.mark.parametrize(
     "cell, separator, expected",
     [
         ("['b c' 'd']", None, ["b c", "d"]),

@@ -390,13 +390,13 @@ def test_numbers_stay_numbers_in_a_batch(labels, dtype):
     assert batch["labels"].dtype == dtype and batch["labels"].tolist() == labels
 
 
-TARGETS = ["2020-01-01", "x [SEP] b", "[MASK]", "x  y\n"]
+TARGETS = ["2020-01-01", "x [SEP] b", "[MASK]", "x  y\n", "[CLS] [MASK] y", "x  [MASK][MASK] <extra_id_0>"]
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_targets_come_back_whatever_they_spell(kind, caplog):
     """wordpiece put spaces around marks, and special tokens were left out: no prediction could be right."""
-    tokenizer = train_tokenizer(["2020-01-01 x  y\n[SEP] [MASK] ab of two"], kind, 300)
+    tokenizer = train_tokenizer(["2020-01-01 x  y\n[SEP] [MASK] [CLS] ab of two <extra_id_0>"], kind, 300)
     rows = [{"source": "a", "target": target} for target in TARGETS]
     encoded = encode("seq2seq-lm", rows, settings_for(tokenizer))
     assert decode(tokenizer, list(encoded["labels"])) == TARGETS

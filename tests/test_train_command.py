@@ -409,7 +409,7 @@ def contents(directory):
     return {path.relative_to(directory): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-def test_an_earlier_run_is_neither_lost_nor_mixed_with_the_next(tmp_path, capsys):
+def test_an_earlier_run_is_neither_lost_nor_mixed_with_the_next(tmp_path, capsys, caplog):
     options = {"save_strategy": "steps", "save_steps": 1, **files(tmp_path, ROWS[CLASSIFY], ["train"])}
     out = run(tmp_path / "out", max_steps=3, **options)
     (out / "notes.txt").write_text("mine")
@@ -425,6 +425,10 @@ def test_an_earlier_run_is_neither_lost_nor_mixed_with_the_next(tmp_path, capsys
     both = {"overwrite_output_dir": True, "resume": "auto"}
     run(out, **{**options, **both}, max_steps=4)
     assert {path.name for path in out.glob("checkpoint-*")} == {f"checkpoint-{n}" for n in (1, 2, 3, 4)}
+    caplog.clear()
+    run(out, **{**options, **both}, learning_rate=1e-4)
+    (line,) = [message for message in caplog.messages if "starts over" in message]
+    assert "overwrite_output_dir deletes the earlier one" in line and "learning_rate" in line
     run(out, **options, overwrite_output_dir=True)
     assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-1"]
     assert (out / "notes.txt").read_text() == "mine" and read(out / "trainer_state.json")["global_step"] == 1

@@ -200,6 +200,17 @@ def _normalizers(normalizer: normalizers.Normalizer | None) -> list[normalizers.
     return [*([normalizer] if normalizer else []), normalizers.Replace(Regex(f" (?={TOKENS_AFTER_SPACE})"), "")]
 
 
+def as_plain_text(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[str]:
+    """The texts to give with split_special_tokens=True: a space before TOKENS_AFTER_SPACE is doubled.
+
+    The normalizer removes one of them, although no such token is matched then.
+    """
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    if normalizer is None or normalizer.normalize_str(" [MASK]") != "[MASK]":
+        return texts
+    return [re.sub(f" (?={TOKENS_AFTER_SPACE})", "  ", text) for text in texts]
+
+
 def _restore_space(space: str) -> decoders.Decoder:
     """The decoder that restores the space before TOKENS_AFTER_SPACE."""
     return decoders.Replace(Regex(f"^(?=(?:{TOKENS_AFTER_SPACE})$)"), space)
