@@ -1,4 +1,4 @@
-"""The command line: `seqblend train|predict|publish|verify|convert …`; `seqblend COMMAND --help` for its flags."""
+"""The command line: `seqblend train|predict|publish|verify|export|convert …`; `seqblend COMMAND --help`: its flags."""
 
 import argparse
 import importlib
@@ -14,6 +14,7 @@ COMMANDS = {
     "predict": ("seqblend.predict", "predict files and pipes with a saved model"),
     "publish": ("seqblend.hub_card.publish", "push a saved model to the Hub"),
     "verify": ("seqblend.hub_card.verify", "check that a model gives the outputs it had when it was saved"),
+    "export": ("seqblend.serving.export", "write a saved model for another engine, such as ONNX Runtime"),
     "convert": ("seqblend.conversion.__main__", "convert a checkpoint of another architecture, or a model back to it"),
 }
 

@@ -19,6 +19,7 @@ from ..training.checks import check_overflow
 from ..training.loading import load_config
 from ..training.models import check_position_limit, load_model, position_limit, reads_token_types
 from ..training.tokenizers import load_tokenizer
+from .engines import load_engine, read_engine
 from .options import PredictionOptions
 from .prediction import RowPredictor
 
@@ -40,7 +41,13 @@ def load_predictor(directory: str, options: PredictionOptions) -> RowPredictor:
     tokenizer = load_tokenizer(directory)
     generation = generation_of(directory, options, task, config, tokenizer)
     check_options(directory, options, task, config)
-    model = load_model(ModelArguments(model_name_or_path=directory), task, tokenizer, {}, False)
+    engine = read_engine(directory)
+    if engine is not None:
+        model = load_engine(directory, engine["engine"], config)
+    else:
+        model = load_model(ModelArguments(model_name_or_path=directory), task, tokenizer, {}, False)
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        model.eval().to(device)
     if "max_new_tokens" in generation:
         # max_new_tokens replaces the model's own max_length.
         model.generation_config.max_length = None
@@ -62,8 +69,7 @@ def load_predictor(directory: str, options: PredictionOptions) -> RowPredictor:
         top_k=options.top_k or Settings.top_k,
         probabilities=options.probabilities,
     )
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return RowPredictor(task, model.eval().to(device), settings, options.max_tokens_per_batch, generation)
+    return RowPredictor(task, model, settings, options.max_tokens_per_batch, generation)
 
 
 def task_of(config: PretrainedConfig, path: str) -> Task:
@@ -132,8 +138,8 @@ def max_length_of(directory: str, given: int | None, config: PretrainedConfig, n
     if given is not None:
         check_position_limit(config, {"max_length": given + new_tokens})
         return given
-    results = Path(directory, "all_results.json")
-    length = read_object(results).get("max_length")
+    recorded = read_engine(directory) or read_object(Path(directory, "all_results.json"))
+    length = recorded.get("max_length")
     of_run = length if isinstance(length, int) and 1 < length <= sys.maxsize else DataArguments.max_length
     return int(min(of_run, position_limit(config) - new_tokens))
 

@@ -1,0 +1,64 @@
+"""Engines: what computes a model in prediction. Without engine.json it is torch; see export.py for the others."""
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from ..data.errors import InputError, describe, error_line, nearest_first
+from ..data.objects import read_object
+from ..modeling.families import FAMILIES
+from ..modeling.heads import ForSequenceClassification
+
+ENGINE_FILE = "engine.json"
+# The module of each engine, and the packages that it needs.
+ENGINES = {"onnx": (".onnx_engine", "onnxruntime onnx onnxscript")}
+QUANTIZATIONS = ("none", "int8")
+
+
+def read_engine(directory: str | Path) -> dict[str, Any] | None:
+    """The content of engine.json: `engine`, `quantization` and `max_length`; None for a model of torch.
+
+    Raises:
+        InputError: it is damaged, or names an engine that this version does not know.
+    """
+    path = Path(directory, ENGINE_FILE)
+    if not path.is_file():
+        return None
+    content = read_object(path)
+    name = content.get("engine")
+    if name not in ENGINES:
+        known = ", ".join(nearest_first(str(name), ENGINES))
+        raise InputError(f"{path}: engine is {describe(name)}; known are {known}")
+    return content
+
+
+def load_engine(directory: str | Path, engine: str, config: PretrainedConfig) -> Any:
+    """The exported model, which is called like the model.
+
+    Raises:
+        InputError: a package of the engine is missing, or the model is damaged.
+    """
+    model_class = next(
+        each for each in FAMILIES[type(config)].values() if each.__name__ == (config.architectures or [None])[0]
+    )
+    with needed_packages(engine):
+        module = importlib.import_module(ENGINES[engine][0], __package__)
+        try:
+            return module.load(Path(directory), config, issubclass(model_class, ForSequenceClassification))
+        except ImportError:
+            raise
+        except Exception as error:  # ONNX Runtime raises exceptions of its own
+            raise InputError(f"{directory}: cannot be loaded ({error_line(error)})") from error
+
+
+@contextmanager
+def needed_packages(engine: str) -> Iterator[None]:
+    """Inside, an ImportError becomes an InputError that says how to install the packages of an engine."""
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(f"engine: {engine} needs {error.name}; pip install {ENGINES[engine][1]}") from error

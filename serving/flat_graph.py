@@ -1,0 +1,280 @@
+"""The model as a graph of the real tokens of a batch, for engines that do not run Python.
+
+All layers work on the N tokens of the batch in one row. Only attention needs to know the sequences: it gathers queries
+and keys into padded rows and gathers the result back. The indices are inputs of the graph, so one graph serves every
+number of tokens, rows, and length. Sliding windows are gathered in blocks, each with its neighbours, so they cost as
+much as in our own forward.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.export import Dim
+from transformers import PretrainedConfig, PreTrainedModel
+
+from ..configuration.decoder import BlendDecoderConfig
+from ..data.errors import InputError
+from ..modeling.base import Stack
+from ..modeling.decoder import BlendDecoderModel
+from ..modeling.encoder import BlendEncoderForMaskedLM, BlendEncoderModel
+from ..modeling.heads import ForSequenceClassification, ForTokenClassification, pool
+from ..modeling.patterns import MIN_BLOCK_SIZE, Kernel
+
+SLIDING = "sliding_attention"
+# Kinds of RoPE whose angles depend on the length of the sequence.
+LENGTH_DEPENDENT = ("dynamic", "longrope")
+Arrays = dict[str, np.ndarray]
+
+
+# --- The indices ---
+
+
+class RowIndices(NamedTuple):
+    """Where attention finds the tokens of a batch.
+
+    Args:
+        queries: the token at each place of each row (R, L); any token where there is none.
+        keys: the token at each place of the keys of each row (R, S).
+        mask: whether a query attends to a key (R, 1, L or 1, S).
+        places: for each token its place among the R · L queries, (N).
+    """
+
+    queries: np.ndarray
+    keys: np.ndarray
+    mask: np.ndarray
+    places: np.ndarray
+
+
+def whole_rows(lengths: np.ndarray, is_causal: bool) -> RowIndices:
+    """Each sequence is a row.
+
+    Args:
+        lengths: number of tokens of each sequence (R), at least one in all.
+        is_causal: whether a token attends only to itself and the tokens before it.
+    """
+    starts, longest = lengths.cumsum() - lengths, int(lengths.max())
+    offsets = np.arange(longest)
+    rows = np.minimum(starts[:, None] + offsets, lengths.sum() - 1)
+    mask = (offsets < lengths[:, None])[:, None, None]
+    if is_causal:
+        mask = mask & (offsets <= offsets[:, None])
+    return RowIndices(rows, rows, mask, np.arange(len(lengths)).repeat(lengths) * longest + token_offsets(lengths))
+
+
+def window_rows(lengths: np.ndarray, window: int, is_causal: bool) -> RowIndices:
+    """Each row is a block of a sequence; its keys are the block and its neighbours, of which the window is a part.
+
+    Args:
+        lengths: number of tokens of each sequence, at least one in all.
+        window: the config's sliding_window.
+        is_causal: whether a token attends only to itself and the tokens before it.
+    """
+    block = block_size(window)
+    before, after = (1, 0) if is_causal else (1, 1)
+    counts = -(-lengths // block)
+    sequences = np.arange(len(lengths)).repeat(counts)
+    # The first token of each block, and of its keys, counted from the start of its sequence.
+    first = (np.arange(counts.sum()) - (counts.cumsum() - counts).repeat(counts)) * block
+    starts, last = (lengths.cumsum() - lengths)[sequences], lengths.sum() - 1
+    queries = first[:, None] + np.arange(block)
+    keys = first[:, None] + np.arange(-before * block, (1 + after) * block)
+    distance = queries[:, :, None] - keys[:, None]
+    # A causal window includes the token itself, a bidirectional one does not.
+    reach = window - 1 if is_causal else window
+    is_key = (keys >= 0) & (keys < lengths[sequences][:, None])
+    mask = is_key[:, None] & (distance <= reach) & (distance >= (0 if is_causal else -reach))
+    blocks_before = (counts.cumsum() - counts).repeat(lengths)
+    places = blocks_before * block + token_offsets(lengths)
+    return RowIndices(
+        np.clip(starts[:, None] + queries, 0, last),
+        np.clip(starts[:, None] + keys, 0, last),
+        mask[:, None],
+        places,
+    )
+
+
+def block_size(window: int) -> int:
+    """The number of tokens of a block."""
+    return max(window, MIN_BLOCK_SIZE)
+
+
+def token_offsets(lengths: np.ndarray) -> np.ndarray:
+    """The position of each token in its sequence, (N)."""
+    return np.arange(lengths.sum()) - (lengths.cumsum() - lengths).repeat(lengths)
+
+
+def flat_arrays(
+    config: PretrainedConfig, lengths: np.ndarray, is_pooled: bool, input_ids: np.ndarray, token_type_ids: np.ndarray
+) -> Arrays:
+    """The inputs of the graph by name.
+
+    Args:
+        config: configuration of the model.
+        lengths: number of tokens of each sequence (R), at least one in all.
+        is_pooled: whether the output is one vector per sequence.
+        input_ids: the tokens of all sequences (N).
+        token_type_ids: their segments (N); not used if the model has none.
+    """
+    is_causal = isinstance(config, BlendDecoderConfig)
+    arrays = {"input_ids": input_ids, "position_ids": token_offsets(lengths)}
+    if config.type_vocab_size:
+        arrays["token_type_ids"] = token_type_ids
+    whole = whole_rows(lengths, is_causal)
+    if is_pooled:
+        arrays |= {"rows": whole.queries, "lengths": lengths}
+    if is_pooled and config.pooling == "eos":
+        arrays["is_end"] = np.isin(input_ids, config.eos_token_id)
+    for layer_type in sorted(set(config.layer_types)):
+        is_sliding = layer_type == SLIDING
+        indices = window_rows(lengths, config.sliding_window, is_causal) if is_sliding else whole
+        arrays |= {f"{layer_type}_{name}": value for name, value in indices._asdict().items()}
+    return arrays
+
+
+def dynamic_shapes(arrays: Arrays) -> tuple[dict[int, Dim], ...]:
+    """The dimensions of the inputs that vary from batch to batch."""
+    tokens, rows, length, blocks = (Dim(name) for name in ("tokens", "rows", "length", "blocks"))
+    whole = {0: rows, 1: length}
+    known = {"rows": whole, "lengths": {0: rows}, "queries": whole, "keys": whole, "mask": {0: rows, 3: length}}
+    shapes = []
+    for name, array in arrays.items():
+        kind = name.removeprefix(f"{SLIDING}_")
+        if kind != name and kind != "places":
+            shapes.append({0: blocks})
+            continue
+        shape = known.get(name.removeprefix("full_attention_"), {0: tokens})
+        # Only a causal mask has a row for each query.
+        shapes.append(shape | {2: length} if name.endswith("mask") and array.shape[2] > 1 else shape)
+    return tuple(shapes)
+
+
+# --- The graph ---
+
+
+class GatherPattern:
+    """An attention pattern whose rows are gathered by indices; arguments as in RowIndices."""
+
+    def __init__(self, queries: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor, places: torch.Tensor):
+        self.queries, self.keys, self.mask, self.places = queries, keys, mask, places
+
+    def blend(
+        self, kernel: Kernel, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, None]:
+        """Queries (1, H, N, D), keys and values (1, K, N, D) give (1, N, H, D), and None for the weights."""
+        query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
+        rows = ((query, self.queries), (key, self.keys), (value, self.keys))
+        blended, _ = kernel(*(states[indices].transpose(1, 2) for states, indices in rows), self.mask)
+        return blended.flatten(0, 1)[self.places][None], None
+
+
+class GraphLayout:
+    """Pooling in the graph; the same functions as a FlatLayout has.
+
+    Args:
+        rows: the token at each place of each sequence (R, L).
+        lengths: number of tokens of each sequence (R).
+    """
+
+    def __init__(self, rows: torch.Tensor, lengths: torch.Tensor):
+        self.rows, self.lengths = rows, lengths
+        self.is_real = torch.arange(rows.shape[1]) < lengths[:, None]
+
+    def first(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The first token of each sequence: (1, N, E) to (R, E), zeros for an empty sequence."""
+        return self.pick(hidden_states, torch.zeros_like(self.lengths))
+
+    def last(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The last token of each sequence."""
+        return self.pick(hidden_states, self.lengths - 1)
+
+    def last_marked(self, hidden_states: torch.Tensor, is_marked: torch.Tensor) -> torch.Tensor:
+        """The last token of each sequence with is_marked (1, N), or its last token."""
+        offsets = torch.arange(self.rows.shape[1])
+        marked = torch.where(is_marked[0][self.rows] & self.is_real, offsets, -1).amax(1)
+        return self.pick(hidden_states, torch.where(marked < 0, self.lengths - 1, marked))
+
+    def mean(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The mean over the tokens of each sequence."""
+        weights = self.is_real.to(hidden_states.dtype)[:, :, None]
+        sums = (hidden_states[0][self.rows] * weights).sum(1)
+        return sums / self.lengths.clamp(min=1)[:, None].to(hidden_states.dtype)
+
+    def pick(self, hidden_states: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        """The token at an offset (R) of each sequence."""
+        tokens = self.rows.gather(1, offsets.clamp(min=0)[:, None])[:, 0]
+        return hidden_states[0][tokens] * (self.lengths > 0)[:, None].to(hidden_states.dtype)
+
+
+class TokenRow:
+    """The layout of the stack's inputs in the graph: they are flat already."""
+
+    @staticmethod
+    def unpad(tensor: torch.Tensor) -> torch.Tensor:
+        """No change."""
+        return tensor
+
+
+class FlatGraph(nn.Module):
+    """The forward of a model that reads, on the real tokens of a batch.
+
+    Args:
+        model: an encoder or a decoder with attn_implementation="eager"; see `check_model`.
+        names: of the inputs, as `flat_arrays` has them.
+    """
+
+    def __init__(self, model: PreTrainedModel, names: list[str]):
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
+        """Logits of the tokens (N, C) or of the sequences (R, C); states (N, E) without a head.
+
+        Args:
+            arrays: as `flat_arrays` names them, in this order.
+        """
+        given = dict(zip(self.names, arrays, strict=True))
+        model, input_ids = self.model, given["input_ids"][None]
+        hidden_states = self.run_stack(model.base_model, input_ids, given)
+        if isinstance(model, ForSequenceClassification):
+            is_end = given["is_end"][None] if "is_end" in given else None
+            layout: Any = GraphLayout(given["rows"], given["lengths"])
+            return model.score(model.head(pool(hidden_states, layout, model.config.pooling, is_end)))
+        if isinstance(model, ForTokenClassification):
+            return model.classifier(model.head(hidden_states))[0]
+        if isinstance(model, BlendEncoderForMaskedLM):
+            return model.lm_head(model.head(hidden_states))[0]
+        return hidden_states[0]
+
+    @staticmethod
+    def run_stack(stack: Stack, input_ids: torch.Tensor, given: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The last hidden states (1, N, E)."""
+        positions = given["position_ids"][None]
+        token_types = given["token_type_ids"][None] if "token_type_ids" in given else None
+        layout: Any = TokenRow()
+        hidden_states = stack.embed(layout, input_ids, None, token_types, positions)
+        position_embeddings = stack.position_embeddings(hidden_states, positions)
+        patterns = {
+            layer_type: GatherPattern(*(given[f"{layer_type}_{name}"] for name in RowIndices._fields))
+            for layer_type in position_embeddings
+        }
+        for layer_type, layer in stack.blocks():
+            pattern: Any = patterns[layer_type]
+            hidden_states = layer(hidden_states, pattern=pattern, position_embeddings=position_embeddings[layer_type])
+        return stack.norm(hidden_states)
+
+
+def check_model(model: PreTrainedModel) -> None:
+    """Raises InputError for a model that cannot be such a graph; the message says why."""
+    kind, config = type(model).__name__, model.config
+    heads = (ForSequenceClassification, ForTokenClassification, BlendEncoderForMaskedLM, Stack)
+    if not isinstance(model, heads) or not isinstance(model.base_model, BlendEncoderModel | BlendDecoderModel):
+        raise InputError(f"{kind}: engine onnx is for encoders and decoders that classify, tag, fill masks or embed")
+    if getattr(config, "cross_attention_hidden_size", None) is not None:
+        raise InputError(f"{kind}: engine onnx is not for a decoder with cross-attention")
+    ropes = config.rope_parameters or {}
+    for rope in ropes.values() if config.has_rope_per_layer_type else [ropes]:
+        if rope and rope["rope_type"] in LENGTH_DEPENDENT:
+            raise InputError(f"{kind}: engine onnx is not for rope_type={rope['rope_type']!r}, which reads the length")
