@@ -368,7 +368,7 @@ def _cell_words(cell: str, reading: Reading) -> list[str]:
 def _cell_labels(cell: str, reading: Reading) -> list[str]:
     """The labels of a cell. Raises ValueError for a probable separator in a label, without a label_separator."""
     items, in_brackets = _cell_list(cell, reading.label_separator or " ")
-    if len(items) > 1 and is_split_inside(items[0], items[-1]):
+    if not in_brackets and len(items) > 1 and is_split_inside(items[0], items[-1]):
         raise ValueError(
             f"looks like a list in parentheses: {cell[:40]!r} would be read as {items[0]!r} … {items[-1]!r}; remove "
             "the parentheses"
