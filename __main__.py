@@ -14,7 +14,7 @@ COMMANDS = {
     "predict": ("seqblend.predict", "predict files and pipes with a saved model"),
     "publish": ("seqblend.hub_card.publish", "push a saved model to the Hub"),
     "verify": ("seqblend.hub_card.verify", "check that a model gives the outputs it had when it was saved"),
-    "export": ("seqblend.serving.export", "write a saved model for another engine, such as ONNX Runtime"),
+    "export": ("seqblend.serving.export", "write a saved model for ONNX Runtime or CTranslate2"),
     "convert": ("seqblend.conversion.__main__", "convert a checkpoint of another architecture, or a model back to it"),
 }
 

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from transformers import PretrainedConfig
 
@@ -14,8 +14,21 @@ from ..modeling.families import FAMILIES
 from ..modeling.heads import ForSequenceClassification
 
 ENGINE_FILE = "engine.json"
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """A model of an engine that writes by itself."""
+
+    def write(self, inputs: Any, generation: dict[str, Any]) -> list[tuple[list[int], float]]:
+        """The generated tokens of each row, and the geometric mean of their probabilities."""
+
+
 # The module of each engine, and the packages that it needs.
-ENGINES = {"onnx": (".onnx_engine", "onnxruntime onnx onnxscript")}
+ENGINES = {
+    "onnx": (".onnx_engine", "onnxruntime onnx onnxscript"),
+    "ctranslate2": (".ctranslate2_engine", "ctranslate2"),
+}
 QUANTIZATIONS = ("none", "int8")
 
 
@@ -51,7 +64,7 @@ def load_engine(directory: str | Path, engine: str, config: PretrainedConfig) ->
             return module.load(Path(directory), config, issubclass(model_class, ForSequenceClassification))
         except ImportError:
             raise
-        except Exception as error:  # ONNX Runtime raises exceptions of its own
+        except Exception as error:  # the engines raise exceptions of their own
             raise InputError(f"{directory}: cannot be loaded ({error_line(error)})") from error
 
 

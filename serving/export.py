@@ -17,16 +17,18 @@ from ..data.writing import atomic_directory
 from ..hub_card.verify import write_reference
 from ..modeling.families import FAMILIES
 from ..training.loading import check_loaded, load_config, load_weights
-from ..training.models import position_limit
+from ..training.models import position_limit, reads_token_types
 from ..training.tokenizers import load_tokenizer
 from ..version import __version__
-from .engines import ENGINE_FILE, ENGINES, QUANTIZATIONS, load_engine, needed_packages
+from .engines import ENGINE_FILE, ENGINES, QUANTIZATIONS, Writer, load_engine, needed_packages
 from .loading import max_length_of
 
-# The largest difference of an output, in standard deviations, that is rounding; and the largest mean one with int8.
+# The largest difference that is rounding, and the largest mean one with int8; see `measure`.
 TOLERANCES = {"none": 1e-3, "int8": 0.2}
 # The number of texts that are compared.
 MOST_TEXTS = 64
+# The number of tokens that a model writes after each.
+NEW_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ class Exported:
         class_name: of the model.
         engine: that computes it.
         quantization: of its weights.
-        error: its difference from the model on `num_texts` texts, in standard deviations: the largest one, or for
-            int8 the root of the mean square.
-        num_texts: number of texts.
+        error: its difference from the model: the largest one, or for int8 the root of the mean square.
+        measure: the unit of the difference.
+        num_texts: number of texts on which they were compared.
     """
 
     target: Path
@@ -48,13 +50,14 @@ class Exported:
     engine: str
     quantization: str
     error: float
+    measure: str
     num_texts: int
 
     def __str__(self) -> str:
         kind = "the largest difference" if self.quantization == "none" else "the mean difference"
         return (
             f"{self.target}: {self.class_name} for {self.engine}, quantization {self.quantization}; {kind} on "
-            f"{self.num_texts} texts is {self.error:.0e} of the standard deviation of the outputs"
+            f"{self.num_texts} texts is {self.error:.0e} of {self.measure}"
         )
 
 
@@ -98,13 +101,19 @@ def export(
         write_reference(model, stage)
         (stage / ENGINE_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         exported = load_engine(stage, engine, model.config)
-        error = compare(model, exported, tokenizer, texts, max_length, quantization)
+        differences = compare(model, exported, tokenizer, texts, max_length)
+        error = float(differences.abs().max() if quantization == "none" else differences.square().mean().sqrt())
         if not error <= TOLERANCES[quantization]:
             raise InputError(
-                f"{directory}: the outputs of {engine} with quantization {quantization} differ by {error:.1e} of the "
-                f"model's standard deviation, more than {TOLERANCES[quantization]:g}; nothing was written"
+                f"{directory}: the outputs of {engine} with quantization {quantization} differ by {error:.1e} of "
+                f"{measure(exported)}, more than {TOLERANCES[quantization]:g}; nothing was written"
             )
-    return Exported(target, type(model).__name__, engine, quantization, error, len(texts))
+    return Exported(target, type(model).__name__, engine, quantization, error, measure(exported), len(texts))
+
+
+def measure(exported: Any) -> str:
+    """The unit of the differences of `compare`."""
+    return "the logarithm of a probability" if isinstance(exported, Writer) else "the outputs' standard deviation"
 
 
 def load_eager(directory: str) -> PreTrainedModel:
@@ -141,25 +150,43 @@ def as_text(value: Any) -> str:
 
 @torch.inference_mode()
 def compare(
-    model: PreTrainedModel,
-    exported: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: list[str],
-    max_length: int,
-    quantization: str,
-) -> float:
-    """The difference of the outputs for a batch of texts, in standard deviations of the model's outputs."""
+    model: PreTrainedModel, exported: Any, tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int
+) -> torch.Tensor:
+    """The differences of the outputs for texts.
+
+    For a model that reads they are in standard deviations of its outputs; for one that writes they are those of the
+    logarithms of the probabilities of what it writes.
+    """
     length = int(min(max_length, position_limit(model.config)))
-    names = ["input_ids", "attention_mask", *(["token_type_ids"] if model.config.type_vocab_size else [])]
+    names = ["input_ids", "attention_mask", *(["token_type_ids"] if reads_token_types(model.config) else [])]
+    if isinstance(exported, Writer):
+        length = max(1, length - NEW_TOKENS)
+        rows = [tokenizer(text, truncation=True, max_length=length, return_tensors="pt") for text in texts]
+        rows = [{name: row[name] for name in names if name in row} for row in rows if row["input_ids"].numel()]
+        return torch.cat([compare_written(model, exported, row) for row in rows])
     inputs = tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
     inputs = {name: inputs[name] for name in names if name in inputs}
     expected, actual = (next(iter(each(**inputs).values())) for each in (model, exported))
     if expected.dim() == 3:
         is_real = inputs["attention_mask"].bool()
         expected, actual = expected[is_real], actual[is_real]
-    difference = (actual - expected).abs()
-    error = difference.max() if quantization == "none" else difference.square().mean().sqrt()
-    return float(error / expected.std())
+    return (actual - expected) / expected.std()
+
+
+def compare_written(model: PreTrainedModel, exported: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The differences of the logarithms of the probabilities of what the model writes for a text."""
+    sequence = model.generate(**inputs, max_new_tokens=NEW_TOKENS, num_beams=1, do_sample=False)
+    if model.config.is_encoder_decoder:
+        written, logits = sequence[0, 1:], model(**inputs, decoder_input_ids=sequence[:, :-1]).logits[0]
+    else:
+        start = inputs["input_ids"].shape[1]
+        written, logits = sequence[0, start:], model(sequence[:, :-1]).logits[0, start - 1 :]
+    expected = logits.log_softmax(-1).gather(-1, written[:, None])[:, 0]
+    rows = [list(map(str, tokens.tolist())) for tokens in (inputs["input_ids"][0], written)]
+    actual = torch.tensor(exported.log_probabilities([rows[0]], [rows[1]])[0])
+    # What is impossible for both is -inf in torch only.
+    is_possible = expected.isfinite()
+    return (actual - expected)[is_possible]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from ..data.errors import RowError
 from ..tasks.base import Task
 from ..tasks.encoding import OVERFLOW_COLUMNS, Answer, Row, Settings, fill
 from ..tasks.windows import OverflowCounts
+from .engines import Writer
 
 # The number of characters that are read ahead, and the number that a row counts in addition to its own.
 READ_AHEAD, ROW = 2**18, 64
@@ -71,9 +72,11 @@ class RowPredictor:
                 padding_side=self.task.padding_side,
                 return_tensors="pt",
             ).to(self.model.device)
-            found = self.task.run_model(
-                self.model, inputs, [positions[index] for index in batch], self.settings, self.generation
-            )
+            if isinstance(self.model, Writer):
+                found: list[Any] = self.model.write(inputs, self.generation)
+            else:
+                where = [positions[index] for index in batch]
+                found = self.task.run_model(self.model, inputs, where, self.settings, self.generation)
             for index, output in zip(batch, found, strict=True):
                 outputs[index] = output
         return self.task.to_answers(outputs, features["document"], rows, self.settings)

@@ -1,0 +1,237 @@
+"""The engine `ctranslate2`: CTranslate2 writes, in float32 or with int8 weights."""
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import ctranslate2
+import torch
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+
+from ..data.errors import InputError
+from ..data.objects import read_object
+from .ctranslate2_spec import TABLE_LENGTH, build_spec, check_model
+
+# A folder, because CTranslate2 has a config.json of its own.
+FOLDER, GENERATION = "ctranslate2", "generation_config.json"
+# The settings of generation that have an effect here.
+READ = {
+    *("max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_beams", "length_penalty"),
+    *("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "forced_bos_token_id"),
+    *("do_sample", "temperature", "top_k", "top_p", "eos_token_id", "bos_token_id", "decoder_start_token_id"),
+}
+# Those that change no answer: the end token of a text that is cut off is not part of it.
+WITHOUT_EFFECT = {
+    *("pad_token_id", "early_stopping", "use_cache", "transformers_version", "cache_implementation"),
+    *("return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states"),
+    *("forced_eos_token_id", "num_return_sequences", "_from_model_config"),
+}
+
+
+class CTranslate2Model:
+    """A model of CTranslate2 that writes.
+
+    Args:
+        directory: holds FOLDER and the settings of generation.
+        config: configuration of the model.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, directory: Path, config: PretrainedConfig):
+        self.config = config
+        self.generation_config = GenerationConfig.from_dict(read_object(directory / GENERATION))
+        engine_class = ctranslate2.Translator if config.is_encoder_decoder else ctranslate2.Generator
+        self.engine = engine_class(str(directory / FOLDER), device="cpu", intra_threads=torch.get_num_threads())
+
+    def write(self, inputs: dict[str, torch.Tensor], generation: dict[str, Any]) -> list[tuple[list[int], float]]:
+        """The generated tokens of each row, and the geometric mean of their probabilities.
+
+        Args:
+            inputs: input_ids and attention_mask (B, T).
+            generation: arguments of `generate`, which replace the model's own settings.
+
+        Raises:
+            InputError: a row is too long.
+        """
+        settings = GenerationConfig.from_dict({**self.generation_config.to_dict(), **generation})
+        rows, options = token_names(inputs), search_options(settings)
+        most = most_tokens(settings, self.config.is_encoder_decoder)
+        self.check_length(rows, most)
+        if self.config.is_encoder_decoder:
+            first = settings.forced_bos_token_id
+            prefix = [[] if first is None else [str(first)]] * len(rows)
+            least = least_tokens(settings, has_start=True)
+            results = self.engine.translate_batch(
+                rows, prefix, max_decoding_length=most, min_decoding_length=least, max_input_length=0, **options
+            )
+            written = [result.hypotheses[0] for result in results]
+        else:
+            # CTranslate2 needs a first token.
+            rows = [row or [str(first_token(settings))] for row in rows]
+            least = least_tokens(settings, has_start=False)
+            written = self.continue_prompts(rows, max_length=most, min_length=least, **options)
+        tokens = [[int(token) for token in row] for row in written]
+        return list(zip(tokens, map(mean_probability, self.log_probabilities(rows, written)), strict=True))
+
+    def continue_prompts(self, rows: list[list[str]], **options: Any) -> list[list[str]]:
+        """What is written after each prompt, in batches of prompts of one length.
+
+        In a batch of several lengths CTranslate2 counts the end of a longer prompt as written.
+        """
+        written: list[list[str]] = [[] for _ in rows]
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        for _, group in itertools.groupby(order, key=lambda index: len(rows[index])):
+            indices = list(group)
+            prompts = [rows[index] for index in indices]
+            results = self.engine.generate_batch(prompts, include_prompt_in_result=False, **options)
+            for index, result in zip(indices, results, strict=True):
+                written[index] = result.sequences[0]
+        return written
+
+    def log_probabilities(self, rows: list[list[str]], written: list[list[str]]) -> list[list[float]]:
+        """The logarithm of the probability of each written token.
+
+        Args:
+            rows: sources or prompts.
+            written: what was written for each.
+        """
+        if self.config.is_encoder_decoder:
+            # It scores an end token after each target, too.
+            results = self.engine.score_batch(rows, written, max_input_length=0)
+            return [result.log_probs[: len(target)] for result, target in zip(results, written, strict=True)]
+        texts = [[*row, *target] for row, target in zip(rows, written, strict=True)]
+        results = self.engine.score_batch(texts, max_input_length=0)
+        return [result.log_probs[len(row) - 1 :] for result, row in zip(results, rows, strict=True)]
+
+    def check_length(self, rows: list[list[str]], most: int) -> None:
+        """Raises InputError for a row with more tokens than there are positions."""
+        parts = [self.config.encoder, self.config.decoder] if self.config.is_encoder_decoder else [self.config]
+        longest = max(map(len, rows))
+        lengths = [longest, most] if self.config.is_encoder_decoder else [longest + most]
+        for part, length in zip(parts, lengths, strict=True):
+            if length > positions_of(part):
+                raise InputError(f"a row needs {length} positions, and the model has {positions_of(part)}")
+
+
+def positions_of(config: PretrainedConfig) -> float:
+    """The number of positions of a stack in CTranslate2."""
+    if config.position_type == "rotary":
+        return math.inf
+    positions = config.max_position_embeddings
+    return positions if config.position_type == "learned" else max(positions, TABLE_LENGTH)
+
+
+def token_names(inputs: dict[str, torch.Tensor]) -> list[list[str]]:
+    """The real tokens of each row, by the names of `build_spec`."""
+    rows = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
+    return [list(map(str, ids[mask].tolist())) for ids, mask in rows]
+
+
+def mean_probability(log_probabilities: list[float]) -> float:
+    """The geometric mean of probabilities; 1 of none."""
+    return math.exp(math.fsum(log_probabilities) / max(1, len(log_probabilities)))
+
+
+# --- The settings of generation ---
+
+
+def search_options(settings: GenerationConfig) -> dict[str, Any]:
+    """The options of CTranslate2 that follow from settings of generation, other than lengths."""
+    suppressed = [[token] for token in settings.suppress_tokens or []] + (settings.bad_words_ids or [])
+    options = {
+        "beam_size": settings.num_beams or 1,
+        "length_penalty": 1.0 if settings.length_penalty is None else settings.length_penalty,
+        "repetition_penalty": settings.repetition_penalty or 1.0,
+        "no_repeat_ngram_size": settings.no_repeat_ngram_size or 0,
+        "suppress_sequences": [list(map(str, sequence)) for sequence in suppressed] or None,
+        "end_token": list(map(str, ends_of(settings))) or None,
+        "return_end_token": True,
+    }
+    if settings.do_sample:
+        options |= {
+            "sampling_topk": 50 if settings.top_k is None else settings.top_k,
+            "sampling_topp": 1.0 if settings.top_p is None else settings.top_p,
+            "sampling_temperature": 1.0 if settings.temperature is None else settings.temperature,
+        }
+    return options
+
+
+def ends_of(settings: GenerationConfig) -> list[int]:
+    """The ids of the end tokens."""
+    ends = settings.eos_token_id
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+
+def most_tokens(settings: GenerationConfig, has_start: bool) -> int:
+    """The most tokens to write. With an encoder, `max_length` counts the start token, too.
+
+    A decoder's max_length would count the prompt; prediction always gives max_new_tokens instead.
+    """
+    if settings.max_new_tokens is not None:
+        return int(settings.max_new_tokens)
+    return max(1, (20 if settings.max_length is None else settings.max_length) - has_start)
+
+
+def least_tokens(settings: GenerationConfig, has_start: bool) -> int:
+    """The fewest tokens to write before an end token."""
+    least = settings.min_new_tokens or 0
+    return max(least, (settings.min_length or 0) - 1) if has_start else least
+
+
+def first_token(settings: GenerationConfig) -> int:
+    """The token with which an empty prompt begins."""
+    return next((token for token in (settings.bos_token_id, *ends_of(settings)) if token is not None), 0)
+
+
+def check_generation(settings: GenerationConfig, has_encoder: bool) -> None:
+    """Raises InputError for settings of generation that CTranslate2 does not have."""
+    given = settings.to_diff_dict()
+    unknown = sorted(name for name in given if name not in READ | WITHOUT_EFFECT)
+    if settings.do_sample and (settings.num_beams or 1) > 1:
+        unknown.append("do_sample with num_beams")
+    if not has_encoder:
+        sequences = [each for each in settings.bad_words_ids or [] if len(each) > 1]
+        with_prompt = {
+            "min_length": settings.min_length,
+            "repetition_penalty": settings.repetition_penalty not in (None, 1),
+            "no_repeat_ngram_size": settings.no_repeat_ngram_size,
+            "bad_words_ids of several tokens": sequences,
+        }
+        unknown += [f"{name}, which reads the prompt" for name, is_given in with_prompt.items() if is_given]
+    if unknown:
+        raise InputError(f"generation_config: engine ctranslate2 does not have {', '.join(unknown)}")
+
+
+# --- Files ---
+
+
+def write(model: PreTrainedModel, directory: Path, int8: bool) -> None:
+    """Write a model.
+
+    Args:
+        model: in float32.
+        directory: where it is written.
+        int8: whether weights become 8-bit integers, with a scale for each row.
+
+    Raises:
+        InputError: CTranslate2 cannot compute the model, or does not have its settings of generation.
+    """
+    check_model(model)
+    settings = model.generation_config
+    check_generation(settings, model.config.is_encoder_decoder)
+    end = next(iter(ends_of(settings)), 0)
+    first = settings.bos_token_id if settings.bos_token_id is not None else end
+    start = settings.decoder_start_token_id
+    spec = build_spec(model, {"unk": 0, "bos": first, "eos": end, "start": first if start is None else start})
+    spec.validate()
+    spec.optimize("int8" if int8 else "float32")
+    (directory / FOLDER).mkdir()
+    spec.save(str(directory / FOLDER))
+    settings.save_pretrained(directory)
+
+
+def load(directory: Path, config: PretrainedConfig, is_pooled: bool) -> CTranslate2Model:
+    """A model that was written here."""
+    return CTranslate2Model(directory, config)

@@ -1,0 +1,175 @@
+"""`seqblend export --engine ctranslate2`: what CTranslate2 writes is what the model writes."""
+
+import itertools
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import PAIRWISE, fill, named, tiny_model
+from test_prediction import assert_same, model_of, predict, write  # noqa: F401 - model_of is a fixture
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig
+
+from seqblend import (
+    BlendDecoderForCausalLM,
+    BlendEncoderDecoderForSeq2SeqLM,
+    BlendEncoderForMaskedLM,
+    Predictor,
+)
+from seqblend.__main__ import main
+from seqblend.data.errors import InputError
+from seqblend.serving import ctranslate2_engine as engine
+from seqblend.serving.export import NEW_TOKENS, compare_written, export
+
+WRITERS = [BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM]
+every_writer = pytest.mark.parametrize("model_class", WRITERS, ids=named)
+OTHER_OPTIONS = [
+    {"attention_bias": True, "mlp_bias": True, "lm_head_bias": True, "attention_out_bias": False},
+    {"attention_scaling": 0.7, "embedding_norm": True, "scale_embeddings": True, "head_dim": 16},
+    {"norm_type": "layernorm", "norm_bias": False, "tie_word_embeddings": False},
+    {"type_vocab_size": 2, "position_type": "sinusoidal"},
+    {"rope_parameters": {"rope_type": "linear", "rope_theta": 5e4, "factor": 2.0}, "norm_eps": 1e-3},
+    *({"hidden_act": name} for name in ("relu", "gelu", "gelu_new", "quick_gelu", "silu", "tanh", "sigmoid")),
+]
+TEXTS = ["ab c", "c a b", "b", "abc" * 5, "서울 a"]
+COLUMNS = {"causal-lm": "text", "seq2seq-lm": "source"}
+
+
+def float32(model_class, **options):
+    model = tiny_model(model_class, "eager", **options).float()
+    fill(model, 0.2)
+    return model
+
+
+def exported(model, directory, int8=False):
+    engine.write(model, directory, int8)
+    return engine.load(directory, model.config, False)
+
+
+@torch.inference_mode()
+def differences(model, other):
+    model.generation_config.eos_token_id = None
+    rows = [torch.randint(3, 99, (1, length)) for length in (1, 7, 12)]
+    inputs = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in rows]
+    found = [compare_written(model, other, each) for each in inputs]
+    assert [len(each) for each in found] == [NEW_TOKENS] * len(rows)
+    return torch.cat(found)
+
+
+@every_writer
+@pytest.mark.parametrize("options", [*PAIRWISE, *OTHER_OPTIONS], ids=named)
+def test_probabilities_are_those_of_the_model(model_class, options, tmp_path):
+    model = float32(model_class, max_position_embeddings=64, **options)
+    assert differences(model, exported(model, tmp_path)).abs().max() < 1e-4
+
+
+def test_parts_of_other_sizes_and_vocabularies(tmp_path):
+    encoder = {
+        "hidden_size": 48,
+        "num_attention_heads": 6,
+        "num_hidden_layers": 3,
+        "vocab_size": 120,
+        "norm_eps": 1e-6,
+    }
+    options = {"share_encoder_decoder_embeddings": False, "encoder": encoder, "decoder": {"norm_eps": 1e-6}}
+    model = float32(WRITERS[1], **options)
+    assert differences(model, exported(model, tmp_path)).abs().max() < 1e-4
+
+
+@every_writer
+def test_int8_is_near(model_class, tmp_path):
+    model = float32(model_class)
+    found = differences(model, exported(model, tmp_path, int8=True))
+    assert 1e-6 < found.square().mean().sqrt() < 0.1
+
+
+SETTINGS = [
+    {},
+    {"num_beams": 3, "length_penalty": 0.5},
+    {"bad_words_ids": [[7]], "suppress_tokens": [10]},
+    {"min_new_tokens": 5},
+    {"eos_token_id": [3, 9]},
+    {"do_sample": True, "top_k": 1, "temperature": 0.5},
+]
+# With a prompt, transformers also reads the prompt.
+OF_SEQUENCES = [{"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}, {"bad_words_ids": [[7], [8, 9]]}]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [*itertools.product(COLUMNS, SETTINGS), *itertools.product(["seq2seq-lm"], OF_SEQUENCES)],
+    ids=str,
+)
+def test_settings_of_generation_are_those_of_transformers(name, settings, model_of, tmp_path):  # noqa: F811
+    """Written by the command, from the settings that are saved with the model."""
+    auto_class = {"causal-lm": AutoModelForCausalLM, "seq2seq-lm": AutoModelForSeq2SeqLM}[name]
+    shutil.copytree(model_of(name), tmp_path / "model")
+    model = auto_class.from_pretrained(tmp_path / "model")
+    saved = {**model.generation_config.to_dict(), **settings}
+    GenerationConfig.from_dict(saved).save_pretrained(tmp_path / "model")
+    rows = write(tmp_path / "rows.jsonl", [{COLUMNS[name]: text} for text in TEXTS])
+    assert main(["export", str(tmp_path / "model"), str(tmp_path / "out"), "--engine", "ctranslate2"]) == 0
+    more = ["--max_new_tokens", 7]
+    expected = predict(tmp_path / "model", rows, tmp_path / "expected.jsonl", *more)
+    actual = predict(tmp_path / "out", rows, tmp_path / "actual.jsonl", *more)
+    assert_same(actual, expected)
+    assert any(answer["prediction"] for answer in actual)
+
+
+@pytest.mark.parametrize("settings", [{"forced_bos_token_id": 6}, {"min_length": 6}, {"max_length": 4}], ids=str)
+def test_settings_of_an_encoder_decoder(settings, model_of, tmp_path):  # noqa: F811
+    shutil.copytree(model_of("seq2seq-lm"), tmp_path / "model")
+    saved = json.loads((tmp_path / "model" / "generation_config.json").read_text())
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps({**saved, **settings}))
+    export(tmp_path / "model", tmp_path / "out", "ctranslate2")
+    columns = {"source": TEXTS}
+    assert_same(Predictor(tmp_path / "out")(columns), Predictor(tmp_path / "model")(columns))
+
+
+@pytest.mark.parametrize(
+    ("model_class", "options", "words"),
+    [
+        (BlendEncoderForMaskedLM, {}, ["BlendEncoderForMaskedLM", "models that write"]),
+        (WRITERS[0], {"hidden_act": "mish"}, ["hidden_act='mish'"]),
+        (
+            WRITERS[0],
+            {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 3},
+            ["sliding_attention"],
+        ),
+        (WRITERS[0], {"query_key_norm": True, "norm_type": "layernorm"}, ["query_key_norm with layernorm"]),
+        (WRITERS[1], {"query_key_norm": True}, ["query_key_norm in an encoder-decoder"]),
+        (WRITERS[1], {"encoder": {"norm_eps": 1e-3}}, ["norm_eps of the encoder"]),
+        (WRITERS[0], {"type_vocab_size": 2, "position_type": "rotary"}, ["type_vocab_size with rotary positions"]),
+    ],
+    ids=str,
+)
+def test_options_that_it_does_not_have_are_named(model_class, options, words, tmp_path):
+    with pytest.raises(InputError) as error:
+        engine.write(float32(model_class, **options), tmp_path, False)
+    assert not [word for word in words if word not in str(error.value)] and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"guidance_scale": 2.0}, "guidance_scale"),
+        ({"num_beams": 2, "do_sample": True}, "do_sample with num_beams"),
+        ({"typical_p": 0.5, "do_sample": True}, "typical_p"),
+        *((settings, "which reads the prompt") for settings in (*OF_SEQUENCES, {"min_length": 3})),
+    ],
+)
+def test_settings_that_it_does_not_have_are_named(settings, words, tmp_path):
+    model = float32(WRITERS[0])
+    model.generation_config = GenerationConfig.from_dict({**model.generation_config.to_dict(), **settings})
+    with pytest.raises(InputError, match=f"does not have .*{words}"):
+        engine.write(model, tmp_path, False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_row_that_is_too_long_is_refused(model_of, tmp_path):  # noqa: F811
+    model = float32(WRITERS[0], position_type="learned", max_position_embeddings=10)
+    other = exported(model, tmp_path)
+    ids = torch.ones(1, 8, dtype=torch.long)
+    with pytest.raises(InputError, match="a row needs 11 positions, and the model has 10"):
+        other.write({"input_ids": ids, "attention_mask": ids}, {"max_new_tokens": 3})
+    assert len(other.write({"input_ids": ids, "attention_mask": ids}, {"max_new_tokens": 2})[0][0]) <= 2
