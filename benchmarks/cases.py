@@ -2,12 +2,14 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import nn
 
 from .compare import Case, Plan, Result, compare, compare_training, in_each_dtype, infer
+from .engines import serve_read, serve_write
 from .finetuning import finetune
 from .lengths import (
     Corpus,
@@ -212,6 +214,8 @@ BENCHMARKS: dict[str, Callable[[Plan], list[Result]]] = {
     "generate": generate,
     "growth": growth,
     "finetune": finetune,
+    "serve-read": serve_read,
+    "serve-write": serve_write,
 }
 
 ENCODERS = (
@@ -235,6 +239,8 @@ SIZES: dict[str, dict[str, tuple[Size, ...]]] = {
         "generate": GENERATORS,
         "growth": (Size(2, 128, batch_rows=1),),
         "finetune": (MINILM,),
+        "serve-read": (replace(ENCODERS[0], repeats=15), replace(ENCODERS[1], repeats=7)),
+        "serve-write": GENERATORS,
     },
     "cuda": {
         "encoder-train": LARGE_ENCODERS,
@@ -244,6 +250,9 @@ SIZES: dict[str, dict[str, tuple[Size, ...]]] = {
         "generate": GENERATORS,
         "growth": (Size(2, 256, batch_rows=1, repeats=10),),
         "finetune": (MINILM,),
+        # The engines run on a CPU.
+        "serve-read": (),
+        "serve-write": (),
     },
 }
 DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.bfloat16,)}

@@ -28,6 +28,7 @@ class Plan:
         sizes: sizes by benchmark.
         corpora: `texts` and `pairs`, the datasets whose row lengths are used.
         new_tokens: number of tokens that `generate` generates per row.
+        written_tokens: the same for `serve-write`.
         sequence_lengths: sequence lengths of `growth`; a batch of each has as many tokens as the longest.
         sliding_window: window of the sliding layers of `growth`.
         data: directory of the datasets that `finetune` trains on; None for random rows with their lengths.
@@ -40,6 +41,7 @@ class Plan:
     sizes: dict[str, tuple[Size, ...]]
     corpora: dict[str, Corpus]
     new_tokens: int = 16
+    written_tokens: int = 48
     sequence_lengths: tuple[int, ...] = (128, 512, 2048, 8192)
     sliding_window: int = 64
     data: Path | None = None

@@ -42,8 +42,7 @@ class CTranslate2Model:
     def __init__(self, directory: Path, config: PretrainedConfig):
         self.config = config
         self.generation_config = GenerationConfig.from_dict(read_object(directory / GENERATION))
-        engine_class = ctranslate2.Translator if config.is_encoder_decoder else ctranslate2.Generator
-        self.engine = engine_class(str(directory / FOLDER), device="cpu", intra_threads=torch.get_num_threads())
+        self.engine = open_engine(config, directory / FOLDER)
 
     def write(self, inputs: dict[str, torch.Tensor], generation: dict[str, Any]) -> list[tuple[list[int], float]]:
         """The generated tokens of each row, and the geometric mean of their probabilities.
@@ -113,6 +112,12 @@ class CTranslate2Model:
         for part, length in zip(parts, lengths, strict=True):
             if length > positions_of(part):
                 raise InputError(f"a row needs {length} positions, and the model has {positions_of(part)}")
+
+
+def open_engine(config: PretrainedConfig, directory: Path) -> Any:
+    """A Translator or a Generator with torch's number of threads."""
+    engine_class = ctranslate2.Translator if config.is_encoder_decoder else ctranslate2.Generator
+    return engine_class(str(directory), device="cpu", intra_threads=torch.get_num_threads())
 
 
 def positions_of(config: PretrainedConfig) -> float:

@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import time
 from dataclasses import replace
 
 import datasets
@@ -15,9 +16,10 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from seqblend import to_original
 from seqblend.benchmarks import __main__ as command
-from seqblend.benchmarks import finetuning, report, systems, timing
+from seqblend.benchmarks import engines, finetuning, report, systems, timing
 from seqblend.benchmarks.cases import BENCHMARKS, SIZES, encoders, plan_for
 from seqblend.benchmarks.compare import Case, Plan
+from seqblend.benchmarks.engines import SHORT
 from seqblend.benchmarks.finetuning import TRAINING_SETS
 from seqblend.benchmarks.lengths import (
     NATURAL_FILL,
@@ -45,6 +47,8 @@ OF_SOME = {
     "generate": {"batch", "beams"},
     "growth": {"architecture", "attention", "tokens"},
     "finetune": {"data", "checkpoint", "batch", "batches", "epoch_batches"},
+    "serve-read": {"batch"},
+    "serve-write": {"batch", "beams"},
 }
 
 
@@ -55,6 +59,7 @@ def plan(**changes):
         dict.fromkeys(BENCHMARKS, (TINY,)),
         CORPORA,
         new_tokens=3,
+        written_tokens=3,
         sequence_lengths=(8, 16),
         sliding_window=2,
     )
@@ -72,8 +77,9 @@ def measured():
 
 
 def figures(name):
-    """An epoch has the loss; its memory is not measured."""
-    return FIGURES - {"peak_memory_mib"} | {"train_loss"} if name == "finetune" else FIGURES
+    """Of an epoch and of engines the memory is not measured."""
+    own = {"finetune": {"train_loss"}, "serve-read": {"times_stock"}, "serve-write": {"times_stock", "equal"}}
+    return FIGURES - {"peak_memory_mib"} | own[name] if name in own else FIGURES
 
 
 def groups(rows):
@@ -115,10 +121,13 @@ def test_figures_of_a_group_agree_with_each_other(name, measured):
 @pytest.mark.parametrize("name", [name for name in BENCHMARKS if name != "finetune"])
 def test_tokens_are_the_real_ones(name, measured):
     """Those of a batch, of which milliseconds are."""
-    counted = {"generate": 3 * TINY.batch_rows, "growth": 16}
+    counted = {"generate": 3 * TINY.batch_rows, "growth": 16, "serve-write": 3 * TINY.batch_rows}
     for row in measured[name]:
+        if row.get("batch") == 1:
+            assert row["milliseconds"] / 1000 * row["real_tokens_per_second"] == pytest.approx(SHORT, rel=1e-2)
+            continue
         rows = CORPORA["pairs" if name == "seq2seq-train" else "texts"].rows
-        drawn = natural_batches(rows, TINY.num_batches, TINY.batch_rows)
+        drawn = natural_batches(rows, 1 if name == "serve-read" else TINY.num_batches, TINY.batch_rows)
         drawn = full_batches(drawn) if row["fill"] == 1 else drawn
         tokens = counted.get(name, num_tokens(drawn) / len(drawn))
         assert row["milliseconds"] / 1000 * row["real_tokens_per_second"] == pytest.approx(tokens, rel=1e-2)
@@ -140,6 +149,46 @@ def test_encoders_have_all_their_peers(measured, monkeypatch, capsys):
     drawn = natural_batches(CORPORA["texts"].rows, 1, 8)
     assert [system.name for system in encoders(Case("encoder-infer", "bert", TINY, drawn), False)] == [OURS, *peers]
     assert "x-transformers is not installed" in capsys.readouterr().out
+
+
+def test_engines_are_compared_with_the_stock_model(measured, monkeypatch, capsys):
+    """Those that are not installed are left out."""
+    for name in ("serve-read", "serve-write"):
+        for row in measured[name]:
+            (stock,) = {
+                each["milliseconds"]
+                for each in measured[name]
+                if each["system"].endswith("padded")
+                and "ONNX" not in each["system"]
+                and all(each[key] == row[key] for key in OF_SOME[name])
+            }
+            assert row["times_stock"] == pytest.approx(stock / row["milliseconds"], rel=1e-2)
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    for benchmark, systems_without in ((engines.serve_read, 2), (engines.serve_write, 2)):
+        assert len({row["system"] for row in benchmark(plan())}) == systems_without
+    printed = capsys.readouterr().out
+    assert "onnx, onnxscript, onnxruntime: not installed" in printed and "ctranslate2: not installed" in printed
+
+
+def test_a_reader_or_a_writer_with_other_outputs_is_not_timed():
+    lengths = [[(3,), (5,)]]
+    readers = {engines.OURS: lambda batch: batch["input_ids"][..., None].float()}
+    with pytest.raises(AssertionError, match="another differs from ours"):
+        wrong = {"another": lambda batch: -batch["input_ids"][..., None].float()}
+        engines.compare_readers(plan(), TINY, lengths, readers | wrong)
+
+    def writer(token):
+        def write(batch, beams, new_tokens):
+            time.sleep(0.002)
+            return [[token]]
+
+        return write
+
+    writers = {engines.OURS: writer(1), engines.STOCK_WRITER: writer(1), "another": writer(2)}
+    with pytest.raises(AssertionError, match="another writes other tokens"):
+        engines.compare_writers(plan(), TINY, [[(3,)]], {}, 1, writers)
+    rows = engines.compare_writers(plan(), TINY, [[(3,)]], {}, 4, writers)
+    assert [row["equal"] for row in rows] == [1, 1, 0]
 
 
 def test_a_peer_that_computes_something_else_is_not_timed():
