@@ -49,9 +49,9 @@ format: $(VENV)/tools  ## format the code and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-results: $(VENV)/package  ## write docs/results.md from the runs under runs/
+results: $(VENV)/package  ## write docs/results.md, with the runs under runs/
 	mkdir -p runs
-	$(BIN)/python -m seqblend.benchmarks.results runs > runs/results.md
+	$(BIN)/python -m seqblend.benchmarks.results runs docs/results > runs/results.md
 	mv runs/results.md docs/results.md
 
 # The profiler that measures memory says that it begins and ends, whatever it is asked, but for this level.

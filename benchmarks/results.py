@@ -1,6 +1,7 @@
-"""Write a Markdown table of runs' results and published ones: `python -m seqblend.benchmarks.results DIR`."""
+"""Write a Markdown table of runs' results and published ones: `python -m seqblend.benchmarks.results RUNS STORE`."""
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 from statistics import mean
@@ -106,14 +107,26 @@ def row(figure: Figure, seeds: list[dict[str, Any]]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def read_seeds(directory: Path, name: str) -> list[dict[str, Any]]:
-    """The results of the run `name` and those of `name_seed*`, its repetitions; empty if there is none.
+def collect(runs: Path, store: Path) -> None:
+    """Copy the results of finished runs, `runs/NAME/all_results.json`, to `store/NAME.json`.
+
+    The results of the run `NAME` in FIGURES, and of `NAME_seed*`, its repetitions, are copied.
+    """
+    store.mkdir(parents=True, exist_ok=True)
+    for name in FIGURES:
+        for run in (runs / name, *sorted(runs.glob(f"{name}_seed*"))):
+            if (results := run / "all_results.json").exists():
+                shutil.copyfile(results, store / f"{run.name}.json")
+
+
+def read_seeds(store: Path, name: str) -> list[dict[str, Any]]:
+    """The results of the run `name` and of its repetitions; empty if there is none.
 
     Raises:
         ValueError: the results of a run cannot be read.
     """
-    runs = [directory / name, *sorted(directory.glob(f"{name}_seed*"))]
-    return [read_object(path) for run in runs if (path := run / "all_results.json").exists()]
+    paths = [store / f"{name}.json", *sorted(store.glob(f"{name}_seed*.json"))]
+    return [read_object(path) for path in paths if path.exists()]
 
 
 def cell(text: str) -> str:
@@ -121,22 +134,22 @@ def cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def write_report(directory: Path) -> str:
-    """The table of the runs in `directory`, with their commands and versions.
+def write_report(store: Path) -> str:
+    """The table of the runs in `store`, with their commands and versions.
 
     Raises:
-        FileNotFoundError: the directory has none of the runs in FIGURES.
+        FileNotFoundError: it has none of the runs in FIGURES.
         ValueError: the results of a run cannot be read.
     """
-    runs = {name: seeds for name in FIGURES if (seeds := read_seeds(directory, name))}
+    runs = {name: seeds for name in FIGURES if (seeds := read_seeds(store, name))}
     if not runs:
-        raise FileNotFoundError(f"{directory}: has none of the runs {', '.join(FIGURES)}")
+        raise FileNotFoundError(f"{store}: has none of the runs {', '.join(FIGURES)}")
     lines = [
         "# Results",
         "",
-        "Trained by the commands below, from scratch or from a published checkpoint. `make results` wrote this page",
-        "from the runs' own `all_results.json`. Minutes are those of training alone. Where several runs differ in the",
-        "seed, the figure is their mean, followed by that of each.",
+        "Trained by the commands below, from scratch or from a published checkpoint. `make results` copied the runs'",
+        "own `all_results.json` to [results/](results/) and wrote this page from them. Minutes are those of training",
+        "alone. Where several runs differ in the seed, the figure is their mean, followed by that of each.",
         "",
         "| data, architecture | start | figure | ours | published | parameters | minutes |",
         "|---|---|---|---|---|---|---|",
@@ -156,11 +169,14 @@ def write_report(directory: Path) -> str:
 
 
 def main() -> int:
-    """Print the report on the given directory. The exit code is 1 if it has no run."""
+    """Collect the results and print the report on all of them. The exit code is 1 if there is none."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("directory", type=Path, help="holds one directory a run")
+    parser.add_argument("runs", type=Path, help="holds one directory a run")
+    parser.add_argument("store", type=Path, help="the directory of the collected results")
+    args = parser.parse_args()
     try:
-        report = write_report(parser.parse_args().directory)
+        collect(args.runs, args.store)
+        report = write_report(args.store)
     except OSError as error:
         return print_error(error, 1)
     sys.stdout.write(report + "\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from seqblend.benchmarks.results import FIGURES, main, write_report
+from seqblend.benchmarks.results import FIGURES, collect, main, write_report
 
 
 def results(index, **figures):
@@ -24,8 +24,9 @@ def results(index, **figures):
 
 def write_runs(directory, runs):
     for name, content in runs.items():
-        (directory / name).mkdir()
-        (directory / name / "all_results.json").write_text(json.dumps(content))
+        (directory / "runs" / name).mkdir(parents=True)
+        (directory / "runs" / name / "all_results.json").write_text(json.dumps(content))
+    collect(directory / "runs", directory)
 
 
 def lines_of(page, what):
@@ -62,11 +63,20 @@ def test_runs_with_other_seeds_are_repetitions(tmp_path):
     assert len(lines_of(page, "minilm_clinc150")) == 3
 
 
+def test_results_of_earlier_runs_stay(tmp_path):
+    """Their directories are not part of the repository."""
+    write_runs(tmp_path, {"tinyshakespeare": results(1, eval_loss=1.8765), "clinc150": results(2, test_accuracy=0.9)})
+    shutil.rmtree(tmp_path / "runs")
+    write_runs(tmp_path, {"tinyshakespeare": results(3, eval_loss=1.5)})
+    page = write_report(tmp_path)
+    assert "**90.00 %**" in page and "**1.500**" in page and "1.877" not in page
+
+
 def test_a_directory_without_runs_is_refused_in_one_line(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path / "runs"), str(tmp_path / "store")])
     assert main() == 1
     printed = capsys.readouterr()
-    assert not printed.out and printed.err.startswith(f"error: {tmp_path}: has none of the runs clinc150, ")
+    assert not printed.out and printed.err.startswith(f"error: {tmp_path / 'store'}: has none of the runs clinc150, ")
     assert printed.err.count("\n") == 1
 
 
@@ -88,7 +98,7 @@ def test_make_leaves_the_page_where_there_is_no_report(script, page, tmp_path):
 
 def test_the_command_prints_the_page(tmp_path, capsys, monkeypatch):
     write_runs(tmp_path, {"tinyshakespeare": results(1, eval_loss=1.8765)})
-    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["report", str(tmp_path / "runs"), str(tmp_path)])
     assert main() == 0
     assert capsys.readouterr().out == write_report(tmp_path) + "\n"
     assert "**1.877**" in write_report(tmp_path)
