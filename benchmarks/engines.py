@@ -182,8 +182,7 @@ def ctranslate2_writers(
         converted = directory / f"converted{suffix.strip()}"
         with quiet():
             TransformersConverter(str(stock)).convert(str(converted), quantization="int8" if int8 else None)
-        theirs = open_engine(ours.config, converted)
-        writers[f"CTranslate2{suffix}"] = partial(translate, theirs)
+        writers[f"CTranslate2{suffix}"] = partial(translate, open_engine(ours.config, converted))
     return writers
 
 

@@ -9,8 +9,9 @@ import ctranslate2
 import torch
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
-from ..data.errors import InputError
+from ..data.errors import InputError, RowError
 from ..data.objects import read_object
+from ..tasks.base import MAX_LOGITS
 from .ctranslate2_spec import TABLE_LENGTH, build_spec, check_model
 
 # A folder, because CTranslate2 has a config.json of its own.
@@ -18,14 +19,14 @@ FOLDER, GENERATION = "ctranslate2", "generation_config.json"
 # The settings of generation that have an effect here.
 READ = {
     *("max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_beams", "length_penalty"),
-    *("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "forced_bos_token_id"),
+    *("no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "forced_bos_token_id", "forced_eos_token_id"),
     *("do_sample", "temperature", "top_k", "top_p", "eos_token_id", "bos_token_id", "decoder_start_token_id"),
 }
-# Those that change no answer: the end token of a text that is cut off is not part of it.
+# Those that change no answer.
 WITHOUT_EFFECT = {
     *("pad_token_id", "early_stopping", "use_cache", "transformers_version", "cache_implementation"),
     *("return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states"),
-    *("forced_eos_token_id", "num_return_sequences", "_from_model_config"),
+    *("num_return_sequences", "_from_model_config"),
 }
 
 
@@ -52,27 +53,43 @@ class CTranslate2Model:
             generation: arguments of `generate`, which replace the model's own settings.
 
         Raises:
-            InputError: a row is too long.
+            InputError: CTranslate2 does not have the settings, or refuses a value.
+            RowError: a row is too long.
         """
         settings = GenerationConfig.from_dict({**self.generation_config.to_dict(), **generation})
-        rows, options = token_names(inputs), search_options(settings)
-        most = most_tokens(settings, self.config.is_encoder_decoder)
-        self.check_length(rows, most)
+        check_generation(settings, self.config.is_encoder_decoder)
+        rows = token_names(inputs)
+        self.check_length(rows, most_tokens(settings, self.config.is_encoder_decoder))
+        try:
+            written = self.search(rows, settings)
+        except (ValueError, RuntimeError) as error:  # CTranslate2 checks values only here
+            raise InputError(f"generation_config: {error}") from error
+        end = settings.forced_eos_token_id
+        if end is not None:
+            ends = set(map(str, ends_of(settings)))
+            written = [row if row and row[-1] in ends else [*row, str(end)] for row in written]
+        tokens = [[int(token) for token in row] for row in written]
+        return list(zip(tokens, map(mean_probability, self.log_probabilities(rows, written)), strict=True))
+
+    def search(self, rows: list[list[str]], settings: GenerationConfig) -> list[list[str]]:
+        """What is written for each source or prompt, with its end token."""
+        options, has_start = search_options(settings), self.config.is_encoder_decoder
+        most = most_tokens(settings, has_start)
+        if settings.forced_eos_token_id is not None:
+            # The last token that fits is the end token.
+            most = max(1, most - 1)
+        least = min(least_tokens(settings, has_start), most)
         if self.config.is_encoder_decoder:
             first = settings.forced_bos_token_id
             prefix = [[] if first is None else [str(first)]] * len(rows)
-            least = least_tokens(settings, has_start=True)
-            results = self.engine.translate_batch(
-                rows, prefix, max_decoding_length=most, min_decoding_length=least, max_input_length=0, **options
-            )
-            written = [result.hypotheses[0] for result in results]
-        else:
-            # CTranslate2 needs a first token.
-            rows = [row or [str(first_token(settings))] for row in rows]
-            least = least_tokens(settings, has_start=False)
-            written = self.continue_prompts(rows, max_length=most, min_length=least, **options)
-        tokens = [[int(token) for token in row] for row in written]
-        return list(zip(tokens, map(mean_probability, self.log_probabilities(rows, written)), strict=True))
+            lengths = {"max_decoding_length": most, "min_decoding_length": least, "max_input_length": 0}
+            results = self.engine.translate_batch(rows, prefix, **lengths, **options)
+            return [result.hypotheses[0] for result in results]
+        return self.continue_prompts(self.with_start(rows), max_length=most, min_length=least, **options)
+
+    def with_start(self, prompts: list[list[str]]) -> list[list[str]]:
+        """The prompts, with a first token where a prompt is empty: CTranslate2 needs one."""
+        return [row or [str(first_token(self.generation_config))] for row in prompts]
 
     def continue_prompts(self, rows: list[list[str]], **options: Any) -> list[list[str]]:
         """What is written after each prompt, in batches of prompts of one length.
@@ -98,20 +115,27 @@ class CTranslate2Model:
         """
         if self.config.is_encoder_decoder:
             # It scores an end token after each target, too.
-            results = self.engine.score_batch(rows, written, max_input_length=0)
+            results = self.engine.score_batch(rows, written, **self.score_options())
             return [result.log_probs[: len(target)] for result, target in zip(results, written, strict=True)]
+        rows = self.with_start(rows)
         texts = [[*row, *target] for row, target in zip(rows, written, strict=True)]
-        results = self.engine.score_batch(texts, max_input_length=0)
+        results = self.engine.score_batch(texts, **self.score_options())
         return [result.log_probs[len(row) - 1 :] for result, row in zip(results, rows, strict=True)]
 
+    def score_options(self) -> dict[str, Any]:
+        """Batches with at most MAX_LOGITS logits, or of one row."""
+        vocab_size = (self.config.decoder if self.config.is_encoder_decoder else self.config).vocab_size
+        most = max(1, MAX_LOGITS // vocab_size)
+        return {"max_input_length": 0, "max_batch_size": most, "batch_type": "tokens"}
+
     def check_length(self, rows: list[list[str]], most: int) -> None:
-        """Raises InputError for a row with more tokens than there are positions."""
+        """Raises RowError for a row with more tokens than there are positions."""
         parts = [self.config.encoder, self.config.decoder] if self.config.is_encoder_decoder else [self.config]
-        longest = max(map(len, rows))
-        lengths = [longest, most] if self.config.is_encoder_decoder else [longest + most]
-        for part, length in zip(parts, lengths, strict=True):
-            if length > positions_of(part):
-                raise InputError(f"a row needs {length} positions, and the model has {positions_of(part)}")
+        for index, row in enumerate(rows):
+            lengths = [len(row), most] if self.config.is_encoder_decoder else [len(row) + most]
+            for part, length in zip(parts, lengths, strict=True):
+                if length > positions_of(part):
+                    raise RowError(index, f"needs {length} positions, and the model has {positions_of(part)}")
 
 
 def open_engine(config: PretrainedConfig, directory: Path) -> Any:
@@ -144,14 +168,15 @@ def mean_probability(log_probabilities: list[float]) -> float:
 
 def search_options(settings: GenerationConfig) -> dict[str, Any]:
     """The options of CTranslate2 that follow from settings of generation, other than lengths."""
-    suppressed = [[token] for token in settings.suppress_tokens or []] + (settings.bad_words_ids or [])
+    # As in transformers, an end token is not suppressed as a bad word.
+    bad_words = [words for words in settings.bad_words_ids or [] if words not in [[end] for end in ends_of(settings)]]
+    suppressed = [[token] for token in settings.suppress_tokens or []] + bad_words
     options = {
         "beam_size": settings.num_beams or 1,
         "length_penalty": 1.0 if settings.length_penalty is None else settings.length_penalty,
-        "repetition_penalty": settings.repetition_penalty or 1.0,
         "no_repeat_ngram_size": settings.no_repeat_ngram_size or 0,
         "suppress_sequences": [list(map(str, sequence)) for sequence in suppressed] or None,
-        "end_token": list(map(str, ends_of(settings))) or None,
+        "end_token": list(map(str, ends_of(settings))),
         "return_end_token": True,
     }
     if settings.do_sample:
@@ -196,13 +221,16 @@ def check_generation(settings: GenerationConfig, has_encoder: bool) -> None:
     unknown = sorted(name for name in given if name not in READ | WITHOUT_EFFECT)
     if settings.do_sample and (settings.num_beams or 1) > 1:
         unknown.append("do_sample with num_beams")
+    if not ends_of(settings):
+        unknown.append("a model without eos_token_id")
+    # transformers counts the start token, CTranslate2 does not.
+    if settings.no_repeat_ngram_size == 1:
+        unknown.append("no_repeat_ngram_size=1")
     if not has_encoder:
-        sequences = [each for each in settings.bad_words_ids or [] if len(each) > 1]
         with_prompt = {
             "min_length": settings.min_length,
-            "repetition_penalty": settings.repetition_penalty not in (None, 1),
             "no_repeat_ngram_size": settings.no_repeat_ngram_size,
-            "bad_words_ids of several tokens": sequences,
+            "bad_words_ids of several tokens": [each for each in settings.bad_words_ids or [] if len(each) > 1],
         }
         unknown += [f"{name}, which reads the prompt" for name, is_given in with_prompt.items() if is_given]
     if unknown:
@@ -226,10 +254,9 @@ def write(model: PreTrainedModel, directory: Path, int8: bool) -> None:
     check_model(model)
     settings = model.generation_config
     check_generation(settings, model.config.is_encoder_decoder)
-    end = next(iter(ends_of(settings)), 0)
-    first = settings.bos_token_id if settings.bos_token_id is not None else end
+    first = first_token(settings)
     start = settings.decoder_start_token_id
-    spec = build_spec(model, {"unk": 0, "bos": first, "eos": end, "start": first if start is None else start})
+    spec = build_spec(model, first if start is None else start)
     spec.validate()
     spec.optimize("int8" if int8 else "float32")
     (directory / FOLDER).mkdir()

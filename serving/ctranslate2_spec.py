@@ -67,12 +67,12 @@ def problems_of(config: PretrainedConfig) -> list[str]:
     return [option for option, is_unsupported in unsupported.items() if is_unsupported]
 
 
-def build_spec(model: PreTrainedModel, ids: dict[str, int]) -> model_spec.ModelSpec:
+def build_spec(model: PreTrainedModel, start: int) -> model_spec.ModelSpec:
     """The specification with the weights of the model.
 
     Args:
         model: in float32; see `check_model`.
-        ids: of the tokens `unk`, `bos`, `eos` and `start`, with which writing begins.
+        start: the token with which an encoder-decoder begins to write.
     """
     spec: Any
     if isinstance(model, BlendEncoderDecoderForSeq2SeqLM):
@@ -80,14 +80,15 @@ def build_spec(model: PreTrainedModel, ids: dict[str, int]) -> model_spec.ModelS
         spec = transformer_spec.TransformerSpec(encoder_spec(encoder), decoder_spec(decoder, model.lm_head))
         spec.register_source_vocabulary(token_names(encoder))
         spec.register_target_vocabulary(token_names(decoder))
-        spec.config.decoder_start_token = str(ids["start"])
+        spec.config.decoder_start_token = str(start)
     else:
         decoder = model.model
         spec = transformer_spec.TransformerDecoderModelSpec(decoder_spec(decoder, model.lm_head))
         spec.register_vocabulary(token_names(decoder))
     spec.config.layer_norm_epsilon = decoder.config.norm_eps
+    # CTranslate2 does not read a source of these tokens alone. The end tokens are given with each call.
     for name in ("unk", "bos", "eos"):
-        setattr(spec.config, f"{name}_token", str(ids[name]))
+        setattr(spec.config, f"{name}_token", str(model.config.pad_token_id or 0))
     return spec
 
 

@@ -12,8 +12,7 @@ from ..data.errors import InputError, describe, error_line, nearest_first
 from ..data.objects import read_object
 from ..modeling.families import FAMILIES
 from ..modeling.heads import ForSequenceClassification
-
-ENGINE_FILE = "engine.json"
+from ..training.loading import ENGINE_FILE
 
 
 @runtime_checkable
@@ -22,6 +21,9 @@ class Writer(Protocol):
 
     def write(self, inputs: Any, generation: dict[str, Any]) -> list[tuple[list[int], float]]:
         """The generated tokens of each row, and the geometric mean of their probabilities."""
+
+    def log_probabilities(self, rows: list[list[str]], written: list[list[str]]) -> list[list[float]]:
+        """The logarithm of the probability of each token that was written after a row."""
 
 
 # The module of each engine, and the packages that it needs.
@@ -43,7 +45,7 @@ def read_engine(directory: str | Path) -> dict[str, Any] | None:
         return None
     content = read_object(path)
     name = content.get("engine")
-    if name not in ENGINES:
+    if not isinstance(name, str) or name not in ENGINES:
         known = ", ".join(nearest_first(str(name), ENGINES))
         raise InputError(f"{path}: engine is {describe(name)}; known are {known}")
     return content
@@ -74,4 +76,6 @@ def needed_packages(engine: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
+        if error.name is None or error.name.split(".")[0] not in ENGINES[engine][1].split():
+            raise
         raise InputError(f"engine: {engine} needs {error.name}; pip install {ENGINES[engine][1]}") from error

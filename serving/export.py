@@ -2,7 +2,9 @@
 
 import argparse
 import importlib
+import itertools
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +13,22 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..checkpoints.signals import Terminated, ending, terminable
 from ..conversion.converting import TEXTS, check_target
-from ..data.errors import InputError, check_choice, print_error
+from ..data.errors import InputError, check_choice, error_line, print_error
 from ..data.writing import atomic_directory
 from ..hub_card.verify import write_reference
 from ..modeling.families import FAMILIES
-from ..training.loading import check_loaded, load_config, load_weights
+from ..training.loading import ENGINE_FILE, check_loaded, is_adapter, load_config, load_weights
 from ..training.models import position_limit, reads_token_types
 from ..training.tokenizers import load_tokenizer
 from ..version import __version__
-from .engines import ENGINE_FILE, ENGINES, QUANTIZATIONS, Writer, load_engine, needed_packages
+from .engines import ENGINES, QUANTIZATIONS, Writer, load_engine, needed_packages
 from .loading import max_length_of
 
-# The largest difference that is rounding, and the largest mean one with int8; see `measure`.
-TOLERANCES = {"none": 1e-3, "int8": 0.2}
+# The largest difference that is rounding; and the largest mean one with int8, for models that read and that write; see
+# `measure`.
+TOLERANCE, READING_TOLERANCE, WRITING_TOLERANCE = 1e-3, 0.2, 0.5
 # The number of texts that are compared.
 MOST_TEXTS = 64
 # The number of tokens that a model writes after each.
@@ -96,17 +100,21 @@ def export(
     with atomic_directory(target) as stage, needed_packages(engine):
         module = importlib.import_module(ENGINES[engine][0], __package__)
         module.write(model, stage, quantization == "int8")
-        model.config.to_json_file(stage / "config.json")
+        write_config(model, stage)
         tokenizer.save_pretrained(stage)
         write_reference(model, stage)
         (stage / ENGINE_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         exported = load_engine(stage, engine, model.config)
-        differences = compare(model, exported, tokenizer, texts, max_length)
+        differences = compare(model, exported, tokenizer, texts, max_length, quantization == "none")
         error = float(differences.abs().max() if quantization == "none" else differences.square().mean().sqrt())
-        if not error <= TOLERANCES[quantization]:
+        int8_tolerance = WRITING_TOLERANCE if isinstance(exported, Writer) else READING_TOLERANCE
+        tolerance = TOLERANCE if quantization == "none" else int8_tolerance
+        if error == math.inf:
+            raise InputError(f"{directory}: {engine} writes other tokens than the model; nothing was written")
+        if not error <= tolerance:
             raise InputError(
                 f"{directory}: the outputs of {engine} with quantization {quantization} differ by {error:.1e} of "
-                f"{measure(exported)}, more than {TOLERANCES[quantization]:g}; nothing was written"
+                f"{measure(exported)}, more than {tolerance:g}; nothing was written"
             )
     return Exported(target, type(model).__name__, engine, quantization, error, measure(exported), len(texts))
 
@@ -116,12 +124,20 @@ def measure(exported: Any) -> str:
     return "the logarithm of a probability" if isinstance(exported, Writer) else "the outputs' standard deviation"
 
 
+def write_config(model: PreTrainedModel, directory: Path) -> None:
+    """Write config.json without the names of files with code, which are not written."""
+    config = {name: value for name, value in model.config.to_dict().items() if name != "auto_map"}
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
 def load_eager(directory: str) -> PreTrainedModel:
     """A saved model in float32, with the attention that can be exported.
 
     Raises:
         InputError: it cannot be loaded, or names no class of this package.
     """
+    if is_adapter(directory):
+        raise InputError(f"{directory} is an adapter; --merge_adapter true saves a whole model, which can be exported")
     config = load_config(directory, "DIR")
     named = (config.architectures or [None])[0]
     classes = {model_class.__name__: auto_class for auto_class, model_class in FAMILIES[type(config)].items()}
@@ -134,13 +150,21 @@ def load_eager(directory: str) -> PreTrainedModel:
 
 
 def example_texts(directory: str) -> list[str]:
-    """Texts that the model has answered, from predictions.jsonl; without this file, texts of several scripts."""
+    """Texts of several scripts, and those that the model has answered, from predictions.jsonl.
+
+    Raises:
+        InputError: a line of predictions.jsonl is damaged.
+    """
     path = Path(directory, "predictions.jsonl")
-    if not path.is_file():
-        return TEXTS
-    with path.open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line, _ in zip(file, range(MOST_TEXTS), strict=False)]
-    return [as_text(row.get("input")) for row in rows] or TEXTS
+    texts = list(TEXTS)
+    if path.is_file():
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(itertools.islice(file, MOST_TEXTS), 1):
+                try:
+                    texts.append(as_text(json.loads(line)["input"]))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise InputError(f"{path}: line {number} has no input ({error_line(error)})") from error
+    return texts
 
 
 def as_text(value: Any) -> str:
@@ -150,9 +174,14 @@ def as_text(value: Any) -> str:
 
 @torch.inference_mode()
 def compare(
-    model: PreTrainedModel, exported: Any, tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int
+    model: PreTrainedModel,
+    exported: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
+    max_length: int,
+    is_exact: bool,
 ) -> torch.Tensor:
-    """The differences of the outputs for texts.
+    """The differences of the outputs for texts. With `is_exact` a model that writes must also write the same tokens.
 
     For a model that reads they are in standard deviations of its outputs; for one that writes they are those of the
     logarithms of the probabilities of what it writes.
@@ -163,19 +192,26 @@ def compare(
         length = max(1, length - NEW_TOKENS)
         rows = [tokenizer(text, truncation=True, max_length=length, return_tensors="pt") for text in texts]
         rows = [{name: row[name] for name in names if name in row} for row in rows if row["input_ids"].numel()]
-        return torch.cat([compare_written(model, exported, row) for row in rows])
+        return torch.cat([compare_written(model, exported, row, is_exact) for row in rows])
     inputs = tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
     inputs = {name: inputs[name] for name in names if name in inputs}
     expected, actual = (next(iter(each(**inputs).values())) for each in (model, exported))
     if expected.dim() == 3:
         is_real = inputs["attention_mask"].bool()
         expected, actual = expected[is_real], actual[is_real]
-    return (actual - expected) / expected.std()
+    deviation = expected.std()
+    return (actual - expected) / (deviation if len(expected) > 1 and deviation > 0 else 1)
 
 
-def compare_written(model: PreTrainedModel, exported: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The differences of the logarithms of the probabilities of what the model writes for a text."""
-    sequence = model.generate(**inputs, max_new_tokens=NEW_TOKENS, num_beams=1, do_sample=False)
+def compare_written(
+    model: PreTrainedModel, exported: Writer, inputs: dict[str, torch.Tensor], is_exact: bool
+) -> torch.Tensor:
+    """The differences of the logarithms of the probabilities of what the model writes for a text.
+
+    They are infinite if the engine writes something else.
+    """
+    greedy = {"max_new_tokens": NEW_TOKENS, "num_beams": 1, "do_sample": False}
+    sequence = model.generate(**inputs, **greedy)
     if model.config.is_encoder_decoder:
         written, logits = sequence[0, 1:], model(**inputs, decoder_input_ids=sequence[:, :-1]).logits[0]
     else:
@@ -184,9 +220,9 @@ def compare_written(model: PreTrainedModel, exported: Any, inputs: dict[str, tor
     expected = logits.log_softmax(-1).gather(-1, written[:, None])[:, 0]
     rows = [list(map(str, tokens.tolist())) for tokens in (inputs["input_ids"][0], written)]
     actual = torch.tensor(exported.log_probabilities([rows[0]], [rows[1]])[0])
-    # What is impossible for both is -inf in torch only.
-    is_possible = expected.isfinite()
-    return (actual - expected)[is_possible]
+    if is_exact and exported.write(inputs, greedy)[0][0] != written.tolist():
+        return torch.full_like(expected, torch.inf)
+    return actual - expected
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -203,11 +239,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="Replace OUT if it holds a model.")
     given = parser.parse_args(argv)
     try:
-        exported = export(
-            given.model, given.target, given.engine, quantization=given.quantization, overwrite=given.overwrite
-        )
+        with terminable():
+            exported = export(
+                given.model, given.target, given.engine, quantization=given.quantization, overwrite=given.overwrite
+            )
     except (ValueError, OSError) as error:
         return print_error(error)
+    except (KeyboardInterrupt, Terminated) as end:
+        return ending(end)[1]
     print(exported)
     return 0
 

@@ -1,11 +1,12 @@
 """The options of prediction: the flags of `seqblend predict`, and the keyword arguments of `Predictor`."""
 
 import dataclasses
+import typing
 from dataclasses import dataclass
 from typing import Any
 
 from ..data.columns import Columns
-from ..data.errors import InputError, check_choice
+from ..data.errors import InputError, check_choice, describe
 from ..tokenization.words import WORDS
 from ..training.arguments import DataArguments
 
@@ -52,6 +53,12 @@ class PredictionOptions:
     source_column: str = as_in_training("source_column")
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, kinds = getattr(self, field.name), typing.get_args(field.type) or (field.type,)
+            # bool is a kind of int.
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                wanted = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds if kind is not type(None))
+                raise InputError(f"{field.name}: must be {wanted}, but is {describe(value)}")
         for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:

@@ -1,6 +1,7 @@
 """`seqblend.Predictor`: a saved model that answers columns of texts in Python."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +34,7 @@ class Predictor:
     """
 
     def __init__(self, directory: str | Path, options: PredictionOptions | None = None, **fields: Any):
-        self.directory = str(directory)
+        self.directory = os.path.expanduser(directory)
         self.options = replace(options, **fields) if options is not None else PredictionOptions(**fields)
         self.rows = load_predictor(self.directory, self.options)
 
@@ -60,6 +61,8 @@ class Predictor:
 
         Returns:
             The keys of an answer (docs/prediction.md), each with one value per row; empty for a batch without rows.
+            Labels with their scores are lists of {"label", "score"}, because a column of Arrow has the same fields in
+            all rows.
 
         Raises:
             InputError: a column is missing, or a value is wrong; the message names the row, counted from 1.
@@ -70,7 +73,14 @@ class Predictor:
             answers = list(self.rows.answers(rows))
         except RowError as error:
             raise InputError(f"{BATCH}: {error}") from error
-        return {key: [answer[key] for answer in answers] for key in (answers[0] if answers else ()) if key != "input"}
+        keys = [key for key in answers[0] if key != "input"] if answers else []
+        return {key: [as_list(answer[key]) for answer in answers] for key in keys}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process loads the model itself. The files are named, so that caches notice another model."""
+        files = [file for file in sorted(Path(self.directory).glob("*")) if file.is_file()]
+        stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return load, (self.directory, self.options, stamps)
 
     def make_reader(self) -> RowReader:
         """A reader of rows with the user's column names."""
@@ -81,6 +91,18 @@ class Predictor:
         return self.rows.answers(rows)
 
 
+def load(directory: str, options: PredictionOptions, stamps: list[Any]) -> Predictor:
+    """A pickled Predictor; see `Predictor.__reduce__`."""
+    return Predictor(directory, options)
+
+
+def as_list(value: Any) -> Any:
+    """The scores of labels as a list; other values as they are."""
+    if not isinstance(value, dict):
+        return value
+    return [{"label": label, "score": score} for label, score in value.items()]
+
+
 def rows_of(batch: Mapping[str, Sequence[Any] | np.ndarray]) -> list[dict[str, Any]]:
     """The rows of columns. Raises InputError for anything else, and if the columns differ in length."""
     if not isinstance(batch, Mapping):
@@ -89,9 +111,10 @@ def rows_of(batch: Mapping[str, Sequence[Any] | np.ndarray]) -> list[dict[str, A
         )
     columns = {}
     for name, values in batch.items():
-        if isinstance(values, str | bytes):
-            raise InputError(f"{BATCH}: column {name!r} is a single text, not a list of texts")
-        columns[name] = [each.tolist() if isinstance(each, np.ndarray) else each for each in listed(values)]
+        column = plain(values)
+        if not isinstance(column, list) or isinstance(values, Set):
+            raise InputError(f"{BATCH}: column {name!r} must be a list of values, but is {describe(values)}")
+        columns[name] = [plain(each) for each in column]
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         described = ", ".join(f"{name} {length}" for name, length in lengths.items())
@@ -99,6 +122,9 @@ def rows_of(batch: Mapping[str, Sequence[Any] | np.ndarray]) -> list[dict[str, A
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def listed(values: Sequence[Any] | np.ndarray) -> list[Any]:
-    """The values as a list of Python objects."""
-    return values.tolist() if isinstance(values, np.ndarray) else list(values)
+def plain(value: Any) -> Any:
+    """A value of NumPy, pandas or Arrow as objects of Python; other iterables that are no texts as lists."""
+    for convert in ("to_pylist", "as_py", "tolist"):
+        if hasattr(value, convert):
+            return getattr(value, convert)()
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) else value

@@ -1,7 +1,11 @@
 """`seqblend.Predictor`: columns in, columns out, with the answers of `seqblend predict`."""
 
+import pickle
+import shutil
+
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 from test_prediction import (  # noqa: F401 - model_of is a fixture
     CLASSIFY,
@@ -26,7 +30,13 @@ def columns_of(rows):
 
 
 def without_input(answers):
-    return [{key: value for key, value in answer.items() if key != "input"} for answer in answers]
+    """Scores of labels as a column has them."""
+    found = []
+    for answer in answers:
+        if isinstance(answer.get("scores"), dict):
+            answer["scores"] = [{"label": label, "score": score} for label, score in answer["scores"].items()]
+        found.append({key: value for key, value in answer.items() if key != "input"})
+    return found
 
 
 def as_rows(columns):
@@ -49,8 +59,7 @@ def test_columns_have_the_answers_of_the_command(name, model_of, tmp_path):  # n
 
     mapped = datasets.Dataset.from_list(rows).map(predictor, batched=True, batch_size=4, new_fingerprint="a")
     for key, values in columns_of(expected).items():
-        if not isinstance(values[0], dict | list):
-            assert_same(mapped[key][:], values)
+        assert_same(mapped[key][:], values)
 
 
 def test_texts_of_a_tagger_are_split_as_the_command_splits_them(model_of, tmp_path, caplog):  # noqa: F811
@@ -83,7 +92,8 @@ def test_a_batch_without_rows_has_no_answers(batch, model_of):  # noqa: F811
     ("batch", "message"),
     [
         (["a text"], r"must be columns, as in \{'text': .*, but is a list"),
-        ({"text": "a text"}, "column 'text' is a single text"),
+        *(({"text": value}, "column 'text' must be a list of values") for value in ("a", b"a", None, 3, {"a"}, {})),
+        ({"text": np.array("a text")}, "column 'text' must be a list of values"),
         ({"text": ["a", "b"], "id": [1]}, "different lengths: text 2, id 1"),
         ({"body": ["a"]}, "no column 'text'"),
         ({"text": ["a", None]}, "row 2: column 'text'"),
@@ -104,6 +114,12 @@ def test_a_bad_batch_is_refused(batch, message, model_of):  # noqa: F811
         ({"top_k": 0}, InputError, "top_k: must be 1 or more, got 0"),
         ({"words": "letters"}, InputError, "words: unknown value 'letters'"),
         ({"num_beams": 2}, InputError, "num_beams: is for models that generate"),
+        ({"max_length": "7"}, InputError, "max_length: must be int, but is the text '7'"),
+        ({"top_k": 1.5}, InputError, "top_k: must be int"),
+        ({"top_k": True}, InputError, "top_k: must be int"),
+        ({"max_tokens_per_batch": None}, InputError, "max_tokens_per_batch: must be int, but is null"),
+        ({"probabilities": "no"}, InputError, "probabilities: must be bool"),
+        ({"text_column": 3}, InputError, "text_column: must be str"),
     ],
 )
 def test_a_bad_option_is_refused(options, error, message, model_of):  # noqa: F811
@@ -112,3 +128,27 @@ def test_a_bad_option_is_refused(options, error, message, model_of):  # noqa: F8
     with pytest.raises(InputError, match="there is no directory"):
         Predictor("/no/where")
     assert Predictor(model_of(TRANSLATE), num_beams=2).task.generates
+
+
+def test_columns_of_other_libraries(model_of):  # noqa: F811
+    predictor = Predictor(model_of(TAG))
+    words = [["ab", "c"], ["b"]]
+    expected = predictor({"tokens": words})
+    for column in (pa.array(words), pa.chunked_array([words]), [np.array(row) for row in words], tuple(words)):
+        assert_same(predictor({"tokens": column}), expected)
+    texts = ["ab c", "b"]
+    expected = predictor({"text": texts})
+    for column in (pa.array(texts), list(pa.array(texts)), np.array(texts), list(np.array(texts)), (t for t in texts)):
+        assert_same(predictor({"text": column}), expected)
+
+
+def test_another_process_loads_the_model_itself(model_of, tmp_path):  # noqa: F811
+    """And a cache of datasets notices that the model in a directory is another one."""
+    shutil.copytree(model_of(CLASSIFY), tmp_path / "model")
+    pickled = pickle.dumps(Predictor(tmp_path / "model", top_k=2))
+    assert len(pickled) < (tmp_path / "model" / "model.safetensors").stat().st_size / 2
+    again = pickle.loads(pickled)
+    assert again.options.top_k == 2
+    assert_same(again({"text": TEXTS}), Predictor(model_of(CLASSIFY), top_k=2)({"text": TEXTS}))
+    (tmp_path / "model" / "model.safetensors").touch()
+    assert pickle.dumps(Predictor(tmp_path / "model", top_k=2)) != pickled

@@ -18,6 +18,9 @@ from ..modeling.families import FAMILIES
 
 logger = logging.getLogger(__name__)
 
+# A model that was exported for another engine; see serving/.
+ENGINE_FILE = "engine.json"
+
 # OWNER/NAME, and a NAME alone, as old repositories have.
 NAME_ON_HUB, OLD_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*"), re.compile(r"\w[\w.-]*")
 
@@ -41,6 +44,8 @@ def load_weights(
     Raises:
         InputError: the model cannot be loaded.
     """
+    if Path(path, ENGINE_FILE).is_file():
+        raise InputError(f"{flag}: {path} was exported for another engine; give the model that it was exported from")
     try:
         if (original := open_original(path, revision)) is not None:
             model, report = original.convert(auto_class, config)

@@ -17,7 +17,7 @@ from seqblend import (
     Predictor,
 )
 from seqblend.__main__ import main
-from seqblend.data.errors import InputError
+from seqblend.data.errors import InputError, RowError
 from seqblend.serving import ctranslate2_engine as engine
 from seqblend.serving.export import NEW_TOKENS, compare_written, export
 
@@ -31,7 +31,7 @@ OTHER_OPTIONS = [
     {"rope_parameters": {"rope_type": "linear", "rope_theta": 5e4, "factor": 2.0}, "norm_eps": 1e-3},
     *({"hidden_act": name} for name in ("relu", "gelu", "gelu_new", "quick_gelu", "silu", "tanh", "sigmoid")),
 ]
-TEXTS = ["ab c", "c a b", "b", "abc" * 5, "서울 a"]
+TEXTS = ["ab c", "c a b", "", "b", "abc" * 5, "서울 a"]
 COLUMNS = {"causal-lm": "text", "seq2seq-lm": "source"}
 
 
@@ -49,9 +49,10 @@ def exported(model, directory, int8=False):
 @torch.inference_mode()
 def differences(model, other):
     model.generation_config.eos_token_id = None
+    other.generation_config.eos_token_id = 98
     rows = [torch.randint(3, 99, (1, length)) for length in (1, 7, 12)]
     inputs = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in rows]
-    found = [compare_written(model, other, each) for each in inputs]
+    found = [compare_written(model, other, each, False) for each in inputs]
     assert [len(each) for each in found] == [NEW_TOKENS] * len(rows)
     return torch.cat(found)
 
@@ -90,9 +91,11 @@ SETTINGS = [
     {"min_new_tokens": 5},
     {"eos_token_id": [3, 9]},
     {"do_sample": True, "top_k": 1, "temperature": 0.5},
+    {"forced_eos_token_id": 3},
+    {"min_new_tokens": 30},
 ]
-# With a prompt, transformers also reads the prompt.
-OF_SEQUENCES = [{"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}, {"bad_words_ids": [[7], [8, 9]]}]
+# transformers also reads the prompt, and the start token, which is not written here.
+OF_SEQUENCES = [{"no_repeat_ngram_size": 2, "suppress_tokens": [2]}, {"bad_words_ids": [[7], [8, 9], [3]]}]
 
 
 @pytest.mark.parametrize(
@@ -155,6 +158,9 @@ def test_options_that_it_does_not_have_are_named(model_class, options, words, tm
         ({"guidance_scale": 2.0}, "guidance_scale"),
         ({"num_beams": 2, "do_sample": True}, "do_sample with num_beams"),
         ({"typical_p": 0.5, "do_sample": True}, "typical_p"),
+        ({"eos_token_id": None}, "a model without eos_token_id"),
+        ({"repetition_penalty": 1.3}, "repetition_penalty"),
+        ({"no_repeat_ngram_size": 1}, "no_repeat_ngram_size=1"),
         *((settings, "which reads the prompt") for settings in (*OF_SEQUENCES, {"min_length": 3})),
     ],
 )
@@ -170,6 +176,42 @@ def test_a_row_that_is_too_long_is_refused(model_of, tmp_path):  # noqa: F811
     model = float32(WRITERS[0], position_type="learned", max_position_embeddings=10)
     other = exported(model, tmp_path)
     ids = torch.ones(1, 8, dtype=torch.long)
-    with pytest.raises(InputError, match="a row needs 11 positions, and the model has 10"):
+    with pytest.raises(RowError, match="row 1: needs 11 positions, and the model has 10"):
         other.write({"input_ids": ids, "attention_mask": ids}, {"max_new_tokens": 3})
     assert len(other.write({"input_ids": ids, "attention_mask": ids}, {"max_new_tokens": 2})[0][0]) <= 2
+
+
+def test_settings_are_checked_again_in_prediction(model_of, tmp_path):  # noqa: F811
+    """The user's flags, and a file that was changed."""
+    shutil.copytree(model_of("causal-lm"), tmp_path / "model")
+    path = tmp_path / "model" / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "do_sample": True}))
+    export(tmp_path / "model", tmp_path / "out", "ctranslate2")
+    with pytest.raises(InputError, match="do_sample with num_beams"):
+        Predictor(tmp_path / "out", num_beams=2)({"text": ["ab"]})
+    for changed, words in ({"typical_p": 0.5}, "typical_p"), ({"do_sample": True, "top_p": 3.0}, "topp"):
+        path = tmp_path / "out" / "generation_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+        with pytest.raises(InputError, match=f"generation_config: .*{words}"):
+            Predictor(tmp_path / "out")({"text": ["ab"]})
+        path.write_text(json.dumps({**json.loads(path.read_text()), **dict.fromkeys(changed)}))
+
+
+def test_logits_of_a_batch_are_bounded(model_of, tmp_path, monkeypatch):  # noqa: F811
+    """Scored in parts, the probabilities are the same."""
+    export(model_of("causal-lm"), tmp_path / "out", "ctranslate2")
+    whole = Predictor(tmp_path / "out")({"text": TEXTS})
+    monkeypatch.setattr(engine, "MAX_LOGITS", 1)
+    assert_same(Predictor(tmp_path / "out")({"text": TEXTS}), whole)
+
+
+def test_an_engine_that_writes_something_else_is_refused(model_of, tmp_path, monkeypatch):  # noqa: F811
+    search = engine.CTranslate2Model.search
+
+    def reversed_search(self, rows, settings):
+        return [row[::-1] for row in search(self, rows, settings)]
+
+    monkeypatch.setattr(engine.CTranslate2Model, "search", reversed_search)
+    with pytest.raises(InputError, match="ctranslate2 writes other tokens than the model; nothing was written"):
+        export(model_of("seq2seq-lm"), tmp_path / "out", "ctranslate2")
+    assert not list(tmp_path.iterdir())

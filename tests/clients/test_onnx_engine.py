@@ -1,6 +1,7 @@
 """`seqblend export --engine onnx`: the answers of `seqblend predict` are those of the model, whatever the batch."""
 
 import json
+import pickle
 import shutil
 import sys
 
@@ -88,7 +89,8 @@ def test_predictions_are_those_of_the_model(name, model_of, tmp_path):  # noqa: 
         )
         assert_same(actual, expected)
     columns = {key: [row[key] for row in rows_of(name)] for key in rows_of(name)[0]}
-    assert_same(Predictor(tmp_path / "onnx")(columns), Predictor(model_of(name))(columns))
+    predictor = pickle.loads(pickle.dumps(Predictor(tmp_path / "onnx")))
+    assert_same(predictor(columns), Predictor(model_of(name))(columns))
 
 
 def test_a_run_is_compared_on_its_own_inputs_and_keeps_its_length(model_of, tmp_path, capsys):  # noqa: F811
@@ -97,7 +99,7 @@ def test_a_run_is_compared_on_its_own_inputs_and_keeps_its_length(model_of, tmp_
     lines = [{"input": "ab c"}, {"input": ["ab", "c"]}, {"input": ["c", "ab"]}]
     write(tmp_path / "run" / "predictions.jsonl", lines)
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--quantization", "int8"]) == 0
-    assert "on 3 texts is" in capsys.readouterr().out
+    assert "on 8 texts is" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / ENGINE_FILE).read_text())["max_length"] == 7
     assert Predictor(tmp_path / "out").rows.settings.max_length == 7
 
@@ -105,7 +107,7 @@ def test_a_run_is_compared_on_its_own_inputs_and_keeps_its_length(model_of, tmp_
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"engine": "tensorrt"}, "engine: unknown value 'tensorrt'; valid are onnx"),
+        ({"engine": "tensorrt"}, "engine: unknown value 'tensorrt'; valid are"),
         ({"quantization": "int4"}, "quantization: unknown value 'int4'; valid are int8, none"),
     ],
 )
@@ -125,7 +127,11 @@ def test_what_cannot_be_exported_is_one_line_and_nothing_is_written(model_of, tm
     refused("/no/where", "there is no directory /no/where")
     refused(model_of("seq2seq-lm"), "BlendEncoderDecoderForSeq2SeqLM", "engine onnx is for")
     refused(model_of("causal-lm"), "BlendDecoderForCausalLM", "engine onnx is for")
-    monkeypatch.setattr(exporting, "TOLERANCES", {"none": -1.0, "int8": -1.0})
+    shutil.copytree(model_of(CLASSIFY), tmp_path / "damaged")
+    for content in ('{"input": "a"}\n[1]', '{"input": "a"}\n\n', "{}"):
+        (tmp_path / "damaged" / "predictions.jsonl").write_text(content)
+        refused(tmp_path / "damaged", "predictions.jsonl: line", "has no input")
+    monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
     refused(model_of(CLASSIFY), "differ by", "nothing was written")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     refused(model_of(CLASSIFY), "engine: onnx needs onnxruntime; pip install")
@@ -135,13 +141,17 @@ def test_a_damaged_directory_is_refused(model_of, tmp_path):  # noqa: F811
     export(model_of(CLASSIFY), tmp_path / "out")
     engine = (tmp_path / "out" / ENGINE_FILE).read_text()
     for content, words in {
-        '{"engine": "other"}': "engine is the text 'other'; known are onnx",
+        '{"engine": "other"}': "engine is the text 'other'; known are",
         "[": "engine.json",
+        '{"engine": ["onnx"]}': "engine is a list",
     }.items():
         (tmp_path / "out" / ENGINE_FILE).write_text(content)
         with pytest.raises(InputError, match=words):
             Predictor(tmp_path / "out")
     (tmp_path / "out" / ENGINE_FILE).write_text(engine)
+    assert "auto_map" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    with pytest.raises(InputError, match="was exported for another engine; give the model that it was exported from"):
+        export(tmp_path / "out", tmp_path / "again")
     (tmp_path / "out" / MODEL).write_bytes(b"nothing")
     with pytest.raises(InputError, match="cannot be loaded"):
         Predictor(tmp_path / "out")
