@@ -8,7 +8,7 @@ PIP := $(BIN)/python $(INSTALL) constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo test check format results bench conformance clean test-oldest test-clients \
-	test-distributed test-conversion examples-pretrained
+	test-distributed test-conversion examples-pretrained bench-check
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -58,6 +58,9 @@ results: $(VENV)/package  ## write docs/results.md, with the runs under runs/
 bench: $(VENV)/bench  ## time ours beside its peers (DATA=real texts' directory, CHECKPOINT=MiniLM's)
 	KINETO_LOG_LEVEL=99 $(BIN)/python -m seqblend.benchmarks --json runs/bench.json $(if $(DATA),--data $(DATA)) \
 		$(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
+
+bench-check: $(VENV)/bench  ## fail if a ratio in runs/bench.json is more than 10 % below that on docs/performance.md
+	$(BIN)/python -m seqblend.benchmarks.report --check runs/bench.json
 
 # The chats are made of CLINC150, if it is there.
 PRETRAINED := runs/pretrained

@@ -1,8 +1,10 @@
-"""Write the results of the benchmarks into a page: `python -m seqblend.benchmarks.report FILE.json ...`."""
+"""Write results of the benchmarks into a page, or compare them: `python -m seqblend.benchmarks.report FILE.json …`."""
 
 import argparse
 import json
 import platform
+import re
+import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 
 from .finetuning import RANDOM_WEIGHTS
 from .lengths import load_corpora
+from .systems import OURS
 
 PAGE = Path("docs/performance.md")
 BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
@@ -43,6 +46,13 @@ HEADINGS = {
     "of_floor": "of the floor",
     "utilisation": "utilisation",
 }
+# What is measured; the other columns say what it was measured on.
+FIGURES = {
+    *("milliseconds", "real_tokens_per_second", "peak_memory_mib", "ours_faster_by", "times_stock", "equal"),
+    *("train_loss", "accuracy", "of_floor", "utilisation"),
+}
+# A ratio may be this part below that on the page: the machine is shared.
+SLACK = 0.1
 DIGITS = {
     **{"milliseconds": 1, "real_tokens_per_second": 0, "peak_memory_mib": 0},
     **{"ours_faster_by": 2, "of_floor": 2, "times_stock": 2},
@@ -122,8 +132,45 @@ def replace_section(page: Path, text: str) -> None:
     page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the rows of the given files into the page."""
+def page_rows(page: Path) -> list[dict[str, str]]:
+    """The rows of the page's tables: the cells by their headings."""
+    text = page.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    rows = []
+    for name, content in re.findall(r"^### (.+)\n\n((?:\|.*\n?)+)", text, re.MULTILINE):
+        heading, _, *lines = [[each.strip() for each in line.strip("| ").split("|")] for line in content.splitlines()]
+        rows += [{"benchmark": name, **dict(zip(heading, line, strict=False))} for line in lines]
+    return rows
+
+
+def fallen_ratios(rows: list[dict[str, Any]], page: Path) -> list[str]:
+    """A line for each ratio of our model or of its engines that is more than a tenth below that on the page.
+
+    Raises:
+        ValueError: no row is on the page.
+    """
+    known = page_rows(page)
+    fallen, compared = [], 0
+    for row in rows:
+        identity = {HEADINGS[key]: cell(row, key) for key in HEADINGS if key in row and key not in FIGURES}
+        for before in known:
+            if any(before.get(heading) != value for heading, value in identity.items()):
+                continue
+            compared += 1
+            # Of an engine of ours, being slower than our model in torch is its own affair.
+            is_engine = row["system"].startswith(f"{OURS} ")
+            ratios = ("times_stock",) if is_engine else ("ours_faster_by", "of_floor")
+            for key in ratios:
+                old, new = before.get(HEADINGS[key]), row.get(key)
+                if old and new is not None and new < (1 - SLACK) * float(old):
+                    named = ", ".join(value for value in identity.values() if value)
+                    fallen.append(f"{named}: {HEADINGS[key]} {new:.2f}, on the page {old}")
+    if not compared:
+        raise ValueError(f"{page} has none of these rows")
+    return fallen
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the rows of the given files into the page, or compare them with it; the exit code is 1 if a ratio fell."""
     parser = argparse.ArgumentParser(prog="python -m seqblend.benchmarks.report", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json", help="written by the benchmarks")
     parser.add_argument(
@@ -131,10 +178,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="--data of the run")
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing, but fail if a ratio is more than 10 %% below that on the page",
+    )
     args = parser.parse_args(arguments)
     rows = [row for file in args.files for row in json.loads(file.read_text(encoding="utf-8"))]
+    if args.check:
+        fallen = fallen_ratios(rows, args.page)
+        print(*fallen or ["no ratio fell"], sep="\n")
+        return int(bool(fallen))
     replace_section(args.page, section(rows, args.device, args.data))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

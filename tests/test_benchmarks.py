@@ -417,3 +417,31 @@ def test_the_report_keeps_the_prose_and_may_be_written_again(tmp_path, measured)
     page.write_text(f"{report.END} {report.BEGIN}")
     with pytest.raises(ValueError, match="must have <!-- tables -->"):
         report.main([str(file), "--page", str(page)])
+
+
+def test_a_ratio_that_fell_is_named(tmp_path, measured, capsys):
+    """By more than a tenth; those of the page's other rows, and an engine's time beside our model's, do not count."""
+    page, file = tmp_path / "page.md", tmp_path / "rows.json"
+    page.write_text(f"{report.BEGIN}{report.END}")
+    rows = [{**row, "ours_faster_by": 2.0, "times_stock": 3.0} for rows in measured.values() for row in rows]
+    file.write_text(json.dumps(rows))
+    assert report.main([str(file), "--page", str(page)]) == 0
+    before = page.read_text()
+    check = [str(file), "--page", str(page), "--check"]
+    assert report.main(check) == 0 and capsys.readouterr().out == "no ratio fell\n"
+    file.write_text(json.dumps([{**row, "ours_faster_by": 1.81, "times_stock": 2.71} for row in rows]))
+    assert report.main(check) == 0
+    chosen = next(row for row in rows if row["benchmark"] == "causal-train" and row["system"].startswith("GPT2"))
+    engine = {**measured["serve-read"][0], "system": f"{OURS} onnx", "times_stock": 3.0, "ours_faster_by": 0.5}
+    file.write_text(json.dumps([*rows, engine]))
+    assert report.main([str(file), "--page", str(page)]) == 0
+    file.write_text(json.dumps([{**chosen, "ours_faster_by": 1.79}, {**engine, "ours_faster_by": 0.1}]))
+    assert report.main([*check]) == 1
+    (line,) = capsys.readouterr().out.splitlines()[-1:]
+    assert "causal-train" in line and "GPT2" in line and line.endswith("ours faster by 1.79, on the page 2.00")
+    file.write_text(json.dumps([{**engine, "times_stock": 2.6}]))
+    assert report.main(check) == 1 and "times as fast as stock 2.60" in capsys.readouterr().out
+    file.write_text(json.dumps([{**chosen, "size": "9x9"}]))
+    with pytest.raises(ValueError, match="has none of these rows"):
+        report.main(check)
+    assert page.read_text() != before and len(report.page_rows(page)) == len(rows) + 1
