@@ -20,6 +20,7 @@ from .lengths import (
     full_batches,
     group_by_length,
     natural_batches,
+    natural_prompts,
     pad,
     random_tokens,
 )
@@ -35,9 +36,6 @@ from .systems import (
     modern_bert,
     x_transformers,
 )
-
-# Number of prompts that are drawn; a smaller batch is the first part of them.
-PROMPTS = 32
 
 
 def encoder_train(plan: Plan) -> list[Result]:
@@ -141,7 +139,7 @@ def generate(plan: Plan) -> list[Result]:
     """Generation of plan.new_tokens tokens per prompt, greedy and with four beams."""
     rows = []
     for size in plan.sizes["generate"]:
-        prompts = natural_batches(plan.corpora["texts"].rows, 1, PROMPTS)[0][: size.batch_rows]
+        prompts = natural_prompts(plan.corpora["texts"].rows, size.batch_rows)
         for recipe, peer, side in (("transformer", "MarianMTModel", "right"), ("gpt2", "GPT2LMHeadModel", "left")):
             torch.manual_seed(0)
             batch = pad([text_row(length, size, labelled=False) for (length,) in prompts], side)

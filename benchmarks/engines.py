@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from ..conversion.reading import quiet
 from ..conversion.registry import ARCHITECTURES
 from .compare import Case, Plan, Result, compare_times
-from .lengths import Batch, BatchLengths, natural_batches, pad, random_tokens
+from .lengths import Batch, BatchLengths, natural_batches, natural_prompts, pad, random_tokens
 from .systems import OURS, TOLERANCE, Size, bart, bert
 
 # One row of a few tokens.
@@ -123,7 +123,7 @@ def serve_write(plan: Plan) -> list[Result]:
     for size in plan.sizes["serve-write"]:
         torch.manual_seed(0)
         ours, theirs = (model.eval() for model in bart(size))
-        sources = natural_batches(plan.corpora["texts"].rows, 1, max(2, size.batch_rows))[0][: size.batch_rows]
+        sources = natural_prompts(plan.corpora["texts"].rows, size.batch_rows)
         batch = pad([{"input_ids": random_tokens(length, size.vocab_size)} for (length,) in sources])
         with tempfile.TemporaryDirectory() as directory:
             writers = {OURS: partial(write_torch, ours), STOCK_WRITER: partial(write_torch, theirs)}

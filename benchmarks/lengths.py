@@ -25,6 +25,7 @@ NATURAL_FILL = (0.35, 0.45)
 # Candidates for the maximum length, to which texts are cut as in training: the first with enough natural fills.
 MAX_LENGTHS = (512, 384, 256, 192, 128, 96, 64, 48, 32, 24, 16)
 NUM_DRAWS = 500
+NUM_PROMPTS = 32
 NUM_DATES = 5000
 
 
@@ -98,6 +99,11 @@ def natural_batches(rows: list[Lengths], num_batches: int, batch_rows: int) -> B
         if len(natural) >= num_batches:
             return natural[:num_batches]
     raise ValueError(f"no batch of {batch_rows} rows has a fill from {lowest} to {highest}")
+
+
+def natural_prompts(rows: list[Lengths], number: int) -> list[Lengths]:
+    """The first prompts of a batch of NUM_PROMPTS with a natural fill."""
+    return natural_batches(rows, 1, NUM_PROMPTS)[0][:number]
 
 
 def full_batches(batches: BatchLengths) -> BatchLengths:

@@ -107,10 +107,13 @@ def stack_options(config: PretrainedConfig) -> dict[str, Any]:
         "layernorm_embedding": config.embedding_norm,
         "ffn_glu": config.feed_forward_type == "gated",
         "rms_norm": config.norm_type == "rmsnorm",
-        "num_heads_kv": config.num_key_value_heads,
-        "head_dim": config.head_dim,
         "qk_norm": config.query_key_norm,
     }
+    # As CTranslate2's own converters do, what follows from the other sizes is not given.
+    if config.num_key_value_heads != config.num_attention_heads:
+        options["num_heads_kv"] = config.num_key_value_heads
+    if config.head_dim * config.num_attention_heads != config.hidden_size:
+        options["head_dim"] = config.head_dim
     if config.position_type == "rotary":
         (rope,) = config.rope_per_layer_type().values()
         options |= {
