@@ -423,7 +423,8 @@ def test_a_ratio_that_fell_is_named(tmp_path, measured, capsys):
     """By more than a tenth; those of the page's other rows, and an engine's time beside our model's, do not count."""
     page, file = tmp_path / "page.md", tmp_path / "rows.json"
     page.write_text(f"{report.BEGIN}{report.END}")
-    rows = [{**row, "ours_faster_by": 2.0, "times_stock": 3.0} for rows in measured.values() for row in rows]
+    ratios = {"ours_faster_by": 2.0, "times_stock": 3.0, "of_floor": 0.8}
+    rows = [{**row, **ratios} for rows in measured.values() for row in rows]
     file.write_text(json.dumps(rows))
     assert report.main([str(file), "--page", str(page)]) == 0
     before = page.read_text()
