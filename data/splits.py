@@ -23,23 +23,12 @@ import pyarrow.compute as pc
 from datasets.utils import tqdm
 
 from ..version import __version__
-from .columns import (
-    LABELS,
-    NUMBERS,
-    SEVERAL_LABELS,
-    STEPS,
-    Field,
-    Kind,
-    Schema,
-    has_column,
-    present_fields,
-    value_of,
-)
+from .columns import STEPS, Field, Schema, has_column, present_fields, value_of
 from .errors import InputError, printable
 from .formats import DEFAULT_READING, Reading
+from .kinds import LABELS, NUMBERS, SEVERAL_LABELS, Kind
 from .labels import label_names
-from .named_datasets import BATCH_ROWS, named_sources
-from .sources import Names, Origin, Pairs, Source, check_reading, sources_of
+from .sources import BATCH_ROWS, Names, Origin, Pairs, Source, check_reading, named_sources, sources_of
 from .storage import cache_key, cache_table
 from .streams import RowStream
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from ..data.columns import ASSISTANT
+from ..data.kinds import ASSISTANT
 from ..tokenization.words import DEFAULT, WORDS, join_words, with_spaces, word_spans
 
 

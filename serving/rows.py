@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..data.columns import TEXT, Columns, Field, has_column, present_fields
+from ..data.columns import Columns, Field, has_column, present_fields
 from ..data.errors import InputError
 from ..data.formats import Reading
+from ..data.kinds import TEXT
 from ..data.splits import convert_column
 from ..tasks.base import Task
 from ..tasks.encoding import Row

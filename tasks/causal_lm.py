@@ -18,8 +18,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..data.columns import CONVERSATION, QUESTION, TEXT, Schema
+from ..data.columns import Schema
 from ..data.errors import InputError, RowError
+from ..data.kinds import CONVERSATION, QUESTION, TEXT
 from ..data.streams import RowStream
 from ..tokenization.shortening import token_ids_of
 from .base import Positions, Task, generate, mean_probabilities, row_slices

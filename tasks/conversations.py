@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
-from ..data.columns import ASSISTANT
 from ..data.errors import InputError, RowError, error_line
+from ..data.kinds import ASSISTANT
 from .corruption import IGNORE
 from .encoding import Row, Rows
 

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
-from ..data.columns import TEXT, Schema
+from ..data.columns import Schema
+from ..data.kinds import TEXT
 from .base import Task
 from .corruption import Noise, NoisyCollator, cut_spans, sentinel_ids
 from .encoding import Row, Rows, Settings, tokenize

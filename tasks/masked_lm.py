@@ -15,8 +15,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..data.columns import TEXT, Schema
+from ..data.columns import Schema
 from ..data.errors import InputError
+from ..data.kinds import TEXT
 from .base import Positions, Task
 from .corruption import Noise, NoisyCollator, mask_tokens, maskable_words, splits_words
 from .encoding import Answer, Row, Rows, Settings, tokenize

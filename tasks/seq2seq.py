@@ -16,7 +16,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..data.columns import ONE_TARGET, REFERENCES, TEXT, Schema
+from ..data.columns import Schema
+from ..data.kinds import ONE_TARGET, REFERENCES, TEXT
 from ..tokenization.kinds import as_plain_text, is_trained_here
 from ..tokenization.shortening import shorten
 from .base import Positions, Task, generate, mean_probabilities, row_slices

@@ -14,16 +14,9 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ..data.columns import (
-    NUMBERS,
-    ONE_LABEL,
-    SEVERAL_LABELS,
-    TEXT,
-    UNKNOWN_LABEL,
-    LabelRule,
-    Schema,
-)
+from ..data.columns import LabelRule, Schema
 from ..data.errors import check_choice
+from ..data.kinds import NUMBERS, ONE_LABEL, SEVERAL_LABELS, TEXT, UNKNOWN_LABEL
 from .base import Positions, Task
 from .encoding import Answer, Row, Rows, Settings, tokenize
 from .windows import join_logits

@@ -16,8 +16,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..data.columns import LABELS, WORDS, LabelRule, Schema
+from ..data.columns import LabelRule, Schema
 from ..data.errors import InputError
+from ..data.kinds import LABELS, WORDS
 from ..tokenization.shortening import CHARACTERS_PER_TOKEN, LONG_FACTOR
 from ..tokenization.words import DEFAULT, needs_spaces, read_splitting, with_spaces
 from .base import Positions, Task

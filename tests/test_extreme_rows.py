@@ -9,7 +9,7 @@ import pytest
 from rows import load_data, read_file
 from test_data import CLASSIFY, LANGUAGE, TAG, TRANSLATE, assert_refused, write_plain
 
-from seqblend.data import columns, files
+from seqblend.data import files, kinds
 from seqblend.data.columns import column_names
 from seqblend.data.errors import InputError
 from seqblend.data.files import Lines, read_all
@@ -58,7 +58,7 @@ def test_columns_of_objects_in_objects_are_named_in_a_line_that_can_be_read(tmp_
 @pytest.fixture
 def short(monkeypatch):
     """A row may have 1 KiB."""
-    for module in (files, columns):
+    for module in (files, kinds):
         monkeypatch.setattr(module, "MAX_ROW_SIZE", 1024)
     return "ab" * 400, "ab" * 600
 

@@ -8,7 +8,8 @@ from test_train_command import SMALL, write
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
 from seqblend import train
-from seqblend.data.columns import ONE_LABEL, TEXT, LabelRule, Schema
+from seqblend.data.columns import LabelRule, Schema
+from seqblend.data.kinds import ONE_LABEL, TEXT
 from seqblend.hub_card.card import write_card
 from seqblend.serving.prediction import RowPredictor
 from seqblend.tasks.base import Task

@@ -10,8 +10,8 @@ from typing import Any
 import datasets
 from transformers import TrainingArguments
 
-from ..data.columns import NUMBER_PATTERN
 from ..data.errors import InputError, printable
+from ..data.kinds import NUMBER_PATTERN
 from ..data.splits import LabelledData
 from ..tasks.base import Task
 from .arguments import DataArguments
