@@ -85,7 +85,7 @@ def onnx_readers(ours: PreTrainedModel, theirs: PreTrainedModel, directory: Path
         folder = directory / name.replace(" ", "-")
         folder.mkdir()
         write(ours, folder, int8)
-        readers[name] = partial(read_torch, load(folder, ours.config, False))
+        readers[name] = partial(read_torch, load(folder, ours.config))
     ours.set_attn_implementation("sdpa")
     files = {"ONNX Runtime padded": directory / "padded.onnx", "ONNX Runtime int8 padded": directory / "int8.onnx"}
     export_padded(theirs, files["ONNX Runtime padded"])
@@ -177,7 +177,7 @@ def ctranslate2_writers(
         folder = directory / f"ours{suffix.strip()}"
         folder.mkdir()
         write(ours, folder, int8)
-        engine = load(folder, ours.config, False).engine
+        engine = load(folder, ours.config).engine
         writers[f"{OURS} ctranslate2{suffix}"] = partial(translate, engine)
         converted = directory / f"converted{suffix.strip()}"
         with quiet():

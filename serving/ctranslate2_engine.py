@@ -264,6 +264,6 @@ def write(model: PreTrainedModel, directory: Path, int8: bool) -> None:
     settings.save_pretrained(directory)
 
 
-def load(directory: Path, config: PretrainedConfig, is_pooled: bool) -> CTranslate2Model:
+def load(directory: Path, config: PretrainedConfig) -> CTranslate2Model:
     """A model that was written here."""
     return CTranslate2Model(directory, config)

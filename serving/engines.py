@@ -10,8 +10,6 @@ from transformers import PretrainedConfig
 
 from ..data.errors import InputError, describe, error_line, nearest_first
 from ..data.objects import read_object
-from ..modeling.families import FAMILIES
-from ..modeling.heads import ForSequenceClassification
 from ..training.loading import ENGINE_FILE
 
 
@@ -57,13 +55,10 @@ def load_engine(directory: str | Path, engine: str, config: PretrainedConfig) ->
     Raises:
         InputError: a package of the engine is missing, or the model is damaged.
     """
-    model_class = next(
-        each for each in FAMILIES[type(config)].values() if each.__name__ == (config.architectures or [None])[0]
-    )
     with needed_packages(engine):
         module = importlib.import_module(ENGINES[engine][0], __package__)
         try:
-            return module.load(Path(directory), config, issubclass(model_class, ForSequenceClassification))
+            return module.load(Path(directory), config)
         except ImportError:
             raise
         except Exception as error:  # the engines raise exceptions of their own

@@ -21,6 +21,7 @@ from ..hub_card.verify import write_reference
 from ..modeling.families import FAMILIES
 from ..training.loading import ENGINE_FILE, check_loaded, is_adapter, load_config, load_weights
 from ..training.models import position_limit, reads_token_types
+from ..training.progress import hide_bars
 from ..training.tokenizers import load_tokenizer
 from ..version import __version__
 from .engines import ENGINES, QUANTIZATIONS, Writer, load_engine, needed_packages
@@ -211,7 +212,8 @@ def compare_written(
     They are infinite if the engine writes something else.
     """
     greedy = {"max_new_tokens": NEW_TOKENS, "num_beams": 1, "do_sample": False}
-    sequence = model.generate(**inputs, **greedy)
+    # Without the model's own max_length, so that transformers does not say which of the two it takes.
+    sequence = model.generate(**inputs, **greedy, max_length=None)
     if model.config.is_encoder_decoder:
         written, logits = sequence[0, 1:], model(**inputs, decoder_input_ids=sequence[:, :-1]).logits[0]
     else:
@@ -238,6 +240,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quantization", default="none", help=f"{', '.join(QUANTIZATIONS)}; default: none.")
     parser.add_argument("--overwrite", action="store_true", help="Replace OUT if it holds a model.")
     given = parser.parse_args(argv)
+    if not sys.stderr.isatty():
+        hide_bars()
     try:
         with terminable():
             exported = export(

@@ -32,7 +32,6 @@ class OnnxModel:
     Args:
         directory: holds the graph.
         config: configuration of the model.
-        is_pooled: whether the output is one vector per sequence.
 
     Raises:
         ImportError: ONNX Runtime is not installed.
@@ -40,10 +39,12 @@ class OnnxModel:
 
     device = torch.device("cpu")
 
-    def __init__(self, directory: Path, config: PretrainedConfig, is_pooled: bool):
-        self.config, self.is_pooled = config, is_pooled
+    def __init__(self, directory: Path, config: PretrainedConfig):
+        self.config = config
         self.session = open_session(directory / MODEL)
         self.output = self.session.get_outputs()[0].name
+        # Only a graph of one vector per sequence reads their lengths.
+        self.is_pooled = "lengths" in [each.name for each in self.session.get_inputs()]
 
     def __call__(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
@@ -84,9 +85,9 @@ class OnnxModel:
         return self.session.run(None, arrays)[0]
 
 
-def load(directory: Path, config: PretrainedConfig, is_pooled: bool) -> OnnxModel:
+def load(directory: Path, config: PretrainedConfig) -> OnnxModel:
     """A graph that was written here. Raises ImportError if ONNX Runtime is not installed."""
-    return OnnxModel(directory, config, is_pooled)
+    return OnnxModel(directory, config)
 
 
 def open_session(path: Path) -> "InferenceSession":

@@ -43,7 +43,7 @@ def float32(model_class, **options):
 
 def exported(model, directory, int8=False):
     engine.write(model, directory, int8)
-    return engine.load(directory, model.config, False)
+    return engine.load(directory, model.config)
 
 
 @torch.inference_mode()

@@ -50,7 +50,7 @@ def test_the_graph_has_the_outputs_of_the_model(model_class, int8, tmp_path):
     model = tiny_model(model_class, "eager", initializer_range=0.1, **options).float()
     write_graph(model, tmp_path, int8)
     is_pooled = isinstance(model, ForSequenceClassification)
-    graph = load(tmp_path, model.config, is_pooled)
+    graph = load(tmp_path, model.config)
     for lengths in LENGTHS:
         ids, types = sequences_of(lengths)
         mask = (torch.arange(max(*lengths, 1)) < torch.tensor(lengths)[:, None]).long()
