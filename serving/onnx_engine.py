@@ -93,13 +93,14 @@ def load(directory: Path, config: PretrainedConfig) -> OnnxModel:
 def open_session(path: Path) -> "InferenceSession":
     """A session with torch's number of threads.
 
-    Its threads do not wait actively for the next call: that would slow down tokenizing, and whatever runs next.
+    Its threads wait actively for the next step of a call, which makes short rows fast, but not for the next call: that
+    would slow down tokenizing, and whatever runs next.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
