@@ -1,4 +1,4 @@
-"""The command line: `seqblend train|predict|publish|verify|export|convert …`; `seqblend COMMAND --help`: its flags."""
+"""The command line: `seqblend train …`, and the other COMMANDS; `seqblend COMMAND --help` lists the flags of one."""
 
 import argparse
 import importlib
@@ -15,6 +15,9 @@ COMMANDS = {
     "publish": ("seqblend.hub_card.publish", "push a saved model to the Hub"),
     "verify": ("seqblend.hub_card.verify", "check that a model gives the outputs it had when it was saved"),
     "export": ("seqblend.serving.export", "write a saved model for ONNX Runtime or CTranslate2"),
+    "data": ("seqblend.reports.data", "report what lies in a data set, before training"),
+    "errors": ("seqblend.reports.errors", "report where a trained model is wrong"),
+    "compare": ("seqblend.reports.compare", "compare runs: intervals and tests over seeds and test rows"),
     "convert": ("seqblend.conversion.__main__", "convert a checkpoint of another architecture, or a model back to it"),
 }
 

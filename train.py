@@ -1,6 +1,7 @@
 """Train, evaluate and predict: `seqblend train [FILE.yaml|FILE.json] [--flag value …]`, `--help` for all flags."""
 
 import contextlib
+import json
 import logging
 import sys
 from dataclasses import dataclass
@@ -9,26 +10,37 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from seqblend.checkpoints.run_directory import RESULTS, check_directory, check_sources, read_results
+from seqblend.calibration.calibrator import Calibrator, read_unknown
+from seqblend.checkpoints.run_directory import (
+    PREDICTIONS,
+    RESULTS,
+    check_directory,
+    check_sources,
+    read_results,
+)
 from seqblend.checkpoints.signals import Terminated, ending, terminable
 from seqblend.checkpoints.store import RunError, checkpoints_in, resume_hint
 from seqblend.data.errors import InputError, error_line, print_error
-from seqblend.data.leakage import warn_about_leakage
 from seqblend.data.locks import lock_directory
 from seqblend.data.objects import json_line
 from seqblend.data.splits import LabelledData, load_data
 from seqblend.data.streams import RowStream
-from seqblend.data.writing import atomic_writer
+from seqblend.data.writing import atomic_writer, write_atomically
 from seqblend.hub_card.card import CardData, hub_names
 from seqblend.hub_card.contents import PublishError
+from seqblend.hub_card.illustrate import CALIBRATION
 from seqblend.hub_card.publish import Destination, check_access
 from seqblend.hub_card.record import hardware, select_example, versions
+from seqblend.reports.data_report import DataReport, make_data_report, warn_about_leakage
+from seqblend.reports.runs import Run
+from seqblend.scoring.tags import resolve_decoding
 from seqblend.tasks.base import Task
 from seqblend.tasks.encoding import Settings
 from seqblend.tasks.registry import TASKS
 from seqblend.tasks.splits import PREFIXES, EncodedSplit, check_metric, encode_splits, make_scorers
 from seqblend.training.arguments import BlendTrainingArguments, DataArguments, ModelArguments
 from seqblend.training.checks import (
+    check_fitting_steps,
     check_options,
     check_packing,
     resolve_evaluation,
@@ -73,6 +85,8 @@ class Job:
         splits: the data, as read and as encoded for the model.
         trainer: trains, evaluates and predicts.
         facts: facts about the run, for results and the card.
+        calibrator: fits probabilities and thresholds after training.
+        data_report: what was found in the splits; None in other than the main process.
         is_trained: whether training has ended and the model is saved.
     """
 
@@ -80,6 +94,8 @@ class Job:
     splits: dict[str, EncodedSplit]
     trainer: BlendTrainer
     facts: dict[str, Any]
+    calibrator: Calibrator
+    data_report: DataReport | None
     is_trained: bool = False
 
     def run(self) -> None:
@@ -87,10 +103,12 @@ class Job:
         args = self.trainer.args
         if args.do_train:
             self.train(args.resume_from_checkpoint)
+            self.write(self.data_report)
         if args.do_eval:
             self.report("eval", {**self.trainer.evaluate(), "eval_samples": len(self.splits["validation"].rows)})
-        if args.do_predict:
-            self.predict()
+        answers = self.predict() if args.do_predict else []
+        if self.trainer.is_world_process_zero() and (bins := self.calibrator.reliability()):
+            write_atomically(Path(self.directory, CALIBRATION), json.dumps(bins, indent=1) + "\n")
         self.trainer.save_metrics("run", self.facts)
         if args.do_train and args.push_to_hub:
             self.trainer.push_to_hub()
@@ -98,6 +116,18 @@ class Job:
             self.trainer.create_model_card()
         if args.do_train and (args.save_original or args.push_original):
             self.trainer.publisher.write_original()
+        if answers:
+            # It loads SciPy's statistics.
+            from seqblend.reports.error_report import make_error_report
+
+            run = Run(self.directory, self.task, self.trainer.scorers["test"].settings, answers)
+            self.write(make_error_report(run))
+
+    def write(self, report: Any) -> None:
+        """Write a report into the directory of the run; None, in other than the main process, is not written."""
+        if report is not None:
+            Path(self.directory).mkdir(parents=True, exist_ok=True)
+            report.write(Path(self.directory))
 
     def how_to_continue(self) -> str:
         """For a message: what is saved if the run ends now, and how to continue."""
@@ -124,6 +154,10 @@ class Job:
                 Path(self.directory, name).unlink(missing_ok=True)
         # With _internal_call the model is not pushed yet: the card needs all results first.
         self.trainer.save_model(_internal_call=True)
+        if self.calibrator.is_needed:
+            # An error while it is fitted must not lose the trained model.
+            self.calibrator.fit()
+            self.trainer.save_model(_internal_call=True)
         self.trainer.save_state()
         self.is_trained = True
         rows = self.splits["train"].rows
@@ -133,23 +167,31 @@ class Job:
         earlier = read_results(Path(self.directory, "train_results.json")) if nothing_left else {}
         self.report("train", earlier or {**result.metrics, **samples})
 
-    def predict(self) -> None:
-        """Predict the test split and write one object per row to predictions.jsonl."""
+    def predict(self) -> list[dict[str, Any]]:
+        """Predict the test split and write one object per row to predictions.jsonl.
+
+        Returns:
+            The objects; none in other than the main process, and for a task without answers.
+        """
         split = self.splits["test"]
         predicted = self.trainer.predict(split.features)
         self.report("test", {**predicted.metrics, "test_samples": len(split.rows)})
         if predicted.predictions is None or not self.trainer.is_world_process_zero():
-            return
-        answers = self.trainer.scorers["test"].answers
-        with atomic_writer(Path(self.directory, "predictions.jsonl")) as file:
-            for row, answer in zip(split.rows, answers, strict=True):
-                inputs = [row[name] for name in self.task.inputs if name in row]
-                entry = {"input": inputs[0] if len(inputs) == 1 else inputs, **answer}
-                entry["reference"] = row[self.task.reference]
-                file.write(json_line(entry))
+            return []
+        entries = []
+        for row, answer in zip(split.rows, self.trainer.scorers["test"].answers, strict=True):
+            inputs = [row[name] for name in self.task.inputs if name in row]
+            entry = {"input": inputs[0] if len(inputs) == 1 else inputs, **answer}
+            entries.append({**entry, "reference": row[self.task.reference]})
+        with atomic_writer(Path(self.directory, PREDICTIONS)) as file:
+            file.writelines(map(json_line, entries))
+        return entries
 
     def report(self, split: str, metrics: dict) -> None:
         """Print metrics and write {split}_results.json and all_results.json."""
+        if split in PREFIXES:
+            found = self.calibrator.metrics(PREFIXES[split])
+            metrics = {**metrics, **{f"{split}_{name}": value for name, value in found.items()}}
         self.trainer.log_metrics(split, metrics)
         self.trainer.save_metrics(split, metrics)
 
@@ -181,22 +223,24 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         data_args = with_saved_problem_type(data_args, task, path)
     rows = read_rows(data_args, args, task, path)
     resolve_steps(args, path, set(rows))
+    check_fitting_steps(data_args, args, rows)
+    unknown = read_unknown(data_args, task, rows)
     if path:
         resolve_saved_model_defaults(model_args, data_args, args, task)
     if args.do_train:
         check_directory(args, model_args.sources(), wanted)
     is_chat = has_conversations(args, rows)
     resolve_evaluation(args, task, set(rows), data_args.pack_documents or is_chat)
-    leakage = warn_about_leakage(rows, task.inputs) if args.should_log else {}
     model, settings = make_model_and_settings(model_args, data_args, args, task, rows)
     with args.main_process_first(desc="tokenizing"):
         splits = encode_splits(task, rows, settings, data_args.preprocessing_num_workers)
+    report, leakage = report_data(task, rows, settings, splits) if args.should_log else (None, {})
     if args.do_train:
         add_end_tokens(model, task.end_tokens(rows["train"], settings))
         check_generation_settings(model)
     if args.do_train and path:
         resolve_packed_batch(args, splits["train"])
-    if line := task.describe_labels(settings.labels):
+    if line := task.describe_labels(settings):
         logger.info(line)
     if args.metric_for_best_model is not None and "validation" in splits:
         check_metric(args.metric_for_best_model, task, splits["validation"], settings)
@@ -209,26 +253,55 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         processing_class=settings.tokenizer,
         scorers=make_scorers(task, splits, settings),
         given=CardData(**given),
-        preprocess_logits_for_metrics=task.reduce_logits,
+        preprocess_logits_for_metrics=task.logits_reducer(settings, most_sequences(splits)),
     )
     if args.do_train:
         prepare_training(trainer, wanted, model_args)
-    facts = {
-        "command": public_command(argv, args.hub_token),
-        **software_and_hardware(args),
-        "parameters": model.num_parameters(),
-        # With these the card can be written again.
-        "card_data": {**select_example(rows, task), **given},
-        "recipe": model_args.origin(),
-        # None replaces the result of an earlier run for the same split.
-        **{f"{prefix}_leakage": leakage.get(name) for prefix, name in PREFIXES.items() if name in rows},
-        **data_args.facts(),
-        **({"conversations": True} if args.do_train and is_chat else {}),
-    }
-    return Job(task, splits, trainer, facts)
+    facts = run_facts(argv, model_args, data_args, args, model)
+    # With these the card can be written again.
+    facts["card_data"] = {**select_example(rows, task), **given}
+    # None replaces the result of an earlier run for the same split.
+    facts |= {f"{prefix}_leakage": leakage.get(name) for prefix, name in PREFIXES.items() if name in rows}
+    if args.do_train and is_chat:
+        facts["conversations"] = True
+    calibrator = Calibrator(trainer, task, splits, unknown, data_args, settings)
+    return Job(task, splits, trainer, facts, calibrator, report)
 
 
 # --- The parts of prepare ---
+
+
+def run_facts(
+    argv: list[str],
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: BlendTrainingArguments,
+    model: PreTrainedModel,
+) -> dict[str, Any]:
+    """Facts about a run that follow from its options and its model, for results and the card."""
+    return {
+        "command": public_command(argv, args.hub_token),
+        **software_and_hardware(args),
+        "parameters": model.num_parameters(),
+        "recipe": model_args.origin(),
+        **data_args.facts(),
+        **({} if data_args.decode_tags is None else {"decode_tags": data_args.decode_tags}),
+    }
+
+
+def report_data(
+    task: Task, rows: LabelledData, settings: Settings, splits: dict[str, EncodedSplit]
+) -> tuple[DataReport, dict[str, str]]:
+    """Log what lies in the splits. Returns the report, and for the card the rows that are also in training."""
+    report = make_data_report(task, rows, settings, splits)
+    for line in report.summaries():
+        logger.info(line)
+    return report, warn_about_leakage(report, rows, task.inputs)
+
+
+def most_sequences(splits: dict[str, EncodedSplit]) -> int:
+    """The number of sequences of the largest split that is evaluated."""
+    return max((len(split.features) for name, split in splits.items() if name != "train"), default=0)
 
 
 def has_conversations(args: BlendTrainingArguments, rows: LabelledData) -> bool:
@@ -290,8 +363,10 @@ def make_model_and_settings(
     """Build the tokenizer, the model and the settings of the task. Raises InputError for options that do not fit."""
     tokenizer = make_tokenizer(model_args, data_args, task, rows.get("train"))
     set_seed(args.seed)
-    weights = class_weights(data_args, args, task, rows)
-    model = make_model(model_args, data_args, args, tokenizer, rows.label_names, weights)
+    of_rows = class_weights(data_args, args, task, rows)
+    if args.do_train and rows.label_names:
+        of_rows |= task.config_fields_from_rows(rows.labelled_train, rows.label_names)
+    model = make_model(model_args, data_args, args, tokenizer, rows.label_names, of_rows)
     check_original(args, model_args, model, tokenizer)
     set_token_types(tokenizer, reads_token_types(model.config))
     settings = make_settings(data_args, args, task, tokenizer, rows, model)
@@ -331,6 +406,10 @@ def make_settings(
         adds_special_tokens_to_targets=adds_special_tokens_to_targets(tokenizer, model.config),
         pack_documents=data_args.pack_documents,
         bleu_tokenize=data_args.bleu_tokenize,
+        tag_scheme=model.config.tag_scheme,
+        label_thresholds=model.config.label_thresholds,
+        abstain_threshold=model.config.abstain_threshold,
+        decode_tags=resolve_decoding(data_args.decode_tags),
         **lengths,
     )
 

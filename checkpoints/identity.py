@@ -71,7 +71,7 @@ DIGESTS = {
 }
 # The metric that the best model and some schedules depend on, and the facts that it is computed from.
 METRIC = ("metric_for_best_model", "greater_is_better")
-COMPUTED_FROM = ("eval_dataset", "generation_config", "bleu_tokenize")
+COMPUTED_FROM = ("eval_dataset", "generation_config", "bleu_tokenize", "decode_tags")
 CHOICE = (*METRIC, *COMPUTED_FROM)
 WAITING = ("reduce_lr_on_plateau", "greedy")
 # Facts that decide which rows a batch has.

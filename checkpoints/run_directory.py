@@ -13,6 +13,7 @@ from ..conversion.origin import FOLDER as ORIGINAL_FILES
 from ..data.errors import InputError, short_list
 from ..data.objects import load_object
 from ..hub_card.contents import WEIGHTS
+from ..hub_card.illustrate import CALIBRATION
 from ..hub_card.original import FOLDER as ORIGINAL_FORMAT
 from ..hub_card.verify import REFERENCE
 from .faults import IDENTITY, STATE
@@ -20,9 +21,13 @@ from .store import STAGE, checkpoints_in, remove
 
 logger = logging.getLogger(__name__)
 
+PREDICTIONS = "predictions.jsonl"
+ERRORS = ("error_report.md", "error_report.json", "error_report.html")
 RESULTS = [
     *(f"{name}_results.json" for name in ("train", "eval", "test", "run", "all")),
-    "predictions.jsonl",
+    PREDICTIONS,
+    CALIBRATION,
+    *ERRORS,
     REFERENCE,
 ]
 # The configuration of the adapted model, beside an adapter. That is no config.json, beside which transformers would
@@ -35,7 +40,7 @@ TRACES = (*RESULTS, STATE, "training_args.bin", *WEIGHTS, ADAPTER[0])
 # Patterns of its other files, which do not fit another model.
 OTHERS = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("added_tokens.json", "chat_template.jinja", "not-finite-*.pt", IDENTITY),
+    *("data_report.md", "data_report.json", "added_tokens.json", "chat_template.jinja", "not-finite-*.pt", IDENTITY),
     *(ORIGINAL_FILES, ORIGINAL_FORMAT, *ADAPTER),
 )
 

@@ -17,6 +17,12 @@ from .recipes import RECIPES
 
 PROBLEM_TYPES = ["single_label_classification", "multi_label_classification", "regression"]
 
+# Schemes by which tags mark spans; scoring/tags.py has their rules.
+TagSchemeName = Literal["IO", "IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BILOU", "BMES", "BMEWO"]
+
+# The problem type of each kind of threshold.
+THRESHOLDS = {"label_thresholds": "multi_label_classification", "abstain_threshold": "single_label_classification"}
+
 # Arguments that transformers accepts besides fields: renamed fields, entries of saved files, generation settings.
 OTHER_ARGUMENTS = {
     *("torch_dtype", "name_or_path", "output_attentions", "attn_implementation", "experts_implementation", "auto_map"),
@@ -43,6 +49,12 @@ def probability(value: float | None) -> None:
     """Field validator. Raises ValueError for a number outside [0, 1)."""
     if value is not None and not 0 <= value < 1:
         raise ValueError(f"must be in [0, 1), got {value}")
+
+
+def share(value: float | None) -> None:
+    """Field validator. Raises ValueError for a number outside [0, 1]."""
+    if value is not None and not 0 <= value <= 1:
+        raise ValueError(f"must be in [0, 1], got {value}")
 
 
 def activation(name: str | None) -> None:
@@ -237,6 +249,14 @@ class BlendConfig(RecipeConfig):
     # probability that is spread over all classes.
     class_weights: list[int | float] | None = None
     label_smoothing: int | float = checked_field(probability, 0.0)
+    # How the labels of token classification mark spans, as found in training; None: inferred from their names.
+    tag_scheme: TagSchemeName | None = None
+    # Fitted after training. The temperature by which the last projection was divided (Guo et al. 2017); for several
+    # labels, the probability above which each label is predicted (None: 0.5); for a single label, the probability
+    # below which a prediction abstains (None: it never does).
+    calibration_temperature: int | float | None = checked_field(positive, None)
+    label_thresholds: list[int | float] | None = None
+    abstain_threshold: int | float | None = checked_field(share, None)
 
     # model_type of the architecture that the model was converted from; original_files/ holds the files kept from it.
     original_model_type: str | None = None
@@ -422,11 +442,12 @@ def check_classifier(config: PreTrainedConfig) -> None:
 
 
 def check_labels(config: PreTrainedConfig) -> None:
-    """Raises ValueError for no label, an unknown problem type, or class_weights that are not one above 0 per label."""
+    """Raises ValueError for no label, an unknown problem type, or class_weights or thresholds that do not fit it."""
     if config.num_labels < 1:
         raise ValueError(f"num_labels={config.num_labels} must be above 0")
     if config.problem_type not in (None, *PROBLEM_TYPES):
         raise ValueError(unknown_name_message("problem_type", config.problem_type, PROBLEM_TYPES))
+    check_thresholds(config)
     weights = config.class_weights
     if weights is None:
         return
@@ -436,3 +457,17 @@ def check_labels(config: PreTrainedConfig) -> None:
         raise ValueError(f"class_weights={weights} must all be above 0")
     if config.problem_type == "regression":
         raise ValueError(f"class_weights={weights} has no meaning for problem_type='regression'")
+
+
+def check_thresholds(config: PreTrainedConfig) -> None:
+    """Raises ValueError for thresholds of another problem type, or label_thresholds that are no share per label."""
+    thresholds = config.label_thresholds
+    for name, problem_type in THRESHOLDS.items():
+        if getattr(config, name) is not None and config.problem_type != problem_type:
+            raise ValueError(f"{name} needs problem_type={problem_type!r}, and it is {config.problem_type!r}")
+    if thresholds is None:
+        return
+    if len(thresholds) != config.num_labels:
+        raise ValueError(f"label_thresholds has {len(thresholds)} values for num_labels={config.num_labels}")
+    if not all(0 <= threshold <= 1 for threshold in thresholds):
+        raise ValueError(f"label_thresholds={thresholds} must all be in [0, 1]")

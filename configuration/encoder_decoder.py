@@ -6,7 +6,18 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from .base import BlendConfig, RecipeConfig, activation, check_classifier, check_labels, checked_field, probability
+from .base import (
+    BlendConfig,
+    RecipeConfig,
+    TagSchemeName,
+    activation,
+    check_classifier,
+    check_labels,
+    checked_field,
+    positive,
+    probability,
+    share,
+)
 from .decoder import BlendDecoderConfig
 from .encoder import BlendEncoderConfig
 
@@ -57,6 +68,10 @@ class BlendEncoderDecoderConfig(RecipeConfig):
     classifier_dropout: int | float = checked_field(probability, 0.1)
     class_weights: list[int | float] | None = None
     label_smoothing: int | float = checked_field(probability, 0.0)
+    tag_scheme: TagSchemeName | None = None
+    calibration_temperature: int | float | None = checked_field(positive, None)
+    label_thresholds: list[int | float] | None = None
+    abstain_threshold: int | float | None = checked_field(share, None)
     use_cache: bool = True
     original_model_type: str | None = None
 

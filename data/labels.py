@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from .columns import LabelRule
 from .errors import InputError
-from .sources import Origin
+from .sources import BATCH_ROWS, Origin
 
 
 def label_names(
@@ -62,9 +62,13 @@ def _number_names(data: dict[str, datasets.Dataset], origins: dict[str, Origin],
 
 
 def _distinct(dataset: datasets.Dataset, column: str) -> set[str]:
-    """The labels that occur. The table is not copied: it may not fit into memory."""
-    labels = dataset.data[column]
-    return set(pc.unique(pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels).to_pylist())
+    """The labels that occur."""
+    found: set[str] = set()
+    # By batches, because rows may have been left out: the table still has them.
+    for table in dataset.select_columns(column).with_format("arrow").iter(BATCH_ROWS):
+        labels = table[column]
+        found |= set(pc.unique(pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels).to_pylist())
+    return found
 
 
 def _labels(dataset: datasets.Dataset, column: str) -> Iterator[list[str]]:

@@ -73,6 +73,10 @@ class Origin(NamedTuple):
     def __str__(self) -> str:
         return printable(short_list(self.names))
 
+    def keep(self, indices: np.ndarray) -> "Origin":
+        """The origin of some of the rows, given by their indices, in order."""
+        return self._replace(kept=indices if self.kept is None else self.kept[indices])
+
     def row(self, number: int) -> str:
         """Name row `number` of the split (from 1) by its source and its number in that source."""
         number = number if self.kept is None else int(self.kept[number - 1]) + 1

@@ -50,6 +50,7 @@ class DataOptions:
         splits: the splits to read, where they exist; a warning names those that are not read.
         max_train_samples: keep this many random rows of the training split, in their order.
         max_eval_samples: the same for each of the other splits.
+        unknown_label: rows with this label belong to no class; they are put aside.
         streaming: read the training split during training, and store none of it.
         seed: decides which rows are kept, and the split of `dates`.
         data_seed: decides the order of a stream; None is `seed`.
@@ -63,6 +64,7 @@ class DataOptions:
     splits: Collection[str] = SPLITS
     max_train_samples: int | None = None
     max_eval_samples: int | None = None
+    unknown_label: str | None = None
     streaming: bool = False
     seed: int = 0
     data_seed: int | None = None
@@ -75,11 +77,18 @@ class LabelledData(datasets.DatasetDict):
         label_names: those of the training split, or of the model; empty without either.
         streamed_labels: the labels of a streamed training split, as a data set with one column.
         origins: the sources of each split's rows, for messages.
+        unknown: the rows of each split that belong to no class.
     """
 
     label_names: list[str] = []
+    unknown: dict[str, datasets.Dataset] = {}
     streamed_labels: datasets.Dataset | None = None
     origins: dict[str, Origin] = {}
+
+    @property
+    def labelled_train(self) -> datasets.Dataset:
+        """The training rows, or those of a stream in their label column alone."""
+        return self["train"] if self.streamed_labels is None else self.streamed_labels
 
 
 def load_data(schema: Schema, options: DataOptions, known: list[str] | None = None) -> LabelledData:
@@ -118,6 +127,8 @@ def load_data(schema: Schema, options: DataOptions, known: list[str] | None = No
         else:
             data[split], origins[split] = _read(sources[split], fields[split])
     _check_same_columns({str(origins[split]): data[split].column_names for split in data})
+    if options.unknown_label is not None and schema.labels is not None:
+        data.unknown = _put_aside(data, origins, schema.labels.column, options.unknown_label)
     if schema.labels is not None and ("train" in data or known is not None):
         labels = {split: data[split] for split in data}
         if isinstance(labels.get("train"), RowStream):
@@ -129,20 +140,36 @@ def load_data(schema: Schema, options: DataOptions, known: list[str] | None = No
         limit = options.max_train_samples if split == "train" else options.max_eval_samples
         if limit is not None and limit < len(data[split]):
             kept = _sample(len(data[split]), limit, options.seed)
-            data[split], origins[split] = data[split].select(kept), origins[split]._replace(kept=kept)
+            data[split], origins[split] = data[split].select(kept), origins[split].keep(kept)
     data.origins = origins
     return data
 
 
-def read_file(
-    path: str | Path, schema: Schema, split: str = "train", reading: Reading = DEFAULT_READING
-) -> datasets.Dataset:
-    """Read one file, of one of the `FILE_TYPES`, perhaps compressed, into standard columns.
+def read_files(split: str, names: Names, fields: list[Field], reading: Reading = DEFAULT_READING) -> datasets.Dataset:
+    """Read files of one of the `FILE_TYPES`, perhaps compressed, into standard columns.
+
+    Args:
+        split: the name of the option of the files, without `_file`, for messages.
+        names: a file, or several files or globs.
+        fields: the columns to read.
+        reading: how the files are read.
 
     Raises:
-        InputError: the file, a row or a column is wrong.
+        InputError: a file, a row or a column is wrong.
     """
-    return _read(sources_of(split, path, reading), schema.fields(split))[0]
+    return _read(sources_of(split, names, reading), fields)[0]
+
+
+def read_column(split: str, names: Names, column: str, reading: Reading = DEFAULT_READING) -> list[Any]:
+    """The values of a column of files, as read. Raises InputError as `read_files`, and if a row has no such column."""
+    values = []
+    for source in sources_of(split, names, reading):
+        for number, row in enumerate(source.rows(tqdm(disable=True)), 1):
+            try:
+                values.append(value_of(row, column))
+            except KeyError:
+                raise InputError(f"{source.name}: row {number}: has no column {column!r}") from None
+    return values
 
 
 # --- Sources and options ---
@@ -184,6 +211,8 @@ def _check_options(options: DataOptions) -> None:
     if files and options.split_names:
         split, given = next(iter(options.split_names.items()))
         raise InputError(f"{split}_split: {given!r} is for dataset_name, not for files")
+    if options.streaming and options.unknown_label is not None:
+        raise InputError("unknown_label: cannot be combined with streaming")
     if not files and reading != DEFAULT_READING:
         name = next(name for name in Reading._fields if getattr(reading, name) != getattr(DEFAULT_READING, name))
         raise InputError(f"{name}: is for files, not for dataset_name")
@@ -372,6 +401,26 @@ def _check_same_columns(columns: dict[str, list[str]]) -> None:
         for name in {*columns[first]} ^ {*columns[other]}:
             having, lacking = (first, other) if name in columns[first] else (other, first)
             raise InputError(f"{lacking}: no column {name!r}, but {having} has it")
+
+
+def _put_aside(data: LabelledData, origins: dict[str, Origin], column: str, label: str) -> dict[str, datasets.Dataset]:
+    """Take the rows with a label out of all splits. Raises InputError if no row has it, or all rows of a split."""
+    unknown = {}
+    for split, rows in data.items():
+        labels = rows.with_format("arrow")[:][column]
+        if not pa.types.is_string(labels.type):
+            raise InputError("unknown_label: is for rows with a single label")
+        is_unknown = pc.equal(labels, label).to_numpy()
+        kept = np.flatnonzero(~is_unknown)
+        if not len(kept):
+            raise InputError(f"unknown_label: all rows of {origins[split]} have the label {label!r}")
+        unknown[split] = rows.select(np.flatnonzero(is_unknown))
+        data[split], origins[split] = rows.select(kept), origins[split].keep(kept)
+    if not any(map(len, unknown.values())):
+        raise InputError(f"unknown_label: no row has the label {label!r}")
+    counts = ", ".join(f"{len(rows):,} of {split}" for split, rows in unknown.items() if len(rows))
+    logger.info("unknown_label: rows of no class are put aside: %s", counts)
+    return unknown
 
 
 def _sample(count: int, limit: int, seed: int) -> np.ndarray:

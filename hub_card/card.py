@@ -22,7 +22,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from ..configuration.base import unknown_name_message
 from ..data.writing import write_atomically
-from ..tasks.tags import describe_scheme
+from ..scoring.tags import describe_scheme, resolve_decoding
 from ..version import __version__
 from .agreement import SEPARATOR, count_agreeing, describe_rows, rows_of_each_label, run_usage, trial_code
 from .contents import PublishError, link_files, repository_files
@@ -62,6 +62,14 @@ METRICS = {
     "exact_match": ("exact_match", "Exact match"),
     "word_error_rate": ("wer", "Word error rate"),
     "character_error_rate": ("cer", "Character error rate"),
+    "expected_calibration_error": ("expected_calibration_error", "Expected calibration error"),
+    "brier_score": ("brier_score", "Brier score"),
+    "negative_log_likelihood": ("negative_log_likelihood", "Negative log-likelihood"),
+    "known_accuracy": ("accuracy", "Accuracy, where an abstention is wrong"),
+    "coverage": ("coverage", "Share of rows that are answered"),
+    "selective_precision": ("precision", "Share of answers that are right"),
+    "unknown_recall": ("recall", "Recall of out-of-scope texts"),
+    "unknown_auroc": ("roc_auc", "AUROC of out-of-scope texts"),
     "perplexity": ("perplexity", "Perplexity"),
     "loss": ("loss", "Loss"),
 }
@@ -191,7 +199,7 @@ def write_card(
         output=output,
         agreement=agreement,
         results=result_rows(saved),
-        tags=describe_scheme(saved.labels) if saved.head.labels_words else None,
+        tags=describe_tags(saved),
         architecture=architecture_rows(saved),
         limits=limits(saved, card_data),
         pictures=pictures,
@@ -289,12 +297,21 @@ def run_checked(code: str, repo_id: str, directory: Path, trusted: bool) -> str:
         return run_usage(code, repo_id, Path(temporary, "model"))
 
 
+def describe_tags(saved: SavedModel) -> str | None:
+    """How tags are scored and chosen; None for a model that does not tag."""
+    if not saved.head.labels_words:
+        return None
+    return describe_scheme(saved.labels, saved.scheme, resolve_decoding(saved.results.get("decode_tags")))
+
+
 def describe_agreement(saved: SavedModel, rows: list[dict[str, Any]], agreeing: int) -> str:
     """A sentence on how many of the tested rows got the prediction of the run; a difference is logged as well."""
     tested = describe_rows(rows, len(saved.labels))
     if agreeing == len(rows):
         return f"The code was also run on {tested}: it gives the predictions of the run"
     different = f"{len(rows) - agreeing} of {len(rows)} predictions differ from those of the run"
+    if saved.head.labels_words and saved.scheme is not None:
+        return f"The code was also run on {tested}: {different}, because a pipeline takes each tag by itself"
     logger.warning("The code on the card of %s was run on %s: %s", saved.name, tested, different)
     return f"The code was also run on {tested}: {different}"
 
@@ -399,6 +416,22 @@ def format_duration(seconds: float) -> str:
     return f"{seconds:.1f} seconds" if seconds < 60 else f"{seconds / 60:.1f} minutes"
 
 
+def answer_limits(saved: SavedModel) -> list[str]:
+    """Sentences on thresholds: those of clients that read them, and what others do."""
+    threshold, lines = saved.config.get("abstain_threshold"), []
+    if threshold is not None:
+        lines.append(
+            f"Below a probability of {threshold:.3f} the model abstains: seqblend marks such answers with `abstains`; "
+            "other clients do not."
+        )
+    if saved.config.get("label_thresholds") is not None:
+        lines.append(
+            "Each label has its own threshold, `label_thresholds` in config.json, which seqblend uses; other clients "
+            "take 0.5."
+        )
+    return lines
+
+
 def architecture_rows(saved: SavedModel) -> list[tuple[str, list[str]]]:
     """Name and values of each field; an encoder-decoder has one value for each part."""
     config = saved.config
@@ -456,6 +489,7 @@ def limits(saved: SavedModel, card_data: CardData) -> list[str]:
         lines.append(f"Inputs were truncated to {results['max_length']} tokens in {phases}.")
     if saved.head.answers_messages and is_measured:
         lines.append("Loss and perplexity are those of the tokens of the answers alone.")
+    lines += answer_limits(saved)
     if saved.splitting is not None:
         rule, share = saved.splitting
         reproduced = "the words" if share == 1 else f"{share:.1%} of the words"

@@ -17,13 +17,16 @@ import transformers
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
+from ..data.objects import read_object
 from .saved import SavedModel
 from .usage import as_text, is_conversation, is_pair
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "pictures"
-DRAWN = ("learning_curves.png", "confusion.png", "tags.png", "lengths.png", "blending.png")
+# The bins of the reliability picture, by split, which a run with --calibrate writes.
+CALIBRATION = "calibration.json"
+DRAWN = ("learning_curves.png", "confusion.png", "tags.png", "lengths.png", "reliability.png", "blending.png")
 # The metric in the learning curves beside the loss: the first of these that was logged.
 CURVES = ("eval_f1", "eval_accuracy", "eval_micro_f1", "eval_exact_match", "eval_pearson", "eval_perplexity")
 Picture = tuple[str, str]
@@ -45,7 +48,8 @@ def draw_pictures(saved: SavedModel, example: Any, into: Path) -> list[Picture]:
     for name in DRAWN:
         (folder / name).unlink(missing_ok=True)
     drawn = []
-    for draw in (draw_training, DRAW_RESULTS.get(saved.head.pipeline_tag), partial(draw_attention, example=example)):
+    results = DRAW_RESULTS.get(saved.head.pipeline_tag)
+    for draw in (draw_training, results, draw_calibration, partial(draw_attention, example=example)):
         try:
             drawn += draw(saved, folder) if draw is not None else []
         except Exception as error:  # Matplotlib, transformers and damaged files of the run raise errors of any class
@@ -112,6 +116,18 @@ def draw_lengths(saved: SavedModel, folder: Path) -> list[Picture]:
         lengths, scores, folder / "lengths.png", length_name="characters of the source", score_name="exact match"
     )
     return [("lengths.png", "Exact match on the test split by the length of the source")]
+
+
+def draw_calibration(saved: SavedModel, folder: Path) -> list[Picture]:
+    """Confidence and accuracy, before and after calibration."""
+    from .pictures import draw_reliability
+
+    bins = read_object(saved.directory / CALIBRATION)
+    split = next((name for name in ("test", "validation") if name in bins), None)
+    if split is None:
+        return []
+    draw_reliability(bins[split], folder / "reliability.png", split=split)
+    return [("reliability.png", f"Confidence and accuracy on the {split} split, before and after calibration")]
 
 
 DRAW_RESULTS: dict[str, Callable[[SavedModel, Path], list[Picture]]] = {

@@ -25,7 +25,8 @@ from PIL import Image
 from seqeval.metrics import sequence_labeling
 from sklearn.metrics import precision_recall_fscore_support
 
-from ..tasks.tags import TagScheme, find_scheme
+from ..scoring.row_metrics import length_bins
+from ..scoring.tags import TagScheme, find_scheme
 from .glyphs import fonts_for, ignore_font_weights, text_width, visible_text
 
 # --- figures ---------------------------------------------------------------------------------------------------------
@@ -313,14 +314,32 @@ def draw_tag_scores(
         axes.grid(False, axis="y")
 
 
+# --- calibration -----------------------------------------------------------------------------------------------------
+
+
+def draw_reliability(bins: Mapping[str, Sequence[Mapping[str, float]]], path: Path, *, split: str) -> None:
+    """Draw how often probabilities came true: on the diagonal they are true. Larger points stand for more decisions.
+
+    Args:
+        bins: `before` and `after` calibration; each bin has `count`, `confidence` and `accuracy`.
+        path: the PNG file to write.
+        split: the name of the split.
+    """
+    note = "On the line confidence equals accuracy. The area of a point is the number of decisions."
+    with new_figure(path, height=3.4, title=f"Reliability on {split}", note=note, texts=[]) as figure:
+        axes = figure.add_subplot(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
+        for name, color in (("before", VERMILION), ("after", BLUE)):
+            total = sum(each["count"] for each in bins[name])
+            sizes = [20 + 400 * each["count"] / total for each in bins[name]]
+            points = ([each[key] for each in bins[name]] for key in ("confidence", "accuracy"))
+            axes.scatter(*points, s=sizes, color=color, alpha=0.6, label=name, clip_on=False)
+        legend = axes.legend(loc="upper left")
+        for handle in legend.legend_handles:
+            handle.set_sizes([40])
+
+
 # --- lengths ---------------------------------------------------------------------------------------------------------
-
-
-def length_bins(lengths: np.ndarray, *, max_bins: int = 8) -> list[np.ndarray]:
-    """Indices of the examples in bins of about equal size, the shortest first; equal lengths are in the same bin."""
-    edges = np.quantile(lengths, np.arange(1, max_bins) / max_bins, method="inverted_cdf")
-    bins = np.searchsorted(np.unique(edges), lengths)
-    return [np.flatnonzero(bins == number) for number in np.unique(bins)]
 
 
 def wilson_interval(mean: float, count: int) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from ..conversion.registry import ARCHITECTURES
 from ..data.objects import parse_object, read_object
-from ..tasks.tags import find_scheme
+from ..scoring.tags import TagScheme, find_scheme
 from ..tokenization.words import SENTENCES, WordSplitting, find_splitting, needs_spaces, read_splitting
 from .usage import CHAT, HEADS, Head, Tagging
 
@@ -111,6 +111,11 @@ class SavedModel:
         names = self.config.get("id2label", {})
         return [names[key] for key in sorted(names, key=int)]
 
+    @property
+    def scheme(self) -> TagScheme | None:
+        """The scheme of the labels as tags."""
+        return find_scheme(self.labels, self.config.get("tag_scheme"))
+
     @cached_property
     def splitting(self) -> WordSplitting | None:
         """How texts were split into words in training, for a token classifier; None for other models.
@@ -127,9 +132,9 @@ class SavedModel:
         if self.splitting is None:
             return Tagging()
         tokens = read_object(self.repository / "tokenizer.json").get("model", {})
-        scheme = find_scheme(self.labels)
+        scheme = self.scheme
         one_token = self.splitting == ("characters", 1) and tokens.get("type") == "BPE" and not tokens.get("merges")
-        groups = one_token and scheme is not None and scheme.name in ("IO", "IOB")
+        groups = one_token and scheme is not None and scheme.name in ("IO", "IOB1", "IOB2")
         if not tokens:
             return Tagging(self.splitting.rule)
         tokenizer = AutoTokenizer.from_pretrained(self.repository, trust_remote_code=False, **self.tokenizer_options)

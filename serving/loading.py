@@ -10,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from ..data.errors import InputError
 from ..data.objects import read_object
 from ..modeling.families import FAMILIES
+from ..scoring.tags import resolve_decoding
 from ..tasks.base import Task
 from ..tasks.encoding import Settings
 from ..tasks.registry import TASKS
@@ -68,6 +69,10 @@ def load_predictor(directory: str, options: PredictionOptions) -> RowPredictor:
         overlap=options.overlap,
         top_k=options.top_k or Settings.top_k,
         probabilities=options.probabilities,
+        tag_scheme=config.tag_scheme,
+        label_thresholds=config.label_thresholds,
+        abstain_threshold=config.abstain_threshold,
+        decode_tags=resolve_decoding(options.decode_tags),
     )
     return RowPredictor(task, model, settings, options.max_tokens_per_batch, generation)
 
@@ -90,9 +95,10 @@ def continues(task: Task) -> bool:
 def check_options(directory: str, options: PredictionOptions, task: Task, config: PretrainedConfig) -> None:
     """Raises InputError for an option that the task does not have."""
     check_overflow(task, options.overflow, options.overlap)
-    if options.words is not None and not task.reads_words:
-        able = ", ".join(name for name, each in TASKS.items() if each.reads_words)
-        raise InputError(f"words: is for {able}, but {directory} is of {task.name}")
+    for name in ("words", "decode_tags"):
+        if getattr(options, name) is not None and not task.reads_words:
+            able = ", ".join(each.name for each in TASKS.values() if each.reads_words)
+            raise InputError(f"{name}: is for {able}, but {directory} is of {task.name}")
     for name in ("top_k", "probabilities"):
         if getattr(options, name) and name not in task.answer_options(config.problem_type):
             able = ", ".join(each.name for each in TASKS.values() if name in each.answer_options(None))

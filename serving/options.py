@@ -7,6 +7,7 @@ from typing import Any
 
 from ..data.columns import Columns
 from ..data.errors import InputError, check_choice, describe
+from ..scoring.tags import resolve_decoding
 from ..tokenization.words import WORDS
 from ..training.arguments import DataArguments
 
@@ -40,6 +41,7 @@ class PredictionOptions:
     num_beams: int | None = option("Number of beams in generation; default: the model's.")
     top_k: int | None = option("Number of labels, or of tokens for a mask, with scores in an answer; default: 5.")
     probabilities: bool = option("Give the probability of every label; for a tagger, for each word.", False)
+    decode_tags: str | None = as_in_training("decode_tags")
     max_length: int | None = option(
         "Maximum length of a sequence in tokens; overflow says what happens to longer texts; default: that of the "
         "training run."
@@ -65,6 +67,7 @@ class PredictionOptions:
                 raise InputError(f"{name}: must be {least} or more, got {value}")
         if self.words is not None:
             check_choice("words", self.words, WORDS)
+        resolve_decoding(self.decode_tags)
 
     @property
     def columns(self) -> Columns:

@@ -14,6 +14,7 @@ from transformers import BatchEncoding, EvalPrediction, PreTrainedModel, PreTrai
 from ..data.columns import STANDARD_COLUMNS, Columns, Schema
 from ..data.errors import InputError
 from ..data.streams import RowStream
+from ..scoring.row_metrics import LabelCounts, RowSums
 from .encoding import Answer, Row, Rows, Settings
 
 # Positions of the tokens that a prediction is about, one array a sequence.
@@ -47,7 +48,6 @@ class Task(abc.ABC):
         padding_side: the side on which prediction pads a short sequence.
         generation: default arguments of `model.generate` in prediction; None if the model does not generate.
         fine_tuning_batch: number of rows in a batch when a saved model is trained, if the user gives none.
-        reduce_logits: maps logits and labels to the predictions that `answer` reads; None keeps the logits.
     """
 
     name: ClassVar[str]
@@ -66,7 +66,6 @@ class Task(abc.ABC):
     padding_side: ClassVar[str] = "right"
     generation: ClassVar[dict[str, int] | None] = None
     fine_tuning_batch: ClassVar[int] = 8
-    reduce_logits: ClassVar[Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse a task that defines only some methods of a group. Raises TypeError that names the missing ones."""
@@ -102,6 +101,14 @@ class Task(abc.ABC):
 
     def config_fields(self, problem_type: str | None) -> dict[str, Any]:
         """The fields of a model's configuration that follow from the task."""
+        return {}
+
+    def resolve_problem_type(self, given: str | None) -> str | None:
+        """The given problem type of sequence classification, or its default; None for other tasks."""
+        return given or self.config_fields(None).get("problem_type")
+
+    def config_fields_from_rows(self, rows: datasets.Dataset, labels: list[str]) -> dict[str, Any]:
+        """The fields of a model's configuration that follow from training rows, or from their label column alone."""
         return {}
 
     # --- From rows to batches ---
@@ -149,6 +156,14 @@ class Task(abc.ABC):
         """Whether a long text may be read in several windows."""
         return type(self).join is not Task.join
 
+    def logits_and_targets(self, predicted: EvalPrediction) -> tuple[np.ndarray, np.ndarray]:
+        """Logits (N, C) and targets, (N) or (N, C), of what is classified: of rows or words."""
+        raise NotImplementedError
+
+    def max_sequences(self, most_logits: int, settings: Settings) -> int | None:
+        """The number of sequences that have at most this many logits; None for any number."""
+        return None
+
     def join(self, predicted: EvalPrediction, document: np.ndarray) -> EvalPrediction:
         """Combine predictions of windows to predictions of documents; `document` (W,) is each window's document."""
         raise NotImplementedError
@@ -161,7 +176,24 @@ class Task(abc.ABC):
         """The metrics of answers, compared with the rows' references."""
         raise NotImplementedError
 
-    def describe_labels(self, labels: list[str]) -> str | None:
+    def logits_reducer(
+        self, settings: Settings, sequences: int
+    ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
+        """The function that maps logits and labels of a batch to the predictions that `answer` reads.
+
+        None keeps the logits; those of all `sequences` of a split may not fit into memory.
+        """
+        return None
+
+    def row_sums(self, predictions: list[Any], references: list[Any], settings: Settings) -> dict[str, RowSums]:
+        """The metrics that are functions of sums over rows, for intervals; the first is the main one."""
+        return {}
+
+    def label_counts(self, predictions: list[Any], references: list[Any], settings: Settings) -> LabelCounts | None:
+        """Counts of each label in each row; None for a task without labels."""
+        return None
+
+    def describe_labels(self, settings: Settings) -> str | None:
         """A line about the labels for the log; None if there is nothing to say."""
         return None
 

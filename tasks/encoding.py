@@ -15,6 +15,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from ..data.sources import Origin
 from ..data.storage import cache_key
+from ..scoring.tags import TagConstraints, TagScheme, find_scheme, tag_constraints
 from ..tokenization.shortening import shorten, shorten_pairs
 from ..version import __version__
 from .corruption import Noise
@@ -29,7 +30,10 @@ Answer = dict[str, Any]
 # Columns that `tokenize` adds to count the tokens that did not fit; no model input.
 OVERFLOW_COLUMNS = ("document", "cut", "shortened")
 # Settings that do not change encoded rows.
-NOT_ENCODED = ("origins", "bleu_tokenize", "top_k", "probabilities")
+NOT_ENCODED = (
+    *("origins", "bleu_tokenize", "top_k", "probabilities", "tag_scheme", "decode_tags"),
+    *("label_thresholds", "abstain_threshold"),
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,10 @@ class Settings:
         bleu_tokenize: the sacrebleu tokenizer of BLEU; None chooses it by the script of the references.
         top_k: the number of labels, or of tokens for a mask, in an answer, the most probable first.
         probabilities: whether an answer lists the probability of every label.
+        tag_scheme: the scheme of the tags in the model's configuration.
+        decode_tags: how tags are chosen: `legal` or `greedy`; see tags.py.
+        label_thresholds: of several labels, the probability above which each is predicted; None: 0.5.
+        abstain_threshold: of one label, the probability below which an answer abstains; None: none does.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -74,6 +82,25 @@ class Settings:
     bleu_tokenize: str | None = None
     top_k: int = 5
     probabilities: bool = False
+    tag_scheme: str | None = None
+    decode_tags: str = "legal"
+    label_thresholds: list[float] | None = None
+    abstain_threshold: float | None = None
+
+    @classmethod
+    def for_scoring(cls, labels: list[str], problem_type: str | None, tag_scheme: str | None) -> "Settings":
+        """What scoring reads of the settings: there is no tokenizer, and the lengths are 0."""
+        return cls(None, labels, problem_type, 0, 0, 0, token_types=False, seed=0, tag_scheme=tag_scheme)
+
+    @cached_property
+    def scheme(self) -> TagScheme | None:
+        """The scheme of the labels as tags."""
+        return find_scheme(self.labels, self.tag_scheme)
+
+    @cached_property
+    def tag_constraints(self) -> TagConstraints | None:
+        """The legal sequences of tags; None if each tag is chosen by itself."""
+        return tag_constraints(self.labels, self.scheme, self.decode_tags)
 
     @cached_property
     def label_ids(self) -> dict[str, int]:

@@ -18,6 +18,7 @@ from transformers import (
 
 from ..data.columns import Schema
 from ..data.kinds import ONE_TARGET, REFERENCES, TEXT
+from ..scoring.row_metrics import RowSums, sums_of_texts
 from ..tokenization.kinds import as_plain_text, is_trained_here
 from ..tokenization.shortening import shorten
 from .base import Positions, Task, generate, mean_probabilities, row_slices
@@ -88,12 +89,16 @@ class Seq2Seq(Task):
 
     def score(self, answers: list[Answer], rows: datasets.Dataset, settings: Settings) -> dict[str, float | str]:
         """BLEU, chrF, exact match and error rates."""
-        from .metrics import Seq2SeqMetric
+        from ..scoring.metrics import Seq2SeqMetric
 
         predictions = [answer["prediction"] for answer in answers]
         return Seq2SeqMetric().compute(
             predictions=predictions, references=list(rows["target"]), bleu_tokenize=settings.bleu_tokenize
         )
+
+    def row_sums(self, predictions: list[Any], references: list[Any], settings: Settings) -> dict[str, RowSums]:
+        """Exact match and error rates."""
+        return sums_of_texts(predictions, references)
 
     def read_rows(self, rows: list[Row], settings: Settings) -> BatchEncoding:
         """Sources."""

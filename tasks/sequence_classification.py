@@ -6,6 +6,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from scipy.special import expit, softmax
 from transformers import (
     AutoModelForSequenceClassification,
     BatchEncoding,
@@ -17,6 +18,15 @@ from transformers import (
 from ..data.columns import LabelRule, Schema
 from ..data.errors import check_choice
 from ..data.kinds import NUMBERS, ONE_LABEL, SEVERAL_LABELS, TEXT, UNKNOWN_LABEL
+from ..scoring.row_metrics import (
+    LabelCounts,
+    RowSums,
+    count_classes,
+    count_several,
+    sums_of_classes,
+    sums_of_numbers,
+    sums_of_several,
+)
 from .base import Positions, Task
 from .encoding import Answer, Row, Rows, Settings, tokenize
 from .windows import join_logits
@@ -33,7 +43,10 @@ class SequenceClassification(Task):
     architecture = "encoder"
     inputs = text_columns = ("text", "text_pair")
     reference = "label"
-    options = ("problem_type", "class_weights")
+    options = (
+        *("problem_type", "class_weights", "calibrate", "label_thresholds", "abstain_precision"),
+        *("unknown_label", "validation_unknown_file", "test_unknown_file"),
+    )
     fine_tuning_batch = 32
     needs_exact_decoding = False
 
@@ -67,13 +80,17 @@ class SequenceClassification(Task):
         """The mean of the logits of each document's windows."""
         return join_logits(predicted, document)
 
+    def logits_and_targets(self, predicted: EvalPrediction) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and targets of rows."""
+        return predicted.predictions, predicted.label_ids
+
     def answer(self, predicted: EvalPrediction, rows: datasets.Dataset, settings: Settings) -> list[Answer]:
-        """The most probable label, or all labels above a probability of 0.5, with probabilities; or numbers."""
+        """The most probable label, or all labels above their thresholds, with probabilities; or numbers."""
         return answer_logits(predicted.predictions.astype(np.float64), settings)
 
     def score(self, answers: list[Answer], rows: datasets.Dataset, settings: Settings) -> dict[str, float | str]:
         """The metrics of the problem type."""
-        from .metrics import MultiLabelMetric, RegressionMetric, SequenceClassificationMetric
+        from ..scoring.metrics import MultiLabelMetric, RegressionMetric, SequenceClassificationMetric
 
         predictions, references = [answer["prediction"] for answer in answers], list(rows["label"])
         if settings.problem_type == REGRESSION:
@@ -85,6 +102,20 @@ class SequenceClassification(Task):
         return SequenceClassificationMetric().compute(
             predictions=[ids[name] for name in predictions], references=[ids[name] for name in references]
         )
+
+    def row_sums(self, predictions: list[Any], references: list[Any], settings: Settings) -> dict[str, RowSums]:
+        """Those of the problem type."""
+        if settings.problem_type == REGRESSION:
+            return sums_of_numbers(predictions, references)
+        sums_of = sums_of_several if settings.problem_type == SEVERAL else sums_of_classes
+        return sums_of(self.label_counts(predictions, references, settings))
+
+    def label_counts(self, predictions: list[Any], references: list[Any], settings: Settings) -> LabelCounts | None:
+        """Of one label or several labels; None for numbers."""
+        if settings.problem_type == REGRESSION:
+            return None
+        count = count_several if settings.problem_type == SEVERAL else count_classes
+        return count(predictions, references, settings.labels)
 
     def answer_options(self, problem_type: str | None) -> tuple[str, ...]:
         """Of one label; with several labels an answer has all scores, and numbers have none."""
@@ -128,21 +159,34 @@ def answer_logits(logits: np.ndarray, settings: Settings) -> list[Answer]:
     if settings.problem_type == REGRESSION:
         return [{"prediction": row.tolist() if len(row) > 1 else float(row[0])} for row in logits]
     if settings.problem_type == SEVERAL:
-        return [
-            {
-                "prediction": [name for name, score in zip(settings.labels, row, strict=True) if score > 0.5],
-                "scores": {name: float(score) for name, score in zip(settings.labels, row, strict=True)},
-            }
-            for row in 1 / (1 + np.exp(-logits))
-        ]
-    scores = np.exp(logits - logits.max(-1, keepdims=True))
-    scores /= scores.sum(-1, keepdims=True)
+        return [several_labels(row, settings) for row in expit(logits)]
+    scores = softmax(logits, axis=-1)
     best = np.argsort(-scores, axis=-1, kind="stable")
     best = best if settings.probabilities else best[:, : settings.top_k]
-    return [
-        {
-            "prediction": settings.labels[order[0]],
-            "scores": {settings.labels[index]: float(row[index]) for index in order},
-        }
-        for row, order in zip(scores, best, strict=True)
-    ]
+    return [one_label(row, order, settings) for row, order in zip(scores, best, strict=True)]
+
+
+def several_labels(scores: np.ndarray, settings: Settings) -> Answer:
+    """The answer of a row with several labels: those with a probability (C) above their threshold."""
+    thresholds = settings.label_thresholds or [0.5] * len(scores)
+    by_name = dict(zip(settings.labels, scores.tolist(), strict=True))
+    named = zip(by_name.items(), thresholds, strict=True)
+    return {"prediction": [name for (name, score), threshold in named if score > threshold], "scores": by_name}
+
+
+def one_label(scores: np.ndarray, order: np.ndarray, settings: Settings) -> Answer:
+    """The answer of a row with one label, and if the model has a threshold whether it abstains.
+
+    Args:
+        scores: probabilities (C).
+        order: labels in the answer, the most probable one first.
+        settings: of the task.
+    """
+    answer: Answer = {
+        "prediction": settings.labels[order[0]],
+        "scores": {settings.labels[index]: float(scores[index]) for index in order},
+    }
+    if settings.abstain_threshold is not None:
+        # A probability of 1 may be rounded: with a threshold of 1 all answers abstain.
+        answer["abstains"] = settings.abstain_threshold == 1 or bool(scores[order[0]] < settings.abstain_threshold)
+    return answer

@@ -1,12 +1,15 @@
 """Token classification: a tag for each word, at the first of its tokens."""
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
+from scipy.special import softmax
 from transformers import (
     AutoModelForTokenClassification,
     BatchEncoding,
@@ -19,18 +22,21 @@ from transformers import (
 from ..data.columns import LabelRule, Schema
 from ..data.errors import InputError
 from ..data.kinds import LABELS, WORDS
+from ..scoring.row_metrics import LabelCounts, RowSums, count_spans, sums_of_tags
+from ..scoring.tags import OUTSIDE, TagConstraints, TagScheme, choose_tags, describe_scheme, find_scheme
 from ..tokenization.shortening import CHARACTERS_PER_TOKEN, LONG_FACTOR
 from ..tokenization.words import DEFAULT, needs_spaces, read_splitting, with_spaces
 from .base import Positions, Task
 from .corruption import IGNORE
 from .encoding import Answer, Row, Rows, Settings, tokenize
-from .tags import OUTSIDE, describe_scheme, find_scheme
 from .windows import join_tokens, labelled_positions
 
+logger = logging.getLogger(__name__)
 
-def keep_best_label(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The most probable label of each token, (B, T, C) to (B, T). Not all logits of a split may fit into memory."""
-    return logits.argmax(-1)
+# The tag scheme is found from this many rows.
+SENTENCES = 10_000
+# The most logits of a split that are kept: 1 GiB.
+MOST_LOGITS = 2**28
 
 
 class TokenClassification(Task):
@@ -41,17 +47,21 @@ class TokenClassification(Task):
     architecture = "encoder"
     inputs = text_columns = ("tokens",)
     reference = "tags"
-    options = ("class_weights",)
+    options = ("class_weights", "decode_tags", "calibrate")
     fine_tuning_batch = 32
     reads_words = True
     needs_exact_decoding = False
-    reduce_logits = staticmethod(keep_best_label)
 
     def make_schema(self, problem_type: str | None) -> Schema:
         """Words and their tags; `O` gets the id 0."""
         return Schema(
             {"tokens": WORDS, "tags": LABELS}, answers=("tags",), labels=LabelRule("tags", outside_first=True)
         )
+
+    def config_fields_from_rows(self, rows: datasets.Dataset, labels: list[str]) -> dict[str, Any]:
+        """The tag scheme of the rows."""
+        scheme = find_scheme(labels, sentences=rows.select_columns("tags")[:SENTENCES]["tags"])
+        return {"tag_scheme": scheme.name if scheme is not None and scheme.rules is not None else None}
 
     def check(self, rows: datasets.Dataset, settings: Settings, split: str) -> None:
         """Raises InputError if no row has a word."""
@@ -76,26 +86,61 @@ class TokenClassification(Task):
         """The predictions of each document's windows, one after the other."""
         return join_tokens(predicted, document)
 
+    def logits_reducer(
+        self, settings: Settings, sequences: int
+    ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
+        """Chooses the tags of each sequence. The windows of a document are one sequence of tags: logits are kept.
+
+        If all logits would not fit into memory, each window has the best legal tags of its own, and the document may
+        have illegal ones where two windows meet.
+        """
+        if settings.windows and settings.tag_constraints is not None:
+            if sequences <= self.max_sequences(MOST_LOGITS, settings):
+                return None
+            logger.warning("decode_tags: there are too many windows to keep their logits; each is decoded by itself")
+        return partial(tags_of_batch, legal=settings.tag_constraints)
+
+    def logits_and_targets(self, predicted: EvalPrediction) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and targets of words."""
+        pairs = list(zip(predicted.predictions, predicted.label_ids, strict=True))
+        logits = np.concatenate([found[: len(labels)][labels != IGNORE] for found, labels in pairs])
+        return logits, np.concatenate([labels[labels != IGNORE] for _, labels in pairs])
+
+    def max_sequences(self, most_logits: int, settings: Settings) -> int | None:
+        """As many as have this many logits if all are of max_length tokens."""
+        return max(1, most_logits // (settings.max_length * len(settings.labels)))
+
     def answer(self, predicted: EvalPrediction, rows: datasets.Dataset, settings: Settings) -> list[Answer]:
         """One tag a word; a word beyond max_length gets `default_label`."""
         answers, default = [], default_label(settings)
-        for tags, labels, words in zip(predicted.predictions, predicted.label_ids, rows["tokens"], strict=True):
-            names = [settings.labels[tag] for tag in tags[: len(labels)][labels != IGNORE]]
+        for found, labels, words in zip(predicted.predictions, predicted.label_ids, rows["tokens"], strict=True):
+            found = found[: len(labels)][labels != IGNORE]
+            tags = found if found.ndim == 1 else choose_tags(found, settings.tag_constraints)
+            names = [settings.labels[tag] for tag in tags]
             answers.append({"prediction": names + [default] * (len(words) - len(names))})
         return answers
 
     def score(self, answers: list[Answer], rows: datasets.Dataset, settings: Settings) -> dict[str, float | str]:
         """Accuracy, and the metrics of spans or of tags."""
-        from .metrics import TokenClassificationMetric
+        from ..scoring.metrics import TokenClassificationMetric
 
         predictions = [answer["prediction"] for answer in answers]
         return TokenClassificationMetric().compute(
             predictions=predictions, references=list(rows["tags"]), labels=settings.labels
         )
 
-    def describe_labels(self, labels: list[str]) -> str | None:
-        """The tag scheme, and how it is scored."""
-        return describe_scheme(labels)
+    def row_sums(self, predictions: list[Any], references: list[Any], settings: Settings) -> dict[str, RowSums]:
+        """Accuracy of words and the metrics of spans."""
+        counts = self.label_counts(predictions, references, settings)
+        return sums_of_tags(counts, predictions, references, settings.scheme is not None)
+
+    def label_counts(self, predictions: list[Any], references: list[Any], settings: Settings) -> LabelCounts:
+        """Of the types of spans, or of tags."""
+        return count_spans(predictions, references, settings.scheme)
+
+    def describe_labels(self, settings: Settings) -> str | None:
+        """The tag scheme, how it is scored, and how tags are chosen."""
+        return describe_scheme(settings.labels, settings.scheme, settings.decode_tags)
 
     def read_rows(self, rows: list[Row], settings: Settings) -> BatchEncoding:
         """Words; `positions` are the first tokens of words."""
@@ -111,15 +156,9 @@ class TokenClassification(Task):
         settings: Settings,
         generation: dict[str, Any],
     ) -> list[np.ndarray]:
-        """The most probable label and its probability at each position, (n, 2).
-
-        With settings.probabilities, the probabilities of all labels follow them: (n, 2 + C).
-        """
-        probabilities = model(**inputs).logits.float().softmax(-1)  # (B, T, C)
-        best = probabilities.max(-1)
-        parts = [best.indices.float()[..., None], best.values[..., None]]
-        found = torch.cat([*parts, *([probabilities] if settings.probabilities else [])], -1).cpu().numpy()
-        return [row[each] for row, each in zip(found, positions, strict=True)]
+        """The logits (n, C) at each position."""
+        logits = model(**inputs).logits.float().cpu().numpy()  # (B, T, C)
+        return [row[each] for row, each in zip(logits, positions, strict=True)]
 
     def to_answers(
         self, outputs: list[np.ndarray], document: list[int], rows: list[Row], settings: Settings
@@ -131,15 +170,16 @@ class TokenClassification(Task):
         groups = itertools.groupby(zip(document, outputs, strict=True), key=lambda pair: pair[0])
         answers = []
         for row, (_, group) in zip(rows, groups, strict=True):
-            found = np.concatenate([output for _, output in group])
-            missing = len(row["tokens"]) - len(found)
-            tags = [settings.labels[int(tag)] for tag in found[:, 0]] + [default_label(settings)] * missing
-            scores = found[:, 1].tolist() + [None] * missing
+            logits = np.concatenate([output for _, output in group])
+            missing = len(row["tokens"]) - len(logits)
+            chosen, probabilities = choose_tags(logits, settings.tag_constraints), softmax(logits, axis=-1)
+            tags = [settings.labels[tag] for tag in chosen] + [default_label(settings)] * missing
+            scores = np.take_along_axis(probabilities, chosen[:, None], -1)[:, 0].tolist() + [None] * missing
             answer: Answer = {"prediction": tags, "scores": scores}
             if "spans" in row:
-                answer = {"entities": entities(tags, scores, row, settings.labels)}
+                answer = {"entities": entities(tags, scores, row, settings.scheme)}
             if settings.probabilities:
-                by_label = [dict(zip(settings.labels, each.tolist(), strict=True)) for each in found[:, 2:]]
+                by_label = [dict(zip(settings.labels, each.tolist(), strict=True)) for each in probabilities]
                 by_label += [None] * missing
                 more = {"words": words_of_text(row, tags, by_label)} if "spans" in row else {"probabilities": by_label}
                 answer |= more
@@ -210,19 +250,41 @@ def labelled_words(features: BatchEncoding, settings: Settings) -> Iterator[tupl
 # --- From tags to answers ---
 
 
+def tags_of_batch(logits: torch.Tensor, labels: torch.Tensor, legal: TagConstraints | None) -> torch.Tensor:
+    """The ids of the tags of a batch, (B, T); those of tokens without a label have no meaning.
+
+    Args:
+        logits: (B, T, C).
+        labels: (B, T), IGNORE for tokens without a label.
+        legal: the legal sequences of tags; None: each token gets its best label.
+    """
+    if legal is None:
+        return logits.argmax(-1)
+    scores, is_word = logits.float().cpu().numpy(), labels.ne(IGNORE).cpu().numpy()
+    tags = scores.argmax(-1)
+    for row, words in enumerate(is_word):
+        tags[row, words] = legal.viterbi(scores[row, words])
+    return torch.from_numpy(tags).to(logits.device)
+
+
 def default_label(settings: Settings) -> str:
-    """The tag of a word that the model did not read: the tag outside of spans, or the first label if there is none."""
-    return next((name for name in settings.labels if name in OUTSIDE), settings.labels[0])
+    """The tag of a word that was not read: that outside of spans, that of a span of one word, or the first."""
+    outside = [name for name in settings.labels if name in OUTSIDE]
+    alone = (
+        []
+        if settings.tag_constraints is None
+        else [settings.labels[tag] for tag in settings.tag_constraints.repeatable()]
+    )
+    return [*outside, *alone, settings.labels[0]][0]
 
 
-def entities(tags: list[str], scores: list[float | None], row: Row, labels: list[str]) -> list[dict[str, Any]]:
+def entities(tags: list[str], scores: list[float | None], row: Row, scheme: TagScheme | None) -> list[dict[str, Any]]:
     """The entities of a text: the spans that the metric counts; if tags mark no spans, each word with a tag but `O`.
 
     Returns:
         For each entity the label; `start` and `end` in the text, in characters; that part of the text; and the mean
         probability of its words, None if one of them was not read.
     """
-    scheme = find_scheme(labels)
     if scheme is not None:
         spans = scheme.spans(tags)
     else:

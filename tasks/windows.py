@@ -141,9 +141,9 @@ def join_logits(predicted: EvalPrediction, document: np.ndarray) -> EvalPredicti
 
 
 def join_tokens(predicted: EvalPrediction, document: np.ndarray) -> EvalPrediction:
-    """The predictions and labels (W, T) of each document's windows, concatenated: D arrays of any length."""
+    """The predictions (W, T) or (W, T, C) and labels (W, T) of each document's windows: D arrays of any length."""
     starts = np.flatnonzero(np.diff(document, prepend=-1))[1:]
     width = predicted.label_ids.shape[1]
     sides = (predicted.predictions[:, :width], predicted.label_ids)
-    predictions, labels = ([part.reshape(-1) for part in np.split(side, starts)] for side in sides)
+    predictions, labels = ([part.reshape(-1, *side.shape[2:]) for part in np.split(side, starts)] for side in sides)
     return EvalPrediction(predictions=predictions, label_ids=labels)

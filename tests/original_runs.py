@@ -154,7 +154,9 @@ def write_records(case: Case, run: Path) -> None:
         del results["card_data"]["example"]
         (run.parent / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in case.rows))
         answers = run.parent / "answers.jsonl"
-        assert predict([str(run), "--input", str(run.parent / "rows.jsonl"), "--output", str(answers)]) == 0
+        # transformers takes each tag by itself.
+        greedy = ["--decode_tags", "greedy"] if case.task == "token-classification" else []
+        assert predict([str(run), "--input", str(run.parent / "rows.jsonl"), "--output", str(answers), *greedy]) == 0
         with (run / "predictions.jsonl").open("w") as file:
             for line in answers.read_text().splitlines():
                 row = json.loads(line)

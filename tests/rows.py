@@ -16,7 +16,7 @@ def schema_of(task, columns=STANDARD_COLUMNS, problem_type=None):
 
 
 def read_file(path, task, *, columns=STANDARD_COLUMNS, problem_type=None, split="train", reading=DEFAULT_READING):
-    return splits.read_file(path, schema_of(task, columns, problem_type), split, reading)
+    return splits.read_files(split, path, schema_of(task, columns, problem_type).fields(split), reading)
 
 
 def load_data(task, *, columns=STANDARD_COLUMNS, problem_type=None, known=None, **options):

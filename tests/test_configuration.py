@@ -3,6 +3,7 @@
 import ast
 import functools
 import json
+import re
 from dataclasses import fields
 from functools import partial
 from typing import get_args
@@ -41,7 +42,7 @@ from seqblend import (
     BlendEncoderForSequenceClassification,
     BlendEncoderModel,
 )
-from seqblend.configuration.base import PROBLEM_TYPES
+from seqblend.configuration.base import PROBLEM_TYPES, TagSchemeName
 from seqblend.configuration.recipes import RECIPES
 from seqblend.modeling.feed_forward import FEED_FORWARDS
 from seqblend.modeling.heads import pool
@@ -50,6 +51,7 @@ from seqblend.modeling.losses import SEQUENCE_LOSSES
 from seqblend.modeling.normalization import NORMS
 from seqblend.modeling.packing import PaddedLayout
 from seqblend.modeling.positions import POSITIONS
+from seqblend.scoring.tags import SCHEMES
 
 OF_CLASS = {config_class.model_type: config_class for config_class in CONFIGS.values()}
 EVERY_RECIPE = [(OF_CLASS[kind], recipe) for recipe, kinds in RECIPES.items() for kind in kinds]
@@ -491,6 +493,10 @@ ELSEWHERE = {
     "shift_source": "test_shifted_sources",
     "original_model_type": "said of where it is from",
     "class_weights": "test_training_options",
+    "tag_scheme": "read by prediction",
+    "calibration_temperature": "said of the weights",
+    "label_thresholds": "test_thresholds",
+    "abstain_threshold": "test_thresholds",
     "label_smoothing": "test_training_options",
     "sparse_prediction": "test_sparse_prediction",
     "use_cache": "test_use_cache",
@@ -758,3 +764,31 @@ def test_a_part_can_be_loaded_from_the_whole(tmp_path):
         within = config.to_dict()[name]
         within.pop("transformers_version", None)
         assert alone == within
+
+
+@every_config
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"label_thresholds": [0.5, 0.5]}, "label_thresholds needs problem_type='multi_label_classification'"),
+        ({"abstain_threshold": 0.5}, "abstain_threshold needs problem_type='single_label_classification'"),
+        (
+            {"label_thresholds": [0.5], "problem_type": "multi_label_classification", "num_labels": 2},
+            "label_thresholds has 1 values for num_labels=2",
+        ),
+        (
+            {"label_thresholds": [0.5, 1.5], "problem_type": "multi_label_classification", "num_labels": 2},
+            "must all be in",
+        ),
+        ({"abstain_threshold": 1.5, "problem_type": "single_label_classification"}, "abstain_threshold"),
+        ({"calibration_temperature": 0.0}, "calibration_temperature"),
+        ({"tag_scheme": "IOB3"}, "tag_scheme"),
+    ],
+)
+def test_thresholds(config_class, options, message):
+    with pytest.raises((ValueError, StrictDataclassError), match=re.escape(message)):
+        config_class(**options)
+
+
+def test_the_schemes_of_tags_are_those_with_rules():
+    assert set(get_args(TagSchemeName)) == set(SCHEMES)

@@ -12,7 +12,7 @@ import sacrebleu
 from sklearn.metrics import f1_score
 
 from seqblend.data.errors import InputError
-from seqblend.tasks.metrics import (
+from seqblend.scoring.metrics import (
     MultiLabelMetric,
     RegressionMetric,
     Seq2SeqMetric,
@@ -21,8 +21,8 @@ from seqblend.tasks.metrics import (
     bleu_tokenizer_for,
     make_bleu,
 )
+from seqblend.scoring.tags import describe_scheme, find_scheme
 from seqblend.tasks.splits import perplexity
-from seqblend.tasks.tags import describe_scheme, find_scheme
 
 pytestmark = pytest.mark.filterwarnings("error")  # a warning at every evaluation would hide the ones that matter
 
@@ -280,14 +280,17 @@ def test_word_segmentation_has_no_outside():
     "labels", [["B", "O"], ["N", "E", "S", "W"], ["vitamin-B", "vitamin-C"], ["e-x", "s-x"], ["M-x"]]
 )
 def test_labels_that_only_look_like_a_scheme(labels):
-    assert find_scheme(labels) is None and "mark no spans" in describe_scheme(labels)
+    assert find_scheme(labels) is None and "mark no spans" in describe_scheme(labels, find_scheme(labels))
 
 
 def test_the_scheme_and_how_it_is_scored_is_said_in_a_line():
-    assert describe_scheme(["O", "B-X", "E-X", "M-X"]) == (
-        "The tags are BMES (B-X, E-X, M-X) and are scored as spans: precision, recall and F1"
+    assert describe_scheme(["O", "B-X", "E-X", "M-X"], find_scheme(["O", "B-X", "E-X", "M-X"])) == (
+        "The tags are BMES (B-X, E-X, M-X) and are scored as spans: precision, recall and F1; seqblend predicts the "
+        "most probable legal sequence"
     )
-    assert describe_scheme(["O", "B-X", "X"]).endswith("accuracy and macro F1; 'X' is not a span tag, but 'B-X' is")
+    assert describe_scheme(["O", "B-X", "X"], find_scheme(["O", "B-X", "X"])).endswith(
+        "accuracy and macro F1; 'X' is not a span tag, but 'B-X' is"
+    )
 
 
 def test_the_labels_of_the_model_tell_the_scheme():

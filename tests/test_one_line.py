@@ -6,16 +6,18 @@ import pytest
 from conftest import tiny_model
 from rows import load_data
 from test_report import results, write_runs
+from test_tasks import settings_for
 from test_train_command import CLASSIFY, files
 from test_training_options import prepared
 
 from seqblend.benchmarks.results import FIGURES, write_report
 from seqblend.data.errors import InputError, printable
-from seqblend.data.leakage import warn_about_leakage
 from seqblend.data.objects import json_line
 from seqblend.modeling.encoder import BlendEncoderForSequenceClassification
 from seqblend.predict import print_error
-from seqblend.tasks.tags import describe_scheme
+from seqblend.reports.data_report import make_data_report, warn_about_leakage
+from seqblend.scoring.tags import describe_scheme, find_scheme
+from seqblend.tasks.registry import TASKS
 from seqblend.training.class_weights import parse_weights
 from seqblend.training.models import relabel
 
@@ -39,7 +41,8 @@ def test_labels_in_lines_that_are_said(odd, tmp_path, caplog):
     prepared(tmp_path / "out", class_weights="balanced", task=CLASSIFY, **files(tmp_path, rows, ["train"]))
     said = [message for message in caplog.messages if "b" in message and "\\" in message]
     assert len(said) >= 2
-    for message in [*said, describe_scheme([f"B-{name}", f"I-{name}", "O"])]:
+    tags = [f"B-{name}", f"I-{name}", "O"]
+    for message in [*said, describe_scheme(tags, find_scheme(tags))]:
         assert_one_line(message)
 
 
@@ -59,7 +62,8 @@ def test_names_of_files(tmp_path, caplog):
     path.write_text(json.dumps({"text": "a", "label": "x"}) + "\n" + json.dumps({"text": "b", "label": "y"}))
     data = load_data(CLASSIFY, train_file=path, validation_file=path, known=["x", "y"])
     caplog.clear()
-    warn_about_leakage(data, ["text"])
+    report = make_data_report(TASKS[CLASSIFY], data, settings_for(labels=data.label_names))
+    warn_about_leakage(report, data, ["text"])
     assert caplog.messages
     for message in caplog.messages:
         assert_one_line(message)

@@ -26,7 +26,7 @@ from seqblend.hub_card.pictures import (
     draw_score_by_length,
     draw_tag_scores,
 )
-from seqblend.tasks.tags import find_scheme
+from seqblend.scoring.tags import find_scheme
 
 pytestmark = pytest.mark.filterwarnings("error")  # Matplotlib warns of each glyph that is missing, and draws a box
 

@@ -26,6 +26,7 @@ from seqblend.data.locks import open_locked
 from seqblend.data.writing import partial_path
 from seqblend.hub_card.card import write_card
 from seqblend.predict import main
+from seqblend.scoring.tags import find_scheme
 from seqblend.serving import prediction
 from seqblend.serving.prediction import read_ahead
 from seqblend.serving.rows import split_text
@@ -212,7 +213,8 @@ def test_top_k_of_masks(model_of, tmp_path):
 def test_probabilities_of_every_word(model_of, tmp_path):
     """Words of a text have their places; words of a row keep their order; a word that was cut off has None."""
     texts = write(tmp_path / "texts.txt", [{"text": "ab c, 서울"}])
-    (answer,) = predict(model_of(TAG), texts, tmp_path / "a.jsonl", "--words", "words", "--probabilities")
+    said = ["--words", "words", "--probabilities", "--decode_tags", "greedy"]
+    (answer,) = predict(model_of(TAG), texts, tmp_path / "a.jsonl", *said)
     assert [answer["input"][word["start"] : word["end"]] for word in answer["words"]] == ["ab", "c", ",", "서울"]
     rows = write(tmp_path / "rows.jsonl", [{"tokens": ["ab", "c", ",", "서울", *"ab" * 9]}])
     (of_words,) = predict(model_of(TAG), rows, tmp_path / "b.jsonl", "--probabilities", "--max_length", 9)
@@ -297,7 +299,7 @@ def test_what_is_seen_as_one_is_one():
 def test_entities_are_parts_of_the_text_that_do_not_overlap(labels, text, data):
     row = split_text(text, "words")
     tags = data.draw(st.lists(st.sampled_from(labels), min_size=len(row["spans"]), max_size=len(row["spans"])))
-    found = entities(tags, [0.5] * len(tags), row, labels)
+    found = entities(tags, [0.5] * len(tags), row, find_scheme(labels))
     assert all(each["text"] == text[each["start"] : each["end"]] and each["score"] == 0.5 for each in found)
     assert all(one["end"] <= other["start"] for one, other in itertools.pairwise(found))
     inside = [
@@ -321,7 +323,7 @@ def test_entities_are_parts_of_the_text_that_do_not_overlap(labels, text, data):
 )
 def test_entities_are_what_the_metric_counts(tags, expected):
     row = split_text("a b c  d", "words")
-    found = entities(tags, [0.0, 1.0, None, 0.5], row, tags)
+    found = entities(tags, [0.0, 1.0, None, 0.5], row, find_scheme(tags))
     assert [(each["label"], each["text"]) for each in found] == expected
     if tags[1][0] in "ILi":
         assert found[0]["score"] == 0.5

@@ -365,7 +365,7 @@ def test_tags_and_words_of_a_tagger_do_not_end_a_line(tmp_path, unopened):
     edit(tmp_path / "all_results.json", eval_loss=1.0)
     (tmp_path / "predictions.jsonl").write_text('{"input": ["a"], "prediction": ["O"], "reference": ["O"]}\n')
     lines = write_card(tmp_path).read_text().splitlines()
-    assert [line for line in lines if line.startswith(r"The tags are IOB (B-x\n## Two\x00y, I-x\n## Two\x00y) and")]
+    assert [line for line in lines if line.startswith(r"The tags are IOB2 (B-x\n## Two\x00y, I-x\n## Two\x00y) and")]
     assert not [line for line in lines if line.startswith("## Two") or "\0" in line]
     assert "The model labels words. Split texts into words by the rule 'characters', which reproduces" in "\n".join(
         lines

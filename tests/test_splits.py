@@ -8,9 +8,12 @@ import datasets
 import pytest
 from rows import load_data
 from test_data import CLASSIFY, LANGUAGE, TAG, TRANSLATE, assert_refused, write, write_json_lines
+from test_tasks import settings_for
 from transformers import Seq2SeqTrainingArguments
 
-from seqblend.data.leakage import count_shared_rows, warn_about_leakage
+from seqblend.reports.data_report import Hashes, find_shared, make_data_report, warn_about_leakage
+from seqblend.reports.texts import as_texts, hash_rows
+from seqblend.tasks.registry import TASKS
 from seqblend.training.checks import wanted_splits
 
 ROWS = {"text": ["a", "b", "c", "d"], "label": [0, 1, 0, 1]}
@@ -135,7 +138,12 @@ def test_rows_without_labels_are_for_prediction(task, row, answer, tmp_path):
     ],
 )
 def test_rows_in_both_are_those_that_a_task_reads_the_same(columns, rows, others, count):
-    assert count_shared_rows(datasets.Dataset.from_dict(rows), datasets.Dataset.from_dict(others), columns) == count
+    found = []
+    for given in (others, rows):
+        table = datasets.Dataset.from_dict(given).with_format("arrow")[:]
+        key, has_text = hash_rows([as_texts(table[name]) for name in columns])
+        found.append(Hashes(key, key, has_text))
+    assert find_shared(*found)[0].count == count
 
 
 @pytest.mark.parametrize(
@@ -150,7 +158,8 @@ def test_rows_that_also_stand_in_training_are_counted(streaming, said, tmp_path,
     test = write_json_lines(tmp_path / "b.jsonl", [{"text": "a"}, {"text": "c"}])
     data = load_data(LANGUAGE, train_file=train, validation_file=train, test_file=test, streaming=streaming)
     with caplog.at_level(logging.WARNING):
-        told = warn_about_leakage(data, ["text"])
+        report = make_data_report(TASKS[LANGUAGE], data, settings_for(labels=data.label_names))
+        told = warn_about_leakage(report, data, ["text"])
     # On the card without a file's place.
     assert list(told) == ["validation", "test"] and str(tmp_path) not in str(told)
     without = [line.replace(" ({})", "").replace("{}", "the split") for line in said]

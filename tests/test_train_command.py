@@ -265,7 +265,9 @@ def test_a_run_writes_what_the_examples_of_transformers_write(task, problem_type
     expected = {f"{name}_results.json" for name in results} | {"trainer_state.json", "training_args.bin", "run.json"}
     expected |= {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     expected |= {"generation_config.json"} if model.can_generate() else set()
-    expected |= {"predictions.jsonl"} if TASKS[task].has_answers else set()
+    expected |= {"data_report.md", "data_report.json"}
+    errors = {f"error_report.{ending}" for ending in ("md", "json", "html")}
+    expected |= {"predictions.jsonl", *errors} if TASKS[task].has_answers else set()
     assert {path.name for path in out.iterdir()} - code == expected
 
 
@@ -362,6 +364,7 @@ def test_a_saved_model_predicts_what_it_did_when_it_was_trained(task, model_of, 
     out = run(tmp_path / "out", task=task, **from_model(model_of(task)), **files_of_test)
     assert predictions(out) == predictions(model_of(task))
     expected = {"predictions.jsonl", "test_results.json", "run_results.json", "all_results.json"}
+    expected |= {f"error_report.{ending}" for ending in ("md", "json", "html")}
     assert {path.name for path in out.iterdir()} == expected
 
 

@@ -109,6 +109,10 @@ class ModelArguments:
         return self.recipe or ("of a saved model" if self.model_name_or_path else "default")
 
 
+# The value of --label_thresholds that is no number.
+F1 = "f1"
+
+
 @dataclass
 class DataArguments:
     """The task and the data."""
@@ -133,6 +137,54 @@ class DataArguments:
             "n / (labels × count) in the training split; numbers in the order of the labels, as in '1,2.5'; or "
             "'LABEL=1,LABEL=2.5'."
         },
+    )
+    decode_tags: str | None = field(
+        default=None,
+        metadata={
+            "help": "For token-classification: how tags are chosen. legal, the default: the most probable sequence "
+            "that is legal in the scheme of the labels, such as IOB2. greedy: the most probable tag of each word."
+        },
+    )
+    calibrate: bool = field(
+        default=False,
+        metadata={
+            "help": "For classification: after training, fit a temperature on the validation split, so that the "
+            "probabilities are true on average, and divide the last projection by it. Every client then gets the "
+            "calibrated probabilities."
+        },
+    )
+    label_thresholds: str | None = field(
+        default=None,
+        metadata={
+            "help": "For multi_label_classification: after training, choose a threshold for each label on the "
+            "validation split: f1, by its F1; or a number, the threshold with the highest recall of those with this "
+            "precision or above. Otherwise it is 0.5."
+        },
+    )
+    abstain_precision: float | None = field(
+        default=None,
+        metadata={
+            "help": "For a single label: after training, choose on the validation split the confidence below which "
+            "the model abstains, so that at least this share of its other answers is right."
+        },
+    )
+    unknown_label: str | None = field(
+        default=None,
+        metadata={
+            "help": "For a single label: rows with this label belong to none of the classes. No run trains on them; "
+            "those of validation and test are read like validation_unknown_file and test_unknown_file."
+        },
+    )
+    validation_unknown_file: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "For a single label: validation files with texts of none of the classes. The model abstains below "
+            "the confidence that abstain_precision gives, or one that lowers the accuracy by at most one point."
+        },
+    )
+    test_unknown_file: list[str] | None = field(
+        default=None,
+        metadata={"help": "Test files with texts of none of the classes, to measure how many are noticed."},
     )
     bleu_tokenize: str | None = field(
         default=None,
@@ -334,6 +386,7 @@ class DataArguments:
             splits=splits,
             max_train_samples=self.max_train_samples,
             max_eval_samples=self.max_eval_samples,
+            unknown_label=self.unknown_label,
             streaming=self.streaming,
             seed=args.seed,
             data_seed=args.data_seed,

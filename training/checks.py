@@ -3,7 +3,7 @@
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from ..checkpoints.faults import STATE
 from ..configuration.base import unknown_name_message
 from ..data.columns import STEPS
 from ..data.errors import NEAREST, InputError, check_choice, nearest_first
+from ..scoring.tags import resolve_decoding
 from ..tasks.base import Task
 from ..tasks.registry import TASKS, tasks_with
+from ..tasks.sequence_classification import REGRESSION, SEVERAL
 from ..tasks.windows import OVERFLOW_STRATEGIES
 from .adapters import import_peft
-from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
+from .arguments import F1, BlendTrainingArguments, DataArguments, ModelArguments
 from .command_line import parse_pairs
 from .generation import generation_settings, load_generation_config
 from .run_options import check_device
@@ -55,11 +57,14 @@ NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
         lambda value: value >= 2,
         ("max_length", "max_source_length", "max_target_length", "generation_max_length"),
     ),
-    ("above 0 and below 1", lambda value: 0 < value < 1, ("mask_probability",)),
+    ("above 0 and below 1", lambda value: 0 < value < 1, ("mask_probability", "abstain_precision")),
     ("1 or more", lambda value: 1 <= value < math.inf, ("mean_span_length",)),
     # The seeds that NumPy's generator accepts.
     ("between 0 and 4294967295", lambda value: 0 <= value < 2**32, ("seed", "data_seed")),
 ]
+
+# Options of DataArguments that are fitted on the validation split after training.
+FITTED = ("calibrate", "label_thresholds", "abstain_precision", "validation_unknown_file")
 
 # Options of DataArguments that only some tasks have.
 TASK_OPTIONS = sorted({option for task in TASKS.values() for option in task.options})
@@ -78,6 +83,7 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
                 raise InputError(f"{name}: must be {rule}, got {options[name]}")
     check_models(model_args, data_args)
     check_lora(model_args, args)
+    check_calibration(TASKS[data_args.task], data_args, model_args, args)
     check_batches(args)
     check_streaming(model_args, data_args, args)
     if data_args.pack_documents:
@@ -124,11 +130,54 @@ def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
     if data_args.class_weights and "class_weights" in parse_pairs(model_args.config_overrides, "config_overrides"):
         raise InputError("class_weights: config_overrides has them too; give one of the two")
     check_overflow(task, data_args.overflow, data_args.overlap)
+    resolve_decoding(data_args.decode_tags)
     if data_args.bleu_tokenize is not None:
         # Imported here, because it loads the metric libraries.
-        from ..tasks.metrics import make_bleu
+        from ..scoring.metrics import make_bleu
 
         make_bleu(data_args.bleu_tokenize)
+
+
+def check_calibration(
+    task: Task, data_args: DataArguments, model_args: ModelArguments, args: BlendTrainingArguments
+) -> None:
+    """Raises InputError for options of calibration and thresholds that have no effect or do not go together."""
+    problem_type = task.resolve_problem_type(data_args.problem_type)
+    for name in (*FITTED, "unknown_label") if args.fsdp or args.deepspeed else ():
+        if getattr(data_args, name):
+            raise InputError(f"{name}: cannot be combined with fsdp or deepspeed, which divide the weights")
+    for name in FITTED:
+        if getattr(data_args, name) and model_args.lora_rank is not None and not args.merge_adapter:
+            raise InputError(f"{name}: changes the whole model, not an adapter; add --merge_adapter true")
+        if getattr(data_args, name) and (args.bf16_full_eval or args.fp16_full_eval):
+            raise InputError(f"{name}: cannot be combined with bf16_full_eval or fp16_full_eval")
+    if data_args.calibrate and problem_type == REGRESSION:
+        raise InputError("calibrate: a regression has no probabilities")
+    given = data_args.label_thresholds
+    if given is not None and problem_type != SEVERAL:
+        raise InputError(f"label_thresholds: is for problem_type {SEVERAL}, and this run has {problem_type}")
+    if given is not None and given != F1 and not is_share(given):
+        raise InputError(f"label_thresholds: must be {F1}, or a precision above 0 and below 1, got {given!r}")
+    for name in ("abstain_precision", "unknown_label", "validation_unknown_file", "test_unknown_file"):
+        if getattr(data_args, name) and problem_type in (SEVERAL, REGRESSION):
+            raise InputError(f"{name}: is for a single label, and this run has problem_type {problem_type}")
+
+
+def is_share(text: str) -> bool:
+    """Whether a text is a number above 0 and below 1."""
+    try:
+        return 0 < float(text) < 1
+    except ValueError:
+        return False
+
+
+def check_fitting_steps(data_args: DataArguments, args: Seq2SeqTrainingArguments, splits: Collection[str]) -> None:
+    """Raises InputError for options that are fitted after training, or measured, where that step is missing."""
+    for name in FITTED:
+        if getattr(data_args, name) and not (args.do_train and "validation" in splits):
+            raise InputError(f"{name}: is fitted on the validation split after training, and one of them is missing")
+    if data_args.test_unknown_file and not args.do_predict:
+        raise InputError("test_unknown_file: is measured with the test split, and that is not predicted")
 
 
 def check_overflow(task: Task, overflow: str, overlap: int | None) -> None:

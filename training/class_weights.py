@@ -22,26 +22,28 @@ logger = logging.getLogger(__name__)
 
 def class_weights(
     data_args: DataArguments, args: TrainingArguments, task: Task, rows: LabelledData
-) -> list[float] | None:
+) -> dict[str, list[float]]:
     """The weights that --class_weights asks for, in the order of the label ids; they are logged in one line.
+
+    Returns:
+        The field of the model's configuration; empty without the option.
 
     Raises:
         InputError: nothing is trained; or see `balanced_weights` and `parse_weights`.
     """
     given, labels = data_args.class_weights, rows.label_names
     if given is None:
-        return None
+        return {}
     if not args.do_train:
         raise InputError("class_weights: are only for training, and nothing is trained")
     if data_args.problem_type == "regression":
         raise InputError("class_weights: a regression has no classes")
     if given == "balanced":
-        labelled = rows["train"] if rows.streamed_labels is None else rows.streamed_labels
-        weights = balanced_weights(labelled, task.schema().labels.column, labels)
+        weights = balanced_weights(rows.labelled_train, task.schema().labels.column, labels)
     else:
         weights = parse_weights(given, labels)
     logger.info("class_weights: %s", ", ".join(f"{printable(name)} {weights[name]:.4g}" for name in labels))
-    return [weights[name] for name in labels]
+    return {"class_weights": [weights[name] for name in labels]}
 
 
 def balanced_weights(rows: datasets.Dataset, column: str, labels: list[str]) -> dict[str, float]:

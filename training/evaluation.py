@@ -38,6 +38,8 @@ def metric_facts(trainer: Trainer, scorer: Scorer | None, generation: dict[str, 
     facts: Facts = {"eval_dataset": rows_digest(trainer.eval_dataset)}
     if isinstance(scorer, SplitScorer):
         facts["eval_dataset"] = [facts["eval_dataset"], rows_digest(scorer.references)]
+        if scorer.task.reads_words:
+            facts["decode_tags"] = scorer.settings.decode_tags
     if (args.metric_for_best_model or "").endswith("loss") or not args.predict_with_generate:
         return facts
     if isinstance(scorer, SplitScorer):

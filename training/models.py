@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
-from ..configuration.base import unknown_name_message
+from ..configuration.base import THRESHOLDS, unknown_name_message
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from ..data.errors import InputError, describe, error_line, printable
 from ..modeling.families import FAMILIES
@@ -37,6 +37,9 @@ from .tokenizers import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
+# Config fields that are fitted to the outputs of a trained model.
+FITTED_FIELDS = ("calibration_temperature", *THRESHOLDS)
+
 # Config fields that the user cannot override, and what determines them.
 DERIVED_FIELDS = {
     **dict.fromkeys(("num_labels", "id2label", "label2id", "problem_type"), "the data and --problem_type"),
@@ -44,6 +47,8 @@ DERIVED_FIELDS = {
         [f"{kind}_token_id" for kind in ("pad", "bos", "eos", "cls", "sep", "mask", "decoder_start")], "the tokenizer"
     ),
     "is_encoder_decoder": "the architecture",
+    "tag_scheme": "the training data",
+    **dict.fromkeys(FITTED_FIELDS, "what is fitted after training"),
 }
 
 # Config fields that must match the rows of a head.
@@ -133,20 +138,29 @@ def make_model(
     args: Seq2SeqTrainingArguments,
     tokenizer: PreTrainedTokenizerBase,
     labels: list[str],
-    class_weights: list[float] | None = None,
+    of_rows: dict[str, Any],
 ) -> PreTrainedModel:
     """A new or saved model with the labels of this run. Label smoothing moves from the training arguments into it.
+
+    Args:
+        model_args: what the model is made from.
+        data_args: the task.
+        args: of the run.
+        tokenizer: of the model.
+        labels: the label names, in the order of their ids.
+        of_rows: fields of the configuration that follow from the training rows.
 
     Raises:
         InputError: the model cannot be built or loaded.
     """
     task = TASKS[data_args.task]
-    fields = task.config_fields(data_args.problem_type)
+    fields = {**task.config_fields(data_args.problem_type), **of_rows}
+    if args.do_train:
+        # They are of the weights before training.
+        fields |= dict.fromkeys(FITTED_FIELDS)
     if labels:
         fields["id2label"] = dict(enumerate(labels))
         fields["label2id"] = {name: index for index, name in enumerate(labels)}
-    if class_weights is not None:
-        fields["class_weights"] = class_weights
     smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
     if args.do_train:
         fields["label_smoothing"] = smoothing

@@ -148,16 +148,19 @@ def best_error_rate(process, predictions: list[str], references: list[list[str]]
         The rate over the corpus, which may exceed 1 by insertions. If all references are empty, the number of edits,
         as in jiwer: every token of a prediction is an insertion then.
     """
-    edits = length = 0
-    for prediction, candidates in zip(predictions, references, strict=True):
-        counts = []
-        for reference in candidates:
-            output = process(reference, prediction)
-            wrong = output.substitutions + output.deletions
-            counts.append((wrong + output.insertions, wrong + output.hits))
-        best = min(counts, key=lambda count: (count[0] / max(count[1], 1), count[0]))
-        edits, length = edits + best[0], length + best[1]
-    return edits / max(length, 1)
+    pairs = zip(predictions, references, strict=True)
+    edits, lengths = zip(*(count_edits(process, *pair) for pair in pairs), strict=True)
+    return sum(edits) / max(sum(lengths), 1)
+
+
+def count_edits(process, prediction: str, references: list[str]) -> tuple[int, int]:
+    """The edits between a prediction and the reference with the lowest rate, and the length of that reference."""
+    counts = []
+    for reference in references:
+        output = process(reference, prediction)
+        wrong = output.substitutions + output.deletions
+        counts.append((wrong + output.insertions, wrong + output.hits))
+    return min(counts, key=lambda count: (count[0] / max(count[1], 1), count[0]))
 
 
 # --- metrics ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,88 @@
+"""Columns of texts, words or conversations as Arrow arrays: their lengths, what may be wrong, and hashes."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+# Separates the texts of a row, and its words: the control character "unit separator", which texts do not have.
+SEPARATOR = "\x1f"
+# Start and end of a text, or of a word among words that are joined by SEPARATOR.
+START, END = rf"(?:^|{SEPARATOR})", rf"(?:$|{SEPARATOR})"
+# What may be wrong with a text: a regular expression of RE2 each.
+SUSPICIOUS = {
+    "empty": rf"{START}\s*{END}",
+    "spaces around": rf"{START}\s+[^\s{SEPARATOR}]|[^\s{SEPARATOR}]\s+{END}",
+    "line breaks": r"\n|\r",
+    "control or invisible characters": r"[\x00-\x08\x0b\x0c\x0e-\x1e\x7f\x{200b}\x{200e}\x{200f}\x{2060}\x{feff}]",
+    "replacement characters": r"\x{fffd}",
+    "entities of HTML": r"&(?:[a-zA-Z]{2,8}|#[0-9]{1,6});",
+    "quotes of CSV": rf'{START}"""|"""{END}',
+    "a missing value in words": rf"{START}(?i:none|null|nan|n/a|na){END}",
+}
+NOT_NFC = "not in Unicode NFC"
+
+
+def as_texts(column: pa.ChunkedArray) -> pa.Array:
+    """A column of texts, or of lists that become one text each, whose items SEPARATOR separates."""
+    joined = join_items(column)
+    # Long texts of a batch may exceed the 2 GiB of a string array.
+    joined = joined.cast(pa.large_string())
+    return joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined
+
+
+def join_items(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    """The items of each list, or the fields of each object in it, joined into one text; texts stay as they are."""
+    if not pa.types.is_list(column.type):
+        return column
+    if pa.types.is_struct(column.type.value_type):
+        objects = pc.list_flatten(column)
+        fields = [pc.struct_field(objects, index) for index in range(column.type.value_type.num_fields)]
+        offsets = np.concatenate([[0], pc.list_value_length(column).to_numpy().cumsum()])
+        texts = pc.binary_join_element_wise(*fields, SEPARATOR).combine_chunks()
+        column = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), texts)
+    return pc.binary_join(column, SEPARATOR)
+
+
+def first_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of texts; of several references the first. Conversations stay lists of messages."""
+    has_lists = pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type)
+    return pc.list_element(column, 0) if has_lists else column
+
+
+def lengths_of(column: pa.ChunkedArray) -> dict[str, np.ndarray]:
+    """The lengths (N) of a column by unit: the items of lists, else words between spaces and characters."""
+    if pa.types.is_list(column.type):
+        unit = "words" if pa.types.is_string(column.type.value_type) else "messages"
+        return {unit: pc.list_value_length(column).to_numpy()}
+    words = pc.count_substring_regex(column, r"\S+").to_numpy()
+    return {"words": words, "characters": pc.utf8_length(column).to_numpy()}
+
+
+def suspicious_rows(texts: pa.Array) -> dict[str, np.ndarray]:
+    """The texts (N) that may be wrong, as a mask (N) for each reason."""
+    found = {name: pc.match_substring_regex(texts, pattern) for name, pattern in SUSPICIOUS.items()}
+    found[NOT_NFC] = pc.not_equal(texts, pc.utf8_normalize(texts, "NFC"))
+    return {name: mask.to_numpy(zero_copy_only=False) for name, mask in found.items()}
+
+
+def hash_rows(texts: list[pa.Array]) -> tuple[np.ndarray, np.ndarray]:
+    """A hash of each row's texts together, and whether a row has any text, (N) each.
+
+    Python's hash is the same within one process, which is enough here.
+    """
+    joined = pc.binary_join_element_wise(*texts, pa.scalar(SEPARATOR, pa.large_string()))
+    has_text = pc.greater(pc.binary_length(joined), len(texts) - 1).to_numpy(zero_copy_only=False)
+    return np.fromiter(map(hash, joined.to_pylist()), np.int64, len(joined)), has_text
+
+
+def hash_answers(column: pa.ChunkedArray, is_ordered: bool) -> np.ndarray:
+    """A hash of each answer: a text, a number or a list, (N).
+
+    Args:
+        column: the answers.
+        is_ordered: whether the order of a list counts, as of tags.
+    """
+    values = (tuple(value) if isinstance(value, list) else value for value in column.to_pylist())
+    if not is_ordered:
+        values = (tuple(sorted(value)) if isinstance(value, tuple) else value for value in values)
+    return np.fromiter((hash((value, "answer")) for value in values), np.int64, len(column))

@@ -1,0 +1,327 @@
+"""Probabilities that are true, thresholds that are chosen: measured by hand, folded into the weights, kept."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score, roc_auc_score
+from test_train_command import CLASSIFY, TAG, flags, predictions, read, run, write
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from seqblend import Predictor
+from seqblend.calibration import measures
+from seqblend.calibration.measures import SEVERAL, ClassifierOutputs
+from seqblend.calibration.temperature import fit_temperature
+from seqblend.calibration.thresholds import accuracy_threshold, label_threshold, precision_threshold
+from seqblend.train import main as train
+
+
+def outputs_of(temperature, count=20_000, classes=4, seed=0):
+    """Logits whose probabilities would be true if they were divided by the temperature."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(scale=2, size=(count, classes))
+    true = ClassifierOutputs(logits, np.zeros(count, int)).probabilities
+    return ClassifierOutputs(logits * temperature, np.array([rng.choice(classes, p=row) for row in true]))
+
+
+# --- Measures ---
+
+
+def test_the_calibration_error_by_hand():
+    """Two bins: of three answers with 0.9 two are right, of one with 0.6 none is."""
+    logits = np.log([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.6, 0.4]])
+    outputs = ClassifierOutputs(logits, np.array([0, 0, 1, 1]))
+    assert measures.expected_calibration_error(outputs) == pytest.approx((3 * abs(0.9 - 2 / 3) + 0.6) / 4)
+    assert measures.brier_score(outputs) == pytest.approx((2 * 0.02 + 1.62 + 0.72) / 4)
+
+
+def test_the_likelihood_is_the_loss_of_torch():
+    outputs = outputs_of(1.5, 200)
+    expected = torch.nn.functional.cross_entropy(torch.tensor(outputs.logits), torch.tensor(outputs.targets))
+    assert measures.negative_log_likelihood(outputs) == pytest.approx(float(expected))
+    several = ClassifierOutputs(outputs.logits, np.eye(4)[outputs.targets], SEVERAL)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        *map(torch.tensor, (several.logits, several.targets))
+    )
+    assert measures.negative_log_likelihood(several) == pytest.approx(float(expected))
+
+
+def test_the_error_of_several_labels_counts_every_label():
+    """A label with 0.8 that half of the rows have is off by 0.3."""
+    logits = np.full((10, 1), np.log(4.0))
+    outputs = ClassifierOutputs(logits, np.array([[1.0], [0.0]] * 5), SEVERAL)
+    assert measures.expected_calibration_error(outputs) == pytest.approx(0.3)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=20), st.lists(st.integers(0, 5), min_size=1, max_size=20))
+def test_auroc_is_that_of_scikit_learn(known, unknown):
+    expected = roc_auc_score([1] * len(known) + [0] * len(unknown), [*known, *unknown])
+    assert measures.auroc(np.array(known), np.array(unknown)) == pytest.approx(expected)
+
+
+def test_false_positives_where_nearly_all_known_rows_are_kept():
+    known, unknown = np.arange(1, 101) / 100, np.array([0.055, 0.061, 0.5])
+    assert measures.false_positives_at_recall(known, unknown) == pytest.approx(2 / 3)
+
+
+# --- Temperature ---
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_the_temperature_that_spoilt_the_logits_is_found(temperature):
+    outputs = outputs_of(temperature)
+    found = fit_temperature(outputs)
+    assert found == pytest.approx(temperature, rel=0.05)
+    assert measures.expected_calibration_error(outputs.scaled(found)) < 0.02
+
+
+def test_a_model_without_errors_has_no_temperature():
+    assert fit_temperature(ClassifierOutputs(np.array([[3.0, -3.0], [-3.0, 3.0]] * 5), np.array([0, 1] * 5))) is None
+
+
+# --- Thresholds ---
+
+PROBABILITIES = st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=12)
+
+
+@given(PROBABILITIES)
+def test_the_threshold_of_a_label_has_the_best_F1(pairs):
+    probabilities, is_right = (np.array(side) for side in zip(*pairs, strict=True))
+    probabilities = probabilities / 10
+    found = label_threshold(probabilities, is_right)
+    if not is_right.any():
+        assert found is None
+        return
+    scores = [f1_score(is_right, probabilities > each, zero_division=0) for each in np.arange(0.05, 1, 0.05)]
+    assert f1_score(is_right, probabilities > found, zero_division=0) == pytest.approx(max(scores))
+
+
+@given(PROBABILITIES, st.sampled_from([0.5, 0.8, 0.99]))
+def test_the_threshold_of_a_precision_has_the_most_answers(pairs, precision):
+    confidences, is_right = (np.array(side) for side in zip(*pairs, strict=True))
+    confidences = confidences / 10
+
+    def share(threshold):
+        return is_right[confidences >= threshold].mean() if (confidences >= threshold).any() else 0.0
+
+    good = [each for each in np.arange(0.05, 1, 0.1) if share(each) >= precision]
+    found = precision_threshold(confidences, is_right, precision)
+    assert (found is None) == (not good)
+    if good:
+        assert share(found) >= precision
+        assert (confidences >= found).sum() == max((confidences >= each).sum() for each in good)
+
+
+@given(PROBABILITIES, st.sampled_from([0.0, 0.1, 0.5]))
+def test_as_many_right_answers_are_lost_as_allowed_and_no_more(pairs, most):
+    confidences, is_right = (np.array(side) for side in zip(*pairs, strict=True))
+    confidences = confidences / 10
+    found = accuracy_threshold(confidences, is_right, most)
+    assert (is_right & (confidences < found)).mean() <= most
+    higher = confidences[confidences >= found]
+    if len(higher) and found < 1:
+        assert (is_right & (confidences <= higher.min())).mean() > most
+
+
+@given(PROBABILITIES, st.sampled_from([0.5, 0.8]))
+def test_the_threshold_of_a_label_has_the_precision_and_the_best_recall(pairs, precision):
+    probabilities, is_right = (np.array(side) for side in zip(*pairs, strict=True))
+    probabilities = probabilities / 10
+    good = [
+        is_right[probabilities > each].sum()
+        for each in np.arange(0.05, 1, 0.1)
+        if (probabilities > each).any() and is_right[probabilities > each].mean() >= precision
+    ]
+    found = label_threshold(probabilities, is_right, precision)
+    assert (found is None) == (max(good, default=0) == 0)
+    if found is not None:
+        predicted = probabilities > found
+        assert is_right[predicted].mean() >= precision and is_right[predicted].sum() == max(good)
+
+
+# --- Runs ---
+
+WORDS = {"fruit": ["apple", "pear", "plum"], "tool": ["saw", "axe", "drill"], "pet": ["cat", "dog", "fish"]}
+
+
+def text_rows(count, seed, mistakes=0.15):
+    """Texts of two words of one kind; some have a wrong label, so that no model is always right."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        kind = str(rng.choice(list(WORDS)))
+        text = " ".join(map(str, rng.choice(WORDS[kind], 2)))
+        rows.append({"text": text, "label": str(rng.choice(list(WORDS))) if rng.random() < mistakes else kind})
+    return rows
+
+
+def data_of(root, make=text_rows):
+    sizes = {"train": 96, "validation": 120, "test": 120}
+    return {
+        f"{split}_file": write(root / f"{split}.jsonl", make(count, seed))
+        for seed, (split, count) in enumerate(sizes.items())
+    }
+
+
+LEARNING = {"max_steps": 60, "learning_rate": 1e-2, "per_device_train_batch_size": 16, "label_smoothing_factor": 0.3}
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    """A run without and one with --calibrate, of the same seed; label smoothing makes the first one too modest."""
+    root = tmp_path_factory.mktemp("calibrated")
+    data = data_of(root)
+    plain = run(root / "plain", task=CLASSIFY, **data, **LEARNING)
+    return plain, run(root / "calibrated", task=CLASSIFY, **data, **LEARNING, calibrate=True), data
+
+
+def test_the_weights_hold_the_temperature(calibrated):
+    plain, directory, _ = calibrated
+    one, other = (AutoModelForSequenceClassification.from_pretrained(each) for each in (plain, directory))
+    temperature = other.config.calibration_temperature
+    assert one.config.calibration_temperature is None and abs(temperature - 1) > 0.05
+    inputs = AutoTokenizer.from_pretrained(directory)("apple plum", return_tensors="pt")
+    logits = [model(**inputs).logits for model in (one, other)]
+    torch.testing.assert_close(logits[0] / temperature, logits[1], rtol=1e-4, atol=1e-5)
+
+
+def test_no_answer_changes_and_the_probabilities_become_truer(calibrated):
+    plain, directory, _ = calibrated
+    answers = [predictions(each) for each in (plain, directory)]
+    assert [row["prediction"] for row in answers[0]] == [row["prediction"] for row in answers[1]]
+    results = read(directory / "all_results.json")
+    for split in ("eval", "test"):
+        assert results[f"{split}_negative_log_likelihood"] < results[f"{split}_negative_log_likelihood_before"]
+        assert results[f"{split}_negative_log_likelihood"] == pytest.approx(results[f"{split}_loss"], rel=1e-4)
+    assert results["eval_expected_calibration_error"] < results["eval_expected_calibration_error_before"]
+    bins = read(directory / "calibration.json")
+    assert sum(each["count"] for each in bins["test"]["after"]) == len(answers[0])
+
+
+def test_every_client_gets_the_same_probabilities(calibrated):
+    _, directory, _data = calibrated
+    rows = [row["text"] for row in text_rows(20, 2)]
+    answers = Predictor(directory, probabilities=True)({"text": rows})["scores"]
+    classify = pipeline("text-classification", model=str(directory), top_k=None)
+    for found, expected in zip(classify(rows), answers, strict=True):
+        by_label = {each["label"]: each["score"] for each in found}
+        assert by_label == pytest.approx({each["label"]: each["score"] for each in expected}, abs=1e-5)
+
+
+def test_a_run_that_goes_on_from_a_calibrated_model_starts_anew(calibrated, tmp_path):
+    _, directory, data = calibrated
+    options = {"model_name_or_path": directory, "tokenizer_type": None, "config_overrides": None}
+    again = run(tmp_path / "out", task=CLASSIFY, train_file=data["train_file"], **options)
+    assert read(again / "config.json")["calibration_temperature"] is None
+
+
+def test_the_tags_of_words_are_calibrated_too(tmp_path):
+    def make(count, seed):
+        rows = text_rows(count, seed)
+        return [{"tokens": row["text"].split(), "tags": [row["label"]] * 2} for row in rows]
+
+    directory = run(tmp_path / "out", task=TAG, **data_of(tmp_path, make), **LEARNING, calibrate=True)
+    results = read(directory / "all_results.json")
+    assert read(directory / "config.json")["calibration_temperature"] is not None
+    assert results["test_negative_log_likelihood"] < results["test_negative_log_likelihood_before"]
+
+
+def several_rows(count, seed):
+    rows = text_rows(count, seed)
+    return [{**row, "label": [row["label"], *(["sharp"] if "axe" in row["text"] else [])]} for row in rows]
+
+
+@pytest.mark.parametrize("given", ["f1", "0.9"])
+def test_each_of_several_labels_gets_its_threshold(given, tmp_path):
+    several = {"problem_type": SEVERAL, "label_thresholds": given}
+    directory = run(tmp_path / "out", task=CLASSIFY, **data_of(tmp_path, several_rows), **LEARNING, **several)
+    config = read(directory / "config.json")
+    names, thresholds = [config["id2label"][str(i)] for i in range(4)], config["label_thresholds"]
+    assert len({*thresholds}) > 1
+    rows = [row["text"] for row in several_rows(120, 2)]
+    answers = Predictor(directory)({"text": rows})
+    assert answers["prediction"] == [row["prediction"] for row in predictions(directory)]
+    for labels, scores in zip(answers["prediction"], answers["scores"], strict=True):
+        by_name = {each["label"]: each["score"] for each in scores}
+        assert labels == [name for name, at in zip(names, thresholds, strict=True) if by_name[name] > at]
+
+
+UNKNOWN = [{"text": text} for text in ("zzz yyy", "qqq", "vvv www", "kkk jjj", "zz qq")]
+
+
+def test_rows_of_none_of_the_classes(tmp_path):
+    """Words that no training row has: what is chosen and what is measured."""
+    unknown = {
+        f"{split}_unknown_file": write(tmp_path / f"{split}_unknown.jsonl", UNKNOWN)
+        for split in ("validation", "test")
+    }
+    directory = run(tmp_path / "out", task=CLASSIFY, **data_of(tmp_path), **LEARNING, **unknown)
+    threshold, results = read(directory / "config.json")["abstain_threshold"], read(directory / "all_results.json")
+    rows = predictions(directory)
+    assert all(row["abstains"] == (row["scores"][row["prediction"]] < threshold) for row in rows)
+    right = [row["prediction"] == row["reference"] and not row["abstains"] for row in rows]
+    assert results["test_known_accuracy"] == pytest.approx(np.mean(right))
+    assert results["eval_known_accuracy"] >= results["eval_accuracy"] - 0.01 - 1e-9
+    answers = Predictor(directory)({"text": [row["text"] for row in UNKNOWN]})
+    assert results["test_unknown_recall"] == pytest.approx(np.mean(answers["abstains"]))
+    assert 0 <= results["test_unknown_auroc"] <= 1
+
+
+def test_rows_with_the_label_of_none_of_the_classes(tmp_path):
+    """The same as with files of their own; training does not see them, and the model does not know the label."""
+
+    def make(count, seed):
+        rows = text_rows(count, seed)
+        return [*rows[:3], *({**row, "label": "none"} for row in UNKNOWN), *rows[3:]]
+
+    labelled = run(tmp_path / "a", task=CLASSIFY, **data_of(tmp_path, make), **LEARNING, unknown_label="none")
+    file = write(tmp_path / "unknown.jsonl", UNKNOWN)
+    unknown = {"validation_unknown_file": file, "test_unknown_file": file}
+    apart = run(tmp_path / "b", task=CLASSIFY, **data_of(tmp_path), **LEARNING, **unknown)
+    results = [read(directory / "all_results.json") for directory in (labelled, apart)]
+    names = [name for name in results[0] if "known" in name and isinstance(results[0][name], float)]
+    assert len(names) >= 8
+    assert {name: results[0][name] for name in names} == {name: results[1][name] for name in names}
+    assert "none" not in read(labelled / "config.json")["label2id"]
+
+
+def test_a_precision_that_is_asked_for(tmp_path):
+    directory = run(tmp_path / "out", task=CLASSIFY, **data_of(tmp_path), **LEARNING, abstain_precision=0.97)
+    results = read(directory / "all_results.json")
+    assert results["eval_selective_precision"] >= 0.97 and 0 < results["eval_coverage"] < 1
+
+
+BAD = {
+    "no validation": (
+        {"calibrate": True, "validation_file": None},
+        "calibrate: is fitted on the validation split after",
+    ),
+    "numbers": ({"calibrate": True, "problem_type": "regression"}, "calibrate: a regression has no probabilities"),
+    "one label": ({"label_thresholds": "f1"}, "label_thresholds: is for problem_type multi_label_classification"),
+    "a word": (
+        {"label_thresholds": "best", "problem_type": SEVERAL},
+        "label_thresholds: must be f1, or a precision above 0 and below 1, got 'best'",
+    ),
+    "several": (
+        {"abstain_precision": 0.9, "problem_type": SEVERAL},
+        "abstain_precision: is for a single label, and this run has problem_type multi_label_classification",
+    ),
+    "too much": ({"abstain_precision": 1.5}, "abstain_precision: must be above 0 and below 1, got 1.5"),
+    "no such label": ({"unknown_label": "zzz"}, "unknown_label: no row has the label 'zzz'"),
+    "no file": ({"validation_unknown_file": "no.jsonl"}, "no.jsonl: no such file"),
+    "another task": (
+        {"task": TAG, "abstain_precision": 0.5},
+        "abstain_precision: is for task sequence-classification",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_fitted_is_refused(name, tmp_path, capsys):
+    options, message = BAD[name]
+    makers = {SEVERAL: several_rows, "regression": lambda *given: [{**row, "label": 0.5} for row in text_rows(*given)]}
+    data = data_of(tmp_path, makers.get(options.get("problem_type"), text_rows))
+    assert train(flags(tmp_path / "out", {"task": CLASSIFY, **data, **options})) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,337 @@
+"""Reports: what lies in the data, where a model is wrong, and whether two settings differ."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import precision_recall_fscore_support
+from test_train_command import CLASSIFY, TAG, TRANSLATE, files, read, run, write
+
+from seqblend.__main__ import main as seqblend
+from seqblend.reports.compare import compare
+from seqblend.reports.runs import read_run
+from seqblend.reports.statistics import bootstrap, compare_groups, mcnemar
+from seqblend.scoring import metrics, row_metrics
+from seqblend.scoring.row_metrics import mean_of
+from seqblend.scoring.tags import find_scheme
+
+LABELS = ["a", "b", "c"]
+IOB = ["O", "B-x", "I-x", "B-y", "I-y"]
+
+
+# --- Metrics as sums over rows ---
+
+
+def pairs_of(values):
+    return st.lists(st.tuples(values, values), min_size=1, max_size=8)
+
+
+# Metrics that are no functions of sums over rows.
+OTHERS = {"matthews_correlation", "bleu", "bleu_signature", "bleu_note", "chrf", "chrf_signature"}
+
+
+def assert_equal(sums, figures):
+    expected = {name: value for name, value in figures.items() if name not in OTHERS}
+    assert {name: each.of_all for name, each in sums.items()} == pytest.approx(expected)
+
+
+@given(pairs_of(st.sampled_from(LABELS)))
+@settings(max_examples=40)
+def test_the_sums_of_classes_give_the_metrics(pairs):
+    sides = [list(side) for side in zip(*pairs, strict=True)]
+    ids = [[LABELS.index(name) for name in side] for side in sides]
+    figures = metrics.SequenceClassificationMetric().compute(predictions=ids[0], references=ids[1])
+    assert_equal(row_metrics.sums_of_classes(row_metrics.count_classes(*sides, LABELS)), figures)
+
+
+@given(pairs_of(st.lists(st.sampled_from(LABELS), unique=True)))
+@settings(max_examples=40)
+def test_the_sums_of_several_labels_give_the_metrics(pairs):
+    sides = [list(side) for side in zip(*pairs, strict=True)]
+    rows = [[[int(name in row) for name in LABELS] for row in side] for side in sides]
+    figures = metrics.MultiLabelMetric().compute(predictions=rows[0], references=rows[1])
+    assert_equal(row_metrics.sums_of_several(row_metrics.count_several(*sides, LABELS)), figures)
+
+
+@given(st.data())
+@settings(max_examples=40)
+def test_the_sums_of_tags_give_the_metrics(data):
+    lengths = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=5))
+    sides = [[data.draw(st.lists(st.sampled_from(IOB), min_size=n, max_size=n)) for n in lengths] for _ in range(2)]
+    figures = metrics.TokenClassificationMetric().compute(predictions=sides[0], references=sides[1], labels=IOB)
+    counts = row_metrics.count_spans(*sides, find_scheme(IOB))
+    assert_equal(row_metrics.sums_of_tags(counts, *sides, True), figures)
+
+
+@given(pairs_of(st.lists(st.sampled_from(LABELS), min_size=2, max_size=2)))
+@settings(max_examples=20)
+def test_the_sums_of_tags_without_spans_give_the_metrics(pairs):
+    sides = [list(side) for side in zip(*pairs, strict=True)]
+    figures = metrics.TokenClassificationMetric().compute(predictions=sides[0], references=sides[1], labels=LABELS)
+    assert_equal(row_metrics.sums_of_tags(row_metrics.count_spans(*sides, None), *sides, False), figures)
+
+
+@given(pairs_of(st.sampled_from(["a b", "a b c", "b", "é x", "한국 어"])))
+@settings(max_examples=20)
+def test_the_sums_of_texts_give_the_metrics(pairs):
+    sides = [list(side) for side in zip(*pairs, strict=True)]
+    references = [[text, "a c"] for text in sides[1]]
+    figures = metrics.Seq2SeqMetric().compute(predictions=sides[0], references=references)
+    assert_equal(row_metrics.sums_of_texts(sides[0], references), figures)
+
+
+def test_the_counts_of_labels_are_those_of_scikit_learn():
+    predictions, references = list("aabbccab"), list("abbbcaac")
+    counts = row_metrics.count_classes(predictions, references, LABELS)
+    expected = precision_recall_fscore_support(references, predictions, labels=LABELS)
+    for index in range(3):
+        found = [each.of_all for each in counts.of_label(index).values()]
+        assert found == pytest.approx([each[index] for each in expected[:3]])
+
+
+# --- Intervals and tests ---
+
+
+def test_a_sample_has_as_many_rows_and_the_same_for_every_metric():
+    ones = mean_of([1, 0, 1, 1])
+    samples = bootstrap([ones, mean_of([0, 1, 0, 0])], 50)
+    assert samples.shape == (50, 2) and samples.std() > 0
+    assert samples.sum(-1) == pytest.approx(np.ones(50))
+
+
+def test_equally_good_systems_are_said_to_differ_in_at_most_6_percent_of_draws():
+    rng = np.random.default_rng(0)
+    found = 0
+    for draw in range(1000):
+        rows = rng.beta(4, 1, size=250)  # some rows are harder than others, for both
+        first, second = ([mean_of(rng.random(250) < rows)] for _ in range(2))
+        found += compare_groups(first, second, seed=draw).is_significant
+    assert 0 < found <= 60
+
+
+def groups_of_seeds(rng, means, rows=400, seeds=3, spread=0.01):
+    """The metric of runs whose seeds differ in how good they are."""
+    return [[mean_of(rng.random(rows) < rng.normal(mean, spread)) for _ in range(seeds)] for mean in means]
+
+
+def test_groups_of_one_setting_do_not_differ_and_of_two_settings_do():
+    rng = np.random.default_rng(1)
+    same = [compare_groups(*groups_of_seeds(rng, (0.8, 0.8)), seed=i).is_significant for i in range(100)]
+    other = [compare_groups(*groups_of_seeds(rng, (0.8, 0.95)), seed=i).is_significant for i in range(20)]
+    assert sum(same) <= 10 and all(other)
+
+
+def test_the_interval_has_the_true_difference():
+    rng = np.random.default_rng(2)
+    inside = 0
+    for draw in range(100):
+        found = compare_groups(*groups_of_seeds(rng, (0.7, 0.8)), seed=draw)
+        inside += found.low <= 0.1 <= found.high
+    assert inside >= 90
+
+
+def test_mcnemar_by_hand():
+    """Of six rows that only one of them has right, all are the second's: p is 2 / 64."""
+    first, second = np.array([True] * 4 + [False] * 6), np.array([True] * 10)
+    test = mcnemar(first, second)
+    assert (test.only_first, test.only_second) == (0, 6) and test.p_value == pytest.approx(2 / 2**6)
+    assert mcnemar(first, first).p_value == 1
+
+
+# --- Runs ---
+
+
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory):
+    """The directories of two runs on the same rows, for each task."""
+    root = tmp_path_factory.mktemp("tested")
+    found = {}
+    rows = {
+        CLASSIFY: [{"text": f"a {'b' * (i % 7)}", "label": "xyz"[i % 3]} for i in range(30)],
+        TAG: [{"tokens": ["a", "b"] * (1 + i % 3), "tags": ["B-x", "I-x"] * (1 + i % 3)} for i in range(12)],
+        TRANSLATE: [{"source": f"a{'b' * (i % 3)}", "target": f"b{'a' * (i % 3)}"} for i in range(12)],
+    }
+    for task, of_task in rows.items():
+        data = files(root, of_task, suffix=f"-{task}.jsonl")
+        found[task] = [run(root / f"{task}-{seed}", task=task, seed=seed, max_steps=3, **data) for seed in (0, 1)]
+    return found
+
+
+@pytest.mark.parametrize("task", [CLASSIFY, TAG, TRANSLATE])
+def test_the_figures_of_a_comparison_are_those_of_the_runs(task, tested):
+    runs = [read_run(each) for each in tested[task]]
+    comparison = compare(runs[:1], runs[1:])
+    results = [read(each / "all_results.json") for each in tested[task]]
+    for name, difference in comparison.differences.items():
+        assert difference.means == pytest.approx([each[f"test_{name}"] for each in results]), name
+
+
+def test_the_command_prints_and_writes_a_comparison(tested, tmp_path, capsys):
+    sides = [str(each) for each in tested[CLASSIFY]]
+    assert seqblend(["compare", *sides, "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "| accuracy |" in printed and "McNemar's exact test" in printed and "single run" in printed
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "comparison.json",
+        "comparison.md",
+        "comparison.png",
+    ]
+    content = read(tmp_path / "out/comparison.json")
+    assert content["runs"] == [[side] for side in sides] and content["metrics"]["accuracy"]["p_value"] <= 1
+
+
+def test_a_run_does_not_differ_from_itself(tested, capsys):
+    side = str(tested[TAG][0])
+    assert seqblend(["compare", f"{side},{side}", side]) == 0
+    assert "| yes |" not in capsys.readouterr().out
+
+
+def test_runs_on_other_rows_are_refused(tested, tmp_path, capsys):
+    first, second = tested[CLASSIFY]
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in second.iterdir():
+        if path.is_file():
+            (other / path.name).write_bytes(path.read_bytes())
+    rows = (second / "predictions.jsonl").read_text().splitlines()
+    changes = {
+        "has predicted 29 rows, but": rows[:-1],
+        "row 1 has another input than": [json.dumps({**json.loads(rows[0]), "input": "q"}), *rows[1:]],
+        "row 2 has another reference than": [
+            rows[0],
+            json.dumps({**json.loads(rows[1]), "reference": "x"}),
+            *rows[2:],
+        ],
+        "has no predictions.jsonl": [],
+    }
+    for message, changed in changes.items():
+        (other / "predictions.jsonl").write_text("".join(f"{line}\n" for line in changed))
+        assert seqblend(["compare", str(first), str(other)]) == 2
+        assert message in capsys.readouterr().err
+    assert seqblend(["compare", str(first), str(tested[TAG][0])]) == 2
+    assert "is of token-classification, but" in capsys.readouterr().err
+    assert seqblend(["compare", str(first), str(tmp_path)]) == 2
+    assert "no model of seqblend" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", [CLASSIFY, TAG, TRANSLATE])
+def test_a_run_writes_where_it_is_wrong(task, tested):
+    directory = tested[task][0]
+    content = read(directory / "error_report.json")
+    titles = {table["title"]: table["rows"] for table in content["tables"]}
+    results = read(directory / "all_results.json")
+    for row in titles["Metrics"]:
+        figure = row["value"]
+        assert figure["value"] == pytest.approx(results[f"test_{row['metric']}"])
+        assert figure["low"] <= figure["value"] <= figure["high"]
+    assert sum(row["rows"] for row in titles["By length"]) == content["rows"]
+    if task == CLASSIFY:
+        assert sum(row["support"] for row in titles["By label"]) == content["rows"]
+        confidences = [row["confidence"] for row in titles["Confident errors"]]
+        assert confidences == sorted(confidences, reverse=True)
+        assert all(row["prediction"] != row["reference"] for row in titles["Confident errors"])
+    page = (directory / "error_report.html").read_text()
+    assert "http" not in page and "<script" not in page and "By length" in page
+
+
+def test_slices_of_the_test_rows(tested, tmp_path, capsys):
+    rows = [{"text": "-", "genre": "news" if i % 3 else "<b>"} for i in range(30)]
+    file = write(tmp_path / "rows.jsonl", rows)
+    said = ["errors", str(tested[CLASSIFY][0]), "--output", str(tmp_path / "out"), "--slice_file", str(file)]
+    assert seqblend([*said, "--slice_column", "genre"]) == 0
+    tables = {table["title"]: table["rows"] for table in read(tmp_path / "out/error_report.json")["tables"]}
+    assert {row["genre"]: row["rows"] for row in tables["By genre"]} == {"news": 20, "<b>": 10}
+    assert "<b>" not in (tmp_path / "out/error_report.html").read_text()
+    assert seqblend(said) == 2 and seqblend([*said, "--slice_column", "sort"]) == 2
+    errors = capsys.readouterr().err
+    assert "belong together" in errors and "row 1: has no column 'sort'" in errors
+    write(file, rows[:-1])
+    assert seqblend([*said, "--slice_column", "genre"]) == 2
+    assert "has 29 rows, but the run has predicted 30" in capsys.readouterr().err
+
+
+# --- Data ---
+
+TRAIN = [
+    {"text": "good film", "label": "1"},
+    {"text": "bad film", "label": "0"},
+    {"text": "good film", "label": "0"},
+    {"text": "good film", "label": "1"},
+    {"text": " ", "label": "1"},
+    {"text": "a\u200bb", "label": "0"},
+    {"text": "null", "label": "0"},
+    {"text": "e\u0301", "label": "0"},
+    {"text": '"""quoted', "label": "0"},
+    {"text": "Tom &amp; Tim", "label": "0"},
+]
+TEST = [{"text": "bad film", "label": "1"}, {"text": "good film", "label": "0"}, {"text": "new", "label": "0"}]
+
+
+def data_report(tmp_path, capsys, task, splits, **options):
+    given = {f"{name}_file": write(tmp_path / f"{name}.jsonl", rows) for name, rows in splits.items()}
+    options = {"task": task, **given, "output_dir": tmp_path / "report", **options}
+    assert seqblend(["data", *(str(word) for name, value in options.items() for word in (f"--{name}", value))]) == 0
+    return read(tmp_path / "report/data_report.json"), capsys.readouterr().out
+
+
+def test_the_dirt_of_a_data_set_is_found(tmp_path, capsys):
+    content, printed = data_report(tmp_path, capsys, CLASSIFY, {"train": TRAIN, "test": TEST})
+    train = content["splits"]["train"]
+    assert train["labels"] == {"0": 7, "1": 3}
+    found = {name: finding["rows"] for name, finding in train["findings"].items() if finding["count"]}
+    assert found == {
+        "repeated": [3, 4],
+        "repeated with another answer": [3],
+        "empty": [5],
+        "control or invisible characters": [6],
+        "a missing value in words": [7],
+        "not in Unicode NFC": [8],
+        "quotes of CSV": [9],
+        "entities of HTML": [10],
+    }
+    (overlap,) = content["overlaps"]
+    assert (overlap["shared"]["rows"], overlap["contradicting"]["rows"]) == ([1, 2], [1])
+    assert overlap["shared"]["places"][0].endswith("test.jsonl: row 1")
+    assert "train and test: 2 rows of test are in both, 1 with another answer" in printed
+    assert "10 rows, 2 labels (3 to 7 each)" in printed
+
+
+def test_broken_tags_are_found_by_the_scheme(tmp_path, capsys):
+    rows = [
+        {"tokens": ["a", "b"], "tags": ["B-x", "I-x"]},
+        {"tokens": ["a", "N/A"], "tags": ["O", "I-x"]},
+        {"tokens": ["a"], "tags": ["B-x"]},
+    ]
+    content, printed = data_report(tmp_path, capsys, TAG, {"train": rows})
+    findings = content["splits"]["train"]["findings"]
+    assert findings["tags that are no legal sequence"]["rows"] == [2]
+    assert findings["a missing value in words"]["rows"] == [2]
+    assert content["splits"]["train"]["lengths"]["words"][-1] == 2
+    assert "1 tags that are no legal sequence" in printed
+
+
+def test_pairs_of_texts_have_a_ratio(tmp_path, capsys):
+    rows = [{"source": "ab", "target": "abcd"}, {"source": "abcd", "target": "ab"}]
+    splits = {"train": rows, "test": [{"source": "ab", "target": ["x", "y"]}]}
+    content, _ = data_report(tmp_path, capsys, TRANSLATE, splits)
+    lengths = content["splits"]["train"]["lengths"]
+    assert lengths["characters of target per character of source"][0] == 0.5
+    assert lengths["characters of target per character of source"][-1] == 2
+    assert content["overlaps"][0]["contradicting"]["count"] == 1
+
+
+@pytest.mark.parametrize("task", ["causal-lm", "masked-lm", "denoising"])
+def test_texts_alone(task, tmp_path, capsys):
+    content, _ = data_report(tmp_path, capsys, task, {"train": [{"text": "a b"}, {"text": "a b"}, {"text": "c"}]})
+    assert content["splits"]["train"]["findings"]["repeated"]["rows"] == [2]
+    assert content["splits"]["train"]["lengths"]["words"][-1] == 2
+
+
+def test_a_run_reports_its_data(tested):
+    content = read(tested[CLASSIFY][0] / "data_report.json")
+    assert content["splits"]["train"]["rows"] == 30
+    assert {each["shared"]["count"] for each in content["overlaps"]} == {30}
+    assert content["splits"]["train"]["tokens"]["all"] > 30
+    assert (tested[CLASSIFY][0] / "data_report.md").read_text().startswith("# Data report")
