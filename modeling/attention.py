@@ -172,8 +172,8 @@ def eager_attention_forward(
     Returns:
         The blended values (B, T, H, D) and the attention weights (B, H, T, S).
     """
-    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
-    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
+    if module.num_key_value_groups > 1:  # repeat_interleave copies for one group, too
+        key, value = (states.repeat_interleave(module.num_key_value_groups, dim=1) for states in (key, value))
     scores = query @ key.transpose(2, 3) * scaling  # (B, H, T, S)
     if attention_mask is not None and attention_mask.dtype == torch.bool:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)

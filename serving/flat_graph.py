@@ -169,8 +169,13 @@ class GatherPattern:
         """Queries (1, H, N, D), keys and values (1, K, N, D) give (1, N, H, D), and None for the weights."""
         query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
         rows = ((query, self.queries), (key, self.keys), (value, self.keys))
-        blended, _ = kernel(*(states[indices].transpose(1, 2) for states, indices in rows), self.mask)
-        return blended.flatten(0, 1)[self.places][None], None
+        blended, _ = kernel(*(gather(states, indices).transpose(1, 2) for states, indices in rows), self.mask)
+        return blended.flatten(0, 1).index_select(0, self.places)[None], None
+
+
+def gather(states: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """The tokens of states (N, H, D) at indices (R, L): (R, L, H, D). Indexing would become the slower GatherND."""
+    return states.index_select(0, indices.flatten()).unflatten(0, indices.shape)
 
 
 class GraphLayout:
@@ -220,38 +225,56 @@ class TokenRow:
         return tensor
 
 
-class Part(nn.Module):
-    """Some of the outputs of a joined projection.
+class LastProduct:
+    """The last input of a joined projection, and its output."""
 
-    Each part computes the whole projection; the exporter merges the equal products to one.
+    states: torch.Tensor | None = None
+    outputs: torch.Tensor | None = None
+
+
+class ProjectionSlice(nn.Module):
+    """Some of the outputs of a joined projection, which is computed once for all of its slices.
 
     Args:
         joined: the projection.
         outputs: which of its outputs.
+        last: shared by all slices of the projection.
     """
 
-    def __init__(self, joined: nn.Linear, outputs: slice):
+    def __init__(self, joined: nn.Linear, outputs: slice, last: LastProduct):
         super().__init__()
         self.joined = joined
         self.outputs = outputs
+        self.last = last
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(..., E) to (..., number of outputs)."""
-        return self.joined(states)[..., self.outputs]
+        if self.last.states is not states:
+            self.last.states, self.last.outputs = states, self.joined(states)
+        return self.last.outputs[..., self.outputs]
 
 
 def join_projections(model: nn.Module) -> None:
     """Make one matrix of all projections that read the same states: one product is faster, above all of few tokens."""
     for names in JOINED:
         for module in [each for each in model.modules() if all(hasattr(each, name) for name in names)]:
-            parts = [getattr(module, name) for name in names]
-            sizes = [part.out_features for part in parts]
-            joined = nn.Linear(parts[0].in_features, sum(sizes), bias=parts[0].bias is not None, dtype=model.dtype)
-            joined.weight.data = torch.cat([part.weight.data for part in parts])
-            if joined.bias is not None:
-                joined.bias.data = torch.cat([part.bias.data for part in parts])
-            for name, size, end in zip(names, sizes, itertools.accumulate(sizes), strict=True):
-                setattr(module, name, Part(joined, slice(end - size, end)))
+            projections = [getattr(module, name) for name in names]
+            joined = join(projections)
+            last, ends = LastProduct(), itertools.accumulate(each.out_features for each in projections)
+            for name, projection, end in zip(names, projections, ends, strict=True):
+                outputs = slice(end - projection.out_features, end)
+                setattr(module, name, ProjectionSlice(joined, outputs, last))
+
+
+@torch.no_grad()
+def join(projections: list[nn.Linear]) -> nn.Linear:
+    """One projection with the outputs of several, all with a bias or all without."""
+    first, size = projections[0], sum(each.out_features for each in projections)
+    joined = nn.Linear(first.in_features, size, bias=first.bias is not None, dtype=first.weight.dtype)
+    joined.weight.copy_(torch.cat([each.weight for each in projections]))
+    if first.bias is not None:
+        joined.bias.copy_(torch.cat([each.bias for each in projections]))
+    return joined
 
 
 class FlatGraph(nn.Module):

@@ -71,8 +71,8 @@ def test_only_the_blocks_have_int8_weights(tmp_path):
     model = tiny_model(READERS[2], "eager", classifier_hidden_act="tanh").float()
     write_graph(model, tmp_path, True)
     nodes = onnx.load(tmp_path / MODEL).graph.node
-    # In each of two blocks four products of attention and three of the feed-forward network.
-    assert sum(node.op_type == "MatMulInteger" for node in nodes) == 2 * 7
+    # In each of two blocks: q, k and v; the output of attention; gate and up projection; down projection.
+    assert sum(node.op_type == "MatMulInteger" for node in nodes) == 2 * 4
     # The head has two products, attention two in each block.
     assert sum(node.op_type in ("MatMul", "Gemm") for node in nodes) == 2 + 2 * 2
 
