@@ -409,6 +409,7 @@ def make_settings(
         tag_scheme=model.config.tag_scheme,
         label_thresholds=model.config.label_thresholds,
         abstain_threshold=model.config.abstain_threshold,
+        abstain_score=model.config.abstain_score,
         decode_tags=resolve_decoding(data_args.decode_tags),
         **lengths,
     )

@@ -14,6 +14,7 @@ from ..data.errors import InputError, printable
 from ..data.splits import LabelledData, read_files
 from ..tasks.base import Task
 from ..tasks.encoding import OVERFLOW_COLUMNS, Settings
+from ..tasks.sequence_classification import answer_scores
 from ..tasks.splits import EncodedSplit
 from ..training.arguments import F1, DataArguments
 from ..training.trainer import BlendTrainer
@@ -21,18 +22,19 @@ from .measures import (
     ClassifierOutputs,
     auroc,
     calibration_metrics,
-    confidences_of,
     expected_calibration_error,
     false_positives_at_recall,
     reliability_bins,
 )
 from .temperature import divide_logits, fit_temperature
-from .thresholds import DEFAULT, NEVER, accuracy_threshold, label_threshold, precision_threshold
+from .thresholds import DEFAULT, NEVER, above, accuracy_threshold, label_threshold, precision_threshold
 
 logger = logging.getLogger(__name__)
 
 # With out-of-scope rows and without --abstain_precision, abstaining lowers the accuracy on validation by at most this.
 MAX_ACCURACY_LOSS = 0.01
+# The scores by which a model may abstain; see answer_scores.
+ABSTAIN_SCORES = ("probability", "energy")
 # The most logits of words that are read for a fit: 256 MiB in double precision.
 MOST_LOGITS = 2**25
 
@@ -66,7 +68,7 @@ class Calibrator:
         self.options, self.settings = options, settings
         self.temperature: float | None = None
         self.outputs: dict[str, ClassifierOutputs] = {}
-        self._confidences: dict[str, np.ndarray] = {}
+        self._unknown_logits: dict[str, np.ndarray] = {}
 
     @property
     def abstains(self) -> bool:
@@ -88,8 +90,10 @@ class Calibrator:
         if self.options.label_thresholds is not None:
             config.label_thresholds = self.fit_label_thresholds(config.id2label)
         if self.abstains:
-            config.abstain_threshold = self.fit_abstain_threshold()
-        fitted = {name: getattr(config, name) for name in ("label_thresholds", "abstain_threshold")}
+            for name, value in self.fit_abstain_threshold().items():
+                setattr(config, name, value)
+        names = ("label_thresholds", "abstain_threshold", "abstain_score")
+        fitted = {name: getattr(config, name) for name in names}
         for scorer in self.trainer.scorers.values():
             scorer.settings = replace(scorer.settings, **fitted)
 
@@ -105,7 +109,7 @@ class Calibrator:
             return
         divide_logits(self.trainer.model, self.temperature)
         self.outputs["validation"] = outputs.scaled(self.temperature)
-        self._confidences.clear()
+        self._unknown_logits.clear()
         before, after = (expected_calibration_error(each) for each in (outputs, self.outputs["validation"]))
         logger.info(
             "calibrate: temperature %.4g; expected calibration error on validation %.4f, before %.4f",
@@ -130,41 +134,44 @@ class Calibrator:
         default = [NEVER if is_there else DEFAULT for is_there in has_rows]
         return [default[index] if threshold is None else threshold for index, threshold in enumerate(found)]
 
-    def fit_abstain_threshold(self) -> float:
-        """The confidence below which the model abstains; NEVER, with a warning, if none has the precision."""
-        confidences, is_correct = self.outputs_of("validation").decisions
+    def fit_abstain_threshold(self) -> dict[str, Any]:
+        """The score by which the model abstains, and its threshold, as fields of the configuration."""
+        outputs, unknown = self.outputs_of("validation"), self.unknown_logits("validation")
+        kind = better_score(outputs.logits, unknown)
+        known_scores, unknown_scores = (answer_scores(logits, kind) for logits in (outputs.logits, unknown))
+        is_correct = outputs.logits.argmax(-1) == outputs.targets
         precision = self.options.abstain_precision
         if precision is None:
-            threshold: float | None = accuracy_threshold(confidences, is_correct, MAX_ACCURACY_LOSS)
+            threshold: float | None = accuracy_threshold(known_scores, is_correct, MAX_ACCURACY_LOSS)
         else:
-            unknown = self.unknown_confidences("validation")
-            is_wrong = np.zeros(len(unknown), dtype=bool)
-            threshold = precision_threshold(
-                np.concatenate([confidences, unknown]), np.append(is_correct, is_wrong), precision
-            )
-        if threshold is None:
-            logger.warning(
-                "abstain_precision: the answers with the highest confidence on validation have a precision below %g; "
-                "the model abstains from all answers",
-                precision,
-            )
-            threshold = NEVER
-        logger.info("abstain_threshold: %.4f", threshold)
-        return threshold
+            scores = np.concatenate([known_scores, unknown_scores])
+            threshold = precision_threshold(scores, np.append(is_correct, np.zeros(len(unknown), bool)), precision)
+            if threshold is None:
+                logger.warning(
+                    "abstain_precision: %g is more than the surest answers on validation have; the model answers only "
+                    "where it is surer than in any of them",
+                    precision,
+                )
+                threshold = above(scores)
+        logger.info("abstain_threshold: %.4f, of the score %s", threshold, kind)
+        return {"abstain_threshold": threshold, "abstain_score": kind}
 
     # --- Measuring ---
 
     def metrics(self, split: str) -> dict[str, float]:
         """The metrics of probabilities and of abstaining on a split, as far as there is something to measure."""
-        threshold = getattr(self.trainer.model.config, "abstain_threshold", None)
         found: dict[str, float] = {}
         if self.temperature is not None:
             outputs = self.outputs_of(split)
             before = calibration_metrics(outputs.scaled(1 / self.temperature))
             found |= calibration_metrics(outputs) | {f"{name}_before": value for name, value in before.items()}
+        config = self.trainer.model.config
+        threshold = getattr(config, "abstain_threshold", None)
         if threshold is not None or split in self.unknown:
-            decisions, unknown = self.outputs_of(split).decisions, self.unknown_confidences(split)
-            found |= abstention_metrics(*decisions, unknown, 0.0 if threshold is None else threshold)
+            outputs, kind = self.outputs_of(split), config.abstain_score
+            scores = (answer_scores(logits, kind) for logits in (outputs.logits, self.unknown_logits(split)))
+            is_correct = outputs.logits.argmax(-1) == outputs.targets
+            found |= abstention_metrics(*scores, is_correct, -np.inf if threshold is None else threshold)
         return found
 
     def reliability(self) -> dict[str, Any]:
@@ -197,19 +204,17 @@ class Calibrator:
         found = self.outputs[split] = ClassifierOutputs(logits, targets, self.settings.problem_type)
         return found
 
-    def unknown_confidences(self, split: str) -> np.ndarray:
-        """The confidence of the best answer to each row of none of the classes, (M)."""
-        if split in self._confidences:
-            return self._confidences[split]
+    def unknown_logits(self, split: str) -> np.ndarray:
+        """The logits of the rows of none of the classes, (M, C)."""
         if split not in self.unknown:
-            return np.empty(0)
-        encoded = self.task.read_rows(self.unknown[split].to_list(), self.settings)
-        document = np.asarray(encoded["document"])
-        columns = {name: encoded[name] for name in encoded if name not in OVERFLOW_COLUMNS}
-        logits = self.predict_logits(datasets.Dataset.from_dict(columns)).predictions
-        joined = self.task.join(EvalPrediction(logits, document), document)
-        found = self._confidences[split] = confidences_of(joined.predictions)
-        return found
+            return np.empty((0, len(self.settings.labels)))
+        if split not in self._unknown_logits:
+            encoded = self.task.read_rows(self.unknown[split].to_list(), self.settings)
+            document = np.asarray(encoded["document"])
+            columns = {name: encoded[name] for name in encoded if name not in OVERFLOW_COLUMNS}
+            logits = self.predict_logits(datasets.Dataset.from_dict(columns)).predictions
+            self._unknown_logits[split] = self.task.join(EvalPrediction(logits, document), document).predictions
+        return self._unknown_logits[split]
 
     def predict_logits(self, features: datasets.Dataset) -> EvalPrediction:
         """Logits and labels of encoded rows, from all processes."""
@@ -233,30 +238,42 @@ def without_metrics(trainer: BlendTrainer) -> Iterator[None]:
             setattr(trainer, name, value)
 
 
+def better_score(known: np.ndarray, unknown: np.ndarray) -> str:
+    """The score that tells known rows better from unknown ones.
+
+    Args:
+        known: logits (N, C).
+        unknown: logits of rows of none of the classes, (M, C); without any it is the probability.
+    """
+    if not len(unknown):
+        return ABSTAIN_SCORES[0]
+    return max(ABSTAIN_SCORES, key=lambda kind: auroc(answer_scores(known, kind), answer_scores(unknown, kind)))
+
+
 def abstention_metrics(
-    confidences: np.ndarray, is_correct: np.ndarray, unknown: np.ndarray, threshold: float
+    known: np.ndarray, unknown: np.ndarray, is_correct: np.ndarray, threshold: float
 ) -> dict[str, float]:
     """The metrics of a model that abstains below a threshold.
 
     Args:
-        confidences: of the answers to known rows, (N).
-        is_correct: whether each answer is right, (N).
-        unknown: confidences of the answers to rows of none of the classes, (M); may be empty.
-        threshold: 0 if it never abstains.
+        known: scores of the answers to known rows, (N).
+        unknown: scores of the answers to rows of none of the classes, (M); may be empty.
+        is_correct: whether each answer to a known row is right, (N).
+        threshold: minus infinity if it never abstains.
     """
-    is_answered, is_missed = (side >= threshold if threshold < NEVER else side < 0 for side in (confidences, unknown))
+    is_answered, is_missed = known >= threshold, unknown >= threshold
     answers = int(is_answered.sum() + is_missed.sum())
     correct = int((is_correct & is_answered).sum())
     found = {
-        "known_accuracy": correct / len(confidences),
+        "known_accuracy": correct / len(known),
         "coverage": float(is_answered.mean()),
         "selective_precision": correct / answers if answers else 0.0,
     }
     if len(unknown):
         found |= {
             "unknown_recall": float(1 - is_missed.mean()),
-            "unknown_auroc": auroc(confidences, unknown),
-            "unknown_fpr95": false_positives_at_recall(confidences, unknown),
+            "unknown_auroc": auroc(known, unknown),
+            "unknown_fpr95": false_positives_at_recall(known, unknown),
         }
     return found
 

@@ -48,11 +48,6 @@ class ClassifierOutputs:
         return probabilities.max(-1), probabilities.argmax(-1) == self.targets
 
 
-def confidences_of(logits: np.ndarray) -> np.ndarray:
-    """The probability of the best label of each row: (N) for logits (N, C)."""
-    return softmax(logits.astype(np.float64), axis=-1).max(-1)
-
-
 def reliability_bins(outputs: ClassifierOutputs, bins: int = BINS) -> list[dict[str, float]]:
     """The decisions in bins of equal width, without empty bins.
 
@@ -113,11 +108,11 @@ def calibration_metrics(outputs: ClassifierOutputs) -> dict[str, float]:
 
 
 def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
-    """The probability that a known row has a higher confidence than an unknown one; ties count half.
+    """The probability that a known row has a higher score than an unknown one; ties count half.
 
     Args:
-        known: confidences (N).
-        unknown: confidences (M).
+        known: scores (N).
+        unknown: scores (M).
     """
     ordered = np.sort(unknown)
     below = np.searchsorted(ordered, known, side="left")
@@ -126,6 +121,6 @@ def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
 
 
 def false_positives_at_recall(known: np.ndarray, unknown: np.ndarray, recall: float = 0.95) -> float:
-    """The share of unknown rows with a confidence that this share of the known rows reaches, too (FPR95)."""
+    """The share of unknown rows with a score that this share of the known rows reaches, too (FPR95)."""
     threshold = np.sort(known)[::-1][int(np.ceil(recall * len(known))) - 1]
     return float((unknown >= threshold).mean())

@@ -1,9 +1,13 @@
 """Thresholds that are chosen on validation: one for each of several labels, or one below which a model abstains."""
 
+import math
+
 import numpy as np
 
 # The threshold of a label that has none of its own, and one that no probability exceeds.
 DEFAULT, NEVER = 0.5, 1.0
+# Scores of the same text in two batches may differ by less than this.
+NOISE = 1e-5
 
 
 def label_threshold(probabilities: np.ndarray, is_correct: np.ndarray, precision: float | None = None) -> float | None:
@@ -33,45 +37,52 @@ def label_threshold(probabilities: np.ndarray, is_correct: np.ndarray, precision
     return between(ordered, best) if scores[best] > 0 else None
 
 
-def precision_threshold(confidences: np.ndarray, is_correct: np.ndarray, precision: float) -> float | None:
-    """The confidence below which a model abstains, so that this share of its other answers is right.
+def precision_threshold(scores: np.ndarray, is_correct: np.ndarray, precision: float) -> float | None:
+    """The score below which a model abstains, so that this share of its other answers is right.
 
     Args:
-        confidences: the probability of each answer, (N).
-        is_correct: whether it is right, (N).
+        scores: of the answers, (N).
+        is_correct: whether each is right, (N).
         precision: the share that is asked for.
 
     Returns:
         The lowest such threshold: the most answers; None if there is none.
     """
-    order = np.argsort(-confidences, kind="stable")
-    ordered, right = confidences[order], is_correct[order].cumsum()
+    order = np.argsort(-scores, kind="stable")
+    ordered, right = scores[order], is_correct[order].cumsum()
     is_end = np.append(ordered[1:] != ordered[:-1], True)
     is_enough = is_end & (right >= precision * np.arange(1, len(ordered) + 1))
     return between(ordered, int(np.flatnonzero(is_enough)[-1])) if is_enough.any() else None
 
 
-def accuracy_threshold(confidences: np.ndarray, is_correct: np.ndarray, most_lost: float) -> float:
-    """The confidence below which a model abstains, so that the accuracy falls by at most `most_lost`.
+def accuracy_threshold(scores: np.ndarray, is_correct: np.ndarray, most_lost: float) -> float:
+    """The score below which a model abstains, so that the accuracy falls by at most `most_lost`.
 
     Args:
-        confidences: the probability of each answer to known rows, (N).
-        is_correct: whether it is right, (N).
+        scores: of the answers to known rows, (N).
+        is_correct: whether each is right, (N).
         most_lost: share of all known rows; a row without an answer counts as wrong.
 
     Returns:
-        The middle between the lowest confidence that must not be lost and the next lower one of any row; NEVER if all
-        may be lost.
+        The middle between the lowest score that must not be lost and the next lower one of any row; above all scores
+        if all may be lost.
     """
-    correct = np.sort(confidences[is_correct])
-    lost = int(most_lost * len(confidences))
+    correct = np.sort(scores[is_correct])
+    lost = int(most_lost * len(scores))
     if lost >= len(correct):
-        return NEVER
+        return above(scores)
     lowest = correct[lost]
-    return float((lowest + max(confidences[confidences < lowest], default=0.0)) / 2)
+    below = scores[scores < lowest - NOISE]
+    return float((lowest + below.max()) / 2) if len(below) else float(lowest - NOISE)
+
+
+def above(scores: np.ndarray) -> float:
+    """The next number above all scores."""
+    return float(np.nextafter(scores.max(), math.inf))
 
 
 def between(ordered: np.ndarray, last: int) -> float:
-    """A number between the last probability that is above the threshold and the next one below it."""
-    below = ordered[last + 1] if last + 1 < len(ordered) else 0.0
-    return float((ordered[last] + below) / 2)
+    """The middle between the last score (N, descending) above the threshold and the next one; if none is, below it."""
+    if last + 1 < len(ordered):
+        return float((ordered[last] + ordered[last + 1]) / 2)
+    return float(ordered[last] - abs(ordered[last]) / 2)

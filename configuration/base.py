@@ -51,12 +51,6 @@ def probability(value: float | None) -> None:
         raise ValueError(f"must be in [0, 1), got {value}")
 
 
-def share(value: float | None) -> None:
-    """Field validator. Raises ValueError for a number outside [0, 1]."""
-    if value is not None and not 0 <= value <= 1:
-        raise ValueError(f"must be in [0, 1], got {value}")
-
-
 def activation(name: str | None) -> None:
     """Field validator. Raises ValueError for a name that is not in transformers' activation table."""
     if name is not None and name not in ACT2FN:
@@ -252,11 +246,13 @@ class BlendConfig(RecipeConfig):
     # How the labels of token classification mark spans, as found in training; None: inferred from their names.
     tag_scheme: TagSchemeName | None = None
     # Fitted after training. The temperature by which the last projection was divided (Guo et al. 2017); for several
-    # labels, the probability above which each label is predicted (None: 0.5); for a single label, the probability
-    # below which a prediction abstains (None: it never does).
+    # labels, the probability above which each label is predicted (None: 0.5); for a single label, the score below
+    # which a prediction abstains (None: it never does), and the score: the probability of the label, or the logarithm
+    # of the sum of the exponentials of all logits (Liu et al. 2020).
     calibration_temperature: int | float | None = checked_field(positive, None)
     label_thresholds: list[int | float] | None = None
-    abstain_threshold: int | float | None = checked_field(share, None)
+    abstain_threshold: int | float | None = None
+    abstain_score: Literal["probability", "energy"] = "probability"
 
     # model_type of the architecture that the model was converted from; original_files/ holds the files kept from it.
     original_model_type: str | None = None
@@ -465,6 +461,8 @@ def check_thresholds(config: PreTrainedConfig) -> None:
     for name, problem_type in THRESHOLDS.items():
         if getattr(config, name) is not None and config.problem_type != problem_type:
             raise ValueError(f"{name} needs problem_type={problem_type!r}, and it is {config.problem_type!r}")
+    if config.abstain_score != "probability" and config.abstain_threshold is None:
+        raise ValueError(f"abstain_score={config.abstain_score!r} has no effect: abstain_threshold is None")
     if thresholds is None:
         return
     if len(thresholds) != config.num_labels:

@@ -16,7 +16,6 @@ from .base import (
     checked_field,
     positive,
     probability,
-    share,
 )
 from .decoder import BlendDecoderConfig
 from .encoder import BlendEncoderConfig
@@ -71,7 +70,8 @@ class BlendEncoderDecoderConfig(RecipeConfig):
     tag_scheme: TagSchemeName | None = None
     calibration_temperature: int | float | None = checked_field(positive, None)
     label_thresholds: list[int | float] | None = None
-    abstain_threshold: int | float | None = checked_field(share, None)
+    abstain_threshold: int | float | None = None
+    abstain_score: Literal["probability", "energy"] = "probability"
     use_cache: bool = True
     original_model_type: str | None = None
 

@@ -24,7 +24,7 @@ NOT_COMPUTED = {
     *("class_weights", "label_smoothing", "sparse_prediction", "initializer_range", "use_cache"),
     *("attention_dropout", "hidden_dropout", "classifier_dropout"),
     *("cls_token_id", "sep_token_id", "mask_token_id", "original_model_type"),
-    *("tag_scheme", "calibration_temperature", "label_thresholds", "abstain_threshold"),
+    *("tag_scheme", "calibration_temperature", "label_thresholds", "abstain_threshold", "abstain_score"),
 }
 # Keys of the labels, equal in both configurations.
 LABELS = ("id2label", "label2id", "problem_type")

@@ -421,8 +421,8 @@ def answer_limits(saved: SavedModel) -> list[str]:
     threshold, lines = saved.config.get("abstain_threshold"), []
     if threshold is not None:
         lines.append(
-            f"Below a probability of {threshold:.3f} the model abstains: seqblend marks such answers with `abstains`; "
-            "other clients do not."
+            f"The model abstains below the {saved.config.get('abstain_score')} {threshold:.3f}: seqblend marks such "
+            "answers with `abstains`; other clients do not."
         )
     if saved.config.get("label_thresholds") is not None:
         lines.append(

@@ -72,6 +72,7 @@ def load_predictor(directory: str, options: PredictionOptions) -> RowPredictor:
         tag_scheme=config.tag_scheme,
         label_thresholds=config.label_thresholds,
         abstain_threshold=config.abstain_threshold,
+        abstain_score=config.abstain_score,
         decode_tags=resolve_decoding(options.decode_tags),
     )
     return RowPredictor(task, model, settings, options.max_tokens_per_batch, generation)

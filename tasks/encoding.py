@@ -32,7 +32,7 @@ OVERFLOW_COLUMNS = ("document", "cut", "shortened")
 # Settings that do not change encoded rows.
 NOT_ENCODED = (
     *("origins", "bleu_tokenize", "top_k", "probabilities", "tag_scheme", "decode_tags"),
-    *("label_thresholds", "abstain_threshold"),
+    *("label_thresholds", "abstain_threshold", "abstain_score"),
 )
 
 
@@ -62,7 +62,8 @@ class Settings:
         tag_scheme: the scheme of the tags in the model's configuration.
         decode_tags: how tags are chosen: `legal` or `greedy`; see tags.py.
         label_thresholds: of several labels, the probability above which each is predicted; None: 0.5.
-        abstain_threshold: of one label, the probability below which an answer abstains; None: none does.
+        abstain_threshold: of one label, the score below which an answer abstains; None: none does.
+        abstain_score: that score, `probability` or `energy`; see `answer_scores`.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -86,6 +87,7 @@ class Settings:
     decode_tags: str = "legal"
     label_thresholds: list[float] | None = None
     abstain_threshold: float | None = None
+    abstain_score: str = "probability"
 
     @classmethod
     def for_scoring(cls, labels: list[str], problem_type: str | None, tag_scheme: str | None) -> "Settings":

@@ -6,7 +6,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from scipy.special import expit, softmax
+from scipy.special import expit, logsumexp, softmax
 from transformers import (
     AutoModelForSequenceClassification,
     BatchEncoding,
@@ -160,10 +160,27 @@ def answer_logits(logits: np.ndarray, settings: Settings) -> list[Answer]:
         return [{"prediction": row.tolist() if len(row) > 1 else float(row[0])} for row in logits]
     if settings.problem_type == SEVERAL:
         return [several_labels(row, settings) for row in expit(logits)]
-    scores = softmax(logits, axis=-1)
+    scores, abstains = softmax(logits, axis=-1), [None] * len(logits)
+    if settings.abstain_threshold is not None:
+        abstains = (answer_scores(logits, settings.abstain_score) < settings.abstain_threshold).tolist()
     best = np.argsort(-scores, axis=-1, kind="stable")
     best = best if settings.probabilities else best[:, : settings.top_k]
-    return [one_label(row, order, settings) for row, order in zip(scores, best, strict=True)]
+    rows = zip(scores, best, abstains, strict=True)
+    return [one_label(row, order, settings.labels, abstains) for row, order, abstains in rows]
+
+
+def answer_scores(logits: np.ndarray, kind: str) -> np.ndarray:
+    """How sure the answers to rows are, (N), of logits (N, C).
+
+    Args:
+        logits: of a single label.
+        kind: `probability`, that of the best label; or `energy`, the logarithm of the sum of the exponentials of the
+            logits, which is high only if some logit is high.
+
+    Source: Liu et al. 2020, "Energy-based Out-of-distribution Detection", equation 4, with the other sign.
+    """
+    logits = logits.astype(np.float64)
+    return softmax(logits, axis=-1).max(-1) if kind == "probability" else logsumexp(logits, axis=-1)
 
 
 def several_labels(scores: np.ndarray, settings: Settings) -> Answer:
@@ -174,19 +191,15 @@ def several_labels(scores: np.ndarray, settings: Settings) -> Answer:
     return {"prediction": [name for (name, score), threshold in named if score > threshold], "scores": by_name}
 
 
-def one_label(scores: np.ndarray, order: np.ndarray, settings: Settings) -> Answer:
-    """The answer of a row with one label, and if the model has a threshold whether it abstains.
+def one_label(scores: np.ndarray, order: np.ndarray, labels: list[str], abstains: bool | None) -> Answer:
+    """The answer of a row with one label.
 
     Args:
         scores: probabilities (C).
         order: labels in the answer, the most probable one first.
-        settings: of the task.
+        labels: the names of all labels.
+        abstains: whether the answer abstains; None if the model has no threshold.
     """
-    answer: Answer = {
-        "prediction": settings.labels[order[0]],
-        "scores": {settings.labels[index]: float(scores[index]) for index in order},
-    }
-    if settings.abstain_threshold is not None:
-        # A probability of 1 may be rounded: with a threshold of 1 all answers abstain.
-        answer["abstains"] = settings.abstain_threshold == 1 or bool(scores[order[0]] < settings.abstain_threshold)
-    return answer
+    named = {labels[index]: float(scores[index]) for index in order}
+    answer: Answer = {"prediction": labels[order[0]], "scores": named}
+    return answer if abstains is None else {**answer, "abstains": abstains}

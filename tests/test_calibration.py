@@ -11,6 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from seqblend import Predictor
 from seqblend.calibration import measures
+from seqblend.calibration.calibrator import better_score
 from seqblend.calibration.measures import SEVERAL, ClassifierOutputs
 from seqblend.calibration.temperature import fit_temperature
 from seqblend.calibration.thresholds import accuracy_threshold, label_threshold, precision_threshold
@@ -257,9 +258,15 @@ def test_rows_of_none_of_the_classes(tmp_path):
         for split in ("validation", "test")
     }
     directory = run(tmp_path / "out", task=CLASSIFY, **data_of(tmp_path), **LEARNING, **unknown)
-    threshold, results = read(directory / "config.json")["abstain_threshold"], read(directory / "all_results.json")
-    rows = predictions(directory)
-    assert all(row["abstains"] == (row["scores"][row["prediction"]] < threshold) for row in rows)
+    results, rows = read(directory / "all_results.json"), predictions(directory)
+    model = AutoModelForSequenceClassification.from_pretrained(directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    for row in rows[:20]:
+        logits = model(**tokenizer(row["input"], return_tensors="pt")).logits[0]
+        scores = {"probability": logits.softmax(-1).max(), "energy": logits.exp().sum().log()}
+        distance = float(scores[model.config.abstain_score]) - model.config.abstain_threshold
+        # Another batch may differ in the last digits.
+        assert row["abstains"] == (distance < 0) or abs(distance) < 1e-5
     right = [row["prediction"] == row["reference"] and not row["abstains"] for row in rows]
     assert results["test_known_accuracy"] == pytest.approx(np.mean(right))
     assert results["eval_known_accuracy"] >= results["eval_accuracy"] - 0.01 - 1e-9
@@ -284,6 +291,15 @@ def test_rows_with_the_label_of_none_of_the_classes(tmp_path):
     assert len(names) >= 8
     assert {name: results[0][name] for name in names} == {name: results[1][name] for name in names}
     assert "none" not in read(labelled / "config.json")["label2id"]
+
+
+def test_the_score_that_notices_more_unknown_rows_is_taken():
+    """All logits of unknown rows are low, in the same proportions as those of known rows: only the energy tells."""
+    known = np.array([[6.0, 2.0], [1.0, 5.0], [7.0, 3.0]])
+    assert better_score(known, known - 5) == "energy"
+    # Their best logit is as high, but another one is, too.
+    assert better_score(known, np.array([[5.5, 5.4], [5.1, 5.0]])) == "probability"
+    assert better_score(known, np.empty((0, 2))) == "probability"
 
 
 def test_a_precision_that_is_asked_for(tmp_path):

@@ -37,8 +37,8 @@ from .tokenizers import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
-# Config fields that are fitted to the outputs of a trained model.
-FITTED_FIELDS = ("calibration_temperature", *THRESHOLDS)
+# Config fields that are fitted to the outputs of a trained model, and their values before.
+FITTED_FIELDS = {"calibration_temperature": None, **dict.fromkeys(THRESHOLDS), "abstain_score": "probability"}
 
 # Config fields that the user cannot override, and what determines them.
 DERIVED_FIELDS = {
@@ -157,7 +157,7 @@ def make_model(
     fields = {**task.config_fields(data_args.problem_type), **of_rows}
     if args.do_train:
         # They are of the weights before training.
-        fields |= dict.fromkeys(FITTED_FIELDS)
+        fields |= FITTED_FIELDS
     if labels:
         fields["id2label"] = dict(enumerate(labels))
         fields["label2id"] = {name: index for index, name in enumerate(labels)}
