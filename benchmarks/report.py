@@ -1,4 +1,7 @@
-"""Write results of the benchmarks into a page, or compare them: `python -m seqblend.benchmarks.report FILE.json …`."""
+"""Write results of benchmarks into their sections of a page, or compare them with it.
+
+The command is `python -m seqblend.benchmarks.report FILE.json …`.
+"""
 
 import argparse
 import json
@@ -18,6 +21,8 @@ from .systems import OURS
 
 PAGE = Path("docs/performance.md")
 BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
+# The name of a benchmark, and its section of the page.
+SECTION = re.compile(r"^### (.+)\n((?:(?!### ).*\n?)*)", re.MULTILINE)
 PACKAGES = ("torch", "transformers", "x-transformers")
 HEADINGS = {
     "benchmark": "benchmark",
@@ -104,31 +109,32 @@ def versions() -> list[str]:
     return found
 
 
-def section(rows: list[dict[str, Any]], device: str, data: Path | None) -> str:
-    """The text between the markers: the command, the machine, and a table for each benchmark."""
-    options = [f"--device {device}"] * (device != "cpu") + ["--data DIR"] * (data is not None)
-    options += ["--checkpoint DIR"] * any(row.get("checkpoint", RANDOM_WEIGHTS) != RANDOM_WEIGHTS for row in rows)
-    options += ["--whole_epochs"] * any("batches" in row and row["batches"] == row["epoch_batches"] for row in rows)
-    names = list(dict.fromkeys(row["benchmark"] for row in rows))
-    lines = [
-        f"`python -m seqblend.benchmarks {' '.join([*names, *options, '--json FILE'])}`",
-        f"{environment(device)}.",
-        *(f"Lengths of {kind}: {corpus.name}." for kind, corpus in load_corpora(data).items()),
-        *(f"### {name}\n\n{table([row for row in rows if row['benchmark'] == name])}" for name in names),
-    ]
-    return "\n\n".join(lines)
+def sections(rows: list[dict[str, Any]], device: str, data: Path | None) -> dict[str, str]:
+    """For each benchmark of the rows its command, the machine, and its table."""
+    corpora = [f"Lengths of {kind}: {corpus.name}." for kind, corpus in load_corpora(data).items()]
+    found = {}
+    for name in dict.fromkeys(row["benchmark"] for row in rows):
+        own = [row for row in rows if row["benchmark"] == name]
+        options = [f"--device {device}"] * (device != "cpu") + ["--data DIR"] * (data is not None)
+        options += ["--checkpoint DIR"] * any(row.get("checkpoint", RANDOM_WEIGHTS) != RANDOM_WEIGHTS for row in own)
+        options += ["--whole_epochs"] * any("batches" in row and row["batches"] == row["epoch_batches"] for row in own)
+        command = f"`python -m seqblend.benchmarks {' '.join([name, *options, '--json FILE'])}`"
+        found[name] = "\n\n".join([command, " ".join([f"{environment(device)}.", *corpora]), table(own)])
+    return found
 
 
-def replace_section(page: Path, text: str) -> None:
-    """Replace the text between the page's markers; the rest of the page is unchanged.
+def replace_sections(page: Path, new: dict[str, str]) -> None:
+    """Replace or add sections between the page's markers; the rest of the page is unchanged.
 
     Raises:
         ValueError: the page does not have each marker once, in order.
     """
     before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+    content, end, after = rest.partition(END)
     if not (begin and end) or BEGIN in rest or END in before + after:
         raise ValueError(f"{page} must have {BEGIN} and then {END}, once each")
+    old = {name: text.strip() for name, text in SECTION.findall(content)}
+    text = "\n\n".join(f"### {name}\n\n{each}" for name, each in (old | new).items())
     page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
@@ -136,8 +142,9 @@ def page_rows(page: Path) -> list[dict[str, str]]:
     """The rows of the page's tables: the cells by their headings."""
     text = page.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
     rows = []
-    for name, content in re.findall(r"^### (.+)\n\n((?:\|.*\n?)+)", text, re.MULTILINE):
-        heading, _, *lines = [[each.strip() for each in line.strip("| ").split("|")] for line in content.splitlines()]
+    for name, content in SECTION.findall(text):
+        table_lines = [line for line in content.splitlines() if line.startswith("|")]
+        heading, _, *lines = [[each.strip() for each in line.strip("| ").split("|")] for line in table_lines]
         rows += [{"benchmark": name, **dict(zip(heading, line, strict=False))} for line in lines]
     return rows
 
@@ -170,7 +177,7 @@ def fallen_ratios(rows: list[dict[str, Any]], page: Path) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the rows of the given files into the page, or compare them with it; the exit code is 1 if a ratio fell."""
+    """Write the rows of files into the page, or compare them with it; the exit code is 1 if a ratio fell."""
     parser = argparse.ArgumentParser(prog="python -m seqblend.benchmarks.report", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.json", help="written by the benchmarks")
     parser.add_argument(
@@ -189,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fallen = fallen_ratios(rows, args.page)
         print(*fallen or ["no ratio fell"], sep="\n")
         return int(bool(fallen))
-    replace_section(args.page, section(rows, args.device, args.data))
+    replace_sections(args.page, sections(rows, args.device, args.data))
     return 0
 
 

@@ -402,18 +402,21 @@ def test_what_is_not_known_is_refused(arguments, message, monkeypatch, capsys):
 
 def test_the_report_keeps_the_prose_and_may_be_written_again(tmp_path, measured):
     page, file = tmp_path / "page.md", tmp_path / "rows.json"
-    page.write_text(f"before\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n")
+    kept = "### generate\n\nof another machine\n\n| a |\n| - |\n| 1 |"
+    old = "### growth\n\n| old |"
+    page.write_text(f"before\n\n{report.BEGIN}\n\n{kept}\n\n{old}\n\n{report.END}\n\nafter\n")
     file.write_text(json.dumps(measured["causal-train"] + measured["growth"]))
     report.main([str(file), "--page", str(page)])
     written = page.read_text()
     report.main([str(file), "--page", str(page)])
     assert page.read_text() == written
     assert written.startswith("before\n\n") and written.endswith("\n\nafter\n") and "old" not in written
-    assert "`python -m seqblend.benchmarks causal-train growth --json FILE`" in written
+    assert kept in written, "benchmarks that were not measured stay"
+    assert "`python -m seqblend.benchmarks causal-train --json FILE`" in written
     assert "### causal-train" in written and report.table(measured["growth"]) in written
     tuned = [{**row, "checkpoint": "minilm", "epoch_batches": row["batches"]} for row in measured["finetune"]]
-    assert "finetune --checkpoint DIR --whole_epochs --json" in report.section(tuned, "cpu", None)
-    assert "finetune --json" in report.section(measured["finetune"], "cpu", None)
+    assert "finetune --checkpoint DIR --whole_epochs --json" in report.sections(tuned, "cpu", None)["finetune"]
+    assert "finetune --json" in report.sections(measured["finetune"], "cpu", None)["finetune"]
     page.write_text(f"{report.END} {report.BEGIN}")
     with pytest.raises(ValueError, match="must have <!-- tables -->"):
         report.main([str(file), "--page", str(page)])
