@@ -54,10 +54,10 @@ class Finding:
         self.rows += [int(index) + 1 for index in indices[: MOST_ROWS - len(self.rows)]]
 
     @classmethod
-    def of_mask(cls, mask: np.ndarray) -> "Finding":
-        """The rows of a mask (N)."""
+    def of_rows(cls, indices: np.ndarray) -> "Finding":
+        """Rows by their indices."""
         finding = cls()
-        finding.add(np.flatnonzero(mask))
+        finding.add(indices)
         return finding
 
     def examples(self) -> str:
@@ -282,32 +282,28 @@ class SplitReader:
         # A written answer is a text, too.
         self.texts = [*self.inputs, *([self.answer] if has_answer and self.answer in task.text_columns else [])]
         self.constraints = settings.tag_constraints if task.reads_words and has_answer else None
-        self.lengths: dict[str, list[np.ndarray]] = {}
+        # Of each row by unit, (N).
+        self.lengths: dict[str, np.ndarray] = {}
         self.labels: Counter[str] = Counter()
 
     def read(self) -> tuple[SplitReport, Hashes]:
         """The report of the split, and the hashes of its rows."""
-        empty = np.empty(0, dtype=np.int64)
-        parts = [Hashes(empty, empty, empty.astype(bool))]
-        starts = range(0, len(self.rows), BATCH)
+        count = len(self.rows)
+        found = Hashes(np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, bool))
+        starts = range(0, count, BATCH)
         for start, table in zip(starts, self.rows.with_format("arrow").iter(BATCH), strict=True):
             for name in self.texts:
                 self.add_texts(name, table[name], start)
             if self.answer is not None:
                 self.add_answers(table[self.answer], start)
-            inputs, has_text = hash_rows([as_texts(table[name]) for name in self.inputs])
-            whole = inputs if self.answer is None else inputs ^ self.hash_answers(table[self.answer])
-            parts.append(Hashes(inputs, whole, has_text))
-        found = Hashes(
-            inputs=np.concatenate([part.inputs for part in parts]),
-            whole=np.concatenate([part.whole for part in parts]),
-            has_text=np.concatenate([part.has_text for part in parts]),
-        )
+            batch = slice(start, start + len(table))
+            inputs, found.has_text[batch] = hash_rows([as_texts(table[name]) for name in self.inputs])
+            found.inputs[batch] = inputs
+            found.whole[batch] = inputs if self.answer is None else inputs ^ self.hash_answers(table[self.answer])
         repeated, contradicting = find_repeated(found)
         first = {"repeated": repeated, "repeated with another answer": contradicting}
         self.report.findings = first | self.report.findings
-        lengths = {unit: np.concatenate(values) for unit, values in self.lengths.items()}
-        self.report.lengths = {unit: quantiles(values) for unit, values in (lengths | self.ratio(lengths)).items()}
+        self.report.lengths = {unit: quantiles(values) for unit, values in self.lengths.items()} | self.ratio()
         self.report.labels = dict(self.labels.most_common())
         return self.report, found
 
@@ -323,7 +319,8 @@ class SplitReader:
         for reason, mask in suspicious_rows(as_texts(column)).items():
             self.report.findings.setdefault(f"{prefix}{reason}", Finding()).add(start + np.flatnonzero(mask))
         for unit, values in lengths_of(column).items():
-            self.lengths.setdefault(f"{prefix}{unit}", []).append(values)
+            lengths = self.lengths.setdefault(f"{prefix}{unit}", np.zeros(len(self.rows), np.int32))
+            lengths[start : start + len(values)] = values
 
     def add_answers(self, column: pa.ChunkedArray, start: int) -> None:
         """Add a batch of labels or tags; `start` is the index of its first row."""
@@ -338,13 +335,14 @@ class SplitReader:
             finding = self.report.findings.setdefault("tags that are no legal sequence", Finding())
             finding.add(start + np.flatnonzero(broken))
 
-    def ratio(self, lengths: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """For pairs of texts, the ratio of their lengths in characters."""
+    def ratio(self) -> dict[str, list[float]]:
+        """For pairs of texts, the quantiles of the ratio of their lengths in characters."""
         keys = [f"{name}: characters" for name in self.texts]
-        if len(keys) != 2 or not all(key in lengths for key in keys):
+        if len(keys) != 2 or not all(key in self.lengths for key in keys):
             return {}
-        first, second = (lengths[key] for key in keys)
-        return {f"characters of {self.texts[1]} per character of {self.texts[0]}": second / np.maximum(first, 1)}
+        first, second = (self.lengths[key] for key in keys)
+        unit = f"characters of {self.texts[1]} per character of {self.texts[0]}"
+        return {unit: quantiles(second / np.maximum(first, 1))}
 
 
 def quantiles(values: np.ndarray) -> list[float]:
@@ -357,17 +355,22 @@ def quantiles(values: np.ndarray) -> list[float]:
 
 def find_repeated(hashes: Hashes) -> tuple[Finding, Finding]:
     """The rows whose input stands in an earlier row, and those with another answer than the first such row."""
-    _, first, places = np.unique(hashes.inputs, return_index=True, return_inverse=True)
-    earlier = first[places]
-    is_repeated = hashes.has_text & (earlier != np.arange(len(earlier)))
-    differs = is_repeated & (hashes.whole != hashes.whole[earlier])
-    return Finding.of_mask(is_repeated), Finding.of_mask(differs)
+    # Equal hashes become neighbours, in the order of their rows.
+    order = np.argsort(hashes.inputs, kind="stable")
+    is_first = np.ones(len(order), dtype=bool)
+    is_first[1:] = hashes.inputs[order[1:]] != hashes.inputs[order[:-1]]
+    place_of_first = np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))
+    differs = hashes.whole[order] != hashes.whole[order[place_of_first]]
+    is_repeated = ~is_first & hashes.has_text[order]
+    repeated, contradicting = (np.sort(order[mask]) for mask in (is_repeated, is_repeated & differs))
+    return Finding.of_rows(repeated), Finding.of_rows(contradicting)
 
 
 def find_shared(first: Hashes, second: Hashes) -> tuple[Finding, Finding]:
     """The rows of the second split whose input stands in the first, and those that never do with the same answer."""
     is_shared = second.has_text & np.isin(second.inputs, first.inputs)
-    return Finding.of_mask(is_shared), Finding.of_mask(is_shared & ~np.isin(second.whole, first.whole))
+    differs = is_shared & ~np.isin(second.whole, first.whole)
+    return Finding.of_rows(np.flatnonzero(is_shared)), Finding.of_rows(np.flatnonzero(differs))
 
 
 def token_facts(split: EncodedSplit, settings: Settings) -> dict[str, int | float]:

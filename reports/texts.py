@@ -14,8 +14,8 @@ SUSPICIOUS = {
     "spaces around": rf"{START}\s+[^\s{SEPARATOR}]|[^\s{SEPARATOR}]\s+{END}",
     "line breaks": r"\n|\r",
     "control or invisible characters": (
-        # Controls, soft hyphen, zero-width space, marks of direction, line separators, byte order mark; not the joiners
-        # of emoji, Persian and Indian scripts.
+        # Controls, soft hyphen, zero-width space, marks of direction, line separators, byte order mark. Emoji, Persian
+        # and Indian scripts have joiners.
         r"[\x00-\x08\x0b\x0c\x0e-\x1e\x7f-\x{9f}\x{ad}\x{200b}\x{200e}\x{200f}\x{2028}-\x{202e}\x{2060}-\x{2064}\x{feff}]"
     ),
     "replacement characters": r"\x{fffd}",
