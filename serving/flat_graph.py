@@ -158,24 +158,40 @@ def dynamic_shapes(arrays: Arrays) -> tuple[dict[int, Dim], ...]:
 
 
 class GatherPattern:
-    """An attention pattern whose rows are gathered by indices; arguments as in RowIndices."""
+    """An attention pattern whose rows are gathered by indices.
+
+    Args:
+        queries: the token at each place of each row, (R, L).
+        keys: the token at each place of the keys of each row, (R, S).
+        mask: whether a query attends to a key, (R, 1, L or 1, S).
+        places: for each token its place among the R · L queries, (N).
+    """
 
     def __init__(self, queries: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor, places: torch.Tensor):
-        self.queries, self.keys, self.mask, self.places = queries, keys, mask, places
+        self.queries, self.keys, self.places = queries, keys, places
+        # Adding is faster than selecting, in every layer.
+        self.mask = torch.where(mask, 0.0, torch.finfo(torch.float32).min)
+        self.heads: dict[tuple[int, int], torch.Tensor] = {}
 
     def blend(
         self, kernel: Kernel, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, None]:
         """Queries (1, H, N, D), keys and values (1, K, N, D) give (1, N, H, D), and None for the weights."""
-        query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
-        rows = ((query, self.queries), (key, self.keys), (value, self.keys))
-        blended, _ = kernel(*(gather(states, indices).transpose(1, 2) for states, indices in rows), self.mask)
+        rows = (self.gather(states, which) for states, which in ((query, 0), (key, 1), (value, 1)))
+        blended, _ = kernel(*rows, self.mask.to(query.dtype))
         return blended.flatten(0, 1).index_select(0, self.places)[None], None
 
+    def gather(self, states: torch.Tensor, which: int) -> torch.Tensor:
+        """The rows of queries (which = 0) or keys (1), (R, H, L, D), of states (1, H, N, D).
 
-def gather(states: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """The tokens of states (N, H, D) at indices (R, L): (R, L, H, D). Indexing would become the slower GatherND."""
-    return states.index_select(0, indices.flatten()).unflatten(0, indices.shape)
+        One gather for each token and head, by indices that all layers share: gathering tokens would need a transpose.
+        """
+        heads = states.shape[1]
+        if (which, heads) not in self.heads:
+            tokens = (self.queries, self.keys)[which]
+            self.heads[which, heads] = tokens[:, None] * heads + torch.arange(heads)[:, None]  # (R, H, L)
+        indices = self.heads[which, heads]
+        return states[0].transpose(0, 1).flatten(0, 1).index_select(0, indices.flatten()).unflatten(0, indices.shape)
 
 
 class GraphLayout:

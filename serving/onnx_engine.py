@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,8 @@ class OnnxModel:
 
     def __init__(self, directory: Path, config: PretrainedConfig):
         self.config = config
-        self.session = open_session(directory / MODEL)
+        # The fused kernel of addition and norm is slower than both on a CPU.
+        self.session = open_session(directory / MODEL, disabled=["SkipLayerNormFusion"])
         self.output = self.session.get_outputs()[0].name
         # Only a graph of one vector per sequence reads their lengths.
         self.is_pooled = "lengths" in [each.name for each in self.session.get_inputs()]
@@ -90,18 +91,23 @@ def load(directory: Path, config: PretrainedConfig) -> OnnxModel:
     return OnnxModel(directory, config)
 
 
-def open_session(path: Path) -> "InferenceSession":
+def open_session(path: Path, disabled: Sequence[str] = ()) -> "InferenceSession":
     """A session with torch's number of threads.
 
-    Its threads wait actively for the next step of a call, which makes short rows fast, but not for the next call: that
-    would slow down tokenizing, and whatever runs next.
+    Its threads do not wait actively for the next call: that would slow down tokenizing, and whatever runs next.
+
+    Args:
+        path: of the graph.
+        disabled: optimizers of ONNX Runtime that are not used.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(
+        path, options, providers=["CPUExecutionProvider"], disabled_optimizers=[*disabled]
+    )
 
 
 def write(model: PreTrainedModel, directory: Path, int8: bool) -> None:
