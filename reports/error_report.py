@@ -143,11 +143,14 @@ def by_label(run: Run) -> Table | None:
 
 def by_length(run: Run) -> Table:
     """The main metric by the length of the input."""
-    lengths = np.array([length_of(value) for value in run.column("input")])
+    lengths, unit = np.array([length_of(value) for value in run.column("input")]), "words"
+    if lengths.min() == lengths.max():
+        # Single words, or texts without spaces.
+        lengths, unit = np.array([len(cell_text(value)) for value in run.column("input")]), "characters"
     bins = length_bins(lengths)
     ends = [np.unique([lengths[rows].min(), lengths[rows].max()]) for rows in bins]
     names = ["–".join(f"{end:g}" for end in pair) for pair in ends]
-    return parts_table(run, "By length", "Length of the input in words.", "words", dict(zip(names, bins, strict=True)))
+    return parts_table(run, "By length", f"Length of the input in {unit}.", unit, dict(zip(names, bins, strict=True)))
 
 
 def by_slice(run: Run, name: str, values: list[Any]) -> Table:
