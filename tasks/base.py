@@ -68,7 +68,7 @@ class Task(abc.ABC):
     fine_tuning_batch: ClassVar[int] = 8
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse a task that defines only some methods of a group. Raises TypeError that names the missing ones."""
+        """Refuse a task that lacks a method of a group or of an option. Raises TypeError that names what it lacks."""
         super().__init_subclass__(**kwargs)
         for group in METHOD_GROUPS:
             missing = [name for name in group if getattr(cls, name) is getattr(Task, name)]
@@ -76,6 +76,8 @@ class Task(abc.ABC):
                 raise TypeError(
                     f"{cls.__name__}: {', '.join(group)} belong together, but it lacks {', '.join(missing)}"
                 )
+        if "calibrate" in cls.options and cls.logits_and_targets is Task.logits_and_targets:
+            raise TypeError(f"{cls.__name__}: the option calibrate needs logits_and_targets")
 
     # --- Columns ---
 

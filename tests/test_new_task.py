@@ -83,3 +83,8 @@ def test_half_a_task_is_refused_when_it_is_defined(kept):
     """It trained, and failed in its first evaluation or prediction."""
     with pytest.raises(TypeError, match=r"Half: .* belong together, but it lacks"):
         type("Half", (Task,), {kept: vars(Intent)[kept]})
+
+
+def test_a_task_that_cannot_be_calibrated_does_not_have_the_option():
+    with pytest.raises(TypeError, match="Sure: the option calibrate needs logits_and_targets"):
+        type("Sure", (Intent,), {"options": ("calibrate",)})
