@@ -22,7 +22,7 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .normalization import build_norm
+from .normalization import apply_dropout, build_norm
 from .patterns import Kernel, Pattern, VarlenPattern
 from .positions import apply_rotary_pos_emb
 
@@ -96,10 +96,11 @@ class Attention(nn.Module):
             key_value_states, pattern, position_embeddings, past_key_values
         )  # (B, K, S, D) each
 
+        dropout = self.attention_dropout if self.training else 0.0
         kernel = partial(
-            select_kernel(self.config, query_states, pattern),
+            select_kernel(self.config, query_states, pattern, dropout),
             self,
-            dropout=self.attention_dropout if self.training else 0.0,
+            dropout=dropout,
             scaling=self.scaling,
             sliding_window=self.sliding_window,
             **kwargs,
@@ -180,7 +181,8 @@ def eager_attention_forward(
     elif attention_mask is not None:
         scores = scores + attention_mask
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    if dropout > 0:
+        weights = apply_dropout(weights, dropout)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
@@ -232,6 +234,23 @@ def varlen_attention_forward(
     return blended[None], None
 
 
+def dropout_sdpa_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """SDPA with dropout on a CPU. Arguments as in eager_attention_forward.
+
+    Torch computes it with the same operations, but its dropout takes three times as long.
+    """
+    if attention_mask is None and module.is_causal and query.shape[2] > 1:
+        attention_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+    return eager_attention_forward(module, query, key, value, attention_mask, **kwargs)[0], None
+
+
 def float32_sdpa_forward(
     module: nn.Module,
     query: torch.Tensor,
@@ -248,15 +267,18 @@ def float32_sdpa_forward(
         attention_mask = attention_mask.float()
     with torch.autocast(query.device.type, enabled=False):
         states = (query.float(), key.float(), value.float())
-        blended, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, *states, attention_mask, **kwargs)
+        kernel = dropout_sdpa_forward if kwargs["dropout"] > 0 else ALL_ATTENTION_FUNCTIONS["sdpa"]
+        blended, _ = kernel(module, *states, attention_mask, **kwargs)
     return blended.to(query.dtype), None
 
 
-def select_kernel(config: PreTrainedConfig, query: torch.Tensor, pattern: Pattern) -> Kernel:
+def select_kernel(config: PreTrainedConfig, query: torch.Tensor, pattern: Pattern, dropout: float) -> Kernel:
     """The attention function of the config; for "sdpa", a faster one where there is one."""
     name = config._attn_implementation
     if name == "sdpa" and isinstance(pattern, VarlenPattern):
         return varlen_attention_forward
     if name == "sdpa" and query.requires_grad and query.device.type == "cpu" and query.dtype.itemsize == 2:
         return float32_sdpa_forward
+    if name == "sdpa" and query.device.type == "cpu" and dropout > 0:
+        return dropout_sdpa_forward
     return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)

@@ -15,7 +15,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from .hooks import has_hooked_submodule, is_hooked
 from .layers import Block
-from .normalization import build_norm
+from .normalization import Dropout, build_norm
 from .packing import FlatLayout, Layout, PaddedLayout, as_padding_mask, is_traced
 from .patterns import MIN_BLOCK_SIZE, MaskFunction, PaddedPattern, Pattern, VarlenPattern, self_pattern
 from .positions import POSITIONS, build_rotary
@@ -80,7 +80,7 @@ class Stack(BlendPreTrainedModel):
             nn.Embedding(config.type_vocab_size, config.hidden_size) if config.type_vocab_size else None
         )
         self.embedding_norm = build_norm(config) if config.embedding_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.rotary_emb = build_rotary(config)
         self.layers = nn.ModuleList(self.layer_class(config, index) for index in range(config.num_hidden_layers))
         self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()

@@ -20,7 +20,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from .losses import class_loss, sequence_loss
-from .normalization import build_norm
+from .normalization import Dropout, build_norm
 from .packing import Layout, PaddedLayout, is_traced
 
 # Up to this many tokens are projected as columns; for more, transposing the logits costs more than it saves.
@@ -164,7 +164,7 @@ class ForSequenceClassification(PreTrainedModel):
         super().__init__(config)
         self.model = self.model_class(config)
         self.head = build_classifier_hidden(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = Dropout(config.classifier_dropout)
         self.score = nn.Linear(config.hidden_size, config.num_labels, bias=config.score_bias)
         self.post_init()
 
@@ -213,7 +213,7 @@ class ForTokenClassification(PreTrainedModel):
         super().__init__(config)
         self.model = self.model_class(config)
         self.head = build_classifier_hidden(config) if config.token_classifier_hidden else nn.Identity()
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 

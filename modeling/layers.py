@@ -10,7 +10,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import Attention, Role
 from .feed_forward import build_feed_forward
-from .normalization import build_norm
+from .normalization import Dropout, build_norm
 from .patterns import Pattern
 
 Sublayer = Callable[[torch.Tensor], torch.Tensor]
@@ -37,7 +37,7 @@ class Block(GradientCheckpointingLayer):
     def __init__(self, config: PreTrainedConfig, layer_idx: int):
         super().__init__()
         self.residual = RESIDUALS[config.norm_position]
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.self_attn = Attention(config, layer_idx, self.role)
         self.self_attn_norm = build_norm(config) if config.first_norm or layer_idx else nn.Identity()
         self.mlp = build_feed_forward(config)

@@ -45,6 +45,7 @@ from seqblend import (
     BlendEncoderForMaskedLM,
     BlendEncoderModel,
 )
+from seqblend.modeling.normalization import Dropout
 
 LENGTHS = [7, 4, 5]
 CLASSIFIERS = [model_class for model_class in HEADS if "SequenceClassification" in model_class.__name__]
@@ -175,21 +176,63 @@ def test_sliding_layer_sees_its_window(model_class, reach, attention, asked):
 # Kernels.
 
 
+def seeded(function, *args, **kwargs):
+    """The result of a function that draws from a fixed seed."""
+    torch.manual_seed(0)
+    return function(*args, **kwargs)
+
+
 @every_model
 @pytest.mark.parametrize("lengths", [[6, 6], LENGTHS], ids=["no-padding", "padding"])
 @pytest.mark.parametrize("masked", [True, False], ids=["mask", "no-mask"])
-def test_eager_equals_sdpa(model_class, lengths, masked):
-    """Forward and gradients, in training without dropout."""
+@pytest.mark.parametrize("dropout", [0.0, 0.3], ids=["", "dropout"])
+def test_eager_equals_sdpa(model_class, lengths, masked, dropout):
+    """Forward and gradients, in training; with dropout, from the same seed."""
     batch = padded(draw(model_class, lengths))
     if not masked:
         batch = {name: tensor for name, tensor in batch.items() if not name.endswith("mask")}
-    models = [tiny_model(model_class, attention, **SLIDING).train() for attention in ("eager", "sdpa")]
-    forward = [model(**batch) for model in models]
+    models = [
+        tiny_model(model_class, attention, **SLIDING, attention_dropout=dropout, hidden_dropout=dropout).train()
+        for attention in ("eager", "sdpa")
+    ]
+    forward = [seeded(model, **batch) for model in models]
     for name, expected in forward[0].items():
         if isinstance(expected, torch.Tensor):
             assert_close(forward[1][name], expected, what=name)
     if masked or "labels" in batch:
-        assert_equal_gradients(*(gradients(model, batch) for model in models))
+        assert_equal_gradients(*(seeded(gradients, model, batch) for model in models))
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_dropout_on_a_cpu(p, dtype):
+    """The share of zeros is p within five standard deviations, also at each place of the four that share a draw; the
+    other elements are scaled, and the gradient is that of the elements that are left."""
+    states = torch.ones(40_000, 4, dtype=dtype, requires_grad=True)
+    left = seeded(Dropout(p), states)
+    is_zero = left == 0
+    for zeros in (is_zero.flatten(), *is_zero.T):
+        assert abs(zeros.double().mean() - p) < 5 * (p * (1 - p) / len(zeros)) ** 0.5
+    torch.testing.assert_close(left[~is_zero], torch.full_like(left[~is_zero], 1 / (1 - p)), rtol=2**-7, atol=0)
+    left.sum().backward()
+    assert torch.equal(states.grad, left)
+    assert torch.equal(seeded(Dropout(p), states), left)
+    assert Dropout(p).eval()(states) is states
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-6, 1 - 1e-6, 1.0])
+@pytest.mark.parametrize("shape", [(), (0, 3), (5,)], ids=str)
+def test_dropout_at_its_limits(p, shape):
+    """A share that 16 bits cannot tell from none or all, and tensors without a multiple of four elements."""
+    left = Dropout(p)(torch.ones(shape))
+    assert left.shape == shape
+    assert torch.all(left == 1 - round(p)) or 0 < p < 1
+
+
+def test_dropout_draws_for_each_example_of_vmap():
+    states = torch.ones(2, 1000)
+    left = torch.func.vmap(Dropout(0.5), randomness="different")(states)
+    assert not torch.equal(*left)
 
 
 @every_model
