@@ -1,12 +1,14 @@
 """Predict rows without labels, in their order, batched by length, in constant memory."""
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
+from transformers.generation import BaseStreamer
 
 from ..data.errors import RowError
 from ..tasks.base import Task
@@ -19,8 +21,33 @@ READ_AHEAD, ROW = 2**18, 64
 
 
 @dataclass
+class EncodedRows:
+    """Rows as inputs of the model, one sequence each, or several windows.
+
+    Args:
+        rows: as they were read.
+        inputs: the model's inputs by name, one list a sequence.
+        positions: where each sequence is predicted, if not everywhere.
+        document: index of each sequence's row.
+    """
+
+    rows: list[Row]
+    inputs: dict[str, list[list[int]]]
+    positions: list[np.ndarray]
+    document: list[int]
+
+    @property
+    def lengths(self) -> list[int]:
+        """The number of tokens of each sequence."""
+        return [len(ids) for ids in self.inputs["input_ids"]]
+
+
+@dataclass
 class RowPredictor:
-    """Answers rows with a saved model.
+    """Answers rows with a saved model: encode, compute, decode.
+
+    Rows that were encoded apart can be computed together. Encoding and decoding use the tokenizer, which is not safe
+    in several threads at a time; computing does not.
 
     Args:
         task: the task of the model.
@@ -35,7 +62,7 @@ class RowPredictor:
     model: PreTrainedModel
     settings: Settings
     max_tokens: int
-    generation: dict[str, int] = field(default_factory=dict)
+    generation: dict[str, Any] = field(default_factory=dict)
     overflow: OverflowCounts = field(default_factory=OverflowCounts)
 
     def answers(self, rows: Iterable[Row]) -> Iterator[Answer]:
@@ -47,7 +74,9 @@ class RowPredictor:
         count = 0
         for chunk in read_ahead(rows):
             try:
-                answers = self.answer(chunk)
+                encoded = self.encode(chunk)
+                (outputs,) = self.compute([encoded])
+                answers = self.decode(encoded, outputs)
             except RowError as error:
                 raise RowError(count + error.row, error.reason) from error
             count += len(chunk)
@@ -55,31 +84,57 @@ class RowPredictor:
                 inputs = [row["text"]] if "spans" in row else [row[name] for name in self.task.inputs if name in row]
                 yield {"input": inputs[0] if len(inputs) == 1 else inputs, **answer}
 
-    @torch.inference_mode()
-    def answer(self, rows: list[Row]) -> list[Answer]:
-        """The answers to rows that are processed together."""
-        tokenizer = self.settings.tokenizer
+    def encode(self, rows: list[Row]) -> EncodedRows:
+        """Rows of a reader as inputs of the model. Raises RowError if a row cannot be read."""
         features = self.task.read_rows(rows, self.settings)
         self.overflow.add(**{name: features[name] for name in OVERFLOW_COLUMNS})
-        sequences = {
-            name: features[name] for name in (*tokenizer.model_input_names, "token_type_ids") if name in features
-        }
+        names = (*self.settings.tokenizer.model_input_names, "token_type_ids")
+        inputs = {name: features[name] for name in names if name in features}
         positions = features.get("positions", [np.empty(0, dtype=int)] * len(features["input_ids"]))
+        return EncodedRows(rows, inputs, positions, features["document"])
+
+    @torch.inference_mode()
+    def compute(
+        self,
+        parts: Sequence[EncodedRows],
+        generation: Mapping[str, Any] | None = None,
+        make_streamer: Callable[[list[int]], BaseStreamer] | None = None,
+    ) -> list[list[Any]]:
+        """The outputs of the model, one a sequence, for rows that are computed together.
+
+        Args:
+            parts: rows that were encoded together, or apart.
+            generation: arguments of `model.generate` in place of those of this predictor.
+            make_streamer: gives the streamer of a batch; it gets the index of each of its rows among all sequences.
+
+        Raises:
+            RowError: a sequence is too long for the model; its row is counted among all sequences.
+        """
+        arguments = dict(self.generation if generation is None else generation)
+        inputs = {name: [ids for part in parts for ids in part.inputs[name]] for name in parts[0].inputs}
+        positions = [each for part in parts for each in part.positions]
         outputs: list[Any] = [None] * len(positions)
-        for batch in batches_of([len(ids) for ids in features["input_ids"]], self.max_tokens):
-            inputs = tokenizer.pad(
-                {name: [values[index] for index in batch] for name, values in sequences.items()},
+        for batch in batches_of([length for part in parts for length in part.lengths], self.max_tokens):
+            padded = self.settings.tokenizer.pad(
+                {name: [values[index] for index in batch] for name, values in inputs.items()},
                 padding_side=self.task.padding_side,
                 return_tensors="pt",
             ).to(self.model.device)
+            if make_streamer is not None:
+                arguments["streamer"] = make_streamer(batch)
             if isinstance(self.model, Writer):
-                found: list[Any] = self.model.write(inputs, self.generation)
+                found: list[Any] = self.model.write(padded, arguments)
             else:
                 where = [positions[index] for index in batch]
-                found = self.task.run_model(self.model, inputs, where, self.settings, self.generation)
+                found = self.task.run_model(self.model, padded, where, self.settings, arguments)
             for index, output in zip(batch, found, strict=True):
                 outputs[index] = output
-        return self.task.to_answers(outputs, features["document"], rows, self.settings)
+        remaining = iter(outputs)
+        return [list(itertools.islice(remaining, len(part.positions))) for part in parts]
+
+    def decode(self, encoded: EncodedRows, outputs: list[Any], settings: Settings | None = None) -> list[Answer]:
+        """The answers to rows, from the outputs of their sequences; `settings` replace those of this predictor."""
+        return self.task.to_answers(outputs, encoded.document, encoded.rows, settings or self.settings)
 
 
 def read_ahead(rows: Iterable[Row]) -> Iterator[list[Row]]:

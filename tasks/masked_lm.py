@@ -98,7 +98,9 @@ class MaskedLM(Task):
             masks = []
             for index, match in enumerate(re.finditer(re.escape(tokenizer.mask_token), row["text"])):
                 best = zip(tokens[index], scores[index], strict=True) if index < len(tokens) else ()
-                predictions = [{"text": tokenizer.decode([token]), "score": score} for token, score in best]
+                predictions = [
+                    {"text": tokenizer.decode([token]), "token": token, "score": score} for token, score in best
+                ]
                 masks.append({"start": match.start(), "end": match.end(), "predictions": predictions})
             answers.append({"masks": masks})
         return answers

@@ -29,6 +29,7 @@ FOLDERS = (
         "calibration",
         "serving",
         "reports",
+        "server",
     ),
     "benchmarks",
 )

@@ -1,0 +1,381 @@
+"""The server's application: its routes, and what an error looks like."""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import swagger_ui_bundle
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from ..data.errors import InputError, RowError, check_choice, describe, printable
+from ..serving.engines import Writer
+from ..serving.predictor import Predictor
+from ..tasks.encoding import Row
+from ..version import __version__
+from .batching import Batcher, BusyError
+from .interfaces import INTERFACES, ChatRequest, Interface, inputs_of
+from .limits import ExpectHost, LimitBody, error_response
+from .metrics import Metrics
+from .options import LOCAL_HOSTS, Limits
+from .streams import Piece, TextPieces, chat_events, generation_events, stream
+
+logger = logging.getLogger(__name__)
+
+# Seconds after which a refused client may ask again.
+RETRY_AFTER = 1
+PAGE = Path(__file__).with_name("page.html")
+# The page loads nothing from elsewhere.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+@dataclass
+class Service:
+    """A served model.
+
+    Args:
+        name: under which it is served.
+        predictor: the model.
+        limits: of the server.
+        metrics: of the server.
+        logs_texts: whether inputs and answers are logged.
+    """
+
+    name: str
+    predictor: Predictor
+    limits: Limits
+    metrics: Metrics
+    logs_texts: bool = False
+
+    def __post_init__(self) -> None:
+        self.interface: Interface = INTERFACES[self.predictor.task.name]
+        self.batcher = Batcher(self.predictor.rows, self.limits.max_wait, self.limits.max_rows, self.observe)
+        self.metrics.waiting.labels(self.name).set_function(lambda: self.batcher.rows)
+
+    @property
+    def has_chat(self) -> bool:
+        """Whether the model answers messages."""
+        return self.interface.reads_messages and self.predictor.rows.settings.tokenizer.chat_template is not None
+
+    def info(self) -> dict[str, Any]:
+        """What the server says about the model."""
+        settings = self.predictor.rows.settings
+        return {
+            "model_id": self.name,
+            "pipeline_tag": self.interface.task,
+            "path": f"/models/{self.name}",
+            "has_chat": self.has_chat,
+            "streams": self.interface.writes,
+            "mask_token": settings.tokenizer.mask_token,
+            "labels": settings.labels,
+            "max_length": settings.max_length,
+        }
+
+    def observe(self, rows: int, tokens: int) -> None:
+        """Count a batch."""
+        self.metrics.batch_rows.labels(self.name).observe(rows)
+        self.metrics.batch_tokens.labels(self.name).observe(tokens)
+
+    # --- Requests ---
+
+    async def infer(self, body: Any) -> Response:
+        """The answer to a request of the inference API."""
+        parameters = body.parameters or self.interface.parameters()
+        self.interface.check(parameters)
+        settings = self.interface.settings(parameters, self.predictor.rows.settings)
+        rows = [self.interface.row(value) for value in inputs_of(body.inputs)]
+        generation = self.generation(self.interface.generation(parameters))
+
+        def response(answer: dict[str, Any], row: Row) -> Any:
+            return self.interface.response(answer, row, parameters, settings)
+
+        if getattr(body, "stream", None):
+            if isinstance(body.inputs, list):
+                raise InputError("stream: is for one input, but inputs is a list")
+            pieces = await self.stream(rows[0], generation, TextPieces(settings.tokenizer, self.ends))
+            return event_response(generation_events(pieces, lambda answer: response(answer, rows[0])))
+        job = await self.batcher.submit(self.read(rows), generation)
+        answers = await self.batcher.answers(job, settings)
+        self.log_texts(rows, answers)
+        found = [response(answer, row) for answer, row in zip(answers, rows, strict=True)]
+        # As the API of Hugging Face: an input that is one text gets one answer, for some tasks in a list.
+        return JSONResponse(found if isinstance(body.inputs, list) or self.interface.wraps_one else found[0])
+
+    async def chat(self, body: ChatRequest) -> Response:
+        """The answer to messages."""
+        if not self.has_chat:
+            raise InputError(f"model: {self.name} does not answer messages; it is asked at /models/{self.name}")
+        row = {"messages": [message.model_dump() for message in body.messages]}
+        generation = self.generation(body.generation())
+        settings, created = self.predictor.rows.settings, int(time.time())
+        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": created, "model": self.name, "system_fingerprint": ""}
+        pieces = TextPieces(settings.tokenizer, self.ends)
+        if body.stream:
+            chunks = await self.stream(row, generation, pieces)
+            head["object"] = "chat.completion.chunk"
+            return event_response(chat_events(chunks, head, lambda: "stop" if pieces.has_ended else "length"))
+        job = await self.batcher.submit(self.read([row]), generation)
+        (answer,) = await self.batcher.answers(job, settings)
+        self.log_texts([row], [answer])
+        for token in job.outputs.result()[0][0]:
+            pieces.add(token)
+        counts = {"prompt_tokens": job.tokens, "completion_tokens": len(pieces.tokens) + pieces.has_ended}
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": answer["prediction"]},
+            "finish_reason": "stop" if pieces.has_ended else "length",
+            "logprobs": None,
+        }
+        usage = {**counts, "total_tokens": sum(counts.values())}
+        return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+
+    async def stream(
+        self, row: Row, generation: dict[str, Any], pieces: TextPieces
+    ) -> AsyncIterator[Piece | dict[str, Any]]:
+        """The pieces of the text that is written for a row; raises before the first piece what `submit` raises."""
+        tokens: asyncio.Queue[int] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        listener = (
+            (lambda token: loop.call_soon_threadsafe(tokens.put_nowait, token)) if self.listens(generation) else None
+        )
+        job = await self.batcher.submit(self.read([row]), generation, listener)
+        return stream(self.batcher, job, tokens, pieces)
+
+    # --- Parts of requests ---
+
+    def read(self, rows: list[Row]) -> list[Row]:
+        """Check rows. Raises InputError if one is wrong, or all together are too long."""
+        total = sum(characters(row) for row in rows)
+        if total > self.limits.max_characters:
+            raise InputError(f"inputs: have {total} characters; at most {self.limits.max_characters} are read")
+        reader = self.predictor.make_reader()
+        return [reader.read(row, "inputs", number, None) for number, row in enumerate(rows, 1)]
+
+    def generation(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of `model.generate`. Raises InputError if too many tokens are asked for."""
+        most = self.limits.max_new_tokens
+        if given.get("max_new_tokens", 0) > most:
+            raise InputError(
+                f"max_new_tokens: {given['max_new_tokens']} is more than {most}, the limit of this server"
+            )
+        return {**self.predictor.rows.generation, **given}
+
+    def listens(self, generation: Mapping[str, Any]) -> bool:
+        """Whether tokens can be heard as they are generated: not with several beams, or in another engine."""
+        model = self.predictor.rows.model
+        beams = generation.get("num_beams", model.generation_config.num_beams) or 1
+        return beams == 1 and not isinstance(model, Writer)
+
+    @property
+    def ends(self) -> list[int]:
+        """The ids of the tokens that end a text."""
+        ends = self.predictor.rows.model.generation_config.eos_token_id
+        return ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+    # --- Around a request ---
+
+    async def handle(self, answer: Awaitable[Response]) -> Response:
+        """The response, or that of an error; both are counted."""
+        begin = time.monotonic()
+        try:
+            response = await answer
+        except BusyError:
+            response = error_response(503, "the server is busy, try again", **{"Retry-After": str(RETRY_AFTER)})
+        except RowError as error:
+            response = error_response(422, f"inputs: row {error.row + 1}: {error.reason}")
+        except InputError as error:
+            response = error_response(422, printable(str(error)))
+        except Exception:
+            logger.exception("%s: a request failed", self.name)
+            response = error_response(500, "internal error")
+        if isinstance(response, StreamingResponse):
+            response.body_iterator = self.until_end(response.body_iterator, begin)
+        else:
+            self.count(begin, response.status_code)
+        return response
+
+    async def until_end(self, events: AsyncIterator[Any], begin: float) -> AsyncIterator[Any]:
+        """The events; the request is counted when they end."""
+        try:
+            async for each in events:
+                yield each
+        finally:
+            self.count(begin, 200)
+
+    def count(self, begin: float, status: int) -> None:
+        """Count and log a request."""
+        seconds = time.monotonic() - begin
+        self.metrics.requests.labels(self.name, status).inc()
+        self.metrics.seconds.labels(self.name).observe(seconds)
+        logger.info("%s: %d in %.0f ms", self.name, status, 1000 * seconds)
+
+    def log_texts(self, rows: list[Row], answers: list[dict[str, Any]]) -> None:
+        """Log what was asked and answered, if this is wanted."""
+        if self.logs_texts:
+            for row, answer in zip(rows, answers, strict=True):
+                logger.info("%s: %r: %r", self.name, row, answer)
+
+
+def characters(value: Any) -> int:
+    """The number of characters of all texts in a row."""
+    if isinstance(value, str):
+        return len(value)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(characters, parts))
+
+
+def event_response(events: AsyncIterator[str]) -> StreamingResponse:
+    """A response of server-sent events."""
+    return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+# --- The application ---
+
+
+def create_app(
+    predictors: Mapping[str, Predictor], limits: Limits, hosts: Iterable[str] = LOCAL_HOSTS, logs_texts: bool = False
+) -> FastAPI:
+    """The application that serves models.
+
+    Args:
+        predictors: the models by name.
+        limits: of requests.
+        hosts: names of this server in the header Host; `*` allows all.
+        logs_texts: whether inputs and answers are logged.
+    """
+    metrics = Metrics()
+    services = {name: Service(name, each, limits, metrics, logs_texts) for name, each in predictors.items()}
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        for service in services.values():
+            await asyncio.to_thread(service.batcher.close)
+
+    app = FastAPI(title="seqblend", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.add_middleware(LimitBody, most=limits.max_body)
+    app.add_middleware(ExpectHost, hosts=tuple(hosts))
+    add_error_handlers(app)
+    add_pages(app, services, metrics)
+    for service in services.values():
+        add_model(app, service, is_only=len(services) == 1)
+    add_chat(app, services)
+    return app
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Errors as JSON with one key, `error`."""
+
+    @app.exception_handler(HTTPException)
+    async def refuse(request: Request, error: HTTPException) -> Response:
+        return error_response(error.status_code, str(error.detail), **(error.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_body(request: Request, error: RequestValidationError) -> Response:
+        status, message = validation_message(error.errors())
+        return error_response(status, printable(message))
+
+
+def validation_message(errors: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
+    """The status and the message for a body that is wrong: of the error that is deepest in it."""
+    worst = max(errors, key=lambda error: len(error["loc"]))
+    if worst["type"] == "json_invalid":
+        return 400, f"body: is no JSON ({worst['ctx']['error']})"
+    # pydantic puts the names of types between the keys.
+    place = [str(part) for part in worst["loc"] if isinstance(part, int) or (part.isidentifier() and part != "str")]
+    path = ".".join(place[1:]) or "body"
+    if worst["type"] == "extra_forbidden":
+        return 422, f"{path}: is unknown"
+    return 422, f"{path}: {worst['msg']}, but is {describe(worst['input'])}"
+
+
+def add_pages(app: FastAPI, services: Mapping[str, Service], metrics: Metrics) -> None:
+    """The page, the description of the API, and what operators ask."""
+    app.mount("/static", StaticFiles(directory=swagger_ui_bundle.swagger_ui_path))
+    page = PAGE.read_text(encoding="utf-8")
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> Response:
+        return HTMLResponse(page, headers=PAGE_HEADERS)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        files = {"swagger_js_url": "swagger-ui-bundle.js", "swagger_css_url": "swagger-ui.css"}
+        local = {name: f"/static/{file}" for name, file in files.items()}
+        icon = "/static/favicon-32x32.png"
+        return get_swagger_ui_html(openapi_url="/openapi.json", title=app.title, swagger_favicon_url=icon, **local)
+
+    @app.get("/health", summary="Whether the server answers")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/info", summary="The served models")
+    async def info() -> dict[str, Any]:
+        return {"version": __version__, "models": [service.info() for service in services.values()]}
+
+    @app.get("/v1/models", summary="The served models, as OpenAI lists them")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [{"id": name, "object": "model"} for name in services]}
+
+    @app.get("/metrics", summary="Metrics for Prometheus")
+    async def prometheus() -> Response:
+        return Response(metrics.page(), headers={"Content-Type": metrics.content_type})
+
+
+def add_model(app: FastAPI, service: Service, is_only: bool) -> None:
+    """The routes of a model, `/models/NAME`; of the only one also `/`."""
+    request_model = service.interface.request_model()
+
+    async def infer(body: request_model) -> Response:  # type: ignore[valid-type]
+        return await service.handle(service.infer(body))
+
+    async def chat(body: ChatRequest) -> Response:
+        return await service.handle(service.chat(body))
+
+    async def info() -> dict[str, Any]:
+        return service.info()
+
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    path = f"/models/{service.name}"
+    for each in [path, "/"] if is_only else [path]:
+        app.post(each, summary=f"{service.interface.task}: {service.name}", name=f"infer {each}")(infer)
+    app.get(f"{path}/info", include_in_schema=False)(info)
+    app.get(f"{path}/health", include_in_schema=False)(health)
+    if service.has_chat:
+        app.post(f"{path}/v1/chat/completions", summary=f"chat: {service.name}", name=f"chat {path}")(chat)
+
+
+def add_chat(app: FastAPI, services: Mapping[str, Service]) -> None:
+    """/v1/chat/completions, whose body names the model, if a served model answers messages."""
+    able = {name: service for name, service in services.items() if service.has_chat}
+    if not able:
+        return
+
+    @app.post("/v1/chat/completions", summary="Answer messages")
+    async def chat(body: ChatRequest) -> Response:
+        if body.model in able or len(able) > 1:
+            try:
+                service = able[check_choice("model", body.model or "", able)]
+            except InputError as error:
+                return error_response(404, str(error))
+        else:
+            # Clients that know one model only give it any name.
+            service = next(iter(able.values()))
+        return await service.handle(service.chat(body))

@@ -1,0 +1,377 @@
+"""The JSON of Hugging Face's inference API, for each task: what `huggingface_hub.InferenceClient` sends and reads.
+
+Source: the schemas of the package @huggingface/tasks, and TGI's for generated text.
+"""
+
+import abc
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, create_model
+
+from ..data.errors import InputError
+from ..tasks.encoding import Answer, Row, Settings
+
+# The most labels or tokens that a request may ask for with top_k, and the most beams.
+MOST_TOKENS_FOR_A_MASK, MOST_BEAMS = 100, 16
+DEFAULT_TOP_K = 5
+
+Count = StrictInt
+Number = StrictFloat | StrictInt
+
+
+class Strict(BaseModel):
+    """A JSON object without unknown keys; a value must have its type."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Pair(Strict):
+    """Two texts that are classified together."""
+
+    text: StrictStr
+    text_pair: StrictStr
+
+
+class Interface(abc.ABC):
+    """The JSON of a task.
+
+    Attributes:
+        task: its name at Hugging Face.
+        parameters: the keys of `parameters` in a request.
+        inputs: the type of one input.
+        unsupported: keys of `parameters` that clients know, but no model here has.
+        writes: whether it generates text, which may be streamed.
+        wraps_one: whether the answer to one input is a list of one answer.
+        reads_messages: whether it may answer messages.
+    """
+
+    task: ClassVar[str]
+    parameters: ClassVar[type[BaseModel]]
+    inputs: ClassVar[Any] = StrictStr
+    unsupported: ClassVar[tuple[str, ...]] = ()
+    writes: ClassVar[bool] = False
+    wraps_one: ClassVar[bool] = False
+    reads_messages: ClassVar[bool] = False
+
+    def request_model(self) -> type[BaseModel]:
+        """The body of a request."""
+        fields: dict[str, Any] = {
+            "inputs": (self.inputs | list[self.inputs], Field(description="One input, or a list of inputs.")),
+            "parameters": (self.parameters | None, None),
+            "options": (dict[str, Any] | None, Field(None, description="Ignored.")),
+        }
+        if self.writes:
+            fields["stream"] = (StrictBool | None, Field(None, description="Send the text as it is generated."))
+        name = "".join(part.capitalize() for part in self.task.split("-"))
+        return create_model(f"{name}Request", __base__=Strict, **fields)
+
+    def row(self, value: Any) -> Row:
+        """An input as a row of the task."""
+        return {"text": value} if isinstance(value, str) else value.model_dump()
+
+    def check(self, parameters: BaseModel) -> None:
+        """Raises InputError for a parameter that is not supported."""
+        for name in self.unsupported:
+            if getattr(parameters, name) is not None:
+                raise InputError(f"parameters.{name}: is not supported by this server")
+
+    def settings(self, parameters: Any, settings: Settings) -> Settings:
+        """The settings with which outputs become answers."""
+        return settings
+
+    def generation(self, parameters: Any) -> dict[str, Any]:
+        """The arguments of `model.generate` that a request gives."""
+        return {}
+
+    @abc.abstractmethod
+    def response(self, answer: Answer, row: Row, parameters: Any, settings: Settings) -> Any:
+        """The JSON of one input.
+
+        Args:
+            answer: of `seqblend predict`.
+            row: the input.
+            parameters: of the request.
+            settings: of the model.
+        """
+
+
+# --- N21 ---
+
+
+class ClassificationParameters(Strict):
+    """Parameters of text-classification."""
+
+    top_k: Count | None = Field(None, ge=1, description=f"Number of labels; default: {DEFAULT_TOP_K}.")
+    function_to_apply: Literal["softmax", "sigmoid", "none"] | None = None
+
+
+class TextClassification(Interface):
+    """Labels with probabilities, the highest first."""
+
+    task = "text-classification"
+    parameters = ClassificationParameters
+    inputs = StrictStr | Pair
+    wraps_one = True
+
+    def settings(self, parameters: ClassificationParameters, settings: Settings) -> Settings:
+        """All probabilities, of which the response has the first ones."""
+        functions = {"multi_label_classification": "sigmoid", "regression": "none"}
+        own, asked = functions.get(settings.problem_type or "", "softmax"), parameters.function_to_apply
+        if asked not in (None, own):
+            raise InputError(
+                f"parameters.function_to_apply: {asked!r} is not what the model was trained with, {own!r}"
+            )
+        return replace(settings, probabilities=True)
+
+    def response(
+        self, answer: Answer, row: Row, parameters: ClassificationParameters, settings: Settings
+    ) -> list[dict[str, Any]]:
+        """For a number, the label has the number as its score; `abstains` is as in `seqblend predict`."""
+        if "scores" not in answer:
+            values = answer["prediction"] if isinstance(answer["prediction"], list) else [answer["prediction"]]
+            return [{"label": name, "score": value} for name, value in zip(settings.labels, values, strict=True)]
+        # Of several labels predict gives all.
+        several = isinstance(answer["prediction"], list)
+        most = parameters.top_k or (None if several else DEFAULT_TOP_K)
+        labels = [{"label": name, "score": score} for name, score in list(answer["scores"].items())[:most]]
+        if "abstains" in answer:
+            labels[0]["abstains"] = answer["abstains"]
+        return labels
+
+
+# --- N2N ---
+
+
+class TaggingParameters(Strict):
+    """Parameters of token-classification."""
+
+    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] | None = Field(
+        None, description="none: the tag of each word. All others, and the default: entities, which have whole words."
+    )
+    ignore_labels: list[StrictStr] | None = None
+    stride: StrictInt | None = None
+
+
+class TokenClassification(Interface):
+    """Entities, or the tag of each word."""
+
+    task = "token-classification"
+    parameters = TaggingParameters
+    unsupported = ("stride",)
+
+    def settings(self, parameters: TaggingParameters, settings: Settings) -> Settings:
+        """With the tags of words, if they are asked for."""
+        return replace(settings, probabilities=parameters.aggregation_strategy == "none")
+
+    def response(
+        self, answer: Answer, row: Row, parameters: TaggingParameters, settings: Settings
+    ) -> list[dict[str, Any]]:
+        """Without the labels to ignore: of words, by default `O`."""
+        key, parts = "entity_group", answer["entities"]
+        ignored = parameters.ignore_labels or []
+        if parameters.aggregation_strategy == "none":
+            key, ignored = "entity", ["O"] if parameters.ignore_labels is None else ignored
+            parts = [
+                {**word, "score": word["probabilities"] and word["probabilities"][word["label"]]}
+                for word in answer["words"]
+            ]
+        return [
+            {
+                key: part["label"],
+                "score": part["score"],
+                "word": part["text"],
+                "start": part["start"],
+                "end": part["end"],
+            }
+            for part in parts
+            if part["label"] not in ignored
+        ]
+
+
+# --- Masked language models ---
+
+
+class MaskParameters(Strict):
+    """Parameters of fill-mask."""
+
+    top_k: Count | None = Field(None, ge=1, le=MOST_TOKENS_FOR_A_MASK)
+    targets: list[StrictStr] | None = None
+
+
+class FillMask(Interface):
+    """The most probable tokens for each mask."""
+
+    task = "fill-mask"
+    parameters = MaskParameters
+    unsupported = ("targets",)
+
+    def response(self, answer: Answer, row: Row, parameters: MaskParameters, settings: Settings) -> list[Any]:
+        """A list of tokens for one mask, a list of such lists for several."""
+        if not answer["masks"]:
+            raise InputError(f"inputs: a text has no mask; the mask token is {settings.tokenizer.mask_token}")
+        found = [
+            [
+                {
+                    "score": each["score"],
+                    "token": each["token"],
+                    "token_str": each["text"],
+                    "sequence": row["text"][: mask["start"]] + each["text"] + row["text"][mask["end"] :],
+                }
+                for each in mask["predictions"][: parameters.top_k or DEFAULT_TOP_K]
+            ]
+            for mask in answer["masks"]
+        ]
+        return found[0] if len(found) == 1 else found
+
+
+# --- Generated text ---
+
+
+class Sampling(Strict):
+    """How text is generated; the default is the model's own way."""
+
+    max_new_tokens: Count | None = Field(None, ge=1)
+    num_beams: Count | None = Field(None, ge=1, le=MOST_BEAMS)
+    do_sample: StrictBool | None = None
+    temperature: Number | None = Field(None, gt=0)
+    top_k: Count | None = Field(None, ge=1)
+    top_p: Number | None = Field(None, gt=0, le=1)
+    typical_p: Number | None = Field(None, gt=0, le=1)
+    repetition_penalty: Number | None = Field(None, gt=0)
+
+
+def sampling_arguments(given: BaseModel) -> dict[str, Any]:
+    """The arguments of `model.generate`. As in TGI, an option of sampling alone turns sampling on."""
+    arguments = {
+        name: getattr(given, name) for name in Sampling.model_fields if getattr(given, name, None) is not None
+    }
+    if arguments.keys() & {"temperature", "top_k", "top_p", "typical_p"}:
+        arguments.setdefault("do_sample", True)
+    return arguments
+
+
+class TranslationParameters(Strict):
+    """Parameters of translation and summarization."""
+
+    generate_parameters: Sampling | None = None
+    src_lang: StrictStr | None = None
+    tgt_lang: StrictStr | None = None
+    clean_up_tokenization_spaces: StrictBool | None = None
+    truncation: StrictStr | None = None
+    max_new_tokens: Count | None = Field(None, ge=1, description="As in generate_parameters.")
+    num_beams: Count | None = Field(None, ge=1, le=MOST_BEAMS, description="As in generate_parameters.")
+
+
+class Translation(Interface):
+    """The written text, under the key of each task that it may be: a client reads the one that it asked for."""
+
+    task = "translation"
+    parameters = TranslationParameters
+    unsupported = ("src_lang", "tgt_lang", "clean_up_tokenization_spaces", "truncation")
+    writes = wraps_one = True
+
+    def generation(self, parameters: TranslationParameters) -> dict[str, Any]:
+        """Those of `generate_parameters`."""
+        inner = parameters.generate_parameters
+        return ({} if inner is None else sampling_arguments(inner)) | sampling_arguments(parameters)
+
+    def response(
+        self, answer: Answer, row: Row, parameters: TranslationParameters, settings: Settings
+    ) -> dict[str, Any]:
+        """`score` is as in `seqblend predict`."""
+        keys = ("translation_text", "summary_text", "generated_text")
+        return {**dict.fromkeys(keys, answer["prediction"]), "score": answer["score"]}
+
+
+class GenerationParameters(Sampling):
+    """Parameters of text-generation."""
+
+    return_full_text: StrictBool | None = Field(None, description="Put the prompt before the text.")
+    details: StrictBool | None = None
+    adapter_id: StrictStr | None = None
+    best_of: StrictInt | None = None
+    decoder_input_details: StrictBool | None = None
+    frequency_penalty: Number | None = None
+    grammar: dict[str, Any] | None = None
+    seed: StrictInt | None = None
+    stop: list[StrictStr] | None = None
+    top_n_tokens: StrictInt | None = None
+    truncate: StrictInt | None = None
+    watermark: StrictBool | None = None
+
+
+class TextGeneration(Interface):
+    """The text after a prompt."""
+
+    task = "text-generation"
+    parameters = GenerationParameters
+    unsupported = (
+        *("adapter_id", "best_of", "decoder_input_details", "details", "frequency_penalty", "grammar", "seed"),
+        *("stop", "top_n_tokens", "truncate", "watermark"),
+    )
+    writes = wraps_one = reads_messages = True
+
+    def generation(self, parameters: GenerationParameters) -> dict[str, Any]:
+        """Those of `Sampling`."""
+        return sampling_arguments(parameters)
+
+    def response(
+        self, answer: Answer, row: Row, parameters: GenerationParameters, settings: Settings
+    ) -> dict[str, Any]:
+        """`score` is as in `seqblend predict`."""
+        prompt = row["text"] if parameters.return_full_text else ""
+        return {"generated_text": prompt + answer["prediction"], "score": answer["score"]}
+
+
+# --- Chats, in the form of OpenAI ---
+
+
+class Message(BaseModel):
+    """One message of a chat. Further keys are given to the chat template."""
+
+    model_config = ConfigDict(extra="allow")
+    role: StrictStr
+    content: StrictStr
+
+
+class ChatRequest(Strict):
+    """The body of /v1/chat/completions, as far as it has an effect here."""
+
+    messages: list[Message] = Field(min_length=1)
+    model: StrictStr | None = Field(None, description="Name of a served model, if there are several.")
+    max_tokens: Count | None = Field(None, ge=1)
+    max_completion_tokens: Count | None = Field(None, ge=1)
+    temperature: Number | None = Field(None, ge=0, description="0: no sampling.")
+    top_p: Number | None = Field(None, gt=0, le=1)
+    stream: StrictBool | None = None
+    stream_options: dict[str, Any] | None = None
+    n: Literal[1] | None = None
+    user: StrictStr | None = Field(None, description="Ignored.")
+
+    def generation(self) -> dict[str, Any]:
+        """The arguments of `model.generate`."""
+        most = self.max_completion_tokens or self.max_tokens
+        arguments: dict[str, Any] = {} if most is None else {"max_new_tokens": most}
+        if self.temperature == 0:
+            return arguments | {"do_sample": False}
+        given = {name: getattr(self, name) for name in ("temperature", "top_p") if getattr(self, name) is not None}
+        return arguments | given | ({"do_sample": True} if given else {})
+
+
+# By the name of our task.
+INTERFACES: dict[str, Interface] = {
+    "sequence-classification": TextClassification(),
+    "token-classification": TokenClassification(),
+    "masked-lm": FillMask(),
+    "seq2seq-lm": Translation(),
+    "causal-lm": TextGeneration(),
+}
+
+
+def inputs_of(value: Any) -> Sequence[Any]:
+    """The inputs of a request as a list. Raises InputError for an empty list."""
+    if isinstance(value, list) and not value:
+        raise InputError("inputs: is an empty list")
+    return value if isinstance(value, list) else [value]

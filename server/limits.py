@@ -1,0 +1,84 @@
+"""What reaches the application: requests for an expected host, and bodies of a bounded size."""
+
+from collections.abc import Iterable
+
+from fastapi import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# Bytes of a refused body that are read.
+MOST_DISCARDED = 2**26
+
+
+class LimitBody:
+    """Refuses a body of more than `most` bytes, also one that does not say its length.
+
+    Args:
+        app: gets the requests.
+        most: bytes.
+    """
+
+    def __init__(self, app: ASGIApp, most: int):
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self.most:
+                await discard(message, receive)
+                raise HTTPException(413, self.message)
+            return message
+
+        return await self.app(scope, counted, send)
+
+    @property
+    def message(self) -> str:
+        """What is wrong."""
+        return f"body: has more than {self.most} bytes"
+
+
+async def discard(message: Message, receive: Receive) -> None:
+    """Read the rest of a body, up to a limit: many clients read no answer before they have sent everything."""
+    read = 0
+    while message.get("more_body") and read < MOST_DISCARDED:
+        message = await receive()
+        read += len(message.get("body", b""))
+
+
+class ExpectHost:
+    """Refuses requests whose Host was not asked for, as those of a page that has renamed itself to this machine.
+
+    Args:
+        app: gets the requests.
+        hosts: the names, without ports; `*` allows all.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Iterable[str]):
+        self.app, self.hosts = app, {host.lower() for host in hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "http" and "*" not in self.hosts:
+            host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+            if host_name(host) not in self.hosts:
+                message = f"Host: {host[:100]!r} is not a name of this server; --allowed_hosts adds names"
+                return await error_response(400, message)(scope, receive, send)
+        return await self.app(scope, receive, send)
+
+
+def host_name(host: str) -> str:
+    """The name in a Host header, without the port."""
+    name, _, port = host.lower().rpartition(":")
+    return name if name and port.isdigit() else host.lower()
+
+
+def error_response(status: int, message: str, **headers: str) -> JSONResponse:
+    """An error as clients of Hugging Face read it."""
+    return JSONResponse({"error": message}, status, headers)

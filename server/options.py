@@ -1,0 +1,24 @@
+"""The limits of a server, and the names by which it may be asked."""
+
+from dataclasses import dataclass
+
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of a server.
+
+    Args:
+        max_body: bytes of a body.
+        max_characters: characters of all inputs of a request.
+        max_rows: rows of one model that wait for an answer or are computed; more requests get 503.
+        max_wait: seconds that a request waits for others to be computed with it.
+        max_new_tokens: tokens that a request may ask for.
+    """
+
+    max_body: int = 2**20
+    max_characters: int = 200_000
+    max_rows: int = 512
+    max_wait: float = 0.003
+    max_new_tokens: int = 1024

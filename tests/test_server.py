@@ -1,0 +1,530 @@
+"""`seqblend serve`: what Hugging Face's client asks gets the answers of `seqblend predict`, whoever asks besides."""
+
+import contextlib
+import json
+import logging
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import uvicorn
+from huggingface_hub import InferenceClient, constants
+from test_prediction import (  # noqa: F401 - model_of is a fixture
+    CASES,
+    CLASSIFY,
+    TAG,
+    TEXTS,
+    TRANSLATE,
+    assert_same,
+    model_of,
+    predict,
+)
+from test_train_command import write
+
+from seqblend import Predictor
+from seqblend.__main__ import main
+from seqblend.server import command
+from seqblend.server.app import create_app
+from seqblend.server.interfaces import INTERFACES
+from seqblend.server.options import Limits
+from seqblend.tasks.registry import TASKS
+
+CHAT = "{% for each in messages %}{{ each['content'] }} {% endfor %}"
+every_client = pytest.mark.parametrize(
+    "name", [CLASSIFY, "several", "numbers", TAG, "masked-lm", TRANSLATE, "causal-lm"]
+)
+
+
+@pytest.fixture(autouse=True)
+def online(monkeypatch):
+    """Its client refuses this machine, too, while the Hub is out of reach."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+@contextlib.contextmanager
+def serving(predictors, limits=None, **options):
+    """A server of these models, in a thread; gives its address."""
+    app = create_app(predictors, limits or Limits(), **options)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning"))
+    listening = command.listen("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.005)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def load(*directories):
+    """Predictors, by the name of their directories' cases."""
+    given = command.parse([f"{index}={directory}" for index, directory in enumerate(directories)])
+    return command.load(command.named_directories(given.models), given)
+
+
+def ask(url, body, **headers):
+    """Status, headers and JSON of a request; the body is JSON, or bytes as they are."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(url, content, {"Content-Type": "application/json", **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return response.status, response.headers, json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, json.loads(error.read())
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=60) as response:
+        return response.headers, response.read().decode(errors="replace")
+
+
+# --- The answers ---
+
+
+def as_predicted(name, client, text, answer, tokenizer):
+    """What the client of Hugging Face gets, and the same of an answer of `seqblend predict`."""
+    if name in (CLASSIFY, "several"):
+        return [(each.label, each.score) for each in client.text_classification(text)], [*answer["scores"].items()]
+    if name == "numbers":
+        return [each.score for each in client.text_classification(text)], [answer["prediction"]]
+    if name == TAG:
+        found = client.token_classification(text)
+        parts = [(each.entity_group, each.word, each.start, each.end, each.score) for each in found]
+        return parts, [
+            tuple(each[key] for key in ("label", "text", "start", "end", "score")) for each in answer["entities"]
+        ]
+    if name == TRANSLATE:
+        assert client.summarization(text).summary_text == client.translation(text).translation_text
+        assert client.text_generation(text) == client.translation(text).translation_text
+        return client.translation(text).translation_text, answer["prediction"]
+    if name == "causal-lm":
+        return client.text_generation(text, max_new_tokens=4), answer["prediction"]
+    found = client.fill_mask(text)
+    expected = answer["masks"][0]["predictions"]
+    assert [tokenizer.decode([each.token]) for each in found] == [each["text"] for each in expected]
+    assert found[0].sequence == text.replace("[MASK]", expected[0]["text"])
+    return [(each.token_str, each.score) for each in found], [(each["text"], each["score"]) for each in expected]
+
+
+@every_client
+def test_the_client_of_hugging_face_gets_the_answers_of_predict(name, model_of, tmp_path):  # noqa: F811
+    texts = ["c [MASK] b"] if name == "masked-lm" else TEXTS
+    rows = write(tmp_path / "rows.jsonl", [{"text": text} for text in texts])
+    more = ["--max_new_tokens", 4] if name == "causal-lm" else []
+    expected = predict(model_of(name), rows, tmp_path / "a.jsonl", *more)
+    predictors = load(model_of(name))
+    with serving(predictors) as url:
+        for address in (url, f"{url}/models/0"):
+            client = InferenceClient(model=address, provider="hf-inference")
+            for text, answer in zip(texts, expected, strict=True):
+                tokenizer = predictors["0"].rows.settings.tokenizer
+                found, wanted = as_predicted(name, client, text, answer, tokenizer)
+                assert_same(json.loads(json.dumps(found)), json.loads(json.dumps(wanted)))
+            assert client.health_check() and client.get_endpoint_info()
+        # Of a list every answer is that of the text alone.
+        status, _, together = ask(url, {"inputs": texts})
+        alone = [ask(url, {"inputs": text})[2] for text in texts]
+        assert status == 200
+        assert_same(together, [each[0] if INTERFACES[CASES[name][0]].wraps_one else each for each in alone])
+
+
+def test_every_task_that_predicts_is_served_or_refused(model_of, tmp_path):  # noqa: F811
+    """Denoising trains the models of another task."""
+    assert {name for name, task in TASKS.items() if task.can_predict} - {"denoising"} <= set(INTERFACES)
+
+
+def test_parameters_of_classification(model_of):  # noqa: F811
+    with serving(load(model_of(CLASSIFY))) as url:
+        client = InferenceClient(model=url)
+        whole = client.text_classification("ab c", function_to_apply="softmax")
+        assert len(whole) == 3 and sum(each.score for each in whole) == pytest.approx(1)
+        assert client.text_classification("ab c", top_k=2) == whole[:2]
+        pair = ask(url, {"inputs": {"text": "ab", "text_pair": "c"}})[2]
+        assert pair != ask(url, {"inputs": "ab"})[2]
+        assert_same(pair[0], ask(url, {"inputs": [{"text": "ab", "text_pair": "c"}]})[2][0])
+
+
+def test_parameters_of_tagging(model_of, tmp_path):  # noqa: F811
+    text = "ab c 서울 abcabc b"
+    rows = write(tmp_path / "rows.jsonl", [{"text": text}])
+    (expected,) = predict(model_of(TAG), rows, tmp_path / "a.jsonl", "--probabilities")
+    with serving(load(model_of(TAG))) as url:
+        client = InferenceClient(model=url)
+        words = client.token_classification(text, aggregation_strategy="none", ignore_labels=[])
+        assert [(each.entity, each.word, each.start, each.end) for each in words] == [
+            (each["label"], each["text"], each["start"], each["end"]) for each in expected["words"]
+        ]
+        tagged = client.token_classification(text, aggregation_strategy="none")
+        assert tagged == [each for each in words if each.entity != "O"]
+        assert client.token_classification(text, ignore_labels=["x"]) == []
+
+
+def test_parameters_of_masks(model_of):  # noqa: F811
+    with serving(load(model_of("masked-lm"))) as url:
+        client = InferenceClient(model=url)
+        assert client.fill_mask("c [MASK]", top_k=2) == client.fill_mask("c [MASK]")[:2]
+        assert len(client.fill_mask("c [MASK]", top_k=7)) == 7
+        both = ask(url, {"inputs": "c [MASK] b [MASK]"})[2]
+        assert len(both) == 2 and len(both[0]) == len(both[1]) == 5
+        assert ask(url, {"inputs": "no mask"})[0] == 422
+
+
+@pytest.mark.parametrize("name", [TRANSLATE, "causal-lm"])
+def test_parameters_of_generation(name, model_of):  # noqa: F811
+    """Each has an effect, also beside requests with others."""
+    with serving(load(model_of(name)), Limits(max_wait=0.05)) as url:
+        nested = (lambda given: {"generate_parameters": given}) if name == TRANSLATE else (lambda given: given)
+        asked = [{"max_new_tokens": 1}, {"max_new_tokens": 6}, {"max_new_tokens": 6, "num_beams": 3}]
+        asked += [{"max_new_tokens": 6, "repetition_penalty": 9.0}, {"max_new_tokens": 6, "temperature": 100.0}]
+
+        def answer(given):
+            return ask(url, {"inputs": "ab c", "parameters": nested(given)})[2][0]["generated_text"]
+
+        alone = [answer(given) for given in asked[:4]]
+        with ThreadPoolExecutor(len(asked)) as pool:
+            together = list(pool.map(answer, asked * 3))
+        assert [together[index] for index in range(4)] == alone == [together[5 + index] for index in range(4)]
+        assert len(set(together[4::5])) > 1 and len(set(alone)) > 2
+        if name == "causal-lm":
+            client = InferenceClient(model=url)
+            assert client.text_generation("ab", return_full_text=True, max_new_tokens=2).startswith("ab")
+
+
+@pytest.mark.parametrize("name", [TRANSLATE, "causal-lm"])
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_stream_is_the_whole_text(name, beams, model_of):  # noqa: F811
+    with serving(load(model_of(name)), Limits(max_wait=0.05)) as url:
+        parameters = {"num_beams": beams, "max_new_tokens": 7}
+
+        def both(text):
+            body = {"inputs": text, "parameters": parameters}
+            request = urllib.request.Request(
+                url, json.dumps({**body, "stream": True}).encode(), {"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(request, timeout=60) as response:
+                lines = response.read().decode().splitlines()
+            events = [json.loads(line.removeprefix("data: ")) for line in lines if line]
+            return "".join(each["token"]["text"] for each in events), events, ask(url, body)[2][0]
+
+        with ThreadPoolExecutor(len(TEXTS)) as pool:
+            for streamed, events, whole in pool.map(both, TEXTS):
+                assert streamed == whole["generated_text"] == events[-1]["generated_text"]
+                assert beams > 1 or len(events) > 2 or len(streamed) < 2
+        assert "".join(InferenceClient(model=url).text_generation("ab", stream=True, max_new_tokens=5)) == (
+            InferenceClient(model=url).text_generation("ab", max_new_tokens=5)
+            if name == "causal-lm"
+            else ask(url, {"inputs": "ab", "parameters": {"max_new_tokens": 5}})[2][0]["generated_text"]
+        )
+
+
+@pytest.fixture(scope="module")
+def chat_model(model_of, tmp_path_factory):  # noqa: F811
+    """A causal language model whose tokenizer has a chat template."""
+    directory = tmp_path_factory.mktemp("chat")
+    predictor = Predictor(model_of("causal-lm"))
+    predictor.rows.model.save_pretrained(directory)
+    tokenizer = predictor.rows.settings.tokenizer
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def test_chats(chat_model, model_of, tmp_path):  # noqa: F811
+    messages = [{"role": "user", "content": "ab c"}]
+    rows = write(tmp_path / "rows.jsonl", [{"messages": messages}])
+    (expected,) = predict(chat_model, rows, tmp_path / "a.jsonl", "--max_new_tokens", 6)
+    with serving(load(chat_model, model_of(CLASSIFY))) as url:
+        for address, model in ((url, None), (url, "anything"), (url, "0"), (f"{url}/models/0", None)):
+            whole = InferenceClient(base_url=address).chat_completion(messages, max_tokens=6, model=model)
+            assert whole.choices[0].message.content == expected["prediction"]
+            assert whole.choices[0].finish_reason in ("length", "stop") and whole.usage.completion_tokens <= 6
+        client = InferenceClient(base_url=url)
+        parts = client.chat_completion(messages, max_tokens=6, stream=True)
+        assert "".join(each.choices[0].delta.content or "" for each in parts) == expected["prediction"]
+        body = {"messages": messages, "max_tokens": 3, "temperature": 0}
+        assert ask(f"{url}/v1/chat/completions", body)[0] == 200
+        for wrong, named in (
+            ({"messages": []}, "messages"),
+            ({"messages": "ab"}, "messages"),
+            ({"messages": [{"role": "user"}]}, "content"),
+            ({"messages": messages, "stop": ["a"]}, "stop: is unknown"),
+            ({"messages": messages, "n": 2}, "n:"),
+        ):
+            status, _, found = ask(f"{url}/v1/chat/completions", wrong)
+            assert 400 <= status < 500 and named in found["error"]
+        assert ask(f"{url}/models/1/v1/chat/completions", body)[0] == 404
+
+
+def test_several_models(model_of):  # noqa: F811
+    with serving(load(model_of(CLASSIFY), model_of(TAG))) as url:
+        assert [each["pipeline_tag"] for each in json.loads(get(f"{url}/info")[1])["models"]] == [
+            "text-classification",
+            "token-classification",
+        ]
+        assert ask(f"{url}/models/0", {"inputs": "ab"})[0] == ask(f"{url}/models/1", {"inputs": "ab"})[0] == 200
+        assert ask(url, {"inputs": "ab"})[0] == 405
+        assert ask(f"{url}/models/2", {"inputs": "ab"})[0] == 404
+        described = json.loads(get(f"{url}/openapi.json")[1])["paths"]
+        assert {"/models/0", "/models/1"} <= set(described)
+
+
+# --- Wrong requests ---
+
+WRONG = [
+    (b"{", 400, "body: is no JSON"),
+    (b"", 422, "body"),
+    (b"[" * 100_000, 400, ""),
+    (b"\xff\xfe", 400, ""),
+    ([1], 422, "body"),
+    ({}, 422, "inputs"),
+    ({"inputs": None}, 422, "inputs"),
+    ({"inputs": 5}, 422, "inputs"),
+    ({"inputs": []}, 422, "inputs: is an empty list"),
+    ({"inputs": ["ab", 7]}, 422, "inputs.1"),
+    ({"inputs": {"text": "ab"}}, 422, "text_pair"),
+    ({"inputs": "ab", "input": "ab"}, 422, "input: is unknown"),
+    ({"inputs": "\ud800"}, 422, "surrogate"),
+    ({"inputs": "ab", "parameters": {"top_n": 3}}, 422, "parameters.top_n: is unknown"),
+    ({"inputs": "ab", "parameters": {"top_k": "3"}}, 422, "parameters.top_k"),
+    ({"inputs": "ab", "parameters": {"top_k": 0}}, 422, "parameters.top_k"),
+    ({"inputs": "ab", "parameters": {"top_k": True}}, 422, "parameters.top_k"),
+    ({"inputs": "ab", "parameters": {"top_k": 1e400}}, 422, "parameters.top_k"),
+    ({"inputs": "ab", "parameters": []}, 422, "parameters"),
+    ({"inputs": "ab", "parameters": {"function_to_apply": "sigmoid"}}, 422, "'softmax'"),
+    ({"inputs": "ab", "stream": True}, 422, "stream: is unknown"),
+    ({"inputs": "a" * 200_001}, 422, "200001 characters"),
+    ({"inputs": "a" * 2**20}, 413, "1048576 bytes"),
+    ({"inputs": "a" * 10**7}, 413, "1048576 bytes"),
+]
+
+
+@pytest.fixture(scope="module")
+def address(model_of):  # noqa: F811
+    """Of a server of a classifier."""
+    with serving(load(model_of(CLASSIFY))) as url:
+        yield url
+
+
+@pytest.mark.parametrize(("body", "status", "message"), WRONG, ids=[repr(each[0])[:40] for each in WRONG])
+def test_a_wrong_request_is_named_and_the_server_goes_on(body, status, message, address):
+    found, headers, content = ask(address, body)
+    assert (found, set(content)) == (status, {"error"})
+    assert message in content["error"] and "\n" not in content["error"] and "Traceback" not in content["error"]
+    assert not any(name.lower().startswith("access-control") for name in headers)
+    assert ask(address, {"inputs": "ab"})[0] == 200
+
+
+@pytest.mark.parametrize("name", [TRANSLATE, "causal-lm", TAG, "masked-lm"])
+def test_what_is_not_supported_is_named(name, model_of):  # noqa: F811
+    interface = INTERFACES[CASES[name][0]]
+    values = {"grammar": {}, "stop": ["a"], "targets": ["a"], "frequency_penalty": 1.0, "watermark": True}
+    values |= dict.fromkeys(("details", "decoder_input_details", "clean_up_tokenization_spaces"), True)
+    values |= dict.fromkeys(("src_lang", "tgt_lang", "truncation", "adapter_id"), "a")
+    with serving(load(model_of(name)), Limits(max_new_tokens=9)) as url:
+        for each in interface.unsupported:
+            body = {"inputs": "[MASK]", "parameters": {each: values.get(each, 1)}}
+            assert ask(url, body)[::2] == (422, {"error": f"parameters.{each}: is not supported by this server"})
+        if interface.writes:
+            parameters = {"max_new_tokens": 10}
+            status, _, content = ask(url, {"inputs": "ab", "parameters": parameters})
+            assert status == 422 and "max_new_tokens: 10 is more than 9" in content["error"]
+            assert ask(url, {"inputs": ["ab"], "stream": True})[0] == 422
+
+
+def test_a_body_without_a_length_is_limited(address):
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+        client.sendall(b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(40):
+            client.sendall(b"10000\r\n" + b"a" * 0x10000 + b"\r\n")
+        client.sendall(b"0\r\n\r\n")
+        assert b" 413 " in client.recv(4096)
+
+
+@pytest.mark.parametrize(
+    ("host", "is_known"),
+    [
+        *(("localhost", True), ("LOCALHOST:1", True), ("[::1]:80", True), ("mine", True), ("evil.com", False)),
+        *(("localhost.evil.com", False), ("", False), ("evil.com:localhost", False)),
+    ],
+)
+def test_only_known_hosts_are_answered(host, is_known, model_of):  # noqa: F811
+    with serving(load(model_of(CLASSIFY)), hosts=("localhost", "[::1]", "mine")) as url:
+        status, _, content = ask(url, {"inputs": "ab"}, Host=host)
+        assert status == (200 if is_known else 400)
+        assert is_known or "Host" in content["error"]
+
+
+def test_a_fault_of_ours_is_no_traceback_for_others(model_of, monkeypatch, caplog):  # noqa: F811
+    predictors = load(model_of(CLASSIFY))
+    with serving(predictors) as url:
+        monkeypatch.setattr(type(predictors["0"].rows), "decode", lambda *_: 1 / 0)
+        assert ask(url, {"inputs": "ab"})[::2] == (500, {"error": "internal error"})
+        monkeypatch.undo()
+        assert ask(url, {"inputs": "ab"})[0] == 200
+    assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("logs_texts", [False, True])
+def test_texts_are_in_the_log_only_if_asked_for(logs_texts, model_of, caplog):  # noqa: F811
+    caplog.set_level(logging.DEBUG)
+    with serving(load(model_of(CLASSIFY)), logs_texts=logs_texts) as url:
+        ask(url, {"inputs": "abcabc"})
+        ask(url, {"inputs": "abcabc", "wrong": "cba"})
+    assert ("abcabc" in caplog.text) is logs_texts and "cba" not in caplog.text.replace("abcabc", "")
+
+
+def test_the_page_asks_nobody_else(address):
+    headers, page = get(address)
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert not re.findall(r"""(?:src|href|fetch\()\s*=?\s*["']?(?:https?:)?//""", page)
+    _, docs = get(f"{address}/docs")
+    assert "//" not in re.sub(r"(?m)^\s*//.*$|<!--.*?-->", "", docs)
+    for file in re.findall(r'(?:src|href)="([^"]+)"', docs):
+        assert get(address + file)[1] or True
+
+
+# --- Many requests ---
+
+
+@pytest.fixture
+def held(model_of, monkeypatch):  # noqa: F811
+    """A classifier that computes when it is told to: its predictors, the event, and the rows of its batches."""
+    predictors = load(model_of(CLASSIFY))
+    rows, may_compute, sizes = predictors["0"].rows, threading.Event(), []
+    compute = rows.compute
+
+    def hold(parts, *args):
+        sizes.append(sum(len(part.rows) for part in parts))
+        may_compute.wait(60)
+        return compute(parts, *args)
+
+    monkeypatch.setattr(rows, "compute", hold)
+    yield predictors, may_compute, sizes
+    may_compute.set()
+
+
+def test_what_waits_is_computed_together(held):
+    predictors, may_compute, sizes = held
+    with serving(predictors) as url, ThreadPoolExecutor(20) as pool:
+        answers = [pool.submit(ask, url, {"inputs": TEXTS[number % len(TEXTS)]}) for number in range(20)]
+        while predictors["0"].rows.overflow.rows < 20:
+            time.sleep(0.01)
+        may_compute.set()
+        found = [answer.result() for answer in answers]
+        assert len(sizes) < 6 and sum(sizes) == 20
+        for number, (status, _, content) in enumerate(found):
+            assert status == 200
+            assert_same(content, ask(url, {"inputs": TEXTS[number % len(TEXTS)]})[2])
+        page = get(f"{url}/metrics")[1]
+        assert 'seqblend_requests_total{model="0",status="200"} 40.0' in page
+        assert 'seqblend_rows_in_progress{model="0"} 0.0' in page
+
+
+def test_a_full_server_says_so_and_answers_what_it_accepted(held):
+    predictors, may_compute, _ = held
+    with serving(predictors, Limits(max_rows=3)) as url, ThreadPoolExecutor(12) as pool:
+        answers = [pool.submit(ask, url, {"inputs": "ab"}) for _ in range(12)]
+        while sum(answer.done() for answer in answers) < 9:
+            time.sleep(0.01)
+        refused = [answer.result() for answer in answers if answer.done()]
+        assert all(status == 503 and headers["Retry-After"] for status, headers, _ in refused)
+        may_compute.set()
+        statuses = [answer.result()[0] for answer in answers]
+        assert (statuses.count(200), statuses.count(503)) == (3, 9)
+        # A request of more rows than that is answered alone.
+        assert ask(url, {"inputs": ["ab"] * 7})[0] == 200
+
+
+def test_an_error_is_that_of_its_request_alone(model_of, monkeypatch):  # noqa: F811
+    """Of requests that are computed together."""
+    predictors = load(model_of(CLASSIFY))
+    rows = predictors["0"].rows
+    compute = rows.compute
+
+    def fail(parts, *args):
+        if any(row["text"] == "bad" for part in parts for row in part.rows):
+            raise ValueError("bad")
+        return compute(parts, *args)
+
+    monkeypatch.setattr(rows, "compute", fail)
+    with serving(predictors, Limits(max_wait=0.3)) as url, ThreadPoolExecutor(8) as pool:
+        texts = ["ab", "bad", "c", "bad", "b"]
+        assert [each[0] for each in pool.map(lambda text: ask(url, {"inputs": text}), texts)] == [
+            200,
+            500,
+            200,
+            500,
+            200,
+        ]
+
+
+def test_clients_that_go_away_harm_nobody(model_of):  # noqa: F811
+    with serving(load(model_of("causal-lm"))) as url:
+        host, port = url.removeprefix("http://").split(":")
+        body = json.dumps({"inputs": "ab", "stream": True, "parameters": {"max_new_tokens": 100}}).encode()
+        for read in (0, 200):
+            for _ in range(8):
+                with socket.create_connection((host, int(port)), timeout=60) as client:
+                    client.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+                    client.sendall(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+                    if read:
+                        client.recv(read)
+        assert ask(url, {"inputs": "ab", "parameters": {"max_new_tokens": 3}})[0] == 200
+        deadline = time.monotonic() + 60
+        while 'seqblend_rows_in_progress{model="0"} 0.0' not in get(f"{url}/metrics")[1]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+# --- The command ---
+
+
+def test_sigterm_answers_what_was_accepted(model_of):  # noqa: F811
+    """Requests that wait when the signal comes; afterwards the port is closed."""
+    directory = model_of("causal-lm")
+    arguments = [sys.executable, "-m", "seqblend", "serve", f"m={directory}", "--port", "0", "--max_wait", "3"]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process, ThreadPoolExecutor(24) as pool:
+        try:
+            url = next(found[0] for line in process.stderr if (found := re.findall(r"http://\S+", line)))
+            body = {"inputs": "ab", "parameters": {"max_new_tokens": 9}}
+            answers = [pool.submit(ask, url, body) for _ in range(24)]
+            while 'seqblend_rows_in_progress{model="m"} 24.0' not in get(f"{url}/metrics")[1]:
+                assert not any(answer.done() for answer in answers), "the signal comes too late"
+            process.send_signal(signal.SIGTERM)
+            assert [answer.result()[0] for answer in answers] == [200] * 24
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    with pytest.raises(urllib.error.URLError):
+        get(url)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a=x", "a=y"], "two models are called 'a'"),
+        (["a b=x"], "NAME: 'a b'"),
+        (["missing"], "missing"),
+        (["{model}", "--max_rows", "0"], "max_rows: must be positive"),
+        (["{model}", "--port", "99999"], "port: must be from 0 to 65535, got 99999"),
+        (["{model}", "--host", "no.such.host.invalid"], "no.such.host.invalid"),
+        (["{model}", "--num_beams", "2"], "num_beams: is for models that generate"),
+    ],
+)
+def test_a_wrong_option_is_named(arguments, message, model_of, capsys):  # noqa: F811
+    assert main(["serve", *(each.format(model=model_of(CLASSIFY)) for each in arguments)]) == 2
+    captured = capsys.readouterr().err
+    assert message in captured and captured.count("\n") == 1
