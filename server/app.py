@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import swagger_ui_bundle
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
-from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from ..data.errors import InputError, RowError, check_choice, describe, printable
@@ -267,7 +265,7 @@ def create_app(
         for service in services.values():
             await asyncio.to_thread(service.batcher.close)
 
-    app = FastAPI(title="seqblend", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPIOffline(redoc_url=None, title="seqblend", version=__version__, lifespan=lifespan)
     app.add_middleware(LimitBody, most=limits.max_body)
     app.add_middleware(ExpectHost, hosts=tuple(hosts))
     add_error_handlers(app)
@@ -305,20 +303,12 @@ def validation_message(errors: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
 
 
 def add_pages(app: FastAPI, services: Mapping[str, Service], metrics: Metrics) -> None:
-    """The page, the description of the API, and what operators ask."""
-    app.mount("/static", StaticFiles(directory=swagger_ui_bundle.swagger_ui_path))
+    """The page, and what operators ask; FastAPI adds the description of the API, /docs."""
     page = PAGE.read_text(encoding="utf-8")
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:
         return HTMLResponse(page, headers=PAGE_HEADERS)
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        files = {"swagger_js_url": "swagger-ui-bundle.js", "swagger_css_url": "swagger-ui.css"}
-        local = {name: f"/static/{file}" for name, file in files.items()}
-        icon = "/static/favicon-32x32.png"
-        return get_swagger_ui_html(openapi_url="/openapi.json", title=app.title, swagger_favicon_url=icon, **local)
 
     @app.get("/health", summary="Whether the server answers")
     async def health() -> dict[str, str]:

@@ -17,7 +17,7 @@ from .options import LOCAL_HOSTS, Limits
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = "Serve saved models over HTTP, with the JSON of Hugging Face's inference API, and a page to try them."
-PACKAGES = "fastapi uvicorn prometheus-client swagger-ui-bundle"
+PACKAGES = "fastapi uvicorn prometheus-client fastapi-offline"
 # The options of prediction that a server has; requests give the others.
 OPTIONS = ("words", "max_tokens_per_batch", "decode_tags", "max_length", "overflow", "overlap", "num_beams")
 # Connections that may wait to be accepted.
