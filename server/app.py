@@ -21,15 +21,17 @@ from ..serving.engines import Writer
 from ..serving.predictor import Predictor
 from ..tasks.encoding import Row
 from ..version import __version__
-from .batching import Batcher, BusyError
-from .interfaces import INTERFACES, ChatRequest, Interface, inputs_of
+from .batching import Batcher, BusyError, Job
+from .interfaces import INTERFACES, ChatRequest, Interface, Pair, inputs_of
 from .limits import ExpectHost, LimitBody, error_response
 from .metrics import Metrics
 from .options import LOCAL_HOSTS, Limits
-from .streams import Piece, TextPieces, chat_events, generation_events, stream
+from .streams import Piece, TextPieces, chat_events, event, generation_events, stream, written_tokens
 
 logger = logging.getLogger(__name__)
 
+# The status of a stream whose client has gone, for the log and the metrics.
+GONE = 499
 # Seconds after which a refused client may ask again.
 RETRY_AFTER = 1
 PAGE = Path(__file__).with_name("page.html")
@@ -81,6 +83,7 @@ class Service:
             "streams": self.interface.writes,
             "mask_token": settings.tokenizer.mask_token,
             "labels": settings.labels,
+            "problem_type": settings.problem_type,
             "max_length": settings.max_length,
         }
 
@@ -105,10 +108,10 @@ class Service:
         if getattr(body, "stream", None):
             if isinstance(body.inputs, list):
                 raise InputError("stream: is for one input, but inputs is a list")
-            pieces = await self.stream(rows[0], generation, TextPieces(settings.tokenizer, self.ends))
+            pieces, _ = await self.stream(rows[0], "inputs", generation)
             return event_response(generation_events(pieces, lambda answer: response(answer, rows[0])))
-        job = await self.batcher.submit(self.read(rows), generation)
-        answers = await self.batcher.answers(job, settings)
+        jobs = await self.batcher.submit(self.read(rows, "inputs"), generation)
+        answers = await self.batcher.answers(jobs, settings)
         self.log_texts(rows, answers)
         found = [response(answer, row) for answer, row in zip(answers, rows, strict=True)]
         # As the API of Hugging Face: an input that is one text gets one answer, for some tasks in a list.
@@ -122,56 +125,75 @@ class Service:
         generation = self.generation(body.generation())
         settings, created = self.predictor.rows.settings, int(time.time())
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": created, "model": self.name, "system_fingerprint": ""}
-        pieces = TextPieces(settings.tokenizer, self.ends)
+
+        def finish_reason() -> str:
+            return "stop" if written_tokens(job, self.ends)[1] else "length"
+
         if body.stream:
-            chunks = await self.stream(row, generation, pieces)
-            head["object"] = "chat.completion.chunk"
-            return event_response(chat_events(chunks, head, lambda: "stop" if pieces.has_ended else "length"))
-        job = await self.batcher.submit(self.read([row]), generation)
-        (answer,) = await self.batcher.answers(job, settings)
+            pieces, job = await self.stream(row, "messages", generation)
+            return event_response(chat_events(pieces, {**head, "object": "chat.completion.chunk"}, finish_reason))
+        (job,) = await self.batcher.submit(self.read([row], "messages"), generation)
+        (answer,) = await self.batcher.answers([job], settings)
         self.log_texts([row], [answer])
-        for token in job.outputs.result()[0][0]:
-            pieces.add(token)
-        counts = {"prompt_tokens": job.tokens, "completion_tokens": len(pieces.tokens) + pieces.has_ended}
+        counts = {"prompt_tokens": sum(job.encoded.lengths), "completion_tokens": written_tokens(job, self.ends)[0]}
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": answer["prediction"]},
-            "finish_reason": "stop" if pieces.has_ended else "length",
+            "finish_reason": finish_reason(),
             "logprobs": None,
         }
         usage = {**counts, "total_tokens": sum(counts.values())}
         return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
 
     async def stream(
-        self, row: Row, generation: dict[str, Any], pieces: TextPieces
-    ) -> AsyncIterator[Piece | dict[str, Any]]:
-        """The pieces of the text that is written for a row; raises before the first piece what `submit` raises."""
+        self, row: Row, place: str, generation: dict[str, Any]
+    ) -> tuple[AsyncIterator[Piece | dict[str, Any]], Job]:
+        """The pieces of the text that is written for a row, and its job. Raises what `submit` raises."""
         tokens: asyncio.Queue[int] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        listener = (
-            (lambda token: loop.call_soon_threadsafe(tokens.put_nowait, token)) if self.listens(generation) else None
-        )
-        job = await self.batcher.submit(self.read([row]), generation, listener)
-        return stream(self.batcher, job, tokens, pieces)
+
+        def listen(token: int) -> None:
+            loop.call_soon_threadsafe(tokens.put_nowait, token)
+
+        listener = listen if self.listens(generation) else None
+        jobs = await self.batcher.submit(self.read([row], place), generation, listener)
+        pieces = TextPieces(self.predictor.rows.settings.tokenizer, self.ends)
+        return self.logged(row, stream(self.batcher, jobs, tokens, pieces)), jobs[0]
+
+    async def logged(
+        self, row: Row, pieces: AsyncIterator[Piece | dict[str, Any]]
+    ) -> AsyncIterator[Piece | dict[str, Any]]:
+        """The pieces; the answer, which comes last, is logged if this is wanted."""
+        async for each in pieces:
+            if not isinstance(each, Piece):
+                self.log_texts([row], [each])
+            yield each
 
     # --- Parts of requests ---
 
-    def read(self, rows: list[Row]) -> list[Row]:
-        """Check rows. Raises InputError if one is wrong, or all together are too long."""
+    def read(self, rows: list[Row], place: str) -> list[Row]:
+        """Check rows, which stand at this key of the body. Raises InputError if one is wrong, or all are too long."""
         total = sum(characters(row) for row in rows)
         if total > self.limits.max_characters:
-            raise InputError(f"inputs: have {total} characters; at most {self.limits.max_characters} are read")
+            raise InputError(f"{place}: have {total} characters; at most {self.limits.max_characters} are read")
         reader = self.predictor.make_reader()
-        return [reader.read(row, "inputs", number, None) for number, row in enumerate(rows, 1)]
+        return [reader.read(row, place, number, None) for number, row in enumerate(rows, 1)]
 
     def generation(self, given: dict[str, Any]) -> dict[str, Any]:
         """The arguments of `model.generate`. Raises InputError if too many tokens are asked for."""
-        most = self.limits.max_new_tokens
+        rows, most = self.predictor.rows, self.limits.max_new_tokens
         if given.get("max_new_tokens", 0) > most:
             raise InputError(
                 f"max_new_tokens: {given['max_new_tokens']} is more than {most}, the limit of this server"
             )
-        return {**self.predictor.rows.generation, **given}
+        found = {**rows.generation, **given}
+        if not self.interface.writes:
+            return found
+        own = found.get("max_new_tokens", rows.model.generation_config.max_length or most)
+        if "max_new_tokens" in found or own > most:
+            # A model's own max_length would be in the way.
+            found |= {"max_new_tokens": min(own, most), "max_length": None}
+        return found
 
     def listens(self, generation: Mapping[str, Any]) -> bool:
         """Whether tokens can be heard as they are generated: not with several beams, or in another engine."""
@@ -187,15 +209,15 @@ class Service:
 
     # --- Around a request ---
 
-    async def handle(self, answer: Awaitable[Response]) -> Response:
-        """The response, or that of an error; both are counted."""
+    async def handle(self, answer: Awaitable[Response], place: str) -> Response:
+        """The response, or that of an error of the rows at a key of the body; both are counted."""
         begin = time.monotonic()
         try:
             response = await answer
         except BusyError:
             response = error_response(503, "the server is busy, try again", **{"Retry-After": str(RETRY_AFTER)})
         except RowError as error:
-            response = error_response(422, f"inputs: row {error.row + 1}: {error.reason}")
+            response = error_response(422, f"{place}: row {error.row + 1}: {error.reason}")
         except InputError as error:
             response = error_response(422, printable(str(error)))
         except Exception:
@@ -207,13 +229,22 @@ class Service:
             self.count(begin, response.status_code)
         return response
 
-    async def until_end(self, events: AsyncIterator[Any], begin: float) -> AsyncIterator[Any]:
-        """The events; the request is counted when they end."""
+    async def until_end(self, events: AsyncIterator[str], begin: float) -> AsyncIterator[str]:
+        """The events, and one more after an error; the request is counted when they end."""
+        status = GONE
         try:
             async for each in events:
                 yield each
+            status = 200
+        except InputError as error:
+            status = 422
+            yield event({"error": printable(str(error)), "error_type": "validation"})
+        except Exception:
+            status = 500
+            logger.exception("%s: a stream failed", self.name)
+            yield event({"error": "internal error", "error_type": "generation"})
         finally:
-            self.count(begin, 200)
+            self.count(begin, status)
 
     def count(self, begin: float, status: int) -> None:
         """Count and log a request."""
@@ -268,7 +299,7 @@ def create_app(
     app = FastAPIOffline(redoc_url=None, title="seqblend", version=__version__, lifespan=lifespan)
     app.add_middleware(LimitBody, most=limits.max_body)
     app.add_middleware(ExpectHost, hosts=tuple(hosts))
-    add_error_handlers(app)
+    add_error_handlers(app, metrics)
     add_pages(app, services, metrics)
     for service in services.values():
         add_model(app, service, is_only=len(services) == 1)
@@ -276,17 +307,23 @@ def create_app(
     return app
 
 
-def add_error_handlers(app: FastAPI) -> None:
-    """Errors as JSON with one key, `error`."""
+def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
+    """Errors as JSON with one key, `error`; those that no model has seen are counted without a model."""
 
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, error: HTTPException) -> Response:
+        metrics.requests.labels("", error.status_code).inc()
         return error_response(error.status_code, str(error.detail), **(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
     async def refuse_body(request: Request, error: RequestValidationError) -> Response:
         status, message = validation_message(error.errors())
+        metrics.requests.labels("", status).inc()
         return error_response(status, printable(message))
+
+
+# pydantic puts the names of the types of a union between the keys.
+TYPES = {"str", "constrained-str", Pair.__name__}
 
 
 def validation_message(errors: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
@@ -294,11 +331,10 @@ def validation_message(errors: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
     worst = max(errors, key=lambda error: len(error["loc"]))
     if worst["type"] == "json_invalid":
         return 400, f"body: is no JSON ({worst['ctx']['error']})"
-    # pydantic puts the names of types between the keys.
-    place = [str(part) for part in worst["loc"] if isinstance(part, int) or (part.isidentifier() and part != "str")]
+    place = [str(part) for part in worst["loc"] if part not in TYPES and not str(part).startswith("list[")]
     path = ".".join(place[1:]) or "body"
-    if worst["type"] == "extra_forbidden":
-        return 422, f"{path}: is unknown"
+    if worst["type"] in ("extra_forbidden", "missing"):
+        return 422, f"{path}: {'is missing' if worst['type'] == 'missing' else 'is unknown'}"
     return 422, f"{path}: {worst['msg']}, but is {describe(worst['input'])}"
 
 
@@ -311,8 +347,8 @@ def add_pages(app: FastAPI, services: Mapping[str, Service], metrics: Metrics) -
         return HTMLResponse(page, headers=PAGE_HEADERS)
 
     @app.get("/health", summary="Whether the server answers")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
+    async def health() -> Response:
+        return health_of(services.values())
 
     @app.get("/info", summary="The served models")
     async def info() -> dict[str, Any]:
@@ -327,21 +363,29 @@ def add_pages(app: FastAPI, services: Mapping[str, Service], metrics: Metrics) -
         return Response(metrics.page(), headers={"Content-Type": metrics.content_type})
 
 
+def health_of(services: Iterable[Service]) -> Response:
+    """Whether models answer: 503 names one that does not."""
+    for service in services:
+        if not service.batcher.is_alive:
+            return error_response(503, f"{service.name}: does not answer any more")
+    return JSONResponse({"status": "ok"})
+
+
 def add_model(app: FastAPI, service: Service, is_only: bool) -> None:
     """The routes of a model, `/models/NAME`; of the only one also `/`."""
     request_model = service.interface.request_model()
 
     async def infer(body: request_model) -> Response:  # type: ignore[valid-type]
-        return await service.handle(service.infer(body))
+        return await service.handle(service.infer(body), "inputs")
 
     async def chat(body: ChatRequest) -> Response:
-        return await service.handle(service.chat(body))
+        return await service.handle(service.chat(body), "messages")
 
     async def info() -> dict[str, Any]:
         return service.info()
 
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
+    async def health() -> Response:
+        return health_of([service])
 
     path = f"/models/{service.name}"
     for each in [path, "/"] if is_only else [path]:
@@ -368,4 +412,4 @@ def add_chat(app: FastAPI, services: Mapping[str, Service]) -> None:
         else:
             # Clients that know one model only give it any name.
             service = next(iter(able.values()))
-        return await service.handle(service.chat(body))
+        return await service.handle(service.chat(body), "messages")

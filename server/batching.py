@@ -12,59 +12,79 @@ from typing import Any
 
 from transformers.generation import BaseStreamer
 
+from ..data.errors import InputError, RowError
+from ..serving.loading import continues
 from ..serving.prediction import EncodedRows, RowPredictor
 from ..tasks.encoding import Answer, Row, Settings
+from ..training.models import position_limit
 
 logger = logging.getLogger(__name__)
 
 # Gets the tokens that were generated for a row, as they come.
 Listener = Callable[[int], None]
+# Generated text is computed together up to this many times `max_tokens`, which counts prompts and new tokens.
+WRITTEN = 4
+# The rows of a request that are encoded together; more are several jobs, so that others need not wait for all.
+ROWS = 64
 
 
 class BusyError(Exception):
     """Too many rows wait for an answer."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
-    """A request that waits for the model.
+    """Rows that wait for the model.
 
     Args:
-        encoded: its rows.
-        generation: arguments of `model.generate`; only requests with equal ones are computed together.
-        listener: gets each generated token of the first row; None: nobody listens.
+        encoded: the rows.
+        generation: arguments of `model.generate`; only jobs with equal ones are computed together.
+        cost: the number of tokens that it adds to a batch.
+        listener: gets each generated token of the only row; None: nobody listens.
+
+    Attributes:
+        outputs: of the model, one a sequence.
+        arrived: when it began to wait.
+        heard: the number of tokens that the listener has got.
+        computed: the number of tokens since generation has begun, which it does again after the fault of another job.
     """
 
     encoded: EncodedRows
     generation: dict[str, Any]
+    cost: int
     listener: Listener | None = None
     outputs: Future = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
+    heard: int = 0
+    computed: int = 0
 
-    @property
-    def tokens(self) -> int:
-        """The number of tokens of all its sequences."""
-        return sum(self.encoded.lengths)
+    def hear(self, token: int) -> None:
+        """Give the listener a token that it has not got."""
+        self.computed += 1
+        if self.listener is not None and self.computed > self.heard:
+            self.heard += 1
+            self.listener(token)
 
 
 class Streamer(BaseStreamer):
-    """Passes generated tokens to the listeners of a batch. `generate` first puts the prompts, then a token a row.
+    """Passes generated tokens to the jobs of a batch. `generate` first puts the prompts, then a token a row.
 
     Args:
-        listeners: one a row; None: nobody listens.
+        jobs: one a row.
     """
 
-    def __init__(self, listeners: list[Listener | None]):
-        self.listeners, self.has_prompts = listeners, False
+    def __init__(self, jobs: list[Job]):
+        self.jobs, self.has_prompts = jobs, False
+        for job in jobs:
+            job.computed = 0
 
     def put(self, value: Any) -> None:
         """Take the prompts (B, T), or the next tokens (B)."""
         if not self.has_prompts:
             self.has_prompts = True
             return
-        for listener, token in zip(self.listeners, value.tolist(), strict=True):
-            if listener is not None:
-                listener(token)
+        for job, token in zip(self.jobs, value.tolist(), strict=True):
+            job.hear(token)
 
     def end(self) -> None:
         """Nothing more comes."""
@@ -80,54 +100,74 @@ class Batcher:
         max_wait: seconds that the first request of a batch waits for others.
         max_rows: the rows that may wait or be computed; more are refused.
         observe: gets the number of rows and of tokens of each batch.
+
+    Attributes:
+        rows: the rows that wait or are computed.
+        texts: the thread that uses the tokenizer.
     """
 
     def __init__(self, predictor: RowPredictor, max_wait: float, max_rows: int, observe: Callable[[int, int], None]):
         self.predictor, self.max_wait, self.max_rows, self.observe = predictor, max_wait, max_rows, observe
         self.rows = 0
+        self.texts = ThreadPoolExecutor(1, "texts")
         self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._texts = ThreadPoolExecutor(1, "texts")
         self._model = threading.Thread(target=self._run, name="model", daemon=True)
         self._model.start()
 
-    async def submit(self, rows: list[Row], generation: dict[str, Any], listener: Listener | None = None) -> Job:
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are computed."""
+        return self._model.is_alive()
+
+    async def submit(self, rows: list[Row], generation: dict[str, Any], listener: Listener | None = None) -> list[Job]:
         """Encode the rows of a request, and let them wait for the model.
+
+        Args:
+            rows: of a reader.
+            generation: arguments of `model.generate`.
+            listener: gets the generated tokens of the only row.
 
         Raises:
             BusyError: too many rows wait already.
-            RowError: a row cannot be read.
+            InputError: there are too many rows, one cannot be read, or its prompt leaves no room for the new tokens.
         """
-        # A request of more rows than that is answered if no other waits.
-        if self.rows and self.rows + len(rows) > self.max_rows:
+        if len(rows) > self.max_rows:
+            raise InputError(f"inputs: are {len(rows)} rows; at most {self.max_rows} are read")
+        if self.rows + len(rows) > self.max_rows:
             raise BusyError
-        loop = asyncio.get_running_loop()
         self.rows += len(rows)
+        loop = asyncio.get_running_loop()
         try:
-            encoded = await loop.run_in_executor(self._texts, self.predictor.encode, rows)
+            parts = await loop.run_in_executor(self.texts, self._encode, rows)
+            jobs = [Job(part, generation, self._cost(part, generation), listener) for part in parts]
         except BaseException:
             self.rows -= len(rows)
             raise
-        job = Job(encoded, generation, listener)
-        job.outputs.add_done_callback(lambda _: loop.call_soon_threadsafe(self._forget, len(rows)))
+        for job in jobs:
+            job.outputs.add_done_callback(lambda _, job=job: loop.call_soon_threadsafe(self._forget, job))
         with self._changed:
-            self._waiting.append(job)
+            self._waiting.extend(jobs)
             self._changed.notify()
-        return job
+        return jobs
 
-    async def answers(self, job: Job, settings: Settings) -> list[Answer]:
-        """The answers to the rows of a job, once the model has computed it.
+    async def answers(self, jobs: list[Job], settings: Settings) -> list[Answer]:
+        """The answers to the rows of a request, once the model has computed it.
 
         Raises:
             InputError: the arguments of generation do not go together, or a row is too long.
         """
-        outputs = await asyncio.wrap_future(job.outputs)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._texts, self.predictor.decode, job.encoded, outputs, settings)
-
-    def _forget(self, rows: int) -> None:
-        self.rows -= rows
+        loop, found = asyncio.get_running_loop(), []
+        try:
+            for job in jobs:
+                outputs = await asyncio.wrap_future(job.outputs)
+                decode = self.predictor.decode
+                found += await loop.run_in_executor(self.texts, decode, job.encoded, outputs, settings)
+        finally:
+            for job in jobs:
+                job.outputs.cancel()
+        return found
 
     def close(self) -> None:
         """Answer what waits, then end the threads."""
@@ -135,68 +175,110 @@ class Batcher:
             self._closed = True
             self._changed.notify()
         self._model.join()
-        self._texts.shutdown()
+        self.texts.shutdown()
+
+    def _encode(self, rows: list[Row]) -> list[EncodedRows]:
+        """The rows in parts."""
+        parts = []
+        for start in range(0, len(rows), ROWS):
+            try:
+                parts.append(self.predictor.encode(rows[start : start + ROWS]))
+            except RowError as error:
+                raise RowError(start + error.row, error.reason) from error
+        return parts
+
+    def _cost(self, encoded: EncodedRows, generation: dict[str, Any]) -> int:
+        """The tokens that a part counts in a batch; generated ones as parts of `max_tokens`.
+
+        Raises:
+            InputError: prompt and new tokens are more than the model's positions.
+        """
+        if self.predictor.task.generation is None:
+            return sum(encoded.lengths)
+        model = self.predictor.model
+        new = generation.get("max_new_tokens") or model.generation_config.max_length or 20
+        if continues(self.predictor.task):
+            most = position_limit(model.config)
+            if max(encoded.lengths) + new > most:
+                raise InputError(
+                    f"max_new_tokens: {new} new tokens after a prompt of {max(encoded.lengths)} are more than the "
+                    f"model's {int(most)} positions"
+                )
+        beams = generation.get("num_beams") or model.generation_config.num_beams or 1
+        return -(-len(encoded.lengths) * beams * (max(encoded.lengths) + new) // WRITTEN)
+
+    def _forget(self, job: Job) -> None:
+        """A job is answered, or its client has gone."""
+        if job.outputs.cancelled():
+            with self._changed:
+                if job in self._waiting:
+                    self._waiting.remove(job)
+        self.rows -= len(job.encoded.rows)
 
     # --- The model's thread ---
 
     def _run(self) -> None:
-        while jobs := self._take():
-            self.observe(sum(len(job.encoded.rows) for job in jobs), sum(job.tokens for job in jobs))
+        while (jobs := self._take()) is not None:
             try:
-                outputs = self._compute(jobs)
+                if jobs:
+                    self.observe(
+                        sum(len(job.encoded.rows) for job in jobs), sum(sum(job.encoded.lengths) for job in jobs)
+                    )
+                    self._compute(jobs)
             except Exception as error:
-                self._compute_alone(jobs, error)
-                continue
-            for job, each in zip(jobs, outputs, strict=True):
-                job.outputs.set_result(each)
+                logger.exception("the model's thread")
+                for job in jobs:
+                    if not job.outputs.done():
+                        job.outputs.set_exception(error)
 
-    def _compute(self, jobs: list[Job]) -> list[list[Any]]:
-        """The outputs of jobs with equal arguments of generation."""
-        parts = [job.encoded for job in jobs]
-        if all(job.listener is None for job in jobs):
-            return self.predictor.compute(parts, jobs[0].generation)
-        listeners: list[Listener | None] = []
-        for job in jobs:
-            listeners += [job.listener, *[None] * (len(job.encoded.positions) - 1)]
-        return self.predictor.compute(
-            parts, jobs[0].generation, lambda batch: Streamer([listeners[index] for index in batch])
-        )
+    def _compute(self, jobs: list[Job]) -> None:
+        """Compute jobs with equal arguments of generation; after an error each half again, so that few jobs fail."""
+        make_streamer = None
+        if any(job.listener is not None for job in jobs):
+            by_sequence = [job for job in jobs for _ in job.encoded.positions]
 
-    def _compute_alone(self, jobs: list[Job], error: Exception) -> None:
-        """After an error of a batch: each job by itself, so that only the one that caused the error fails."""
-        for job in jobs:
-            try:
-                if len(jobs) == 1:
-                    raise error
-                job.outputs.set_result(self._compute([job])[0])
-            except Exception as reason:
-                job.outputs.set_exception(reason)
+            def make_streamer(batch: list[int]) -> Streamer:
+                return Streamer([by_sequence[index] for index in batch])
 
-    def _take(self) -> list[Job]:
-        """The next jobs with equal arguments of generation, in their order; empty at the end."""
+        try:
+            outputs = self.predictor.compute([job.encoded for job in jobs], jobs[0].generation, make_streamer)
+        except Exception as error:
+            # What was drawn at random once is not drawn again.
+            is_random = jobs[0].generation.get("do_sample")
+            failed = [job for job in jobs if len(jobs) == 1 or (is_random and job.heard)]
+            for job in failed:
+                job.outputs.set_exception(error)
+            left = [job for job in jobs if job not in failed]
+            for half in (left[: len(left) // 2], left[len(left) // 2 :]):
+                if half:
+                    self._compute(half)
+            return
+        for job, each in zip(jobs, outputs, strict=True):
+            job.outputs.set_result(each)
+
+    def _take(self) -> list[Job] | None:
+        """The next jobs with equal arguments of generation, in their order; None at the end."""
+        most = self.predictor.max_tokens
         with self._changed:
             while not self._waiting:
                 if self._closed:
-                    return []
+                    return None
                 self._changed.wait()
             deadline = self._waiting[0].arrived + self.max_wait
-            while not self._closed and self._tokens_waiting() < self.predictor.max_tokens:
+            while not self._closed and sum(job.cost for job in self._waiting) < most:
                 if not self._changed.wait(deadline - time.monotonic()) or time.monotonic() >= deadline:
                     break
             taken: list[Job] = []
             left: deque[Job] = deque()
-            tokens = 0
+            cost = 0
             for job in self._waiting:
-                fits = not taken or tokens + job.tokens <= self.predictor.max_tokens
+                fits = not taken or cost + job.cost <= most
                 if fits and job.generation == (taken or [job])[0].generation:
                     # False for a job whose client has gone.
                     if job.outputs.set_running_or_notify_cancel():
                         taken.append(job)
-                        tokens += job.tokens
+                        cost += job.cost
                 else:
                     left.append(job)
             self._waiting = left
-        return taken or self._take()
-
-    def _tokens_waiting(self) -> int:
-        return sum(job.tokens for job in self._waiting)
+            return taken

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import dataclasses
 import logging
+import math
 import socket
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ DESCRIPTION = "Serve saved models over HTTP, with the JSON of Hugging Face's inf
 PACKAGES = "fastapi uvicorn prometheus-client fastapi-offline"
 # The options of prediction that a server has; requests give the others.
 OPTIONS = ("words", "max_tokens_per_batch", "decode_tags", "max_length", "overflow", "overlap", "num_beams")
+# Seconds after SIGTERM in which requests are still answered.
+SECONDS_TO_END = 300
 # Connections that may wait to be accepted.
 BACKLOG = 2048
 HELP = {
@@ -78,7 +81,7 @@ def limits_of(given: argparse.Namespace) -> Limits:
     """The limits. Raises InputError for a value that is not positive."""
     values = {field.name: getattr(given, field.name) for field in dataclasses.fields(Limits)}
     for name, value in values.items():
-        if not value >= 0 or (value == 0 and name != "max_wait"):
+        if not 0 <= value < math.inf or (value == 0 and name != "max_wait"):
             raise InputError(f"{name}: must be positive, got {value}")
     return Limits(**values)
 
@@ -127,11 +130,17 @@ def run(argv: list[str]) -> None:
         raise InputError(f"serve: needs {error.name}; pip install {PACKAGES}") from error
     limits, directories = limits_of(given), named_directories(given.models)
     accepting = listen(given.host, given.port)
-    hosts = {*LOCAL_HOSTS, given.host, *given.allowed_hosts}
+    hosts = {*LOCAL_HOSTS, f"[{given.host}]" if ":" in given.host else given.host, *given.allowed_hosts}
     app = create_app(load(directories, given), limits, hosts, logs_texts=given.log == "texts")
     logging.getLogger("seqblend.server.app").setLevel(logging.WARNING if given.log == "errors" else logging.INFO)
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, log_config=None, backlog=BACKLOG
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        log_config=None,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=SECONDS_TO_END,
     )
     host, port = accepting.getsockname()[:2]
     logger.info("http://%s:%d", f"[{host}]" if ":" in host else host, port)

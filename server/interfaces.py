@@ -6,9 +6,19 @@ Source: the schemas of the package @huggingface/tasks, and TGI's for generated t
 import abc
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, create_model
+from pydantic import (
+    AllowInfNan,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    create_model,
+)
 
 from ..data.errors import InputError
 from ..tasks.encoding import Answer, Row, Settings
@@ -16,9 +26,12 @@ from ..tasks.encoding import Answer, Row, Settings
 # The most labels or tokens that a request may ask for with top_k, and the most beams.
 MOST_TOKENS_FOR_A_MASK, MOST_BEAMS = 100, 16
 DEFAULT_TOP_K = 5
+# With smaller numbers, probabilities overflow.
+LEAST = 0.01
 
 Count = StrictInt
-Number = StrictFloat | StrictInt
+# A whole number becomes a float, which transformers requires.
+Number = Annotated[StrictFloat, AllowInfNan(False)]
 
 
 class Strict(BaseModel):
@@ -72,9 +85,9 @@ class Interface(abc.ABC):
         return {"text": value} if isinstance(value, str) else value.model_dump()
 
     def check(self, parameters: BaseModel) -> None:
-        """Raises InputError for a parameter that is not supported."""
+        """Raises InputError for a parameter that is not supported, unless it asks for nothing."""
         for name in self.unsupported:
-            if getattr(parameters, name) is not None:
+            if getattr(parameters, name) not in (None, False, []):
                 raise InputError(f"parameters.{name}: is not supported by this server")
 
     def settings(self, parameters: Any, settings: Settings) -> Settings:
@@ -235,11 +248,11 @@ class Sampling(Strict):
     max_new_tokens: Count | None = Field(None, ge=1)
     num_beams: Count | None = Field(None, ge=1, le=MOST_BEAMS)
     do_sample: StrictBool | None = None
-    temperature: Number | None = Field(None, gt=0)
+    temperature: Number | None = Field(None, ge=LEAST)
     top_k: Count | None = Field(None, ge=1)
-    top_p: Number | None = Field(None, gt=0, le=1)
-    typical_p: Number | None = Field(None, gt=0, le=1)
-    repetition_penalty: Number | None = Field(None, gt=0)
+    top_p: Number | None = Field(None, ge=LEAST, le=1)
+    typical_p: Number | None = Field(None, ge=LEAST, le=1)
+    repetition_penalty: Number | None = Field(None, ge=LEAST)
 
 
 def sampling_arguments(given: BaseModel) -> dict[str, Any]:
@@ -252,16 +265,19 @@ def sampling_arguments(given: BaseModel) -> dict[str, Any]:
     return arguments
 
 
-class TranslationParameters(Strict):
-    """Parameters of translation and summarization."""
+class TranslationParameters(Sampling):
+    """Parameters of translation and summarization, and those of text-generation that have an effect here."""
 
-    generate_parameters: Sampling | None = None
+    generate_parameters: Sampling | None = Field(None, description="As the other parameters; these come first.")
     src_lang: StrictStr | None = None
     tgt_lang: StrictStr | None = None
     clean_up_tokenization_spaces: StrictBool | None = None
     truncation: StrictStr | None = None
-    max_new_tokens: Count | None = Field(None, ge=1, description="As in generate_parameters.")
-    num_beams: Count | None = Field(None, ge=1, le=MOST_BEAMS, description="As in generate_parameters.")
+    return_full_text: StrictBool | None = None
+    details: StrictBool | None = None
+    decoder_input_details: StrictBool | None = None
+    stop: list[StrictStr] | None = None
+    watermark: StrictBool | None = None
 
 
 class Translation(Interface):
@@ -269,13 +285,16 @@ class Translation(Interface):
 
     task = "translation"
     parameters = TranslationParameters
-    unsupported = ("src_lang", "tgt_lang", "clean_up_tokenization_spaces", "truncation")
+    unsupported = (
+        *("src_lang", "tgt_lang", "clean_up_tokenization_spaces", "truncation", "return_full_text", "details"),
+        *("decoder_input_details", "stop", "watermark"),
+    )
     writes = wraps_one = True
 
     def generation(self, parameters: TranslationParameters) -> dict[str, Any]:
-        """Those of `generate_parameters`."""
+        """Those of `Sampling`, here and in `generate_parameters`."""
         inner = parameters.generate_parameters
-        return ({} if inner is None else sampling_arguments(inner)) | sampling_arguments(parameters)
+        return sampling_arguments(parameters) | ({} if inner is None else sampling_arguments(inner))
 
     def response(
         self, answer: Answer, row: Row, parameters: TranslationParameters, settings: Settings
@@ -328,10 +347,9 @@ class TextGeneration(Interface):
 # --- Chats, in the form of OpenAI ---
 
 
-class Message(BaseModel):
-    """One message of a chat. Further keys are given to the chat template."""
+class Message(Strict):
+    """One message of a chat."""
 
-    model_config = ConfigDict(extra="allow")
     role: StrictStr
     content: StrictStr
 
@@ -343,10 +361,9 @@ class ChatRequest(Strict):
     model: StrictStr | None = Field(None, description="Name of a served model, if there are several.")
     max_tokens: Count | None = Field(None, ge=1)
     max_completion_tokens: Count | None = Field(None, ge=1)
-    temperature: Number | None = Field(None, ge=0, description="0: no sampling.")
-    top_p: Number | None = Field(None, gt=0, le=1)
+    temperature: Number | None = Field(None, ge=0, description="Below 0.01: no sampling.")
+    top_p: Number | None = Field(None, ge=LEAST, le=1)
     stream: StrictBool | None = None
-    stream_options: dict[str, Any] | None = None
     n: Literal[1] | None = None
     user: StrictStr | None = Field(None, description="Ignored.")
 
@@ -354,7 +371,7 @@ class ChatRequest(Strict):
         """The arguments of `model.generate`."""
         most = self.max_completion_tokens or self.max_tokens
         arguments: dict[str, Any] = {} if most is None else {"max_new_tokens": most}
-        if self.temperature == 0:
+        if self.temperature is not None and self.temperature < LEAST:
             return arguments | {"do_sample": False}
         given = {name: getattr(self, name) for name in ("temperature", "top_p") if getattr(self, name) is not None}
         return arguments | given | ({"do_sample": True} if given else {})

@@ -1,17 +1,21 @@
 """What reaches the application: requests for an expected host, and bodies of a bounded size."""
 
+import asyncio
+import time
 from collections.abc import Iterable
 
 from fastapi import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+# Seconds in which a body must come.
+SECONDS = 60
 # Bytes of a refused body that are read.
 MOST_DISCARDED = 2**26
 
 
 class LimitBody:
-    """Refuses a body of more than `most` bytes, also one that does not say its length.
+    """Refuses a body of more than `most` bytes, also one that does not say its length, and one that does not come.
 
     Args:
         app: gets the requests.
@@ -27,9 +31,18 @@ class LimitBody:
             return await self.app(scope, receive, send)
         read = 0
 
+        is_read, deadline = False, time.monotonic() + SECONDS
+
         async def counted() -> Message:
-            nonlocal read
-            message = await receive()
+            nonlocal read, is_read
+            if is_read:
+                # What comes now is that the client has gone.
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), max(0, deadline - time.monotonic()))
+            except asyncio.TimeoutError:
+                raise HTTPException(408, f"body: did not come within {SECONDS} seconds") from None
+            is_read = not message.get("more_body")
             read += len(message.get("body", b""))
             if read > self.most:
                 await discard(message, receive)

@@ -2,12 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from ..data.errors import InputError
 from ..tasks.encoding import Answer
 from .batching import Batcher, Job
 
@@ -53,33 +52,37 @@ class TextPieces:
         return Piece(token, new)
 
     def rest(self, text: str) -> str:
-        """What of the whole text has not been sent."""
-        return text[len(self.text) :] if text.startswith(self.text) else ""
+        """What of the whole text has not been sent. Raises RuntimeError if something else was sent."""
+        if not text.startswith(self.text):
+            raise RuntimeError("the tokenizer decodes the beginning of the text otherwise than the whole")
+        return text[len(self.text) :]
 
 
 async def stream(
-    batcher: Batcher, job: Job, tokens: "asyncio.Queue[int]", pieces: TextPieces
+    batcher: Batcher, jobs: list[Job], tokens: "asyncio.Queue[int]", pieces: TextPieces
 ) -> AsyncIterator[Piece | Answer]:
-    """The pieces of a job's only row, and its answer last.
+    """The pieces of a request's only row, and its answer last.
 
     Args:
-        batcher: computes the job.
-        job: with a listener that puts its tokens into the queue.
+        batcher: computes the request.
+        jobs: of the request; their listener puts its tokens into the queue.
         tokens: the queue.
         pieces: of the model's tokenizer.
 
     Raises:
         InputError: as in `Batcher.answers`.
+        RuntimeError: the pieces are not the text.
     """
-    answers = asyncio.ensure_future(batcher.answers(job, batcher.predictor.settings))
+    loop = asyncio.get_running_loop()
+    answers = asyncio.ensure_future(batcher.answers(jobs, batcher.predictor.settings))
+    next_token = asyncio.ensure_future(tokens.get())
     try:
         while True:
-            next_token = asyncio.ensure_future(tokens.get())
             await asyncio.wait({next_token, answers}, return_when=asyncio.FIRST_COMPLETED)
             if not next_token.done():
-                next_token.cancel()
                 break
-            piece = pieces.add(next_token.result())
+            piece = await loop.run_in_executor(batcher.texts, pieces.add, next_token.result())
+            next_token = asyncio.ensure_future(tokens.get())
             if piece is not None:
                 yield piece
         (answer,) = await answers
@@ -88,57 +91,62 @@ async def stream(
         yield answer
     finally:
         # The client may have gone: nobody needs the answer.
+        next_token.cancel()
         answers.cancel()
-        job.outputs.cancel()
+        await asyncio.gather(answers, return_exceptions=True)
+
+
+def written_tokens(job: Job, ends: list[int]) -> tuple[int, bool]:
+    """The number of tokens that were written for the only row of a job, and whether the last one ends the text."""
+    tokens = job.outputs.result()[0][0]
+    end = next((index for index, token in enumerate(tokens) if token in ends), None)
+    return (len(tokens), False) if end is None else (end + 1, True)
 
 
 def event(content: dict[str, Any]) -> str:
-    """A server-sent event with JSON."""
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+    """A server-sent event with JSON. It is ASCII, because clients split lines at characters such as U+2028, too."""
+    return f"data: {json.dumps(content)}\n\n"
 
 
-async def generation_events(pieces: AsyncIterator[Piece | Answer], response: Any) -> AsyncIterator[str]:
+async def generation_events(
+    pieces: AsyncIterator[Piece | Answer], response: Callable[[Answer], dict[str, Any]]
+) -> AsyncIterator[str]:
     """The events of TGI: one a token; the last one has the whole text.
 
     Args:
         pieces: of `stream`.
-        response: the JSON of the whole answer, as a function of the answer.
+        response: gives the JSON of the whole answer.
     """
     index = 0
-    try:
-        async for each in pieces:
-            if isinstance(each, Piece):
-                index += 1
-                token = {"id": each.token, "text": each.text, "logprob": None, "special": False}
-                yield event({"index": index, "token": token, "generated_text": None, "details": None})
-            else:
-                token = {"id": None, "text": "", "logprob": None, "special": True}
-                yield event({"index": index + 1, "token": token, "details": None, **response(each)})
-    except InputError as error:
-        yield event({"error": str(error), "error_type": "validation"})
+    async for each in pieces:
+        index += 1
+        if isinstance(each, Piece):
+            token = {"id": each.token, "text": each.text, "logprob": None, "special": False}
+            yield event({"index": index, "token": token, "generated_text": None, "details": None})
+        else:
+            token = {"id": None, "text": "", "logprob": None, "special": True}
+            yield event({"index": index, "token": token, "details": None, **response(each)})
 
 
-async def chat_events(pieces: AsyncIterator[Piece | Answer], head: dict[str, Any], reason: Any) -> AsyncIterator[str]:
+async def chat_events(
+    pieces: AsyncIterator[Piece | Answer], head: dict[str, Any], finish_reason: Callable[[], str]
+) -> AsyncIterator[str]:
     """The events of OpenAI: the role, the pieces of the text, and why it ends.
 
     Args:
         pieces: of `stream`.
         head: keys of every event.
-        reason: why the text ended, as a function without arguments, asked at the end.
+        finish_reason: is asked at the end.
     """
 
-    def chunk(delta: dict[str, str], finish_reason: str | None = None) -> str:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
+    def chunk(delta: dict[str, str], reason: str | None = None) -> str:
+        choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
         return event({**head, "choices": [choice]})
 
     yield chunk({"role": "assistant", "content": ""})
-    try:
-        async for each in pieces:
-            if isinstance(each, Piece):
-                if each.text:
-                    yield chunk({"role": "assistant", "content": each.text})
-            else:
-                yield chunk({}, reason())
-    except InputError as error:
-        yield event({"error": str(error), "error_type": "validation"})
+    async for each in pieces:
+        if not isinstance(each, Piece):
+            yield chunk({}, finish_reason())
+        elif each.text:
+            yield chunk({"role": "assistant", "content": each.text})
     yield "data: [DONE]\n\n"

@@ -35,6 +35,7 @@ from seqblend.server import command
 from seqblend.server.app import create_app
 from seqblend.server.interfaces import INTERFACES
 from seqblend.server.options import Limits
+from seqblend.server.streams import TextPieces, event
 from seqblend.tasks.registry import TASKS
 
 CHAT = "{% for each in messages %}{{ each['content'] }} {% endfor %}"
@@ -286,12 +287,12 @@ WRONG = [
     (b"[" * 100_000, 400, ""),
     (b"\xff\xfe", 400, ""),
     ([1], 422, "body"),
-    ({}, 422, "inputs"),
+    ({}, 422, "inputs: is missing"),
     ({"inputs": None}, 422, "inputs"),
     ({"inputs": 5}, 422, "inputs"),
     ({"inputs": []}, 422, "inputs: is an empty list"),
     ({"inputs": ["ab", 7]}, 422, "inputs.1"),
-    ({"inputs": {"text": "ab"}}, 422, "text_pair"),
+    ({"inputs": {"text": "ab"}}, 422, "inputs.text_pair: is missing"),
     ({"inputs": "ab", "input": "ab"}, 422, "input: is unknown"),
     ({"inputs": "\ud800"}, 422, "surrogate"),
     ({"inputs": "ab", "parameters": {"top_n": 3}}, 422, "parameters.top_n: is unknown"),
@@ -329,8 +330,15 @@ def test_what_is_not_supported_is_named(name, model_of):  # noqa: F811
     interface = INTERFACES[CASES[name][0]]
     values = {"grammar": {}, "stop": ["a"], "targets": ["a"], "frequency_penalty": 1.0, "watermark": True}
     values |= dict.fromkeys(("details", "decoder_input_details", "clean_up_tokenization_spaces"), True)
+    values["return_full_text"] = True
     values |= dict.fromkeys(("src_lang", "tgt_lang", "truncation", "adapter_id"), "a")
     with serving(load(model_of(name)), Limits(max_new_tokens=9)) as url:
+        asks_nothing = {
+            each: [] if each == "stop" else False for each in values if values[each] is True or each == "stop"
+        }
+        known = {each: value for each, value in asks_nothing.items() if each in interface.parameters.model_fields}
+        known.pop("targets", None)
+        assert ask(url, {"inputs": "[MASK]", "parameters": known})[0] == 200
         for each in interface.unsupported:
             body = {"inputs": "[MASK]", "parameters": {each: values.get(each, 1)}}
             assert ask(url, body)[::2] == (422, {"error": f"parameters.{each}: is not supported by this server"})
@@ -443,8 +451,8 @@ def test_a_full_server_says_so_and_answers_what_it_accepted(held):
         may_compute.set()
         statuses = [answer.result()[0] for answer in answers]
         assert (statuses.count(200), statuses.count(503)) == (3, 9)
-        # A request of more rows than that is answered alone.
-        assert ask(url, {"inputs": ["ab"] * 7})[0] == 200
+        status, _, content = ask(url, {"inputs": [""] * 4})
+        assert (status, content["error"]) == (422, "inputs: are 4 rows; at most 3 are read")
 
 
 def test_an_error_is_that_of_its_request_alone(model_of, monkeypatch):  # noqa: F811
@@ -468,6 +476,117 @@ def test_an_error_is_that_of_its_request_alone(model_of, monkeypatch):  # noqa: 
             500,
             200,
         ]
+
+
+def test_the_fault_of_a_neighbour_does_not_repeat_a_stream(model_of, monkeypatch):  # noqa: F811
+    """Two are computed together; the batch fails after some tokens, and is computed again without the faulty one."""
+    predictors = load(model_of("causal-lm"))
+    rows = predictors["0"].rows
+    compute = rows.compute
+
+    def fail(parts, generation, make_streamer):
+        found = compute(parts, generation, make_streamer)
+        if any(row["text"] == "bad" for part in parts for row in part.rows):
+            raise ValueError("bad")
+        return found
+
+    monkeypatch.setattr(rows, "compute", fail)
+    with serving(predictors, Limits(max_wait=0.5)) as url, ThreadPoolExecutor(8) as pool:
+        parameters = {"max_new_tokens": 6}
+        bad = [pool.submit(ask, url, {"inputs": "bad", "parameters": parameters}) for _ in range(2)]
+        client = InferenceClient(model=url)
+        streams = [
+            pool.submit(lambda text: "".join(client.text_generation(text, stream=True, **parameters)), text)
+            for text in ("ab", "c")
+        ]
+        found = [each.result() for each in streams]
+        assert [each.result()[0] for each in bad] == [500, 500]
+        assert found == [client.text_generation(text, **parameters) for text in ("ab", "c")]
+
+
+def test_a_server_that_cannot_compute_any_more_says_so(model_of, monkeypatch):  # noqa: F811
+    with serving(load(model_of(CLASSIFY))) as url:
+        assert json.loads(get(f"{url}/health")[1]) == {"status": "ok"}
+        monkeypatch.setattr("seqblend.server.batching.Batcher.is_alive", False)
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            get(f"{url}/health")
+
+
+@pytest.mark.parametrize("name", [TRANSLATE, "causal-lm"])
+def test_numbers_of_sampling(name, model_of):  # noqa: F811
+    """Whole ones are numbers, too; those with which probabilities overflow are refused."""
+    with serving(load(model_of(name))) as url:
+        for given, status in (
+            ({"temperature": 2}, 200),
+            ({"temperature": 0.01, "top_p": 1}, 200),
+            ({"repetition_penalty": 2, "do_sample": False}, 200),
+            ({"temperature": 1e-40}, 422),
+            ({"temperature": "hot"}, 422),
+            ({"temperature": True}, 422),
+            ({"top_p": 1.5}, 422),
+            ({"num_beams": 17}, 422),
+        ):
+            found = ask(url, {"inputs": "ab", "parameters": {**given, "max_new_tokens": 3}})
+            assert found[0] == status, (given, found[2])
+            assert status == 200 or found[2]["error"].startswith(f"parameters.{next(iter(given))}: ")
+
+
+def test_a_prompt_must_leave_room(model_of):  # noqa: F811
+    """Positions are learned: prompt and new tokens are refused together, before anything is computed."""
+    predictors = load(model_of("causal-lm"))
+    config = predictors["0"].rows.model.config
+    config.position_type, config.max_position_embeddings = "learned", 20
+    with serving(predictors) as url:
+        status, _, content = ask(url, {"inputs": "ab", "parameters": {"max_new_tokens": 19}})
+        assert status == 422 and re.match(r"max_new_tokens: 19 new tokens after a prompt of \d", content["error"])
+
+
+def test_what_a_request_does_not_ask_for_is_limited_too(model_of):  # noqa: F811
+    with serving(load(model_of("causal-lm")), Limits(max_new_tokens=2)) as url:
+        client = InferenceClient(model=url)
+        assert client.text_generation("ab") == client.text_generation("ab", max_new_tokens=2)
+
+
+def test_the_events_of_a_stream_are_lines(chat_model):
+    """Whatever the text has: clients split lines at more characters than the line feed."""
+    text = "a\u2028b\x85c\n서울"
+    assert len(event({"text": text}).splitlines()) == 2
+    assert json.loads(event({"text": text}).removeprefix("data: "))["text"] == text
+    tokenizer = Predictor(chat_model).rows.settings.tokenizer
+    pieces = TextPieces(tokenizer, [])
+    for token in tokenizer("서울 ab").input_ids:
+        pieces.add(token)
+    assert pieces.rest(pieces.text + "c") == "c"
+    with pytest.raises(RuntimeError, match="otherwise"):
+        pieces.rest("other")
+
+
+@pytest.mark.parametrize("beams", ["1", "2"])
+def test_a_chat_says_why_it_ends(beams, chat_model):
+    """In a stream as in the whole answer, which with several beams comes in one event."""
+    given = command.parse([f"0={chat_model}", "--num_beams", beams])
+    with serving(command.load(command.named_directories(given.models), given)) as url:
+        client = InferenceClient(base_url=url)
+        for text, most in (("ab", 1), ("c b", 40), ("서울", 40), ("", 40)):
+            messages = [{"role": "user", "content": text}]
+            whole = client.chat_completion(messages, max_tokens=most)
+            parts = list(client.chat_completion(messages, max_tokens=most, stream=True))
+            assert parts[-1].choices[0].finish_reason == whole.choices[0].finish_reason
+            tokens = whole.usage.completion_tokens
+            assert tokens == most or (tokens < most and whole.choices[0].finish_reason == "stop")
+            assert "".join(each.choices[0].delta.content or "" for each in parts) == whole.choices[0].message.content
+
+
+def test_many_streams_whose_clients_go_at_once(model_of):  # noqa: F811
+    """Before they are computed; each was one more call on the stack."""
+    with serving(load(model_of("causal-lm")), Limits(max_wait=0.02)) as url:
+        host, port = url.removeprefix("http://").split(":")
+        body = json.dumps({"inputs": "ab", "stream": True}).encode()
+        for _ in range(300):
+            with socket.create_connection((host, int(port)), timeout=60) as client:
+                client.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+                client.sendall(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        assert ask(url, {"inputs": "ab", "parameters": {"max_new_tokens": 3}})[0] == 200
 
 
 def test_clients_that_go_away_harm_nobody(model_of):  # noqa: F811

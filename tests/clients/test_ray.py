@@ -1,6 +1,8 @@
 """Ray: the answers of two workers are those of one process, whatever dies."""
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import seqblend  # noqa: E402
 
 SCRIPT = Path(seqblend.__file__).parent / "examples" / "ray_predict.py"
 ROWS, FILES = 4000, 8
+MARK = "SEQBLEND_TEST_RAY"
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,7 @@ def expected(corpus, model_of):  # noqa: F811
     return dict(zip(table["id"].to_pylist(), entities, strict=True))
 
 
-def start(*arguments):
+def start(mark, *arguments):
     environment = {
         **os.environ,
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -58,10 +61,15 @@ def start(*arguments):
     )
 
 
-def workers():
-    """The process ids of the workers."""
-    found = subprocess.run(["pgrep", "-f", "ray::.*Worker"], capture_output=True, text=True).stdout.split()
-    return [int(each) for each in found]
+def workers(mark):
+    """The process ids of the workers of a run with this mark in its environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            is_worker = re.match(rb"ray::.*Worker", (process / "cmdline").read_bytes())
+            if is_worker and f"{MARK}={mark}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+    return found
 
 
 def answers_in(directory):
@@ -73,17 +81,18 @@ def answers_in(directory):
 @pytest.mark.parametrize("dies", ["nobody", "a worker", "the run"])
 def test_two_workers_answer_as_one_process(dies, corpus, expected, model_of, tmp_path):  # noqa: F811
     arguments = (model_of(TAG), corpus, tmp_path / "out", "--group_files", 4, "--batch_rows", 50, "--cpus", 0.5)
-    process = start(*arguments)
+    mark = str(tmp_path)
+    process = start(mark, *arguments)
     deadline = time.monotonic() + 150
     if dies != "nobody":
-        while len(workers()) < 2:
+        while len(workers(mark)) < 2:
             assert time.monotonic() < deadline and process.poll() is None, process.communicate()[0]
             time.sleep(0.1)
-        os.kill(workers()[0], signal.SIGKILL)
+        os.kill(workers(mark)[0], signal.SIGKILL)
     if dies == "the run":
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        process = start(*arguments)
+        process = start(mark, *arguments)
     output = process.communicate(timeout=150)[0]
     assert process.returncode == 0, output[-3000:]
     ids, entities = answers_in(tmp_path / "out")
