@@ -28,6 +28,7 @@ from transformers import CompileConfig, ContinuousBatchingConfig, GenerationConf
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, StaticCache
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM
+from seqblend.modeling import heads
 from seqblend.modeling.cache import self_attention_cache
 from seqblend.modeling.heads import VOCABULARY_CHUNK, project
 
@@ -324,8 +325,10 @@ def test_beams_that_begin_as_one_write_the_same(model_class, sliding, way):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(), (0, 3), (1,), (1, 1), (1, 2), (5, 1), (128, 1), (43, 3)], ids=str)
+@pytest.mark.parametrize("columns", [heads.COLUMNS, heads.COLUMNS_ON_AMD], ids=["", "AMD"])
 @torch.no_grad()
-def test_tokens_are_projected_alike_however_few(shape, bias):
+def test_tokens_are_projected_alike_however_few(shape, bias, columns, monkeypatch):
+    monkeypatch.setattr(heads, "columns_range", lambda: columns)
     lm_head = nn.Linear(16, VOCABULARY_CHUNK + 3, bias=bias)
     states = torch.randn(*shape, 16)
     projected = project(lm_head, states)
@@ -344,7 +347,7 @@ def test_what_watches_or_replaces_the_head_is_asked(way):
     else:  # as accelerate does
         forward = lm_head.forward
         lm_head.forward = lambda states: seen.append(way) or forward(states)
-    project(lm_head, torch.randn(2, 4))
+    project(lm_head, torch.randn(9, 4))
     assert seen == [way]
 
 
