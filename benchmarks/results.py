@@ -94,6 +94,47 @@ FIGURES = {
 }
 
 
+# What the runs with out-of-scope questions show besides, by the key in all_results.json.
+SURENESS = {
+    "test_accuracy": "accuracy",
+    "test_expected_calibration_error_before": "calibration error before",
+    "test_expected_calibration_error": "and after",
+    "test_known_accuracy": "accuracy with abstaining",
+    "test_unknown_recall": "out-of-scope recall",
+    "test_unknown_auroc": "AUROC",
+}
+# Larson et al. 2019, table 2, "Full", whose classifiers were trained with out-of-scope questions, too.
+PUBLISHED_SURENESS = (
+    "Published out-of-scope recall (Larson et al. 2019): FastText 9.7, SVM 14.5, CNN 18.9, MLP 47.4, BERT",
+    "(pretrained) 40.3 %, all trained with 100 out-of-scope questions. Ours are not trained with",
+    "any; 100 others choose the threshold.",
+)
+
+
+def sureness_table(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """The table of the runs with out-of-scope questions, in percent; empty without such a run."""
+    rows = [
+        (name, FIGURES[name].start, *(f"{100 * results[key]:.1f}" for key in SURENESS))
+        for name, seeds in runs.items()
+        for results in seeds
+        if all(key in results for key in SURENESS)
+    ]
+    if not rows:
+        return []
+    head = ["run", "start", *(f"{name}, %" for name in SURENESS.values())]
+    return [
+        "## Probabilities and out-of-scope questions",
+        "",
+        "On the test rows ([answers.md](answers.md)); abstaining may cost one point of accuracy on validation.",
+        *PUBLISHED_SURENESS,
+        "",
+        f"| {' | '.join(head)} |",
+        f"|{'---|' * len(head)}",
+        *(f"| {' | '.join(cells)} |" for cells in rows),
+        "",
+    ]
+
+
 def row(figure: Figure, seeds: list[dict[str, Any]]) -> str:
     """One row of the table: the mean of runs that differ in the seed, and the figure of each if there are several."""
     values = [1 - results[figure.key] if figure.error_rate else results[figure.key] for results in seeds]
@@ -154,6 +195,9 @@ def write_report(store: Path) -> str:
         "| data, architecture | start | figure | ours | published | parameters | minutes |",
         "|---|---|---|---|---|---|---|",
         *(row(FIGURES[name], seeds) for name, seeds in runs.items()),
+        "",
+        *sureness_table(runs),
+        "## Commands",
         "",
         "| run | command | machine |",
         "|---|---|---|",

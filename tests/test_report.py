@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from seqblend.benchmarks.results import FIGURES, collect, main, write_report
+from seqblend.benchmarks.results import FIGURES, SURENESS, collect, main, write_report
 
 
 def results(index, **figures):
@@ -61,6 +61,16 @@ def test_runs_with_other_seeds_are_repetitions(tmp_path):
     page = write_report(tmp_path)
     assert "**96.00 %** (96.00, 97.00, 95.00)" in page
     assert len(lines_of(page, "minilm_clinc150")) == 3
+
+
+def test_runs_with_out_of_scope_questions_have_a_table(tmp_path):
+    values = {key: 0.1 + index / 1000 for index, key in enumerate(SURENESS)}
+    write_runs(tmp_path, {"clinc150": results(1, **values), "minilm_clinc150": results(2, test_accuracy=0.9)})
+    page = write_report(tmp_path)
+    assert "| clinc150 | from scratch | 10.0 | 10.1 | 10.2 | 10.3 | 10.4 | 10.5 |" in page
+    assert lines_of(page, "minilm_clinc150") == [
+        "| minilm_clinc150 | `python train.py examples/run2.yaml` | 2 CPU threads |"
+    ]
 
 
 def test_results_of_earlier_runs_stay(tmp_path):
