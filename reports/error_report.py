@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from ..data.errors import InputError
 from ..data.writing import write_atomically
 from ..scoring.row_metrics import RowSums, length_bins
 from ..tasks.splits import greater_is_better
@@ -174,12 +175,15 @@ def parts_table(run: Run, title: str, note: str, column: str, parts: dict[str, n
 
 
 def confident_errors(run: Run) -> Table | None:
-    """The wrong answers with the highest confidence: the model is wrong, or the label is."""
+    """The wrong answers with the highest confidence: the model is wrong, or the label is. Raises InputError."""
     found = []
     for number, row in enumerate(run.rows, 1):
         scores, prediction = row.get("scores"), row["prediction"]
         if isinstance(scores, dict) and isinstance(prediction, str) and prediction != row["reference"]:
-            found.append([number, row["input"], prediction, row["reference"], scores[prediction]])
+            score = scores.get(prediction)
+            if not isinstance(score, int | float):
+                raise InputError(f"{run.name}: predictions.jsonl: row {number} has no score for its prediction")
+            found.append([number, row["input"], prediction, row["reference"], score])
     if not found:
         return None
     found.sort(key=lambda each: -each[-1])

@@ -74,8 +74,12 @@ def read_run(directory: str | Path) -> Run:
 
 
 def check_same_rows(runs: Sequence[Run]) -> None:
-    """Raises InputError if the runs are of several tasks or label sets, or have predicted other rows."""
+    """Raises InputError if the runs are of several tasks or label sets, have predicted other rows, or repeat."""
     first, *others = runs
+    places = [Path(run.name).resolve() for run in runs]
+    twice = next((run.name for run, place in zip(runs, places, strict=True) if places.count(place) > 1), None)
+    if twice is not None:
+        raise InputError(f"{twice}: is given twice; each run may be compared once")
     for other in others:
         if other.task is not first.task:
             raise InputError(f"{other.name} is of {other.task.name}, but {first.name} of {first.task.name}")
@@ -87,5 +91,5 @@ def check_same_rows(runs: Sequence[Run]) -> None:
             raise InputError(f"{other.name} has predicted {counts[1]} rows, but {first.name} {counts[0]}")
         for number, rows in enumerate(zip(first.rows, other.rows, strict=True), 1):
             for name in ("input", "reference"):
-                if rows[0][name] != rows[1][name]:
+                if rows[0].get(name) != rows[1].get(name):
                     raise InputError(f"{other.name}: row {number} has another {name} than in {first.name}")

@@ -1,6 +1,7 @@
 """Reports: what lies in the data, where a model is wrong, and whether two settings differ."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -182,10 +183,28 @@ def test_the_command_prints_and_writes_a_comparison(tested, tmp_path, capsys):
     assert content["runs"] == [[side] for side in sides] and content["metrics"]["accuracy"]["p_value"] <= 1
 
 
-def test_a_run_does_not_differ_from_itself(tested, capsys):
-    side = str(tested[TAG][0])
-    assert seqblend(["compare", f"{side},{side}", side]) == 0
+def test_a_run_does_not_differ_from_its_copies(tested, tmp_path, capsys):
+    side, *others = tested[TAG][0], tmp_path / "one", tmp_path / "other"
+    for other in others:
+        shutil.copytree(side, other)
+    assert seqblend(["compare", ",".join(map(str, others)), str(side)]) == 0
     assert "| yes |" not in capsys.readouterr().out
+
+
+def test_a_run_is_not_compared_with_itself(tested, capsys):
+    side = str(tested[TAG][0])
+    for sides in ([side, side], [f"{side},{side}", str(tested[TAG][1])], [side, f"{side}/../{tested[TAG][0].name}"]):
+        assert seqblend(["compare", *sides]) == 2
+        assert "is given twice" in capsys.readouterr().err
+
+
+def test_an_answer_without_its_score_is_named(tested, tmp_path, capsys):
+    changed = shutil.copytree(tested[CLASSIFY][0], tmp_path / "changed")
+    rows = [json.loads(line) for line in (changed / "predictions.jsonl").read_text().splitlines()]
+    rows[2] |= {"prediction": rows[2]["prediction"], "reference": "other", "scores": {}}
+    (changed / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert seqblend(["errors", str(changed)]) == 2
+    assert "row 3 has no score" in capsys.readouterr().err
 
 
 def test_runs_on_other_rows_are_refused(tested, tmp_path, capsys):
