@@ -165,6 +165,16 @@ def data_of(root, make=text_rows):
     }
 
 
+def clear_and_unclear_rows(count, seed):
+    """Texts with the name of their label, and in every fourth row one that says nothing about its label."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(["x", "y"], count).tolist()
+    return [
+        {"text": "ab ab" if index % 4 == 0 else f"{label} {label}", "label": label}
+        for index, label in enumerate(labels)
+    ]
+
+
 LEARNING = {"max_steps": 60, "learning_rate": 1e-2, "per_device_train_batch_size": 16, "label_smoothing_factor": 0.3}
 
 
@@ -303,8 +313,8 @@ def test_the_score_that_notices_more_unknown_rows_is_taken():
 
 
 def test_a_precision_that_is_asked_for(tmp_path):
-    directory = run(tmp_path / "out", task=CLASSIFY, **data_of(tmp_path), **LEARNING, abstain_precision=0.97)
-    results = read(directory / "all_results.json")
+    given = {**data_of(tmp_path, clear_and_unclear_rows), **LEARNING, "abstain_precision": 0.97}
+    results = read(run(tmp_path / "out", task=CLASSIFY, **given) / "all_results.json")
     assert results["eval_selective_precision"] >= 0.97 and 0 < results["eval_coverage"] < 1
 
 

@@ -274,6 +274,7 @@ def models(saved, tmp_path_factory):
     """Models that know the three chats by heart."""
     root, found = tmp_path_factory.mktemp("models"), {}
     steps = {"max_steps": 80, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
+    steps["config_overrides"] = f"{SMALL},hidden_dropout=0.0,attention_dropout=0.0"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("seqblend.training.publisher.write_card", lambda *args, **kwargs: None)
         for name in TEMPLATES:

@@ -476,15 +476,15 @@ def test_sigterm_ends_with_a_word_and_leaves_no_half_of_a_file(where, model_of, 
 
 
 def test_what_was_written_to_standard_output_before_it_ended_is_said(model_of, monkeypatch, caplog):
-    answered = prediction.RowPredictor.answer
+    encoded = prediction.RowPredictor.encode
 
-    def answer(self, rows):
+    def encode(self, rows):
         if rows[0]["text"] == "c":
             os.kill(os.getpid(), signal.SIGTERM)
-        return answered(self, rows)
+        return encoded(self, rows)
 
     monkeypatch.setattr(prediction, "READ_AHEAD", 1)
-    monkeypatch.setattr(prediction.RowPredictor, "answer", answer)
+    monkeypatch.setattr(prediction.RowPredictor, "encode", encode)
     with standard(monkeypatch, "stdin", b"a\nb\nc\nd\n"), standard(monkeypatch, "stdout") as out:
         assert main([str(model_of(CLASSIFY)), "--input", "-"]) == 143
         assert [json.loads(line)["input"] for line in os.read(out, 10**6).splitlines()] == ["a", "b"]
