@@ -23,6 +23,8 @@ PACKAGES = "fastapi uvicorn prometheus-client fastapi-offline"
 OPTIONS = ("words", "max_tokens_per_batch", "decode_tags", "max_length", "overflow", "overlap", "num_beams")
 # Seconds after SIGTERM in which requests are still answered.
 SECONDS_TO_END = 300
+# Seconds after which Python lets another thread run; by default 5 milliseconds.
+SWITCH_INTERVAL = 0.0002
 # Connections that may wait to be accepted.
 BACKLOG = 2048
 HELP = {
@@ -144,6 +146,8 @@ def run(argv: list[str]) -> None:
     )
     host, port = accepting.getsockname()[:2]
     logger.info("http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    # The threads of the models wait for Python's lock between operations; while requests come in, up to this long.
+    sys.setswitchinterval(SWITCH_INTERVAL)
     asyncio.run(uvicorn.Server(config).serve([accepting]))
 
 
