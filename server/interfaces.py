@@ -265,7 +265,21 @@ def sampling_arguments(given: BaseModel) -> dict[str, Any]:
     return arguments
 
 
-class TranslationParameters(Sampling):
+class WritingParameters(Sampling):
+    """Parameters that clients send for every text that is written."""
+
+    return_full_text: StrictBool | None = Field(None, description="Put the prompt before the text.")
+    details: StrictBool | None = None
+    decoder_input_details: StrictBool | None = None
+    stop: list[StrictStr] | None = None
+    watermark: StrictBool | None = None
+
+
+# Those of them that ask for what no model here has.
+NOT_WRITTEN = ("details", "decoder_input_details", "stop", "watermark")
+
+
+class TranslationParameters(WritingParameters):
     """Parameters of translation and summarization, and those of text-generation that have an effect here."""
 
     generate_parameters: Sampling | None = Field(None, description="As the other parameters; these come first.")
@@ -273,11 +287,6 @@ class TranslationParameters(Sampling):
     tgt_lang: StrictStr | None = None
     clean_up_tokenization_spaces: StrictBool | None = None
     truncation: StrictStr | None = None
-    return_full_text: StrictBool | None = None
-    details: StrictBool | None = None
-    decoder_input_details: StrictBool | None = None
-    stop: list[StrictStr] | None = None
-    watermark: StrictBool | None = None
 
 
 class Translation(Interface):
@@ -286,8 +295,8 @@ class Translation(Interface):
     task = "translation"
     parameters = TranslationParameters
     unsupported = (
-        *("src_lang", "tgt_lang", "clean_up_tokenization_spaces", "truncation", "return_full_text", "details"),
-        *("decoder_input_details", "stop", "watermark"),
+        *("src_lang", "tgt_lang", "clean_up_tokenization_spaces", "truncation", "return_full_text"),
+        *NOT_WRITTEN,
     )
     writes = wraps_one = True
 
@@ -304,21 +313,16 @@ class Translation(Interface):
         return {**dict.fromkeys(keys, answer["prediction"]), "score": answer["score"]}
 
 
-class GenerationParameters(Sampling):
+class GenerationParameters(WritingParameters):
     """Parameters of text-generation."""
 
-    return_full_text: StrictBool | None = Field(None, description="Put the prompt before the text.")
-    details: StrictBool | None = None
     adapter_id: StrictStr | None = None
     best_of: StrictInt | None = None
-    decoder_input_details: StrictBool | None = None
     frequency_penalty: Number | None = None
     grammar: dict[str, Any] | None = None
     seed: StrictInt | None = None
-    stop: list[StrictStr] | None = None
     top_n_tokens: StrictInt | None = None
     truncate: StrictInt | None = None
-    watermark: StrictBool | None = None
 
 
 class TextGeneration(Interface):
@@ -327,8 +331,8 @@ class TextGeneration(Interface):
     task = "text-generation"
     parameters = GenerationParameters
     unsupported = (
-        *("adapter_id", "best_of", "decoder_input_details", "details", "frequency_penalty", "grammar", "seed"),
-        *("stop", "top_n_tokens", "truncate", "watermark"),
+        *("adapter_id", "best_of", "frequency_penalty", "grammar", "seed", "top_n_tokens", "truncate"),
+        *NOT_WRITTEN,
     )
     writes = wraps_one = reads_messages = True
 
