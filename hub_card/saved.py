@@ -174,7 +174,7 @@ def read_saved(directory: str | Path, original: Path | None = None) -> SavedMode
     if not str(config.get("model_type")).startswith("blend_") or not is_named:
         raise ValueError(f"{directory}: no model of seqblend is saved there")
     path = directory / "predictions.jsonl"
-    predictions = read_predictions(path) if path.exists() else []
+    predictions = read_predictions(path) if path.is_file() else []
     return SavedModel(
         directory=directory,
         config=config,

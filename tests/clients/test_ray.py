@@ -22,7 +22,6 @@ import seqblend  # noqa: E402
 
 SCRIPT = Path(seqblend.__file__).parent / "examples" / "ray_predict.py"
 ROWS, FILES = 4000, 8
-MARK = "SEQBLEND_TEST_RAY"
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +43,7 @@ def expected(corpus, model_of):  # noqa: F811
     return dict(zip(table["id"].to_pylist(), entities, strict=True))
 
 
-def start(mark, *arguments):
+def start(*arguments):
     environment = {
         **os.environ,
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -61,14 +60,23 @@ def start(mark, *arguments):
     )
 
 
-def workers(mark):
-    """The process ids of the workers of a run with this mark in its environment."""
+def ancestors(process_id):
+    """The process ids of a process's parent, of that one's parent, and so on."""
+    while process_id > 1:
+        # The name of the process, in parentheses, may have spaces.
+        process_id = int(Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[1])
+        yield process_id
+
+
+def workers(process):
+    """The process ids of the workers of a run: Ray's processes are children of it, or of one another."""
     found = []
-    for process in Path("/proc").glob("[0-9]*"):
+    for each in Path("/proc").glob("[0-9]*"):
+        # Processes end while they are read.
         with contextlib.suppress(OSError):
-            is_worker = re.match(rb"ray::.*Worker", (process / "cmdline").read_bytes())
-            if is_worker and f"{MARK}={mark}".encode() in (process / "environ").read_bytes().split(b"\0"):
-                found.append(int(process.name))
+            is_worker = re.match(rb"ray::.*Worker", (each / "cmdline").read_bytes())
+            if is_worker and process.pid in ancestors(int(each.name)):
+                found.append(int(each.name))
     return found
 
 
@@ -81,18 +89,17 @@ def answers_in(directory):
 @pytest.mark.parametrize("dies", ["nobody", "a worker", "the run"])
 def test_two_workers_answer_as_one_process(dies, corpus, expected, model_of, tmp_path):  # noqa: F811
     arguments = (model_of(TAG), corpus, tmp_path / "out", "--group_files", 4, "--batch_rows", 50, "--cpus", 0.5)
-    mark = str(tmp_path)
-    process = start(mark, *arguments)
+    process = start(*arguments)
     deadline = time.monotonic() + 150
     if dies != "nobody":
-        while len(workers(mark)) < 2:
+        while len(workers(process)) < 2:
             assert time.monotonic() < deadline and process.poll() is None, process.communicate()[0]
             time.sleep(0.1)
-        os.kill(workers(mark)[0], signal.SIGKILL)
+        os.kill(workers(process)[0], signal.SIGKILL)
     if dies == "the run":
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        process = start(mark, *arguments)
+        process = start(*arguments)
     output = process.communicate(timeout=150)[0]
     assert process.returncode == 0, output[-3000:]
     ids, entities = answers_in(tmp_path / "out")
