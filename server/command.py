@@ -129,6 +129,8 @@ def run(argv: list[str]) -> None:
 
         from .app import create_app
     except ImportError as error:
+        if error.name is None or error.name.partition(".")[0].replace("_", "-") not in PACKAGES.split():
+            raise
         raise InputError(f"serve: needs {error.name}; pip install {PACKAGES}") from error
     limits, directories = limits_of(given), named_directories(given.models)
     accepting = listen(given.host, given.port)

@@ -644,6 +644,29 @@ def test_sigterm_answers_what_was_accepted(model_of):  # noqa: F811
     ],
 )
 def test_a_wrong_option_is_named(arguments, message, model_of, capsys):  # noqa: F811
-    assert main(["serve", *(each.format(model=model_of(CLASSIFY)) for each in arguments)]) == 2
+    given = [each.format(model=model_of(CLASSIFY)) for each in arguments]
+    capsys.readouterr()
+    assert main(["serve", *given]) == 2
     captured = capsys.readouterr().err
     assert message in captured and captured.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("missing", "is_named"),
+    [("fastapi", True), ("fastapi_offline", True), ("prometheus_client", True), ("zlib", False)],
+)
+def test_a_package_that_is_not_installed_is_named(missing, is_named, model_of, monkeypatch, capsys):  # noqa: F811
+    """A fault of another import is not taken for it."""
+
+    def find(name, *_):
+        if name == "seqblend.server.app":
+            raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.delitem(sys.modules, "seqblend.server.app")
+    monkeypatch.setattr(sys, "meta_path", [type("Finder", (), {"find_spec": staticmethod(find)}), *sys.meta_path])
+    if is_named:
+        assert main(["serve", str(model_of(CLASSIFY))]) == 2
+        assert f"serve: needs {missing}; pip install fastapi " in capsys.readouterr().err
+    else:
+        with pytest.raises(ModuleNotFoundError, match="zlib"):
+            main(["serve", str(model_of(CLASSIFY))])
