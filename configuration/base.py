@@ -23,6 +23,12 @@ TagSchemeName = Literal["IO", "IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BILOU", 
 # The problem type of each kind of threshold.
 THRESHOLDS = {"label_thresholds": "multi_label_classification", "abstain_threshold": "single_label_classification"}
 
+# Fields that only attention reads.
+ATTENTION_FIELDS = (
+    *("num_attention_heads", "num_key_value_heads", "head_dim", "attention_scaling", "attention_dropout"),
+    *("attention_bias", "attention_out_bias", "query_key_norm"),
+)
+
 # Arguments that transformers accepts besides fields: renamed fields, entries of saved files, generation settings.
 OTHER_ARGUMENTS = {
     *("torch_dtype", "name_or_path", "output_attentions", "attn_implementation", "experts_implementation", "auto_map"),
@@ -61,6 +67,12 @@ def unknown_name_message(kind: str, name: Any, valid: list[str]) -> str:
     """The error message for an unknown `name`, which lists the valid names, nearest first."""
     nearest = get_close_matches(str(name), valid, n=len(valid), cutoff=0.0)
     return f"unknown {kind} {name!r}; valid, nearest first: {', '.join(nearest)}"
+
+
+def literal_values(annotation: Any) -> tuple[list[str], bool]:
+    """The values of a field annotated as a Literal (of another field: none), and whether None is one, too."""
+    parts = [annotation] if get_origin(annotation) is Literal else list(get_args(annotation))
+    return [value for part in parts if get_origin(part) is Literal for value in get_args(part)], type(None) in parts
 
 
 def checked_field(validator: Callable[[Any], None], default: Any) -> Any:
@@ -151,8 +163,8 @@ class RecipeConfig(PreTrainedConfig):
     def check_choices(cls, settings: dict[str, Any]) -> None:
         """Raises ValueError for a value that a Literal field does not have; the message lists the valid ones."""
         for f in fields(cls):
-            valid = list(get_args(f.type)) if get_origin(f.type) is Literal else []
-            if valid and settings.get(f.name, valid[0]) not in valid:
+            valid, is_optional = literal_values(f.type)
+            if valid and f.name in settings and settings[f.name] not in (*valid, *([None] if is_optional else [])):
                 raise ValueError(unknown_name_message(f.name, settings[f.name], valid))
 
 
@@ -178,13 +190,19 @@ class BlendConfig(RecipeConfig):
     max_position_embeddings: int = checked_field(positive, 2048)
 
     # Choices.
+    # How a block mixes the tokens of a sequence: attention, or a recurrent network in its place, a plain RNN with tanh
+    # (Elman 1990), GRU (Cho et al. 2014) or LSTM (Hochreiter & Schmidhuber 1997); an encoder reads in both directions.
+    mixer_type: Literal["attention", "rnn", "gru", "lstm"] = "attention"
+    # Number of features of a recurrent state; in an encoder, of both directions together. None: hidden_size.
+    recurrent_size: int | None = checked_field(positive, None)
     norm_type: Literal["layernorm", "rmsnorm"] = "rmsnorm"
     # What a sublayer normalizes: `pre`, its input (and the stack its output); `post`, the sum of input and output.
     norm_position: Literal["pre", "post"] = "pre"
     norm_eps: int | float = checked_field(positive, 1e-6)
     # Position encoding: a learned or sinusoidal vector added to the embedding, rotation of queries and keys by an
     # angle proportional to the position (RoPE), or none.
-    position_type: Literal["learned", "sinusoidal", "rotary", "none"] = "rotary"
+    # None: `rotary` with attention; `none` with a recurrent mixer, which knows the order of what it reads.
+    position_type: Literal["learned", "sinusoidal", "rotary", "none"] | None = None
     # RoPE's parameters as transformers writes them, {"rope_type": …, "rope_theta": …}, or such a dict for each layer
     # type (ModernBERT). None: "default", 10000.
     rope_parameters: dict[str, Any] | None = None
@@ -262,20 +280,39 @@ class BlendConfig(RecipeConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if self.position_type is None:
+            self.position_type = "none" if self.is_recurrent else "rotary"
+        if self.is_recurrent and self.recurrent_size is None:
+            self.recurrent_size = self.hidden_size
+        if self.has_attention:
+            self.set_attention_defaults()
+        if self.intermediate_size is None:
+            gated_size = -(-self.hidden_size * 8 // 3 // 32) * 32
+            self.intermediate_size = gated_size if self.feed_forward_type == "gated" else 4 * self.hidden_size
+        if self.layer_types is None:
+            self.layer_types = ["full_attention"] * self.num_hidden_layers
+        super().__post_init__(**kwargs)
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether the mixer is a recurrent network."""
+        return self.mixer_type != "attention"
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether a block has attention of any kind."""
+        return not self.is_recurrent
+
+    def set_attention_defaults(self) -> None:
+        """Compute the fields of attention that are None from others."""
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None:
             self.head_dim = self.default_head_dim()
-        if self.intermediate_size is None:
-            gated_size = -(-self.hidden_size * 8 // 3 // 32) * 32
-            self.intermediate_size = gated_size if self.feed_forward_type == "gated" else 4 * self.hidden_size
         if self.attention_scaling is None:
             self.attention_scaling = self.head_dim**-0.5
-        if self.layer_types is None:
-            self.layer_types = ["full_attention"] * self.num_hidden_layers
         if self.attention_out_bias is None:
             self.attention_out_bias = self.attention_bias
-        super().__post_init__(**kwargs)
 
     def default_head_dim(self) -> int:
         """hidden_size / num_attention_heads. Raises ValueError if the heads do not divide the hidden size."""
@@ -289,7 +326,7 @@ class BlendConfig(RecipeConfig):
 
     def attention_names(self) -> list[str]:
         """Attribute names of the attention modules of a block."""
-        return ["self_attn"]
+        return [] if self.is_recurrent else ["self_attn"]
 
     @property
     def base_model_tp_plan(self) -> dict[str, str]:
@@ -362,8 +399,29 @@ class BlendConfig(RecipeConfig):
         elif self.rope_parameters is not None:
             raise ValueError(f"rope_parameters={self.rope_parameters} needs position_type='rotary'")
 
+    def validate_mixer(self) -> None:
+        """Raises ValueError for an option that has no effect with the mixer."""
+        if not self.is_recurrent and self.recurrent_size is not None:
+            raise ValueError(f"recurrent_size={self.recurrent_size} has no effect: mixer_type='attention'")
+        if not self.is_recurrent:
+            return
+        without_effect = {
+            "position_type": self.position_type == "rotary",
+            "layer_types": "sliding_attention" in (self.layer_types or []),
+        }
+        if not self.has_attention:
+            defaults = {f.name: f.default for f in fields(self)}
+            without_effect |= {name: getattr(self, name) != defaults[name] for name in ATTENTION_FIELDS}
+        for name, is_given in without_effect.items():
+            if is_given:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} has no effect: mixer_type={self.mixer_type!r} has no attention"
+                )
+
     def validate_heads(self) -> None:
         """Raises ValueError if num_key_value_heads does not divide num_attention_heads, or RoPE has odd head_dim."""
+        if not self.has_attention:
+            return
         assert self.num_key_value_heads is not None and self.head_dim is not None
         if self.num_key_value_heads > self.num_attention_heads or self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(

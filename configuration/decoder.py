@@ -11,7 +11,7 @@ from .base import BlendConfig, checked_field, positive
 class BlendDecoderConfig(BlendConfig):
     """A decoder: a stack of blocks in which a token attends to itself and the tokens before it.
 
-    It has the fields of BlendConfig, with pooling="last" by default, and two of its own.
+    It has the fields of BlendConfig, with pooling="last" by default, and three of its own.
     """
 
     model_type = "blend_decoder"
@@ -20,12 +20,35 @@ class BlendDecoderConfig(BlendConfig):
     pooling: Literal["cls", "mean", "last", "eos"] = "last"
     # Return the keys and values of the input for the next tokens (in evaluation).
     use_cache: bool = True
-    # Width of the encoder's output, which each block reads by cross-attention. None: no cross-attention.
+    # Width of the encoder's output. None: there is no encoder.
     cross_attention_hidden_size: int | None = checked_field(positive, None)
+    # How the encoder's output is read: by cross-attention in each block; or, by a recurrent mixer alone, only the
+    # output of the last source token, from which the first states are computed (Sutskever et al. 2014).
+    cross_attention: bool = True
+
+    @property
+    def has_cross_attention(self) -> bool:
+        """Whether each block reads the encoder's output by cross-attention."""
+        return self.cross_attention_hidden_size is not None and self.cross_attention
+
+    @property
+    def reads_last_state(self) -> bool:
+        """Whether the first recurrent states are computed from the last source token."""
+        return self.cross_attention_hidden_size is not None and not self.cross_attention
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether a block has attention of any kind."""
+        return not self.is_recurrent or self.has_cross_attention
 
     def attention_names(self) -> list[str]:
         """As BlendConfig.attention_names, with cross-attention if the decoder has it."""
-        return ["self_attn"] if self.cross_attention_hidden_size is None else ["self_attn", "cross_attn"]
+        return [*super().attention_names(), *(["cross_attn"] if self.has_cross_attention else [])]
+
+    def validate_cross_attention(self) -> None:
+        """Raises ValueError for cross_attention=False without an encoder or a recurrent mixer."""
+        if not self.cross_attention and not self.is_recurrent:
+            raise ValueError("cross_attention=False needs a recurrent mixer_type: attention has no first state")
 
     @property
     def base_model_pp_plan(self) -> dict[str, tuple[list[str], list[str]]] | None:

@@ -21,3 +21,8 @@ class BlendEncoderConfig(BlendConfig):
     cls_token_id: int | None = None
     sep_token_id: int | None = None
     mask_token_id: int | None = None
+
+    def validate_recurrent_size(self) -> None:
+        """Raises ValueError if recurrent_size is odd: it is divided between two directions."""
+        if self.recurrent_size is not None and self.recurrent_size % 2:
+            raise ValueError(f"recurrent_size={self.recurrent_size} must be even: an encoder reads in two directions")

@@ -91,7 +91,8 @@ class BlendEncoderDecoderConfig(RecipeConfig):
         for name, part in PARTS.items():
             value = getattr(self, name)
             if value is None or isinstance(value, dict):
-                value = part(**(value or {}))
+                width = {} if name == "encoder" else {"cross_attention_hidden_size": self.encoder.hidden_size}
+                value = part(**{**width, **(value or {})})
             if not isinstance(value, PreTrainedConfig):
                 raise ValueError(f"{name} must be a configuration, a dict or None, got {value!r}")
             if value.model_type != part.model_type:
@@ -103,6 +104,8 @@ class BlendEncoderDecoderConfig(RecipeConfig):
                 raise ValueError(f"{name} must be that of the parts, {size}; set it in encoder and decoder")
         if self.decoder.cross_attention_hidden_size is None:
             self.decoder.cross_attention_hidden_size = self.encoder.hidden_size
+            if self.decoder.has_attention:
+                self.decoder.set_attention_defaults()
         # Libraries read these from the decoder's config (PreTrainedConfig.get_text_config) or from this one.
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             if getattr(self, name) is None:
@@ -134,13 +137,18 @@ class BlendEncoderDecoderConfig(RecipeConfig):
                 raise ValueError(f"{part} must be a dict of changes to the recipe, got {type(changes).__name__}")
             config_class.check_names(changes, config_class.options())
             config_class.check_choices({**common, **changes})
-            settings[part] = config_class(**{**recipe[part], **common, **changes})
+            settings[part] = {**recipe[part], **common, **changes}
         return cls(**settings)
 
     @classmethod
     def options(cls) -> set[str]:
         """Names of the overrides that from_recipe accepts: fields of this class and of the parts."""
         return super().options().union(*(config_class.options() for config_class in PARTS.values()))
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether a part has a recurrent mixer."""
+        return self.encoder.is_recurrent or self.decoder.is_recurrent
 
     @property
     def hidden_size(self) -> int:

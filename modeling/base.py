@@ -19,6 +19,7 @@ from .normalization import Dropout, build_norm
 from .packing import FlatLayout, Layout, PaddedLayout, as_padding_mask, is_traced
 from .patterns import MIN_BLOCK_SIZE, MaskFunction, PaddedPattern, Pattern, VarlenPattern, self_pattern
 from .positions import POSITIONS, build_rotary
+from .recurrence import Steps, init_recurrent_weights
 
 # Kernels that take padded rows and a mask, and kernels that take a flat batch and the lengths of its sequences.
 ROW_KERNELS = ("eager", "sdpa", "flex_attention")
@@ -46,6 +47,19 @@ class BlendPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _skip_keys_device_placement = ["past_key_values"]
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__(config)
+        # In generation, the states of earlier tokens are gone: assisted generation cannot go back to them.
+        self._is_stateful = config.get_text_config(decoder=True).is_recurrent
+        # The order of the steps depends on the lengths.
+        self._can_compile_fullgraph = not config.is_recurrent
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.RNNBase):
+            init_recurrent_weights(module)  # PreTrainedModel._init_weights knows only LSTM
+        else:
+            super()._init_weights(module)
 
     def has_hooks(self) -> bool:
         """Whether a hook on a submodule reads activations; see hooks.py."""
@@ -125,6 +139,8 @@ class Stack(BlendPreTrainedModel):
                 output_attentions for a flattened batch; is_causal differs from that of this stack.
         """
         has_hooks = kwargs.pop("has_hooks", self.has_hooks)
+        if self.config.is_recurrent:
+            self.check_recurrence(attention_mask, kwargs)
         inputs = select_inputs(input_ids, inputs_embeds)
         shape = (inputs.shape[0], inputs.shape[1])
         mask = as_padding_mask(attention_mask)
@@ -153,6 +169,20 @@ class Stack(BlendPreTrainedModel):
         if not traced:
             self.check_length(layout.max_length)
         return layout
+
+    def check_recurrence(self, attention_mask: Any, kwargs: dict[str, Any]) -> None:
+        """Raises ValueError for what a recurrent mixer does not have."""
+        unsupported = {
+            "an attention mask that is not (B, S)": attention_mask is not None
+            and as_padding_mask(attention_mask) is None,
+            "a paged cache": kwargs.get("cache") is not None,
+            "output_attentions": not self.config.has_attention
+            and kwargs.get("output_attentions", self.config.output_attentions),
+            "torch.jit.trace": torch.jit.is_tracing(),
+        }
+        for name, is_asked in unsupported.items():
+            if is_asked:
+                raise ValueError(f"mixer_type={self.config.mixer_type!r} does not have {name}")
 
     def best_layout(
         self, padded: PaddedLayout, source_layout: Layout | None, has_hooks: Callable[[], bool], *, has_cache: bool
@@ -274,10 +304,13 @@ class Stack(BlendPreTrainedModel):
         attention_mask: Any,
         embeds: torch.Tensor,
         past_key_values: Cache | None = None,
+        source_state: torch.Tensor | None = None,
         **kwargs: Any,
-    ) -> dict[str, Pattern]:
-        """The attention pattern of each layer type, shared by all layers of that type."""
+    ) -> dict[str, Any]:
+        """The pattern of each layer type, shared by all layers of that type: of attention, or Steps."""
         types = set(self.config.layer_types)
+        if self.config.is_recurrent:
+            return dict.fromkeys(types, Steps(layout, source_state))
         if isinstance(layout, FlatLayout):
             if self.uses_varlen_kernel(embeds):
                 return dict.fromkeys(types, VarlenPattern(layout, layout))

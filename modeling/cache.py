@@ -1,5 +1,9 @@
-"""Caches for generation that append new keys and values without copying the old ones. Shapes as in attention.py."""
+"""Caches for generation: keys and values, appended without copying the old ones, or recurrent states.
 
+Shapes as in attention.py.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -118,6 +122,58 @@ class BufferedLayer(DynamicLayer):
         self.keys, self.values = spare.contents()
 
 
+class RecurrentLayer(DynamicLayer):
+    """The state of a recurrent mixer after the tokens of the cache; of an earlier token it holds nothing.
+
+    As of keys and values in DynamicLayer, a tensor that a caller holds never changes.
+    """
+
+    is_croppable = False
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        # Tensors (B, R), see recurrence.py; None: no token was read.
+        self.state: tuple[torch.Tensor, ...] | None = None
+        self.length = 0
+
+    def update_state(self, state: tuple[torch.Tensor, ...], num_tokens: int) -> None:
+        """Replace the state with that after `num_tokens` more tokens."""
+        self.state, self.length, self.is_initialized = state, self.length + num_tokens, True
+
+    def get_seq_length(self) -> int:
+        """Number of tokens that were read."""
+        return self.length
+
+    def update(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Raises ValueError: there are no keys and values."""
+        raise ValueError("a recurrent mixer has no keys and values to cache")
+
+    def crop(self, *args: Any, **kwargs: Any) -> None:
+        """Raises ValueError: the state of an earlier token is gone."""
+        raise ValueError("the cache of a recurrent mixer cannot be cropped: it has no states of earlier tokens")
+
+    def map_state(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Replace each tensor of the state."""
+        if self.state is not None:
+            self.state = tuple(function(tensor) for tensor in self.state)
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Select the rows beam_idx."""
+        self.map_state(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row."""
+        self.map_state(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep some of the rows."""
+        self.map_state(lambda tensor: tensor[indices])
+
+    def reset(self) -> None:
+        """Forget all tokens."""
+        self.state, self.length, self.is_initialized = None, 0, False
+
+
 class BlendGenerationMixin(GenerationMixin):
     """GenerationMixin with BufferedLayer in place of DynamicLayer in the caches that generate() creates."""
 
@@ -210,6 +266,29 @@ def drop_unused_layers(cache: Cache, num_hidden_layers: int) -> None:
     is_pair = isinstance(cache, EncoderDecoderCache)
     for part in (cache.self_attention_cache, cache.cross_attention_cache) if is_pair else (cache,):
         del part.layers[num_hidden_layers:]
+
+
+def use_recurrent_layers(cache: Cache | None, num_hidden_layers: int) -> None:
+    """Replace the layers of an empty cache with RecurrentLayer.
+
+    Args:
+        cache: of the caller; None: nothing is done.
+        num_hidden_layers: number of layers that the model runs.
+
+    Raises:
+        ValueError: the cache is not a plain DynamicCache, or holds keys and values.
+    """
+    if cache is None:
+        return
+    cache = self_attention_cache(cache)
+    if type(cache) is not DynamicCache or cache.offloading:
+        raise ValueError(f"a recurrent mixer keeps its states in a DynamicCache without offloading, got {cache}")
+    for index, layer in enumerate(cache.layers):
+        if not isinstance(layer, RecurrentLayer):
+            if layer.get_seq_length():
+                raise ValueError("past_key_values hold keys and values, and a recurrent mixer has states")
+            cache.layers[index] = RecurrentLayer()
+    cache.layers += [RecurrentLayer() for _ in range(num_hidden_layers - len(cache.layers))]
 
 
 def keep_whole_source(cache: Cache | None, length: int) -> None:

@@ -18,7 +18,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ..configuration.decoder import BlendDecoderConfig
 from .attention import Attention
 from .base import BlendPreTrainedModel, Stack, StackOutput
-from .cache import BlendGenerationMixin, drop_unused_layers, keep_whole_source, self_attention_cache
+from .cache import BlendGenerationMixin, drop_unused_layers, keep_whole_source, self_attention_cache, use_recurrent_layers
 from .heads import ForSequenceClassification, ForTokenClassification, compute_logits, select_fields
 from .layers import DecoderLayer
 from .losses import IGNORE, token_loss
@@ -91,6 +91,8 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
                 past_key_values is not an EncoderDecoderCache.
         """
         self.check_source(encoder_hidden_states, past_key_values)
+        if self.config.is_recurrent:
+            use_recurrent_layers(past_key_values, self.config.num_hidden_layers)
         source_layout = encoder_layout
         if encoder_hidden_states is not None and source_layout is None:
             source_layout = padded_source_layout(encoder_hidden_states, encoder_attention_mask)
@@ -114,17 +116,21 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             past_key_values = self.new_cache()
         positions = self.positions(layout, position_ids)
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
-        # Without a mask, the mask functions detect packed sequences by position_ids that restart.
-        attention_patterns = self.attention_patterns(
-            layout, attention_mask, hidden_states, self_cache, position_ids=position_ids
-        )
-        position_embeddings = self.position_embeddings(hidden_states, positions)
-        source_pattern = None
+        source_pattern = source_state = None
         if encoder_hidden_states is not None:
             assert source_layout is not None
-            encoder_hidden_states, source_pattern = self.prepare_source(
-                layout, hidden_states, encoder_hidden_states, source_layout, encoder_attention_mask
-            )
+            check_number(layout, source_layout)
+            if self.config.reads_last_state:
+                encoder_hidden_states, source_state = None, source_layout.last(encoder_hidden_states)
+            else:
+                encoder_hidden_states, source_pattern = self.prepare_source(
+                    layout, hidden_states, encoder_hidden_states, source_layout, encoder_attention_mask
+                )
+        # Without a mask, the mask functions detect packed sequences by position_ids that restart.
+        attention_patterns = self.attention_patterns(
+            layout, attention_mask, hidden_states, self_cache, source_state, position_ids=position_ids
+        )
+        position_embeddings = self.position_embeddings(hidden_states, positions)
         for layer_type, layer in self.blocks():
             hidden_states = layer(
                 hidden_states,
@@ -155,6 +161,8 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         """An empty cache. The part for cross-attention has no sliding window: it reads the whole source."""
         cache = DynamicCache(config=self.config)
         drop_unused_layers(cache, self.config.num_hidden_layers)
+        if self.config.is_recurrent:
+            use_recurrent_layers(cache, self.config.num_hidden_layers)
         return cache if self.config.cross_attention_hidden_size is None else EncoderDecoderCache(cache, DynamicCache())
 
     def prepare_source(
@@ -168,9 +176,6 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             states: encoder output, in the form of source_layout.
             source_layout: layout of the encoder output.
             attention_mask: mask of the source (B, S), or None.
-
-        Raises:
-            ValueError: target and source have different numbers of sequences.
         """
         if isinstance(layout, FlatLayout) and isinstance(source_layout, PaddedLayout):
             source_layout = FlatLayout.from_padded(source_layout)
@@ -178,10 +183,6 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         elif isinstance(layout, PaddedLayout) and isinstance(source_layout, FlatLayout):
             states = source_layout.repad(states)
             source_layout = PaddedLayout(tuple(states.shape[:2]), None, states.device)
-        if layout.num_sequences != source_layout.num_sequences:
-            raise ValueError(
-                f"{layout.num_sequences} target sequences for {source_layout.num_sequences} source sequences"
-            )
         if isinstance(layout, FlatLayout):
             assert isinstance(source_layout, FlatLayout)
             if self.uses_varlen_kernel(embeds):
@@ -191,6 +192,12 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             config=self.config, inputs_embeds=embeds, attention_mask=attention_mask, encoder_hidden_states=states
         )
         return states, PaddedPattern(mask)
+
+
+def check_number(layout: Layout, source_layout: Layout) -> None:
+    """Raises ValueError if target and source have different numbers of sequences."""
+    if layout.num_sequences != source_layout.num_sequences:
+        raise ValueError(f"{layout.num_sequences} target sequences for {source_layout.num_sequences} source sequences")
 
 
 def padded_source_layout(states: torch.Tensor, attention_mask: Any) -> PaddedLayout:

@@ -5,13 +5,56 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import Attention, Role
-from .feed_forward import build_feed_forward
 from .normalization import Dropout, build_norm
 from .patterns import Pattern
+from .recurrence import Recurrence
+
+class PlainFeedForward(nn.Module):
+    """Two matrices with an activation between them (Vaswani et al. 2017, §3.3)."""
+
+    def __init__(self, *, hidden_size: int, intermediate_size: int, hidden_act: str, bias: bool):
+        super().__init__()
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
+        self.act_fn = ACT2FN[hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """hidden_states (..., E) give (..., E)."""
+        return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
+
+
+class GatedFeedForward(nn.Module):
+    """As PlainFeedForward, but each inner feature is multiplied by an activated gate (Shazeer 2020, GLU variants)."""
+
+    def __init__(self, *, hidden_size: int, intermediate_size: int, hidden_act: str, bias: bool):
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
+        self.act_fn = ACT2FN[hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """hidden_states (..., E) give (..., E)."""
+        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+def build_feed_forward(config: PreTrainedConfig) -> nn.Module:
+    """The feed-forward network of the config's feed_forward_type."""
+    return FEED_FORWARDS[config.feed_forward_type](
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        hidden_act=config.hidden_act,
+        bias=config.mlp_bias,
+    )
+
+
+FEED_FORWARDS: dict[str, type[nn.Module]] = {"plain": PlainFeedForward, "gated": GatedFeedForward}
+
 
 Sublayer = Callable[[torch.Tensor], torch.Tensor]
 
@@ -30,7 +73,7 @@ RESIDUALS = {"pre": pre_norm, "post": post_norm}
 
 
 class Block(GradientCheckpointingLayer):
-    """Self-attention and a feed-forward network, each with a residual connection."""
+    """Self-attention, or a recurrent network in its place, and a feed-forward network, each with a residual connection."""
 
     role: Role
 
@@ -38,18 +81,19 @@ class Block(GradientCheckpointingLayer):
         super().__init__()
         self.residual = RESIDUALS[config.norm_position]
         self.dropout = Dropout(config.hidden_dropout)
-        self.self_attn = Attention(config, layer_idx, self.role)
+        # One name for both, because all around it is the same.
+        self.self_attn = (Recurrence if config.is_recurrent else Attention)(config, layer_idx, self.role)
         self.self_attn_norm = build_norm(config) if config.first_norm or layer_idx else nn.Identity()
         self.mlp = build_feed_forward(config)
         self.mlp_norm = build_norm(config)
 
     def blend(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        """Self-attention: blend the sequence (B, T, E) into itself."""
+        """The mixer: blend the sequence (B, T, E) into itself."""
 
-        def attention(states: torch.Tensor) -> torch.Tensor:
+        def mixer(states: torch.Tensor) -> torch.Tensor:
             return self.self_attn(states, states, **kwargs)[0]
 
-        return self.residual(hidden_states, self.self_attn_norm, attention, self.dropout)
+        return self.residual(hidden_states, self.self_attn_norm, mixer, self.dropout)
 
     def feed_forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Transform each token of (B, T, E) with the feed-forward network."""
@@ -73,7 +117,7 @@ class DecoderLayer(Block):
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int):
         super().__init__(config, layer_idx)
-        if config.cross_attention_hidden_size is not None:
+        if config.has_cross_attention:
             self.cross_attn = Attention(config, layer_idx, "cross")
             self.cross_attn_norm = build_norm(config)
 

@@ -38,7 +38,7 @@ class PaddedLayout:
         self.num_sequences = shape[0]
         self.mask = None if attention_mask is None else attention_mask.bool()
         # (B, T), True for the real tokens of the input; None: all are real.
-        self._is_real = None if self.mask is None else self._current_columns(self.mask)
+        self.is_real = None if self.mask is None else self._current_columns(self.mask)
 
     @property
     def has_padding(self) -> bool:
@@ -48,7 +48,7 @@ class PaddedLayout:
     @property
     def last_column_is_real(self) -> bool:
         """Whether the last column has no padding."""
-        return self._is_real is None or bool(self._is_real[:, -1].all())
+        return self.is_real is None or bool(self.is_real[:, -1].all())
 
     @property
     def max_length(self) -> int:
@@ -78,39 +78,39 @@ class PaddedLayout:
     def shift_left(self, tensor: torch.Tensor, fill: int) -> torch.Tensor:
         """The next value for each token of `tensor` (B, T); `fill` after the last column and for padding. (B, T)."""
         shifted = functional.pad(tensor[:, 1:], (0, 1), value=fill)
-        return shifted if self._is_real is None else shifted.masked_fill(~self._is_real, fill)
+        return shifted if self.is_real is None else shifted.masked_fill(~self.is_real, fill)
 
     def first(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The first real token of each sequence: (B, T, E) to (B, E), zeros for an empty sequence."""
-        if self._is_real is None:
+        if self.is_real is None:
             return hidden_states[:, 0]
-        return self._pick(hidden_states, self._is_real.int().argmax(-1))
+        return self._pick(hidden_states, self.is_real.int().argmax(-1))
 
     def last(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The last real token of each sequence: (B, T, E) to (B, E), zeros for an empty sequence."""
-        if self._is_real is None:
+        if self.is_real is None:
             return hidden_states[:, -1]
-        return self._pick(hidden_states, self.shape[1] - 1 - self._is_real.flip(-1).int().argmax(-1))
+        return self._pick(hidden_states, self.shape[1] - 1 - self.is_real.flip(-1).int().argmax(-1))
 
     def last_marked(self, hidden_states: torch.Tensor, is_marked: torch.Tensor) -> torch.Tensor:
         """The last token of each sequence with is_marked (B, T), or the last real one: (B, T, E) to (B, E)."""
-        is_marked = is_marked if self._is_real is None else is_marked & self._is_real
+        is_marked = is_marked if self.is_real is None else is_marked & self.is_real
         index = self.shape[1] - 1 - is_marked.flip(-1).int().argmax(-1)
         rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
         return torch.where(is_marked.any(-1, keepdim=True), hidden_states[rows, index], self.last(hidden_states))
 
     def mean(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The mean over the real tokens of each sequence: (B, T, E) to (B, E), zeros for an empty sequence."""
-        if self._is_real is None:
+        if self.is_real is None:
             return hidden_states.mean(1)
-        weights = self._is_real.to(hidden_states.dtype)
+        weights = self.is_real.to(hidden_states.dtype)
         return torch.einsum("bte,bt->be", hidden_states, weights) / weights.sum(-1, keepdim=True).clamp(min=1)
 
     def _pick(self, hidden_states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        assert self._is_real is not None
+        assert self.is_real is not None
         # len() would make the batch size a constant in a compiled graph with dynamic shapes.
         rows = torch.arange(hidden_states.shape[0], device=hidden_states.device)
-        return hidden_states[rows, index] * self._is_real.any(-1, keepdim=True).to(hidden_states.dtype)
+        return hidden_states[rows, index] * self.is_real.any(-1, keepdim=True).to(hidden_states.dtype)
 
 
 class FlatLayout:

@@ -44,7 +44,7 @@ from seqblend import (
 )
 from seqblend.configuration.base import PROBLEM_TYPES, TagSchemeName
 from seqblend.configuration.recipes import RECIPES
-from seqblend.modeling.feed_forward import FEED_FORWARDS
+from seqblend.modeling.layers import FEED_FORWARDS
 from seqblend.modeling.heads import pool
 from seqblend.modeling.layers import RESIDUALS
 from seqblend.modeling.losses import SEQUENCE_LOSSES

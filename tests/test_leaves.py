@@ -28,7 +28,7 @@ from seqblend import (
     BlendEncoderModel,
 )
 from seqblend.modeling.attention import Attention
-from seqblend.modeling.feed_forward import FEED_FORWARDS
+from seqblend.modeling.layers import FEED_FORWARDS
 from seqblend.modeling.layers import RESIDUALS
 from seqblend.modeling.normalization import NORMS
 from seqblend.modeling.patterns import PaddedPattern
