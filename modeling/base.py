@@ -178,6 +178,9 @@ class Stack(BlendPreTrainedModel):
             "a paged cache": kwargs.get("cache") is not None,
             "output_attentions": not self.config.has_attention
             and kwargs.get("output_attentions", self.config.output_attentions),
+            # It may be that of a server, which keeps the tokens before the input to itself.
+            f"attn_implementation={self.config._attn_implementation!r}": self.config._attn_implementation
+            not in ROW_KERNELS + VARLEN_KERNELS,
             "torch.jit.trace": torch.jit.is_tracing(),
         }
         for name, is_asked in unsupported.items():

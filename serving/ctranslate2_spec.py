@@ -56,6 +56,7 @@ def problems_of(config: PretrainedConfig) -> list[str]:
     """The options of a stack that CTranslate2 does not have."""
     ropes = list(config.rope_per_layer_type().values()) if config.position_type == "rotary" else []
     unsupported = {
+        f"mixer_type={config.mixer_type!r}": config.is_recurrent,
         f"hidden_act={config.hidden_act!r}": config.hidden_act not in ACTIVATIONS,
         "sliding_attention": "sliding_attention" in config.layer_types,
         "first_norm=False": not config.first_norm,

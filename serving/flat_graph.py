@@ -352,6 +352,8 @@ def check_model(model: PreTrainedModel) -> None:
         raise InputError(f"{kind}: engine onnx is for encoders and decoders that classify, tag, fill masks or embed")
     if getattr(config, "cross_attention_hidden_size", None) is not None:
         raise InputError(f"{kind}: engine onnx is not for a decoder with cross-attention")
+    if config.is_recurrent:
+        raise InputError(f"{kind}: engine onnx is not for mixer_type={config.mixer_type!r}")
     ropes = config.rope_parameters or {}
     for rope in ropes.values() if config.has_rope_per_layer_type else [ropes]:
         if rope and rope["rope_type"] in LENGTH_DEPENDENT:

@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from subprocess import CompletedProcess
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -45,6 +45,7 @@ from transformers import AutoModel
 
 import seqblend
 from seqblend import FAMILIES, BlendDecoderConfig, BlendEncoderConfig, BlendEncoderDecoderConfig
+from seqblend.configuration.base import ATTENTION_FIELDS, literal_values
 from seqblend.hub_card import verify as verifying
 from seqblend.modeling.heads import ForSequenceClassification, ForTokenClassification
 
@@ -138,10 +139,11 @@ DENSE = {"output_hidden_states": True}
 
 # Every value of the fields whose every combination is tested, as the config's annotations have them.
 CHOICES = {
-    name: get_args(BlendEncoderConfig.__dataclass_fields__[name].type)
+    name: literal_values(BlendEncoderConfig.__dataclass_fields__[name].type)[0]
     for name in ("norm_type", "norm_position", "position_type", "feed_forward_type")
 }
-PRODUCT = [dict(zip(CHOICES, values, strict=True)) for values in itertools.product(*CHOICES.values())]
+ATTENTION_PRODUCT = [dict(zip(CHOICES, values, strict=True)) for values in itertools.product(*CHOICES.values())]
+MIXERS = ["rnn", "gru", "lstm"]
 
 
 def pairwise(product: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -155,7 +157,18 @@ def pairwise(product: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return chosen
 
 
-PAIRWISE = pairwise(PRODUCT)
+# Of the recurrent mixers a few combinations only: they differ from attention in one module.
+RECURRENT = pairwise(
+    [
+        {**options, "mixer_type": mixer}
+        for options in ATTENTION_PRODUCT
+        for mixer in MIXERS
+        if options["position_type"] != "rotary"
+    ]
+)
+PRODUCT = ATTENTION_PRODUCT + RECURRENT
+ATTENTION_PAIRWISE = pairwise(ATTENTION_PRODUCT)
+PAIRWISE = ATTENTION_PAIRWISE + RECURRENT
 CONFIGS = {"encoder": BlendEncoderConfig, "decoder": BlendDecoderConfig, "encoder-decoder": BlendEncoderDecoderConfig}
 BASES = [models[AutoModel] for models in FAMILIES.values()]
 HEADS = [model for models in FAMILIES.values() for auto, model in models.items() if auto is not AutoModel]
@@ -181,6 +194,7 @@ every_base = pytest.mark.parametrize("model_class", BASES, ids=named)
 every_head = pytest.mark.parametrize("model_class", HEADS, ids=named)
 every_model = pytest.mark.parametrize("model_class", BASES + HEADS, ids=named)
 every_option = pytest.mark.parametrize("options", PRODUCT, ids=named)
+every_attention_pair = pytest.mark.parametrize("options", ATTENTION_PAIRWISE, ids=named)
 every_pair = pytest.mark.parametrize("options", PAIRWISE, ids=named)
 KERNELS = ["eager", "sdpa"]
 every_kernel = pytest.mark.parametrize("attention", KERNELS)
@@ -246,9 +260,16 @@ def hub(monkeypatch, tmp_path):
 
 
 def tiny_config(config_class: type, **options: Any) -> Any:
-    """A config of the sizes above; for an encoder-decoder, an option goes to the parts that have it."""
+    """A config of the sizes above; for an encoder-decoder, an option goes to the parts that have it.
+
+    A recurrent mixer does without the options that it refuses.
+    """
     start = {"decoder_start_token_id": 1} if config_class is BlendEncoderDecoderConfig else {}
-    return copy.deepcopy(make_config(config_class, repr({**SIZES, **start, **options})))
+    options = {**SIZES, **start, **options}
+    if options.get("mixer_type", "attention") != "attention":
+        refused = {*ATTENTION_FIELDS, *SLIDING}
+        options = {name: value for name, value in options.items() if name not in refused}
+    return copy.deepcopy(make_config(config_class, repr(options)))
 
 
 @functools.cache  # it takes a third of the time that a model takes, and there are few of them for thousands of tests

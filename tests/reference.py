@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 
 Weights = dict[str, torch.Tensor]
+# Of a recurrent network the hidden state, and of an LSTM its cell state, (R) each.
+State = tuple[torch.Tensor, ...]
 Visible = Callable[[int, int], bool]
 
 
@@ -136,11 +138,56 @@ def multi_head(
     return linear(attention(queries, keys, values, visible, scaling).flatten(1), weights, f"{name}.o_proj")
 
 
+def recurrent_step(kind: str, row: torch.Tensor, state: State, weights: Weights, end: str) -> State:
+    """The next state of a network, from a row (E) and the state before; `end` is of the names of its weights."""
+    hidden = state[0]
+    inputs = weights[f"weight_ih{end}"] @ row + weights[f"bias_ih{end}"]
+    states = weights[f"weight_hh{end}"] @ hidden + weights[f"bias_hh{end}"]
+    if kind == "rnn":
+        return (torch.tanh(inputs + states),)
+    if kind == "gru":
+        (reset, update, new), (reset_state, update_state, new_state) = inputs.chunk(3), states.chunk(3)
+        update = torch.sigmoid(update + update_state)
+        new = torch.tanh(new + torch.sigmoid(reset + reset_state) * new_state)
+        return ((1 - update) * new + update * hidden,)
+    entry, forget, cell, output = (inputs + states).chunk(4)
+    memory = torch.sigmoid(forget) * state[1] + torch.sigmoid(entry) * torch.tanh(cell)
+    return torch.sigmoid(output) * torch.tanh(memory), memory
+
+
+def recurrence(sequence: torch.Tensor, weights: Weights, kind: str, source: torch.Tensor | None) -> torch.Tensor:
+    """A recurrent mixer, (T, E) to (T, E): from the left, and from the right, too, if it has weights for that.
+
+    The last row of `source` (S, E) gives its first state.
+    """
+    own = {name.removeprefix("self_attn."): tensor for name, tensor in weights.items()}
+    network = {name.removeprefix("network."): tensor for name, tensor in own.items()}
+    size = network["weight_hh_l0"].shape[1]
+    outputs = []
+    for end, turn in (("_l0", 1), ("_l0_reverse", -1)):
+        if f"weight_hh{end}" not in network:
+            continue
+        state = (torch.zeros(size, dtype=sequence.dtype),) * (2 if kind == "lstm" else 1)
+        if source is not None:
+            state = torch.tanh(own["source_proj.weight"] @ source[-1] + own["source_proj.bias"]).split(size)
+        read = []
+        for row in sequence if turn == 1 else sequence.flip(0):
+            state = recurrent_step(kind, row, state, network, end)
+            read.append(state[0])
+        outputs.append(torch.stack(read[::turn]))
+    return linear(torch.cat(outputs, dim=-1), weights, "self_attn.o_proj")
+
+
 def window(causal: bool, reach: int | None) -> Visible:
     """What a query may see: itself and what is before it if causal; `reach` tokens with itself, or on either side."""
     if causal:
         return lambda t, s: s <= t and (reach is None or t - s < reach)
     return lambda t, s: reach is None or abs(t - s) <= reach
+
+
+def reads_last_state(config: object) -> bool:
+    """Whether a decoder's first state comes from the source."""
+    return not getattr(config, "cross_attention", True)
 
 
 def block(
@@ -157,10 +204,14 @@ def block(
         return norm(states + sublayer(states), weights, name, config.norm_eps)
 
     sizes = {"head_dim": config.head_dim, "scaling": config.attention_scaling}
-    hidden = residual(
-        hidden, "self_attn_norm", lambda x: multi_head(x, x, weights, "self_attn", visible, turn=turn, **sizes)
-    )
-    if source is not None:
+
+    def mixer(states: torch.Tensor) -> torch.Tensor:
+        if config.mixer_type == "attention":
+            return multi_head(states, states, weights, "self_attn", visible, turn=turn, **sizes)
+        return recurrence(states, weights, config.mixer_type, source if reads_last_state(config) else None)
+
+    hidden = residual(hidden, "self_attn_norm", mixer)
+    if source is not None and not reads_last_state(config):
         everything = window(causal=False, reach=None)
         hidden = residual(
             hidden, "cross_attn_norm", lambda x: multi_head(x, source, weights, "cross_attn", everything, **sizes)

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import itertools
 import json
 import re
 from dataclasses import fields
@@ -42,15 +43,16 @@ from seqblend import (
     BlendEncoderForSequenceClassification,
     BlendEncoderModel,
 )
-from seqblend.configuration.base import PROBLEM_TYPES, TagSchemeName
+from seqblend.configuration.base import ATTENTION_FIELDS, PROBLEM_TYPES, TagSchemeName, literal_values
 from seqblend.configuration.recipes import RECIPES
-from seqblend.modeling.layers import FEED_FORWARDS
+from seqblend.modeling.attention import Attention
 from seqblend.modeling.heads import pool
-from seqblend.modeling.layers import RESIDUALS
+from seqblend.modeling.layers import FEED_FORWARDS, RESIDUALS
 from seqblend.modeling.losses import SEQUENCE_LOSSES
 from seqblend.modeling.normalization import NORMS
 from seqblend.modeling.packing import PaddedLayout
 from seqblend.modeling.positions import POSITIONS
+from seqblend.modeling.recurrence import NETWORKS
 from seqblend.scoring.tags import SCHEMES
 
 OF_CLASS = {config_class.model_type: config_class for config_class in CONFIGS.values()}
@@ -58,8 +60,8 @@ EVERY_RECIPE = [(OF_CLASS[kind], recipe) for recipe, kinds in RECIPES.items() fo
 every_recipe = pytest.mark.parametrize("config_class, recipe", EVERY_RECIPE, ids=named)
 
 
-def literal(config_class: type, name: str) -> tuple:
-    return get_args(config_class.__dataclass_fields__[name].type)
+def literal(config_class: type, name: str) -> list[str]:
+    return literal_values(config_class.__dataclass_fields__[name].type)[0]
 
 
 @every_recipe
@@ -86,6 +88,7 @@ TABLES = {
     "norm_position": RESIDUALS,
     "position_type": POSITIONS,
     "feed_forward_type": FEED_FORWARDS,
+    "mixer_type": {"attention": Attention, **NETWORKS},
 }
 
 
@@ -114,9 +117,9 @@ def test_poolings_are_those_of_the_literal(config_class):
 
 
 def test_layer_types_are_those_of_the_mask_functions():
-    (kinds,) = (kind for kind in literal(BlendEncoderConfig, "layer_types") if kind is not type(None))
+    kinds = get_args(BlendEncoderConfig.__dataclass_fields__["layer_types"].type)[0]
     for model_class in (BlendEncoderModel, BlendDecoderModel):
-        assert set(model_class.mask_functions) == set(get_args(get_args(kinds)[0]))
+        assert set(model_class.mask_functions) == set(literal_values(get_args(kinds)[0])[0])
 
 
 # Wrong values, and what the message must say: field, value, and what is valid.
@@ -474,6 +477,9 @@ CLASSIFIER = {
 # Fields whose effect is not on the logits of a language model; each is the name of a test here, or its reason.
 ELSEWHERE = {
     "vocab_size": "test_two_vocabularies",
+    "mixer_type": "test_mixers",
+    "recurrent_size": "test_mixers",
+    "cross_attention": "test_source_without_cross_attention",
     "max_position_embeddings": "test_max_position_embeddings",
     "lm_head_bias": "test_head_options",
     "tie_word_embeddings": "test_head_options",
@@ -544,6 +550,21 @@ def outputs_of(model_class: type, train: bool, options: str) -> torch.Tensor:
 
 def differ(left: torch.Tensor, right: torch.Tensor) -> bool:
     return left.shape != right.shape or not torch.allclose(left, right, rtol=1e-3, atol=1e-3)
+
+
+@every_config
+def test_mixers(config_class):
+    """Each computes something else, and so does each size of its state."""
+    options = [{}, *({"mixer_type": mixer} for mixer in NETWORKS), {"mixer_type": "gru", "recurrent_size": 48}]
+    logits = [outputs(LM[config_class], position_type="none", **each) for each in options]
+    assert all(differ(left, right) for left, right in itertools.combinations(logits, 2))
+
+
+def test_source_without_cross_attention():
+    """Of the source, the target then reads the last token alone; of that, through the encoder, all others."""
+    assert differ(*(outputs(LM[WHOLE], mixer_type="lstm", cross_attention=value) for value in (True, False)))
+    config = tiny_config(WHOLE, mixer_type="lstm", cross_attention=False)
+    assert not any("cross_attn" in name for name, _ in LM[WHOLE](config).named_modules())
 
 
 @pytest.mark.parametrize("field, base, value", EFFECTS, ids=str)

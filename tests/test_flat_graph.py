@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SIZES, SLIDING, assert_close, every_pair, named, tiny_model
+from conftest import SIZES, SLIDING, assert_close, every_attention_pair, named, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,7 +79,7 @@ def test_every_head_that_reads(model_class, options):
     assert_graph_equals(eager_model(model_class, **options))
 
 
-@every_pair
+@every_attention_pair
 @pytest.mark.parametrize("model_class", [BlendEncoderForTokenClassification, BlendDecoderModel], ids=named)
 def test_every_two_options(model_class, options):
     assert_graph_equals(eager_model(model_class, **options, **SLIDING))

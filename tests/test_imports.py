@@ -45,7 +45,6 @@ MODEL = [
     {
         "modeling.normalization",
         "modeling.positions",
-        "modeling.feed_forward",
         "modeling.packing",
         "modeling.losses",
         "modeling.heads",
@@ -53,7 +52,7 @@ MODEL = [
         "modeling.hooks",
     },
     {"modeling.patterns"},
-    {"modeling.attention"},
+    {"modeling.attention", "modeling.recurrence"},
     {"modeling.layers"},
     {"modeling.base"},
     {"modeling.encoder", "modeling.decoder"},

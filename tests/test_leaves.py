@@ -6,6 +6,8 @@ import pytest
 import reference
 import torch
 from conftest import (
+    PAIRWISE,
+    RECURRENT,
     SIZES,
     SLIDING,
     assert_close,
@@ -13,6 +15,7 @@ from conftest import (
     every_option,
     every_pair,
     fill,
+    named,
     tiny_config,
     tiny_model,
 )
@@ -182,7 +185,9 @@ def test_stack(model_class, causal, options):
     assert_close(model(input_ids[None]).last_hidden_state[0], expected)
 
 
-@every_pair
+@pytest.mark.parametrize(
+    "options", [*PAIRWISE, *({**options, "cross_attention": False} for options in RECURRENT)], ids=named
+)
 def test_encoder_decoder(options):
     model = tiny_model(BlendEncoderDecoderModel, **options, num_hidden_layers=1, attention_bias=True)
     source, target = tokens(5), tokens(4)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from conftest import SLIDING, VOCAB, assert_close, every_kernel, every_pair, named, tiny_model
+from conftest import SLIDING, VOCAB, assert_close, every_kernel, every_attention_pair, named, tiny_model
 from torch import nn
 from transformers import AutoConfig, ContinuousBatchingConfig, GenerationConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -62,7 +62,7 @@ def batch_of(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @every_served
-@every_pair
+@every_attention_pair
 @torch.no_grad()
 def test_a_server_brings_its_own_attention(model_class, options, server):
     """As vLLM calls a model: what goes to the kernel arrives, and what the kernel gives goes on."""
