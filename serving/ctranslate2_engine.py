@@ -61,18 +61,20 @@ class CTranslate2Model:
         rows = token_names(inputs)
         self.check_length(rows, most_tokens(settings, self.config.is_encoder_decoder))
         try:
-            written = self.search(rows, settings)
+            written, means = self.search(rows, settings)
         except (ValueError, RuntimeError) as error:  # CTranslate2 checks values only here
             raise InputError(f"generation_config: {error}") from error
         end = settings.forced_eos_token_id
         if end is not None:
             ends = set(map(str, ends_of(settings)))
             written = [row if row and row[-1] in ends else [*row, str(end)] for row in written]
+        if changes_probabilities(settings):
+            means = list(map(mean, self.log_probabilities(rows, written)))
         tokens = [[int(token) for token in row] for row in written]
-        return list(zip(tokens, map(mean_probability, self.log_probabilities(rows, written)), strict=True))
+        return list(zip(tokens, map(math.exp, means), strict=True))
 
-    def search(self, rows: list[list[str]], settings: GenerationConfig) -> list[list[str]]:
-        """What is written for each source or prompt, with its end token."""
+    def search(self, rows: list[list[str]], settings: GenerationConfig) -> tuple[list[list[str]], list[float]]:
+        """What is written for each source or prompt, with its end token; and the mean of the log-probabilities."""
         options, has_start = search_options(settings), self.config.is_encoder_decoder
         most = most_tokens(settings, has_start)
         if settings.forced_eos_token_id is not None:
@@ -84,27 +86,32 @@ class CTranslate2Model:
             prefix = [[] if first is None else [str(first)]] * len(rows)
             lengths = {"max_decoding_length": most, "min_decoding_length": least, "max_input_length": 0}
             results = self.engine.translate_batch(rows, prefix, **lengths, **options)
-            return [result.hypotheses[0] for result in results]
-        return self.continue_prompts(self.with_start(rows), max_length=most, min_length=least, **options)
+            written = [result.hypotheses[0] for result in results]
+        else:
+            results = self.continue_prompts(self.with_start(rows), max_length=most, min_length=least, **options)
+            written = [result.sequences[0] for result in results]
+        # CTranslate2 divides the sum of the log-probabilities by this power of the length.
+        power = options["length_penalty"] - 1
+        scores = (result.scores[0] for result in results)
+        return written, [score * max(1, len(row)) ** power for score, row in zip(scores, written, strict=True)]
 
     def with_start(self, prompts: list[list[str]]) -> list[list[str]]:
         """The prompts, with a first token where a prompt is empty: CTranslate2 needs one."""
         return [row or [str(first_token(self.generation_config))] for row in prompts]
 
-    def continue_prompts(self, rows: list[list[str]], **options: Any) -> list[list[str]]:
-        """What is written after each prompt, in batches of prompts of one length.
+    def continue_prompts(self, rows: list[list[str]], **options: Any) -> list[Any]:
+        """CTranslate2's result for each prompt, computed in batches of prompts of one length.
 
         In a batch of several lengths CTranslate2 counts the end of a longer prompt as written.
         """
-        written: list[list[str]] = [[] for _ in rows]
+        found: dict[int, Any] = {}
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
         for _, group in itertools.groupby(order, key=lambda index: len(rows[index])):
             indices = list(group)
             prompts = [rows[index] for index in indices]
             results = self.engine.generate_batch(prompts, include_prompt_in_result=False, **options)
-            for index, result in zip(indices, results, strict=True):
-                written[index] = result.sequences[0]
-        return written
+            found |= zip(indices, results, strict=True)
+        return [found[index] for index in range(len(rows))]
 
     def log_probabilities(self, rows: list[list[str]], written: list[list[str]]) -> list[list[float]]:
         """The logarithm of the probability of each written token.
@@ -158,9 +165,9 @@ def token_names(inputs: dict[str, torch.Tensor]) -> list[list[str]]:
     return [list(map(str, ids[mask].tolist())) for ids, mask in rows]
 
 
-def mean_probability(log_probabilities: list[float]) -> float:
-    """The geometric mean of probabilities; 1 of none."""
-    return math.exp(math.fsum(log_probabilities) / max(1, len(log_probabilities)))
+def mean(log_probabilities: list[float]) -> float:
+    """The mean; 0 of none."""
+    return math.fsum(log_probabilities) / max(1, len(log_probabilities))
 
 
 # --- The settings of generation ---
@@ -178,6 +185,7 @@ def search_options(settings: GenerationConfig) -> dict[str, Any]:
         "suppress_sequences": [list(map(str, sequence)) for sequence in suppressed] or None,
         "end_token": list(map(str, ends_of(settings))),
         "return_end_token": True,
+        "return_scores": True,
     }
     if settings.do_sample:
         options |= {
@@ -186,6 +194,14 @@ def search_options(settings: GenerationConfig) -> dict[str, Any]:
             "sampling_temperature": 1.0 if settings.temperature is None else settings.temperature,
         }
     return options
+
+
+def changes_probabilities(settings: GenerationConfig) -> bool:
+    """Whether the search reads other probabilities than those of the model, because tokens are forced or suppressed."""
+    names = ("suppress_tokens", "bad_words_ids", "no_repeat_ngram_size", "min_length", "min_new_tokens")
+    return any(getattr(settings, name) for name in names) or any(
+        getattr(settings, name) is not None for name in ("forced_bos_token_id", "forced_eos_token_id")
+    )
 
 
 def ends_of(settings: GenerationConfig) -> list[int]:

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import PAIRWISE, fill, named, tiny_model
+from conftest import ATTENTION_PAIRWISE, fill, named, tiny_model
 from test_prediction import assert_same, model_of, predict, write  # noqa: F401 - model_of is a fixture
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig
 
@@ -58,7 +58,7 @@ def differences(model, other):
 
 
 @every_writer
-@pytest.mark.parametrize("options", [*PAIRWISE, *OTHER_OPTIONS], ids=named)
+@pytest.mark.parametrize("options", [*ATTENTION_PAIRWISE, *OTHER_OPTIONS], ids=named)
 def test_probabilities_are_those_of_the_model(model_class, options, tmp_path):
     model = float32(model_class, max_position_embeddings=64, **options)
     assert differences(model, exported(model, tmp_path)).abs().max() < 1e-4
@@ -134,6 +134,8 @@ def test_settings_of_an_encoder_decoder(settings, model_of, tmp_path):  # noqa: 
     [
         (BlendEncoderForMaskedLM, {}, ["BlendEncoderForMaskedLM", "models that write"]),
         (WRITERS[0], {"hidden_act": "mish"}, ["hidden_act='mish'"]),
+        (WRITERS[0], {"mixer_type": "gru"}, ["mixer_type='gru'"]),
+        (WRITERS[1], {"mixer_type": "lstm"}, ["mixer_type='lstm'"]),
         (
             WRITERS[0],
             {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 3},
@@ -197,19 +199,24 @@ def test_settings_are_checked_again_in_prediction(model_of, tmp_path):  # noqa: 
         path.write_text(json.dumps({**json.loads(path.read_text()), **dict.fromkeys(changed)}))
 
 
-def test_logits_of_a_batch_are_bounded(model_of, tmp_path, monkeypatch):  # noqa: F811
+@every_writer
+def test_logits_of_a_batch_are_bounded(model_class, tmp_path, monkeypatch):
     """Scored in parts, the probabilities are the same."""
-    export(model_of("causal-lm"), tmp_path / "out", "ctranslate2")
-    whole = Predictor(tmp_path / "out")({"text": TEXTS})
+    other = exported(float32(model_class), tmp_path)
+    rows, written = [["5", "6"], ["7"]], [["8", "9", "10"], ["11", "12"]]
+    whole = other.log_probabilities(rows, written)
     monkeypatch.setattr(engine, "MAX_LOGITS", 1)
-    assert_same(Predictor(tmp_path / "out")({"text": TEXTS}), whole)
+    parts = other.log_probabilities(rows, written)
+    assert [each == pytest.approx(one, abs=1e-5) for each, one in zip(parts, whole, strict=True)] == [True, True]
+
 
 
 def test_an_engine_that_writes_something_else_is_refused(model_of, tmp_path, monkeypatch):  # noqa: F811
     search = engine.CTranslate2Model.search
 
     def reversed_search(self, rows, settings):
-        return [row[::-1] for row in search(self, rows, settings)]
+        written, means = search(self, rows, settings)
+        return [row[::-1] for row in written], means
 
     monkeypatch.setattr(engine.CTranslate2Model, "search", reversed_search)
     with pytest.raises(InputError, match="ctranslate2 writes other tokens than the model; nothing was written"):
