@@ -76,7 +76,8 @@ METRICS = {
 SPLITS = {"eval": "validation", "test": "test"}
 # The fields of the configuration in the table of the card.
 OPTIONS = (
-    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("vocab_size", "hidden_size", "num_hidden_layers", "mixer_type", "recurrent_size", "cross_attention"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim"),
     *("intermediate_size", "feed_forward_type", "hidden_act", "norm_type", "norm_position", "position_type"),
     *("sliding_window", "pooling", "hidden_dropout", "attention_dropout", "classifier_dropout", "label_smoothing"),
     "class_weights",
@@ -436,12 +437,24 @@ def architecture_rows(saved: SavedModel) -> list[tuple[str, list[str]]]:
     """Name and values of each field; an encoder-decoder has one value for each part."""
     config = saved.config
     parts = [config[name] for name in ("encoder", "decoder") if name in config] or [config]
-    rows = [(f"`{name}`", [str(part[name]) for part in parts]) for name in OPTIONS if parts[0].get(name) is not None]
+    rows = []
+    for name in OPTIONS:
+        values = [option_value(part, name) for part in parts]
+        if any(value is not None for value in values):
+            rows.append((f"`{name}`", ["–" if value is None else str(value) for value in values]))
     if len(parts) > 1:
         # Fields of the heads are in the config of the whole model, not in its parts.
         rows = [row for row in rows if row[0] not in ("`pooling`", "`classifier_dropout`", "`label_smoothing`")]
         rows.append(("`label_smoothing`", [str(config["label_smoothing"])]))
     return rows
+
+
+def option_value(part: dict[str, Any], name: str) -> Any:
+    """The value of a field of a stack; None if it has no effect."""
+    has_no_attention = part.get("mixer_type", "attention") != "attention" and part.get("head_dim") is None
+    # By default a decoder reads its encoder by cross-attention; without an encoder there is nothing to say.
+    is_usual = name == "cross_attention" and part.get(name) is True
+    return None if is_usual or (has_no_attention and name in ATTENTION_FIELDS) else part.get(name)
 
 
 def describe_labels(saved: SavedModel) -> str:

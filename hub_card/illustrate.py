@@ -149,6 +149,9 @@ def draw_attention(saved: SavedModel, folder: Path, example: Any) -> list[Pictur
         model = auto_class.from_pretrained(
             saved.directory, attn_implementation="eager", trust_remote_code=False, use_safetensors=True
         )
+    config = model.config
+    if not (config.decoder.has_cross_attention if config.is_encoder_decoder else config.has_attention):
+        return []
     texts = example if is_pair(saved.head, example) else [as_text(example, saved.tagging.rule)]
     if is_conversation(example):
         texts = [tokenizer.apply_chat_template(example, add_generation_prompt=True, tokenize=False)]

@@ -15,6 +15,7 @@ from transformers.modeling_outputs import (
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 
+from ..configuration.base import BlendConfig
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from .base import BlendPreTrainedModel
 from .cache import BlendGenerationMixin
@@ -130,6 +131,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
         # The parts have their own configs, which do not contain the output flags of this one.
         requested = {name: True for name in STATE_OUTPUTS if getattr(self.config, name)}
         kwargs = {"has_hooks": self.has_hooks, **requested, **kwargs}
+        parts = (self.config.encoder, self.config.decoder)
         encoded: Any = BaseModelOutput(*encoder_outputs) if isinstance(encoder_outputs, tuple) else encoder_outputs
         if encoded is None:
             encoded = self.encoder(
@@ -140,7 +142,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
                 inputs_embeds=inputs_embeds,
                 repad=False,
                 return_dict=True,
-                **encoder_kwargs(kwargs),
+                **kwargs_of_part(encoder_kwargs(kwargs), *parts),
             )
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if input_ids is not None and self.config.encoder.vocab_size > self.config.decoder.vocab_size:
@@ -164,7 +166,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             encoder_layout=source_layout,
             repad=repad,
             return_dict=True,
-            **kwargs,
+            **kwargs_of_part(kwargs, *reversed(parts)),
         )
         states = encoded.last_hidden_state
         return EncoderDecoderOutput(
@@ -233,6 +235,12 @@ def encoder_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
         if f"{name}_k" in kwargs:
             result[f"{name}_q"] = kwargs[f"{name}_k"]
     return result
+
+
+def kwargs_of_part(kwargs: dict[str, Any], config: BlendConfig, other: BlendConfig) -> dict[str, Any]:
+    """Keyword arguments for a part, without output_attentions if only the other part has attention weights."""
+    is_without = other.has_attention and not config.has_attention
+    return {name: value for name, value in kwargs.items() if not (is_without and name == "output_attentions")}
 
 
 class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendGenerationMixin):

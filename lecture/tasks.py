@@ -1,0 +1,154 @@
+"""Synthetic tasks: what each measures is one claim about attention and recurrence.
+
+All but `reversal` are N2N on a decoder: each position has a label, or IGNORE. A batch is drawn anew for each step, so
+nothing can be learnt by heart. T tokens, B sequences.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ..modeling.losses import IGNORE
+
+# Tokens 0 to 3: padding, the start and the end of a target, and the question.
+PAD, START, END, ASK = range(4)
+FIRST = 4
+
+
+@dataclass
+class Batch:
+    """Sequences of one length.
+
+    Args:
+        input_ids: (B, T).
+        labels: (B, T) of a class for each position, or IGNORE; of `reversal` the tokens of the target.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task whose difficulty is a number.
+
+    Args:
+        name: of the task.
+        difficulty: what the number is, as a label of an axis.
+        train: the numbers that are trained on, each as often as any other.
+        test: the numbers that are tested.
+        vocab_size: number of tokens.
+        num_labels: number of classes; chance is one of them.
+        draw: makes a batch from a number, the number of sequences and a generator.
+    """
+
+    name: str
+    difficulty: str
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+    vocab_size: int
+    num_labels: int
+    draw: Callable[[int, int, torch.Generator], Batch]
+
+
+def integers(low: int, high: int, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """Random whole numbers from `low` to `high` - 1."""
+    return torch.randint(low, high, shape, generator=generator)
+
+
+SYMBOLS = 8
+
+
+def recall(distance: int, rows: int, generator: torch.Generator) -> Batch:
+    """A symbol, so many tokens of noise, and the question which symbol it was."""
+    symbols = integers(0, SYMBOLS, (rows, 1), generator)
+    noise = integers(FIRST + SYMBOLS, FIRST + 2 * SYMBOLS, (rows, distance), generator)
+    input_ids = torch.cat((FIRST + symbols, noise, torch.full((rows, 1), ASK)), dim=1)
+    labels = torch.full_like(input_ids, IGNORE)
+    labels[:, -1:] = symbols
+    return Batch(input_ids, labels)
+
+
+KEYS, VALUES = 64, 16
+
+
+def associative_recall(pairs: int, rows: int, generator: torch.Generator) -> Batch:
+    """So many pairs of a key and a value, then each key again, in another order: which value did it have?
+
+    Source: Arora et al. 2023 (Zoology), multi-query associative recall.
+    """
+    keys = torch.rand(rows, KEYS, generator=generator).argsort(-1)[:, :pairs]
+    values = integers(0, VALUES, (rows, pairs), generator)
+    order = torch.rand(rows, pairs, generator=generator).argsort(-1)
+    written = torch.stack((FIRST + keys, FIRST + KEYS + values), dim=-1).flatten(1)
+    input_ids = torch.cat((written, FIRST + keys.gather(1, order)), dim=1)
+    labels = torch.full_like(input_ids, IGNORE)
+    labels[:, 2 * pairs :] = values.gather(1, order)
+    return Batch(input_ids, labels)
+
+
+def parity(length: int, rows: int, generator: torch.Generator) -> Batch:
+    """Bits: at each position, is the number of ones so far odd?"""
+    bits = integers(0, 2, (rows, length), generator)
+    return Batch(FIRST + bits, bits.cumsum(-1) % 2)
+
+
+OFFSETS = (1, 2, 3, 4)
+DIGITS = 4
+
+
+def several_sides(length: int, rows: int, generator: torch.Generator) -> Batch:
+    """Digits: at each position, which of the four digits before it are equal? A class for each of the sixteen answers.
+
+    Each of the four must be looked at by itself: of a mean it can no longer be told which was which.
+    """
+    digits = integers(0, DIGITS, (rows, length), generator)
+    labels = torch.zeros_like(digits)
+    for bit, offset in enumerate(OFFSETS):
+        labels[:, offset:] += (digits[:, offset:] == digits[:, :-offset]).long() << bit
+    labels[:, : max(OFFSETS)] = IGNORE
+    return Batch(FIRST + digits, labels)
+
+
+LETTERS = 16
+
+
+def reversal(length: int, rows: int, generator: torch.Generator) -> Batch:
+    """Letters, which the target has in reverse order."""
+    letters = integers(FIRST, FIRST + LETTERS, (rows, length), generator)
+    end = torch.full((rows, 1), END)
+    return Batch(torch.cat((letters, end), dim=1), torch.cat((letters.flip(1), end), dim=1))
+
+
+RECALL = Task(
+    "recall",
+    "distance in tokens",
+    (1, 2, 4, 8, 16, 32, 64, 128),
+    (1, 2, 4, 8, 16, 32, 64, 128),
+    FIRST + 2 * SYMBOLS,
+    SYMBOLS,
+    recall,
+)
+ASSOCIATIVE = Task(
+    "associative recall",
+    "pairs of key and value",
+    (4, 8, 16, 32),
+    (4, 8, 16, 32),
+    FIRST + KEYS + VALUES,
+    VALUES,
+    associative_recall,
+)
+PARITY = Task(
+    "parity", "length in bits", tuple(range(4, 33, 4)), (8, 16, 32, 64, 128, 256), FIRST + 2, 2, parity
+)
+SIDES = Task("several sides", "length in digits", (32,), (32,), FIRST + DIGITS, 2 ** len(OFFSETS), several_sides)
+REVERSAL = Task(
+    "reversal",
+    "source length in letters",
+    tuple(range(2, 41, 2)),
+    (5, 10, 15, 20, 25, 30, 40),
+    FIRST + LETTERS,
+    LETTERS,
+    reversal,
+)

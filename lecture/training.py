@@ -1,0 +1,67 @@
+"""Training of one model on one task, and its accuracy at each difficulty."""
+
+import math
+import time
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..modeling.losses import IGNORE
+from .tasks import PAD, Task
+
+# Generators of training and test must never draw the same.
+TEST_SEED = 10**6
+
+
+def fit(model: PreTrainedModel, task: Task, *, seed: int, steps: int, rows: int, learning_rate: float) -> float:
+    """Train a model; each step draws a difficulty and a new batch.
+
+    AdamW, gradients clipped at a norm of 1, the learning rate rises over a tenth of the steps and falls to zero as a
+    cosine.
+
+    Args:
+        model: it is changed.
+        task: what it learns.
+        seed: of the batches.
+        steps: number of steps.
+        rows: sequences of a batch.
+        learning_rate: the highest.
+
+    Returns:
+        Seconds.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.01)
+    warm_up = max(1, steps // 10)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / warm_up, 0.5 + 0.5 * math.cos(math.pi * step / steps)),
+    )
+    model.train()
+    begin = time.perf_counter()
+    for _ in range(steps):
+        difficulty = task.train[int(torch.randint(len(task.train), (), generator=generator))]
+        batch = task.draw(difficulty, rows, generator)
+        model(input_ids=batch.input_ids, labels=batch.labels).loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    model.eval()
+    return time.perf_counter() - begin
+
+
+@torch.inference_mode()
+def accuracy(model: PreTrainedModel, task: Task, difficulty: int, *, rows: int) -> float:
+    """Share of the labelled positions that are right; of an encoder-decoder, of the targets that are right as a whole."""
+    batch = task.draw(difficulty, rows, torch.Generator().manual_seed(TEST_SEED + difficulty))
+    if model.config.is_encoder_decoder:
+        length = batch.labels.shape[1]
+        written = model.generate(batch.input_ids, max_new_tokens=length, do_sample=False)[:, 1:]
+        # Shorter if all targets ended before.
+        written = nn.functional.pad(written, (0, length - written.shape[1]), value=PAD)
+        return (written == batch.labels).all(-1).double().mean().item()
+    is_labelled = batch.labels != IGNORE
+    predictions = model(input_ids=batch.input_ids).logits.argmax(-1)
+    return (predictions == batch.labels)[is_labelled].double().mean().item()

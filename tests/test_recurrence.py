@@ -1,0 +1,334 @@
+"""Recurrent mixers: what holds for attention holds for them, and what they do not have is refused by name.
+
+The imported tests run here once more, with a recurrent mixer in every model.
+"""
+
+import copy
+
+import conftest
+import pytest
+import torch
+from conftest import (
+    SIZES,
+    VOCAB,
+    assert_close,
+    draw,
+    every_model,
+    named,
+    padded,
+    tiny_config,
+    tiny_model,
+)
+from test_generation import (  # noqa: F401
+    test_batch_is_one_by_one,
+    test_beam_finds_what_is_likelier,
+    test_beams_that_begin_as_one_write_the_same,
+    test_cache_is_an_argument,
+    test_generation_from_embeddings,
+    test_generation_goes_on_from_a_cache,
+    test_generation_in_half_precision,
+    test_generation_without_a_cache_is_the_same,
+    test_greedy_is_argmax,
+    test_labels_of_tokens_after_those_in_a_cache,
+    test_logits_to_keep,
+    test_no_cache_in_training_or_with_labels,
+    test_rows_of_a_cache_may_be_rearranged,
+    test_what_rows_begin_with_is_computed_once,
+    test_what_stands_after_the_end_is_padding,
+)
+from test_losses import test_accumulated_gradients_are_those_of_one_batch  # noqa: F401
+from test_models import (  # noqa: F401
+    test_dropout_runs,
+    test_embeddings_are_called,
+    test_embeddings_are_resized,
+    test_embeddings_may_stand_for_tokens,
+    test_gradient_checkpointing_changes_no_gradient,
+    test_heads_do_not_see_padding,
+    test_output_may_be_a_tuple,
+    test_output_shapes,
+    test_output_shapes_without_a_head,
+    test_parts_may_be_saved_alone,
+    test_pooling_reads_real_tokens,
+    test_rows_without_a_token,
+    test_saved_and_loaded,
+    test_tied_weights_are_one_tensor,
+)
+from test_packing import (  # noqa: F401
+    test_as_close_in_bfloat16_as_padded,
+    test_encoder_may_have_run_before,
+    test_flat_equals_padded_in_single_precision,
+    test_flattened_input_equals_padded,
+    test_flattened_input_in_evaluation,
+    test_no_gradient_from_one_sequence_to_another,
+    test_padding_is_not_computed,
+    test_source_and_target_have_their_own_lengths,
+    test_what_stands_after_the_last_label_is_not_computed,
+)
+from test_trainer import (  # noqa: F401
+    test_a_stopped_and_resumed_run_equals_an_uninterrupted_one,
+    test_accumulation_changes_neither_gradient_nor_loss,
+    test_four_examples_are_learnt_in_thirty_steps,
+    test_generate_gives_back_what_was_learnt,
+    test_one_step_changes_every_parameter,
+    test_the_best_model_comes_back,
+)
+from torch import nn
+from transformers import DynamicCache, EncoderDecoderCache, StaticCache
+
+from seqblend import (
+    BlendDecoderConfig,
+    BlendDecoderForCausalLM,
+    BlendDecoderModel,
+    BlendEncoderConfig,
+    BlendEncoderDecoderConfig,
+    BlendEncoderDecoderForSeq2SeqLM,
+    BlendEncoderModel,
+)
+from seqblend.modeling.recurrence import NETWORKS, Recurrence
+
+
+@pytest.fixture(params=["gru", "lstm"], autouse=True)
+def mixer(request, monkeypatch):
+    """The mixer of all models of a test. A plain RNN has the code of a GRU."""
+    monkeypatch.setitem(conftest.SIZES, "mixer_type", request.param)
+    return request.param
+
+
+# Only the last state.
+
+
+@pytest.fixture
+def without_cross_attention(monkeypatch):
+    monkeypatch.setitem(conftest.SIZES, "cross_attention", False)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("asked", [{}, {"output_hidden_states": True}], ids=["flat", "dense"])
+@torch.no_grad()
+def test_the_last_token_of_a_padded_source(side, asked, without_cross_attention):
+    model = tiny_model(BlendEncoderDecoderForSeq2SeqLM)
+    rows = draw(BlendEncoderDecoderForSeq2SeqLM, [7, 4, 5], labels=False)
+    alone = torch.cat([conftest.output_of(model, padded([row])) for row in rows])
+    assert_close(conftest.output_of(model, padded(rows, side, extra=2), **asked), alone)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generation_from_the_last_state(beams, without_cross_attention):
+    model = tiny_model(BlendEncoderDecoderForSeq2SeqLM)
+    batch = padded(draw(BlendEncoderDecoderForSeq2SeqLM, [7, 4, 5]))
+    asked = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "num_beams": beams}
+    written = [model.generate(**asked, max_new_tokens=8, use_cache=use_cache) for use_cache in (True, False)]
+    assert torch.equal(*written)
+    for index, row in enumerate(written[0]):
+        source = {name: tensor[index : index + 1] for name, tensor in asked.items() if name != "num_beams"}
+        alone = model.generate(**source, num_beams=beams, max_new_tokens=8)[0]
+        assert torch.equal(row[: len(alone)], alone)
+
+
+def test_a_source_of_another_number_of_rows_is_refused(without_cross_attention):
+    model = tiny_model(BlendEncoderDecoderForSeq2SeqLM)
+    states = model.get_encoder()(torch.ones(3, 4, dtype=torch.long)).last_hidden_state
+    with pytest.raises(ValueError, match="2 target sequences for 3 source sequences"):
+        model.get_decoder()(torch.ones(2, 4, dtype=torch.long), encoder_hidden_states=states)
+
+
+def test_parts_may_have_different_mixers(mixer):
+    """Attention reads what a recurrent network has read, and the other way round; each part has its own options."""
+    sizes = {name: size for name, size in SIZES.items() if name in ("vocab_size", "hidden_size", "num_hidden_layers")}
+    recurrent = {"mixer_type": mixer, "recurrent_size": 40}
+    attention = {"mixer_type": "attention", "num_attention_heads": 2, "position_type": "learned"}
+    for encoder, decoder in ((recurrent, attention), (attention, recurrent), (attention, attention)):
+        config = BlendEncoderDecoderConfig.from_recipe(**sizes, encoder=encoder, decoder=decoder)
+        model = BlendEncoderDecoderForSeq2SeqLM(config)
+        assert model._is_stateful == (decoder is recurrent)
+        found = [isinstance(stack.layers[0].self_attn, Recurrence) for stack in (model.model.encoder, model.model.decoder)]
+        assert found == [encoder is recurrent, decoder is recurrent]
+        again = BlendEncoderDecoderConfig.from_dict(config.to_dict())
+        assert again.to_dict() == config.to_dict()
+
+
+# Parameters.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_initial_weights(mixer, dtype):
+    """Each gate by itself: the recurrent matrix of a gate is orthogonal, and an LSTM begins by remembering."""
+    config = tiny_config(BlendEncoderConfig, recurrent_size=24)
+    for layer in BlendEncoderModel._from_config(config, dtype=dtype).layers:
+        network = layer.self_attn.network
+        assert isinstance(network, NETWORKS[mixer])
+        for name, parameter in network.named_parameters():
+            assert parameter.dtype == dtype
+            for index, gate in enumerate(parameter.float().split(12)):
+                if name.startswith("weight_hh"):
+                    torch.testing.assert_close(gate @ gate.T, torch.eye(12), atol=1e-2, rtol=0)
+                elif name.startswith("weight_ih"):
+                    assert 0.5 < gate.std() / (2 / (32 + 12)) ** 0.5 < 1.5
+                else:
+                    is_forget = mixer == "lstm" and name.startswith("bias_ih") and index == 1
+                    assert (gate == float(is_forget)).all()
+
+
+def test_what_a_checkpoint_lacks_is_initialized(mixer, tmp_path):
+    """from_pretrained builds a model without memory; a layer more than was saved must not be what memory held."""
+    BlendDecoderModel(tiny_config(BlendDecoderConfig)).save_pretrained(tmp_path)
+    config = tiny_config(BlendDecoderConfig, num_hidden_layers=3)
+    network = BlendDecoderModel.from_pretrained(tmp_path, config=config).layers[2].self_attn.network
+    for gate in network.weight_hh_l0.split(network.hidden_size):
+        torch.testing.assert_close(gate @ gate.T, torch.eye(len(gate)), atol=1e-5, rtol=0)
+
+
+@every_model
+def test_the_network_reads_its_own_parameters_after_loading(model_class, tmp_path):
+    """torch's networks keep a second list of their parameters: it must be the one that an optimizer changes."""
+    tiny_model(model_class).float().save_pretrained(tmp_path)
+    model = model_class.from_pretrained(tmp_path)
+    networks = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
+    for network in [*networks, *(module for module in copy.deepcopy(model).modules() if isinstance(module, nn.RNNBase))]:
+        assert all(any(each is own for own in network.parameters()) for each in network._flat_weights)
+    assert networks
+
+
+def test_mixed_precision_keeps_states_in_float32(mixer):
+    """Of many steps in half precision a state would lose most of its digits."""
+    model = BlendDecoderModel(tiny_config(BlendDecoderConfig, initializer_range=0.02)).eval()
+    ids = torch.randint(3, VOCAB, (2, 30))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        cache = model(ids, use_cache=True).past_key_values
+    assert all(state.dtype == torch.float32 for layer in cache.layers for state in layer.state)
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"position_type": "rotary"}, ["position_type='rotary'", "no effect"]),
+        ({"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 3}, ["layer_types=", "no effect"]),
+        ({"num_attention_heads": 8}, ["num_attention_heads=8", "no effect"]),
+        ({"num_key_value_heads": 2}, ["num_key_value_heads=2", "no effect"]),
+        ({"head_dim": 16}, ["head_dim=16", "no effect"]),
+        ({"attention_scaling": 0.5}, ["attention_scaling=0.5", "no effect"]),
+        ({"attention_dropout": 0.1}, ["attention_dropout=0.1", "no effect"]),
+        ({"attention_bias": True}, ["attention_bias=True", "no effect"]),
+        ({"attention_out_bias": False}, ["attention_out_bias=False", "no effect"]),
+        ({"query_key_norm": True}, ["query_key_norm=True", "no effect"]),
+        ({"recurrent_size": 0}, ["recurrent_size", "above 0"]),
+        ({"mixer_type": "attention", "recurrent_size": 8}, ["recurrent_size=8", "no effect"]),
+        ({"mixer_type": "lstn"}, ["lstn", "lstm"]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("config_class", [BlendEncoderConfig, BlendDecoderConfig], ids=named)
+def test_options_without_effect_are_refused(config_class, options, words, mixer):
+    with pytest.raises(ValueError) as error:
+        config_class.from_recipe(**{"mixer_type": mixer, **options})
+    assert not [word for word in words if word not in str(error.value)]
+
+
+def test_sizes_that_do_not_fit_are_refused(mixer):
+    with pytest.raises(ValueError, match="recurrent_size=33 must be even"):
+        BlendEncoderConfig(mixer_type=mixer, recurrent_size=33)
+    assert BlendDecoderConfig(mixer_type=mixer, recurrent_size=33, hidden_size=30).recurrent_size == 33
+    with pytest.raises(ValueError, match="cross_attention=False needs a recurrent mixer_type"):
+        BlendEncoderDecoderConfig(decoder={"cross_attention": False})
+
+
+def test_options_of_cross_attention_are_kept(mixer):
+    """In a decoder with cross-attention they have an effect, from wherever it gets its encoder."""
+    options = {"num_attention_heads": 8, "attention_dropout": 0.1, "mixer_type": mixer}
+    for decoder in (options, BlendDecoderConfig(mixer_type=mixer)):
+        config = BlendEncoderDecoderConfig(decoder=decoder, encoder={"mixer_type": mixer})
+        heads = config.decoder.num_attention_heads
+        assert (config.decoder.head_dim, config.decoder.num_key_value_heads) == (256 // heads, heads)
+    with pytest.raises(ValueError, match="num_attention_heads=8 has no effect"):
+        BlendEncoderDecoderConfig(decoder={**options, "cross_attention": False}, encoder={"mixer_type": mixer})
+
+
+IDS = torch.ones(2, 3, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"output_attentions": True}, "does not have output_attentions"),
+        ({"attention_mask": torch.ones(2, 1, 3, 3)}, r"an attention mask that is not \(B, S\)"),
+        ({"attention_mask": {"full_attention": None}}, r"an attention mask that is not \(B, S\)"),
+        ({"cache": "a paged one"}, "a paged cache"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+@pytest.mark.parametrize("model_class", [BlendEncoderModel, BlendDecoderModel], ids=named)
+def test_what_the_forward_does_not_have_is_named(model_class, asked, message, mixer):
+    with pytest.raises(ValueError, match=f"mixer_type='{mixer}' does not have {message}"):
+        tiny_model(model_class)(IDS, **asked)
+
+
+@pytest.mark.parametrize("model_class", [BlendEncoderModel, BlendDecoderModel], ids=named)
+def test_graphs_are_refused(model_class):
+    model = tiny_model(model_class).float()
+    with pytest.raises(ValueError, match="does not have torch.jit.trace"):
+        torch.jit.trace(lambda ids: model(ids, use_cache=False).last_hidden_state, IDS)
+    assert not model._can_compile_fullgraph
+
+
+@pytest.mark.parametrize(
+    ("new_cache", "message"),
+    [
+        (lambda config: StaticCache(config, max_cache_len=9), "DynamicCache without offloading, got StaticCache"),
+        (lambda config: DynamicCache(config=config, offloading=True), "without offloading"),
+        (lambda config: DynamicCache([(torch.ones(2, 4, 1, 8),) * 2] * 2), "past_key_values hold keys and values"),
+    ],
+    ids=["static", "offloading", "keys and values"],
+)
+def test_caches_of_another_kind_are_refused(new_cache, message):
+    model = tiny_model(BlendDecoderForCausalLM)
+    with pytest.raises(ValueError, match=message):
+        model(IDS, past_key_values=new_cache(model.config))
+
+
+@pytest.mark.parametrize("cross_attention", [True, False])
+def test_a_cache_of_a_pair(cross_attention, monkeypatch):
+    """An empty one, as a user makes it, is as good as none."""
+    monkeypatch.setitem(conftest.SIZES, "cross_attention", cross_attention)
+    model = tiny_model(BlendEncoderDecoderForSeq2SeqLM)
+    batch = {"input_ids": IDS, "decoder_input_ids": IDS}
+    expected = model(**batch).logits
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    assert_close(model(**batch, past_key_values=cache).logits, expected)
+    assert cache.get_seq_length() == 3
+    with pytest.raises(ValueError, match="DynamicCache without offloading, got StaticCache"):
+        static = EncoderDecoderCache(StaticCache(model.config.decoder, max_cache_len=9), DynamicCache())
+        model(**batch, past_key_values=static)
+
+
+def test_a_cache_cannot_be_cropped():
+    cache = tiny_model(BlendDecoderForCausalLM)(IDS).past_key_values
+    with pytest.raises(ValueError, match="recurrent mixer cannot be cropped"):
+        cache.crop(-1)
+    assert cache.get_seq_length() == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"prompt_lookup_num_tokens": 2}, "assisted generation is not supported with stateful models"),
+        ({"assistant_early_exit": 1}, "assisted generation is not supported with stateful models"),
+        ({"cache_implementation": "static"}, "DynamicCache without offloading, got StaticCache"),
+        ({"cache_implementation": "offloaded"}, "without offloading"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("model_class", [BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM], ids=named)
+def test_generation_that_needs_earlier_states_is_refused(model_class, asked, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model(model_class).generate(input_ids=IDS[:1], max_new_tokens=4, **asked)
+
+
+def test_cross_attentions_of_a_recurrent_decoder():
+    """They are what Bahdanau et al. (2015) drew: where the decoder looks while it writes."""
+    model = tiny_model(BlendEncoderDecoderForSeq2SeqLM, "eager")
+    output = model(input_ids=IDS, decoder_input_ids=IDS[:, :2], output_attentions=True)
+    assert [weights.shape for weights in output.cross_attentions] == [(2, 4, 2, 3)] * 2
+    assert not output.encoder_attentions and not output.decoder_attentions
