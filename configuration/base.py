@@ -120,9 +120,10 @@ class RecipeConfig(PreTrainedConfig):
         Raises:
             ValueError: unknown recipe or field (the message lists the valid names, nearest first), or invalid value.
         """
-        recipe = cls.recipe(name)
         cls.check_names(overrides, cls.options())
         cls.check_choices(overrides)
+        reads_encoder = overrides.get("cross_attention_hidden_size") is not None
+        recipe = fit_mixer(cls.recipe(name), overrides, reads_encoder=reads_encoder)
         settings = {**recipe, **overrides}
         if "layer_types" in recipe and "layer_types" not in overrides:
             # Repeat or cut the recipe's layer types to the number of layers; the class checks the type of the number.
@@ -166,6 +167,26 @@ class RecipeConfig(PreTrainedConfig):
             valid, is_optional = literal_values(f.type)
             if valid and f.name in settings and settings[f.name] not in (*valid, *([None] if is_optional else [])):
                 raise ValueError(unknown_name_message(f.name, settings[f.name], valid))
+
+
+def fit_mixer(recipe: dict[str, Any], overrides: dict[str, Any], *, reads_encoder: bool) -> dict[str, Any]:
+    """The field values of a recipe, without those that have no effect if the overrides choose a recurrent mixer."""
+    if not is_recurrent(overrides):
+        return recipe
+    without_effect = {"layer_types", "sliding_window"}
+    if not has_attention(overrides, reads_encoder=reads_encoder):
+        without_effect |= set(ATTENTION_FIELDS)
+    return {field: value for field, value in recipe.items() if field not in without_effect}
+
+
+def is_recurrent(fields: dict[str, Any]) -> bool:
+    """Whether field values choose a recurrent mixer."""
+    return fields.get("mixer_type", "attention") != "attention"
+
+
+def has_attention(fields: dict[str, Any], *, reads_encoder: bool) -> bool:
+    """Whether a stack of these field values has attention of any kind."""
+    return not is_recurrent(fields) or (reads_encoder and fields.get("cross_attention", True))
 
 
 class BlendConfig(RecipeConfig):
@@ -243,7 +264,8 @@ class BlendConfig(RecipeConfig):
     attention_dropout: int | float = checked_field(probability, 0.0)
     hidden_dropout: int | float = checked_field(probability, 0.1)
     classifier_dropout: int | float = checked_field(probability, 0.1)
-    # Standard deviation of the normal distribution that initializes the matrices.
+    # Standard deviation of the normal distribution that initializes the matrices, but for those of recurrent networks
+    # (Recurrence.init_weights).
     initializer_range: int | float = checked_field(positive, 0.02)
 
     # Vector of a sequence: that of its first real token, the mean of its real tokens, that of its last real token, or
@@ -284,8 +306,14 @@ class BlendConfig(RecipeConfig):
             self.position_type = "none" if self.is_recurrent else "rotary"
         if self.is_recurrent and self.recurrent_size is None:
             self.recurrent_size = self.hidden_size
-        if self.has_attention:
-            self.set_attention_defaults()
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.head_dim is None:
+            self.head_dim = self.default_head_dim()
+        if self.attention_scaling is None:
+            self.attention_scaling = self.head_dim**-0.5
+        if self.attention_out_bias is None:
+            self.attention_out_bias = self.attention_bias
         if self.intermediate_size is None:
             gated_size = -(-self.hidden_size * 8 // 3 // 32) * 32
             self.intermediate_size = gated_size if self.feed_forward_type == "gated" else 4 * self.hidden_size
@@ -303,26 +331,15 @@ class BlendConfig(RecipeConfig):
         """Whether a block has attention of any kind."""
         return not self.is_recurrent
 
-    def set_attention_defaults(self) -> None:
-        """Compute the fields of attention that are None from others."""
-        if self.num_key_value_heads is None:
-            self.num_key_value_heads = self.num_attention_heads
-        if self.head_dim is None:
-            self.head_dim = self.default_head_dim()
-        if self.attention_scaling is None:
-            self.attention_scaling = self.head_dim**-0.5
-        if self.attention_out_bias is None:
-            self.attention_out_bias = self.attention_bias
-
     def default_head_dim(self) -> int:
         """hidden_size / num_attention_heads. Raises ValueError if the heads do not divide the hidden size."""
         width, rest = divmod(self.hidden_size, self.num_attention_heads)
-        if rest:
+        if rest and self.has_attention:
             raise ValueError(
                 f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads={self.num_attention_heads}"
                 " (or give head_dim)"
             )
-        return width
+        return max(1, width)
 
     def attention_names(self) -> list[str]:
         """Attribute names of the attention modules of a block."""
@@ -400,28 +417,34 @@ class BlendConfig(RecipeConfig):
             raise ValueError(f"rope_parameters={self.rope_parameters} needs position_type='rotary'")
 
     def validate_mixer(self) -> None:
-        """Raises ValueError for an option that has no effect with the mixer."""
+        """Raises ValueError for an option that has no effect with the mixer, or no size of a recurrent state."""
         if not self.is_recurrent and self.recurrent_size is not None:
             raise ValueError(f"recurrent_size={self.recurrent_size} has no effect: mixer_type='attention'")
         if not self.is_recurrent:
             return
+        if self.recurrent_size is None:
+            raise ValueError(f"mixer_type={self.mixer_type!r} needs recurrent_size, the number of features of a state")
         without_effect = {
             "position_type": self.position_type == "rotary",
             "layer_types": "sliding_attention" in (self.layer_types or []),
         }
         if not self.has_attention:
-            defaults = {f.name: f.default for f in fields(self)}
-            without_effect |= {name: getattr(self, name) != defaults[name] for name in ATTENTION_FIELDS}
+            computed = {
+                "num_key_value_heads": self.num_attention_heads,
+                "head_dim": self.default_head_dim(),
+                "attention_scaling": self.default_head_dim() ** -0.5,
+                "attention_out_bias": self.attention_bias,
+            }
+            usual = {f.name: computed.get(f.name, f.default) for f in fields(self) if f.name in ATTENTION_FIELDS}
+            without_effect |= {name: getattr(self, name) != value for name, value in usual.items()}
         for name, is_given in without_effect.items():
             if is_given:
                 raise ValueError(
-                    f"{name}={getattr(self, name)!r} has no effect: mixer_type={self.mixer_type!r} has no attention"
+                    f"{name}={getattr(self, name)!r} has no effect: mixer_type={self.mixer_type!r} is no attention"
                 )
 
     def validate_heads(self) -> None:
         """Raises ValueError if num_key_value_heads does not divide num_attention_heads, or RoPE has odd head_dim."""
-        if not self.has_attention:
-            return
         assert self.num_key_value_heads is not None and self.head_dim is not None
         if self.num_key_value_heads > self.num_attention_heads or self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(

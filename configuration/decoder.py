@@ -18,12 +18,13 @@ class BlendDecoderConfig(BlendConfig):
     keys_to_ignore_at_inference = ["past_key_values", "hidden_states", "attentions", "cross_attentions"]
 
     pooling: Literal["cls", "mean", "last", "eos"] = "last"
-    # Return the keys and values of the input for the next tokens (in evaluation).
+    # Return the keys and values of the input, or the recurrent states after it, for the next tokens (in evaluation).
     use_cache: bool = True
     # Width of the encoder's output. None: there is no encoder.
     cross_attention_hidden_size: int | None = checked_field(positive, None)
-    # How the encoder's output is read: by cross-attention in each block; or, by a recurrent mixer alone, only the
-    # output of the last source token, from which the first states are computed (Sutskever et al. 2014).
+    # Whether each block reads the encoder's output by cross-attention. False, with a recurrent mixer only: the first
+    # states are computed from the outputs at the last and the first source token, where the two directions of a
+    # recurrent encoder end (Sutskever et al. 2014; Cho et al. 2014).
     cross_attention: bool = True
 
     @property
@@ -46,7 +47,7 @@ class BlendDecoderConfig(BlendConfig):
         return [*super().attention_names(), *(["cross_attn"] if self.has_cross_attention else [])]
 
     def validate_cross_attention(self) -> None:
-        """Raises ValueError for cross_attention=False without an encoder or a recurrent mixer."""
+        """Raises ValueError for cross_attention=False without a recurrent mixer."""
         if not self.cross_attention and not self.is_recurrent:
             raise ValueError("cross_attention=False needs a recurrent mixer_type: attention has no first state")
 

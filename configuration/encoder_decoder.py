@@ -7,6 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 from .base import (
+    ATTENTION_FIELDS,
     BlendConfig,
     RecipeConfig,
     TagSchemeName,
@@ -14,6 +15,8 @@ from .base import (
     check_classifier,
     check_labels,
     checked_field,
+    fit_mixer,
+    has_attention,
     positive,
     probability,
 )
@@ -25,7 +28,7 @@ PARTS: dict[str, type[BlendConfig]] = {"encoder": BlendEncoderConfig, "decoder":
 
 @strict
 class BlendEncoderDecoderConfig(RecipeConfig):
-    """An encoder and a decoder that reads the encoder's output by cross-attention.
+    """An encoder and a decoder that reads the encoder's output, by cross-attention or its last state alone.
 
     Each part is a configuration, a dict of its fields, or None (its defaults), and may have its own vocabulary. The
     fields of the heads and losses are here, not in the parts.
@@ -104,8 +107,6 @@ class BlendEncoderDecoderConfig(RecipeConfig):
                 raise ValueError(f"{name} must be that of the parts, {size}; set it in encoder and decoder")
         if self.decoder.cross_attention_hidden_size is None:
             self.decoder.cross_attention_hidden_size = self.encoder.hidden_size
-            if self.decoder.has_attention:
-                self.decoder.set_attention_defaults()
         # Libraries read these from the decoder's config (PreTrainedConfig.get_text_config) or from this one.
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             if getattr(self, name) is None:
@@ -130,6 +131,7 @@ class BlendEncoderDecoderConfig(RecipeConfig):
         cls.check_choices(overrides)
         settings = {key: value for key, value in overrides.items() if key in own}
         part_fields = {key: value for key, value in overrides.items() if key not in own}
+        given: dict[str, dict[str, Any]] = {}
         for part, config_class in PARTS.items():
             common = {key: value for key, value in part_fields.items() if key in config_class.options()}
             changes = settings.get(part) or {}
@@ -137,7 +139,15 @@ class BlendEncoderDecoderConfig(RecipeConfig):
                 raise ValueError(f"{part} must be a dict of changes to the recipe, got {type(changes).__name__}")
             config_class.check_names(changes, config_class.options())
             config_class.check_choices({**common, **changes})
-            settings[part] = {**recipe[part], **common, **changes}
+            given[part] = {**common, **changes}
+        reads_encoder = {"encoder": False, "decoder": True}
+        attends = {part: has_attention(given[part], reads_encoder=reads_encoder[part]) for part in PARTS}
+        for part, fields in given.items():
+            if any(attends.values()) and not attends[part]:
+                # A field of attention that is given for both parts is meant for the one that has attention.
+                changes = settings.get(part) or {}
+                fields = {key: each for key, each in fields.items() if key in changes or key not in ATTENTION_FIELDS}
+            settings[part] = {**fit_mixer(recipe[part], fields, reads_encoder=reads_encoder[part]), **fields}
         return cls(**settings)
 
     @classmethod

@@ -20,7 +20,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 
-from ..configuration.base import unknown_name_message
+from ..configuration.base import ATTENTION_FIELDS, has_attention, unknown_name_message
 from ..data.writing import write_atomically
 from ..scoring.tags import describe_scheme, resolve_decoding
 from ..version import __version__
@@ -451,10 +451,10 @@ def architecture_rows(saved: SavedModel) -> list[tuple[str, list[str]]]:
 
 def option_value(part: dict[str, Any], name: str) -> Any:
     """The value of a field of a stack; None if it has no effect."""
-    has_no_attention = part.get("mixer_type", "attention") != "attention" and part.get("head_dim") is None
-    # By default a decoder reads its encoder by cross-attention; without an encoder there is nothing to say.
-    is_usual = name == "cross_attention" and part.get(name) is True
-    return None if is_usual or (has_no_attention and name in ATTENTION_FIELDS) else part.get(name)
+    reads_encoder = part.get("cross_attention_hidden_size") is not None
+    if name in ATTENTION_FIELDS and not has_attention(part, reads_encoder=reads_encoder):
+        return None
+    return part.get(name) if name != "cross_attention" or reads_encoder else None
 
 
 def describe_labels(saved: SavedModel) -> str:

@@ -4,7 +4,6 @@ It writes the page docs/lecture/README.md, its pictures, and figures.jsonl, from
 """
 
 import argparse
-import itertools
 import json
 import multiprocessing
 import os

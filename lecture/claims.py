@@ -189,7 +189,9 @@ def judge_cross_attention(results: Results) -> Verdict:
 
 def judge_parity(results: Results) -> Verdict:
     values = {mixer: results.last("parity", mixer) for mixer in results.settings("parity")}
-    because = f"At {max(PARITY.test)} bits, of which at most {max(PARITY.train)} were trained: {listed(results, 'parity')}."
+    because = (
+        f"At {max(PARITY.test)} bits, of which at most {max(PARITY.train)} were trained: {listed(results, 'parity')}."
+    )
     return Verdict(max(values[mixer] for mixer in RECURRENT) > values["attention"] + 0.1, because)
 
 

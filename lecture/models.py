@@ -37,9 +37,7 @@ def equal_config(reference: BlendConfig, **options: Any) -> BlendConfig:
         reference: the other stack.
         options: those of the recurrent stack, but for the size of its state.
     """
-    build = partial(
-        stack_config, type(reference), reference.hidden_size, reference.num_hidden_layers, **options
-    )
+    build = partial(stack_config, type(reference), reference.hidden_size, reference.num_hidden_layers, **options)
     # The number of parameters grows with the size of the state, of which an encoder wants an even one.
     configs = [build(recurrent_size=size) for size in range(2, 6 * reference.hidden_size, 2)]
     target = num_parameters(reference)
@@ -62,7 +60,9 @@ def tagger(task: Task, mixer: str, size: int, layers: int, heads: int = 4) -> Bl
     return BlendDecoderForTokenClassification(config)
 
 
-def translator(task: Task, mixer: str, size: int, layers: int, cross_attention: bool) -> BlendEncoderDecoderForSeq2SeqLM:
+def translator(
+    task: Task, mixer: str, size: int, layers: int, cross_attention: bool
+) -> BlendEncoderDecoderForSeq2SeqLM:
     """A recurrent encoder-decoder, with as many parameters without cross-attention as with it."""
     options: dict[str, Any] = {"vocab_size": task.vocab_size, "mixer_type": mixer}
     encoder = stack_config(BlendEncoderConfig, size, layers, **options)

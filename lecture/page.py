@@ -26,7 +26,9 @@ def write_page(results: Results, directory: Path, seconds: float, seeds: int) ->
     lines = [INTRODUCTION, f"{len(verdicts)} claims, of which {count(verdicts)} came out.\n"]
     lines += ["| claim | section | came out |", "|---|---|---|"]
     for claim, verdict in verdicts.items():
-        anchor = "".join(letter for letter in claim.title.lower() if letter.isalnum() or letter in " -").replace(" ", "-")
+        anchor = "".join(letter for letter in claim.title.lower() if letter.isalnum() or letter in " -").replace(
+            " ", "-"
+        )
         lines.append(f"| {claim.numbers} | [{claim.title}](#{anchor}) | {'yes' if verdict.came_out else '**no**'} |")
     for claim, verdict in verdicts.items():
         name = f"{claim.experiment.replace(' ', '_')}.png"
@@ -72,5 +74,9 @@ def machine(seconds: float, seeds: int) -> str:
 def processor() -> str:
     """The name of the processor."""
     path = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in path.read_text().splitlines() if line.startswith("model name")] if path.exists() else []
+    names = (
+        [line.partition(":")[2].strip() for line in path.read_text().splitlines() if line.startswith("model name")]
+        if path.exists()
+        else []
+    )
     return names[0] if names else platform.processor()

@@ -139,9 +139,7 @@ ASSOCIATIVE = Task(
     VALUES,
     associative_recall,
 )
-PARITY = Task(
-    "parity", "length in bits", tuple(range(4, 33, 4)), (8, 16, 32, 64, 128, 256), FIRST + 2, 2, parity
-)
+PARITY = Task("parity", "length in bits", tuple(range(4, 33, 4)), (8, 16, 32, 64, 128, 256), FIRST + 2, 2, parity)
 SIDES = Task("several sides", "length in digits", (32,), (32,), FIRST + DIGITS, 2 ** len(OFFSETS), several_sides)
 REVERSAL = Task(
     "reversal",

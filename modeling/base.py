@@ -17,9 +17,9 @@ from .hooks import has_hooked_submodule, is_hooked
 from .layers import Block
 from .normalization import Dropout, build_norm
 from .packing import FlatLayout, Layout, PaddedLayout, as_padding_mask, is_traced
-from .patterns import MIN_BLOCK_SIZE, MaskFunction, PaddedPattern, Pattern, VarlenPattern, self_pattern
+from .patterns import MIN_BLOCK_SIZE, MaskFunction, PaddedPattern, VarlenPattern, self_pattern
 from .positions import POSITIONS, build_rotary
-from .recurrence import Steps, init_recurrent_weights
+from .recurrence import Recurrence, Steps
 
 # Kernels that take padded rows and a mask, and kernels that take a flat batch and the lengths of its sequences.
 ROW_KERNELS = ("eager", "sdpa", "flex_attention")
@@ -56,8 +56,8 @@ class BlendPreTrainedModel(PreTrainedModel):
         self._can_compile_fullgraph = not config.is_recurrent
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.RNNBase):
-            init_recurrent_weights(module)  # PreTrainedModel._init_weights knows only LSTM
+        if isinstance(module, Recurrence):
+            module.init_weights()
         else:
             super()._init_weights(module)
 
@@ -83,6 +83,8 @@ class Stack(BlendPreTrainedModel):
     """Embeddings and a stack of blocks. A subclass sets the class of its blocks and its mask functions."""
 
     layer_class: type[Block]
+    # Whether this is a part of an encoder-decoder, whose other part may have the attention weights that are asked for.
+    is_part = False
     mask_functions: dict[str, MaskFunction]
 
     def __init__(self, config: PreTrainedConfig):
@@ -136,7 +138,8 @@ class Stack(BlendPreTrainedModel):
         Raises:
             ValueError: both or neither of input_ids and inputs_embeds are given, or they have a wrong number of
                 dimensions; the mask has a wrong shape; a sequence is too long; cu_seq_lens_q do not fit the tokens;
-                output_attentions for a flattened batch; is_causal differs from that of this stack.
+                output_attentions for a flattened batch; is_causal differs from that of this stack; something that
+                a recurrent mixer does not have.
         """
         has_hooks = kwargs.pop("has_hooks", self.has_hooks)
         if self.config.is_recurrent:
@@ -171,17 +174,18 @@ class Stack(BlendPreTrainedModel):
         return layout
 
     def check_recurrence(self, attention_mask: Any, kwargs: dict[str, Any]) -> None:
-        """Raises ValueError for what a recurrent mixer does not have."""
+        """Raises ValueError for what a recurrent mixer does not have; see `is_part` for attention weights."""
         unsupported = {
             "an attention mask that is not (B, S)": attention_mask is not None
             and as_padding_mask(attention_mask) is None,
             "a paged cache": kwargs.get("cache") is not None,
-            "output_attentions": not self.config.has_attention
+            "output_attentions": not (self.config.has_attention or self.is_part)
             and kwargs.get("output_attentions", self.config.output_attentions),
             # It may be that of a server, which keeps the tokens before the input to itself.
             f"attn_implementation={self.config._attn_implementation!r}": self.config._attn_implementation
             not in ROW_KERNELS + VARLEN_KERNELS,
-            "torch.jit.trace": torch.jit.is_tracing(),
+            # The order of the steps depends on the lengths.
+            "a graph (torch.compile, torch.export, torch.jit.trace)": is_traced(),
         }
         for name, is_asked in unsupported.items():
             if is_asked:
@@ -301,19 +305,18 @@ class Stack(BlendPreTrainedModel):
             return layout.unpad(self.embed_tokens(input_ids))
         return self.embed_tokens(layout.unpad(input_ids))
 
-    def attention_patterns(
+    def patterns(
         self,
         layout: Layout,
         attention_mask: Any,
         embeds: torch.Tensor,
         past_key_values: Cache | None = None,
-        source_state: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """The pattern of each layer type, shared by all layers of that type: of attention, or Steps."""
         types = set(self.config.layer_types)
         if self.config.is_recurrent:
-            return dict.fromkeys(types, Steps(layout, source_state))
+            return dict.fromkeys(types, Steps(layout))
         if isinstance(layout, FlatLayout):
             if self.uses_varlen_kernel(embeds):
                 return dict.fromkeys(types, VarlenPattern(layout, layout))

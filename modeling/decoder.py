@@ -18,7 +18,13 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ..configuration.decoder import BlendDecoderConfig
 from .attention import Attention
 from .base import BlendPreTrainedModel, Stack, StackOutput
-from .cache import BlendGenerationMixin, drop_unused_layers, keep_whole_source, self_attention_cache, use_recurrent_layers
+from .cache import (
+    BlendGenerationMixin,
+    drop_unused_layers,
+    keep_whole_source,
+    self_attention_cache,
+    use_recurrent_layers,
+)
 from .heads import ForSequenceClassification, ForTokenClassification, compute_logits, select_fields
 from .layers import DecoderLayer
 from .losses import IGNORE, token_loss
@@ -40,7 +46,7 @@ class BlendDecoderPreTrainedModel(BlendPreTrainedModel):
 
 
 class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
-    """A decoder without a head. It has cross-attention if cross_attention_hidden_size is set in the config."""
+    """A decoder without a head. It reads an encoder if cross_attention_hidden_size is set in the config."""
 
     layer_class = DecoderLayer
     mask_functions = {
@@ -73,10 +79,10 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
                 the first cached token.
             token_type_ids: segment of each token (B, T); not used if type_vocab_size is 0.
             position_ids: (B or 1, T); None: counted over the real tokens.
-            past_key_values: keys and values of the tokens before the input.
+            past_key_values: keys and values of the tokens before the input, or the recurrent states after them.
             inputs_embeds: (B, T, E), instead of input_ids.
-            use_cache: return keys and values for the next tokens; never in training.
-            encoder_hidden_states: encoder output for cross-attention, (B, S, width) or in the form of encoder_layout.
+            use_cache: return past_key_values for the next tokens; never in training.
+            encoder_hidden_states: encoder output, (B, S, width) or in the form of encoder_layout.
             encoder_attention_mask: (B, S), 1 for real tokens; None: all are real.
             encoder_layout: layout of encoder_hidden_states; None: padded, with encoder_attention_mask.
             repad: return (B, T, E). The heads pass False and get the layout and a state in its form.
@@ -87,10 +93,11 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             and cross_attentions.
 
         Raises:
-            ValueError: see Stack.choose_layout; encoder_hidden_states is missing or unexpected; with cross-attention,
-                past_key_values is not an EncoderDecoderCache.
+            ValueError: see Stack.choose_layout; encoder_hidden_states is missing or unexpected; with an encoder,
+                past_key_values is not an EncoderDecoderCache; with a recurrent mixer, the cache is of another kind
+                (cache.use_recurrent_layers), or given with a flattened batch.
         """
-        self.check_source(encoder_hidden_states, past_key_values)
+        self.check_source(encoder_hidden_states, encoder_attention_mask, past_key_values)
         if self.config.is_recurrent:
             use_recurrent_layers(past_key_values, self.config.num_hidden_layers)
         source_layout = encoder_layout
@@ -110,32 +117,34 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             source_layout=source_layout,
             keep_padded=keep_padded,
         )
+        if self.config.is_recurrent and past_key_values is not None and not layout.is_rows:
+            raise ValueError("a recurrent mixer has one state for each row: a flattened batch cannot have a cache")
         # The mask functions get only the caller's cache: with a new, empty one they do not look for packed sequences.
         self_cache = self_attention_cache(past_key_values)
         if use_cache and past_key_values is None and not self.training and layout.is_rows:
             past_key_values = self.new_cache()
         positions = self.positions(layout, position_ids)
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
-        source_pattern = source_state = None
+        source_pattern = None
         if encoder_hidden_states is not None:
             assert source_layout is not None
             check_number(layout, source_layout)
             if self.config.reads_last_state:
-                encoder_hidden_states, source_state = None, source_layout.last(encoder_hidden_states)
+                # Where the two directions of a recurrent encoder end.
+                ends = source_layout.last(encoder_hidden_states), source_layout.first(encoder_hidden_states)
+                encoder_hidden_states = torch.cat(ends, dim=-1)
             else:
                 encoder_hidden_states, source_pattern = self.prepare_source(
                     layout, hidden_states, encoder_hidden_states, source_layout, encoder_attention_mask
                 )
         # Without a mask, the mask functions detect packed sequences by position_ids that restart.
-        attention_patterns = self.attention_patterns(
-            layout, attention_mask, hidden_states, self_cache, source_state, position_ids=position_ids
-        )
+        patterns = self.patterns(layout, attention_mask, hidden_states, self_cache, position_ids=position_ids)
         position_embeddings = self.position_embeddings(hidden_states, positions)
         for layer_type, layer in self.blocks():
             hidden_states = layer(
                 hidden_states,
                 encoder_hidden_states,
-                pattern=attention_patterns[layer_type],
+                pattern=patterns[layer_type],
                 cross_pattern=source_pattern,
                 position_embeddings=position_embeddings[layer_type],
                 past_key_values=past_key_values,
@@ -143,8 +152,12 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             )
         return self.make_output(self.norm(hidden_states), layout, repad, past_key_values)
 
-    def check_source(self, encoder_hidden_states: torch.Tensor | None, past_key_values: Cache | None) -> None:
-        """Raises ValueError if encoder_hidden_states or the type of the cache does not fit the config."""
+    def check_source(
+        self, encoder_hidden_states: torch.Tensor | None, attention_mask: Any, past_key_values: Cache | None
+    ) -> None:
+        """Raises ValueError if encoder_hidden_states, their mask or the type of the cache does not fit the config."""
+        if self.config.reads_last_state and attention_mask is not None and as_padding_mask(attention_mask) is None:
+            raise ValueError("cross_attention=False: encoder_attention_mask must be (B, S), to find the last token")
         width = self.config.cross_attention_hidden_size
         if width is not None and encoder_hidden_states is None:
             raise ValueError(f"cross_attention_hidden_size={width}: the decoder needs encoder_hidden_states")

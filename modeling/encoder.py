@@ -77,14 +77,14 @@ class BlendEncoderModel(BlendEncoderPreTrainedModel, Stack):
         layout = self.choose_layout(input_ids, inputs_embeds, attention_mask, position_ids, kwargs)
         positions = self.positions(layout, position_ids)
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
-        attention_patterns = self.attention_patterns(
+        patterns = self.patterns(
             layout, attention_mask, hidden_states, **packed_mask_arguments(layout, attention_mask, position_ids)
         )
         position_embeddings = self.position_embeddings(hidden_states, positions)
         for layer_type, layer in self.blocks():
             hidden_states = layer(
                 hidden_states,
-                pattern=attention_patterns[layer_type],
+                pattern=patterns[layer_type],
                 position_embeddings=position_embeddings[layer_type],
                 **kwargs,
             )

@@ -15,7 +15,6 @@ from transformers.modeling_outputs import (
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 
-from ..configuration.base import BlendConfig
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from .base import BlendPreTrainedModel
 from .cache import BlendGenerationMixin
@@ -69,6 +68,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
         super().__init__(config)
         self.encoder = BlendEncoderModel(config.encoder)
         self.decoder = BlendDecoderModel(config.decoder)
+        self.encoder.is_part = self.decoder.is_part = True
         if config.share_encoder_decoder_embeddings:
             self._tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
         self.post_init()
@@ -131,7 +131,9 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
         # The parts have their own configs, which do not contain the output flags of this one.
         requested = {name: True for name in STATE_OUTPUTS if getattr(self.config, name)}
         kwargs = {"has_hooks": self.has_hooks, **requested, **kwargs}
-        parts = (self.config.encoder, self.config.decoder)
+        asks = kwargs.get("output_attentions", self.config.output_attentions)
+        if asks and not (self.config.encoder.has_attention or self.config.decoder.has_attention):
+            raise ValueError("output_attentions: neither the encoder nor the decoder has attention")
         encoded: Any = BaseModelOutput(*encoder_outputs) if isinstance(encoder_outputs, tuple) else encoder_outputs
         if encoded is None:
             encoded = self.encoder(
@@ -142,7 +144,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
                 inputs_embeds=inputs_embeds,
                 repad=False,
                 return_dict=True,
-                **kwargs_of_part(encoder_kwargs(kwargs), *parts),
+                **encoder_kwargs(kwargs),
             )
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if input_ids is not None and self.config.encoder.vocab_size > self.config.decoder.vocab_size:
@@ -166,7 +168,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             encoder_layout=source_layout,
             repad=repad,
             return_dict=True,
-            **kwargs_of_part(kwargs, *reversed(parts)),
+            **kwargs,
         )
         states = encoded.last_hidden_state
         return EncoderDecoderOutput(
@@ -235,12 +237,6 @@ def encoder_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
         if f"{name}_k" in kwargs:
             result[f"{name}_q"] = kwargs[f"{name}_k"]
     return result
-
-
-def kwargs_of_part(kwargs: dict[str, Any], config: BlendConfig, other: BlendConfig) -> dict[str, Any]:
-    """Keyword arguments for a part, without output_attentions if only the other part has attention weights."""
-    is_without = other.has_attention and not config.has_attention
-    return {name: value for name, value in kwargs.items() if not (is_without and name == "output_attentions")}
 
 
 class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendGenerationMixin):

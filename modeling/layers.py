@@ -12,7 +12,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .attention import Attention, Role
 from .normalization import Dropout, build_norm
 from .patterns import Pattern
-from .recurrence import Recurrence
+from .recurrence import Recurrence, Steps
+
 
 class PlainFeedForward(nn.Module):
     """Two matrices with an activation between them (Vaswani et al. 2017, §3.3)."""
@@ -73,7 +74,7 @@ RESIDUALS = {"pre": pre_norm, "post": post_norm}
 
 
 class Block(GradientCheckpointingLayer):
-    """Self-attention, or a recurrent network in its place, and a feed-forward network, each with a residual connection."""
+    """A mixer and a feed-forward network, each with a residual connection. The mixer is self-attention, or recurrent."""
 
     role: Role
 
@@ -117,6 +118,7 @@ class DecoderLayer(Block):
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int):
         super().__init__(config, layer_idx)
+        self.reads_last_state = config.reads_last_state
         if config.has_cross_attention:
             self.cross_attn = Attention(config, layer_idx, "cross")
             self.cross_attn_norm = build_norm(config)
@@ -126,16 +128,20 @@ class DecoderLayer(Block):
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None = None,
         *,
-        pattern: Pattern,
+        pattern: Pattern | Steps,
         cross_pattern: Pattern | None = None,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """hidden_states (B, T, E), and encoder_hidden_states (B, S, width) if given, give (B, T, E).
+        """hidden_states (B, T, E), and encoder_hidden_states if given, give (B, T, E).
 
-        The other arguments are those of Attention.forward.
+        encoder_hidden_states are (B, S, width) for cross-attention; else (B, 2 · width), the source_state of
+        Recurrence.forward. The other arguments are those of Attention.forward.
         """
-        hidden_states = self.blend(hidden_states, pattern=pattern, position_embeddings=position_embeddings, **kwargs)
+        own = {"pattern": pattern, "position_embeddings": position_embeddings}
+        if self.reads_last_state:
+            own["source_state"], encoder_hidden_states = encoder_hidden_states, None
+        hidden_states = self.blend(hidden_states, **own, **kwargs)
 
         def attention(states: torch.Tensor) -> torch.Tensor:
             return self.cross_attn(states, encoder_hidden_states, pattern=cross_pattern, **kwargs)[0]

@@ -5,26 +5,36 @@ it. So the steps cannot be computed at once, and a token learns of a distant one
 (the long-term dependency). The gates of LSTM and GRU let a state pass unchanged.
 
 `Recurrence` has the call of `Attention`, so that a block can have either; `Steps` is its pattern. Shapes as in
-attention.py; R features of the states of all directions. A `state` is a tuple of tensors: of an LSTM its hidden and
-its cell state, else the hidden state alone.
+attention.py; R features of the state of one direction. A `State` is of an LSTM its hidden and its cell state, else
+the hidden state alone.
 """
 
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 
 from .cache import self_attention_cache
 from .packing import FlatLayout, Layout
 
+# (B, R) each.
 State = tuple[torch.Tensor, ...]
+
+# torch's kernels, as nn.RNN, nn.GRU and nn.LSTM call them; and for how many gates each has matrices.
+KERNELS: dict[str, Any] = {"rnn": torch.rnn_tanh, "gru": torch.gru, "lstm": torch.lstm}
+NUM_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+# Parameters of one direction, in the order of the kernels.
+NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class Recurrence(nn.Module):
     """A recurrent network in place of self-attention.
+
+    The parameters of the network are those of nn.RNN, nn.GRU or nn.LSTM; those of the backward direction end in
+    `_reverse`. torch's modules are not used, because they keep a second list of their parameters, which becomes wrong
+    where a library replaces parameters (sharding, offloading).
 
     Args:
         config: configuration of the stack; its mixer_type is the kind of network.
@@ -35,17 +45,19 @@ class Recurrence(nn.Module):
     def __init__(self, config: PreTrainedConfig, layer_idx: int, role: Literal["self", "masked self"]):
         super().__init__()
         self.layer_idx = layer_idx
-        num_directions = 2 if role == "self" else 1
-        self.network = NETWORKS[config.mixer_type](
-            config.hidden_size,
-            config.recurrent_size // num_directions,
-            batch_first=True,
-            bidirectional=num_directions == 2,
-        )
-        self.o_proj = nn.Linear(config.recurrent_size, config.hidden_size, bias=False)
+        self.mixer_type = config.mixer_type
+        self.directions = ("", "_reverse") if role == "self" else ("",)
+        self.state_size = config.recurrent_size // len(self.directions)
         self.num_states = 2 if config.mixer_type == "lstm" else 1
+        rows = NUM_GATES[config.mixer_type] * self.state_size
+        shapes = ((rows, config.hidden_size), (rows, self.state_size), (rows,), (rows,))
+        for direction in self.directions:
+            for name, shape in zip(NAMES, shapes, strict=True):
+                self.register_parameter(name + direction, nn.Parameter(torch.empty(shape)))
+        self.o_proj = nn.Linear(config.recurrent_size, config.hidden_size, bias=False)
         if role == "masked self" and config.reads_last_state:
-            self.source_proj = nn.Linear(config.cross_attention_hidden_size, self.num_states * config.recurrent_size)
+            source_size = 2 * config.cross_attention_hidden_size
+            self.source_proj = nn.Linear(source_size, self.num_states * config.recurrent_size)
 
     def forward(
         self,
@@ -54,6 +66,7 @@ class Recurrence(nn.Module):
         *,
         pattern: "Steps",
         past_key_values: Cache | None = None,
+        source_state: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
         """Read each sequence step by step.
@@ -63,6 +76,8 @@ class Recurrence(nn.Module):
             key_value_states: the same tensor.
             pattern: the order of the steps, shared by all layers.
             past_key_values: cache of states; see cache.use_recurrent_layers.
+            source_state: a vector of each source (B, 2 · width), from which the first state is computed; None: that
+                is zero.
             kwargs: arguments of attention, ignored.
 
         Returns:
@@ -70,36 +85,84 @@ class Recurrence(nn.Module):
         """
         cached = None if past_key_values is None else self_attention_cache(past_key_values).layers[self.layer_idx]
         state = None if cached is None else cached.state
-        if state is None and pattern.source is not None:
-            state = self.first_state(pattern.source)
-        # Under autocast the weights stay in float32: a state of many steps loses too much in half precision.
-        dtype = self.network.weight_ih_l0.dtype
+        if state is None and source_state is not None:
+            state = torch.tanh(self.source_proj(source_state)).chunk(self.num_states, -1)
+        # Under autocast, too, in the dtype of the weights: a state of many steps loses too much in half precision.
+        dtype = self.weight_ih.dtype
         with torch.autocast(hidden_states.device.type, enabled=False):
             state = None if state is None else tuple(tensor.to(dtype) for tensor in state)
-            outputs, state = pattern.run(self.network, hidden_states.to(dtype), state)
+            outputs, last = pattern.read(self, hidden_states.to(dtype), state)
         if cached is not None:
-            cached.update_state(state, pattern.layout.shape[1])
+            cached.update_state(last, pattern.layout.shape[1])
         return self.o_proj(outputs), None
 
-    def first_state(self, source: torch.Tensor) -> State:
-        """The state before the first token, from a vector of the source (B, width) (Cho et al. 2014, appendix A)."""
-        return torch.tanh(self.source_proj(source)).chunk(self.num_states, -1)
+    def read(
+        self, inputs: torch.Tensor, sizes: torch.Tensor | None, state: State | None
+    ) -> tuple[torch.Tensor, State]:
+        """Call torch's kernel.
+
+        Args:
+            inputs: (B, T, E); or with `sizes` the tokens by step, (N, E).
+            sizes: number of tokens of each step, on the CPU; None: B each.
+            state: the state before the first token; None: zero. Given for one direction only.
+
+        Returns:
+            The states of all directions at each token, in the form of the inputs; and the last state, of the forward
+            direction.
+        """
+        rows = len(inputs) if sizes is None else int(sizes[0])
+        if state is None:
+            zeros = inputs.new_zeros(len(self.directions), rows, self.state_size)
+            hidden = (zeros,) * self.num_states
+        else:
+            hidden = tuple(tensor[None].contiguous() for tensor in state)
+        weights = [getattr(self, name + direction) for direction in self.directions for name in NAMES]
+        # has_biases, number of layers, dropout, whether a backward pass may follow (cuDNN), bidirectional
+        options = (True, 1, 0.0, torch.is_grad_enabled(), len(self.directions) > 1)
+        start = hidden if self.num_states > 1 else hidden[0]
+        kernel = KERNELS[self.mixer_type]
+        if sizes is None:
+            outputs, *last = kernel(inputs, start, weights, *options, True)
+        else:
+            outputs, *last = kernel(inputs, sizes, start, weights, *options)
+        return outputs, tuple(tensor[0] for tensor in last)
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Initialize the parameters of the network that were not loaded, each gate by itself.
+
+        Xavier for the inputs; orthogonal matrices for the states, so that gradients neither vanish nor explode at once
+        (Saxe et al. 2014); a bias of 1 for the forget gate of an LSTM, so that it begins by remembering (Gers et al.
+        2000).
+        """
+        for name, parameter in self.named_parameters(recurse=False):
+            # Set by from_pretrained. transformers' own functions look for it, but take whole parameters.
+            if getattr(parameter, "_is_hf_initialized", False):
+                continue
+            for index, gate in enumerate(parameter.split(self.state_size)):
+                # torch has no orthogonal matrices in half precision.
+                values = torch.zeros_like(gate, dtype=torch.promote_types(gate.dtype, torch.float32))
+                if name.startswith("weight_ih"):
+                    nn.init.xavier_uniform_(values)
+                elif name.startswith("weight_hh"):
+                    nn.init.orthogonal_(values)
+                elif name.startswith("bias_ih") and self.mixer_type == "lstm" and index == 1:
+                    values += 1
+                gate.copy_(values)
 
 
 class Steps:
     """Which tokens are read together at each step: the pattern of `Recurrence`.
 
-    Of sequences of several lengths, torch's networks take the tokens by steps: the first tokens of all sequences, then
+    Of sequences of several lengths, torch's kernels take the tokens by steps: the first tokens of all sequences, then
     the second tokens of those that have one, and so on. There is no padding, and no sequence reads another.
 
     Args:
         layout: layout of the batch.
-        source: a vector for each sequence (B, width), from which its first state is computed; None: it is zero.
     """
 
-    def __init__(self, layout: Layout, source: torch.Tensor | None = None):
+    def __init__(self, layout: Layout):
         self.layout = layout
-        self.source = source
         # The layout of the real tokens; None: all tokens of a padded layout are real.
         self.flat: FlatLayout | None = None
         if isinstance(layout, FlatLayout):
@@ -107,90 +170,39 @@ class Steps:
         elif layout.is_real is not None and not bool(layout.is_real.all()):
             self.flat = FlatLayout.from_mask(layout.is_real)
         if self.flat is not None:
-            # The sequences that have a token, the longest first.
             order = self.flat.lengths.argsort(descending=True, stable=True)
+            # The sequences that have a token, the longest first.
             self.sequences = order[: int((self.flat.lengths > 0).sum())]
             rank = order.argsort()
-            # The tokens by step, and for each token its place among them, (N).
+            # The tokens by step; and for each token its place among them, (N).
             self.tokens = (self.flat.offsets * len(order) + rank[self.flat.sequence_ids]).argsort()
             self.places = self.tokens.argsort()
-            # torch wants the number of tokens of each step on the CPU.
             self.sizes = self.flat.offsets.bincount().cpu()
 
-    def run(
-        self, network: nn.RNNBase, states: torch.Tensor, state: State | None
-    ) -> tuple[torch.Tensor, State]:
-        """Outputs of a network.
+    def read(self, network: Recurrence, states: torch.Tensor, state: State | None) -> tuple[torch.Tensor, State]:
+        """Let a network read each sequence.
 
         Args:
-            network: of one layer.
-            states: its inputs in the layout's form, (B, T, E) or (1, N, E).
-            state: the state before the first token, (B, R) each; None: zero. With one direction only.
+            network: its `read` is called.
+            states: inputs in the layout's form, (B, T, E) or (1, N, E).
+            state: the state before the first token; None: zero.
 
         Returns:
-            The outputs in the layout's form, (B, T, R) or (1, N, R), zeros for padding; and the state after the last
-            token, (B, R) each: for a sequence without a token, that from before.
+            The states at each token in the layout's form, zeros for padding; and the state after the last token: for
+            a sequence without a token, that from before.
         """
         if self.flat is None:
-            outputs, last = network(states, as_hidden(state))
-            return outputs, as_state(last)
-        if not self.flat.num_tokens:
-            # torch does not take an empty batch.
-            size = network.hidden_size * (2 if network.bidirectional else 1)
-            return states.new_zeros(*states.shape[:-1], size), state or self.zeros(network, states)
+            return network.read(states, None, state)
         is_flat = self.flat is self.layout
         inputs = states if is_flat else self.flat.unpad(states)
         assert inputs is not None
+        zeros = states.new_zeros(self.layout.num_sequences, network.state_size)
+        before = (zeros,) * network.num_states if state is None else state
+        if not self.flat.num_tokens:
+            # The kernels do not take an empty batch.
+            return states.new_zeros(*states.shape[:-1], network.o_proj.in_features), before
         chosen = None if state is None else tuple(tensor[self.sequences] for tensor in state)
-        packed = PackedSequence(inputs[0].index_select(0, self.tokens), self.sizes)
-        outputs, last = network(packed, as_hidden(chosen))
-        outputs = outputs.data.index_select(0, self.places)[None]
-        if not network.bidirectional:
-            before = state or self.zeros(network, states)
-            pairs = zip(before, as_state(last), strict=True)
-            state = tuple(old.index_copy(0, self.sequences, new) for old, new in pairs)
-        return outputs if is_flat else self.flat.repad(outputs), state or ()
-
-    def zeros(self, network: nn.RNNBase, states: torch.Tensor) -> State:
-        """The state before the first token if nothing else is given."""
-        number = 2 if isinstance(network, nn.LSTM) else 1
-        return (states.new_zeros(self.layout.num_sequences, network.hidden_size),) * number
-
-
-def as_hidden(state: State | None) -> Any:
-    """A state in the form of torch's networks, (1, B, R) each; without the tuple if it is one tensor."""
-    if state is None:
-        return None
-    hidden = tuple(tensor[None].contiguous() for tensor in state)
-    return hidden if len(hidden) > 1 else hidden[0]
-
-
-def as_state(hidden: Any) -> State:
-    """The reverse of as_hidden. The directions of a bidirectional network are not kept apart: it has no cache."""
-    tensors = hidden if isinstance(hidden, tuple) else (hidden,)
-    return tuple(tensor[0] for tensor in tensors)
-
-
-@torch.no_grad()
-def init_recurrent_weights(network: nn.RNNBase) -> None:
-    """Initialize the parameters that were not loaded, each gate by itself.
-
-    Xavier for the inputs; orthogonal matrices for the states, so that gradients neither vanish nor explode at once
-    (Saxe et al. 2014); a bias of 1 for the forget gate of an LSTM, so that it begins by remembering (Gers et al. 2000).
-    """
-    for name, parameter in network.named_parameters():
-        # Set by from_pretrained; transformers' own functions look for it, but take whole parameters.
-        if getattr(parameter, "_is_hf_initialized", False):
-            continue
-        for index, gate in enumerate(parameter.split(network.hidden_size)):
-            # torch has no orthogonal matrices in half precision.
-            values = torch.zeros_like(gate, dtype=torch.promote_types(gate.dtype, torch.float32))
-            if name.startswith("weight"):
-                initialize = nn.init.orthogonal_ if name.startswith("weight_hh") else nn.init.xavier_uniform_
-                initialize(values)
-            elif name.startswith("bias_ih") and isinstance(network, nn.LSTM) and index == 1:
-                values += 1
-            gate.copy_(values)
-
-
-NETWORKS: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+        outputs, last = network.read(inputs[0].index_select(0, self.tokens), self.sizes, chosen)
+        outputs = outputs.index_select(0, self.places)[None]
+        after = tuple(old.index_copy(0, self.sequences, new) for old, new in zip(before, last, strict=True))
+        return outputs if is_flat else self.flat.repad(outputs), after

@@ -138,11 +138,11 @@ def multi_head(
     return linear(attention(queries, keys, values, visible, scaling).flatten(1), weights, f"{name}.o_proj")
 
 
-def recurrent_step(kind: str, row: torch.Tensor, state: State, weights: Weights, end: str) -> State:
-    """The next state of a network, from a row (E) and the state before; `end` is of the names of its weights."""
+def recurrent_step(kind: str, row: torch.Tensor, state: State, weights: Weights, direction: str) -> State:
+    """The next state of a network, from a row (E) and the state before; `direction` ends the names of its weights."""
     hidden = state[0]
-    inputs = weights[f"weight_ih{end}"] @ row + weights[f"bias_ih{end}"]
-    states = weights[f"weight_hh{end}"] @ hidden + weights[f"bias_hh{end}"]
+    inputs = weights[f"weight_ih{direction}"] @ row + weights[f"bias_ih{direction}"]
+    states = weights[f"weight_hh{direction}"] @ hidden + weights[f"bias_hh{direction}"]
     if kind == "rnn":
         return (torch.tanh(inputs + states),)
     if kind == "gru":
@@ -158,23 +158,22 @@ def recurrent_step(kind: str, row: torch.Tensor, state: State, weights: Weights,
 def recurrence(sequence: torch.Tensor, weights: Weights, kind: str, source: torch.Tensor | None) -> torch.Tensor:
     """A recurrent mixer, (T, E) to (T, E): from the left, and from the right, too, if it has weights for that.
 
-    The last row of `source` (S, E) gives its first state.
+    The last and the first row of `source` (S, E) give its first state.
     """
     own = {name.removeprefix("self_attn."): tensor for name, tensor in weights.items()}
-    network = {name.removeprefix("network."): tensor for name, tensor in own.items()}
-    size = network["weight_hh_l0"].shape[1]
-    outputs = []
-    for end, turn in (("_l0", 1), ("_l0_reverse", -1)):
-        if f"weight_hh{end}" not in network:
+    size, outputs = own["weight_hh"].shape[1], []
+    for direction in ("", "_reverse"):
+        if f"weight_hh{direction}" not in own:
             continue
         state = (torch.zeros(size, dtype=sequence.dtype),) * (2 if kind == "lstm" else 1)
         if source is not None:
-            state = torch.tanh(own["source_proj.weight"] @ source[-1] + own["source_proj.bias"]).split(size)
+            ends = torch.cat((source[-1], source[0]))
+            state = torch.tanh(own["source_proj.weight"] @ ends + own["source_proj.bias"]).split(size)
         read = []
-        for row in sequence if turn == 1 else sequence.flip(0):
-            state = recurrent_step(kind, row, state, network, end)
+        for row in sequence.flip(0) if direction else sequence:
+            state = recurrent_step(kind, row, state, own, direction)
             read.append(state[0])
-        outputs.append(torch.stack(read[::turn]))
+        outputs.append(torch.stack(read[::-1] if direction else read))
     return linear(torch.cat(outputs, dim=-1), weights, "self_attn.o_proj")
 
 

@@ -43,7 +43,7 @@ from seqblend import (
     BlendEncoderForSequenceClassification,
     BlendEncoderModel,
 )
-from seqblend.configuration.base import ATTENTION_FIELDS, PROBLEM_TYPES, TagSchemeName, literal_values
+from seqblend.configuration.base import PROBLEM_TYPES, TagSchemeName, literal_values
 from seqblend.configuration.recipes import RECIPES
 from seqblend.modeling.attention import Attention
 from seqblend.modeling.heads import pool
@@ -52,7 +52,7 @@ from seqblend.modeling.losses import SEQUENCE_LOSSES
 from seqblend.modeling.normalization import NORMS
 from seqblend.modeling.packing import PaddedLayout
 from seqblend.modeling.positions import POSITIONS
-from seqblend.modeling.recurrence import NETWORKS
+from seqblend.modeling.recurrence import KERNELS
 from seqblend.scoring.tags import SCHEMES
 
 OF_CLASS = {config_class.model_type: config_class for config_class in CONFIGS.values()}
@@ -88,7 +88,7 @@ TABLES = {
     "norm_position": RESIDUALS,
     "position_type": POSITIONS,
     "feed_forward_type": FEED_FORWARDS,
-    "mixer_type": {"attention": Attention, **NETWORKS},
+    "mixer_type": {"attention": Attention, **KERNELS},
 }
 
 
@@ -555,7 +555,7 @@ def differ(left: torch.Tensor, right: torch.Tensor) -> bool:
 @every_config
 def test_mixers(config_class):
     """Each computes something else, and so does each size of its state."""
-    options = [{}, *({"mixer_type": mixer} for mixer in NETWORKS), {"mixer_type": "gru", "recurrent_size": 48}]
+    options = [{}, *({"mixer_type": mixer} for mixer in KERNELS), {"mixer_type": "gru", "recurrent_size": 48}]
     logits = [outputs(LM[config_class], position_type="none", **each) for each in options]
     assert all(differ(left, right) for left, right in itertools.combinations(logits, 2))
 

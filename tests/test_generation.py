@@ -596,13 +596,16 @@ def test_what_stands_after_the_end_is_padding(model_class):
     """A row that has ended is filled up, and does not disturb the others."""
     endless = generator(model_class)
     prompt = prompt_of(model_class)
-    written = endless.generate(**prompt, max_new_tokens=8, do_sample=False)[:, -8:]
+    written = endless.generate(**prompt, max_new_tokens=8, do_sample=False)
+    begin = written.shape[1] - 8
+    written = written[:, begin:]
     end = written[0, 2].item()
     model = tiny_model(model_class, eos_token_id=end, pad_token_id=0)
-    stopped = model.generate(**prompt, max_new_tokens=8, do_sample=False)[:, -8:]
+    # It is shorter where all rows have ended before.
+    stopped = model.generate(**prompt, max_new_tokens=8, do_sample=False)[:, begin:]
     for row, full in zip(stopped, written, strict=True):
         ends = (full == end).nonzero().flatten().tolist()
-        length = ends[0] + 1 if ends else len(row)
+        length = ends[0] + 1 if ends else len(full)
         assert torch.equal(row[:length], full[:length])
         assert (row[length:] == 0).all()
 

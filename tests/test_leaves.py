@@ -13,7 +13,6 @@ from conftest import (
     assert_close,
     every_kernel,
     every_option,
-    every_pair,
     fill,
     named,
     tiny_config,
@@ -31,8 +30,7 @@ from seqblend import (
     BlendEncoderModel,
 )
 from seqblend.modeling.attention import Attention
-from seqblend.modeling.layers import FEED_FORWARDS
-from seqblend.modeling.layers import RESIDUALS
+from seqblend.modeling.layers import FEED_FORWARDS, RESIDUALS
 from seqblend.modeling.normalization import NORMS
 from seqblend.modeling.patterns import PaddedPattern
 from seqblend.modeling.positions import POSITIONS, RotaryEmbedding, apply_rotary_pos_emb

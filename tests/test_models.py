@@ -809,7 +809,7 @@ def test_masks_may_be_made_beforehand(model_class, attention):
     batch = padded(draw(model_class, LENGTHS), "left")
     expected = output_of(model, batch)
     positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-    (pattern,) = model.attention_patterns(
+    (pattern,) = model.patterns(
         model.choose_layout(batch["input_ids"], None, batch["attention_mask"], None, {}, keep_padded=True),
         batch["attention_mask"],
         EMBEDS.new_empty(3, 7, 0),
@@ -824,7 +824,7 @@ def test_a_mask_of_blocks_goes_to_the_kernel_as_it_is():
     """Flex attention's own, which was left out."""
     model = tiny_model(BlendDecoderModel, "flex_attention")
     mask = create_block_mask(lambda batch, head, query, key: query >= key, 2, None, 6, 6, device="cpu")
-    (pattern,) = model.attention_patterns(model.choose_layout(IDS, None, mask, None, {}), mask, EMBEDS).values()
+    (pattern,) = model.patterns(model.choose_layout(IDS, None, mask, None, {}), mask, EMBEDS).values()
     assert pattern.mask is mask
 
 

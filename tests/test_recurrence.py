@@ -3,8 +3,6 @@
 The imported tests run here once more, with a recurrent mixer in every model.
 """
 
-import copy
-
 import conftest
 import pytest
 import torch
@@ -13,12 +11,12 @@ from conftest import (
     VOCAB,
     assert_close,
     draw,
-    every_model,
     named,
     padded,
     tiny_config,
     tiny_model,
 )
+from huggingface_hub.errors import StrictDataclassError
 from test_generation import (  # noqa: F401
     test_batch_is_one_by_one,
     test_beam_finds_what_is_likelier,
@@ -44,7 +42,6 @@ from test_models import (  # noqa: F401
     test_embeddings_may_stand_for_tokens,
     test_gradient_checkpointing_changes_no_gradient,
     test_heads_do_not_see_padding,
-    test_output_may_be_a_tuple,
     test_output_shapes,
     test_output_shapes_without_a_head,
     test_parts_may_be_saved_alone,
@@ -84,13 +81,18 @@ from seqblend import (
     BlendEncoderDecoderForSeq2SeqLM,
     BlendEncoderModel,
 )
-from seqblend.modeling.recurrence import NETWORKS, Recurrence
+from seqblend.configuration.recipes import RECIPES
+from seqblend.modeling.recurrence import Recurrence
 
 
 @pytest.fixture(params=["gru", "lstm"], autouse=True)
 def mixer(request, monkeypatch):
-    """The mixer of all models of a test. A plain RNN has the code of a GRU."""
+    """The mixer of all models of a test. A plain RNN has the code of a GRU.
+
+    At the first token, which pooling="cls" takes, a network that reads from the left has no state yet.
+    """
     monkeypatch.setitem(conftest.SIZES, "mixer_type", request.param)
+    monkeypatch.setitem(conftest.SIZES, "pooling", "mean")
     return request.param
 
 
@@ -141,7 +143,9 @@ def test_parts_may_have_different_mixers(mixer):
         config = BlendEncoderDecoderConfig.from_recipe(**sizes, encoder=encoder, decoder=decoder)
         model = BlendEncoderDecoderForSeq2SeqLM(config)
         assert model._is_stateful == (decoder is recurrent)
-        found = [isinstance(stack.layers[0].self_attn, Recurrence) for stack in (model.model.encoder, model.model.decoder)]
+        found = [
+            isinstance(stack.layers[0].self_attn, Recurrence) for stack in (model.model.encoder, model.model.decoder)
+        ]
         assert found == [encoder is recurrent, decoder is recurrent]
         again = BlendEncoderDecoderConfig.from_dict(config.to_dict())
         assert again.to_dict() == config.to_dict()
@@ -155,9 +159,7 @@ def test_initial_weights(mixer, dtype):
     """Each gate by itself: the recurrent matrix of a gate is orthogonal, and an LSTM begins by remembering."""
     config = tiny_config(BlendEncoderConfig, recurrent_size=24)
     for layer in BlendEncoderModel._from_config(config, dtype=dtype).layers:
-        network = layer.self_attn.network
-        assert isinstance(network, NETWORKS[mixer])
-        for name, parameter in network.named_parameters():
+        for name, parameter in layer.self_attn.named_parameters(recurse=False):
             assert parameter.dtype == dtype
             for index, gate in enumerate(parameter.float().split(12)):
                 if name.startswith("weight_hh"):
@@ -169,24 +171,29 @@ def test_initial_weights(mixer, dtype):
                     assert (gate == float(is_forget)).all()
 
 
-def test_what_a_checkpoint_lacks_is_initialized(mixer, tmp_path):
+def test_what_a_checkpoint_lacks_is_initialized(tmp_path):
     """from_pretrained builds a model without memory; a layer more than was saved must not be what memory held."""
     BlendDecoderModel(tiny_config(BlendDecoderConfig)).save_pretrained(tmp_path)
     config = tiny_config(BlendDecoderConfig, num_hidden_layers=3)
-    network = BlendDecoderModel.from_pretrained(tmp_path, config=config).layers[2].self_attn.network
-    for gate in network.weight_hh_l0.split(network.hidden_size):
+    mixer = BlendDecoderModel.from_pretrained(tmp_path, config=config).layers[2].self_attn
+    for gate in mixer.weight_hh.split(mixer.state_size):
         torch.testing.assert_close(gate @ gate.T, torch.eye(len(gate)), atol=1e-5, rtol=0)
 
 
-@every_model
-def test_the_network_reads_its_own_parameters_after_loading(model_class, tmp_path):
-    """torch's networks keep a second list of their parameters: it must be the one that an optimizer changes."""
-    tiny_model(model_class).float().save_pretrained(tmp_path)
-    model = model_class.from_pretrained(tmp_path)
-    networks = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
-    for network in [*networks, *(module for module in copy.deepcopy(model).modules() if isinstance(module, nn.RNNBase))]:
-        assert all(any(each is own for own in network.parameters()) for each in network._flat_weights)
-    assert networks
+@pytest.mark.parametrize("network", [nn.RNN, nn.GRU, nn.LSTM])
+@pytest.mark.parametrize("is_bidirectional", [True, False])
+def test_parameters_are_those_of_the_modules_of_torch(network, is_bidirectional):
+    """Read in, they give what those modules give."""
+    mixer_type = network.__name__.lower()
+    config_class, role = (BlendEncoderConfig, "self") if is_bidirectional else (BlendDecoderConfig, "masked self")
+    config = tiny_config(config_class, mixer_type=mixer_type, recurrent_size=24)
+    mixer = Recurrence(config, 0, role)
+    other = network(32, mixer.state_size, batch_first=True, bidirectional=is_bidirectional)
+    mixer.load_state_dict(
+        {name.replace("_l0", ""): tensor for name, tensor in other.state_dict().items()}, strict=False
+    )
+    states = torch.randn(3, 5, 32)
+    torch.testing.assert_close(mixer.read(states, None, None)[0], other(states)[0])
 
 
 def test_mixed_precision_keeps_states_in_float32(mixer):
@@ -205,14 +212,17 @@ def test_mixed_precision_keeps_states_in_float32(mixer):
     ("options", "words"),
     [
         ({"position_type": "rotary"}, ["position_type='rotary'", "no effect"]),
-        ({"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 3}, ["layer_types=", "no effect"]),
+        (
+            {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 3, "num_hidden_layers": 2},
+            ["layer_types=", "no effect"],
+        ),
         ({"num_attention_heads": 8}, ["num_attention_heads=8", "no effect"]),
         ({"num_key_value_heads": 2}, ["num_key_value_heads=2", "no effect"]),
         ({"head_dim": 16}, ["head_dim=16", "no effect"]),
         ({"attention_scaling": 0.5}, ["attention_scaling=0.5", "no effect"]),
         ({"attention_dropout": 0.1}, ["attention_dropout=0.1", "no effect"]),
         ({"attention_bias": True}, ["attention_bias=True", "no effect"]),
-        ({"attention_out_bias": False}, ["attention_out_bias=False", "no effect"]),
+        ({"attention_out_bias": True}, ["attention_out_bias=True", "no effect"]),
         ({"query_key_norm": True}, ["query_key_norm=True", "no effect"]),
         ({"recurrent_size": 0}, ["recurrent_size", "above 0"]),
         ({"mixer_type": "attention", "recurrent_size": 8}, ["recurrent_size=8", "no effect"]),
@@ -222,16 +232,16 @@ def test_mixed_precision_keeps_states_in_float32(mixer):
 )
 @pytest.mark.parametrize("config_class", [BlendEncoderConfig, BlendDecoderConfig], ids=named)
 def test_options_without_effect_are_refused(config_class, options, words, mixer):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises((ValueError, StrictDataclassError)) as error:
         config_class.from_recipe(**{"mixer_type": mixer, **options})
     assert not [word for word in words if word not in str(error.value)]
 
 
 def test_sizes_that_do_not_fit_are_refused(mixer):
-    with pytest.raises(ValueError, match="recurrent_size=33 must be even"):
+    with pytest.raises(StrictDataclassError, match="recurrent_size=33 must be even"):
         BlendEncoderConfig(mixer_type=mixer, recurrent_size=33)
     assert BlendDecoderConfig(mixer_type=mixer, recurrent_size=33, hidden_size=30).recurrent_size == 33
-    with pytest.raises(ValueError, match="cross_attention=False needs a recurrent mixer_type"):
+    with pytest.raises(StrictDataclassError, match="cross_attention=False needs a recurrent mixer_type"):
         BlendEncoderDecoderConfig(decoder={"cross_attention": False})
 
 
@@ -242,7 +252,7 @@ def test_options_of_cross_attention_are_kept(mixer):
         config = BlendEncoderDecoderConfig(decoder=decoder, encoder={"mixer_type": mixer})
         heads = config.decoder.num_attention_heads
         assert (config.decoder.head_dim, config.decoder.num_key_value_heads) == (256 // heads, heads)
-    with pytest.raises(ValueError, match="num_attention_heads=8 has no effect"):
+    with pytest.raises(StrictDataclassError, match="num_attention_heads=8 has no effect"):
         BlendEncoderDecoderConfig(decoder={**options, "cross_attention": False}, encoder={"mixer_type": mixer})
 
 
@@ -252,7 +262,7 @@ IDS = torch.ones(2, 3, dtype=torch.long)
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"output_attentions": True}, "does not have output_attentions"),
+        ({"output_attentions": True}, "output_attentions"),
         ({"attention_mask": torch.ones(2, 1, 3, 3)}, r"an attention mask that is not \(B, S\)"),
         ({"attention_mask": {"full_attention": None}}, r"an attention mask that is not \(B, S\)"),
         ({"cache": "a paged one"}, "a paged cache"),
@@ -268,9 +278,28 @@ def test_what_the_forward_does_not_have_is_named(model_class, asked, message, mi
 @pytest.mark.parametrize("model_class", [BlendEncoderModel, BlendDecoderModel], ids=named)
 def test_graphs_are_refused(model_class):
     model = tiny_model(model_class).float()
-    with pytest.raises(ValueError, match="does not have torch.jit.trace"):
+    message = r"does not have a graph \(torch.compile, torch.export, torch.jit.trace\)"
+    with pytest.raises(ValueError, match=message):
         torch.jit.trace(lambda ids: model(ids, use_cache=False).last_hidden_state, IDS)
+    torch.compiler.reset()
+    with pytest.raises(ValueError, match=message):
+        torch.compile(model, backend="eager")(IDS, use_cache=False)
+    with pytest.raises(Exception, match=message):
+        torch.export.export(model, (IDS,), {"use_cache": False})
     assert not model._can_compile_fullgraph
+
+
+def test_a_packed_batch_has_no_cache():
+    model = tiny_model(BlendDecoderForCausalLM)
+    with pytest.raises(ValueError, match="a flattened batch cannot have a cache"):
+        model(IDS[:1], position_ids=torch.tensor([[0, 1, 0]]), past_key_values=DynamicCache())
+
+
+def test_a_source_mask_of_four_dimensions(without_cross_attention):
+    model = tiny_model(BlendEncoderDecoderForSeq2SeqLM).get_decoder()
+    with pytest.raises(ValueError, match="encoder_attention_mask must be"):
+        mask = torch.zeros(2, 1, 3, 4)
+        model(IDS, encoder_hidden_states=torch.zeros(2, 4, 32).double(), encoder_attention_mask=mask)
 
 
 @pytest.mark.parametrize(
@@ -326,9 +355,64 @@ def test_generation_that_needs_earlier_states_is_refused(model_class, asked, mes
         tiny_model(model_class).generate(input_ids=IDS[:1], max_new_tokens=4, **asked)
 
 
-def test_cross_attentions_of_a_recurrent_decoder():
+def test_cross_attentions_of_a_recurrent_decoder(monkeypatch):
     """They are what Bahdanau et al. (2015) drew: where the decoder looks while it writes."""
     model = tiny_model(BlendEncoderDecoderForSeq2SeqLM, "eager")
     output = model(input_ids=IDS, decoder_input_ids=IDS[:, :2], output_attentions=True)
     assert [weights.shape for weights in output.cross_attentions] == [(2, 4, 2, 3)] * 2
     assert not output.encoder_attentions and not output.decoder_attentions
+    written = model.generate(
+        input_ids=IDS, max_new_tokens=2, min_new_tokens=2, output_attentions=True, return_dict_in_generate=True
+    )
+    assert [weights.shape for weights in written.cross_attentions[1]] == [(2, 4, 1, 3)] * 2
+    monkeypatch.setitem(conftest.SIZES, "cross_attention", False)
+    with pytest.raises(ValueError, match="neither the encoder nor the decoder has attention"):
+        tiny_model(BlendEncoderDecoderForSeq2SeqLM)(input_ids=IDS, decoder_input_ids=IDS, output_attentions=True)
+
+
+# From a recipe, and by changes.
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_with_another_mixer(recipe, mixer):
+    """One changed field is enough: what only attention reads is left out."""
+    for model_type in RECIPES[recipe]:
+        config_class = next(each for each in conftest.CONFIGS.values() if each.model_type == model_type)
+        config = config_class.from_recipe(recipe, mixer_type=mixer)
+        parts = [config.encoder, config.decoder] if config.is_encoder_decoder else [config]
+        assert all(part.mixer_type == mixer and part.position_type != "rotary" for part in parts)
+
+
+def test_options_of_attention_go_to_the_part_that_has_it(mixer):
+    config = BlendEncoderDecoderConfig.from_recipe(mixer_type=mixer, num_attention_heads=8)
+    assert (config.encoder.num_attention_heads, config.decoder.num_attention_heads) == (4, 8)
+    with pytest.raises(StrictDataclassError, match="num_attention_heads=8 has no effect"):
+        BlendEncoderDecoderConfig.from_recipe(mixer_type=mixer, num_attention_heads=8, cross_attention=False)
+    with pytest.raises(StrictDataclassError, match="num_attention_heads=8 has no effect"):
+        BlendEncoderDecoderConfig.from_recipe(mixer_type=mixer, encoder={"num_attention_heads": 8})
+
+
+def test_a_mixer_that_is_changed_needs_a_size(mixer):
+    config = BlendDecoderConfig(mixer_type="attention", position_type="none")
+    config.mixer_type = mixer
+    with pytest.raises(ValueError, match="needs recurrent_size"):
+        config.validate_mixer()
+    config.recurrent_size = 12
+    config.validate_mixer()
+
+
+def test_cross_attention_may_be_switched_off(mixer):
+    config = BlendEncoderDecoderConfig.from_recipe(mixer_type=mixer)
+    config.decoder.cross_attention = False
+    config.decoder.validate_mixer()
+    assert "cross_attn" not in str(BlendEncoderDecoderForSeq2SeqLM(config))
+
+
+# Training.
+
+
+def test_reentrant_checkpointing_reads_the_source_once(without_cross_attention):
+    batch = padded(draw(BlendEncoderDecoderForSeq2SeqLM, [7, 4, 5]))
+    models = [tiny_model(BlendEncoderDecoderForSeq2SeqLM).train() for _ in range(2)]
+    models[1].gradient_checkpointing_enable({"use_reentrant": True})
+    conftest.assert_equal_gradients(*(conftest.gradients(model, batch) for model in models))

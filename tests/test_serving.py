@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from conftest import SLIDING, VOCAB, assert_close, every_kernel, every_attention_pair, named, tiny_model
+from conftest import SLIDING, VOCAB, assert_close, every_attention_pair, every_kernel, named, tiny_model
 from torch import nn
 from transformers import AutoConfig, ContinuousBatchingConfig, GenerationConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS

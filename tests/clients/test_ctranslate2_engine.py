@@ -210,7 +210,6 @@ def test_logits_of_a_batch_are_bounded(model_class, tmp_path, monkeypatch):
     assert [each == pytest.approx(one, abs=1e-5) for each, one in zip(parts, whole, strict=True)] == [True, True]
 
 
-
 def test_an_engine_that_writes_something_else_is_refused(model_of, tmp_path, monkeypatch):  # noqa: F811
     search = engine.CTranslate2Model.search
 
