@@ -10,9 +10,11 @@ from scipy.stats import linregress, t
 
 from .experiments import GRADIENT, WITH, WITHOUT, Figure
 from .models import MIXERS
-from .tasks import ASSOCIATIVE, PARITY, RECALL
+from .tasks import ASSOCIATIVE, PARITY
 
 RECURRENT = MIXERS[1:]
+# Shares of sequences below and above which something is lost or kept. Guessing gives none.
+LOST, KEPT = 0.05, 0.95
 
 
 @dataclass(frozen=True)
@@ -145,17 +147,16 @@ def judge_gradient(experiment: str) -> Callable[[Results], Verdict]:
 
 
 def judge_recall(results: Results) -> Verdict:
-    chance = 1 / RECALL.num_labels
     lost = [
         at
         for at, each in results.curve("recall", "rnn").items()
-        if each.value < chance + 0.1 and results.value("recall", "lstm", at) > 0.9
+        if each.value < LOST and results.value("recall", "lstm", at) > KEPT
     ]
     lowest = min(each.value for each in results.curve("recall", "attention").values())
+    where = f"From distance {lost[0]:g} on" if lost else "At no distance that was measured"
     because = (
-        f"The plain RNN is at chance ({chance:.3g}) where the LSTM still recalls at "
-        f"{f'distance {lost[0]:g}' if lost else 'no distance that was measured'}; attention's lowest accuracy is {lowest:.4f}. "
-        f"At the largest distance: {listed(results, 'recall')}."
+        f"{where} the plain RNN recalls less than {LOST:.0%} of the sequences while the LSTM recalls more than "
+        f"{KEPT:.0%}; attention's lowest share is {lowest:.4f}. At the largest distance: {listed(results, 'recall')}."
     )
     return Verdict(bool(lost) and lowest > 0.99, because)
 
@@ -181,8 +182,9 @@ def judge_cross_attention(results: Results) -> Verdict:
     curves = {setting: list(results.curve(experiment, setting).items()) for setting in results.settings(experiment)}
     (short, first), (long, last) = curves[WITHOUT][0], curves[WITHOUT][-1]
     because = (
-        f"From {short:g} to {long:g} letters, exact match goes from {first.value:.3f} to {last.value:.3f} with the last "
-        f"state alone, and from {curves[WITH][0][1].value:.3f} to {curves[WITH][-1][1].value:.3f} with cross-attention."
+        f"From {short:g} to {long:g} letters, exact match goes from {first.value:.3f} to {last.value:.3f} with the "
+        f"last state alone, and from {curves[WITH][0][1].value:.3f} to {curves[WITH][-1][1].value:.3f} with "
+        "cross-attention."
     )
     return Verdict(last.value < first.value - 0.1 and last.value < curves[WITH][-1][1].value - 0.1, because)
 
@@ -190,7 +192,7 @@ def judge_cross_attention(results: Results) -> Verdict:
 def judge_parity(results: Results) -> Verdict:
     values = {mixer: results.last("parity", mixer) for mixer in results.settings("parity")}
     because = (
-        f"At {max(PARITY.test)} bits, of which at most {max(PARITY.train)} were trained: {listed(results, 'parity')}."
+        f"At {max(PARITY.test)} bits, where at most {max(PARITY.train)} were trained: {listed(results, 'parity')}."
     )
     return Verdict(max(values[mixer] for mixer in RECURRENT) > values["attention"] + 0.1, because)
 
@@ -201,8 +203,8 @@ def judge_cache(results: Results) -> Verdict:
         for mixer in results.settings("cache")
     }
     because = (
-        f"From 16 to 2048 tokens it grows by {', '.join(f'{name} {factor:g}' for name, factor in growth.items())} times; "
-        f"at 2048 tokens it takes {listed(results, 'cache')} KiB."
+        f"From 16 to 2048 tokens it grows {', '.join(f'{name} {factor:g}' for name, factor in growth.items())} "
+        f"times; at 2048 tokens it takes {listed(results, 'cache')} KiB."
     )
     return Verdict(growth["attention"] > 1 and all(growth[mixer] == 1 for mixer in RECURRENT), because)
 
@@ -213,9 +215,9 @@ CLAIMS = (
         "step time",
         "In order, or all at once",
         "An RNN reads step by step; attention does all of it at once. One training step, forward and backward, of one "
-        "sequence and one block: while the sequence is short, attention's time hardly grows with the length, and that "
-        "of a recurrent network grows with it. Attention's products grow with the square of the length (Vaswani et al. "
-        "2017, table 1), so that it loses its lead in the end on a machine with few cores.",
+        "sequence and one block: while the sequence is short, attention's time hardly grows with the length, and "
+        "that of a recurrent network grows with it. Attention's products grow with the square of the length (Vaswani "
+        "et al. 2017, table 1), so that on few cores it loses its lead in the end.",
         "length in tokens",
         "milliseconds",
         True,
@@ -246,20 +248,21 @@ CLAIMS = (
         "2",
         "recall",
         "LSTM and GRU address it",
-        "A symbol, then noise, then the question which symbol it was. The plain RNN forgets where LSTM and GRU still "
-        "know (Hochreiter & Schmidhuber 1997), and to attention the distance is nothing.",
+        "Four symbols, each in a slot of its own, then noise, then the question for each slot which symbol it had. A "
+        "sequence counts if all four are right. The plain RNN forgets where LSTM and GRU still know (Hochreiter & "
+        "Schmidhuber 1997), and to attention the distance is nothing. In the first half of training the distances "
+        "grow, for all alike: without that, the plain RNN learns nothing.",
         "distance in tokens",
-        "accuracy",
+        "sequences recalled",
         False,
         judge_recall,
-        1 / RECALL.num_labels,
     ),
     Claim(
         "3, 5",
         "associative recall",
         "A query meets many keys",
-        "Pairs of a key and a value, then each key again: which value did it have? A state of fixed size must hold all "
-        "pairs; attention looks them up (Arora et al. 2023).",
+        "Pairs of a key and a value, then each key again: which value did it have? A state of fixed size must hold "
+        "all pairs; attention looks them up (Arora et al. 2023).",
         "pairs",
         "accuracy",
         False,
@@ -281,9 +284,9 @@ CLAIMS = (
         "10, 14",
         "cross-attention",
         "What ties encoder and decoder together",
-        "LSTM encoder-decoders write the letters of the source in reverse order. With the last state alone, the whole "
-        "source must fit into it, and exact match falls with the length (Bahdanau et al. 2015, figure 2); with "
-        "cross-attention each step looks where it needs to.",
+        "LSTM encoder-decoders write the letters of the source in reverse order. With the last state alone (of both "
+        "directions), the whole source must fit into it, and exact match falls with the length (Bahdanau et al. 2015, "
+        "figure 2); with cross-attention each step looks where it needs to.",
         "source length in letters",
         "exact match",
         False,
@@ -294,8 +297,8 @@ CLAIMS = (
         "parity",
         "Where recurrence wins: keeping a state",
         "At each position: is the number of ones so far odd? A state of one bit, updated at each step, solves it for "
-        "any length; attention, which has no state, has to count, and fails at lengths that it was not trained on "
-        "(Hahn 2020).",
+        "any length; attention has no state and has to count, and fails at lengths that it was not trained on (Hahn "
+        "2020).",
         "length in bits",
         "accuracy",
         False,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import torch
@@ -55,18 +56,20 @@ class Learning:
     build: Callable[[str], PreTrainedModel]
     steps: int
     rows: int = 64
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
 
 
 WITH, WITHOUT = "with cross-attention", "the last state alone"
 HEADS = ("1 head", "2 heads", "4 heads", "8 heads")
 LEARNING = {
-    "recall": Learning(RECALL, MIXERS, lambda mixer: tagger(RECALL, mixer, SIZE, 1), 1000),
-    "associative recall": Learning(ASSOCIATIVE, MIXERS, lambda mixer: tagger(ASSOCIATIVE, mixer, SIZE, 2), 2000),
-    "parity": Learning(PARITY, MIXERS, lambda mixer: tagger(PARITY, mixer, SIZE, 2), 1000),
-    "heads": Learning(SIDES, HEADS, lambda heads: tagger(SIDES, "attention", SIZE, 1, int(heads.split()[0])), 1000),
+    "recall": Learning(RECALL, MIXERS, partial(tagger, RECALL, size=SIZE, layers=1), steps=1500, learning_rate=1e-3),
+    "associative recall": Learning(ASSOCIATIVE, MIXERS, partial(tagger, ASSOCIATIVE, size=SIZE, layers=2), steps=2500),
+    "parity": Learning(PARITY, MIXERS, partial(tagger, PARITY, size=SIZE, layers=2), steps=1500),
+    "heads": Learning(
+        SIDES, HEADS, lambda heads: tagger(SIDES, "attention", SIZE, 1, int(heads.split()[0])), steps=1000
+    ),
     "cross-attention": Learning(
-        REVERSAL, (WITH, WITHOUT), lambda setting: translator(REVERSAL, "lstm", SIZE, 1, setting == WITH), 2000
+        REVERSAL, (WITH, WITHOUT), lambda setting: translator(REVERSAL, "lstm", SIZE, 1, setting == WITH), steps=2500
     ),
 }
 GRADIENT = {False: "gradient before training", True: "gradient after training"}
@@ -98,6 +101,8 @@ def learn(name: str, setting: str, seed: int) -> list[Figure]:
 
 # --- Gradient over distance ---
 
+DISTANCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
 
 def gradients(model: PreTrainedModel, setting: str, seed: int, is_trained: bool) -> list[Figure]:
     """The norm of the gradient of the last hidden state with respect to the inputs before it, by distance.
@@ -105,7 +110,7 @@ def gradients(model: PreTrainedModel, setting: str, seed: int, is_trained: bool)
     Of a random direction of the state; the mean over sequences of the recall task, divided by that at distance 1.
     Source: Bengio et al. 1994; Pascanu et al. 2013.
     """
-    distance = max(RECALL.test)
+    distance = max(DISTANCES)
     generator = torch.Generator().manual_seed(seed)
     batch = RECALL.draw(distance, 32, generator)
     stack = model.base_model
@@ -117,7 +122,7 @@ def gradients(model: PreTrainedModel, setting: str, seed: int, is_trained: bool)
     norms = embeds.grad.norm(dim=-1).mean(0).flip(0)
     return [
         Figure(GRADIENT[is_trained], setting, seed, at, (norms[at] / norms[1]).item(), model.num_parameters())
-        for at in RECALL.test
+        for at in DISTANCES
     ]
 
 

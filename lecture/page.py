@@ -2,20 +2,21 @@
 
 import math
 import platform
+import re
 from pathlib import Path
 
 import torch
 import transformers
 
-from .claims import CLAIMS, Claim, Mean, Results
+from .claims import CLAIMS, Claim, Mean, Results, Verdict
 from .pictures import draw
 
 INTRODUCTION = """# The lecture, measured
 
-Each claim of the lecture that can be measured, with its experiment, its picture and whether it came out. `make lecture`
-writes this page and its pictures; no figure is typed in by hand. In each experiment the models have equally many
-parameters and differ only in what the section names; seeds differ in weights and data. An error is half the width of
-the 95 % interval of the mean over seeds (Student's t).
+Each claim of the lecture that can be measured, with its experiment, its picture and whether it came out. `make
+lecture` writes this page and its pictures; no figure is typed in by hand. In each experiment the models have equally
+many parameters and differ only in what the section names; seeds differ in weights and data. An error is half the width
+of the 95 % interval of the mean over seeds (Student's t).
 """
 
 
@@ -26,9 +27,8 @@ def write_page(results: Results, directory: Path, seconds: float, seeds: int) ->
     lines = [INTRODUCTION, f"{len(verdicts)} claims, of which {count(verdicts)} came out.\n"]
     lines += ["| claim | section | came out |", "|---|---|---|"]
     for claim, verdict in verdicts.items():
-        anchor = "".join(letter for letter in claim.title.lower() if letter.isalnum() or letter in " -").replace(
-            " ", "-"
-        )
+        # As GitHub makes it of a heading.
+        anchor = re.sub(r"[^\w -]", "", claim.title.lower()).replace(" ", "-")
         lines.append(f"| {claim.numbers} | [{claim.title}](#{anchor}) | {'yes' if verdict.came_out else '**no**'} |")
     for claim, verdict in verdicts.items():
         name = f"{claim.experiment.replace(' ', '_')}.png"
@@ -40,7 +40,7 @@ def write_page(results: Results, directory: Path, seconds: float, seeds: int) ->
     (directory / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 
-def count(verdicts: dict) -> int:
+def count(verdicts: dict[Claim, Verdict]) -> int:
     """The number of claims that came out."""
     return sum(verdict.came_out for verdict in verdicts.values())
 
@@ -74,9 +74,5 @@ def machine(seconds: float, seeds: int) -> str:
 def processor() -> str:
     """The name of the processor."""
     path = Path("/proc/cpuinfo")
-    names = (
-        [line.partition(":")[2].strip() for line in path.read_text().splitlines() if line.startswith("model name")]
-        if path.exists()
-        else []
-    )
-    return names[0] if names else platform.processor()
+    found = re.findall(r"(?m)^model name\s*: (.+)$", path.read_text(encoding="utf-8")) if path.exists() else []
+    return found[0] if found else platform.processor()

@@ -3,6 +3,8 @@
 import math
 from pathlib import Path
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from ..hub_card.pictures import GREY, new_figure
@@ -43,7 +45,7 @@ def has_intervals(claim: Claim, results: Results) -> bool:
     )
 
 
-def draw_curves(axes, claim: Claim, results: Results, settings: list[str], numbers: list[float]) -> None:
+def draw_curves(axes: Axes, claim: Claim, results: Results, settings: list[str], numbers: list[float]) -> None:
     """A line for each setting, its interval as a band."""
     for setting, (color, marker) in zip(settings, STYLES, strict=False):
         curve = results.curve(claim.experiment, setting)
@@ -51,8 +53,8 @@ def draw_curves(axes, claim: Claim, results: Results, settings: list[str], numbe
         errors = [0 if math.isnan(each.error) else each.error for each in curve.values()]
         axes.plot(list(curve), values, color=color, marker=marker, markersize=4, label=setting)
         # On a logarithmic axis there is nothing below zero.
-        low = [max(value - error, value / 10 if claim.is_logarithmic else 0) for value, error in zip(values, errors)]
-        high = [value + error for value, error in zip(values, errors)]
+        least = [value / 10 if claim.is_logarithmic else 0 for value in values]
+        low, high = np.maximum(np.subtract(values, errors), least), np.add(values, errors)
         axes.fill_between(list(curve), low, high, color=color, alpha=0.15, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_xticks(numbers)
@@ -60,7 +62,7 @@ def draw_curves(axes, claim: Claim, results: Results, settings: list[str], numbe
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def draw_bars(axes, claim: Claim, results: Results, settings: list[str]) -> None:
+def draw_bars(axes: Axes, claim: Claim, results: Results, settings: list[str]) -> None:
     """A bar for each setting, where there is but one number."""
     means = [next(iter(results.curve(claim.experiment, setting).values())) for setting in settings]
     errors = [0 if math.isnan(each.error) else each.error for each in means]

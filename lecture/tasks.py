@@ -35,18 +35,18 @@ class Task:
 
     Args:
         name: of the task.
-        difficulty: what the number is, as a label of an axis.
-        train: the numbers that are trained on, each as often as any other.
+        train: the numbers that are trained on.
         test: the numbers that are tested.
+        counts_whole: whether a sequence counts as right only if all its labels are predicted.
         vocab_size: number of tokens.
         num_labels: number of classes; chance is one of them.
         draw: makes a batch from a number, the number of sequences and a generator.
     """
 
     name: str
-    difficulty: str
     train: tuple[int, ...]
     test: tuple[int, ...]
+    counts_whole: bool
     vocab_size: int
     num_labels: int
     draw: Callable[[int, int, torch.Generator], Batch]
@@ -57,16 +57,21 @@ def integers(low: int, high: int, shape: tuple[int, ...], generator: torch.Gener
     return torch.randint(low, high, shape, generator=generator)
 
 
-SYMBOLS = 8
+SLOTS, SYMBOLS, NOISES = 4, 32, 8
 
 
 def recall(distance: int, rows: int, generator: torch.Generator) -> Batch:
-    """A symbol, so many tokens of noise, and the question which symbol it was."""
-    symbols = integers(0, SYMBOLS, (rows, 1), generator)
-    noise = integers(FIRST + SYMBOLS, FIRST + 2 * SYMBOLS, (rows, distance), generator)
-    input_ids = torch.cat((FIRST + symbols, noise, torch.full((rows, 1), ASK)), dim=1)
+    """A symbol for each of four slots, noise, and the question for each slot, which symbol it had.
+
+    The distance is that from the symbol of a slot to the question for it.
+    """
+    symbols = integers(0, SYMBOLS, (rows, SLOTS), generator)
+    slots = torch.arange(SLOTS).expand(rows, SLOTS)
+    noise = integers(FIRST, FIRST + NOISES, (rows, distance - SLOTS), generator)
+    questions = FIRST + NOISES + slots
+    input_ids = torch.cat((FIRST + NOISES + SLOTS + slots * SYMBOLS + symbols, noise, questions), dim=1)
     labels = torch.full_like(input_ids, IGNORE)
-    labels[:, -1:] = symbols
+    labels[:, -SLOTS:] = symbols
     return Batch(input_ids, labels)
 
 
@@ -74,7 +79,7 @@ KEYS, VALUES = 64, 16
 
 
 def associative_recall(pairs: int, rows: int, generator: torch.Generator) -> Batch:
-    """So many pairs of a key and a value, then each key again, in another order: which value did it have?
+    """So many pairs of a key and a value, then each key again, in another order, for the value that it had.
 
     Source: Arora et al. 2023 (Zoology), multi-query associative recall.
     """
@@ -89,7 +94,7 @@ def associative_recall(pairs: int, rows: int, generator: torch.Generator) -> Bat
 
 
 def parity(length: int, rows: int, generator: torch.Generator) -> Batch:
-    """Bits: at each position, is the number of ones so far odd?"""
+    """Bits; at each position, whether the number of ones so far is odd."""
     bits = integers(0, 2, (rows, length), generator)
     return Batch(FIRST + bits, bits.cumsum(-1) % 2)
 
@@ -99,7 +104,7 @@ DIGITS = 4
 
 
 def several_sides(length: int, rows: int, generator: torch.Generator) -> Batch:
-    """Digits: at each position, which of the four digits before it are equal? A class for each of the sixteen answers.
+    """Digits; at each position, which of the four digits before it are equal to it: one of sixteen answers.
 
     Each of the four must be looked at by itself: of a mean it can no longer be told which was which.
     """
@@ -122,31 +127,47 @@ def reversal(length: int, rows: int, generator: torch.Generator) -> Batch:
 
 
 RECALL = Task(
-    "recall",
-    "distance in tokens",
-    (1, 2, 4, 8, 16, 32, 64, 128),
-    (1, 2, 4, 8, 16, 32, 64, 128),
-    FIRST + 2 * SYMBOLS,
-    SYMBOLS,
-    recall,
+    name="recall",
+    train=(4, 8, 12, 16, 24, 32, 48, 64, 96, 128),
+    test=(4, 8, 16, 32, 64, 128),
+    counts_whole=True,
+    vocab_size=FIRST + NOISES + SLOTS + SLOTS * SYMBOLS,
+    num_labels=SYMBOLS,
+    draw=recall,
 )
 ASSOCIATIVE = Task(
-    "associative recall",
-    "pairs of key and value",
-    (4, 8, 16, 32),
-    (4, 8, 16, 32),
-    FIRST + KEYS + VALUES,
-    VALUES,
-    associative_recall,
+    name="associative recall",
+    train=(2, 4, 8, 16, 32),
+    test=(2, 4, 8, 16, 32),
+    counts_whole=False,
+    vocab_size=FIRST + KEYS + VALUES,
+    num_labels=VALUES,
+    draw=associative_recall,
 )
-PARITY = Task("parity", "length in bits", tuple(range(4, 33, 4)), (8, 16, 32, 64, 128, 256), FIRST + 2, 2, parity)
-SIDES = Task("several sides", "length in digits", (32,), (32,), FIRST + DIGITS, 2 ** len(OFFSETS), several_sides)
+PARITY = Task(
+    name="parity",
+    train=tuple(range(4, 33, 4)),
+    test=(8, 16, 32, 64, 128, 256),
+    counts_whole=False,
+    vocab_size=FIRST + 2,
+    num_labels=2,
+    draw=parity,
+)
+SIDES = Task(
+    name="several sides",
+    train=(32,),
+    test=(32,),
+    counts_whole=False,
+    vocab_size=FIRST + DIGITS,
+    num_labels=2 ** len(OFFSETS),
+    draw=several_sides,
+)
 REVERSAL = Task(
-    "reversal",
-    "source length in letters",
-    tuple(range(2, 41, 2)),
-    (5, 10, 15, 20, 25, 30, 40),
-    FIRST + LETTERS,
-    LETTERS,
-    reversal,
+    name="reversal",
+    train=tuple(range(2, 41, 2)),
+    test=(5, 10, 15, 20, 25, 30, 40),
+    counts_whole=True,
+    vocab_size=FIRST + LETTERS,
+    num_labels=LETTERS,
+    draw=reversal,
 )

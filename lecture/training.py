@@ -1,7 +1,6 @@
 """Training of one model on one task, and its accuracy at each difficulty."""
 
 import math
-import time
 
 import torch
 from torch import nn
@@ -14,8 +13,8 @@ from .tasks import PAD, Task
 TEST_SEED = 10**6
 
 
-def fit(model: PreTrainedModel, task: Task, *, seed: int, steps: int, rows: int, learning_rate: float) -> float:
-    """Train a model; each step draws a difficulty and a new batch.
+def fit(model: PreTrainedModel, task: Task, *, seed: int, steps: int, rows: int, learning_rate: float) -> None:
+    """Train a model; each step draws a difficulty, in the first half of training from the lowest ones, and a batch.
 
     AdamW, gradients clipped at a norm of 1, the learning rate rises over a tenth of the steps and falls to zero as a
     cosine.
@@ -27,9 +26,6 @@ def fit(model: PreTrainedModel, task: Task, *, seed: int, steps: int, rows: int,
         steps: number of steps.
         rows: sequences of a batch.
         learning_rate: the highest.
-
-    Returns:
-        Seconds.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=0.01)
@@ -39,9 +35,9 @@ def fit(model: PreTrainedModel, task: Task, *, seed: int, steps: int, rows: int,
         lambda step: min((step + 1) / warm_up, 0.5 + 0.5 * math.cos(math.pi * step / steps)),
     )
     model.train()
-    begin = time.perf_counter()
-    for _ in range(steps):
-        difficulty = task.train[int(torch.randint(len(task.train), (), generator=generator))]
+    for step in range(steps):
+        known = min(len(task.train), 1 + 2 * len(task.train) * step // steps)
+        difficulty = task.train[int(torch.randint(known, (), generator=generator))]
         batch = task.draw(difficulty, rows, generator)
         model(input_ids=batch.input_ids, labels=batch.labels).loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -49,19 +45,21 @@ def fit(model: PreTrainedModel, task: Task, *, seed: int, steps: int, rows: int,
         schedule.step()
         optimizer.zero_grad()
     model.eval()
-    return time.perf_counter() - begin
 
 
 @torch.inference_mode()
 def accuracy(model: PreTrainedModel, task: Task, difficulty: int, *, rows: int) -> float:
-    """Share of the labelled positions that are right; of an encoder-decoder, of the targets that are right as a whole."""
+    """Share of the labels that are predicted, or of the sequences of which all are (Task.counts_whole)."""
     batch = task.draw(difficulty, rows, torch.Generator().manual_seed(TEST_SEED + difficulty))
     if model.config.is_encoder_decoder:
         length = batch.labels.shape[1]
-        written = model.generate(batch.input_ids, max_new_tokens=length, do_sample=False)[:, 1:]
-        # Shorter if all targets ended before.
-        written = nn.functional.pad(written, (0, length - written.shape[1]), value=PAD)
-        return (written == batch.labels).all(-1).double().mean().item()
+        predictions = model.generate(batch.input_ids, max_new_tokens=length, do_sample=False)[:, 1:]
+        # Shorter if all targets have ended before.
+        predictions = nn.functional.pad(predictions, (0, length - predictions.shape[1]), value=PAD)
+    else:
+        predictions = model(input_ids=batch.input_ids).logits.argmax(-1)
     is_labelled = batch.labels != IGNORE
-    predictions = model(input_ids=batch.input_ids).logits.argmax(-1)
-    return (predictions == batch.labels)[is_labelled].double().mean().item()
+    is_right = predictions == batch.labels
+    if task.counts_whole:
+        return (is_right | ~is_labelled).all(-1).double().mean().item()
+    return is_right[is_labelled].double().mean().item()

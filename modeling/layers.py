@@ -74,7 +74,7 @@ RESIDUALS = {"pre": pre_norm, "post": post_norm}
 
 
 class Block(GradientCheckpointingLayer):
-    """A mixer and a feed-forward network, each with a residual connection. The mixer is self-attention, or recurrent."""
+    """A mixer, which is self-attention or recurrent, and a feed-forward network, each with a residual connection."""
 
     role: Role
 

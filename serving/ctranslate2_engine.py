@@ -197,7 +197,7 @@ def search_options(settings: GenerationConfig) -> dict[str, Any]:
 
 
 def changes_probabilities(settings: GenerationConfig) -> bool:
-    """Whether the search reads other probabilities than those of the model, because tokens are forced or suppressed."""
+    """Whether the search reads other probabilities than the model's, because tokens are forced or suppressed."""
     names = ("suppress_tokens", "bad_words_ids", "no_repeat_ngram_size", "min_length", "min_new_tokens")
     return any(getattr(settings, name) for name in names) or any(
         getattr(settings, name) is not None for name in ("forced_bos_token_id", "forced_eos_token_id")

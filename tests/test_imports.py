@@ -30,6 +30,7 @@ FOLDERS = (
         "serving",
         "reports",
         "server",
+        "lecture",
     ),
     "benchmarks",
 )
