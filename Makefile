@@ -7,7 +7,7 @@ INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile --con
 PIP := $(BIN)/python $(INSTALL) constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test check format results bench conformance clean test-oldest test-clients \
+.PHONY: help install demo test check format results bench lecture conformance clean test-oldest test-clients \
 	test-distributed test-conversion examples-pretrained bench-check
 .DEFAULT_GOAL := help
 

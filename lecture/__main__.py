@@ -23,16 +23,16 @@ SEEDS = (0, 1, 2)
 FIGURES = "figures.jsonl"
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Run all experiments and write the page."""
     parser = argparse.ArgumentParser(prog="python -m seqblend.lecture", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("docs/lecture"), metavar="DIR")
     parser.add_argument("--quick", action="store_true", help="one seed")
     parser.add_argument("--page_only", action="store_true", help="make the page again from figures.jsonl")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     path = given.output / FIGURES
     if given.page_only:
-        begin, (head, *lines) = time.time(), path.read_text(encoding="utf-8").splitlines()
+        head, *lines = path.read_text(encoding="utf-8").splitlines()
         write_page(Results(Figure(**json.loads(line)) for line in lines), given.output, **json.loads(head))
         return
     begin, seeds = time.time(), SEEDS[:1] if given.quick else SEEDS

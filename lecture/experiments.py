@@ -101,29 +101,27 @@ def learn(name: str, setting: str, seed: int) -> list[Figure]:
 
 # --- Gradient over distance ---
 
-DISTANCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-
 
 def gradients(model: PreTrainedModel, setting: str, seed: int, is_trained: bool) -> list[Figure]:
-    """The norm of the gradient of the last hidden state with respect to the inputs before it, by distance.
+    """The norm of the gradient of the state at the last question with respect to the symbol that it asks for.
 
-    Of a random direction of the state; the mean over sequences of the recall task, divided by that at distance 1.
-    Source: Bengio et al. 1994; Pascanu et al. 2013.
+    Of a random direction of the state, the mean over sequences, divided by that at the smallest distance. Source:
+    Bengio et al. 1994; Pascanu et al. 2013.
     """
-    distance = max(DISTANCES)
     generator = torch.Generator().manual_seed(seed)
-    batch = RECALL.draw(distance, 32, generator)
-    stack = model.base_model
-    embeds = stack.embed_tokens(batch.input_ids).detach().requires_grad_()
-    last = stack(inputs_embeds=embeds, use_cache=False).last_hidden_state[:, -1]
-    direction = torch.randn(last.shape, generator=generator)
-    ((last * direction).sum(-1) / direction.norm(dim=-1)).sum().backward()
-    assert embeds.grad is not None
-    norms = embeds.grad.norm(dim=-1).mean(0).flip(0)
-    return [
-        Figure(GRADIENT[is_trained], setting, seed, at, (norms[at] / norms[1]).item(), model.num_parameters())
-        for at in DISTANCES
-    ]
+    norms = {}
+    for distance in RECALL.test:
+        batch = RECALL.draw(distance, 64, generator)
+        stack = model.base_model
+        embeds = stack.embed_tokens(batch.input_ids).detach().requires_grad_()
+        last = stack(inputs_embeds=embeds, use_cache=False).last_hidden_state[:, -1]
+        direction = torch.randn(last.shape, generator=generator)
+        ((last * direction).sum(-1) / direction.norm(dim=-1)).sum().backward()
+        assert embeds.grad is not None
+        norms[distance] = embeds.grad[:, -1 - distance].norm(dim=-1).mean().item()
+    first = norms[min(norms)]
+    size = model.num_parameters()
+    return [Figure(GRADIENT[is_trained], setting, seed, at, norm / first, size) for at, norm in norms.items()]
 
 
 # --- Time of a step, and memory of a cache ---

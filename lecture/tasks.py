@@ -75,7 +75,7 @@ def recall(distance: int, rows: int, generator: torch.Generator) -> Batch:
     return Batch(input_ids, labels)
 
 
-KEYS, VALUES = 64, 16
+KEYS, VALUES = 32, 8
 
 
 def associative_recall(pairs: int, rows: int, generator: torch.Generator) -> Batch:
@@ -137,8 +137,8 @@ RECALL = Task(
 )
 ASSOCIATIVE = Task(
     name="associative recall",
-    train=(2, 4, 8, 16, 32),
-    test=(2, 4, 8, 16, 32),
+    train=(1, 2, 4, 8, 16, 32),
+    test=(1, 2, 4, 8, 16, 32),
     counts_whole=False,
     vocab_size=FIRST + KEYS + VALUES,
     num_labels=VALUES,

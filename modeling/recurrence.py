@@ -9,7 +9,7 @@ attention.py; R features of the state of one direction. A `State` is of an LSTM 
 the hidden state alone.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,7 +42,7 @@ class Recurrence(nn.Module):
         role: "self", read in both directions; or "masked self", read from the first token on.
     """
 
-    def __init__(self, config: PreTrainedConfig, layer_idx: int, role: Literal["self", "masked self"]):
+    def __init__(self, config: PreTrainedConfig, layer_idx: int, role: str):
         super().__init__()
         self.layer_idx = layer_idx
         self.mixer_type = config.mixer_type
