@@ -62,6 +62,7 @@ FIGURES = {
         "test accuracy",
         "as above",
     ),
+    "ud_en_ewt_lstm": Figure("the same, encoder of LSTMs", "test_accuracy", "test accuracy", "as above"),
     "wnut17": Figure(
         "names of six kinds in noisy texts (WNUT-17), encoder",
         "test_f1",
@@ -90,6 +91,9 @@ FIGURES = {
         "validation loss, nats a character",
         "nanoGPT's recipe for a CPU 1.88",
         percent=False,
+    ),
+    "tinyshakespeare_lstm": Figure(
+        "the same, decoder of LSTMs", "eval_loss", "validation loss, nats a character", "as above", percent=False
     ),
 }
 

@@ -143,7 +143,8 @@ def judge_gradient(experiment: str) -> Callable[[Results], Verdict]:
     def judge(results: Results) -> Verdict:
         near, far = min(RECALL.test), max(RECALL.test)
         values = {mixer: results.last(experiment, mixer) for mixer in results.settings(experiment)}
-        because = f"At distance {far}, of the norm at distance {near} there is left: {listed(results, experiment, digits=2)}."
+        left = listed(results, experiment, digits=2)
+        because = f"At distance {far}, of the norm at distance {near} there is left: {left}."
         return Verdict(values["rnn"] < min(values["lstm"], values["attention"]), because)
 
     return judge

@@ -31,10 +31,10 @@ def test_batches(task):
     for difficulty in {*task.train, *task.test}:
         batch, again = (task.draw(difficulty, 64, torch.Generator().manual_seed(0)) for _ in range(2))
         assert torch.equal(batch.input_ids, again.input_ids) and torch.equal(batch.labels, again.labels)
-        assert 0 <= batch.input_ids.min() and batch.input_ids.max() < task.vocab_size
+        assert batch.input_ids.min() >= 0 and batch.input_ids.max() < task.vocab_size
         labels = batch.labels[batch.labels != IGNORE]
         most = task.vocab_size if task is tasks.REVERSAL else task.num_labels
-        assert 0 <= labels.min() and labels.max() < most
+        assert labels.min() >= 0 and labels.max() < most
         assert len(labels.unique()) > 1
 
 

@@ -83,7 +83,7 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "The linear layers of the blocks that get adapters: all-linear, the default, or names, as in "
-            "q_proj v_proj."
+            "q_proj v_proj. The matrices of a recurrent network get none."
         },
     )
 

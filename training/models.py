@@ -363,9 +363,9 @@ def combine_models(
     paths = {"encoder": arguments.encoder_name_or_path, "decoder": arguments.decoder_name_or_path}
     check_same_vocabulary(paths)
     parts = {name: part_config(name, path) for name, path in paths.items()}
-    config = BlendEncoderDecoderConfig(
-        **parts, share_encoder_decoder_embeddings=False, tie_word_embeddings=parts["decoder"].tie_word_embeddings
-    )
+    tied = parts["decoder"].tie_word_embeddings
+    with override_errors():
+        config = BlendEncoderDecoderConfig(**parts, share_encoder_decoder_embeddings=False, tie_word_embeddings=tied)
     check_head(type(config), task)
     changes = {**settings, **parse_overrides(arguments, type(config))}
     with override_errors():
