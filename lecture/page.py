@@ -9,7 +9,6 @@ import torch
 import transformers
 
 from .claims import CLAIMS, Claim, Mean, Results, Verdict
-from .pictures import draw
 
 INTRODUCTION = """# The lecture, measured
 
@@ -22,6 +21,8 @@ of the 95 % interval of the mean over seeds (Student's t).
 
 def write_page(results: Results, directory: Path, seconds: float, seeds: int) -> None:
     """Write the page and its pictures into a directory."""
+    from .pictures import draw
+
     directory.mkdir(parents=True, exist_ok=True)
     verdicts = {claim: claim.judge(results) for claim in CLAIMS}
     lines = [INTRODUCTION, f"{len(verdicts)} claims, of which {count(verdicts)} came out.\n"]
