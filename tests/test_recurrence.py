@@ -3,6 +3,9 @@
 The imported tests run here once more, with a recurrent mixer in every model.
 """
 
+import json
+import re
+
 import conftest
 import pytest
 import torch
@@ -61,6 +64,8 @@ from test_packing import (  # noqa: F401
     test_source_and_target_have_their_own_lengths,
     test_what_stands_after_the_last_label_is_not_computed,
 )
+from test_prediction import predict
+from test_train_command import CLASSIFY, ROWS, TAG, TRANSLATE, flags, write
 from test_trainer import (  # noqa: F401
     test_a_stopped_and_resumed_run_equals_an_uninterrupted_one,
     test_accumulation_changes_neither_gradient_nor_loss,
@@ -82,7 +87,11 @@ from seqblend import (
     BlendEncoderModel,
 )
 from seqblend.configuration.recipes import RECIPES
+from seqblend.data.errors import InputError
 from seqblend.modeling.recurrence import Recurrence
+from seqblend.serving.export import export
+from seqblend.tasks.registry import TASKS
+from seqblend.train import main as train
 
 
 @pytest.fixture(params=["gru", "lstm"], autouse=True)
@@ -416,3 +425,35 @@ def test_reentrant_checkpointing_reads_the_source_once(without_cross_attention):
     models = [tiny_model(BlendEncoderDecoderForSeq2SeqLM).train() for _ in range(2)]
     models[1].gradient_checkpointing_enable({"use_reentrant": True})
     conftest.assert_equal_gradients(*(conftest.gradients(model, batch) for model in models))
+
+
+# The command line.
+
+
+@pytest.mark.parametrize("task", [CLASSIFY, TAG, TRANSLATE, "causal-lm", "masked-lm"])
+def test_trained_described_saved_and_asked(task, mixer, tmp_path, forked):
+    """`seqblend train` with another mixer: the card has its size and no heads, and the model is asked like any other."""
+    rows = write(tmp_path / "rows.jsonl", ROWS[task])
+    options = {
+        "task": task,
+        "train_file": rows,
+        "test_file": rows,
+        "config_overrides": f"mixer_type={mixer},hidden_size=16,num_hidden_layers=2,recurrent_size=12",
+        "output_dir": tmp_path / "run",
+    }
+    assert train(flags(options.pop("output_dir"), options)) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    parts = [config[part] for part in ("encoder", "decoder") if part in config] or [config]
+    assert [(part["mixer_type"], part["recurrent_size"]) for part in parts] == [(mixer, 12)] * len(parts)
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert re.search(rf"\| `mixer_type` \| {mixer} ", card) and re.search(r"\| `recurrent_size` \| 12 ", card)
+    # Only in the encoder-decoder is there a part with heads, and an attention map.
+    is_pair = len(parts) > 1
+    assert ("`num_attention_heads` | – | 4" in card) == is_pair and ("`num_attention_heads`" in card) == is_pair
+    assert bool(list((tmp_path / "run").glob("*/blending.png"))) == is_pair
+    column = TASKS[task].inputs[0]
+    asked = write(tmp_path / "asked.jsonl", [{column: row[column]} for row in ROWS[task]])
+    answers = predict(tmp_path / "run", asked, tmp_path / "answers.jsonl")
+    assert len(answers) == len(ROWS[task])
+    with pytest.raises(InputError, match=f"mixer_type='{mixer}'"):
+        export(tmp_path / "run", tmp_path / "out", "ctranslate2" if task in (TRANSLATE, "causal-lm") else "onnx")
