@@ -63,7 +63,7 @@ WITH, WITHOUT = "with cross-attention", "the last state alone"
 HEADS = ("1 head", "2 heads", "4 heads", "8 heads")
 LEARNING = {
     "recall": Learning(RECALL, MIXERS, partial(tagger, RECALL, size=SIZE, layers=1), steps=1500, learning_rate=1e-3),
-    "associative recall": Learning(ASSOCIATIVE, MIXERS, partial(tagger, ASSOCIATIVE, size=SIZE, layers=2), steps=2500),
+    "associative recall": Learning(ASSOCIATIVE, MIXERS, partial(tagger, ASSOCIATIVE, size=SIZE, layers=2), steps=2000),
     "parity": Learning(PARITY, MIXERS, partial(tagger, PARITY, size=SIZE, layers=2), steps=1500),
     "heads": Learning(
         SIDES, HEADS, lambda heads: tagger(SIDES, "attention", SIZE, 1, int(heads.split()[0])), steps=1000

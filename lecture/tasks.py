@@ -37,6 +37,7 @@ class Task:
         name: of the task.
         train: the numbers that are trained on.
         test: the numbers that are tested.
+        grows: whether training begins with the lowest numbers.
         counts_whole: whether a sequence counts as right only if all its labels are predicted.
         vocab_size: number of tokens.
         num_labels: number of classes; chance is one of them.
@@ -46,6 +47,7 @@ class Task:
     name: str
     train: tuple[int, ...]
     test: tuple[int, ...]
+    grows: bool
     counts_whole: bool
     vocab_size: int
     num_labels: int
@@ -75,7 +77,7 @@ def recall(distance: int, rows: int, generator: torch.Generator) -> Batch:
     return Batch(input_ids, labels)
 
 
-KEYS, VALUES = 32, 8
+KEYS, VALUES = 64, 16
 
 
 def associative_recall(pairs: int, rows: int, generator: torch.Generator) -> Batch:
@@ -130,6 +132,7 @@ RECALL = Task(
     name="recall",
     train=(4, 8, 12, 16, 24, 32, 48, 64, 96, 128),
     test=(4, 8, 16, 32, 64, 128),
+    grows=True,
     counts_whole=True,
     vocab_size=FIRST + NOISES + SLOTS + SLOTS * SYMBOLS,
     num_labels=SYMBOLS,
@@ -137,8 +140,9 @@ RECALL = Task(
 )
 ASSOCIATIVE = Task(
     name="associative recall",
-    train=(1, 2, 4, 8, 16, 32),
-    test=(1, 2, 4, 8, 16, 32),
+    train=(2, 4, 8, 16, 32),
+    test=(2, 4, 8, 16, 32),
+    grows=False,
     counts_whole=False,
     vocab_size=FIRST + KEYS + VALUES,
     num_labels=VALUES,
@@ -148,6 +152,7 @@ PARITY = Task(
     name="parity",
     train=tuple(range(4, 33, 4)),
     test=(8, 16, 32, 64, 128, 256),
+    grows=True,
     counts_whole=False,
     vocab_size=FIRST + 2,
     num_labels=2,
@@ -157,6 +162,7 @@ SIDES = Task(
     name="several sides",
     train=(32,),
     test=(32,),
+    grows=True,
     counts_whole=False,
     vocab_size=FIRST + DIGITS,
     num_labels=2 ** len(OFFSETS),
@@ -166,6 +172,7 @@ REVERSAL = Task(
     name="reversal",
     train=tuple(range(2, 41, 2)),
     test=(5, 10, 15, 20, 25, 30, 40),
+    grows=True,
     counts_whole=True,
     vocab_size=FIRST + LETTERS,
     num_labels=LETTERS,

@@ -14,7 +14,7 @@ TEST_SEED = 10**6
 
 
 def fit(model: PreTrainedModel, task: Task, *, seed: int, steps: int, rows: int, learning_rate: float) -> None:
-    """Train a model; each step draws a difficulty, in the first half of training from the lowest ones, and a batch.
+    """Train a model; each step draws a difficulty (of a task that grows at first one of the lowest) and a batch.
 
     AdamW, gradients clipped at a norm of 1, the learning rate rises over a tenth of the steps and falls to zero as a
     cosine.
@@ -36,7 +36,7 @@ def fit(model: PreTrainedModel, task: Task, *, seed: int, steps: int, rows: int,
     )
     model.train()
     for step in range(steps):
-        known = min(len(task.train), 1 + 2 * len(task.train) * step // steps)
+        known = min(len(task.train), 1 + 2 * len(task.train) * step // steps) if task.grows else len(task.train)
         difficulty = task.train[int(torch.randint(known, (), generator=generator))]
         batch = task.draw(difficulty, rows, generator)
         model(input_ids=batch.input_ids, labels=batch.labels).loss.backward()

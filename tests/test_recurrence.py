@@ -432,7 +432,7 @@ def test_reentrant_checkpointing_reads_the_source_once(without_cross_attention):
 
 @pytest.mark.parametrize("task", [CLASSIFY, TAG, TRANSLATE, "causal-lm", "masked-lm"])
 def test_trained_described_saved_and_asked(task, mixer, tmp_path, forked):
-    """`seqblend train` with another mixer: the card has its size and no heads, and the model is asked like any other."""
+    """`seqblend train` with another mixer: the card has its size and no heads, and the model is asked like others."""
     rows = write(tmp_path / "rows.jsonl", ROWS[task])
     options = {
         "task": task,

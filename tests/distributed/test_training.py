@@ -20,6 +20,13 @@ from seqblend.data.errors import InputError
 from seqblend.training.trainer import BlendTrainer
 
 HEADS = [BlendEncoderForTokenClassification, BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM]
+# The class of each model, and its options.
+MODELS = {
+    **{head.__name__: (head, {}) for head in HEADS},
+    "gru": (BlendDecoderForCausalLM, {"mixer_type": "gru"}),
+    "lstm": (BlendEncoderDecoderForSeq2SeqLM, {"mixer_type": "lstm"}),
+}
+every_model = pytest.mark.parametrize("name", MODELS)
 STEPS, ROWS = 20, 8
 # Some rows have no target, and so has a process in some steps: the first token of a row is not told.
 LENGTHS = [3, 9, 5, 1, 7, 2, 8, 4, 1, 1, 6, 3, 3, 5, 9, 2]
@@ -69,15 +76,15 @@ def answer_of(model, head):
 
 
 def train_each(folder, loading, **options):
-    """The losses of each head's run, from the models that are in the folder.
+    """The losses of each model's run, from the models that are in the folder.
 
     The trained model is saved, beside what it answers while it is still shared.
     """
     losses = {}
-    for head in HEADS:
-        begin, end = (folder / name / head.__name__ for name in ("begin", "end"))
+    for name, (head, _) in MODELS.items():
+        begin, end = (folder / moment / name for moment in ("begin", "end"))
         trainer = trainer_for(head, opened(head, begin, **loading), end, **options)
-        losses[head.__name__] = losses_of(trainer)
+        losses[name] = losses_of(trainer)
         trainer.save_model(str(end))
         answer = answer_of(trainer.model, head)
         if trainer.is_world_process_zero():
@@ -101,26 +108,26 @@ def tensor_parallel(folder):
 def shared(request, tmp_path_factory):
     """The folder of a way to share the work, and the losses that either process had."""
     folder = tmp_path_factory.mktemp(request.param.__name__)
-    for head in HEADS:
-        tiny_model(head).save_pretrained(folder / "begin" / head.__name__)
+    for name, (head, fields) in MODELS.items():
+        tiny_model(head, **fields).save_pretrained(folder / "begin" / name)
     return folder, in_two_processes(request.param, folder)
 
 
-@pytest.mark.parametrize("head", HEADS, ids=named)
-def test_two_processes_train_as_one(head, shared, tmp_path):
-    folder, losses = shared
-    alone = losses_of(trainer_for(head, opened(head, folder / "begin" / head.__name__), tmp_path))
+@every_model
+def test_two_processes_train_as_one(name, shared, tmp_path):
+    (folder, losses), head = shared, MODELS[name][0]
+    alone = losses_of(trainer_for(head, opened(head, folder / "begin" / name), tmp_path))
     assert len(alone) == STEPS + 1
     for each in losses:
-        assert each[head.__name__] == pytest.approx(alone, rel=0, abs=1e-5)
+        assert each[name] == pytest.approx(alone, rel=0, abs=1e-5)
 
 
-@pytest.mark.parametrize("head", HEADS, ids=named)
-def test_what_two_processes_saved_opens_in_one(head, shared):
-    folder, _ = shared
-    answer = answer_of(opened(head, folder / "end" / head.__name__), head)
-    assert (answer - torch.load(folder / "end" / head.__name__ / "answer.pt")).abs().max() < 1e-9
-    before = answer_of(opened(head, folder / "begin" / head.__name__), head)
+@every_model
+def test_what_two_processes_saved_opens_in_one(name, shared):
+    (folder, _), head = shared, MODELS[name][0]
+    answer = answer_of(opened(head, folder / "end" / name), head)
+    assert (answer - torch.load(folder / "end" / name / "answer.pt")).abs().max() < 1e-9
+    before = answer_of(opened(head, folder / "begin" / name), head)
     assert (answer - before).abs().max() > 1e-2, "nothing was learnt"
 
 
