@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import NullFormatter, ScalarFormatter, StrMethodFormatter
 
 from ..hub_card.pictures import GREY, new_figure
 from .claims import Claim, Results
 
-# Colours of Okabe and Ito, and markers, so that the curves differ without colours, too.
-STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
+# Colours of Okabe and Ito, and markers, so that the curves differ without colours, too. The sizes fall, so that of
+# markers on top of each other each can be seen.
+STYLES = (("#0072B2", "o", 9), ("#D55E00", "s", 6), ("#009E73", "^", 5), ("#CC79A7", "D", 2.5))
 
 
 def draw(claim: Claim, results: Results, path: Path) -> None:
@@ -30,6 +31,9 @@ def draw(claim: Claim, results: Results, path: Path) -> None:
             axes.axhline(claim.chance, color=GREY, linestyle=":", label="guessing")
         if claim.is_logarithmic:
             axes.set_yscale("log")
+            # Matplotlib's own labels are formulas, which are not drawn here.
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             axes.set_ylim(-0.02, 1.02)
         if len(numbers) > 1 or claim.chance is not None:
@@ -47,11 +51,11 @@ def has_intervals(claim: Claim, results: Results) -> bool:
 
 def draw_curves(axes: Axes, claim: Claim, results: Results, settings: list[str], numbers: list[float]) -> None:
     """A line for each setting, its interval as a band."""
-    for setting, (color, marker) in zip(settings, STYLES, strict=False):
+    for setting, (color, marker, size) in zip(settings, STYLES, strict=False):
         curve = results.curve(claim.experiment, setting)
         values = [each.value for each in curve.values()]
         errors = [0 if math.isnan(each.error) else each.error for each in curve.values()]
-        axes.plot(list(curve), values, color=color, marker=marker, markersize=4, label=setting)
+        axes.plot(list(curve), values, color=color, marker=marker, markersize=size, label=setting)
         # On a logarithmic axis there is nothing below zero.
         least = [value / 10 if claim.is_logarithmic else 0 for value in values]
         low, high = np.maximum(np.subtract(values, errors), least), np.add(values, errors)
