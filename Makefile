@@ -59,8 +59,8 @@ bench: $(VENV)/bench  ## time ours beside its peers (DATA=real texts' directory,
 	KINETO_LOG_LEVEL=99 $(BIN)/python -m seqblend.benchmarks --json runs/bench.json $(if $(DATA),--data $(DATA)) \
 		$(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
-lecture: $(VENV)/tools  ## measure the claims of the lecture and write docs/lecture/ (QUICK=1: one seed)
-	$(BIN)/python -m seqblend.lecture $(if $(QUICK),--quick)
+lecture: $(VENV)/tools  ## measure the claims of the lecture and write docs/lecture/ (QUICK=1: one seed, into runs/)
+	$(BIN)/python -m seqblend.lecture $(if $(QUICK),--quick --output runs/lecture)
 
 bench-check: $(VENV)/bench  ## fail if a ratio in runs/bench.json is more than 10 % below that on docs/performance.md
 	$(BIN)/python -m seqblend.benchmarks.report --check runs/bench.json

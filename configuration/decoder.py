@@ -33,8 +33,8 @@ class BlendDecoderConfig(BlendConfig):
         return self.cross_attention_hidden_size is not None and self.cross_attention
 
     @property
-    def reads_last_state(self) -> bool:
-        """Whether the first recurrent states are computed from the last source token."""
+    def reads_source_ends(self) -> bool:
+        """Whether the first recurrent states are computed from the last and the first source token."""
         return self.cross_attention_hidden_size is not None and not self.cross_attention
 
     @property

@@ -28,7 +28,7 @@ PARTS: dict[str, type[BlendConfig]] = {"encoder": BlendEncoderConfig, "decoder":
 
 @strict
 class BlendEncoderDecoderConfig(RecipeConfig):
-    """An encoder and a decoder that reads the encoder's output, by cross-attention or its last state alone.
+    """An encoder and a decoder that reads the encoder's output, by cross-attention or its two ends alone.
 
     Each part is a configuration, a dict of its fields, or None (its defaults), and may have its own vocabulary. The
     fields of the heads and losses are here, not in the parts.
@@ -107,6 +107,9 @@ class BlendEncoderDecoderConfig(RecipeConfig):
                 raise ValueError(f"{name} must be that of the parts, {size}; set it in encoder and decoder")
         if self.decoder.cross_attention_hidden_size is None:
             self.decoder.cross_attention_hidden_size = self.encoder.hidden_size
+            if self.decoder.is_recurrent and self.decoder.has_attention:
+                # Its heads have an effect only now, and were not compared with its size before.
+                self.decoder.default_head_dim()
         # Libraries read these from the decoder's config (PreTrainedConfig.get_text_config) or from this one.
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             if getattr(self, name) is None:

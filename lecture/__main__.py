@@ -1,23 +1,23 @@
 """Measure the claims of the lecture: `python -m seqblend.lecture`.
 
-It writes the page docs/lecture/README.md, its pictures, and figures.jsonl, from which both are made.
+It writes figures.jsonl, and from it the page README.md and its pictures.
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
-import os
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from .claims import Results
 from .experiments import LEARNING, Figure, cache_sizes, learn, step_times
-from .page import write_page
+from .page import Run, cores, machine, write_page
 
 SEEDS = (0, 1, 2)
 FIGURES = "figures.jsonl"
@@ -31,30 +31,25 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--page_only", action="store_true", help="make the page again from figures.jsonl")
     given = parser.parse_args(arguments)
     path = given.output / FIGURES
-    if given.page_only:
-        head, *lines = path.read_text(encoding="utf-8").splitlines()
-        write_page(Results(Figure(**json.loads(line)) for line in lines), given.output, **json.loads(head))
-        return
-    begin, seeds = time.time(), SEEDS[:1] if given.quick else SEEDS
-    figures = [*step_times(repeats=len(seeds)), *cache_sizes(), *learn_all(seeds)]
-    head = {"seconds": time.time() - begin, "seeds": len(seeds)}
-    given.output.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(each) for each in (head, *map(asdict, figures))]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    write_page(Results(figures), given.output, **head)
+    if not given.page_only:
+        begin, seeds = time.time(), SEEDS[:1] if given.quick else SEEDS
+        given.output.mkdir(parents=True, exist_ok=True)
+        figures = [*step_times(len(seeds)), *cache_sizes(), *learn_all(seeds)]
+        run = Run(len(seeds), (time.time() - begin) / 60, machine())
+        path.write_text("".join(f"{json.dumps(asdict(each))}\n" for each in (run, *figures)), encoding="utf-8")
+    head, *lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    write_page([Figure(**line) for line in lines], given.output, Run(**head))
 
 
-def learn_all(seeds: tuple[int, ...]) -> list[Figure]:
+def learn_all(seeds: Iterable[int]) -> Iterator[Figure]:
     """The figures of all models that learn, each of which has a process and one core."""
-    jobs = [(name, setting, seed) for name, each in LEARNING.items() for setting in each.settings for seed in seeds]
+    settings = [(name, setting) for name, learning in LEARNING.items() for setting in learning.settings]
+    jobs = [(name, setting, seed) for (name, setting), seed in itertools.product(settings, seeds)]
     context = multiprocessing.get_context("spawn")
-    figures: list[Figure] = []
-    with ProcessPoolExecutor(os.cpu_count(), context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        done = pool.map(learn, *zip(*jobs, strict=True))
-        for job, found in zip(jobs, done, strict=True):
-            print(*job, " ".join(f"{each.at:g}:{each.value:.3f}" for each in found), file=sys.stderr, flush=True)
-            figures += found
-    return figures
+    with ProcessPoolExecutor(cores(), context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for job, figures in zip(jobs, pool.map(learn, *zip(*jobs, strict=True)), strict=True):
+            print(*job, " ".join(f"{each.at:g}:{each.value:.3f}" for each in figures), file=sys.stderr, flush=True)
+            yield from figures
 
 
 if __name__ == "__main__":

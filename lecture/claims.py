@@ -1,79 +1,17 @@
-"""The claims of the lecture, and whether the figures bear them out."""
+"""The claims of the lecture that are measured, and whether the figures bear them out."""
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import mean, stdev
 
-from scipy.stats import linregress, t
-
-from .experiments import GRADIENT, WITH, WITHOUT, Figure
+from .experiments import AFTER, BEFORE, LEARNING, LENGTHS, WITH, WITHOUT
 from .models import MIXERS
-from .tasks import ASSOCIATIVE, PARITY, RECALL
+from .results import Results, readable
+from .tasks import ASSOCIATIVE, PARITY, RECALL, REVERSAL
 
 RECURRENT = MIXERS[1:]
-# Shares of sequences below and above which something is lost or kept. Guessing gives none.
-LOST, KEPT = 0.05, 0.95
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over seeds.
-
-    Args:
-        value: the mean.
-        error: half the width of its 95 % interval (Student's t); nan of one seed.
-    """
-
-    value: float
-    error: float
-
-
-class Results:
-    """The means of all figures.
-
-    Args:
-        figures: of all experiments and seeds.
-    """
-
-    def __init__(self, figures: Iterable[Figure]):
-        values: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-        self.parameters: dict[tuple[str, str], int] = {}
-        for figure in figures:
-            values[figure.experiment, figure.setting][figure.at].append(figure.value)
-            self.parameters[figure.experiment, figure.setting] = figure.parameters
-        self.means = {
-            key: {at: mean_of(each) for at, each in sorted(by_number.items())} for key, by_number in values.items()
-        }
-
-    def settings(self, experiment: str) -> list[str]:
-        """What an experiment compares, in the order of its figures."""
-        return [setting for name, setting in self.means if name == experiment]
-
-    def curve(self, experiment: str, setting: str) -> dict[float, Mean]:
-        """The means by the number on the horizontal axis."""
-        return self.means[experiment, setting]
-
-    def value(self, experiment: str, setting: str, at: float) -> float:
-        """A mean."""
-        return self.means[experiment, setting][at].value
-
-    def last(self, experiment: str, setting: str) -> float:
-        """The mean at the largest number."""
-        return [each.value for each in self.curve(experiment, setting).values()][-1]
-
-    def slope(self, experiment: str, setting: str, low: float, high: float) -> float:
-        """The slope in double-logarithmic axes between two numbers: 1 if twice the number is twice the value."""
-        points = [(at, each.value) for at, each in self.curve(experiment, setting).items() if low <= at <= high]
-        return linregress(*zip(*((math.log(at), math.log(value)) for at, value in points), strict=True)).slope
-
-
-def mean_of(values: list[float]) -> Mean:
-    """Mean and 95 % interval."""
-    if len(values) < 2:
-        return Mean(values[0], math.nan)
-    return Mean(mean(values), t.ppf(0.975, len(values) - 1) * stdev(values) / math.sqrt(len(values)))
+# What is at least right if something is solved, and at most if it is lost.
+SOLVED, LOST = 0.99, 0.05
 
 
 @dataclass(frozen=True)
@@ -91,7 +29,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the lecture and its experiment.
+    """A claim and its experiment.
 
     Args:
         numbers: of the claim in the lecture.
@@ -100,9 +38,9 @@ class Claim:
         text: what is claimed, and how it is tested.
         x: label of the horizontal axis.
         y: label of the vertical axis.
-        is_logarithmic: whether the vertical axis is.
         judge: reads the figures.
-        chance: the value of guessing, drawn as a line; None: there is none.
+        is_logarithmic: whether the vertical axis is.
+        is_linear_x: whether the horizontal axis is linear, not logarithmic.
     """
 
     numbers: str
@@ -111,214 +49,246 @@ class Claim:
     text: str
     x: str
     y: str
-    is_logarithmic: bool
     judge: Callable[[Results], Verdict]
-    chance: float | None = None
+    is_logarithmic: bool = False
+    is_linear_x: bool = False
 
 
-def listed(results: Results, experiment: str, at: float | None = None, digits: int = 3) -> str:
-    """The value of each setting, at a number or at the largest: `attention 0.99, rnn 0.12`."""
-    values = {
-        setting: results.last(experiment, setting) if at is None else results.value(experiment, setting, at)
-        for setting in results.settings(experiment)
-    }
-    return ", ".join(f"{setting} {value:.{digits}g}" for setting, value in values.items())
+def listed(values: dict[str, float]) -> str:
+    """`attention 0.99, rnn 0.12`."""
+    return ", ".join(f"{setting} {readable(value)}" for setting, value in values.items())
+
+
+def values_at(results: Results, experiment: str, at: float) -> dict[str, float]:
+    """The mean of each setting at a number."""
+    return {setting: results.curve(experiment, setting)[at].value for setting in results.settings(experiment)}
 
 
 def judge_step_time(results: Results) -> Verdict:
-    slopes = {mixer: results.slope("step time", mixer, 16, 128) for mixer in results.settings("step time")}
-    long = {mixer: results.slope("step time", mixer, 512, 2048) for mixer in slopes}
-    because = (
-        f"The slopes from 16 to 128 tokens are {', '.join(f'{name} {slope:.2f}' for name, slope in slopes.items())}; "
-        f"from 512 to 2048 tokens {', '.join(f'{name} {slope:.2f}' for name, slope in long.items())}. "
-        f"At 128 tokens a step takes {listed(results, 'step time', 128)} milliseconds, "
-        f"at 2048 tokens {listed(results, 'step time', 2048)}."
+    """Attention's slope at short lengths is below that of every recurrent network."""
+    short, long = LENGTHS[: len(LENGTHS) // 2], LENGTHS[len(LENGTHS) // 2 :]
+    slopes = {
+        mixer: [results.slope("step time", mixer, lengths) for lengths in (short, long)]
+        for mixer in results.settings("step time")
+    }
+    at_once, in_order = (
+        " and ".join(f"{mixer} {', then '.join(f'{slope:.2f}' for slope in slopes[mixer])}" for mixer in mixers)
+        for mixers in (MIXERS[:1], RECURRENT)
     )
-    return Verdict(all(slopes["attention"] < slopes[mixer] for mixer in RECURRENT), because)
+    because = (
+        f"Slopes from {short[0]} to {short[-1]} tokens, then from {long[0]} to {long[-1]}: {at_once}; {in_order}. "
+        f"Milliseconds at {short[-1]} tokens: {listed(values_at(results, 'step time', short[-1]))}; "
+        f"at {long[-1]} tokens: {listed(values_at(results, 'step time', long[-1]))}."
+    )
+    return Verdict(all(slopes["attention"][0] < slopes[mixer][0] for mixer in RECURRENT), because)
 
 
 def judge_gradient(experiment: str) -> Callable[[Results], Verdict]:
     """The judge of one of the two experiments on gradients."""
 
     def judge(results: Results) -> Verdict:
+        factors = {mixer: results.factor(experiment, mixer) for mixer in results.settings(experiment)}
+        steepness = {mixer: abs(math.log(factor)) for mixer, factor in factors.items()}
         near, far = min(RECALL.test), max(RECALL.test)
-        values = {mixer: results.last(experiment, mixer) for mixer in results.settings(experiment)}
-        left = listed(results, experiment, digits=2)
-        because = f"At distance {far}, of the norm at distance {near} there is left: {left}."
-        return Verdict(values["rnn"] < min(values["lstm"], values["attention"]), because)
+        because = (
+            f"From distance {near} to {far} the norm changes at each step by the factor "
+            f"{', '.join(f'{mixer} {factor:.4f}' for mixer, factor in factors.items())}; at {far} there is "
+            f"{listed(values_at(results, experiment, far))} of it."
+        )
+        others = [steepness["lstm"], steepness["attention"]]
+        return Verdict(steepness["rnn"] > max(others), because)
 
     return judge
 
 
 def judge_recall(results: Results) -> Verdict:
-    lost = [
-        at
-        for at, each in results.curve("recall", "rnn").items()
-        if each.value < LOST and results.value("recall", "lstm", at) > KEPT
-    ]
-    lowest = min(each.value for each in results.curve("recall", "attention").values())
-    where = f"From distance {lost[0]:g} on" if lost else "At no distance that was measured"
+    """Where the plain RNN has lost everything, LSTM and GRU have not, and attention has nowhere."""
+    curves = {mixer: results.curve("recall", mixer) for mixer in results.settings("recall")}
+    lost = [at for at, each in curves["rnn"].items() if each.value < LOST]
+    kept = bool(lost) and all(curves[mixer][at].value > SOLVED for mixer in ("lstm", "gru") for at in lost)
+    lowest = min(each.value for each in curves["attention"].values())
+    where = f"at distance {' and '.join(f'{at:g}' for at in lost)}" if lost else "at no distance"
     because = (
-        f"{where} the plain RNN recalls less than {LOST:.0%} of the sequences while the LSTM recalls more than "
-        f"{KEPT:.0%}; attention's lowest share is {lowest:.4f}. At the largest distance: {listed(results, 'recall')}."
+        f"The plain RNN recalls less than {LOST:.0%} of the sequences {where}; "
+        f"attention's lowest share is {lowest:.4f}. At distance {max(RECALL.test)}: "
+        f"{listed(values_at(results, 'recall', max(RECALL.test)))}."
     )
-    return Verdict(bool(lost) and lowest > 0.99, because)
+    return Verdict(kept and lowest > SOLVED, because)
 
 
 def judge_associative(results: Results) -> Verdict:
-    experiment = "associative recall"
-    values = {mixer: results.last(experiment, mixer) for mixer in results.settings(experiment)}
-    because = f"With {max(ASSOCIATIVE.test)} pairs: {listed(results, experiment)}."
-    return Verdict(values["attention"] > max(values[mixer] for mixer in RECURRENT), because)
+    """All solve one pair; with the most pairs attention is above every recurrent network."""
+    name = "associative recall"
+    learnt = all(results.first(name, mixer).value > SOLVED for mixer in results.settings(name))
+    better = all(results.last(name, "attention").is_above(results.last(name, mixer)) for mixer in RECURRENT)
+    few, many = min(ASSOCIATIVE.test), max(ASSOCIATIVE.test)
+    because = (
+        f"With {few} pair: {listed(values_at(results, name, few))}; with {many} pairs: "
+        f"{listed(values_at(results, name, many))}. Answering with the value that was written most often gives "
+        f"{readable(ASSOCIATIVE.guess(many))} there."
+    )
+    return Verdict(learnt and better, because)
 
 
 def judge_heads(results: Results) -> Verdict:
+    """The most heads are above one head."""
     settings = results.settings("heads")
-    values = [next(iter(results.curve("heads", setting).values())) for setting in settings]
-    first, best = values[0], max(values, key=lambda each: each.value)
-    errors = [0.0 if math.isnan(each.error) else each.error for each in (first, best)]
-    because = f"Accuracy: {listed(results, 'heads')}."
-    return Verdict(best.value - first.value > sum(errors), because)
+    one, many = (results.last("heads", setting) for setting in (settings[0], settings[-1]))
+    values = {setting: results.last("heads", setting).value for setting in settings}
+    return Verdict(many.is_above(one), f"Accuracy: {listed(values)}.")
 
 
 def judge_cross_attention(results: Results) -> Verdict:
-    experiment = "cross-attention"
-    curves = {setting: list(results.curve(experiment, setting).items()) for setting in results.settings(experiment)}
-    (short, first), (long, last) = curves[WITHOUT][0], curves[WITHOUT][-1]
-    because = (
-        f"From {short:g} to {long:g} letters, exact match goes from {first.value:.3f} to {last.value:.3f} with the "
-        f"last state alone, and from {curves[WITH][0][1].value:.3f} to {curves[WITH][-1][1].value:.3f} with "
-        "cross-attention."
+    """Without it exact match falls with the length, and is below that with it in the end."""
+    name = "cross-attention"
+    without, with_it = (
+        [function(name, setting) for function in (results.first, results.last)] for setting in (WITHOUT, WITH)
     )
-    return Verdict(last.value < first.value - 0.1 and last.value < curves[WITH][-1][1].value - 0.1, because)
+    because = (
+        f"From {min(REVERSAL.test)} to {max(REVERSAL.test)} letters exact match goes from {without[0].value:.3f} to "
+        f"{without[1].value:.3f} with the last state alone, and from {with_it[0].value:.3f} to "
+        f"{with_it[1].value:.3f} with cross-attention."
+    )
+    return Verdict(without[0].is_above(without[1]) and with_it[1].is_above(without[1]), because)
 
 
 def judge_parity(results: Results) -> Verdict:
-    values = {mixer: results.last("parity", mixer) for mixer in results.settings("parity")}
+    """A recurrent network solves the longest sequences, and attention does not."""
+    longest, trained = max(PARITY.test), max(PARITY.train)
+    values = values_at(results, "parity", longest)
+    solved = [mixer for mixer in RECURRENT if values[mixer] > SOLVED]
     because = (
-        f"At {max(PARITY.test)} bits, where at most {max(PARITY.train)} were trained: {listed(results, 'parity')}."
+        f"At {trained} bits, the longest that were trained: {listed(values_at(results, 'parity', trained))}; at "
+        f"{longest} bits: {listed(values)}. It is solved there by {' and '.join(solved) if solved else 'none'}."
     )
-    return Verdict(max(values[mixer] for mixer in RECURRENT) > values["attention"] + 0.1, because)
+    best = max((results.last("parity", mixer) for mixer in RECURRENT), key=lambda each: each.value)
+    return Verdict(bool(solved) and best.is_above(results.last("parity", "attention")), because)
 
 
 def judge_cache(results: Results) -> Verdict:
-    growth = {
-        mixer: results.last("cache", mixer) / next(iter(results.curve("cache", mixer).values())).value
+    """A token costs memory with attention alone."""
+    first, last = LENGTHS[0], LENGTHS[-1]
+    each_token = {
+        mixer: (results.last("cache", mixer).value - results.first("cache", mixer).value) / (last - first)
         for mixer in results.settings("cache")
     }
     because = (
-        f"From 16 to 2048 tokens it grows {', '.join(f'{name} {factor:g}' for name, factor in growth.items())} "
-        f"times; at 2048 tokens it takes {listed(results, 'cache')} KiB."
+        f"KiB for each further token: {listed(each_token)}; in all at {last} tokens: "
+        f"{listed(values_at(results, 'cache', last))}."
     )
-    return Verdict(growth["attention"] > 1 and all(growth[mixer] == 1 for mixer in RECURRENT), because)
+    return Verdict(each_token["attention"] > 0 and all(each_token[mixer] == 0 for mixer in RECURRENT), because)
+
+
+def setup(experiment: str) -> str:
+    """How the models of an experiment are trained, in a sentence."""
+    learning = LEARNING[experiment]
+    grows = ", of which the first half begins with the lowest numbers" if learning.task.grows else ""
+    return (
+        f"{learning.layers} {'layer' if learning.layers == 1 else 'layers'} of 64 features, {learning.steps} steps "
+        f"of {learning.rows} sequences{grows}; learning rate {learning.learning_rate:g} for all."
+    )
 
 
 CLAIMS = (
     Claim(
-        "2, 3",
-        "step time",
-        "In order, or all at once",
-        "An RNN reads step by step; attention does all of it at once. One training step, forward and backward, of one "
-        "sequence and one block: while the sequence is short, attention's time hardly grows with the length, and "
-        "that of a recurrent network grows with it. Attention's products grow with the square of the length (Vaswani "
-        "et al. 2017, table 1), so that on few cores it loses its lead in the end. A CPU computes even all at once "
-        "token after token, so that the difference is smaller than on a GPU.",
-        "length in tokens",
-        "milliseconds",
-        True,
-        judge_step_time,
+        numbers="2, 3",
+        experiment="step time",
+        title="In order, or all at once",
+        text="An RNN reads step by step; attention does all of it at once, with products that grow with the square "
+        "of the length (Vaswani et al. 2017, table 1). One training step, forward and backward, of one sequence and "
+        "one block, at equal width. On a CPU, too, what is done at once is computed piece by piece.",
+        x="length in tokens",
+        y="milliseconds",
+        judge=judge_step_time,
+        is_logarithmic=True,
     ),
     Claim(
-        "2",
-        GRADIENT[False],
-        "Long-term dependency: the gradient before training",
-        "What a token far back can teach a state is the gradient of the state with respect to it. In a plain RNN it "
-        "vanishes with the distance (Hochreiter 1991; Bengio et al. 1994). Of the task of the section after the next: "
-        "the gradient of the state at a question with respect to the symbol that it asks for.",
-        "distance in tokens",
-        "norm, of that at distance 4",
-        True,
-        judge_gradient(GRADIENT[False]),
+        numbers="2",
+        experiment=BEFORE,
+        title="Long-term dependency: the gradient before training",
+        text="What a token far back can teach a state is the gradient of the state with respect to it. In a plain RNN "
+        "it vanishes or explodes with the distance, exponentially (Hochreiter 1991; Bengio et al. 1994; Pascanu et "
+        "al. 2013). Measured on the task of the section on recall: the gradient of the state at a question with "
+        "respect to the symbol that it asks for.",
+        x="distance in tokens",
+        y=f"norm, of that at distance {min(RECALL.test)}",
+        judge=judge_gradient(BEFORE),
+        is_logarithmic=True,
+        is_linear_x=True,
     ),
     Claim(
-        "2",
-        GRADIENT[True],
-        "Long-term dependency: the gradient after training",
-        "The same, after the models have been trained to recall (next section).",
-        "distance in tokens",
-        "norm, of that at distance 4",
-        True,
-        judge_gradient(GRADIENT[True]),
+        numbers="2",
+        experiment=AFTER,
+        title="Long-term dependency: the gradient after training",
+        text="The same, after the models have been trained to recall.",
+        x="distance in tokens",
+        y=f"norm, of that at distance {min(RECALL.test)}",
+        judge=judge_gradient(AFTER),
+        is_logarithmic=True,
+        is_linear_x=True,
     ),
     Claim(
-        "2",
-        "recall",
-        "LSTM and GRU address it",
-        "Four symbols, each in a slot of its own, then noise, then the question for each slot which symbol it had. A "
-        "sequence counts if all four are right. The plain RNN forgets where LSTM and GRU still know (Hochreiter & "
-        "Schmidhuber 1997), and to attention the distance is nothing. In the first half of training the distances "
-        "grow, for all alike: without that, the plain RNN learns nothing.",
-        "distance in tokens",
-        "sequences recalled",
-        False,
-        judge_recall,
+        numbers="2",
+        experiment="recall",
+        title="LSTM and GRU address it",
+        text="Four symbols, each in a slot of its own, then noise, then the question for each slot which symbol it "
+        "had. A sequence counts if all four are right. The plain RNN forgets where LSTM and GRU still know "
+        "(Hochreiter & Schmidhuber 1997), and attention sees every distance alike.",
+        x="distance in tokens",
+        y="sequences recalled",
+        judge=judge_recall,
     ),
     Claim(
-        "3, 5",
-        "associative recall",
-        "A query meets many keys",
-        "Pairs of a key and a value, then each key again: which value did it have? A state of fixed size must hold "
-        "all pairs; attention looks them up (Arora et al. 2023).",
-        "pairs",
-        "accuracy",
-        False,
-        judge_associative,
-        1 / ASSOCIATIVE.num_labels,
+        numbers="3, 5",
+        experiment="associative recall",
+        title="A query meets many keys",
+        text="Pairs of a key and a value, then each key again: which value did it have? Attention looks it up; a "
+        "recurrent network must keep all pairs in a state of fixed size (Arora et al. 2023).",
+        x="pairs",
+        y="accuracy",
+        judge=judge_associative,
     ),
     Claim(
-        "7",
-        "heads",
-        "From many angles",
-        "At each position: which of the four digits before it are equal to it? One block, of equal width, with one "
-        "head or many: a head takes one mean, and of a mean it can hardly be told what came from where.",
-        "digits",
-        "accuracy",
-        False,
-        judge_heads,
+        numbers="7",
+        experiment="heads",
+        title="From many angles",
+        text="At each position: which of the four digits before it are equal to it? One block of equal width, with "
+        "one head or many. A head takes one mean, and what came from where is hard to tell from a mean.",
+        x="digits",
+        y="accuracy",
+        judge=judge_heads,
     ),
     Claim(
-        "10, 14",
-        "cross-attention",
-        "What ties encoder and decoder together",
-        "LSTM encoder-decoders write the letters of the source in reverse order. With the last state alone (of both "
-        "directions), the whole source must fit into it, and exact match falls with the length (Bahdanau et al. 2015, "
-        "figure 2); with cross-attention each step looks where it needs to.",
-        "source length in letters",
-        "exact match",
-        False,
-        judge_cross_attention,
+        numbers="10, 14",
+        experiment="cross-attention",
+        title="What ties encoder and decoder together",
+        text="Encoder-decoders of LSTMs write the letters of the source in reverse order. With the last state alone "
+        "(of both directions), the whole source must fit into it, and exact match falls with the length (Bahdanau et "
+        "al. 2015, figure 2); with cross-attention each step looks where it needs to.",
+        x="source length in letters",
+        y="exact match",
+        judge=judge_cross_attention,
     ),
     Claim(
-        "the other side",
-        "parity",
-        "Where recurrence wins: keeping a state",
-        "At each position: is the number of ones so far odd? A state of one bit, updated at each step, solves it for "
-        "any length; attention has no state and has to count, and fails at lengths that it was not trained on (Hahn "
-        "2020).",
-        "length in bits",
-        "accuracy",
-        False,
-        judge_parity,
-        0.5,
+        numbers="the other side",
+        experiment="parity",
+        title="Where recurrence wins: keeping a state",
+        text="At each position: is the number of ones so far odd? A state of one bit that is updated at each step "
+        "solves it for any length; attention has no such state (Hahn 2020). The last eight positions are tested.",
+        x="length in bits",
+        y="accuracy",
+        judge=judge_parity,
     ),
     Claim(
-        "the other side",
-        "cache",
-        "Where recurrence wins: memory of a written token",
-        "In generation, attention keeps the keys and values of all tokens; a recurrent network keeps its last state.",
-        "tokens",
-        "KiB of one sequence",
-        True,
-        judge_cache,
+        numbers="the other side",
+        experiment="cache",
+        title="Where recurrence wins: memory of a written token",
+        text="In generation, attention keeps the keys and values of all tokens; a recurrent network keeps its last "
+        "state. The tensors of the cache of one sequence, after a forward pass.",
+        x="tokens",
+        y="KiB",
+        judge=judge_cache,
+        is_logarithmic=True,
     ),
 )
+LOGARITHMIC = [claim.experiment for claim in CLAIMS if claim.is_logarithmic]

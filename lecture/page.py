@@ -1,29 +1,49 @@
-"""The page of the measured lecture, docs/lecture/README.md. Every figure on it comes from a file of results."""
+"""The page of the measured lecture, docs/lecture/README.md. Every figure on it comes from figures.jsonl."""
 
-import math
+import os
 import platform
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
-import torch
-import transformers
+from .claims import CLAIMS, LOGARITHMIC, Claim, Verdict, setup
+from .experiments import LEARNING, TEST_ROWS, Figure
+from .results import LEAST_DIFFERENCE, Mean, Results, readable
 
-from .claims import CLAIMS, Claim, Mean, Results, Verdict
+INTRODUCTION = f"""# The lecture, measured
 
-INTRODUCTION = """# The lecture, measured
-
-Each claim of the lecture that can be measured, with its experiment, its picture and whether it came out. `make
-lecture` writes this page and its pictures; no figure is typed in by hand. In each experiment the models have equally
-many parameters and differ only in what the section names; seeds differ in weights and data. An error is half the width
-of the 95 % interval of the mean over seeds (Student's t).
+Claims of the lecture about recurrence and attention, each with its experiment, its picture and whether it came out,
+and two claims for the other side. `make lecture` writes this page and its pictures from
+[figures.jsonl](figures.jsonl), which it measures first; no figure is typed in by hand. Where models are trained, those
+that are compared have equally many parameters (the size of a recurrent state is chosen for that) and the same data,
+steps and learning rate; seeds differ in weights and data, and each tests {TEST_ROWS} new sequences for each number.
+Intervals are 95 % intervals of the mean over seeds (of step time: over repetitions), by Student's t; of figures on
+logarithmic axes, of the mean logarithm. "Above" means beyond both intervals, or with one seed by {LEAST_DIFFERENCE:g}.
 """
 
 
-def write_page(results: Results, directory: Path, seconds: float, seeds: int) -> None:
+@dataclass(frozen=True)
+class Run:
+    """How the figures were measured.
+
+    Args:
+        seeds: number of seeds.
+        minutes: that it took.
+        machine: cores, processor and versions.
+    """
+
+    seeds: int
+    minutes: float
+    machine: str
+
+
+def write_page(figures: Iterable[Figure], directory: Path, run: Run) -> None:
     """Write the page and its pictures into a directory."""
     from .pictures import draw
 
-    directory.mkdir(parents=True, exist_ok=True)
+    results = Results(figures, LOGARITHMIC)
     verdicts = {claim: claim.judge(results) for claim in CLAIMS}
     lines = [INTRODUCTION, f"{len(verdicts)} claims, of which {count(verdicts)} came out.\n"]
     lines += ["| claim | section | came out |", "|---|---|---|"]
@@ -35,9 +55,12 @@ def write_page(results: Results, directory: Path, seconds: float, seeds: int) ->
         name = f"{claim.experiment.replace(' ', '_')}.png"
         draw(claim, results, directory / name)
         outcome = "The claim came out." if verdict.came_out else "**The claim did not come out.**"
-        lines += ["", f"## {claim.title}", "", claim.text, "", f"![{claim.title}]({name})", ""]
-        lines += [f"{outcome} {verdict.because}", "", *table(claim, results)]
-    lines += ["", machine(seconds, seeds), ""]
+        lines += ["", f"## {claim.title}", "", claim.text, ""]
+        if claim.experiment in LEARNING:
+            lines += [setup(claim.experiment), ""]
+        lines += [f"![{claim.title}]({name})", "", f"{outcome} {verdict.because}", "", *table(claim, results)]
+    seeds = "1 seed" if run.seeds == 1 else f"{run.seeds} seeds"
+    lines += ["", f"Measured with {seeds} in {run.minutes:.0f} minutes on {run.machine}.", ""]
     (directory / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 
@@ -49,31 +72,30 @@ def count(verdicts: dict[Claim, Verdict]) -> int:
 def table(claim: Claim, results: Results) -> list[str]:
     """The lines of a table of all means."""
     settings = results.settings(claim.experiment)
-    curves = {setting: results.curve(claim.experiment, setting) for setting in settings}
-    numbers = list(next(iter(curves.values())))
+    numbers = list(results.curve(claim.experiment, settings[0]))
     lines = [f"| {claim.x} | {' | '.join(f'{number:g}' for number in numbers)} | parameters |"]
     lines.append("|---" * (len(numbers) + 2) + "|")
-    for setting, curve in curves.items():
+    for setting in settings:
+        curve = results.curve(claim.experiment, setting)
         cells = " | ".join(cell(curve[number]) for number in numbers)
         lines.append(f"| {setting} | {cells} | {results.parameters[claim.experiment, setting]:,} |")
     return lines
 
 
 def cell(mean: Mean) -> str:
-    """A mean and its error, to three digits."""
-    return f"{mean.value:.3g}" if math.isnan(mean.error) else f"{mean.value:.3g} ± {mean.error:.2g}"
+    """A mean, and its interval if there is one."""
+    ends = f" ({readable(mean.low)} to {readable(mean.high)})" if mean.low < mean.high else ""
+    return readable(mean.value) + ends
 
 
-def machine(seconds: float, seeds: int) -> str:
-    """What it was measured on."""
-    return (
-        f"{seeds} {'seed' if seeds == 1 else 'seeds'}; {torch.get_num_threads()} threads of {processor()}; "
-        f"torch {torch.__version__}, transformers {transformers.__version__}; {seconds / 60:.0f} minutes."
-    )
-
-
-def processor() -> str:
-    """The name of the processor."""
+def machine() -> str:
+    """Cores, processor and versions of this machine."""
     path = Path("/proc/cpuinfo")
     found = re.findall(r"(?m)^model name\s*: (.+)$", path.read_text(encoding="utf-8")) if path.exists() else []
-    return found[0] if found else platform.processor()
+    names = ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers"))
+    return f"{cores()} cores of {found[0] if found else platform.processor()}; {names}"
+
+
+def cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

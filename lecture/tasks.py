@@ -1,7 +1,6 @@
-"""Synthetic tasks: what each measures is one claim about attention and recurrence.
+"""Synthetic tasks: each measures one claim about attention and recurrence.
 
-All but `reversal` are N2N on a decoder: each position has a label, or IGNORE. A batch is drawn anew for each step, so
-nothing can be learnt by heart. T tokens, B sequences.
+All but `reversal` are N2N on a decoder: a position has a label, or IGNORE. Batches are drawn anew for each step.
 """
 
 from collections.abc import Callable
@@ -11,9 +10,9 @@ import torch
 
 from ..modeling.losses import IGNORE
 
-# Tokens 0 to 3: padding, the start and the end of a target, and the question.
-PAD, START, END, ASK = range(4)
-FIRST = 4
+# Tokens 0 to 2: padding, the start and the end of a target.
+PAD, START, END = range(3)
+FIRST = 3
 
 
 @dataclass
@@ -22,7 +21,7 @@ class Batch:
 
     Args:
         input_ids: (B, T).
-        labels: (B, T) of a class for each position, or IGNORE; of `reversal` the tokens of the target.
+        labels: (B, T), a class for each position, or IGNORE; of `reversal` the tokens of the target.
     """
 
     input_ids: torch.Tensor
@@ -34,24 +33,26 @@ class Task:
     """A task whose difficulty is a number.
 
     Args:
-        name: of the task.
+        draw: makes a batch from a number, the number of sequences and a generator.
         train: the numbers that are trained on.
         test: the numbers that are tested.
-        grows: whether training begins with the lowest numbers.
-        counts_whole: whether a sequence counts as right only if all its labels are predicted.
         vocab_size: number of tokens.
-        num_labels: number of classes; chance is one of them.
-        draw: makes a batch from a number, the number of sequences and a generator.
+        num_labels: number of classes.
+        grows: whether the first half of training begins with the lowest numbers.
+        counts_whole: whether a sequence counts as right only if all its labels are predicted.
+        counts_last: how many of the last labels are tested; None: all.
+        guess: the accuracy of the best guess without looking anything up, for a number; None: nearly none.
     """
 
-    name: str
+    draw: Callable[[int, int, torch.Generator], Batch]
     train: tuple[int, ...]
     test: tuple[int, ...]
-    grows: bool
-    counts_whole: bool
     vocab_size: int
     num_labels: int
-    draw: Callable[[int, int, torch.Generator], Batch]
+    grows: bool = False
+    counts_whole: bool = False
+    counts_last: int | None = None
+    guess: Callable[[int], float] | None = None
 
 
 def integers(low: int, high: int, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
@@ -62,22 +63,24 @@ def integers(low: int, high: int, shape: tuple[int, ...], generator: torch.Gener
 SLOTS, SYMBOLS, NOISES = 4, 32, 8
 
 
-def recall(distance: int, rows: int, generator: torch.Generator) -> Batch:
+def recall(distance: int, rows: int, generator: torch.Generator, before: int = 0) -> Batch:
     """A symbol for each of four slots, noise, and the question for each slot, which symbol it had.
 
-    The distance is that from the symbol of a slot to the question for it.
+    The distance is that from the symbol of a slot to the question for it; `before` tokens of noise precede it all.
     """
     symbols = integers(0, SYMBOLS, (rows, SLOTS), generator)
     slots = torch.arange(SLOTS).expand(rows, SLOTS)
-    noise = integers(FIRST, FIRST + NOISES, (rows, distance - SLOTS), generator)
+    first, noise = (
+        integers(FIRST, FIRST + NOISES, (rows, number), generator) for number in (before, distance - SLOTS)
+    )
     questions = FIRST + NOISES + slots
-    input_ids = torch.cat((FIRST + NOISES + SLOTS + slots * SYMBOLS + symbols, noise, questions), dim=1)
+    input_ids = torch.cat((first, FIRST + NOISES + SLOTS + slots * SYMBOLS + symbols, noise, questions), dim=1)
     labels = torch.full_like(input_ids, IGNORE)
     labels[:, -SLOTS:] = symbols
     return Batch(input_ids, labels)
 
 
-KEYS, VALUES = 64, 16
+KEYS, VALUES = 32, 8
 
 
 def associative_recall(pairs: int, rows: int, generator: torch.Generator) -> Batch:
@@ -95,6 +98,12 @@ def associative_recall(pairs: int, rows: int, generator: torch.Generator) -> Bat
     return Batch(input_ids, labels)
 
 
+def most_frequent_value(pairs: int) -> float:
+    """The accuracy of answering every key with the value that was written most often."""
+    values = associative_recall(pairs, 4096, torch.Generator().manual_seed(0)).labels[:, 2 * pairs :]
+    return (torch.nn.functional.one_hot(values, VALUES).sum(1).amax(-1) / pairs).mean().item()
+
+
 def parity(length: int, rows: int, generator: torch.Generator) -> Batch:
     """Bits; at each position, whether the number of ones so far is odd."""
     bits = integers(0, 2, (rows, length), generator)
@@ -106,10 +115,7 @@ DIGITS = 4
 
 
 def several_sides(length: int, rows: int, generator: torch.Generator) -> Batch:
-    """Digits; at each position, which of the four digits before it are equal to it: one of sixteen answers.
-
-    Each of the four must be looked at by itself: of a mean it can no longer be told which was which.
-    """
+    """Digits; at each position, which of the four digits before it are equal to it: one of sixteen answers."""
     digits = integers(0, DIGITS, (rows, length), generator)
     labels = torch.zeros_like(digits)
     for bit, offset in enumerate(OFFSETS):
@@ -129,52 +135,47 @@ def reversal(length: int, rows: int, generator: torch.Generator) -> Batch:
 
 
 RECALL = Task(
-    name="recall",
+    draw=recall,
     train=(4, 8, 12, 16, 24, 32, 48, 64, 96, 128),
     test=(4, 8, 16, 32, 64, 128),
-    grows=True,
-    counts_whole=True,
     vocab_size=FIRST + NOISES + SLOTS + SLOTS * SYMBOLS,
     num_labels=SYMBOLS,
-    draw=recall,
-)
-ASSOCIATIVE = Task(
-    name="associative recall",
-    train=(2, 4, 8, 16, 32),
-    test=(2, 4, 8, 16, 32),
-    grows=False,
-    counts_whole=False,
-    vocab_size=FIRST + KEYS + VALUES,
-    num_labels=VALUES,
-    draw=associative_recall,
-)
-PARITY = Task(
-    name="parity",
-    train=tuple(range(4, 33, 4)),
-    test=(8, 16, 32, 64, 128, 256),
-    grows=True,
-    counts_whole=False,
-    vocab_size=FIRST + 2,
-    num_labels=2,
-    draw=parity,
-)
-SIDES = Task(
-    name="several sides",
-    train=(32,),
-    test=(32,),
-    grows=True,
-    counts_whole=False,
-    vocab_size=FIRST + DIGITS,
-    num_labels=2 ** len(OFFSETS),
-    draw=several_sides,
-)
-REVERSAL = Task(
-    name="reversal",
-    train=tuple(range(2, 41, 2)),
-    test=(5, 10, 15, 20, 25, 30, 40),
     grows=True,
     counts_whole=True,
+)
+ASSOCIATIVE = Task(
+    draw=associative_recall,
+    train=(1, 2, 4, 8, 16, 32),
+    test=(1, 2, 4, 8, 16, 32),
+    vocab_size=FIRST + KEYS + VALUES,
+    num_labels=VALUES,
+    guess=most_frequent_value,
+)
+PARITY = Task(
+    draw=parity,
+    train=tuple(range(4, 33, 4)),
+    test=(8, 16, 32, 64, 128, 256),
+    vocab_size=FIRST + 2,
+    num_labels=2,
+    grows=True,
+    counts_last=8,
+    guess=lambda length: 0.5,
+)
+SIDES = Task(
+    draw=several_sides,
+    train=(32,),
+    test=(32,),
+    vocab_size=FIRST + DIGITS,
+    num_labels=2 ** len(OFFSETS),
+    # None of the digits before is equal.
+    guess=lambda length: (1 - 1 / DIGITS) ** len(OFFSETS),
+)
+REVERSAL = Task(
+    draw=reversal,
+    train=tuple(range(1, 41)),
+    test=(5, 10, 15, 20, 25, 30, 40),
     vocab_size=FIRST + LETTERS,
     num_labels=LETTERS,
-    draw=reversal,
+    grows=True,
+    counts_whole=True,
 )

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from ..modeling.losses import IGNORE
 from .tasks import PAD, Task
 
-# Generators of training and test must never draw the same.
+# Added to the seed of a run: what is tested or probed is drawn by other generators than what is trained on.
 TEST_SEED = 10**6
 
 
@@ -39,18 +39,18 @@ def fit(model: PreTrainedModel, task: Task, *, seed: int, steps: int, rows: int,
         known = min(len(task.train), 1 + 2 * len(task.train) * step // steps) if task.grows else len(task.train)
         difficulty = task.train[int(torch.randint(known, (), generator=generator))]
         batch = task.draw(difficulty, rows, generator)
+        optimizer.zero_grad()
         model(input_ids=batch.input_ids, labels=batch.labels).loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        optimizer.zero_grad()
     model.eval()
 
 
 @torch.inference_mode()
-def accuracy(model: PreTrainedModel, task: Task, difficulty: int, *, rows: int) -> float:
-    """Share of the labels that are predicted, or of the sequences of which all are (Task.counts_whole)."""
-    batch = task.draw(difficulty, rows, torch.Generator().manual_seed(TEST_SEED + difficulty))
+def accuracy(model: PreTrainedModel, task: Task, difficulty: int, *, seed: int, rows: int) -> float:
+    """Share of the tested labels that are predicted, or of the sequences of which all are (Task.counts_whole)."""
+    batch = task.draw(difficulty, rows, torch.Generator().manual_seed(TEST_SEED + seed))
     if model.config.is_encoder_decoder:
         length = batch.labels.shape[1]
         predictions = model.generate(batch.input_ids, max_new_tokens=length, do_sample=False)[:, 1:]
@@ -58,8 +58,10 @@ def accuracy(model: PreTrainedModel, task: Task, difficulty: int, *, rows: int) 
         predictions = nn.functional.pad(predictions, (0, length - predictions.shape[1]), value=PAD)
     else:
         predictions = model(input_ids=batch.input_ids).logits.argmax(-1)
-    is_labelled = batch.labels != IGNORE
+    is_tested = batch.labels != IGNORE
+    if task.counts_last is not None:
+        is_tested[:, : -task.counts_last] = False
     is_right = predictions == batch.labels
     if task.counts_whole:
-        return (is_right | ~is_labelled).all(-1).double().mean().item()
-    return is_right[is_labelled].double().mean().item()
+        return (is_right | ~is_tested).all(-1).double().mean().item()
+    return is_right[is_tested].double().mean().item()

@@ -125,7 +125,7 @@ class BufferedLayer(DynamicLayer):
 class RecurrentLayer(DynamicLayer):
     """The state of a recurrent mixer after the tokens of the cache; of an earlier token it holds nothing.
 
-    As of keys and values in DynamicLayer, a tensor that a caller holds never changes.
+    A tensor that a caller holds never changes, as in DynamicLayer.
     """
 
     is_croppable = False

@@ -129,7 +129,7 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         if encoder_hidden_states is not None:
             assert source_layout is not None
             check_number(layout, source_layout)
-            if self.config.reads_last_state:
+            if self.config.reads_source_ends:
                 # Where the two directions of a recurrent encoder end.
                 ends = source_layout.last(encoder_hidden_states), source_layout.first(encoder_hidden_states)
                 encoder_hidden_states = torch.cat(ends, dim=-1)
@@ -156,8 +156,10 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         self, encoder_hidden_states: torch.Tensor | None, attention_mask: Any, past_key_values: Cache | None
     ) -> None:
         """Raises ValueError if encoder_hidden_states, their mask or the type of the cache does not fit the config."""
-        if self.config.reads_last_state and attention_mask is not None and as_padding_mask(attention_mask) is None:
-            raise ValueError("cross_attention=False: encoder_attention_mask must be (B, S), to find the last token")
+        if self.config.reads_source_ends and attention_mask is not None and as_padding_mask(attention_mask) is None:
+            raise ValueError(
+                "cross_attention=False: encoder_attention_mask must be (B, S), to find where a source ends"
+            )
         width = self.config.cross_attention_hidden_size
         if width is not None and encoder_hidden_states is None:
             raise ValueError(f"cross_attention_hidden_size={width}: the decoder needs encoder_hidden_states")

@@ -118,7 +118,7 @@ class DecoderLayer(Block):
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int):
         super().__init__(config, layer_idx)
-        self.reads_last_state = config.reads_last_state
+        self.reads_source_ends = config.reads_source_ends
         if config.has_cross_attention:
             self.cross_attn = Attention(config, layer_idx, "cross")
             self.cross_attn_norm = build_norm(config)
@@ -136,10 +136,11 @@ class DecoderLayer(Block):
         """hidden_states (B, T, E), and encoder_hidden_states if given, give (B, T, E).
 
         encoder_hidden_states are (B, S, width) for cross-attention; else (B, 2 · width), the source_state of
-        Recurrence.forward. The other arguments are those of Attention.forward.
+        Recurrence.forward, which is given in the same place because gradient checkpointing and device maps follow
+        positional tensors only. The other arguments are those of Attention.forward.
         """
-        own = {"pattern": pattern, "position_embeddings": position_embeddings}
-        if self.reads_last_state:
+        own: dict[str, Any] = {"pattern": pattern, "position_embeddings": position_embeddings}
+        if self.reads_source_ends:
             own["source_state"], encoder_hidden_states = encoder_hidden_states, None
         hidden_states = self.blend(hidden_states, **own, **kwargs)
 

@@ -5,8 +5,8 @@ it. So the steps cannot be computed at once, and a token learns of a distant one
 (the long-term dependency). The gates of LSTM and GRU let a state pass unchanged.
 
 `Recurrence` has the call of `Attention`, so that a block can have either; `Steps` is its pattern. Shapes as in
-attention.py; R features of the state of one direction. A `State` is of an LSTM its hidden and its cell state, else
-the hidden state alone.
+attention.py; R features of the state of one direction. A `State` is the hidden state; that of an LSTM also has the
+cell state.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ from .packing import FlatLayout, Layout
 # (B, R) each.
 State = tuple[torch.Tensor, ...]
 
-# torch's kernels, as nn.RNN, nn.GRU and nn.LSTM call them; and for how many gates each has matrices.
+# torch's kernels, as nn.RNN, nn.GRU and nn.LSTM call them; and the number of gates of each, which have a matrix each.
 KERNELS: dict[str, Any] = {"rnn": torch.rnn_tanh, "gru": torch.gru, "lstm": torch.lstm}
 NUM_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 # Parameters of one direction, in the order of the kernels.
@@ -55,7 +55,7 @@ class Recurrence(nn.Module):
             for name, shape in zip(NAMES, shapes, strict=True):
                 self.register_parameter(name + direction, nn.Parameter(torch.empty(shape)))
         self.o_proj = nn.Linear(config.recurrent_size, config.hidden_size, bias=False)
-        if role == "masked self" and config.reads_last_state:
+        if role == "masked self" and config.reads_source_ends:
             source_size = 2 * config.cross_attention_hidden_size
             self.source_proj = nn.Linear(source_size, self.num_states * config.recurrent_size)
 
@@ -96,7 +96,7 @@ class Recurrence(nn.Module):
             cached.update_state(last, pattern.layout.shape[1])
         return self.o_proj(outputs), None
 
-    def read(
+    def run_kernel(
         self, inputs: torch.Tensor, sizes: torch.Tensor | None, state: State | None
     ) -> tuple[torch.Tensor, State]:
         """Call torch's kernel.
@@ -183,7 +183,7 @@ class Steps:
         """Let a network read each sequence.
 
         Args:
-            network: its `read` is called.
+            network: computes them.
             states: inputs in the layout's form, (B, T, E) or (1, N, E).
             state: the state before the first token; None: zero.
 
@@ -192,7 +192,7 @@ class Steps:
             a sequence without a token, that from before.
         """
         if self.flat is None:
-            return network.read(states, None, state)
+            return network.run_kernel(states, None, state)
         is_flat = self.flat is self.layout
         inputs = states if is_flat else self.flat.unpad(states)
         assert inputs is not None
@@ -202,7 +202,7 @@ class Steps:
             # The kernels do not take an empty batch.
             return states.new_zeros(*states.shape[:-1], network.o_proj.in_features), before
         chosen = None if state is None else tuple(tensor[self.sequences] for tensor in state)
-        outputs, last = network.read(inputs[0].index_select(0, self.tokens), self.sizes, chosen)
+        outputs, last = network.run_kernel(inputs[0].index_select(0, self.tokens), self.sizes, chosen)
         outputs = outputs.index_select(0, self.places)[None]
         after = tuple(old.index_copy(0, self.sequences, new) for old, new in zip(before, last, strict=True))
         return outputs if is_flat else self.flat.repad(outputs), after

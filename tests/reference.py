@@ -184,7 +184,7 @@ def window(causal: bool, reach: int | None) -> Visible:
     return lambda t, s: reach is None or abs(t - s) <= reach
 
 
-def reads_last_state(config: object) -> bool:
+def reads_source_ends(config: object) -> bool:
     """Whether a decoder's first state comes from the source."""
     return not getattr(config, "cross_attention", True)
 
@@ -207,10 +207,10 @@ def block(
     def mixer(states: torch.Tensor) -> torch.Tensor:
         if config.mixer_type == "attention":
             return multi_head(states, states, weights, "self_attn", visible, turn=turn, **sizes)
-        return recurrence(states, weights, config.mixer_type, source if reads_last_state(config) else None)
+        return recurrence(states, weights, config.mixer_type, source if reads_source_ends(config) else None)
 
     hidden = residual(hidden, "self_attn_norm", mixer)
-    if source is not None and not reads_last_state(config):
+    if source is not None and not reads_source_ends(config):
         everything = window(causal=False, reach=None)
         hidden = residual(
             hidden, "cross_attn_norm", lambda x: multi_head(x, source, weights, "cross_attn", everything, **sizes)

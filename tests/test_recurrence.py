@@ -202,7 +202,7 @@ def test_parameters_are_those_of_the_modules_of_torch(network, is_bidirectional)
         {name.replace("_l0", ""): tensor for name, tensor in other.state_dict().items()}, strict=False
     )
     states = torch.randn(3, 5, 32)
-    torch.testing.assert_close(mixer.read(states, None, None)[0], other(states)[0])
+    torch.testing.assert_close(mixer.run_kernel(states, None, None)[0], other(states)[0])
 
 
 def test_mixed_precision_keeps_states_in_float32(mixer):
