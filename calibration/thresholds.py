@@ -26,8 +26,7 @@ def label_threshold(probabilities: np.ndarray, is_correct: np.ndarray, precision
     if not len(right) or not right[-1]:
         return None
     predicted = np.arange(1, len(ordered) + 1)
-    # Rows of equal probability are predicted together.
-    is_end = np.append(ordered[1:] != ordered[:-1], True)
+    is_end = is_last_of_equals(ordered)
     if precision is None:
         scores = 2 * right / (predicted + right[-1])
     else:
@@ -50,7 +49,7 @@ def precision_threshold(scores: np.ndarray, is_correct: np.ndarray, precision: f
     """
     order = np.argsort(-scores, kind="stable")
     ordered, right = scores[order], is_correct[order].cumsum()
-    is_end = np.append(ordered[1:] != ordered[:-1], True)
+    is_end = is_last_of_equals(ordered)
     is_enough = is_end & (right >= precision * np.arange(1, len(ordered) + 1))
     return between(ordered, int(np.flatnonzero(is_enough)[-1])) if is_enough.any() else None
 
@@ -74,6 +73,11 @@ def accuracy_threshold(scores: np.ndarray, is_correct: np.ndarray, most_lost: fl
     lowest = correct[lost]
     below = scores[scores < lowest - NOISE]
     return float((lowest + below.max()) / 2) if len(below) else float(lowest - NOISE)
+
+
+def is_last_of_equals(ordered: np.ndarray) -> np.ndarray:
+    """Whether a threshold may follow each score (N, descending): it must not stand between scores that are equal."""
+    return np.append(ordered[:-1] - ordered[1:] > NOISE, True)
 
 
 def above(scores: np.ndarray) -> float:

@@ -14,7 +14,7 @@ from seqblend.calibration import measures
 from seqblend.calibration.calibrator import better_score
 from seqblend.calibration.measures import SEVERAL, ClassifierOutputs
 from seqblend.calibration.temperature import fit_temperature
-from seqblend.calibration.thresholds import accuracy_threshold, label_threshold, precision_threshold
+from seqblend.calibration.thresholds import NOISE, accuracy_threshold, label_threshold, precision_threshold
 from seqblend.train import main as train
 
 
@@ -139,6 +139,16 @@ def test_the_threshold_of_a_label_has_the_precision_and_the_best_recall(pairs, p
     if found is not None:
         predicted = probabilities > found
         assert is_right[predicted].mean() >= precision and is_right[predicted].sum() == max(good)
+
+
+@given(PROBABILITIES, st.sampled_from([None, 0.5, 0.8]))
+def test_no_threshold_stands_between_scores_that_differ_by_rounding(pairs, precision):
+    """The same text in another batch has another last digit, and would be answered otherwise."""
+    tenths, is_right = (np.array(side) for side in zip(*pairs, strict=True))
+    scores = tenths / 10 + 1e-8 * np.arange(len(tenths))
+    found = [label_threshold(scores, is_right, precision), precision_threshold(scores, is_right, precision or 0.9)]
+    for threshold in found:
+        assert threshold is None or np.abs(scores - threshold).min() > NOISE / 3
 
 
 # --- Runs ---

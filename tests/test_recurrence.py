@@ -455,5 +455,6 @@ def test_trained_described_saved_and_asked(task, mixer, tmp_path, forked):
     asked = write(tmp_path / "asked.jsonl", [{column: row[column]} for row in ROWS[task]])
     answers = predict(tmp_path / "run", asked, tmp_path / "answers.jsonl")
     assert len(answers) == len(ROWS[task])
-    with pytest.raises(InputError, match=f"mixer_type='{mixer}'"):
-        export(tmp_path / "run", tmp_path / "out", "ctranslate2" if task in (TRANSLATE, "causal-lm") else "onnx")
+    if not TASKS[task].generates and task != "causal-lm":  # tests/clients has CTranslate2
+        with pytest.raises(InputError, match=f"mixer_type='{mixer}'"):
+            export(tmp_path / "run", tmp_path / "out", "onnx")
