@@ -267,7 +267,7 @@ def tiny_config(config_class: type, **options: Any) -> Any:
     start = {"decoder_start_token_id": 1} if config_class is BlendEncoderDecoderConfig else {}
     options = {**SIZES, **start, **options}
     if options.get("mixer_type", "attention") != "attention":
-        refused = {*ATTENTION_FIELDS, *SLIDING}
+        refused = {*ATTENTION_FIELDS, *SLIDING, "rope_parameters"}
         options = {name: value for name, value in options.items() if name not in refused}
     return copy.deepcopy(make_config(config_class, repr(options)))
 

@@ -20,6 +20,7 @@ from conftest import (
     tiny_model,
 )
 from huggingface_hub.errors import StrictDataclassError
+from test_export import test_opens_without_the_package_in_every_auto_class_and_again  # noqa: F401
 from test_generation import (  # noqa: F401
     test_batch_is_one_by_one,
     test_beam_finds_what_is_likelier,
