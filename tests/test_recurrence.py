@@ -459,3 +459,11 @@ def test_trained_described_saved_and_asked(task, mixer, tmp_path, forked):
     if not TASKS[task].generates and task != "causal-lm":  # tests/clients has CTranslate2
         with pytest.raises(InputError, match=f"mixer_type='{mixer}'"):
             export(tmp_path / "run", tmp_path / "out", "onnx")
+
+
+def test_compiled_training_is_refused_before_it_begins(mixer, tmp_path, capsys):
+    rows = write(tmp_path / "rows.jsonl", ROWS[CLASSIFY])
+    options = {"train_file": rows, "config_overrides": f"mixer_type={mixer},hidden_size=16", "torch_compile": True}
+    assert train(flags(tmp_path / "run", options)) == 2
+    assert "torch_compile: a recurrent mixer_type has no graph" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "config.json").exists()

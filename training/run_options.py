@@ -153,6 +153,10 @@ def dry_run(trainer: Trainer) -> None:
             option = f"{CHECKPOINTING}_kwargs"
             call(option, run_checkpointed, getattr(args, option) or {})
         if args.torch_compile:
+            if own.config.is_recurrent:
+                raise InputError(
+                    "torch_compile: a recurrent mixer_type has no graph: its steps follow from the lengths"
+                )
             settings = trainer.accelerator.state.dynamo_plugin.to_kwargs()
             call("torch_compile_mode", partial(torch.compile, **settings), model)
             # A missing compiler is noticed only when something is compiled.
