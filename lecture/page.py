@@ -77,15 +77,15 @@ def table(claim: Claim, results: Results) -> list[str]:
     lines.append("|---" * (len(numbers) + 2) + "|")
     for setting in settings:
         curve = results.curve(claim.experiment, setting)
-        cells = " | ".join(cell(curve[number]) for number in numbers)
+        cells = " | ".join(cell(curve[number], is_share=not claim.is_logarithmic) for number in numbers)
         lines.append(f"| {setting} | {cells} | {results.parameters[claim.experiment, setting]:,} |")
     return lines
 
 
-def cell(mean: Mean) -> str:
-    """A mean, and its interval if there is one."""
-    ends = f" ({readable(mean.low)} to {readable(mean.high)})" if mean.low < mean.high else ""
-    return readable(mean.value) + ends
+def cell(mean: Mean, *, is_share: bool) -> str:
+    """A mean, and its interval if there is one; that of a share ends at 0 and 1."""
+    low, high = (max(mean.low, 0), min(mean.high, 1)) if is_share else (mean.low, mean.high)
+    return readable(mean.value) + (f" ({readable(low)} to {readable(high)})" if mean.low < mean.high else "")
 
 
 def machine() -> str:

@@ -210,7 +210,7 @@ COME_OUT = {
 DO_NOT = {
     "step time": {"lstm": TIMES},
     BEFORE: {"lstm": FADING},
-    AFTER: {"rnn": STEADY},
+    AFTER: {"rnn": {at: 1 + at / 128 for at in STEADY}},
     "recall": {"gru": {**SOLVED, 128: 0.9}},
     "associative recall": {"lstm": {**FEW_PAIRS, 1: 0.5}},
     "heads": {"8_heads": {32: 0.55}},
