@@ -181,10 +181,11 @@ def judge_cache(results: Results) -> Verdict:
 def setup(experiment: str) -> str:
     """How the models of an experiment are trained, in a sentence."""
     learning = LEARNING[experiment]
+    layers = "1 layer" if learning.layers == 1 else f"{learning.layers} layers"
     grows = "; in the first half of training the numbers grow" if learning.task.grows else ""
     return (
-        f"{learning.layers} {'layer' if learning.layers == 1 else 'layers'} of {SIZE} features, {learning.steps} steps "
-        f"of {learning.rows} sequences, learning rate {learning.learning_rate:g}{grows}."
+        f"{layers} of {SIZE} features, {learning.steps} steps of {learning.rows} sequences, learning rate "
+        f"{learning.learning_rate:g}{grows}."
     )
 
 
