@@ -189,6 +189,21 @@ def setup(experiment: str) -> str:
     )
 
 
+def gradient_claim(experiment: str, title: str, text: str) -> Claim:
+    """One of the two claims on gradients."""
+    return Claim(
+        numbers="2",
+        experiment=experiment,
+        title=title,
+        text=text,
+        x="distance in tokens",
+        y=f"norm, of that at distance {min(RECALL.test)}",
+        judge=judge_gradient(experiment),
+        is_logarithmic=True,
+        is_linear_x=True,
+    )
+
+
 CLAIMS = (
     Claim(
         numbers="2, 3",
@@ -202,31 +217,19 @@ CLAIMS = (
         judge=judge_step_time,
         is_logarithmic=True,
     ),
-    Claim(
-        numbers="2",
-        experiment=BEFORE,
-        title="Long-term dependency: the gradient before training",
-        text="What a token far back can teach a state is the gradient of the state with respect to it. In a plain RNN "
+    gradient_claim(
+        BEFORE,
+        "Long-term dependency: the gradient before training",
+        "What a token far back can teach a state is the gradient of the state with respect to it. In a plain RNN "
         "it vanishes or explodes with the distance, exponentially (Hochreiter 1991; Bengio et al. 1994; Pascanu et "
         "al. 2013). Measured on the task of the section on recall: the gradient of the state at a question with "
         "respect to the symbol that it asks for.",
-        x="distance in tokens",
-        y=f"norm, of that at distance {min(RECALL.test)}",
-        judge=judge_gradient(BEFORE),
-        is_logarithmic=True,
-        is_linear_x=True,
     ),
-    Claim(
-        numbers="2",
-        experiment=AFTER,
-        title="Long-term dependency: the gradient after training",
-        text="The same, after the models have been trained to recall. A norm that changes by less than "
+    gradient_claim(
+        AFTER,
+        "Long-term dependency: the gradient after training",
+        "The same, after the models have been trained to recall. A norm that changes by less than "
         f"{LEAST_CHANGE} times over all distances neither vanishes nor explodes.",
-        x="distance in tokens",
-        y=f"norm, of that at distance {min(RECALL.test)}",
-        judge=judge_gradient(AFTER),
-        is_logarithmic=True,
-        is_linear_x=True,
     ),
     Claim(
         numbers="2",
