@@ -123,7 +123,6 @@ def test_right_answers_are_counted(answers, code, words, tmp_path, capsys):
 # --- Checkpoints ---
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 @pytest.mark.parametrize("has_data", [True, False])
 def test_make_prepares_what_the_examples_read(has_data, tmp_path):
     """With a python that writes down how it is called, and makes the directory that is its third argument."""

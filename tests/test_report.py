@@ -90,7 +90,6 @@ def test_a_directory_without_runs_is_refused_in_one_line(tmp_path, capsys, monke
     assert printed.err.count("\n") == 1
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 @pytest.mark.parametrize(("script", "page"), [("echo new", "new\n"), ("echo half; exit 1", "old\n")])
 def test_make_leaves_the_page_where_there_is_no_report(script, page, tmp_path):
     """`>` empties a file before the command begins that may fail."""
