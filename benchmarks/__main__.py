@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..configuration.base import unknown_name_message
+from ..configuration.checks import unknown_name_message
 from .cases import BENCHMARKS, DTYPES, plan_for
 from .finetuning import missing_file
 from .lengths import load_corpora

@@ -47,7 +47,7 @@ from .. import (
     to_original,
 )
 from ..checkpoints.store import clear_stage, newest_good
-from ..configuration.base import unknown_name_message
+from ..configuration.checks import unknown_name_message
 from ..training.arguments import BlendTrainingArguments
 from ..training.trainer import BlendTrainer
 

@@ -4,7 +4,8 @@ from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .base import BlendConfig, checked_field, positive
+from .base import BlendConfig
+from .checks import checked_field, positive
 
 
 @strict

@@ -8,18 +8,15 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from .base import (
     ATTENTION_FIELDS,
+    SELF_ATTENTION_FIELDS,
     BlendConfig,
     RecipeConfig,
     TagSchemeName,
-    activation,
-    check_classifier,
-    check_labels,
-    checked_field,
     fit_mixer,
     has_attention,
-    positive,
-    probability,
+    is_recurrent,
 )
+from .checks import activation, check_classifier, check_labels, checked_field, positive, probability
 from .decoder import BlendDecoderConfig
 from .encoder import BlendEncoderConfig
 
@@ -146,10 +143,15 @@ class BlendEncoderDecoderConfig(RecipeConfig):
         reads_encoder = {"encoder": False, "decoder": True}
         attends = {part: has_attention(given[part], reads_encoder=reads_encoder[part]) for part in PARTS}
         for part, fields in given.items():
+            # A field of attention that is given for both parts is meant for the one that has attention.
+            meant_for_other: set[str] = set()
             if any(attends.values()) and not attends[part]:
-                # A field of attention that is given for both parts is meant for the one that has attention.
-                changes = settings.get(part) or {}
-                fields = {key: each for key, each in fields.items() if key in changes or key not in ATTENTION_FIELDS}
+                meant_for_other |= set(ATTENTION_FIELDS)
+            if is_recurrent(fields) and not all(map(is_recurrent, given.values())):
+                meant_for_other |= set(SELF_ATTENTION_FIELDS)
+                meant_for_other |= {"position_type"} if fields.get("position_type") == "rotary" else set()
+            meant_for_other -= (settings.get(part) or {}).keys()
+            fields = {key: each for key, each in fields.items() if key not in meant_for_other}
             settings[part] = {**fit_mixer(recipe[part], fields, reads_encoder=reads_encoder[part]), **fields}
         return cls(**settings)
 

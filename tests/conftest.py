@@ -45,7 +45,8 @@ from transformers import AutoModel
 
 import seqblend
 from seqblend import FAMILIES, BlendDecoderConfig, BlendEncoderConfig, BlendEncoderDecoderConfig
-from seqblend.configuration.base import ATTENTION_FIELDS, literal_values
+from seqblend.configuration.base import ATTENTION_FIELDS
+from seqblend.configuration.checks import literal_values
 from seqblend.hub_card import verify as verifying
 from seqblend.modeling.heads import ForSequenceClassification, ForTokenClassification
 

@@ -34,7 +34,7 @@ from seqblend.benchmarks.lengths import (
     pad,
 )
 from seqblend.benchmarks.systems import OURS, Size, System, check_agreement
-from seqblend.configuration.base import unknown_name_message
+from seqblend.configuration.checks import unknown_name_message
 
 # Few and short, with a fill that is natural as they are.
 ROWS = [(length, length + 1) for length in (2, 3, 3, 4, 12, 2, 4, 13)]

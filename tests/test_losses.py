@@ -25,7 +25,7 @@ from seqblend import (
     BlendEncoderDecoderForSeq2SeqLM,
     BlendEncoderForMaskedLM,
 )
-from seqblend.configuration.base import PROBLEM_TYPES
+from seqblend.configuration.checks import PROBLEM_TYPES
 from seqblend.modeling.losses import SEQUENCE_LOSSES, token_loss
 
 LENGTHS = [7, 3, 5]

@@ -402,6 +402,16 @@ def test_options_of_attention_go_to_the_part_that_has_it(mixer):
         BlendEncoderDecoderConfig.from_recipe(mixer_type=mixer, encoder={"num_attention_heads": 8})
 
 
+def test_options_of_self_attention_go_to_the_part_that_has_it(mixer):
+    layers = {"layer_types": ["sliding_attention"] * 4, "sliding_window": 8, "position_type": "rotary"}
+    for part, other in (("encoder", "decoder"), ("decoder", "encoder")):
+        config = BlendEncoderDecoderConfig.from_recipe(**layers, **{part: {"mixer_type": mixer}})
+        assert getattr(config, part).position_type == "none" and getattr(config, part).sliding_window is None
+        assert getattr(config, other).layer_types == layers["layer_types"]
+        with pytest.raises(StrictDataclassError, match="position_type='rotary' has no effect"):
+            BlendEncoderDecoderConfig.from_recipe(**{part: {"mixer_type": mixer, "position_type": "rotary"}})
+
+
 def test_a_mixer_that_is_changed_needs_a_size(mixer):
     config = BlendDecoderConfig(mixer_type="attention", position_type="none")
     config.mixer_type = mixer

@@ -28,7 +28,7 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 from ..checkpoints.run_directory import MODEL_CONFIG
 from ..checkpoints.weights import adapter_shapes, check_shapes, shapes_in
-from ..configuration.base import unknown_name_message
+from ..configuration.checks import unknown_name_message
 from ..conversion.adapters import PREFIX, SETTINGS, unsupported_settings
 from ..conversion.origin import without_adapter
 from ..conversion.reading import quiet

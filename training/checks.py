@@ -14,7 +14,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from ..checkpoints.faults import STATE
-from ..configuration.base import unknown_name_message
+from ..configuration.checks import unknown_name_message
 from ..data.columns import STEPS
 from ..data.errors import NEAREST, InputError, check_choice, nearest_first
 from ..scoring.tags import resolve_decoding

@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
-from ..configuration.base import unknown_name_message
+from ..configuration.checks import unknown_name_message
 from ..data.errors import NEAREST, InputError, describe, nearest_first
 from ..hub_card.card import CardData
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
-from ..configuration.base import THRESHOLDS, unknown_name_message
+from ..configuration.checks import THRESHOLDS, unknown_name_message
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from ..data.errors import InputError, describe, error_line, printable
 from ..modeling.families import FAMILIES
