@@ -34,6 +34,10 @@ def draw(claim: Claim, results: Results, path: Path) -> None:
             axes.plot(at, values * (2 if len(numbers) == 1 else 1), color=GREY, linestyle=":", label="guessing")
         if claim.is_logarithmic:
             axes.set_yscale("log")
+            # At least two decades, so that there are labels, and that what hardly changes looks like it.
+            low, high = axes.get_ylim()
+            middle = (low * high) ** 0.5
+            axes.set_ylim(min(low, middle / 10), max(high, middle * 10))
             # Matplotlib's own labels are formulas, which are not drawn here.
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
