@@ -36,6 +36,7 @@ from seqblend.reports.runs import Run
 from seqblend.scoring.tags import resolve_decoding
 from seqblend.tasks.base import Task
 from seqblend.tasks.encoding import Settings
+from seqblend.tasks.models import position_limit, reads_token_types
 from seqblend.tasks.registry import TASKS
 from seqblend.tasks.splits import PREFIXES, EncodedSplit, check_metric, encode_splits, make_scorers
 from seqblend.training.arguments import BlendTrainingArguments, DataArguments, ModelArguments
@@ -57,8 +58,6 @@ from seqblend.training.models import (
     adds_special_tokens_to_targets,
     check_position_limit,
     make_model,
-    position_limit,
-    reads_token_types,
     saved_labels,
     set_model_max_length,
     with_saved_problem_type,

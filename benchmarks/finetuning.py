@@ -33,8 +33,9 @@ from ..conversion.reading import quiet
 from ..modeling.losses import IGNORE
 from ..tasks.base import Task
 from ..tasks.encoding import OVERFLOW_COLUMNS, Row, Settings
+from ..tasks.models import reads_token_types
 from ..tasks.registry import TASKS
-from ..training.models import reads_token_types, special_token_ids
+from ..training.models import special_token_ids
 from ..training.tokenizers import train_tokenizer
 from ..training.trainer import BlendTrainer
 from .compare import Case, Plan, Result, compare_times

@@ -88,10 +88,7 @@ class Attention(nn.Module):
             The attention output, with the shape of hidden_states, and the attention weights (B, H, T, S), or None
             where the kernel does not return them.
         """
-        query_states = self.q_norm(self.split_heads(self.q_proj(hidden_states)))  # (B, T, H, D)
-        if position_embeddings is not None:
-            query_states = apply_rotary_pos_emb(query_states, *position_embeddings)
-        query_states = query_states.transpose(1, 2)  # (B, H, T, D)
+        query_states = self.queries(hidden_states, position_embeddings)  # (B, H, T, D)
         key_states, value_states = self.keys_and_values(
             key_value_states, pattern, position_embeddings, past_key_values
         )  # (B, K, S, D) each
@@ -114,12 +111,21 @@ class Attention(nn.Module):
         """Split the features into heads, (B, T, H · D) to (B, T, H, D)."""
         return states.unflatten(-1, (-1, self.head_dim))
 
+    def queries(
+        self, states: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Project `states` (B, T, E) to queries (B, H, T, D)."""
+        query_states = self.q_norm(self.split_heads(self.q_proj(states)))  # (B, T, H, D)
+        if position_embeddings is not None:
+            query_states = apply_rotary_pos_emb(query_states, *position_embeddings)
+        return query_states.transpose(1, 2)
+
     def keys_and_values(
         self,
         states: torch.Tensor,
         pattern: Pattern,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
-        past_key_values: Cache | None,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        past_key_values: Cache | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Project `states` (B, S, E) to keys and values (B, K, S, D), and update the cache.
 

@@ -13,10 +13,9 @@ from typing import Any
 from transformers.generation import BaseStreamer
 
 from ..data.errors import InputError, RowError
-from ..serving.loading import continues
 from ..serving.prediction import EncodedRows, RowPredictor
 from ..tasks.encoding import Answer, Row, Settings
-from ..training.models import position_limit
+from ..tasks.models import continues, position_limit
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from ..data.errors import InputError, check_choice, error_line, print_error
 from ..data.writing import atomic_directory
 from ..hub_card.verify import write_reference
 from ..modeling.families import FAMILIES
+from ..tasks.models import position_limit, reads_token_types
 from ..training.loading import ENGINE_FILE, check_loaded, is_adapter, load_config, load_weights
-from ..training.models import position_limit, reads_token_types
 from ..training.progress import hide_bars
 from ..training.tokenizers import load_tokenizer
 from ..version import __version__

@@ -9,16 +9,16 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..data.errors import InputError
 from ..data.objects import read_object
-from ..modeling.families import FAMILIES
 from ..scoring.tags import resolve_decoding
 from ..tasks.base import Task
 from ..tasks.encoding import Settings
+from ..tasks.models import continues, default_generation, position_limit, saved_settings, task_of
 from ..tasks.registry import TASKS
 from ..tokenization.words import DEFAULT, WordSplitting, read_splitting, set_splitting
 from ..training.arguments import DataArguments, ModelArguments
 from ..training.checks import check_overflow
 from ..training.loading import load_config
-from ..training.models import check_position_limit, load_model, position_limit, reads_token_types
+from ..training.models import check_position_limit, load_model
 from ..training.tokenizers import load_tokenizer
 from .engines import load_engine, read_engine
 from .options import PredictionOptions
@@ -56,41 +56,18 @@ def load_predictor(directory: str, options: PredictionOptions) -> RowPredictor:
         tokenizer.truncation_side = task.truncation_side
     new_tokens = generation.get("max_new_tokens", 0) if continues(task) else 0
     length = max_length_of(directory, options.max_length, config, new_tokens)
-    settings = Settings(
-        tokenizer=tokenizer,
-        labels=[config.id2label[index] for index in sorted(config.id2label or {})],
-        problem_type=config.problem_type,
-        max_length=length,
-        max_source_length=length,
-        max_target_length=length,
-        token_types=reads_token_types(config) and not continues(task),
-        seed=0,
+    settings = saved_settings(
+        task,
+        config,
+        tokenizer,
+        length,
         overflow=options.overflow,
         overlap=options.overlap,
         top_k=options.top_k or Settings.top_k,
         probabilities=options.probabilities,
-        tag_scheme=config.tag_scheme,
-        label_thresholds=config.label_thresholds,
-        abstain_threshold=config.abstain_threshold,
-        abstain_score=config.abstain_score,
         decode_tags=resolve_decoding(options.decode_tags),
     )
     return RowPredictor(task, model, settings, options.max_tokens_per_batch, generation)
-
-
-def task_of(config: PretrainedConfig, path: str) -> Task:
-    """The task of a saved model, from its class. Raises InputError for a model without a head."""
-    saved = (config.architectures or [""])[0]
-    heads = FAMILIES[type(config)]
-    for task in TASKS.values():
-        if task.can_predict and task.auto_class in heads and heads[task.auto_class].__name__ == saved:
-            return task
-    raise InputError(f"{path}: {saved or 'the model'} has no head, so it cannot predict anything")
-
-
-def continues(task: Task) -> bool:
-    """Whether the model continues its input, in the same sequence."""
-    return task.generation is not None and not task.generates
 
 
 def check_options(directory: str, options: PredictionOptions, task: Task, config: PretrainedConfig) -> None:
@@ -119,11 +96,7 @@ def generation_of(
     given = {name: value for name, value in given.items() if value is not None}
     if task.generation is None and given:
         raise InputError(f"{next(iter(given))}: is for models that generate, but {directory} is of {task.name}")
-    generation = dict(task.default_generation(tokenizer) or {})
-    if "max_new_tokens" in generation:
-        # A number that the user has not chosen leaves room for a prompt.
-        generation["max_new_tokens"] = int(min(generation["max_new_tokens"], max(1, position_limit(config) / 2)))
-    generation |= given
+    generation = default_generation(task, config, tokenizer) | given
     if "max_new_tokens" in generation:
         # At least one token of the prompt must also fit.
         check_position_limit(config, {"max_new_tokens": generation["max_new_tokens"] + continues(task)})

@@ -15,10 +15,10 @@ from ..data.errors import InputError
 from ..data.streams import RowStream
 from ..hub_card.original import FOLDER, check_replaceable
 from ..tasks.base import Task
+from ..tasks.models import part_configs, position_limit
 from ..tasks.splits import EncodedSplit
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
 from .loading import load_config
-from .models import part_configs, position_limit
 from .tokenizers import load_tokenizer
 
 logger = logging.getLogger(__name__)

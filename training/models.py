@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,6 +26,7 @@ from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from ..data.errors import InputError, describe, error_line, printable
 from ..modeling.families import FAMILIES
 from ..tasks.base import Task
+from ..tasks.models import part_configs, position_limit
 from ..tasks.registry import TASKS
 from .adapters import add_lora, load_adapter
 from .arguments import DataArguments, ModelArguments
@@ -87,24 +87,9 @@ def with_saved_problem_type(data_args: DataArguments, task: Task, path: str) -> 
     return data_args
 
 
-def part_configs(config: PretrainedConfig) -> list[PretrainedConfig]:
-    """The configurations of encoder and decoder of an encoder-decoder; else a list of the configuration itself."""
-    return [getattr(config, part) for part in config.sub_configs] or [config]
-
-
-def reads_token_types(config: PretrainedConfig) -> bool:
-    return any((getattr(part, "type_vocab_size", 0) or 0) > 1 for part in part_configs(config))
-
-
 def adds_special_tokens_to_targets(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> bool:
     """Whether targets get the tokenizer's special tokens, with which a converted checkpoint was trained."""
     return config.original_model_type is not None and tokenizer.num_special_tokens_to_add() > 0
-
-
-def position_limit(config: PretrainedConfig) -> float:
-    """The longest sequence that a model can read, in tokens; infinite without learned position embeddings."""
-    learned = [part for part in part_configs(config) if getattr(part, "position_type", None) == "learned"]
-    return min((part.max_position_embeddings for part in learned), default=math.inf)
 
 
 def check_position_limit(config: PretrainedConfig, lengths: dict[str, int]) -> None:

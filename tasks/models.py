@@ -1,0 +1,80 @@
+"""What a saved model's configuration says about its task, and the settings with which the model is asked."""
+
+import math
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from ..data.errors import InputError
+from ..modeling.families import FAMILIES
+from .base import Task
+from .encoding import Settings
+from .registry import TASKS
+
+
+def task_of(config: PretrainedConfig, path: str) -> Task:
+    """The task of a saved model, from its class. Raises InputError for a model without a head."""
+    saved = (config.architectures or [""])[0]
+    heads = FAMILIES[type(config)]
+    for task in TASKS.values():
+        if task.can_predict and task.auto_class in heads and heads[task.auto_class].__name__ == saved:
+            return task
+    raise InputError(f"{path}: {saved or 'the model'} has no head, so it cannot predict anything")
+
+
+def continues(task: Task) -> bool:
+    """Whether the model continues its input, in the same sequence."""
+    return task.generation is not None and not task.generates
+
+
+def part_configs(config: PretrainedConfig) -> list[PretrainedConfig]:
+    """The configurations of encoder and decoder of an encoder-decoder; else a list of the configuration itself."""
+    return [getattr(config, part) for part in config.sub_configs] or [config]
+
+
+def reads_token_types(config: PretrainedConfig) -> bool:
+    """Whether the model reads token_type_ids."""
+    return any((getattr(part, "type_vocab_size", 0) or 0) > 1 for part in part_configs(config))
+
+
+def position_limit(config: PretrainedConfig) -> float:
+    """The longest sequence that a model can read, in tokens; infinite without learned position embeddings."""
+    learned = [part for part in part_configs(config) if getattr(part, "position_type", None) == "learned"]
+    return min((part.max_position_embeddings for part in learned), default=math.inf)
+
+
+def default_generation(task: Task, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The arguments of `generate` that the user has not chosen; they leave room for a prompt."""
+    generation = dict(task.default_generation(tokenizer) or {})
+    if "max_new_tokens" in generation:
+        generation["max_new_tokens"] = int(min(generation["max_new_tokens"], max(1, position_limit(config) / 2)))
+    return generation
+
+
+def saved_settings(
+    task: Task, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, max_length: int, **options: Any
+) -> Settings:
+    """The settings with which a saved model is asked.
+
+    Args:
+        task: of the model.
+        config: of the model, which has its labels and what was fitted to its outputs.
+        tokenizer: of the model.
+        max_length: of a sequence, in tokens.
+        options: other fields of Settings.
+    """
+    return Settings(
+        tokenizer=tokenizer,
+        labels=[config.id2label[index] for index in sorted(config.id2label or {})],
+        problem_type=config.problem_type,
+        max_length=max_length,
+        max_source_length=max_length,
+        max_target_length=max_length,
+        token_types=reads_token_types(config) and not continues(task),
+        seed=0,
+        tag_scheme=config.tag_scheme,
+        label_thresholds=config.label_thresholds,
+        abstain_threshold=config.abstain_threshold,
+        abstain_score=config.abstain_score,
+        **options,
+    )
