@@ -12,6 +12,7 @@ from seqblend.version import __version__
 COMMANDS = {
     "train": ("seqblend.train", "train, evaluate and predict"),
     "predict": ("seqblend.predict", "predict files and pipes with a saved model"),
+    "explore": ("seqblend.explore", "write a page that shows what a model blends for its answer to a text"),
     "serve": ("seqblend.server.command", "answer HTTP requests with saved models, on a page and as JSON"),
     "publish": ("seqblend.hub_card.publish", "push a saved model to the Hub"),
     "verify": ("seqblend.hub_card.verify", "check that a model gives the outputs it had when it was saved"),

@@ -27,7 +27,7 @@ from ..scoring.tags import describe_scheme, resolve_decoding
 from ..version import __version__
 from .agreement import SEPARATOR, count_agreeing, describe_rows, rows_of_each_label, run_usage, trial_code
 from .contents import PublishError, link_files, repository_files
-from .illustrate import draw_pictures
+from .illustrate import EXPLORER, draw_pictures
 from .provenance import check_code, update_code
 from .record import format_value
 from .saved import SavedModel, read_saved
@@ -151,7 +151,7 @@ def write_card(
     into: Path | None = None,
     trust_remote_code: bool = False,
 ) -> Path:
-    """Write README.md and its pictures into the directory of a saved model.
+    """Write README.md, its pictures and the page of the explorer into the directory of a saved model.
 
     Args:
         directory: of a saved model, with the files that its run wrote.
@@ -185,10 +185,11 @@ def write_card(
     can_run = complete and prompt is not None
     output, agreement = try_usage(code, repo_id, saved, trust_remote_code) if can_run else (NOT_MEASURED, None)
     into = saved.repository if into is None else into
-    pictures = draw_pictures(saved, prompt, into) if complete else []
+    title = card_data.title or repo_id.partition("/")[2] or repo_id
+    pictures = draw_pictures(saved, prompt, title, into) if complete else []
     card = load_template().render(
         metadata=metadata(saved, card_data, repo_id, prompt),
-        title=card_data.title or repo_id.partition("/")[2] or repo_id,
+        title=title,
         card_data=card_data,
         repo_id=repo_id,
         saved=saved,
@@ -205,6 +206,7 @@ def write_card(
         architecture=architecture_rows(saved),
         limits=limits(saved, card_data),
         pictures=pictures,
+        explorer=EXPLORER if complete and (into / EXPLORER).exists() else None,
         version=__version__,
         missing=NOT_MEASURED,
         format_count=format_count,

@@ -16,14 +16,15 @@ from ..conversion.origin import FOLDER as ORIGINAL
 from ..conversion.writing import WEIGHT_FILES
 from ..data.objects import read_object
 from .export import FAMILIES, family_code
-from .illustrate import DRAWN, FOLDER
+from .illustrate import DRAWN, EXPLORER, FOLDER
 from .saved import original_auto_class
 from .secrecy import find_secret, known_secrets
 from .verify import REFERENCE
 
-PICTURES = tuple(f"{FOLDER}/{name}" for name in DRAWN)
+# What a card shows or links to.
+ILLUSTRATIONS = (EXPLORER, *(f"{FOLDER}/{name}" for name in DRAWN))
 # What both kinds of repositories have besides weights and tokenizers.
-COMMON = ("config.json", "generation_config.json", "README.md", REFERENCE, *PICTURES)
+COMMON = ("config.json", "generation_config.json", "README.md", REFERENCE, *ILLUSTRATIONS)
 # All files that are pushed of a model of this package, besides the weights and the code that config.json names.
 PUSHED = (
     *COMMON,
@@ -154,7 +155,7 @@ def stale_files(existing: set[str], files: dict[str, Path]) -> list[str]:
         existing: paths of all files in the repository.
         files: the new files, by path in the repository.
     """
-    names, patterns = {*PICTURES, REFERENCE, *OF_SENTENCE_TRANSFORMERS}, [*WEIGHTS, f"{ORIGINAL}/*"]
+    names, patterns = {*ILLUSTRATIONS, REFERENCE, *OF_SENTENCE_TRANSFORMERS}, [*WEIGHTS, f"{ORIGINAL}/*"]
     if original_auto_class(files["config.json"].parent) is not None:
         names |= {*PUSHED, *FILES, *(name for family in FAMILIES.values() for name in family_code(*family))}
         names -= {"README.md"}

@@ -1,4 +1,4 @@
-"""The pictures for a card: learning curves, errors on the test split, and attention, which shows what is blended.
+"""The pictures for a card: learning curves, errors on the test split, and attention, also as a page to explore.
 
 Matplotlib takes long to import, so each function imports its part of `pictures.py` when it draws.
 """
@@ -11,19 +11,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import transformers
-from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from ..data.objects import read_object
+from ..data.writing import write_atomically
+from ..explorer.explorer import MOST_READ, TITLES, Explorer
+from ..explorer.page import page
+from ..scoring.tags import resolve_decoding
+from ..tasks.models import default_generation, position_limit, saved_settings, task_of
+from ..tokenization.words import DEFAULT, split_text
 from .saved import SavedModel
-from .usage import as_text, is_conversation, is_pair
+from .usage import HEADS, is_conversation, is_pair
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "pictures"
+# The page of the explorer, beside the card.
+EXPLORER = "explore.html"
 # The bins of the reliability picture, by split, which a run with --calibrate writes.
 CALIBRATION = "calibration.json"
 DRAWN = ("learning_curves.png", "confusion.png", "tags.png", "lengths.png", "reliability.png", "blending.png")
@@ -32,12 +38,13 @@ CURVES = ("eval_f1", "eval_accuracy", "eval_micro_f1", "eval_exact_match", "eval
 Picture = tuple[str, str]
 
 
-def draw_pictures(saved: SavedModel, example: Any, into: Path) -> list[Picture]:
-    """Draw all pictures for which a saved model has the data.
+def draw_pictures(saved: SavedModel, example: Any, name: str, into: Path) -> list[Picture]:
+    """Draw all pictures for which a saved model has the data, and write the page of the explorer.
 
     Args:
         saved: the directory of the model.
-        example: an input for the attention map; None: no attention map.
+        example: an input for the attention map and the explorer; None: there are none.
+        name: of the model.
         into: where the folder of the pictures is created.
 
     Returns:
@@ -45,11 +52,11 @@ def draw_pictures(saved: SavedModel, example: Any, into: Path) -> list[Picture]:
     """
     folder = into / FOLDER
     folder.mkdir(exist_ok=True)
-    for name in DRAWN:
-        (folder / name).unlink(missing_ok=True)
+    for path in (into / EXPLORER, *(folder / each for each in DRAWN)):
+        path.unlink(missing_ok=True)
     drawn = []
     results = DRAW_RESULTS.get(saved.head.pipeline_tag)
-    for draw in (draw_training, results, draw_calibration, partial(draw_attention, example=example)):
+    for draw in (draw_training, results, draw_calibration, partial(draw_attention, example=example, name=name)):
         try:
             drawn += draw(saved, folder) if draw is not None else []
         except Exception as error:  # Matplotlib, transformers and damaged files of the run raise errors of any class
@@ -57,7 +64,7 @@ def draw_pictures(saved: SavedModel, example: Any, into: Path) -> list[Picture]:
             logger.debug("The error is:", exc_info=error)
     if not any(folder.iterdir()):
         folder.rmdir()
-    return [(f"{FOLDER}/{name}", caption) for name, caption in drawn]
+    return [(f"{FOLDER}/{file}", caption) for file, caption in drawn]
 
 
 def draw_training(saved: SavedModel, folder: Path) -> list[Picture]:
@@ -137,32 +144,61 @@ DRAW_RESULTS: dict[str, Callable[[SavedModel, Path], list[Picture]]] = {
 }
 
 
-def draw_attention(saved: SavedModel, folder: Path, example: Any) -> list[Picture]:
-    """The attention map of the last layer for an input: which tokens it blends."""
+def draw_attention(saved: SavedModel, folder: Path, example: Any, name: str) -> list[Picture]:
+    """The attention map of the last layer for an input, and beside the folder the page of the explorer."""
     from .pictures import AXIS_LABELS, draw_blending
 
-    if example is None or not (saved.directory / "tokenizer_config.json").exists():
+    has_tokenizer = (saved.directory / "tokenizer_config.json").exists()
+    if example is None or not has_tokenizer or saved.head is HEADS[""]:
         return []
+    explorer = load_explorer(saved, name)
+    reading = explorer.read(row_of(saved, example))
+    findings = explorer.compute(reading)
+    data = explorer.data(reading, findings)
+    write_atomically(folder.parent / EXPLORER, page(data))
+    if not data["attention"]:
+        return []
+    kind = data["attention"][-1]
+    rows, columns = ([token["text"] for token in kind[axis]] for axis in ("rows", "columns"))
+    names, caption = AXIS_LABELS, "how much each token (row) attends to each other token (column)"
+    if kind["role"] == "cross" and data["kind"] == "written":
+        names = ("generated token (query)", "source token (key)")
+        caption = "how much each generated token (row) attends to each source token (column)"
+    weights = findings.recording.of(kind["role"])[-1].weights.mean(0).numpy()
+    title = f"{TITLES[kind['role']][0]} of the last layer, mean over heads"
+    draw_blending(weights, folder / "blending.png", queries=rows, keys=columns, title=title, names=names)
+    return [("blending.png", f"Attention for an example input: {caption}")]
+
+
+def load_explorer(saved: SavedModel, name: str) -> Explorer:
+    """The explorer of a saved model, which answers as in its run."""
     tokenizer = AutoTokenizer.from_pretrained(saved.directory, trust_remote_code=False)
     with no_progress_bar():
         auto_class = getattr(transformers, saved.head.auto_class)
-        model = auto_class.from_pretrained(
-            saved.directory, attn_implementation="eager", trust_remote_code=False, use_safetensors=True
-        )
-    config = model.config
-    if not (config.decoder.has_cross_attention if config.is_encoder_decoder else config.has_attention):
-        return []
-    texts = example if is_pair(saved.head, example) else [as_text(example, saved.tagging.rule)]
+        model = auto_class.from_pretrained(saved.directory, trust_remote_code=False, use_safetensors=True).eval()
+    task = task_of(model.config, saved.name)
+    generation = default_generation(task, model.config, tokenizer)
+    if "max_new_tokens" in generation:
+        # It replaces the model's own max_length.
+        model.generation_config.max_length = None
+    if task.truncation_side is not None:
+        tokenizer.truncation_side = task.truncation_side
+    length = min(MOST_READ, position_limit(model.config) - generation.get("max_new_tokens", 0))
+    settings = saved_settings(
+        task, model.config, tokenizer, int(length), decode_tags=resolve_decoding(saved.results.get("decode_tags"))
+    )
+    return Explorer(model, task, settings, generation, name)
+
+
+def row_of(saved: SavedModel, example: Any) -> dict[str, Any]:
+    """The row of an example: a text, a pair of texts, words or messages."""
     if is_conversation(example):
-        texts = [tokenizer.apply_chat_template(example, add_generation_prompt=True, tokenize=False)]
-    weights, queries, keys, kind = compute_attention(model.eval(), tokenizer, texts)
-    names, caption = AXIS_LABELS, "how much each token (row) attends to each other token (column)"
-    if model.config.is_encoder_decoder and model.can_generate():
-        names = ("generated token (query)", "source token (key)")
-        caption = "how much each generated token (row) attends to each source token (column)"
-    title = f"{kind} of the last layer, mean over heads"
-    draw_blending(weights, folder / "blending.png", queries=queries, keys=keys, title=title, names=names)
-    return [("blending.png", f"Attention for an example input: {caption}")]
+        return {"messages": example}
+    if is_pair(saved.head, example):
+        return dict(zip(("text", "text_pair"), example, strict=True))
+    if not saved.head.labels_words:
+        return {"source" if saved.head.pipeline_tag == "translation" else "text": example}
+    return {"tokens": example} if isinstance(example, list) else split_text(example, saved.tagging.rule or DEFAULT)
 
 
 @contextmanager
@@ -175,104 +211,3 @@ def no_progress_bar() -> Iterator[None]:
     finally:
         if is_enabled:
             enable_progress_bar()
-
-
-@torch.no_grad()
-def compute_attention(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]
-) -> tuple[np.ndarray, list[str], list[str], str]:
-    """Attention of the last layer for a text or a pair of texts.
-
-    Returns:
-        Weights (T, S), the mean over heads; the texts of the T query tokens and of the S key tokens; the kind of
-        attention.
-    """
-    parts = [getattr(model.config, name) for name in model.config.sub_configs] or [model.config]
-    length = min(64, *(part.max_position_embeddings for part in parts))
-    texts = normalize(tokenizer, texts)
-    inputs = tokenizer(*texts, return_tensors="pt", truncation=True, max_length=length)
-    source = tokens = input_tokens(tokenizer, inputs, texts)
-    if not model.config.is_encoder_decoder:
-        kind = "Masked self-attention" if model.config.model_type == "blend_decoder" else "Self-attention"
-        weights = model(**inputs, output_attentions=True).attentions[-1]
-    else:
-        kind = "Cross-attention"
-        if model.can_generate():
-            generated = model.generate(**inputs)
-            inputs["decoder_input_ids"] = generated[:, :-1]
-            # Row t is the step that generates token t.
-            tokens = generated_tokens(tokenizer, generated[0, 1:].tolist())
-        weights = model(**inputs, output_attentions=True).cross_attentions[-1]
-    return weights[0].float().mean(0).numpy(), tokens, source, kind
-
-
-def normalize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[str]:
-    """The texts in NFC if the tokenizer gives them the same ids; else unchanged.
-
-    If the tokenizer itself applies NFC, the offsets of a letter do not include its combining marks.
-    """
-    nfc = [unicodedata.normalize("NFC", text) for text in texts]
-    is_same = tokenizer(*nfc, verbose=False)["input_ids"] == tokenizer(*texts, verbose=False)["input_ids"]
-    return nfc if is_same else texts
-
-
-def input_tokens(tokenizer: PreTrainedTokenizerBase, inputs: BatchEncoding, texts: list[str]) -> list[str]:
-    """The text of each token of an input: the slice of the text that it comes from, see `token_text`.
-
-    Args:
-        tokenizer: the tokenizer of the inputs.
-        inputs: of one text or one pair of texts, with tensors (1, S).
-        texts: the one or two texts.
-    """
-    ids = inputs["input_ids"][0].tolist()
-    if not tokenizer.is_fast:  # a slow tokenizer has no offsets
-        return generated_tokens(tokenizer, ids)
-    sequences, offsets = inputs.sequence_ids(0), inputs.encodings[0].offsets
-    return [
-        token_text(tokenizer, token, "" if sequence is None else texts[sequence][start:end])
-        for token, sequence, (start, end) in zip(ids, sequences, offsets, strict=True)
-    ]
-
-
-def generated_tokens(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
-    """The text of each generated token: the slice of the decoded text that it adds, see `token_text`.
-
-    If a character consists of several tokens, each of them has the whole character.
-    """
-    decode = partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    text, tokens = decode(ids), []
-    for count, token in enumerate(ids):
-        before, after = decode(ids[:count]), decode(ids[: count + 1])
-        start, end = common_prefix_length(before, text), common_prefix_length(after, text)
-        is_partial = end < len(after)  # it ends with the replacement character, for the first part of a character
-        tokens.append(token_text(tokenizer, token, text[start : end + is_partial]))
-    return tokens
-
-
-def common_prefix_length(first: str, second: str) -> int:
-    """The length of the common prefix of two texts, in characters."""
-    pairs = zip(first, second, strict=False)
-    return next((position for position, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
-
-
-def token_text(tokenizer: PreTrainedTokenizerBase, token: int, part: str) -> str:
-    """The text to draw for a token.
-
-    Args:
-        tokenizer: of the token.
-        token: its id.
-        part: the part of a text that the token comes from, or adds.
-
-    Returns:
-        The part without spaces around it; one space for a token that only starts a word; the name of a special token;
-        the number of an id that the tokenizer does not have.
-    """
-    (name,) = tokenizer.convert_ids_to_tokens([token])
-    if name is None:
-        return str(token)
-    if token in tokenizer.all_special_ids:
-        return name
-    alone = tokenizer.decode([token])
-    if not alone.strip():
-        return part if part.isspace() else " "
-    return part.strip() or alone

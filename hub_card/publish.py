@@ -27,7 +27,15 @@ from transformers.hf_argparser import string_to_bool
 from ..data.errors import print_error
 from ..version import __version__
 from .card import SIGNATURE, CardData, write_card
-from .contents import PICTURES, PublishError, check_no_secrets, link_files, list_files, repository_files, stale_files
+from .contents import (
+    ILLUSTRATIONS,
+    PublishError,
+    check_no_secrets,
+    link_files,
+    list_files,
+    repository_files,
+    stale_files,
+)
 from .original import check_complete, renew_card
 from .provenance import check_code, foreign_code, update_code
 from .saved import original_auto_class
@@ -149,7 +157,7 @@ def checked_files(
             files = {**repository_files(directory), **updated}
             # A new card comes with its own pictures.
             has_card = "README.md" in extra_files
-            files = {name: path for name, path in files.items() if not has_card or name not in PICTURES}
+            files = {name: path for name, path in files.items() if not has_card or name not in ILLUSTRATIONS}
             files |= extra_files
             check_no_secrets(files, destination.token)
             link_files(files, repository)
@@ -306,7 +314,7 @@ def write_missing_files(
                 write_card(directory, card_data, into=into, trust_remote_code=trust_remote_code)
         except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # values of any type in the files
             raise ValueError(f"{directory}: a file of its run is damaged ({type(error).__name__}: {error})") from error
-        names += ["README.md", *PICTURES]
+        names += ["README.md", *ILLUSTRATIONS]
     return {name: into / name for name in names if (into / name).exists()}
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..data.errors import InputError, RowError, describe
+from ..explorer.explorer import Explorer, Limits
+from ..explorer.page import page
 from ..tasks.base import Task
 from ..tasks.encoding import Answer, Row
 from ..tasks.windows import OverflowCounts
@@ -85,6 +87,29 @@ class Predictor:
     def make_reader(self) -> RowReader:
         """A reader of rows with the user's column names."""
         return RowReader(self.task, self.options.columns, lambda: self.word_rule)
+
+    def explorer(self, **limits: Any) -> Explorer:
+        """The explorer of the model; `limits` are fields of `Limits`. Raises InputError if it cannot be explored."""
+        place = Path(self.directory)
+        name = place.absolute().name if place.is_dir() else str(self.directory)
+        rows = self.rows
+        return Explorer(rows.model, rows.task, rows.settings, rows.generation, name, Limits(**limits))
+
+    def explore(self, row: Mapping[str, Any], **limits: Any) -> str:
+        """An HTML page that shows the answer to a row and the attention behind it; it needs no network.
+
+        Args:
+            row: columns with the names of the training data, as in `{"text": "…"}`.
+            limits: `tokens`, the most tokens of each sequence (64), and `size`, the most bytes of the data (900,000).
+
+        Raises:
+            InputError: a column is missing, a value is wrong, or the model cannot be explored.
+        """
+        read = self.make_reader().read(dict(row), "the row", 1, None)
+        try:
+            return page(self.explorer(**limits).explore(read))
+        except RowError as error:
+            raise InputError(f"the row: {error.reason}") from error
 
     def answers(self, rows: Iterable[Row]) -> Iterator[Answer]:
         """One answer per row of a reader, in their order. Raises RowError if a row cannot be read."""

@@ -11,7 +11,7 @@ from ..data.kinds import TEXT
 from ..data.splits import convert_column
 from ..tasks.base import Task
 from ..tasks.encoding import Row
-from ..tokenization.words import word_spans
+from ..tokenization.words import split_text
 
 
 @dataclass
@@ -63,13 +63,3 @@ def fields_for(task: Task, columns: Columns, row: Row) -> list[Field]:
     if "text" not in task.inputs and not has_column(row, first.column) and has_column(row, text):
         return [Field("text" if first.name == "tokens" else first.name, text, TEXT)]
     return [first, *others]
-
-
-def split_text(text: str, words: str) -> Row:
-    """Split a text into words by one of the rules WORDS.
-
-    Returns:
-        A row with the text, its words as `tokens`, and `spans`, the start and end of each word in the text.
-    """
-    spans = word_spans(text, words)
-    return {"text": text, "tokens": [text[start:stop] for start, stop in spans], "spans": spans}

@@ -143,12 +143,10 @@ class CausalLM(Task):
         """
         tokenizer, texts = settings.tokenizer, []
         for index, row in enumerate(rows):
-            if "messages" not in row:
-                texts.append(row["text"])
-                continue
-            check_chat_tokenizer(tokenizer)
+            if "messages" in row:
+                check_chat_tokenizer(tokenizer)
             try:
-                texts.append(render(tokenizer, row["messages"], add_generation_prompt=True))
+                texts.append(prompt_of(row, tokenizer))
             except ValueError as error:
                 raise RowError(index, str(error)) from error
         # A chat template writes the first token itself.
@@ -180,6 +178,11 @@ class CausalLM(Task):
         """The generated text, without the prompt, and its score."""
         texts = settings.tokenizer.batch_decode([tokens for tokens, _ in outputs], skip_special_tokens=True)
         return [{"prediction": text, "score": score} for text, (_, score) in zip(texts, outputs, strict=True)]
+
+
+def prompt_of(row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text that is continued: the row's, or that of its messages. Raises ValueError if the chat template fails."""
+    return row["text"] if "messages" not in row else render(tokenizer, row["messages"], add_generation_prompt=True)
 
 
 class CausalCollator:

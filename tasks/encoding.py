@@ -169,11 +169,8 @@ def tokenize(
     """
     max_length = max_length or settings.max_length
     unsure = [0] * len(texts)
-    if not settings.windows and not kwargs.get("is_split_into_words"):
-        if pairs is None:
-            texts, unsure = shorten(settings.tokenizer, texts, max_length)
-        else:
-            texts, pairs, unsure = shorten_pairs(settings.tokenizer, texts, pairs, max_length)
+    if not kwargs.get("is_split_into_words"):
+        texts, pairs, unsure = shorten_texts(settings, texts, pairs, max_length)
     inputs = {"text": texts} if pairs is None else {"text": texts, "text_pair": pairs}
     windows = {}
     if settings.windows:
@@ -198,6 +195,22 @@ def tokenize(
             features[name][row] = [end.get(name, 0)]
     features.update(document=document, cut=cut, shortened=[unsure[row] > 0 for row in document])
     return features
+
+
+def shorten_texts(
+    settings: Settings, texts: list[str], pairs: list[str] | None, max_length: int
+) -> tuple[list[str], list[str] | None, list[int]]:
+    """The texts, or pairs of texts, that the tokenizer gets for sequences of max_length tokens.
+
+    Returns:
+        The texts; the second ones of pairs; and for each the number of tokens that may differ, see `shorten`.
+    """
+    if settings.windows:
+        return texts, pairs, [0] * len(texts)
+    if pairs is not None:
+        return shorten_pairs(settings.tokenizer, texts, pairs, max_length)
+    shortened, unsure = shorten(settings.tokenizer, texts, max_length)
+    return shortened, None, unsure
 
 
 def count_cut_tokens(

@@ -203,15 +203,25 @@ def replace_empty_words(words: list[str], tokenizer: PreTrainedTokenizerBase) ->
 
 def tokenize_words(settings: Settings, sentences: list[list[str]]) -> BatchEncoding:
     """As `tokenize`, for words; every word that is not cut off has at least one token."""
+    words, shortened = words_to_tokenize(settings, sentences)
+    features = tokenize(settings, words, is_split_into_words=True)
+    features["shortened"] = [shortened[row] for row in features["document"]]
+    return features
+
+
+def words_to_tokenize(settings: Settings, sentences: list[list[str]]) -> tuple[list[list[str]], list[bool]]:
+    """The words that the tokenizer gets: none is empty, each has the space before it that the tokenizer may need.
+
+    Returns:
+        The words, and whether each sentence was cut.
+    """
     words, shortened = shorten_words(settings, sentences)
     whole = [replace_empty_words(each, settings.tokenizer) for each in words]
     if needs_spaces(settings.tokenizer):
         splitting = read_splitting(settings.tokenizer.init_kwargs)
         rule = DEFAULT if splitting is None else splitting.rule
         whole = [with_spaces(each, rule) for each in whole]
-    features = tokenize(settings, whole, is_split_into_words=True)
-    features["shortened"] = [shortened[row] for row in features["document"]]
-    return features
+    return whole, shortened
 
 
 def shorten_words(settings: Settings, sentences: list[list[str]]) -> tuple[list[list[str]], list[bool]]:

@@ -23,7 +23,6 @@ from seqblend.hub_card import card as card_module
 from seqblend.hub_card import pictures
 from seqblend.hub_card.agreement import describe_rows, rows_of_each_label
 from seqblend.hub_card.card import METRICS, NOT_MEASURED, CardData, write_card
-from seqblend.hub_card.illustrate import compute_attention, generated_tokens
 from seqblend.hub_card.record import HYPERPARAMETERS, RunRecord, format_value, hyperparameters
 from seqblend.hub_card.saved import SavedModel, read_saved
 from seqblend.hub_card.usage import HEADS as USAGES
@@ -433,39 +432,3 @@ def test_a_sequence_to_sequence_model_shows_cross_attention(tmp_path, monkeypatc
     assert names == [("generated token (query)", "source token (key)")]
     assert "how much each generated token (row) attends to each source token (column)" in card
     assert "\ufffd\ufffd 0.1\n```\n\nEach \ufffd is a token that is only a part of a character" in card
-
-
-# Of the smallest vocabulary that each kind can have: every byte, every character is a token.
-DRAWN = {
-    ("char", True): (9, ["기", "é", " ", "a"]),
-    ("byte-bpe", True): (261, [" ", "기", "기", "기", "é", "é", " ", "a"]),
-    ("wordpiece", True): (9, [" ", "기", "é", " ", "a"]),
-    ("wordpiece", False): (9, ["기", "é", "a"]),
-    ("unigram", True): (9, [" ", "기", "é", " ", "a"]),
-}
-
-
-@pytest.mark.parametrize(("tokenizer_type", "exact"), DRAWN)
-def test_tokens_are_drawn_as_slices_of_the_text(tokenizer_type, exact):
-    """Not as the vocabulary spells them, `Ġê`, `##é` or `▁`; special tokens have their names."""
-    size, drawn = DRAWN[tokenizer_type, exact]
-    tokenizer = train_tokenizer(["기é a"], tokenizer_type, size, exact=exact)
-    model = tiny_model(BlendEncoderForSequenceClassification, "eager", vocab_size=size)
-    _, takers, taken, _ = compute_attention(model, tokenizer, ["기é a", "기é a"])
-    assert takers == taken == ["[CLS]", *drawn, "[SEP]", *drawn, "[SEP]"]
-    assert generated_tokens(tokenizer, tokenizer("기é a")["input_ids"]) == ["[CLS]", *drawn, "[SEP]"]
-
-
-def test_what_cannot_be_decoded_is_drawn_all_the_same():
-    """Half a character, and an id that the tokenizer has not."""
-    tokenizer = train_tokenizer(["기"], "byte-bpe", 261)
-    ids = tokenizer("기", add_special_tokens=False)["input_ids"]
-    assert generated_tokens(tokenizer, [*ids, ids[1], 3, 999]) == [" ", "기", "기", "기", "�", "[SEP]", "999"]
-    assert generated_tokens(tokenizer, []) == []
-
-
-def test_letters_that_the_tokenizer_composes_are_drawn_whole():
-    tokenizer = train_tokenizer(["서é"], "char", 7, "nfc")
-    model = tiny_model(BlendEncoderForSequenceClassification, "eager", vocab_size=7)
-    _, takers, _, _ = compute_attention(model, tokenizer, [unicodedata.normalize("NFD", "서é")])
-    assert takers == ["[CLS]", "서", "é", "[SEP]"]

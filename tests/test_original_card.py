@@ -44,7 +44,7 @@ from seqblend.training.trainer import BlendTrainer
 every_case = pytest.mark.parametrize("name", CASES)
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FILES = {CONFIG, WEIGHTS, REFERENCE, "README.md", "tokenizer.json", "tokenizer_config.json"}
-FILES |= {"pictures/learning_curves.png", "pictures/blending.png"}
+FILES |= {"pictures/learning_curves.png", "pictures/blending.png", "explore.html"}
 # Of some kinds of heads besides.
 CONFUSION, GENERATION = "pictures/confusion.png", "generation_config.json"
 MORE = {

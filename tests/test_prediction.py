@@ -29,11 +29,10 @@ from seqblend.predict import main
 from seqblend.scoring.tags import find_scheme
 from seqblend.serving import prediction
 from seqblend.serving.prediction import read_ahead
-from seqblend.serving.rows import split_text
 from seqblend.tasks.encoding import Settings
 from seqblend.tasks.registry import TASKS
 from seqblend.tasks.token_classification import entities
-from seqblend.tokenization.words import WORDS
+from seqblend.tokenization.words import WORDS, split_text
 from seqblend.train import main as train
 from seqblend.training.models import ARCHITECTURES, special_token_ids
 from seqblend.training.tokenizers import train_tokenizer

@@ -5,7 +5,7 @@ tokenizer is saved again.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import regex
 from transformers import PreTrainedTokenizerBase
@@ -85,6 +85,16 @@ class WordSplitting(NamedTuple):
 def word_spans(text: str, rule: str) -> list[tuple[int, int]]:
     """Start and end of each word in a text."""
     return [match.span() for match in WORDS[rule].finditer(text)]
+
+
+def split_text(text: str, rule: str) -> dict[str, Any]:
+    """Split a text into words by a rule of WORDS.
+
+    Returns:
+        A row with the text, its words as `tokens`, and `spans`, the start and end of each word in the text.
+    """
+    spans = word_spans(text, rule)
+    return {"text": text, "tokens": [text[start:stop] for start, stop in spans], "spans": spans}
 
 
 def join_words(words: Iterable[str], rule: str) -> tuple[str, list[tuple[int, int]]]:
