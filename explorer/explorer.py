@@ -46,6 +46,9 @@ class Limits:
             raise InputError(f"max_size: must be 0 or more, got {self.size!r}")
 
 
+DEFAULT_LIMITS = Limits()
+
+
 class Explorer:
     """Explores rows with a saved model.
 
@@ -71,7 +74,7 @@ class Explorer:
         settings: Settings,
         generation: dict[str, Any],
         name: str,
-        limits: Limits = Limits(),
+        limits: Limits = DEFAULT_LIMITS,
     ):
         if task.name not in SHAPES:
             raise InputError(f"{name}: models of {task.name} cannot be explored; those of {', '.join(SHAPES)} can")

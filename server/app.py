@@ -17,6 +17,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from ..data.errors import InputError, RowError, check_choice, describe, printable
+from ..explorer.page import render, script, style
 from ..serving.engines import Writer
 from ..serving.predictor import Predictor
 from ..tasks.encoding import Row
@@ -81,6 +82,7 @@ class Service:
             "path": f"/models/{self.name}",
             "has_chat": self.has_chat,
             "streams": self.interface.writes,
+            "explores": not self.predictor.is_exported,
             "mask_token": settings.tokenizer.mask_token,
             "labels": settings.labels,
             "problem_type": settings.problem_type,
@@ -144,6 +146,17 @@ class Service:
         }
         usage = {**counts, "total_tokens": sum(counts.values())}
         return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+
+    async def explore(self, body: Any) -> Response:
+        """What the explorer shows of one input; a chat model gets it as a message."""
+        explorer = self.predictor.explorer(name=self.name, generation=self.generation({}))
+        row = self.interface.row(body.inputs)
+        if self.has_chat:
+            row = {"messages": [{"role": "user", "content": body.inputs}]}
+        (row,) = self.read([row], "inputs")
+        reading, findings = await self.batcher.call(row, explorer.read, explorer.compute)
+        loop = asyncio.get_running_loop()
+        return JSONResponse(await loop.run_in_executor(self.batcher.texts, explorer.data, reading, findings))
 
     async def stream(
         self, row: Row, place: str, generation: dict[str, Any]
@@ -340,7 +353,7 @@ def validation_message(errors: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
 
 def add_pages(app: FastAPI, services: Mapping[str, Service], metrics: Metrics) -> None:
     """The page, and what operators ask; FastAPI adds the description of the API, /docs."""
-    page = PAGE.read_text(encoding="utf-8")
+    page = render(PAGE, style=style(), script=script())
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:
@@ -373,13 +386,16 @@ def health_of(services: Iterable[Service]) -> Response:
 
 def add_model(app: FastAPI, service: Service, is_only: bool) -> None:
     """The routes of a model, `/models/NAME`; of the only one also `/`."""
-    request_model = service.interface.request_model()
+    request_model, explore_model = service.interface.request_model(), service.interface.explore_model()
 
     async def infer(body: request_model) -> Response:  # type: ignore[valid-type]
         return await service.handle(service.infer(body), "inputs")
 
     async def chat(body: ChatRequest) -> Response:
         return await service.handle(service.chat(body), "messages")
+
+    async def explore(body: explore_model) -> Response:  # type: ignore[valid-type]
+        return await service.handle(service.explore(body), "inputs")
 
     async def info() -> dict[str, Any]:
         return service.info()
@@ -390,6 +406,7 @@ def add_model(app: FastAPI, service: Service, is_only: bool) -> None:
     path = f"/models/{service.name}"
     for each in [path, "/"] if is_only else [path]:
         app.post(each, summary=f"{service.interface.task}: {service.name}", name=f"infer {each}")(infer)
+    app.post(f"{path}/explore", summary=f"explore: {service.name}", name=f"explore {path}")(explore)
     app.get(f"{path}/info", include_in_schema=False)(info)
     app.get(f"{path}/health", include_in_schema=False)(health)
     if service.has_chat:

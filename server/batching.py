@@ -40,6 +40,7 @@ class Job:
         generation: arguments of `model.generate`; only jobs with equal ones are computed together.
         cost: the number of tokens that it adds to a batch.
         listener: gets each generated token of the only row; None: nobody listens.
+        call: what the model's thread does for this job, alone, in place of computing its rows.
 
     Attributes:
         outputs: of the model, one a sequence.
@@ -52,6 +53,7 @@ class Job:
     generation: dict[str, Any]
     cost: int
     listener: Listener | None = None
+    call: Callable[[], Any] | None = None
     outputs: Future = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
     heard: int = 0
@@ -144,12 +146,44 @@ class Batcher:
         except BaseException:
             self.rows -= len(rows)
             raise
+        self._put(jobs, loop)
+        return jobs
+
+    async def call(self, row: Row, read: Callable[[Row], Any], compute: Callable[[Any], Any]) -> tuple[Any, Any]:
+        """What two functions find for a row: one in the thread of the tokenizer, the next in that of the model.
+
+        Args:
+            row: of a reader; it counts as one that waits.
+            read: gets the row.
+            compute: gets what `read` has returned.
+
+        Raises:
+            BusyError: too many rows wait already.
+        """
+        if self.rows >= self.max_rows:
+            raise BusyError
+        self.rows += 1
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.run_in_executor(self.texts, read, row)
+        except BaseException:
+            self.rows -= 1
+            raise
+        # It costs more than a batch may, so that nothing is computed with it.
+        job = Job(EncodedRows([row], {}, [], []), {}, self.predictor.max_tokens + 1, call=lambda: compute(found))
+        self._put([job], loop)
+        try:
+            return found, await asyncio.wrap_future(job.outputs)
+        finally:
+            job.outputs.cancel()
+
+    def _put(self, jobs: list[Job], loop: asyncio.AbstractEventLoop) -> None:
+        """Let jobs wait for the model."""
         for job in jobs:
             job.outputs.add_done_callback(lambda _, job=job: loop.call_soon_threadsafe(self._forget, job))
         with self._changed:
             self._waiting.extend(jobs)
             self._changed.notify()
-        return jobs
 
     async def answers(self, jobs: list[Job], settings: Settings) -> list[Answer]:
         """The answers to the rows of a request, once the model has computed it.
@@ -219,10 +253,11 @@ class Batcher:
     def _run(self) -> None:
         while (jobs := self._take()) is not None:
             try:
-                if jobs:
+                if jobs and jobs[0].call is None:
                     self.observe(
                         sum(len(job.encoded.rows) for job in jobs), sum(sum(job.encoded.lengths) for job in jobs)
                     )
+                if jobs:
                     self._compute(jobs)
             except Exception as error:
                 logger.exception("the model's thread")
@@ -240,7 +275,10 @@ class Batcher:
                 return Streamer([by_sequence[index] for index in batch])
 
         try:
-            outputs = self.predictor.compute([job.encoded for job in jobs], jobs[0].generation, make_streamer)
+            if jobs[0].call is not None:
+                outputs = [jobs[0].call()]
+            else:
+                outputs = self.predictor.compute([job.encoded for job in jobs], jobs[0].generation, make_streamer)
         except Exception as error:
             # What was drawn at random once is not drawn again.
             is_random = jobs[0].generation.get("do_sample")

@@ -80,6 +80,13 @@ class Interface(abc.ABC):
         name = "".join(part.capitalize() for part in self.task.split("-"))
         return create_model(f"{name}Request", __base__=Strict, **fields)
 
+    def explore_model(self) -> type[BaseModel]:
+        """The body of a request to explore one input."""
+        name = "".join(part.capitalize() for part in self.task.split("-"))
+        return create_model(
+            f"{name}Exploration", __base__=Strict, inputs=(self.inputs, Field(description="One input."))
+        )
+
     def row(self, value: Any) -> Row:
         """An input as a row of the task."""
         return {"text": value} if isinstance(value, str) else value.model_dump()

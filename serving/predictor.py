@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from ..data.errors import InputError, RowError, describe
-from ..explorer.explorer import Explorer, Limits
+from ..explorer.explorer import DEFAULT_LIMITS, Explorer, Limits
 from ..explorer.page import page
 from ..tasks.base import Task
 from ..tasks.encoding import Answer, Row
@@ -88,12 +89,28 @@ class Predictor:
         """A reader of rows with the user's column names."""
         return RowReader(self.task, self.options.columns, lambda: self.word_rule)
 
-    def explorer(self, **limits: Any) -> Explorer:
-        """The explorer of the model; `limits` are fields of `Limits`. Raises InputError if it cannot be explored."""
-        place = Path(self.directory)
-        name = place.absolute().name if place.is_dir() else str(self.directory)
-        rows = self.rows
-        return Explorer(rows.model, rows.task, rows.settings, rows.generation, name, Limits(**limits))
+    @property
+    def is_exported(self) -> bool:
+        """Whether the model was exported for another engine."""
+        return not isinstance(self.rows.model, PreTrainedModel)
+
+    def explorer(
+        self, limits: Limits = DEFAULT_LIMITS, name: str | None = None, generation: dict[str, Any] | None = None
+    ) -> Explorer:
+        """The explorer of the model.
+
+        Args:
+            limits: how much a page shows.
+            name: of the model on the page; default: that of its directory.
+            generation: arguments of `model.generate`; default: as in prediction.
+
+        Raises:
+            InputError: the model cannot be explored.
+        """
+        place, rows = Path(self.directory), self.rows
+        default = place.absolute().name if place.is_dir() else str(self.directory)
+        given = rows.generation if generation is None else generation
+        return Explorer(rows.model, rows.task, rows.settings, given, default if name is None else name, limits)
 
     def explore(self, row: Mapping[str, Any], **limits: Any) -> str:
         """An HTML page that shows the answer to a row and the attention behind it; it needs no network.
@@ -107,7 +124,7 @@ class Predictor:
         """
         read = self.make_reader().read(dict(row), "the row", 1, None)
         try:
-            return page(self.explorer(**limits).explore(read))
+            return page(self.explorer(Limits(**limits)).explore(read))
         except RowError as error:
             raise InputError(f"the row: {error.reason}") from error
 

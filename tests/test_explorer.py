@@ -38,6 +38,7 @@ from seqblend.__main__ import main
 from seqblend.data.errors import InputError
 from seqblend.explorer import explorer as explorer_module
 from seqblend.explorer.attribution import gradient_times_input, pooled_share, rollout
+from seqblend.explorer.explorer import Limits
 from seqblend.explorer.packing import pack_layers, pack_vectors, pack_weights, spaced
 from seqblend.explorer.page import page
 from seqblend.explorer.recording import Layer, Recording, record
@@ -335,7 +336,7 @@ def test_words_that_the_tokenizer_got_otherwise():
 
 
 def data_of(predictor, row, **limits):
-    return predictor.explorer(**limits).explore(predictor.make_reader().read(row, "row", 1, None))
+    return predictor.explorer(Limits(**limits)).explore(predictor.make_reader().read(row, "row", 1, None))
 
 
 def answer_in(data):

@@ -403,6 +403,43 @@ def test_the_page_asks_nobody_else(address):
         assert get(address + file)[1] or True
 
 
+@every_client
+def test_what_the_explorer_shows_is_served(name, model_of):  # noqa: F811
+    """As `seqblend explore` has it; a text that is written ends at the limit of the server."""
+    predictors = load(model_of(name))
+    predictor, text = predictors["0"], "abc [MASK] 서울"
+    column = "source" if name == TRANSLATE else "text"
+    reader = predictor.make_reader()
+    expected = predictor.explorer(name="0").explore(reader.read({column: text}, "row", 1, None))
+    with serving(predictors) as address:
+        assert json.loads(get(f"{address}/info")[1])["models"][0]["explores"]
+        for _ in range(2):
+            status, _, found = ask(f"{address}/models/0/explore", {"inputs": text})
+            assert status == 200 and found == json.loads(json.dumps(expected))
+        status, _, found = ask(f"{address}/models/0/explore", {"inputs": [text]})
+        assert status == 422 and "inputs" in found["error"]
+        status, _, found = ask(f"{address}/models/0/explore", {"inputs": "a" * 10**6})
+        assert status in (413, 422), found
+        assert ask(f"{address}/models/0", {"inputs": text})[0] == 200
+
+
+def test_exploring_does_not_change_other_answers(model_of):  # noqa: F811
+    """Nobody else's row is in what is recorded, and no answer differs from one that is computed alone."""
+    predictors = load(model_of(CLASSIFY))
+    with serving(predictors) as address:
+        url = f"{address}/models/0"
+        alone = {text: ask(url, {"inputs": text})[2] for text in TEXTS}
+        explored = ask(f"{url}/explore", {"inputs": "abc"})[2]
+        with ThreadPoolExecutor(16) as pool:
+            answers = [(text, pool.submit(ask, url, {"inputs": text})) for text in TEXTS * 10]
+            explorations = [pool.submit(ask, f"{url}/explore", {"inputs": "abc"}) for _ in range(20)]
+            for each in explorations:
+                assert each.result()[2] == explored
+            for text, each in answers:
+                assert_same(each.result()[2], alone[text])
+    assert predictors["0"].rows.model.config._attn_implementation == "sdpa"
+
+
 # --- Many requests ---
 
 
