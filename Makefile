@@ -8,7 +8,7 @@ PIP := $(BIN)/python $(INSTALL) constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo test check format results bench lecture conformance clean test-oldest test-clients \
-	test-distributed test-conversion examples-pretrained bench-check
+	test-browser test-distributed test-conversion examples-pretrained bench-check
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -35,6 +35,9 @@ test-conversion: $(VENV)/tools  ## run the tests of every head of every architec
 
 test-clients: $(VENV)/clients $(VENV)/checkpoints  ## run the tests of other libraries with our models
 	$(BIN)/python -m pytest --numprocesses 2 tests/clients
+
+test-browser: $(VENV)/browser  ## run the tests of pages in a browser, Chromium of the system
+	$(BIN)/python -m pytest tests/browser
 
 test-distributed: $(VENV)/tools  ## run the tests of two processes that train together
 	$(BIN)/python -m pytest tests/distributed
@@ -128,6 +131,10 @@ $(VENV)/conformance/installed: setup.cfg constraints.txt
 	grep -v -e '^huggingface_hub=' -e '^transformers=' constraints.txt > $(VENV)/conformance/constraints.txt
 	$(VENV)/conformance/bin/python -m pip install --quiet --no-compile --constraint $(VENV)/conformance/constraints.txt \
 		--editable .[conformance]
+	touch $@
+
+$(VENV)/browser: $(VENV)/tools
+	$(PIP) --editable .[browser]
 	touch $@
 
 $(VENV)/clients: $(VENV)/tools

@@ -172,7 +172,7 @@ function panel(kind, width) {
   const mark = element("div", {className: "mark"}), veil = element("div", {className: "veil"});
   const area = element("div", {className: "area", tabIndex: 0, role: "application"}, canvas, veil, mark);
   const readout = element("p", {className: "readout", "aria-live": "polite"});
-  const heading = element("h4");
+  const heading = element("h3");
   const arithmetic = element("details", {className: "arithmetic"}, element("summary", {textContent: "Arithmetic of this cell"}));
   const listeners = [];
   canvas.style.cssText = `width: ${columns * cell}px; height: ${rows * cell}px`;
@@ -216,7 +216,8 @@ function panel(kind, width) {
   });
   area.addEventListener("click", () => { arithmetic.open = true; });
   area.addEventListener("keydown", event => {
-    const moves = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]};
+    const moves = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0],
+      Home: [0, -columns], End: [0, columns], PageUp: [-rows, 0], PageDown: [rows, 0]};
     if (event.key in moves) point(state.row + moves[event.key][0], state.column + moves[event.key][1]);
     else if (event.key === "Enter") arithmetic.open = !arithmetic.open;
     else return;
@@ -229,7 +230,7 @@ function panel(kind, width) {
   const map = element("div", {className: "mapframe", tabIndex: 0, role: "region", "aria-label": `${kind.title}: enlarged map`},
     element("span"), axis(kind.columns, "columns"), axis(kind.rows, "rows"), area);
   const node = element("section", {className: "kind"},
-    element("h3", {textContent: kind.title}), element("p", {textContent: kind.text}),
+    element("h2", {textContent: kind.title}), element("p", {textContent: kind.text}),
     element("div", {className: "heads"}, element("div", {}, thumbnails,
       element("p", {className: "note", textContent: "A click enlarges a head; arrow keys go from one to the next."})),
       element("div", {}, heading, map, legend(kind), readout, arithmetic)));
@@ -290,6 +291,7 @@ async function showArithmetic(kind, state, place) {
     const reason = head < 0 ? "Choose one head: a mean over heads has no arithmetic of its own."
       : "The vectors of this layer were left out to keep the page small.";
     place.replaceChildren(summary, element("p", {textContent: reason}));
+    delete place.dataset.cell;
     return;
   }
   const query = vectors.query(head, row), dot = (a, b) => a.reduce((sum, value, index) => sum + value * b[index], 0);
@@ -318,6 +320,7 @@ async function showArithmetic(kind, state, place) {
     step("Values mixed by the weights", strip([...value], "value"),
       element("p", {textContent: `the value of “${taken}”, of which ${percent(weight)} is taken, into:`}),
       strip([...mixed], "mixture"))));
+  place.dataset.cell = `${row},${column}`;
 }
 
 // --- N21 ---
@@ -330,7 +333,7 @@ function classes(answer) {
   function choose(label) {
     const total = label.gradient.reduce((sum, value) => sum + Math.abs(value), 0) || 1;
     gradient.replaceChildren(
-      element("h4", {textContent: `Gradient × input, for ${label.label}`}),
+      element("h3", {textContent: `Gradient × input, for ${label.label}`}),
       element("p", {textContent: "How much each token raises (blue) or lowers (orange) the score, by the slope at this text."}),
       flow(answer.tokens, relative(label.gradient), label.gradient.map(value => `${signed(value)} (${percent(Math.abs(value) / total)} of all)`)));
     numbers.replaceChildren(
@@ -349,13 +352,13 @@ function classes(answer) {
   if (shares) {
     const vector = {cls: "the first token, [CLS], which is classified", mean: "the mean of all output vectors, which is classified",
       last: "the last token, which is classified", eos: "the end token, which is classified"}[answer.pooling];
-    rolled.append(element("h4", {textContent: "Attention rollout"}),
+    rolled.append(element("h3", {textContent: "Attention rollout"}),
       element("p", {textContent: `How much of ${vector}, came from each token, if a block is half its input and half what its heads take.`}),
       flow(answer.tokens, relative(shares), shares.map(percent)));
   }
   choose(answer.labels[0]);
   return element("section", {className: "answer"},
-    element("h3", {textContent: "Answer"}),
+    element("h2", {textContent: "Answer"}),
     ...(answer.abstains ? [element("p", {textContent: "The model is not sure enough to answer; it would say:"})] : []),
     bars(entries),
     element("div", {className: "beside"}, ...(shares ? [rolled] : []), gradient),
@@ -386,7 +389,7 @@ function words(answer, panels) {
       : [element("p", {textContent: `“${item.text}” is ${item.label}` + (item.score === null ? ": it was not read" : `: ${percent(item.score)}`)})];
     if (item.token === null) head.push(element("p", {textContent: "Its token is not among those that are shown."}));
     const lines = item.token === null ? [] : panels.filter(each => each.kind.role !== "self" || panels.length === 1).flatMap(each => [
-      element("h4", {textContent: `What “${item.text}” blends in, layer by layer` + (panels.length > 1 ? ` (${each.kind.title.toLowerCase()})` : "")}),
+      element("h3", {textContent: `What “${item.text}” blends in, layer by layer` + (panels.length > 1 ? ` (${each.kind.title.toLowerCase()})` : "")}),
       ...each.kind.layers.map((layer, place) => {
         const shares = each.row(item.token, place, -1);
         return element("div", {className: "layerline"}, element("span", {textContent: `layer ${layer.layer}`}),
@@ -402,7 +405,7 @@ function words(answer, panels) {
   const first = answer.items.findIndex(item => item.label !== "O" && item.token !== null);
   if (buttons.length) choose(Math.max(first, 0));
   else blended.append(element("p", {textContent: "There is nothing to label in this text."}));
-  return element("section", {className: "answer"}, element("h3", {textContent: "Answer"}), line, blended);
+  return element("section", {className: "answer"}, element("h2", {textContent: "Answer"}), line, blended);
 }
 
 // --- N2M ---
@@ -422,14 +425,14 @@ function written(answer, panels) {
     next.replaceChildren(...(done === last
       ? [element("p", {textContent: last < answer.total ? `The page has the first ${last} steps. The whole text: ${answer.text}`
           : `The text is complete. Mean probability of a token: ${percent(answer.score)}`})]
-      : [element("h4", {textContent: "The most probable next tokens"}),
+      : [element("h3", {textContent: "The most probable next tokens"}),
         bars(step.best.map(([token, score, isChosen]) => ({name: (token.trim() || "␣") + (isChosen ? " ✓" : ""), share: score, number: percent(score), isChosen}))),
         ...(step.best.some(each => each[2]) ? [] : [element("p", {textContent: `Written is “${step.token}”: ${percent(step.probability)}`})])]));
     const reading = panels.filter(each => each.kind.role !== "self");
     reading.forEach(each => each.select(step.row));
     looks.replaceChildren(...reading.map(each => {
       const shares = each.row(step.row);
-      return element("div", {}, element("h4", {textContent: `${each.kind.title}: where “${step.token}” comes from`}),
+      return element("div", {}, element("h3", {textContent: `${each.kind.title}: where “${step.token}” comes from`}),
         flow(each.kind.columns, relative(shares), shares.map(percent)));
     }));
   }
@@ -438,7 +441,7 @@ function written(answer, panels) {
     const source = crossing.kind.rows.map((_, row) => crossing.kind.columns[strongest(crossing.row(row))]);
     const line = (name, tokens) => element("tr", {}, element("th", {scope: "row", textContent: name}),
       ...tokens.map(token => element("td", {textContent: nameOf(token)})));
-    alignment.replaceChildren(element("h4", {textContent: "Alignment: each written token, and the source token that it takes most from"}),
+    alignment.replaceChildren(element("h3", {textContent: "Alignment: each written token, and the source token that it takes most from"}),
       element("div", {className: "scroll", tabIndex: 0, role: "region", "aria-label": "alignment"},
         element("table", {className: "alignment"}, line("written", crossing.kind.rows), line("source", source))));
   }
@@ -450,7 +453,7 @@ function written(answer, panels) {
     crossing.onChange(align);
     align();
   }
-  return element("section", {className: "answer"}, element("h3", {textContent: "Answer"}), text,
+  return element("section", {className: "answer"}, element("h2", {textContent: "Answer"}), text,
     element("label", {className: "slider"}, "Tokens written ", slider, " ", count), next, looks, alignment);
 }
 
