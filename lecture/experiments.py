@@ -1,18 +1,32 @@
-"""The experiments: what is trained and measured. The claims that they test are in claims.py."""
+"""The experiments with training; those without are in untrained.py. The claims that they test are in claims.py."""
 
 import copy
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 
 import torch
 from transformers import PreTrainedModel, set_seed
 
-from ..configuration.decoder import BlendDecoderConfig
-from ..modeling.decoder import BlendDecoderModel
-from .models import MIXERS, cached_bytes, stack_config, tagger, translator
-from .tasks import ASSOCIATIVE, PARITY, RECALL, REVERSAL, SIDES, SLOTS, Task, recall
+from ..modeling.decoder import BlendDecoderForTokenClassification
+from ..modeling.encoder import BlendEncoderForSequenceClassification, BlendEncoderForTokenClassification
+from .models import MIXERS, classifier, language_model, remove_blending, slot_network, translator
+from .tasks import (
+    ASSOCIATIVE,
+    BOTH_SIDES,
+    CONTINUATION,
+    ELSEWHERE,
+    EVIDENCE,
+    MARKOV,
+    NEIGHBOURS,
+    PARITY,
+    PLACES,
+    RECALL,
+    REVERSAL,
+    SHORT_REVERSAL,
+    SIDES,
+    Task,
+    recall,
+)
 from .training import TEST_SEED, accuracy, fit
 
 # Number of features; and of sequences that are tested.
@@ -53,6 +67,7 @@ class Learning:
         rows: sequences of a batch.
         learning_rate: the highest.
         probes_gradient: whether the gradient over the distance is measured, too, before and after training.
+        change: changes the trained model of a setting before it is tested; None: nothing does.
     """
 
     task: Task
@@ -63,16 +78,18 @@ class Learning:
     rows: int = 64
     learning_rate: float = 2e-3
     probes_gradient: bool = False
+    change: Callable[[PreTrainedModel, str], None] | None = None
 
 
 def build_tagger(task: Task, mixer: str, layers: int) -> PreTrainedModel:
-    """A decoder with a mixer."""
-    return tagger(task, mixer, SIZE, layers)
+    """A decoder with a mixer, which classifies each position."""
+    return classifier(BlendDecoderForTokenClassification, task, mixer, SIZE, layers)
 
 
 def build_with_heads(task: Task, heads: str, layers: int) -> PreTrainedModel:
-    """A decoder with attention of so many heads: `4 heads`."""
-    return tagger(task, "attention", SIZE, layers, heads=int(heads.split()[0]))
+    """As build_tagger, with attention of so many heads: `4 heads`."""
+    number = int(heads.split()[0])
+    return classifier(BlendDecoderForTokenClassification, task, "attention", SIZE, layers, num_attention_heads=number)
 
 
 WITH, WITHOUT = "with cross-attention", "the last state alone"
@@ -83,6 +100,79 @@ def build_translator(task: Task, setting: str, layers: int) -> PreTrainedModel:
     return translator(task, "lstm", SIZE, layers, cross_attention=setting == WITH)
 
 
+ALL_THREE = "all three"
+# The attention that is taken out: the name of its stack, and its own.
+THREE = {
+    "no self-attention": ("encoder", "self_attn"),
+    "no masked self-attention": ("decoder", "self_attn"),
+    "no cross-attention": ("decoder", "cross_attn"),
+}
+
+
+def build_transformer(task: Task, setting: str, layers: int) -> PreTrainedModel:
+    """An encoder-decoder with attention, without one of its three attentions."""
+    model = translator(task, "attention", SIZE, layers, cross_attention=True)
+    if setting in THREE:
+        stack, name = THREE[setting]
+        remove_blending(getattr(model.base_model, stack), name)
+    return model
+
+
+SLOTWISE = "feed-forward"
+
+
+def build_reader(task: Task, setting: str, layers: int) -> PreTrainedModel:
+    """A classifier of sequences: an encoder with a mixer, or a feed-forward network of a fixed number of slots."""
+    mixer = "attention" if setting == SLOTWISE else setting
+    reader = classifier(BlendEncoderForSequenceClassification, task, mixer, SIZE, layers, pooling="mean")
+    return slot_network(task, PLACES, SIZE, reader) if setting == SLOTWISE else reader
+
+
+BLENDED, TAKEN_OUT, ALONE = "with blending", "blending taken out", "trained without"
+
+
+def build_blender(task: Task, setting: str, layers: int) -> PreTrainedModel:
+    """An encoder that classifies each position, with blending or without."""
+    model = classifier(BlendEncoderForTokenClassification, task, "attention", SIZE, layers)
+    if setting == ALONE:
+        remove_blending(model.base_model)
+    return model
+
+
+def take_out_blending(model: PreTrainedModel, setting: str) -> None:
+    """Remove it from a model that was trained with it."""
+    if setting == TAKEN_OUT:
+        remove_blending(model.base_model)
+
+
+MASKED, UNMASKED = "with the mask", "without the mask"
+PAST, BOTH = "decoder: the past", "encoder: both sides"
+
+
+def build_masked_or_not(task: Task, setting: str, layers: int) -> PreTrainedModel:
+    """The same stack as a decoder, whose self-attention is masked, or as an encoder."""
+    is_masked = setting in (MASKED, PAST)
+    model_class = BlendDecoderForTokenClassification if is_masked else BlendEncoderForTokenClassification
+    return classifier(model_class, task, "attention", SIZE, layers)
+
+
+def build_language_model(task: Task, mixer: str, layers: int) -> PreTrainedModel:
+    """A decoder that predicts the next token."""
+    return language_model(task, mixer, SIZE, layers)
+
+
+NOTHING = "nothing blended in"
+
+
+def build_first_token_classifier(task: Task, setting: str, layers: int) -> PreTrainedModel:
+    """An encoder that classifies a sequence by its first token, [CLS]; into which nothing may be blended."""
+    mixer = "attention" if setting == NOTHING else setting
+    model = classifier(BlendEncoderForSequenceClassification, task, mixer, SIZE, layers, pooling="cls")
+    if setting == NOTHING:
+        remove_blending(model.base_model)
+    return model
+
+
 HEADS = ("1 head", "2 heads", "4 heads", "8 heads")
 LEARNING = {
     "recall": Learning(RECALL, MIXERS, build_tagger, 1, steps=1500, learning_rate=1e-3, probes_gradient=True),
@@ -90,6 +180,19 @@ LEARNING = {
     "parity": Learning(PARITY, MIXERS, build_tagger, 2, steps=1500),
     "heads": Learning(SIDES, HEADS, build_with_heads, 1, steps=1000),
     "cross-attention": Learning(REVERSAL, (WITH, WITHOUT), build_translator, 1, steps=2500),
+    "three attentions": Learning(SHORT_REVERSAL, (ALL_THREE, *THREE), build_transformer, 1, steps=1500, rows=32),
+    "another place": Learning(ELSEWHERE, (SLOTWISE, *MIXERS), build_reader, 1, steps=1000),
+    "neighbours": Learning(
+        NEIGHBOURS, (BLENDED, TAKEN_OUT, ALONE), build_blender, 1, steps=500, change=take_out_blending
+    ),
+    "the future": Learning(MARKOV, (MASKED, UNMASKED), build_masked_or_not, 1, steps=400),
+    "language model": Learning(
+        CONTINUATION, ("attention", "lstm"), build_language_model, 2, steps=2000, rows=32, learning_rate=3e-3
+    ),
+    "first token": Learning(
+        EVIDENCE, ("attention", "rnn", "lstm", NOTHING), build_first_token_classifier, 1, steps=250
+    ),
+    "each token": Learning(BOTH_SIDES, (BOTH, PAST), build_masked_or_not, 1, steps=1000),
 }
 BEFORE, AFTER = "gradient before training", "gradient after training"
 
@@ -108,6 +211,8 @@ def learn(name: str, setting: str, seed: int) -> list[Figure]:
         rows=experiment.rows,
         learning_rate=experiment.learning_rate,
     )
+    if experiment.change is not None:
+        experiment.change(model, setting)
     for difficulty in experiment.task.test:
         value = accuracy(model, experiment.task, difficulty, seed=seed, rows=TEST_ROWS)
         figures.append(Figure(name, setting, seed, difficulty, value, model.num_parameters()))
@@ -136,43 +241,3 @@ def gradients(model: PreTrainedModel, experiment: str, setting: str, seed: int) 
         norms[distance] = gradient[:, -1 - distance].norm(dim=-1).mean().item()
     first, size = norms[min(norms)], model.num_parameters()
     return [Figure(experiment, setting, seed, at, norm / first, size) for at, norm in norms.items()]
-
-
-# --- Time of a step, and memory of a cache ---
-
-LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)
-WIDTH = 256
-
-
-def step_times(repetitions: int) -> Iterator[Figure]:
-    """Milliseconds of a training step of one sequence, forward and backward, for each mixer and length.
-
-    One block of each mixer, all of one width. In each repetition all mixers and lengths take turns.
-    """
-    models = {
-        mixer: BlendDecoderModel(
-            stack_config(BlendDecoderConfig, WIDTH, 1, vocab_size=RECALL.vocab_size, mixer_type=mixer)
-        ).train()
-        for mixer in MIXERS
-    }
-    for repetition in range(-1, repetitions):
-        for length in LENGTHS:
-            ids = recall(length - SLOTS, 1, torch.Generator().manual_seed(length)).input_ids
-            assert ids.shape[1] == length
-            for mixer, model in models.items():
-                seconds = []
-                for _ in range(3):
-                    begin = time.perf_counter()
-                    model(ids).last_hidden_state.sum().backward()
-                    seconds.append(time.perf_counter() - begin)
-                if repetition >= 0:  # the first one warms up
-                    value = 1000 * median(seconds)
-                    yield Figure("step time", mixer, repetition, length, value, model.num_parameters())
-
-
-def cache_sizes() -> Iterator[Figure]:
-    """KiB that the cache of one sequence takes, for each mixer and number of tokens."""
-    for mixer in MIXERS:
-        model = tagger(RECALL, mixer, SIZE, 1).eval()
-        for length in LENGTHS:
-            yield Figure("cache", mixer, 0, length, cached_bytes(model, length) / 1024, model.num_parameters())

@@ -3,19 +3,20 @@
 import os
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from .claims import CLAIMS, LOGARITHMIC, Claim, Verdict, setup
-from .experiments import LEARNING, TEST_ROWS, Figure
+from .claims import CLAIMS, setup
+from .experiments import LEARNING, TEST_ROWS
 from .results import LEAST_DIFFERENCE, Mean, Results, readable
+from .verdicts import Claim, Verdict
 
 INTRODUCTION = f"""# The lecture, measured
 
-Claims of the lecture about recurrence and attention, each with its experiment, its picture and whether it came out,
-and two claims for the other side. `make lecture` writes this page and its pictures from
+The claims of the lecture, each with its experiment, its picture and whether it came out, and two claims for the other
+side; [lecture.md](../lecture.md) has all fourteen in order. `make lecture` writes this page and its pictures from
 [figures.jsonl](figures.jsonl), which it measures first; no figure is typed in by hand. Where models are trained, those
 that are compared have equally many parameters (the size of a recurrent state is chosen for that) and the same data,
 steps and learning rate; seeds differ in weights and data, and each tests {TEST_ROWS} new sequences for each number.
@@ -26,24 +27,29 @@ logarithmic axes, of the mean logarithm. "Above" means beyond both intervals, or
 
 @dataclass(frozen=True)
 class Run:
-    """How the figures were measured.
+    """How figures were measured.
 
     Args:
         seeds: number of seeds.
         minutes: that it took.
         machine: cores, processor and versions.
+        experiments: that were measured.
     """
 
     seeds: int
     minutes: float
     machine: str
+    experiments: Sequence[str]
+
+    def __str__(self) -> str:
+        seeds = "1 seed" if self.seeds == 1 else f"{self.seeds} seeds"
+        return f"With {seeds} in {self.minutes:.0f} minutes on {self.machine}: {', '.join(self.experiments)}."
 
 
-def write_page(figures: Iterable[Figure], directory: Path, run: Run) -> None:
+def write_page(results: Results, directory: Path, runs: Iterable[Run]) -> None:
     """Write the page and its pictures into a directory."""
     from .pictures import draw
 
-    results = Results(figures, LOGARITHMIC)
     verdicts = {claim: claim.judge(results) for claim in CLAIMS}
     lines = [INTRODUCTION, f"{len(verdicts)} claims, of which {count(verdicts)} came out.\n"]
     lines += ["| claim | section | came out |", "|---|---|---|"]
@@ -59,8 +65,14 @@ def write_page(figures: Iterable[Figure], directory: Path, run: Run) -> None:
         if claim.experiment in LEARNING:
             lines += [setup(claim.experiment), ""]
         lines += [f"![{claim.title}]({name})", "", f"{outcome} {verdict.because}", "", *table(claim, results)]
-    seeds = "1 seed" if run.seeds == 1 else f"{run.seeds} seeds"
-    lines += ["", f"Measured with {seeds} in {run.minutes:.0f} minutes on {run.machine}.", ""]
+    lines += [
+        "",
+        "## How it was measured",
+        "",
+        "If two runs have measured an experiment, the later one counts.",
+        "",
+    ]
+    lines += [*(f"- {run}" for run in runs), ""]
     (directory / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 
@@ -93,7 +105,8 @@ def machine() -> str:
     path = Path("/proc/cpuinfo")
     found = re.findall(r"(?m)^model name\s*: (.+)$", path.read_text(encoding="utf-8")) if path.exists() else []
     names = ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers"))
-    return f"{cores()} cores of {found[0] if found else platform.processor()}; {names}"
+    number = f"{cores()} {'core' if cores() == 1 else 'cores'}"
+    return f"{number} of {found[0] if found else platform.processor()}; {names}"
 
 
 def cores() -> int:

@@ -7,13 +7,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, ScalarFormatter, StrMethodFormatter
 
 from ..hub_card.pictures import GREY, new_figure
-from .claims import Claim
 from .experiments import LEARNING
 from .results import Results
+from .verdicts import Claim
 
 # Colours of Okabe and Ito, and markers, so that the curves differ without colours, too. The sizes fall, so that of
 # markers on top of each other each can be seen.
-STYLES = (("#0072B2", "o", 9), ("#D55E00", "s", 6), ("#009E73", "^", 5), ("#CC79A7", "D", 2.5))
+STYLES = (("#0072B2", "o", 9), ("#D55E00", "s", 6), ("#009E73", "^", 5), ("#CC79A7", "D", 2.5), ("#E69F00", "v", 2))
 
 
 def draw(claim: Claim, results: Results, path: Path) -> None:
@@ -27,11 +27,12 @@ def draw(claim: Claim, results: Results, path: Path) -> None:
             draw_bars(axes, claim, results, settings)
         else:
             draw_curves(axes, claim, results, settings)
-        guess = LEARNING[claim.experiment].task.guess if claim.experiment in LEARNING else None
-        if guess is not None:
-            values = [guess(int(number)) for number in numbers]
+        task = LEARNING[claim.experiment].task if claim.experiment in LEARNING else None
+        if task is not None and task.guess is not None:
+            values = [task.guess(int(number)) for number in numbers]
             at = numbers if len(numbers) > 1 else (-0.5, len(settings) - 0.5)
-            axes.plot(at, values * (2 if len(numbers) == 1 else 1), color=GREY, linestyle=":", label="guessing")
+            values *= 2 if len(numbers) == 1 else 1
+            axes.plot(at, values, color=GREY, linestyle=":", label=task.guess_name)
         if claim.is_logarithmic:
             axes.set_yscale("log")
             # At least two decades, so that there are labels, and that what hardly changes looks like it.

@@ -1,10 +1,11 @@
 """Synthetic tasks: each measures one claim about attention and recurrence.
 
-All but `reversal` are N2N on a decoder: a position has a label, or IGNORE. Batches are drawn anew for each step.
+Most are N2N: a position has a label, or IGNORE. `found_elsewhere` and `evidence` are N21: a sequence has a label.
+`reversal` is N2M, and `continuation` the same for a language model. Batches are drawn anew for each step.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -21,7 +22,8 @@ class Batch:
 
     Args:
         input_ids: (B, T).
-        labels: (B, T), a class for each position, or IGNORE; of `reversal` the tokens of the target.
+        labels: (B, T), a class for each position, or IGNORE; of `reversal` the tokens of the target; of N21 (B), a
+            class for each sequence.
     """
 
     input_ids: torch.Tensor
@@ -42,6 +44,7 @@ class Task:
         counts_whole: whether a sequence counts as right only if all its labels are predicted.
         counts_last: how many of the last labels are tested; None: all.
         guess: the accuracy of the best guess without looking anything up, for a number; None: nearly none.
+        guess_name: what the guess is called in the picture.
     """
 
     draw: Callable[[int, int, torch.Generator], Batch]
@@ -53,6 +56,7 @@ class Task:
     counts_whole: bool = False
     counts_last: int | None = None
     guess: Callable[[int], float] | None = None
+    guess_name: str = "guessing"
 
 
 def integers(low: int, high: int, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
@@ -134,6 +138,98 @@ def reversal(length: int, rows: int, generator: torch.Generator) -> Batch:
     return Batch(torch.cat((letters, end), dim=1), torch.cat((letters.flip(1), end), dim=1))
 
 
+def continuation(length: int, rows: int, generator: torch.Generator) -> Batch:
+    """A text for a language model: letters, a mark, and the letters in reverse order.
+
+    The labels are the tokens after the mark.
+    """
+    pair = reversal(length, rows, generator)
+    pair.input_ids[:, -1] = START
+    return Batch(
+        torch.cat((pair.input_ids, pair.labels), dim=1),
+        torch.cat((torch.full_like(pair.input_ids, IGNORE), pair.labels), dim=1),
+    )
+
+
+PLACES, MARKS = 16, 4
+
+
+def found_elsewhere(place: int, rows: int, generator: torch.Generator) -> Batch:
+    """Noise, and two marks in a row from a place on: which are they, in order? The label is of the sequence."""
+    input_ids = integers(FIRST, FIRST + NOISES, (rows, PLACES), generator)
+    marks = integers(0, MARKS, (rows, 2), generator)
+    input_ids[:, place : place + 2] = FIRST + NOISES + marks
+    return Batch(input_ids, MARKS * marks[:, 0] + marks[:, 1])
+
+
+STEPS_BACK = (0, 1, 2, 4, 8, 16)
+QUESTIONED, DIGIT_VALUES = 32, 8
+
+
+def neighbours(back: int, rows: int, generator: torch.Generator) -> Batch:
+    """Digits, each of which asks which digit stood so many positions before.
+
+    A token is a digit and the index of its question in STEPS_BACK. The tokens that ask for `back` have a label.
+    """
+    digits = integers(0, DIGIT_VALUES, (rows, QUESTIONED), generator)
+    questions = integers(0, len(STEPS_BACK), (rows, QUESTIONED), generator)
+    labels = digits.roll(back, dims=-1)
+    labels[questions != STEPS_BACK.index(back)] = IGNORE
+    labels[:, :back] = IGNORE
+    return Batch(FIRST + digits * len(STEPS_BACK) + questions, labels)
+
+
+STATES, KNOWN, CHAIN = 8, 0.6, 32
+
+
+def markov_chain(future: int, rows: int, generator: torch.Generator) -> Batch:
+    """A Markov chain; each position has the next state as its label.
+
+    From state s it goes to s + 1 (modulo STATES) with the probability KNOWN, else to one of the others. So no more
+    than KNOWN of the next states can be predicted from those before.
+
+    Args:
+        future: number of states after the last position with a label; 0: the input ends where the label is not known.
+        rows: number of sequences.
+        generator: of the random numbers.
+    """
+    length = CHAIN + future
+    others = integers(2, STATES + 1, (rows, length + 1), generator)
+    steps = torch.where(torch.rand(rows, length + 1, generator=generator) < KNOWN, 1, others)
+    states = steps.cumsum(-1) % STATES
+    labels = states[:, 1:].clone()
+    labels[:, CHAIN:] = IGNORE
+    return Batch(FIRST + states[:, :length], labels)
+
+
+DISTANCES = (1, 2, 4, 8, 16, 32, 64)
+CLUES = 32
+
+
+def evidence(distance: int, rows: int, generator: torch.Generator) -> Batch:
+    """[CLS] (the token START), noise, and one clue at a distance from it: which one? The label is of the sequence."""
+    input_ids = integers(FIRST, FIRST + NOISES, (rows, 1 + max(DISTANCES)), generator)
+    input_ids[:, 0] = START
+    clues = integers(0, CLUES, (rows,), generator)
+    input_ids[:, distance] = FIRST + NOISES + clues
+    return Batch(input_ids, clues)
+
+
+def both_sides(length: int, rows: int, generator: torch.Generator) -> Batch:
+    """Digits; at each position, whether the digit before is equal to the digit after.
+
+    It is for half of the positions, whatever stood before, so that the past alone says nothing about it.
+    """
+    is_equal = integers(0, 2, (rows, length), generator)
+    # Each digit is that of two positions before plus a step, which is 0 where they are equal.
+    steps = (1 - is_equal) * integers(1, DIGITS, (rows, length), generator)
+    steps[:, :2] = integers(0, DIGITS, (rows, 2), generator)
+    digits = steps.unflatten(-1, (-1, 2)).cumsum(-2).flatten(-2) % DIGITS
+    labels = torch.full_like(digits, IGNORE)
+    labels[:, 1:-1] = is_equal[:, 2:]
+    return Batch(FIRST + digits, labels)
+
+
 RECALL = Task(
     draw=recall,
     train=(4, 8, 12, 16, 24, 32, 48, 64, 96, 128),
@@ -178,4 +274,57 @@ REVERSAL = Task(
     num_labels=LETTERS,
     grows=True,
     counts_whole=True,
+)
+SHORT_REVERSAL = replace(REVERSAL, train=tuple(range(1, 9)), test=(1, 2, 3, 4, 5, 6, 7, 8))
+CONTINUATION = Task(
+    draw=continuation,
+    train=tuple(range(1, 13)),
+    test=(2, 4, 6, 8, 10, 12, 16),
+    vocab_size=FIRST + LETTERS,
+    num_labels=LETTERS,
+    grows=True,
+    counts_whole=True,
+)
+# Trained where both marks stand in the first half.
+ELSEWHERE = Task(
+    draw=found_elsewhere,
+    train=tuple(range(PLACES // 2 - 1)),
+    test=tuple(range(PLACES - 1)),
+    vocab_size=FIRST + NOISES + MARKS,
+    num_labels=MARKS**2,
+    guess=lambda place: MARKS**-2,
+)
+NEIGHBOURS = Task(
+    draw=neighbours,
+    train=STEPS_BACK,
+    test=STEPS_BACK,
+    vocab_size=FIRST + DIGIT_VALUES * len(STEPS_BACK),
+    num_labels=DIGIT_VALUES,
+    guess=lambda back: 1 / DIGIT_VALUES,
+)
+MARKOV = Task(
+    draw=markov_chain,
+    train=(1,),
+    test=(0, 1, 2, 4, 8),
+    vocab_size=FIRST + STATES,
+    num_labels=STATES,
+    counts_last=1,
+    guess=lambda future: KNOWN,
+    guess_name="most that can be known",
+)
+EVIDENCE = Task(
+    draw=evidence,
+    train=DISTANCES,
+    test=DISTANCES,
+    vocab_size=FIRST + NOISES + CLUES,
+    num_labels=CLUES,
+    guess=lambda distance: 1 / CLUES,
+)
+BOTH_SIDES = Task(
+    draw=both_sides,
+    train=(8, 16, 32),
+    test=(8, 16, 32, 64, 128),
+    vocab_size=FIRST + DIGITS,
+    num_labels=2,
+    guess=lambda length: 0.5,
 )

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..modeling.decoder import BlendDecoderForCausalLM
 from ..modeling.losses import IGNORE
 from .tasks import PAD, Task
 
@@ -51,17 +52,29 @@ def fit(model: PreTrainedModel, task: Task, *, seed: int, steps: int, rows: int,
 def accuracy(model: PreTrainedModel, task: Task, difficulty: int, *, seed: int, rows: int) -> float:
     """Share of the tested labels that are predicted, or of the sequences of which all are (Task.counts_whole)."""
     batch = task.draw(difficulty, rows, torch.Generator().manual_seed(TEST_SEED + seed))
+    labels = batch.labels
     if model.config.is_encoder_decoder:
-        length = batch.labels.shape[1]
-        predictions = model.generate(batch.input_ids, max_new_tokens=length, do_sample=False)[:, 1:]
-        # Shorter if all targets have ended before.
-        predictions = nn.functional.pad(predictions, (0, length - predictions.shape[1]), value=PAD)
+        predictions = written(model, batch.input_ids, labels.shape[1])
+    elif isinstance(model, BlendDecoderForCausalLM):
+        # The prompt has no labels; it is equally long in all rows.
+        prompt = int((labels[0] == IGNORE).sum())
+        labels = labels[:, prompt:]
+        predictions = written(model, batch.input_ids[:, :prompt], labels.shape[1])
     else:
         predictions = model(input_ids=batch.input_ids).logits.argmax(-1)
-    is_tested = batch.labels != IGNORE
+    is_tested = labels != IGNORE
     if task.counts_last is not None:
-        is_tested[:, : -task.counts_last] = False
-    is_right = predictions == batch.labels
+        # The number of labels from a position on.
+        is_tested &= is_tested.flip(-1).cumsum(-1).flip(-1) <= task.counts_last
+    is_right = predictions == labels
     if task.counts_whole:
         return (is_right | ~is_tested).all(-1).double().mean().item()
     return is_right[is_tested].double().mean().item()
+
+
+def written(model: PreTrainedModel, input_ids: torch.Tensor, length: int) -> torch.Tensor:
+    """The `length` tokens that a model generates greedily, (B, length)."""
+    start = 1 if model.config.is_encoder_decoder else input_ids.shape[1]
+    tokens = model.generate(input_ids, max_new_tokens=length, do_sample=False)[:, start:]
+    # Shorter if all texts have ended before.
+    return nn.functional.pad(tokens, (0, length - tokens.shape[1]), value=PAD)

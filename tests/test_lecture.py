@@ -1,7 +1,6 @@
 """The measured lecture: its tasks have the labels that they are said to have, and its page says what came out."""
 
 import itertools
-import json
 import math
 import re
 import shutil
@@ -11,13 +10,45 @@ import pytest
 import torch
 
 from seqblend.lecture import __main__ as command
-from seqblend.lecture import experiments, tasks
+from seqblend.lecture import experiments, pictures, tasks, untrained
 from seqblend.lecture.claims import CLAIMS, LOGARITHMIC
-from seqblend.lecture.experiments import AFTER, BEFORE, LEARNING, WITH, WITHOUT, Figure, cache_sizes, learn, step_times
+from seqblend.lecture.experiments import (
+    AFTER,
+    ALL_THREE,
+    ALONE,
+    BEFORE,
+    BLENDED,
+    BOTH,
+    LEARNING,
+    MASKED,
+    NOTHING,
+    PAST,
+    SLOTWISE,
+    TAKEN_OUT,
+    THREE,
+    UNMASKED,
+    WITH,
+    WITHOUT,
+    Figure,
+    learn,
+)
 from seqblend.lecture.models import MIXERS
 from seqblend.lecture.page import Run, write_page
 from seqblend.lecture.results import Mean, Results, mean_of, readable
-from seqblend.lecture.training import accuracy
+from seqblend.lecture.training import accuracy, fit
+from seqblend.lecture.untrained import (
+    HEAD_DIMS,
+    NO_NORM,
+    NO_RESIDUAL,
+    SCALED,
+    UNSCALED,
+    UNTRAINED,
+    WHOLE,
+    block_parts,
+    cache_sizes,
+    largest_weights,
+    step_times,
+)
 from seqblend.modeling.losses import IGNORE
 
 ROOT = Path(__file__).parents[1]
@@ -38,19 +69,23 @@ def test_batches(name):
         assert torch.equal(batch.input_ids, again.input_ids) and torch.equal(batch.labels, again.labels)
         assert batch.input_ids.min() >= 0 and batch.input_ids.max() < task.vocab_size
         labels = batch.labels[batch.labels != IGNORE]
-        most = task.vocab_size if task is tasks.REVERSAL else task.num_labels
+        are_tokens = task in (tasks.REVERSAL, tasks.SHORT_REVERSAL, tasks.CONTINUATION)
+        most = task.vocab_size if are_tokens else task.num_labels
         assert labels.min() >= 0 and labels.max() < most
         assert len(labels.unique()) > 1
 
 
 @every_task
 def test_guessing_is_as_good_as_said(name):
-    """Guessing the most frequent answer, or of associative recall the value that was written most often."""
+    """Guessing the most frequent answer, or of associative recall the value that was written most often.
+
+    What is known of a Markov chain has a test of its own.
+    """
     task = LEARNING[name].task
-    if task.guess is None:
+    if task.guess is None or task is tasks.MARKOV:
         return
     for difficulty in task.test:
-        labels = task.draw(difficulty, 2000, torch.Generator().manual_seed(1)).labels
+        labels = task.draw(difficulty, 8000, torch.Generator().manual_seed(1)).labels.view(8000, -1)
         counted = [row[row != IGNORE] for row in labels]
         if task is tasks.ASSOCIATIVE:
             found = sum((row == row.mode().values).float().mean().item() for row in counted) / len(counted)
@@ -99,6 +134,138 @@ def test_reversal():
         assert ids[-1] == labels[-1] == tasks.END and ids[:-1] == labels[:-1][::-1]
 
 
+def test_continuation():
+    for ids, labels in rows_of(tasks.CONTINUATION, 7):
+        letters = ids[:7]
+        assert ids == [*letters, tasks.START, *letters[::-1], tasks.END]
+        assert labels == [IGNORE] * 8 + ids[8:]
+
+
+def test_found_elsewhere():
+    """In training both marks stand in the first half; one half of the places is new."""
+    assert max(tasks.ELSEWHERE.train) + 1 == tasks.PLACES // 2 - 1
+    for place in tasks.ELSEWHERE.test:
+        for ids, label in rows_of(tasks.ELSEWHERE, place):
+            marks = [token - tasks.FIRST - tasks.NOISES for token in ids]
+            assert [at for at, mark in enumerate(marks) if mark >= 0] == [place, place + 1]
+            assert label == marks[place] * tasks.MARKS + marks[place + 1]
+
+
+@pytest.mark.parametrize("back", tasks.STEPS_BACK)
+def test_neighbours(back):
+    for ids, labels in rows_of(tasks.NEIGHBOURS, back):
+        for t, label in enumerate(labels):
+            digit, question = divmod(ids[t] - tasks.FIRST, len(tasks.STEPS_BACK))
+            if tasks.STEPS_BACK[question] != back or t < back:
+                assert label == IGNORE
+            else:
+                assert label == (ids[t - back] - tasks.FIRST) // len(tasks.STEPS_BACK)
+                assert back or label == digit
+
+
+@pytest.mark.parametrize("future", tasks.MARKOV.test)
+def test_markov_chain(future):
+    for ids, labels in rows_of(tasks.MARKOV, future):
+        assert len(ids) == tasks.CHAIN + future
+        states = [token - tasks.FIRST for token in ids]
+        assert labels[: tasks.CHAIN - 1] == states[1 : tasks.CHAIN] and labels[tasks.CHAIN - 1] != IGNORE
+        assert labels[tasks.CHAIN :] == [IGNORE] * future
+        assert not future or labels[tasks.CHAIN - 1] == states[tasks.CHAIN]
+
+
+def test_no_more_can_be_known_of_a_markov_chain():
+    """The next state is the following one as often as said, whichever it is, and no other is as frequent."""
+    batch = tasks.markov_chain(0, 8000, torch.Generator().manual_seed(0))
+    states = batch.input_ids - tasks.FIRST
+    for state in range(tasks.STATES):
+        shares = batch.labels[states == state].bincount(minlength=tasks.STATES) / (states == state).sum()
+        assert shares.argmax() == (state + 1) % tasks.STATES
+        assert shares.max() == pytest.approx(tasks.KNOWN, abs=0.02)
+
+
+@pytest.mark.parametrize("distance", tasks.DISTANCES)
+def test_evidence(distance):
+    for ids, label in rows_of(tasks.EVIDENCE, distance):
+        assert ids[0] == tasks.START
+        clues = {at: token - tasks.FIRST - tasks.NOISES for at, token in enumerate(ids)}
+        assert {at: clue for at, clue in clues.items() if clue >= 0} == {distance: label}
+
+
+def test_both_sides():
+    for ids, labels in rows_of(tasks.BOTH_SIDES, 16):
+        assert labels[0] == labels[-1] == IGNORE
+        assert labels[1:-1] == [int(before == after) for before, after in zip(ids[:-2], ids[2:], strict=True)]
+
+
+def test_the_past_says_nothing_about_both_sides():
+    """Whatever the three digits before, half of the digits after are equal to the one they are compared with."""
+    batch = tasks.both_sides(8, 40000, torch.Generator().manual_seed(0))
+    past = (batch.input_ids[:, 2:5] - tasks.FIRST) @ torch.tensor([16, 4, 1])
+    for seen in range(64):
+        assert batch.labels[past == seen, 4].double().mean() == pytest.approx(0.5, abs=0.1)
+
+
+# --- Models and figures ---
+
+
+def test_a_slot_has_weights_of_its_own():
+    """Of the feed-forward network: what is learnt from a token at a slot changes the weights of that slot only."""
+    learning = LEARNING["another place"]
+    network = learning.build(learning.task, SLOTWISE, learning.layers)
+    with torch.no_grad():
+        network.embed_tokens.weight[0] = 0
+    for slot in (0, 3, tasks.PLACES - 1):
+        input_ids = torch.zeros(1, tasks.PLACES, dtype=torch.long)
+        input_ids[0, slot] = 5
+        network.zero_grad()
+        network(input_ids, labels=torch.tensor([1])).loss.backward()
+        by_slot = network.layers[0].weight.grad.unflatten(-1, (tasks.PLACES, -1)).abs().amax((0, 2))
+        assert by_slot.nonzero().flatten().tolist() == [slot]
+
+
+def test_without_blending_a_token_is_alone():
+    """Before training and after it; and what is not blended in has no gradient."""
+    learning = LEARNING["neighbours"]
+    input_ids = learning.task.draw(1, 3, torch.Generator().manual_seed(0)).input_ids
+    changed = input_ids.clone()
+    changed[:, 5] = tasks.FIRST + (changed[:, 5] - tasks.FIRST + 7) % 48
+    for setting in (BLENDED, TAKEN_OUT, ALONE):
+        model = learning.build(learning.task, setting, learning.layers)
+        fit(model, learning.task, seed=0, steps=2, rows=4, learning_rate=1e-2)
+        learning.change(model, setting)
+        same = (model(input_ids).logits == model(changed).logits).all(-1).all(0)
+        assert not same[5] and same.sum() == (0 if setting == BLENDED else tasks.QUESTIONED - 1)
+
+
+@pytest.mark.parametrize("setting", THREE)
+def test_one_of_three_attentions_is_taken_out(setting):
+    learning = LEARNING["three attentions"]
+    model = learning.build(learning.task, setting, learning.layers)
+    fit(model, learning.task, seed=0, steps=2, rows=4, learning_rate=1e-2)
+    stack, attention = THREE[setting]
+    zero = [name for name, parameter in model.named_parameters() if not parameter.any()]
+    assert zero == [f"model.{stack}.layers.0.{attention}.o_proj.weight"]
+
+
+def test_scaled_weights_are_drawn_as_said():
+    figures = list(largest_weights([0]))
+    assert [(each.at, each.setting) for each in figures] == list(itertools.product(HEAD_DIMS, (SCALED, UNSCALED)))
+    assert all(1 / 64 < each.value < 1 for each in figures)
+
+
+def test_the_parts_of_a_block_are_taken_out():
+    """The share in which tokens differ, and the norm, of the same weights; equal to those computed by hand."""
+    found = {(each.experiment, each.setting, each.at): each.value for each in block_parts([3])}
+    first = {part: found["sizes", part, 1] for part in (WHOLE, NO_RESIDUAL, NO_NORM)}
+    assert len(set(first.values())) == 3
+    assert all(0 < value <= 1 for (name, *_), value in found.items() if name == "differences")
+    for part in (WHOLE, NO_RESIDUAL, NO_NORM):
+        model = untrained.encoder_without(part)
+        layer, states = model.layers[0], torch.randn(1, 4, 64, dtype=torch.float64)
+        branch = layer.mlp(states if part == NO_NORM else layer.mlp_norm(states))
+        assert torch.allclose(layer.feed_forward(states), branch if part == NO_RESIDUAL else states + branch)
+
+
 @every_task
 def test_models_that_are_compared_have_equally_many_parameters(name):
     learning = LEARNING[name]
@@ -145,8 +312,34 @@ def test_what_counts_as_right():
     assert accuracy(Model(), whole, 16, seed=0, rows=9) == 0
 
 
+def test_only_the_last_known_position_of_a_chain_counts():
+    """It is where the input ends, or so many states before."""
+
+    class Model(torch.nn.Module):
+        config = type("Config", (), {"is_encoder_decoder": False})
+
+        def forward(self, input_ids):
+            # The next state where it can be seen; else the wrong one of those two that are likelier.
+            states = input_ids - tasks.FIRST
+            seen = torch.cat((states[:, 1:], states[:, -1:]), dim=1)
+            return type("Output", (), {"logits": torch.nn.functional.one_hot(seen, tasks.STATES)})
+
+    found = {future: accuracy(Model(), tasks.MARKOV, future, seed=0, rows=400) for future in (0, 1, 8)}
+    assert found[1] == found[8] == 1 and found[0] == pytest.approx((1 - tasks.KNOWN) / 7, abs=0.04)
+
+
+def test_what_a_language_model_writes_is_compared_with_what_follows_the_mark():
+    learning = LEARNING["language model"]
+    model = learning.build(learning.task, "attention", learning.layers).eval()
+    texts = tasks.continuation(3, 6, torch.Generator().manual_seed(10**6)).input_ids
+    model.generate = lambda prompt, **options: torch.cat((prompt, texts[:, prompt.shape[1] :]), dim=1)
+    assert accuracy(model, learning.task, 3, seed=0, rows=6) == 1
+    texts[0, 4] = texts[0, 4] - 1 if texts[0, 4] > tasks.FIRST else texts[0, 4] + 1
+    assert accuracy(model, learning.task, 3, seed=0, rows=6) == pytest.approx(5 / 6)
+
+
 def test_a_cache_grows_with_attention_alone(monkeypatch):
-    monkeypatch.setattr(experiments, "LENGTHS", (16, 64))
+    monkeypatch.setattr(untrained, "LENGTHS", (16, 64))
     found = {(figure.setting, figure.at): figure.value for figure in cache_sizes()}
     for mixer in MIXERS:
         assert found[mixer, 64] / found[mixer, 16] == (4 if mixer == "attention" else 1)
@@ -181,16 +374,41 @@ def curves(experiment, **values):
     ]
 
 
-TIMES = dict.fromkeys(experiments.LENGTHS, 1.0)
-GROWING = {length: length / 16 for length in experiments.LENGTHS}
+TIMES = dict.fromkeys(untrained.LENGTHS, 1.0)
+GROWING = {length: length / 16 for length in untrained.LENGTHS}
 FADING = {at: 0.5**at for at in tasks.RECALL.test}
 STEADY = dict.fromkeys(tasks.RECALL.test, 1.0)
 SOLVED, FORGOTTEN = dict.fromkeys(tasks.RECALL.test, 1.0), {at: 1.0 if at < 64 else 0.0 for at in tasks.RECALL.test}
 PAIRS, FEW_PAIRS = dict.fromkeys(tasks.ASSOCIATIVE.test, 1.0), {at: 1 / at for at in tasks.ASSOCIATIVE.test}
 BITS, FEW_BITS = dict.fromkeys(tasks.PARITY.test, 1.0), {at: 1.0 if at < 64 else 0.5 for at in tasks.PARITY.test}
-WHOLE, SHORT = dict.fromkeys(tasks.REVERSAL.test, 1.0), {at: 1.0 if at < 15 else 0.0 for at in tasks.REVERSAL.test}
-FIXED = dict.fromkeys(experiments.LENGTHS, 1.0)
+MATCHED, SHORT = dict.fromkeys(tasks.REVERSAL.test, 1.0), {at: 1.0 if at < 15 else 0.0 for at in tasks.REVERSAL.test}
+FIXED = dict.fromkeys(untrained.LENGTHS, 1.0)
+EVERYWHERE, TRAINED_ONLY = (
+    {at: 1.0 if at in places else 0.06 for at in tasks.ELSEWHERE.test}
+    for places in (tasks.ELSEWHERE.test, tasks.ELSEWHERE.train)
+)
+KNOWS, OWN = ({at: 1.0 if at in known else 0.125 for at in tasks.STEPS_BACK} for known in (tasks.STEPS_BACK, (0,)))
+LEVEL, SHARPER = ({at: value(at) for at in HEAD_DIMS} for value in (lambda at: 0.1, lambda at: 1 - 3 / at))
+DIFFERING, ALIKE = ({at: factor**at for at in range(1, 13)} for factor in (0.9, 0.3))
+AS_LARGE, LARGER = ({at: factor**at for at in range(1, 13)} for factor in (1.1, 2.0))
+AS_KNOWN = dict.fromkeys(tasks.MARKOV.test, 0.6)
+ONLY_SEEN = {at: 1.0 if at else 0.1 for at in tasks.MARKOV.test}
+CLUE, NO_CLUE = (dict.fromkeys(tasks.DISTANCES, value) for value in (1.0, 1 / tasks.CLUES))
+WRITTEN = {at: 1.0 if at <= max(tasks.CONTINUATION.train) else 0.0 for at in tasks.CONTINUATION.test}
+TAGGED, HALF = (dict.fromkeys(tasks.BOTH_SIDES.test, value) for value in (1.0, 0.5))
+EXACT, FALLING = ({at: factor**at for at in tasks.SHORT_REVERSAL.test} for factor in (1.0, 0.5))
 COME_OUT = {
+    "another place": {SLOTWISE: TRAINED_ONLY, "attention": EVERYWHERE, "rnn": TRAINED_ONLY, "gru": EVERYWHERE}
+    | {"lstm": EVERYWHERE},
+    "neighbours": {BLENDED: KNOWS, TAKEN_OUT: OWN, ALONE: OWN},
+    "scaling": {SCALED: LEVEL, UNSCALED: SHARPER},
+    "differences": {WHOLE: DIFFERING, NO_RESIDUAL: ALIKE, NO_NORM: DIFFERING},
+    "sizes": {WHOLE: AS_LARGE, NO_RESIDUAL: AS_LARGE, NO_NORM: LARGER},
+    "the future": {MASKED: AS_KNOWN, UNMASKED: ONLY_SEEN},
+    "language model": {"attention": WRITTEN, "lstm": WRITTEN},
+    "first token": {"attention": CLUE, "rnn": NO_CLUE, "lstm": CLUE, NOTHING: NO_CLUE},
+    "each token": {BOTH: TAGGED, PAST: HALF},
+    "three attentions": {ALL_THREE: EXACT, **dict.fromkeys(THREE, FALLING)},
     "step time": {"attention": TIMES, "rnn": GROWING, "gru": GROWING, "lstm": GROWING},
     BEFORE: {"attention": STEADY, "rnn": FADING, "gru": FADING, "lstm": STEADY},
     AFTER: {
@@ -202,12 +420,22 @@ COME_OUT = {
     "recall": {"attention": SOLVED, "rnn": FORGOTTEN, "gru": SOLVED, "lstm": SOLVED},
     "associative recall": {"attention": PAIRS, "rnn": FEW_PAIRS, "gru": FEW_PAIRS, "lstm": FEW_PAIRS},
     "heads": {"1_head": {32: 0.5}, "8_heads": {32: 0.9}},
-    "cross-attention": {WITH: WHOLE, WITHOUT: SHORT},
+    "cross-attention": {WITH: MATCHED, WITHOUT: SHORT},
     "parity": {"attention": FEW_BITS, "rnn": BITS, "gru": BITS, "lstm": FEW_BITS},
     "cache": {"attention": GROWING, "rnn": FIXED, "gru": FIXED, "lstm": FIXED},
 }
 # One change, after which the claim does not come out.
 DO_NOT = {
+    "another place": {SLOTWISE: {**TRAINED_ONLY, 9: 0.3}},
+    "neighbours": {TAKEN_OUT: {**OWN, 4: 0.5}},
+    "scaling": {SCALED: SHARPER},
+    "differences": {WHOLE: ALIKE},
+    "sizes": {NO_NORM: AS_LARGE},
+    "the future": {UNMASKED: dict.fromkeys(tasks.MARKOV.test, 0.6)},
+    "language model": {"attention": {**WRITTEN, 8: 0.9}},
+    "first token": {"attention": {**CLUE, 64: 0.5}},
+    "each token": {PAST: TAGGED},
+    "three attentions": {"no self-attention": EXACT},
     "step time": {"lstm": TIMES},
     BEFORE: {"lstm": FADING},
     AFTER: {"rnn": {at: 1 + at / 128 for at in STEADY}},
@@ -241,38 +469,84 @@ def test_verdicts_follow_from_the_figures():
 @pytest.mark.parametrize("changes", [{}, DO_NOT], ids=["all come out", "none does"])
 def test_the_page(changes, tmp_path):
     """A claim that does not come out is said so; each has its picture, and a link to its section."""
-    write_page(figures_of(changes), tmp_path, Run(1, 1.5, "a machine"))
+    write_page(Results(figures_of(changes), LOGARITHMIC), tmp_path, [Run(1, 1.5, "a machine", ["recall", "cache"])])
     page = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert f"{len(CLAIMS)} claims, of which {0 if changes else len(CLAIMS)} came out." in page
     assert page.count("did not come out.**") == (len(CLAIMS) if changes else 0)
     pictures = re.findall(r"\]\((\S+\.png)\)", page)
     assert len(pictures) == len(CLAIMS) and {path.name for path in tmp_path.glob("*.png")} == set(pictures)
     anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"(?m)^## (.+)$", page)}
-    assert set(re.findall(r"\]\(#(\S+)\)", page)) == anchors
-    assert page.endswith("Measured with 1 seed in 2 minutes on a machine.\n")
+    assert set(re.findall(r"\]\(#(\S+)\)", page)) == anchors - {"how-it-was-measured"}
+    assert page.endswith("- With 1 seed in 2 minutes on a machine: recall, cache.\n")
 
 
-def test_the_command_writes_a_page_that_can_be_made_again(monkeypatch, tmp_path):
-    found = figures_of({})
-    monkeypatch.setattr(
-        command, "step_times", lambda repetitions: [each for each in found if each.experiment == "step time"]
-    )
-    monkeypatch.setattr(command, "cache_sizes", lambda: [each for each in found if each.experiment == "cache"])
-    others = [each for each in found if each.experiment not in ("step time", "cache")]
-    monkeypatch.setattr(command, "learn_all", lambda seeds: others)
+@pytest.fixture
+def measured(monkeypatch):
+    """Figures that come out, in place of those that the command would measure; they may be changed.
+
+    Pictures are not drawn.
+    """
+    monkeypatch.setattr(pictures, "draw", lambda claim, results, path: None)
+    found = {figure.experiment: [] for figure in figures_of({})}
+    for figure in figures_of({}):
+        found[figure.experiment].append(figure)
+    names = {"parts of a block": ("differences", "sizes"), "recall": ("recall", BEFORE, AFTER)}
+
+    def figures(name):
+        return [figure for experiment in names.get(name, [name]) for figure in found[experiment]]
+
+    for name in UNTRAINED:
+        monkeypatch.setitem(UNTRAINED, name, lambda seeds, name=name: figures(name))
+    monkeypatch.setattr(command, "learn_all", lambda names, seeds: [each for name in names for each in figures(name)])
+    return found
+
+
+def test_the_command_writes_a_page_that_can_be_made_again(measured, monkeypatch, tmp_path):
     command.main(["--quick", "--output", str(tmp_path)])
     page = (tmp_path / "README.md").read_bytes()
     (tmp_path / "README.md").unlink()
     monkeypatch.setattr(command, "machine", lambda: "another machine")
     command.main(["--page_only", "--output", str(tmp_path)])
     assert (tmp_path / "README.md").read_bytes() == page
-    head = json.loads((tmp_path / "figures.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    assert head["seeds"] == 1
+    runs, figures = command.read(tmp_path / "figures.jsonl")
+    assert [(run.seeds, set(run.experiments)) for run in runs] == [(1, {claim.experiment for claim in CLAIMS})]
+    assert len(figures) == len(figures_of({}))
+
+
+def test_one_experiment_may_be_measured_again(measured, tmp_path):
+    """The other figures stay; a run is named as long as a figure of it is there."""
+    for _ in range(2):
+        command.main(["--quick", "--output", str(tmp_path)])
+    measured["cache"] = curves("cache", attention=GROWING, rnn=FIXED, gru=FIXED, lstm=GROWING)
+    for name in ("cache", "heads", "cache"):
+        command.main(["--quick", "--only", name, "--output", str(tmp_path)])
+    runs, figures = command.read(tmp_path / "figures.jsonl")
+    assert [run.experiments for run in runs[1:]] == [["heads"], ["cache"]]
+    assert len(runs[0].experiments) == len(CLAIMS)
+    expected = [each for each in figures_of({}) if each.experiment != "cache"] + measured["cache"]
+    assert sorted(figures, key=str) == sorted(expected, key=str)
+    assert "**no**" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_marked_figures_are_written_again(measured, tmp_path):
+    """In the pages beside the directory, but not by a quick run; an unknown marker is an error."""
+    text = "`2`: 7<!-- recall | rnn | 4 --> and ?<!-- cache | attention | 2048 -->을 보라, 9<!-- a remark -->."
+    expected = "`2`: 1<!-- recall | rnn | 4 --> and 128<!-- cache | attention | 2048 -->을 보라, 9<!-- a remark -->."
+    page = tmp_path / "lecture.ko.md"
+    page.write_text(text, encoding="utf-8")
+    folder = str(tmp_path / "lecture")
+    command.main(["--quick", "--output", folder])
+    assert page.read_text(encoding="utf-8") == text
+    command.main(["--page_only", "--output", folder])
+    assert page.read_text(encoding="utf-8") == expected
+    page.write_text("1<!-- recall | rnn | 5 -->", encoding="utf-8")
+    with pytest.raises(ValueError, match="no figure of 'recall', 'rnn' at 5"):
+        command.main(["--page_only", "--output", folder])
 
 
 def test_times_are_of_every_mixer_and_length_at_equal_width(monkeypatch):
-    monkeypatch.setattr(experiments, "LENGTHS", (16, 32))
-    monkeypatch.setattr(experiments, "WIDTH", 8)
+    monkeypatch.setattr(untrained, "LENGTHS", (16, 32))
+    monkeypatch.setattr(untrained, "WIDTH", 8)
     figures = list(step_times(2))
     assert {(figure.setting, figure.at, figure.seed) for figure in figures} == set(
         itertools.product(MIXERS, (16, 32), (0, 1))

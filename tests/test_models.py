@@ -49,6 +49,7 @@ from seqblend.modeling.normalization import Dropout
 
 LENGTHS = [7, 4, 5]
 CLASSIFIERS = [model_class for model_class in HEADS if "SequenceClassification" in model_class.__name__]
+TAGGERS = [model_class for model_class in HEADS if "TokenClassification" in model_class.__name__]
 
 # Padding.
 
@@ -559,6 +560,18 @@ def test_pooling_reads_real_tokens(model_class, pooling, side, asked):
     real = batch["attention_mask"].bool()
     pooled = torch.stack([pick(row[mask]) for row, mask in zip(states, real, strict=True)])
     assert_close(model(**batch, **asked).logits, model.score(pooled))
+
+
+@pytest.mark.parametrize("model_class", TAGGERS, ids=named)
+@pytest.mark.parametrize("asked", [{}, DENSE], ids=["flat", "dense"])
+def test_each_output_is_projected_onto_the_classes(model_class, asked):
+    """Those of the base model; in an encoder-decoder those of the decoder, which reads the source."""
+    model = tiny_model(model_class)
+    batch = padded(draw(model_class, LENGTHS, labels=False), extra=2)
+    source = {name: tensor for name, tensor in batch.items() if not name.startswith("decoder")}
+    states = model.model(**source, **asked, **model.model_kwargs).last_hidden_state
+    real = batch["attention_mask"].bool()
+    assert_close(model(**source, **asked).logits[real], model.classifier(states[real]))
 
 
 @pytest.mark.parametrize(
