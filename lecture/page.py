@@ -11,7 +11,7 @@ from pathlib import Path
 from .claims import CLAIMS, setup
 from .experiments import LEARNING, TEST_ROWS
 from .results import LEAST_DIFFERENCE, Mean, Results, readable
-from .verdicts import Claim, Verdict
+from .verdicts import Claim, Verdict, shown_curve
 
 INTRODUCTION = f"""# The lecture, measured
 
@@ -88,16 +88,16 @@ def table(claim: Claim, results: Results) -> list[str]:
     lines = [f"| {claim.x} | {' | '.join(f'{number:g}' for number in numbers)} | parameters |"]
     lines.append("|---" * (len(numbers) + 2) + "|")
     for setting in settings:
-        curve = results.curve(claim.experiment, setting)
-        cells = " | ".join(cell(curve[number], is_share=not claim.is_logarithmic) for number in numbers)
+        curve = shown_curve(claim, results, setting)
+        cells = " | ".join(cell(curve[number]) for number in numbers)
         lines.append(f"| {setting} | {cells} | {results.parameters[claim.experiment, setting]:,} |")
     return lines
 
 
-def cell(mean: Mean, *, is_share: bool) -> str:
-    """A mean, and its interval if there is one; that of a share ends at 0 and 1."""
-    low, high = (max(mean.low, 0), min(mean.high, 1)) if is_share else (mean.low, mean.high)
-    return readable(mean.value) + (f" ({readable(low)} to {readable(high)})" if mean.low < mean.high else "")
+def cell(mean: Mean) -> str:
+    """A mean, and its interval if there is one."""
+    interval = f" ({readable(mean.low)} to {readable(mean.high)})" if mean.low < mean.high else ""
+    return readable(mean.value) + interval
 
 
 def machine() -> str:

@@ -9,7 +9,7 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter, StrMethodFormatter
 from ..hub_card.pictures import GREY, new_figure
 from .experiments import LEARNING
 from .results import Results
-from .verdicts import Claim
+from .verdicts import Claim, shown_curve
 
 # Colours of Okabe and Ito, and markers, so that the curves differ without colours, too. The sizes fall, so that of
 # markers on top of each other each can be seen.
@@ -43,14 +43,15 @@ def draw(claim: Claim, results: Results, path: Path) -> None:
             axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
         else:
-            axes.set_ylim(-0.02, 1.02)
-        axes.legend(fontsize=8)
+            axes.set_ylim(-0.05 if len(numbers) > 1 else 0, 1.05)
+        # Beside the axes: curves of what is solved and what is lost run along the upper and the lower edge.
+        figure.legend(fontsize=8, loc="outside right upper")
 
 
 def draw_curves(axes: Axes, claim: Claim, results: Results, settings: list[str]) -> None:
     """A line for each setting, its interval as a band."""
     for setting, (color, marker, size) in zip(settings, STYLES, strict=False):
-        curve = results.curve(claim.experiment, setting)
+        curve = shown_curve(claim, results, setting)
         numbers, means = list(curve), list(curve.values())
         values = [mean.value for mean in means]
         axes.plot(numbers, values, color=color, marker=marker, markersize=size, label=setting)
@@ -65,7 +66,7 @@ def draw_curves(axes: Axes, claim: Claim, results: Results, settings: list[str])
 
 def draw_bars(axes: Axes, claim: Claim, results: Results, settings: list[str]) -> None:
     """A bar for each setting, where there is but one number."""
-    means = [results.last(claim.experiment, setting) for setting in settings]
+    means = [mean for setting in settings for mean in shown_curve(claim, results, setting).values()]
     values = np.array([mean.value for mean in means])
     errors = [values - [mean.low for mean in means], [mean.high for mean in means] - values]
     axes.bar(settings, values, 0.5, yerr=errors, capsize=4, color=STYLES[0][0])

@@ -34,6 +34,10 @@ class Mean:
             return self.value > other.value + LEAST_DIFFERENCE
         return self.low > other.high
 
+    def as_share(self) -> "Mean":
+        """The same, of a share: its interval ends at 0 and 1."""
+        return Mean(self.value, max(self.low, 0), min(self.high, 1))
+
 
 class Results:
     """The means of all figures.

@@ -327,4 +327,5 @@ BOTH_SIDES = Task(
     vocab_size=FIRST + DIGITS,
     num_labels=2,
     guess=lambda length: 0.5,
+    guess_name="most the past can tell",
 )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from .models import MIXERS
-from .results import Results, readable
+from .results import Mean, Results, readable
 
 RECURRENT = MIXERS[1:]
 # What is at least right if something is solved, and at most if it is lost.
@@ -63,6 +63,12 @@ def listed(values: dict[str, float]) -> str:
 def values_at(results: Results, experiment: str, at: float) -> dict[str, float]:
     """The mean of each setting at a number."""
     return {setting: results.curve(experiment, setting)[at].value for setting in results.settings(experiment)}
+
+
+def shown_curve(claim: Claim, results: Results, setting: str) -> dict[float, Mean]:
+    """The means of a setting as the page and the picture show them; what is not logarithmic is a share."""
+    curve = results.curve(claim.experiment, setting)
+    return curve if claim.is_logarithmic else {at: mean.as_share() for at, mean in curve.items()}
 
 
 def lowest(results: Results, experiment: str, setting: str, numbers: Iterable[float]) -> float:

@@ -398,8 +398,7 @@ WRITTEN = {at: 1.0 if at <= max(tasks.CONTINUATION.train) else 0.0 for at in tas
 TAGGED, HALF = (dict.fromkeys(tasks.BOTH_SIDES.test, value) for value in (1.0, 0.5))
 EXACT, FALLING = ({at: factor**at for at in tasks.SHORT_REVERSAL.test} for factor in (1.0, 0.5))
 COME_OUT = {
-    "another place": {SLOTWISE: TRAINED_ONLY, "attention": EVERYWHERE, "rnn": TRAINED_ONLY, "gru": EVERYWHERE}
-    | {"lstm": EVERYWHERE},
+    "another place": {SLOTWISE: TRAINED_ONLY, **dict.fromkeys(MIXERS, EVERYWHERE)},
     "neighbours": {BLENDED: KNOWS, TAKEN_OUT: OWN, ALONE: OWN},
     "scaling": {SCALED: LEVEL, UNSCALED: SHARPER},
     "differences": {WHOLE: DIFFERING, NO_RESIDUAL: ALIKE, NO_NORM: DIFFERING},
@@ -426,7 +425,7 @@ COME_OUT = {
 }
 # One change, after which the claim does not come out.
 DO_NOT = {
-    "another place": {SLOTWISE: {**TRAINED_ONLY, 9: 0.3}},
+    "another place": {"rnn": {**EVERYWHERE, 14: 0.1}},
     "neighbours": {TAKEN_OUT: {**OWN, 4: 0.5}},
     "scaling": {SCALED: SHARPER},
     "differences": {WHOLE: ALIKE},
