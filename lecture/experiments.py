@@ -186,9 +186,7 @@ LEARNING = {
         NEIGHBOURS, (BLENDED, TAKEN_OUT, ALONE), build_blender, 1, steps=500, change=take_out_blending
     ),
     "the future": Learning(MARKOV, (MASKED, UNMASKED), build_masked_or_not, 1, steps=400),
-    "language model": Learning(
-        CONTINUATION, ("attention", "lstm"), build_language_model, 2, steps=2000, rows=32, learning_rate=3e-3
-    ),
+    "language model": Learning(CONTINUATION, ("attention", "lstm"), build_language_model, 2, steps=2500, rows=32),
     "first token": Learning(
         EVIDENCE, ("attention", "rnn", "lstm", NOTHING), build_first_token_classifier, 1, steps=250
     ),

@@ -282,7 +282,6 @@ CONTINUATION = Task(
     test=(2, 4, 6, 8, 10, 12, 16),
     vocab_size=FIRST + LETTERS,
     num_labels=LETTERS,
-    grows=True,
     counts_whole=True,
 )
 # Trained where both marks stand in the first half.
