@@ -236,9 +236,9 @@ function panel(kind, width) {
       element("div", {}, heading, map, legend(kind), readout, arithmetic)));
   return {
     node, kind, row,
-    // Rows after this one are veiled.
-    select(chosen) {
-      point(chosen, strongest(row(chosen)));
+    select: chosen => point(chosen, strongest(row(chosen))),
+    // What is written later is veiled.
+    veilAfter(chosen) {
       veil.style.cssText = `top: ${(chosen + 1) * cell}px; height: ${(rows - chosen - 1) * cell}px; width: ${columns * cell}px`;
     },
     onChange: listener => listeners.push(listener),
@@ -250,7 +250,8 @@ function legend(kind) {
   const draw = () => paint(canvas, 1, 101, (row, column) => column / 100, colours());
   redraws.add(draw);
   draw();
-  return element("p", {className: "legend"}, `rows: ${kind.rowName} · columns: ${kind.columnName} · 0 % `, canvas, " 100 %");
+  return element("p", {className: "legend"}, `rows: ${kind.rowName} · columns: ${kind.columnName} · `,
+    element("span", {className: "scale"}, "0 % ", canvas, " 100 %"));
 }
 
 function thumbnailsOf(kind, choose, buttons) {
@@ -429,11 +430,13 @@ function written(answer, panels) {
         bars(step.best.map(([token, score, isChosen]) => ({name: (token.trim() || "␣") + (isChosen ? " ✓" : ""), share: score, number: percent(score), isChosen}))),
         ...(step.best.some(each => each[2]) ? [] : [element("p", {textContent: `Written is “${step.token}”: ${percent(step.probability)}`})])]));
     const reading = panels.filter(each => each.kind.role !== "self");
-    reading.forEach(each => each.select(step.row));
+    reading.forEach(each => { each.select(step.row); each.veilAfter(step.row); });
     looks.replaceChildren(...reading.map(each => {
-      const shares = each.row(step.row);
+      // Later tokens are masked, and not written yet.
+      const count = each.kind.role === "cross" ? each.kind.columns.length : step.row + 1;
+      const shares = each.row(step.row).slice(0, count);
       return element("div", {}, element("h3", {textContent: `${each.kind.title}: where “${step.token}” comes from`}),
-        flow(each.kind.columns, relative(shares), shares.map(percent)));
+        flow(each.kind.columns.slice(0, count), relative(shares), shares.map(percent)));
     }));
   }
 
