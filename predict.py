@@ -37,7 +37,12 @@ STANDARD_INPUT = "standard input"
 def parse(argv: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser("seqblend predict", description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("model", metavar="DIR", help="A saved model, with its tokenizer.")
+    parser.add_argument(
+        "model",
+        metavar="DIR",
+        nargs="+",
+        help="A saved model, with its tokenizer; of several the answers are those of their mean probabilities.",
+    )
     parser.add_argument(
         "--input",
         nargs="+",

@@ -56,7 +56,7 @@ FREE = {
         "save_only_model",
         "load_best_model_at_end",
     ),
-    *("early_stopping_patience", "dataloader_num_workers", "dataloader_persistent_workers"),
+    *("early_stopping_patience", "average_checkpoints", "dataloader_num_workers", "dataloader_persistent_workers"),
     *("dataloader_prefetch_factor", "dataloader_multiprocessing_context", "dataloader_in_order"),
     *("torch_empty_cache_steps", "activation_checkpointing", "activation_checkpointing_kwargs"),
     *("gradient_checkpointing", "gradient_checkpointing_kwargs", "ddp_bucket_cap_mb", "ddp_backend"),

@@ -79,7 +79,7 @@ class Explorer:
         if task.name not in SHAPES:
             raise InputError(f"{name}: models of {task.name} cannot be explored; those of {', '.join(SHAPES)} can")
         if not isinstance(model, PreTrainedModel):
-            raise InputError(f"{name}: was exported for another engine, which keeps its attention weights to itself")
+            raise InputError(f"{name}: is no single model of torch, so that there is no attention to show")
         length = min(settings.max_length, MOST_READ)
         settings = replace(
             settings, max_length=length, max_source_length=length, overflow="truncate", probabilities=False

@@ -21,7 +21,7 @@ PACKAGES = ("seqblend", "torch", "transformers", "datasets", "tokenizers", "acce
 # Arguments that affect the result. No others are published, because they may hold paths, names and tokens.
 HYPERPARAMETERS = (
     *("learning_rate", "per_device_train_batch_size", "max_tokens_per_batch", "gradient_accumulation_steps"),
-    *("num_train_epochs", "max_steps", "early_stopping_patience"),
+    *("num_train_epochs", "max_steps", "early_stopping_patience", "average_checkpoints"),
     *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "weight_decay", "adam_beta1", "adam_beta2"),
     *("adam_epsilon", "max_grad_norm", "train_sampling_strategy", "bf16", "fp16", "tf32", "torch_compile"),
     *("neftune_noise_alpha", "generation_max_length", "generation_num_beams", "seed"),

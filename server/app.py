@@ -82,7 +82,7 @@ class Service:
             "path": f"/models/{self.name}",
             "has_chat": self.has_chat,
             "streams": self.interface.writes,
-            "explores": not self.predictor.is_exported,
+            "explores": self.predictor.can_be_explored,
             "mask_token": settings.tokenizer.mask_token,
             "labels": settings.labels,
             "problem_type": settings.problem_type,

@@ -13,9 +13,11 @@ from transformers import PreTrainedModel
 from ..data.errors import InputError, RowError, describe
 from ..explorer.explorer import DEFAULT_LIMITS, Explorer, Limits
 from ..explorer.page import page
+from ..explorer.shapes import SHAPES
 from ..tasks.base import Task
 from ..tasks.encoding import Answer, Row
 from ..tasks.windows import OverflowCounts
+from .ensemble import together
 from .loading import load_predictor, word_rule
 from .options import PredictionOptions
 from .rows import RowReader
@@ -27,7 +29,8 @@ class Predictor:
     """A saved model that predicts: the same answers as `seqblend predict`.
 
     Args:
-        directory: of the model with its tokenizer, or the name of a repository on the Hub. No code of it is run.
+        directory: of the model with its tokenizer, or the name of a repository on the Hub; or a list of several, which
+            answer together, by the mean of their probabilities. No code of them is run.
         options: how texts are read and answered; default: as without flags.
         fields: fields of `PredictionOptions`, in place of `options`.
 
@@ -36,10 +39,24 @@ class Predictor:
         TypeError: there is no such option.
     """
 
-    def __init__(self, directory: str | Path, options: PredictionOptions | None = None, **fields: Any):
-        self.directory = os.path.expanduser(directory)
+    def __init__(
+        self,
+        directory: str | Path | Sequence[str | Path],
+        options: PredictionOptions | None = None,
+        **fields: Any,
+    ):
+        given = [directory] if isinstance(directory, str | Path) else directory
+        self.directories = [os.path.expanduser(each) for each in given]
+        if not self.directories:
+            raise InputError("DIR: is an empty list")
         self.options = replace(options, **fields) if options is not None else PredictionOptions(**fields)
-        self.rows = load_predictor(self.directory, self.options)
+        members = [load_predictor(each, self.options) for each in self.directories]
+        self.rows = members[0] if len(members) == 1 else together(self.directories, members)
+
+    @property
+    def directory(self) -> str:
+        """That of the only model, or of the first one."""
+        return self.directories[0]
 
     @property
     def task(self) -> Task:
@@ -81,18 +98,18 @@ class Predictor:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process loads the model itself. The files are named, so that caches notice another model."""
-        files = [file for file in sorted(Path(self.directory).glob("*")) if file.is_file()]
+        files = [file for each in self.directories for file in sorted(Path(each).glob("*")) if file.is_file()]
         stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        return load, (self.directory, self.options, stamps)
+        return load, (self.directories, self.options, stamps)
 
     def make_reader(self) -> RowReader:
         """A reader of rows with the user's column names."""
         return RowReader(self.task, self.options.columns, lambda: self.word_rule)
 
     @property
-    def is_exported(self) -> bool:
-        """Whether the model was exported for another engine."""
-        return not isinstance(self.rows.model, PreTrainedModel)
+    def can_be_explored(self) -> bool:
+        """Whether `explorer` supports the model: one model of torch, of a task that it knows."""
+        return isinstance(self.rows.model, PreTrainedModel) and self.task.name in SHAPES
 
     def explorer(
         self, limits: Limits = DEFAULT_LIMITS, name: str | None = None, generation: dict[str, Any] | None = None
@@ -133,9 +150,9 @@ class Predictor:
         return self.rows.answers(rows)
 
 
-def load(directory: str, options: PredictionOptions, stamps: list[Any]) -> Predictor:
+def load(directories: list[str], options: PredictionOptions, stamps: list[Any]) -> Predictor:
     """A pickled Predictor; see `Predictor.__reduce__`."""
-    return Predictor(directory, options)
+    return Predictor(directories, options)
 
 
 def as_list(value: Any) -> Any:

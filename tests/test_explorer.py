@@ -465,7 +465,7 @@ def test_every_task_is_explored_or_refused(model_of):  # noqa: F811
         predictor.explorer()
     predictor = Predictor(model_of(CLASSIFY))
     predictor.rows.model = object()
-    with pytest.raises(InputError, match="was exported for another engine"):
+    with pytest.raises(InputError, match="is no single model of torch"):
         predictor.explorer()
 
 

@@ -473,6 +473,13 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
             "Needs load_best_model_at_end and an eval_strategy."
         },
     )
+    average_checkpoints: int | None = field(
+        default=None,
+        metadata={
+            "help": "After training, give the model the mean of the weights of so many last checkpoints. Needs a "
+            "save_strategy, and a save_total_limit that keeps them."
+        },
+    )
     merge_adapter: bool = field(
         default=False,
         metadata={

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, Seq2SeqTrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from ..checkpoints.averaging import check_averaging
 from ..checkpoints.faults import STATE
 from ..configuration.checks import unknown_name_message
 from ..data.columns import STEPS
@@ -90,6 +91,7 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
         check_packing(args, "pack_documents")
     check_device(args)
     check_stopping(args)
+    check_averaging(args)
     check_output(args.output_dir)
     check_reporters(args.report_to)
     if args.torch_compile_backend is not None:

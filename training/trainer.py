@@ -17,6 +17,7 @@ from transformers import (
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 
+from ..checkpoints.averaging import average_last, check_averaging
 from ..checkpoints.faults import STATE, fault_of
 from ..checkpoints.identity import Facts, check_allowed, facts_of
 from ..checkpoints.optimizer_states import restore_optimizer
@@ -79,6 +80,7 @@ class BlendTrainer(Seq2SeqTrainer):
         if kwargs.get("compute_metrics") is None:
             set_metric_direction(args, default=not (args.metric_for_best_model or "").endswith("loss"))
         set_plateau_mode(args)
+        check_averaging(args)
         super().__init__(**{"compute_metrics": next(iter(self.scorers.values()), None), **kwargs})
         self.writer = CheckpointWriter(self)
         self.resumption = Resumption(self)
@@ -156,6 +158,8 @@ class BlendTrainer(Seq2SeqTrainer):
             temporary = restored(self.args, "eval_on_start")
             with self.signals.listening(), run_errors(self), temporary, hidden, size_errors(checkpoint):
                 output = super().train(checkpoint, trial, *args, **kwargs)
+            if self.args.average_checkpoints is not None:
+                average_last(self, Path(self._get_output_dir(trial)))
         if self.args.merge_adapter and hasattr(self.model, "peft_config"):
             merge(self)
         return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))

@@ -1,0 +1,155 @@
+"""Several models asked together: the mean of their probabilities, for an answer, or for each token that is written."""
+
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutput, ModelOutput
+
+from ..data.errors import InputError
+from .prediction import RowPredictor
+
+logger = logging.getLogger(__name__)
+
+# Settings that were fitted to the outputs of one model.
+FITTED = ("label_thresholds", "abstain_threshold")
+
+
+class Ensemble:
+    """Models that answer together. It is called, and generates, as each of them.
+
+    Args:
+        models: of one class, with the same labels and the same vocabulary, in evaluation mode.
+    """
+
+    def __init__(self, models: Sequence[PreTrainedModel]):
+        self.models = list(models)
+        self.config = self.models[0].config
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the models."""
+        return self.models[0].device
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """That of the first model."""
+        return self.models[0].generation_config
+
+    def __call__(self, *args: Any, **kwargs: Any) -> ModelOutput:
+        """The outputs of the first model, with the logits of the mean probabilities."""
+        outputs = [model(*args, **kwargs) for model in self.models]
+        outputs[0].logits = self.combine([output.logits for output in outputs])
+        return outputs[0]
+
+    def combine(self, logits: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The logits of the mean of the probabilities that logits stand for; of a regression, the mean."""
+        if len(logits) == 1:
+            return logits[0]
+        stacked = torch.stack([each.float() for each in logits])
+        if self.config.problem_type == "regression":
+            return stacked.mean(0)
+        if self.config.problem_type == "multi_label_classification":
+            return stacked.sigmoid().mean(0).logit()
+        return stacked.log_softmax(-1).logsumexp(0) - torch.tensor(float(len(logits))).log()
+
+    def generate(self, **inputs: Any) -> torch.Tensor:
+        """As `generate` of the first model, with the mean probabilities of each next token.
+
+        All tokens so far are computed again for each token: the caches of several models would have to follow one
+        search.
+        """
+        if len(self.models) == 1:
+            return self.models[0].generate(**inputs)
+        with self.forward_of_all(inputs):
+            return self.models[0].generate(**inputs, use_cache=False)
+
+    @contextmanager
+    def forward_of_all(self, inputs: dict[str, Any]) -> Iterator[None]:
+        """Inside, the forward of the first model has the mean probabilities.
+
+        Args:
+            inputs: of `generate`. Sources are encoded once.
+        """
+        first, *others = self.models
+        forward, sources = first.forward, [self.encode(model, inputs) for model in others]
+
+        @functools.wraps(forward)
+        def together(*args: Any, **kwargs: Any) -> ModelOutput:
+            output = forward(*args, **kwargs)
+            logits = [output.logits]
+            for model, source in zip(others, sources, strict=True):
+                if source is not None:
+                    # A row of the source for each beam.
+                    beams = len(kwargs["decoder_input_ids"]) // len(source)
+                    kwargs["encoder_outputs"] = BaseModelOutput(source.repeat_interleave(beams, 0))
+                logits.append(model(*args, **kwargs).logits)
+            output.logits = self.combine(logits)
+            return output
+
+        first.forward = together
+        try:
+            yield
+        finally:
+            del first.forward
+
+    def encode(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor | None:
+        """The encoder's output (B, S, E) of a model; None without an encoder."""
+        if not self.config.is_encoder_decoder:
+            return None
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        return model.get_encoder()(**{name: inputs[name] for name in names if name in inputs}).last_hidden_state
+
+
+def together(directories: Sequence[str], members: Sequence[RowPredictor]) -> RowPredictor:
+    """The predictor of several saved models, which reads rows as the first one.
+
+    Args:
+        directories: of the models.
+        members: their predictors.
+
+    Raises:
+        InputError: the models do not go together; the message names the one that differs.
+    """
+    first = members[0]
+    for directory, member in zip(directories, members, strict=True):
+        if not isinstance(member.model, PreTrainedModel):
+            raise InputError(f"{directory}: was exported for another engine, which answers alone")
+        differences = {
+            "task": (first.task.name, member.task.name),
+            "architecture": (type(first.model).__name__, type(member.model).__name__),
+            "problem_type": (first.settings.problem_type, member.settings.problem_type),
+            "labels": (first.settings.labels, member.settings.labels),
+            "tag_scheme": (first.settings.tag_scheme, member.settings.tag_scheme),
+        }
+        for name, (one, other) in differences.items():
+            if one != other:
+                raise InputError(f"{directory}: cannot be asked together with {directories[0]}: {name} differs")
+        if not same_tokens(first.settings.tokenizer, member.settings.tokenizer):
+            raise InputError(f"{directory}: cannot be asked together with {directories[0]}: the tokenizer differs")
+    fitted = [name for name in FITTED if getattr(first.settings, name) is not None]
+    if fitted and len(members) > 1:
+        logger.warning("%s: not used: %s, fitted to one model alone", directories[0], ", ".join(fitted))
+        first = replace(first, settings=replace(first.settings, **dict.fromkeys(fitted)))
+    return replace(first, model=Ensemble([member.model for member in members]))
+
+
+def same_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers give the same ids: they have the same vocabulary and the same rules."""
+    if one.get_vocab() != other.get_vocab() or one.is_fast != other.is_fast:
+        return False
+    if not one.is_fast:
+        return type(one) is type(other)
+    parts = ("normalizer", "pre_tokenizer", "model", "post_processor")
+    backends = (one.backend_tokenizer, other.backend_tokenizer)
+    return all(same_state(*(getattr(each, part) for each in backends)) for part in parts)
+
+
+def same_state(one: Any, other: Any) -> bool:
+    """Whether two parts of tokenizers are equal, as they are saved."""
+    return one is other if None in (one, other) else one.__getstate__() == other.__getstate__()
