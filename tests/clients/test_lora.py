@@ -198,6 +198,19 @@ def test_the_best_adapter_is_loaded_at_the_end_and_a_run_stops_early(base_of, tm
     assert not list(out.glob("checkpoint-*/README.md"))
 
 
+def test_the_mean_of_the_last_adapters(base_of, tmp_path):
+    """--average_checkpoints: of adapters, and of a new head that is saved with them."""
+    options = from_model(base_of(CLASSIFY), **files(tmp_path, ROWS[CLASSIFY]), **LORA)
+    out = run(tmp_path / "out", **options, save_strategy="steps", save_steps=1, average_checkpoints=3)
+    places = [out, *(out / f"checkpoint-{step}" for step in (2, 3, 4))]
+    found, *tensors = (safetensors.torch.load_file(each / "adapter_model.safetensors") for each in places)
+    assert found.keys() == tensors[0].keys()
+    for name, tensor in found.items():
+        mean = torch.stack([each[name].double() for each in tensors]).mean(0).to(tensor.dtype)
+        assert torch.equal(tensor, mean), name
+    assert any(not torch.equal(found[name], tensors[-1][name]) for name in found)
+
+
 @pytest.mark.parametrize("task", [CLASSIFY, "causal-lm", "seq2seq-lm"])
 def test_accumulated_batches_have_the_gradients_of_whole_ones(task, base_of, tmp_path):
     """Texts of several lengths: a mean of means would be another one."""
