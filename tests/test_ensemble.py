@@ -141,7 +141,7 @@ def test_the_command_asks_several(model_of, other_of, tmp_path):  # noqa: F811
 def test_models_that_do_not_go_together_are_named(model_of, tmp_path):  # noqa: F811
     other = tmp_path / "tokens"
     shutil.copytree(model_of(CLASSIFY), other)
-    train_tokenizer(["abc xyz"], "char", 300).save_pretrained(other)
+    train_tokenizer(["abc xy"], "char", 300).save_pretrained(other)
     relabelled = tmp_path / "labels"
     shutil.copytree(model_of(CLASSIFY), relabelled)
     config = json.loads((relabelled / "config.json").read_text())
