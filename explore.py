@@ -2,7 +2,9 @@
 
 import argparse
 import logging
+import math
 import sys
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     fields = PredictionOptions.__dataclass_fields__
     for name in OPTIONS:
-        kind = int if "int" in str(fields[name].type) else str
+        kind = int if int in typing.get_args(fields[name].type) else str
         parser.add_argument(f"--{name}", type=kind, help=fields[name].metadata["help"])
     return parser.parse_args(argv)
 
@@ -73,6 +75,8 @@ def run(argv: list[str]) -> None:
     """
     given = parse(argv)
     options = PredictionOptions(**{name: getattr(given, name) for name in OPTIONS})
+    if not math.isfinite(given.max_size):
+        raise InputError(f"max_size: must be a number of megabytes, got {given.max_size}")
     limits = {"tokens": given.max_tokens, "size": int(given.max_size * MEGABYTE)}
     Limits(**limits)
     check_output(given.output, given.overwrite_output)

@@ -19,7 +19,8 @@ def pooled_share(config: Any, ids: list[int]) -> torch.Tensor:
         return share + 1 / len(ids)
     place = 0 if config.pooling == "cls" else -1
     if config.pooling == "eos":
-        place = int(is_end_token(torch.tensor(ids), config).nonzero().max())
+        ends = is_end_token(torch.tensor(ids), config).nonzero()
+        place = int(ends.max()) if len(ends) else -1
     share[place] = 1
     return share
 

@@ -33,18 +33,22 @@ function halfFloats(buffer, start, count) {
   });
 }
 
-// A kind of attention with its weights: weight(layer, head, row, column), where head -1 is the mean over heads.
+// A kind of attention with its weights: weight(layer, head, row, column), and the strongest column of a row,
+// strongest(layer, head, row); head -1 is the mean over heads.
 async function unpackKind(kind) {
-  const [rows, columns] = [kind.rows.length, kind.columns.length];
-  const bytes = await Promise.all(kind.layers.map(async layer => new Uint8Array(await unpack(layer.weights))));
-  const at = (layer, head, row, column) => bytes[layer][(head * rows + row) * columns + column] / 255;
-  const weight = (layer, head, row, column) => {
-    if (head >= 0) return at(layer, head, row, column);
-    let sum = 0;
-    for (let each = 0; each < kind.heads; each++) sum += at(layer, each, row, column);
-    return sum / kind.heads;
+  const [rows, columns] = [kind.rows.length, kind.columns.length], vectors = new Map();
+  const buffers = await Promise.all(kind.layers.map(layer => unpack(layer.weights)));
+  const bytes = buffers.map(buffer => new Uint8Array(buffer));
+  const keys = buffers.map(buffer => new DataView(buffer, (kind.heads + 1) * rows * columns));
+  return {
+    ...kind,
+    weight: (layer, head, row, column) => (bytes[layer][((head + 1) * rows + row) * columns + column] / 255) ** 2,
+    strongest: (layer, head, row) => keys[layer].getUint16(2 * ((head + 1) * rows + row), true),
+    vectors: layer => {
+      if (!vectors.has(layer)) vectors.set(layer, unpackVectors(kind, layer));
+      return vectors.get(layer);
+    },
   };
-  return {...kind, weight, vectors: layer => unpackVectors(kind, layer)};
 }
 
 // Queries, keys, values and the logarithms of the sums, as functions of a head and a row or column.
@@ -97,18 +101,13 @@ function paint(canvas, rows, columns, share, palette) {
 // Numbers from -most to most as a strip of colours.
 function strip(values, label) {
   const canvas = element("canvas", {className: "strip", role: "img", "aria-label": label});
-  const most = Math.max(...values.map(Math.abs), 1e-12);
-  const draw = () => {
-    const palette = colours(), context = canvas.getContext("2d");
-    canvas.width = values.length;
-    canvas.height = 1;
-    const image = context.createImageData(values.length, 1);
-    values.forEach((value, index) =>
-      image.data.set([...mix(palette.low, value < 0 ? palette.minus : palette.high, Math.abs(value) / most), 255], 4 * index));
-    context.putImageData(image, 0, 0);
-  };
-  redraws.add(draw);
-  draw();
+  const most = Math.max(...values.map(Math.abs), 1e-12), palette = colours(), context = canvas.getContext("2d");
+  canvas.width = values.length;
+  canvas.height = 1;
+  const image = context.createImageData(values.length, 1);
+  values.forEach((value, index) =>
+    image.data.set([...mix(palette.low, value < 0 ? palette.minus : palette.high, Math.abs(value) / most), 255], 4 * index));
+  context.putImageData(image, 0, 0);
   return canvas;
 }
 
@@ -141,8 +140,6 @@ function flow(tokens, shares, labels) {
   return line;
 }
 
-const strongest = values => values.reduce((best, value, index) => value > values[best] ? index : best, 0);
-
 function relative(values) {
   const most = Math.max(...values.map(Math.abs), 1e-12);
   return values.map(value => value / most);
@@ -166,7 +163,8 @@ function panel(kind, width) {
   const [rows, columns] = [kind.rows.length, kind.columns.length];
   const state = {layer: kind.layers.length - 1, head: -1, row: rows - 1, column: 0};
   const row = (row, layer = state.layer, head = state.head) => kind.columns.map((_, column) => kind.weight(layer, head, row, column));
-  state.column = strongest(row(state.row));
+  const strongest = row => kind.strongest(state.layer, state.head, row);
+  state.column = strongest(state.row);
   const cell = Math.max(12, Math.min(26, Math.floor((width - 110) / Math.max(columns, 1))));
   const canvas = element("canvas", {className: "map"});
   const mark = element("div", {className: "mark"}), veil = element("div", {className: "veil"});
@@ -210,12 +208,16 @@ function panel(kind, width) {
     listeners.forEach(listener => listener());
   }
 
-  area.addEventListener("pointermove", event => {
+  // What a pointer passes over is not read aloud.
+  function pointAt(event) {
     const box = canvas.getBoundingClientRect();
+    readout.setAttribute("aria-live", "off");
     point(Math.floor((event.clientY - box.top) / cell), Math.floor((event.clientX - box.left) / cell));
-  });
-  area.addEventListener("click", () => { arithmetic.open = true; });
+  }
+  area.addEventListener("pointermove", pointAt);
+  area.addEventListener("click", event => { pointAt(event); arithmetic.open = true; });
   area.addEventListener("keydown", event => {
+    readout.setAttribute("aria-live", "polite");
     const moves = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0],
       Home: [0, -columns], End: [0, columns], PageUp: [-rows, 0], PageDown: [rows, 0]};
     if (event.key in moves) point(state.row + moves[event.key][0], state.column + moves[event.key][1]);
@@ -235,8 +237,8 @@ function panel(kind, width) {
       element("p", {className: "note", textContent: "A click enlarges a head; arrow keys go from one to the next."})),
       element("div", {}, heading, map, legend(kind), readout, arithmetic)));
   return {
-    node, kind, row,
-    select: chosen => point(chosen, strongest(row(chosen))),
+    node, kind, row, strongest,
+    select: chosen => point(chosen, strongest(chosen)),
     // What is written later is veiled.
     veilAfter(chosen) {
       veil.style.cssText = `top: ${(chosen + 1) * cell}px; height: ${(rows - chosen - 1) * cell}px; width: ${columns * cell}px`;
@@ -287,7 +289,6 @@ async function showArithmetic(kind, state, place) {
   const {layer, head, row, column} = state, summary = place.firstChild;
   const vectors = head < 0 ? null : await kind.vectors(layer);
   if (state.layer !== layer || state.head !== head || state.row !== row || state.column !== column) return;
-  const weights = kind.columns.map((_, each) => kind.weight(layer, head, row, each));
   if (vectors === null) {
     const reason = head < 0 ? "Choose one head: a mean over heads has no arithmetic of its own."
       : "The vectors of this layer were left out to keep the page small.";
@@ -298,12 +299,14 @@ async function showArithmetic(kind, state, place) {
   const query = vectors.query(head, row), dot = (a, b) => a.reduce((sum, value, index) => sum + value * b[index], 0);
   const key = vectors.key(head, column), value = vectors.value(head, column);
   const scores = kind.columns.map((_, each) => kind.scaling * dot(query, vectors.key(head, each)));
+  // A weight of which nothing is left in a byte is masked, or less than a millionth.
+  const weights = scores.map((score, each) => kind.weight(layer, head, row, each) === 0 ? 0 : Math.exp(score - vectors.logSum(head, row)));
   const best = weights.map((_, each) => each).sort((a, b) => weights[b] - weights[a]).slice(0, 6);
   if (!best.includes(column)) best.push(column);
   const mixed = Float32Array.from(value, (_, index) =>
     weights.reduce((sum, weight, each) => sum + weight * vectors.value(head, each)[index], 0));
   const step = (title, ...content) => element("li", {}, element("strong", {textContent: title}), ...content);
-  const weight = weights[column] === 0 ? 0 : Math.exp(scores[column] - vectors.logSum(head, row));
+  const weight = weights[column], isCut = weights.reduce((sum, each) => sum + each, 0) < 0.99;
   const [taker, taken] = [nameOf(kind.rows[row]), nameOf(kind.columns[column])];
   place.replaceChildren(summary, element("ol", {},
     step(`The query of “${taker}” and the key of “${taken}”`, strip([...query], "query"), strip([...key], "key")),
@@ -319,7 +322,8 @@ async function showArithmetic(kind, state, place) {
         element("output", {className: "weight", textContent: percent(weight)}),
         weight === 0 ? ": masked, or nearly nothing" : "")),
     step("Values mixed by the weights", strip([...value], "value"),
-      element("p", {textContent: `the value of “${taken}”, of which ${percent(weight)} is taken, into:`}),
+      element("p", {textContent: `the value of “${taken}”, of which ${percent(weight)} is taken, into` +
+        (isCut ? " the mixture of the tokens that are shown:" : ":")}),
       strip([...mixed], "mixture"))));
   place.dataset.cell = `${row},${column}`;
 }
@@ -335,7 +339,8 @@ function classes(answer) {
     const total = label.gradient.reduce((sum, value) => sum + Math.abs(value), 0) || 1;
     gradient.replaceChildren(
       element("h3", {textContent: `Gradient × input, for ${label.label}`}),
-      element("p", {textContent: "How much each token raises (blue) or lowers (orange) the score, by the slope at this text."}),
+      element("p", {textContent: "How much each token raises (blue) or lowers (orange) the " +
+        (answer.isNumber ? "number" : "logit, from which the probability is computed") + ", by the slope at this text."}),
       flow(answer.tokens, relative(label.gradient), label.gradient.map(value => `${signed(value)} (${percent(Math.abs(value) / total)} of all)`)));
     numbers.replaceChildren(
       element("tr", {}, ...["token", ...(shares ? ["rollout"] : []), "gradient × input"].map(text => element("th", {scope: "col", textContent: text}))),
@@ -351,7 +356,7 @@ function classes(answer) {
       number: answer.isNumber ? String(Number(label.score.toPrecision(4))) : percent(label.score)};
   });
   if (shares) {
-    const vector = {cls: "the first token, [CLS], which is classified", mean: "the mean of all output vectors, which is classified",
+    const vector = {cls: `the first token, ${nameOf(answer.tokens[0])}, which is classified`, mean: "the mean of all output vectors, which is classified",
       last: "the last token, which is classified", eos: "the end token, which is classified"}[answer.pooling];
     rolled.append(element("h3", {textContent: "Attention rollout"}),
       element("p", {textContent: `How much of ${vector}, came from each token, if a block is half its input and half what its heads take.`}),
@@ -372,7 +377,7 @@ function classes(answer) {
 // --- N2N ---
 
 function words(answer, panels) {
-  const line = element("p", {className: "flow words", lang: ""}), blended = element("div", {"aria-live": "polite"});
+  const line = element("p", {className: "flow words", lang: ""}), blended = element("div"), said = element("div", {"aria-live": "polite"});
   const buttons = answer.items.map(item => {
     line.append(item.before);
     const isPlain = item.label === undefined || item.label === "O";
@@ -386,9 +391,11 @@ function words(answer, panels) {
   function choose(index) {
     const item = answer.items[index];
     buttons.forEach((button, each) => button.setAttribute("aria-pressed", each === index));
-    const head = item.best ? [bars(item.best.map(([text, score]) => ({name: text.trim() || "␣", share: score, number: percent(score)})))]
+    const head = item.best && !item.best.length ? [element("p", {textContent: "This mask was not read: the text is too long."})]
+      : item.best ? [bars(item.best.map(([text, score]) => ({name: text.trim() || "␣", share: score, number: percent(score)})))]
       : [element("p", {textContent: `“${item.text}” is ${item.label}` + (item.score === null ? ": it was not read" : `: ${percent(item.score)}`)})];
-    if (item.token === null) head.push(element("p", {textContent: "Its token is not among those that are shown."}));
+    if (item.token === null && (item.best === undefined || item.best.length))
+      head.push(element("p", {textContent: "Its token is not among those that are shown."}));
     const lines = item.token === null ? [] : panels.filter(each => each.kind.role !== "self" || panels.length === 1).flatMap(each => [
       element("h3", {textContent: `What “${item.text}” blends in, layer by layer` + (panels.length > 1 ? ` (${each.kind.title.toLowerCase()})` : "")}),
       ...each.kind.layers.map((layer, place) => {
@@ -396,7 +403,8 @@ function words(answer, panels) {
         return element("div", {className: "layerline"}, element("span", {textContent: `layer ${layer.layer}`}),
           flow(each.kind.columns, relative(shares), shares.map(percent)));
       })]);
-    blended.replaceChildren(...head, ...lines);
+    said.replaceChildren(...head);
+    blended.replaceChildren(...lines);
     panels.forEach(each => { if (item.token !== null && (each.kind.role !== "self" || panels.length === 1)) each.select(item.token); });
   }
 
@@ -405,8 +413,8 @@ function words(answer, panels) {
   });
   const first = answer.items.findIndex(item => item.label !== "O" && item.token !== null);
   if (buttons.length) choose(Math.max(first, 0));
-  else blended.append(element("p", {textContent: "There is nothing to label in this text."}));
-  return element("section", {className: "answer"}, element("h2", {textContent: "Answer"}), line, blended);
+  else said.append(element("p", {textContent: answer.empty}));
+  return element("section", {className: "answer"}, element("h2", {textContent: "Answer"}), line, said, blended);
 }
 
 // --- N2M ---
@@ -441,7 +449,7 @@ function written(answer, panels) {
   }
 
   function align() {
-    const source = crossing.kind.rows.map((_, row) => crossing.kind.columns[strongest(crossing.row(row))]);
+    const source = crossing.kind.rows.map((_, row) => crossing.kind.columns[crossing.strongest(row)]);
     const line = (name, tokens) => element("tr", {}, element("th", {scope: "row", textContent: name}),
       ...tokens.map(token => element("td", {textContent: nameOf(token)})));
     alignment.replaceChildren(element("h3", {textContent: "Alignment: each written token, and the source token that it takes most from"}),

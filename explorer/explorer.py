@@ -1,5 +1,6 @@
 """The explorer: what a model answers to a row, and what it blends for it, as the data of a page."""
 
+import json
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from ..tasks.encoding import Row, Settings
 from ..tasks.models import part_configs
 from .packing import pack_layers
 from .recording import SEQUENCES, Layer
-from .shapes import SHAPES, Findings, Question, Reading, TokenSequence, as_json
+from .shapes import CLASSES, SHAPES, EncodedRow, Result, Setup, TokenSequence, as_json
 
 # The most tokens of a sequence that are read: the memory for attention weights grows with the square.
 MOST_READ = 1024
@@ -42,8 +43,8 @@ class Limits:
     def __post_init__(self) -> None:
         if not isinstance(self.tokens, int) or self.tokens < 2:
             raise InputError(f"max_tokens: must be 2 or more, got {self.tokens!r}")
-        if self.size < 0:
-            raise InputError(f"max_size: must be 0 or more, got {self.size!r}")
+        if not isinstance(self.size, int) or self.size < 0:
+            raise InputError(f"max_size: must be a number of bytes, got {self.size!r}")
 
 
 DEFAULT_LIMITS = Limits()
@@ -80,34 +81,44 @@ class Explorer:
             raise InputError(f"{name}: models of {task.name} cannot be explored; those of {', '.join(SHAPES)} can")
         if not isinstance(model, PreTrainedModel):
             raise InputError(f"{name}: is no single model of torch, so that there is no attention to show")
+        self.reads_windows = settings.windows
         length = min(settings.max_length, MOST_READ)
         settings = replace(
-            settings, max_length=length, max_source_length=length, overflow="truncate", probabilities=False
+            settings,
+            max_length=length,
+            max_source_length=length,
+            overflow="truncate",
+            probabilities=False,
+            top_k=CLASSES,
         )
         self.shape, self.name, self.limits = SHAPES[task.name], name, limits
-        self.question = Question(model, task, settings, generation, limits.tokens)
+        self.setup = Setup(model, task, settings, generation, limits.tokens)
 
     def explore(self, row: Row) -> dict[str, Any]:
         """The data of the page of a row. Raises RowError if it cannot be read."""
-        reading = self.read(row)
-        return self.data(reading, self.compute(reading))
+        encoded = self.read(row)
+        return self.data(encoded, self.compute(encoded))
 
-    def read(self, row: Row) -> Reading:
+    def read(self, row: Row) -> EncodedRow:
         """Tokenize a row. Raises RowError if it cannot be read."""
-        return self.shape.read(row, self.question)
+        return self.shape.read(row, self.setup)
 
-    def compute(self, reading: Reading) -> Findings:
+    def compute(self, encoded: EncodedRow) -> Result:
         """Compute the answer, and what it came from."""
-        return self.shape.compute(reading, self.question)
+        return self.shape.compute(encoded, self.setup)
 
-    def data(self, reading: Reading, findings: Findings) -> dict[str, Any]:
+    def data(self, encoded: EncodedRow, result: Result) -> dict[str, Any]:
         """The data of the page, which can be written as JSON."""
-        answer = self.shape.answer(reading, findings, self.question)
-        sequences = self.shape.sequences(reading, findings, self.question.settings)
-        kinds = {role: layers for role in SEQUENCES if (layers := findings.recording.of(role))}
+        answer = self.shape.answer(encoded, result, self.setup)
+        try:
+            json.dumps(answer, allow_nan=False)
+        except ValueError as error:
+            raise InputError(f"{self.name}: the answer has a number that is not finite") from error
+        sequences = self.shape.sequences(encoded, result, self.setup.settings)
+        kinds = {role: layers for role in SEQUENCES if (layers := result.recording.of(role))}
         carried, notes = pack_layers(list(kinds.values()), self.limits.size)
         attention = [
-            {**self.describe(role, layers, sequences, findings.visible), "layers": entries}
+            {**self.describe(role, layers, sequences, result.visible), "layers": entries}
             for (role, layers), entries in zip(kinds.items(), carried, strict=True)
         ]
         return {
@@ -116,7 +127,7 @@ class Explorer:
             "kind": self.shape.kind,
             "answer": answer,
             "attention": attention,
-            "notes": [*self.notes(reading, findings, sequences), *notes],
+            "notes": [*self.shape.notes(result, self.setup), *self.notes(encoded, result, sequences), *notes],
         }
 
     def describe(
@@ -130,7 +141,7 @@ class Explorer:
         queries, keys = (sequences[name] for name in SEQUENCES[role])
         rows, columns = (visible[name] for name in SEQUENCES[role])
         title, text = TITLES[role]
-        is_pair = self.question.model.config.is_encoder_decoder
+        is_pair = self.setup.model.config.is_encoder_decoder
         return {
             "role": role,
             "title": PARTS[role] + title.lower() if is_pair else title,
@@ -147,29 +158,33 @@ class Explorer:
 
     def about(self) -> str:
         """What the model is, in a line."""
-        config = self.question.model.config
+        config = self.setup.model.config
         parts = [
             f"{counted(part.num_hidden_layers, 'layer')} × "
             + (part.mixer_type.upper() if part.is_recurrent else counted(part.num_attention_heads, "head"))
             for part in part_configs(config)
         ]
         kind = config.model_type.removeprefix("blend_").replace("_", "-")
-        return f"{kind}, {' and '.join(parts)}, {self.question.model.num_parameters():,} parameters"
+        return f"{kind}, {' and '.join(parts)}, {self.setup.model.num_parameters():,} parameters"
 
-    def notes(self, reading: Reading, findings: Findings, sequences: dict[Role, TokenSequence]) -> list[str]:
+    def notes(self, encoded: EncodedRow, result: Result, sequences: dict[Role, TokenSequence]) -> list[str]:
         """Sentences on what is not shown."""
         notes = []
-        if cut := reading.features["cut"][0]:
-            number = f"At least {cut}" if reading.features["shortened"][0] else f"{cut}"
-            notes.append(f"{number} tokens of the input were not read: it is longer than {len(reading.tokens)}.")
+        if cut := encoded.features["cut"][0]:
+            number = f"At least {cut}" if encoded.features["shortened"][0] else f"{cut}"
+            notes.append(f"{number} tokens of the input were not read: it has more than {len(encoded.tokens)}.")
+            if self.reads_windows:
+                notes.append(
+                    "Prediction reads such a text in windows; the answer on this page is about its beginning."
+                )
         for role, sequence in sequences.items():
-            shown, total = findings.visible[role], len(sequence.keys)
+            shown, total = result.visible[role], sequence.total
             if shown.stop - shown.start < total:
                 notes.append(
                     f"{sequence.name.capitalize()}s {shown.start + 1} to {shown.stop} of {total} are shown. Each row "
                     "sums to 100 % over all tokens, including those that are not shown."
                 )
-        parts = part_configs(self.question.model.config)
+        parts = part_configs(self.setup.model.config)
         if recurrent := sorted({part.mixer_type.upper() for part in parts if part.is_recurrent}):
             notes.append(f"{' and '.join(recurrent)} layers read step by step and have no self-attention to show.")
         return notes

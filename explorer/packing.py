@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from .recording import Layer
 
@@ -17,8 +18,13 @@ def pack(*arrays: np.ndarray) -> str:
 
 
 def pack_weights(layer: Layer) -> str:
-    """The weights (H, t, s), one byte each: 255 is a weight of 1."""
-    return pack(np.rint(255 * layer.weights.numpy()).astype(np.uint8))
+    """The weights (1 + H, t, s) and the strongest key of each query (1 + H, t), first of the mean over heads.
+
+    A weight is one byte, 255 times its square root, so that small weights are exact, too; a key is its index in 16
+    bits, little-endian.
+    """
+    weights = torch.cat([layer.weights.mean(0, keepdim=True), layer.weights])
+    return pack(np.rint(255 * weights.sqrt().numpy()).astype(np.uint8), weights.argmax(-1).numpy().astype("<u2"))
 
 
 def pack_vectors(layer: Layer) -> str:
@@ -27,7 +33,7 @@ def pack_vectors(layer: Layer) -> str:
     return pack(*vectors, layer.log_sums.numpy().astype("<f4"))
 
 
-def pack_layers(kinds: Sequence[Sequence[Layer]], room: int) -> tuple[list[list[dict[str, Any]]], list[str]]:
+def pack_layers(kinds: Sequence[Sequence[Layer]], max_bytes: int) -> tuple[list[list[dict[str, Any]]], list[str]]:
     """The layers of each kind of attention that fit into a number of bytes.
 
     All weights are carried if they fit; else those of evenly spaced layers, of which there is at least one. Then
@@ -35,7 +41,7 @@ def pack_layers(kinds: Sequence[Sequence[Layer]], room: int) -> tuple[list[list[
 
     Args:
         kinds: the layers of each kind.
-        room: number of bytes.
+        max_bytes: number of bytes.
 
     Returns:
         For each kind the carried layers: `layer` (counted from 1), `weights`, and `vectors` or None; and sentences on
@@ -46,14 +52,14 @@ def pack_layers(kinds: Sequence[Sequence[Layer]], room: int) -> tuple[list[list[
     most = max(map(len, kinds), default=0)
     count = most
     chosen = [spaced(len(layers), count) for layers in kinds]
-    while count > 1 and sum(size[places].sum() for size, places in zip(sizes, chosen, strict=True)) > room:
+    while count > 1 and sum(size[places].sum() for size, places in zip(sizes, chosen, strict=True)) > max_bytes:
         count -= 1
         chosen = [spaced(len(layers), count) for layers in kinds]
     carried = [
         [{"layer": int(place) + 1, "weights": weights[place], "vectors": None} for place in places]
         for weights, places in zip(packed, chosen, strict=True)
     ]
-    left = room - sum(len(each["weights"]) for layers in carried for each in layers)
+    remaining = max_bytes - sum(len(each["weights"]) for layers in carried for each in layers)
     # The last layers of all kinds come first.
     order = [
         (layers[place], entries[-1 - back])
@@ -65,11 +71,11 @@ def pack_layers(kinds: Sequence[Sequence[Layer]], room: int) -> tuple[list[list[
     missing = 0
     for layer, entry in order:
         vectors = pack_vectors(layer)
-        if missing or len(vectors) > left:
+        if missing or len(vectors) > remaining:
             missing += 1
             continue
         entry["vectors"] = vectors
-        left -= len(vectors)
+        remaining -= len(vectors)
     notes = []
     if count < most:
         notes.append(f"To keep the page small it has the weights of {count} of {most} layers.")

@@ -1,4 +1,4 @@
-"""The page of the explorer: one HTML file that carries its data, and asks nobody for anything."""
+"""The page of the explorer: one HTML file that carries its data and makes no requests."""
 
 import json
 from pathlib import Path

@@ -1,13 +1,17 @@
 """The text of each token: the part of a text that it comes from, or that it adds."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import regex
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 GRAPHEME = regex.compile(r"\X")
+# The most characters of a letter with its marks that are looked at behind the last token.
+MOST_MARKS = 64
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,20 @@ class Token:
     repeats: bool = False
     is_special: bool = False
     is_unknown: bool = False
+
+
+class Span(NamedTuple):
+    """A part of one of the texts.
+
+    Args:
+        text: index of the text.
+        start: its start in the text, in characters.
+        end: its end.
+    """
+
+    text: int
+    start: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -59,75 +77,95 @@ def input_tokens(
 
     Args:
         tokenizer: the tokenizer of the inputs.
-        inputs: a sequence of tokens, without a dimension for the batch or with one of size 1.
+        inputs: one sequence of tokens.
         texts: what was tokenized: a text, a pair of texts, or the words of a text.
     """
     ids = inputs["input_ids"][0]
-    ids = ids if isinstance(ids, list) else ids.tolist()
     encoding = inputs.encodings[0] if inputs.encodings else None
     if encoding is None or len(encoding.ids) != len(ids):
         # A slow tokenizer has no offsets, and an empty text has an end token that is not in its encoding.
-        return written_tokens(tokenizer, ids)
-    tokens, previous = [], (None, 0, 0)
-    for token, sequence, word, (start, end) in zip(
-        ids, encoding.sequence_ids, encoding.word_ids, encoding.offsets, strict=True
-    ):
-        text = ""
-        if sequence is not None and isinstance(texts, SplitText):
-            text, (start, end) = texts.text, texts.span(word, start, end)
-        elif sequence is not None:
-            text = texts[sequence]
-        start, end = whole_graphemes(text, start, end)
-        part = text[start:end]
-        before = text[previous[2] : start] if sequence == previous[0] else ""
+        return written_tokens(tokenizer, ids)[0]
+    spans: list[Span | None] = []
+    for sequence, word, (start, end) in zip(encoding.sequence_ids, encoding.word_ids, encoding.offsets, strict=True):
+        if sequence is None:
+            spans.append(None)
+        elif isinstance(texts, SplitText):
+            spans.append(Span(0, *texts.span(word, start, end)))
+        else:
+            spans.append(Span(sequence, start, end))
+    return tokens_of(tokenizer, ids, [texts.text] if isinstance(texts, SplitText) else texts, spans)
+
+
+def written_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[list[Token], list[str]]:
+    """Tokens that were generated, and the text after each of them.
+
+    Each token has the slice of the decoded text that it adds, see `token_text`. If a character consists of several
+    tokens, each of them has the whole character; the text has it after the last of them.
+    """
+    decode = partial(tokenizer.decode, skip_special_tokens=True)
+    text, special = decode(ids), set(tokenizer.all_special_ids)
+    # How much of the text is final after each token. An incomplete character decodes to replacement characters, with
+    # some decoders also complete ones before it.
+    ends = [0]
+    for count in range(1, len(ids) + 1):
+        so_far = decode(ids[:count])
+        is_whole = count == len(ids)
+        final = common_prefix_length(so_far if is_whole else so_far.rstrip("\ufffd"), text)
+        ends.append(max(ends[-1], final))
+    spans: list[Span | None] = []
+    for token, start, end in zip(ids, ends, ends[1:], strict=False):
+        # A token that adds nothing is a part of the character that a later one completes.
+        whole = end if end > start else next((each for each in ends if each > start), start)
+        spans.append(None if token in special else Span(0, start, whole))
+    return tokens_of(tokenizer, ids, [text], spans), [text[:end] for end in ends[1:]]
+
+
+def tokens_of(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], texts: Sequence[str], spans: Sequence[Span | None]
+) -> list[Token]:
+    """The tokens with the parts of the texts that they come from; None for special tokens."""
+    lasts = [
+        max((span.end for span in spans if span and span.text == index), default=0) for index in range(len(texts))
+    ]
+    # A letter may end behind the last token.
+    bounds = [grapheme_bounds(text[: last + MOST_MARKS]) for text, last in zip(texts, lasts, strict=True)]
+    tokens: list[Token] = []
+    previous: Span | None = None
+    for token, span in zip(ids, spans, strict=True):
+        part, before = "", ""
+        if span is not None:
+            text = texts[span.text]
+            span = Span(span.text, *whole_graphemes(bounds[span.text], span.start, span.end))
+            part = text[span.start : span.end]
+            if previous is not None and previous.text == span.text:
+                before = text[previous.end : span.start]
+        shown = token_text(tokenizer, token, part)
+        last = tokens[-1].text if tokens else ""
         tokens.append(
             Token(
-                token_text(tokenizer, token, part),
-                follows_space=(before + part[:1]).isspace() or before[-1:].isspace() or part[:1].isspace(),
-                repeats=bool(part) and (sequence, start, end) == previous,
+                shown,
+                follows_space=bool(shown.strip())
+                and (before.isspace() or before[-1:].isspace() or part[:1].isspace())
+                and not (last.isspace() and not before),
+                repeats=bool(part.strip()) and span == previous and shown == last,
                 is_special=token in tokenizer.all_special_ids and token != tokenizer.unk_token_id,
                 is_unknown=token == tokenizer.unk_token_id,
             )
         )
-        previous = (sequence, start, end)
+        previous = span
     return tokens
 
 
-def written_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[Token]:
-    """Tokens that were generated; each has the slice of the decoded text that it adds, see `token_text`.
-
-    If a character consists of several tokens, each of them has the whole character.
-    """
-    texts = written_texts(tokenizer, ids)
-    tokens, text = [], texts[-1]
-    for token, before, after in zip(ids, texts, texts[1:], strict=False):
-        start, end = common_prefix_length(before, text), common_prefix_length(after, text)
-        is_partial = end < len(after)  # it ends with the replacement character, for the first part of a character
-        part = text[start : end + is_partial]
-        tokens.append(
-            Token(
-                token_text(tokenizer, token, part),
-                follows_space=part[:1].isspace() or (bool(part) and text[:start][-1:].isspace()),
-                repeats=bool(part) and before.endswith("\ufffd"),
-                is_special=token in tokenizer.all_special_ids,
-            )
-        )
-    return tokens
+def grapheme_bounds(text: str) -> list[int]:
+    """Where letters, each with its combining marks, start; and the length of the text."""
+    return [*(match.start() for match in GRAPHEME.finditer(text)), len(text)]
 
 
-def written_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """The text after no token, after the first, after the second …: one more than there are tokens."""
-    decode = partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return [decode(ids[:count]) for count in range(len(ids) + 1)]
-
-
-def whole_graphemes(text: str, start: int, end: int) -> tuple[int, int]:
+def whole_graphemes(bounds: list[int], start: int, end: int) -> tuple[int, int]:
     """Start and end of a part of a text, moved outwards until no letter is split from its combining marks."""
     if start >= end:
         return start, end
-    spans = [match.span() for match in GRAPHEME.finditer(text)]
-    touched = [span for span in spans if span[0] < end and start < span[1]]
-    return (touched[0][0], touched[-1][1]) if touched else (start, end)
+    return bounds[bisect_right(bounds, start) - 1], bounds[bisect_left(bounds, end)]
 
 
 def common_prefix_length(first: str, second: str) -> int:

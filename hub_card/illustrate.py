@@ -20,7 +20,7 @@ from ..data.writing import write_atomically
 from ..explorer.explorer import MOST_READ, TITLES, Explorer
 from ..explorer.page import page
 from ..scoring.tags import resolve_decoding
-from ..tasks.models import default_generation, position_limit, saved_settings, task_of
+from ..tasks.models import default_generation, position_limit, prepare_for_asking, saved_settings, task_of
 from ..tokenization.words import DEFAULT, split_text
 from .saved import SavedModel
 from .usage import HEADS, is_conversation, is_pair
@@ -152,9 +152,9 @@ def draw_attention(saved: SavedModel, folder: Path, example: Any, name: str) -> 
     if example is None or not has_tokenizer or saved.head is HEADS[""]:
         return []
     explorer = load_explorer(saved, name)
-    reading = explorer.read(row_of(saved, example))
-    findings = explorer.compute(reading)
-    data = explorer.data(reading, findings)
+    encoded = explorer.read(row_of(saved, example))
+    result = explorer.compute(encoded)
+    data = explorer.data(encoded, result)
     write_atomically(folder.parent / EXPLORER, page(data))
     if not data["attention"]:
         return []
@@ -164,7 +164,7 @@ def draw_attention(saved: SavedModel, folder: Path, example: Any, name: str) -> 
     if kind["role"] == "cross" and data["kind"] == "written":
         names = ("generated token (query)", "source token (key)")
         caption = "how much each generated token (row) attends to each source token (column)"
-    weights = findings.recording.of(kind["role"])[-1].weights.mean(0).numpy()
+    weights = result.recording.of(kind["role"])[-1].weights.mean(0).numpy()
     title = f"{TITLES[kind['role']][0]} of the last layer, mean over heads"
     draw_blending(weights, folder / "blending.png", queries=rows, keys=columns, title=title, names=names)
     return [("blending.png", f"Attention for an example input: {caption}")]
@@ -178,11 +178,7 @@ def load_explorer(saved: SavedModel, name: str) -> Explorer:
         model = auto_class.from_pretrained(saved.directory, trust_remote_code=False, use_safetensors=True).eval()
     task = task_of(model.config, saved.name)
     generation = default_generation(task, model.config, tokenizer)
-    if "max_new_tokens" in generation:
-        # It replaces the model's own max_length.
-        model.generation_config.max_length = None
-    if task.truncation_side is not None:
-        tokenizer.truncation_side = task.truncation_side
+    prepare_for_asking(task, model, tokenizer, generation)
     length = min(MOST_READ, position_limit(model.config) - generation.get("max_new_tokens", 0))
     settings = saved_settings(
         task, model.config, tokenizer, int(length), decode_tags=resolve_decoding(saved.results.get("decode_tags"))

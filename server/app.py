@@ -154,9 +154,11 @@ class Service:
         if self.has_chat:
             row = {"messages": [{"role": "user", "content": body.inputs}]}
         (row,) = self.read([row], "inputs")
-        reading, findings = await self.batcher.call(row, explorer.read, explorer.compute)
+        encoded, result = await self.batcher.call(row, explorer.read, explorer.compute)
         loop = asyncio.get_running_loop()
-        return JSONResponse(await loop.run_in_executor(self.batcher.texts, explorer.data, reading, findings))
+        data = await loop.run_in_executor(self.batcher.texts, explorer.data, encoded, result)
+        self.log_texts([row], [data["answer"]])
+        return JSONResponse(data)
 
     async def stream(
         self, row: Row, place: str, generation: dict[str, Any]

@@ -150,12 +150,15 @@ class Batcher:
         return jobs
 
     async def call(self, row: Row, read: Callable[[Row], Any], compute: Callable[[Any], Any]) -> tuple[Any, Any]:
-        """What two functions find for a row: one in the thread of the tokenizer, the next in that of the model.
+        """Run two functions on a row: the first in the thread of the tokenizer, the next in that of the model.
 
         Args:
             row: of a reader; it counts as one that waits.
             read: gets the row.
             compute: gets what `read` has returned.
+
+        Returns:
+            What both have returned.
 
         Raises:
             BusyError: too many rows wait already.

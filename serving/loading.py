@@ -12,7 +12,7 @@ from ..data.objects import read_object
 from ..scoring.tags import resolve_decoding
 from ..tasks.base import Task
 from ..tasks.encoding import Settings
-from ..tasks.models import continues, default_generation, position_limit, saved_settings, task_of
+from ..tasks.models import continues, default_generation, position_limit, prepare_for_asking, saved_settings, task_of
 from ..tasks.registry import TASKS
 from ..tokenization.words import DEFAULT, WordSplitting, read_splitting, set_splitting
 from ..training.arguments import DataArguments, ModelArguments
@@ -49,11 +49,7 @@ def load_predictor(directory: str, options: PredictionOptions) -> RowPredictor:
         model = load_model(ModelArguments(model_name_or_path=directory), task, tokenizer, {}, False)
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         model.eval().to(device)
-    if "max_new_tokens" in generation:
-        # max_new_tokens replaces the model's own max_length.
-        model.generation_config.max_length = None
-    if task.truncation_side is not None:
-        tokenizer.truncation_side = task.truncation_side
+    prepare_for_asking(task, model, tokenizer, generation)
     new_tokens = generation.get("max_new_tokens", 0) if continues(task) else 0
     length = max_length_of(directory, options.max_length, config, new_tokens)
     settings = saved_settings(

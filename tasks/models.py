@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.errors import InputError
 from ..modeling.families import FAMILIES
@@ -78,3 +78,14 @@ def saved_settings(
         abstain_score=config.abstain_score,
         **options,
     )
+
+
+def prepare_for_asking(
+    task: Task, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, generation: dict[str, Any]
+) -> None:
+    """Set what a saved model and its tokenizer need to be asked: the side of truncation, and one limit of a text."""
+    if "max_new_tokens" in generation:
+        # It replaces the model's own max_length.
+        model.generation_config.max_length = None
+    if task.truncation_side is not None:
+        tokenizer.truncation_side = task.truncation_side

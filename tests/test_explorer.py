@@ -32,25 +32,28 @@ from test_prediction import (  # noqa: F401 - model_of is a fixture
     rows_of,
 )
 from test_train_command import write
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from seqblend import Predictor
 from seqblend.__main__ import main
 from seqblend.data.errors import InputError
 from seqblend.explorer import explorer as explorer_module
+from seqblend.explorer import tokens as tokens_module
 from seqblend.explorer.attribution import gradient_times_input, pooled_share, rollout
 from seqblend.explorer.explorer import Limits
 from seqblend.explorer.packing import pack_layers, pack_vectors, pack_weights, spaced
 from seqblend.explorer.page import page
 from seqblend.explorer.recording import Layer, Recording, record
-from seqblend.explorer.shapes import DECODER, ENCODER, SHAPES
-from seqblend.explorer.tokens import SplitText, input_tokens, written_texts, written_tokens
+from seqblend.explorer.shapes import DECODER, ENCODER, SHAPES, on_input
+from seqblend.explorer.tokens import SplitText, input_tokens, written_tokens
 from seqblend.modeling.encoder import BlendEncoderForSequenceClassification, BlendEncoderModel
 from seqblend.modeling.encoder_decoder import BlendEncoderDecoderForSequenceClassification
 from seqblend.modeling.hooks import has_hooked_submodule
 from seqblend.tasks.registry import TASKS
 from seqblend.training.tokenizers import train_tokenizer
 
-ALL = {ENCODER: slice(0, 99), DECODER: slice(0, 99)}
+ALL = {ENCODER: slice(0, 999), DECODER: slice(0, 999)}
 OPTIONS = [
     {},
     {"position_type": "learned", "norm_position": "post"},
@@ -64,6 +67,16 @@ def recorded(model, batch, visible=ALL):
     with torch.no_grad(), record(model, visible) as recording:
         output = model(**batch)
     return recording, output
+
+
+def test_windows_that_are_computed_in_blocks():
+    """A long sequence with sliding layers: it stays padded while it is recorded."""
+    model, batch = tiny_model(BlendEncoderModel, **SLIDING), batch_of(BlendEncoderModel, 100)
+    recording, output = recorded(model, batch)
+    torch.testing.assert_close(output[0], model(**batch)[0])
+    reach = torch.arange(100)[:, None] - torch.arange(100)
+    assert recording.layers[1].weights[:, reach.abs() > SLIDING["sliding_window"]].max() == 0
+    assert recording.layers[0].weights[:, reach.abs() > SLIDING["sliding_window"]].max() > 0
 
 
 def batch_of(model_class, length=9):
@@ -141,8 +154,25 @@ def test_only_visible_tokens_are_recorded(model_class):
 def test_a_byte_of_a_weight():
     weights = torch.rand(2, 3, 5)
     layer = Layer("self", 0, weights, weights.mean(0), *torch.zeros(4, 1, 1, 1), scaling=1.0)
-    found = np.frombuffer(gzip.decompress(base64.b64decode(pack_weights(layer))), np.uint8) / 255
-    assert np.abs(found - weights.numpy().ravel()).max() <= 0.5 / 255 + 1e-6
+    found, strongest = unpacked_weights(pack_weights(layer), weights.shape)
+    assert np.abs(found[1:] - weights.numpy()).max() <= 1 / 255
+    assert np.abs(found[0] - weights.mean(0).numpy()).max() <= 1 / 255
+    assert (strongest[1:] == weights.argmax(-1).numpy()).all() and (
+        strongest[0] == weights.mean(0).argmax(-1).numpy()
+    ).all()
+    # Small weights are exact, too: those of a long row still sum to one.
+    long = torch.randn(1, 4, 500).softmax(-1)
+    layer = Layer("self", 0, long, long.mean(0), *torch.zeros(4, 1, 1, 1), scaling=1.0)
+    found, _ = unpacked_weights(pack_weights(layer), long.shape)
+    assert np.abs(found[1:].sum(-1) - 1).max() < 0.02
+
+
+def unpacked_weights(packed, shape):
+    """The weights, first of the mean over heads, and the strongest key of each query, as the page reads them."""
+    content, (heads, rows, columns) = gzip.decompress(base64.b64decode(packed)), shape
+    count = (heads + 1) * rows * columns
+    weights = (np.frombuffer(content, np.uint8, count).reshape(heads + 1, rows, columns) / 255) ** 2
+    return weights, np.frombuffer(content, "<u2", offset=count).reshape(heads + 1, rows)
 
 
 def test_what_does_not_fit_is_left_out_with_a_word():
@@ -227,6 +257,8 @@ def test_which_vectors_are_classified(pooling, expected):
         handle.remove()
         changed.append(not torch.allclose(logits, model(torch.tensor([ids])).logits))
     assert changed == [share > 0 for share in expected]
+    # Without an end token, the last one.
+    assert pooling != "eos" or pooled_share(model.config, [5, 7, 5]).tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize("options", [{}, {"mixer_type": "gru", "pooling": "mean"}], ids=["attention", "gru"])
@@ -280,7 +312,7 @@ def test_tokens_are_slices_of_the_text(tokenizer_type, exact):
     found = input_tokens(tokenizer, tokenizer(["기é a"], ["기é a"]), ["기é a", "기é a"])
     assert texts_of(found) == ["[CLS]", *shown, "[SEP]", *shown, "[SEP]"]
     assert [token.text for token in found if token.is_special] == ["[CLS]", "[SEP]", "[SEP]"]
-    assert texts_of(written_tokens(tokenizer, tokenizer("기é a")["input_ids"])) == ["[CLS]", *shown, "[SEP]"]
+    assert texts_of(written_tokens(tokenizer, tokenizer("기é a")["input_ids"])[0]) == ["[CLS]", *shown, "[SEP]"]
 
 
 @pytest.mark.parametrize(("tokenizer_type", "exact"), SHOWN)
@@ -290,7 +322,7 @@ def test_tokens_side_by_side_are_the_text(tokenizer_type, exact):
     tokenizer = train_tokenizer(["기é a"], tokenizer_type, size, exact=exact)
     for found in (
         input_tokens(tokenizer, tokenizer(["기é a"]), ["기é a"]),
-        written_tokens(tokenizer, tokenizer("기é a")["input_ids"]),
+        written_tokens(tokenizer, tokenizer("기é a")["input_ids"])[0],
     ):
         parts = [
             (" " if token.follows_space and token.text.strip() else "") + token.text
@@ -317,10 +349,58 @@ def test_what_cannot_be_decoded_is_shown_all_the_same():
     """Half a character, and an id that the tokenizer has not."""
     tokenizer = train_tokenizer(["기"], "byte-bpe", 261)
     ids = tokenizer("기", add_special_tokens=False)["input_ids"]
-    found = written_tokens(tokenizer, [*ids, ids[1], 3, 999])
+    found, texts = written_tokens(tokenizer, [*ids, ids[1], 3, 999])
     assert texts_of(found) == [" ", "기", "기", "기", "�", "[SEP]", "999"]
     assert [token.repeats for token in found[:4]] == [False, False, True, True]
-    assert written_tokens(tokenizer, []) == [] and written_texts(tokenizer, []) == [""]
+    assert texts[:4] == ["", "", "", "기"]
+    assert written_tokens(tokenizer, []) == ([], [])
+
+
+def byte_fallback(words):
+    """A tokenizer as that of Llama 2: words, characters, and bytes for all others."""
+    backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *sorted({*"".join(words)})]
+    backend = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, [], byte_fallback=True))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>"
+    )
+
+
+def test_bytes_of_a_tokenizer_with_byte_fallback():
+    """An incomplete run of bytes decodes to a replacement character for each of them, also for complete ones."""
+    tokenizer = byte_fallback(["x"])
+    ids = tokenizer("é기x", add_special_tokens=False)["input_ids"]
+    found, texts = written_tokens(tokenizer, ids)
+    assert texts_of(found) == [" ", "é", "é", "기", "기", "기", "x"]
+    assert [token.repeats for token in found] == [False, False, True, False, True, True, False]
+    assert texts == ["", "", "é", "é", "é", "é기", "é기x"]
+    read = input_tokens(tokenizer, tokenizer(["é기x"], add_special_tokens=False), ["é기x"])
+    assert [token.text for token in read if not token.repeats and token.text.strip()] == ["é", "기", "x"]
+    # The first token only starts a word; the letter after it is not hidden.
+    (start, letter) = input_tokens(tokenizer, tokenizer(["x"], add_special_tokens=False), ["x"])
+    assert (start.text, letter.text, letter.repeats) == (" ", "x", False)
+
+
+def test_written_letters_are_whole():
+    text = "👩\u200d👩\u200d👧 ก็"
+    tokenizer = byte_fallback(["x"])
+    found, texts = written_tokens(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"])
+    assert {token.text for token in found if token.text.strip()} == {"👩\u200d👩\u200d👧", "ก็"}
+    assert texts[-1] == text
+
+
+def test_a_long_text_is_split_into_letters_once(monkeypatch):
+    """Not once for each token."""
+    tokenizer = train_tokenizer(["ab c"], "char", 99)
+    calls, bounds = [], tokens_module.grapheme_bounds
+    monkeypatch.setattr(tokens_module, "grapheme_bounds", lambda text: calls.append(len(text)) or bounds(text))
+    text = "ab c" * 2000
+    input_tokens(tokenizer, tokenizer([text], truncation=True, max_length=50), [text])
+    assert len(calls) == 1 and calls[0] < 200
 
 
 def test_words_that_the_tokenizer_got_otherwise():
@@ -375,9 +455,10 @@ def test_the_answer_is_that_of_predict(name, model_of, tmp_path):  # noqa: F811
         assert json.loads(json.dumps(data)) == data
         assert_same(json.loads(json.dumps(found)), json.loads(json.dumps(expected)))
         for kind in data["attention"]:
-            count = kind["heads"] * len(kind["rows"]) * len(kind["columns"])
+            shape = (kind["heads"], len(kind["rows"]), len(kind["columns"]))
             for layer in kind["layers"]:
-                assert len(gzip.decompress(base64.b64decode(layer["weights"]))) == count
+                weights, strongest = unpacked_weights(layer["weights"], shape)
+                assert weights.shape == (shape[0] + 1, *shape[1:]) and strongest.max() < shape[2]
 
 
 @pytest.mark.parametrize("name", [TRANSLATE, "causal-lm"])
@@ -425,10 +506,68 @@ def test_a_long_text_is_cut_with_a_word(name, model_of, monkeypatch):  # noqa: F
     column = next(iter(rows_of(name)[0]))
     words = ["abc"] * 100 + ["[MASK]"]
     data = data_of(Predictor(model_of(name)), {column: words if column == "tokens" else " ".join(words)}, tokens=10)
-    assert any("of the input were not read" in note for note in data["notes"])
+    assert any("of the input were not read: it has more than" in note for note in data["notes"])
     assert any("are shown. Each row sums to 100 % over all tokens" in note for note in data["notes"])
     for kind in data["attention"]:
         assert max(len(kind["rows"]), len(kind["columns"])) <= 10
+
+
+def test_what_reads_windows_says_so(model_of):  # noqa: F811
+    predictor = Predictor(model_of(CLASSIFY), overflow="window", max_length=20)
+    notes = data_of(predictor, {"text": "abc cab " * 20})["notes"]
+    assert any("Prediction reads such a text in windows" in note for note in notes)
+    assert not any("windows" in note for note in data_of(predictor, {"text": "abc"})["notes"])
+
+
+def test_options_of_answers_do_not_change_what_is_shown(model_of):  # noqa: F811
+    given = [data_of(Predictor(model_of(CLASSIFY), **options), {"text": "abc"}) for options in ({}, {"top_k": 1})]
+    assert given[0] == given[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "note"),
+    [
+        ({}, None),
+        ({"num_beams": 3}, "The text was found by a search with 3 beams"),
+        ({"do_sample": True}, "The text was drawn at random"),
+        ({"suppress_tokens": [*range(5, 12)]}, "rules of generation chose other tokens"),
+    ],
+    ids=lambda each: str(each)[:20],
+)
+def test_how_a_text_was_chosen(settings, note, model_of):  # noqa: F811
+    predictor = Predictor(model_of(TRANSLATE))
+    predictor.rows.generation |= {"min_new_tokens": 4, **settings}
+    notes = " ".join(data_of(predictor, {"source": "abc"})["notes"])
+    assert note is None or note in notes
+    # Greedy choices need no word.
+    assert settings or ("beams" not in notes and "random" not in notes)
+
+
+def test_an_answer_that_is_no_number_is_an_error(model_of):  # noqa: F811
+    predictor = Predictor(model_of(CLASSIFY))
+    predictor.rows.model.score.weight.data.fill_(float("nan"))
+    with pytest.raises(InputError, match="has a number that is not finite"):
+        predictor.explore({"text": "abc"})
+
+
+@pytest.mark.parametrize("shift_start", ["last_token", "start_token"])
+def test_a_source_that_is_read_shifted(shift_start):
+    """The share of the start token is that of the token of the input that it repeats, or stands first."""
+    model_class = BlendEncoderDecoderForSequenceClassification
+    options = {"shift_source": True, "shift_start": shift_start}
+    model, batch = tiny_model(model_class, **options), batch_of(model_class)
+    recording, _ = recorded(model, batch)
+    ids = batch["input_ids"][0].tolist()
+    shares = rollout(recording, pooled_share(model.config, ids), DECODER)
+    total = on_input(shares, recording, ids)
+    assert total.sum().item() == pytest.approx(1, abs=1e-6)
+    assert len(total) == 9 + (shift_start == "start_token")
+    own = shares[ENCODER]
+    if shift_start == "last_token":
+        assert total[-1].item() == pytest.approx((own[-1] + shares[DECODER][0]).item())
+    else:
+        assert total[0] == shares[DECODER][0]
+        torch.testing.assert_close(total[1:-1], own[:-1] + shares[DECODER][1:])
 
 
 @pytest.mark.parametrize("name", [CLASSIFY, "several", "numbers"])
@@ -437,7 +576,7 @@ def test_classes_have_their_attributions(name, model_of):  # noqa: F811
     answer = data["answer"]
     assert sum(answer["rollout"]) == pytest.approx(1, abs=1e-6) and min(answer["rollout"]) > 0
     scores = [each["score"] for each in answer["labels"]]
-    assert scores == sorted(scores, reverse=True)
+    assert answer["isNumber"] or scores == sorted(scores, reverse=True)
     for label in answer["labels"]:
         assert len(label["gradient"]) == len(answer["tokens"]) == len(answer["rollout"])
 
@@ -523,7 +662,8 @@ def test_pairs_and_chats(model_of, tmp_path):  # noqa: F811
     ("arguments", "message"),
     [
         (["--max_tokens", "1"], "max_tokens: must be 2 or more, got 1"),
-        (["--max_size", "-1"], "max_size: must be 0 or more"),
+        (["--max_size", "-1"], "max_size: must be a number of bytes, got -1000000"),
+        (["--max_size", "nan"], "max_size: must be a number of megabytes, got nan"),
         (["--text_pair", "b"], "text_pair: token-classification reads one text"),
         (["--output", "there.html"], "output: there.html exists already"),
         (["--output", "no/where.html"], "does not exist"),

@@ -405,7 +405,7 @@ def test_the_page_asks_nobody_else(address):
 
 @every_client
 def test_what_the_explorer_shows_is_served(name, model_of):  # noqa: F811
-    """As `seqblend explore` has it; a text that is written ends at the limit of the server."""
+    """As `seqblend explore` has it."""
     predictors = load(model_of(name))
     predictor, text = predictors["0"], "abc [MASK] 서울"
     column = "source" if name == TRANSLATE else "text"
@@ -421,6 +421,40 @@ def test_what_the_explorer_shows_is_served(name, model_of):  # noqa: F811
         status, _, found = ask(f"{address}/models/0/explore", {"inputs": "a" * 10**6})
         assert status in (413, 422), found
         assert ask(f"{address}/models/0", {"inputs": text})[0] == 200
+
+
+def test_what_is_explored_is_limited_and_logged(chat_model, model_of, caplog, monkeypatch):  # noqa: F811
+    """A written text ends at the limit of the server; a chat model gets a message; a fault is no traceback."""
+    caplog.set_level(logging.INFO)
+    predictors = load(model_of(TRANSLATE), chat_model)
+    predictors["0"].rows.generation["min_new_tokens"] = 2
+    with serving(predictors, Limits(max_new_tokens=2), logs_texts=True) as address:
+        status, _, found = ask(f"{address}/models/0/explore", {"inputs": "abc"})
+        assert status == 200 and found["answer"]["total"] == 2
+        assert any(
+            "'source': 'abc'" in record.getMessage() or "abc" in record.getMessage() for record in caplog.records
+        )
+        status, _, found = ask(f"{address}/models/1/explore", {"inputs": "abc"})
+        read = [token["text"] for token in found["attention"][0]["rows"]]
+        assert status == 200 and "".join(read).startswith("abc")
+        monkeypatch.setattr("seqblend.explorer.explorer.Explorer.compute", lambda *_: 1 / 0)
+        status, _, found = ask(f"{address}/models/0/explore", {"inputs": "abc"})
+        assert (status, found["error"]) == (500, "internal error")
+        monkeypatch.setattr("seqblend.explorer.explorer.Explorer.read", lambda *_: 1 / 0)
+        assert ask(f"{address}/models/0/explore", {"inputs": "abc"})[0] == 500
+        assert ask(f"{address}/models/0", {"inputs": "abc"})[0] == 200
+
+
+def test_a_full_server_does_not_explore(held):
+    predictors, may_compute, _ = held
+    with serving(predictors, Limits(max_rows=1)) as address, ThreadPoolExecutor() as pool:
+        first = pool.submit(ask, f"{address}/models/0", {"inputs": "a"})
+        while not first.done() and ask(f"{address}/models/0/explore", {"inputs": "a"})[0] != 503:
+            time.sleep(0.01)
+        assert not first.done()
+        may_compute.set()
+        assert first.result()[0] == 200
+        assert ask(f"{address}/models/0/explore", {"inputs": "a"})[0] == 200
 
 
 def test_exploring_does_not_change_other_answers(model_of):  # noqa: F811

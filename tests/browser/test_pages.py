@@ -250,6 +250,21 @@ def test_a_word_that_is_pointed_at_shows_what_it_blends(chromium, written):
             assert titles[place].startswith("c")
 
 
+def test_a_tap_chooses_a_cell(chromium, written):
+    address, predictor = written(CLASSIFY)
+    (weights,) = weights_of(predictor, CLASSIFY)
+    context = chromium.new_context(has_touch=True, viewport={"width": 700, "height": 900})
+    page = context.new_page()
+    page.goto(address)
+    page.wait_for_selector(".kinds .map")
+    page.locator(".thumbnails button").last.tap()
+    page.locator(".area").tap(position={"x": 3, "y": 3})
+    assert percent_in(page.locator(".readout").inner_text()) == pytest.approx(weights[-1, -1, 0, 0].item(), abs=STEP)
+    output = page.locator(".arithmetic[data-cell='0,0'] output")
+    assert percent_in(output.inner_text()) == pytest.approx(weights[-1, -1, 0, 0].item(), abs=STEP)
+    context.close()
+
+
 def test_classes_change_the_gradient(chromium, written):
     address, _ = written(CLASSIFY)
     with opened(chromium, address) as page:

@@ -1,0 +1,85 @@
+"""What each lever of quality gives on validation: `python -m seqblend.benchmarks.levers VALIDATION_FILE RUNS STORE`.
+
+RUNS holds finished runs that differ in one thing, `RUNS/LEVER_SEED`; those of the lever `base` have kept their
+checkpoints (`--save_strategy epoch`). Measured are the runs as they are, the mean of the last checkpoints of the base
+runs, and all runs of a lever together. STORE is a JSON file, which `benchmarks.results` reads.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+
+from ..checkpoints.averaging import average
+from ..checkpoints.store import checkpoints_in
+from ..data.objects import read_object
+from ..serving.predictor import Predictor
+
+BASE = "base"
+# How many of the last checkpoints are averaged.
+COUNTS = (3, 5, 8)
+NAME = re.compile(r"(?P<lever>.+)_(?P<seed>\d+)")
+
+
+def value_of(predictor: Predictor, rows: list[dict[str, Any]]) -> float:
+    """The accuracy of a predictor, or the exact match of what it writes."""
+    reader = predictor.make_reader()
+    read = [reader.read(row, "validation", number, None) for number, row in enumerate(rows, 1)]
+    answers = list(predictor.answers(read))
+    metrics = predictor.task.score(answers, datasets.Dataset.from_list(rows), predictor.rows.settings)
+    return next(metrics[name] for name in ("accuracy", "exact_match") if name in metrics)
+
+
+def averaged(run: Path, count: int) -> Predictor:
+    """The predictor of a run with the mean of its last checkpoints."""
+    predictor = Predictor(run)
+    average(predictor.rows.model, [Path(each) for each in checkpoints_in(run)[-count:]])
+    return predictor
+
+
+def measure(runs: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[str, int | None, float]]:
+    """The lever, the seed (None: all together) and the value of each measurement."""
+    by_lever: dict[str, list[Path]] = defaultdict(list)
+    for run in sorted(runs.iterdir()):
+        if (found := NAME.fullmatch(run.name)) and (run / "all_results.json").exists():
+            by_lever[found["lever"]].append(run)
+    for lever, members in by_lever.items():
+        for run in members:
+            yield lever, int(run.name.rpartition("_")[2]), value_of(Predictor(run), rows)
+        yield f"{lever}, together", None, value_of(Predictor(members), rows)
+    for count in COUNTS:
+        for run in by_lever[BASE]:
+            yield f"mean of the last {count} checkpoints", int(run.name[-1]), value_of(averaged(run, count), rows)
+
+
+def write(found: Iterable[tuple[str, int | None, float]], runs: Path, store: Path) -> None:
+    """Write the values by lever, with the commands of the runs."""
+    values: dict[str, dict[str, float]] = defaultdict(dict)
+    for lever, seed, value in found:
+        values[lever]["together" if seed is None else str(seed)] = value
+        print(lever, seed, f"{value:.4f}", file=sys.stderr, flush=True)
+    commands = {run.name: read_object(run / "all_results.json").get("command") for run in sorted(runs.iterdir())}
+    store.write_text(json.dumps({"values": values, "commands": commands}, indent=1), encoding="utf-8")
+
+
+def main() -> None:
+    """Measure and store."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("validation", type=Path, help="the rows, as JSON lines")
+    parser.add_argument("runs", type=Path, help="holds the runs")
+    parser.add_argument("store", type=Path, help="the JSON file to write")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = [json.loads(line) for line in given.validation.read_text(encoding="utf-8").splitlines()]
+    write(measure(given.runs, rows), given.runs, given.store)
+
+
+if __name__ == "__main__":
+    main()
