@@ -6,13 +6,12 @@ import math
 import sys
 import typing
 from pathlib import Path
-from typing import Any
 
 from seqblend.data.errors import InputError, print_error
 from seqblend.data.writing import write_atomically
 from seqblend.explorer.explorer import Limits
-from seqblend.predict import check_output
 from seqblend.serving.options import PredictionOptions
+from seqblend.serving.output import check_path
 from seqblend.serving.predictor import Predictor
 from seqblend.training.progress import hide_bars
 
@@ -54,18 +53,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def row_of(predictor: Predictor, text: str, text_pair: str | None) -> dict[str, Any]:
-    """The row of a text, or of two. Raises InputError for two texts and a task that reads one."""
-    columns = predictor.options.columns
-    if text_pair is not None:
-        if "text_pair" not in predictor.task.inputs:
-            raise InputError(f"text_pair: {predictor.task.name} reads one text")
-        return {columns.name_of("text"): text, columns.name_of("text_pair"): text_pair}
-    if "messages" in predictor.task.inputs and predictor.rows.settings.tokenizer.chat_template is not None:
-        return {columns.name_of("messages"): [{"role": "user", "content": text}]}
-    return {columns.name_of("text"): text}
-
-
 def run(argv: list[str]) -> None:
     """Write the page.
 
@@ -79,9 +66,9 @@ def run(argv: list[str]) -> None:
         raise InputError(f"max_size: must be a number of megabytes, got {given.max_size}")
     limits = {"tokens": given.max_tokens, "size": int(given.max_size * MEGABYTE)}
     Limits(**limits)
-    check_output(given.output, given.overwrite_output)
+    check_path(given.output, given.overwrite_output)
     predictor = Predictor(given.model, options)
-    content = predictor.explore(row_of(predictor, given.text, given.text_pair), **limits)
+    content = predictor.explore(predictor.row_of(given.text, given.text_pair), **limits)
     write_atomically(Path(given.output), content)
     logger.info("%s: %.2f MB; open it in a browser", given.output, len(content.encode()) / MEGABYTE)
 

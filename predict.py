@@ -3,15 +3,12 @@
 import argparse
 import contextlib
 import dataclasses
-import gzip
 import logging
 import os
 import sys
 import time
 import typing
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import IO, Any
+from collections.abc import Iterator
 
 from tqdm import tqdm
 
@@ -19,11 +16,9 @@ from seqblend.checkpoints.signals import Terminated, ending, terminable
 from seqblend.data.errors import InputError, RowError, print_error, printable
 from seqblend.data.files import expand_globs
 from seqblend.data.formats import FILE_TYPES, Reading
-from seqblend.data.locks import open_locked
-from seqblend.data.objects import json_line
 from seqblend.data.sources import Origin, Source, check_reading, sources_of
-from seqblend.data.writing import partial_path, sync_and_rename
 from seqblend.serving.options import OF_TRAINING, PredictionOptions
+from seqblend.serving.output import FORMATS, Output, check_output
 from seqblend.serving.predictor import Predictor
 from seqblend.tasks.encoding import Row
 from seqblend.training.progress import hide_bars
@@ -31,7 +26,7 @@ from seqblend.training.progress import hide_bars
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = "Predict files or pipes of any size with a saved model; answers are JSON, one object per line."
-STANDARD_INPUT = "standard input"
+STANDARD_INPUT, GIVEN = "standard input", "text"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -46,10 +41,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--input",
         nargs="+",
-        required=True,
-        help="Files of the types that train.py reads; or - for standard input, one text per line.",
+        help="Files of the types that train.py reads; or - for standard input, one text per line, the default where "
+        "something is piped into the command.",
     )
-    parser.add_argument("--output", help="The file to write, .jsonl or .jsonl.gz; default: standard output.")
+    parser.add_argument("--text", nargs="+", help="Texts to predict, in place of --input.")
+    parser.add_argument(
+        "--output", help=f"The file to write, of one of the types {', '.join(FORMATS)}; default: standard output."
+    )
     parser.add_argument("--overwrite_output", action="store_true", help="Replace the output file if it exists.")
     reading = (OF_TRAINING[name] for name in Reading._fields)
     for field in (*dataclasses.fields(PredictionOptions), *reading):
@@ -58,7 +56,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
             continue
         kind = int if int in (field.type, *typing.get_args(field.type)) else str
         parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=field.metadata["help"])
-    return parser.parse_args(argv)
+    given = parser.parse_args(argv)
+    if given.input is not None and given.text is not None:
+        parser.error("give --input or --text, not both")
+    if given.input is None and given.text is None:
+        if sys.stdin is None or sys.stdin.isatty():
+            parser.error("give --input, --text, or a pipe")
+        given.input = ["-"]
+    return given
 
 
 def options_of(given: argparse.Namespace) -> PredictionOptions:
@@ -104,103 +109,6 @@ def input_rows(predictor: Predictor, sources: list[Source], read: Origin) -> Ite
             yield reader.read(row, source.name, number, source.cells)
 
 
-# --- The answers ---
-
-
-def check_output(path: str | None, overwrite: bool) -> None:
-    """Raises InputError for a file that exists already, or without a directory."""
-    if path is None:
-        return
-    if Path(path).exists() and not (overwrite and Path(path).is_file()):
-        raise InputError(f"output: {path} exists already; --overwrite_output replaces a file")
-    if not Path(path).absolute().parent.is_dir():
-        raise InputError(f"output: the directory {Path(path).absolute().parent} does not exist")
-
-
-@dataclasses.dataclass
-class Output:
-    """The output of answers: a file, which gets its name when it is complete, or standard output.
-
-    Args:
-        path: the path of the file; None is standard output.
-        overwrite: whether an existing file is replaced.
-        rows: the number of answers that were written.
-    """
-
-    path: str | None
-    overwrite: bool
-    rows: int = 0
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[IO[bytes] | None]:
-        """The file, under a temporary name until it is complete; it is locked for other processes.
-
-        If the path is a link, the link stays, and the file that it points to is replaced.
-
-        Raises:
-            InputError: another process writes the file, or it exists and must not be replaced.
-            OSError: it cannot be written.
-        """
-        if self.path is None:
-            yield None
-            return
-        place = Path(os.path.realpath(self.path))
-        part = partial_path(place)
-        with self.naming_errors():
-            file = open_locked(part)
-        if file is None:
-            raise InputError(f"output: {self.path} is being written by another process, into {part}")
-        try:
-            # Another process may have just written it.
-            check_output(self.path, self.overwrite)
-            yield file
-            with self.naming_errors():
-                sync_and_rename(file, part, place)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        finally:
-            # The rest of the buffer could not be written before.
-            with contextlib.suppress(OSError):
-                file.close()
-
-    def write(self, answers: Iterable[dict[str, Any]], file: IO[bytes] | None) -> None:
-        """Write one line per answer, with a progress bar. Raises OSError if the output cannot be written."""
-        stream = self.text(file)
-        try:
-            for answer in tqdm(answers, unit="rows", unit_scale=True, disable=None, file=sys.stderr):
-                with self.naming_errors():
-                    stream.write(json_line(answer))
-                self.rows += 1
-        finally:
-            with self.naming_errors():
-                stream.close()
-
-    def text(self, file: IO[bytes] | None) -> IO[str]:
-        """A stream that encodes, and compresses for .gz; closing it writes the rest, but does not close the file."""
-        if file is not None and self.path.endswith(".gz"):
-            return gzip.open(file, "wt", encoding="utf-8")
-        number = sys.stdout.fileno() if file is None else file.fileno()
-        return open(number, "w", encoding="utf-8", closefd=False)
-
-    @contextlib.contextmanager
-    def naming_errors(self) -> Iterator[None]:
-        """Inside, an OSError names the output; a BrokenPipeError, from a reader that has ended, is unchanged."""
-        try:
-            yield
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise OSError(f"output: {self} cannot be written ({error.strerror or error})") from error
-
-    def __str__(self) -> str:
-        return printable(self.path or "standard output")
-
-    def progress(self) -> str:
-        """For a message: what the output has if the run ends now."""
-        return f"{self.rows} rows were written to {self}" if self.path is None else f"{self} was not written"
-
-
 # --- The run ---
 
 
@@ -227,10 +135,12 @@ def run(argv: list[str]) -> None:
     options = options_of(given)
     check_output(given.output, given.overwrite_output)
     output = Output(given.output, given.overwrite_output)
-    name = STANDARD_INPUT if given.input == ["-"] else printable(" ".join(given.input))
+    name = GIVEN if given.text else STANDARD_INPUT if given.input == ["-"] else printable(" ".join(given.input))
     with report_signals(output), output.open() as file:
-        sources = input_sources(given)
+        sources = [] if given.text else input_sources(given)
         predictor = Predictor(given.model, options)
+        if given.text:
+            sources = [Source(GIVEN, lambda bar: map(predictor.row_of, given.text), None, cells=None)]
         begin, read = time.monotonic(), Origin([], [])
         rows = input_rows(predictor, sources, read)
         try:

@@ -106,6 +106,21 @@ class Predictor:
         """A reader of rows with the user's column names."""
         return RowReader(self.task, self.options.columns, lambda: self.word_rule)
 
+    def row_of(self, text: str, text_pair: str | None = None) -> dict[str, Any]:
+        """The row of a text, or of two; for a model with a chat template, a message.
+
+        Raises:
+            InputError: there are two texts, and the task reads one.
+        """
+        columns = self.options.columns
+        if text_pair is not None:
+            if "text_pair" not in self.task.inputs:
+                raise InputError(f"text_pair: {self.task.name} reads one text")
+            return {columns.name_of("text"): text, columns.name_of("text_pair"): text_pair}
+        if "messages" in self.task.inputs and self.rows.settings.tokenizer.chat_template is not None:
+            return {columns.name_of("messages"): [{"role": "user", "content": text}]}
+        return {columns.name_of("text"): text}
+
     @property
     def can_be_explored(self) -> bool:
         """Whether `explorer` supports the model: one model of torch, of a task that it knows."""

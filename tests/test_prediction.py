@@ -1,6 +1,7 @@
 """seqblend-predict: the same answers whatever the batches, in the order of the rows, from a file or from a pipe."""
 
 import contextlib
+import csv
 import errno
 import functools
 import gzip
@@ -12,7 +13,9 @@ import resource
 import shutil
 import signal
 import unicodedata
+from types import SimpleNamespace
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -27,7 +30,7 @@ from seqblend.data.writing import partial_path
 from seqblend.hub_card.card import write_card
 from seqblend.predict import main
 from seqblend.scoring.tags import find_scheme
-from seqblend.serving import prediction
+from seqblend.serving import output, prediction
 from seqblend.serving.prediction import read_ahead
 from seqblend.tasks.encoding import Settings
 from seqblend.tasks.registry import TASKS
@@ -413,6 +416,84 @@ def test_an_output_may_be_packed(model_of, tmp_path):
         assert [json.loads(line)["input"] for line in file] == TEXTS
 
 
+def read_back(path):
+    """The rows of a file as `seqblend` and other programs read them."""
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+
+
+@every_case
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("options", [[], ["--probabilities"]], ids=["", "probabilities"])
+def test_an_output_is_a_table_if_its_ending_says_so(name, ending, options, model_of, tmp_path, monkeypatch):
+    """With the answers of the lines of JSON; a text with a line end, a quote or a delimiter is one cell."""
+    monkeypatch.setattr(output, "ROWS", 2)
+    if options and name not in (CLASSIFY, TAG):
+        options = []
+    column = next(iter(rows_of(name)[0]))
+    rows = [*rows_of(name), {column: ["a,b", 'c"\t'] if column == "tokens" else 'a,b\n"c"\t[MASK]'}]
+    source = write(tmp_path / "rows.jsonl", rows)
+    answers = predict(model_of(name), source, tmp_path / "a.jsonl", *options)
+    path = tmp_path / f"a{ending}"
+    assert main([str(model_of(name)), "--input", str(source), "--output", str(path), *options]) == 0
+    found = read_back(path)
+    assert [each.keys() for each in found] == [each.keys() for each in answers]
+    for one, other in zip(found, answers, strict=True):
+        for key, value in other.items():
+            if ending == ".parquet":
+                assert as_mapping(one[key]) == as_mapping(value), key
+            else:
+                is_plain = value is None or isinstance(value, str)
+                assert one[key] == ((value or "") if is_plain else json.dumps(value, ensure_ascii=False))
+
+
+def as_mapping(value):
+    """Lists of labels with their scores as mappings, at any depth."""
+    if isinstance(value, list) and value and isinstance(value[0], dict) and value[0].keys() == {"label", "score"}:
+        return {each["label"]: each["score"] for each in value}
+    if isinstance(value, list):
+        return [as_mapping(each) for each in value]
+    return {key: as_mapping(each) for key, each in value.items()} if isinstance(value, dict) else value
+
+
+def test_a_table_without_rows_and_an_unknown_ending(model_of, tmp_path, capsys):
+    for ending in output.FORMATS:
+        path = tmp_path / f"a{ending}"
+        with path.open("wb") as file:
+            output.format_of(str(path))([], file)
+    assert pq.read_table(tmp_path / "a.parquet").num_rows == 0 and (tmp_path / "a.csv").read_text() == ""
+    command = [str(model_of(CLASSIFY)), "--text", "a", "--output"]
+    for ending in ("a.json", "a.xlsx", "a.csv.gz"):
+        assert main([*command, str(tmp_path / ending)]) == 2
+        assert f"{ending} must end in .jsonl, .jsonl.gz, .csv, .tsv, .parquet" in capsys.readouterr().err
+
+
+@every_case
+def test_texts_of_the_command_line(name, model_of, tmp_path):
+    texts = [text for text in TEXTS if text]
+    source = write(tmp_path / "rows.jsonl", [{"text": text} for text in texts])
+    expected = predict(model_of(name), source, tmp_path / "a.jsonl")
+    assert main([str(model_of(name)), "--text", *texts, "--output", str(tmp_path / "b.jsonl")]) == 0
+    assert [json.loads(line) for line in (tmp_path / "b.jsonl").read_text(encoding="utf-8").splitlines()] == expected
+
+
+def test_what_is_piped_in_is_read(model_of, tmp_path, monkeypatch, capsys):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("ab c\nb  a\n", encoding="utf-8")
+    expected = predict(model_of(CLASSIFY), lines, tmp_path / "a.jsonl")
+    with lines.open() as pipe:
+        monkeypatch.setattr("sys.stdin", pipe)
+        assert main([str(model_of(CLASSIFY)), "--output", str(tmp_path / "b.jsonl")]) == 0
+    assert [json.loads(line) for line in (tmp_path / "b.jsonl").read_text(encoding="utf-8").splitlines()] == expected
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    for arguments in ([], ["--input", str(lines), "--text", "a"]):
+        with pytest.raises(SystemExit):
+            main([str(model_of(CLASSIFY)), *arguments])
+    assert "give --input, --text, or a pipe" in capsys.readouterr().err
+
+
 # --- Errors ---
 
 
@@ -446,7 +527,7 @@ def test_an_output_that_is_read_only_is_named_before_the_model_is_loaded(tmp_pat
     def refused(path):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr("seqblend.predict.open_locked", refused)
+    monkeypatch.setattr("seqblend.serving.output.open_locked", refused)
     assert main(["/no/model", "--input", str(source), "--output", str(output)]) == 1
     assert capsys.readouterr().err == f"error: output: {output} cannot be written (Permission denied)\n"
 
@@ -515,7 +596,7 @@ def test_what_another_run_has_just_written_is_not_replaced(model_of, tmp_path, m
         output.write_text("of the other")
         return open_locked(path)
 
-    monkeypatch.setattr("seqblend.predict.open_locked", late)
+    monkeypatch.setattr("seqblend.serving.output.open_locked", late)
     assert main([str(model_of(CLASSIFY)), "--input", str(source), "--output", str(output)]) == 2
     assert "exists already" in capsys.readouterr().err and output.read_text() == "of the other"
 
