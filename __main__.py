@@ -20,6 +20,9 @@ COMMANDS = {
     "data": ("seqblend.reports.data", "report what lies in a data set, before training"),
     "errors": ("seqblend.reports.errors", "report where a trained model is wrong"),
     "compare": ("seqblend.reports.compare", "compare runs: intervals and tests over seeds and test rows"),
+    "tasks": ("seqblend.listing", "list the tasks, their columns and architectures"),
+    "recipes": ("seqblend.listing", "list the recipes of new models"),
+    "models": ("seqblend.listing", "list the architectures whose checkpoints are converted"),
     "convert": ("seqblend.conversion.__main__", "convert a checkpoint of another architecture, or a model back to it"),
 }
 
@@ -28,7 +31,20 @@ def usage() -> str:
     """What `seqblend --help` prints."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {purpose}" for name, (_, purpose) in COMMANDS.items()]
-    return "\n".join(["usage: seqblend COMMAND …", "", *lines, "", "seqblend COMMAND --help lists its flags."])
+    example = "  seqblend train --task token-classification --train_file train.jsonl --output_dir runs/my-tagger"
+    return "\n".join(
+        [
+            "usage: seqblend COMMAND …",
+            "",
+            "Train, ask, look into, serve and publish Transformers. For example:",
+            "",
+            example,
+            "",
+            *lines,
+            "",
+            "seqblend COMMAND --help lists its flags, seqblend --version the version.",
+        ]
+    )
 
 
 def verify_command(argv: list[str]) -> int:
@@ -50,8 +66,11 @@ def verify_command(argv: list[str]) -> int:
 
 def command_of(name: str) -> Callable[[list[str]], int]:
     """The function that runs a command. Raises InputError for an unknown one."""
-    module = COMMANDS[check_choice("command", name, COMMANDS)][0]
-    return verify_command if name == "verify" else importlib.import_module(module).main
+    module = importlib.import_module(COMMANDS[check_choice("command", name, COMMANDS)][0])
+    if name == "verify":
+        return verify_command
+    # A module of several commands has them by name.
+    return module.COMMANDS[name] if hasattr(module, "COMMANDS") else module.main
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,12 +1,20 @@
 """One command, `seqblend`: it runs what the older commands run, and lists its commands."""
 
+import dataclasses
+import re
 import runpy
 import sys
 
 import pytest
+from transformers import Seq2SeqTrainingArguments
 
 from seqblend import __version__
 from seqblend.__main__ import COMMANDS, command_of, main
+from seqblend.configuration.recipes import RECIPES
+from seqblend.conversion.registry import ARCHITECTURES as CONVERTED
+from seqblend.tasks.registry import TASKS
+from seqblend.training.arguments import BlendTrainingArguments, DataArguments, ModelArguments
+from seqblend.training.command_line import GROUPS
 
 
 def test_every_command_is_listed_and_runs(capsys):
@@ -46,3 +54,47 @@ def test_it_runs_as_a_module(monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         runpy.run_module("seqblend", run_name="__main__")
     assert end.value.code == 0 and capsys.readouterr().out == f"{__version__}\n"
+
+
+def own_options():
+    """Our options of training, without those that transformers has, too."""
+    known = {field.name for field in dataclasses.fields(Seq2SeqTrainingArguments)}
+    kinds = (ModelArguments, DataArguments, BlendTrainingArguments)
+    return {field.name for kind in kinds for field in dataclasses.fields(kind)} - known
+
+
+def test_the_help_of_training_has_each_of_our_options_once(capsys):
+    """In a group and in one spelling; 80 columns are enough; no value is shown that says nothing."""
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0
+    named = [name for names in GROUPS.values() for name in names]
+    assert len(named) == len({*named}) and own_options() <= {*named}
+    found = re.findall(r"(?m)^  --(\w+)", text)
+    assert found == named
+    assert max(map(len, text.splitlines())) <= 81 and "None" not in text and "%%" not in text
+    assert "--help all" in text
+
+
+def test_the_whole_help_has_every_option(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help", "all"])
+    found = re.findall(r"(?m)^  --(\w+)", capsys.readouterr().out)
+    fields = {field.name for field in dataclasses.fields(Seq2SeqTrainingArguments) if field.init}
+    assert len(found) == len({*found}) and fields | own_options() == {*found}
+
+
+@pytest.mark.parametrize("name", ["tasks", "recipes", "models"])
+def test_lists(name, capsys):
+    """Each has a line for what there is, and every line has all columns."""
+    assert main([name]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    first = [line.split()[0] for line in lines]
+    expected = {
+        "tasks": [*TASKS],
+        "recipes": [recipe for recipe, models in RECIPES.items() for _ in models],
+        "models": [*CONVERTED],
+    }
+    assert first == expected[name]
+    assert {len(re.split(r"\s{2,}", line)) for line in (head, *lines)} == {3}

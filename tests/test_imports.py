@@ -65,7 +65,7 @@ MODEL_RANK = {module: rank for rank, group in enumerate(MODEL) for module in gro
 # The leaves of the model: heads read losses.
 AMONG_THEMSELVES = MODEL_RANK["modeling.losses"]
 # Modules of the root that stand before the folders, and behind them: the package itself, then its commands.
-FIRST, LAST = ("version",), ("pipelines", "", "train", "predict", "explore", "__main__")
+FIRST, LAST = ("version",), ("pipelines", "", "train", "predict", "explore", "listing", "__main__")
 
 
 def rank(module: str) -> int:

@@ -1,8 +1,12 @@
-"""The command line of training: flags, files of options in YAML and JSON, and values NAME=VALUE,NAME=VALUE."""
+"""The command line of training: its help, flags, files of options in YAML and JSON, and values NAME=VALUE,NAME=VALUE.
+
+The help has the options in groups, each once, in a sentence; `--help all` adds those of transformers.
+"""
 
 import argparse
 import dataclasses
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,117 @@ from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
 
 # Options of transformers that may be a mapping, although their declared type is another one.
 MAPPINGS = ("generation_config",)
+
+
+# --- The help ---
+
+DESCRIPTION = """Train, evaluate and predict. Needed are --task, --output_dir, and --train_file or
+--dataset_name. For example:
+
+  seqblend train --task token-classification --train_file train.jsonl \\
+      --validation_file dev.jsonl --num_train_epochs 10 --output_dir runs/tagger
+  seqblend train my.yaml --output_dir runs/other
+
+A .yaml or .json file holds options by their names; flags override it."""
+EPILOG = "--help all adds the other options of transformers. docs/training.md explains all."
+# Our options, and those of transformers that most runs give.
+GROUPS = {
+    "what is trained": (
+        *("task", "model_name_or_path", "architecture", "recipe", "config_overrides"),
+        *("encoder_name_or_path", "decoder_name_or_path", "lora_rank", "lora_alpha", "lora_target", "merge_adapter"),
+    ),
+    "tokenizer": (
+        *("tokenizer_name_or_path", "tokenizer_type", "tokenizer_normalization", "vocab_size", "chat_template"),
+    ),
+    "files and data sets": (
+        *("train_file", "validation_file", "test_file", "dataset_name", "dataset_config_name"),
+        *("train_split", "validation_split", "test_split", "train_source_file", "train_target_file"),
+        *("validation_source_file", "validation_target_file", "test_source_file", "test_target_file"),
+        *("validation_unknown_file", "test_unknown_file", "encoding", "delimiter", "decimal", "label_separator"),
+        *("token_column_index", "tag_column_index", "streaming", "preprocessing_num_workers"),
+        *("max_train_samples", "max_eval_samples"),
+    ),
+    "columns": (
+        *("text_column", "text_pair_column", "label_column", "tokens_column", "tags_column"),
+        *("source_column", "target_column", "messages_column"),
+    ),
+    "long texts": ("max_length", "max_source_length", "max_target_length", "overflow", "overlap", "pack_documents"),
+    "classes, tags and metrics": (
+        *("problem_type", "class_weights", "decode_tags", "calibrate", "label_thresholds", "abstain_precision"),
+        *("unknown_label", "bleu_tokenize"),
+    ),
+    "masks and spans": ("mask_probability", "mask_whole_words", "mean_span_length"),
+    "training": (
+        *("num_train_epochs", "max_steps", "per_device_train_batch_size", "max_tokens_per_batch"),
+        *("gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay"),
+        *("label_smoothing_factor", "train_sampling_strategy", "seed", "bf16", "early_stopping_patience"),
+        "average_checkpoints",
+    ),
+    "evaluating, saving, going on": (
+        *("output_dir", "eval_strategy", "eval_steps", "logging_steps", "save_strategy", "save_steps"),
+        *("save_total_limit", "load_best_model_at_end", "metric_for_best_model"),
+        *("resume", "allow_changed", "overwrite_output_dir", "save_original"),
+    ),
+    "publishing": ("push_to_hub", "hub_model_id", "push_original", "card_data"),
+}
+REST = "all other options of transformers"
+WIDTH = 80
+
+
+class Help(argparse.Action):
+    """Prints the help and ends the program."""
+
+    def __init__(self, option_strings: list[str], dest: str, **kwargs: Any):
+        super().__init__(option_strings, dest, nargs="?", const="brief", default=argparse.SUPPRESS)
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:
+        """Print the groups, with `all` also the rest."""
+        print(help_text(parser, is_whole=given[1] == "all"), end="")
+        parser.exit()
+
+
+def help_text(parser: argparse.ArgumentParser, is_whole: bool = False) -> str:
+    """The help of a parser whose options are in GROUPS, or in the rest."""
+    actions = {action.dest: action for action in parser._actions if not isinstance(action, Help)}
+    shown = argparse.ArgumentParser(
+        usage="seqblend train [FILE.yaml|FILE.json] [--flag value …]",
+        description=DESCRIPTION,
+        epilog=None if is_whole else EPILOG,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=WIDTH),
+        add_help=False,
+    )
+    groups = dict(GROUPS)
+    if is_whole:
+        named = {name for names in GROUPS.values() for name in names}
+        groups[REST] = tuple(name for name in actions if name not in named)
+    for title, names in groups.items():
+        group = shown.add_argument_group(title)
+        for name in names:
+            if name in actions:
+                group.add_argument(f"--{name}", metavar=placeholder(actions[name]), help=sentence(actions[name]))
+    return shown.format_help()
+
+
+def placeholder(action: argparse.Action) -> str:
+    """What stands for the value of an option."""
+    if action.nargs == "?":
+        return "true|false"
+    kinds = {int: "N", float: "X"}
+    name = kinds.get(action.type, "FILE" if action.dest.endswith("_file") else "VALUE")  # type: ignore[call-overload]
+    return f"{name} …" if action.nargs in ("+", "*") else name
+
+
+def sentence(action: argparse.Action) -> str:
+    """The first sentence of the help of an option, and its default."""
+    text = " ".join((action.help or "").replace("%(default)s", "").replace("%%", "%").split())
+    first = re.split(r"(?<=[a-z0-9)\]'])\.\s|\n", text)[0].rstrip(". ")
+    default = (
+        "" if "default" in first or action.default in (None, False, True, "") else f" (default: {action.default})"
+    )
+    return (first + default).replace("%", "%%")
+
+
+# --- Options ---
 
 
 def unique_pairs(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
@@ -102,11 +217,8 @@ class Parser(HfArgumentParser):
     """HfArgumentParser with errors of one line and without abbreviated flags."""
 
     def __init__(self) -> None:
-        super().__init__((ModelArguments, DataArguments, BlendTrainingArguments), allow_abbrev=False)
-        self.usage = "seqblend train [FILE.yaml|FILE.json] [--flag value …]"
-        self.description = (
-            "Train, evaluate and predict. Required: --task, --output_dir, and --train_file or --dataset_name."
-        )
+        super().__init__((ModelArguments, DataArguments, BlendTrainingArguments), allow_abbrev=False, add_help=False)
+        self.add_argument("-h", "--help", action=Help)
         # None means not given; False means that the user gave false.
         self.set_defaults(do_train=None, do_eval=None, do_predict=None)
 
