@@ -324,6 +324,8 @@ def read_rows(data_args: DataArguments, args: BlendTrainingArguments, task: Task
 
 def limit_output(args: BlendTrainingArguments) -> None:
     """Hide progress bars if stderr is no terminal, and let only the main process log."""
+    if not sys.stderr.isatty() and "disable_tqdm" not in args.given_options:
+        args.disable_tqdm = True
     if args.disable_tqdm or not sys.stderr.isatty():
         hide_bars()
     if not args.should_log:

@@ -1,4 +1,4 @@
-"""Progress of a run in the log: a summary at the start, then the speed and the remaining time."""
+"""Progress of a run: a summary at the start, then a line for each log and each evaluation."""
 
 import logging
 import time
@@ -7,10 +7,24 @@ from typing import Any
 
 import datasets
 import numpy as np
-from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
+from tqdm import tqdm
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.utils.logging import disable_progress_bar
 
 logger = logging.getLogger(__name__)
+
+# The most characters of a line.
+WIDTH = 80
+# What is in the log, and not in its lines: what hardly changes, or is counted for other purposes.
+NOT_SHOWN = ("epoch", "total_flos", "num_input_tokens_seen", "grad_norm")
+TIMES = ("_runtime", "_per_second")
 
 
 def hide_bars() -> None:
@@ -99,3 +113,70 @@ class Progress(TrainerCallback):
         if steps:
             figures["seconds_left"] = round(elapsed / steps * (state.max_steps - state.global_step), 1)
         return figures
+
+
+class Bar(ProgressCallback):
+    """The progress bar of transformers, which leaves the log to LogLines."""
+
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Nothing."""
+
+
+class LogLines(PrinterCallback):
+    """Prints a line for each log, of at most WIDTH characters, in place of the mapping that transformers prints.
+
+    It is a PrinterCallback, so that `remove_callback(PrinterCallback)` removes it.
+    """
+
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Print the line. It stands above the bar, if there is one."""
+        if state.is_local_process_zero and logs:
+            tqdm.write(log_line(logs, state, is_best=self.is_best(logs, args, state)))
+
+    @staticmethod
+    def is_best(logs: dict[str, Any], args: TrainingArguments, state: TrainerState) -> bool:
+        """Whether an evaluation is better than all before it; False without metric_for_best_model."""
+        name = args.metric_for_best_model
+        value = None if name is None else logs.get(f"eval_{name.removeprefix('eval_')}")
+        if value is None:
+            return False
+        best = state.best_metric
+        return best is None or (value > best if args.greater_is_better else value < best)
+
+
+def log_line(logs: dict[str, Any], state: TrainerState, is_best: bool = False) -> str:
+    """One line: the step, the epoch, and as many of the logged numbers as fit."""
+    if "train_runtime" in logs:
+        loss = f", mean loss {readable(logs['train_loss'])}" if "train_loss" in logs else ""
+        return f"{state.global_step:,} steps in {minutes(logs['train_runtime'])}{loss}"
+    total = f"{state.max_steps:,}"
+    line = f"{state.global_step:>{len(total)},}/{total}  {logs.get('epoch', 0):5.2f} "
+    shown = {name: value for name, value in logs.items() if name not in NOT_SHOWN and not name.endswith(TIMES)}
+    speed, left = logs.get("train_tokens_per_second"), shown.pop("seconds_left", None)
+    if any(name.startswith("eval_") for name in shown):
+        line += " eval"
+        shown = {name.removeprefix("eval_"): value for name, value in shown.items()}
+    # The loss first; then the metrics in the order of the task.
+    names = sorted(shown, key=lambda name: name != "loss")
+    end = "  best" if is_best else ""
+    if speed is not None:
+        end += f"  {speed:,.0f} tokens/s"
+    if left is not None:
+        end += f"  {minutes(left)} left"
+    for name in names:
+        part = f" {name.replace('learning_rate', 'lr')} {readable(shown[name])} "
+        if len(line) + len(part) + len(end) <= WIDTH:
+            line += part
+    return (line.rstrip() + end).rstrip()
+
+
+def readable(value: Any) -> str:
+    """A number with four digits, also where the last are zeros; other values as they are."""
+    return f"{value:#.4g}".rstrip(".") if isinstance(value, int | float) else str(value)
+
+
+def minutes(seconds: float) -> str:
+    """Seconds as 4:05 or 1:04:05."""
+    whole = round(seconds)
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"

@@ -11,6 +11,7 @@ from transformers import (
     EarlyStoppingCallback,
     GenerationConfig,
     PreTrainedModel,
+    PrinterCallback,
     ProgressCallback,
     Seq2SeqTrainer,
     TrainerCallback,
@@ -46,7 +47,7 @@ from .generation import (
 )
 from .loaders import Loaders
 from .loading import load_config
-from .progress import Progress
+from .progress import Bar, LogLines, Progress
 from .publisher import Publisher, refuse_adapter
 from .run_options import check_device, dry_run, restored, set_metric_direction, set_plateau_mode, with_defaults
 
@@ -94,9 +95,13 @@ class BlendTrainer(Seq2SeqTrainer):
         for part in (RunRecord(), self.position, self.data_collator, self.loaders.batches, self.progress):
             if isinstance(part, TrainerCallback):
                 self.add_callback(part)
+        # Transformers has added one of the two; in a notebook, another one.
+        printer, bar = self.pop_callback(PrinterCallback), self.pop_callback(ProgressCallback)
+        if printer or bar:
+            self.add_callback(LogLines())
         # The bar is drawn last, so that no other callback writes into its line.
-        if bar := self.pop_callback(ProgressCallback):
-            self.add_callback(bar)
+        if bar:
+            self.add_callback(Bar(bar.max_str_len))
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
 
