@@ -20,6 +20,7 @@ COMMANDS = {
     "data": ("seqblend.reports.data", "report what lies in a data set, before training"),
     "errors": ("seqblend.reports.errors", "report where a trained model is wrong"),
     "compare": ("seqblend.reports.compare", "compare runs: intervals and tests over seeds and test rows"),
+    "init": ("seqblend.listing", "print a file of options for a task, to be edited"),
     "tasks": ("seqblend.listing", "list the tasks, their columns and architectures"),
     "recipes": ("seqblend.listing", "list the recipes of new models"),
     "models": ("seqblend.listing", "list the architectures whose checkpoints are converted"),

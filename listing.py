@@ -1,16 +1,21 @@
-"""`seqblend tasks`, `seqblend recipes` and `seqblend models`: what there is, one a line."""
+"""`seqblend tasks`, `recipes` and `models` list what there is; `seqblend init TASK` prints a file of options."""
 
 import argparse
+import textwrap
 from collections.abc import Iterable, Sequence
 from functools import partial
 
+import yaml
 from transformers import AutoModel
 
 from seqblend.configuration.recipes import RECIPES
 from seqblend.conversion.registry import ARCHITECTURES as CONVERTED
+from seqblend.data.errors import InputError, check_choice, print_error
 from seqblend.modeling.families import FAMILIES
+from seqblend.tasks.base import Task
 from seqblend.tasks.models import part_configs
-from seqblend.tasks.registry import TASKS
+from seqblend.tasks.registry import TASKS, tasks_with
+from seqblend.training.command_line import GROUPS, Parser, sentence
 from seqblend.training.models import ARCHITECTURES, architecture_of
 
 
@@ -67,5 +72,62 @@ def print_list(name: str, argv: list[str]) -> int:
     return 0
 
 
+# --- A file of options ---
+
+# What a run needs, with values to replace.
+NEEDED = {"train_file": "train.jsonl", "validation_file": "validation.jsonl", "output_dir": "runs/my-run"}
+
+
+def template(task: Task) -> str:
+    """A YAML file of the options of a task: what is needed, then all others with their defaults, as comments."""
+    parser = Parser()
+    actions = {action.dest: action for action in parser._actions}
+    lines = [f"# {task.name}: seqblend train FILE.yaml; a flag overrides what stands here.", f"task: {task.name}"]
+    lines += [f"{name}: {value}" for name, value in NEEDED.items()]
+    for title, names in GROUPS.items():
+        shown = [name for name in names if name not in ("task", *NEEDED) and concerns(name, task)]
+        if shown:
+            lines += ["", f"# --- {title} ---"]
+        for name in shown:
+            lines += ["", *textwrap.wrap(sentence(actions[name]), 100, **COMMENT)]
+            lines.append(f"# {name}: {as_yaml(actions[name].default)}".rstrip())
+    return "\n".join(lines) + "\n"
+
+
+COMMENT = {"initial_indent": "# ", "subsequent_indent": "# "}
+
+
+def concerns(name: str, task: Task) -> bool:
+    """Whether an option has an effect for a task."""
+    columns = dict.fromkeys([*task.inputs, *task.schema().kinds])
+    if name.endswith("_column"):
+        return name.removesuffix("_column") in columns
+    if name in ("max_source_length", "max_target_length") or name.endswith(("_source_file", "_target_file")):
+        return task.generates
+    able = tasks_with(name)
+    return not able or task.name in able
+
+
+def as_yaml(value: object) -> str:
+    """A default as YAML; nothing for None."""
+    return "" if value is None else yaml.safe_dump(value).removesuffix("...\n").strip()
+
+
+def init(argv: list[str]) -> int:
+    """Print the template of a task. Returns the exit code: 0, or 2 for an unknown task."""
+    parser = argparse.ArgumentParser(
+        "seqblend init",
+        description="Print a file of options for a task, with their defaults: seqblend init TASK > my.yaml",
+        allow_abbrev=False,
+    )
+    parser.add_argument("task", metavar="TASK", help=", ".join(TASKS))
+    given = parser.parse_args(argv)
+    try:
+        print(template(TASKS[check_choice("task", given.task, TASKS)]), end="")
+    except InputError as error:
+        return print_error(error)
+    return 0
+
+
 # As the other commands have it.
-COMMANDS = {name: partial(print_list, name) for name in LISTS}
+COMMANDS = {"init": init, **{name: partial(print_list, name) for name in LISTS}}

@@ -6,15 +6,17 @@ import runpy
 import sys
 
 import pytest
+import yaml
 from transformers import Seq2SeqTrainingArguments
 
 from seqblend import __version__
 from seqblend.__main__ import COMMANDS, command_of, main
 from seqblend.configuration.recipes import RECIPES
 from seqblend.conversion.registry import ARCHITECTURES as CONVERTED
+from seqblend.listing import NEEDED
 from seqblend.tasks.registry import TASKS
 from seqblend.training.arguments import BlendTrainingArguments, DataArguments, ModelArguments
-from seqblend.training.command_line import GROUPS
+from seqblend.training.command_line import GROUPS, parse_arguments
 
 
 def test_every_command_is_listed_and_runs(capsys):
@@ -98,3 +100,31 @@ def test_lists(name, capsys):
     }
     assert first == expected[name]
     assert {len(re.split(r"\s{2,}", line)) for line in (head, *lines)} == {3}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_file_of_options_runs_as_it_is_and_with_its_defaults(task, tmp_path, capsys, monkeypatch):
+    """Every comment that is an option is one, with its default; what other tasks alone have is not there."""
+    assert main(["init", task]) == 0
+    text = capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    plain = yaml.safe_load(text)
+    assert plain == {"task": task, **NEEDED}
+    options = re.findall(r"(?m)^# (\w+):(?: (.*))?$", text)
+    commented = {name: value for name, value in options if name in {*sum(GROUPS.values(), ())}}
+    assert len(commented) > 60 and not {*commented} & {"task", *NEEDED}
+    (tmp_path / "plain.yaml").write_text(text)
+    whole = "\n".join(f"{name}: {value}" for name, value in commented.items() if value)
+    (tmp_path / "whole.yaml").write_text(f"{text}\n{whole}\n")
+    one, other = (parse_arguments([f"{name}.yaml"]) for name in ("plain", "whole"))
+    for first, second in zip(one, other, strict=True):
+        names = [field.name for field in dataclasses.fields(first)]
+        assert [name for name in names if getattr(first, name) != getattr(second, name)] == []
+    others = {"masked-lm": "mean_span_length", "seq2seq-lm": "label_column", "causal-lm": "decode_tags"}
+    assert others.get(task) not in commented
+    assert ("source_column" in commented) == TASKS[task].generates
+
+
+def test_a_file_of_options_of_an_unknown_task(capsys):
+    assert main(["init", "tagging"]) == 2
+    assert "error: task: unknown value 'tagging'" in capsys.readouterr().err

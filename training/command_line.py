@@ -109,7 +109,7 @@ def help_text(parser: argparse.ArgumentParser, is_whole: bool = False) -> str:
         group = shown.add_argument_group(title)
         for name in names:
             if name in actions:
-                group.add_argument(f"--{name}", metavar=placeholder(actions[name]), help=sentence(actions[name]))
+                group.add_argument(f"--{name}", metavar=placeholder(actions[name]), help=with_default(actions[name]))
     return shown.format_help()
 
 
@@ -123,13 +123,16 @@ def placeholder(action: argparse.Action) -> str:
 
 
 def sentence(action: argparse.Action) -> str:
-    """The first sentence of the help of an option, and its default."""
+    """The first sentence of the help of an option."""
     text = " ".join((action.help or "").replace("%(default)s", "").replace("%%", "%").split())
-    first = re.split(r"(?<=[a-z0-9)\]'])\.\s|\n", text)[0].rstrip(". ")
-    default = (
-        "" if "default" in first or action.default in (None, False, True, "") else f" (default: {action.default})"
-    )
-    return (first + default).replace("%", "%%")
+    return re.split(r"(?<=[a-z0-9)\]'])\.\s|\n", text)[0].rstrip(". ")
+
+
+def with_default(action: argparse.Action) -> str:
+    """The first sentence of the help of an option, and its default if that says more, for argparse."""
+    first = sentence(action)
+    is_known = "default" in first or action.default in (None, False, True, "")
+    return (first + ("" if is_known else f" (default: {action.default})")).replace("%", "%%")
 
 
 # --- Options ---
