@@ -22,7 +22,7 @@ from ..checkpoints.store import checkpoints_in
 from ..data.objects import read_object
 from ..serving.predictor import Predictor
 
-BASE = "base"
+BASE, TOGETHER = "base", ", together"
 # How many of the last checkpoints are averaged.
 COUNTS = (3, 5, 8)
 NAME = re.compile(r"(?P<lever>.+)_(?P<seed>\d+)")
@@ -53,10 +53,11 @@ def measure(runs: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[str, int |
     for lever, members in by_lever.items():
         for run in members:
             yield lever, int(run.name.rpartition("_")[2]), value_of(Predictor(run), rows)
-        yield f"{lever}, together", None, value_of(Predictor(members), rows)
+        yield f"{lever}{TOGETHER}", None, value_of(Predictor(members), rows)
     for count in COUNTS:
         for run in by_lever[BASE]:
-            yield f"mean of the last {count} checkpoints", int(run.name[-1]), value_of(averaged(run, count), rows)
+            seed = int(run.name.rpartition("_")[2])
+            yield f"mean of the last {count} checkpoints", seed, value_of(averaged(run, count), rows)
 
 
 def write(found: Iterable[tuple[str, int | None, float]], runs: Path, store: Path) -> None:

@@ -4,11 +4,12 @@ import argparse
 import shutil
 import sys
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from ..data.errors import print_error
 from ..data.objects import read_object
+from .levers import BASE, TOGETHER
 
 
 class Figure(NamedTuple):
@@ -139,6 +140,42 @@ def sureness_table(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
     ]
 
 
+def levers_table(store: Path) -> list[str]:
+    """The table of the levers of quality, on validation, from `levers_NAME.json`; empty without such a file."""
+    rows = []
+    for path in sorted(store.glob("levers_*.json")):
+        values = read_object(path)["values"]
+        base = values[BASE]
+        for lever, seeds in values.items():
+            if lever.endswith(TOGETHER):
+                cells = (f"{100 * seeds['together']:.2f}", "")
+            else:
+                gains = [100 * (seeds[seed] - base[seed]) for seed in seeds]
+                difference = "" if lever == BASE else with_error(gains, sign="+")
+                cells = (with_error([100 * value for value in seeds.values()]), difference)
+            name = "as in the table above" if lever == BASE else lever
+            rows.append(f"| {FIGURES[path.stem.removeprefix('levers_')].what} | {name} | {' | '.join(cells)} |")
+    if not rows:
+        return []
+    return [
+        "## Levers",
+        "",
+        "What each lever gives from scratch, on validation, in percent: the mean over seeds with its standard error,",
+        "and the difference to the same seed without it. `python -m seqblend.benchmarks.levers` measures it.",
+        "",
+        "| data | lever | value | difference |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def with_error(values: list[float], sign: str = "") -> str:
+    """The mean of values and its standard error."""
+    error = f" ± {stdev(values) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
+    return f"{mean(values):{sign}.2f}{error}"
+
+
 def row(figure: Figure, seeds: list[dict[str, Any]]) -> str:
     """One row of the table: the mean of runs that differ in the seed, and the figure of each if there are several."""
     values = [1 - results[figure.key] if figure.error_rate else results[figure.key] for results in seeds]
@@ -201,6 +238,7 @@ def write_report(store: Path) -> str:
         *(row(FIGURES[name], seeds) for name, seeds in runs.items()),
         "",
         *sureness_table(runs),
+        *levers_table(store),
         "## Commands",
         "",
         "| run | command | machine |",

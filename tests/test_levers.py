@@ -1,0 +1,58 @@
+"""What a lever gives: the values of the runs themselves, of averaged checkpoints, and the table on the results page."""
+
+import json
+import sys
+
+import pytest
+from test_train_command import CLASSIFY, ROWS, files, read, run
+
+from seqblend.benchmarks import levers
+from seqblend.benchmarks.levers import BASE, TOGETHER
+from seqblend.benchmarks.results import levers_table
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs that have kept their checkpoints, and one with another learning rate."""
+    root = tmp_path_factory.mktemp("levers")
+    given = {"task": CLASSIFY, **files(root, ROWS[CLASSIFY], ["train", "validation"]), "max_steps": 9}
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    for seed in (0, 1):
+        run(root / "runs" / f"{BASE}_{seed}", **given, **saving, seed=seed)
+    run(root / "runs" / "other_0", **given, learning_rate=0.5)
+    return root
+
+
+def test_runs_are_measured_as_they_measured_themselves(runs, monkeypatch):
+    store = runs / "levers_clinc150.json"
+    argv = ["levers", str(runs / "validation.jsonl"), str(runs / "runs"), str(store)]
+    monkeypatch.setattr(sys, "argv", argv)
+    levers.main()
+    found = json.loads(store.read_text())
+    values = found["values"]
+    for seed in "01":
+        assert values[BASE][seed] == pytest.approx(
+            read(runs / "runs" / f"{BASE}_{seed}/all_results.json")["eval_accuracy"]
+        )
+    assert values["other"].keys() == {"0"} and values[f"other{TOGETHER}"]["together"] == values["other"]["0"]
+    for count in levers.COUNTS:
+        assert values[f"mean of the last {count} checkpoints"].keys() == {"0", "1"}
+    assert all("seqblend train" in command for command in found["commands"].values())
+
+
+def test_the_table_has_means_errors_and_paired_differences(tmp_path):
+    values = {
+        BASE: {"0": 0.5, "1": 0.7},
+        "a": {"0": 0.6, "1": 0.8},
+        f"a{TOGETHER}": {"together": 0.75},
+        "b": {"1": 0.6},
+    }
+    (tmp_path / "levers_clinc150.json").write_text(json.dumps({"values": values, "commands": {}}))
+    rows = [line for line in levers_table(tmp_path) if line.startswith("| 150 intents")]
+    assert [row.split(" | ", 1)[1] for row in rows] == [
+        "as in the table above | 60.00 ± 10.00 |  |",
+        "a | 70.00 ± 10.00 | +10.00 ± 0.00 |",
+        "a, together | 75.00 |  |",
+        "b | 60.00 | -10.00 |",
+    ]
+    assert levers_table(tmp_path / "none") == []
