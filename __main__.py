@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable
 
@@ -87,7 +88,12 @@ def main(argv: list[str] | None = None) -> int:
         command = command_of(words[0])
     except InputError as error:
         return print_error(error)
-    return command(words[1:])
+    try:
+        return command(words[1:])
+    except BrokenPipeError:
+        # The reader of the output, such as `head`, has ended. The rest of the buffers is discarded.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":

@@ -80,8 +80,9 @@ NEEDED = {"train_file": "train.jsonl", "validation_file": "validation.jsonl", "o
 
 def template(task: Task) -> str:
     """A YAML file of the options of a task: what is needed, then all others with their defaults, as comments."""
-    parser = Parser()
-    actions = {action.dest: action for action in parser._actions}
+    actions: dict[str, argparse.Action] = {}
+    for action in Parser()._actions:
+        actions.setdefault(action.dest, action)
     lines = [f"# {task.name}: seqblend train FILE.yaml; a flag overrides what stands here.", f"task: {task.name}"]
     lines += [f"{name}: {value}" for name, value in NEEDED.items()]
     for title, names in GROUPS.items():

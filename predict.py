@@ -1,4 +1,4 @@
-"""Predict: `python predict.py DIR --input FILE|- [--output FILE.jsonl]`, one object a line; `--help` for all flags."""
+"""Predict: `seqblend predict DIR --input FILE|- [--output FILE]`; `--help` lists all flags."""
 
 import argparse
 import contextlib
@@ -25,7 +25,7 @@ from seqblend.training.progress import hide_bars
 
 logger = logging.getLogger(__name__)
 
-DESCRIPTION = "Predict files or pipes of any size with a saved model; answers are JSON, one object per line."
+DESCRIPTION = "Predict texts, files or pipes of any size with a saved model, or with an ensemble of several."
 STANDARD_INPUT, GIVEN = "standard input", "text"
 
 
@@ -36,7 +36,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "model",
         metavar="DIR",
         nargs="+",
-        help="A saved model, with its tokenizer; of several the answers are those of their mean probabilities.",
+        help="A saved model, with its tokenizer; several answer together, by the mean of their probabilities.",
     )
     parser.add_argument(
         "--input",
@@ -44,7 +44,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="Files of the types that train.py reads; or - for standard input, one text per line, the default where "
         "something is piped into the command.",
     )
-    parser.add_argument("--text", nargs="+", help="Texts to predict, in place of --input.")
+    parser.add_argument(
+        "--text", nargs="+", help="Texts to predict, in place of --input; --text=-5 if it begins with a dash."
+    )
     parser.add_argument(
         "--output", help=f"The file to write, of one of the types {', '.join(FORMATS)}; default: standard output."
     )
@@ -57,11 +59,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
         kind = int if int in (field.type, *typing.get_args(field.type)) else str
         parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=field.metadata["help"])
     given = parser.parse_args(argv)
+    if given.output == "-":
+        given.output = None
     if given.input is not None and given.text is not None:
         parser.error("give --input or --text, not both")
     if given.input is None and given.text is None:
         if sys.stdin is None or sys.stdin.isatty():
             parser.error("give --input, --text, or a pipe")
+        logger.info("reading standard input")
         given.input = ["-"]
     return given
 

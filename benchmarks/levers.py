@@ -38,9 +38,11 @@ def value_of(predictor: Predictor, rows: list[dict[str, Any]]) -> float:
 
 
 def averaged(run: Path, count: int) -> Predictor:
-    """The predictor of a run with the mean of its last checkpoints."""
-    predictor = Predictor(run)
-    average(predictor.rows.model, [Path(each) for each in checkpoints_in(run)[-count:]])
+    """The predictor of a run with the mean of its last checkpoints. Raises ValueError if there are fewer."""
+    predictor, checkpoints = Predictor(run), checkpoints_in(run)[-count:]
+    if len(checkpoints) < count:
+        raise ValueError(f"{run}: has {len(checkpoints)} of {count} checkpoints")
+    average(predictor.rows.model, [Path(each) for each in checkpoints])
     return predictor
 
 

@@ -1,6 +1,7 @@
 """The mean of the weights of a run's last checkpoints, in place of the last weights (Vaswani et al. 2017, §6.1)."""
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import nn
+from transformers import TrainerCallback, TrainerState
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..data.errors import InputError
-from ..data.objects import load_object
-from .faults import fault_of
+from ..data.objects import load_object, read_object
+from .faults import IDENTITY, fault_of
 from .store import RunError, checkpoints_in
 from .weights import adapters_in, check_weights
 
@@ -28,12 +30,32 @@ def check_averaging(args: Any) -> None:
         raise InputError(f"average_checkpoints: must be 2 or more, got {count}")
     if args.save_strategy.value == "no":
         raise InputError("average_checkpoints: needs checkpoints, but save_strategy is no")
-    if args.save_total_limit is not None and 0 < args.save_total_limit < count:
-        raise InputError(f"average_checkpoints: {count} is more than save_total_limit={args.save_total_limit}")
+    # The best checkpoint is kept besides the last ones.
+    needed = count + (args.metric_for_best_model is not None)
+    if args.save_total_limit is not None and 0 < args.save_total_limit < needed:
+        reason = f"{count} checkpoints need save_total_limit={needed}" + (
+            ", one of them for the best" * (needed > count)
+        )
+        raise InputError(f"average_checkpoints: {reason}, but it is {args.save_total_limit}")
     if args.load_best_model_at_end:
         raise InputError("average_checkpoints: does not go together with load_best_model_at_end, which takes one")
-    if args.fsdp or args.deepspeed:
-        raise InputError("average_checkpoints: does not go together with FSDP and DeepSpeed, which shard checkpoints")
+
+
+class CheckCount(TrainerCallback):
+    """Before the first step, raises InputError if the run will save fewer checkpoints than are to be averaged."""
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Count the checkpoints to come; those of a resumed run are there already."""
+        count = getattr(args, "average_checkpoints", None)
+        if count is None or state.global_step:
+            return
+        # With `best` nobody knows.
+        saved = {
+            "steps": -(-state.max_steps // max(1, state.save_steps or 1)),
+            "epoch": math.ceil(args.num_train_epochs) if args.max_steps <= 0 else count,
+        }.get(args.save_strategy.value, count)
+        if saved < count:
+            raise InputError(f"average_checkpoints: the run saves {saved} of {count} checkpoints; save more often")
 
 
 def average_last(trainer: Any, run_dir: Path) -> None:
@@ -46,19 +68,16 @@ def average_last(trainer: Any, run_dir: Path) -> None:
         run_dir: the directory of the checkpoints.
 
     Raises:
-        RunError: there are fewer checkpoints, or one is damaged; the message says how to go on.
+        RunError: there are fewer checkpoints of these settings, or one is damaged; the message says how to go on.
         InputError: one does not match the model.
     """
     count, last = trainer.args.average_checkpoints, trainer.state.global_step
-    own = [
-        each
-        for each in checkpoints_in(run_dir)
-        if each not in trainer.writer.earlier and int(each.rpartition("-")[2]) <= last
-    ][-count:]
+    reached = [each for each in checkpoints_in(run_dir) if int(each.rpartition("-")[2]) <= last]
+    own = [each for each in reached if run_of(each) == run_of(reached[-1])][-count:]
     if len(own) < count:
         raise RunError(
-            f"average_checkpoints: {run_dir} has {len(own)} of {count} checkpoints; save more often (save_steps), or "
-            f"resume with --average_checkpoints {max(2, len(own))}"
+            f"average_checkpoints: {run_dir} has {len(own)} of {count} checkpoints of this run; resume with fewer, or "
+            "without this option"
         )
     for each in own:
         if fault := fault_of(each):
@@ -68,6 +87,11 @@ def average_last(trainer: Any, run_dir: Path) -> None:
     if trainer.args.should_log:
         steps = ", ".join(each.rpartition("-")[2] for each in own)
         logger.info("weights: the mean of the checkpoints of the steps %s", steps)
+
+
+def run_of(checkpoint: str) -> str | None:
+    """The name of the run that wrote a checkpoint."""
+    return read_object(Path(checkpoint, IDENTITY)).get("run")
 
 
 @torch.no_grad()
@@ -96,14 +120,16 @@ def means(files: Sequence[dict[str, Path]]) -> Iterator[tuple[str, torch.Tensor]
                 tensor = file.get_tensor(name)
             total = total + tensor.double()
         assert isinstance(total, torch.Tensor)
-        # Buffers may hold whole numbers, such as counts.
-        yield name, (total / len(files)).to(tensor.dtype)
+        # Buffers of whole numbers, such as counts, are those of the last checkpoint.
+        yield name, (total / len(files)).to(tensor.dtype) if tensor.is_floating_point() else tensor
 
 
 def model_files(checkpoint: Path) -> dict[str, Path]:
     """The file of each tensor of a model, in one file or in shards."""
     if (checkpoint / SAFE_WEIGHTS_NAME).is_file():
         return names_in(checkpoint / SAFE_WEIGHTS_NAME)
+    if not (checkpoint / SAFE_WEIGHTS_INDEX_NAME).is_file():
+        raise RunError(f"average_checkpoints: {checkpoint} has no {SAFE_WEIGHTS_NAME}")
     shards = load_object(checkpoint / SAFE_WEIGHTS_INDEX_NAME)["weight_map"]
     return {name: checkpoint / shard for name, shard in shards.items()}
 

@@ -1,4 +1,4 @@
-"""Several models asked together: the mean of their probabilities, for an answer, or for each token that is written."""
+"""Ensembles: the mean of the probabilities of several models, for an answer or for each generated token."""
 
 import functools
 import logging
@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.nn.functional import logsigmoid
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 
 from ..data.errors import InputError
+from ..tokenization.words import read_splitting
 from .prediction import RowPredictor
 
 logger = logging.getLogger(__name__)
@@ -49,13 +51,12 @@ class Ensemble:
 
     def combine(self, logits: Sequence[torch.Tensor]) -> torch.Tensor:
         """The logits of the mean of the probabilities that logits stand for; of a regression, the mean."""
-        if len(logits) == 1:
-            return logits[0]
         stacked = torch.stack([each.float() for each in logits])
         if self.config.problem_type == "regression":
             return stacked.mean(0)
         if self.config.problem_type == "multi_label_classification":
-            return stacked.sigmoid().mean(0).logit()
+            # The logarithm of the mean of p, less that of the mean of 1 - p; finite where p is nearly 0 or 1.
+            return logsigmoid(stacked).logsumexp(0) - logsigmoid(-stacked).logsumexp(0)
         return stacked.log_softmax(-1).logsumexp(0) - torch.tensor(float(len(logits))).log()
 
     def generate(self, **inputs: Any) -> torch.Tensor:
@@ -64,8 +65,6 @@ class Ensemble:
         All tokens so far are computed again for each token: the caches of several models would have to follow one
         search.
         """
-        if len(self.models) == 1:
-            return self.models[0].generate(**inputs)
         with self.forward_of_all(inputs):
             return self.models[0].generate(**inputs, use_cache=False)
 
@@ -77,10 +76,11 @@ class Ensemble:
             inputs: of `generate`. Sources are encoded once.
         """
         first, *others = self.models
-        forward, sources = first.forward, [self.encode(model, inputs) for model in others]
+        replaced, forward = vars(first).get("forward"), first.forward
+        sources = [self.encode(model, inputs) for model in others]
 
         @functools.wraps(forward)
-        def together(*args: Any, **kwargs: Any) -> ModelOutput:
+        def forward_all(*args: Any, **kwargs: Any) -> ModelOutput:
             output = forward(*args, **kwargs)
             logits = [output.logits]
             for model, source in zip(others, sources, strict=True):
@@ -92,11 +92,14 @@ class Ensemble:
             output.logits = self.combine(logits)
             return output
 
-        first.forward = together
+        first.forward = forward_all
         try:
             yield
         finally:
-            del first.forward
+            if replaced is None:
+                del first.forward
+            else:
+                first.forward = replaced
 
     def encode(self, model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor | None:
         """The encoder's output (B, S, E) of a model; None without an encoder."""
@@ -107,7 +110,7 @@ class Ensemble:
 
 
 def together(directories: Sequence[str], members: Sequence[RowPredictor]) -> RowPredictor:
-    """The predictor of several saved models, which reads rows as the first one.
+    """The predictor of an ensemble. Its settings are those of the first model; the maximum length is the smallest.
 
     Args:
         directories: of the models.
@@ -126,17 +129,25 @@ def together(directories: Sequence[str], members: Sequence[RowPredictor]) -> Row
             "problem_type": (first.settings.problem_type, member.settings.problem_type),
             "labels": (first.settings.labels, member.settings.labels),
             "tag_scheme": (first.settings.tag_scheme, member.settings.tag_scheme),
+            "token types": (first.settings.token_types, member.settings.token_types),
+            "the splitting of words": tuple(
+                read_splitting(each.settings.tokenizer.init_kwargs) for each in (first, member)
+            ),
+            "chat_template": tuple(each.settings.tokenizer.chat_template for each in (first, member)),
         }
         for name, (one, other) in differences.items():
             if one != other:
-                raise InputError(f"{directory}: cannot be asked together with {directories[0]}: {name} differs")
+                raise InputError(f"{directory}: does not fit {directories[0]}: {name} differs")
         if not same_tokens(first.settings.tokenizer, member.settings.tokenizer):
-            raise InputError(f"{directory}: cannot be asked together with {directories[0]}: the tokenizer differs")
-    fitted = [name for name in FITTED if getattr(first.settings, name) is not None]
-    if fitted and len(members) > 1:
-        logger.warning("%s: not used: %s, fitted to one model alone", directories[0], ", ".join(fitted))
-        first = replace(first, settings=replace(first.settings, **dict.fromkeys(fitted)))
-    return replace(first, model=Ensemble([member.model for member in members]))
+            raise InputError(f"{directory}: does not fit {directories[0]}: the tokenizer differs")
+    fitted = [name for name in FITTED if any(getattr(each.settings, name) is not None for each in members)]
+    if fitted:
+        logger.warning("not used: %s, each fitted to one model alone", ", ".join(fitted))
+    # All models can read sequences of the smallest length.
+    names = ("max_length", "max_source_length", "max_target_length")
+    lengths = {name: min(getattr(each.settings, name) for each in members) for name in names}
+    settings = replace(first.settings, **dict.fromkeys(fitted), **lengths)
+    return replace(first, settings=settings, model=Ensemble([member.model for member in members]))
 
 
 def same_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
@@ -73,10 +72,10 @@ def write_compressed(answers: Answers, file: IO[bytes]) -> None:
         write_lines(answers, inner)
 
 
-def write_table(answers: Answers, file: IO[bytes], delimiter: str) -> None:
-    """A row for each answer, under a row of names; what is no text is written as JSON, and None as nothing."""
+def write_table(answers: Answers, file: IO[bytes]) -> None:
+    """As CSV (RFC 4180), with a row of names; what is no text is written as JSON, and None as nothing."""
     with text_stream(file) as stream:
-        table = csv.writer(stream, delimiter=delimiter, lineterminator="\n")
+        table = csv.writer(stream)
         for number, answer in enumerate(answers):
             if number == 0:
                 table.writerow(answer)
@@ -135,8 +134,7 @@ def to_arrow(value: Any, kind: pa.DataType) -> Any:
 FORMATS = {
     ".jsonl": write_lines,
     ".jsonl.gz": write_compressed,
-    ".csv": partial(write_table, delimiter=","),
-    ".tsv": partial(write_table, delimiter="\t"),
+    ".csv": write_table,
     ".parquet": write_parquet,
 }
 

@@ -1,4 +1,4 @@
-"""--average_checkpoints: the mean of the last checkpoints, by hand, after a kill, of adapters, and what is refused."""
+"""--average_checkpoints: the mean of the last checkpoints, by hand and after a kill, and what is refused."""
 
 import logging
 from pathlib import Path
@@ -80,7 +80,7 @@ def test_checkpoints_of_an_earlier_run_are_not_averaged(tmp_path):
     assert all(torch.equal(weights_of(trainer)[name], expected[name]) for name in expected)
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
+def test_a_damaged_checkpoint_is_named(tmp_path):
     def damage():
         path = tmp_path / "checkpoint-4" / "model.safetensors"
         tensors = load_file(path)
@@ -91,8 +91,30 @@ def test_a_damaged_checkpoint_is_named(tmp_path, monkeypatch):
 
 
 def test_too_few_checkpoints_are_named(tmp_path):
-    with pytest.raises(RunError, match="has 2 of 3 checkpoints; save more often"):
+    with pytest.raises(InputError, match="the run saves 2 of 3 checkpoints; save more often"):
         trainer_for(tmp_path, average_checkpoints=3, save_steps=2, max_steps=4).train()
+
+
+def test_the_best_checkpoint_is_kept_besides_and_not_averaged(tmp_path):
+    options = {"average_checkpoints": 2, "metric_for_best_model": "score", "eval_strategy": "steps", "eval_steps": 1}
+    with pytest.raises(InputError, match="2 checkpoints need save_total_limit=3, one of them for the best"):
+        trainer_for(tmp_path, **options, save_total_limit=2)
+    trainer = trainer_for(tmp_path, **options, save_total_limit=3, scores=[0.9, 0.1, 0.2, 0.3, 0.4])
+    trainer.train()
+    assert trainer.state.best_global_step == 1
+    expected = mean_of([tmp_path / "checkpoint-4", tmp_path / "checkpoint-5"])
+    assert all(torch.equal(weights_of(trainer)[name], expected[name]) for name in expected)
+
+
+def test_checkpoints_of_another_run_are_not_averaged_after_a_resume(tmp_path):
+    options = {"average_checkpoints": 2, "save_steps": 2, "max_steps": 4}
+    trainer_for(tmp_path, max_steps=3, save_steps=3, seed=7).train()
+    with pytest.raises(Killed):
+        trainer_for(tmp_path, callbacks=[At(3, kill)], **options).train()
+    trainer = trainer_for(tmp_path, **options)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    expected = mean_of([tmp_path / "checkpoint-2", tmp_path / "checkpoint-4"])
+    assert all(torch.equal(weights_of(trainer)[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +122,7 @@ def test_too_few_checkpoints_are_named(tmp_path):
     [
         ({"average_checkpoints": 1}, "must be 2 or more, got 1"),
         ({"average_checkpoints": 2, "save_strategy": "no"}, "needs checkpoints, but save_strategy is no"),
-        ({"average_checkpoints": 3, "save_total_limit": 2}, "3 is more than save_total_limit=2"),
+        ({"average_checkpoints": 3, "save_total_limit": 2}, "3 checkpoints need save_total_limit=3, but it is 2"),
         (
             {"average_checkpoints": 2, "load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1},
             "does not go together with load_best_model_at_end",

@@ -1,8 +1,9 @@
-"""Several models asked together: the mean of their probabilities, in every task, and step by step in writing."""
+"""Ensembles: the mean of their probabilities, in every task, and step by step in writing."""
 
 import json
 import pickle
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,10 +59,11 @@ def answers_of(directories, name, **options):
 def test_an_ensemble_of_one_is_the_model(name, model_of):  # noqa: F811
     expected = answers_of(model_of(name), name)
     assert answers_of([model_of(name)], name) == expected
+    # Also where the mean of one is taken.
     predictor = Predictor(model_of(name))
     predictor.rows.model = Ensemble([predictor.rows.model])
     reader = predictor.make_reader()
-    assert list(predictor.answers([reader.read(row, "row", 1, None) for row in rows_of(name)])) == expected
+    assert_same(list(predictor.answers([reader.read(row, "row", 1, None) for row in rows_of(name)])), expected)
 
 
 @every_case
@@ -127,6 +129,36 @@ def test_each_token_is_that_of_the_mean(name, model_of, other_of):  # noqa: F811
     assert "forward" not in vars(models[0])
 
 
+@every_writer
+@pytest.mark.parametrize("beams", [1, 3])
+def test_rows_of_different_lengths_are_written_as_each_alone(name, beams, model_of, other_of):  # noqa: F811
+    """Each row has its own source, in each beam, of each model; prompts are padded on the left."""
+    predictor = Predictor([model_of(name), other_of(name)], max_new_tokens=5, num_beams=beams)
+    reader = predictor.make_reader()
+    rows = [reader.read(row, "row", 1, None) for row in rows_of(name)]
+    alone = [next(iter(predictor.answers([row]))) for row in rows]
+    assert_same(list(predictor.answers(rows)), alone)
+
+
+def test_sure_models_have_finite_logits():
+    ensemble = Ensemble([SimpleNamespace(config=SimpleNamespace(problem_type="multi_label_classification"))])
+    found = ensemble.combine([torch.tensor([18.0, -110.0, 0.0, 60.0]), torch.tensor([18.0, -110.0, 2.0, -60.0])])
+    assert found.isfinite().all()
+    expected = torch.tensor([18.0, -110.0]).double().sigmoid()
+    torch.testing.assert_close(found[:2].double().sigmoid(), expected)
+    mean = torch.tensor([0.0, 2.0]).sigmoid().mean()
+    assert found[2].sigmoid().item() == pytest.approx(mean.item()) and found[3].item() == pytest.approx(0, abs=1e-5)
+
+
+def test_the_smallest_length_is_read(model_of, tmp_path):  # noqa: F811
+    short = tmp_path / "short"
+    shutil.copytree(model_of(CLASSIFY), short)
+    (short / "all_results.json").write_text(json.dumps({"max_length": 5}))
+    predictor = Predictor([model_of(CLASSIFY), short])
+    assert predictor.rows.settings.max_length == 5
+    assert predictor.rows.encode([{"text": "abc abc abc"}]).lengths == [5]
+
+
 def test_the_command_asks_several(model_of, other_of, tmp_path):  # noqa: F811
     rows = write(tmp_path / "rows.jsonl", rows_of(CLASSIFY))
     both = [str(model_of(CLASSIFY)), str(other_of(CLASSIFY))]
@@ -150,7 +182,7 @@ def test_models_that_do_not_go_together_are_named(model_of, tmp_path):  # noqa: 
     (relabelled / "config.json").write_text(json.dumps(config))
     cases = {other: "the tokenizer differs", relabelled: "labels differs", model_of(TAG): "task differs"}
     for directory, reason in cases.items():
-        with pytest.raises(InputError, match=f"{directory}: cannot be asked together with .*: {reason}"):
+        with pytest.raises(InputError, match=f"{directory}: does not fit .*: {reason}"):
             Predictor([model_of(CLASSIFY), directory])
     with pytest.raises(InputError, match="DIR: is an empty list"):
         Predictor([])

@@ -1,4 +1,4 @@
-"""What a lever gives: the values of the runs themselves, of averaged checkpoints, and the table on the results page."""
+"""Settings compared: the values of the runs themselves, of averaged checkpoints, and the table of results."""
 
 import json
 import sys

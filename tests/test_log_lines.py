@@ -29,6 +29,16 @@ def test_a_line_of_an_evaluation():
     assert not log_line(EVALUATED, STATE).endswith("best")
 
 
+def test_an_evaluation_without_training():
+    line = log_line({**EVALUATED, "model_preparation_time": 0.1, "epoch": 0}, TrainerState())
+    assert line == "eval loss 1.105  accuracy 0.7023  macro_f1 0.6814"
+
+
+def test_numbers():
+    logs = {"loss": 12345.67, "count": 1234567, "small": 1.5e-7, "even": 2.0}
+    assert log_line(logs, TrainerState()) == "loss 12,345.7  count 1,234,567  small 1.500e-07  even 2.000"
+
+
 def test_the_last_line():
     logs = {"train_runtime": 3905.2, "train_loss": 0.51234, "total_flos": 10**12, "epoch": 3.0}
     assert log_line(logs, STATE) == "200 steps in 1:05:05, mean loss 0.5123"

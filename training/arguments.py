@@ -476,7 +476,7 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
     average_checkpoints: int | None = field(
         default=None,
         metadata={
-            "help": "After training, give the model the mean of the weights of so many last checkpoints. Needs a "
+            "help": "After training, give the model the mean of the weights of the last N checkpoints. Needs a "
             "save_strategy, and a save_total_limit that keeps them."
         },
     )

@@ -26,18 +26,18 @@ MAPPINGS = ("generation_config",)
 
 # --- The help ---
 
-DESCRIPTION = """Train, evaluate and predict. Needed are --task, --output_dir, and --train_file or
---dataset_name. For example:
+DESCRIPTION = """Train, evaluate and predict. Needed are --task, --output_dir, and --train_file
+or --dataset_name. For example:
 
   seqblend train --task token-classification --train_file train.jsonl \\
       --validation_file dev.jsonl --num_train_epochs 10 --output_dir runs/tagger
   seqblend train my.yaml --output_dir runs/other
 
 A .yaml or .json file holds options by their names; flags override it."""
-EPILOG = "--help all adds the other options of transformers. docs/training.md explains all."
+EPILOG = "--help all adds the other options of transformers; docs/training.md explains."
 # Our options, and those of transformers that most runs give.
 GROUPS = {
-    "what is trained": (
+    "model": (
         *("task", "model_name_or_path", "architecture", "recipe", "config_overrides"),
         *("encoder_name_or_path", "decoder_name_or_path", "lora_rank", "lora_alpha", "lora_target", "merge_adapter"),
     ),
@@ -68,7 +68,7 @@ GROUPS = {
         *("label_smoothing_factor", "train_sampling_strategy", "seed", "bf16", "early_stopping_patience"),
         "average_checkpoints",
     ),
-    "evaluating, saving, going on": (
+    "evaluation, checkpoints, resuming": (
         *("output_dir", "eval_strategy", "eval_steps", "logging_steps", "save_strategy", "save_steps"),
         *("save_total_limit", "load_best_model_at_end", "metric_for_best_model"),
         *("resume", "allow_changed", "overwrite_output_dir", "save_original"),
@@ -76,7 +76,8 @@ GROUPS = {
     "publishing": ("push_to_hub", "hub_model_id", "push_original", "card_data"),
 }
 REST = "all other options of transformers"
-WIDTH = 80
+# Columns of the help; characters of a help text of several sentences.
+WIDTH, SHORT = 80, 200
 
 
 class Help(argparse.Action):
@@ -93,7 +94,11 @@ class Help(argparse.Action):
 
 def help_text(parser: argparse.ArgumentParser, is_whole: bool = False) -> str:
     """The help of a parser whose options are in GROUPS, or in the rest."""
-    actions = {action.dest: action for action in parser._actions if not isinstance(action, Help)}
+    actions: dict[str, argparse.Action] = {}
+    for action in parser._actions:
+        # Of a flag that is true by default, the second one is --no_….
+        if not isinstance(action, Help):
+            actions.setdefault(action.dest, action)
     shown = argparse.ArgumentParser(
         usage="seqblend train [FILE.yaml|FILE.json] [--flag value …]",
         description=DESCRIPTION,
@@ -123,16 +128,26 @@ def placeholder(action: argparse.Action) -> str:
 
 
 def sentence(action: argparse.Action) -> str:
-    """The first sentence of the help of an option."""
+    """The first sentence of the help of an option, with those after it as long as all are short; and its choices."""
     text = " ".join((action.help or "").replace("%(default)s", "").replace("%%", "%").split())
-    return re.split(r"(?<=[a-z0-9)\]'])\.\s|\n", text)[0].rstrip(". ")
+    first, *others = re.split(r"(?<=[a-z0-9)\]'])\.\s", text)
+    for other in others:
+        if len(first) + len(other) > SHORT:
+            break
+        first = f"{first}. {other}"
+    choices = [str(choice) for choice in action.choices or ()]
+    if choices and not all(choice in first for choice in choices) and "true" not in map(str.lower, choices):
+        first = f"{first.rstrip('. ')}: {', '.join(choices)}"
+    return first.rstrip(". ")
 
 
 def with_default(action: argparse.Action) -> str:
-    """The first sentence of the help of an option, and its default if that says more, for argparse."""
+    """The help of an option, and its default if that says more, for argparse."""
     first = sentence(action)
-    is_known = "default" in first or action.default in (None, False, True, "")
-    return (first + ("" if is_known else f" (default: {action.default})")).replace("%", "%%")
+    value = action.default
+    is_known = "default" in first or value is None or value is False or value == ""
+    shown = "true" if value is True else value
+    return (first + ("" if is_known else f" (default: {shown})")).replace("%", "%%")
 
 
 # --- Options ---
@@ -240,7 +255,9 @@ class Parser(HfArgumentParser):
         for name in names:
             if name not in valid:
                 nearest = ", ".join(nearest_first(name, valid)[:NEAREST])
-                raise InputError(f"{where}: unknown option {name!r}; valid, nearest first: {nearest}; --help has all")
+                raise InputError(
+                    f"{where}: unknown option {name!r}; valid, nearest first: {nearest}; --help all lists every option"
+                )
 
 
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, BlendTrainingArguments]:

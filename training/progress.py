@@ -1,6 +1,7 @@
 """Progress of a run: a summary at the start, then a line for each log and each evaluation."""
 
 import logging
+import sys
 import time
 from collections.abc import Sized
 from typing import Any
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 # The most characters of a line.
 WIDTH = 80
 # What is in the log, and not in its lines: what hardly changes, or is counted for other purposes.
-NOT_SHOWN = ("epoch", "total_flos", "num_input_tokens_seen", "grad_norm")
+NOT_SHOWN = ("epoch", "total_flos", "num_input_tokens_seen", "grad_norm", "model_preparation_time")
 TIMES = ("_runtime", "_per_second")
 
 
@@ -132,6 +133,8 @@ class LogLines(PrinterCallback):
         """Print the line. It stands above the bar, if there is one."""
         if state.is_local_process_zero and logs:
             tqdm.write(log_line(logs, state, is_best=self.is_best(logs, args, state)))
+            # A file is read while the run goes on.
+            sys.stdout.flush()
 
     @staticmethod
     def is_best(logs: dict[str, Any], args: TrainingArguments, state: TrainerState) -> bool:
@@ -150,7 +153,8 @@ def log_line(logs: dict[str, Any], state: TrainerState, is_best: bool = False) -
         loss = f", mean loss {readable(logs['train_loss'])}" if "train_loss" in logs else ""
         return f"{state.global_step:,} steps in {minutes(logs['train_runtime'])}{loss}"
     total = f"{state.max_steps:,}"
-    line = f"{state.global_step:>{len(total)},}/{total}  {logs.get('epoch', 0):5.2f} "
+    # Without training there are no steps.
+    line = f"{state.global_step:>{len(total)},}/{total}  {logs.get('epoch', 0):5.2f} " if state.max_steps else ""
     shown = {name: value for name, value in logs.items() if name not in NOT_SHOWN and not name.endswith(TIMES)}
     speed, left = logs.get("train_tokens_per_second"), shown.pop("seconds_left", None)
     if any(name.startswith("eval_") for name in shown):
@@ -167,12 +171,14 @@ def log_line(logs: dict[str, Any], state: TrainerState, is_best: bool = False) -
         part = f" {name.replace('learning_rate', 'lr')} {readable(shown[name])} "
         if len(line) + len(part) + len(end) <= WIDTH:
             line += part
-    return (line.rstrip() + end).rstrip()
+    return (line.rstrip() + end).strip() if not state.max_steps else (line.rstrip() + end).rstrip()
 
 
 def readable(value: Any) -> str:
     """A number with four digits, also where the last are zeros; other values as they are."""
-    return f"{value:#.4g}".rstrip(".") if isinstance(value, int | float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.1f}" if 1e4 <= abs(value) < 1e15 else f"{value:#.4g}".rstrip(".")
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def minutes(seconds: float) -> str:

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 
-from ..checkpoints.averaging import average_last, check_averaging
+from ..checkpoints.averaging import CheckCount, average_last, check_averaging
 from ..checkpoints.faults import STATE, fault_of
 from ..checkpoints.identity import Facts, check_allowed, facts_of
 from ..checkpoints.optimizer_states import restore_optimizer
@@ -96,14 +96,17 @@ class BlendTrainer(Seq2SeqTrainer):
             if isinstance(part, TrainerCallback):
                 self.add_callback(part)
         # Transformers has added one of the two; in a notebook, another one.
-        printer, bar = self.pop_callback(PrinterCallback), self.pop_callback(ProgressCallback)
-        if printer or bar:
+        given = [each for each in self.callback_handler.callbacks if type(each) in (PrinterCallback, ProgressCallback)]
+        for each in given[-1:]:
+            self.remove_callback(each)
             self.add_callback(LogLines())
-        # The bar is drawn last, so that no other callback writes into its line.
-        if bar:
-            self.add_callback(Bar(bar.max_str_len))
+            # The bar is drawn last, so that no other callback writes into its line.
+            if isinstance(each, ProgressCallback):
+                self.add_callback(Bar(each.max_str_len))
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+        if args.average_checkpoints is not None:
+            self.add_callback(CheckCount())
 
     def create_accelerator_and_postprocess(self) -> None:
         """As Trainer.create_accelerator_and_postprocess, which is called again for each trial of a search.
@@ -151,6 +154,7 @@ class BlendTrainer(Seq2SeqTrainer):
             SystemExit: SIGTERM was received; the code is TERMINATED.
             KeyboardInterrupt: Ctrl-C was pressed.
         """
+        self.check_averaging(trial)
         with lock_directory(self.args.output_dir) if self.args.should_save else nullcontext():
             checkpoint = self.resumption.find(resume_from_checkpoint)
             self.resumption.reset()
@@ -164,10 +168,19 @@ class BlendTrainer(Seq2SeqTrainer):
             with self.signals.listening(), run_errors(self), temporary, hidden, size_errors(checkpoint):
                 output = super().train(checkpoint, trial, *args, **kwargs)
             if self.args.average_checkpoints is not None:
-                average_last(self, Path(self._get_output_dir(trial)))
+                average_last(self, Path(self.args.output_dir))
         if self.args.merge_adapter and hasattr(self.model, "peft_config"):
             merge(self)
         return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))
+
+    def check_averaging(self, trial: Any) -> None:
+        """Raises InputError for average_checkpoints where checkpoints are sharded, or models are compared before."""
+        if self.args.average_checkpoints is None:
+            return
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            raise InputError("average_checkpoints: does not go together with FSDP and DeepSpeed")
+        if trial is not None:
+            raise InputError("average_checkpoints: does not go together with a hyperparameter search")
 
     def check_checkpoint(self, checkpoint: str) -> None:
         """Compare weights and configuration of a checkpoint with the model before anything of it is loaded.
