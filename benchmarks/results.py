@@ -153,17 +153,19 @@ def levers_table(store: Path) -> list[str]:
                 gains = [100 * (seeds[seed] - base[seed]) for seed in seeds]
                 difference = "" if lever == BASE else with_error(gains, sign="+")
                 cells = (with_error([100 * value for value in seeds.values()]), difference)
-            name = "as in the table above" if lever == BASE else lever
+            name = "the runs themselves" if lever == BASE else lever
+            if lever.endswith(TOGETHER):
+                name = f"{len(values[lever.removesuffix(TOGETHER)])} seeds as an ensemble"
             rows.append(f"| {FIGURES[path.stem.removeprefix('levers_')].what} | {name} | {' | '.join(cells)} |")
     if not rows:
         return []
     return [
-        "## Levers",
+        "## Settings compared",
         "",
-        "What each lever gives from scratch, on validation, in percent: the mean over seeds with its standard error,",
-        "and the difference to the same seed without it. `python -m seqblend.benchmarks.levers` measures it.",
+        "From scratch, on validation, in percent: the mean over seeds with its standard error, and the difference to",
+        "the same seed as it is. `python -m seqblend.benchmarks.levers` measures it.",
         "",
-        "| data | lever | value | difference |",
+        "| data | setting | value | difference |",
         "|---|---|---|---|",
         *rows,
         "",

@@ -4,7 +4,15 @@ import json
 import sys
 
 import pytest
-from test_train_command import CLASSIFY, ROWS, files, read, run
+from test_train_command import (
+    CLASSIFY,
+    ROWS,
+    files,
+    plain_cards,  # noqa: F401
+    quick_and_quiet,  # noqa: F401
+    read,
+    run,
+)
 
 from seqblend.benchmarks import levers
 from seqblend.benchmarks.levers import BASE, TOGETHER
@@ -15,7 +23,7 @@ from seqblend.benchmarks.results import levers_table
 def runs(tmp_path_factory):
     """Two runs that have kept their checkpoints, and one with another learning rate."""
     root = tmp_path_factory.mktemp("levers")
-    given = {"task": CLASSIFY, **files(root, ROWS[CLASSIFY], ["train", "validation"]), "max_steps": 9}
+    given = {"task": CLASSIFY, **files(root, ROWS[CLASSIFY], ["train", "validation"]), "max_steps": 3}
     saving = {"save_strategy": "steps", "save_steps": 1}
     for seed in (0, 1):
         run(root / "runs" / f"{BASE}_{seed}", **given, **saving, seed=seed)
@@ -27,6 +35,7 @@ def test_runs_are_measured_as_they_measured_themselves(runs, monkeypatch):
     store = runs / "levers_clinc150.json"
     argv = ["levers", str(runs / "validation.jsonl"), str(runs / "runs"), str(store)]
     monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(levers, "COUNTS", (2,))
     levers.main()
     found = json.loads(store.read_text())
     values = found["values"]
@@ -50,9 +59,9 @@ def test_the_table_has_means_errors_and_paired_differences(tmp_path):
     (tmp_path / "levers_clinc150.json").write_text(json.dumps({"values": values, "commands": {}}))
     rows = [line for line in levers_table(tmp_path) if line.startswith("| 150 intents")]
     assert [row.split(" | ", 1)[1] for row in rows] == [
-        "as in the table above | 60.00 ± 10.00 |  |",
+        "the runs themselves | 60.00 ± 10.00 |  |",
         "a | 70.00 ± 10.00 | +10.00 ± 0.00 |",
-        "a, together | 75.00 |  |",
+        "2 seeds as an ensemble | 75.00 |  |",
         "b | 60.00 | -10.00 |",
     ]
     assert levers_table(tmp_path / "none") == []

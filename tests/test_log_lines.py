@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from test_resume import trainer_for
-from test_train_command import CLASSIFY, ROWS, files, flags
+from test_train_command import CLASSIFY, ROWS, files, flags, plain_cards  # noqa: F401
 from transformers import PrinterCallback, ProgressCallback, TrainerState
 
 from seqblend.train import main

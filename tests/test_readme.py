@@ -4,12 +4,14 @@ import csv
 import json
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqblend.__main__ import COMMANDS, main
+from seqblend.hub_card.card import write_card
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -45,6 +47,7 @@ def commands_of(page):
 def test_the_commands_of_the_korean_page_run(tmp_path, monkeypatch, capfd):
     """With a small model; what needs a published checkpoint, or goes on for ever, is read only."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("seqblend.training.publisher.write_card", partial(write_card, complete=False))
     for name in ("train", "dev"):
         rows = [{"text": text, "label": "긍정" if index < 2 else "부정"} for index, text in enumerate(SENTENCES)]
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows * 8]
