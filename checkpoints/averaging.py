@@ -41,6 +41,20 @@ def check_averaging(args: Any) -> None:
         raise InputError("average_checkpoints: does not go together with load_best_model_at_end, which takes one")
 
 
+def check_averaging_run(trainer: Any, is_search: bool) -> None:
+    """Raises InputError for averaging where checkpoints are sharded, or in a hyperparameter search.
+
+    accelerate's configuration may choose FSDP or DeepSpeed; the Trainer knows that once it is made. A search compares
+    the models before they are averaged.
+    """
+    if trainer.args.average_checkpoints is None:
+        return
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
+        raise InputError("average_checkpoints: does not go together with FSDP and DeepSpeed")
+    if is_search:
+        raise InputError("average_checkpoints: does not go together with a hyperparameter search")
+
+
 class CheckCount(TrainerCallback):
     """Before the first step, raises InputError if the run will save fewer checkpoints than are to be averaged."""
 

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_resume import At, Killed, kill, trainer_for
 
+from seqblend.checkpoints.averaging import check_averaging_run
 from seqblend.checkpoints.store import RunError, checkpoints_in
 from seqblend.data.errors import InputError
 
@@ -133,3 +134,19 @@ def test_checkpoints_of_another_run_are_not_averaged_after_a_resume(tmp_path):
 def test_what_does_not_go_together_is_refused(options, message, tmp_path):
     with pytest.raises(InputError, match=f"average_checkpoints: {message}"):
         trainer_for(tmp_path, **options)
+
+
+@pytest.mark.parametrize("name", ["is_fsdp_enabled", "is_deepspeed_enabled"])
+def test_what_accelerate_chooses_is_refused(name, tmp_path):
+    """accelerate launch leaves the options fsdp and deepspeed empty."""
+    trainer = trainer_for(tmp_path, average_checkpoints=2)
+    setattr(trainer, name, True)
+    with pytest.raises(InputError, match="does not go together with FSDP and DeepSpeed"):
+        trainer.train()
+
+
+def test_a_search_is_refused(tmp_path):
+    trainer = trainer_for(tmp_path, average_checkpoints=2)
+    with pytest.raises(InputError, match="does not go together with a hyperparameter search"):
+        check_averaging_run(trainer, is_search=True)
+    check_averaging_run(trainer_for(tmp_path), is_search=True)

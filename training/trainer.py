@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput
 
-from ..checkpoints.averaging import CheckCount, average_last, check_averaging
+from ..checkpoints.averaging import CheckCount, average_last, check_averaging, check_averaging_run
 from ..checkpoints.faults import STATE, fault_of
 from ..checkpoints.identity import Facts, check_allowed, facts_of
 from ..checkpoints.optimizer_states import restore_optimizer
@@ -154,7 +154,7 @@ class BlendTrainer(Seq2SeqTrainer):
             SystemExit: SIGTERM was received; the code is TERMINATED.
             KeyboardInterrupt: Ctrl-C was pressed.
         """
-        self.check_averaging(trial)
+        check_averaging_run(self, is_search=trial is not None)
         with lock_directory(self.args.output_dir) if self.args.should_save else nullcontext():
             checkpoint = self.resumption.find(resume_from_checkpoint)
             self.resumption.reset()
@@ -172,15 +172,6 @@ class BlendTrainer(Seq2SeqTrainer):
         if self.args.merge_adapter and hasattr(self.model, "peft_config"):
             merge(self)
         return output._replace(training_loss=output.metrics.get("train_loss", output.training_loss))
-
-    def check_averaging(self, trial: Any) -> None:
-        """Raises InputError for average_checkpoints where checkpoints are sharded, or models are compared before."""
-        if self.args.average_checkpoints is None:
-            return
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise InputError("average_checkpoints: does not go together with FSDP and DeepSpeed")
-        if trial is not None:
-            raise InputError("average_checkpoints: does not go together with a hyperparameter search")
 
     def check_checkpoint(self, checkpoint: str) -> None:
         """Compare weights and configuration of a checkpoint with the model before anything of it is loaded.
