@@ -8,7 +8,7 @@ PIP := $(BIN)/python $(INSTALL) constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo test check format results bench lecture conformance clean test-oldest test-clients \
-	test-browser test-distributed test-conversion examples-pretrained bench-check
+	test-browser test-distributed test-conversion test-dist examples-pretrained bench-check docs options dist
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -34,7 +34,7 @@ test-conversion: $(VENV)/tools  ## run the tests of every head of every architec
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "conversion or not conversion" tests/test_conversion.py
 
 test-clients: $(VENV)/clients $(VENV)/checkpoints  ## run the tests of other libraries with our models
-	$(BIN)/python -m pytest --numprocesses 2 tests/clients
+	$(BIN)/python -m pytest --numprocesses 2 tests/clients tests/test_pages.py
 
 test-browser: $(VENV)/browser  ## run the tests of pages in a browser, Chromium of the system
 	$(BIN)/python -m pytest tests/browser
@@ -51,6 +51,13 @@ check: $(VENV)/tools  ## lint and types
 format: $(VENV)/tools  ## format the code and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/docs  ## build the documentation as a site, build/site, and check its links
+	$(BIN)/python docs/site_files.py build/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+options: $(VENV)/package  ## write docs/options.md from the code
+	$(BIN)/python tests/options_page.py docs/options.md
 
 results: $(VENV)/package  ## write docs/results.md, with the runs under runs/
 	mkdir -p runs
@@ -120,6 +127,10 @@ $(OLDEST)/tools: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(OLDEST)
 	sed -n 's/^    \([a-zA-Z0-9_-]*\)>=/\1==/p' setup.cfg > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python $(INSTALL) $(OLDEST)/constraints.txt --editable .[test]
+	touch $@
+
+$(VENV)/docs: $(VENV)/package
+	$(PIP) --editable .[docs]
 	touch $@
 
 $(VENV)/bench: $(VENV)/package
