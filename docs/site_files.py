@@ -11,7 +11,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("*.md", "docs/*.md", "docs/lecture/*.md", "examples/*.md")
-OTHERS = ("docs/lecture/*.png", "docs/lecture/*.jsonl", "docs/results/*.json", "examples/notebooks/*.ipynb")
+OTHERS = (
+    "docs/site.css",
+    "docs/lecture/*.png",
+    "docs/lecture/*.jsonl",
+    "docs/results/*.json",
+    "examples/notebooks/*.ipynb",
+)
 # The target of a link in the repository, without its anchor.
 LINK = re.compile(r"(?<=\]\()[^():#]+(?=[#)])")
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".cfg": "ini", ".toml": "toml"}
