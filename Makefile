@@ -42,6 +42,18 @@ test-browser: $(VENV)/browser  ## run the tests of pages in a browser, Chromium 
 test-distributed: $(VENV)/tools  ## run the tests of two processes that train together
 	$(BIN)/python -m pytest tests/distributed
 
+dist: $(VENV)/dist  ## build the wheel and the sdist into dist/, and check what they hold
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python tests/check_dist.py dist
+
+test-dist: dist  ## install each of them into an environment of its own, and train outside the checkout
+	for file in dist/*.whl dist/*.tar.gz; do \
+		rm -rf build/installed && $(PYTHON) -m venv build/installed && \
+		build/installed/bin/python $(INSTALL) constraints.txt "$$file" && \
+		build/installed/bin/python -I tests/check_installed.py || exit 1; \
+	done
+
 check: $(VENV)/tools  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -131,6 +143,10 @@ $(OLDEST)/tools: setup.cfg pyproject.toml
 
 $(VENV)/docs: $(VENV)/package
 	$(PIP) --editable .[docs]
+	touch $@
+
+$(VENV)/dist: $(VENV)/package
+	$(PIP) --editable .[dist]
 	touch $@
 
 $(VENV)/bench: $(VENV)/package
