@@ -20,6 +20,7 @@ OTHERS = (
 )
 # The target of a link in the repository, without its anchor.
 LINK = re.compile(r"(?<=\]\()[^():#]+(?=[#)])")
+FOLDER_PAGE = "files.md"
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".cfg": "ini", ".toml": "toml"}
 
 
@@ -35,9 +36,12 @@ def page_of(target: Path) -> str | None:
 
 
 def place_of(target: Path) -> Path:
-    """Where the page of a file or a folder is, from the root."""
+    """Where the page of a file or a folder is, from the root.
+
+    A folder's is not its index: docs/results.md has the address docs/results/.
+    """
     target = target.relative_to(ROOT)
-    return target / "index.md" if (ROOT / target).is_dir() else target.with_name(target.name + ".md")
+    return target / FOLDER_PAGE if (ROOT / target).is_dir() else target.with_name(target.name + ".md")
 
 
 def write_pages(directory: Path) -> None:
@@ -59,7 +63,7 @@ def write_pages(directory: Path) -> None:
             place = place_of(target)
             (directory / place).parent.mkdir(parents=True, exist_ok=True)
             (directory / place).write_text(content, encoding="utf-8")
-            return found[0].rstrip("/") + ("/index.md" if target.is_dir() else ".md")
+            return found[0].rstrip("/") + (f"/{FOLDER_PAGE}" if target.is_dir() else ".md")
 
         written.write_text(LINK.sub(lead, path.read_text(encoding="utf-8")), encoding="utf-8")
 

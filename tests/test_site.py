@@ -32,7 +32,7 @@ def test_the_navigation_has_every_page_once():
 def test_source_files_and_folders_become_pages(tmp_path):
     subprocess.run([sys.executable, "docs/site_files.py", tmp_path], cwd=ROOT, check=True)
     assert "class Attention" in (tmp_path / "modeling/attention.py.md").read_text(encoding="utf-8")
-    assert "clinc150.json" in (tmp_path / "docs/results/index.md").read_text(encoding="utf-8")
+    assert "clinc150.json" in (tmp_path / "docs/results/files.md").read_text(encoding="utf-8")
     assert "(../modeling/attention.py.md)" in (tmp_path / "docs/lecture.md").read_text(encoding="utf-8")
     for page in tmp_path.rglob("*.md"):
         if "```" not in page.read_text(encoding="utf-8").partition("\n\n")[2][:10]:  # not the page of a source file
@@ -53,4 +53,5 @@ def test_it_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path
         loaded = re.findall(r"<(?:script|img|iframe|source)[^>]*\ssrc=\"?([^\"\s>]+)", html)
         loaded += re.findall(r"<link[^>]*rel=\"?stylesheet[^>]*href=\"?([^\"\s>]+)", html)
         assert not [address for address in loaded if address.startswith(("http", "//"))], page
+    assert "Tiny Shakespeare" in (tmp_path / "site/docs/results/index.html").read_text(encoding="utf-8")
     assert 'id="1-체크포인트를-미세-조정한다"' in (tmp_path / "site/README.ko/index.html").read_text(encoding="utf-8")
