@@ -4,6 +4,7 @@ tests/test_readme.py runs both READMEs whole.
 """
 
 import ast
+import configparser
 import contextlib
 import dataclasses
 import importlib.util
@@ -13,6 +14,7 @@ import shlex
 import options_page
 import pytest
 import transformers
+import yaml
 from datasets import Dataset
 from huggingface_hub import constants
 from pages import PAGES, ROOT, blocks_of, commands_in, lines_of
@@ -38,6 +40,7 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.re
 FOLDERS = sorted(path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0].isalpha())
 # Folders that are written by commands.
 WRITTEN = ("build", "dist", "runs")
+TARGETS = {*re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)}
 
 
 def prose_of(page):
@@ -87,9 +90,17 @@ def test_names_of_files_modules_and_targets(page):
     modules = [name.replace(".", "/") for name in re.findall(r"python -m seqblend\.([\w.]+)", text)]
     missing = [name for name in files if not ((ROOT / name).exists() or (page.parent / name).exists())]
     missing += [name for name in modules if not {*ROOT.glob(f"{name}.py"), *ROOT.glob(f"{name}/__main__.py")}]
-    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    missing += sorted({*re.findall(r"`make ([a-z-]+)", text)} - {*targets})
+    missing += sorted({*re.findall(r"`make ([a-z-]+)", text)} - TARGETS)
     assert not missing
+
+
+def test_the_workflows_run_targets_that_exist():
+    found = set()
+    for path in (ROOT / ".github/workflows").glob("*.yml"):
+        for job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].values():
+            found |= {*job.get("strategy", {}).get("matrix", {}).get("target", [])}
+            found |= {*re.findall(r"^make ([a-z-]+)$", "\n".join(step.get("run", "") for step in job["steps"]), re.M)}
+    assert {"check", "test", "test-oldest", "test-browser", "test-dist", "docs"} <= found <= TARGETS
 
 
 @every_page
@@ -187,6 +198,29 @@ def test_it_has_all_flags_of_ours():
     assert [name for name in sorted(ours - theirs) if f"`--{name}" not in page] == []
 
 
+def test_the_page_of_installation_has_every_extra():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    table = (ROOT / "docs/install.md").read_text(encoding="utf-8")
+    assert [name for name in settings["options.extras_require"] if f"`{name}`" not in table] == []
+
+
+def test_how_much_faster_fine_tuning_is():
+    """The READMEs and the first lines of the page have the figures of its table."""
+    page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")] for line in page.partition("### finetune")[2].splitlines()]
+    (head,) = (row for row in rows if "ours faster by" in row)
+    column = head.index("ours faster by")
+    found = [float(row[column]) for row in rows if len(row) == len(head) and re.fullmatch(r"[\d.]+", row[column])]
+    padded, grouped = found[::2], found[1::2]
+    lead = " ".join(page.partition("```")[0].split())
+    for ratio in (*padded, *grouped):
+        assert f"{ratio} times" in lead or f"{ratio} and" in lead, ratio
+    for readme in PAGES[:2]:
+        text = readme.read_text(encoding="utf-8")
+        assert all(f"{ratio:.1f}" in text for ratio in padded) and max(grouped) < 1.1
+
+
 # --- Python ---
 
 # Pages whose Python is only compiled, because it needs a push or minutes; and a package that others need.
@@ -226,15 +260,18 @@ def world(tmp_path_factory, plain_cards):  # noqa: F811
     return directory
 
 
-def imports_of(text):
-    """The packages that a block imports."""
+def can_be_imported(text):
+    """Whether all modules are there that a block imports."""
     names: list[str] = []
     for each in ast.walk(ast.parse(text)):
         if isinstance(each, ast.ImportFrom):
             names.append(each.module)
         elif isinstance(each, ast.Import):
             names += [name.name for name in each.names]
-    return {name.partition(".")[0] for name in names}
+    try:
+        return all(importlib.util.find_spec(name) for name in names)
+    except ModuleNotFoundError:  # of a package that has the module
+        return False
 
 
 def names_before(page, world):
@@ -274,7 +311,7 @@ def test_python_runs(page, world, monkeypatch):
         monkeypatch.setattr(uploader, "push_to_hub", lambda self, repo_id: pushed.append(repo_id))
     names = names_before(page, world)
     for block in blocks_of(page):
-        if block.language == "python" and all(importlib.util.find_spec(each) for each in imports_of(block.text)):
+        if block.language == "python" and can_be_imported(block.text):
             with server_of(page, world) as address:
                 text = block.text.replace("http://127.0.0.1:8000/models/intents", address)
                 exec(compile(text, f"{page}:{block.line}", "exec"), names)

@@ -4,7 +4,7 @@
 
 SOURCES is a source tree of transformers, of which the scripts are taken, and DATA a directory of data sets (clinc150,
 wnut17, sigmorphon2021_g2p, tinyshakespeare). PYTHON has transformers and must not know seqblend. Each script's command
-and what it measured are printed as Markdown, for docs/clients.md.
+and what it measured are printed as Markdown; docs/clients.md has a table of it.
 """
 
 import argparse

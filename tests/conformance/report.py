@@ -15,53 +15,54 @@ PAIRS = {
 
 HEAD = """# Conformance
 
-transformers' own common tests, run on our classes and on the classes of transformers that are nearest to them.
-`make conformance TRANSFORMERS=PATH` runs both and writes this page; counted are names, not subtests.
+transformers' own common tests, run on our classes and on the most similar classes of transformers. They show in which
+ways our models behave like those of transformers. `make conformance TRANSFORMERS=PATH` runs both and writes this page.
+Tests are counted by name, without subtests.
 
-| ours | passed | failed | skipped | beside | passed | failed | skipped |
+| ours | passed | failed | skipped | theirs | passed | failed | skipped |
 |---|--:|--:|--:|---|--:|--:|--:|"""
 
 # Why tests do not pass for ours that a class has which the tests of several models inherit.
 OF_COMMON_CLASSES = {
-    "GenerationTesterMixin": "of `GenerationTesterMixin`, which goes over the classes that have `generate`: BERT's as "
-    "a decoder. No encoder of ours has it, so that the mixin would test nothing",
-    "CausalLMModelTest": "of `CausalLMModelTest`; there is no head for question answering, and then it skips itself",
+    "GenerationTesterMixin": "a test of `GenerationTesterMixin`, for classes that have `generate`. BERT has one, for "
+    "BERT as a decoder; our encoders have none",
+    "CausalLMModelTest": "a test of `CausalLMModelTest` for question answering, a head that our models do not have",
 }
 # Why tests that stand in a model's own file are not ours, and which of our own say the same of our models.
 OF_THEIR_FILES = {
-    "BERT as a decoder, which with us is a family of its own": (
+    "BERT as a decoder; ours is another class, which has its own tests": (
         "test_for_causal_lm",
         "test_for_causal_lm_decoder",
         "test_model_as_decoder",
         "test_model_as_decoder_with_default_input_mask",
     ),
-    "a head that ours have not": (
+    "a head that our models do not have": (
         "test_for_multiple_choice",
         "test_for_next_sequence_prediction",
         "test_for_pretraining",
         "test_for_question_answering",
         "test_gpt2_double_lm_head_model",
     ),
-    "a switch that GPT-2 alone has": (
+    "an option that only GPT-2 has": (
         "test_gpt2_reorder_and_upcast_attn",
         "test_gpt2_scale_attn_by_inverse_layer_idx",
         "test_gpt2_sdpa_matches_eager_with_scaling_configs",
     ),
-    "shapes; ours: `test_output_shapes`, `test_output_shapes_without_a_head`": (
+    "shapes; our tests are `test_output_shapes` and `test_output_shapes_without_a_head`": (
         "test_for_masked_lm",
         "test_for_sequence_classification",
         "test_for_token_classification",
         "test_model",
     ),
-    "a decoder's cache; ours: `test_cached_equals_uncached`": ("test_decoder_model_past_with_large_inputs",),
-    "padding of the source; ours: `test_padding_changes_nothing`": (
+    "a decoder's cache; our test is `test_cached_equals_uncached`": ("test_decoder_model_past_with_large_inputs",),
+    "padding of the source; our test is `test_padding_changes_nothing`": (
         "test_cross_attention_respects_encoder_padding_mask",
     ),
-    "saved parts; ours: `test_parts_may_be_saved_alone`": ("test_encoder_decoder_model_standalone",),
-    "half precision; ours: `test_generation_in_half_precision`": ("test_generate_fp16",),
-    "hooks; ours: `test_embeddings_are_called`": ("test_input_embeddings_support_forward_hook",),
-    "resizing; ours: `test_embeddings_are_resized`": ("test_resize_embeddings_persists_embeddings_type",),
-    "saving; ours: `test_saved_and_loaded`": ("test_save_load_strict",),
+    "saved parts; our test is `test_parts_may_be_saved_alone`": ("test_encoder_decoder_model_standalone",),
+    "half precision; our test is `test_generation_in_half_precision`": ("test_generate_fp16",),
+    "hooks; our test is `test_embeddings_are_called`": ("test_input_embeddings_support_forward_hook",),
+    "resizing; our test is `test_embeddings_are_resized`": ("test_resize_embeddings_persists_embeddings_type",),
+    "saving; our test is `test_saved_and_loaded`": ("test_save_load_strict",),
 }
 
 
@@ -95,7 +96,7 @@ def reason(name: str, test_class: type) -> str:
     if owner is test_class:
         known = {each: why for why, names in OF_THEIR_FILES.items() for each in names}
         if name in known:
-            return f"of their own file: {known[name]}"
+            return f"a test of their model's own file: {known[name]}"
     elif owner.__name__ in OF_COMMON_CLASSES:
         return OF_COMMON_CLASSES[owner.__name__]
     raise ValueError(f"{name} of {owner.__name__} passes for theirs and not for ours, and nothing here says why")
