@@ -17,7 +17,9 @@ from transformers import AutoModelForSequenceClassification, BertForSequenceClas
 
 from seqblend import train_tokenizer
 from seqblend.__main__ import main
+from seqblend.conversion.registry import ARCHITECTURES
 from seqblend.hub_card.card import write_card
+from seqblend.tasks.registry import TASKS
 
 TEXTS = {
     README: {
@@ -102,3 +104,9 @@ def test_both_have_the_same_blocks():
         [(block.language, block.text.count("\n")) for block in blocks_of(page)] for page in (README, KOREAN)
     )
     assert ours == theirs
+
+
+def test_they_count_what_there_is():
+    assert (len(ARCHITECTURES), len(TASKS)) == (19, 6)
+    for page, words in {README: ("Nineteen architectures", "six tasks"), KOREAN: ("열아홉 가지", "여섯 가지")}.items():
+        assert all(word in page.read_text(encoding="utf-8") for word in words)
