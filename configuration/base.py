@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from inspect import get_annotations
 from numbers import Integral
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.generation.configuration_utils import GenerationConfig
@@ -33,7 +33,10 @@ ATTENTION_FIELDS = (
 )
 
 # Fields that only self-attention reads.
-SELF_ATTENTION_FIELDS = ("layer_types", "sliding_window", "rope_parameters")
+SELF_ATTENTION_FIELDS = (
+    *("layer_types", "sliding_window", "rope_parameters"),
+    *("relative_attention_num_buckets", "relative_attention_max_distance", "relative_attention_per_layer"),
+)
 
 # Arguments that transformers accepts besides fields: renamed fields, entries of saved files, generation settings.
 OTHER_ARGUMENTS = {
@@ -161,6 +164,9 @@ class BlendConfig(RecipeConfig):
     field with None is computed from other fields, and saved with that value.
     """
 
+    # Whether a token also attends to the tokens after it.
+    is_bidirectional: ClassVar[bool] = False
+
     # Sizes.
     vocab_size: int = checked_field(positive, 32000)
     hidden_size: int = checked_field(positive, 256)
@@ -186,12 +192,20 @@ class BlendConfig(RecipeConfig):
     norm_position: Literal["pre", "post"] = "pre"
     norm_eps: int | float = checked_field(positive, 1e-6)
     # Position encoding: a learned or sinusoidal vector added to the embedding, rotation of queries and keys by an
-    # angle proportional to the position (RoPE), or none.
+    # angle proportional to the position (RoPE), or none. `fairseq_sinusoidal` has the wavelengths and the first
+    # position of fairseq (M2M100, NLLB).
     # None: `rotary` with attention; `none` with a recurrent mixer, which knows the order of what it reads.
-    position_type: Literal["learned", "sinusoidal", "rotary", "none"] | None = None
+    position_type: Literal["learned", "sinusoidal", "fairseq_sinusoidal", "rotary", "none"] | None = None
     # RoPE's parameters as transformers writes them, {"rope_type": …, "rope_theta": …}, or such a dict for each layer
     # type (ModernBERT). None: "default", 10000.
     rope_parameters: dict[str, Any] | None = None
+    # Relative positions (Raffel et al. 2020, T5, §2.1): number of buckets of distances between query and key; each
+    # bucket has a learned bias for each head, which self-attention adds to its scores. None: no such bias.
+    relative_attention_num_buckets: int | None = checked_field(positive, None)
+    # All distances from this one on, in tokens, are in one bucket.
+    relative_attention_max_distance: int = checked_field(positive, 128)
+    # Whether each layer has its own biases (UMT5), or all layers share them (T5, MPNet).
+    relative_attention_per_layer: bool = False
     feed_forward_type: Literal["plain", "gated"] = "gated"
     # A name from transformers' activation table.
     hidden_act: str = checked_field(activation, "silu")
@@ -208,6 +222,8 @@ class BlendConfig(RecipeConfig):
     attention_out_bias: bool | None = None
     mlp_bias: bool = False
     lm_head_bias: bool = False
+    # Divide the logits of the language-model head by √hidden_size (T5).
+    scale_logits: bool = False
     # Biases of LayerNorm; RMSNorm has none.
     norm_bias: bool = True
     # Normalize the embeddings before the first block (BERT, BART).
@@ -296,6 +312,11 @@ class BlendConfig(RecipeConfig):
         """Whether a block has attention of any kind."""
         return not self.is_recurrent
 
+    @property
+    def logit_scaling(self) -> float:
+        """Factor on the logits of the language-model head."""
+        return self.hidden_size**-0.5 if self.scale_logits else 1.0
+
     def default_head_dim(self) -> int:
         """hidden_size / num_attention_heads. Raises ValueError if the heads do not divide the hidden size."""
         width, rest = divmod(self.hidden_size, self.num_attention_heads)
@@ -306,9 +327,12 @@ class BlendConfig(RecipeConfig):
             )
         return max(1, width)
 
-    def attention_names(self) -> list[str]:
-        """Attribute names of the attention modules of a block."""
-        return [] if self.is_recurrent else ["self_attn"]
+    def sharded_attention_names(self) -> list[str]:
+        """Attribute names of the attention modules of a block that tensor parallelism divides by heads.
+
+        Self-attention with biases is not divided: the biases are those of all heads.
+        """
+        return [] if self.is_recurrent or self.relative_attention_num_buckets else ["self_attn"]
 
     @property
     def base_model_tp_plan(self) -> dict[str, str]:
@@ -317,7 +341,7 @@ class BlendConfig(RecipeConfig):
         It has only modules that the model has, because transformers warns about others.
         """
         plan = {"embed_tokens": "embedding_rowwise"}
-        for name in self.attention_names():
+        for name in self.sharded_attention_names():
             plan |= {f"layers.*.{name}.{projection}": "colwise" for projection in ("q_proj", "k_proj", "v_proj")}
             plan |= {f"layers.*.{name}.o_proj": "rowwise"}
         if self.feed_forward_type == "gated":
@@ -432,9 +456,36 @@ class BlendConfig(RecipeConfig):
             raise ValueError("freeze_pad_embedding=True needs pad_token_id")
 
     def validate_positions(self) -> None:
-        """Raises ValueError for sinusoidal positions with an odd hidden_size."""
-        if self.position_type == "sinusoidal" and self.hidden_size % 2:
-            raise ValueError(f"hidden_size={self.hidden_size} must be even for position_type='sinusoidal'")
+        """Raises ValueError for sinusoidal positions with an odd hidden_size (fairseq's: below 4, too)."""
+        if self.position_type in ("sinusoidal", "fairseq_sinusoidal") and self.hidden_size % 2:
+            raise ValueError(f"hidden_size={self.hidden_size} must be even for position_type={self.position_type!r}")
+        if self.position_type == "fairseq_sinusoidal" and self.hidden_size < 4:
+            raise ValueError(f"hidden_size={self.hidden_size} must be 4 or above for position_type='fairseq_sinusoidal'")
+
+    def validate_relative_attention(self) -> None:
+        """Raises ValueError for buckets that do not fit the distances, or options without buckets."""
+        buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
+        if buckets is None:
+            defaults = {"relative_attention_max_distance": 128, "relative_attention_per_layer": False}
+            for name, default in defaults.items():
+                if getattr(self, name) != default:
+                    raise ValueError(
+                        f"{name}={getattr(self, name)} has no effect: relative_attention_num_buckets is None"
+                    )
+            return
+        # An encoder has half of the buckets for the tokens before the query and half for those after it; half of those
+        # of a direction are for one distance each.
+        directions = 2 if self.is_bidirectional else 1
+        if buckets % (2 * directions):
+            raise ValueError(
+                f"relative_attention_num_buckets={buckets} must be a multiple of {2 * directions} for a "
+                f"{self.model_type}"
+            )
+        if distance <= buckets // (2 * directions):
+            raise ValueError(
+                f"relative_attention_max_distance={distance} must be above {buckets // (2 * directions)}, the number "
+                f"of distances with a bucket of their own for relative_attention_num_buckets={buckets}"
+            )
 
     def validate_sliding_window(self) -> None:
         """Raises ValueError for a window without sliding layers, or sliding layers without a window."""

@@ -43,9 +43,9 @@ class BlendDecoderConfig(BlendConfig):
         """Whether a block has attention of any kind."""
         return not self.is_recurrent or self.has_cross_attention
 
-    def attention_names(self) -> list[str]:
-        """As BlendConfig.attention_names, with cross-attention if the decoder has it."""
-        return [*super().attention_names(), *(["cross_attn"] if self.has_cross_attention else [])]
+    def sharded_attention_names(self) -> list[str]:
+        """As BlendConfig.sharded_attention_names, with cross-attention if the decoder has it."""
+        return [*super().sharded_attention_names(), *(["cross_attn"] if self.has_cross_attention else [])]
 
     def validate_cross_attention(self) -> None:
         """Raises ValueError for cross_attention=False without a recurrent mixer."""
@@ -59,9 +59,11 @@ class BlendDecoderConfig(BlendConfig):
         A stage reads the hidden states of the stage before it as inputs_embeds, so it must not change its inputs: it
         would add positions or token types, or scale or normalize, a second time.
         """
-        adds = self.position_type in ("learned", "sinusoidal") or self.type_vocab_size > 0
+        adds = self.position_type in ("learned", "sinusoidal", "fairseq_sinusoidal") or self.type_vocab_size > 0
         changes = self.embedding_norm or self.scale_embeddings
-        if adds or changes or self.cross_attention_hidden_size is not None:
+        # The layers of all stages would read one table.
+        shares = self.relative_attention_num_buckets is not None and not self.relative_attention_per_layer
+        if adds or changes or shares or self.cross_attention_hidden_size is not None:
             return None
         return {
             "embed_tokens": (["input_ids"], ["inputs_embeds"]),

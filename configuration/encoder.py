@@ -1,5 +1,7 @@
 """The encoder: every token attends to every token."""
 
+from typing import ClassVar
+
 from huggingface_hub.dataclasses import strict
 
 from .base import BlendConfig
@@ -13,6 +15,7 @@ class BlendEncoderConfig(BlendConfig):
     """
 
     model_type = "blend_encoder"
+    is_bidirectional: ClassVar[bool] = True
     keys_to_ignore_at_inference = ["hidden_states", "attentions"]
 
     # In training, a masked language model projects only the masked tokens onto the vocabulary.

@@ -56,6 +56,8 @@ class BlendEncoderDecoderConfig(RecipeConfig):
     # (share_encoder_decoder_embeddings), to the encoder's.
     tie_word_embeddings: bool = True
     share_encoder_decoder_embeddings: bool = True
+    # False: the head has a matrix of its own, although encoder and decoder share their embeddings (T5 v1.1).
+    tie_lm_head: bool = True
 
     # As in BlendConfig.
     pooling: Literal["cls", "mean", "last", "eos"] = "last"
@@ -223,6 +225,14 @@ class BlendEncoderDecoderConfig(RecipeConfig):
             raise ValueError(
                 f"share_encoder_decoder_embeddings=True needs one vocab_size and hidden_size, got {sizes}; "
                 "set it to False for two vocabularies"
+            )
+
+    def validate_head(self) -> None:
+        """Raises ValueError for tie_lm_head=False without other tensors to tie."""
+        if not self.tie_lm_head and not (self.tie_word_embeddings and self.share_encoder_decoder_embeddings):
+            raise ValueError(
+                "tie_lm_head=False needs tie_word_embeddings=True and share_encoder_decoder_embeddings=True; "
+                "tie_word_embeddings=False unties the head, too"
             )
 
     def validate_cross_attention(self) -> None:

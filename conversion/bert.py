@@ -144,6 +144,29 @@ XLM_ROBERTA = roberta("xlm-roberta", "XLMRoberta")
 CAMEMBERT = roberta("camembert", "Camembert")
 
 
+# Song et al. 2020: T5's biases of attention by distance, in addition to learned positions, and no token types.
+MPNET = replace(
+    roberta("mpnet", "MPNet"),
+    fields={key: name for key, name in FIELDS.items() if key != "type_vocab_size"},
+    # The class takes these numbers as fixed, whatever the keys are.
+    required={"pad_token_id": 1, "relative_attention_num_buckets": 32},
+    fixed=FIXED | {"classifier_hidden_act": "tanh", "type_vocab_size": 0, "relative_attention_num_buckets": 32},
+    settings=(
+        Setting((), lambda original: {"classifier_dropout": original.hidden_dropout_prob}),
+        *ROBERTA.settings[1:],
+    ),
+    unused=(),
+    tensors={
+        **{key: name for key, name in ROBERTA.tensors.items() if key.startswith("embeddings.")},
+        **{f"encoder.layer.*.attention.attn.{each}": f"layers.*.self_attn.{each}_proj" for each in "qkvo"},
+        "encoder.layer.*.attention.LayerNorm": "layers.*.self_attn_norm",
+        **{key: name for key, name in TENSORS.items() if key.startswith("encoder.layer.*.") and ".attention" not in key},
+        "encoder.relative_attention_bias": "relative_attention_bias",
+    },
+    legacy={},
+)
+
+
 def check_no_embedding_projection(original: Any) -> dict[str, Any]:
     if original.embedding_size != original.hidden_size:
         raise ConversionError(

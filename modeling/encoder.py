@@ -18,7 +18,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ..configuration.encoder import BlendEncoderConfig
 from .attention import Attention
 from .base import BlendPreTrainedModel, Stack, StackOutput
-from .heads import ForSequenceClassification, ForTokenClassification, HiddenLayer, select_fields
+from .heads import ForSequenceClassification, ForTokenClassification, HiddenLayer, scale, select_fields
 from .layers import EncoderLayer
 from .losses import IGNORE, token_loss
 from .packing import Layout
@@ -150,7 +150,7 @@ class BlendEncoderForMaskedLM(BlendEncoderPreTrainedModel):
         if sparse:
             is_masked = labels != IGNORE
             hidden_states, labels = hidden_states[is_masked], labels[is_masked]
-        logits = self.lm_head(self.head(hidden_states))
+        logits = self.lm_head(scale(self.head(hidden_states), self.config.logit_scaling))
         loss = None
         if labels is not None:
             loss = token_loss(logits, labels, self.config, self.training, num_items_in_batch)

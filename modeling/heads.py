@@ -80,6 +80,11 @@ def project(lm_head: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     return projected if lm_head.bias is None else projected.add_(lm_head.bias)
 
 
+def scale(states: torch.Tensor, scaling: float) -> torch.Tensor:
+    """The states multiplied by a factor; themselves if it is 1."""
+    return states if scaling == 1 else states * scaling
+
+
 @cache
 def columns_range() -> range:
     """How many tokens are projected as columns on this processor. MKL is slow for a few rows on AMD's."""
@@ -142,14 +147,25 @@ def select_tokens(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tenso
 
 
 def compute_logits(
-    lm_head: nn.Module, outputs: ModelOutput, logits_to_keep: int | torch.Tensor, labels: torch.Tensor | None
+    lm_head: nn.Module,
+    scaling: float,
+    outputs: ModelOutput,
+    logits_to_keep: int | torch.Tensor,
+    labels: torch.Tensor | None,
 ) -> tuple[torch.Tensor, Layout]:
     """Logits of a base model's outputs, in the form of the layout that is returned with them.
+
+    Args:
+        lm_head: the projection onto the vocabulary.
+        scaling: the config's logit_scaling.
+        outputs: of the base model.
+        logits_to_keep: see select_tokens.
+        labels: of the loss, or None.
 
     Raises:
         ValueError: labels are given, and logits_to_keep selects some positions only.
     """
-    layout, hidden_states = outputs.layout, outputs.last_hidden_state
+    layout, hidden_states = outputs.layout, scale(outputs.last_hidden_state, scaling)
     if isinstance(logits_to_keep, int) and logits_to_keep == 0:
         return project(lm_head, hidden_states), layout
     if labels is not None:

@@ -21,7 +21,7 @@ from ..data.errors import InputError
 from ..modeling.base import Stack
 from ..modeling.decoder import BlendDecoderModel
 from ..modeling.encoder import BlendEncoderForMaskedLM, BlendEncoderModel
-from ..modeling.heads import ForSequenceClassification, ForTokenClassification, pool
+from ..modeling.heads import ForSequenceClassification, ForTokenClassification, pool, scale
 from ..modeling.patterns import MIN_BLOCK_SIZE, Kernel
 
 SLIDING = "sliding_attention"
@@ -323,7 +323,7 @@ class FlatGraph(nn.Module):
         if isinstance(model, ForTokenClassification):
             return model.classifier(model.head(hidden_states))[0]
         if isinstance(model, BlendEncoderForMaskedLM):
-            return model.lm_head(model.head(hidden_states))[0]
+            return model.lm_head(scale(model.head(hidden_states), model.config.logit_scaling))[0]
         return hidden_states[0]
 
     @staticmethod

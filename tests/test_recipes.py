@@ -22,6 +22,8 @@ from transformers import (
     MarianMTModel,
     OpenAIGPTConfig,
     OpenAIGPTLMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM, BlendEncoderForMaskedLM
@@ -120,6 +122,24 @@ PARITIES = {
         BartConfig(**MARIAN_SIZES, **SPECIAL),
         INNER,
         unused={"model.shared.weight"},
+        counts_positions=False,
+    ),
+    "t5": Parity(
+        BlendEncoderDecoderForSeq2SeqLM,
+        T5ForConditionalGeneration,
+        T5Config(
+            vocab_size=VOCAB,
+            d_model=32,
+            d_kv=8,
+            d_ff=48,
+            num_layers=2,
+            num_heads=4,
+            relative_attention_num_buckets=8,
+            relative_attention_max_distance=6,
+            decoder_start_token_id=0,
+        ),
+        INNER | {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 6},
+        unused={"shared.weight"},
         counts_positions=False,
     ),
     "llama": Parity(
