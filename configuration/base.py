@@ -415,6 +415,7 @@ class BlendConfig(RecipeConfig):
             raise ValueError(f"mixer_type={self.mixer_type!r} needs recurrent_size, the number of features of a state")
         without_effect = {
             "position_type": self.position_type == "rotary",
+            "relative_attention_num_buckets": self.relative_attention_num_buckets is not None,
             "layer_types": "sliding_attention" in (self.layer_types or []),
         }
         if not self.has_attention:

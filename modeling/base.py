@@ -205,8 +205,9 @@ class Stack(BlendPreTrainedModel):
         unsupported = {
             f"attn_implementation={kernel!r}, only 'eager' and 'sdpa'": kernel not in BIAS_KERNELS,
             "a paged cache": kwargs.get("cache") is not None,
-            # The biases reach the layers in their pattern, where it finds no gradient.
-            "gradient checkpointing with use_reentrant=True": self.training
+            # Shared biases reach the layers in their pattern, where it finds no gradient.
+            "gradient checkpointing with use_reentrant=True": self.relative_attention_bias is not None
+            and self.training
             and self.gradient_checkpointing
             and options.get("use_reentrant", False),
         }

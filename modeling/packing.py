@@ -67,22 +67,6 @@ class PaddedLayout:
             return torch.arange(self.shape[1], device=self.device)[None] + self.past_length
         return self._current_columns(self.mask.long().cumsum(-1) - 1).clamp(min=0)
 
-    def distances(self, num_keys: int) -> torch.Tensor:
-        """Positions of the keys minus positions of the queries, (B or 1, T, S), counted over the real tokens.
-
-        The S = num_keys keys are the last ones up to the end of the input; or the first ones, if a static cache has
-        room for more tokens than there are. Those of later tokens are masked, and their distances do not matter.
-        """
-        first_key = self.past_length + self.shape[1] - num_keys
-        first_key = first_key.clamp(min=0) if isinstance(first_key, torch.Tensor) else max(first_key, 0)
-        keys = torch.arange(num_keys, device=self.device) + first_key
-        queries = torch.arange(self.shape[1], device=self.device) + self.past_length
-        if self.mask is None:
-            return (keys - queries[:, None])[None]
-        positions = self.mask.long().cumsum(-1)
-        keys, queries = (positions[:, each.clamp(max=self.mask.shape[1] - 1)] for each in (keys, queries))
-        return keys[:, None] - queries[:, :, None]
-
     def unpad(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
         """Convert from the caller's form to the layout's: no change."""
         return tensor

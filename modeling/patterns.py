@@ -43,10 +43,25 @@ class PaddedPattern:
 
     def with_bias(self, bias: RelativeAttentionBias, dtype: torch.dtype) -> "PaddedPattern":
         """The pattern whose mask also adds a bias, in the dtype of the queries, to the scores."""
+        return PaddedPattern(add_bias(self.mask, bias(self.distances(), dtype)), self.layout)
+
+    def distances(self) -> torch.Tensor:
+        """Positions of the keys minus positions of the queries, (B or 1, T, S), counted over the real tokens.
+
+        The mask tells which tokens are real: no query attends to padding, or to the room of a static cache for later
+        tokens.
+        """
         assert self.layout is not None
-        past_length = self.layout.past_length
-        num_keys = past_length + self.layout.shape[1] if self.mask is None else self.mask.shape[-1]
-        return PaddedPattern(add_bias(self.mask, bias(self.layout.distances(num_keys), dtype)), self.layout)
+        past_length, num_queries = self.layout.past_length, self.layout.shape[1]
+        columns = torch.arange(num_queries, device=self.layout.device) + past_length
+        if self.mask is None:
+            return (torch.arange(past_length + num_queries, device=self.layout.device) - columns[:, None])[None]
+        is_seen = self.mask if self.mask.dtype == torch.bool else self.mask > torch.finfo(self.mask.dtype).min / 2
+        positions = is_seen[:, 0].any(-2).cumsum(-1)  # (B or 1, S)
+        # The cache of a sliding layer has the last tokens only.
+        first_key = past_length + num_queries - self.mask.shape[-1]
+        first_key = first_key.clamp(min=0) if isinstance(first_key, torch.Tensor) else max(first_key, 0)
+        return positions[:, None] - positions[:, columns - first_key, None]
 
     def blend(
         self, kernel: Kernel, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
