@@ -8,13 +8,16 @@ import pytest
 import reference
 import torch
 from conftest import (
+    DENSE,
     SLIDING,
     assert_close,
     assert_equal_gradients,
     draw,
     every_base,
     every_config,
+    every_kernel,
     gradients,
+    named,
     output_of,
     padded,
     tiny_config,
@@ -40,18 +43,12 @@ from test_generation import (  # noqa: F401
 )
 from test_models import (  # noqa: F401
     test_attentions_and_hidden_states,
-    test_decoder_does_not_see_what_comes_after,
-    test_eager_equals_sdpa,
-    test_encoder_does_not_see_a_masked_token,
-    test_every_parameter_gets_a_gradient,
     test_gradient_checkpointing_changes_no_gradient,
-    test_heads_do_not_see_padding,
     test_layers_may_be_cut_off,
     test_masks_may_be_added_or_tell_what_is_seen,
     test_masks_may_be_made_beforehand,
     test_one_graph_without_a_break,
     test_parts_may_be_saved_alone,
-    test_rows_without_a_token,
     test_saved_and_loaded,
     test_sliding_layer_sees_its_window,
 )
@@ -61,9 +58,7 @@ from test_packing import (  # noqa: F401
     test_a_graph_keeps_apart_what_restarts,
     test_as_close_in_bfloat16_as_padded,
     test_autocast_reaches_the_kernel,
-    test_flat_equals_padded_in_single_precision,
     test_flattened_input_equals_padded,
-    test_flattened_input_in_evaluation,
     test_no_gradient_from_one_sequence_to_another,
     test_padding_is_not_computed,
     test_sequences_of_all_lengths,
@@ -90,11 +85,17 @@ from seqblend.modeling.positions import RelativeAttentionBias
 BIASES = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 6}
 
 
-@pytest.fixture(params=[False, True], ids=["shared", "per layer"], autouse=True)
-def biases(request, monkeypatch):
-    """The biases of all models of a test."""
-    for name, value in {**BIASES, "relative_attention_per_layer": request.param}.items():
+@pytest.fixture(autouse=True)
+def biases(monkeypatch):
+    """The biases of all models of a test; all layers share them."""
+    for name, value in BIASES.items():
         monkeypatch.setitem(conftest.SIZES, name, value)
+
+
+@pytest.fixture(params=[False, True], ids=["shared", "per layer"])
+def per_layer(request, biases, monkeypatch):
+    """Shared biases, and those of each layer."""
+    monkeypatch.setitem(conftest.SIZES, "relative_attention_per_layer", request.param)
     return request.param
 
 
@@ -111,10 +112,11 @@ def test_buckets(num_buckets, max_distance, is_bidirectional):
 
 
 @every_base
-@pytest.mark.parametrize("options", [{}, SLIDING, {"position_type": "learned"}, {"num_key_value_heads": 4}])
+@every_kernel
+@pytest.mark.parametrize("options", [{}, SLIDING, {"position_type": "learned", "num_key_value_heads": 4}], ids=named)
 @torch.no_grad()
-def test_equals_the_reference(model_class, options):
-    model = tiny_model(model_class, **options)
+def test_equals_the_reference(model_class, options, attention, per_layer):
+    model = tiny_model(model_class, attention, **options)
     (row,) = draw(model_class, [9], labels=False)
     actual = output_of(model, padded([row]))
     if model_class in (BlendEncoderModel, BlendDecoderModel):
@@ -131,7 +133,7 @@ def test_equals_the_reference(model_class, options):
 
 @every_base
 @torch.no_grad()
-def test_a_masked_token_between_others_counts_in_no_form(model_class):
+def test_a_masked_token_between_others_counts_in_no_form(model_class, per_layer):
     """Distances are counted over real tokens: with the token left out, the output is the same."""
     model = tiny_model(model_class)
     rows = draw(model_class, [7, 7], labels=False)
@@ -144,6 +146,26 @@ def test_a_masked_token_between_others_counts_in_no_form(model_class):
     for asked in ({}, {"output_hidden_states": True}):
         states = model(**batch, **asked).last_hidden_state[0]
         assert_close(torch.cat([states[:3], states[4:]]), alone)
+
+
+@every_base
+def test_flat_equals_padded_with_gradients(model_class, per_layer):
+    model = tiny_model(model_class, **SLIDING)
+    batch = padded(draw(model_class, [9, 4, 7, 40]))
+    assert_close(output_of(model, batch), output_of(model, batch, **DENSE))
+    assert_equal_gradients(gradients(model, batch), gradients(model, batch, **DENSE))
+
+
+@pytest.mark.parametrize("model_class", [BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM])
+@pytest.mark.parametrize("sliding", [{}, SLIDING], ids=["full", "sliding"])
+def test_all_caches_write_the_same(model_class, sliding, per_layer):
+    model = tiny_model(model_class, **sliding)
+    batch = padded(draw(model_class, [7, 4, 5], labels=False), "left")
+    prompt = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    asked = {"max_new_tokens": 9, "do_sample": False}
+    expected = model.generate(**prompt, **asked, use_cache=False)
+    for cache in ("dynamic", "static"):
+        assert torch.equal(model.generate(**prompt, **asked, cache_implementation=cache), expected), cache
 
 
 @pytest.mark.parametrize("model_class", [BlendDecoderForCausalLM, BlendEncoderForMaskedLM])
@@ -177,14 +199,14 @@ def test_a_head_of_its_own_beside_shared_embeddings(tmp_path):
         tiny_config(type(model.config), tie_lm_head=False, tie_word_embeddings=False)
 
 
-def test_reentrant_checkpointing(biases):
+def test_reentrant_checkpointing(per_layer):
     """It finds no gradient for shared biases, and is refused; with biases of each layer it finds them."""
     model = tiny_model(BlendEncoderModel).train()
     batch = padded(draw(BlendEncoderModel, [7, 4]))
     expected = gradients(model, batch)
     model.gradient_checkpointing_enable({"use_reentrant": True})
     model.enable_input_require_grads()
-    if not biases:
+    if not per_layer:
         with pytest.raises(ValueError, match="gradient checkpointing with use_reentrant=True"):
             gradients(model, batch)
     else:
@@ -193,7 +215,7 @@ def test_reentrant_checkpointing(biases):
 
 @pytest.mark.parametrize("padding", [0, 1])
 @every_base
-def test_windows_grow_with_the_length_only(model_class, padding):
+def test_windows_grow_with_the_length_only(model_class, padding, per_layer):
     windows = {"layer_types": ["sliding_attention"] * 2, "sliding_window": 3}
     model = tiny_model(model_class, **windows, max_position_embeddings=2048).train()
     largest = []
