@@ -250,8 +250,9 @@ class BlendConfig(RecipeConfig):
     initializer_range: int | float = checked_field(positive, 0.02)
 
     # Vector of a sequence: that of its first real token, the mean of its real tokens, that of its last real token, or
-    # of its last eos_token_id (of the last real token if it has none).
-    pooling: Literal["cls", "mean", "last", "eos"] = "cls"
+    # of its last eos_token_id (of the last real token if it has none); `hidden_mean`: the mean of the outputs of the
+    # classifier's hidden layer (EuroBERT).
+    pooling: Literal["cls", "mean", "last", "eos", "hidden_mean"] = "cls"
     # Hidden layer before the projection of a sequence's vector onto the labels (BERT's pooler): its activation (None:
     # no such layer), its bias, its norm, and whether token classification has the layer, too (ModernBERT).
     classifier_hidden_act: str | None = checked_field(activation, None)
@@ -311,6 +312,11 @@ class BlendConfig(RecipeConfig):
     def has_attention(self) -> bool:
         """Whether a block has attention of any kind."""
         return not self.is_recurrent
+
+    @property
+    def embedding_width(self) -> int:
+        """Number of features of the embeddings."""
+        return self.hidden_size
 
     @property
     def logit_scaling(self) -> float:
@@ -457,11 +463,12 @@ class BlendConfig(RecipeConfig):
             raise ValueError("freeze_pad_embedding=True needs pad_token_id")
 
     def validate_positions(self) -> None:
-        """Raises ValueError for sinusoidal positions with an odd hidden_size (fairseq's: below 4, too)."""
-        if self.position_type in ("sinusoidal", "fairseq_sinusoidal") and self.hidden_size % 2:
-            raise ValueError(f"hidden_size={self.hidden_size} must be even for position_type={self.position_type!r}")
-        if self.position_type == "fairseq_sinusoidal" and self.hidden_size < 4:
-            raise ValueError(f"hidden_size={self.hidden_size} must be 4 or above for position_type='fairseq_sinusoidal'")
+        """Raises ValueError for sinusoidal positions with a hidden_size (or embedding_size) that is odd or too small."""
+        size, smallest = self.embedding_width, {"sinusoidal": 2, "fairseq_sinusoidal": 4}.get(str(self.position_type))
+        if smallest is not None and (size % 2 or size < smallest):
+            raise ValueError(
+                f"hidden_size={size} must be even and at least {smallest} for position_type={self.position_type!r}"
+            )
 
     def validate_relative_attention(self) -> None:
         """Raises ValueError for buckets that do not fit the distances, or options without buckets."""

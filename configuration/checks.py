@@ -82,6 +82,8 @@ def check_classifier(config: PreTrainedConfig) -> None:
         for name, default in defaults.items():
             if getattr(config, name) != default:
                 raise ValueError(f"{name}={getattr(config, name)} has no effect: classifier_hidden_act is None")
+    if config.pooling == "hidden_mean" and config.classifier_hidden_act is None:
+        raise ValueError("pooling='hidden_mean' needs classifier_hidden_act; without a hidden layer it is 'mean'")
     if config.pooling == "eos" and config.eos_token_id is None:
         raise ValueError("pooling='eos' needs eos_token_id")
 

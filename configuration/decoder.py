@@ -18,7 +18,7 @@ class BlendDecoderConfig(BlendConfig):
     model_type = "blend_decoder"
     keys_to_ignore_at_inference = ["past_key_values", "hidden_states", "attentions", "cross_attentions"]
 
-    pooling: Literal["cls", "mean", "last", "eos"] = "last"
+    pooling: Literal["cls", "mean", "last", "eos", "hidden_mean"] = "last"
     # Return the keys and values of the input, or the recurrent states after it, for the next tokens (in evaluation).
     use_cache: bool = True
     # Width of the encoder's output. None: there is no encoder.

@@ -1,17 +1,18 @@
 """The encoder: every token attends to every token."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
 from .base import BlendConfig
+from .checks import checked_field, positive
 
 
 @strict
 class BlendEncoderConfig(BlendConfig):
     """An encoder: a stack of blocks in which every token attends to every token of its sequence.
 
-    It has the fields of BlendConfig, sparse_prediction and three more special tokens.
+    It has the fields of BlendConfig, and some that only encoders have.
     """
 
     model_type = "blend_encoder"
@@ -21,9 +22,46 @@ class BlendEncoderConfig(BlendConfig):
     # In training, a masked language model projects only the masked tokens onto the vocabulary.
     sparse_prediction: bool = True
 
+    # Number of features of the embeddings, which a matrix projects to hidden_size (ALBERT, ELECTRA-small); the head of a
+    # masked language model projects back to it. None: hidden_size, without a projection.
+    embedding_size: int | None = checked_field(positive, None)
+    # All layers are one, which is run num_hidden_layers times (ALBERT).
+    share_layers: bool = False
+    # Hidden layer before the projection of a masked language model onto the vocabulary (BERT), and its bias (None:
+    # mlp_bias).
+    lm_head_hidden: bool = True
+    lm_head_hidden_bias: bool | None = None
+
     cls_token_id: int | None = None
     sep_token_id: int | None = None
     mask_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.lm_head_hidden_bias is None:
+            self.lm_head_hidden_bias = self.lm_head_hidden and self.mlp_bias
+
+    @property
+    def embedding_width(self) -> int:
+        """Number of features of the embeddings."""
+        return self.hidden_size if self.embedding_size is None else self.embedding_size
+
+    def validate_shared_layers(self) -> None:
+        """Raises ValueError for shared layers of several types."""
+        if self.share_layers and len(set(self.layer_types or [])) > 1:
+            raise ValueError(f"share_layers=True needs one type of layer, got layer_types={self.layer_types}")
+
+    def validate_lm_head(self) -> None:
+        """Raises ValueError for a bias of a missing hidden layer, or a head that cannot project the hidden states."""
+        if self.lm_head_hidden:
+            return
+        if self.lm_head_hidden_bias:
+            raise ValueError("lm_head_hidden_bias=True has no effect: lm_head_hidden=False")
+        if self.embedding_width != self.hidden_size:
+            raise ValueError(
+                f"embedding_size={self.embedding_size} other than hidden_size={self.hidden_size} needs "
+                "lm_head_hidden=True: the head's hidden layer projects to it"
+            )
 
     def validate_recurrent_size(self) -> None:
         """Raises ValueError if recurrent_size is odd: it is divided between two directions."""

@@ -60,7 +60,7 @@ class BlendEncoderDecoderConfig(RecipeConfig):
     tie_lm_head: bool = True
 
     # As in BlendConfig.
-    pooling: Literal["cls", "mean", "last", "eos"] = "last"
+    pooling: Literal["cls", "mean", "last", "eos", "hidden_mean"] = "last"
     classifier_hidden_act: str | None = checked_field(activation, None)
     classifier_hidden_bias: bool = True
     classifier_hidden_norm: bool = False
@@ -219,7 +219,7 @@ class BlendEncoderDecoderConfig(RecipeConfig):
 
     def validate_vocabularies(self) -> None:
         """Raises ValueError if shared embeddings have two vocabulary sizes or hidden sizes."""
-        sizes = {part: (getattr(self, part).vocab_size, getattr(self, part).hidden_size) for part in PARTS}
+        sizes = {part: (getattr(self, part).vocab_size, getattr(self, part).embedding_width) for part in PARTS}
         shared = self.tie_word_embeddings and self.share_encoder_decoder_embeddings
         if shared and sizes["encoder"] != sizes["decoder"]:
             raise ValueError(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 import torch
@@ -92,17 +92,20 @@ class Stack(BlendPreTrainedModel):
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
         padding = config.pad_token_id if config.freeze_pad_embedding else None
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=padding)
-        self.embed_positions = POSITIONS[config.position_type](config.max_position_embeddings, config.hidden_size)
-        self.embed_token_types = (
-            nn.Embedding(config.type_vocab_size, config.hidden_size) if config.type_vocab_size else None
-        )
-        self.embedding_norm = build_norm(config) if config.embedding_norm else nn.Identity()
+        width = config.embedding_width
+        self.embed_tokens = nn.Embedding(config.vocab_size, width, padding_idx=padding)
+        self.embed_positions = POSITIONS[config.position_type](config.max_position_embeddings, width)
+        self.embed_token_types = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
+        self.embedding_norm = build_norm(config, width) if config.embedding_norm else nn.Identity()
         self.dropout = Dropout(config.hidden_dropout)
+        # Only encoders have this field.
+        has_projection = getattr(config, "embedding_size", None) is not None
+        self.embedding_proj = nn.Linear(width, config.hidden_size) if has_projection else nn.Identity()
         self.rotary_emb = build_rotary(config)
         shares_biases = config.relative_attention_num_buckets and not config.relative_attention_per_layer
         self.relative_attention_bias = build_relative_bias(config) if shares_biases else None
-        self.layers = nn.ModuleList(self.layer_class(config, index) for index in range(config.num_hidden_layers))
+        num_layers = 1 if self.shares_layers else config.num_hidden_layers
+        self.layers = nn.ModuleList(self.layer_class(config, index) for index in range(num_layers))
         self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
         self.gradient_checkpointing = False
         self.post_init()
@@ -263,6 +266,11 @@ class Stack(BlendPreTrainedModel):
         return layout
 
     @property
+    def shares_layers(self) -> bool:
+        """Whether all layers are one; only encoders have this field."""
+        return getattr(self.config, "share_layers", False)
+
+    @property
     def is_causal(self) -> bool:
         """Whether a token attends only to itself and the tokens before it."""
         return self.layer_class.role == "masked self"
@@ -317,7 +325,7 @@ class Stack(BlendPreTrainedModel):
             embeds = embeds + self.embed_token_types(
                 token_types if token_type_ids is None else layout.unpad(token_type_ids)
             )
-        return self.dropout(self.embedding_norm(self.embed_positions(embeds, position_ids)))
+        return self.embedding_proj(self.dropout(self.embedding_norm(self.embed_positions(embeds, position_ids))))
 
     def embed_ids(self, layout: Layout, input_ids: torch.Tensor | None) -> torch.Tensor | None:
         """Token embeddings of input_ids (B, T), in the layout's form.
@@ -413,8 +421,9 @@ class Stack(BlendPreTrainedModel):
     def blocks(self) -> Iterator[tuple[str, Block]]:
         """Layer type and block of each layer to run: the first config.num_hidden_layers (early exit lowers it)."""
         types = self.config.layer_types or []
+        layers = repeat(self.layers[0]) if self.shares_layers else self.layers
         # There may be fewer layers than types, if the last layers were removed.
-        return islice(zip(types, self.layers, strict=False), self.config.num_hidden_layers)
+        return islice(zip(types, layers, strict=False), self.config.num_hidden_layers)
 
     def make_output(
         self, hidden_states: torch.Tensor, layout: Layout, repad: bool, past_key_values: Cache | None = None

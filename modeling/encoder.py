@@ -18,7 +18,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ..configuration.encoder import BlendEncoderConfig
 from .attention import Attention
 from .base import BlendPreTrainedModel, Stack, StackOutput
-from .heads import ForSequenceClassification, ForTokenClassification, HiddenLayer, scale, select_fields
+from .heads import ForSequenceClassification, ForTokenClassification, build_lm_hidden, scale, select_fields
 from .layers import EncoderLayer
 from .losses import IGNORE, token_loss
 from .packing import Layout
@@ -113,8 +113,8 @@ class BlendEncoderForMaskedLM(BlendEncoderPreTrainedModel):
     def __init__(self, config: BlendEncoderConfig):
         super().__init__(config)
         self.model = BlendEncoderModel(config)
-        self.head = HiddenLayer(config, config.hidden_act, config.mlp_bias, has_norm=True)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
+        self.head = build_lm_hidden(config)
+        self.lm_head = nn.Linear(config.embedding_width, config.vocab_size, bias=config.lm_head_bias)
         self.post_init()
 
     @can_return_tuple

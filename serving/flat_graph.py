@@ -332,7 +332,7 @@ class FlatGraph(nn.Module):
         if isinstance(model, ForSequenceClassification):
             is_end = given["is_end"][None] if "is_end" in given else None
             layout: Any = GraphLayout(given["rows"], given["lengths"])
-            return model.score(model.head(pool(hidden_states, layout, model.config.pooling, is_end)))
+            return model.score(pool(hidden_states, layout, model.config.pooling, model.head, is_end))
         if isinstance(model, ForTokenClassification):
             return model.classifier(model.head(hidden_states))[0]
         if isinstance(model, BlendEncoderForMaskedLM):

@@ -75,7 +75,9 @@ STOCK = {
     "roberta": OF_ROBERTA,
     "xlm-roberta": OF_ROBERTA,
     "camembert": OF_ROBERTA,
-    "electra": OF_BERT | {"embedding_size": HIDDEN},
+    "electra": OF_BERT | {"embedding_size": 20},
+    "albert": OF_BERT | {"embedding_size": 20, "num_hidden_layers": 3, "classifier_dropout_prob": 0.0},
+    "nomic_bert": OF_BERT | {"head_dim": 6},
     "distilbert": {
         "vocab_size": VOCAB,
         "dim": HIDDEN,
@@ -99,6 +101,7 @@ STOCK = {
         "cls_token_id": 3,
         "sep_token_id": END,
     },
+    "eurobert": OF_LLAMA | {"mlp_bias": True},
     "openai-gpt": OF_GPT,
     "gpt2": OF_GPT | {"n_inner": 48},
     "gpt_neo": {
