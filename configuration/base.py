@@ -463,7 +463,7 @@ class BlendConfig(RecipeConfig):
             raise ValueError("freeze_pad_embedding=True needs pad_token_id")
 
     def validate_positions(self) -> None:
-        """Raises ValueError for sinusoidal positions with a hidden_size (or embedding_size) that is odd or too small."""
+        """Raises ValueError for sinusoidal positions of an odd or too small number of features."""
         size, smallest = self.embedding_width, {"sinusoidal": 2, "fairseq_sinusoidal": 4}.get(str(self.position_type))
         if smallest is not None and (size % 2 or size < smallest):
             raise ValueError(

@@ -22,8 +22,8 @@ class BlendEncoderConfig(BlendConfig):
     # In training, a masked language model projects only the masked tokens onto the vocabulary.
     sparse_prediction: bool = True
 
-    # Number of features of the embeddings, which a matrix projects to hidden_size (ALBERT, ELECTRA-small); the head of a
-    # masked language model projects back to it. None: hidden_size, without a projection.
+    # Number of features of the embeddings, which a matrix projects to hidden_size (ALBERT, ELECTRA-small); the head of
+    # a masked language model projects back to it. None: hidden_size, without a projection.
     embedding_size: int | None = checked_field(positive, None)
     # All layers are one, which is run num_hidden_layers times (ALBERT).
     share_layers: bool = False

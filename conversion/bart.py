@@ -159,7 +159,7 @@ M2M100 = replace(
     model_type="m2m_100",
     fixed=PRE | for_both_parts(position_type="fairseq_sinusoidal", lm_head_bias=False),
     # Its positions begin at the token after the padding token.
-    required=PEGASUS.required | {"pad_token_id": 1},
+    required={**PEGASUS.required, "pad_token_id": 1},
     heads={
         "AutoModel": Head("M2M100Model"),
         "AutoModelForSeq2SeqLM": Head("M2M100ForConditionalGeneration", {"lm_head": "lm_head"}),

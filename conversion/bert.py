@@ -161,7 +161,11 @@ MPNET = replace(
         **{key: name for key, name in ROBERTA.tensors.items() if key.startswith("embeddings.")},
         **{f"encoder.layer.*.attention.attn.{each}": f"layers.*.self_attn.{each}_proj" for each in "qkvo"},
         "encoder.layer.*.attention.LayerNorm": "layers.*.self_attn_norm",
-        **{key: name for key, name in TENSORS.items() if key.startswith("encoder.layer.*.") and ".attention" not in key},
+        **{
+            key: name
+            for key, name in TENSORS.items()
+            if key.startswith("encoder.layer.*.") and ".attention" not in key
+        },
         "encoder.relative_attention_bias": "relative_attention_bias",
     },
     legacy={},

@@ -19,10 +19,7 @@ FIELDS: dict[str, str | tuple[str, ...]] = {
     "relative_attention_max_distance": in_both_parts("relative_attention_max_distance"),
     "dropout_rate": (*in_both_parts("hidden_dropout"), *in_both_parts("attention_dropout")),
     "layer_norm_epsilon": in_both_parts("norm_eps"),
-    **{
-        name: name
-        for name in ("use_cache", "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
-    },
+    **{name: name for name in ("use_cache", "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")},
 }
 # The embeddings of encoder and decoder are always one matrix. Reading the weights shows whether the head shares it.
 FIXED = (

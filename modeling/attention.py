@@ -97,6 +97,7 @@ class Attention(nn.Module):
         )  # (B, K, S, D) each
 
         if self.relative_attention_bias is not None:
+            assert not isinstance(pattern, VarlenPattern)  # a stack with biases has none
             pattern = pattern.with_bias(self.relative_attention_bias, query_states.dtype)
         dropout = self.attention_dropout if self.training else 0.0
         kernel = partial(
@@ -175,8 +176,8 @@ def eager_attention_forward(
         query: (B, H, T, D).
         key: (B, K, S, D).
         value: (B, K, S, D).
-        attention_mask: (B or 1, 1 or H, T or 1, S), a float that is added to the scores or a bool, True = attend; None: every
-            query attends to every key.
+        attention_mask: (B or 1, 1 or H, T or 1, S), a float that is added to the scores or a bool, True = attend;
+            None: every query attends to every key.
         scaling: factor on the scores.
         dropout: dropout probability of the attention weights.
         kwargs: arguments of other kernels, ignored.

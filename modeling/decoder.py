@@ -281,9 +281,7 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
             return_dict=True,
             **kwargs,
         )
-        logits, layout = compute_logits(
-            self.lm_head, self.config.logit_scaling, outputs, logits_to_keep, labels
-        )
+        logits, layout = compute_logits(self.lm_head, self.config.logit_scaling, outputs, logits_to_keep, labels)
         loss = None
         if labels is not None:
             loss = token_loss(

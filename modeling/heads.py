@@ -41,9 +41,7 @@ class HiddenLayer(nn.Module):
         size: number of its outputs; None: the hidden size.
     """
 
-    def __init__(
-        self, config: PreTrainedConfig, hidden_act: str, bias: bool, has_norm: bool, size: int | None = None
-    ):
+    def __init__(self, config: PreTrainedConfig, hidden_act: str, bias: bool, has_norm: bool, size: int | None = None):
         super().__init__()
         size = config.hidden_size if size is None else size
         self.dense = nn.Linear(config.hidden_size, size, bias=bias)

@@ -219,9 +219,7 @@ def fill_attention(spec: MultiHeadAttentionSpec, attention: Attention, norm: nn.
         fill_norm(spec.k_norm, attention.k_norm)
 
 
-def fill_self_attention(
-    spec: MultiHeadAttentionSpec, layer: Block, shared_bias: RelativeAttentionBias | None
-) -> None:
+def fill_self_attention(spec: MultiHeadAttentionSpec, layer: Block, shared_bias: RelativeAttentionBias | None) -> None:
     """Set the weights of self-attention: queries, keys and values in one matrix, the output, and biases if any."""
     attention = layer.self_attn
     bias = attention.relative_attention_bias if shared_bias is None else shared_bias

@@ -156,7 +156,7 @@ STARTED = {
     "marian": {"decoder_start_token_id": PAD},
     "pegasus": {"decoder_start_token_id": PAD},
     "m2m_100": {"decoder_start_token_id": END},
-    **dict.fromkeys(("t5", "mt5", "umt5"), {"decoder_start_token_id": PAD}),
+    **{name: {"decoder_start_token_id": PAD} for name in ("t5", "mt5", "umt5")},
 }
 # Stock attention makes NaN there for a query of padding; it is compared in float32.
 FLOAT32 = {"mistral"}

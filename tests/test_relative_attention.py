@@ -125,9 +125,7 @@ def test_equals_the_reference(model_class, options, attention, per_layer):
     else:
         config = model.config
         states = reference.stack(row["input_ids"], model.encoder.state_dict(), config.encoder, causal=False)
-        expected = reference.stack(
-            row["decoder_input_ids"], model.decoder.state_dict(), config.decoder, True, states
-        )
+        expected = reference.stack(row["decoder_input_ids"], model.decoder.state_dict(), config.decoder, True, states)
     assert_close(actual, expected)
 
 
