@@ -62,6 +62,7 @@ def problems_of(config: PretrainedConfig) -> list[str]:
         f"hidden_act={config.hidden_act!r}": config.hidden_act not in ACTIVATIONS,
         "sliding_attention": "sliding_attention" in config.layer_types,
         "first_norm=False": not config.first_norm,
+        "embedding_size": getattr(config, "embedding_size", None) is not None,
         "query_key_norm with layernorm": config.query_key_norm and config.norm_type != "rmsnorm",
         "RoPE for each layer type": len(ropes) > 1,
         f"relative_attention_num_buckets with position_type={config.position_type!r}": (
@@ -165,7 +166,8 @@ def fill_stack(spec: Any, embeddings: Any, stack: Stack) -> None:
         fill_norm(spec.layernorm_embedding, stack.embedding_norm)
     if config.norm_position == "pre":
         fill_norm(spec.layer_norm, stack.norm)
-    for layer_spec, layer in zip(spec.layer, stack.layers, strict=True):
+    # The blocks may be one, run several times.
+    for layer_spec, (_, layer) in zip(spec.layer, stack.blocks(), strict=True):
         fill_self_attention(layer_spec.self_attention, layer, stack.relative_attention_bias)
         fill_feed_forward(layer_spec.ffn, layer)
 

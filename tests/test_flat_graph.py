@@ -86,6 +86,16 @@ def test_every_head_that_reads(model_class, options):
     assert_graph_equals(eager_model(model_class, **options))
 
 
+@pytest.mark.parametrize("model_class", READERS[:4], ids=named)
+@pytest.mark.parametrize(
+    "options",
+    [{"embedding_size": 24}, {"share_layers": True}, {"pooling": "hidden_mean", "classifier_hidden_act": "gelu"}],
+    ids=named,
+)
+def test_options_of_encoders(model_class, options):
+    assert_graph_equals(eager_model(model_class, **options))
+
+
 @every_attention_pair
 @pytest.mark.parametrize("model_class", [BlendEncoderForTokenClassification, BlendDecoderModel], ids=named)
 def test_every_two_options(model_class, options):

@@ -67,6 +67,11 @@ def test_probabilities_are_those_of_the_model(model_class, options, tmp_path):
     assert differences(model, exported(model, tmp_path)).abs().max() < 1e-4
 
 
+def test_an_encoder_whose_layers_are_one(tmp_path):
+    model = float32(WRITERS[1], encoder={"share_layers": True})
+    assert differences(model, exported(model, tmp_path)).abs().max() < 1e-4
+
+
 def test_parts_of_other_sizes_and_vocabularies(tmp_path):
     encoder = {
         "hidden_size": 48,
@@ -144,6 +149,7 @@ def test_settings_of_an_encoder_decoder(settings, model_of, tmp_path):  # noqa: 
             {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 3},
             ["sliding_attention"],
         ),
+        (WRITERS[1], {"encoder": {"embedding_size": 16}, "tie_word_embeddings": False}, ["embedding_size"]),
         (WRITERS[0], {"query_key_norm": True, "norm_type": "layernorm"}, ["query_key_norm with layernorm"]),
         (WRITERS[1], {"query_key_norm": True}, ["query_key_norm in an encoder-decoder"]),
         (WRITERS[1], {"encoder": {"norm_eps": 1e-3}}, ["norm_eps of the encoder"]),
