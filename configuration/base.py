@@ -222,7 +222,8 @@ class BlendConfig(RecipeConfig):
     attention_out_bias: bool | None = None
     mlp_bias: bool = False
     lm_head_bias: bool = False
-    # Divide the logits of the language-model head by √hidden_size (T5).
+    # Divide the logits of the language-model head by √hidden_size (T5). New token embeddings then have the standard
+    # deviation 1, so that the logits are as large as without.
     scale_logits: bool = False
     # Biases of LayerNorm; RMSNorm has none.
     norm_bias: bool = True

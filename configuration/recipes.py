@@ -99,6 +99,8 @@ T5: dict[str, Any] = {
     "hidden_act": "relu",
     "attention_scaling": 1.0,
     "attention_dropout": 0.1,
+    # In the encoder it decides how large the shared embeddings begin.
+    "scale_logits": True,
 }
 
 # Touvron et al. 2023 (reference: LlamaForCausalLM): the defaults, but with an untied head.
@@ -124,6 +126,6 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "gpt3": {"blend_decoder": GPT3},
     "transformer": {"blend_encoder_decoder": {"encoder": TRANSFORMER, "decoder": TRANSFORMER}},
     "bart": {"blend_encoder_decoder": {"encoder": BART, "decoder": BART}},
-    "t5": {"blend_encoder_decoder": {"encoder": T5, "decoder": T5 | {"scale_logits": True}}},
+    "t5": {"blend_encoder_decoder": {"encoder": T5, "decoder": T5}},
     "llama": {"blend_decoder": LLAMA},
 }

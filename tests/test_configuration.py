@@ -5,6 +5,7 @@ import functools
 import itertools
 import json
 import re
+import tempfile
 from dataclasses import fields
 from functools import partial
 from typing import get_args
@@ -659,6 +660,18 @@ def test_a_shared_layer_is_each_layer():
 def test_options_of_encoders_that_do_not_fit(options, message):
     with pytest.raises((ValueError, StrictDataclassError), match=message):
         tiny_config(BlendEncoderConfig, **options)
+
+
+@every_config
+def test_logits_that_are_scaled_begin_as_large_as_others(config_class):
+    """Also where encoder and decoder share their embeddings; and what is loaded stays as it is."""
+    model = LM[config_class](tiny_config(config_class, scale_logits=True, initializer_range=0.02))
+    assert 0.9 < model.get_input_embeddings().weight.std() < 1.1
+    assert 0.9 < model.lm_head.weight.std() < 1.1
+    with tempfile.TemporaryDirectory() as directory:
+        model.get_input_embeddings().weight.data.fill_(0.5)
+        model.save_pretrained(directory)
+        assert (LM[config_class].from_pretrained(directory).get_input_embeddings().weight == 0.5).all()
 
 
 @every_config
