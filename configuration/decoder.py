@@ -5,9 +5,10 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 
 from .base import BlendConfig
-from .checks import checked_field, positive
+from .checks import add_field_help, description_of, option, positive
 
 
+@add_field_help
 @strict
 class BlendDecoderConfig(BlendConfig):
     """A decoder: a stack of blocks in which a token attends to itself and the tokens before it.
@@ -18,15 +19,23 @@ class BlendDecoderConfig(BlendConfig):
     model_type = "blend_decoder"
     keys_to_ignore_at_inference = ["past_key_values", "hidden_states", "attentions", "cross_attentions"]
 
-    pooling: Literal["cls", "mean", "last", "eos", "hidden_mean"] = "last"
-    # Return the keys and values of the input, or the recurrent states after it, for the next tokens (in evaluation).
-    use_cache: bool = True
-    # Width of the encoder's output. None: there is no encoder.
-    cross_attention_hidden_size: int | None = checked_field(positive, None)
-    # Whether each block reads the encoder's output by cross-attention. False, with a recurrent mixer only: the first
-    # states are computed from the outputs at the last and the first source token, where the two directions of a
-    # recurrent encoder end (Sutskever et al. 2014; Cho et al. 2014).
-    cross_attention: bool = True
+    pooling: Literal["cls", "mean", "last", "eos", "hidden_mean"] = option(
+        description_of(BlendConfig, "pooling"), "last"
+    )
+    use_cache: bool = option(
+        "Return the keys and values of the input, or the recurrent states after it, for the next tokens (in "
+        "evaluation).",
+        True,
+    )
+    cross_attention_hidden_size: int | None = option(
+        "Number of features of the encoder's output. None: there is no encoder.", None, positive
+    )
+    cross_attention: bool = option(
+        "Each block reads the encoder's output by cross-attention. False, with a recurrent mixer only: the first "
+        "states are computed from the outputs at the last and the first source token, where the two directions of a "
+        "recurrent encoder end (Sutskever et al. 2014; Cho et al. 2014).",
+        True,
+    )
 
     @property
     def has_cross_attention(self) -> bool:

@@ -5,9 +5,10 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 
 from .base import BlendConfig
-from .checks import checked_field, positive
+from .checks import add_field_help, option, positive
 
 
+@add_field_help
 @strict
 class BlendEncoderConfig(BlendConfig):
     """An encoder: a stack of blocks in which every token attends to every token of its sequence.
@@ -19,22 +20,24 @@ class BlendEncoderConfig(BlendConfig):
     is_bidirectional: ClassVar[bool] = True
     keys_to_ignore_at_inference = ["hidden_states", "attentions"]
 
-    # In training, a masked language model projects only the masked tokens onto the vocabulary.
-    sparse_prediction: bool = True
+    sparse_prediction: bool = option(
+        "In training, a masked language model projects only the masked tokens onto the vocabulary.", True
+    )
+    embedding_size: int | None = option(
+        "Number of features of the embeddings, which a matrix projects to hidden_size (ALBERT, ELECTRA-small); the "
+        "head of a masked language model projects back to it. None: hidden_size, without a projection.",
+        None,
+        positive,
+    )
+    share_layers: bool = option("All layers are one, which is run num_hidden_layers times (ALBERT).", False)
+    lm_head_hidden: bool = option(
+        "Hidden layer before the projection of a masked language model onto the vocabulary (BERT).", True
+    )
+    lm_head_hidden_bias: bool | None = option("Bias of that hidden layer. None: as mlp_bias.", None)
 
-    # Number of features of the embeddings, which a matrix projects to hidden_size (ALBERT, ELECTRA-small); the head of
-    # a masked language model projects back to it. None: hidden_size, without a projection.
-    embedding_size: int | None = checked_field(positive, None)
-    # All layers are one, which is run num_hidden_layers times (ALBERT).
-    share_layers: bool = False
-    # Hidden layer before the projection of a masked language model onto the vocabulary (BERT), and its bias (None:
-    # mlp_bias).
-    lm_head_hidden: bool = True
-    lm_head_hidden_bias: bool | None = None
-
-    cls_token_id: int | None = None
-    sep_token_id: int | None = None
-    mask_token_id: int | None = None
+    cls_token_id: int | None = option("First token, whose vector is classified with pooling='cls'.", None)
+    sep_token_id: int | None = option("Token between two texts and after them.", None)
+    mask_token_id: int | None = option("Token in place of one that is to be predicted.", None)
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

@@ -17,7 +17,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
-from ..configuration.base import RecipeConfig
+from ..configuration.recipe_config import RecipeConfig
 from ..modeling.families import FAMILIES
 from .checkpoint import Checkpoint
 from .origin import Origin, find_transformer, read_files

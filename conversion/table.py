@@ -17,7 +17,7 @@ import transformers
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from ..configuration.base import RecipeConfig
+from ..configuration.recipe_config import RecipeConfig
 
 # Fields that affect training or usage, but not the outputs: nothing is lost where the original has no such key.
 NOT_COMPUTED = {

@@ -110,13 +110,6 @@ class Stack(BlendPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        is_loaded = getattr(self.embed_tokens.weight, "_is_hf_initialized", False)
-        if module is self.embed_tokens and self.config.scale_logits and not is_loaded:
-            # As large as the division of the logits expects (Raffel et al. 2020, in their code).
-            nn.init.normal_(self.embed_tokens.weight, std=1.0)
-
     def choose_layout(
         self,
         input_ids: torch.Tensor | None,

@@ -45,8 +45,8 @@ from transformers import AutoModel
 
 import seqblend
 from seqblend import FAMILIES, BlendDecoderConfig, BlendEncoderConfig, BlendEncoderDecoderConfig
-from seqblend.configuration.base import ATTENTION_FIELDS, SELF_ATTENTION_FIELDS
 from seqblend.configuration.checks import literal_values
+from seqblend.configuration.recipe_config import ATTENTION_FIELDS, SELF_ATTENTION_FIELDS
 from seqblend.hub_card import verify as verifying
 from seqblend.modeling.heads import ForSequenceClassification, ForTokenClassification
 
