@@ -32,6 +32,7 @@ from .systems import (
     System,
     bert,
     bert_classifiers,
+    bert_with_biases,
     long_models,
     modern_bert,
     x_transformers,
@@ -42,6 +43,21 @@ def encoder_train(plan: Plan) -> list[Result]:
     """Training steps of a sequence classifier."""
     cases = encoder_cases(plan, "encoder-train")
     return [row for case in cases for row in compare_training(plan, case, encoders(case, train=True))]
+
+
+def bias_train(plan: Plan) -> list[Result]:
+    """Training steps of a sequence classifier with biases of attention by distance, beside one without."""
+    results = []
+    for case in encoder_cases(plan, "bias-train"):
+        torch.manual_seed(0)
+        batches = [pad([text_row(length, case.size, True) for (length,) in batch]) for batch in case.batch_lengths]
+        without, _ = bert_classifiers(case.size)
+        systems = [
+            System(OURS, bert_with_biases(case.size), batches),
+            System("seqblend without biases", without, batches),
+        ]
+        results += compare_training(plan, case, systems)
+    return results
 
 
 def encoder_infer(plan: Plan) -> list[Result]:
@@ -91,13 +107,20 @@ def seq2seq_train(plan: Plan) -> list[Result]:
     rows = []
     for size in plan.sizes["seq2seq-train"]:
         batch_lengths = natural_batches(plan.corpora["pairs"].rows, size.num_batches, size.batch_rows)
-        for recipe, peer in (("transformer", "MarianMTModel"), ("bart", "BartForConditionalGeneration")):
+        for recipe, peer in SEQ2SEQ_PEERS.items():
             torch.manual_seed(0)
             batches = [pad([pair_row(lengths, size) for lengths in batch]) for batch in batch_lengths]
             ours, theirs = LANGUAGE_MODELS[recipe](size)
             systems = [System(OURS, ours, batches), System(f"{peer} padded", theirs, batches, equals_ours=True)]
             rows += compare_training(plan, Case("seq2seq-train", recipe, size, batch_lengths), systems)
     return rows
+
+
+SEQ2SEQ_PEERS = {
+    "transformer": "MarianMTModel",
+    "bart": "BartForConditionalGeneration",
+    "t5": "T5ForConditionalGeneration",
+}
 
 
 def pair_row(lengths: Lengths, size: Size) -> Row:
@@ -206,6 +229,7 @@ def run_forward_backward(system: System) -> None:
 
 BENCHMARKS: dict[str, Callable[[Plan], list[Result]]] = {
     "encoder-train": encoder_train,
+    "bias-train": bias_train,
     "encoder-infer": encoder_infer,
     "seq2seq-train": seq2seq_train,
     "causal-train": causal_train,
@@ -231,6 +255,7 @@ GENERATORS = (Size(4, 256, batch_rows=1, repeats=5), Size(4, 256, batch_rows=32)
 SIZES: dict[str, dict[str, tuple[Size, ...]]] = {
     "cpu": {
         "encoder-train": ENCODERS,
+        "bias-train": (replace(ENCODERS[1], repeats=5),),
         "encoder-infer": ENCODERS,
         "seq2seq-train": (Size(4, 256, batch_rows=16, num_batches=2),),
         "causal-train": (Size(4, 256, batch_rows=32, num_batches=2),),
@@ -242,6 +267,7 @@ SIZES: dict[str, dict[str, tuple[Size, ...]]] = {
     },
     "cuda": {
         "encoder-train": LARGE_ENCODERS,
+        "bias-train": LARGE_ENCODERS[1:],
         "encoder-infer": LARGE_ENCODERS,
         "seq2seq-train": (Size(6, 512, batch_rows=512, num_batches=4, repeats=10),),
         "causal-train": (Size(12, 768, batch_rows=512, num_batches=4, repeats=10),),

@@ -19,6 +19,8 @@ from transformers import (
     ModernBertConfig,
     ModernBertModel,
     PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
@@ -205,6 +207,29 @@ def bart(size: Size) -> tuple[nn.Module, nn.Module]:
     return our_encoder_decoder("bart", size, theirs), theirs
 
 
+def t5(size: Size) -> tuple[nn.Module, nn.Module]:
+    """Our model with recipe `t5`, and T5ForConditionalGeneration with the same weights."""
+    config = T5Config(
+        vocab_size=size.vocab_size,
+        d_model=size.hidden_size,
+        d_ff=4 * size.hidden_size,
+        num_layers=size.num_hidden_layers,
+        num_heads=size.shape["num_attention_heads"],
+        dropout_rate=0.0,
+        **SPECIAL,
+        decoder_start_token_id=1,
+    )
+    theirs = from_config(T5ForConditionalGeneration, config)
+    return our_encoder_decoder("t5", size, theirs), theirs
+
+
+def bert_with_biases(size: Size) -> nn.Module:
+    """Our sequence classifier with recipe `bert` and biases of attention by distance, as MPNet has them."""
+    biases = {"relative_attention_num_buckets": 32}
+    config = BlendEncoderConfig.from_recipe("bert", **size.shape, **biases, **NO_DROPOUT, classifier_dropout=0.0)
+    return from_config(BlendEncoderForSequenceClassification, config)
+
+
 def peer_config_fields(size: Size) -> dict[str, Any]:
     """The fields of Marian's and BART's configurations for a size, with start tokens and no dropout."""
     part_sizes = {
@@ -252,6 +277,7 @@ LANGUAGE_MODELS: dict[str, Callable[[Size], tuple[nn.Module, nn.Module]]] = {
     "transformer": marian,
     "bart": bart,
     "gpt2": gpt2,
+    "t5": t5,
 }
 
 

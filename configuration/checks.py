@@ -4,13 +4,18 @@ The validators of fields raise ValueError; huggingface_hub calls them whenever a
 """
 
 from collections.abc import Callable
+from dataclasses import field, fields
 from difflib import get_close_matches
-from typing import Any, Literal, get_args, get_origin
+from inspect import cleandoc
+from textwrap import wrap
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from huggingface_hub.dataclasses import validated_field
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
+
+ConfigClass = TypeVar("ConfigClass", bound=PreTrainedConfig)
 
 PROBLEM_TYPES = ["single_label_classification", "multi_label_classification", "regression"]
 
@@ -54,9 +59,54 @@ def literal_values(annotation: Any) -> tuple[list[str], bool]:
     return [value for part in parts if get_origin(part) is Literal for value in get_args(part)], type(None) in parts
 
 
-def checked_field(validator: Callable[[Any], None], default: Any) -> Any:
-    """A dataclass field; `validator` checks its value whenever it is set."""
-    return validated_field(validator, default=default)
+def option(description: str, default: Any, check: Callable[[Any], None] | None = None) -> Any:
+    """A field of a configuration.
+
+    Args:
+        description: its meaning and unit, for help(); see `add_field_help`.
+        default: its default.
+        check: raises ValueError for an invalid value; called whenever the field is set.
+    """
+    metadata = {"help": description}
+    if check is None:
+        return field(default=default, metadata=metadata)
+    return validated_field(check, default=default, metadata=metadata)
+
+
+def description_of(config_class: type[PreTrainedConfig], name: str) -> str:
+    """The description of a field, for a field of another class with the same meaning."""
+    return next(each.metadata["help"] for each in fields(config_class) if each.name == name)
+
+
+def add_field_help(config_class: type[ConfigClass]) -> type[ConfigClass]:
+    """Class decorator: add all fields with a description to the docstring, each with its type, values and default."""
+    lines = []
+    for each in fields(config_class):
+        if "help" in each.metadata:
+            rules = [RULES[check] for check in each.metadata.get("validator", [])]
+            facts = [type_name(each.type), *rules, f"default {each.default!r}"]
+            text = f"{each.name} ({', '.join(facts)}): {each.metadata['help']}"
+            lines += wrap(text, 110, initial_indent=" " * 4, subsequent_indent=" " * 8, break_on_hyphens=False)
+    config_class.__doc__ = "\n".join([cleandoc(config_class.__doc__ or ""), "", "Args:", *lines])
+    return config_class
+
+
+def type_name(annotation: Any) -> str:
+    """The type of a field for readers: the values of a Literal, separated by bars, or its name."""
+    values, is_optional = literal_values(annotation)
+    if values and get_origin(annotation) is not list:
+        return " | ".join([*map(repr, values), *(["None"] if is_optional else [])])
+    name = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+    return name.replace("typing.", "")
+
+
+# The rules of the validators, for readers.
+RULES: dict[Callable[[Any], None], str] = {
+    positive: "above 0",
+    non_negative: "0 or above",
+    probability: "in [0, 1)",
+    activation: "a name of transformers.activations.ACT2FN",
+}
 
 
 def check_rope(parameters: dict[str, Any]) -> None:
@@ -82,6 +132,8 @@ def check_classifier(config: PreTrainedConfig) -> None:
         for name, default in defaults.items():
             if getattr(config, name) != default:
                 raise ValueError(f"{name}={getattr(config, name)} has no effect: classifier_hidden_act is None")
+    if config.pooling == "hidden_mean" and config.classifier_hidden_act is None:
+        raise ValueError("pooling='hidden_mean' needs classifier_hidden_act; without a hidden layer it is 'mean'")
     if config.pooling == "eos" and config.eos_token_id is None:
         raise ValueError("pooling='eos' needs eos_token_id")
 

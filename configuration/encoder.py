@@ -1,26 +1,70 @@
 """The encoder: every token attends to every token."""
 
+from typing import Any, ClassVar
+
 from huggingface_hub.dataclasses import strict
 
 from .base import BlendConfig
+from .checks import add_field_help, option, positive
 
 
+@add_field_help
 @strict
 class BlendEncoderConfig(BlendConfig):
     """An encoder: a stack of blocks in which every token attends to every token of its sequence.
 
-    It has the fields of BlendConfig, sparse_prediction and three more special tokens.
+    It has the fields of BlendConfig, and some that only encoders have.
     """
 
     model_type = "blend_encoder"
+    is_bidirectional: ClassVar[bool] = True
     keys_to_ignore_at_inference = ["hidden_states", "attentions"]
 
-    # In training, a masked language model projects only the masked tokens onto the vocabulary.
-    sparse_prediction: bool = True
+    sparse_prediction: bool = option(
+        "In training, a masked language model projects only the masked tokens onto the vocabulary.", True
+    )
+    embedding_size: int | None = option(
+        "Number of features of the embeddings, which a matrix projects to hidden_size (ALBERT, ELECTRA-small); the "
+        "head of a masked language model projects back to it. None: hidden_size, without a projection.",
+        None,
+        positive,
+    )
+    share_layers: bool = option("All layers are one, which is run num_hidden_layers times (ALBERT).", False)
+    lm_head_hidden: bool = option(
+        "Hidden layer before the projection of a masked language model onto the vocabulary (BERT).", True
+    )
+    lm_head_hidden_bias: bool | None = option("Bias of that hidden layer. None: as mlp_bias.", None)
 
-    cls_token_id: int | None = None
-    sep_token_id: int | None = None
-    mask_token_id: int | None = None
+    cls_token_id: int | None = option("First token, whose vector is classified with pooling='cls'.", None)
+    sep_token_id: int | None = option("Token between two texts and after them.", None)
+    mask_token_id: int | None = option("Token in place of one that is to be predicted.", None)
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.lm_head_hidden_bias is None:
+            self.lm_head_hidden_bias = self.lm_head_hidden and self.mlp_bias
+
+    @property
+    def embedding_width(self) -> int:
+        """Number of features of the embeddings."""
+        return self.hidden_size if self.embedding_size is None else self.embedding_size
+
+    def validate_shared_layers(self) -> None:
+        """Raises ValueError for shared layers of several types."""
+        if self.share_layers and len(set(self.layer_types or [])) > 1:
+            raise ValueError(f"share_layers=True needs one type of layer, got layer_types={self.layer_types}")
+
+    def validate_lm_head(self) -> None:
+        """Raises ValueError for a bias of a missing hidden layer, or a head that cannot project the hidden states."""
+        if self.lm_head_hidden:
+            return
+        if self.lm_head_hidden_bias:
+            raise ValueError("lm_head_hidden_bias=True has no effect: lm_head_hidden=False")
+        if self.embedding_width != self.hidden_size:
+            raise ValueError(
+                f"embedding_size={self.embedding_size} other than hidden_size={self.hidden_size} needs "
+                "lm_head_hidden=True: the head's hidden layer projects to it"
+            )
 
     def validate_recurrent_size(self) -> None:
         """Raises ValueError if recurrent_size is odd: it is divided between two directions."""

@@ -6,29 +6,39 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from .base import (
+from .base import BlendConfig, TagSchemeName
+from .checks import (
+    activation,
+    add_field_help,
+    check_classifier,
+    check_labels,
+    description_of,
+    option,
+    positive,
+    probability,
+)
+from .decoder import BlendDecoderConfig
+from .encoder import BlendEncoderConfig
+from .recipe_config import (
     ATTENTION_FIELDS,
     SELF_ATTENTION_FIELDS,
-    BlendConfig,
     RecipeConfig,
-    TagSchemeName,
     fit_mixer,
     has_attention,
     is_recurrent,
 )
-from .checks import activation, check_classifier, check_labels, checked_field, positive, probability
-from .decoder import BlendDecoderConfig
-from .encoder import BlendEncoderConfig
 
 PARTS: dict[str, type[BlendConfig]] = {"encoder": BlendEncoderConfig, "decoder": BlendDecoderConfig}
 
 
+@add_field_help
 @strict
 class BlendEncoderDecoderConfig(RecipeConfig):
     """An encoder and a decoder that reads the encoder's output, by cross-attention or its two ends alone.
 
     Each part is a configuration, a dict of its fields, or None (its defaults), and may have its own vocabulary. The
-    fields of the heads and losses are here, not in the parts.
+    fields of the heads and losses are here, not in the parts; BlendEncoderConfig and BlendDecoderConfig describe those
+    of the parts.
     """
 
     model_type = "blend_encoder_decoder"
@@ -47,45 +57,63 @@ class BlendEncoderDecoderConfig(RecipeConfig):
     # Each part has its own plan.
     base_model_fsdp_plan: ClassVar[dict[str, str]] = {}
 
-    # A configuration, a dict of its fields, or None; __post_init__ makes it a configuration.
-    encoder: Any = None
-    decoder: Any = None
+    # __post_init__ makes the parts configurations.
+    encoder: Any = option("Configuration of the encoder, a dict of its fields, or None: its defaults.", None)
+    decoder: Any = option("Configuration of the decoder, a dict of its fields, or None: its defaults.", None)
     is_encoder_decoder: bool = True
 
-    # Tie the language-model head to the decoder's token embedding and, if the parts share one vocabulary
-    # (share_encoder_decoder_embeddings), to the encoder's.
-    tie_word_embeddings: bool = True
-    share_encoder_decoder_embeddings: bool = True
+    tie_word_embeddings: bool = option(
+        "Tie the language-model head to the decoder's token embedding and, if the parts share one vocabulary "
+        "(share_encoder_decoder_embeddings), to the encoder's.",
+        True,
+    )
+    share_encoder_decoder_embeddings: bool = option(
+        "Encoder and decoder share one vocabulary and its embeddings.", True
+    )
+    tie_lm_head: bool = option(
+        "False: the head has a matrix of its own, although encoder and decoder share their embeddings (T5 v1.1).", True
+    )
 
-    # As in BlendConfig.
-    pooling: Literal["cls", "mean", "last", "eos"] = "last"
-    classifier_hidden_act: str | None = checked_field(activation, None)
-    classifier_hidden_bias: bool = True
-    classifier_hidden_norm: bool = False
-    token_classifier_hidden: bool = False
-    score_bias: bool = True
-    classifier_dropout: int | float = checked_field(probability, 0.1)
-    class_weights: list[int | float] | None = None
-    label_smoothing: int | float = checked_field(probability, 0.0)
-    tag_scheme: TagSchemeName | None = None
-    calibration_temperature: int | float | None = checked_field(positive, None)
-    label_thresholds: list[int | float] | None = None
-    abstain_threshold: int | float | None = None
-    abstain_score: Literal["probability", "energy"] = "probability"
-    use_cache: bool = True
-    original_model_type: str | None = None
+    pooling: Literal["cls", "mean", "last", "eos", "hidden_mean"] = option(
+        description_of(BlendConfig, "pooling"), "last"
+    )
+    classifier_hidden_act: str | None = option(description_of(BlendConfig, "classifier_hidden_act"), None, activation)
+    classifier_hidden_bias: bool = option(description_of(BlendConfig, "classifier_hidden_bias"), True)
+    classifier_hidden_norm: bool = option(description_of(BlendConfig, "classifier_hidden_norm"), False)
+    token_classifier_hidden: bool = option(description_of(BlendConfig, "token_classifier_hidden"), False)
+    score_bias: bool = option(description_of(BlendConfig, "score_bias"), True)
+    classifier_dropout: int | float = option(description_of(BlendConfig, "classifier_dropout"), 0.1, probability)
+    class_weights: list[int | float] | None = option(description_of(BlendConfig, "class_weights"), None)
+    label_smoothing: int | float = option(description_of(BlendConfig, "label_smoothing"), 0.0, probability)
+    tag_scheme: TagSchemeName | None = option(description_of(BlendConfig, "tag_scheme"), None)
+    calibration_temperature: int | float | None = option(
+        description_of(BlendConfig, "calibration_temperature"), None, positive
+    )
+    label_thresholds: list[int | float] | None = option(description_of(BlendConfig, "label_thresholds"), None)
+    abstain_threshold: int | float | None = option(description_of(BlendConfig, "abstain_threshold"), None)
+    abstain_score: Literal["probability", "energy"] = option(
+        description_of(BlendConfig, "abstain_score"), "probability"
+    )
+    use_cache: bool = option(description_of(BlendDecoderConfig, "use_cache"), True)
+    original_model_type: str | None = option(description_of(BlendConfig, "original_model_type"), None)
 
-    # Special tokens of the decoder. A value is copied to the decoder; None is replaced by the decoder's value.
-    pad_token_id: int | None = None
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-    # First input token of the decoder in generation. None: bos_token_id.
-    decoder_start_token_id: int | None = None
-    # First token of decoder inputs that are shifted right: decoder_start_token_id, or the sequence's own last token
-    # (mBART: the language token).
-    shift_start: Literal["start_token", "last_token"] = "start_token"
-    # Whether the decoder reads the source shifted right if neither decoder inputs nor labels are given (BART).
-    shift_source: bool = False
+    # Copied to the decoder.
+    pad_token_id: int | None = option("Padding token. None: that of the decoder.", None)
+    bos_token_id: int | None = option("Token before a text. None: that of the decoder.", None)
+    eos_token_id: int | list[int] | None = option(
+        "Token after a text, or several such tokens. None: that of the decoder.", None
+    )
+    decoder_start_token_id: int | None = option(
+        "First input token of the decoder in generation. None: bos_token_id.", None
+    )
+    shift_start: Literal["start_token", "last_token"] = option(
+        "First token of decoder inputs that are shifted right: decoder_start_token_id, or the sequence's own last "
+        "token (mBART: the language token).",
+        "start_token",
+    )
+    shift_source: bool = option(
+        "The decoder reads the source shifted right if neither decoder inputs nor labels are given (BART).", False
+    )
 
     def __post_init__(self, **kwargs: Any) -> None:
         for name, part in PARTS.items():
@@ -129,7 +157,8 @@ class BlendEncoderDecoderConfig(RecipeConfig):
         cls.check_names(overrides, cls.options())
         own = super().options()
         cls.check_choices(overrides)
-        settings = {key: value for key, value in overrides.items() if key in own}
+        settings = {key: value for key, value in recipe.items() if key not in PARTS}
+        settings |= {key: value for key, value in overrides.items() if key in own}
         part_fields = {key: value for key, value in overrides.items() if key not in own}
         given: dict[str, dict[str, Any]] = {}
         for part, config_class in PARTS.items():
@@ -217,7 +246,7 @@ class BlendEncoderDecoderConfig(RecipeConfig):
 
     def validate_vocabularies(self) -> None:
         """Raises ValueError if shared embeddings have two vocabulary sizes or hidden sizes."""
-        sizes = {part: (getattr(self, part).vocab_size, getattr(self, part).hidden_size) for part in PARTS}
+        sizes = {part: (getattr(self, part).vocab_size, getattr(self, part).embedding_width) for part in PARTS}
         shared = self.tie_word_embeddings and self.share_encoder_decoder_embeddings
         if shared and sizes["encoder"] != sizes["decoder"]:
             raise ValueError(

@@ -86,6 +86,21 @@ BART = CLASSIC | {
     "lm_head_bias": True,
 }
 
+# Raffel et al. 2020, in its version 1.1 (reference: T5ForConditionalGeneration): the feed-forward networks are gated,
+# and the head has a matrix of its own.
+T5: dict[str, Any] = {
+    "vocab_size": 32128,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 2048,
+    "position_type": "none",
+    "relative_attention_num_buckets": 32,
+    "hidden_act": "gelu_new",
+    "attention_scaling": 1.0,
+    "attention_dropout": 0.1,
+}
+
 # Touvron et al. 2023 (reference: LlamaForCausalLM): the defaults, but with an untied head.
 LLAMA: dict[str, Any] = {
     "hidden_size": 4096,
@@ -109,5 +124,6 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "gpt3": {"blend_decoder": GPT3},
     "transformer": {"blend_encoder_decoder": {"encoder": TRANSFORMER, "decoder": TRANSFORMER}},
     "bart": {"blend_encoder_decoder": {"encoder": BART, "decoder": BART}},
+    "t5": {"blend_encoder_decoder": {"encoder": T5, "decoder": T5, "tie_lm_head": False}},
     "llama": {"blend_decoder": LLAMA},
 }

@@ -1,4 +1,4 @@
-"""BART, mBART, Pegasus and Marian: encoder-decoders with biases everywhere."""
+"""BART, mBART, Pegasus, Marian and M2M100: encoder-decoders with biases everywhere."""
 
 from dataclasses import replace
 from typing import Any
@@ -151,4 +151,17 @@ MARIAN = replace(
     fixed=POST | for_both_parts(position_type="sinusoidal"),
     heads={"AutoModel": Head("MarianModel"), "AutoModelForSeq2SeqLM": Head("MarianMTModel", LM_HEAD)},
     legacy={"normalize_before": False, "normalize_embedding": False, "add_final_layer_norm": False},
+)
+
+# Fan et al. 2021; NLLB (Costa-jussà et al. 2022) has the same classes.
+M2M100 = replace(
+    PEGASUS,
+    model_type="m2m_100",
+    fixed=PRE | for_both_parts(position_type="fairseq_sinusoidal", lm_head_bias=False),
+    # Its positions begin at the token after the padding token.
+    required={**PEGASUS.required, "pad_token_id": 1},
+    heads={
+        "AutoModel": Head("M2M100Model"),
+        "AutoModelForSeq2SeqLM": Head("M2M100ForConditionalGeneration", {"lm_head": "lm_head"}),
+    },
 )

@@ -5,7 +5,8 @@ from typing import Any
 
 from ..configuration.encoder import BlendEncoderConfig
 from ..configuration.recipes import BERT as RECIPE
-from .table import Architecture, ConversionError, Head, Setting, TensorMap
+from .llama import ROPE
+from .table import Architecture, Head, Setting, TensorMap
 
 SIZES = {
     name: name
@@ -144,27 +145,54 @@ XLM_ROBERTA = roberta("xlm-roberta", "XLMRoberta")
 CAMEMBERT = roberta("camembert", "Camembert")
 
 
-def check_no_embedding_projection(original: Any) -> dict[str, Any]:
-    if original.embedding_size != original.hidden_size:
-        raise ConversionError(
-            f"electra: embedding_size={original.embedding_size} is not hidden_size={original.hidden_size}; "
-            "a projection after the embeddings (ELECTRA-small) is not supported"
-        )
-    return {}
+# Song et al. 2020: T5's biases of attention by distance, in addition to learned positions, and no token types.
+MPNET = replace(
+    roberta("mpnet", "MPNet"),
+    fields={key: name for key, name in FIELDS.items() if key != "type_vocab_size"},
+    # The class takes these numbers as fixed, whatever the keys are.
+    required={"pad_token_id": 1, "relative_attention_num_buckets": 32},
+    fixed=FIXED | {"classifier_hidden_act": "tanh", "type_vocab_size": 0, "relative_attention_num_buckets": 32},
+    settings=(
+        Setting((), lambda original: {"classifier_dropout": original.hidden_dropout_prob}),
+        *ROBERTA.settings[1:],
+    ),
+    unused=(),
+    tensors={
+        **{key: name for key, name in ROBERTA.tensors.items() if key.startswith("embeddings.")},
+        **{f"encoder.layer.*.attention.attn.{each}": f"layers.*.self_attn.{each}_proj" for each in "qkvo"},
+        "encoder.layer.*.attention.LayerNorm": "layers.*.self_attn_norm",
+        **{
+            key: name
+            for key, name in TENSORS.items()
+            if key.startswith("encoder.layer.*.") and ".attention" not in key
+        },
+        "encoder.relative_attention_bias": "relative_attention_bias",
+    },
+    legacy={},
+)
+
+
+# Without a projection, ELECTRA has the key embedding_size with the same value as hidden_size.
+EMBEDDING_SIZE = Setting(
+    ("embedding_size",),
+    lambda original: {
+        "embedding_size": None if original.embedding_size == original.hidden_size else original.embedding_size
+    },
+    lambda config: {"embedding_size": config.embedding_width},
+)
 
 
 # Clark et al. 2020.
 ELECTRA = replace(
     BERT,
     model_type="electra",
+    tensors=TENSORS | {"embeddings_project": "embedding_proj"},
     fixed=FIXED | {"classifier_hidden_act": "gelu"},
     unused=("use_cache", "summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"),
     settings=(
         CLASSIFIER_DROPOUT,
         MAX_POSITIONS,
-        Setting(
-            ("embedding_size",), check_no_embedding_projection, lambda config: {"embedding_size": config.hidden_size}
-        ),
+        EMBEDDING_SIZE,
     ),
     heads={
         "AutoModel": Head("ElectraModel"),
@@ -237,4 +265,94 @@ DISTILBERT = Architecture(
             dropout=lambda original: original.dropout,
         ),
     },
+)
+
+# Lan et al. 2020: one layer, run num_hidden_layers times, and smaller embeddings.
+ALBERT = replace(
+    BERT,
+    model_type="albert",
+    fields=FIELDS | {"embedding_size": "embedding_size", "classifier_dropout_prob": "classifier_dropout"},
+    fixed=FIXED | {"classifier_hidden_act": "tanh", "share_layers": True},
+    required={"num_hidden_groups": 1, "inner_group_num": 1},
+    unused=(),
+    settings=(MAX_POSITIONS,),
+    tensors={
+        **{key: name for key, name in TENSORS.items() if key.startswith("embeddings.")},
+        "encoder.embedding_hidden_mapping_in": "embedding_proj",
+        **{
+            f"encoder.albert_layer_groups.0.albert_layers.0.{original}": f"layers.0.{name}"
+            for original, name in {
+                **{f"attention.{each}": f"self_attn.{each[0]}_proj" for each in ("query", "key", "value")},
+                "attention.dense": "self_attn.o_proj",
+                "attention.LayerNorm": "self_attn_norm",
+                "ffn": "mlp.up_proj",
+                "ffn_output": "mlp.down_proj",
+                "full_layer_layer_norm": "mlp_norm",
+            }.items()
+        },
+    },
+    heads={
+        "AutoModel": Head("AlbertModel"),
+        "AutoModelForMaskedLM": Head(
+            "AlbertForMaskedLM",
+            {
+                "predictions.dense": "head.dense",
+                "predictions.LayerNorm": "head.norm",
+                "predictions.decoder": "lm_head",
+                "predictions.bias": TensorMap("lm_head.bias", is_alias=True),
+            },
+        ),
+        "AutoModelForSequenceClassification": Head(
+            "AlbertForSequenceClassification", {"albert.pooler": "head.dense", "classifier": "score"}
+        ),
+        "AutoModelForTokenClassification": Head("AlbertForTokenClassification", {"classifier": "classifier"}),
+    },
+    preserved=("pooler",),
+    preserved_heads=("sop_classifier",),
+    legacy={},
+)
+
+# Nussbaum et al. 2024: BERT's post-norm blocks with rotary positions and gated feed-forward networks.
+NOMIC_BERT = replace(
+    BERT,
+    model_type="nomic_bert",
+    fields=FIELDS | {"head_dim": "head_dim"},
+    fixed={
+        "norm_type": "layernorm",
+        "norm_position": "post",
+        "position_type": "rotary",
+        "feed_forward_type": "gated",
+        "embedding_norm": True,
+        "lm_head_bias": True,
+        "lm_head_hidden_bias": True,
+        "classifier_hidden_act": "tanh",
+    },
+    required={},
+    unused=(),
+    settings=(CLASSIFIER_DROPOUT, MAX_POSITIONS, ROPE),
+    tensors={
+        **{key: name for key, name in TENSORS.items() if key.startswith("embeddings.") and "position" not in key},
+        "layers.*.self_attn": "layers.*.self_attn",
+        "layers.*.mlp": "layers.*.mlp",
+        "layers.*.post_attention_layernorm": "layers.*.self_attn_norm",
+        "layers.*.post_mlp_layernorm": "layers.*.mlp_norm",
+    },
+    heads={
+        "AutoModel": Head("NomicBertModel"),
+        "AutoModelForMaskedLM": Head(
+            "NomicBertForMaskedLM",
+            {
+                "cls.predictions.transform.dense": "head.dense",
+                "cls.predictions.transform.layer_norm": "head.norm",
+                "cls.predictions.decoder": "lm_head",
+                "cls.predictions.bias": TensorMap("lm_head.bias", is_alias=True),
+            },
+        ),
+        "AutoModelForSequenceClassification": Head(
+            "NomicBertForSequenceClassification", {"nomic_bert.pooler.dense": "head.dense", "classifier": "score"}
+        ),
+        "AutoModelForTokenClassification": Head("NomicBertForTokenClassification", {"classifier": "classifier"}),
+    },
+    preserved_heads=(),
+    legacy={},
 )

@@ -17,13 +17,15 @@ import transformers
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from ..configuration.base import RecipeConfig
+from ..configuration.recipe_config import RecipeConfig
 
 # Fields that affect training or usage, but not the outputs: nothing is lost where the original has no such key.
 NOT_COMPUTED = {
     *("class_weights", "label_smoothing", "sparse_prediction", "initializer_range", "use_cache"),
     *("attention_dropout", "hidden_dropout", "classifier_dropout"),
     *("cls_token_id", "sep_token_id", "mask_token_id", "original_model_type"),
+    # The tensors show what is tied.
+    "tie_lm_head",
     *("tag_scheme", "calibration_temperature", "label_thresholds", "abstain_threshold", "abstain_score"),
 }
 # Keys of the labels, equal in both configurations.

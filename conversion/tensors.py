@@ -7,7 +7,7 @@ import torch
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from ..configuration.base import RecipeConfig
+from ..configuration.recipe_config import RecipeConfig
 from ..modeling.positions import SinusoidalPositions
 from .registry import ARCHITECTURES
 from .table import Architecture, ConversionError, Head

@@ -15,7 +15,7 @@ from .recording import Layer, Recording
 def pooled_share(config: Any, ids: list[int]) -> torch.Tensor:
     """How much each output vector counts in the vector that is classified, (T); see `pooling` of the config."""
     share = torch.zeros(len(ids))
-    if config.pooling == "mean":
+    if config.pooling in ("mean", "hidden_mean"):
         return share + 1 / len(ids)
     place = 0 if config.pooling == "cls" else -1
     if config.pooling == "eos":

@@ -61,6 +61,7 @@ async function unpackVectors(kind, layer) {
   const starts = [0, counts[0], counts[0] + counts[1]];
   const parts = counts.map((count, index) => halfFloats(buffer, 2 * starts[index], count));
   const sums = new DataView(buffer, 2 * (starts[2] + counts[2]));
+  const biases = kind.hasBiases && new DataView(buffer, 2 * (starts[2] + counts[2]) + 4 * kind.heads * rows);
   const keyHead = head => Math.floor(head * kind.keyHeads / kind.heads);
   const vector = (part, place) => part.subarray(place * size, (place + 1) * size);
   return {
@@ -68,6 +69,7 @@ async function unpackVectors(kind, layer) {
     key: (head, column) => vector(parts[1], keyHead(head) * columns + column),
     value: (head, column) => vector(parts[2], keyHead(head) * columns + column),
     logSum: (head, row) => sums.getFloat32(4 * (head * rows + row), true),
+    bias: (head, row, column) => biases && biases.getFloat32(4 * (head * (rows + columns - 1) + column - row + rows - 1), true),
   };
 }
 
@@ -284,7 +286,7 @@ function thumbnailsOf(kind, choose, buttons) {
   return element("div", {className: "scroll", tabIndex: 0, role: "region", "aria-label": `${kind.title}: all heads`}, table);
 }
 
-// query · key, scaled, softmax, values mixed.
+// query · key, scaled, the bias of the distance if there is one, softmax, values mixed.
 async function showArithmetic(kind, state, place) {
   const {layer, head, row, column} = state, summary = place.firstChild;
   const vectors = head < 0 ? null : await kind.vectors(layer);
@@ -298,7 +300,7 @@ async function showArithmetic(kind, state, place) {
   }
   const query = vectors.query(head, row), dot = (a, b) => a.reduce((sum, value, index) => sum + value * b[index], 0);
   const key = vectors.key(head, column), value = vectors.value(head, column);
-  const scores = kind.columns.map((_, each) => kind.scaling * dot(query, vectors.key(head, each)));
+  const scores = kind.columns.map((_, each) => kind.scaling * dot(query, vectors.key(head, each)) + vectors.bias(head, row, each));
   // A weight of which nothing is left in a byte is masked, or less than a millionth.
   const weights = scores.map((score, each) => kind.weight(layer, head, row, each) === 0 ? 0 : Math.exp(score - vectors.logSum(head, row)));
   const best = weights.map((_, each) => each).sort((a, b) => weights[b] - weights[a]).slice(0, 6);
@@ -312,7 +314,9 @@ async function showArithmetic(kind, state, place) {
     step(`The query of “${taker}” and the key of “${taken}”`, strip([...query], "query"), strip([...key], "key")),
     step("Their products, added up", strip([...query].map((each, index) => each * key[index]), "products"),
       element("p", {textContent: `query · key = ${dot(query, key).toFixed(3)}`})),
-    step("Scaled", element("p", {textContent: `× ${kind.scaling.toPrecision(4)} = ${scores[column].toFixed(3)}`})),
+    step("Scaled", element("p", {textContent: `× ${kind.scaling.toPrecision(4)} = ${(kind.scaling * dot(query, key)).toFixed(3)}`})),
+    ...!kind.hasBiases ? [] : [step("The bias of the distance", element("p", {textContent: vectors.bias(head, row, column) < -1e30
+      ? "masked" : `${signed(vectors.bias(head, row, column))} for a distance of ${column - row} tokens = ${scores[column].toFixed(3)}`}))],
     step("Softmax over the row", element("table", {className: "scores"},
       element("tr", {}, ...["key", "score", "weight"].map(text => element("th", {scope: "col", textContent: text}))),
       ...best.map(each => element("tr", each === column ? {className: "chosen"} : {},
@@ -357,7 +361,8 @@ function classes(answer) {
   });
   if (shares) {
     const vector = {cls: `the first token, ${nameOf(answer.tokens[0])}, which is classified`, mean: "the mean of all output vectors, which is classified",
-      last: "the last token, which is classified", eos: "the end token, which is classified"}[answer.pooling];
+      last: "the last token, which is classified", eos: "the end token, which is classified",
+      hidden_mean: "the mean of what the classifier's hidden layer computes of all output vectors, which is classified"}[answer.pooling];
     rolled.append(element("h3", {textContent: "Attention rollout"}),
       element("p", {textContent: `How much of ${vector}, came from each token, if a block is half its input and half what its heads take.`}),
       flow(answer.tokens, relative(shares), shares.map(percent)));

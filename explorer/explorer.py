@@ -154,6 +154,7 @@ class Explorer:
             "keyHeads": layers[0].keys.shape[0],
             "headSize": layers[0].keys.shape[2],
             "scaling": layers[0].scaling,
+            "hasBiases": layers[0].biases is not None,
         }
 
     def about(self) -> str:

@@ -28,9 +28,13 @@ def pack_weights(layer: Layer) -> str:
 
 
 def pack_vectors(layer: Layer) -> str:
-    """Queries (H, t, D), keys and values (K, s, D) in float16, then log_sums (H, t) in float32, little-endian."""
+    """Queries (H, t, D), keys and values (K, s, D) in float16, then log_sums (H, t) and biases in float32.
+
+    All numbers are little-endian.
+    """
     vectors = [each.numpy().astype("<f2") for each in (layer.queries, layer.keys, layer.values)]
-    return pack(*vectors, layer.log_sums.numpy().astype("<f4"))
+    others = [layer.log_sums] if layer.biases is None else [layer.log_sums, layer.biases]
+    return pack(*vectors, *(each.numpy().astype("<f4") for each in others))
 
 
 def pack_layers(kinds: Sequence[Sequence[Layer]], max_bytes: int) -> tuple[list[list[dict[str, Any]]], list[str]]:

@@ -34,6 +34,8 @@ class Layer:
         values: (K, s, D).
         log_sums: (H, t), the logarithm of the sum of the exponentials of all scores of a query.
         scaling: factor on the scores.
+        biases: (H, t + s - 1), what is added to a score by the distance from the query to the key, from the last query
+            and the first key to the first query and the last key; None if nothing is.
     """
 
     role: Role
@@ -45,6 +47,7 @@ class Layer:
     values: torch.Tensor
     log_sums: torch.Tensor
     scaling: float
+    biases: torch.Tensor | None
 
 
 @dataclass
@@ -116,6 +119,15 @@ def recorded_layer(
     groups = module.num_key_value_groups
     best_keys = keys.repeat_interleave(groups, 0).take_along_dim(best.indices[..., None], 1)
     log_sums = (queries * best_keys).sum(-1) * module.scaling - best.values.log()
+    biases = None
+    if role != "cross" and module.config.relative_attention_num_buckets is not None:
+        pattern = kwargs["pattern"]
+        if module.relative_attention_bias is not None:
+            pattern = pattern.with_bias(module.relative_attention_bias, args[0].dtype)
+        added = pattern.mask[0, :, rows].float()
+        log_sums = log_sums + added.take_along_dim(best.indices[..., None], -1)[..., 0]
+        added = added[..., columns]
+        biases = torch.cat((added[..., 0].flip(-1), added[:, 0, 1:]), dim=-1).cpu()
     return Layer(
         role,
         module.layer_idx,
@@ -123,4 +135,5 @@ def recorded_layer(
         *(states[:, columns].cpu() for states in (keys, values)),
         log_sums=log_sums.cpu(),
         scaling=module.scaling,
+        biases=biases,
     )

@@ -20,8 +20,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 
-from ..configuration.base import ATTENTION_FIELDS, has_attention
 from ..configuration.checks import unknown_name_message
+from ..configuration.recipe_config import ATTENTION_FIELDS, has_attention
 from ..data.writing import write_atomically
 from ..scoring.tags import describe_scheme, resolve_decoding
 from ..version import __version__

@@ -20,7 +20,7 @@ from packaging.version import InvalidVersion, Version
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from ..configuration.base import RecipeConfig
+from ..configuration.recipe_config import RecipeConfig
 from ..conversion.origin import save_origin
 from ..modeling.base import BlendPreTrainedModel
 from ..version import __version__

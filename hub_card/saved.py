@@ -18,7 +18,7 @@ from .usage import CHAT, HEADS, Head, Tagging
 # The keys that every row of predictions.jsonl must have.
 COLUMNS = ("input", "prediction", "reference")
 # Options of a tokenizer that change its tokens and that its files may not have as in the training.
-TOKENIZER_OPTIONS = ("add_prefix_space",)
+TOKENIZER_OPTIONS = ("add_prefix_space", "src_lang", "tgt_lang")
 
 
 def original_auto_class(directory: str | Path) -> str | None:
@@ -81,7 +81,7 @@ class SavedModel:
             return {}
         original = read_object(self.original / "tokenizer_config.json")
         used = {name: self.tokenizer[name] for name in TOKENIZER_OPTIONS if name in self.tokenizer}
-        return {name: value for name, value in used.items() if value != original.get(name, False)}
+        return {name: value for name, value in used.items() if value not in (None, original.get(name, False))}
 
     @property
     def head(self) -> Head:

@@ -72,14 +72,16 @@ def first_id(token: int | list[int] | None) -> int | None:
 def compute_outputs(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The outputs of a model on the CPU: `last_hidden_state` of its base model and, if it has a head, `logits`.
 
-    With `last_hidden_state`, all other heads of the family can be checked as well.
+    With `last_hidden_state`, all other heads of the family can be checked as well. T5ForConditionalGeneration of
+    transformers, which has no base model, gives `logits` only.
     """
     training = model.training
     model.eval()
     inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
     try:
         with torch.no_grad():
-            outputs = {"last_hidden_state": model.base_model(**inputs).last_hidden_state}
+            base = model.base_model(**inputs)
+            outputs = {name: base[name] for name in ("last_hidden_state", "logits") if name in base}
             if model.base_model is not model:
                 outputs["logits"] = model(**inputs).logits
     finally:

@@ -14,7 +14,7 @@ from packaging.version import Version
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import cached_file, logging
 
-from ..configuration.base import RecipeConfig
+from ..configuration.recipe_config import RecipeConfig
 from ..conversion.origin import load_origin
 from ..modeling.base import BlendPreTrainedModel
 from ..version import __version__

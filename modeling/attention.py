@@ -24,7 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .normalization import apply_dropout, build_norm
 from .patterns import Kernel, Pattern, VarlenPattern
-from .positions import apply_rotary_pos_emb
+from .positions import apply_rotary_pos_emb, build_relative_bias
 
 Role = Literal["self", "masked self", "cross"]
 
@@ -63,6 +63,9 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_out_bias)
         self.q_norm = build_norm(config, self.head_dim) if config.query_key_norm else nn.Identity()
         self.k_norm = build_norm(config, self.head_dim) if config.query_key_norm else nn.Identity()
+        # Biases that all layers share are in the stack.
+        has_bias = role != "cross" and config.relative_attention_num_buckets and config.relative_attention_per_layer
+        self.relative_attention_bias = build_relative_bias(config) if has_bias else None
 
     def forward(
         self,
@@ -93,6 +96,9 @@ class Attention(nn.Module):
             key_value_states, pattern, position_embeddings, past_key_values
         )  # (B, K, S, D) each
 
+        if self.relative_attention_bias is not None:
+            assert not isinstance(pattern, VarlenPattern)  # a stack with biases has none
+            pattern = pattern.with_bias(self.relative_attention_bias, query_states.dtype)
         dropout = self.attention_dropout if self.training else 0.0
         kernel = partial(
             select_kernel(self.config, query_states, pattern, dropout),
@@ -170,8 +176,8 @@ def eager_attention_forward(
         query: (B, H, T, D).
         key: (B, K, S, D).
         value: (B, K, S, D).
-        attention_mask: (B or 1, 1, T, S), a float that is added to the scores or a bool, True = attend; None: every
-            query attends to every key.
+        attention_mask: (B or 1, 1 or H, T or 1, S), a float that is added to the scores or a bool, True = attend;
+            None: every query attends to every key.
         scaling: factor on the scores.
         dropout: dropout probability of the attention weights.
         kwargs: arguments of other kernels, ignored.

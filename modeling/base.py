@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 import torch
@@ -18,12 +18,14 @@ from .layers import Block
 from .normalization import Dropout, build_norm
 from .packing import FlatLayout, Layout, PaddedLayout, as_padding_mask, is_traced
 from .patterns import MIN_BLOCK_SIZE, MaskFunction, PaddedPattern, VarlenPattern, self_pattern
-from .positions import POSITIONS, build_rotary
+from .positions import POSITIONS, build_relative_bias, build_rotary
 from .recurrence import Recurrence, Steps
 
 # Kernels that take padded rows and a mask, and kernels that take a flat batch and the lengths of its sequences.
 ROW_KERNELS = ("eager", "sdpa", "flex_attention")
 VARLEN_KERNELS = ("flash_attention_2", "flash_attention_3")
+# Kernels that take a mask for each head.
+BIAS_KERNELS = ("eager", "sdpa")
 # Arguments of forward that describe the sequences of a flattened batch. Self-attention reads those of the queries.
 LENGTH_ARGUMENTS = ("cu_seq_lens_q", "max_length_q", "cu_seq_lens_k", "max_length_k")
 
@@ -90,15 +92,20 @@ class Stack(BlendPreTrainedModel):
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
         padding = config.pad_token_id if config.freeze_pad_embedding else None
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=padding)
-        self.embed_positions = POSITIONS[config.position_type](config.max_position_embeddings, config.hidden_size)
-        self.embed_token_types = (
-            nn.Embedding(config.type_vocab_size, config.hidden_size) if config.type_vocab_size else None
-        )
-        self.embedding_norm = build_norm(config) if config.embedding_norm else nn.Identity()
+        width = config.embedding_width
+        self.embed_tokens = nn.Embedding(config.vocab_size, width, padding_idx=padding)
+        self.embed_positions = POSITIONS[config.position_type](config.max_position_embeddings, width)
+        self.embed_token_types = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
+        self.embedding_norm = build_norm(config, width) if config.embedding_norm else nn.Identity()
         self.dropout = Dropout(config.hidden_dropout)
+        # Only encoders have this field.
+        has_projection = getattr(config, "embedding_size", None) is not None
+        self.embedding_proj = nn.Linear(width, config.hidden_size) if has_projection else nn.Identity()
         self.rotary_emb = build_rotary(config)
-        self.layers = nn.ModuleList(self.layer_class(config, index) for index in range(config.num_hidden_layers))
+        shares_biases = config.relative_attention_num_buckets and not config.relative_attention_per_layer
+        self.relative_attention_bias = build_relative_bias(config) if shares_biases else None
+        num_layers = 1 if self.shares_layers else config.num_hidden_layers
+        self.layers = nn.ModuleList(self.layer_class(config, index) for index in range(num_layers))
         self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
         self.gradient_checkpointing = False
         self.post_init()
@@ -139,11 +146,13 @@ class Stack(BlendPreTrainedModel):
             ValueError: both or neither of input_ids and inputs_embeds are given, or they have a wrong number of
                 dimensions; the mask has a wrong shape; a sequence is too long; cu_seq_lens_q do not fit the tokens;
                 output_attentions for a flattened batch; is_causal differs from that of this stack; something that
-                a recurrent mixer does not have.
+                a recurrent mixer or attention with biases does not have.
         """
         has_hooks = kwargs.pop("has_hooks", self.has_hooks)
         if self.config.is_recurrent:
             self.check_recurrence(attention_mask, kwargs)
+        if self.config.relative_attention_num_buckets is not None:
+            self.check_relative_attention(kwargs)
         inputs = select_inputs(input_ids, inputs_embeds)
         shape = (inputs.shape[0], inputs.shape[1])
         mask = as_padding_mask(attention_mask)
@@ -191,6 +200,24 @@ class Stack(BlendPreTrainedModel):
             if is_asked:
                 raise ValueError(f"mixer_type={self.config.mixer_type!r} does not have {name}")
 
+    def check_relative_attention(self, kwargs: dict[str, Any]) -> None:
+        """Raises ValueError for what attention with biases by distance does not have."""
+        kernel = self.config._attn_implementation
+        checkpoint = getattr(self.layers[0], "_gradient_checkpointing_func", None)
+        options = getattr(checkpoint, "keywords", {})
+        unsupported = {
+            f"attn_implementation={kernel!r}, only 'eager' and 'sdpa'": kernel not in BIAS_KERNELS,
+            "a paged cache": kwargs.get("cache") is not None,
+            # Shared biases reach the layers in their pattern, where it finds no gradient.
+            "gradient checkpointing with use_reentrant=True": self.relative_attention_bias is not None
+            and self.training
+            and self.gradient_checkpointing
+            and options.get("use_reentrant", False),
+        }
+        for name, is_asked in unsupported.items():
+            if is_asked:
+                raise ValueError(f"relative_attention_num_buckets does not go together with {name}")
+
     def best_layout(
         self, padded: PaddedLayout, source_layout: Layout | None, has_hooks: Callable[[], bool], *, has_cache: bool
     ) -> Layout:
@@ -237,6 +264,11 @@ class Stack(BlendPreTrainedModel):
                 "output_attentions: a flattened batch has no weights of shape (B, H, T, S); pad the batch"
             )
         return layout
+
+    @property
+    def shares_layers(self) -> bool:
+        """Whether all layers are one; only encoders have this field."""
+        return getattr(self.config, "share_layers", False)
 
     @property
     def is_causal(self) -> bool:
@@ -293,7 +325,7 @@ class Stack(BlendPreTrainedModel):
             embeds = embeds + self.embed_token_types(
                 token_types if token_type_ids is None else layout.unpad(token_type_ids)
             )
-        return self.dropout(self.embedding_norm(self.embed_positions(embeds, position_ids)))
+        return self.embedding_proj(self.dropout(self.embedding_norm(self.embed_positions(embeds, position_ids))))
 
     def embed_ids(self, layout: Layout, input_ids: torch.Tensor | None) -> torch.Tensor | None:
         """Token embeddings of input_ids (B, T), in the layout's form.
@@ -314,9 +346,25 @@ class Stack(BlendPreTrainedModel):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """The pattern of each layer type, shared by all layers of that type: of attention, or Steps."""
-        types = set(self.config.layer_types)
         if self.config.is_recurrent:
-            return dict.fromkeys(types, Steps(layout))
+            return dict.fromkeys(self.config.layer_types, Steps(layout))
+        patterns = self.attention_patterns(layout, attention_mask, embeds, past_key_values, **kwargs)
+        bias = self.relative_attention_bias
+        if bias is None:
+            return patterns
+        dtype = matmul_dtype(embeds)
+        return {layer_type: pattern.with_bias(bias, dtype) for layer_type, pattern in patterns.items()}
+
+    def attention_patterns(
+        self,
+        layout: Layout,
+        attention_mask: Any,
+        embeds: torch.Tensor,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """The pattern of each layer type, without biases."""
+        types = set(self.config.layer_types)
         if isinstance(layout, FlatLayout):
             if self.uses_varlen_kernel(embeds):
                 return dict.fromkeys(types, VarlenPattern(layout, layout))
@@ -333,7 +381,7 @@ class Stack(BlendPreTrainedModel):
                 for layer_type in types
             }
         if isinstance(attention_mask, dict):
-            return {layer_type: PaddedPattern(attention_mask[layer_type]) for layer_type in types}
+            return {layer_type: PaddedPattern(attention_mask[layer_type], layout) for layer_type in types}
         arguments = {
             "config": self.config,
             "inputs_embeds": embeds,
@@ -341,12 +389,15 @@ class Stack(BlendPreTrainedModel):
             "past_key_values": past_key_values,
         }
         return {
-            layer_type: PaddedPattern(self.mask_functions[layer_type](**arguments, **kwargs)) for layer_type in types
+            layer_type: PaddedPattern(self.mask_functions[layer_type](**arguments, **kwargs), layout)
+            for layer_type in types
         }
 
     def uses_varlen_kernel(self, embeds: torch.Tensor) -> bool:
         """Whether a flat batch goes to a varlen kernel: flash attention, or torch's own for "sdpa" on a GPU."""
         kernel = self.config._attn_implementation
+        if self.config.relative_attention_num_buckets is not None:
+            return False
         if kernel != "sdpa" or embeds.device.type != "cuda":
             return kernel in VARLEN_KERNELS
         has_dropout = self.training and self.config.attention_dropout > 0
@@ -370,8 +421,9 @@ class Stack(BlendPreTrainedModel):
     def blocks(self) -> Iterator[tuple[str, Block]]:
         """Layer type and block of each layer to run: the first config.num_hidden_layers (early exit lowers it)."""
         types = self.config.layer_types or []
+        layers = repeat(self.layers[0]) if self.shares_layers else self.layers
         # There may be fewer layers than types, if the last layers were removed.
-        return islice(zip(types, self.layers, strict=False), self.config.num_hidden_layers)
+        return islice(zip(types, layers, strict=False), self.config.num_hidden_layers)
 
     def make_output(
         self, hidden_states: torch.Tensor, layout: Layout, repad: bool, past_key_values: Cache | None = None

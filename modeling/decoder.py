@@ -104,6 +104,8 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         if encoder_hidden_states is not None and source_layout is None:
             source_layout = padded_source_layout(encoder_hidden_states, encoder_attention_mask)
         past_length = None if past_key_values is None else past_key_values.get_seq_length()
+        if isinstance(past_length, torch.Tensor):
+            past_length = past_length.clone()  # a static cache counts in place, while the layers add to it
         keep_padded = has_cached_source(past_key_values)
         if source_layout is not None and not torch.compiler.is_compiling():
             keep_whole_source(past_key_values, source_layout.shape[1])
@@ -279,7 +281,7 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
             return_dict=True,
             **kwargs,
         )
-        logits, layout = compute_logits(self.lm_head, outputs, logits_to_keep, labels)
+        logits, layout = compute_logits(self.lm_head, self.config.logit_scaling, outputs, logits_to_keep, labels)
         loss = None
         if labels is not None:
             loss = token_loss(

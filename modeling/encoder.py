@@ -18,7 +18,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ..configuration.encoder import BlendEncoderConfig
 from .attention import Attention
 from .base import BlendPreTrainedModel, Stack, StackOutput
-from .heads import ForSequenceClassification, ForTokenClassification, HiddenLayer, select_fields
+from .heads import ForSequenceClassification, ForTokenClassification, build_lm_hidden, scale, select_fields
 from .layers import EncoderLayer
 from .losses import IGNORE, token_loss
 from .packing import Layout
@@ -113,8 +113,8 @@ class BlendEncoderForMaskedLM(BlendEncoderPreTrainedModel):
     def __init__(self, config: BlendEncoderConfig):
         super().__init__(config)
         self.model = BlendEncoderModel(config)
-        self.head = HiddenLayer(config, config.hidden_act, config.mlp_bias, has_norm=True)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
+        self.head = build_lm_hidden(config)
+        self.lm_head = nn.Linear(config.embedding_width, config.vocab_size, bias=config.lm_head_bias)
         self.post_init()
 
     @can_return_tuple
@@ -150,7 +150,7 @@ class BlendEncoderForMaskedLM(BlendEncoderPreTrainedModel):
         if sparse:
             is_masked = labels != IGNORE
             hidden_states, labels = hidden_states[is_masked], labels[is_masked]
-        logits = self.lm_head(self.head(hidden_states))
+        logits = self.lm_head(scale(self.head(hidden_states), self.config.logit_scaling))
         loss = None
         if labels is not None:
             loss = token_loss(logits, labels, self.config, self.training, num_items_in_batch)

@@ -250,8 +250,9 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
         self.model = BlendEncoderDecoderModel(config)
         decoder = config.decoder
         self.lm_head = nn.Linear(decoder.hidden_size, decoder.vocab_size, bias=decoder.lm_head_bias)
-        owner = "encoder" if config.share_encoder_decoder_embeddings else "decoder"
-        self._tied_weights_keys = {"lm_head.weight": f"model.{owner}.embed_tokens.weight"}
+        if config.tie_lm_head:
+            owner = "encoder" if config.share_encoder_decoder_embeddings else "decoder"
+            self._tied_weights_keys = {"lm_head.weight": f"model.{owner}.embed_tokens.weight"}
         # The Trainer counts the targets by loss_type. PreTrainedModel.__init__ sets one that shifts the labels; this
         # model does not shift them.
         self.loss_type = "ForMaskedLM"
@@ -312,7 +313,9 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
             return_dict=True,
             **kwargs,
         )
-        logits, layout = compute_logits(self.lm_head, outputs, logits_to_keep, labels)
+        logits, layout = compute_logits(
+            self.lm_head, self.config.decoder.logit_scaling, outputs, logits_to_keep, labels
+        )
         loss = None
         if labels is not None:
             loss = token_loss(logits, layout.unpad(labels), self.config, self.training, num_items_in_batch)

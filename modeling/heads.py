@@ -38,16 +38,18 @@ class HiddenLayer(nn.Module):
         hidden_act: name of the activation function.
         bias: whether the linear layer has a bias.
         has_norm: whether a norm follows the activation.
+        size: number of its outputs; None: the hidden size.
     """
 
-    def __init__(self, config: PreTrainedConfig, hidden_act: str, bias: bool, has_norm: bool):
+    def __init__(self, config: PreTrainedConfig, hidden_act: str, bias: bool, has_norm: bool, size: int | None = None):
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=bias)
+        size = config.hidden_size if size is None else size
+        self.dense = nn.Linear(config.hidden_size, size, bias=bias)
         self.act_fn = ACT2FN[hidden_act]
-        self.norm = build_norm(config) if has_norm else nn.Identity()
+        self.norm = build_norm(config, size) if has_norm else nn.Identity()
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """hidden_states (..., E) give (..., E)."""
+        """hidden_states (..., E) give (..., size)."""
         return self.norm(self.act_fn(self.dense(hidden_states)))
 
 
@@ -80,6 +82,11 @@ def project(lm_head: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
     return projected if lm_head.bias is None else projected.add_(lm_head.bias)
 
 
+def scale(states: torch.Tensor, scaling: float) -> torch.Tensor:
+    """The states multiplied by a factor; themselves if it is 1."""
+    return states if scaling == 1 else states * scaling
+
+
 @cache
 def columns_range() -> range:
     """How many tokens are projected as columns on this processor. MKL is slow for a few rows on AMD's."""
@@ -98,15 +105,27 @@ def is_plain_linear(lm_head: nn.Module) -> bool:
     return lm_head.weight.dtype == torch.float32 and not is_replaced
 
 
+def build_lm_hidden(config: PreTrainedConfig) -> nn.Module:
+    """The hidden layer of a masked language model's head; nn.Identity where the config has none."""
+    if not config.lm_head_hidden:
+        return nn.Identity()
+    return HiddenLayer(config, config.hidden_act, config.lm_head_hidden_bias, True, config.embedding_width)
+
+
 def pool(
-    hidden_states: torch.Tensor, layout: Layout, pooling: str, is_end: torch.Tensor | None = None
+    hidden_states: torch.Tensor,
+    layout: Layout,
+    pooling: str,
+    head: nn.Module,
+    is_end: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Pool the hidden states to one vector per sequence, (B, E).
+    """Pool the hidden states to one vector per sequence, and apply the classifier's hidden layer: (B, E).
 
     Args:
         hidden_states: in the layout's form.
         layout: layout of the batch.
         pooling: the config's `pooling`.
+        head: the hidden layer.
         is_end: for "eos", True for end-of-sequence tokens, in the layout's form.
     """
     poolings: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -115,7 +134,9 @@ def pool(
         "last": layout.last,
         "eos": partial(layout.last_marked, is_marked=is_end),
     }
-    return poolings[pooling](hidden_states)
+    if pooling == "hidden_mean":
+        return layout.mean(head(hidden_states))
+    return head(poolings[pooling](hidden_states))
 
 
 def is_end_token(input_ids: torch.Tensor | None, config: PreTrainedConfig) -> torch.Tensor:
@@ -142,14 +163,25 @@ def select_tokens(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tenso
 
 
 def compute_logits(
-    lm_head: nn.Module, outputs: ModelOutput, logits_to_keep: int | torch.Tensor, labels: torch.Tensor | None
+    lm_head: nn.Module,
+    scaling: float,
+    outputs: ModelOutput,
+    logits_to_keep: int | torch.Tensor,
+    labels: torch.Tensor | None,
 ) -> tuple[torch.Tensor, Layout]:
     """Logits of a base model's outputs, in the form of the layout that is returned with them.
+
+    Args:
+        lm_head: the projection onto the vocabulary.
+        scaling: the config's logit_scaling.
+        outputs: of the base model.
+        logits_to_keep: see select_tokens.
+        labels: of the loss, or None.
 
     Raises:
         ValueError: labels are given, and logits_to_keep selects some positions only.
     """
-    layout, hidden_states = outputs.layout, outputs.last_hidden_state
+    layout, hidden_states = outputs.layout, scale(outputs.last_hidden_state, scaling)
     if isinstance(logits_to_keep, int) and logits_to_keep == 0:
         return project(lm_head, hidden_states), layout
     if labels is not None:
@@ -202,8 +234,8 @@ class ForSequenceClassification(PreTrainedModel):
         layout, is_end = outputs.layout, None
         if self.config.pooling == "eos":
             is_end = layout.unpad(is_end_token(input_ids, self.config))
-        pooled = pool(outputs.last_hidden_state, layout, self.config.pooling, is_end)
-        logits = self.score(self.dropout(self.head(pooled)))
+        pooled = pool(outputs.last_hidden_state, layout, self.config.pooling, self.head, is_end)
+        logits = self.score(self.dropout(pooled))
         loss = None
         if labels is not None:
             loss = sequence_loss(logits, labels, self.config, self.training, num_items_in_batch)

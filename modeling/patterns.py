@@ -17,7 +17,8 @@ from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 
-from .packing import FlatLayout, scatter_tokens
+from .packing import FlatLayout, PaddedLayout, scatter_tokens
+from .positions import RelativeAttentionBias
 
 Kernel = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 MaskFunction = Callable[..., Any]
@@ -33,10 +34,34 @@ class PaddedPattern:
 
     Args:
         mask: mask in the kernel's form, from transformers' mask functions.
+        layout: layout of the batch, for the distances between its tokens; None for cross-attention.
     """
 
-    def __init__(self, mask: Any):
+    def __init__(self, mask: Any, layout: PaddedLayout | None = None):
         self.mask = mask
+        self.layout = layout
+
+    def with_bias(self, bias: RelativeAttentionBias, dtype: torch.dtype) -> "PaddedPattern":
+        """The pattern whose mask also adds a bias, in the dtype of the queries, to the scores."""
+        return PaddedPattern(add_bias(self.mask, bias(self.distances(), dtype)), self.layout)
+
+    def distances(self) -> torch.Tensor:
+        """Positions of the keys minus positions of the queries, (B or 1, T, S), counted over the real tokens.
+
+        The mask tells which tokens are real: no query attends to padding, or to the room of a static cache for later
+        tokens.
+        """
+        assert self.layout is not None
+        past_length, num_queries = self.layout.past_length, self.layout.shape[1]
+        columns = torch.arange(num_queries, device=self.layout.device) + past_length
+        if self.mask is None:
+            return (torch.arange(past_length + num_queries, device=self.layout.device) - columns[:, None])[None]
+        is_seen = self.mask if self.mask.dtype == torch.bool else self.mask > torch.finfo(self.mask.dtype).min / 2
+        positions = is_seen[:, 0].any(-2).cumsum(-1)  # (B or 1, S)
+        # The cache of a sliding layer has the last tokens only.
+        first_key = past_length + num_queries - self.mask.shape[-1]
+        first_key = first_key.clamp(min=0) if isinstance(first_key, torch.Tensor) else max(first_key, 0)
+        return positions[:, None] - positions[:, columns - first_key, None]
 
     def blend(
         self, kernel: Kernel, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
@@ -168,6 +193,17 @@ class RowPattern(FlatPattern):
         self.masks = masks
         self.neighbours = neighbours
 
+    def with_bias(self, bias: RelativeAttentionBias, dtype: torch.dtype) -> "RowPattern":
+        """The pattern whose masks also add a bias, in the dtype of the queries, to the scores."""
+        masks = []
+        for row_group, mask in zip(self.keys.row_groups, self.masks, strict=True):
+            before, after = self.neighbours if row_group.has_blocks else (0, 0)
+            length, device = row_group.length, self.layout.lengths.device
+            queries = torch.arange(length, device=device)
+            keys = torch.arange(-before * length, (1 + after) * length, device=device)
+            masks.append(add_bias(mask, bias((keys - queries[:, None])[None], dtype)))
+        return RowPattern(self.queries, self.keys, masks, self.neighbours)
+
     def blend(
         self, kernel: Kernel, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -189,6 +225,16 @@ class RowPattern(FlatPattern):
 
 
 Pattern = PaddedPattern | VarlenPattern | RowPattern
+
+
+def add_bias(mask: torch.Tensor | None, biases: torch.Tensor) -> torch.Tensor:
+    """One float mask of both: a mask (R or 1, 1, T or 1, S), bool or float, or None; and biases (R or 1, H, T, S)."""
+    if mask is None:
+        return biases
+    lowest = torch.finfo(biases.dtype).min
+    if mask.dtype == torch.bool:
+        return torch.where(mask, biases, lowest)
+    return (mask + biases).clamp(min=lowest)
 
 
 def with_neighbours(rows: torch.Tensor, before: int, after: int, fill: int = 0) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Position encodings: vectors added to the embeddings, or rotations of queries and keys (RoPE)."""
+"""Position encodings: vectors added to the embeddings, rotations of queries and keys (RoPE), or biases of scores."""
 
 import copy
 import math
@@ -25,16 +25,32 @@ class SinusoidalPositions(nn.Module):
     Source: Vaswani et al. 2017, §3.5. They are computed in each forward, so the sequence length has no limit.
     """
 
+    # Position of the first token.
+    first_position = 0
+
     def __init__(self, num_positions: int, hidden_size: int):
         super().__init__()
-        self.hidden_size = hidden_size
+        self.num_angles = hidden_size // 2
+        # The longest wavelength is that of the angle after the last.
+        self.num_steps = self.num_angles
 
     def forward(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """inputs_embeds (B, T, E) and position_ids (B or 1, T) give (B, T, E)."""
         dtype = torch.promote_types(inputs_embeds.dtype, torch.float32)
-        feature = torch.arange(0, self.hidden_size, 2, device=inputs_embeds.device, dtype=dtype)
-        angles = position_ids[..., None].to(dtype) * torch.exp(feature * (-math.log(10000.0) / self.hidden_size))
+        angle = torch.arange(self.num_angles, device=inputs_embeds.device, dtype=dtype)
+        positions = (position_ids[..., None] + self.first_position).to(dtype)
+        angles = positions * torch.exp(angle * (-math.log(10000.0) / self.num_steps))
         return inputs_embeds + torch.cat((angles.sin(), angles.cos()), dim=-1).to(inputs_embeds.dtype)
+
+
+class FairseqSinusoidalPositions(SinusoidalPositions):
+    """As fairseq computes them (M2M100, NLLB): the last angle has the longest wavelength; positions begin at 2."""
+
+    first_position = 2
+
+    def __init__(self, num_positions: int, hidden_size: int):
+        super().__init__(num_positions, hidden_size)
+        self.num_steps = self.num_angles - 1
 
 
 class NoPositions(nn.Module):
@@ -81,6 +97,58 @@ class RotaryEmbedding(nn.Module):
         return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
 
 
+class RelativeAttentionBias(nn.Embedding):
+    """Biases of the scores of self-attention by the distance between query and key (Raffel et al. 2020, T5, §2.1).
+
+    A short distance has a bucket of its own; longer ones share buckets, whose widths grow logarithmically. Each bucket
+    has a bias for each head.
+
+    Args:
+        num_buckets: number of buckets.
+        num_heads: H.
+        max_distance: all distances from this one on are in one bucket, in tokens.
+        is_bidirectional: whether keys after the query have buckets, too: the second half of them.
+    """
+
+    def __init__(self, *, num_buckets: int, num_heads: int, max_distance: int, is_bidirectional: bool):
+        super().__init__(num_buckets, num_heads)
+        self.max_distance = max_distance
+        self.is_bidirectional = is_bidirectional
+
+    def forward(self, distances: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Positions of keys minus positions of queries (B, T, S) give biases (B, H, T, S) in this dtype.
+
+        If it is not bidirectional, the bias of a key after the query is the lowest number: the query does not see it.
+        """
+        biases = super().forward(self.buckets(distances)).movedim(-1, -3).to(dtype)
+        if self.is_bidirectional:
+            return biases.contiguous()
+        return biases.masked_fill((distances > 0)[:, None], torch.finfo(dtype).min)
+
+    def buckets(self, distances: torch.Tensor) -> torch.Tensor:
+        """The bucket of each distance, of any shape."""
+        num_buckets, first = self.num_embeddings, torch.zeros_like(distances)
+        if self.is_bidirectional:
+            num_buckets //= 2
+            first, distances = (distances > 0) * num_buckets, distances.abs()
+        else:
+            distances = (-distances).clamp(min=0)
+        num_exact = num_buckets // 2
+        ratio = torch.log(distances.clamp(min=num_exact).float() / num_exact) / math.log(self.max_distance / num_exact)
+        shared = num_exact + (ratio * (num_buckets - num_exact)).long()
+        return first + torch.where(distances < num_exact, distances, shared.clamp(max=num_buckets - 1))
+
+
+def build_relative_bias(config: PreTrainedConfig) -> RelativeAttentionBias:
+    """The biases of one layer, or of all layers that share them."""
+    return RelativeAttentionBias(
+        num_buckets=config.relative_attention_num_buckets,
+        num_heads=config.num_attention_heads,
+        max_distance=config.relative_attention_max_distance,
+        is_bidirectional=config.is_bidirectional,
+    )
+
+
 def build_rotary(config: PreTrainedConfig) -> nn.Module | None:
     """The rotary embedding, or an nn.ModuleDict with one per layer type; None for other position types."""
     if config.position_type != "rotary":
@@ -111,6 +179,7 @@ def apply_rotary_pos_emb(states: torch.Tensor, cos: torch.Tensor, sin: torch.Ten
 POSITIONS: dict[str, type[nn.Module]] = {
     "learned": LearnedPositions,
     "sinusoidal": SinusoidalPositions,
+    "fairseq_sinusoidal": FairseqSinusoidalPositions,
     "rotary": NoPositions,
     "none": NoPositions,
 }

@@ -153,7 +153,7 @@ def open_engine(config: PretrainedConfig, directory: Path) -> Any:
 
 def positions_of(config: PretrainedConfig) -> float:
     """The number of positions of a stack in CTranslate2."""
-    if config.position_type == "rotary":
+    if config.position_type == "rotary" or config.relative_attention_num_buckets is not None:
         return math.inf
     positions = config.max_position_embeddings
     return positions if config.position_type == "learned" else max(positions, TABLE_LENGTH)

@@ -6,6 +6,7 @@ Its vocabulary is the token ids as texts, so it neither reads nor changes texts.
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from ctranslate2.converters.utils import fuse_linear
 from ctranslate2.specs import common_spec, model_spec, transformer_spec
@@ -20,6 +21,7 @@ from ..modeling.decoder import BlendDecoderForCausalLM
 from ..modeling.encoder_decoder import BlendEncoderDecoderForSeq2SeqLM
 from ..modeling.layers import Block
 from ..modeling.packing import PaddedLayout
+from ..modeling.positions import RelativeAttentionBias
 
 Activation = common_spec.Activation
 ACTIVATIONS = {
@@ -60,8 +62,12 @@ def problems_of(config: PretrainedConfig) -> list[str]:
         f"hidden_act={config.hidden_act!r}": config.hidden_act not in ACTIVATIONS,
         "sliding_attention": "sliding_attention" in config.layer_types,
         "first_norm=False": not config.first_norm,
+        "embedding_size": getattr(config, "embedding_size", None) is not None,
         "query_key_norm with layernorm": config.query_key_norm and config.norm_type != "rmsnorm",
         "RoPE for each layer type": len(ropes) > 1,
+        f"relative_attention_num_buckets with position_type={config.position_type!r}": (
+            config.relative_attention_num_buckets is not None and config.position_type != "none"
+        ),
         "type_vocab_size with rotary positions": bool(config.type_vocab_size) and config.position_type == "rotary",
         **{f"rope_type={rope['rope_type']!r}": rope["rope_type"] not in ROPES for rope in ropes},
     }
@@ -109,6 +115,7 @@ def stack_options(config: PretrainedConfig) -> dict[str, Any]:
         "ffn_glu": config.feed_forward_type == "gated",
         "rms_norm": config.norm_type == "rmsnorm",
         "qk_norm": config.query_key_norm,
+        "relative_attention_bias": config.relative_attention_num_buckets is not None,
     }
     # As CTranslate2's own converters do, what follows from the other sizes is not given.
     if config.num_key_value_heads != config.num_attention_heads:
@@ -140,6 +147,8 @@ def decoder_spec(stack: Stack, lm_head: nn.Linear) -> transformer_spec.Transform
     spec = transformer_spec.TransformerDecoderSpec(**stack_options(stack.config), with_encoder_attention=has_source)
     fill_stack(spec, spec.embeddings, stack)
     fill_linear(spec.projection, lm_head)
+    if stack.config.scale_logits:
+        spec.scale_outputs = stack.config.logit_scaling
     if has_source:
         for layer_spec, layer in zip(spec.layer, stack.layers, strict=True):
             fill_cross_attention(layer_spec.attention, layer)
@@ -151,14 +160,15 @@ def fill_stack(spec: Any, embeddings: Any, stack: Stack) -> None:
     config = stack.config
     embeddings.weight = copy_of(stack.embed_tokens.weight)
     spec.scale_embeddings = config.scale_embeddings
-    if config.position_type != "rotary":
+    if config.position_type != "rotary" and config.relative_attention_num_buckets is None:
         spec.position_encodings.encodings = position_table(stack)
     if config.embedding_norm:
         fill_norm(spec.layernorm_embedding, stack.embedding_norm)
     if config.norm_position == "pre":
         fill_norm(spec.layer_norm, stack.norm)
-    for layer_spec, layer in zip(spec.layer, stack.layers, strict=True):
-        fill_self_attention(layer_spec.self_attention, layer)
+    # The blocks may be one, run several times.
+    for layer_spec, (_, layer) in zip(spec.layer, stack.blocks(), strict=True):
+        fill_self_attention(layer_spec.self_attention, layer, stack.relative_attention_bias)
         fill_feed_forward(layer_spec.ffn, layer)
 
 
@@ -211,9 +221,13 @@ def fill_attention(spec: MultiHeadAttentionSpec, attention: Attention, norm: nn.
         fill_norm(spec.k_norm, attention.k_norm)
 
 
-def fill_self_attention(spec: MultiHeadAttentionSpec, layer: Block) -> None:
-    """Set the weights of self-attention: queries, keys and values in one matrix, and the output."""
+def fill_self_attention(spec: MultiHeadAttentionSpec, layer: Block, shared_bias: RelativeAttentionBias | None) -> None:
+    """Set the weights of self-attention: queries, keys and values in one matrix, the output, and biases if any."""
     attention = layer.self_attn
+    bias = attention.relative_attention_bias if shared_bias is None else shared_bias
+    if bias is not None:
+        spec.relative_attention_bias = copy_of(bias.weight)
+        spec.relative_attention_max_distance = np.int32(bias.max_distance)
     fill_attention(spec, attention, layer.self_attn_norm)
     fused(spec.linear[0], [attention.q_proj, attention.k_proj, attention.v_proj])
     fill_linear(spec.linear[1], attention.o_proj)

@@ -21,8 +21,9 @@ from ..data.errors import InputError
 from ..modeling.base import Stack
 from ..modeling.decoder import BlendDecoderModel
 from ..modeling.encoder import BlendEncoderForMaskedLM, BlendEncoderModel
-from ..modeling.heads import ForSequenceClassification, ForTokenClassification, pool
-from ..modeling.patterns import MIN_BLOCK_SIZE, Kernel
+from ..modeling.heads import ForSequenceClassification, ForTokenClassification, pool, scale
+from ..modeling.patterns import MIN_BLOCK_SIZE, Kernel, add_bias
+from ..modeling.positions import RelativeAttentionBias
 
 SLIDING = "sliding_attention"
 # Kinds of RoPE whose angles depend on the length of the sequence.
@@ -161,17 +162,29 @@ class GatherPattern:
     """An attention pattern whose rows are gathered by indices.
 
     Args:
+        first_key: the first key of a row, counted from its first query.
         queries: the token at each place of each row, (R, L).
         keys: the token at each place of the keys of each row, (R, S).
         mask: whether a query attends to a key, (R, 1, L or 1, S).
         places: for each token its place among the R · L queries, (N).
     """
 
-    def __init__(self, queries: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor, places: torch.Tensor):
+    def __init__(
+        self, first_key: int, queries: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor, places: torch.Tensor
+    ):
+        self.first_key = first_key
         self.queries, self.keys, self.places = queries, keys, places
         # Adding is faster than selecting, in every layer.
         self.mask = torch.where(mask, 0.0, torch.finfo(torch.float32).min)
         self.heads: dict[tuple[int, int], torch.Tensor] = {}
+
+    def with_bias(self, bias: RelativeAttentionBias, dtype: torch.dtype) -> "GatherPattern":
+        """The pattern whose mask also adds a bias to the scores."""
+        queries = torch.arange(self.queries.shape[1])
+        keys = torch.arange(self.keys.shape[1]) + self.first_key
+        biased = copy.copy(self)
+        biased.mask = add_bias(self.mask, bias((keys - queries[:, None])[None], dtype))
+        return biased
 
     def blend(
         self, kernel: Kernel, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
@@ -319,11 +332,11 @@ class FlatGraph(nn.Module):
         if isinstance(model, ForSequenceClassification):
             is_end = given["is_end"][None] if "is_end" in given else None
             layout: Any = GraphLayout(given["rows"], given["lengths"])
-            return model.score(model.head(pool(hidden_states, layout, model.config.pooling, is_end)))
+            return model.score(pool(hidden_states, layout, model.config.pooling, model.head, is_end))
         if isinstance(model, ForTokenClassification):
             return model.classifier(model.head(hidden_states))[0]
         if isinstance(model, BlendEncoderForMaskedLM):
-            return model.lm_head(model.head(hidden_states))[0]
+            return model.lm_head(scale(model.head(hidden_states), model.config.logit_scaling))[0]
         return hidden_states[0]
 
     @staticmethod
@@ -335,9 +348,16 @@ class FlatGraph(nn.Module):
         hidden_states = stack.embed(layout, input_ids, None, token_types, positions)
         position_embeddings = stack.position_embeddings(hidden_states, positions)
         patterns = {
-            layer_type: GatherPattern(*(given[f"{layer_type}_{name}"] for name in RowIndices._fields))
+            layer_type: GatherPattern(
+                # The keys of a block begin with those of the block before it.
+                -block_size(stack.config.sliding_window) if layer_type == SLIDING else 0,
+                *(given[f"{layer_type}_{name}"] for name in RowIndices._fields),
+            )
             for layer_type in position_embeddings
         }
+        if stack.relative_attention_bias is not None:
+            for layer_type, each in patterns.items():
+                patterns[layer_type] = each.with_bias(stack.relative_attention_bias, hidden_states.dtype)
         for layer_type, layer in stack.blocks():
             pattern: Any = patterns[layer_type]
             hidden_states = layer(hidden_states, pattern=pattern, position_embeddings=position_embeddings[layer_type])

@@ -45,8 +45,8 @@ from transformers import AutoModel
 
 import seqblend
 from seqblend import FAMILIES, BlendDecoderConfig, BlendEncoderConfig, BlendEncoderDecoderConfig
-from seqblend.configuration.base import ATTENTION_FIELDS
 from seqblend.configuration.checks import literal_values
+from seqblend.configuration.recipe_config import ATTENTION_FIELDS, SELF_ATTENTION_FIELDS
 from seqblend.hub_card import verify as verifying
 from seqblend.modeling.heads import ForSequenceClassification, ForTokenClassification
 
@@ -268,7 +268,7 @@ def tiny_config(config_class: type, **options: Any) -> Any:
     start = {"decoder_start_token_id": 1} if config_class is BlendEncoderDecoderConfig else {}
     options = {**SIZES, **start, **options}
     if options.get("mixer_type", "attention") != "attention":
-        refused = {*ATTENTION_FIELDS, *SLIDING, "rope_parameters"}
+        refused = {*ATTENTION_FIELDS, *SELF_ATTENTION_FIELDS}
         options = {name: value for name, value in options.items() if name not in refused}
     return copy.deepcopy(make_config(config_class, repr(options)))
 

@@ -13,7 +13,7 @@ from unittest import mock
 from transformers import Seq2SeqTrainingArguments
 
 from seqblend.__main__ import COMMANDS, command_of
-from seqblend.configuration.base import BlendConfig, RecipeConfig
+from seqblend.configuration.base import BlendConfig
 from seqblend.configuration.decoder import BlendDecoderConfig
 from seqblend.configuration.encoder import BlendEncoderConfig
 from seqblend.configuration.encoder_decoder import BlendEncoderDecoderConfig
@@ -141,21 +141,6 @@ def commands() -> Iterable[str]:
             yield table(("flag", "meaning", "default"), (described(actions[each]) for each in names))
 
 
-def comments(config: type[RecipeConfig]) -> dict[str, str]:
-    """The comment above each field in the source of a configuration."""
-    found: dict[str, str] = {}
-    lines: list[str] = []
-    for line in inspect.getsource(config).splitlines():
-        text = line.strip()
-        if text.startswith("#"):
-            lines.append(text.lstrip("# "))
-            continue
-        if named := re.match(r"    (\w+): ", line):
-            found[named[1]] = " ".join(lines)
-        lines = []
-    return found
-
-
 def type_name(kind: Any) -> str:
     """The values that a field takes, in words."""
     arguments = get_args(kind)
@@ -172,11 +157,10 @@ def configurations() -> Iterable[str]:
     """The fields of each configuration that this package adds."""
     yield CONFIGURATIONS
     for title, config in CLASSES.items():
-        said = comments(config)
         rows = [
-            (code(name), type_name(kind), code(repr(config.__dataclass_fields__[name].default)), prose(said[name]))
-            for name, kind in inspect.get_annotations(config).items()
-            if name in config.own_fields()
+            (code(name), type_name(each.type), code(repr(each.default)), prose(each.metadata["help"]))
+            for name, each in config.__dataclass_fields__.items()
+            if name in inspect.get_annotations(config) and "help" in each.metadata
         ]
         yield f"### {title}\n"
         yield table(("field", "type", "default", "meaning"), rows)

@@ -13,6 +13,8 @@ Weights = dict[str, torch.Tensor]
 # Of a recurrent network the hidden state, and of an LSTM its cell state, (R) each.
 State = tuple[torch.Tensor, ...]
 Visible = Callable[[int, int], bool]
+# What is added to the score of a head, by the distance from the query to the key.
+Bias = Callable[[int, int], float]
 
 
 def rows(function: Callable[[torch.Tensor], torch.Tensor], sequence: torch.Tensor) -> torch.Tensor:
@@ -52,6 +54,24 @@ def sinusoids(position: int, size: int) -> torch.Tensor:
     """The vector of a position: sines of all wavelengths, then cosines."""
     angles = [position / 10000 ** (2 * i / size) for i in range(size // 2)]
     return torch.tensor([math.sin(a) for a in angles] + [math.cos(a) for a in angles], dtype=torch.float64)
+
+
+def fairseq_sinusoids(position: int, size: int) -> torch.Tensor:
+    """As sinusoids, but the last wavelength is the longest, and the first position is 2."""
+    angles = [(position + 2) / 10000 ** (i / (size // 2 - 1)) for i in range(size // 2)]
+    return torch.tensor([math.sin(a) for a in angles] + [math.cos(a) for a in angles], dtype=torch.float64)
+
+
+def bucket(distance: int, buckets: int, longest: int, both_sides: bool) -> int:
+    """The bucket of the distance from a query to a key; keys after the query have the second half of the buckets."""
+    if both_sides:
+        own = bucket(-abs(distance), buckets // 2, longest, False)
+        return own + buckets // 2 if distance > 0 else own
+    distance, exact = max(0, -distance), buckets // 2
+    if distance < exact:
+        return distance
+    # From `exact` to `longest` by as many steps as there are buckets left, each longer by the same factor.
+    return min(buckets - 1, exact + math.floor(math.log(distance / exact, longest / exact) * (buckets - exact) + 1e-6))
 
 
 def frequencies(size: int, theta: float = 10000.0) -> list[float]:
@@ -95,20 +115,28 @@ def softmax(scores: list[float]) -> list[float]:
     return [each / sum(exponentials) for each in exponentials]
 
 
-def attention_weights(query: torch.Tensor, keys: torch.Tensor, seen: list[bool], scaling: float) -> list[float]:
-    visible = zip(keys.tolist(), seen, strict=True)
-    return softmax([dot(query.tolist(), key) * scaling if see else -math.inf for key, see in visible])
+def attention_weights(
+    query: torch.Tensor, keys: torch.Tensor, seen: list[bool], scaling: float, biases: list[float] | None = None
+) -> list[float]:
+    visible = zip(keys.tolist(), seen, biases or [0.0] * len(seen), strict=True)
+    return softmax([dot(query.tolist(), key) * scaling + bias if see else -math.inf for key, see, bias in visible])
 
 
 def attention(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, visible: Visible, scaling: float
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    visible: Visible,
+    scaling: float,
+    bias: Bias = lambda head, distance: 0.0,
 ) -> torch.Tensor:
     """Queries (T, H, D), keys and values (S, K, D) give (T, H, D); query head h reads key-value head h // (H / K)."""
     group = queries.shape[1] // keys.shape[1]
     output = torch.zeros_like(queries)
     for t, head in ((t, head) for t in range(len(queries)) for head in range(queries.shape[1])):
         seen = [visible(t, s) for s in range(len(keys))]
-        weights = attention_weights(queries[t, head], keys[:, head // group], seen, scaling)
+        biases = [bias(head, s - t) for s in range(len(keys))]
+        weights = attention_weights(queries[t, head], keys[:, head // group], seen, scaling, biases)
         for s, weight in enumerate(weights):
             output[t, head] += weight * values[s, head // group]
     return output
@@ -124,6 +152,7 @@ def multi_head(
     head_dim: int,
     scaling: float,
     turn: list[float] | None = None,
+    bias: Bias = lambda head, distance: 0.0,
 ) -> torch.Tensor:
     """Attention with its four projections, (T, E) and (S, E) to (T, E); `turn` has the angles of rotary positions."""
     queries, keys, values = (
@@ -135,7 +164,7 @@ def multi_head(
             torch.stack([rows(lambda head, t=t: rotate(head, t, turn), heads) for t, heads in enumerate(states)])
             for states in (queries, keys)
         )
-    return linear(attention(queries, keys, values, visible, scaling).flatten(1), weights, f"{name}.o_proj")
+    return linear(attention(queries, keys, values, visible, scaling, bias).flatten(1), weights, f"{name}.o_proj")
 
 
 def recurrent_step(kind: str, row: torch.Tensor, state: State, weights: Weights, direction: str) -> State:
@@ -196,6 +225,7 @@ def block(
     visible: Visible,
     turn: list[float] | None,
     source: torch.Tensor | None,
+    bias: Bias,
 ) -> torch.Tensor:
     def residual(states: torch.Tensor, name: str, sublayer: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         if config.norm_position == "pre":
@@ -206,7 +236,7 @@ def block(
 
     def mixer(states: torch.Tensor) -> torch.Tensor:
         if config.mixer_type == "attention":
-            return multi_head(states, states, weights, "self_attn", visible, turn=turn, **sizes)
+            return multi_head(states, states, weights, "self_attn", visible, turn=turn, bias=bias, **sizes)
         return recurrence(states, weights, config.mixer_type, source if reads_source_ends(config) else None)
 
     hidden = residual(hidden, "self_attn_norm", mixer)
@@ -216,6 +246,14 @@ def block(
             hidden, "cross_attn_norm", lambda x: multi_head(x, source, weights, "cross_attn", everything, **sizes)
         )
     return residual(hidden, "mlp_norm", lambda x: feed_forward(x, weights, "mlp", config.hidden_act))
+
+
+def relative_bias(config: object, table: torch.Tensor | None, both_sides: bool) -> Bias:
+    """The biases of a layer from its table (buckets, H); 0 without a table."""
+    if table is None:
+        return lambda head, distance: 0.0
+    longest = config.relative_attention_max_distance
+    return lambda head, distance: table[bucket(distance, len(table), longest, both_sides), head].item()
 
 
 def stack(
@@ -231,6 +269,8 @@ def stack(
         hidden = hidden + weights["embed_positions.weight"][: len(tokens)]
     if config.position_type == "sinusoidal":
         hidden = hidden + torch.stack([sinusoids(t, config.hidden_size) for t in range(len(tokens))])
+    if config.position_type == "fairseq_sinusoidal":
+        hidden = hidden + torch.stack([fairseq_sinusoids(t, config.hidden_size) for t in range(len(tokens))])
     if config.embedding_norm:
         hidden = norm(hidden, weights, "embedding_norm", config.norm_eps)
     turn = rounded(frequencies(config.head_dim)) if config.position_type == "rotary" else None
@@ -238,7 +278,8 @@ def stack(
         prefix = f"layers.{index}."
         own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
         visible = window(causal, config.sliding_window if layer_type == "sliding_attention" else None)
-        hidden = block(hidden, own, config, visible, turn, source)
+        table = own.get("self_attn.relative_attention_bias.weight", weights.get("relative_attention_bias.weight"))
+        hidden = block(hidden, own, config, visible, turn, source, relative_bias(config, table, not causal))
     return norm(hidden, weights, "norm", config.norm_eps) if config.norm_position == "pre" else hidden
 
 

@@ -6,6 +6,7 @@ import torch
 import transformers
 from torch import nn
 
+from seqblend import BlendEncoderDecoderConfig
 from seqblend.conversion.registry import ARCHITECTURES
 
 VOCAB, LABELS, HIDDEN, PAD, END, LANGUAGE = 99, 3, 32, 1, 2, 7
@@ -54,13 +55,29 @@ OF_BART = {
     "dropout": 0.0,
     "attention_dropout": 0.0,
 }
+# Distances of more than two tokens share a bucket, those of more than four all.
+OF_T5 = {
+    "vocab_size": VOCAB,
+    "d_model": HIDDEN,
+    "d_kv": 6,
+    "d_ff": 48,
+    # transformers' cache has no room for more layers in the decoder.
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 5,
+    "dropout_rate": 0.0,
+}
 # Small stock models in which every option that a table reads has an effect.
 STOCK = {
     "bert": OF_BERT,
     "roberta": OF_ROBERTA,
     "xlm-roberta": OF_ROBERTA,
     "camembert": OF_ROBERTA,
-    "electra": OF_BERT | {"embedding_size": HIDDEN},
+    "electra": OF_BERT | {"embedding_size": 20},
+    "albert": OF_BERT | {"embedding_size": 20, "num_hidden_layers": 3, "classifier_dropout_prob": 0.0},
+    "nomic_bert": OF_BERT | {"head_dim": 6},
     "distilbert": {
         "vocab_size": VOCAB,
         "dim": HIDDEN,
@@ -72,6 +89,7 @@ STOCK = {
         "attention_dropout": 0.0,
         "seq_classif_dropout": 0.0,
     },
+    "mpnet": OF_BERT,
     "modernbert": {
         "vocab_size": VOCAB,
         "hidden_size": HIDDEN,
@@ -83,6 +101,7 @@ STOCK = {
         "cls_token_id": 3,
         "sep_token_id": END,
     },
+    "eurobert": OF_LLAMA | {"mlp_bias": True},
     "openai-gpt": OF_GPT,
     "gpt2": OF_GPT | {"n_inner": 48},
     "gpt_neo": {
@@ -126,15 +145,24 @@ STOCK = {
     "mbart": OF_BART | {"scale_embedding": True},
     "marian": OF_BART | {"scale_embedding": True, "activation_function": "relu"},
     "pegasus": OF_BART | {"scale_embedding": True, "activation_function": "relu"},
+    "m2m_100": OF_BART | {"scale_embedding": True, "activation_function": "relu"},
+    "t5": OF_T5,
+    "mt5": OF_T5 | {"feed_forward_proj": "gated-gelu"},
+    "umt5": OF_T5 | {"feed_forward_proj": "gated-silu"},
 }
 SPECIAL = {"pad_token_id": PAD, "bos_token_id": 0, "eos_token_id": END}
 STARTED = {
     "bart": {"decoder_start_token_id": END},
     "marian": {"decoder_start_token_id": PAD},
     "pegasus": {"decoder_start_token_id": PAD},
+    "m2m_100": {"decoder_start_token_id": END},
+    **{name: {"decoder_start_token_id": PAD} for name in ("t5", "mt5", "umt5")},
 }
 # Stock attention makes NaN there for a query of padding; it is compared in float32.
 FLOAT32 = {"mistral"}
+
+# Dot products that are not scaled are larger, and with them the rounding errors of stock norms, which are in float32.
+UNSCALED = {"t5", "mt5", "umt5"}
 
 ALL = [(name, head) for name, architecture in ARCHITECTURES.items() for head in architecture.heads]
 
@@ -154,16 +182,21 @@ def stock_model(model_type: str, head: str, dtype: torch.dtype | None = None, **
     given = STOCK[model_type] | SPECIAL | STARTED.get(model_type, {}) | labels | options
     config = architecture.original_config_class(**given)
     model = architecture.heads[head].stock_class(config).eval()
+    spread = 0.15 if model_type in UNSCALED else 0.3
     constants = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if name not in constants:
-                tensor.normal_(1.0 if tensor.dim() == 1 and name.endswith("weight") else 0.0, 0.3)
+                tensor.normal_(1.0 if tensor.dim() == 1 and name.endswith("weight") else 0.0, spread)
     return model.to(dtype or dtype_of(model_type))
 
 
+def is_encoder_decoder(model_type: str) -> bool:
+    return issubclass(ARCHITECTURES[model_type].config_class, BlendEncoderDecoderConfig)
+
+
 def has_target(model_type: str, head: str) -> bool:
-    return "encoder_layers" in STOCK[model_type] and "Classification" not in head
+    return is_encoder_decoder(model_type) and "Classification" not in head
 
 
 def rows(model_type: str, head: str) -> list[dict[str, torch.Tensor]]:
@@ -171,7 +204,7 @@ def rows(model_type: str, head: str) -> list[dict[str, torch.Tensor]]:
     made = []
     for length, target in zip(LENGTHS, TARGETS, strict=True):
         row = {"input_ids": torch.randint(8, VOCAB, (length,))}
-        if "encoder_layers" in STOCK[model_type]:
+        if is_encoder_decoder(model_type):
             ends = [END, LANGUAGE] if model_type == "mbart" else [END]
             row["input_ids"][-len(ends) :] = torch.tensor(ends)
         if has_target(model_type, head):

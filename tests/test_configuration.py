@@ -111,10 +111,10 @@ def test_poolings_are_those_of_the_literal(config_class):
     states = torch.randn(2, 4, 8)
     layout = PaddedLayout((2, 4), None, states.device)
     is_end = torch.zeros(2, 4, dtype=torch.bool)
-    pooled = [pool(states, layout, pooling, is_end) for pooling in literal(config_class, "pooling")]
-    assert len(pooled) == 4 and all(vectors.shape == (2, 8) for vectors in pooled)
+    pooled = [pool(states, layout, pooling, nn.Tanh(), is_end) for pooling in literal(config_class, "pooling")]
+    assert len(pooled) == 5 and all(vectors.shape == (2, 8) for vectors in pooled)
     with pytest.raises(KeyError):
-        pool(states, layout, "max")
+        pool(states, layout, "max", nn.Tanh())
 
 
 def test_layer_types_are_those_of_the_mask_functions():
@@ -445,7 +445,11 @@ EFFECTS = [
     ("norm_eps", {}, 0.5),
     ("position_type", {}, "learned"),
     ("position_type", {}, "sinusoidal"),
+    ("position_type", {}, "fairseq_sinusoidal"),
     ("position_type", {}, "none"),
+    ("relative_attention_num_buckets", {}, 8),
+    ("relative_attention_max_distance", {"relative_attention_num_buckets": 8}, 5),
+    ("relative_attention_per_layer", {"relative_attention_num_buckets": 8}, True),
     ("rope_parameters", {}, {"rope_type": "default", "rope_theta": 100.0}),
     ("rope_parameters", {}, {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}),
     (
@@ -483,6 +487,12 @@ ELSEWHERE = {
     "cross_attention": "test_source_without_cross_attention",
     "max_position_embeddings": "test_max_position_embeddings",
     "lm_head_bias": "test_head_options",
+    "scale_logits": "test_head_options",
+    "tie_lm_head": "test_head_options",
+    "lm_head_hidden": "test_options_of_encoders",
+    "lm_head_hidden_bias": "test_options_of_encoders",
+    "embedding_size": "test_options_of_encoders",
+    "share_layers": "test_options_of_encoders",
     "tie_word_embeddings": "test_head_options",
     "share_encoder_decoder_embeddings": "test_head_options",
     "initializer_range": "test_initializer_range",
@@ -528,6 +538,22 @@ def test_every_field_has_its_test(config_class):
     own = {f.name for f in fields(config_class)} - of_library
     assert own - {name for name, *_ in EFFECTS} - set(ELSEWHERE) == set()
     assert {reason for reason in ELSEWHERE.values() if reason.startswith("test_")} <= set(globals())
+
+
+@every_config
+def test_help_describes_every_field(config_class):
+    """Its meaning, what is valid, and the default."""
+    described = {
+        line.split(" (")[0].strip(): line for line in config_class.__doc__.split("\n") if line.startswith("    ")
+    }
+    for each in fields(config_class):
+        if each.name in config_class.own_fields() - {"is_encoder_decoder"}:
+            assert each.metadata["help"].endswith("."), each.name
+            assert each.name in described, each.name
+    text = " ".join(config_class.__doc__.split())
+    assert "pooling ('cls' | 'mean' | 'last' | 'eos' | 'hidden_mean', default" in text
+    assert "classifier_dropout (int | float, in [0, 1), default 0.1): Dropout before" in text
+    assert "class_weights (list[int | float] | None, default None)" in text
 
 
 def outputs(model_class: type, train: bool = False, **options) -> torch.Tensor:
@@ -591,12 +617,64 @@ def test_max_position_embeddings():
     [
         *((config_class, {"lm_head_bias": True}) for config_class in LM),
         *((config_class, {"tie_word_embeddings": False}) for config_class in LM),
+        *((config_class, {"scale_logits": True}) for config_class in LM),
+        (WHOLE, {"tie_lm_head": False}),
         (WHOLE, {"share_encoder_decoder_embeddings": False}),
     ],
     ids=str,
 )
 def test_head_options(config_class, option):
     assert differ(outputs(LM[config_class]), outputs(LM[config_class], **option))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"embedding_size": 24},
+        {"embedding_size": SIZES["hidden_size"]},
+        {"share_layers": True},
+        {"lm_head_hidden": False},
+        {"lm_head_hidden_bias": True},
+    ],
+    ids=str,
+)
+def test_options_of_encoders(options):
+    assert differ(outputs(LM[E]), outputs(LM[E], **options))
+
+
+@torch.no_grad()
+def test_a_shared_layer_is_each_layer():
+    """The same outputs and states as of layers with equal weights."""
+    shared = tiny_model(BlendEncoderModel, share_layers=True, num_hidden_layers=3)
+    apart = tiny_model(BlendEncoderModel, num_hidden_layers=3)
+    weights = {name: tensor for name, tensor in shared.state_dict().items() if not name.startswith("layers.")}
+    for name, tensor in shared.layers[0].state_dict().items():
+        weights |= {f"layers.{index}.{name}": tensor for index in range(3)}
+    apart.load_state_dict(weights)
+    batch = padded(draw(BlendEncoderModel, [9, 6]))
+    for asked in ({}, {"output_hidden_states": True}):
+        one, other = shared(**batch, **asked), apart(**batch, **asked)
+        assert_close(one.last_hidden_state, other.last_hidden_state)
+    assert len(one.hidden_states) == len(other.hidden_states) == 4
+    for left, right in zip(one.hidden_states, other.hidden_states, strict=True):
+        assert_close(left, right)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"share_layers": True, **SLIDING}, "share_layers=True needs one type of layer"),
+        ({"lm_head_hidden": False, "lm_head_hidden_bias": True}, "lm_head_hidden_bias=True has no effect"),
+        ({"lm_head_hidden": False, "embedding_size": 24}, "embedding_size=24 other than hidden_size=32 needs"),
+        ({"embedding_size": 0}, "must be above 0"),
+        ({"embedding_size": 7, "position_type": "sinusoidal"}, "must be even and at least 2"),
+        ({"pooling": "hidden_mean"}, "pooling='hidden_mean' needs classifier_hidden_act"),
+    ],
+    ids=str,
+)
+def test_options_of_encoders_that_do_not_fit(options, message):
+    with pytest.raises((ValueError, StrictDataclassError), match=message):
+        tiny_config(BlendEncoderConfig, **options)
 
 
 @every_config
@@ -633,10 +711,15 @@ def test_every_dropout_acts(config_class):
         assert differ(model(**batch).logits, model(**batch).logits)
 
 
+HIDDEN_LAYER = {"classifier_hidden_act": "tanh"}
+
+
 @every_config
 def test_pooling(config_class):
     poolings, ends = literal(config_class, "pooling"), list(range(3, 20))
-    vectors = [outputs(CLASSIFIER[config_class], pooling=pooling, eos_token_id=ends) for pooling in poolings]
+    vectors = [
+        outputs(CLASSIFIER[config_class], pooling=pooling, eos_token_id=ends, **HIDDEN_LAYER) for pooling in poolings
+    ]
     for index, left in enumerate(vectors):
         for right in vectors[index + 1 :]:
             assert differ(left, right)
@@ -659,9 +742,6 @@ def test_pooling_by_the_last_end_of_sequence(config_class):
         assert differ(both[0], last(**padded(rows)).logits[0]) and not differ(both[1], last(**padded(rows)).logits[1])
     with pytest.raises(ValueError, match="pooling='eos' needs input_ids"):
         model(inputs_embeds=torch.zeros(1, 2, SIZES["hidden_size"]).double())
-
-
-HIDDEN_LAYER = {"classifier_hidden_act": "tanh"}
 
 
 @pytest.mark.parametrize("model_class", [head for head in HEADS if "Classification" in head.__name__], ids=named)

@@ -219,3 +219,30 @@ def test_the_same_tokens_are_written(model_type, head, beams, tmp_path):
     asked = {"max_new_tokens": 12, "num_beams": beams, "do_sample": False}
     expected = theirs.generate(**batch, **asked)
     assert torch.equal(ours.generate(**batch, **asked), expected)
+
+
+@pytest.mark.parametrize("model_type", ["t5", "mt5"])
+def test_a_head_that_is_not_tied(model_type, tmp_path):
+    """T5 v1.1 and its kin: encoder and decoder share a matrix, also in training, and the head has its own."""
+    source, ours, returned = (tmp_path / name for name in ("source", "ours", "returned"))
+    theirs = stock_model(model_type, "AutoModelForSeq2SeqLM", tie_word_embeddings=False)
+    theirs.lm_head.weight = nn.Parameter(torch.randn_like(theirs.lm_head.weight))
+    theirs.save_pretrained(source)
+    from_original(source, auto("AutoModelForSeq2SeqLM")).save_pretrained(ours)
+    model = auto("AutoModelForSeq2SeqLM").from_pretrained(ours)
+    batch = padded(rows(model_type, "AutoModelForSeq2SeqLM"))
+    with torch.no_grad():
+        assert_close(outputs(model, batch), outputs(theirs, batch), 1e-5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    model(**labelled(model_type, "AutoModelForSeq2SeqLM")).loss.backward()
+    optimizer.step()
+    encoder, decoder = (part.embed_tokens.weight for part in (model.model.encoder, model.model.decoder))
+    assert encoder is decoder and model.lm_head.weight is not encoder
+    to_original(model, returned)
+    again = type(theirs).from_pretrained(returned).eval()
+    assert not torch.equal(again.lm_head.weight, again.shared.weight)
+    with torch.no_grad():
+        assert_close(outputs(model, batch), outputs(again, batch), 1e-5)
+    source_batch = {name: tensor for name, tensor in batch.items() if not name.startswith("decoder")}
+    asked = {"max_new_tokens": 12, "num_beams": 2, "do_sample": False}
+    assert torch.equal(model.generate(**source_batch, **asked), again.generate(**source_batch, **asked))

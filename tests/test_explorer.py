@@ -54,11 +54,14 @@ from seqblend.tasks.registry import TASKS
 from seqblend.training.tokenizers import train_tokenizer
 
 ALL = {ENCODER: slice(0, 999), DECODER: slice(0, 999)}
+BIASES = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 6}
 OPTIONS = [
     {},
     {"position_type": "learned", "norm_position": "post"},
     {"query_key_norm": True, "num_key_value_heads": 1},
     {**SLIDING, "position_type": "sinusoidal"},
+    {**BIASES, **SLIDING},
+    {**BIASES, "relative_attention_per_layer": True},
 ]
 every_kind = every_pairing(model_class=BASES + HEADS, options=OPTIONS)
 
@@ -115,9 +118,13 @@ def test_the_arithmetic_of_each_cell_gives_its_weight(model_class, options):
     """Queries, keys, the scaling and the logarithm of the sum, as the page carries them."""
     recording, _ = recorded(tiny_model(model_class, **options), batch_of(model_class))
     for layer in recording.layers:
-        queries, keys, values, log_sums = unpacked_vectors(layer)
+        queries, keys, values, log_sums, *biases = unpacked_vectors(layer)
         groups = len(queries) // len(keys)
         scores = queries @ keys.repeat(groups, 0).transpose(0, 2, 1) * layer.scaling
+        assert len(biases) == ("relative_attention_num_buckets" in options and layer.role != "cross")
+        for each in biases:
+            rows, columns = np.indices(scores.shape[1:])
+            scores += each[:, columns - rows + len(rows) - 1]
         weights = layer.weights.numpy()
         found = np.where(weights > 0, np.exp(scores - log_sums[..., None]), 0)
         # float16 has eleven bits, and scores are up to some tens here.
@@ -128,9 +135,8 @@ def test_the_arithmetic_of_each_cell_gives_its_weight(model_class, options):
 def unpacked_vectors(layer):
     content = gzip.decompress(base64.b64decode(pack_vectors(layer)))
     arrays, start = [], 0
-    for states, kind in zip(
-        (layer.queries, layer.keys, layer.values, layer.log_sums), ["<f2"] * 3 + ["<f4"], strict=True
-    ):
+    parts = [(each, "<f2") for each in (layer.queries, layer.keys, layer.values)] + [(layer.log_sums, "<f4")]
+    for states, kind in parts if layer.biases is None else [*parts, (layer.biases, "<f4")]:
         array = np.frombuffer(content, kind, states.numel(), start).reshape(states.shape)
         arrays.append(array.astype(np.float64))
         start += array.nbytes

@@ -14,7 +14,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import RobertaProcessing, TemplateProcessing
 from tokenizers.trainers import BpeTrainer
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Config
+from transformers import AutoTokenizer, DebertaV2Config, NllbTokenizer, PreTrainedTokenizerFast
 
 from seqblend import train_tokenizer
 from seqblend.conversion.registry import ARCHITECTURES
@@ -42,6 +42,7 @@ CASES = [
     *(("bert", task) for task in (CLASSIFY, TAG, FILL)),
     *(("llama", task) for task in (CLASSIFY, TAG, CONTINUE)),
     *(("bart", task) for task in (CLASSIFY, TRANSLATE)),
+    ("t5", TRANSLATE),
 ]
 
 
@@ -73,7 +74,7 @@ def save_stock(directory, model_type, head, **options):
     """A stock checkpoint with its tokenizer; its special tokens are those of the tokenizer."""
     tokenizer = make_tokenizer(opens_only=model_type == "llama")
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
-    if model_type == "bart":
+    if model_type in ("bart", "t5"):
         ids["decoder_start_token_id"] = ids["eos_token_id"]
     sizes = {"vocab_size": len(tokenizer)}
     stock_model(model_type, head, torch.float32, **sizes, **ids, **options).save_pretrained(directory)
@@ -136,6 +137,59 @@ def test_a_checkpoint_is_trained_and_returned(model_type, task, tmp_path):
     )
     assert before.get("use_cache") == after.get("use_cache")
     assert answers(tmp_path / "out" / "original", task) == answers(tmp_path / "out", task)
+
+
+LANGUAGES = ["eng_Latn", "kor_Hang"]
+
+
+def save_nllb(directory, **options):
+    """A stock checkpoint of NLLB; its tokenizer marks each text with its language."""
+    letters = {f"▁{word}": 4 + index for index, word in enumerate(WORDS)}
+    special = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
+    languages = {name: len(special) + len(letters) + index for index, name in enumerate(LANGUAGES)}
+    letters |= {letter: 40 + index for index, letter in enumerate("▁abcdefgh")}
+    merges = [(left, right) for word in WORDS for left, right in [("▁", word[0]), (f"▁{word[0]}", word[1])]]
+    letters |= {f"▁{word[0]}": 60 + index for index, word in enumerate(WORDS)}
+    vocabulary = special | letters | languages | {"<mask>": 10}
+    tokenizer = NllbTokenizer(vocab=vocabulary, merges=merges, additional_special_tokens=LANGUAGES, **options)
+    tokenizer.save_pretrained(directory)
+    stock_model("m2m_100", "AutoModelForSeq2SeqLM", torch.float32).save_pretrained(directory)
+    return directory
+
+
+def test_languages_of_a_translation(tmp_path, caplog):
+    """The source ends in its language's way, the target begins with its language, and generation starts with it."""
+    source = save_nllb(tmp_path / "nllb")
+    given = flags(tmp_path / "out", source, TRANSLATE, source_lang="eng_Latn", target_lang="kor_Hang")
+    job = prepare(given)
+    first, tokenizer = job.splits["train"].features[0], job.trainer.processing_class
+    text = ROWS[TRANSLATE][0]
+    assert first["input_ids"] == tokenizer.convert_tokens_to_ids(["eng_Latn", f"▁{text['source']}", "</s>"])
+    assert first["labels"] == tokenizer.convert_tokens_to_ids(["kor_Hang", f"▁{text['target']}", "</s>"])
+    assert main(given) == 0
+    again = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (again.src_lang, again.tgt_lang) == ("eng_Latn", "kor_Hang")
+    model = TASKS[TRANSLATE].auto_class.from_pretrained(tmp_path / "out")
+    written = model.generate(**again(text["source"], return_tensors="pt"), max_new_tokens=3)
+    assert written[0, :2].tolist() == again.convert_tokens_to_ids(["</s>", "kor_Hang"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, ["target_lang: ", "give --source_lang and --target_lang"]),
+        ({"target_lang": "kor_Kore"}, ["target_lang: ", "no language 'kor_Kore'", "nearest: kor_Hang"]),
+        ({"target_lang": "kor_Hang", "source_lang": "en"}, ["source_lang: ", "no language 'en'"]),
+    ],
+)
+def test_languages_that_are_missing(options, words, tmp_path, capsys):
+    assert_refused(tmp_path / "out", save_nllb(tmp_path / "nllb"), TRANSLATE, words, capsys, **options)
+
+
+def test_a_tokenizer_without_languages(tmp_path, capsys):
+    source = save_stock(tmp_path / "stock", "bart", "AutoModelForSeq2SeqLM")
+    words = ["target_lang: ", "has no languages"]
+    assert_refused(tmp_path / "out", source, TRANSLATE, words, capsys, target_lang="kor_Hang")
 
 
 def answers(directory, task):
@@ -284,7 +338,7 @@ def without_weights(directory):
 
 def of_another_architecture(directory):
     without_weights(directory)
-    T5Config().save_pretrained(directory)
+    DebertaV2Config().save_pretrained(directory)
 
 
 def without_model_type(directory):
@@ -299,7 +353,7 @@ def without_model_type(directory):
         (without_tokenizer, CLASSIFY, ["tokenizer"], {}),
         (with_other_tokenizer, CLASSIFY, ["vocab_size", "tokenizer"], {}),
         (without_weights, CLASSIFY, ["model_name_or_path", "model.safetensors"], {}),
-        (of_another_architecture, CLASSIFY, ["model_name_or_path", "'t5' is not supported", "bert"], {}),
+        (of_another_architecture, CLASSIFY, ["model_name_or_path", "'deberta-v2' is not supported", "bert"], {}),
         (without_model_type, CLASSIFY, ["model_name_or_path", "model_type", "seqblend convert"], {}),
         (None, CONTINUE, ["encoder has no head for task causal-lm"], {}),
         (None, CLASSIFY, ["save_original", "pooling"], {"save_original": True, "config_overrides": "pooling=mean"}),

@@ -58,6 +58,9 @@ def expected_of(model, lengths, ids, types):
     return torch.cat(found)
 
 
+BIASES = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 6}
+
+
 @torch.no_grad()
 def assert_graph_equals(model):
     check_model(model)
@@ -74,8 +77,22 @@ def eager_model(model_class, **options):
 
 
 @every_reader
-@pytest.mark.parametrize("options", [{}, SLIDING, {"type_vocab_size": 2}], ids=["full", "sliding", "types"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, SLIDING, {"type_vocab_size": 2}, {**SLIDING, **BIASES}, {**BIASES, "relative_attention_per_layer": True}],
+    ids=["full", "sliding", "types", "biases", "biases per layer"],
+)
 def test_every_head_that_reads(model_class, options):
+    assert_graph_equals(eager_model(model_class, **options))
+
+
+@pytest.mark.parametrize("model_class", READERS[:4], ids=named)
+@pytest.mark.parametrize(
+    "options",
+    [{"embedding_size": 24}, {"share_layers": True}, {"pooling": "hidden_mean", "classifier_hidden_act": "gelu"}],
+    ids=named,
+)
+def test_options_of_encoders(model_class, options):
     assert_graph_equals(eager_model(model_class, **options))
 
 

@@ -41,6 +41,7 @@ MOST_LINES, MOST_PARAMETERS = 60, 12
 # Inside the folders that are exported each module may import from those in earlier rows only.
 MODEL = [
     {"configuration.recipes", "configuration.checks"},
+    {"configuration.recipe_config"},
     {"configuration.base"},
     {"configuration.encoder", "configuration.decoder"},
     {"configuration.encoder_decoder"},

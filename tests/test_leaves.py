@@ -66,6 +66,9 @@ def test_positions_are_added(position_type):
     added = {
         "learned": lambda: weights["positions.weight"][POSITION_IDS[0]],
         "sinusoidal": lambda: torch.stack([reference.sinusoids(p, HIDDEN) for p in POSITION_IDS[0].tolist()]),
+        "fairseq_sinusoidal": lambda: torch.stack(
+            [reference.fairseq_sinusoids(p, HIDDEN) for p in POSITION_IDS[0].tolist()]
+        ),
         "rotary": lambda: 0,
         "none": lambda: 0,
     }[position_type]()

@@ -22,6 +22,8 @@ from transformers import (
     MarianMTModel,
     OpenAIGPTConfig,
     OpenAIGPTLMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM, BlendEncoderForMaskedLM
@@ -63,6 +65,8 @@ class Parity:
     Args:
         unused: tensors of theirs that never reach the logits once weights are untied, or that are constants.
         counts_positions: theirs takes position_ids, so that padding may stand on the left.
+        spread: standard deviation of the random weights. Dot products that are not scaled are larger, and with them
+            the rounding errors of their norms, which are computed in float32.
     """
 
     ours: type
@@ -71,6 +75,7 @@ class Parity:
     overrides: dict[str, Any] = field(default_factory=dict)
     unused: set[str] = field(default_factory=set)
     counts_positions: bool = True
+    spread: float = 0.3
 
 
 PARITIES = {
@@ -122,6 +127,28 @@ PARITIES = {
         unused={"model.shared.weight"},
         counts_positions=False,
     ),
+    "t5": Parity(
+        BlendEncoderDecoderForSeq2SeqLM,
+        T5ForConditionalGeneration,
+        T5Config(
+            vocab_size=VOCAB,
+            d_model=32,
+            d_kv=8,
+            d_ff=48,
+            num_layers=2,
+            num_heads=4,
+            relative_attention_num_buckets=8,
+            relative_attention_max_distance=6,
+            feed_forward_proj="gated-gelu",
+            decoder_start_token_id=0,
+            # This tells version 1.1, and not whether something is tied.
+            tie_word_embeddings=False,
+        ),
+        INNER | {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 6},
+        unused={"shared.weight"},
+        counts_positions=False,
+        spread=0.15,
+    ),
     "llama": Parity(
         BlendDecoderForCausalLM,
         LlamaForCausalLM,
@@ -138,7 +165,7 @@ def random_theirs(parity: Parity) -> nn.Module:
     constants = {name for name, parameter in theirs.named_parameters() if not parameter.requires_grad}
     for name, tensor in theirs.state_dict().items():
         if name not in constants:
-            tensor.normal_(1.0 if tensor.dim() == 1 and name.endswith("weight") else 0.0, 0.3)
+            tensor.normal_(1.0 if tensor.dim() == 1 and name.endswith("weight") else 0.0, parity.spread)
     return theirs
 
 

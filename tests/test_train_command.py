@@ -25,7 +25,7 @@ import safetensors.torch
 import torch
 import transformers
 import yaml
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, Seq2SeqTrainingArguments, T5Config
+from transformers import AutoConfig, AutoTokenizer, DebertaV2Config, GenerationConfig, Seq2SeqTrainingArguments
 
 from seqblend import FAMILIES
 from seqblend.hub_card.card import write_card
@@ -1195,9 +1195,9 @@ def test_what_a_saved_model_cannot_do_is_refused(options, words, model_of, tmp_p
 
 
 def test_a_model_of_another_family_is_refused(tmp_path, capsys):
-    T5Config().save_pretrained(tmp_path / "t5")
-    options = from_model(tmp_path / "t5", **files(tmp_path, ROWS[CLASSIFY], ["train"]))
-    assert_refused(tmp_path, options, ["model_name_or_path", "'t5' is not supported", "bart"], capsys)
+    DebertaV2Config().save_pretrained(tmp_path / "deberta")
+    options = from_model(tmp_path / "deberta", **files(tmp_path, ROWS[CLASSIFY], ["train"]))
+    assert_refused(tmp_path, options, ["model_name_or_path", "'deberta-v2' is not supported", "bart"], capsys)
 
 
 def test_a_model_without_weights_and_one_with_too_few_tokens_are_refused(model_of, tmp_path, capsys):

@@ -52,6 +52,16 @@ class ModelArguments:
         default=None,
         metadata={"help": "A saved tokenizer; default: that of model_name_or_path or encoder_name_or_path."},
     )
+    source_lang: str | None = field(
+        default=None,
+        metadata={
+            "help": "Language of the sources, as a saved tokenizer with languages names it: eng_Latn for NLLB, en_XX "
+            "for mBART, en for M2M100."
+        },
+    )
+    target_lang: str | None = field(
+        default=None, metadata={"help": "Language of the targets, which generation then starts with; see source_lang."}
+    )
     tokenizer_type: str | None = field(
         default=None,
         metadata={

@@ -42,7 +42,8 @@ GROUPS = {
         *("encoder_name_or_path", "decoder_name_or_path", "lora_rank", "lora_alpha", "lora_target", "merge_adapter"),
     ),
     "tokenizer": (
-        *("tokenizer_name_or_path", "tokenizer_type", "tokenizer_normalization", "vocab_size", "chat_template"),
+        *("tokenizer_name_or_path", "source_lang", "target_lang", "tokenizer_type", "tokenizer_normalization"),
+        *("vocab_size", "chat_template"),
     ),
     "files and data sets": (
         *("train_file", "validation_file", "test_file", "dataset_name", "dataset_config_name"),

@@ -95,20 +95,31 @@ def reset_settings(config: GenerationConfig, names: tuple[str, ...]) -> None:
 
 
 def set_target_language(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let generation start with the language of the targets, as training does, if the language is a token (mBART).
+    """Let generation start with the language of the targets, if the tokenizer marks it with a token, as training does.
+
+    The token is the first one of the targets (NLLB, M2M100, mBART-50), or follows their end; then it is also read
+    before them (mBART).
 
     Raises:
         InputError: the tokenizer does not say which language that is.
     """
-    if getattr(model.config, "shift_start", None) != "last_token":
+    if not hasattr(tokenizer, "tgt_lang"):
+        if getattr(model.config, "shift_start", None) == "last_token":
+            raise InputError("tokenizer_name_or_path: this model needs a tokenizer with languages, as mBART has it")
         return
-    language = getattr(tokenizer, "tgt_lang", None)
-    if language is None:
+    if tokenizer.tgt_lang is None:
         raise InputError(
-            "tokenizer_name_or_path: the tokenizer of this model needs the languages: load it with src_lang and "
-            "tgt_lang, save it, and give its directory"
+            "target_lang: the tokenizer marks each text with its language: give --source_lang and --target_lang"
         )
-    model.generation_config.decoder_start_token_id = tokenizer.convert_tokens_to_ids(language)
+    logger.info("Languages: %s to %s", tokenizer.src_lang, tokenizer.tgt_lang)
+    ids = tokenizer(text_target="")["input_ids"]
+    config = model.generation_config
+    if ids[0] != tokenizer.eos_token_id:
+        config.forced_bos_token_id = ids[0]
+    elif getattr(model.config, "shift_start", None) == "last_token":
+        config.decoder_start_token_id, config.forced_bos_token_id = ids[-1], None
+    else:
+        raise InputError("tokenizer_name_or_path: puts the language after a target, where this model does not read it")
 
 
 def check_generation_settings(model: PreTrainedModel) -> None:

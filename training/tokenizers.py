@@ -13,6 +13,7 @@ sentinel.
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import datasets
@@ -147,10 +148,11 @@ def make_tokenizer(
         rows: the training split as `load_data` gives it; not needed for a saved tokenizer.
 
     Raises:
-        InputError: see `load_tokenizer`, `train_tokenizer`, `set_chat_template` and `add_sentinels`.
+        InputError: see `load_tokenizer`, `set_languages`, `train_tokenizer`, `set_chat_template` and `add_sentinels`.
     """
     if model_args.saved_tokenizer:
         tokenizer = load_tokenizer(model_args.saved_tokenizer)
+        set_languages(tokenizer, {"source_lang": model_args.source_lang, "target_lang": model_args.target_lang})
     else:
         tokenizer = train_tokenizer(
             Texts(rows, task.text_columns),
@@ -169,6 +171,31 @@ def make_tokenizer(
     if rows is not None:
         set_splitting(tokenizer, find_word_splitting(rows) if task.reads_words else None)
     return tokenizer
+
+
+def set_languages(tokenizer: PreTrainedTokenizerBase, languages: dict[str, str | None]) -> None:
+    """Set the languages of sources and targets, which NLLB, M2M100 and mBART mark with a token.
+
+    Args:
+        tokenizer: changed here; its saved files have the languages.
+        languages: by the name of the option; None: as the tokenizer has it.
+
+    Raises:
+        InputError: the tokenizer has no languages, or not this one.
+    """
+    for option, attribute in {"source_lang": "src_lang", "target_lang": "tgt_lang"}.items():
+        language = languages[option]
+        if language is None:
+            continue
+        if not hasattr(tokenizer, attribute):
+            raise InputError(f"{option}: {type(tokenizer).__name__} has no languages")
+        # Of M2M100 the token of "en" is "__en__".
+        known = list(getattr(tokenizer, "lang_code_to_token", tokenizer.all_special_tokens))
+        if language not in known:
+            nearest = ", ".join(get_close_matches(language, known, n=5, cutoff=0.0))
+            raise InputError(f"{option}: the tokenizer has no language {language!r}; nearest: {nearest}")
+        setattr(tokenizer, attribute, language)
+        tokenizer.init_kwargs[attribute] = language
 
 
 def set_chat_template(tokenizer: PreTrainedTokenizerBase, path: str) -> None:

@@ -28,7 +28,7 @@ from ..checkpoints.run_directory import read_results, results_json
 from ..checkpoints.signals import StopOnSignal
 from ..checkpoints.weights import check_weights, hide_missing_keys, size_errors
 from ..checkpoints.writer import CheckpointWriter, run_errors, stop_if_not_finite
-from ..configuration.base import RecipeConfig
+from ..configuration.recipe_config import RecipeConfig
 from ..data.errors import InputError
 from ..data.locks import lock_directory
 from ..data.writing import atomic_writer, write_atomically

@@ -23,12 +23,15 @@ from seqblend.serving.export import NEW_TOKENS, compare_written, export
 
 WRITERS = [BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM]
 every_writer = pytest.mark.parametrize("model_class", WRITERS, ids=named)
+BIASES = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 6, "position_type": "none"}
 OTHER_OPTIONS = [
     {"attention_bias": True, "mlp_bias": True, "lm_head_bias": True, "attention_out_bias": False},
     {"attention_scaling": 0.7, "embedding_norm": True, "scale_embeddings": True, "head_dim": 16},
     {"norm_type": "layernorm", "norm_bias": False, "tie_word_embeddings": False},
     {"type_vocab_size": 2, "position_type": "sinusoidal"},
     {"rope_parameters": {"rope_type": "linear", "rope_theta": 5e4, "factor": 2.0}, "norm_eps": 1e-3},
+    *({**BIASES, "relative_attention_per_layer": per_layer} for per_layer in (False, True)),
+    {**BIASES, "head_dim": 12, "num_key_value_heads": 4, "attention_scaling": 1.0, "scale_logits": True},
     *({"hidden_act": name} for name in ("relu", "gelu", "gelu_new", "quick_gelu", "silu", "tanh", "sigmoid")),
 ]
 TEXTS = ["ab c", "c a b", "", "b", "abc" * 5, "서울 a"]
@@ -61,6 +64,11 @@ def differences(model, other):
 @pytest.mark.parametrize("options", [*ATTENTION_PAIRWISE, *OTHER_OPTIONS], ids=named)
 def test_probabilities_are_those_of_the_model(model_class, options, tmp_path):
     model = float32(model_class, max_position_embeddings=64, **options)
+    assert differences(model, exported(model, tmp_path)).abs().max() < 1e-4
+
+
+def test_an_encoder_whose_layers_are_one(tmp_path):
+    model = float32(WRITERS[1], encoder={"share_layers": True})
     assert differences(model, exported(model, tmp_path)).abs().max() < 1e-4
 
 
@@ -141,9 +149,11 @@ def test_settings_of_an_encoder_decoder(settings, model_of, tmp_path):  # noqa: 
             {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 3},
             ["sliding_attention"],
         ),
+        (WRITERS[1], {"encoder": {"embedding_size": 16}, "tie_word_embeddings": False}, ["embedding_size"]),
         (WRITERS[0], {"query_key_norm": True, "norm_type": "layernorm"}, ["query_key_norm with layernorm"]),
         (WRITERS[1], {"query_key_norm": True}, ["query_key_norm in an encoder-decoder"]),
         (WRITERS[1], {"encoder": {"norm_eps": 1e-3}}, ["norm_eps of the encoder"]),
+        (WRITERS[1], {**BIASES, "position_type": "learned"}, ["relative_attention_num_buckets with position_type"]),
         (WRITERS[0], {"type_vocab_size": 2, "position_type": "rotary"}, ["type_vocab_size with rotary positions"]),
     ],
     ids=str,

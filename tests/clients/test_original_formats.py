@@ -72,10 +72,14 @@ def test_ctranslate2_reads_an_encoder(model_type, tmp_path):
         assert_close(states, ours(torch.tensor([row])).last_hidden_state, 1e-4)
 
 
+# CTranslate2 gives both parts as many heads, and heads as many features as divide the width.
+@pytest.mark.parametrize(
+    "model_type, options",
+    [("bart", {"decoder_attention_heads": 4}), ("m2m_100", {"decoder_attention_heads": 4}), ("t5", {"d_kv": 8})],
+)
 @torch.no_grad()
-def test_ctranslate2_writes_as_bart(tmp_path):
-    # CTranslate2 gives both parts as many heads.
-    directory = returned("bart", "AutoModelForSeq2SeqLM", tmp_path, decoder_attention_heads=4)
+def test_ctranslate2_writes_as_the_model(model_type, options, tmp_path):
+    directory = returned(model_type, "AutoModelForSeq2SeqLM", tmp_path, **options)
     translator = ctranslate2.Translator(convert(directory, "ct2"))
     ours = from_original(directory, AutoModelForSeq2SeqLM)
     tokens = {index: name for name, index in names().items()} | {0: "<s>", PAD: "<pad>", 2: "</s>", 3: "<unk>"}
