@@ -117,7 +117,9 @@ class BlendConfig(RecipeConfig):
     )
     mlp_bias: bool = option("Biases of the feed-forward matrices.", False)
     lm_head_bias: bool = option("Bias of the language-model head.", False)
-    scale_logits: bool = option("Divide the logits of the language-model head by √hidden_size (T5 of 2020).", False)
+    scale_logits: bool = option(
+        "Divide the hidden states before the language-model head by √hidden_size (T5 of 2020).", False
+    )
     norm_bias: bool = option("Biases of LayerNorm; RMSNorm has none.", True)
     embedding_norm: bool = option("Normalize the embeddings before the first block (BERT, BART).", False)
     first_norm: bool = option(
@@ -232,13 +234,23 @@ class BlendConfig(RecipeConfig):
         return not self.is_recurrent
 
     @property
+    def has_embedding_projection(self) -> bool:
+        """Whether the embeddings are projected to hidden_size."""
+        return False
+
+    @property
+    def shares_layers(self) -> bool:
+        """Whether all layers are one."""
+        return False
+
+    @property
     def embedding_width(self) -> int:
         """Number of features of the embeddings."""
         return self.hidden_size
 
     @property
     def logit_scaling(self) -> float:
-        """Factor on the logits of the language-model head."""
+        """Factor on the hidden states before the language-model head."""
         return self.hidden_size**-0.5 if self.scale_logits else 1.0
 
     def default_head_dim(self) -> int:
@@ -384,8 +396,9 @@ class BlendConfig(RecipeConfig):
         """Raises ValueError for sinusoidal positions of an odd or too small number of features."""
         size, smallest = self.embedding_width, {"sinusoidal": 2, "fairseq_sinusoidal": 4}.get(str(self.position_type))
         if smallest is not None and (size % 2 or size < smallest):
+            name = "embedding_size" if self.has_embedding_projection else "hidden_size"
             raise ValueError(
-                f"hidden_size={size} must be even and at least {smallest} for position_type={self.position_type!r}"
+                f"{name}={size} must be even and at least {smallest} for position_type={self.position_type!r}"
             )
 
     def validate_relative_attention(self) -> None:
@@ -402,10 +415,9 @@ class BlendConfig(RecipeConfig):
         # An encoder has half of the buckets for the tokens before the query and half for those after it; half of those
         # of a direction are for one distance each.
         directions = 2 if self.is_bidirectional else 1
-        if buckets % (2 * directions):
+        if buckets < 2 * directions:
             raise ValueError(
-                f"relative_attention_num_buckets={buckets} must be a multiple of {2 * directions} for a "
-                f"{self.model_type}"
+                f"relative_attention_num_buckets={buckets} must be {2 * directions} or above for a {self.model_type}"
             )
         if distance <= buckets // (2 * directions):
             raise ValueError(

@@ -45,12 +45,26 @@ class BlendEncoderConfig(BlendConfig):
             self.lm_head_hidden_bias = self.lm_head_hidden and self.mlp_bias
 
     @property
+    def has_embedding_projection(self) -> bool:
+        """Whether the embeddings are projected to hidden_size."""
+        return self.embedding_size is not None
+
+    @property
+    def shares_layers(self) -> bool:
+        """Whether all layers are one."""
+        return self.share_layers
+
+    @property
     def embedding_width(self) -> int:
         """Number of features of the embeddings."""
         return self.hidden_size if self.embedding_size is None else self.embedding_size
 
     def validate_shared_layers(self) -> None:
-        """Raises ValueError for shared layers of several types."""
+        """Raises ValueError for shared layers that are not all alike."""
+        if self.share_layers and not self.first_norm:
+            raise ValueError(
+                "first_norm=False does not go together with share_layers=True: the first layer is each layer"
+            )
         if self.share_layers and len(set(self.layer_types or [])) > 1:
             raise ValueError(f"share_layers=True needs one type of layer, got layer_types={self.layer_types}")
 

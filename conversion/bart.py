@@ -158,6 +158,8 @@ M2M100 = replace(
     PEGASUS,
     model_type="m2m_100",
     fixed=PRE | for_both_parts(position_type="fairseq_sinusoidal", lm_head_bias=False),
+    sinusoids=(),
+    preserved=SINUSOIDS,
     # Its positions begin at the token after the padding token.
     required={**PEGASUS.required, "pad_token_id": 1},
     heads={

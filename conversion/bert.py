@@ -6,7 +6,7 @@ from typing import Any
 from ..configuration.encoder import BlendEncoderConfig
 from ..configuration.recipes import BERT as RECIPE
 from .llama import ROPE
-from .table import Architecture, Head, Setting, TensorMap
+from .table import Architecture, ConversionError, Head, Setting, TensorMap
 
 SIZES = {
     name: name
@@ -150,7 +150,7 @@ MPNET = replace(
     roberta("mpnet", "MPNet"),
     fields={key: name for key, name in FIELDS.items() if key != "type_vocab_size"},
     # The class takes these numbers as fixed, whatever the keys are.
-    required={"pad_token_id": 1, "relative_attention_num_buckets": 32},
+    required=REQUIRED | {"pad_token_id": 1, "relative_attention_num_buckets": 32},
     fixed=FIXED | {"classifier_hidden_act": "tanh", "type_vocab_size": 0, "relative_attention_num_buckets": 32},
     settings=(
         Setting((), lambda original: {"classifier_dropout": original.hidden_dropout_prob}),
@@ -273,7 +273,7 @@ ALBERT = replace(
     model_type="albert",
     fields=FIELDS | {"embedding_size": "embedding_size", "classifier_dropout_prob": "classifier_dropout"},
     fixed=FIXED | {"classifier_hidden_act": "tanh", "share_layers": True},
-    required={"num_hidden_groups": 1, "inner_group_num": 1},
+    required=REQUIRED | {"num_hidden_groups": 1, "inner_group_num": 1},
     unused=(),
     settings=(MAX_POSITIONS,),
     tensors={
@@ -312,6 +312,26 @@ ALBERT = replace(
     legacy={},
 )
 
+
+def check_old_keys(original: Any) -> dict[str, Any]:
+    """Raises ConversionError if a size under its old name is not that under the name that transformers reads."""
+    sizes = {
+        "n_embd": original.hidden_size,
+        "n_layer": original.num_hidden_layers,
+        "n_head": original.num_attention_heads,
+        "n_inner": original.intermediate_size,
+        "layer_norm_epsilon": original.layer_norm_eps,
+        "rotary_emb_base": original.rope_parameters["rope_theta"],
+    }
+    for key, value in sizes.items():
+        if getattr(original, key, value) != value:
+            raise ConversionError(
+                f"nomic_bert: {key}={getattr(original, key)!r} is not read by transformers, which takes {value!r}; "
+                "write config.json with the names that it reads"
+            )
+    return {}
+
+
 # Nussbaum et al. 2024: BERT's post-norm blocks with rotary positions and gated feed-forward networks.
 NOMIC_BERT = replace(
     BERT,
@@ -327,9 +347,20 @@ NOMIC_BERT = replace(
         "lm_head_hidden_bias": True,
         "classifier_hidden_act": "tanh",
     },
-    required={},
+    # Keys of the code that came with its checkpoints; transformers does not read them.
+    required={
+        "rotary_emb_fraction": 1.0,
+        "rotary_emb_interleaved": False,
+        "prenorm": False,
+        "activation_function": "swiglu",
+        "causal": False,
+        "parallel_block": False,
+        "qkv_proj_bias": False,
+        "mlp_fc1_bias": False,
+        "mlp_fc2_bias": False,
+    },
     unused=(),
-    settings=(CLASSIFIER_DROPOUT, MAX_POSITIONS, ROPE),
+    settings=(CLASSIFIER_DROPOUT, MAX_POSITIONS, ROPE, Setting((), check_old_keys)),
     tensors={
         **{key: name for key, name in TENSORS.items() if key.startswith("embeddings.") and "position" not in key},
         "layers.*.self_attn": "layers.*.self_attn",

@@ -1,5 +1,7 @@
 """EuroBERT: an encoder with the blocks of Llama (Boizard et al. 2025)."""
 
+from typing import Any
+
 from ..configuration.encoder import BlendEncoderConfig
 from .llama import FIELDS, LLAMA, ROPE
 from .table import Architecture, ConversionError, Head, Setting
@@ -7,6 +9,13 @@ from .table import Architecture, ConversionError, Head, Setting
 # What is pooled: hidden states, or, for `late`, the outputs of the hidden layer (stock takes the mean of the logits,
 # which is the same).
 POOLINGS = {"bos": "cls", "mean": "mean", "late": "hidden_mean"}
+
+
+def read_pooling(original: Any) -> dict[str, str]:
+    pooling = original.classifier_pooling
+    if pooling not in POOLINGS:
+        raise ConversionError(f"eurobert: classifier_pooling={pooling!r} is not one of {', '.join(POOLINGS)}")
+    return {"pooling": POOLINGS[pooling]}
 
 
 def write_pooling(config: BlendEncoderConfig) -> dict[str, str]:
@@ -38,7 +47,7 @@ EUROBERT = Architecture(
         ROPE,
         Setting(
             ("classifier_pooling",),
-            lambda original: {"pooling": POOLINGS[original.classifier_pooling]},
+            read_pooling,
             write_pooling,
         ),
     ),

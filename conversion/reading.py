@@ -179,9 +179,7 @@ class Original:
         stock, origin, missing, report = load_stock(self, head, stock_config, self.has_other_head(auto_class))
         if config.tie_word_embeddings and not has_tied_head(stock):
             # Like transformers: two different tensors in the checkpoint are not tied, even if config.json says so.
-            setattr(
-                config, "tie_word_embeddings" if "tie_word_embeddings" in architecture.fields else "tie_lm_head", False
-            )
+            setattr(config, architecture.tying_field, False)
         dtype = torch.promote_types(origin.dtype, torch.float32) if dtype is None else as_dtype(dtype)
         generation = stock.generation_config if stock.can_generate() else None
         tensors = stock.state_dict()

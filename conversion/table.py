@@ -168,6 +168,12 @@ class Architecture:
     def original_config_class(self) -> type[PreTrainedConfig]:
         return transformers.CONFIG_MAPPING[self.model_type]
 
+    @property
+    def tying_field(self) -> str:
+        """The field that is False if the head has a matrix of its own."""
+        # T5's encoder and decoder share their embeddings, whatever the head does.
+        return "tie_word_embeddings" if "tie_word_embeddings" in self.fields else "tie_lm_head"
+
     # Configuration.
 
     def read_config(

@@ -80,6 +80,7 @@ OPTIONS = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "mixer_type", "recurrent_size", "cross_attention"),
     *("num_attention_heads", "num_key_value_heads", "head_dim"),
     *("intermediate_size", "feed_forward_type", "hidden_act", "norm_type", "norm_position", "position_type"),
+    *("relative_attention_num_buckets", "embedding_size", "share_layers"),
     *("sliding_window", "pooling", "hidden_dropout", "attention_dropout", "classifier_dropout", "label_smoothing"),
     "class_weights",
 )

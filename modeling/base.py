@@ -98,13 +98,17 @@ class Stack(BlendPreTrainedModel):
         self.embed_token_types = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
         self.embedding_norm = build_norm(config, width) if config.embedding_norm else nn.Identity()
         self.dropout = Dropout(config.hidden_dropout)
-        # Only encoders have this field.
-        has_projection = getattr(config, "embedding_size", None) is not None
-        self.embedding_proj = nn.Linear(width, config.hidden_size) if has_projection else nn.Identity()
+        self.embedding_proj = (
+            nn.Linear(width, config.hidden_size) if config.has_embedding_projection else nn.Identity()
+        )
         self.rotary_emb = build_rotary(config)
         shares_biases = config.relative_attention_num_buckets and not config.relative_attention_per_layer
         self.relative_attention_bias = build_relative_bias(config) if shares_biases else None
-        num_layers = 1 if self.shares_layers else config.num_hidden_layers
+        if len(config.layer_types) < config.num_hidden_layers:
+            raise ValueError(
+                f"layer_types has {len(config.layer_types)} values for num_hidden_layers={config.num_hidden_layers}"
+            )
+        num_layers = 1 if config.shares_layers else config.num_hidden_layers
         self.layers = nn.ModuleList(self.layer_class(config, index) for index in range(num_layers))
         self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
         self.gradient_checkpointing = False
@@ -154,6 +158,10 @@ class Stack(BlendPreTrainedModel):
         if self.config.relative_attention_num_buckets is not None:
             self.check_relative_attention(kwargs)
         inputs = select_inputs(input_ids, inputs_embeds)
+        if inputs_embeds is not None and inputs_embeds.shape[-1] != self.config.embedding_width:
+            raise ValueError(
+                f"inputs_embeds have {inputs_embeds.shape[-1]} features, the embeddings {self.config.embedding_width}"
+            )
         shape = (inputs.shape[0], inputs.shape[1])
         mask = as_padding_mask(attention_mask)
         kernel = self.config._attn_implementation
@@ -203,7 +211,7 @@ class Stack(BlendPreTrainedModel):
     def check_relative_attention(self, kwargs: dict[str, Any]) -> None:
         """Raises ValueError for what attention with biases by distance does not have."""
         kernel = self.config._attn_implementation
-        checkpoint = getattr(self.layers[0], "_gradient_checkpointing_func", None)
+        checkpoint = getattr(next(iter(self.layers), None), "_gradient_checkpointing_func", None)
         options = getattr(checkpoint, "keywords", {})
         unsupported = {
             f"attn_implementation={kernel!r}, only 'eager' and 'sdpa'": kernel not in BIAS_KERNELS,
@@ -264,11 +272,6 @@ class Stack(BlendPreTrainedModel):
                 "output_attentions: a flattened batch has no weights of shape (B, H, T, S); pad the batch"
             )
         return layout
-
-    @property
-    def shares_layers(self) -> bool:
-        """Whether all layers are one; only encoders have this field."""
-        return getattr(self.config, "share_layers", False)
 
     @property
     def is_causal(self) -> bool:
@@ -421,7 +424,7 @@ class Stack(BlendPreTrainedModel):
     def blocks(self) -> Iterator[tuple[str, Block]]:
         """Layer type and block of each layer to run: the first config.num_hidden_layers (early exit lowers it)."""
         types = self.config.layer_types or []
-        layers = repeat(self.layers[0]) if self.shares_layers else self.layers
+        layers = repeat(self.layers[0]) if self.config.shares_layers else self.layers
         # There may be fewer layers than types, if the last layers were removed.
         return islice(zip(types, layers, strict=False), self.config.num_hidden_layers)
 

@@ -35,21 +35,23 @@ class PaddedPattern:
     Args:
         mask: mask in the kernel's form, from transformers' mask functions.
         layout: layout of the batch, for the distances between its tokens; None for cross-attention.
+        is_biased: whether the mask also adds biases.
     """
 
-    def __init__(self, mask: Any, layout: PaddedLayout | None = None):
+    def __init__(self, mask: Any, layout: PaddedLayout | None = None, is_biased: bool = False):
         self.mask = mask
         self.layout = layout
+        self.is_biased = is_biased
 
     def with_bias(self, bias: RelativeAttentionBias, dtype: torch.dtype) -> "PaddedPattern":
         """The pattern whose mask also adds a bias, in the dtype of the queries, to the scores."""
-        return PaddedPattern(add_bias(self.mask, bias(self.distances(), dtype)), self.layout)
+        return PaddedPattern(add_bias(self.mask, bias(self.distances(), dtype)), self.layout, is_biased=True)
 
     def distances(self) -> torch.Tensor:
         """Positions of the keys minus positions of the queries, (B or 1, T, S), counted over the real tokens.
 
         The mask tells which tokens are real: no query attends to padding, or to the room of a static cache for later
-        tokens.
+        tokens. A token of another sequence that stands between two tokens, with a mask of the caller, is counted, too.
         """
         assert self.layout is not None
         past_length, num_queries = self.layout.past_length, self.layout.shape[1]
@@ -67,7 +69,11 @@ class PaddedPattern:
         self, kernel: Kernel, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Queries (B, H, T, D), keys and values (B, K, S, D) give (B, T, H, D) and the kernel's weights or None."""
-        return kernel(query, key, value, self.mask)
+        mask = self.mask
+        if self.is_biased and (room := key.shape[2] - mask.shape[-1]):
+            # A static cache has room for later tokens. Where there is no padding, the mask was not made for them.
+            mask = functional.pad(mask, (0, room), value=torch.finfo(mask.dtype).min)
+        return kernel(query, key, value, mask)
 
     def update_cache(
         self, cache: Cache, layer_idx: int, key: torch.Tensor, value: torch.Tensor

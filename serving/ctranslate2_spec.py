@@ -62,7 +62,7 @@ def problems_of(config: PretrainedConfig) -> list[str]:
         f"hidden_act={config.hidden_act!r}": config.hidden_act not in ACTIVATIONS,
         "sliding_attention": "sliding_attention" in config.layer_types,
         "first_norm=False": not config.first_norm,
-        "embedding_size": getattr(config, "embedding_size", None) is not None,
+        "embedding_size": config.has_embedding_projection,
         "query_key_norm with layernorm": config.query_key_norm and config.norm_type != "rmsnorm",
         "RoPE for each layer type": len(ropes) > 1,
         f"relative_attention_num_buckets with position_type={config.position_type!r}": (

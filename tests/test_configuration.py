@@ -664,6 +664,8 @@ def test_a_shared_layer_is_each_layer():
     "options, message",
     [
         ({"share_layers": True, **SLIDING}, "share_layers=True needs one type of layer"),
+        ({"share_layers": True, "first_norm": False}, "first_norm=False does not go together with share_layers=True"),
+        ({"embedding_size": 15, "position_type": "sinusoidal"}, "embedding_size=15 must be even"),
         ({"lm_head_hidden": False, "lm_head_hidden_bias": True}, "lm_head_hidden_bias=True has no effect"),
         ({"lm_head_hidden": False, "embedding_size": 24}, "embedding_size=24 other than hidden_size=32 needs"),
         ({"embedding_size": 0}, "must be above 0"),
@@ -896,3 +898,17 @@ def test_thresholds(config_class, options, message):
 
 def test_the_schemes_of_tags_are_those_with_rules():
     assert set(get_args(TagSchemeName)) == set(SCHEMES)
+
+
+@pytest.mark.parametrize("options", [{}, {"share_layers": True}], ids=str)
+def test_more_layers_than_types_are_refused(options, tmp_path):
+    """A shared layer would be run as often as there are types, whatever the number of layers says."""
+    tiny_model(BlendEncoderModel, **options).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="layer_types has 2 values for num_hidden_layers=5"):
+        BlendEncoderModel.from_pretrained(tmp_path, num_hidden_layers=5)
+
+
+def test_embeddings_of_another_width_are_refused():
+    model = tiny_model(BlendEncoderModel, embedding_size=16)
+    with pytest.raises(ValueError, match="inputs_embeds have 32 features, the embeddings 16"):
+        model(inputs_embeds=torch.zeros(1, 2, 32).double())

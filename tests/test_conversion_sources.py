@@ -154,7 +154,11 @@ def test_a_configuration_is_refused(case, bert):
 
 OTHERS = {
     "gpt2": ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True is not supported"),
-    "electra": ({"embedding_size": 16}, "embedding_size=16 is not hidden_size=32"),
+    "albert": ({"num_hidden_groups": 2}, "num_hidden_groups=2 is not supported, only 1"),
+    "eurobert": ({"classifier_pooling": "cls"}, "classifier_pooling='cls' is not one of bos, mean, late"),
+    "nomic_bert": ({"rotary_emb_base": 10000}, "rotary_emb_base=10000 is not read by transformers"),
+    "mpnet": ({"pad_token_id": 0}, "pad_token_id=0 is not supported, only 1"),
+    "m2m_100": ({"pad_token_id": 0}, "pad_token_id=0 is not supported, only 1"),
     "opt": ({"word_embed_proj_dim": 16}, "word_embed_proj_dim=16 is not hidden_size=32"),
     "modernbert": ({"classifier_bias": True}, "classifier_bias=True must be mlp_bias=False"),
     "roberta": ({"hidden_act": "relu"}, "hidden_act='relu' is not supported, only 'gelu'"),

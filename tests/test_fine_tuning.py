@@ -178,6 +178,7 @@ def test_languages_of_a_translation(tmp_path, caplog):
     ("options", "words"),
     [
         ({}, ["target_lang: ", "give --source_lang and --target_lang"]),
+        ({"target_lang": "</s>"}, ["target_lang: ", "no language '</s>'"]),
         ({"target_lang": "kor_Kore"}, ["target_lang: ", "no language 'kor_Kore'", "nearest: kor_Hang"]),
         ({"target_lang": "kor_Hang", "source_lang": "en"}, ["source_lang: ", "no language 'en'"]),
     ],

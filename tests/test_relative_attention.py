@@ -99,7 +99,7 @@ def per_layer(request, biases, monkeypatch):
 
 
 @pytest.mark.parametrize("is_bidirectional", [False, True])
-@pytest.mark.parametrize("num_buckets, max_distance", [(8, 6), (32, 128), (4, 3)])
+@pytest.mark.parametrize("num_buckets, max_distance", [(8, 6), (32, 128), (4, 3), (10, 7), (7, 5)])
 def test_buckets(num_buckets, max_distance, is_bidirectional):
     module = RelativeAttentionBias(
         num_buckets=num_buckets, num_heads=2, max_distance=max_distance, is_bidirectional=is_bidirectional
@@ -155,10 +155,13 @@ def test_flat_equals_padded_with_gradients(model_class, per_layer):
 
 @pytest.mark.parametrize("model_class", [BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM])
 @pytest.mark.parametrize("sliding", [{}, SLIDING], ids=["full", "sliding"])
-def test_all_caches_write_the_same(model_class, sliding, per_layer):
+@pytest.mark.parametrize("lengths", [[7, 4, 5], [6, 6]], ids=["padded", "full"])
+def test_all_caches_write_the_same(model_class, lengths, sliding, per_layer):
     model = tiny_model(model_class, **sliding)
-    batch = padded(draw(model_class, [7, 4, 5], labels=False), "left")
+    batch = padded(draw(model_class, lengths, labels=False), "left")
     prompt = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    if len(lengths) == 2 and model_class is BlendEncoderDecoderForSeq2SeqLM:
+        prompt["decoder_input_ids"] = torch.tensor([[1, 5, 6], [1, 7, 8]])
     asked = {"max_new_tokens": 9, "do_sample": False}
     expected = model.generate(**prompt, **asked, use_cache=False)
     for cache in ("dynamic", "static"):
@@ -234,16 +237,16 @@ def test_other_kernels_are_refused(model_class):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"relative_attention_num_buckets": 6}, "must be a multiple of 4 for a blend_encoder"),
-        ({"relative_attention_num_buckets": 5}, "must be a multiple of"),
+        ({"relative_attention_num_buckets": 3}, "must be 4 or above for a blend_encoder"),
+        ({"relative_attention_num_buckets": 1}, "must be . or above"),
         ({"relative_attention_num_buckets": 32, "relative_attention_max_distance": 8}, "must be above"),
         ({"relative_attention_num_buckets": None, "relative_attention_max_distance": 9}, "has no effect"),
         ({"relative_attention_num_buckets": 0}, "must be above 0"),
     ],
 )
 def test_options_that_do_not_fit(config_class, options, message):
-    if config_class is BlendDecoderConfig and options["relative_attention_num_buckets"] == 6:
-        return  # three buckets are for one distance each
+    if config_class is BlendDecoderConfig and options["relative_attention_num_buckets"] == 3:
+        return  # one direction needs two
     with pytest.raises((ValueError, StrictDataclassError), match=message):
         config_class.from_recipe(**{"relative_attention_per_layer": False, **options})
 

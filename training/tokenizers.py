@@ -190,12 +190,17 @@ def set_languages(tokenizer: PreTrainedTokenizerBase, languages: dict[str, str |
         if not hasattr(tokenizer, attribute):
             raise InputError(f"{option}: {type(tokenizer).__name__} has no languages")
         # Of M2M100 the token of "en" is "__en__".
-        known = list(getattr(tokenizer, "lang_code_to_token", tokenizer.all_special_tokens))
+        known = getattr(tokenizer, "lang_code_to_token", set(tokenizer.all_special_tokens) - named_tokens(tokenizer))
         if language not in known:
-            nearest = ", ".join(get_close_matches(language, known, n=5, cutoff=0.0))
+            nearest = ", ".join(get_close_matches(language, sorted(known), n=5, cutoff=0.0))
             raise InputError(f"{option}: the tokenizer has no language {language!r}; nearest: {nearest}")
         setattr(tokenizer, attribute, language)
         tokenizer.init_kwargs[attribute] = language
+
+
+def named_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """The special tokens of a tokenizer that have a role, such as beginning, end and padding."""
+    return {token for token in tokenizer.special_tokens_map.values() if isinstance(token, str)}
 
 
 def set_chat_template(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
