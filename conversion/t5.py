@@ -89,7 +89,8 @@ def t5(model_type: str, prefix: str, **changes: Any) -> Architecture:
         fields=FIELDS | CLASSIFIER_DROPOUT,
         fixed=FIXED,
         required={"is_encoder_decoder": True, "is_decoder": False},
-        unused=("initializer_factor",),
+        # transformers sets tie_word_embeddings to True, whatever config.json says.
+        unused=("initializer_factor", "tie_word_embeddings"),
         settings=(FEED_FORWARD,),
         tensors=TENSORS
         | {f"{part}.block.0.layer.0.SelfAttention.{BIAS}": f"{part}.{BIAS}" for part in ("encoder", "decoder")},
