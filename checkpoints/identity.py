@@ -166,6 +166,21 @@ def read_facts(checkpoint: Path) -> Facts | None:
         raise InputError(f"{path}: cannot be read ({error})") from error
 
 
+def read_defaults(checkpoint: Path) -> Facts | None:
+    """The values that the run that wrote a checkpoint chose for options that were not given; None without facts.
+
+    An earlier version does not record which these are: then they are all.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    facts = read_facts(checkpoint)
+    if facts is None:
+        return None
+    names = load_object(checkpoint / IDENTITY).get("defaults", facts)
+    return {name: facts[name] for name in names if name in facts}
+
+
 def facts_of(
     model: PreTrainedModel,
     args: TrainingArguments,

@@ -187,6 +187,10 @@ class Task(abc.ABC):
         """
         return None
 
+    def main_metric(self, settings: Settings) -> str:
+        """The metric that says which of two models is better; the loss, if there are no answers."""
+        return "loss"
+
     def row_sums(self, predictions: list[Any], references: list[Any], settings: Settings) -> dict[str, RowSums]:
         """The metrics that are functions of sums over rows, for intervals; the first is the main one."""
         return {}

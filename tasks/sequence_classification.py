@@ -103,6 +103,10 @@ class SequenceClassification(Task):
             predictions=[ids[name] for name in predictions], references=[ids[name] for name in references]
         )
 
+    def main_metric(self, settings: Settings) -> str:
+        """That of the problem type."""
+        return {REGRESSION: "mse", SEVERAL: "micro_f1"}.get(settings.problem_type, "accuracy")
+
     def row_sums(self, predictions: list[Any], references: list[Any], settings: Settings) -> dict[str, RowSums]:
         """Those of the problem type."""
         if settings.problem_type == REGRESSION:

@@ -7,13 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 
 from seqblend import BlendEncoderConfig
 from seqblend.tasks.registry import TASKS
+from seqblend.tasks.splits import EncodedSplit
 from seqblend.training.checks import check_options
 from seqblend.training.command_line import card_facts, parse_arguments, read_options
-from seqblend.training.fine_tuning import resolve_saved_model_defaults
+from seqblend.training.defaults import Defaults, resolve_training
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -45,15 +47,14 @@ def test_the_page_names_the_file_and_its_data(path):
         assert file.startswith("runs/pretrained/chats/") or f"`{name[1]}`" in page
 
 
-def test_what_the_files_leave_out_are_the_defaults_of_fine_tuning(monkeypatch):
-    config = BlendEncoderConfig(hidden_size=384)
-    monkeypatch.setattr("seqblend.training.fine_tuning.load_config", lambda path: config)
+def test_what_the_files_leave_out_are_the_defaults_of_fine_tuning():
+    config, rows = BlendEncoderConfig(hidden_size=384), datasets.Dataset.from_dict({"input_ids": [[1]]})
     for path in PRETRAINED:
         model_args, data_args, args = parse_arguments([str(path)])
         args.do_train = True
-        resolve_saved_model_defaults(model_args, data_args, args, TASKS[data_args.task])
+        splits = {"train": EncodedSplit("train", rows, rows)}
+        resolve_training(Defaults(args), model_args, config, TASKS[data_args.task], None, splits)
         assert (args.learning_rate, args.lr_scheduler_type) == (2e-4, "linear")
-        assert args.get_warmup_steps(1000) == 100
         assert args.per_device_train_batch_size == (2 if data_args.task == "causal-lm" else 32)
 
 

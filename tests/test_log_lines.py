@@ -85,8 +85,11 @@ def test_a_run_prints_lines_and_no_mapping(tmp_path, capsys):
     assert main(flags(given.pop("output_dir"), given)) == 0
     found = capsys.readouterr()
     steps = [int(step) for step in re.findall(r"(?m)^ *(\d+)/6 ", found.out)]
-    # The last evaluation is that of the end.
-    assert steps == [2, 3, 4, 6, 6, 6]
+    assert steps == [2, 3, 4, 6, 6]
+    # The numbers of the end, the metric that chooses the best model first.
+    assert re.search(r"(?m)^validation, 5 rows: loss [\d.]+  accuracy [\d.]+  \w+", found.out)
+    assert re.search(r"(?m)^test, 5 rows: loss [\d.]+  accuracy [\d.]+  \w+", found.out)
+    assert max(map(len, found.out.splitlines())) <= WIDTH
     assert "{" not in found.out and "\r" not in found.err and "it/s" not in found.err
     assert len(re.findall(r"(?m)  best$", found.out)) >= 1
 

@@ -413,7 +413,8 @@ def contents(directory):
 
 
 def test_an_earlier_run_is_neither_lost_nor_mixed_with_the_next(tmp_path, capsys, caplog):
-    options = {"save_strategy": "steps", "save_steps": 1, **files(tmp_path, ROWS[CLASSIFY], ["train"])}
+    options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 9}
+    options |= files(tmp_path, ROWS[CLASSIFY], ["train"])
     out = run(tmp_path / "out", max_steps=3, **options)
     (out / "notes.txt").write_text("mine")
     before = contents(out)
