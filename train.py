@@ -71,7 +71,7 @@ from seqblend.training.models import (
     set_model_max_length,
     with_saved_problem_type,
 )
-from seqblend.training.progress import LogLines, hide_bars, result_lines
+from seqblend.training.progress import LogLines, hide_bars, only_errors, result_lines
 from seqblend.training.publisher import check_original
 from seqblend.training.run_options import BUGS, set_metric_direction
 from seqblend.training.tokenizers import make_tokenizer, set_token_types
@@ -222,6 +222,8 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     resolve_generation_config(args)
     if stack is not None and args.should_save:
         stack.enter_context(lock_directory(args.output_dir))
+    if stack is not None and args.quiet:
+        stack.enter_context(only_errors())
     wanted = wanted_checkpoint(args)
     limit_output(args)
     task, given = TASKS[data_args.task], {**base_model_facts(model_args, args), **card_facts(data_args)}
@@ -335,7 +337,7 @@ def read_rows(data_args: DataArguments, args: BlendTrainingArguments, task: Task
 
 def limit_output(args: BlendTrainingArguments) -> None:
     """Hide progress bars if stderr is no terminal, and let only the main process log."""
-    if not sys.stderr.isatty() and "disable_tqdm" not in args.given_options:
+    if args.quiet or (not sys.stderr.isatty() and "disable_tqdm" not in args.given_options):
         args.disable_tqdm = True
     if args.disable_tqdm or not sys.stderr.isatty():
         hide_bars()

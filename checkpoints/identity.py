@@ -32,7 +32,7 @@ NOT_RECORDED = {
     *("output_dir", "run_name", "project", "report_to", "debug", "disable_tqdm", "local_rank", "deepspeed", "use_cpu"),
     *("log_level", "log_level_replica", "log_on_each_node", "skip_memory_metrics", "generation_config"),
     *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "push_to_hub"),
-    *("save_original", "push_original"),
+    *("save_original", "push_original", "quiet"),
     *("hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push", "hub_revision"),
     *("do_train", "do_eval", "do_predict", "resume_from_checkpoint", "resume", "overwrite_output_dir"),
     *("allow_changed", "restore_callback_states_from_checkpoint", "enable_jit_checkpoint", "ddp_timeout"),

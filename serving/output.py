@@ -175,11 +175,13 @@ class Output:
     Args:
         path: the path of the file; None is standard output.
         overwrite: whether an existing file is replaced.
+        has_bar: whether a terminal gets a progress bar.
         rows: the number of answers that were written.
     """
 
     path: str | None
     overwrite: bool
+    has_bar: bool = True
     rows: int = 0
 
     @contextmanager
@@ -217,7 +219,9 @@ class Output:
 
     def write(self, answers: Answers, file: IO[bytes] | None) -> None:
         """Write the answers, with a progress bar. Raises OSError if the output cannot be written."""
-        counted = tqdm(self.count(answers), unit="rows", unit_scale=True, disable=None, file=sys.stderr)
+        counted = tqdm(
+            self.count(answers), unit="rows", unit_scale=True, disable=None if self.has_bar else True, file=sys.stderr
+        )
         if file is not None:
             format_of(self.path)(counted, NamedFile(file, self))
             return

@@ -1260,6 +1260,8 @@ def test_it_starts_as_a_script_and_as_a_module(model_of, tmp_path):
     errors = [process.communicate(timeout=200)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 2], errors
     assert predictions(tmp_path / "out") == predictions(model_of(CLASSIFY))
+    # Libraries warn of nothing that a user could do something about.
+    assert "warn" not in errors[0].lower()
     assert errors[1].startswith("error: unknown task 'no-task'") and len(errors[1].splitlines()) == 1
 
 

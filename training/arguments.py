@@ -480,6 +480,10 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
             "save_strategy, and a save_total_limit that keeps them."
         },
     )
+    quiet: bool = field(
+        default=False,
+        metadata={"help": "Print only errors, and at the end the numbers of the validation and test splits."},
+    )
     merge_adapter: bool = field(
         default=False,
         metadata={

@@ -71,7 +71,7 @@ GROUPS = {
         "average_checkpoints",
     ),
     "evaluation, checkpoints, resuming": (
-        *("output_dir", "eval_strategy", "eval_steps", "logging_steps", "save_strategy", "save_steps"),
+        *("output_dir", "quiet", "eval_strategy", "eval_steps", "logging_steps", "save_strategy", "save_steps"),
         *("save_total_limit", "load_best_model_at_end", "metric_for_best_model"),
         *("resume", "allow_changed", "overwrite_output_dir", "save_original"),
     ),

@@ -4,7 +4,9 @@ import logging
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Sized
+import warnings
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import Any
 
 import datasets
@@ -37,6 +39,22 @@ def hide_bars() -> None:
     """Hide the progress bars of datasets and transformers; disable_tqdm hides only those of the Trainer."""
     datasets.disable_progress_bars()
     disable_progress_bar()
+
+
+@contextmanager
+def only_errors() -> Iterator[None]:
+    """Inside, nothing below an error is logged, by this package or by those that it uses, and nothing warns."""
+    loggers = [logging.getLogger(name) for name in ("seqblend", "transformers", "datasets", "accelerate")]
+    levels = [each.level for each in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for each in loggers:
+            each.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for each, level in zip(loggers, levels, strict=True):
+                each.setLevel(level)
 
 
 class Progress(TrainerCallback):

@@ -99,6 +99,8 @@ class BlendTrainer(Seq2SeqTrainer):
         given = [each for each in self.callback_handler.callbacks if type(each) in (PrinterCallback, ProgressCallback)]
         for each in given[-1:]:
             self.remove_callback(each)
+            if args.quiet:
+                continue
             self.add_callback(LogLines())
             # The bar is drawn last, so that no other callback writes into its line.
             if isinstance(each, ProgressCallback):
