@@ -57,7 +57,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         if field.type is bool:
             parser.add_argument(f"--{field.name}", action="store_true", help=field.metadata["help"])
             continue
-        kind = int if int in (field.type, *typing.get_args(field.type)) else str
+        types = (field.type, *typing.get_args(field.type))
+        kind = next((each for each in (int, float) if each in types), str)
         parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=field.metadata["help"])
     given = parser.parse_args(argv)
     if given.output == "-":

@@ -222,10 +222,8 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     resolve_generation_config(args)
     if stack is not None and args.should_save:
         stack.enter_context(lock_directory(args.output_dir))
-    if stack is not None and args.quiet:
-        stack.enter_context(only_errors())
     wanted = wanted_checkpoint(args)
-    limit_output(args)
+    limit_output(args, stack)
     task, given = TASKS[data_args.task], {**base_model_facts(model_args, args), **card_facts(data_args)}
     check_hub(args)
     path = model_args.model_name_or_path
@@ -335,8 +333,15 @@ def read_rows(data_args: DataArguments, args: BlendTrainingArguments, task: Task
         )
 
 
-def limit_output(args: BlendTrainingArguments) -> None:
-    """Hide progress bars if stderr is no terminal, and let only the main process log."""
+def limit_output(args: BlendTrainingArguments, stack: contextlib.ExitStack | None) -> None:
+    """Hide progress bars if stderr is no terminal, let only the main process log, and a quiet run only errors.
+
+    Args:
+        args: changed here.
+        stack: ends what is quiet; None: a quiet run still logs.
+    """
+    if stack is not None and args.quiet:
+        stack.enter_context(only_errors())
     if args.quiet or (not sys.stderr.isatty() and "disable_tqdm" not in args.given_options):
         args.disable_tqdm = True
     if args.disable_tqdm or not sys.stderr.isatty():

@@ -30,6 +30,7 @@ PLACE = [("start", pa.int64()), ("end", pa.int64()), ("text", pa.string())]
 ARROW_TYPES = {
     "score": pa.float64(),
     "abstains": pa.bool_(),
+    "answers": pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())])),
     "entities": pa.list_(pa.struct([("label", pa.string()), *PLACE, ("score", pa.float64())])),
     "words": pa.list_(pa.struct([*PLACE, ("label", pa.string()), ("probabilities", pa.list_(LABEL))])),
     "probabilities": pa.list_(pa.list_(LABEL)),

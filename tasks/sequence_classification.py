@@ -122,8 +122,10 @@ class SequenceClassification(Task):
         return count(predictions, references, settings.labels)
 
     def answer_options(self, problem_type: str | None) -> tuple[str, ...]:
-        """Of one label; with several labels an answer has all scores, and numbers have none."""
-        return () if problem_type in (REGRESSION, SEVERAL) else ("top_k", "probabilities")
+        """With several labels an answer has all scores, and numbers have none."""
+        if problem_type == REGRESSION:
+            return ()
+        return ("threshold",) if problem_type == SEVERAL else ("top_k", "probabilities", "threshold")
 
     def read_rows(self, rows: list[Row], settings: Settings) -> BatchEncoding:
         """Texts, or pairs of texts."""
