@@ -30,6 +30,7 @@ FOLDERS = (
         "calibration",
         "serving",
         "reports",
+        "tuning",
         "server",
         "lecture",
     ),
@@ -65,7 +66,7 @@ MODEL_RANK = {module: rank for rank, group in enumerate(MODEL) for module in gro
 # The leaves of the model: heads read losses.
 AMONG_THEMSELVES = MODEL_RANK["modeling.losses"]
 # Modules of the root that stand before the folders, and behind them: the package itself, then its commands.
-FIRST, LAST = ("version",), ("pipelines", "", "train", "predict", "explore", "listing", "__main__")
+FIRST, LAST = ("version",), ("pipelines", "", "train", "tune", "predict", "explore", "listing", "__main__")
 
 
 def rank(module: str) -> int:

@@ -157,6 +157,9 @@ class BlendTrainer(Seq2SeqTrainer):
             KeyboardInterrupt: Ctrl-C was pressed.
         """
         check_averaging_run(self, is_search=trial is not None)
+        if self.model is None:
+            # The trial before has released it, and facts of the run are collected before the next one makes its own.
+            self.model = self.call_model_init(trial)
         with lock_directory(self.args.output_dir) if self.args.should_save else nullcontext():
             checkpoint = self.resumption.find(resume_from_checkpoint)
             self.resumption.reset()
