@@ -25,8 +25,10 @@ SPLITS = ("train", "validation", "test")
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 sys.path.insert(0, str(EXAMPLES / "pretrained"))
+sys.path.insert(0, str(EXAMPLES))
 import chat_accuracy  # noqa: E402 - a script beside the examples
 import chats  # noqa: E402 - a script beside the examples
+import demo  # noqa: E402 - a script of the examples
 
 
 @every_file
@@ -56,6 +58,22 @@ def test_what_the_files_leave_out_are_the_defaults_of_fine_tuning():
         resolve_training(Defaults(args), model_args, config, TASKS[data_args.task], None, splits)
         assert (args.learning_rate, args.lr_scheduler_type) == (2e-4, "linear")
         assert args.per_device_train_batch_size == (2 if data_args.task == "causal-lm" else 32)
+
+
+# --- The demo ---
+
+
+def test_the_overview_of_the_demo_leads_to_pages_that_exist(tmp_path):
+    for name in ("n21/README.md", "n21/explore.html", "n2n/README.md", "n2m/README.md", "n2m/error_report.html"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    summary = dict.fromkeys((*(each[-1] for each in demo.LEARNT.values()), "language_ceiling"), 0.98765)
+    answers = {"2031. 4. 17.": {"n21": "Korean", "n2n": "[2031 year]", "n2m": "2031-04-17"}}
+    page = demo.overview(summary, answers, tmp_path)
+    links = re.findall(r"\]\(([^)]+)\)", page)
+    assert len(links) == 5 and all((tmp_path / link).exists() for link in links)
+    assert page.count("98.77 %") == 4 and "| 2031. 4. 17. | Korean | [2031 year] | 2031-04-17 |" in page
+    assert set(demo.SHAPES) == set(demo.LEARNT)
 
 
 # --- Chats ---

@@ -194,7 +194,7 @@ def test_exported_files_do_not_ask_for_our_config_classes(module):
 
 def test_matplotlib_is_loaded_when_a_picture_is_drawn():
     """Only functions import the modules that need it."""
-    drawing = {"hub_card.pictures", "hub_card.glyphs", "lecture.pictures"}
+    drawing = {"hub_card.pictures", "hub_card.glyphs", "lecture.pictures", "tuning.picture"}
     assert all(any(name.startswith("matplotlib") for _, name in imports(module)) for module in drawing)
     for module in SOURCES.keys() - drawing:
         for node, name in imports(module):
