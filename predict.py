@@ -21,7 +21,7 @@ from seqblend.serving.options import OF_TRAINING, PredictionOptions
 from seqblend.serving.output import FORMATS, Output, check_output
 from seqblend.serving.predictor import Predictor
 from seqblend.tasks.encoding import Row
-from seqblend.training.progress import hide_bars, only_errors
+from seqblend.training.progress import hide_bars, only_errors, start_logging
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0; 1 if the answers cannot be written; 2 if the input is wrong; 130 after Ctrl-C. After
         SIGTERM it is 143.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    start_logging()
     if not sys.stderr.isatty():
         hide_bars()
     given = parse(sys.argv[1:] if argv is None else argv)

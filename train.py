@@ -71,7 +71,7 @@ from seqblend.training.models import (
     set_model_max_length,
     with_saved_problem_type,
 )
-from seqblend.training.progress import LogLines, hide_bars, only_errors, result_lines
+from seqblend.training.progress import LogLines, hide_bars, only_errors, result_lines, start_logging
 from seqblend.training.publisher import check_original
 from seqblend.training.run_options import BUGS, set_metric_direction
 from seqblend.training.tokenizers import make_tokenizer, set_token_types
@@ -492,7 +492,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0; 1 if the run could not continue; 2 if the input is wrong; 130 after Ctrl-C and 143 after
         SIGTERM, which both save the run.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    start_logging()
     with contextlib.ExitStack() as stack, terminable():
         try:
             job = prepare(sys.argv[1:] if argv is None else argv, stack)

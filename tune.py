@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import copy
 import dataclasses
-import logging
 import signal
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from seqblend.data.writing import write_atomically
 from seqblend.hub_card.contents import PublishError
 from seqblend.train import Job, prepare
 from seqblend.training.command_line import parse_arguments, read_options
-from seqblend.training.progress import LogLines, minutes, only_errors, readable
+from seqblend.training.progress import LogLines, minutes, only_errors, readable, start_logging
 from seqblend.tuning.space import SEARCHED, Space, parse_space
 from seqblend.tuning.trials import BEST, FILES, PICTURE, Study, Trial, import_optuna
 
@@ -316,7 +315,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0; 1 if the search could not continue; 2 if the input is wrong; 130 after Ctrl-C and 143 after
         SIGTERM, after which the same command goes on.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    start_logging()
     with contextlib.ExitStack() as stack:
         try:
             plan = read_plan(sys.argv[1:] if argv is None else argv)

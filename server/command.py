@@ -14,6 +14,7 @@ from ..data.errors import InputError, print_error
 from ..serving.options import PredictionOptions
 from ..serving.predictor import Predictor
 from ..tasks.sequence_classification import SEVERAL
+from ..training.progress import start_logging
 from .options import LOCAL_HOSTS, Limits
 
 logger = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ def run(argv: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line. Returns the exit code: 0, or 2 if an option or a model is wrong."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    start_logging()
     for chatty in ("uvicorn", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:

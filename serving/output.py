@@ -220,9 +220,10 @@ class Output:
 
     def write(self, answers: Answers, file: IO[bytes] | None) -> None:
         """Write the answers, with a progress bar. Raises OSError if the output cannot be written."""
-        counted = tqdm(
-            self.count(answers), unit="rows", unit_scale=True, disable=None if self.has_bar else True, file=sys.stderr
-        )
+        # Answers that are read on the terminal would be written into the bar.
+        has_bar = self.has_bar and not (file is None and sys.stdout.isatty())
+        options = {"disable": None if has_bar else True, "leave": False, "file": sys.stderr}
+        counted = tqdm(self.count(answers), unit="rows", unit_scale=True, **options)
         if file is not None:
             format_of(self.path)(counted, NamedFile(file, self))
             return

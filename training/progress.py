@@ -1,6 +1,7 @@
 """Progress of a run: a summary at the start, then a line for each log and each evaluation."""
 
 import logging
+import shutil
 import sys
 import textwrap
 import time
@@ -33,6 +34,26 @@ NOT_SHOWN = ("epoch", "total_flos", "num_input_tokens_seen", "grad_norm", "model
 TIMES = ("_runtime", "_per_second", "_preparation_time")
 # Where a line is not broken.
 NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
+class WholeWords(logging.Formatter):
+    """Messages for a terminal, whose lines are broken between words."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message in lines of at most the width of the terminal."""
+        width = shutil.get_terminal_size().columns - 1
+        options = {"subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
+        lines = super().format(record).split("\n")
+        return "\n".join(line if len(line) <= width else textwrap.fill(line, width, **options) for line in lines)
+
+
+def start_logging() -> None:
+    """Set up what a command prints on stderr: messages alone, without the bars of transformers for single files."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    disable_progress_bar()
+    for handler in logging.getLogger().handlers if sys.stderr.isatty() else ():
+        if getattr(handler, "stream", None) is sys.stderr:
+            handler.setFormatter(WholeWords("%(message)s"))
 
 
 def hide_bars() -> None:
@@ -140,7 +161,19 @@ class Progress(TrainerCallback):
 
 
 class Bar(ProgressCallback):
-    """The progress bar of transformers, which leaves the log to LogLines."""
+    """The progress bar of transformers, which leaves the log to LogLines, and no bar when it has ended."""
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Begin the bar of training."""
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.leave = False
+
+    def on_prediction_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Begin or advance the bar of an evaluation."""
+        super().on_prediction_step(args, state, control, **kwargs)
+        if self.prediction_bar is not None:
+            self.prediction_bar.leave = False
 
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Nothing."""
