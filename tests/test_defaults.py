@@ -28,7 +28,7 @@ from seqblend.training.defaults import FROM_SCRATCH, MOST_STEPS, WIDTH, Choice, 
 
 # 100 rows of 8 make 13 steps an epoch.
 MANY = [{"text": f"row {i} " + "ab"[i % 2], "label": "xy"[i % 2]} for i in range(100)]
-FREE = {"save_strategy": None, "max_steps": None}
+FREE = {"save_strategy": None, "eval_strategy": None, "max_steps": None}
 
 
 def options(tmp_path, rows=MANY, splits=("train", "validation"), **given):

@@ -47,6 +47,7 @@ OPTIONS = {
     "max_length": 16,
     "max_steps": 1,
     "save_strategy": "no",
+    "eval_strategy": "no",
     "disable_tqdm": True,
     "use_cpu": True,
 }
