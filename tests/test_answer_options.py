@@ -12,6 +12,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from seqblend import Predictor
 from seqblend.data.errors import InputError
 from seqblend.predict import main
+from seqblend.server.command import load, named_directories, parse
 from seqblend.serving.options import PredictionOptions
 
 WRITERS = (TRANSLATE, "causal-lm")
@@ -143,3 +144,13 @@ def test_what_a_task_does_not_have(name, flag, words, model_of, capsys):  # noqa
 def test_values_out_of_range(given, words):
     with pytest.raises(InputError, match=words):
         PredictionOptions(**given)
+
+
+def test_a_server_takes_a_threshold_of_a_single_label(model_of):  # noqa: F811
+    directory = str(model_of(CLASSIFY))
+    given = parse([directory, "--threshold", "0.7"])
+    (predictor,) = load(named_directories([directory]), given).values()
+    assert predictor.rows.settings.abstain_threshold == 0.7
+    several = str(model_of("several"))
+    with pytest.raises(InputError, match="threshold: a server answers with the scores of all labels"):
+        load(named_directories([several]), parse([several, "--threshold", "0.7"]))
