@@ -12,6 +12,7 @@ from seqblend.version import __version__
 # Each command: the module that has its `main`, and what it does.
 COMMANDS = {
     "train": ("seqblend.train", "train, evaluate and predict"),
+    "tune": ("seqblend.tune", "search good values of options of training"),
     "predict": ("seqblend.predict", "predict files and pipes with a saved model"),
     "explore": ("seqblend.explore", "write a page that shows what a model blends for its answer to a text"),
     "serve": ("seqblend.server.command", "answer HTTP requests with saved models, on a page and as JSON"),

@@ -13,7 +13,7 @@ from seqblend.explorer.explorer import Limits
 from seqblend.serving.options import PredictionOptions
 from seqblend.serving.output import check_path
 from seqblend.serving.predictor import Predictor
-from seqblend.training.progress import hide_bars
+from seqblend.training.progress import hide_bars, start_logging
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def run(argv: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line. Returns the exit code: 0; 1 if the page cannot be written; 2 if the input is wrong."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    start_logging()
     if not sys.stderr.isatty():
         hide_bars()
     try:

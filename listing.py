@@ -15,6 +15,7 @@ from seqblend.modeling.families import FAMILIES
 from seqblend.tasks.base import Task
 from seqblend.tasks.models import part_configs
 from seqblend.tasks.registry import TASKS, tasks_with
+from seqblend.training.arguments import CHOSEN
 from seqblend.training.command_line import GROUPS, Parser, sentence
 from seqblend.training.models import ARCHITECTURES, architecture_of
 
@@ -90,8 +91,9 @@ def template(task: Task) -> str:
         if shown:
             lines += ["", f"# --- {title} ---"]
         for name in shown:
-            lines += ["", *textwrap.wrap(sentence(actions[name]), 100, **COMMENT)]
-            lines.append(f"# {name}: {as_yaml(actions[name].default)}".rstrip())
+            by_run = f"; default: {CHOSEN[name]}" if name in CHOSEN else ""
+            lines += ["", *textwrap.wrap(sentence(actions[name]) + by_run, 100, **COMMENT)]
+            lines.append(f"# {name}: {'' if name in CHOSEN else as_yaml(actions[name].default)}".rstrip())
     return "\n".join(lines) + "\n"
 
 

@@ -21,7 +21,7 @@ from seqblend.serving.options import OF_TRAINING, PredictionOptions
 from seqblend.serving.output import FORMATS, Output, check_output
 from seqblend.serving.predictor import Predictor
 from seqblend.tasks.encoding import Row
-from seqblend.training.progress import hide_bars
+from seqblend.training.progress import hide_bars, only_errors, start_logging
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +51,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--output", help=f"The file to write, of one of the types {', '.join(FORMATS)}; default: standard output."
     )
     parser.add_argument("--overwrite_output", action="store_true", help="Replace the output file if it exists.")
+    parser.add_argument("--quiet", action="store_true", help="Print only errors and answers.")
     reading = (OF_TRAINING[name] for name in Reading._fields)
     for field in (*dataclasses.fields(PredictionOptions), *reading):
         if field.type is bool:
             parser.add_argument(f"--{field.name}", action="store_true", help=field.metadata["help"])
             continue
-        kind = int if int in (field.type, *typing.get_args(field.type)) else str
+        types = (field.type, *typing.get_args(field.type))
+        kind = next((each for each in (int, float) if each in types), str)
         parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=field.metadata["help"])
     given = parser.parse_args(argv)
     if given.output == "-":
@@ -66,8 +68,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if given.input is None and given.text is None:
         if sys.stdin is None or sys.stdin.isatty():
             parser.error("give --input, --text, or a pipe")
-        logger.info("reading standard input")
         given.input = ["-"]
+        if not given.quiet:
+            logger.info("reading standard input")
     return given
 
 
@@ -124,22 +127,24 @@ def report_signals(output: Output) -> Iterator[None]:
         with terminable():
             yield
     except (KeyboardInterrupt, Terminated) as end:
-        logger.warning("%s: %s", ending(end)[0], output.progress())
+        logger.error("%s: %s", ending(end)[0], output.progress())
         raise
 
 
-def run(argv: list[str]) -> None:
+def run(given: argparse.Namespace) -> None:
     """Answer the rows of the input.
+
+    Args:
+        given: the command line.
 
     Raises:
         InputError: an option or an input is wrong; the message names it.
         OSError: the answers cannot be written; the message names the output.
         Terminated: SIGTERM was received.
     """
-    given = parse(argv)
     options = options_of(given)
     check_output(given.output, given.overwrite_output)
-    output = Output(given.output, given.overwrite_output)
+    output = Output(given.output, given.overwrite_output, has_bar=not given.quiet)
     name = GIVEN if given.text else STANDARD_INPUT if given.input == ["-"] else printable(" ".join(given.input))
     with report_signals(output), output.open() as file:
         sources = [] if given.text else input_sources(given)
@@ -165,11 +170,13 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0; 1 if the answers cannot be written; 2 if the input is wrong; 130 after Ctrl-C. After
         SIGTERM it is 143.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    start_logging()
     if not sys.stderr.isatty():
         hide_bars()
+    given = parse(sys.argv[1:] if argv is None else argv)
     try:
-        run(sys.argv[1:] if argv is None else argv)
+        with only_errors() if given.quiet else contextlib.nullcontext():
+            run(given)
     except InputError as error:
         return print_error(error, 2)
     except BrokenPipeError:

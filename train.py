@@ -4,7 +4,9 @@ import contextlib
 import json
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,14 @@ from seqblend.training.checks import (
 )
 from seqblend.training.class_weights import class_weights
 from seqblend.training.command_line import card_facts, parse_arguments, public_command
-from seqblend.training.fine_tuning import check_original, resolve_packed_batch, resolve_saved_model_defaults
+from seqblend.training.defaults import (
+    Defaults,
+    defaults_of,
+    resolve_evaluates,
+    resolve_max_length,
+    resolve_times,
+    resolve_training,
+)
 from seqblend.training.generation import add_end_tokens, check_generation_settings
 from seqblend.training.models import (
     adds_special_tokens_to_targets,
@@ -62,17 +71,14 @@ from seqblend.training.models import (
     set_model_max_length,
     with_saved_problem_type,
 )
-from seqblend.training.progress import hide_bars
+from seqblend.training.progress import LogLines, hide_bars, only_errors, result_lines, start_logging
+from seqblend.training.publisher import check_original
 from seqblend.training.run_options import BUGS, set_metric_direction
 from seqblend.training.tokenizers import make_tokenizer, set_token_types
 from seqblend.training.trainer import BlendTrainer
 
 # The same name if the file is run as a script.
 logger = logging.getLogger("seqblend.train")
-
-
-# transformers' default; a run with fewer steps would log nothing.
-MOST_LOGGING_STEPS = 500
 
 
 @dataclass
@@ -103,6 +109,8 @@ class Job:
         if args.do_train:
             self.train(args.resume_from_checkpoint)
             self.write(self.data_report)
+        # From here on `report` prints what there is to say.
+        self.trainer.remove_callback(LogLines)
         if args.do_eval:
             self.report("eval", {**self.trainer.evaluate(), "eval_samples": len(self.splits["validation"].rows)})
         answers = self.predict() if args.do_predict else []
@@ -187,11 +195,12 @@ class Job:
         return entries
 
     def report(self, split: str, metrics: dict) -> None:
-        """Print metrics and write {split}_results.json and all_results.json."""
+        """Print the metrics of an evaluation; write {split}_results.json and all_results.json."""
         if split in PREFIXES:
             found = self.calibrator.metrics(PREFIXES[split])
             metrics = {**metrics, **{f"{split}_{name}": value for name, value in found.items()}}
-        self.trainer.log_metrics(split, metrics)
+        if split in PREFIXES and self.trainer.is_world_process_zero():
+            print(result_lines(split, metrics, self.trainer.args.metric_for_best_model), flush=True)
         self.trainer.save_metrics(split, metrics)
 
 
@@ -214,7 +223,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     if stack is not None and args.should_save:
         stack.enter_context(lock_directory(args.output_dir))
     wanted = wanted_checkpoint(args)
-    limit_output(args)
+    limit_output(args, stack)
     task, given = TASKS[data_args.task], {**base_model_facts(model_args, args), **card_facts(data_args)}
     check_hub(args)
     path = model_args.model_name_or_path
@@ -224,8 +233,9 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     resolve_steps(args, path, set(rows))
     check_fitting_steps(data_args, args, rows)
     unknown = read_unknown(data_args, task, rows)
-    if path:
-        resolve_saved_model_defaults(model_args, data_args, args, task)
+    defaults = defaults_of(args, wanted)
+    resolve_max_length(defaults, model_args, data_args)
+    resolve_evaluates(defaults, rows)
     if args.do_train:
         check_directory(args, model_args.sources(), wanted)
     is_chat = has_conversations(args, rows)
@@ -237,8 +247,8 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     if args.do_train:
         add_end_tokens(model, task.end_tokens(rows["train"], settings))
         check_generation_settings(model)
-    if args.do_train and path:
-        resolve_packed_batch(args, splits["train"])
+        resolve = partial(resolve_training, defaults, model_args, model.config, task, settings, splits)
+        resolve()
     if line := task.describe_labels(settings):
         logger.info(line)
     if args.metric_for_best_model is not None and "validation" in splits:
@@ -255,7 +265,8 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         preprocess_logits_for_metrics=task.logits_reducer(settings, most_sequences(splits)),
     )
     if args.do_train:
-        prepare_training(trainer, wanted, model_args)
+        prepare_training(trainer, wanted, model_args, defaults, resolve)
+    defaults.log(model_args)
     facts = run_facts(argv, model_args, data_args, args, model)
     # With these the card can be written again.
     facts["card_data"] = {**select_example(rows, task), **given}
@@ -322,9 +333,16 @@ def read_rows(data_args: DataArguments, args: BlendTrainingArguments, task: Task
         )
 
 
-def limit_output(args: BlendTrainingArguments) -> None:
-    """Hide progress bars if stderr is no terminal, and let only the main process log."""
-    if not sys.stderr.isatty() and "disable_tqdm" not in args.given_options:
+def limit_output(args: BlendTrainingArguments, stack: contextlib.ExitStack | None) -> None:
+    """Hide progress bars if stderr is no terminal, let only the main process log, and a quiet run only errors.
+
+    Args:
+        args: changed here.
+        stack: ends what is quiet; None: a quiet run still logs.
+    """
+    if stack is not None and args.quiet:
+        stack.enter_context(only_errors())
+    if args.quiet or (not sys.stderr.isatty() and "disable_tqdm" not in args.given_options):
         args.disable_tqdm = True
     if args.disable_tqdm or not sys.stderr.isatty():
         hide_bars()
@@ -434,26 +452,37 @@ def make_trainer(**kwargs: Any) -> BlendTrainer:
         raise InputError(error_line(error)) from error
 
 
-def prepare_training(trainer: BlendTrainer, wanted: str | bool | None, model_args: ModelArguments) -> None:
-    """Choose logging_steps if the user did not, and find the checkpoint to resume from.
+def prepare_training(
+    trainer: BlendTrainer,
+    wanted: str | bool | None,
+    model_args: ModelArguments,
+    defaults: Defaults,
+    resolve: Callable[[], None],
+) -> None:
+    """Choose the options that depend on the number of steps, and find the checkpoint to resume from.
+
+    Args:
+        trainer: of the run.
+        wanted: the checkpoint to resume from; True for the newest of output_dir; None for none.
+        model_args: name what the run starts from.
+        defaults: of the run.
+        resolve: chooses the options that do not depend on the number of steps.
 
     Raises:
-        InputError: the checkpoint is wrong, or overwrite_output_dir would delete a file that the run starts from.
+        InputError: the checkpoint or an option is wrong, or overwrite_output_dir would delete a file that the run
+            starts from.
     """
     args = trainer.args
-    if "logging_steps" not in args.given_options:
-        args.logging_steps = choose_logging_steps(trainer)
+    resolve_times(defaults, model_args, trainer)
     args.resume_from_checkpoint = trainer.find_checkpoint(wanted, required=args.resume is None)
+    if args.resume_from_checkpoint is None and defaults.recorded:
+        # What is in output_dir is of another run, and this one starts over.
+        defaults.recorded = {}
+        resolve()
+        resolve_times(defaults, model_args, trainer)
+        trainer.resumption.reset()
     if args.resume_from_checkpoint is None and args.overwrite_output_dir:
         check_sources(args, model_args.sources())
-
-
-def choose_logging_steps(trainer: BlendTrainer) -> int:
-    """The steps between two lines of the log. At least 20 lines make a learning curve."""
-    args, steps = trainer.args, trainer.args.max_steps
-    if steps <= 0:
-        steps = int(args.num_train_epochs * len(trainer.train_dataset) / trainer.get_total_train_batch_size(args))
-    return min(max(1, steps // 20), MOST_LOGGING_STEPS)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -463,7 +492,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0; 1 if the run could not continue; 2 if the input is wrong; 130 after Ctrl-C and 143 after
         SIGTERM, which both save the run.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    start_logging()
     with contextlib.ExitStack() as stack, terminable():
         try:
             job = prepare(sys.argv[1:] if argv is None else argv, stack)

@@ -32,7 +32,7 @@ NOT_RECORDED = {
     *("output_dir", "run_name", "project", "report_to", "debug", "disable_tqdm", "local_rank", "deepspeed", "use_cpu"),
     *("log_level", "log_level_replica", "log_on_each_node", "skip_memory_metrics", "generation_config"),
     *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "push_to_hub"),
-    *("save_original", "push_original"),
+    *("save_original", "push_original", "quiet"),
     *("hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push", "hub_revision"),
     *("do_train", "do_eval", "do_predict", "resume_from_checkpoint", "resume", "overwrite_output_dir"),
     *("allow_changed", "restore_callback_states_from_checkpoint", "enable_jit_checkpoint", "ddp_timeout"),
@@ -164,6 +164,21 @@ def read_facts(checkpoint: Path) -> Facts | None:
         return dict(load_object(path)["facts"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
+
+
+def read_defaults(checkpoint: Path) -> Facts | None:
+    """The values that the run that wrote a checkpoint chose for options that were not given; None without facts.
+
+    An earlier version does not record which these are: then they are all.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    facts = read_facts(checkpoint)
+    if facts is None:
+        return None
+    names = load_object(checkpoint / IDENTITY).get("defaults", facts)
+    return {name: facts[name] for name in names if name in facts}
 
 
 def facts_of(

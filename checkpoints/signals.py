@@ -97,7 +97,7 @@ class StopOnSignal(TrainerCallback):
                 raise KeyboardInterrupt
             self.received = number
             if number == signal.SIGINT and self.args.should_log:
-                logger.warning("Ctrl-C: this step is finished and saved; a second Ctrl-C ends the run at once")
+                logger.error("Ctrl-C: this step is finished and saved; a second Ctrl-C ends the run at once")
 
         is_main = threading.current_thread() is threading.main_thread()
         before = {number: signal.getsignal(number) for number in HANDLERS} if is_main else {}
@@ -157,5 +157,5 @@ class StopOnSignal(TrainerCallback):
         if received is None:
             return
         name = "Ctrl-C" if received == signal.SIGINT else "SIGTERM"
-        logger.warning("%s: step %d is saved; resume with --resume auto", name, state.global_step)
+        logger.error("%s: step %d is saved; resume with --resume auto", name, state.global_step)
         raise KeyboardInterrupt(name) if received == signal.SIGINT else SystemExit(TERMINATED)

@@ -30,6 +30,10 @@ class RunError(Exception):
     """A run cannot continue, for another reason than its options or data. The message says how to resume."""
 
 
+class NotFinite(RunError):
+    """The loss of a batch is not finite."""
+
+
 # --- Finding checkpoints ---
 
 

@@ -13,7 +13,7 @@ from ..data.errors import InputError, error_line, short_list
 from ..data.writing import move_into
 from ..hub_card.contents import WEIGHTS
 from .run_directory import ADAPTER, clear_run, is_inside
-from .store import STAGE, RunError, by_age, checkpoints_in, clear_stage, commit, remove, resume_hint
+from .store import STAGE, NotFinite, RunError, by_age, checkpoints_in, clear_stage, commit, remove, resume_hint
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def stop_if_not_finite(loss: torch.Tensor, inputs: dict[str, Any], trainer: Any)
         trainer: the Trainer of the run.
 
     Raises:
-        RunError: the loss is not finite; the message names the step and the file of the batch.
+        NotFinite: the message names the step and the file of the batch.
     """
     if loss.isfinite().all():
         return
@@ -66,7 +66,7 @@ def stop_if_not_finite(loss: torch.Tensor, inputs: dict[str, Any], trainer: Any)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({name: each.cpu() if torch.is_tensor(each) else each for name, each in inputs.items()}, path)
     hint = resume_hint(args.output_dir)
-    raise RunError(f"step {step}: the loss is {loss.item()}; its batch is in {path}; {hint}")
+    raise NotFinite(f"step {step}: the loss is {loss.item()}; its batch is in {path}; {hint}")
 
 
 class CheckpointWriter:

@@ -32,7 +32,8 @@ FOLDER = "pictures"
 EXPLORER = "explore.html"
 # The bins of the reliability picture, by split, which a run with --calibrate writes.
 CALIBRATION = "calibration.json"
-DRAWN = ("learning_curves.png", "confusion.png", "tags.png", "lengths.png", "reliability.png", "blending.png")
+DRAWN = ("learning_curves.png", "confusion.png", "labels.png", "tags.png", "lengths.png", "reliability.png")
+DRAWN += ("blending.png",)
 # The metric in the learning curves beside the loss: the first of these that was logged.
 CURVES = ("eval_f1", "eval_accuracy", "eval_micro_f1", "eval_exact_match", "eval_pearson", "eval_perplexity")
 Picture = tuple[str, str]
@@ -87,13 +88,19 @@ def references_and_predictions(saved: SavedModel) -> tuple[list[Any], list[Any]]
 
 
 def draw_classes(saved: SavedModel, folder: Path) -> list[Picture]:
-    """The confusion matrix, for classification with one label per row."""
-    from .pictures import draw_confusion
+    """The scores of each label, and for classification with one label per row the confusion matrix."""
+    from .pictures import draw_confusion, draw_label_scores
 
-    if not saved.predictions or saved.config.get("problem_type") != "single_label_classification":
+    kind = saved.config.get("problem_type")
+    if not saved.predictions or kind not in ("single_label_classification", "multi_label_classification"):
         return []
-    draw_confusion(*references_and_predictions(saved), folder / "confusion.png")
-    return [("confusion.png", "Confusion matrix on the test split")]
+    drawn, sides = [], references_and_predictions(saved)
+    if kind == "single_label_classification":
+        draw_confusion(*sides, folder / "confusion.png")
+        drawn.append(("confusion.png", "Confusion matrix on the test split"))
+        sides = tuple([[label] for label in side] for side in sides)
+    draw_label_scores(*sides, folder / "labels.png")
+    return [*drawn, ("labels.png", "Precision, recall and F1 of labels on the test split")]
 
 
 def draw_tags(saved: SavedModel, folder: Path) -> list[Picture]:

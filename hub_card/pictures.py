@@ -254,6 +254,68 @@ def draw_confusion(references: Sequence[str], predictions: Sequence[str], path: 
             axes.text(column, row, counts[row, column], ha="center", va="center", size=SMALL_SIZE, color=color)
 
 
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+
+def label_scores(
+    references: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]
+) -> dict[str, tuple[float, float, float, int]]:
+    """Precision, recall, F1 and number of references of each label; 0 where there is nothing to divide by.
+
+    Args:
+        references: the labels of each example.
+        predictions: those that were predicted.
+    """
+    expected, predicted = (Counter(chain.from_iterable(rows)) for rows in (references, predictions))
+    right = Counter(chain.from_iterable({*one} & {*other} for one, other in zip(references, predictions, strict=True)))
+    return {
+        name: (
+            right[name] / max(predicted[name], 1),
+            right[name] / max(expected[name], 1),
+            2 * right[name] / (predicted[name] + expected[name]),
+            expected[name],
+        )
+        for name in {**expected, **predicted}
+    }
+
+
+def draw_label_scores(
+    references: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]], path: Path, *, max_bars: int = 20
+) -> None:
+    """Draw precision, recall and F1 of each label, the best first.
+
+    Args:
+        references: the labels of each example.
+        predictions: those that were predicted.
+        path: the PNG file to write.
+        max_bars: if there are more labels, draw those with the lowest F1.
+
+    Raises:
+        ValueError: references and predictions differ in length, or hold no label.
+    """
+    check_same_length(references=references, predictions=predictions)
+    scores = label_scores(references, predictions)
+    if not scores:
+        raise ValueError("references and predictions hold no label")
+    order = sorted(scores, key=lambda name: (-scores[name][2], -scores[name][3], name))
+    names, count = order[-max_bars:], len(scores)
+    which = f"all {count} labels" if count <= max_bars else f"the {max_bars} of {count} labels with the lowest F1"
+    labels = [f"{visible_text(name, max_width=24)} ({scores[name][3]:,})" for name in names]
+    note = "In brackets: the number of examples with the label."
+    title, places = f"Precision, recall and F1: {which}", range(len(names))
+    with new_figure(path, height=1.05 + 0.22 * len(names), title=title, note=note, texts=labels) as figure:
+        axes = figure.add_subplot(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6), xlabel="precision, recall and F1")
+        precision, recall, f1 = ([scores[name][index] for name in names] for index in range(3))
+        axes.barh(places, f1, height=0.7, color=BLUE, alpha=0.35, label="F1")
+        options = {"zorder": 3, "clip_on": False, "s": 22}
+        axes.scatter(precision, places, marker="^", color=VERMILION, label="precision", **options)
+        axes.scatter(recall, places, marker="o", facecolors="none", edgecolors="black", label="recall", **options)
+        axes.set_xticks(np.arange(6) / 5)
+        axes.set_yticks(places, labels)
+        axes.grid(False, axis="y")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+
+
 # --- tags ------------------------------------------------------------------------------------------------------------
 
 
@@ -306,7 +368,7 @@ def draw_tag_scores(
     note = f"In brackets: the number of {unit} in the references."
     bar_labels = [f"{visible_text(name, max_width=24)} ({scores[name][1]:,})" for name in names]
     with new_figure(path, height=0.6 + 0.22 * len(names), title=f"F1: {which}", note=note, texts=bar_labels) as figure:
-        axes = figure.add_subplot(xlim=(0, 1.08), ylim=(len(names) - 0.4, -0.6), xlabel="F1")
+        axes = figure.add_subplot(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6), xlabel="F1")
         bars = axes.barh(range(len(names)), [scores[name][0] for name in names], height=0.7, color=BLUE)
         axes.bar_label(bars, fmt="%.3f", padding=3, size=SMALL_SIZE)
         axes.set_xticks(np.arange(6) / 5)
@@ -318,7 +380,7 @@ def draw_tag_scores(
 
 
 def draw_reliability(bins: Mapping[str, Sequence[Mapping[str, float]]], path: Path, *, split: str) -> None:
-    """Draw how often probabilities came true: on the diagonal they are true. Larger points stand for more decisions.
+    """Draw how often probabilities came true: on the diagonal they are true; and how many there are of each.
 
     Args:
         bins: `before` and `after` calibration; each bin has `count`, `confidence` and `accuracy`.
@@ -327,13 +389,18 @@ def draw_reliability(bins: Mapping[str, Sequence[Mapping[str, float]]], path: Pa
     """
     note = "On the line confidence equals accuracy. The area of a point is the number of decisions."
     with new_figure(path, height=3.4, title=f"Reliability on {split}", note=note, texts=[]) as figure:
-        axes = figure.add_subplot(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axes, beside = figure.subplots(1, 2)
+        axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+        beside.set(xlabel="confidence", ylabel="share of the decisions", xlim=(0, 1), ylim=(0, 1))
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
         for name, color in (("before", VERMILION), ("after", BLUE)):
             total = sum(each["count"] for each in bins[name])
             sizes = [20 + 400 * each["count"] / total for each in bins[name]]
             points = ([each[key] for each in bins[name]] for key in ("confidence", "accuracy"))
             axes.scatter(*points, s=sizes, color=color, alpha=0.6, label=name, clip_on=False)
+            shares = [each["count"] / total for each in bins[name]]
+            places = [each["confidence"] for each in bins[name]]
+            beside.plot(places, shares, color=color, marker="o", markersize=4, label=name, clip_on=False)
         legend = axes.legend(loc="upper left")
         for handle in legend.legend_handles:
             handle.set_sizes([40])

@@ -15,7 +15,7 @@ from ..training.checks import check_options
 from ..training.command_line import parse_arguments
 from ..training.loading import load_config
 from ..training.models import saved_labels, with_saved_problem_type
-from ..training.progress import hide_bars
+from ..training.progress import hide_bars, start_logging
 from ..training.tokenizers import make_tokenizer
 from .data_report import FILES, make_data_report
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit code is 2 if an option or the data is wrong."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    start_logging()
     if not sys.stderr.isatty():
         hide_bars()
     try:

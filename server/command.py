@@ -13,6 +13,8 @@ from pathlib import Path
 from ..data.errors import InputError, print_error
 from ..serving.options import PredictionOptions
 from ..serving.predictor import Predictor
+from ..tasks.sequence_classification import SEVERAL
+from ..training.progress import start_logging
 from .options import LOCAL_HOSTS, Limits
 
 logger = logging.getLogger(__name__)
@@ -21,6 +23,7 @@ DESCRIPTION = "Serve saved models over HTTP, with the JSON of Hugging Face's inf
 PACKAGES = "fastapi uvicorn prometheus-client fastapi-offline"
 # The options of prediction that a server has; requests give the others.
 OPTIONS = ("words", "max_tokens_per_batch", "decode_tags", "max_length", "overflow", "overlap", "num_beams")
+OPTIONS += ("threshold",)
 # Seconds after SIGTERM in which requests are still answered.
 SECONDS_TO_END = 300
 # Seconds after which Python lets another thread run; by default 5 milliseconds.
@@ -59,7 +62,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default, help=HELP[field.name])
     for field in dataclasses.fields(PredictionOptions):
         if field.name in OPTIONS:
-            kind = str if str in (field.type, *getattr(field.type, "__args__", ())) else int
+            types = (field.type, *getattr(field.type, "__args__", ()))
+            kind = next(each for each in (str, float, int) if each in types)
             parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=field.metadata["help"])
     return parser.parse_args(argv)
 
@@ -98,6 +102,10 @@ def load(directories: dict[str, str], given: argparse.Namespace) -> dict[str, Pr
         predictor = Predictor(directory, PredictionOptions(**options))
         if predictor.task.name not in INTERFACES:
             raise InputError(f"{directory}: models of {predictor.task.name} are not served")
+        if given.threshold is not None and predictor.rows.settings.problem_type == SEVERAL:
+            raise InputError(
+                f"threshold: a server answers with the scores of all labels, and {directory} gives several"
+            )
         if "top_k" in predictor.task.answer_options(predictor.rows.settings.problem_type):
             rows = predictor.rows
             rows.settings = dataclasses.replace(rows.settings, top_k=MOST_TOKENS_FOR_A_MASK)
@@ -155,7 +163,7 @@ def run(argv: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line. Returns the exit code: 0, or 2 if an option or a model is wrong."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    start_logging()
     for chatty in ("uvicorn", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:

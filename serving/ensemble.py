@@ -109,12 +109,13 @@ class Ensemble:
         return model.get_encoder()(**{name: inputs[name] for name in names if name in inputs}).last_hidden_state
 
 
-def together(directories: Sequence[str], members: Sequence[RowPredictor]) -> RowPredictor:
+def together(directories: Sequence[str], members: Sequence[RowPredictor], has_threshold: bool = False) -> RowPredictor:
     """The predictor of an ensemble. Its settings are those of the first model; the maximum length is the smallest.
 
     Args:
         directories: of the models.
         members: their predictors.
+        has_threshold: whether the thresholds are the user's, not fitted to one model.
 
     Raises:
         InputError: the models do not go together; the message names the one that differs.
@@ -141,6 +142,7 @@ def together(directories: Sequence[str], members: Sequence[RowPredictor]) -> Row
         if not same_tokens(first.settings.tokenizer, member.settings.tokenizer):
             raise InputError(f"{directory}: does not fit {directories[0]}: the tokenizer differs")
     fitted = [name for name in FITTED if any(getattr(each.settings, name) is not None for each in members)]
+    fitted = [] if has_threshold else fitted
     if fitted:
         logger.warning("not used: %s, each fitted to one model alone", ", ".join(fitted))
     # All models can read sequences of the smallest length.

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from ..tasks.base import Task
 from ..tasks.encoding import Settings
 from ..tasks.models import continues, default_generation, position_limit, prepare_for_asking, saved_settings, task_of
 from ..tasks.registry import TASKS
+from ..tasks.sequence_classification import SEVERAL
 from ..tokenization.words import DEFAULT, WordSplitting, read_splitting, set_splitting
 from ..training.arguments import DataArguments, ModelArguments
 from ..training.checks import check_overflow
@@ -44,11 +46,15 @@ def load_predictor(directory: str, options: PredictionOptions) -> RowPredictor:
     check_options(directory, options, task, config)
     engine = read_engine(directory)
     if engine is not None:
+        if options.num_answers is not None:
+            raise InputError(f"num_answers: {directory} is of the engine {engine['engine']}, which gives one answer")
         model = load_engine(directory, engine["engine"], config)
     else:
         model = load_model(ModelArguments(model_name_or_path=directory), task, tokenizer, {}, False)
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         model.eval().to(device)
+    if options.num_answers is not None and options.num_beams is None:
+        generation["num_beams"] = max(options.num_answers, model.generation_config.num_beams or 1)
     prepare_for_asking(task, model, tokenizer, generation)
     new_tokens = generation.get("max_new_tokens", 0) if continues(task) else 0
     length = max_length_of(directory, options.max_length, config, new_tokens)
@@ -63,6 +69,11 @@ def load_predictor(directory: str, options: PredictionOptions) -> RowPredictor:
         probabilities=options.probabilities,
         decode_tags=resolve_decoding(options.decode_tags),
     )
+    if options.threshold is not None:
+        thresholds = [float(options.threshold)] * len(settings.labels)
+        single = {"abstain_threshold": options.threshold, "abstain_score": "probability"}
+        several = {"label_thresholds": thresholds}
+        settings = replace(settings, **(several if settings.problem_type == SEVERAL else single))
     return RowPredictor(task, model, settings, options.max_tokens_per_batch, generation)
 
 
@@ -73,11 +84,13 @@ def check_options(directory: str, options: PredictionOptions, task: Task, config
         if getattr(options, name) is not None and not task.reads_words:
             able = ", ".join(each.name for each in TASKS.values() if each.reads_words)
             raise InputError(f"{name}: is for {able}, but {directory} is of {task.name}")
-    for name in ("top_k", "probabilities"):
-        if getattr(options, name) and name not in task.answer_options(config.problem_type):
+    own = task.answer_options(config.problem_type)
+    for name in ("top_k", "probabilities", "threshold", "num_answers"):
+        if getattr(options, name) not in (None, False) and name not in own:
             able = ", ".join(each.name for each in TASKS.values() if name in each.answer_options(None))
             kind = f" and {config.problem_type}" if "problem_type" in task.options else ""
-            raise InputError(f"{name}: is for {able}, but {directory} is of {task.name}{kind}")
+            hint = "; top_k gives several labels" if name == "num_answers" and "top_k" in own else ""
+            raise InputError(f"{name}: is for {able}, but {directory} is of {task.name}{kind}{hint}")
 
 
 def generation_of(
@@ -90,6 +103,8 @@ def generation_of(
     """The arguments of `generate`. Raises InputError for an option of generation if the model does not generate."""
     given = {name: getattr(options, name) for name in ("max_new_tokens", "num_beams")}
     given = {name: value for name, value in given.items() if value is not None}
+    if options.num_answers is not None and task.generation is not None:
+        given["num_return_sequences"] = options.num_answers
     if task.generation is None and given:
         raise InputError(f"{next(iter(given))}: is for models that generate, but {directory} is of {task.name}")
     generation = default_generation(task, config, tokenizer) | given

@@ -12,6 +12,7 @@ from ..tokenization.words import WORDS
 from ..training.arguments import DataArguments
 
 LEAST = {"max_length": 2, "overlap": 0, "max_tokens_per_batch": 1, "max_new_tokens": 1, "num_beams": 1, "top_k": 1}
+LEAST |= {"num_answers": 1, "threshold": 0}
 OF_TRAINING = {field.name: field for field in dataclasses.fields(DataArguments)}
 
 
@@ -40,6 +41,13 @@ class PredictionOptions:
     max_new_tokens: int | None = option("Maximum number of tokens to generate; default: the model's, or 64.")
     num_beams: int | None = option("Number of beams in generation; default: the model's.")
     top_k: int | None = option("Number of labels, or of tokens for a mask, with scores in an answer; default: 5.")
+    num_answers: int | None = option(
+        "Number of generated texts, the best first, with their scores; num_beams is at least as high."
+    )
+    threshold: float | None = option(
+        "The probability above which each of several labels is given, or below which a model of a single label "
+        "abstains; default: as fitted in training, or 0.5 of several labels."
+    )
     probabilities: bool = option("Give the probability of every label; for a tagger, for each word.", False)
     decode_tags: str | None = as_in_training("decode_tags")
     max_length: int | None = option(
@@ -57,14 +65,20 @@ class PredictionOptions:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, kinds = getattr(self, field.name), typing.get_args(field.type) or (field.type,)
-            # bool is a kind of int.
+            # bool is a kind of int; a whole number is a kind of float.
+            kinds += (int,) if float in kinds else ()
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
                 wanted = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds if kind is not type(None))
                 raise InputError(f"{field.name}: must be {wanted}, but is {describe(value)}")
         for name, least in LEAST.items():
             value = getattr(self, name)
-            if value is not None and value < least:
+            # Not a number is not less.
+            if value is not None and not value >= least:
                 raise InputError(f"{name}: must be {least} or more, got {value}")
+        if self.threshold is not None and self.threshold > 1:
+            raise InputError(f"threshold: must be a probability, from 0 to 1, got {self.threshold}")
+        if self.num_answers is not None and self.num_beams is not None and self.num_beams < self.num_answers:
+            raise InputError(f"num_answers: {self.num_answers} need as many beams, but num_beams is {self.num_beams}")
         if self.words is not None:
             check_choice("words", self.words, WORDS)
         resolve_decoding(self.decode_tags)

@@ -30,6 +30,7 @@ PLACE = [("start", pa.int64()), ("end", pa.int64()), ("text", pa.string())]
 ARROW_TYPES = {
     "score": pa.float64(),
     "abstains": pa.bool_(),
+    "answers": pa.list_(pa.struct([("text", pa.string()), ("score", pa.float64())])),
     "entities": pa.list_(pa.struct([("label", pa.string()), *PLACE, ("score", pa.float64())])),
     "words": pa.list_(pa.struct([*PLACE, ("label", pa.string()), ("probabilities", pa.list_(LABEL))])),
     "probabilities": pa.list_(pa.list_(LABEL)),
@@ -175,11 +176,13 @@ class Output:
     Args:
         path: the path of the file; None is standard output.
         overwrite: whether an existing file is replaced.
+        has_bar: whether a terminal gets a progress bar.
         rows: the number of answers that were written.
     """
 
     path: str | None
     overwrite: bool
+    has_bar: bool = True
     rows: int = 0
 
     @contextmanager
@@ -217,7 +220,10 @@ class Output:
 
     def write(self, answers: Answers, file: IO[bytes] | None) -> None:
         """Write the answers, with a progress bar. Raises OSError if the output cannot be written."""
-        counted = tqdm(self.count(answers), unit="rows", unit_scale=True, disable=None, file=sys.stderr)
+        # Answers that are read on the terminal would be written into the bar.
+        has_bar = self.has_bar and not (file is None and sys.stdout.isatty())
+        options = {"disable": None if has_bar else True, "leave": False, "file": sys.stderr}
+        counted = tqdm(self.count(answers), unit="rows", unit_scale=True, **options)
         if file is not None:
             format_of(self.path)(counted, NamedFile(file, self))
             return

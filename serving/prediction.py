@@ -127,6 +127,9 @@ class RowPredictor:
             else:
                 where = [positions[index] for index in batch]
                 found = self.task.run_model(self.model, padded, where, self.settings, arguments)
+            if "num_return_sequences" in arguments:
+                count = arguments["num_return_sequences"]
+                found = [found[start : start + count] for start in range(0, len(found), count)]
             for index, output in zip(batch, found, strict=True):
                 outputs[index] = output
         remaining = iter(outputs)

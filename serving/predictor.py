@@ -51,7 +51,8 @@ class Predictor:
             raise InputError("DIR: is an empty list")
         self.options = replace(options, **fields) if options is not None else PredictionOptions(**fields)
         members = [load_predictor(each, self.options) for each in self.directories]
-        self.rows = members[0] if len(members) == 1 else together(self.directories, members)
+        has_threshold = self.options.threshold is not None
+        self.rows = members[0] if len(members) == 1 else together(self.directories, members, has_threshold)
 
     @property
     def directory(self) -> str:
@@ -141,7 +142,9 @@ class Predictor:
         """
         place, rows = Path(self.directory), self.rows
         default = place.absolute().name if place.is_dir() else str(self.directory)
-        given = rows.generation if generation is None else generation
+        # A page shows one answer.
+        own = {name: value for name, value in rows.generation.items() if name != "num_return_sequences"}
+        given = own if generation is None else generation
         return Explorer(rows.model, rows.task, rows.settings, given, default if name is None else name, limits)
 
     def explore(self, row: Mapping[str, Any], **limits: Any) -> str:

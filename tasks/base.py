@@ -187,6 +187,10 @@ class Task(abc.ABC):
         """
         return None
 
+    def main_metric(self, settings: Settings) -> str:
+        """The metric that says which of two models is better; the loss, if there are no answers."""
+        return "loss"
+
     def row_sums(self, predictions: list[Any], references: list[Any], settings: Settings) -> dict[str, RowSums]:
         """The metrics that are functions of sums over rows, for intervals; the first is the main one."""
         return {}
@@ -206,7 +210,7 @@ class Task(abc.ABC):
         return self.generation
 
     def answer_options(self, problem_type: str | None) -> tuple[str, ...]:
-        """The options of answers that have an effect: `top_k`, `probabilities`."""
+        """The options of answers that have an effect: `top_k`, `probabilities`, `threshold`, `num_answers`."""
         return ()
 
     @property
@@ -240,12 +244,47 @@ class Task(abc.ABC):
 MAX_LOGITS = 2**26
 
 
-def generate(model: PreTrainedModel, inputs: BatchEncoding, generation: dict[str, Any]) -> torch.Tensor:
-    """The generated sequences (B, T), one per row. Raises InputError for settings that do not go together."""
+# A generated sequence of tokens, and the geometric mean of their probabilities.
+Written = tuple[list[int], float]
+
+
+def generate(
+    model: PreTrainedModel, inputs: BatchEncoding, generation: dict[str, Any]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Generate sequences, one per row, or as many as `num_return_sequences` in `generation`, the best first.
+
+    Returns:
+        The sequences (N, T), those of a row together; and the inputs, with a row for each sequence.
+
+    Raises:
+        InputError: settings do not go together.
+    """
     try:
-        return model.generate(**inputs, num_return_sequences=1, **generation)
+        sequences = model.generate(**inputs, **{"num_return_sequences": 1, **generation})
     except ValueError as error:  # transformers checks generation_config.json only here
         raise InputError(f"generation_config: {error}") from error
+    count = generation.get("num_return_sequences", 1)
+    return sequences, {name: values.repeat_interleave(count, 0) for name, values in inputs.items()}
+
+
+def written_answers(outputs: list[Written | list[Written]], tokenizer: PreTrainedTokenizerBase) -> list[Answer]:
+    """The answers of what was written: a text with its score, and if there are several, all under `answers`.
+
+    Args:
+        outputs: what was written for each row; a list if several were asked for.
+        tokenizer: of the model.
+    """
+    found = []
+    for output in outputs:
+        several = output if isinstance(output, list) else [output]
+        texts = tokenizer.batch_decode([tokens for tokens, _ in several], skip_special_tokens=True)
+        answer: Answer = {"prediction": texts[0], "score": several[0][1]}
+        if isinstance(output, list):
+            answer["answers"] = [
+                {"text": text, "score": score} for text, (_, score) in zip(texts, several, strict=True)
+            ]
+        found.append(answer)
+    return found
 
 
 def row_slices(count: int, logits_per_row: int) -> Iterator[slice]:

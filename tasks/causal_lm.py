@@ -23,7 +23,7 @@ from ..data.errors import InputError, RowError
 from ..data.kinds import CONVERSATION, QUESTION, TEXT
 from ..data.streams import RowStream
 from ..tokenization.shortening import token_ids_of
-from .base import Positions, Task, generate, mean_probabilities, row_slices
+from .base import Positions, Task, Written, generate, mean_probabilities, row_slices, written_answers
 from .conversations import check_chat_tokenizer, check_conversations, encode_conversations, has_answer, render
 from .corruption import IGNORE
 from .encoding import Answer, Row, Rows, Settings, count_tokens, fill, leading_special_tokens, tokenize
@@ -160,9 +160,9 @@ class CausalLM(Task):
         positions: Positions,
         settings: Settings,
         generation: dict[str, Any],
-    ) -> list[tuple[list[int], float]]:
+    ) -> list[Written]:
         """The generated tokens after each prompt, and the geometric mean of their probabilities."""
-        sequences = generate(model, inputs, generation)
+        sequences, inputs = generate(model, inputs, generation)
         generated = sequences[:, inputs["input_ids"].shape[1] :]
         mask = torch.cat([inputs["attention_mask"], torch.ones_like(generated)], dim=1)
         # One more than was generated: each token is predicted at the position before it.
@@ -173,11 +173,14 @@ class CausalLM(Task):
         return list(zip(generated.tolist(), scores, strict=True))
 
     def to_answers(
-        self, outputs: list[tuple[list[int], float]], document: list[int], rows: list[Row], settings: Settings
+        self, outputs: list[Written | list[Written]], document: list[int], rows: list[Row], settings: Settings
     ) -> list[Answer]:
         """The generated text, without the prompt, and its score."""
-        texts = settings.tokenizer.batch_decode([tokens for tokens, _ in outputs], skip_special_tokens=True)
-        return [{"prediction": text, "score": score} for text, (_, score) in zip(texts, outputs, strict=True)]
+        return written_answers(outputs, settings.tokenizer)
+
+    def answer_options(self, problem_type: str | None) -> tuple[str, ...]:
+        """The number of texts."""
+        return ("num_answers",)
 
 
 def prompt_of(row: Row, tokenizer: PreTrainedTokenizerBase) -> str:

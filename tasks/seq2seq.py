@@ -21,7 +21,7 @@ from ..data.kinds import ONE_TARGET, REFERENCES, TEXT
 from ..scoring.row_metrics import RowSums, sums_of_texts
 from ..tokenization.kinds import as_plain_text, is_trained_here
 from ..tokenization.shortening import shorten
-from .base import Positions, Task, generate, mean_probabilities, row_slices
+from .base import Positions, Task, Written, generate, mean_probabilities, row_slices, written_answers
 from .corruption import IGNORE
 from .encoding import Answer, Row, Rows, Settings, count_cut_tokens, tokenize
 
@@ -96,6 +96,10 @@ class Seq2Seq(Task):
             predictions=predictions, references=list(rows["target"]), bleu_tokenize=settings.bleu_tokenize
         )
 
+    def main_metric(self, settings: Settings) -> str:
+        """chrF, which tells models apart that write no text exactly, whatever the script."""
+        return "chrf"
+
     def row_sums(self, predictions: list[Any], references: list[Any], settings: Settings) -> dict[str, RowSums]:
         """Exact match and error rates."""
         return sums_of_texts(predictions, references)
@@ -111,9 +115,9 @@ class Seq2Seq(Task):
         positions: Positions,
         settings: Settings,
         generation: dict[str, Any],
-    ) -> list[tuple[list[int], float]]:
+    ) -> list[Written]:
         """The generated tokens of each sequence, and the geometric mean of their probabilities."""
-        sequences = generate(model, inputs, generation)
+        sequences, inputs = generate(model, inputs, generation)
         generated, scores = sequences[:, 1:], []
         for rows in row_slices(len(sequences), generated.shape[1] * model.config.decoder.vocab_size):
             part = {name: values[rows] for name, values in inputs.items()}
@@ -122,11 +126,14 @@ class Seq2Seq(Task):
         return list(zip(generated.tolist(), scores, strict=True))
 
     def to_answers(
-        self, outputs: list[tuple[list[int], float]], document: list[int], rows: list[Row], settings: Settings
+        self, outputs: list[Written | list[Written]], document: list[int], rows: list[Row], settings: Settings
     ) -> list[Answer]:
         """The generated texts and their scores."""
-        texts = decode(settings.tokenizer, [tokens for tokens, _ in outputs])
-        return [{"prediction": text, "score": score} for text, (_, score) in zip(texts, outputs, strict=True)]
+        return written_answers(outputs, settings.tokenizer)
+
+    def answer_options(self, problem_type: str | None) -> tuple[str, ...]:
+        """The number of texts."""
+        return ("num_answers",)
 
 
 def first_targets(targets: list[str | list[str]]) -> list[str]:

@@ -103,6 +103,10 @@ class SequenceClassification(Task):
             predictions=[ids[name] for name in predictions], references=[ids[name] for name in references]
         )
 
+    def main_metric(self, settings: Settings) -> str:
+        """That of the problem type."""
+        return {REGRESSION: "mse", SEVERAL: "micro_f1"}.get(settings.problem_type, "accuracy")
+
     def row_sums(self, predictions: list[Any], references: list[Any], settings: Settings) -> dict[str, RowSums]:
         """Those of the problem type."""
         if settings.problem_type == REGRESSION:
@@ -118,8 +122,10 @@ class SequenceClassification(Task):
         return count(predictions, references, settings.labels)
 
     def answer_options(self, problem_type: str | None) -> tuple[str, ...]:
-        """Of one label; with several labels an answer has all scores, and numbers have none."""
-        return () if problem_type in (REGRESSION, SEVERAL) else ("top_k", "probabilities")
+        """With several labels an answer has all scores, and numbers have none."""
+        if problem_type == REGRESSION:
+            return ()
+        return ("threshold",) if problem_type == SEVERAL else ("top_k", "probabilities", "threshold")
 
     def read_rows(self, rows: list[Row], settings: Settings) -> BatchEncoding:
         """Texts, or pairs of texts."""

@@ -129,6 +129,10 @@ class TokenClassification(Task):
             predictions=predictions, references=list(rows["tags"]), labels=settings.labels
         )
 
+    def main_metric(self, settings: Settings) -> str:
+        """F1 of spans, or the accuracy of words."""
+        return "accuracy" if settings.scheme is None else "f1"
+
     def row_sums(self, predictions: list[Any], references: list[Any], settings: Settings) -> dict[str, RowSums]:
         """Accuracy of words and the metrics of spans."""
         counts = self.label_counts(predictions, references, settings)

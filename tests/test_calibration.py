@@ -186,6 +186,7 @@ def clear_and_unclear_rows(count, seed):
 
 
 LEARNING = {"max_steps": 60, "learning_rate": 1e-2, "per_device_train_batch_size": 16, "label_smoothing_factor": 0.3}
+LEARNING["eval_strategy"] = "no"
 
 
 @pytest.fixture(scope="module")

@@ -120,7 +120,7 @@ def test_the_code_prints_what_stands_under_it(trained, usages):
 def test_pictures_are_there_and_shown(trained):
     card = (trained / "README.md").read_text()
     shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", card)
-    assert shown == [f"pictures/{name}.png" for name in ("learning_curves", "confusion", "blending")]
+    assert shown == [f"pictures/{name}.png" for name in ("learning_curves", "confusion", "labels", "blending")]
     assert all((trained / name).read_bytes().startswith(b"\x89PNG") for name in shown)
 
 

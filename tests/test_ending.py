@@ -166,10 +166,10 @@ def test_the_card_says_what_was_changed_on_the_way(tmp_path, capsys):
     out = run(tmp_path / "out", **options)
     changed = {**options, "learning_rate": 0.01, "max_steps": 2, "resume": "auto"}
     assert train.main(flags(out, changed)) == 2
-    assert "learning_rate 0.01, was 5e-05. To resume anyway: --allow_changed learning_rate." in capsys.readouterr().err
+    assert "learning_rate 0.01, was 0.002. To resume anyway: --allow_changed learning_rate." in capsys.readouterr().err
     run(out, allow_changed="learning_rate", **changed)
     card = (out / "README.md").read_text()
-    assert "| 1 | `learning_rate` | 5e-05 | 0.01 |" in card and "| 1 | `max_steps` | 1 | 2 |" in card
+    assert "| 1 | `learning_rate` | 0.002 | 0.01 |" in card and "| 1 | `max_steps` | 1 | 2 |" in card
 
 
 def test_what_is_allowed_to_change_needs_a_run_to_go_on_with(tmp_path, capsys):

@@ -7,13 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 
 from seqblend import BlendEncoderConfig
 from seqblend.tasks.registry import TASKS
+from seqblend.tasks.splits import EncodedSplit
 from seqblend.training.checks import check_options
 from seqblend.training.command_line import card_facts, parse_arguments, read_options
-from seqblend.training.fine_tuning import resolve_saved_model_defaults
+from seqblend.training.defaults import Defaults, resolve_training
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -23,8 +25,10 @@ SPLITS = ("train", "validation", "test")
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 sys.path.insert(0, str(EXAMPLES / "pretrained"))
+sys.path.insert(0, str(EXAMPLES))
 import chat_accuracy  # noqa: E402 - a script beside the examples
 import chats  # noqa: E402 - a script beside the examples
+import demo  # noqa: E402 - a script of the examples
 
 
 @every_file
@@ -45,16 +49,31 @@ def test_the_page_names_the_file_and_its_data(path):
         assert file.startswith("runs/pretrained/chats/") or f"`{name[1]}`" in page
 
 
-def test_what_the_files_leave_out_are_the_defaults_of_fine_tuning(monkeypatch):
-    config = BlendEncoderConfig(hidden_size=384)
-    monkeypatch.setattr("seqblend.training.fine_tuning.load_config", lambda path: config)
+def test_what_the_files_leave_out_are_the_defaults_of_fine_tuning():
+    config, rows = BlendEncoderConfig(hidden_size=384), datasets.Dataset.from_dict({"input_ids": [[1]]})
     for path in PRETRAINED:
         model_args, data_args, args = parse_arguments([str(path)])
         args.do_train = True
-        resolve_saved_model_defaults(model_args, data_args, args, TASKS[data_args.task])
+        splits = {"train": EncodedSplit("train", rows, rows)}
+        resolve_training(Defaults(args), model_args, config, TASKS[data_args.task], None, splits)
         assert (args.learning_rate, args.lr_scheduler_type) == (2e-4, "linear")
-        assert args.get_warmup_steps(1000) == 100
         assert args.per_device_train_batch_size == (2 if data_args.task == "causal-lm" else 32)
+
+
+# --- The demo ---
+
+
+def test_the_overview_of_the_demo_leads_to_pages_that_exist(tmp_path):
+    for name in ("n21/README.md", "n21/explore.html", "n2n/README.md", "n2m/README.md", "n2m/error_report.html"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    summary = dict.fromkeys((*(each[-1] for each in demo.LEARNT.values()), "language_ceiling"), 0.98765)
+    answers = {"2031. 4. 17.": {"n21": "Korean", "n2n": "[2031 year]", "n2m": "2031-04-17"}}
+    page = demo.overview(summary, answers, tmp_path)
+    links = re.findall(r"\]\(([^)]+)\)", page)
+    assert len(links) == 5 and all((tmp_path / link).exists() for link in links)
+    assert page.count("98.77 %") == 4 and "| 2031. 4. 17. | Korean | [2031 year] | 2031-04-17 |" in page
+    assert set(demo.SHAPES) == set(demo.LEARNT)
 
 
 # --- Chats ---

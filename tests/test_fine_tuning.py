@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+import re
 import shutil
 
 import pytest
@@ -311,14 +312,16 @@ def test_defaults_of_a_saved_model_are_logged_and_give_way_to_flags(tmp_path, ca
     caplog.set_level(logging.INFO)
     args = prepare(flags(tmp_path / "out", source, CLASSIFY, max_steps=20)).trainer.args
     assert (args.learning_rate, args.warmup_steps, args.per_device_train_batch_size) == (5e-4, 0.1, 32)
-    (line,) = [line for line in caplog.messages if line.startswith("Defaults for fine-tuning")]
-    assert "learning_rate 0.0005" in line and "hidden_size 32" in line and "max_length 40" in line
+    (table,) = [each for each in caplog.messages if each.startswith("defaults for fine-tuning")]
+    assert re.search(r"learning_rate +0.0005 +the most, for hidden_size 32", table)
+    assert re.search(r"max_length +40 +the positions of the model", table)
     given = {"learning_rate": 1e-3, "warmup_steps": 2, "per_device_train_batch_size": 3, "max_length": 9}
     caplog.clear()
     job = prepare(flags(tmp_path / "out", source, CLASSIFY, **given))
     args = job.trainer.args
     assert (args.learning_rate, args.warmup_steps, args.per_device_train_batch_size) == (1e-3, 2, 3)
-    assert not [line for line in caplog.messages if line.startswith("Defaults for fine-tuning")]
+    (table,) = [each for each in caplog.messages if each.startswith("defaults for fine-tuning")]
+    assert not [name for name in given if f"  {name} " in table]
 
 
 # --- What is refused ---

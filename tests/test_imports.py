@@ -30,6 +30,7 @@ FOLDERS = (
         "calibration",
         "serving",
         "reports",
+        "tuning",
         "server",
         "lecture",
     ),
@@ -66,7 +67,7 @@ MODEL_RANK = {module: rank for rank, group in enumerate(MODEL) for module in gro
 # The leaves of the model: heads read losses.
 AMONG_THEMSELVES = MODEL_RANK["modeling.losses"]
 # Modules of the root that stand before the folders, and behind them: the package itself, then its commands.
-FIRST, LAST = ("version",), ("pipelines", "", "train", "predict", "explore", "listing", "__main__")
+FIRST, LAST = ("version",), ("pipelines", "", "train", "tune", "predict", "explore", "listing", "__main__")
 
 
 def rank(module: str) -> int:
@@ -194,7 +195,7 @@ def test_exported_files_do_not_ask_for_our_config_classes(module):
 
 def test_matplotlib_is_loaded_when_a_picture_is_drawn():
     """Only functions import the modules that need it."""
-    drawing = {"hub_card.pictures", "hub_card.glyphs", "lecture.pictures"}
+    drawing = {"hub_card.pictures", "hub_card.glyphs", "lecture.pictures", "tuning.picture"}
     assert all(any(name.startswith("matplotlib") for _, name in imports(module)) for module in drawing)
     for module in SOURCES.keys() - drawing:
         for node, name in imports(module):

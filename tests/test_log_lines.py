@@ -1,15 +1,17 @@
 """What a run prints while it trains: a line for each log, which fits a terminal, with numbers that are numbers."""
 
+import logging
 import re
 from types import SimpleNamespace
 
 import pytest
 from test_resume import trainer_for
 from test_train_command import CLASSIFY, ROWS, files, flags, plain_cards  # noqa: F401
+from tqdm import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerState
 
 from seqblend.train import main
-from seqblend.training.progress import WIDTH, LogLines, log_line, minutes
+from seqblend.training.progress import WIDTH, LogLines, WholeWords, log_line, minutes
 
 STATE = TrainerState(global_step=200, max_steps=2820)
 TRAINED = {"loss": 3.00421, "grad_norm": 7.18, "learning_rate": 0.00199, "epoch": 0.8511, "num_input_tokens_seen": 9}
@@ -85,10 +87,33 @@ def test_a_run_prints_lines_and_no_mapping(tmp_path, capsys):
     assert main(flags(given.pop("output_dir"), given)) == 0
     found = capsys.readouterr()
     steps = [int(step) for step in re.findall(r"(?m)^ *(\d+)/6 ", found.out)]
-    # The last evaluation is that of the end.
-    assert steps == [2, 3, 4, 6, 6, 6]
+    assert steps == [2, 3, 4, 6, 6]
+    # The numbers of the end, the metric that chooses the best model first.
+    assert re.search(r"(?m)^validation, 5 rows: loss [\d.]+  accuracy [\d.]+  \w+", found.out)
+    assert re.search(r"(?m)^test, 5 rows: loss [\d.]+  accuracy [\d.]+  \w+", found.out)
+    assert max(map(len, found.out.splitlines())) <= WIDTH
     assert "{" not in found.out and "\r" not in found.err and "it/s" not in found.err
     assert len(re.findall(r"(?m)  best$", found.out)) >= 1
+
+
+def test_on_a_terminal_messages_are_broken_between_words(monkeypatch):
+    record = logging.LogRecord("", logging.INFO, "", 0, "%s words\n  a  table", ("many " * 40,), None)
+    monkeypatch.setenv("COLUMNS", "60")
+    first, *middle, last = WholeWords("%(message)s").format(record).split("\n")
+    assert last == "  a  table" and max(map(len, [first, *middle])) < 60
+    assert all(line.startswith("  ") for line in middle)
+    assert " ".join([first, *middle]).split() == ["many"] * 40 + ["words"]
+
+
+def test_no_bar_stays_when_it_has_ended(tmp_path, monkeypatch):
+    bars = []
+    monkeypatch.setattr(
+        "transformers.trainer_callback.tqdm", lambda *args, **kwargs: bars.append(tqdm(*args, **kwargs)) or bars[-1]
+    )
+    trainer = trainer_for(tmp_path, disable_tqdm=False, eval_strategy="epoch")
+    trainer.train()
+    trainer.evaluate()
+    assert len(bars) >= 3 and not [bar for bar in bars if bar.leave]
 
 
 @pytest.mark.parametrize("has_bar", [True, False])

@@ -16,12 +16,13 @@ from matplotlib.text import Text
 from PIL import Image
 from scipy.stats import binomtest
 from seqeval.metrics import classification_report
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from seqblend.hub_card import glyphs, pictures
 from seqblend.hub_card.pictures import (
     draw_blending,
     draw_confusion,
+    draw_label_scores,
     draw_learning_curves,
     draw_score_by_length,
     draw_tag_scores,
@@ -61,6 +62,9 @@ DRAWINGS = {
         note=" ".join(texts),
     ),
     "confusion": lambda path, texts: draw_confusion(texts, texts[1:] + texts[:1], path, max_labels=len(texts)),
+    "label_scores": lambda path, texts: draw_label_scores(
+        [[text] for text in texts], [[text] for text in texts[1:] + texts[:1]], path
+    ),
     "tag_scores": lambda path, texts: draw_tag_scores([texts], [texts[1:] + texts[:1]], path),
     "score_by_length": lambda path, texts: draw_score_by_length(
         range(20), [0, 1] * 10, path, length_name=texts[0], score_name=texts[-2]
@@ -147,7 +151,8 @@ def test_every_axis_says_what_it_is(draw, figures, tmp_path):
             assert axes.get_ylabel()
         else:
             assert axes.get_xlabel()
-            assert axes.get_ylabel() or DRAWINGS["tag_scores"] is draw  # whose bars have a name each
+            # Their bars have a name each.
+            assert axes.get_ylabel() or draw in (DRAWINGS["tag_scores"], DRAWINGS["label_scores"])
 
 
 @pytest.mark.parametrize("text, expected", [
@@ -358,6 +363,34 @@ def test_confusion_says_what_it_leaves_out(figures, tmp_path):
     assert "the 3 most confused of 5 labels" in part and "(others)" in part
     assert "all 5 labels" in whole and "(others)" not in whole
     assert "Of all 21 examples, 16 are correct." in part
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+
+def test_label_scores_are_scikit_learns():
+    """Of one label and of several; a label that is only predicted has no example."""
+    names = [*"abcde"]
+    found = pictures.label_scores(REFERENCES, PREDICTIONS)
+    expected = precision_recall_fscore_support(REFERENCES, PREDICTIONS, labels=names, zero_division=0)
+    assert [found[name] for name in names] == [pytest.approx(each) for each in zip(*expected, strict=True)]
+    several = pictures.label_scores([["a", "b"], ["a"], []], [["a"], ["b", "c"], ["a"]])
+    assert several == {"a": (0.5, 0.5, 0.5, 2), "b": (0, 0, 0, 1), "c": (0, 0, 0, 0)}
+
+
+def test_the_weakest_labels_are_drawn_and_no_axis_goes_beyond_one(figures, tmp_path):
+    draw_label_scores(REFERENCES, PREDICTIONS, tmp_path / "part.png", max_bars=3)
+    draw_label_scores(REFERENCES, PREDICTIONS, tmp_path / "all.png")
+    part, whole = figures
+    assert [label.get_text() for label in part.axes[0].get_yticklabels()] == ["b (2)", "d (4)", "c (4)"]
+    assert "the 3 of 5 labels with the lowest F1" in strings_of(part) and "all 5 labels" in strings_of(whole)
+    draw_tag_scores([["A", "B"]], [["A", "B"]], tmp_path / "tags.png")
+    assert {axes.get_xlim() for figure in figures for axes in figure.axes} == {(0, 1)}
+
+
+def test_without_a_label_no_scores_are_drawn(tmp_path):
+    with pytest.raises(ValueError, match="no label"):
+        draw_label_scores([[]], [[]], tmp_path / "labels.png")
 
 
 # --- tags ------------------------------------------------------------------------------------------------------------

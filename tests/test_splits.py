@@ -9,11 +9,11 @@ import pytest
 from rows import load_data
 from test_data import CLASSIFY, LANGUAGE, TAG, TRANSLATE, assert_refused, write, write_json_lines
 from test_tasks import settings_for
-from transformers import Seq2SeqTrainingArguments
 
 from seqblend.reports.data_report import Hashes, find_shared, make_data_report, warn_about_leakage
 from seqblend.reports.texts import as_texts, hash_rows
 from seqblend.tasks.registry import TASKS
+from seqblend.training.arguments import BlendTrainingArguments
 from seqblend.training.checks import wanted_splits
 
 ROWS = {"text": ["a", "b", "c", "d"], "label": [0, 1, 0, 1]}
@@ -92,7 +92,9 @@ def test_a_split_is_chosen_of_a_data_set_by_name(tmp_path):
     [
         ({}, ["train", "validation", "test"]),
         ({"do_predict": False}, ["train", "validation"]),
-        ({"do_train": True}, ["train"]),
+        ({"do_train": True}, ["train", "validation"]),
+        ({"do_train": True, "do_eval": False}, ["train"]),
+        ({"do_train": True, "eval_strategy": "no"}, ["train"]),
         ({"do_train": True, "eval_strategy": "steps"}, ["train", "validation"]),
         ({"do_predict": True}, ["test"]),
         ({"do_train": True, "do_eval": True, "do_predict": False}, ["train", "validation"]),
@@ -100,7 +102,8 @@ def test_a_split_is_chosen_of_a_data_set_by_name(tmp_path):
     ],
 )
 def test_the_splits_of_what_is_asked_for(said, wanted, tmp_path):
-    args = Seq2SeqTrainingArguments(str(tmp_path), use_cpu=True, eval_strategy=said.pop("eval_strategy", "no"))
+    args = BlendTrainingArguments(str(tmp_path), use_cpu=True, eval_strategy=said.get("eval_strategy", "no"))
+    args.given_options = frozenset(said)
     for flag in ("do_train", "do_eval", "do_predict"):
         setattr(args, flag, said.get(flag))
     assert wanted_splits(args) == wanted

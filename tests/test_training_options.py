@@ -20,6 +20,7 @@ from test_train_command import (
     ROWS,
     SEVERAL,
     SMALL,
+    SPLITS,
     TAG,
     TRANSLATE,
     assert_refused,
@@ -139,7 +140,7 @@ EVERY_STEP = {
 
 def test_a_run_stops_when_nothing_becomes_better_and_a_resumed_one_at_the_same_step(tmp_path):
     """Where nothing is learnt the first evaluation stays the best; how many followed it stands in the checkpoint."""
-    options = {**EVERY_STEP, "learning_rate": 0, **files(tmp_path, ROWS[CLASSIFY])}
+    options = {**EVERY_STEP, "learning_rate": 0, "save_total_limit": 9, **files(tmp_path, ROWS[CLASSIFY])}
     out = run(tmp_path / "out", **options)
     assert read(out / "trainer_state.json")["global_step"] == 3
     run(out, resume_from_checkpoint=out / "checkpoint-2", **options)
@@ -150,12 +151,8 @@ def test_a_run_stops_when_nothing_becomes_better_and_a_resumed_one_at_the_same_s
 @pytest.mark.parametrize(
     "changed, words",
     [
-        ({"load_best_model_at_end": None}, ["load_best_model_at_end"]),
-        ({"eval_strategy": "no", "load_best_model_at_end": None}, ["eval_strategy and load_best_model_at_end"]),
-        (
-            {"eval_strategy": None, "load_best_model_at_end": None, "metric_for_best_model": None},
-            ["metric_for_best_model"],
-        ),
+        ({"load_best_model_at_end": False}, ["load_best_model_at_end"]),
+        ({"eval_strategy": "no", "load_best_model_at_end": None}, ["eval_strategy"]),
         ({"early_stopping_patience": 0}, ["1 or more"]),
     ],
     ids=str,
@@ -217,10 +214,10 @@ def test_a_trainer_in_python_knows_it_too_but_for_metrics_of_the_users_own(kind,
         BlendTrainer(model=model, args=kind(**{**args, "metric_for_best_model": "loss"}, greater_is_better=True))
 
 
-@pytest.mark.parametrize("missing", ["eval_strategy", "metric_for_best_model"])
-def test_saving_the_best_needs_something_to_go_by(missing, tmp_path, capsys):
-    options = {"save_strategy": "best", "eval_strategy": "epoch", "metric_for_best_model": "accuracy", missing: None}
-    assert_refused(tmp_path, {**options, **files(tmp_path, ROWS[CLASSIFY])}, ["save_strategy", missing], capsys)
+@pytest.mark.parametrize(("given", "splits"), [({"eval_strategy": "no"}, SPLITS), ({}, ["train"])], ids=str)
+def test_saving_the_best_needs_something_to_go_by(given, splits, tmp_path, capsys):
+    options = {"save_strategy": "best", **given, **files(tmp_path, ROWS[CLASSIFY], splits)}
+    assert_refused(tmp_path, options, ["save_strategy", "eval_strategy"], capsys)
 
 
 # --- How a run generates ---
@@ -374,15 +371,14 @@ def test_a_run_begins_with_what_it_is_and_logs_how_long_it_takes(tmp_path, caplo
     ("options", "steps"),
     [
         ({"max_steps": 150}, 7),
-        ({"max_steps": 20_000}, 500),
-        ({"max_steps": -1, "num_train_epochs": 80, "per_device_train_batch_size": 2}, 10),
+        ({"max_steps": 20_000}, 1000),
+        ({"max_steps": -1, "num_train_epochs": 80, "per_device_train_batch_size": 2}, 12),
         ({"max_steps": 150, "logging-steps": 500}, 500),
     ],
 )
-def test_the_log_of_a_short_run_is_a_curve(options, steps, tmp_path):
-    """Where the user says nothing of logging_steps; eval_steps, which follow them, stay as they are."""
-    job = prepared(tmp_path / "out", eval_strategy="steps", **options, **files(tmp_path, ROWS[CLASSIFY]))
-    assert job.trainer.args.logging_steps == steps and job.trainer.args.eval_steps == 500
+def test_the_log_of_any_run_is_a_curve_unless_logging_steps_says_otherwise(options, steps, tmp_path):
+    job = prepared(tmp_path / "out", **options, **files(tmp_path, ROWS[CLASSIFY]))
+    assert job.trainer.args.logging_steps == steps
 
 
 def test_speed_is_that_of_training_and_the_time_left_that_of_all(monkeypatch):

@@ -480,7 +480,7 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
         default=None,
         metadata={
             "help": "Stop after this many evaluations in a row without an improvement of metric_for_best_model. "
-            "Needs load_best_model_at_end and an eval_strategy."
+            "Needs load_best_model_at_end and an eval_strategy, the defaults with validation data."
         },
     )
     average_checkpoints: int | None = field(
@@ -489,6 +489,10 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
             "help": "After training, give the model the mean of the weights of the last N checkpoints. Needs a "
             "save_strategy, and a save_total_limit that keeps them."
         },
+    )
+    quiet: bool = field(
+        default=False,
+        metadata={"help": "Print only errors, and at the end the numbers of the validation and test splits."},
     )
     merge_adapter: bool = field(
         default=False,
@@ -500,6 +504,8 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
 
     # The names of the options that the user has given on the command line; train.py may choose values for others.
     given_options = frozenset()
+    # The names of those that were chosen instead; None where nothing chooses.
+    default_options = None
 
     @property
     def device(self) -> torch.device:
@@ -510,3 +516,23 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
         """
         device = super().device
         return torch.device("cpu") if device.type == "cpu" else device
+
+
+# Options of transformers whose defaults follow from the run (defaults.py), and these defaults in words, for the help.
+CHOSEN = {
+    "num_train_epochs": "about 3,000 steps from scratch, 3 epochs of a saved model",
+    "per_device_train_batch_size": "32 or fewer, by the data",
+    "per_device_eval_batch_size": "as in training, at least 8",
+    "learning_rate": "by the width of the model",
+    "lr_scheduler_type": "cosine from scratch, linear for a saved model",
+    "warmup_steps": "a tenth of the steps",
+    "weight_decay": "0.1 from scratch, 0 for a saved model",
+    "logging_steps": "about 20 lines in a run",
+    "eval_strategy": "an epoch or less, with validation data",
+    "eval_steps": "as eval_strategy",
+    "save_strategy": "as eval_strategy; steps without one",
+    "save_steps": "as eval_steps; 500 without evaluations",
+    "save_total_limit": "2: the best and the last",
+    "load_best_model_at_end": "true with validation data",
+    "metric_for_best_model": "that of the task",
+}

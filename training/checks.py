@@ -36,7 +36,7 @@ NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
         lambda value: 0 <= value < math.inf,
         ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "dataloader_num_workers", "overlap"),
     ),
-    ("a number above 0", lambda value: 0 < value < math.inf, ("num_train_epochs", "lora_alpha")),
+    ("a number above 0", lambda value: 0 < value < math.inf, ("num_train_epochs", "lora_alpha", "eval_steps")),
     ("-1, or 1 or more", lambda value: value == -1 or value >= 1, ("max_steps",)),
     (
         "1 or more",
@@ -90,7 +90,7 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
     if data_args.pack_documents:
         check_packing(args, "pack_documents")
     check_device(args)
-    check_stopping(args)
+    check_stopping(args, is_resolved=False)
     check_averaging(args)
     check_output(args.output_dir)
     check_reporters(args.report_to)
@@ -292,14 +292,19 @@ def check_streaming(model_args: ModelArguments, data_args: DataArguments, args: 
             raise InputError(f"{name}: does not go together with streaming: it {reason}")
 
 
-def check_stopping(args: BlendTrainingArguments) -> None:
-    """Raises InputError for early_stopping_patience or save_strategy=best without the options that they need."""
+def check_stopping(args: BlendTrainingArguments, is_resolved: bool = True) -> None:
+    """Raises InputError for early_stopping_patience or save_strategy=best without the options that they need.
+
+    Args:
+        args: the options.
+        is_resolved: whether defaults have been chosen; otherwise only what the user gave can be wrong.
+    """
     needed = {
         "eval_strategy": args.eval_strategy.value != "no",
         "load_best_model_at_end": args.load_best_model_at_end,
         "metric_for_best_model": args.metric_for_best_model,
     }
-    missing = [name for name, given in needed.items() if not given]
+    missing = [name for name, given in needed.items() if not given and (is_resolved or name in args.given_options)]
     if missing and args.early_stopping_patience is not None:
         raise InputError(f"early_stopping_patience: needs {' and '.join(missing)} too")
     missing = [name for name in missing if name != "load_best_model_at_end"]
@@ -376,11 +381,13 @@ def wanted_checkpoint(args: BlendTrainingArguments) -> str | bool | None:
     return given
 
 
-def wanted_splits(args: Seq2SeqTrainingArguments) -> list[str]:
+def wanted_splits(args: BlendTrainingArguments) -> list[str]:
     """The splits to read if they exist: those of the steps in `resolve_steps`, and of evaluations during training."""
     given = {split: getattr(args, flag) for split, flag in STEPS.items()}
     wanted = [split for split in given if given[split] or (given[split] is None and not any(given.values()))]
-    evaluates = args.eval_strategy.value != "no" or args.eval_on_start
+    # Without an eval_strategy a run evaluates, unless do_eval is false.
+    by_default = "eval_strategy" not in args.given_options and args.do_eval is not False
+    evaluates = args.eval_strategy.value != "no" or args.eval_on_start or by_default
     if "train" in wanted and evaluates and "validation" not in wanted:
         wanted.append("validation")
     return wanted
@@ -432,7 +439,7 @@ def resolve_evaluation(args: BlendTrainingArguments, task: Task, splits: set[str
     """
     if not args.do_train:
         # These evaluations happen during training.
-        args.eval_strategy, args.eval_on_start = IntervalStrategy.NO, False
+        args.eval_strategy, args.eval_on_start, args.load_best_model_at_end = IntervalStrategy.NO, False, False
     evaluations: dict[str, Any] = {"eval_strategy": args.eval_strategy.value, "eval_on_start": args.eval_on_start}
     for flag, value in evaluations.items():
         if value not in ("no", False) and "validation" not in splits:

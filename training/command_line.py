@@ -8,6 +8,7 @@ import dataclasses
 import json
 import re
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
+from ..checkpoints.identity import WAITING
 from ..configuration.checks import unknown_name_message
 from ..data.errors import NEAREST, InputError, describe, nearest_first
 from ..hub_card.card import CardData
-from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
+from .arguments import CHOSEN, BlendTrainingArguments, DataArguments, ModelArguments
 
 # Options of transformers that may be a mapping, although their declared type is another one.
 MAPPINGS = ("generation_config",)
@@ -70,7 +72,7 @@ GROUPS = {
         "average_checkpoints",
     ),
     "evaluation, checkpoints, resuming": (
-        *("output_dir", "eval_strategy", "eval_steps", "logging_steps", "save_strategy", "save_steps"),
+        *("output_dir", "quiet", "eval_strategy", "eval_steps", "logging_steps", "save_strategy", "save_steps"),
         *("save_total_limit", "load_best_model_at_end", "metric_for_best_model"),
         *("resume", "allow_changed", "overwrite_output_dir", "save_original"),
     ),
@@ -136,6 +138,9 @@ def sentence(action: argparse.Action) -> str:
         if len(first) + len(other) > SHORT:
             break
         first = f"{first}. {other}"
+    if action.dest in CHOSEN:
+        # That is the default of transformers.
+        first = re.sub(r"\. Defaults to .*", "", first)
     choices = [str(choice) for choice in action.choices or ()]
     if choices and not all(choice in first for choice in choices) and "true" not in map(str.lower, choices):
         first = f"{first.rstrip('. ')}: {', '.join(choices)}"
@@ -145,7 +150,7 @@ def sentence(action: argparse.Action) -> str:
 def with_default(action: argparse.Action) -> str:
     """The help of an option, and its default if that says more, for argparse."""
     first = sentence(action)
-    value = action.default
+    value = CHOSEN.get(action.dest, action.default)
     is_known = "default" in first or value is None or value is False or value == ""
     shown = "true" if value is True else value
     return (first + ("" if is_known else f" (default: {shown})")).replace("%", "%%")
@@ -276,22 +281,37 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Ble
         flags = load_option_file(parser, argv[0]) + argv[1:]
     given = parser.parse_known_args(flags)[0]
     check_mappings(given)
+    words = (word.partition("=")[0].removeprefix("--") for word in flags if word.startswith("--"))
+    names = frozenset(word.replace("-", "_") for word in words)
     try:
         *arguments, remaining = parser.parse_args_into_dataclasses(
-            flags, return_remaining_strings=True, look_for_args_file=False
+            [*flags, *postponed(given, names)], return_remaining_strings=True, look_for_args_file=False
         )
     except InputError:
         raise
     except Exception as error:  # TrainingArguments raises whatever it meets
         raise InputError(str(error)) from error
     parser.check_names([word.lstrip("-").replace("-", "_") for word in remaining], "command line")
-    names = {word.partition("=")[0].removeprefix("--") for word in flags if word.startswith("--")}
-    arguments[2].given_options = frozenset(name.replace("-", "_") for name in names)
+    arguments[2].given_options = names
+    arguments[2].load_best_model_at_end = given.load_best_model_at_end
     # TrainingArguments replaces False by True if there is an eval_strategy.
     arguments[2].do_eval = given.do_eval
     # TrainingArguments guesses it from the name of the metric.
     arguments[2].greater_is_better = given.greater_is_better
     return tuple(arguments)
+
+
+def postponed(given: argparse.Namespace, names: Collection[str]) -> list[str]:
+    """Flags that keep TrainingArguments from refusing what the defaults, chosen later, make right.
+
+    Args:
+        given: the parsed options.
+        names: the names of those that the user gave.
+    """
+    flags = ["--load_best_model_at_end=false"]
+    if given.lr_scheduler_type in WAITING and "eval_strategy" not in names:
+        flags.append("--eval_strategy=epoch")
+    return flags
 
 
 def check_mappings(given: argparse.Namespace) -> None:

@@ -1,9 +1,13 @@
 """Progress of a run: a summary at the start, then a line for each log and each evaluation."""
 
 import logging
+import shutil
 import sys
+import textwrap
 import time
-from collections.abc import Sized
+import warnings
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import Any
 
 import datasets
@@ -19,19 +23,59 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from ..tasks.splits import PREFIXES
+
 logger = logging.getLogger(__name__)
 
 # The most characters of a line.
 WIDTH = 80
 # What is in the log, and not in its lines: what hardly changes, or is counted for other purposes.
 NOT_SHOWN = ("epoch", "total_flos", "num_input_tokens_seen", "grad_norm", "model_preparation_time")
-TIMES = ("_runtime", "_per_second")
+TIMES = ("_runtime", "_per_second", "_preparation_time")
+# Where a line is not broken.
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
+class WholeWords(logging.Formatter):
+    """Messages for a terminal, whose lines are broken between words."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message in lines of at most the width of the terminal."""
+        width = shutil.get_terminal_size().columns - 1
+        options = {"subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
+        lines = super().format(record).split("\n")
+        return "\n".join(line if len(line) <= width else textwrap.fill(line, width, **options) for line in lines)
+
+
+def start_logging() -> None:
+    """Set up what a command prints on stderr: messages alone, without the bars of transformers for single files."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    disable_progress_bar()
+    for handler in logging.getLogger().handlers if sys.stderr.isatty() else ():
+        if getattr(handler, "stream", None) is sys.stderr:
+            handler.setFormatter(WholeWords("%(message)s"))
 
 
 def hide_bars() -> None:
     """Hide the progress bars of datasets and transformers; disable_tqdm hides only those of the Trainer."""
     datasets.disable_progress_bars()
     disable_progress_bar()
+
+
+@contextmanager
+def only_errors() -> Iterator[None]:
+    """Inside, nothing below an error is logged, by this package or by those that it uses, and nothing warns."""
+    loggers = [logging.getLogger(name) for name in ("seqblend", "transformers", "datasets", "accelerate")]
+    levels = [each.level for each in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for each in loggers:
+            each.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for each, level in zip(loggers, levels, strict=True):
+                each.setLevel(level)
 
 
 class Progress(TrainerCallback):
@@ -117,7 +161,19 @@ class Progress(TrainerCallback):
 
 
 class Bar(ProgressCallback):
-    """The progress bar of transformers, which leaves the log to LogLines."""
+    """The progress bar of transformers, which leaves the log to LogLines, and no bar when it has ended."""
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Begin the bar of training."""
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.leave = False
+
+    def on_prediction_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Begin or advance the bar of an evaluation."""
+        super().on_prediction_step(args, state, control, **kwargs)
+        if self.prediction_bar is not None:
+            self.prediction_bar.leave = False
 
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Nothing."""
@@ -132,7 +188,7 @@ class LogLines(PrinterCallback):
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Print the line. It stands above the bar, if there is one."""
         if state.is_local_process_zero and logs:
-            tqdm.write(log_line(logs, state, is_best=self.is_best(logs, args, state)))
+            tqdm.write(log_line(logs, state, self.is_best(logs, args, state), args.metric_for_best_model))
             # A file is read while the run goes on.
             sys.stdout.flush()
 
@@ -147,8 +203,8 @@ class LogLines(PrinterCallback):
         return best is None or (value > best if args.greater_is_better else value < best)
 
 
-def log_line(logs: dict[str, Any], state: TrainerState, is_best: bool = False) -> str:
-    """One line: the step, the epoch, and as many of the logged numbers as fit."""
+def log_line(logs: dict[str, Any], state: TrainerState, is_best: bool = False, metric: str | None = None) -> str:
+    """One line: the step, the epoch, and as many of the logged numbers as fit: the loss, `metric`, and others."""
     if "train_runtime" in logs:
         loss = f", mean loss {readable(logs['train_loss'])}" if "train_loss" in logs else ""
         return f"{state.global_step:,} steps in {minutes(logs['train_runtime'])}{loss}"
@@ -160,8 +216,7 @@ def log_line(logs: dict[str, Any], state: TrainerState, is_best: bool = False) -
     if any(name.startswith("eval_") for name in shown):
         line += " eval"
         shown = {name.removeprefix("eval_"): value for name, value in shown.items()}
-    # The loss first; then the metrics in the order of the task.
-    names = sorted(shown, key=lambda name: name != "loss")
+    names = in_order(shown, (metric or "").removeprefix("eval_"))
     end = "  best" if is_best else ""
     if speed is not None:
         end += f"  {speed:,.0f} tokens/s"
@@ -172,6 +227,30 @@ def log_line(logs: dict[str, Any], state: TrainerState, is_best: bool = False) -
         if len(line) + len(part) + len(end) <= WIDTH:
             line += part
     return (line.rstrip() + end).strip() if not state.max_steps else (line.rstrip() + end).rstrip()
+
+
+def in_order(names: Iterable[str], metric: str | None) -> list[str]:
+    """The loss first, then the metric that chooses the best model, then the others in the order of the task."""
+    return sorted(names, key=lambda name: (name != "loss", name != metric))
+
+
+def result_lines(prefix: str, metrics: dict[str, Any], metric: str | None = None) -> str:
+    """The numbers of an evaluation, without times, in lines of at most WIDTH characters.
+
+    Args:
+        prefix: of the names of the metrics: `eval` or `test`.
+        metrics: the metrics of a split.
+        metric: the one that chooses the best model.
+    """
+    own = {name.removeprefix(f"{prefix}_"): value for name, value in metrics.items() if name.startswith(f"{prefix}_")}
+    numbers = [
+        f"{name} {readable(own[name])}".replace(" ", NO_BREAK)
+        for name in in_order(own, (metric or "").removeprefix("eval_"))
+        if isinstance(own[name], int | float) and name != "samples" and not f"_{name}".endswith(TIMES)
+    ]
+    begin = f"{PREFIXES[prefix]}, {own['samples']:,} rows:"
+    options = {"subsequent_indent": "  ", "break_on_hyphens": False, "break_long_words": False}
+    return textwrap.fill(f"{begin} {'  '.join(numbers)}", WIDTH, **options).replace(NO_BREAK, " ")
 
 
 def readable(value: Any) -> str:

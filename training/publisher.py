@@ -12,20 +12,28 @@ from typing import Any
 
 import torch
 from huggingface_hub import CommitInfo, HfApi
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from ..checkpoints.faults import MANIFEST, STATE
+from ..checkpoints.run_directory import is_inside
 from ..checkpoints.store import RunError, write_manifest
 from ..conversion import ConversionError, to_original
+from ..conversion.adapters import check_adapter
+from ..conversion.modules import MODULES, unusable_modules
+from ..conversion.origin import without_adapter
+from ..conversion.writing import check
 from ..data.errors import InputError
 from ..data.objects import read_object
 from ..hub_card.card import CardData, write_card
 from ..hub_card.contents import PublishError
-from ..hub_card.original import FOLDER, write_original
+from ..hub_card.original import FOLDER, check_replaceable, write_original
 from ..hub_card.publish import Destination, publish
 from ..hub_card.verify import REFERENCE, load_saved, write_reference
 from .adapters import write_adapter_card
+from .arguments import BlendTrainingArguments, ModelArguments
+from .tokenizers import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -237,3 +245,41 @@ def link_or_copy(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
+
+
+def check_original(
+    args: BlendTrainingArguments,
+    model_args: ModelArguments,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Check that the model can be written in its original format, if that is asked for.
+
+    Raises:
+        InputError: it has no original format or cannot be expressed in it, its tokenizer is another one, or the folder
+            of the original format holds something else.
+    """
+    flag = "push_original" if args.push_original else "save_original"
+    if not getattr(args, flag):
+        return
+    whole, folder = without_adapter(model), Path(args.output_dir, FOLDER)
+    for name, path in model_args.sources().items():
+        if is_inside(path, folder):
+            raise InputError(f"{flag}: would replace {name} {path}; give another output_dir")
+    try:
+        problems = check(whole)
+        if not args.overwrite_output_dir:
+            check_replaceable(folder)
+        if whole is not model and not args.merge_adapter:
+            check_adapter(model)
+    except ConversionError as error:
+        raise InputError(f"{flag}: {error}") from error
+    modules = whole.origin.files.get(MODULES)
+    if args.push_original and modules is not None and unusable_modules(modules, MODULES):
+        problems.append(f"{MODULES} names modules with code of their own, which is never pushed")
+    if model_args.tokenizer_name_or_path is not None:
+        original = load_tokenizer(model_args.model_name_or_path)
+        if original.get_vocab() != tokenizer.get_vocab():
+            problems.append("the original tokenizer has other tokens than tokenizer_name_or_path")
+    if problems:
+        raise InputError(f"{flag}: {'; '.join(problems)}")

@@ -99,6 +99,8 @@ class BlendTrainer(Seq2SeqTrainer):
         given = [each for each in self.callback_handler.callbacks if type(each) in (PrinterCallback, ProgressCallback)]
         for each in given[-1:]:
             self.remove_callback(each)
+            if args.quiet:
+                continue
             self.add_callback(LogLines())
             # The bar is drawn last, so that no other callback writes into its line.
             if isinstance(each, ProgressCallback):
@@ -155,6 +157,9 @@ class BlendTrainer(Seq2SeqTrainer):
             KeyboardInterrupt: Ctrl-C was pressed.
         """
         check_averaging_run(self, is_search=trial is not None)
+        if self.model is None:
+            # The trial before has released it, and facts of the run are collected before the next one makes its own.
+            self.model = self.call_model_init(trial)
         with lock_directory(self.args.output_dir) if self.args.should_save else nullcontext():
             checkpoint = self.resumption.find(resume_from_checkpoint)
             self.resumption.reset()
@@ -477,12 +482,16 @@ class BlendTrainer(Seq2SeqTrainer):
     def _load_best_model(self) -> None:
         """As Trainer._load_best_model, which goes on with the last model where it finds no best one.
 
-        Not public: the last event before it, on_log, does not say that the run ends.
+        If the last model is as good as the best one, it stays: it was trained for longer, and where a metric is 0 in
+        all evaluations, the first one is the best. Not public: the last event before it, on_log, does not say that the
+        run ends.
 
         Raises:
             InputError: the checkpoint of the best model is damaged, or does not match the model.
         """
         best = self.state.best_model_checkpoint
+        if self.best_is_last():
+            return
         if fault := fault_of(best):
             raise InputError(f"the best model, {best}, is damaged: {fault}")
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
@@ -491,6 +500,12 @@ class BlendTrainer(Seq2SeqTrainer):
         check_weights(best, self.model)
         with hide_missing_keys():
             super()._load_best_model()
+
+    def best_is_last(self) -> bool:
+        """Whether the model was evaluated after its last step, and the metric of the best one is not better."""
+        name = f"eval_{(self.args.metric_for_best_model or '').removeprefix('eval_')}"
+        last = next((logs for logs in reversed(self.state.log_history) if name in logs), {"step": None})
+        return last["step"] == self.state.global_step and last[name] == self.state.best_metric
 
     def _prepare_for_training(self, *args: Any) -> tuple:
         """With FSDP2, keep the weights that the parts of an encoder-decoder share in one group.

@@ -41,8 +41,8 @@ from seqblend.tasks.registry import TASKS
 from seqblend.train import main
 from seqblend.training.adapters import add_lora, load_adapter
 from seqblend.training.arguments import BlendTrainingArguments, ModelArguments
-from seqblend.training.fine_tuning import check_original
 from seqblend.training.loading import load_config, load_weights
+from seqblend.training.publisher import check_original
 from seqblend.training.run_options import CHECKPOINTING
 
 LORA = {"lora_rank": 4, "learning_rate": 0.05, "max_steps": 4}

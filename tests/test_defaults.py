@@ -1,0 +1,296 @@
+"""The defaults of a run: what is chosen where the user gives nothing, what gives way, and what a resumed run keeps."""
+
+import json
+import re
+
+import pytest
+from test_train_command import (
+    CASES,
+    CLASSIFY,
+    TAG,
+    assert_refused,
+    files,
+    flags,
+    from_model,
+    model_of,  # noqa: F401
+    plain_cards,  # noqa: F401
+    prepared,
+    quick_and_quiet,  # noqa: F401
+    read,
+    run,
+)
+
+from seqblend.checkpoints.store import write_manifest
+from seqblend.tasks.splits import greater_is_better
+from seqblend.train import prepare
+from seqblend.training.arguments import CHOSEN
+from seqblend.training.defaults import FROM_SCRATCH, MOST_STEPS, WIDTH, Choice, Defaults, interval_of
+
+# 100 rows of 8 make 13 steps an epoch.
+MANY = [{"text": f"row {i} " + "ab"[i % 2], "label": "xy"[i % 2]} for i in range(100)]
+FREE = {"save_strategy": None, "eval_strategy": None, "max_steps": None}
+
+
+def options(tmp_path, rows=MANY, splits=("train", "validation"), **given):
+    return {**FREE, **given, **files(tmp_path, rows, splits)}
+
+
+def chosen(tmp_path, *names, **given):
+    args = prepared(tmp_path / "out", **given).trainer.args
+    return tuple(str(getattr(value, "value", value)) for value in (getattr(args, name) for name in names))
+
+
+# --- What is chosen ---
+
+
+def test_a_run_from_scratch(tmp_path, caplog):
+    caplog.set_level("INFO")
+    args = prepared(tmp_path / "out", **options(tmp_path)).trainer.args
+    assert (args.learning_rate, args.lr_scheduler_type, args.weight_decay, args.warmup_steps) == (
+        2e-3,
+        "cosine",
+        0.1,
+        0.1,
+    )
+    assert (args.per_device_train_batch_size, args.num_train_epochs) == (8, 50)
+    assert args.logging_steps == 50 * 13 // 20
+    assert args.eval_strategy.value == args.save_strategy.value == "epoch"
+    assert args.load_best_model_at_end and args.metric_for_best_model == "accuracy" and args.greater_is_better
+    assert args.save_total_limit == 2
+    (table,) = [each for each in caplog.messages if each.startswith("defaults from scratch")]
+    names = re.findall(r"(?m)^  (\w+)", table)
+    assert set(names) == set(CHOSEN) - {"eval_steps", "save_steps", "per_device_eval_batch_size"}
+    assert max(map(len, table.splitlines())) <= WIDTH
+
+
+@pytest.mark.parametrize(
+    ("size", "rate", "reason"),
+    [(768, 5e-4, "0.002 × 192 / hidden_size 768"), (192, 2e-3, ""), (16, 2e-3, "the most, for hidden_size 16")],
+)
+def test_the_learning_rate_falls_with_the_width(size, rate, reason, tmp_path, caplog):
+    caplog.set_level("INFO")
+    sizes = f"hidden_size={size},num_hidden_layers=1,num_attention_heads=2,intermediate_size=16"
+    given = options(tmp_path, splits=["train"], config_overrides=sizes)
+    assert prepared(tmp_path / "out", **given).trainer.args.learning_rate == pytest.approx(rate)
+    assert reason in caplog.text
+
+
+def test_a_saved_model_is_trained_less(tmp_path, model_of):  # noqa: F811
+    given = from_model(model_of(CLASSIFY), **options(tmp_path))
+    args = prepared(tmp_path / "out", **given).trainer.args
+    assert (args.learning_rate, args.lr_scheduler_type, args.weight_decay, args.warmup_steps) == (
+        5e-4,
+        "linear",
+        0,
+        0.1,
+    )
+    assert (args.per_device_train_batch_size, args.num_train_epochs) == (32, 3)
+    assert args.load_best_model_at_end and args.eval_strategy == "epoch"
+
+
+def test_the_more_rows_the_fewer_epochs_and_the_larger_the_batch(tmp_path):
+    found = {}
+    for count in (60, 600, 4000):
+        rows = [{"text": f"{i} " + "ab"[i % 2], "label": "xy"[i % 2]} for i in range(count)]
+        given = options(tmp_path, rows, ["train"])
+        found[count] = chosen(tmp_path, "per_device_train_batch_size", "num_train_epochs", **given)
+    assert found == {60: ("8", "50.0"), 600: ("8", "40.0"), 4000: ("32", "24.0")}
+
+
+def test_long_rows_make_small_batches(tmp_path):
+    rows = [{"text": "ab " * 700, "label": "xy"[i % 2]} for i in range(200)]
+    given = options(tmp_path, rows, ["train"], max_length=2000)
+    assert chosen(tmp_path, "per_device_train_batch_size", **given) == ("4",)
+
+
+@pytest.mark.parametrize(("task", "problem_type", "rows"), [case[:3] for case in CASES.values()], ids=CASES)
+def test_the_best_model_is_that_of_the_metric_of_the_task(task, problem_type, rows, tmp_path):
+    given = options(tmp_path, rows, task=task, problem_type=problem_type, max_steps=2, eval_steps=1)
+    out = run(tmp_path / "out", **given)
+    args, state = prepared(tmp_path / "other", **given).trainer.args, read(out / "trainer_state.json")
+    values = [line[f"eval_{args.metric_for_best_model}"] for line in state["log_history"] if "eval_loss" in line][:2]
+    better = greater_is_better(args.metric_for_best_model)
+    assert args.load_best_model_at_end and args.greater_is_better is better
+    assert state["best_metric"] == (max if better else min)(values)
+
+
+@pytest.mark.parametrize(
+    ("of_epoch", "steps", "interval"),
+    [
+        (100, 300, 100),
+        (100, 5000, 100),
+        (100, 250, 50),
+        (1000, 1000, 200),
+        (None, 250, 50),
+        (90_000, 270_000, MOST_STEPS),
+    ],
+)
+def test_evaluations_are_an_epoch_apart_or_less(of_epoch, steps, interval):
+    assert interval_of(of_epoch, steps).value == interval
+
+
+def test_short_runs_do_not_warm_up_and_log_each_step(tmp_path):
+    given = options(tmp_path, splits=["train"], max_steps=9)
+    assert chosen(tmp_path, "warmup_steps", "logging_steps", **given) == ("0", "1")
+
+
+@pytest.mark.parametrize("schedule", ["constant", "reduce_lr_on_plateau"])
+def test_a_schedule_without_a_warm_up_gets_none(schedule, tmp_path):
+    given = options(tmp_path, lr_scheduler_type=schedule)
+    assert chosen(tmp_path, "warmup_steps", "lr_scheduler_type", **given) == ("0", schedule)
+
+
+def test_a_tracker_gets_points_of_long_runs(tmp_path, monkeypatch):
+    given = options(tmp_path, splits=["train"], max_steps=100_000)
+    assert chosen(tmp_path, "logging_steps", **given) == ("5000",)
+    monkeypatch.setattr("seqblend.training.checks.check_reporters", lambda names: None)
+    monkeypatch.setattr("transformers.trainer.get_reporting_integration_callbacks", lambda names: [])
+    assert chosen(tmp_path, "logging_steps", **given, report_to="tensorboard") == ("500",)
+
+
+# --- What gives way ---
+
+STRATEGIES = (
+    "eval_strategy",
+    "eval_steps",
+    "save_strategy",
+    "save_steps",
+    "load_best_model_at_end",
+    "save_total_limit",
+)
+BOTH = ["train", "validation"]
+
+
+@pytest.mark.parametrize(
+    ("given", "splits", "expected"),
+    [
+        ({}, ["train"], "no None steps 500 False 2"),
+        ({"do_eval": False}, BOTH, "no None steps 500 False 2"),
+        ({"do_train": True}, BOTH, "epoch None epoch 500 True 2"),
+        ({"eval_strategy": "no"}, BOTH, "no None steps 500 False 2"),
+        ({"eval_strategy": "epoch"}, BOTH, "epoch None epoch 500 True 2"),
+        ({"eval_strategy": "steps"}, BOTH, "steps 13 steps 13 True 2"),
+        ({"eval_strategy": "steps", "logging_steps": 7}, BOTH, "steps 7 steps 7 True 2"),
+        ({"logging_steps": 7, "max_steps": 30}, BOTH, "steps 5 steps 5 True 2"),
+        ({"eval_steps": 20}, BOTH, "steps 20 steps 20 True 2"),
+        ({"save_steps": 20}, BOTH, "steps 20 steps 20 True 2"),
+        ({"save_strategy": "steps"}, BOTH, "steps 13 steps 13 True 2"),
+        ({"save_strategy": "epoch"}, BOTH, "epoch None epoch 500 True 2"),
+        ({"save_strategy": "best"}, BOTH, "epoch None best 500 True 2"),
+        ({"save_strategy": "no"}, BOTH, "epoch None no 500 False None"),
+        ({"save_strategy": "epoch", "max_steps": 4}, BOTH, "epoch None epoch 500 True 2"),
+        ({"eval_steps": 20, "save_steps": 30}, BOTH, "steps 20 steps 30 False 2"),
+        ({"eval_steps": 20, "save_steps": 40}, BOTH, "steps 20 steps 40 True 2"),
+        ({"eval_steps": 0.1}, BOTH, "steps 0.1 steps 0.1 True 2"),
+        ({"load_best_model_at_end": False}, BOTH, "epoch None epoch 500 False 2"),
+        ({"load_best_model_at_end": True}, BOTH, "epoch None epoch 500 True 2"),
+        ({"save_total_limit": 5}, BOTH, "epoch None epoch 500 True 5"),
+        ({"average_checkpoints": 3}, BOTH, "epoch None epoch 500 False 3"),
+        ({"early_stopping_patience": 2}, BOTH, "epoch None epoch 500 True 2"),
+        ({"metric_for_best_model": "loss"}, BOTH, "epoch None epoch 500 True 2"),
+    ],
+    ids=str,
+)
+def test_what_is_given_stays_and_the_rest_follows(given, splits, expected, tmp_path):
+    found = chosen(tmp_path, *STRATEGIES, **options(tmp_path, splits=splits, **given))
+    assert " ".join(found) == expected
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "warmup_steps", "per_device_train_batch_size"])
+def test_a_number_that_is_given_stays(name, tmp_path):
+    """In a file, too."""
+    path = tmp_path / "run.yaml"
+    path.write_text(f"{name}: 1\n")
+    args = prepare([str(path), *flags(tmp_path / "out", options(tmp_path, splits=["train"]))]).trainer.args
+    assert getattr(args, name) == 1
+
+
+def test_a_run_that_does_not_train_chooses_nothing(tmp_path, model_of, caplog):  # noqa: F811
+    caplog.set_level("INFO")
+    job = prepared(tmp_path / "out", **from_model(model_of(CLASSIFY), **options(tmp_path, do_train=False)))
+    assert job.trainer.args.eval_strategy == "no" and "defaults" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "splits", "words"),
+    [
+        ({"load_best_model_at_end": True}, ["train"], ["load_best_model_at_end", "validation split"]),
+        (
+            {"load_best_model_at_end": True, "save_strategy": "no"},
+            BOTH,
+            ["load_best_model_at_end", "save_strategy no"],
+        ),
+        (
+            {"load_best_model_at_end": True, "eval_steps": 2, "save_steps": 3},
+            BOTH,
+            ["load_best_model_at_end", "save_steps 3", "multiple of eval_steps 2"],
+        ),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, ["train"], ["lr_scheduler_type", "validation_file"]),
+        ({"early_stopping_patience": 2}, ["train"], ["early_stopping_patience", "eval_strategy"]),
+        ({"early_stopping_patience": 2, "eval_strategy": "no"}, BOTH, ["early_stopping_patience", "eval_strategy"]),
+        ({"greater_is_better": False}, BOTH, ["greater_is_better", "accuracy"]),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused(given, splits, words, tmp_path, capsys):
+    assert_refused(tmp_path, options(tmp_path, splits=splits, **given), words, capsys)
+
+
+# --- The last model and the best ---
+
+
+def test_where_no_evaluation_is_better_the_last_model_stays(tmp_path):
+    """A metric that is 0 in all evaluations must not choose the model that was trained least."""
+    rows = [{"tokens": ["a", "b"], "tags": ["O", "O"]}] * 9 + [{"tokens": ["c"], "tags": ["B-x"]}]
+    given = options(tmp_path, rows, task=TAG, max_steps=4, eval_steps=1, learning_rate=1e-4)
+    out = run(tmp_path / "out", **given)
+    state = read(out / "trainer_state.json")
+    losses = [line["eval_loss"] for line in state["log_history"] if "eval_loss" in line]
+    assert state["best_metric"] == 0 and state["best_global_step"] == 1
+    assert read(out / "eval_results.json")["eval_loss"] == losses[3] < losses[0]
+
+
+# --- Resuming ---
+
+
+def test_a_resumed_run_keeps_what_its_beginning_chose(tmp_path, monkeypatch, caplog):
+    """Also if another version would choose otherwise, or the run is made longer."""
+    given = options(tmp_path, max_steps=20, eval_steps=5)
+    run(tmp_path / "out", **{**given, "resume": "auto"})
+    recorded = read(tmp_path / "out" / "run.json")
+    assert {"learning_rate", "weight_decay", "logging_steps", "metric_for_best_model"} <= {*recorded["defaults"]}
+    assert not {"max_steps", "eval_steps"} & {*recorded["defaults"]}
+    faster = FROM_SCRATCH._replace(learning_rate=1.0, most=1.0, schedule="linear")
+    monkeypatch.setattr("seqblend.training.defaults.FROM_SCRATCH", faster)
+    caplog.set_level("INFO")
+    args = prepared(tmp_path / "out", **{**given, "max_steps": 60, "resume": "auto"}).trainer.args
+    assert (args.learning_rate, args.logging_steps, args.lr_scheduler_type) == (2e-3, 1, "cosine")
+    assert "as in the run that is resumed" in caplog.text
+    # A new run, and one that starts over, have the new values.
+    assert prepared(tmp_path / "new", **given).trainer.args.learning_rate == 1
+    other = {"resume": "auto", "overwrite_output_dir": True, "seed": 7, "max_steps": 60}
+    job = prepared(tmp_path / "out", **{**given, **other})
+    assert (job.trainer.args.learning_rate, job.trainer.args.logging_steps) == (1, 3)
+    job.run()
+    assert read(tmp_path / "out" / "run.json")["facts"]["learning_rate"] == 1
+
+
+def test_the_options_of_a_run_of_an_earlier_version_are_kept(tmp_path):
+    """It has not recorded which were chosen."""
+    given = options(tmp_path, splits=["train"], max_steps=2, save_steps=1, learning_rate=1e-4, weight_decay=0)
+    out = run(tmp_path / "out", **given)
+    path = out / "checkpoint-2" / "run.json"
+    content = json.loads(path.read_text())
+    del content["defaults"]
+    path.write_text(json.dumps(content))
+    write_manifest(path.parent)
+    given = {**given, "learning_rate": None, "weight_decay": None, "resume": "auto", "max_steps": 4}
+    args = prepared(out, **given).trainer.args
+    assert (args.learning_rate, args.weight_decay) == (1e-4, 0)
+
+
+def test_the_table_is_not_wider_than_a_terminal():
+    defaults = Defaults(None)
+    defaults.chosen = {"per_device_train_batch_size": Choice(0.123456, "because " * 20)}
+    lines = defaults.table("from scratch").splitlines()
+    assert len(lines) > 3 and max(map(len, lines)) <= WIDTH

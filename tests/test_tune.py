@@ -1,0 +1,312 @@
+"""`seqblend tune`: the space, the trials, going on after a kill, and what it writes."""
+
+import contextlib
+import copy
+import csv
+import io
+import signal
+import sys
+
+import pytest
+import yaml
+from test_resume import trainer_for
+from test_train_command import (
+    CLASSIFY,
+    ROWS,
+    SMALL,
+    files,
+    plain_cards,  # noqa: F401
+    quick_and_quiet,  # noqa: F401
+    read,
+)
+
+from seqblend import tune
+from seqblend.checkpoints.store import NotFinite
+from seqblend.data.errors import InputError
+from seqblend.train import main as train
+from seqblend.training.command_line import Parser
+from seqblend.training.trainer import BlendTrainer
+from seqblend.tuning.picture import draw_trials
+from seqblend.tuning.space import SEARCHED, Choice, Range, parse_space
+from seqblend.tuning.trials import Trial
+
+pytest.importorskip("optuna")
+
+RATES = {"learning_rate": {"low": "1e-4", "high": 1e-1, "log": True}}
+PNG = b"\x89PNG"
+
+
+def write_plan(directory, **options):
+    """A file of a search in a directory; its path."""
+    given = {"task": CLASSIFY, "tokenizer_type": "char", "config_overrides": SMALL, "max_length": 16, "max_steps": 4}
+    given |= {
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "output_dir": str(directory / "out"),
+        "trials": 2,
+        "search": RATES,
+    }
+    given |= {name: str(path) for name, path in files(directory, ROWS[CLASSIFY], ["train", "validation"]).items()}
+    path = directory / "my.yaml"
+    path.write_text(yaml.safe_dump({name: value for name, value in {**given, **options}.items() if value is not None}))
+    return path
+
+
+def rows_of(out):
+    with open(out / "trials.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# --- The space ---
+
+
+def test_numbers_may_be_written_as_yaml_reads_them():
+    space = parse_space({**RATES, "per_device_train_batch_size": [8, 16], "warmup_steps": {"low": 0, "high": 0.2}}, ())
+    assert space == {
+        "learning_rate": Range(1e-4, 1e-1, log=True),
+        "per_device_train_batch_size": Choice((8, 16)),
+        "warmup_steps": Range(0.0, 0.2),
+    }
+    assert isinstance(space["warmup_steps"].low, float)
+
+
+@pytest.mark.parametrize(
+    ("search", "words"),
+    [
+        (None, ["search", "mapping"]),
+        ({}, ["search", "mapping"]),
+        ({"learning_rte": [1, 2]}, ["'learning_rte'", "nearest first: learning_rate"]),
+        ({"output_dir": ["a", "b"]}, ["'output_dir'", "may change"]),
+        ({"seed": [1, 2]}, ["'seed'"]),
+        ({"learning_rate": 1e-3}, ["search.learning_rate", "low and high", "0.001"]),
+        ({"learning_rate": {"low": 1e-3}}, ["search.learning_rate", "low and high"]),
+        ({"learning_rate": {"low": 1e-3, "high": 1e-4}}, ["search.learning_rate", "low 0.001", "below high 0.0001"]),
+        ({"learning_rate": {"low": 1e-3, "high": 1e-3}}, ["search.learning_rate", "below high"]),
+        ({"learning_rate": {"low": 0, "high": 1, "log": True}}, ["search.learning_rate", "log", "above 0"]),
+        ({"learning_rate": {"low": 1, "high": 2, "log": "yes"}}, ["search.learning_rate", "log", "'yes'"]),
+        ({"learning_rate": {"low": 1, "high": 2, "lag": True}}, ["search.learning_rate", "'lag'", "log"]),
+        ({"learning_rate": {"low": 1, "high": 2, "step": 3}}, ["search.learning_rate", "step"]),
+        ({"learning_rate": {"low": 1, "high": 2, "step": 0.1, "log": True}}, ["log and step"]),
+        ({"learning_rate": {"low": -1, "high": 2}}, ["search.learning_rate", "0 or more", "-1"]),
+        ({"learning_rate": ["a", 1]}, ["search.learning_rate", "number", "'a'"]),
+        ({"learning_rate": [True, 1]}, ["search.learning_rate", "number", "True"]),
+        ({"learning_rate": [1e-3]}, ["search.learning_rate", "two values"]),
+        ({"learning_rate": [1e-3, 0.001]}, ["search.learning_rate", "different"]),
+        ({"per_device_train_batch_size": [0, 8]}, ["search.per_device_train_batch_size", "1 or more"]),
+        ({"per_device_train_batch_size": {"low": 8, "high": 16.5}}, ["whole number", "16.5"]),
+        ({"lr_scheduler_type": ["linear", "cosin"]}, ["lr_scheduler_type", "cosine"]),
+        ({"lr_scheduler_type": {"low": "a", "high": "b"}}, ["search.lr_scheduler_type", "no order"]),
+        ({"lr_scheduler_type": ["linear", "reduce_lr_on_plateau"]}, ["reduce_lr_on_plateau"]),
+        ({"label_smoothing_factor": [0, 1]}, ["search.label_smoothing_factor", "below 1"]),
+        ({"max_steps": [1, 2], "num_train_epochs": [1, 2]}, ["max_steps", "num_train_epochs"]),
+        ({"weight_decay": [0, 0.1]}, ["search.weight_decay", "outside of search"]),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_searched(search, words):
+    with pytest.raises(InputError) as error:
+        parse_space(search, {"weight_decay"})
+    assert not [word for word in words if word not in str(error.value)], str(error.value)
+
+
+def test_each_option_that_may_be_searched_is_one_of_the_trainer():
+    assert set(SEARCHED) <= {action.dest for action in Parser()._actions}
+
+
+# --- A search ---
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """The directory of a search of three options, and what it printed."""
+    directory = tmp_path_factory.mktemp("searched")
+    search = {**RATES, "per_device_train_batch_size": [2, 4], "label_smoothing_factor": [0, 0.2]}
+    path = write_plan(directory, search=search, trials=4, eval_steps=1)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert tune.main([str(path)]) == 0
+    return directory, printed.getvalue()
+
+
+def test_the_table_has_every_trial_and_the_best_one_is_the_best(searched):
+    out = searched[0] / "out"
+    rows, content = rows_of(out), read(out / "trials.json")
+    assert [row["trial"] for row in rows] == ["0", "1", "2", "3"] and {row["state"] for row in rows} == {"complete"}
+    assert len({row["learning_rate"] for row in rows}) == 4
+    assert all(1e-4 <= float(row["learning_rate"]) <= 1e-1 for row in rows)
+    assert {row["per_device_train_batch_size"] for row in rows} <= {"2", "4"}
+    values = [row["accuracy"] for row in content["trials"]]
+    assert content["metric"] == "accuracy" and content["greater_is_better"]
+    assert values[content["best"]] == max(values) and values.index(max(values)) == content["best"]
+
+
+def test_nothing_but_the_results_stays(searched):
+    out = searched[0] / "out"
+    assert {path.name for path in out.iterdir()} == {
+        *("study.db", "trials.csv", "trials.json", "trials.png", "best.yaml")
+    }
+    assert (out / "trials.png").read_bytes().startswith(PNG)
+
+
+def test_a_line_for_each_trial(searched):
+    printed = searched[1].splitlines()
+    lines = [line for line in printed if line[0].isdigit()]
+    assert [line.partition("  ")[0] for line in lines] == ["1/4", "2/4", "3/4", "4/4"]
+    assert all("accuracy" in line and "learning_rate" in line for line in lines)
+    assert printed[-1].endswith("best.yaml")
+
+
+def test_the_run_with_the_best_values_has_the_result_of_the_trial(searched, capsys):
+    """The file is taken as it is; batches, steps and evaluations are those of the trial."""
+    out = searched[0] / "out"
+    assert train([str(out / "best.yaml")]) == 0
+    state, best = read(out / "best" / "trainer_state.json"), read(out / "trials.json")
+    row = best["trials"][best["best"]]
+    assert state["best_metric"] == row["accuracy"]
+    options = yaml.safe_load((out / "best.yaml").read_text())
+    assert options["learning_rate"] == row["learning_rate"] and "search" not in options and "trials" not in options
+    assert read(out / "best" / "config.json")["label_smoothing"] == row["label_smoothing_factor"]
+
+
+def test_a_search_goes_on_until_it_has_its_trials(tmp_path, capsys):
+    path = write_plan(tmp_path, trials=1)
+    assert tune.main([str(path)]) == 0
+    first = rows_of(tmp_path / "out")
+    assert tune.main([str(path), "--trials", "3"]) == 0
+    rows = rows_of(tmp_path / "out")
+    assert rows[0] == first[0] and len(rows) == 3 and len({row["learning_rate"] for row in rows}) == 3
+    assert "1 of 3 trials are done" in capsys.readouterr().out
+    # Nothing is left to do.
+    assert tune.main([str(path), "--trials", "3"]) == 0
+    assert rows_of(tmp_path / "out") == rows
+
+
+def test_a_search_that_was_killed_goes_on(tmp_path, monkeypatch):
+    """The trial that was running is not counted, and another one takes its place."""
+    path = write_plan(tmp_path, trials=2)
+    steps = []
+
+    def kill(self, *args, **kwargs):
+        steps.append(1)
+        if len(steps) == 6:
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, *args, **kwargs)
+
+    original = BlendTrainer.training_step
+    monkeypatch.setattr(BlendTrainer, "training_step", kill)
+    assert tune.main([str(path)]) == 128 + signal.SIGTERM
+    monkeypatch.undo()
+    assert tune.main([str(path)]) == 0
+    states = [row["state"] for row in rows_of(tmp_path / "out")]
+    assert states == ["complete", "interrupted", "complete"]
+
+
+def test_a_trial_that_diverges_counts_without_a_result(tmp_path, capsys, monkeypatch):
+    original, trials = BlendTrainer.training_step, []
+
+    def diverge(self, *args, **kwargs):
+        loss = original(self, *args, **kwargs)
+        if self.state.global_step == 0:
+            trials.append(1)
+        if len(trials) == 1:
+            raise NotFinite("step 1: the loss is nan")
+        return loss
+
+    monkeypatch.setattr(BlendTrainer, "training_step", diverge)
+    assert tune.main([str(write_plan(tmp_path))]) == 0
+    assert [row["state"] for row in rows_of(tmp_path / "out")] == ["diverged", "complete"]
+    assert "1/2  diverged  learning_rate" in capsys.readouterr().out
+
+
+def test_a_lower_loss_is_better(tmp_path):
+    path = write_plan(tmp_path, metric_for_best_model="loss", trials=3, eval_steps=1)
+    assert tune.main([str(path)]) == 0
+    content = read(tmp_path / "out" / "trials.json")
+    values = [row["loss"] for row in content["trials"]]
+    assert not content["greater_is_better"] and values[content["best"]] == min(values)
+
+
+def test_with_the_last_model_the_last_evaluation_counts():
+    best, last = (tune.Objective("accuracy", True, keeps_last) for keeps_last in (False, True))
+    for value in (0.5, 0.9, 0.7):
+        found = [objective({"eval_accuracy": value}) for objective in (best, last)]
+    assert found == [0.9, 0.7]
+    assert [tune.Objective("loss", False, False)({"eval_loss": value}) for value in (2, 1)] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"search": {"learning_rte": [1, 2]}}, ["my.yaml", "learning_rte"]),
+        ({"trials": 0}, ["trials", "1 or more"]),
+        ({"trials": "many"}, ["trials"]),
+        ({"push_to_hub": True}, ["push_to_hub", "best.yaml"]),
+        ({"early_stopping_patience": 2}, ["early_stopping_patience"]),
+        ({"average_checkpoints": 2}, ["average_checkpoints"]),
+        ({"resume": "auto"}, ["resume"]),
+        ({"eval_strategy": "no"}, ["eval_strategy", "validation"]),
+        ({"validation_file": None}, ["do_eval", "validation"]),
+        ({"learning_rat": 1}, ["my.yaml", "learning_rat"]),
+        ({"max_steps": "many"}, ["my.yaml", "max_steps"]),
+    ],
+    ids=str,
+)
+def test_what_a_search_refuses(given, words, tmp_path, capsys):
+    assert tune.main([str(write_plan(tmp_path, **given))]) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert line.startswith("error: ") and not [word for word in words if word not in line], line
+    assert "options.yaml" not in line and not (tmp_path / "out" / "study.db").exists()
+
+
+def test_a_search_of_other_options_is_refused_or_starts_over(tmp_path, capsys):
+    path = write_plan(tmp_path, trials=1)
+    assert tune.main([str(path)]) == 0
+    for other in (["--max_steps", "3"], ["--weight_decay", "0.5"]):
+        capsys.readouterr()
+        assert tune.main([str(path), *other]) == 2
+        assert other[0].removeprefix("--") in capsys.readouterr().err
+    (tmp_path / "my.yaml").write_text((tmp_path / "my.yaml").read_text().replace("0.1", "0.2"))
+    assert tune.main([str(path)]) == 2
+    assert "search" in capsys.readouterr().err
+    assert tune.main([str(path), "--overwrite_output_dir", "true"]) == 0
+    assert len(rows_of(tmp_path / "out")) == 1
+    assert "overwrite_output_dir" not in (tmp_path / "out" / "best.yaml").read_text()
+
+
+def test_flags_are_in_the_file_of_the_best_values(tmp_path):
+    assert tune.main([str(write_plan(tmp_path, trials=1)), "--max_steps", "3", "--lr_scheduler_type=linear"]) == 0
+    options = yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())
+    assert (options["max_steps"], options["lr_scheduler_type"]) == (3, "linear")
+
+
+def test_without_optuna_the_extra_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert tune.main([str(write_plan(tmp_path))]) == 2
+    assert "needs optuna; pip install -c constraints.txt '.[tune]'" in capsys.readouterr().err
+
+
+def test_a_picture_of_any_number_of_options(tmp_path):
+    search = {"weight_decay": [0, 0.1], "max_steps": {"low": 1, "high": 9}, "adam_beta1": [0, 0.9]}
+    space = parse_space({**RATES, **search}, ())
+    for count in range(1, 5):
+        names = list(space)[:count]
+        values = {"learning_rate": 1e-3, "weight_decay": 0.1, "max_steps": 4, "adam_beta1": 0.9}
+        trials = [Trial(0, "complete", 0.5, 1.0, values), Trial(1, "diverged", None, 1.0, values)]
+        path = tmp_path / f"{count}.png"
+        draw_trials(
+            trials, {name: space[name] for name in names}, trials[0], path, metric="f1", greater_is_better=True
+        )
+        assert path.read_bytes().startswith(PNG)
+
+
+def test_a_search_in_python_has_several_trials(tmp_path):
+    """transformers releases the model of a trial before the next one."""
+    trainer = trainer_for(tmp_path, max_steps=1, save_strategy="no", eval_strategy="steps", eval_steps=1)
+    original = copy.deepcopy(trainer.model)
+    trainer.model_init = lambda: copy.deepcopy(original)
+    best = trainer.hyperparameter_search(
+        lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2)},
+        n_trials=2,
+        backend="optuna",
+        compute_objective=lambda metrics: metrics["eval_loss"],
+    )
+    assert best.run_id in ("0", "1") and 1e-4 <= best.hyperparameters["learning_rate"] <= 1e-2
