@@ -661,7 +661,7 @@ MAPPINGS = {
 }
 
 
-# Encoders as decoders, decoders without their encoders, encoder-decoders that tell masked tokens, and T5's encoder alone.
+# Encoders as decoders, decoders without encoders, encoder-decoders that tell masked tokens, and T5's encoder alone.
 ONLY_DECODERS = {"openai-gpt", "gpt2", "gpt_neo", "opt", "llama", "mistral", "qwen2", "qwen3"}
 NOT_CONVERTED = {("AutoModelForCausalLM", name) for name in ARCHITECTURES if name not in ONLY_DECODERS}
 NOT_CONVERTED |= {("AutoModelForMaskedLM", name) for name in ("bart", "mbart")}

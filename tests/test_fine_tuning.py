@@ -140,6 +140,15 @@ def test_a_checkpoint_is_trained_and_returned(model_type, task, tmp_path):
     assert answers(tmp_path / "out" / "original", task) == answers(tmp_path / "out", task)
 
 
+def test_t5_learns_faster(tmp_path):
+    """Its default learning rate is higher than that of BART; both are those of a narrow model."""
+    rates = {}
+    for name in ("t5", "bart"):
+        source = save_stock(tmp_path / name, name, "AutoModelForSeq2SeqLM")
+        rates[name] = prepare(flags(tmp_path / f"{name}-out", source, TRANSLATE)).trainer.args.learning_rate
+    assert rates == {"t5": 1e-3, "bart": 5e-4}
+
+
 LANGUAGES = ["eng_Latn", "kor_Hang"]
 
 

@@ -62,6 +62,9 @@ class Start(NamedTuple):
 FROM_SCRATCH = Start("from scratch", 2e-3, 192, 2e-3, "cosine", 0.1, (3, 50), 3000)
 # Devlin et al. 2019 fine-tune BERT with 5e-5 at most, in 3 epochs; more hardly help a pretrained model.
 FINE_TUNING = Start("for fine-tuning", 5e-5, 768, 5e-4, None, None, (3, 3), 3000)
+# With AdamW T5 needs higher rates, 1e-4 to 3e-4, as the documentation of transformers says.
+FINE_TUNING_T5 = FINE_TUNING._replace(learning_rate=2e-4, most=1e-3)
+T5 = ("t5", "mt5", "umt5")
 # Adapters need about ten times the learning rate (Schulman et al. 2025, "LoRA Without Regret").
 LORA_FACTOR = 10
 # Part of the steps in which the learning rate rises (Devlin et al. 2019).
@@ -243,6 +246,8 @@ def resolve_training(
     """
     split = splits["train"]
     start, width = start_of(model_args), part_configs(config)[-1].hidden_size
+    if config.original_model_type in T5:
+        start = FINE_TUNING_T5
     rate = start.learning_rate * start.width / width
     reason = f"{start.learning_rate:g} × {start.width} / hidden_size {width}"
     if rate > start.most:
@@ -255,7 +260,7 @@ def resolve_training(
     if start.weight_decay is not None:
         defaults.choose("weight_decay", start.weight_decay, start.name)
     if defaults.args.max_tokens_per_batch is None:
-        choice = packed_rows(task, split) if start is FINE_TUNING else rows_of_batch(defaults.args, split)
+        choice = rows_of_batch(defaults.args, split) if start is FROM_SCRATCH else packed_rows(task, split)
         defaults.choose("per_device_train_batch_size", *choice)
     rows = defaults.args.per_device_train_batch_size
     if rows > defaults.args.per_device_eval_batch_size and "validation" in splits:
