@@ -49,6 +49,35 @@ def test_runs_are_measured_as_they_measured_themselves(runs, monkeypatch):
     assert all("seqblend train" in command for command in found["commands"].values())
 
 
+def found(lever, *values):
+    """The measurements of a lever, of the seeds 0, 1 …."""
+    return [(lever, seed, value) for seed, value in enumerate(values)]
+
+
+def test_what_is_measured_later_is_added_to_the_store(runs, tmp_path):
+    store = tmp_path / "store.json"
+    levers.write([*found(BASE, 0.5, 0.75), (f"{BASE}{TOGETHER}", None, 0.8)], runs / "runs", store)
+    # Together are all runs of a lever: of those of base, seed 2 is not there.
+    old = read(store)
+    assert old["values"] == {BASE: {"0": 0.5, "1": 0.75}, f"{BASE}{TOGETHER}": {"together": 0.8}}
+    later = [*found(BASE, 0.5, 0.75, 0.25), (f"{BASE}{TOGETHER}", None, 0.9), *found("a", 0.625)]
+    levers.write(later, runs / "runs", store)
+    values = read(store)["values"]
+    assert values.pop("a") == {"0": 0.625}
+    assert values == {**old["values"], BASE: {"0": 0.5, "1": 0.75, "2": 0.25}}
+    assert read(store)["commands"] == old["commands"]
+
+
+def test_values_that_cannot_be_compared_are_refused(runs, tmp_path):
+    store = tmp_path / "store.json"
+    levers.write(found(BASE, 0.5), runs / "runs", store)
+    with pytest.raises(ValueError, match=r"store.json: has 0.5 for base_0, but the run in .* gives 0.25"):
+        levers.write(found(BASE, 0.25), runs / "runs", store)
+    with pytest.raises(ValueError, match="a: there is no base run with the seed 1"):
+        levers.write(found("a", 0.5, 0.5), runs / "runs", store)
+    assert read(store)["values"] == {BASE: {"0": 0.5}}
+
+
 def test_the_table_has_means_errors_and_paired_differences(tmp_path):
     values = {
         BASE: {"0": 0.5, "1": 0.7},
