@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ..data.errors import print_error
 from ..data.objects import read_object
 from .levers import BASE, TOGETHER
+from .phones import phones_table, run_names
 
 
 class Figure(NamedTuple):
@@ -194,10 +195,11 @@ def row(figure: Figure, seeds: list[dict[str, Any]]) -> str:
 def collect(runs: Path, store: Path) -> None:
     """Copy the results of finished runs, `runs/NAME/all_results.json`, to `store/NAME.json`.
 
-    The results of the run `NAME` in FIGURES, and of `NAME_seed*`, its repetitions, are copied.
+    The results of the run `NAME` in FIGURES and of `NAME_seed*`, its repetitions, are copied, and those of the
+    languages of `phones`.
     """
     store.mkdir(parents=True, exist_ok=True)
-    for name in FIGURES:
+    for name in (*FIGURES, *run_names()):
         for run in (runs / name, *sorted(runs.glob(f"{name}_seed*"))):
             if (results := run / "all_results.json").exists():
                 shutil.copyfile(results, store / f"{run.name}.json")
@@ -225,7 +227,8 @@ def write_report(store: Path) -> str:
         FileNotFoundError: it has none of the runs in FIGURES.
         ValueError: the results of a run cannot be read.
     """
-    runs = {name: seeds for name in FIGURES if (seeds := read_seeds(store, name))}
+    known = {name: seeds for name in (*FIGURES, *run_names()) if (seeds := read_seeds(store, name))}
+    runs = {name: known[name] for name in FIGURES if name in known}
     if not runs:
         raise FileNotFoundError(f"{store}: has none of the runs {', '.join(FIGURES)}")
     lines = [
@@ -241,17 +244,18 @@ def write_report(store: Path) -> str:
         "",
         *sureness_table(runs),
         *levers_table(store),
+        *phones_table(store),
         "## Commands",
         "",
         "| run | command | machine |",
         "|---|---|---|",
         *(
             f"| {name} | `{cell(results['command'])}` | {cell(results['machine'])} |"
-            for name, seeds in runs.items()
+            for name, seeds in known.items()
             for results in seeds
         ),
         "",
-        "Versions: " + "; ".join(sorted({results["versions"] for seeds in runs.values() for results in seeds})) + ".",
+        "Versions: " + "; ".join(sorted({results["versions"] for seeds in known.values() for results in seeds})) + ".",
     ]
     return "\n".join(lines)
 
