@@ -4,6 +4,7 @@ RUNS holds finished runs that differ in one thing, `RUNS/LEVER_SEED`. Measured a
 lever together, and the mean of the last checkpoints of the runs of the lever `base` that have kept them
 (`--save_strategy epoch`). STORE is a JSON file, which `benchmarks.results` reads. What is measured is added to a STORE
 that exists; a base run among RUNS must then give the value that is stored, so that old and new values can be compared.
+In STORE, `names` may say how a lever is called on the page.
 """
 
 import argparse
@@ -56,7 +57,8 @@ def measure(runs: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[str, int |
     for lever, members in by_lever.items():
         for run in members:
             yield lever, int(run.name.rpartition("_")[2]), value_of(Predictor(run), rows)
-        yield f"{lever}{TOGETHER}", None, value_of(Predictor(members), rows)
+        if len(members) > 1:
+            yield f"{lever}{TOGETHER}", None, value_of(Predictor(members), rows)
     for count in COUNTS:
         for run in by_lever[BASE]:
             if checkpoints_in(run):
@@ -88,8 +90,8 @@ def write(found: Iterable[tuple[str, int | None, float]], runs: Path, store: Pat
             raise ValueError(f"{lever}: there is no {BASE} run with the seed {', '.join(sorted(missing))}")
     results = {run.name: read_object(run / "all_results.json") for run in sorted(runs.iterdir())}
     commands = {name: each["command"] for name, each in results.items() if "command" in each}
-    content = {"values": values, "commands": {**stored["commands"], **commands}}
-    store.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    content = {**stored, "values": values, "commands": {**stored["commands"], **commands}}
+    store.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main() -> None:

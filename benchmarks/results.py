@@ -145,26 +145,27 @@ def levers_table(store: Path) -> list[str]:
     """The table of the levers of quality, on validation, from `levers_NAME.json`; empty without such a file."""
     rows = []
     for path in sorted(store.glob("levers_*.json")):
-        values = read_object(path)["values"]
-        base = values[BASE]
+        stored = read_object(path)
+        values, base = stored["values"], stored["values"][BASE]
+        names = {BASE: "the runs themselves", **stored.get("names", {})}
         for lever, seeds in values.items():
-            if lever.endswith(TOGETHER):
-                cells = (f"{100 * seeds['together']:.2f}", "")
+            alone = lever.removesuffix(TOGETHER)
+            name = names.get(alone, alone)
+            if lever != alone:
+                cells = (f"{name}, {len(values[alone])} seeds as an ensemble", f"{100 * seeds['together']:.2f}", "")
             else:
                 gains = [100 * (seeds[seed] - base[seed]) for seed in seeds]
                 difference = "" if lever == BASE else with_error(gains, sign="+")
-                cells = (with_error([100 * value for value in seeds.values()]), difference)
-            name = "the runs themselves" if lever == BASE else lever
-            if lever.endswith(TOGETHER):
-                name = f"{len(values[lever.removesuffix(TOGETHER)])} seeds as an ensemble"
-            rows.append(f"| {FIGURES[path.stem.removeprefix('levers_')].what} | {name} | {' | '.join(cells)} |")
+                cells = (name, with_error([100 * value for value in seeds.values()]), difference)
+            rows.append(f"| {FIGURES[path.stem.removeprefix('levers_')].what} | {' | '.join(cells)} |")
     if not rows:
         return []
     return [
         "## Settings compared",
         "",
         "From scratch, on validation, in percent: the mean over seeds with its standard error, and the difference to",
-        "the same seed as it is. `python -m seqblend.benchmarks.levers` measures it.",
+        "the same seed with the first setting. A value without an error is of one seed. Measured are right answers:",
+        "rows, words, or whole outputs. `python -m seqblend.benchmarks.levers` measures them.",
         "",
         "| data | setting | value | difference |",
         "|---|---|---|---|",
