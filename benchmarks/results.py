@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 from statistics import mean, stdev
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 from ..data.errors import print_error
@@ -100,6 +101,9 @@ FIGURES = {
 }
 
 
+# Characters in a line of prose.
+WIDTH = 120
+
 # What the runs with out-of-scope questions show besides, by the key in all_results.json.
 SURENESS = {
     "test_accuracy": "accuracy",
@@ -143,9 +147,10 @@ def sureness_table(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 def levers_table(store: Path) -> list[str]:
     """The table of the levers of quality, on validation, from `levers_NAME.json`; empty without such a file."""
-    rows = []
+    rows, notes = [], []
     for path in sorted(store.glob("levers_*.json")):
         stored = read_object(path)
+        notes += stored.get("notes", [])
         values, base = stored["values"], stored["values"][BASE]
         names = {BASE: "the runs themselves", **stored.get("names", {})}
         for lever, seeds in values.items():
@@ -171,6 +176,7 @@ def levers_table(store: Path) -> list[str]:
         "|---|---|---|---|",
         *rows,
         "",
+        *(line for note in notes for line in (*wrap(note, WIDTH), "")),
     ]
 
 

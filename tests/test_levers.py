@@ -87,7 +87,7 @@ def test_the_table_has_means_errors_and_paired_differences(tmp_path):
         f"a{TOGETHER}": {"together": 0.75},
         "b": {"1": 0.6},
     }
-    store = {"values": values, "commands": {}, "names": {"a": "the setting a"}}
+    store = {"values": values, "commands": {}, "names": {"a": "the setting a"}, "notes": ["b takes twice as long."]}
     (tmp_path / "levers_clinc150.json").write_text(json.dumps(store))
     rows = [line for line in levers_table(tmp_path) if line.startswith("| 150 intents")]
     assert [row.split(" | ", 1)[1] for row in rows] == [
@@ -96,4 +96,5 @@ def test_the_table_has_means_errors_and_paired_differences(tmp_path):
         "the setting a, 2 seeds as an ensemble | 75.00 |  |",
         "b | 60.00 | -10.00 |",
     ]
+    assert levers_table(tmp_path)[-2:] == ["b takes twice as long.", ""]
     assert levers_table(tmp_path / "none") == []
