@@ -146,12 +146,16 @@ def sureness_table(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 
 def levers_table(store: Path) -> list[str]:
-    """The table of the levers of quality, on validation, from `levers_NAME.json`; empty without such a file."""
+    """The table of the levers of quality, on validation; empty without any.
+
+    They are in `levers_NAME.json` and, with another base, in `levers_NAME-OTHER.json`.
+    """
     rows, notes = [], []
     for path in sorted(store.glob("levers_*.json")):
         stored = read_object(path)
         notes += stored.get("notes", [])
         values, base = stored["values"], stored["values"][BASE]
+        what = FIGURES[path.stem.removeprefix("levers_").partition("-")[0]].what
         names = {BASE: "the runs themselves", **stored.get("names", {})}
         for lever, seeds in values.items():
             alone = lever.removesuffix(TOGETHER)
@@ -162,15 +166,16 @@ def levers_table(store: Path) -> list[str]:
                 gains = [100 * (seeds[seed] - base[seed]) for seed in seeds]
                 difference = "" if lever == BASE else with_error(gains, sign="+")
                 cells = (name, with_error([100 * value for value in seeds.values()]), difference)
-            rows.append(f"| {FIGURES[path.stem.removeprefix('levers_')].what} | {' | '.join(cells)} |")
+            rows.append(f"| {what} | {' | '.join(cells)} |")
     if not rows:
         return []
     return [
         "## Settings compared",
         "",
         "From scratch, on validation, in percent: the mean over seeds with its standard error, and the difference to",
-        "the same seed with the first setting. A value without an error is of one seed. Measured are right answers:",
-        "rows, words, or whole outputs. `python -m seqblend.benchmarks.levers` measures them.",
+        "the same seeds of the base, which is the nearest row above that has no difference and is no ensemble. A",
+        "value without an error is of one seed, or of one ensemble. Measured are right answers: rows, words or whole",
+        "outputs. `python -m seqblend.benchmarks.levers` measures them.",
         "",
         "| data | setting | value | difference |",
         "|---|---|---|---|",

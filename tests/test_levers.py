@@ -96,5 +96,8 @@ def test_the_table_has_means_errors_and_paired_differences(tmp_path):
         "the setting a, 2 seeds as an ensemble | 75.00 |  |",
         "b | 60.00 | -10.00 |",
     ]
+    (tmp_path / "levers_clinc150-c.json").write_text(json.dumps({"values": {BASE: {"0": 0.5}, "c": {"0": 0.625}}}))
+    rows = [line for line in levers_table(tmp_path) if line.startswith("| 150 intents")]
+    assert len(rows) == 6 and rows[1].endswith("| c | 62.50 | +12.50 |")
     assert levers_table(tmp_path)[-2:] == ["b takes twice as long.", ""]
     assert levers_table(tmp_path / "none") == []
