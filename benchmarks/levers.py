@@ -1,8 +1,10 @@
 """What each lever of quality gives on validation: `python -m seqblend.benchmarks.levers VALIDATION_FILE RUNS STORE`.
 
-RUNS holds finished runs that differ in one thing, `RUNS/LEVER_SEED`; those of the lever `base` have kept their
-checkpoints (`--save_strategy epoch`). Measured are the runs as they are, the mean of the last checkpoints of the base
-runs, and all runs of a lever together. STORE is a JSON file, which `benchmarks.results` reads.
+RUNS holds finished runs that differ in one thing, `RUNS/LEVER_SEED`. Measured are the runs as they are, all runs of a
+lever together, and the mean of the last checkpoints of the runs of the lever `base` that have kept them
+(`--save_strategy epoch`). STORE is a JSON file, which `benchmarks.results` reads. What is measured is added to a STORE
+that exists; a base run among RUNS must then give the value that is stored, so that old and new values can be compared.
+In STORE, `names` may say how a lever is called on the page, and `notes` what else is to be known of it.
 """
 
 import argparse
@@ -55,21 +57,41 @@ def measure(runs: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[str, int |
     for lever, members in by_lever.items():
         for run in members:
             yield lever, int(run.name.rpartition("_")[2]), value_of(Predictor(run), rows)
-        yield f"{lever}{TOGETHER}", None, value_of(Predictor(members), rows)
+        if len(members) > 1:
+            yield f"{lever}{TOGETHER}", None, value_of(Predictor(members), rows)
     for count in COUNTS:
         for run in by_lever[BASE]:
-            seed = int(run.name.rpartition("_")[2])
-            yield f"mean of the last {count} checkpoints", seed, value_of(averaged(run, count), rows)
+            if checkpoints_in(run):
+                seed = int(run.name.rpartition("_")[2])
+                yield f"mean of the last {count} checkpoints", seed, value_of(averaged(run, count), rows)
 
 
 def write(found: Iterable[tuple[str, int | None, float]], runs: Path, store: Path) -> None:
-    """Write the values by lever, with the commands of the runs."""
-    values: dict[str, dict[str, float]] = defaultdict(dict)
+    """Add the values by lever, and the commands of the runs, to the store.
+
+    Raises:
+        ValueError: a base run does not give the value that is stored, or a lever has a seed that base has not.
+    """
+    stored = {"values": {}, "commands": {}, **read_object(store)}
+    values: dict[str, dict[str, float]] = defaultdict(dict, stored["values"])
     for lever, seed, value in found:
-        values[lever]["together" if seed is None else str(seed)] = value
+        alone = lever.removesuffix(TOGETHER)
+        if seed is None and not all((runs / f"{alone}_{each}").exists() for each in values[alone]):
+            # Only some of the runs of this lever are here.
+            continue
+        name = "together" if seed is None else str(seed)
+        known = values[lever].get(name, value)
+        if lever == BASE and known != value:
+            raise ValueError(f"{store}: has {known} for {BASE}_{seed}, but the run in {runs} gives {value}")
+        values[lever][name] = value
         print(lever, seed, f"{value:.4f}", file=sys.stderr, flush=True)
-    commands = {run.name: read_object(run / "all_results.json").get("command") for run in sorted(runs.iterdir())}
-    store.write_text(json.dumps({"values": values, "commands": commands}, indent=1), encoding="utf-8")
+    for lever, seeds in values.items():
+        if missing := seeds.keys() - {"together"} - values[BASE].keys():
+            raise ValueError(f"{lever}: there is no {BASE} run with the seed {', '.join(sorted(missing))}")
+    results = {run.name: read_object(run / "all_results.json") for run in sorted(runs.iterdir())}
+    commands = {name: each["command"] for name, each in results.items() if "command" in each}
+    content = {**stored, "values": values, "commands": {**stored["commands"], **commands}}
+    store.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main() -> None:

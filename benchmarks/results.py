@@ -5,11 +5,13 @@ import shutil
 import sys
 from pathlib import Path
 from statistics import mean, stdev
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 from ..data.errors import print_error
 from ..data.objects import read_object
 from .levers import BASE, TOGETHER
+from .phones import phones_table, run_names
 
 
 class Figure(NamedTuple):
@@ -99,6 +101,9 @@ FIGURES = {
 }
 
 
+# Characters in a line of prose.
+WIDTH = 120
+
 # What the runs with out-of-scope questions show besides, by the key in all_results.json.
 SURENESS = {
     "test_accuracy": "accuracy",
@@ -141,34 +146,42 @@ def sureness_table(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 
 def levers_table(store: Path) -> list[str]:
-    """The table of the levers of quality, on validation, from `levers_NAME.json`; empty without such a file."""
-    rows = []
+    """The table of the levers of quality, on validation; empty without any.
+
+    They are in `levers_NAME.json` and, with another base, in `levers_NAME-OTHER.json`.
+    """
+    rows, notes = [], []
     for path in sorted(store.glob("levers_*.json")):
-        values = read_object(path)["values"]
-        base = values[BASE]
+        stored = read_object(path)
+        notes += stored.get("notes", [])
+        values, base = stored["values"], stored["values"][BASE]
+        what = FIGURES[path.stem.removeprefix("levers_").partition("-")[0]].what
+        names = {BASE: "the runs themselves", **stored.get("names", {})}
         for lever, seeds in values.items():
-            if lever.endswith(TOGETHER):
-                cells = (f"{100 * seeds['together']:.2f}", "")
+            alone = lever.removesuffix(TOGETHER)
+            name = names.get(alone, alone)
+            if lever != alone:
+                cells = (f"{name}, {len(values[alone])} seeds as an ensemble", f"{100 * seeds['together']:.2f}", "")
             else:
                 gains = [100 * (seeds[seed] - base[seed]) for seed in seeds]
                 difference = "" if lever == BASE else with_error(gains, sign="+")
-                cells = (with_error([100 * value for value in seeds.values()]), difference)
-            name = "the runs themselves" if lever == BASE else lever
-            if lever.endswith(TOGETHER):
-                name = f"{len(values[lever.removesuffix(TOGETHER)])} seeds as an ensemble"
-            rows.append(f"| {FIGURES[path.stem.removeprefix('levers_')].what} | {name} | {' | '.join(cells)} |")
+                cells = (name, with_error([100 * value for value in seeds.values()]), difference)
+            rows.append(f"| {what} | {' | '.join(cells)} |")
     if not rows:
         return []
     return [
         "## Settings compared",
         "",
         "From scratch, on validation, in percent: the mean over seeds with its standard error, and the difference to",
-        "the same seed as it is. `python -m seqblend.benchmarks.levers` measures it.",
+        "the same seeds of the base, which is the nearest row above that has no difference and is no ensemble. A",
+        "value without an error is of one seed, or of one ensemble. Measured are right answers: rows, words or whole",
+        "outputs. `python -m seqblend.benchmarks.levers` measures them.",
         "",
         "| data | setting | value | difference |",
         "|---|---|---|---|",
         *rows,
         "",
+        *(line for note in notes for line in (*wrap(note, WIDTH), "")),
     ]
 
 
@@ -194,10 +207,11 @@ def row(figure: Figure, seeds: list[dict[str, Any]]) -> str:
 def collect(runs: Path, store: Path) -> None:
     """Copy the results of finished runs, `runs/NAME/all_results.json`, to `store/NAME.json`.
 
-    The results of the run `NAME` in FIGURES, and of `NAME_seed*`, its repetitions, are copied.
+    The results of the run `NAME` in FIGURES and of `NAME_seed*`, its repetitions, are copied, and those of the
+    languages of `phones`.
     """
     store.mkdir(parents=True, exist_ok=True)
-    for name in FIGURES:
+    for name in (*FIGURES, *run_names()):
         for run in (runs / name, *sorted(runs.glob(f"{name}_seed*"))):
             if (results := run / "all_results.json").exists():
                 shutil.copyfile(results, store / f"{run.name}.json")
@@ -225,7 +239,8 @@ def write_report(store: Path) -> str:
         FileNotFoundError: it has none of the runs in FIGURES.
         ValueError: the results of a run cannot be read.
     """
-    runs = {name: seeds for name in FIGURES if (seeds := read_seeds(store, name))}
+    known = {name: seeds for name in (*FIGURES, *run_names()) if (seeds := read_seeds(store, name))}
+    runs = {name: known[name] for name in FIGURES if name in known}
     if not runs:
         raise FileNotFoundError(f"{store}: has none of the runs {', '.join(FIGURES)}")
     lines = [
@@ -241,17 +256,18 @@ def write_report(store: Path) -> str:
         "",
         *sureness_table(runs),
         *levers_table(store),
+        *phones_table(store),
         "## Commands",
         "",
         "| run | command | machine |",
         "|---|---|---|",
         *(
             f"| {name} | `{cell(results['command'])}` | {cell(results['machine'])} |"
-            for name, seeds in runs.items()
+            for name, seeds in known.items()
             for results in seeds
         ),
         "",
-        "Versions: " + "; ".join(sorted({results["versions"] for seeds in runs.values() for results in seeds})) + ".",
+        "Versions: " + "; ".join(sorted({results["versions"] for seeds in known.values() for results in seeds})) + ".",
     ]
     return "\n".join(lines)
 
