@@ -2,8 +2,9 @@
 
 RUNS holds finished runs that differ in one thing, `RUNS/LEVER_SEED`. Measured are the runs as they are, all runs of a
 lever together, and the mean of the last checkpoints of the runs of the lever `base` that have kept them
-(`--save_strategy epoch`). STORE is a JSON file, which `benchmarks.results` reads. What is measured is added to a STORE
-that exists; a base run among RUNS must then give the value that is stored, so that old and new values can be compared.
+(`--save_strategy epoch --save_total_limit 12 --load_best_model_at_end false`). STORE is a JSON file, which
+`benchmarks.results` reads. What is measured is added to a STORE that exists; a base run among RUNS must then give the
+value that is stored, so that old and new values can be compared.
 In STORE, `names` may say how a lever is called on the page, and `notes` what else is to be known of it.
 """
 
