@@ -82,7 +82,7 @@ CASES = {
         "roberta", TOKENS, "token-classification", labels=(*TAGS,), rows=[{"tokens": text.split()} for text in TEXTS]
     ),
     "translation": Case("bart", TRANSLATION, "seq2seq-lm", TRANSLATION, rows=[{"source": text} for text in TEXTS]),
-    "translation by T5": Case("t5", TRANSLATION, "seq2seq-lm", TRANSLATION, rows=[{"source": text} for text in TEXTS]),
+    "translation-t5": Case("t5", TRANSLATION, "seq2seq-lm", TRANSLATION, rows=[{"source": text} for text in TEXTS]),
     "continuation": Case("gpt2", CAUSAL, "causal-lm", CAUSAL, sizes={"n_positions": 90}),
     "masked": Case("modernbert", MASKED, "masked-lm"),
 }

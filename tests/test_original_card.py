@@ -47,13 +47,16 @@ FILES = {CONFIG, WEIGHTS, REFERENCE, "README.md", "tokenizer.json", "tokenizer_c
 FILES |= {"pictures/learning_curves.png", "pictures/blending.png", "explore.html"}
 # Of some kinds of heads besides.
 CONFUSION, GENERATION = "pictures/confusion.png", "generation_config.json"
+SCORES = "pictures/labels.png"
 MORE = {
-    "one-label": {CONFUSION},
-    "pairs": {CONFUSION},
-    "last-token": {CONFUSION, GENERATION},
-    "last-end": {CONFUSION, GENERATION},
+    "one-label": {CONFUSION, SCORES},
+    "several-labels": {SCORES},
+    "pairs": {CONFUSION, SCORES},
+    "last-token": {CONFUSION, SCORES, GENERATION},
+    "last-end": {CONFUSION, SCORES, GENERATION},
     "tags": {"pictures/tags.png"},
     "translation": {"pictures/lengths.png", GENERATION},
+    "translation-t5": {"pictures/lengths.png", GENERATION},
     "continuation": {GENERATION},
 }
 
@@ -195,7 +198,7 @@ def test_transformers_alone_predicts_every_row_as_the_run_did(runs, tmp_path):
             asked.append((name, str(run / "original"), CASES[name].head, options, inputs))
     done = run_without_package(ASK, asked, tmp_path)
     answers = json.loads(done.stdout.splitlines()[-1])
-    assert len(answers) == 8
+    assert len(answers) == 9
     for name, said in answers.items():
         expected = [row["prediction"] for row in predictions_of(runs[name])]
         if name == "number":
@@ -219,7 +222,7 @@ def test_the_card_says_what_was_measured(name, runs):
     stock = json.loads((run / "original" / CONFIG).read_text())["architectures"][0]
     assert f"| class | `{stock}` |" in card and f"the format of `{stock}` of transformers" in card
     tested = "it gives the predictions of the run" in card
-    assert tested == (name not in ("translation", "continuation", "masked")) and "differ from" not in card
+    assert tested == (name not in ("translation", "translation-t5", "continuation", "masked")) and "differ from" not in card
     for said in ("| test | 8 | Loss | 0.5000 |", "| `learning_rate` | 5e-05 |", "(pictures/learning_curves.png)"):
         assert said in card
     size = sum(each.numel() for each in safetensors.torch.load_file(run / "original" / WEIGHTS).values())
