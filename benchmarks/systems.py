@@ -212,12 +212,15 @@ def t5(size: Size) -> tuple[nn.Module, nn.Module]:
     config = T5Config(
         vocab_size=size.vocab_size,
         d_model=size.hidden_size,
-        d_ff=4 * size.hidden_size,
+        d_ff=size.gated_size,
+        d_kv=size.hidden_size // size.shape["num_attention_heads"],
         num_layers=size.num_hidden_layers,
         num_heads=size.shape["num_attention_heads"],
         dropout_rate=0.0,
         **SPECIAL,
         decoder_start_token_id=1,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
     )
     theirs = from_config(T5ForConditionalGeneration, config)
     return our_encoder_decoder("t5", size, theirs), theirs

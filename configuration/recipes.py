@@ -93,7 +93,6 @@ T5: dict[str, Any] = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
-    "intermediate_size": 2048,
     "position_type": "none",
     "relative_attention_num_buckets": 32,
     "hidden_act": "gelu_new",

@@ -222,7 +222,10 @@ def test_the_card_says_what_was_measured(name, runs):
     stock = json.loads((run / "original" / CONFIG).read_text())["architectures"][0]
     assert f"| class | `{stock}` |" in card and f"the format of `{stock}` of transformers" in card
     tested = "it gives the predictions of the run" in card
-    assert tested == (name not in ("translation", "translation-t5", "continuation", "masked")) and "differ from" not in card
+    assert (
+        tested == (name not in ("translation", "translation-t5", "continuation", "masked"))
+        and "differ from" not in card
+    )
     for said in ("| test | 8 | Loss | 0.5000 |", "| `learning_rate` | 5e-05 |", "(pictures/learning_curves.png)"):
         assert said in card
     size = sum(each.numel() for each in safetensors.torch.load_file(run / "original" / WEIGHTS).values())
