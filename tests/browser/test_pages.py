@@ -180,19 +180,39 @@ def test_the_arithmetic_of_a_cell_gives_its_weight(name, chromium, written):
     address, predictor = written(name)
     kinds = weights_of(predictor, name)
     with opened(chromium, address) as page:
-        page.wait_for_selector(".kinds .map")
-        for panel, weights in zip(page.locator(".kind").all(), kinds, strict=True):
-            panel.locator(".thumbnails button").last.click()
-            expected, area = weights[-1, -1], panel.locator(".area")
-            area.focus()
-            page.keyboard.press("Enter")
-            rows = len(expected)
-            page.keyboard.press("Home")
-            page.keyboard.press("PageUp")
-            for row in range(rows):
-                output = panel.locator(f".arithmetic[data-cell='{row},0'] output")
-                assert percent_in(output.inner_text()) == pytest.approx(expected[row, 0].item(), abs=STEP)
-                page.keyboard.press("ArrowDown")
+        assert_arithmetic(page, kinds)
+
+
+def assert_arithmetic(page, kinds):
+    """The cells of the first column have the weights of the last head of the last layer."""
+    page.wait_for_selector(".kinds .map")
+    for panel, weights in zip(page.locator(".kind").all(), kinds, strict=True):
+        panel.locator(".thumbnails button").last.click()
+        expected, area = weights[-1, -1], panel.locator(".area")
+        area.focus()
+        page.keyboard.press("Enter")
+        rows = len(expected)
+        page.keyboard.press("Home")
+        page.keyboard.press("PageUp")
+        for row in range(rows):
+            output = panel.locator(f".arithmetic[data-cell='{row},0'] output")
+            assert percent_in(output.inner_text()) == pytest.approx(expected[row, 0].item(), abs=STEP)
+            page.keyboard.press("ArrowDown")
+
+
+def test_the_arithmetic_has_the_biases_of_distances(chromium, tmp_path):
+    tokenizer = train_tokenizer(["abc cab"], "char", 99)
+    biases = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 6}
+    options = {"vocab_size": len(tokenizer), "initializer_range": 0.3, **biases}
+    model = tiny_model(BlendEncoderForSequenceClassification, **options).float()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    predictor, text = Predictor(tmp_path), "abc cab bac"
+    path = tmp_path / "page.html"
+    path.write_text(predictor.explore({"text": text}), encoding="utf-8")
+    with opened(chromium, path.as_uri()) as page:
+        assert_arithmetic(page, weights_of(predictor, CLASSIFY, text))
+        assert "The bias of the distance" in page.locator(".arithmetic").first.inner_text()
 
 
 def test_keys_move_the_cell_and_choose_the_head(chromium, written):
