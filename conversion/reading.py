@@ -187,6 +187,7 @@ class Original:
         converter = TensorConverter(architecture, head, stock_config, base_prefix(model_class), missing, dtype)
         state_dict, preserved = converter.convert(tensors)
         origin.tensors |= preserved
+        check_shared_embeddings(self.source, config, state_dict, base_prefix(model_class))
         is_known = auto_class.__name__ in architecture.heads
         report.initialized += check_complete(model_class, config, state_dict, head if is_known else None)
         if self.has_other_head(auto_class):
@@ -383,6 +384,18 @@ def has_tied_head(stock: PreTrainedModel) -> bool:
         return True
     pointers = [tensor.data_ptr() for tensor in stock.state_dict().values()]
     return pointers.count(output.weight.data_ptr()) > 1
+
+
+def check_shared_embeddings(
+    source: str | Path, config: RecipeConfig, tensors: dict[str, torch.Tensor], prefix: str
+) -> None:
+    """Raises ConversionError if encoder and decoder should share their embeddings, and the checkpoint has two."""
+    if config.is_encoder_decoder and config.tie_word_embeddings and config.share_encoder_decoder_embeddings:
+        encoder, decoder = (tensors.get(f"{prefix}{part}.embed_tokens.weight") for part in ("encoder", "decoder"))
+        if encoder is not None and decoder is not None and not torch.equal(encoder, decoder):
+            raise ConversionError(
+                f"{source}: encoder and decoder have different embeddings, and by config.json share one"
+            )
 
 
 def head_tensors(architecture: Architecture, head: Head, source: str | Path, names: Collection[str]) -> set[str]:

@@ -2,6 +2,7 @@
 gradients, the same tokens written. One head an architecture here; all of them by `make test-conversion`.
 """
 
+import functools
 import json
 from pathlib import Path
 
@@ -29,6 +30,26 @@ every_case = pytest.mark.parametrize(
     [pytest.param(*case, marks=() if case in FEW else pytest.mark.conversion) for case in ALL],
     ids=lambda value: value.removeprefix("AutoModel") or "Model",
 )
+
+
+@functools.cache
+@torch.no_grad()
+def umt5_is_causal() -> bool:
+    """Whether UMT5's decoder hides later tokens from earlier ones; that of transformers 5.16.0 does not with sdpa."""
+    model, head = "umt5", "AutoModelForSeq2SeqLM"
+    theirs, source = stock_model(model, head), torch.tensor([[9, 8, 7]])
+    first, second = (
+        theirs(input_ids=source, decoder_input_ids=torch.tensor([[5, 6, last]]), use_cache=False).logits[0, 0]
+        for last in (7, 8)
+    )
+    return torch.equal(first, second)
+
+
+@pytest.fixture(autouse=True)
+def right_stock(request):
+    """No test compares with a stock model that is at fault."""
+    if request.node.callspec.params.get("model_type") == "umt5" and not umt5_is_causal():
+        pytest.skip("UMT5 of this version of transformers is not causal")
 
 
 @pytest.fixture(autouse=True)

@@ -698,3 +698,12 @@ def test_legacy_keys(bert, tmp_path):
     to_original(model, tmp_path / "back", legacy_keys=True)
     assert json.loads((tmp_path / "back" / CONFIG).read_text())["position_embedding_type"] == "absolute"
     assert isinstance(AutoModel.from_pretrained(tmp_path / "back"), BertModel)
+
+
+def test_embeddings_that_should_be_shared_and_differ(tmp_path):
+    """transformers leaves them apart; as one matrix they would give other outputs."""
+    theirs = stock_model("t5", "AutoModelForSeq2SeqLM", torch.float32)
+    theirs.decoder.embed_tokens.weight = torch.nn.Parameter(torch.randn_like(theirs.shared.weight))
+    theirs.save_pretrained(tmp_path)
+    with pytest.raises(ConversionError, match="encoder and decoder have different embeddings"):
+        from_original(tmp_path, AutoModelForSeq2SeqLM)

@@ -206,8 +206,10 @@ def test_a_number_that_is_given_stays(name, tmp_path):
 
 
 def test_a_run_that_does_not_train_chooses_nothing(tmp_path, model_of, caplog):  # noqa: F811
+    model = model_of(CLASSIFY)
     caplog.set_level("INFO")
-    job = prepared(tmp_path / "out", **from_model(model_of(CLASSIFY), **options(tmp_path, do_train=False)))
+    caplog.clear()
+    job = prepared(tmp_path / "out", **from_model(model, **options(tmp_path, do_train=False)))
     assert job.trainer.args.eval_strategy == "no" and "defaults" not in caplog.text
 
 
