@@ -348,26 +348,13 @@ class Stack(BlendPreTrainedModel):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """The pattern of each layer type, shared by all layers of that type: of attention, or Steps."""
-        if self.config.is_recurrent:
-            return dict.fromkeys(self.config.layer_types, Steps(layout))
-        patterns = self.attention_patterns(layout, attention_mask, embeds, past_key_values, **kwargs)
-        bias = self.relative_attention_bias
-        if bias is None:
-            return patterns
-        dtype = matmul_dtype(embeds)
-        return {layer_type: pattern.with_bias(bias, dtype) for layer_type, pattern in patterns.items()}
+        """The pattern of each layer type, shared by all layers of that type: of attention, or Steps.
 
-    def attention_patterns(
-        self,
-        layout: Layout,
-        attention_mask: Any,
-        embeds: torch.Tensor,
-        past_key_values: Cache | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """The pattern of each layer type, without biases."""
+        Biases that the layers share are not in it; see `add_shared_biases`.
+        """
         types = set(self.config.layer_types)
+        if self.config.is_recurrent:
+            return dict.fromkeys(types, Steps(layout))
         if isinstance(layout, FlatLayout):
             if self.uses_varlen_kernel(embeds):
                 return dict.fromkeys(types, VarlenPattern(layout, layout))
@@ -395,6 +382,15 @@ class Stack(BlendPreTrainedModel):
             layer_type: PaddedPattern(self.mask_functions[layer_type](**arguments, **kwargs), layout)
             for layer_type in types
         }
+
+    def add_shared_biases(self, patterns: dict[str, Any], embeds: torch.Tensor) -> dict[str, Any]:
+        """The patterns of all layer types, which also add the biases that the layers share, if they share any."""
+        bias = self.relative_attention_bias
+        if bias is None:
+            return patterns
+        # The dtype of queries and keys, which under autocast differs from that of the embeddings.
+        dtype = matmul_dtype(embeds)
+        return {layer_type: pattern.with_bias(bias, dtype) for layer_type, pattern in patterns.items()}
 
     def uses_varlen_kernel(self, embeds: torch.Tensor) -> bool:
         """Whether a flat batch goes to a varlen kernel: flash attention, or torch's own for "sdpa" on a GPU."""

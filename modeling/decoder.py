@@ -141,6 +141,7 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
                 )
         # Without a mask, the mask functions detect packed sequences by position_ids that restart.
         patterns = self.patterns(layout, attention_mask, hidden_states, self_cache, position_ids=position_ids)
+        patterns = self.add_shared_biases(patterns, hidden_states)
         position_embeddings = self.position_embeddings(hidden_states, positions)
         for layer_type, layer in self.blocks():
             hidden_states = layer(

@@ -80,6 +80,7 @@ class BlendEncoderModel(BlendEncoderPreTrainedModel, Stack):
         patterns = self.patterns(
             layout, attention_mask, hidden_states, **packed_mask_arguments(layout, attention_mask, position_ids)
         )
+        patterns = self.add_shared_biases(patterns, hidden_states)
         position_embeddings = self.position_embeddings(hidden_states, positions)
         for layer_type, layer in self.blocks():
             hidden_states = layer(

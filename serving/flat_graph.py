@@ -355,9 +355,7 @@ class FlatGraph(nn.Module):
             )
             for layer_type in position_embeddings
         }
-        if stack.relative_attention_bias is not None:
-            for layer_type, each in patterns.items():
-                patterns[layer_type] = each.with_bias(stack.relative_attention_bias, hidden_states.dtype)
+        patterns = stack.add_shared_biases(patterns, hidden_states)
         for layer_type, layer in stack.blocks():
             pattern: Any = patterns[layer_type]
             hidden_states = layer(hidden_states, pattern=pattern, position_embeddings=position_embeddings[layer_type])

@@ -822,7 +822,7 @@ def test_masks_may_be_made_beforehand(model_class, attention):
     batch = padded(draw(model_class, LENGTHS), "left")
     expected = output_of(model, batch)
     positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-    (pattern,) = model.attention_patterns(
+    (pattern,) = model.patterns(
         model.choose_layout(batch["input_ids"], None, batch["attention_mask"], None, {}, keep_padded=True),
         batch["attention_mask"],
         EMBEDS.new_empty(3, 7, 0),

@@ -30,8 +30,6 @@ from seqblend.tuning.picture import draw_trials
 from seqblend.tuning.space import SEARCHED, Choice, Range, parse_space
 from seqblend.tuning.trials import Trial
 
-pytest.importorskip("optuna")
-
 RATES = {"learning_rate": {"low": "1e-4", "high": 1e-1, "log": True}}
 PNG = b"\x89PNG"
 
