@@ -1,5 +1,6 @@
 """What a saved model's configuration says about its task, and the settings with which the model is asked."""
 
+import logging
 import math
 from typing import Any
 
@@ -10,6 +11,8 @@ from ..modeling.families import FAMILIES
 from .base import Task
 from .encoding import Settings
 from .registry import TASKS
+
+logger = logging.getLogger(__name__)
 
 
 def task_of(config: PretrainedConfig, path: str) -> Task:
@@ -83,7 +86,18 @@ def saved_settings(
 def prepare_for_asking(
     task: Task, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, generation: dict[str, Any]
 ) -> None:
-    """Set what a saved model and its tokenizer need to be asked: the side of truncation, and one limit of a text."""
+    """Set what a saved model and its tokenizer need to be asked: the side of truncation, and one limit of a text.
+
+    Warns if the tokenizer marks texts with their language (NLLB, M2M100), and nothing says which one is written.
+    """
+    if getattr(tokenizer, "tgt_lang", "") is None and task.generation is not None:
+        config = model.generation_config
+        starts = {config.forced_bos_token_id, config.decoder_start_token_id} - {None, tokenizer.eos_token_id}
+        if not starts:
+            logger.warning(
+                "The target language is not set, so the model may write any: train it with --target_lang, or set "
+                "forced_bos_token_id in generation_config.json"
+            )
     if "max_new_tokens" in generation:
         # It replaces the model's own max_length.
         model.generation_config.max_length = None

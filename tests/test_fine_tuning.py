@@ -184,6 +184,19 @@ def test_languages_of_a_translation(tmp_path, caplog):
     assert written[0, :2].tolist() == again.convert_tokens_to_ids(["</s>", "kor_Hang"])
 
 
+def test_a_translation_into_no_language_in_particular_is_warned_of(tmp_path, caplog):
+    """A converted checkpoint writes what it likes; after training with a language it is that language."""
+    source = save_nllb(tmp_path / "nllb")
+    rows = write_rows(tmp_path / "asked.jsonl", [{"source": "ab"}])
+    answer = [str(source), "--input", str(rows), "--output", str(tmp_path / "answers.jsonl")]
+    assert predict(answer) == 0 and "The target language is not set" in caplog.text
+    caplog.clear()
+    languages = {"source_lang": "eng_Latn", "target_lang": "kor_Hang"}
+    assert main(flags(tmp_path / "out", source, TRANSLATE, **languages)) == 0
+    assert predict([str(tmp_path / "out"), *answer[1:-1], str(tmp_path / "more.jsonl")]) == 0
+    assert "The target language is not set" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
