@@ -29,6 +29,12 @@ class BlendEncoderConfig(BlendConfig):
         None,
         positive,
     )
+    affix_buckets: int | None = option(
+        "Number of embeddings of each kind of affix: the prefixes and suffixes of 1 to 4 letters of a word, chosen by a "
+        "hash, are added to the embedding of each of its tokens. Needs a WordPiece tokenizer. None: no affixes.",
+        None,
+        positive,
+    )
     share_layers: bool = option("All layers are one, which is run num_hidden_layers times (ALBERT).", False)
     lm_head_hidden: bool = option(
         "Hidden layer before the projection of a masked language model onto the vocabulary (BERT).", True

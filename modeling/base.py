@@ -91,9 +91,8 @@ class Stack(BlendPreTrainedModel):
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
-        padding = config.pad_token_id if config.freeze_pad_embedding else None
         width = config.embedding_width
-        self.embed_tokens = nn.Embedding(config.vocab_size, width, padding_idx=padding)
+        self.embed_tokens = self.build_embedding(config)
         self.embed_positions = POSITIONS[config.position_type](config.max_position_embeddings, width)
         self.embed_token_types = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
         self.embedding_norm = build_norm(config, width) if config.embedding_norm else nn.Identity()
@@ -113,6 +112,11 @@ class Stack(BlendPreTrainedModel):
         self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
         self.gradient_checkpointing = False
         self.post_init()
+
+    def build_embedding(self, config: PreTrainedConfig) -> nn.Embedding:
+        """The embedding of tokens."""
+        padding = config.pad_token_id if config.freeze_pad_embedding else None
+        return nn.Embedding(config.vocab_size, config.embedding_width, padding_idx=padding)
 
     def choose_layout(
         self,

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 from transformers.masking_utils import (
     create_bidirectional_mask,
     create_bidirectional_sliding_window_mask,
@@ -19,9 +20,10 @@ from ..configuration.encoder import BlendEncoderConfig
 from .attention import Attention
 from .base import BlendPreTrainedModel, Stack, StackOutput
 from .heads import ForSequenceClassification, ForTokenClassification, build_lm_hidden, scale, select_fields
+from .hooks import is_hooked
 from .layers import EncoderLayer
 from .losses import IGNORE, token_loss
-from .packing import Layout
+from .packing import Layout, is_traced
 
 
 class BlendEncoderPreTrainedModel(BlendPreTrainedModel):
@@ -36,6 +38,116 @@ class BlendEncoderPreTrainedModel(BlendPreTrainedModel):
     }
 
 
+class AffixEmbedding(nn.Embedding):
+    """Embeddings of tokens, with those of the affixes of their words added.
+
+    Affixes are the first 1, 2, 3 and 4 letters of a word, and the last ones. For each of these eight kinds a hash of
+    the letters chooses one of `affix_buckets` embeddings, so a word that is not in the training data shares some with
+    words that are (as the character n-grams of Bojanowski et al. 2017 do). The words are found from the tokens:
+    `read_vocabulary` stores the letters of each token, and whether it begins a word.
+
+    Args:
+        config: of the encoder.
+        padding_idx: as in nn.Embedding.
+    """
+
+    # The most letters of an affix.
+    LETTERS = 4
+    # Of the hash: a polynomial over the letters.
+    FACTOR, PRIME = 1_000_003, 2**31 - 1
+
+    def __init__(self, config: BlendEncoderConfig, padding_idx: int | None):
+        super().__init__(config.vocab_size, config.embedding_width, padding_idx=padding_idx)
+        self.buckets = config.affix_buckets
+        self.affixes = nn.Embedding(2 * self.LETTERS * self.buckets, config.embedding_width)
+        # Code points of the first letters of each token, and of the last ones in reverse; 0 where it has fewer.
+        self.register_buffer("letters", torch.zeros(2, config.vocab_size, self.LETTERS, dtype=torch.int32))
+        self.register_buffer("begins_word", torch.zeros(config.vocab_size, dtype=torch.bool))
+        self.is_ready = False
+
+    def read_vocabulary(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Store the letters of the tokens.
+
+        Args:
+            tokenizer: WordPiece: its tokens inside words begin with ##. Special tokens have no letters.
+
+        Raises:
+            ValueError: it has no such token, or more tokens than there are embeddings.
+        """
+        tokens, inside = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))), "##"
+        if not any(token.startswith(inside) for token in tokens):
+            raise ValueError(f"affix_buckets: the tokenizer is not WordPiece: no token begins with {inside}")
+        if len(tokens) > self.num_embeddings:
+            raise ValueError(f"the tokenizer has {len(tokens)} tokens, the model {self.num_embeddings} embeddings")
+        special = set(tokenizer.all_special_ids)
+        letters = torch.zeros(2, self.num_embeddings, self.LETTERS, dtype=self.letters.dtype)
+        begins_word = torch.ones(self.num_embeddings, dtype=torch.bool)
+        for index, token in enumerate(tokens):
+            if index in special:
+                continue
+            begins_word[index] = not token.startswith(inside)
+            codes = [ord(letter) for letter in token.removeprefix(inside)]
+            for side, found in enumerate((codes[: self.LETTERS], codes[: -self.LETTERS - 1 : -1])):
+                letters[side, index, : len(found)] = torch.tensor(found)
+        device = self.letters.device
+        self.letters, self.begins_word, self.is_ready = letters.to(device), begins_word.to(device), True
+
+    def forward(self, input_ids: torch.Tensor, is_first: torch.Tensor | None = None) -> torch.Tensor:
+        """Embeddings (B, T, E) of tokens (B, T).
+
+        Args:
+            input_ids: (B, T).
+            is_first: whether a sequence begins with this token, (B or 1, T); None: each row is a sequence.
+
+        Raises:
+            ValueError: `read_vocabulary` was not called.
+            IndexError: the vocabulary has been resized since then, and this is one of the new tokens.
+        """
+        if not self.is_ready and not is_traced():
+            # All is 0 where neither read_vocabulary nor a checkpoint has set it.
+            self.is_ready = bool(self.begins_word.any())
+            if not self.is_ready:
+                raise ValueError(
+                    "affix_buckets: the letters of the tokens are unknown; first call "
+                    "model.get_input_embeddings().read_vocabulary(tokenizer)"
+                )
+        if is_first is None:
+            is_first = torch.arange(input_ids.shape[-1], device=input_ids.device)[None] == 0
+        affix_ids = self.affix_ids(input_ids, self.begins_word[input_ids] | is_first)
+        return super().forward(input_ids) + self.affixes(affix_ids).sum(-2)
+
+    def affix_ids(self, input_ids: torch.Tensor, begins_word: torch.Tensor) -> torch.Tensor:
+        """The rows of `affixes`, (B, T, 8), for tokens and whether they begin a word, (B, T) each."""
+        first, last = word_ends(begins_word)
+        steps = torch.arange(self.LETTERS, device=input_ids.device)
+        ids: list[torch.Tensor] = []
+        for letters, places in zip(self.letters, (first[..., None] + steps, last[..., None] - steps), strict=True):
+            # A token inside a word has a letter, so as many tokens as letters are enough.
+            is_inside = (places >= first[..., None]) & (places <= last[..., None])
+            nearest = places.clamp(0, input_ids.shape[-1] - 1).flatten(-2)
+            tokens = input_ids.gather(-1, nearest).view_as(places)
+            found = (letters[tokens] * is_inside[..., None]).flatten(-2).long()
+            number = (found != 0).cumsum(-1)
+            code = torch.zeros_like(input_ids)
+            for count in range(1, self.LETTERS + 1):
+                letter = (found * (number == count)).sum(-1)
+                code = (code * self.FACTOR + letter) % self.PRIME
+                # Bucket 0 if the word has fewer letters.
+                ids.append(len(ids) * self.buckets + torch.where(letter == 0, 0, code % self.buckets))
+        return torch.stack(ids, -1)
+
+
+def word_ends(begins_word: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The places of the first and of the last token of each token's word, (B, T) each, from whether it begins one."""
+    length = begins_word.shape[-1]
+    places = torch.arange(length, device=begins_word.device).expand_as(begins_word)
+    word = begins_word.cumsum(-1) - 1
+    # Tokens that begin no word write into the last column, which is read only if there are none.
+    starts = torch.full((*begins_word.shape[:-1], length + 1), length, device=begins_word.device)
+    starts = starts.scatter(-1, torch.where(begins_word, word, length), places)
+    return starts.gather(-1, word), starts.gather(-1, word + 1) - 1
+
+
 class BlendEncoderModel(BlendEncoderPreTrainedModel, Stack):
     """An encoder without a head."""
 
@@ -44,6 +156,18 @@ class BlendEncoderModel(BlendEncoderPreTrainedModel, Stack):
         "full_attention": create_bidirectional_mask,
         "sliding_attention": create_bidirectional_sliding_window_mask,
     }
+
+    def build_embedding(self, config: BlendEncoderConfig) -> nn.Embedding:
+        """The embedding of tokens, with affixes if the config has them."""
+        if config.affix_buckets is None:
+            return super().build_embedding(config)
+        return AffixEmbedding(config, config.pad_token_id if config.freeze_pad_embedding else None)
+
+    def embed_ids(self, layout: Layout, input_ids: torch.Tensor | None) -> torch.Tensor | None:
+        """As Stack.embed_ids; affixes are of words of the same sequence."""
+        if not isinstance(self.embed_tokens, AffixEmbedding) or is_hooked(self.embed_tokens):
+            return super().embed_ids(layout, input_ids)
+        return self.embed_tokens(layout.unpad(input_ids), layout.is_first())
 
     @merge_with_config_defaults
     @capture_outputs

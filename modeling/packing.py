@@ -67,6 +67,11 @@ class PaddedLayout:
             return torch.arange(self.shape[1], device=self.device)[None] + self.past_length
         return self._current_columns(self.mask.long().cumsum(-1) - 1).clamp(min=0)
 
+    def is_first(self) -> torch.Tensor:
+        """Whether a token is the first of its sequence, or padding: (B or 1, T)."""
+        is_first = self.position_ids() == 0
+        return is_first if self.is_real is None else is_first | ~self.is_real
+
     def unpad(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
         """Convert from the caller's form to the layout's: no change."""
         return tensor
@@ -199,6 +204,10 @@ class FlatLayout:
     def position_ids(self) -> torch.Tensor:
         """Positions (1, N). With cached tokens, a batch is never flat."""
         return self.offsets[None]
+
+    def is_first(self) -> torch.Tensor:
+        """Whether a token is the first of its sequence: (1, N)."""
+        return self.position_ids() == 0
 
     def unpad(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
         """Convert from the caller's form (B or 1, T, …) to the layout's (1, N, …).

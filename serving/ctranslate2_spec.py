@@ -63,6 +63,7 @@ def problems_of(config: PretrainedConfig) -> list[str]:
         "sliding_attention": "sliding_attention" in config.layer_types,
         "first_norm=False": not config.first_norm,
         "embedding_size": config.has_embedding_projection,
+        "affix_buckets": getattr(config, "affix_buckets", None) is not None,
         "query_key_norm with layernorm": config.query_key_norm and config.norm_type != "rmsnorm",
         "RoPE for each layer type": len(ropes) > 1,
         f"relative_attention_num_buckets with position_type={config.position_type!r}": (

@@ -246,7 +246,18 @@ class GraphLayout:
 
 
 class TokenRow:
-    """The layout of the stack's inputs in the graph: they are flat already."""
+    """The layout of the stack's inputs in the graph: they are flat already.
+
+    Args:
+        positions: of the tokens in their sequences, (1, N).
+    """
+
+    def __init__(self, positions: torch.Tensor):
+        self.positions = positions
+
+    def is_first(self) -> torch.Tensor:
+        """Whether a token is the first of its sequence, (1, N)."""
+        return self.positions == 0
 
     @staticmethod
     def unpad(tensor: torch.Tensor) -> torch.Tensor:
@@ -344,7 +355,7 @@ class FlatGraph(nn.Module):
         """The last hidden states (1, N, E)."""
         positions = given["position_ids"][None]
         token_types = given["token_type_ids"][None] if "token_type_ids" in given else None
-        layout: Any = TokenRow()
+        layout: Any = TokenRow(positions)
         hidden_states = stack.embed(layout, input_ids, None, token_types, positions)
         position_embeddings = stack.position_embeddings(hidden_states, positions)
         patterns = {

@@ -89,7 +89,12 @@ def test_every_head_that_reads(model_class, options):
 @pytest.mark.parametrize("model_class", READERS[:4], ids=named)
 @pytest.mark.parametrize(
     "options",
-    [{"embedding_size": 24}, {"share_layers": True}, {"pooling": "hidden_mean", "classifier_hidden_act": "gelu"}],
+    [
+        {"embedding_size": 24},
+        {"share_layers": True},
+        {"affix_buckets": 16},
+        {"pooling": "hidden_mean", "classifier_hidden_act": "gelu"},
+    ],
     ids=named,
 )
 def test_options_of_encoders(model_class, options):

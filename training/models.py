@@ -24,6 +24,7 @@ from transformers.tokenization_utils_base import LARGE_INTEGER
 from ..configuration.checks import THRESHOLDS, unknown_name_message
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from ..data.errors import InputError, describe, error_line, printable
+from ..modeling.encoder import AffixEmbedding
 from ..modeling.families import FAMILIES
 from ..tasks.base import Task
 from ..tasks.models import part_configs, position_limit
@@ -162,7 +163,17 @@ def make_model(
         set_generation(model, data_args, args)
     if task.generates and args.do_train:
         set_target_language(model, tokenizer)
+    if args.do_train:
+        read_affixes(model, tokenizer)
     return model
+
+
+def read_affixes(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Tell a model with affixes the letters of its tokens. Raises InputError for a tokenizer that is not WordPiece."""
+    for module in model.modules():
+        if isinstance(module, AffixEmbedding):
+            with override_errors():
+                module.read_vocabulary(tokenizer)
 
 
 @contextmanager
