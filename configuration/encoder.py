@@ -30,8 +30,9 @@ class BlendEncoderConfig(BlendConfig):
         positive,
     )
     affix_buckets: int | None = option(
-        "Number of embeddings of each kind of affix: the prefixes and suffixes of 1 to 4 letters of a word, chosen by a "
-        "hash, are added to the embedding of each of its tokens. Needs a WordPiece tokenizer. None: no affixes.",
+        "Number of embeddings of each kind of affix: those of the prefixes and suffixes of a word, of 1 to 4 letters "
+        "each, are added to the embedding of each of its tokens; a hash of the letters chooses them. The tokenizer must "
+        "be WordPiece. None: no affixes.",
         None,
         positive,
     )
