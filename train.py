@@ -58,8 +58,10 @@ from seqblend.training.defaults import (
     Defaults,
     defaults_of,
     resolve_evaluates,
+    resolve_fields,
     resolve_max_length,
     resolve_times,
+    resolve_tokenizer,
     resolve_training,
 )
 from seqblend.training.generation import add_end_tokens, check_generation_settings
@@ -240,7 +242,9 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         check_directory(args, model_args.sources(), wanted)
     is_chat = has_conversations(args, rows)
     resolve_evaluation(args, task, set(rows), data_args.pack_documents or is_chat)
-    model, settings = make_model_and_settings(model_args, data_args, args, task, rows)
+    resolve_tokenizer(defaults, model_args, task, rows)
+    fields = resolve_fields(defaults, model_args, task, rows)
+    model, settings = make_model_and_settings(model_args, data_args, args, task, rows, fields)
     with args.main_process_first(desc="tokenizing"):
         splits = encode_splits(task, rows, settings, data_args.preprocessing_num_workers)
     report, leakage = report_data(task, rows, settings, splits) if args.should_log else (None, {})
@@ -378,11 +382,15 @@ def make_model_and_settings(
     args: BlendTrainingArguments,
     task: Task,
     rows: LabelledData,
+    fields: dict[str, Any],
 ) -> tuple[PreTrainedModel, Settings]:
-    """Build the tokenizer, the model and the settings of the task. Raises InputError for options that do not fit."""
+    """Build the tokenizer, the model and the settings of the task. Raises InputError for options that do not fit.
+
+    `fields` of the model's configuration are those that were chosen for this data.
+    """
     tokenizer = make_tokenizer(model_args, data_args, task, rows.get("train"))
     set_seed(args.seed)
-    of_rows = class_weights(data_args, args, task, rows)
+    of_rows = {**fields, **class_weights(data_args, args, task, rows)}
     if args.do_train and rows.label_names:
         of_rows |= task.config_fields_from_rows(rows.labelled_train, rows.label_names)
     model = make_model(model_args, data_args, args, tokenizer, rows.label_names, of_rows)

@@ -31,8 +31,8 @@ class BlendEncoderConfig(BlendConfig):
     )
     affix_buckets: int | None = option(
         "Number of embeddings of each kind of affix: those of the prefixes and suffixes of a word, of 1 to 4 letters "
-        "each, are added to the embedding of each of its tokens; a hash of the letters chooses them. The tokenizer must "
-        "be WordPiece. None: no affixes.",
+        "each, are added to the embedding of each of its tokens; a hash of the letters chooses them. The tokenizer "
+        "must be WordPiece. None: no affixes.",
         None,
         positive,
     )

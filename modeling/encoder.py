@@ -69,14 +69,17 @@ class AffixEmbedding(nn.Embedding):
         """Store the letters of the tokens.
 
         Args:
-            tokenizer: WordPiece: its tokens inside words begin with ##. Special tokens have no letters.
+            tokenizer: WordPiece, as BERT's: its tokens inside words begin with ##. Special tokens have no letters.
 
         Raises:
-            ValueError: it has no such token, or more tokens than there are embeddings.
+            ValueError: it marks them in another way, or has more tokens than there are embeddings.
         """
         tokens, inside = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))), "##"
-        if not any(token.startswith(inside) for token in tokens):
-            raise ValueError(f"affix_buckets: the tokenizer is not WordPiece: no token begins with {inside}")
+        model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+        if getattr(model, "continuing_subword_prefix", None) != inside:
+            raise ValueError(
+                f"affix_buckets needs a WordPiece tokenizer, whose tokens inside words begin with {inside}"
+            )
         if len(tokens) > self.num_embeddings:
             raise ValueError(f"the tokenizer has {len(tokens)} tokens, the model {self.num_embeddings} embeddings")
         special = set(tokenizer.all_special_ids)

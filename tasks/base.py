@@ -48,6 +48,9 @@ class Task(abc.ABC):
         padding_side: the side on which prediction pads a short sequence.
         generation: default arguments of `model.generate` in prediction; None if the model does not generate.
         fine_tuning_batch: number of rows in a batch when a saved model is trained, if the user gives none.
+        tokenizer_type: the type of a new tokenizer, if the user gives none.
+        encoder_fields: fields of the configuration of a new encoder that differ from their defaults, if the user gives
+            none: what was best in measurements.
     """
 
     name: ClassVar[str]
@@ -66,6 +69,8 @@ class Task(abc.ABC):
     padding_side: ClassVar[str] = "right"
     generation: ClassVar[dict[str, int] | None] = None
     fine_tuning_batch: ClassVar[int] = 8
+    tokenizer_type: ClassVar[str] = "byte-bpe"
+    encoder_fields: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse a task that lacks a method of a group or of an option. Raises TypeError that names what it lacks."""

@@ -49,6 +49,7 @@ class SequenceClassification(Task):
     )
     fine_tuning_batch = 32
     needs_exact_decoding = False
+    encoder_fields = {"pooling": "mean"}
 
     def make_schema(self, problem_type: str | None) -> Schema:
         """A text, perhaps a second one, and a label. Raises InputError for an unknown problem type."""

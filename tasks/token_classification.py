@@ -51,6 +51,8 @@ class TokenClassification(Task):
     fine_tuning_batch = 32
     reads_words = True
     needs_exact_decoding = False
+    tokenizer_type = "wordpiece"
+    encoder_fields = {"affix_buckets": 2048}
 
     def make_schema(self, problem_type: str | None) -> Schema:
         """Words and their tags; `O` gets the id 0."""

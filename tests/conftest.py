@@ -295,6 +295,7 @@ class Spelling:
     """A tokenizer of which only the tokens matter: random letters, half of them inside words."""
 
     all_special_ids = (0, 1, 2)
+    backend_tokenizer = SimpleNamespace(model=SimpleNamespace(continuing_subword_prefix="##"))
 
     def __init__(self, size: int = VOCAB):
         drawn = random.Random(0)

@@ -7,6 +7,7 @@ import pytest
 from test_train_command import (
     CASES,
     CLASSIFY,
+    SMALL,
     TAG,
     assert_refused,
     files,
@@ -59,7 +60,9 @@ def test_a_run_from_scratch(tmp_path, caplog):
     assert args.save_total_limit == 2
     (table,) = [each for each in caplog.messages if each.startswith("defaults from scratch")]
     names = re.findall(r"(?m)^  (\w+)", table)
-    assert set(names) == set(CHOSEN) - {"eval_steps", "save_steps", "per_device_eval_batch_size"}
+    of_model = {"tokenizer_type", "hidden_dropout", "classifier_dropout", "pooling"}
+    given = {"eval_steps", "save_steps", "per_device_eval_batch_size", "tokenizer_type"}
+    assert set(names) == (set(CHOSEN) | of_model) - given
     assert max(map(len, table.splitlines())) <= WIDTH
 
 
@@ -73,6 +76,63 @@ def test_the_learning_rate_falls_with_the_width(size, rate, reason, tmp_path, ca
     given = options(tmp_path, splits=["train"], config_overrides=sizes)
     assert prepared(tmp_path / "out", **given).trainer.args.learning_rate == pytest.approx(rate)
     assert reason in caplog.text
+
+
+def config_of(tmp_path, **given):
+    config = prepared(tmp_path / "out", **given).trainer.model.config
+    return config.hidden_dropout, config.classifier_dropout, getattr(config, "pooling", None)
+
+
+def test_fields_of_a_new_model(tmp_path, monkeypatch):
+    """Few rows need more dropout; what the user gives, a recipe and a saved model keep theirs."""
+    given = options(tmp_path)
+    assert config_of(tmp_path, **given) == (0.3, 0.3, "mean")
+    assert config_of(tmp_path, **given | {"config_overrides": f"{SMALL},pooling=cls,hidden_dropout=0.2"}) == (
+        0.2,
+        0.3,
+        "cls",
+    )
+    assert config_of(tmp_path, **given, architecture="decoder") == (0.3, 0.3, "last")
+    assert config_of(tmp_path, **given, recipe="bert") == (0.1, 0.1, "cls")
+    monkeypatch.setattr("seqblend.training.defaults.FEW_ROWS", 100)
+    assert config_of(tmp_path, **given) == (0.1, 0.1, "mean")
+
+
+def test_fields_of_a_saved_model_stay(tmp_path, model_of):  # noqa: F811
+    model = model_of(CLASSIFY)
+    assert config_of(tmp_path, **from_model(model, **options(tmp_path))) == (
+        read(model / "config.json")["hidden_dropout"],
+        read(model / "config.json")["classifier_dropout"],
+        read(model / "config.json")["pooling"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "expected"),
+    [
+        (CLASSIFY, [{"text": f"name{i}", "label": "xy"[i % 2]} for i in range(9)], "char"),
+        (CLASSIFY, [{"text": f"two words{i}", "label": "xy"[i % 2]} for i in range(9)], "byte-bpe"),
+        (CLASSIFY, [{"text": "文" * 30 + str(i), "label": "xy"[i % 2]} for i in range(9)], "byte-bpe"),
+        ("seq2seq-lm", [{"source": f"word{i}", "target": f"w o r d {i}"} for i in range(9)], "char"),
+        ("seq2seq-lm", [{"source": f"some words {i}", "target": "x"} for i in range(9)], "byte-bpe"),
+        (TAG, [{"tokens": ["a", "b"], "tags": ["x", "y"]}] * 9, "wordpiece"),
+    ],
+)
+def test_the_tokenizer_follows_the_task_and_the_inputs(task, rows, expected, tmp_path, caplog):
+    caplog.set_level("INFO")
+    job = prepared(tmp_path / "out", **options(tmp_path, rows, task=task, tokenizer_type=None))
+    assert re.search(rf"(?m)^  tokenizer_type +{expected} ", caplog.text)
+    config = job.trainer.model.config
+    assert getattr(config, "affix_buckets", None) == (2048 if task == TAG else None)
+    tokenizer = job.trainer.processing_class
+    assert type(tokenizer.backend_tokenizer.model).__name__ == {
+        "char": "BPE",
+        "byte-bpe": "BPE",
+        "wordpiece": "WordPiece",
+    }.get(expected)
+    given = options(tmp_path, rows, task=task, tokenizer_type="unigram", vocab_size=300)
+    config = prepared(tmp_path / "out", **given).trainer.model.config
+    assert getattr(config, "affix_buckets", None) is None
 
 
 def test_a_saved_model_is_trained_less(tmp_path, model_of):  # noqa: F811

@@ -4,6 +4,7 @@ Every number is in the tables below. What the user gives always wins, and a resu
 beginning. `Defaults` collects the choices, with their reasons, for one table in the log.
 """
 
+import itertools
 import logging
 import math
 import textwrap
@@ -11,14 +12,17 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
+import datasets
 from transformers import PretrainedConfig
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, has_length
 
 from ..checkpoints.identity import WAITING, Facts, read_defaults
 from ..checkpoints.store import checkpoints_in
 from ..data.errors import InputError
+from ..data.splits import LabelledData
 from ..data.streams import RowStream
 from ..tasks.base import Task
 from ..tasks.encoding import Settings, count_tokens
@@ -26,8 +30,10 @@ from ..tasks.models import part_configs, position_limit
 from ..tasks.splits import EncodedSplit, has_targets
 from .arguments import CHOSEN, BlendTrainingArguments, DataArguments, ModelArguments
 from .checks import check_stopping
+from .command_line import parse_pairs
 from .loading import load_config
 from .run_options import set_metric_direction
+from .tokenizers import Texts
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +81,15 @@ UNWARMED = (*WAITING, "constant")
 # From scratch: the rows of a batch; it is halved as long as it has more tokens on average, and, down to LEAST_ROWS, as
 # long as an epoch has fewer steps.
 ROWS, BATCH_TOKENS, LEAST_ROWS, EPOCH_STEPS = 32, 8192, 8, 50
+# From scratch: a task with labels or targets and fewer rows, which training sees about five times or more, needs more
+# dropout than the default of the configuration.
+FEW_ROWS, DROPOUT = 20_000, 0.3
+
+# Inputs are single words if so many of the first ones have no space, and at most so many letters (the median).
+SAMPLE, WORD_LETTERS = 1000, 20
+# The options of encoders, and the field that needs this tokenizer.
+ENCODER, WORDPIECE, OF_WORDPIECE = "encoder", "wordpiece", "affix_buckets"
+
 # In fine-tuning: about so many texts of a packed data set form a batch.
 DOCUMENTS = 32
 
@@ -118,12 +133,16 @@ class Defaults:
         """Set an option that the user has not given; that of a resumed run wins."""
         if self.is_given(name):
             return
+        value, now = self.record(name, value, reason), getattr(self.args, name)
+        setattr(self.args, name, type(now)(value) if isinstance(now, Enum) else value)
+
+    def record(self, name: str, value: Any, reason: str) -> Any:
+        """The value of an option, for the table; that of a resumed run wins."""
         if name in self.recorded:
             value, reason = self.recorded[name], "as in the run that is resumed"
-        now = getattr(self.args, name)
-        setattr(self.args, name, type(now)(value) if isinstance(now, Enum) else value)
         self.chosen[name] = Choice(value, reason)
         self.args.default_options = frozenset(self.chosen)
+        return value
 
     def log(self, model_args: ModelArguments) -> None:
         """Log the choices, if there are any."""
@@ -193,6 +212,63 @@ def resolve_max_length(defaults: Defaults, model_args: ModelArguments, data_args
     if positions < data_args.max_length and not defaults.is_given("max_length"):
         data_args.max_length = int(positions)
         defaults.chosen["max_length"] = Choice(int(positions), "the positions of the model")
+
+
+def resolve_tokenizer(defaults: Defaults, model_args: ModelArguments, task: Task, rows: LabelledData) -> None:
+    """Choose the type of a new tokenizer, by the task and the inputs.
+
+    Args:
+        defaults: changed here.
+        model_args: say what is trained; changed here.
+        task: of the run.
+        rows: the data.
+    """
+    if model_args.saved_tokenizer or model_args.tokenizer_type is not None or "train" not in rows:
+        return
+    name, reason = task.tokenizer_type, f"for {task.name}"
+    if has_single_words(rows["train"], task):
+        name, reason = "char", "the inputs are single words"
+    model_args.tokenizer_type = defaults.record("tokenizer_type", name, reason)
+
+
+def has_single_words(rows: datasets.Dataset | RowStream, task: Task) -> bool:
+    """Whether the first inputs are single words, as for pronunciations or names."""
+    if isinstance(rows, RowStream) or task.reads_words:
+        return False
+    inputs = list(itertools.islice(Texts(rows, task.inputs), SAMPLE))
+    has_spaces = any(len(text.split()) > 1 for text in inputs)
+    return bool(inputs) and not has_spaces and median(map(len, inputs)) <= WORD_LETTERS
+
+
+def resolve_fields(defaults: Defaults, model_args: ModelArguments, task: Task, rows: LabelledData) -> dict[str, Any]:
+    """Choose fields of the configuration of a new model without a recipe.
+
+    Args:
+        defaults: changed here.
+        model_args: say what is trained, with the type of its tokenizer.
+        task: of the run.
+        rows: the data.
+
+    Returns:
+        The fields that `config_overrides` does not give, with their values.
+
+    Raises:
+        InputError: config_overrides cannot be read.
+    """
+    if not defaults.args.do_train or start_of(model_args) is not FROM_SCRATCH or model_args.recipe:
+        return {}
+    train, given = rows["train"], parse_pairs(model_args.config_overrides, "config_overrides")
+    wanted: dict[str, Choice] = {}
+    if task.has_answers and not isinstance(train, RowStream) and len(train) < FEW_ROWS:
+        few = Choice(DROPOUT, f"there are {len(train):,} rows")
+        wanted["hidden_dropout"] = few
+        if not task.generates:
+            wanted["classifier_dropout"] = few
+    if (model_args.architecture or task.architecture) == ENCODER:
+        wanted |= {name: Choice(value, f"for {task.name}") for name, value in task.encoder_fields.items()}
+    if model_args.tokenizer_type != WORDPIECE:
+        wanted.pop(OF_WORDPIECE, None)
+    return {name: defaults.record(name, *choice) for name, choice in wanted.items() if name not in given}
 
 
 def resolve_evaluates(defaults: Defaults, splits: Collection[str]) -> None:
