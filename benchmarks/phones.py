@@ -37,18 +37,11 @@ BASELINES = {
 }
 # The figures of a run that the table reads.
 FIGURES = ("eval_exact_match", "test_exact_match")
-# Languages that have an example of their own.
-OWN_RUNS = {"kor": "g2p_korean"}
-
-
-def run_name(language: str) -> str:
-    """The name of the run of a language, and of its record."""
-    return OWN_RUNS.get(language, f"g2p_{language}")
 
 
 def run_names() -> list[str]:
-    """The names of the runs of all languages."""
-    return [run_name(language) for languages in BASELINES.values() for language in languages]
+    """The names of the runs of all languages, and of their records."""
+    return [f"g2p_{language}" for languages in BASELINES.values() for language in languages]
 
 
 def phones_table(store: Path) -> list[str]:
@@ -57,7 +50,7 @@ def phones_table(store: Path) -> list[str]:
     for words, languages in BASELINES.items():
         found = {}
         for language, published in languages.items():
-            results = read_object(store / f"{run_name(language)}.json")
+            results = read_object(store / f"g2p_{language}.json")
             if results.keys() >= set(FIGURES):
                 found[language] = (*published, *(100 * (1 - results[key]) for key in FIGURES))
             else:
