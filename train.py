@@ -483,9 +483,9 @@ def prepare_training(
     args = trainer.args
     resolve_times(defaults, model_args, trainer)
     args.resume_from_checkpoint = trainer.find_checkpoint(wanted, required=args.resume is None)
-    if args.resume_from_checkpoint is None and defaults.recorded:
+    if args.resume_from_checkpoint is None and defaults.recorded is not None:
         # What is in output_dir is of another run, and this one starts over.
-        defaults.recorded = {}
+        defaults.recorded = None
         resolve()
         resolve_times(defaults, model_args, trainer)
         trainer.resumption.reset()

@@ -169,7 +169,7 @@ def read_facts(checkpoint: Path) -> Facts | None:
 def read_defaults(checkpoint: Path) -> Facts | None:
     """The values that the run that wrote a checkpoint chose for options that were not given; None without facts.
 
-    An earlier version does not record which these are: then they are all.
+    Version 0.9 records only their names, and an earlier version not even these: then they are all facts.
 
     Raises:
         InputError: they cannot be read.
@@ -177,8 +177,8 @@ def read_defaults(checkpoint: Path) -> Facts | None:
     facts = read_facts(checkpoint)
     if facts is None:
         return None
-    names = load_object(checkpoint / IDENTITY).get("defaults", facts)
-    return {name: facts[name] for name in names if name in facts}
+    chosen = load_object(checkpoint / IDENTITY).get("defaults", facts)
+    return chosen if isinstance(chosen, dict) else {name: facts[name] for name in chosen if name in facts}
 
 
 def facts_of(

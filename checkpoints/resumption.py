@@ -166,11 +166,11 @@ class Resumption:
     # --- The facts on disk, and on the card ---
 
     def write_facts(self, directory: Path) -> None:
-        """Write run.json: the name of the run, its facts, and which of them the command line has chosen."""
+        """Write run.json: the name of the run, its facts, and the values that the command line has chosen."""
         content: dict[str, Any] = {"run": identity_of(self.facts), "facts": self.facts}
         chosen = getattr(self.args, "default_options", None)
         if chosen is not None:
-            content["defaults"] = sorted(chosen)
+            content["defaults"] = chosen
         write_atomically(directory / IDENTITY, json.dumps(content, indent=1))
 
     def record(self, step: int, callbacks: Iterable[Any]) -> None:

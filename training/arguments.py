@@ -504,7 +504,7 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
 
     # The names of the options that the user has given on the command line; train.py may choose values for others.
     given_options = frozenset()
-    # The names of those that were chosen instead; None where nothing chooses.
+    # The values of those that were chosen instead, by name; None where nothing chooses.
     default_options = None
 
     @property

@@ -19,7 +19,7 @@ import datasets
 from transformers import PretrainedConfig
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, has_length
 
-from ..checkpoints.identity import WAITING, Facts, read_defaults
+from ..checkpoints.identity import FREE, METRIC, WAITING, Facts, read_defaults
 from ..checkpoints.store import checkpoints_in
 from ..data.errors import InputError
 from ..data.splits import LabelledData
@@ -117,31 +117,35 @@ class Defaults:
 
     Args:
         args: the options; changed here.
-        recorded: the choices of the run that is resumed, by their names.
+        recorded: the values that the run that is resumed has chosen; None for a new run.
         chosen: those of this run.
     """
 
     args: BlendTrainingArguments
-    recorded: Facts = field(default_factory=dict)
+    recorded: Facts | None = None
     chosen: dict[str, Choice] = field(default_factory=dict)
 
     def is_given(self, *names: str) -> bool:
         """Whether the user gave one of these options."""
         return bool(self.args.given_options.intersection(names))
 
+    def leaves(self, name: str) -> bool:
+        """Whether an option stays as it is: the run that is resumed did not choose it, and it must not change."""
+        return self.recorded is not None and name not in self.recorded and name not in CHANGEABLE
+
     def choose(self, name: str, value: Any, reason: str) -> None:
         """Set an option that the user has not given; that of a resumed run wins."""
-        if self.is_given(name):
+        if self.is_given(name) or self.leaves(name):
             return
         value, now = self.record(name, value, reason), getattr(self.args, name)
         setattr(self.args, name, type(now)(value) if isinstance(now, Enum) else value)
 
     def record(self, name: str, value: Any, reason: str) -> Any:
         """The value of an option, for the table; that of a resumed run wins."""
-        if name in self.recorded:
+        if self.recorded is not None and name in self.recorded:
             value, reason = self.recorded[name], "as in the run that is resumed"
         self.chosen[name] = Choice(value, reason)
-        self.args.default_options = frozenset(self.chosen)
+        self.args.default_options = {each: choice.value for each, choice in self.chosen.items()}
         return value
 
     def log(self, model_args: ModelArguments) -> None:
@@ -165,6 +169,8 @@ class Defaults:
 
 # The most characters of a line of the table.
 WIDTH = 80
+# Options that a resumed run may choose, even if the run before did not.
+CHANGEABLE = FREE.union(METRIC)
 
 
 def as_text(value: Any) -> str:
@@ -188,7 +194,7 @@ def defaults_of(args: BlendTrainingArguments, wanted: str | bool | None) -> Defa
         return Defaults(args)
     checkpoints = checkpoints_in(args.output_dir)[::-1] if wanted is True else [str(wanted)]
     found = (read_defaults(Path(checkpoint)) for checkpoint in checkpoints)
-    return Defaults(args, next((each for each in found if each is not None), {}))
+    return Defaults(args, next((each for each in found if each is not None), None))
 
 
 def start_of(model_args: ModelArguments) -> Start:
@@ -223,7 +229,8 @@ def resolve_tokenizer(defaults: Defaults, model_args: ModelArguments, task: Task
         task: of the run.
         rows: the data.
     """
-    if model_args.saved_tokenizer or model_args.tokenizer_type is not None or "train" not in rows:
+    is_given = model_args.saved_tokenizer or model_args.tokenizer_type is not None
+    if is_given or defaults.leaves("tokenizer_type") or "train" not in rows:
         return
     name, reason = task.tokenizer_type, f"for {task.name}"
     if has_single_words(rows["train"], task):
@@ -268,7 +275,8 @@ def resolve_fields(defaults: Defaults, model_args: ModelArguments, task: Task, r
         wanted |= {name: Choice(value, f"for {task.name}") for name, value in task.encoder_fields.items()}
     if model_args.tokenizer_type != WORDPIECE:
         wanted.pop(OF_WORDPIECE, None)
-    return {name: defaults.record(name, *choice) for name, choice in wanted.items() if name not in given}
+    chosen = [name for name in wanted if name not in given and not defaults.leaves(name)]
+    return {name: defaults.record(name, *wanted[name]) for name in chosen}
 
 
 def resolve_evaluates(defaults: Defaults, splits: Collection[str]) -> None:

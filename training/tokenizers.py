@@ -156,7 +156,7 @@ def make_tokenizer(
     else:
         tokenizer = train_tokenizer(
             Texts(rows, task.text_columns),
-            model_args.tokenizer_type or task.tokenizer_type,
+            model_args.tokenizer_type or "byte-bpe",
             model_args.vocab_size,
             model_args.tokenizer_normalization,
             adds_special_tokens=task.adds_special_tokens,
