@@ -85,12 +85,17 @@ def options_of(given: argparse.Namespace) -> PredictionOptions:
 
 
 def input_sources(given: argparse.Namespace) -> list[Source]:
-    """The sources of the input. Raises InputError for a file that does not exist, or of an unknown type."""
+    """The sources of the input; none for given texts.
+
+    Raises:
+        InputError: a file does not exist or has an unknown type, or an option of reading has no effect.
+    """
     reading = Reading.from_options(given)
+    sources: list[Source] = []
     if given.input == ["-"]:
         lines = FILE_TYPES[".txt"].rows(STANDARD_INPUT, sys.stdin.buffer, reading)
         sources = [Source(STANDARD_INPUT, lambda bar: lines, None, cells=reading)]
-    else:
+    elif given.input:
         paths = expand_globs("input", given.input)
         sources = [source for path in paths for source in sources_of("input", path, reading)]
     check_reading(reading, sources)
@@ -147,7 +152,7 @@ def run(given: argparse.Namespace) -> None:
     output = Output(given.output, given.overwrite_output, has_bar=not given.quiet)
     name = GIVEN if given.text else STANDARD_INPUT if given.input == ["-"] else printable(" ".join(given.input))
     with report_signals(output), output.open() as file:
-        sources = [] if given.text else input_sources(given)
+        sources = input_sources(given)
         predictor = Predictor(given.model, options)
         if given.text:
             sources = [Source(GIVEN, lambda bar: map(predictor.row_of, given.text), None, cells=None)]

@@ -266,8 +266,10 @@ def label_scores(
         references: the labels of each example.
         predictions: those that were predicted.
     """
-    expected, predicted = (Counter(chain.from_iterable(rows)) for rows in (references, predictions))
-    right = Counter(chain.from_iterable({*one} & {*other} for one, other in zip(references, predictions, strict=True)))
+    # A row may name a label twice.
+    sets = [[{*row} for row in rows] for rows in (references, predictions)]
+    expected, predicted = (Counter(chain.from_iterable(rows)) for rows in sets)
+    right = Counter(chain.from_iterable(one & other for one, other in zip(*sets, strict=True)))
     return {
         name: (
             right[name] / max(predicted[name], 1),

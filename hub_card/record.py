@@ -54,7 +54,7 @@ class RunRecord(TrainerCallback, ExportableState):
         earlier = record.get("attributes", {}).get("facts", {})
         self._start, self._before = time.monotonic(), earlier.get("seconds", 0.0)
         self.facts = {
-            "started": earlier.get("started", datetime.datetime.now(datetime.timezone.utc).date().isoformat()),
+            "started": earlier.get("started", datetime.datetime.now(datetime.UTC).date().isoformat()),
             "versions": versions(),
             "hardware": hardware(args),
             "hyperparameters": hyperparameters(args),

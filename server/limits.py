@@ -40,7 +40,7 @@ class LimitBody:
                 return await receive()
             try:
                 message = await asyncio.wait_for(receive(), max(0, deadline - time.monotonic()))
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 raise HTTPException(408, f"body: did not come within {SECONDS} seconds") from None
             is_read = not message.get("more_body")
             read += len(message.get("body", b""))

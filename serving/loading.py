@@ -86,7 +86,8 @@ def check_options(directory: str, options: PredictionOptions, task: Task, config
             raise InputError(f"{name}: is for {able}, but {directory} is of {task.name}")
     own = task.answer_options(config.problem_type)
     for name in ("top_k", "probabilities", "threshold", "num_answers"):
-        if getattr(options, name) not in (None, False) and name not in own:
+        value = getattr(options, name)
+        if value is not None and value is not False and name not in own:
             able = ", ".join(each.name for each in TASKS.values() if name in each.answer_options(None))
             kind = f" and {config.problem_type}" if "problem_type" in task.options else ""
             hint = "; top_k gives several labels" if name == "num_answers" and "top_k" in own else ""

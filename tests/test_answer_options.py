@@ -123,9 +123,10 @@ def test_a_page_shows_one_answer(model_of):  # noqa: F811
     ],
 )
 def test_what_a_task_does_not_have(name, flag, words, model_of, capsys):  # noqa: F811
-    assert main([str(model_of(name)), "--text", "a", f"--{flag}", "1"]) == 2
-    line = capsys.readouterr().err
-    assert line.startswith(f"error: {flag}: ") and not [word for word in words if word not in line]
+    for value in ("0", "1") if flag == "threshold" else ("1",):
+        assert main([str(model_of(name)), "--text", "a", f"--{flag}", value]) == 2
+        line = capsys.readouterr().err
+        assert line.startswith(f"error: {flag}: ") and not [word for word in words if word not in line]
 
 
 @pytest.mark.parametrize(

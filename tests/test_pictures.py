@@ -374,7 +374,8 @@ def test_label_scores_are_scikit_learns():
     found = pictures.label_scores(REFERENCES, PREDICTIONS)
     expected = precision_recall_fscore_support(REFERENCES, PREDICTIONS, labels=names, zero_division=0)
     assert [found[name] for name in names] == [pytest.approx(each) for each in zip(*expected, strict=True)]
-    several = pictures.label_scores([["a", "b"], ["a"], []], [["a"], ["b", "c"], ["a"]])
+    # A label that a row names twice counts once.
+    several = pictures.label_scores([["a", "b", "a"], ["a"], []], [["a"], ["b", "c"], ["a"]])
     assert several == {"a": (0.5, 0.5, 0.5, 2), "b": (0, 0, 0, 1), "c": (0, 0, 0, 0)}
 
 

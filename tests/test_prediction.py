@@ -500,6 +500,12 @@ def test_what_is_piped_in_is_read(model_of, tmp_path, monkeypatch, capsys):
     assert "give --input, --text, or a pipe" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("flag", "value"), [("encoding", "nope"), ("delimiter", ";"), ("token_column_index", 1)])
+def test_options_of_files_are_not_for_texts(flag, value, model_of, capsys):
+    assert main([str(model_of(CLASSIFY)), "--text", "a", f"--{flag}", str(value)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {flag}: ")
+
+
 # --- Errors ---
 
 

@@ -32,7 +32,7 @@ from seqblend.hub_card.card import write_card
 from seqblend.tasks.registry import TASKS
 from seqblend.train import main, prepare
 from seqblend.training.arguments import BlendTrainingArguments
-from seqblend.training.command_line import parse_arguments
+from seqblend.training.command_line import parse_arguments, parse_pairs
 from seqblend.training.models import ARCHITECTURES
 from seqblend.training.run_options import CHECKPOINTING
 from seqblend.training.trainer import BlendTrainer
@@ -519,6 +519,17 @@ def test_flags_win_over_the_file(suffix, tmp_path):
     assert training.lr_scheduler_kwargs == {"num_cycles": 2} and training.include_for_metrics == ["loss"]
 
 
+def test_numbers_are_written_as_in_json(tmp_path):
+    """YAML 1.1, which PyYAML reads, takes 1e-5 for a text; and a text of 300 characters is the name of no file."""
+    path = tmp_path / "run.yaml"
+    path.write_text("lr_scheduler_kwargs: {min_lr: 1e-5}\nconfig_overrides: norm_eps=1E-6\nlearning_rate: 2e-3")
+    model, _, training = parse_arguments([str(path)])
+    assert training.lr_scheduler_kwargs == {"min_lr": 1e-5} and training.learning_rate == 2e-3
+    assert parse_pairs(model.config_overrides, "config_overrides") == {"norm_eps": 1e-6}
+    long = json.dumps({"min_lr": 0.0, "name": "x" * 300})
+    assert parse_arguments(["--lr_scheduler_kwargs", long])[2].lr_scheduler_kwargs["min_lr"] == 0
+
+
 def test_overrides_in_a_file_may_be_a_mapping(tmp_path):
     path = tmp_path / "run.yaml"
     overrides = {"hidden_size": 16, "layer_types": ["full_attention", "sliding_attention"], "num_hidden_layers": 2}
@@ -902,6 +913,8 @@ STOPPING = [
     ("generation_num_beams", "0", ["1 or more"]),
     ("generation_max_length", "1", ["2 or more"]),
     ("max_length", "1", ["2 or more"]),
+    ("max_source_length", "9", ["is for task seq2seq-lm"]),
+    ("target_lang", "de_DE", ["is for a saved tokenizer"]),
     ("dataloader_num_workers", "-1", ["0 or more"]),
     ("dataloader_drop_last", "true", ["smaller than a batch"]),
     *((name, "-1", ["4294967295"]) for name in ("seed", "data_seed")),

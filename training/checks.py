@@ -129,6 +129,13 @@ def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
     for name in TASK_OPTIONS:
         if getattr(data_args, name) and name not in task.options:
             raise InputError(f"{name}: is for task {' or '.join(tasks_with(name))}, not {task.name}")
+    for name in ("max_source_length", "max_target_length"):
+        if getattr(data_args, name) is not None and not task.generates:
+            able = ", ".join(each.name for each in TASKS.values() if each.generates)
+            raise InputError(f"{name}: is for task {able}; {task.name} has max_length")
+    for name in ("source_lang", "target_lang"):
+        if getattr(model_args, name) is not None and not model_args.saved_tokenizer:
+            raise InputError(f"{name}: is for a saved tokenizer, which a saved model or tokenizer_name_or_path gives")
     if data_args.class_weights and "class_weights" in parse_pairs(model_args.config_overrides, "config_overrides"):
         raise InputError("class_weights: config_overrides has them too; give one of the two")
     check_overflow(task, data_args.overflow, data_args.overlap)

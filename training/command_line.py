@@ -6,6 +6,7 @@ The help has the options in groups, each once, in a sentence; `--help all` adds 
 import argparse
 import dataclasses
 import json
+import os
 import re
 import shlex
 from collections.abc import Collection
@@ -177,6 +178,12 @@ class UniqueLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# As in YAML 1.2 and JSON; YAML 1.1, which PyYAML reads, demands a point in 1.0e-5.
+UniqueLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def from_yaml(text: str) -> Any:
     """Parse YAML. Raises InputError for a duplicate key, and yaml.YAMLError for invalid YAML."""
     return yaml.load(text, UniqueLoader)
@@ -318,7 +325,8 @@ def check_mappings(given: argparse.Namespace) -> None:
     """Raises InputError for a flag of a mapping with a value that is neither a JSON object nor a file."""
     for name in Seq2SeqTrainingArguments._VALID_DICT_FIELDS:
         value = getattr(given, name)
-        if not isinstance(value, str) or Path(value).is_file():
+        # Path.is_file raises OSError for a long text.
+        if not isinstance(value, str) or os.path.isfile(value):
             continue
         try:
             is_mapping = isinstance(from_json(value), dict)

@@ -256,7 +256,7 @@ def result_lines(prefix: str, metrics: dict[str, Any], metric: str | None = None
 def readable(value: Any) -> str:
     """A number with four digits, also where the last are zeros; other values as they are."""
     if isinstance(value, float):
-        return f"{value:,.1f}" if 1e4 <= abs(value) < 1e15 else f"{value:#.4g}".rstrip(".")
+        return f"{value:,.1f}" if 9999.5 <= abs(value) < 1e15 else f"{value:#.4g}".rstrip(".")
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
