@@ -49,6 +49,7 @@ class SequenceClassification(Task):
     )
     fine_tuning_batch = 32
     needs_exact_decoding = False
+    tokenizer_type = "wordpiece"
     encoder_fields = {"pooling": "mean"}
 
     def make_schema(self, problem_type: str | None) -> Schema:

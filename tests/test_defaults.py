@@ -2,6 +2,7 @@
 
 import json
 import re
+from unittest import mock
 
 import pytest
 from test_train_command import (
@@ -26,6 +27,7 @@ from seqblend.tasks.splits import greater_is_better
 from seqblend.train import prepare
 from seqblend.training.arguments import CHOSEN
 from seqblend.training.defaults import FROM_SCRATCH, MOST_STEPS, WIDTH, Choice, Defaults, interval_of
+from seqblend.training.tokenizers import train_tokenizer
 
 # 100 rows of 8 make 13 steps an epoch.
 MANY = [{"text": f"row {i} " + "ab"[i % 2], "label": "xy"[i % 2]} for i in range(100)]
@@ -60,7 +62,7 @@ def test_a_run_from_scratch(tmp_path, caplog):
     assert args.save_total_limit == 2
     (table,) = [each for each in caplog.messages if each.startswith("defaults from scratch")]
     names = re.findall(r"(?m)^  (\w+)", table)
-    of_model = {"tokenizer_type", "hidden_dropout", "classifier_dropout", "pooling"}
+    of_model = {"tokenizer_type", "vocab_size", "hidden_dropout", "classifier_dropout", "pooling"}
     given = {"eval_steps", "save_steps", "per_device_eval_batch_size", "tokenizer_type"}
     assert set(names) == (set(CHOSEN) | of_model) - given
     assert max(map(len, table.splitlines())) <= WIDTH
@@ -112,8 +114,9 @@ def test_fields_of_a_saved_model_stay(tmp_path):
     ("task", "rows", "expected"),
     [
         (CLASSIFY, [{"text": f"name{i}", "label": "xy"[i % 2]} for i in range(9)], "char"),
-        (CLASSIFY, [{"text": f"two words{i}", "label": "xy"[i % 2]} for i in range(9)], "byte-bpe"),
-        (CLASSIFY, [{"text": "文" * 30 + str(i), "label": "xy"[i % 2]} for i in range(9)], "byte-bpe"),
+        (CLASSIFY, [{"text": f"two words{i}", "label": "xy"[i % 2]} for i in range(9)], "wordpiece"),
+        (CLASSIFY, [{"text": "文" * 30 + str(i), "label": "xy"[i % 2]} for i in range(9)], "wordpiece"),
+        ("causal-lm", [{"text": f"two words{i}"} for i in range(9)], "byte-bpe"),
         ("seq2seq-lm", [{"source": f"word{i}", "target": f"w o r d {i}"} for i in range(9)], "char"),
         ("seq2seq-lm", [{"source": f"some words {i}", "target": "x"} for i in range(9)], "byte-bpe"),
         (TAG, [{"tokens": ["a", "b"], "tags": ["x", "y"]}] * 9, "wordpiece"),
@@ -131,6 +134,23 @@ def test_the_tokenizer_follows_the_task_and_the_inputs(task, rows, expected, tmp
     given = options(tmp_path, rows, task=task, tokenizer_type="unigram", vocab_size=300)
     config = prepared(tmp_path / "out", **given).trainer.model.config
     assert getattr(config, "affix_buckets", None) is None
+
+
+def test_the_size_of_the_vocabulary_follows_the_rows_and_the_characters(tmp_path, monkeypatch):
+    def size(rows, **given):
+        with mock.patch("seqblend.training.tokenizers.train_tokenizer", wraps=train_tokenizer) as trained:
+            prepared(tmp_path / "out", **options(tmp_path, rows, ["train"], **{"tokenizer_type": None, **given}))
+        return trained.call_args.args[2]
+
+    rows = [{"text": f"two words{i}", "label": "xy"[i % 2]} for i in range(100)]
+    assert size(rows) == 4000 and size(rows, vocab_size=700) == 700
+    letters = [
+        {"text": f"two {chr(0x4E00 + 20 * i + j)}", "label": "xy"[j % 2]} for i in range(100) for j in range(20)
+    ]
+    assert size(letters) == 2 * (2000 + len("two ")) + 1000
+    assert size(letters, tokenizer_type="byte-bpe") == 4000
+    monkeypatch.setattr("seqblend.training.defaults.FEW_ROWS", 100)
+    assert size(rows) == 8000
 
 
 def test_a_saved_model_is_trained_less(tmp_path, model_of):  # noqa: F811

@@ -66,7 +66,7 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "The tokenizer to train on the training split: char, byte-bpe, wordpiece or unigram; "
-            "default: byte-bpe; wordpiece for token-classification; char if the inputs are single words."
+            "default: byte-bpe; wordpiece for classification; char if the inputs are single words."
         },
     )
     tokenizer_normalization: str | None = field(

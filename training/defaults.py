@@ -82,8 +82,10 @@ UNWARMED = (*WAITING, "constant")
 # long as an epoch has fewer steps.
 ROWS, BATCH_TOKENS, LEAST_ROWS, EPOCH_STEPS = 32, 8192, 8, 50
 # From scratch: a task with labels or targets and fewer rows, which training sees about five times or more, needs more
-# dropout than the default of the configuration.
-FEW_ROWS, DROPOUT = 20_000, 0.3
+# dropout than the default of the configuration, and a smaller vocabulary, whose tokens have more examples.
+FEW_ROWS, DROPOUT, FEW_TOKENS = 20_000, 0.3, 4000
+# Vocabularies that hold each character, alone and (WordPiece) inside words, and room for longer tokens.
+OF_LETTERS, SPARE_TOKENS = ("char", "wordpiece", "unigram"), 1000
 
 # Inputs are single words if so many of the first ones have no space, and at most so many letters (the median).
 SAMPLE, WORD_LETTERS = 1000, 20
@@ -221,7 +223,7 @@ def resolve_max_length(defaults: Defaults, model_args: ModelArguments, data_args
 
 
 def resolve_tokenizer(defaults: Defaults, model_args: ModelArguments, task: Task, rows: LabelledData) -> None:
-    """Choose the type of a new tokenizer, by the task and the inputs.
+    """Choose the type and the size of a new tokenizer, by the task and the texts.
 
     Args:
         defaults: changed here.
@@ -229,18 +231,32 @@ def resolve_tokenizer(defaults: Defaults, model_args: ModelArguments, task: Task
         task: of the run.
         rows: the data.
     """
-    is_given = model_args.saved_tokenizer or model_args.tokenizer_type is not None
-    if is_given or defaults.leaves("tokenizer_type") or "train" not in rows:
+    train = rows.get("train")
+    if train is None or isinstance(train, RowStream) or model_args.saved_tokenizer:
         return
-    name, reason = task.tokenizer_type, f"for {task.name}"
-    if has_single_words(rows["train"], task):
-        name, reason = "char", "the inputs are single words"
-    model_args.tokenizer_type = defaults.record("tokenizer_type", name, reason)
+    if model_args.tokenizer_type is None and not defaults.leaves("tokenizer_type"):
+        choice = Choice(task.tokenizer_type, f"for {task.name}")
+        if has_single_words(train, task):
+            choice = Choice("char", "the inputs are single words")
+        model_args.tokenizer_type = defaults.record("tokenizer_type", *choice)
+    if not defaults.is_given("vocab_size") and not defaults.leaves("vocab_size"):
+        choice = Choice(model_args.vocab_size, FROM_SCRATCH.name)
+        if has_few_rows(train, task):
+            choice = Choice(FEW_TOKENS, f"there are {len(train):,} rows")
+        letters = len(set(itertools.chain.from_iterable(Texts(train, task.text_columns))))
+        if model_args.tokenizer_type in OF_LETTERS and (needed := 2 * letters + SPARE_TOKENS) > choice.value:
+            choice = Choice(needed, f"there are {letters:,} characters")
+        model_args.vocab_size = defaults.record("vocab_size", *choice)
 
 
-def has_single_words(rows: datasets.Dataset | RowStream, task: Task) -> bool:
+def has_few_rows(rows: datasets.Dataset | RowStream, task: Task) -> bool:
+    """Whether a task with labels or targets has fewer rows than FEW_ROWS."""
+    return task.has_answers and not isinstance(rows, RowStream) and len(rows) < FEW_ROWS
+
+
+def has_single_words(rows: datasets.Dataset, task: Task) -> bool:
     """Whether the first inputs are single words, as for pronunciations or names."""
-    if isinstance(rows, RowStream) or task.reads_words:
+    if task.reads_words:
         return False
     inputs = list(itertools.islice(Texts(rows, task.inputs), SAMPLE))
     has_spaces = any(len(text.split()) > 1 for text in inputs)
@@ -266,7 +282,7 @@ def resolve_fields(defaults: Defaults, model_args: ModelArguments, task: Task, r
         return {}
     train, given = rows["train"], parse_pairs(model_args.config_overrides, "config_overrides")
     wanted: dict[str, Choice] = {}
-    if task.has_answers and not isinstance(train, RowStream) and len(train) < FEW_ROWS:
+    if has_few_rows(train, task):
         few = Choice(DROPOUT, f"there are {len(train):,} rows")
         wanted["hidden_dropout"] = few
         if not task.generates:
