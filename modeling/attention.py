@@ -13,6 +13,7 @@ K key-value heads, D head dimension, E hidden size, V vocabulary size, N tokens 
 """
 
 from functools import partial
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -21,12 +22,17 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import logging
 
 from .normalization import apply_dropout, build_norm
 from .patterns import Kernel, Pattern, VarlenPattern
 from .positions import apply_rotary_pos_emb, build_relative_bias
 
 Role = Literal["self", "masked self", "cross"]
+
+logger = logging.get_logger(__name__)
+# What torch's varlen kernel takes: that of older versions has no windows, or no grouped keys.
+VARLEN_OPTIONS = frozenset(signature(varlen_attn).parameters)
 
 
 class Attention(nn.Module):
@@ -185,8 +191,7 @@ def eager_attention_forward(
     Returns:
         The blended values (B, T, H, D) and the attention weights (B, H, T, S).
     """
-    if module.num_key_value_groups > 1:  # repeat_interleave copies for one group, too
-        key, value = (states.repeat_interleave(module.num_key_value_groups, dim=1) for states in (key, value))
+    key, value = (repeat_heads(states, module.num_key_value_groups) for states in (key, value))
     scores = query @ key.transpose(2, 3) * scaling  # (B, H, T, S)
     if attention_mask is not None and attention_mask.dtype == torch.bool:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
@@ -196,6 +201,12 @@ def eager_attention_forward(
     if dropout > 0:
         weights = apply_dropout(weights, dropout)
     return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def repeat_heads(states: torch.Tensor, num_groups: int) -> torch.Tensor:
+    """Keys or values of each query head, (B, H, S, D), from those of the key-value heads, (B, K, S, D)."""
+    # repeat_interleave copies for one group, too.
+    return states.repeat_interleave(num_groups, dim=1) if num_groups > 1 else states
 
 
 def varlen_attention_forward(
@@ -233,6 +244,10 @@ def varlen_attention_forward(
         The blended values (1, N, H, D), and None for the weights.
     """
     reach = -1 if sliding_window is None else sliding_window - 1
+    grouped = {"enable_gqa": True} if module.num_key_value_groups > 1 else {}
+    if grouped and "enable_gqa" not in VARLEN_OPTIONS:
+        grouped = {}
+        key, value = (repeat_heads(states, module.num_key_value_groups) for states in (key, value))
     blended = varlen_attn(
         *(states[0].transpose(0, 1) for states in (query, key, value)),
         cu_seq_lens_q,
@@ -241,9 +256,26 @@ def varlen_attention_forward(
         max_length_k,
         scale=scaling,
         window_size=(reach, 0 if module.is_causal else reach),
-        enable_gqa=module.num_key_value_groups > 1,
+        **grouped,
     )
     return blended[None], None
+
+
+def has_varlen_kernel(config: PreTrainedConfig) -> bool:
+    """Whether torch's varlen kernel can compute the attention of a config.
+
+    What the kernel of this torch lacks is named once, with what replaces it.
+    """
+    has_windows = {"scale", "window_size"} <= VARLEN_OPTIONS
+    lacks = None
+    if not has_windows:
+        lacks = "windows and no scale: SDPA computes padded rows instead"
+    elif config.num_key_value_heads < config.num_attention_heads and "enable_gqa" not in VARLEN_OPTIONS:
+        lacks = "grouped keys: they are repeated for each query head"
+    # Logging would break the graph.
+    if lacks is not None and not torch.compiler.is_compiling():
+        logger.warning_once(f"varlen_attn of torch {torch.__version__} has no {lacks}")
+    return has_windows
 
 
 def dropout_sdpa_forward(

@@ -13,6 +13,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.modeling_utils import PreTrainedModel
 
+from .attention import has_varlen_kernel
 from .hooks import has_hooked_submodule, is_hooked
 from .layers import Block
 from .normalization import Dropout, build_norm
@@ -405,7 +406,8 @@ class Stack(BlendPreTrainedModel):
             return kernel in VARLEN_KERNELS
         has_dropout = self.training and self.config.attention_dropout > 0
         is_half_precision = matmul_dtype(embeds).itemsize == 2
-        return is_half_precision and not has_dropout and self.config.head_dim % 8 == 0 and self.config.head_dim <= 256
+        fits_head = self.config.head_dim % 8 == 0 and self.config.head_dim <= 256
+        return is_half_precision and not has_dropout and fits_head and has_varlen_kernel(self.config)
 
     def position_embeddings(
         self, embeds: torch.Tensor, position_ids: torch.Tensor

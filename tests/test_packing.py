@@ -44,6 +44,7 @@ from seqblend import (
     BlendEncoderForMaskedLM,
     BlendEncoderModel,
 )
+from seqblend.modeling import attention as attention_module
 from seqblend.modeling.attention import eager_attention_forward
 from seqblend.modeling.base import Stack
 from seqblend.modeling.packing import FlatLayout, PaddedLayout
@@ -288,7 +289,7 @@ def varlen_kernel(
     return torch.cat(blended, dim=2).transpose(1, 2), None
 
 
-def torch_varlen(query, key, value, starts_q, starts_k, longest_q, longest_k, *, scale, window_size, enable_gqa):
+def torch_varlen(query, key, value, starts_q, starts_k, longest_q, longest_k, *, scale, window_size, enable_gqa=False):
     """What torch.nn.attention.varlen.varlen_attn says that it does, and has no kernel for on a CPU."""
     assert enable_gqa == (query.shape[1] != key.shape[1])
     left, right = window_size
@@ -354,6 +355,29 @@ def test_which_kernel_is_told_the_lengths(monkeypatch):
     assert not tiny_model(BlendDecoderModel, "eager").uses_varlen_kernel(half)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda")
     assert model.eval().uses_varlen_kernel(single)
+
+
+def test_an_older_varlen_kernel_is_made_do(monkeypatch):
+    """Without grouped keys they are repeated; without windows it is not used. Each is said once, and only then."""
+    said = []
+    monkeypatch.setattr(attention_module.logger, "warning_once", said.append)
+    half, model = OnCuda(torch.bfloat16), tiny_model(BlendDecoderModel, **SLIDING)
+    alike = tiny_model(BlendDecoderModel, num_key_value_heads=SIZES["num_attention_heads"])
+    assert model.uses_varlen_kernel(half) and not said
+    monkeypatch.setattr(attention_module, "VARLEN_OPTIONS", {"scale", "window_size"})
+    assert alike.uses_varlen_kernel(half) and not said
+    assert model.uses_varlen_kernel(half)
+    assert "no grouped keys: they are repeated for each query head" in said.pop()
+    batch = padded(draw(BlendDecoderModel, LENGTHS))
+    expected = model(**batch).last_hidden_state
+    with monkeypatch.context() as patch:
+        # It is asked for no grouped keys, and gets as many heads of keys as of queries.
+        patch.setattr(attention_module, "varlen_attn", torch_varlen)
+        patch.setattr(Stack, "uses_varlen_kernel", lambda self, embeds: True)
+        assert_close(real_rows(batch, model(**batch, use_cache=False).last_hidden_state), real_rows(batch, expected))
+    monkeypatch.setattr(attention_module, "VARLEN_OPTIONS", {"is_causal", "enable_gqa"})
+    assert not model.uses_varlen_kernel(half)
+    assert "no windows and no scale: SDPA computes padded rows instead" in said.pop() and not said
 
 
 @pytest.mark.parametrize(
