@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,25 +12,47 @@ import torch
 
 from ..configuration.checks import unknown_name_message
 from .cases import BENCHMARKS, DTYPES, plan_for
+from .compare import Plan, Result
 from .finetuning import missing_file
 from .lengths import load_corpora
 from .report import environment, table
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the named benchmarks, or all, print their tables and write their rows as JSON."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the named benchmarks, or all, print their tables and write their rows as JSON.
+
+    The rows of a size are written as soon as it is measured. A benchmark that fails does not stop those after it.
+
+    Returns:
+        The exit code: 1 if a benchmark failed, else 0.
+    """
     args = parse(arguments)
     corpora = load_corpora(args.data)
     print(environment(args.device), *(f"{kind}: {corpus.name}" for kind, corpus in corpora.items()), sep="\n")
     options = {"data": args.data, "checkpoint": args.checkpoint, "whole_epochs": args.whole_epochs}
-    plan, rows = replace(plan_for(args.device, corpora), **options), []
+    plan = replace(plan_for(args.device, corpora, quick=args.quick), **options)
+    rows: list[Result] = []
+    failed = []
     for name in args.names or BENCHMARKS:
-        measured = BENCHMARKS[name](plan)
-        print(f"\n{name}\n\n{table(measured)}", flush=True)
-        rows += measured
-    if args.json is not None:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        start = len(rows)
+        try:
+            measure(name, plan, rows, args.json)
+        except Exception:
+            traceback.print_exc()
+            failed.append(name)
+        print(f"\n{name}\n\n{table(rows[start:])}", flush=True)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
+
+
+def measure(name: str, plan: Plan, rows: list[Result], file: Path | None) -> None:
+    """Run one benchmark: add its rows to `rows`, and write all of them to the file after each size."""
+    for size in plan.sizes[name]:
+        rows += BENCHMARKS[name](replace(plan, sizes={name: (size,)}))
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -55,6 +79,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="finetune: epochs of all rows, which take minutes, and the accuracy after each of them",
     )
+    parser.add_argument(
+        "--quick", action="store_true", help="a tiny size, to see that all runs; its figures say nothing about speed"
+    )
     args = parser.parse_args(arguments)
     for name in args.names:
         if name not in BENCHMARKS:
@@ -69,4 +96,4 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -33,8 +33,10 @@ from .systems import (
     bert,
     bert_classifiers,
     bert_with_biases,
+    has_flash_attention,
     long_models,
     modern_bert,
+    with_flash_attention,
     x_transformers,
 )
 
@@ -90,6 +92,8 @@ def encoders(case: Case, train: bool) -> list[System]:
     if fill_ratio(case.batch_lengths) == 1:
         return systems
     systems.append(System("BertModel length-grouped", theirs, [pad(batch) for batch in group_by_length(rows)]))
+    if has_flash_attention():
+        systems.append(System("flash-attention flattened", with_flash_attention(ours), batches))
     for name, model in {"ModernBertModel": modern_bert(size), "x-transformers": x_transformers(size)}.items():
         if model is not None:
             systems.append(System(f"{name} padded", Classifier(model, size.hidden_size) if train else model, batches))
@@ -249,6 +253,9 @@ LARGE_ENCODERS = (
     Size(4, 256, batch_rows=2048, num_batches=4, repeats=10),
     Size(12, 768, batch_rows=2048, num_batches=4, repeats=10),
 )
+# Half of that: the padded peers need ten times the memory per row of 12x768.
+LARGEST_ENCODER = Size(24, 1024, batch_rows=1024, num_batches=2, repeats=5)
+TINY = Size(2, 64, batch_rows=8, num_batches=2, repeats=1, vocab_size=512)
 # At least 20 seconds for each epoch on two CPU cores.
 MINILM = Size(6, 384, batch_rows=32, num_batches=100)
 GENERATORS = (Size(4, 256, batch_rows=1, repeats=5), Size(4, 256, batch_rows=32))
@@ -266,11 +273,11 @@ SIZES: dict[str, dict[str, tuple[Size, ...]]] = {
         "serve-write": GENERATORS,
     },
     "cuda": {
-        "encoder-train": LARGE_ENCODERS,
+        "encoder-train": (*LARGE_ENCODERS, LARGEST_ENCODER),
         "bias-train": LARGE_ENCODERS[1:],
         "encoder-infer": LARGE_ENCODERS,
-        "seq2seq-train": (Size(6, 512, batch_rows=512, num_batches=4, repeats=10),),
-        "causal-train": (Size(12, 768, batch_rows=512, num_batches=4, repeats=10),),
+        "seq2seq-train": (Size(6, 512, batch_rows=1024, num_batches=4, repeats=10),),
+        "causal-train": (Size(12, 768, batch_rows=2048, num_batches=2, repeats=5),),
         "generate": GENERATORS,
         "growth": (Size(2, 256, batch_rows=1, repeats=10),),
         "finetune": (MINILM,),
@@ -282,6 +289,11 @@ SIZES: dict[str, dict[str, tuple[Size, ...]]] = {
 DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.bfloat16,)}
 
 
-def plan_for(device: str, corpora: dict[str, Corpus]) -> Plan:
-    """The plan for a device: `cpu` or `cuda`."""
-    return Plan(torch.device(device), DTYPES[device], SIZES[device], corpora)
+def plan_for(device: str, corpora: dict[str, Corpus], *, quick: bool = False) -> Plan:
+    """The plan for a device, `cpu` or `cuda`; `quick`: with a tiny size and short texts, in one dtype."""
+    sizes, dtypes = SIZES[device], DTYPES[device]
+    if not quick:
+        return Plan(torch.device(device), dtypes, sizes, corpora)
+    tiny = {name: (TINY,) if sizes[name] else () for name in BENCHMARKS}
+    lengths = {"new_tokens": 4, "written_tokens": 4, "sequence_lengths": (64, 128)}
+    return Plan(torch.device(device), dtypes[-1:], tiny, corpora, **lengths)

@@ -74,14 +74,14 @@ class Case(NamedTuple):
 
 
 def in_each_dtype(plan: Plan, systems: list[System]) -> Iterator[torch.dtype]:
-    """Move the systems to the plan's device in each dtype, after check_agreement in float32."""
+    """Move the systems to the plan's device in each dtype, after check_agreement there in float32."""
+    for system in systems:
+        system.model.to(plan.device, torch.float32)
+        system.batches = [{name: tensor.to(plan.device) for name, tensor in batch.items()} for batch in system.batches]
     check_agreement(systems)
     for dtype in plan.dtypes:
         for system in systems:
-            system.model.to(plan.device, dtype)
-            system.batches = [
-                {name: tensor.to(plan.device) for name, tensor in batch.items()} for batch in system.batches
-            ]
+            system.model.to(dtype)
         yield dtype
 
 

@@ -1,5 +1,6 @@
 """Our model and its peers: models of one size, with equal weights if the recipe is the peer's, and their batches."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -172,6 +173,18 @@ def modern_bert(size: Size, max_length: int = 512, layer_types: list[str] | None
         # Set afterwards: transformers 5.16 rejects layer_types of one kind in the constructor.
         config.layer_types = layer_types
     return from_config(ModernBertModel, config)
+
+
+def has_flash_attention() -> bool:
+    """Whether the package flash-attn is installed, and a GPU for it."""
+    return torch.cuda.is_available() and find_spec("flash_attn") is not None
+
+
+def with_flash_attention(ours: PreTrainedModel) -> PreTrainedModel:
+    """A copy of our model with the kernels of the package flash-attn in place of torch's own."""
+    model = copy.deepcopy(ours)
+    model.set_attn_implementation("flash_attention_2")
+    return model
 
 
 def x_transformers(size: Size, max_length: int = 512) -> nn.Module | None:

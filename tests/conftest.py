@@ -210,8 +210,30 @@ class RootIsNoTestPackage:
         return pytest.Dir.from_parent(parent, path=path)
 
 
+class Outcomes:
+    """Writes a line of JSON for each test as it ends, so that a run that is cut off tells what it did."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == "call" or report.outcome != "passed":
+            row = {"test": report.nodeid, "outcome": report.outcome, "seconds": round(report.duration, 2)}
+            if report.outcome != "passed":
+                row["why"] = report.longreprtext[-2000:] or str(report.longrepr)[-2000:]
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--outcomes", type=Path, metavar="FILE", help="a line of JSON for each test as it ends")
+
+
 def pytest_configure(config):
     config.pluginmanager.register(RootIsNoTestPackage())
+    # The processes of xdist report to the first one.
+    if config.option.outcomes is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Outcomes(config.option.outcomes))
 
 
 @pytest.hookimpl(tryfirst=True)

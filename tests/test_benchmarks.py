@@ -2,21 +2,25 @@
 
 import copy
 import json
+import os
 import random
+import subprocess
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import datasets
 import pytest
 import torch
 from stock import stock_model
+from test_packing import precise_varlen
 from torch import nn
 from transformers import BertTokenizerFast
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from seqblend import to_original
 from seqblend.benchmarks import __main__ as command
-from seqblend.benchmarks import engines, finetuning, report, systems, timing
+from seqblend.benchmarks import engines, environment, finetuning, profiling, report, systems, timing
 from seqblend.benchmarks.cases import BENCHMARKS, SIZES, encoders, plan_for
 from seqblend.benchmarks.compare import Case, Plan
 from seqblend.benchmarks.engines import SHORT
@@ -134,9 +138,13 @@ def test_tokens_are_the_real_ones(name, measured):
 
 
 def test_every_benchmark_has_sizes_on_every_device():
+    """And where it has one, a tiny one."""
     for device, sizes in SIZES.items():
         assert list(sizes) == list(BENCHMARKS)
         assert plan_for(device, CORPORA).sizes is sizes
+        quick = plan_for(device, CORPORA, quick=True)
+        assert {name: bool(each) for name, each in quick.sizes.items()} == {name: bool(sizes[name]) for name in sizes}
+        assert quick.dtypes == plan_for(device, CORPORA).dtypes[-1:]
 
 
 def test_encoders_have_all_their_peers(measured, monkeypatch, capsys):
@@ -377,10 +385,29 @@ def test_utilisation_counts_matrices_and_attention(monkeypatch):
 def test_the_command_prints_and_writes_the_rows(tmp_path, monkeypatch, capsys):
     rows = [{"benchmark": "growth", "system": OURS, "milliseconds": 1234.56}]
     monkeypatch.setitem(BENCHMARKS, "growth", lambda plan: rows)
-    command.main(["growth", "--json", str(tmp_path / "new" / "rows.json")])
+    assert command.main(["growth", "--json", str(tmp_path / "new" / "rows.json")]) == 0
     assert json.loads((tmp_path / "new" / "rows.json").read_text()) == rows
     printed = capsys.readouterr().out
     assert "| seqblend | 1,234.6 |" in printed and "calendar dates" in printed and torch.__version__ in printed
+
+
+def test_a_benchmark_that_fails_stops_no_other(tmp_path, monkeypatch, capsys):
+    """Its first size has been written; the exit code and the last line tell."""
+    file, (first, second) = tmp_path / "rows.json", SIZES["cpu"]["encoder-infer"]
+
+    def one_size(plan):
+        (size,) = plan.sizes["encoder-infer"]
+        if size == second:
+            assert [row["size"] for row in json.loads(file.read_text())] == [first.name]
+            raise RuntimeError("out of memory")
+        return [{"benchmark": "encoder-infer", "size": size.name}]
+
+    monkeypatch.setitem(BENCHMARKS, "encoder-infer", one_size)
+    monkeypatch.setitem(BENCHMARKS, "growth", lambda plan: [{"benchmark": "growth", "size": "2x2"}])
+    assert command.main(["encoder-infer", "growth", "--json", str(file)]) == 1
+    assert [row["size"] for row in json.loads(file.read_text())] == [first.name, "2x2"]
+    printed = capsys.readouterr().err
+    assert "RuntimeError: out of memory" in printed and printed.endswith("failed: encoder-infer\n")
 
 
 @pytest.mark.parametrize(
@@ -420,6 +447,196 @@ def test_the_report_keeps_the_prose_and_may_be_written_again(tmp_path, measured)
     page.write_text(f"{report.END} {report.BEGIN}")
     with pytest.raises(ValueError, match="must have <!-- tables -->"):
         report.main([str(file), "--page", str(page)])
+
+
+def described(tmp_path, **facts):
+    """A file of environment.py of another machine."""
+    file = tmp_path / "environment.json"
+    file.write_text(json.dumps({"machine": "NVIDIA X1", "versions": ["torch 1.2", "transformers 3.4"], **facts}))
+    return file
+
+
+PROFILE = [
+    {"benchmark": "profile", "profiled": "encoder-train", "group": "the step on the clock", "milliseconds": 5.0},
+    {"benchmark": "profile", "profiled": "encoder-train", "group": "attention", "milliseconds": 4.0, "share": 0.9},
+]
+
+
+def test_the_tables_of_a_gpu_stand_by_themselves(tmp_path, measured):
+    """Written where there is no GPU, beside those of a CPU; until then the page says that nothing is measured."""
+    page, rows, profile = tmp_path / "page.md", tmp_path / "bench.json", tmp_path / "profile.json"
+    first, last = report.MARKERS["cuda"]
+    cpu = f"{report.BEGIN}\n\n### growth\n\n| size |\n| - |\n| 1 |\n\n{report.END}"
+    page.write_text(f"{cpu}\n\n## On a GPU\n\n{first}\n\nNot measured yet.\n\n{last}\n\nafter\n")
+    used = [{**row, "utilisation": 0.47} for row in measured["causal-train"]]
+    rows.write_text(json.dumps(used + measured["growth"]))
+    profile.write_text(json.dumps(PROFILE))
+    given = [str(rows), str(profile), "--device", "cuda", "--page", str(page)]
+    assert report.main([*given, "--environment", str(described(tmp_path))]) == 0
+    written = page.read_text()
+    assert written.startswith(cpu) and written.endswith(f"{last}\n\nafter\n") and "Not measured" not in written
+    assert "### causal-train on a GPU" in written and "### growth on a GPU" in written
+    assert "NVIDIA X1; torch 1.2, transformers 3.4. Lengths of texts: calendar dates" in written
+    assert "`python -m seqblend.benchmarks causal-train --device cuda --json FILE`" in written
+    assert "`python -m seqblend.benchmarks.profiling --device cuda --json FILE`" in written
+    assert "| encoder-train | attention             | 4.0 | 0.90  |" in written and "| 0.47        |" in written
+    assert len(report.page_rows(page, "cuda")) == len(used + measured["growth"]) + 2
+    assert report.main([*given, "--check"]) == 0
+    peer = {**used[-1], "ours_faster_by": 0.8 * used[-1]["ours_faster_by"]}
+    rows.write_text(json.dumps([peer]))
+    assert report.main([*given, "--check"]) == 1
+    with pytest.raises(ValueError, match="has none of these rows"):
+        report.main([str(rows), "--page", str(page), "--check"])
+
+
+def test_this_page_has_room_for_the_tables_of_every_device(tmp_path):
+    """And it says of a device without tables that nothing is measured there."""
+    text = (Path(report.__file__).parent.parent / report.PAGE).read_text()
+    for device, (first, last) in report.MARKERS.items():
+        content = text.partition(first)[2].partition(last)[0]
+        assert text.count(first) == text.count(last) == 1 and content
+        assert ("### " in content) != ("Not measured yet." in content), device
+
+
+# --- A machine with a GPU ---
+
+
+def test_the_environment_names_what_differs(tmp_path):
+    """Only of packages that are needed, and also those that are missing."""
+    setup, constraints = tmp_path / "setup.cfg", tmp_path / "constraints.txt"
+    setup.write_text("[options]\ninstall_requires =\n    torch>=2.13\n    PyTest\n    no-such-package>=1\n")
+    own = torch.__version__.partition("+")[0]
+    constraints.write_text(f"torch=={own}\npytest==0.1\nno-such-package==1.5\nnumpy==0.1\n")
+    with pytest.raises(KeyError, match="PyTest"):
+        environment.differences(setup, constraints)
+    setup.write_text(setup.read_text().lower())
+    found = environment.differences(setup, constraints)
+    assert found == {"pytest": ["0.1", pytest.__version__], "no-such-package": ["1.5", None]}
+
+
+def test_the_environment_tries_every_kernel(tmp_path, monkeypatch):
+    """One that is not there says why; the stand-in for torch's varlen kernel is as near to float64 as its dtype."""
+    monkeypatch.setitem(environment.CEILING_SIZES, "cpu", (32, 2**10))
+    monkeypatch.setattr(environment.varlen, "varlen_attn", default_scale(precise_varlen))
+    file = tmp_path / "new" / "environment.json"
+    assert environment.main(["--json", str(file)]) == 0
+    facts = json.loads(file.read_text())
+    assert facts["machine"] == report.machine("cpu") and facts["versions"] == report.versions()
+    for kernel in ("varlen", "varlen, window", "varlen, grouped keys", "sdpa, FLASH_ATTENTION"):
+        assert set(facts["kernels"][kernel]) == {"output", "query", "key", "value"}
+        assert all(0 < error < 2**-6 for error in facts["kernels"][kernel].values()), kernel
+    assert facts["kernels"]["flash-attn"] == {"failed": "ModuleNotFoundError: No module named 'flash_attn'"}
+    assert all(amount > 0 for amount in facts["ceilings"].values())
+
+
+def default_scale(kernel):
+    """torch's kernel has defaults that its stand-in has not."""
+
+    def run(query, *rest, window_size=(-1, -1), **options):
+        return kernel(query, *rest, scale=query.shape[-1] ** -0.5, window_size=window_size, **options)
+
+    return run
+
+
+def test_a_profile_adds_up(tmp_path, monkeypatch, capsys):
+    """Each group has its kernels, and each kernel one group."""
+    monkeypatch.setattr(profiling, "load_corpora", lambda directory: CORPORA)
+    file = tmp_path / "new" / "profile.json"
+    assert profiling.main(["--json", str(file)]) == 0
+    rows = json.loads(file.read_text())
+    assert list(dict.fromkeys(row["profiled"] for row in rows)) == ["encoder-train", "seq2seq-train"]
+    for profiled in ("encoder-train", "seq2seq-train"):
+        whole, *groups = (row for row in rows if row["profiled"] == profiled)
+        assert "share" not in whole and whole["milliseconds"] > 0
+        assert sum(row["share"] for row in groups) == pytest.approx(1, abs=0.01)
+        assert [row["milliseconds"] for row in groups] == sorted((row["milliseconds"] for row in groups), reverse=True)
+        for row in groups:
+            assert all(profiling.group_of(kernel) == row["group"] for kernel in row["kernels"])
+        assert {"attention", "matrix products", "optimizer", "normalization"} <= {row["group"] for row in groups}
+    assert "encoder-train matrix products" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "kernel, group",
+    [
+        ("void pytorch_flash::flash_fwd_kernel<cutlass::half_t>", "attention"),
+        ("nvjet_tst_128x256_64x4_2x1_v_bz_TNT", "matrix products"),
+        ("sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize128x128x64", "matrix products"),
+        ("void at::native::multi_tensor_apply_kernel<FusedAdamMathFunctor>", "optimizer"),
+        ("void at::native::(anonymous namespace)::vectorized_layer_norm_kernel<BFloat16, float>", "normalization"),
+        ("void at::native::indexSelectLargeIndex<BFloat16>", "embeddings and moves of tokens"),
+        ("void at::native::vectorized_elementwise_kernel<4, GeluCUDAKernelImpl>", "element by element"),
+        ("Memcpy DtoH (Device -> Pageable)", "copies"),
+        ("void at::native::unknown_kernel", profiling.OTHER),
+    ],
+)
+def test_kernels_of_a_gpu_have_their_groups(kernel, group):
+    assert profiling.group_of(kernel) == group
+
+
+SCRIPT = Path(report.__file__).parent / "on_gpu.sh"
+# Stands for Python: writes down what it is asked, and does what a variable says.
+STUB = """#!/usr/bin/env bash
+echo "$*" >> "$ASKED"
+[[ "$*" != *"$FAILING"* ]]
+"""
+
+
+def on_gpu(tmp_path, *arguments, failing="nothing of it"):
+    """Exit code, lines of parts.jsonl, and the commands of the parts."""
+    stub, asked = tmp_path / "python", tmp_path / "asked"
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    asked.write_text("")
+    variables = {**os.environ, "PYTHON": str(stub), "ASKED": str(asked), "FAILING": failing}
+    done = subprocess.run(["bash", SCRIPT, *map(str, arguments)], env=variables, capture_output=True, text=True)
+    file = tmp_path / "out" / "parts.jsonl"
+    parts = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return done, parts, asked.read_text().splitlines()
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_the_script_runs_every_part(device, tmp_path):
+    """Within eight minutes: the limits of all parts are known; without data there is no training, and that is said."""
+    done, parts, asked = on_gpu(tmp_path, tmp_path / "out", "--device", device)
+    assert [part["part"] for part in parts] == ["environment", "tests", "benchmarks", "profile"]
+    assert done.returncode == 0 and all(part["exit_code"] == 0 for part in parts)
+    assert "skipped" in json.loads((tmp_path / "out" / "training.json").read_text())
+    assert ("-m cuda" in asked[1], "-m not cuda" in asked[1]) == (device == "cuda", device == "cpu")
+    assert ("--quick" in asked[2]) == (device == "cpu") and f"--device {device}" in asked[2]
+    assert "--data" not in asked[2] + asked[3]
+
+
+def test_the_script_goes_on_after_a_part_that_fails(tmp_path):
+    """It trains on clinc150 if that is there, and tells all that failed by its exit code."""
+    (tmp_path / "data" / "clinc150").mkdir(parents=True)
+    for name in ("train", "validation", "test_oos"):
+        (tmp_path / "data" / "clinc150" / f"{name}.jsonl").write_text("")
+    given = (tmp_path / "out", "--data", tmp_path / "data")
+    done, parts, asked = on_gpu(tmp_path, *given, failing="-m pytest")
+    assert done.returncode == 1
+    assert {part["part"]: part["exit_code"] for part in parts} == {
+        **{"environment": 0, "tests": 1, "benchmarks": 0, "profile": 0, "training": 0}
+    }
+    folder = tmp_path / "data" / "clinc150"
+    assert f"--validation_file {folder}/validation.jsonl --test_unknown_file {folder}/test_oos.jsonl" in asked[-1]
+    assert "--test_file" not in asked[-1] and "--bf16 true" in asked[-1]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "OUT is missing"),
+        (["--device", "cpu"], "OUT is missing"),
+        (["out", "--device"], "--device needs a value"),
+        (["out", "--device", "tpu"], "--device tpu; valid: cuda, cpu"),
+        (["out", "--data", "nowhere"], "--data: nowhere is no directory"),
+        (["out", "--quick", "1"], "unknown option --quick"),
+    ],
+)
+def test_the_script_refuses_what_it_does_not_know(arguments, message, tmp_path):
+    done, parts, asked = on_gpu(tmp_path, *arguments)
+    assert done.returncode == 2 and message in done.stderr and not parts and not asked
 
 
 def test_a_ratio_that_fell_is_named(tmp_path, measured, capsys):

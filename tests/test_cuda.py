@@ -28,7 +28,7 @@ from conftest import (
     real_rows,
     tiny_model,
 )
-from test_packing import APART, LENGTHS, OnCuda, by_lengths, by_positions, lengths_in, torch_varlen
+from test_packing import APART, LENGTHS, OnCuda, by_lengths, by_positions, lengths_in, precise_varlen
 from test_train_command import (  # noqa: F401
     CLASSIFY,
     ROWS,
@@ -90,11 +90,6 @@ if torch.cuda.is_available() and importlib.util.find_spec("flash_attn"):
 SHORT_SETTINGS = {name: SETTINGS[name] for name in SETTINGS if name in ("sdpa", "varlen", "flash")}
 every_setting = pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
 every_short_setting = pytest.mark.parametrize("setting", SHORT_SETTINGS.values(), ids=SHORT_SETTINGS)
-
-
-def precise_varlen(query, key, value, *lengths, **options):
-    """torch's varlen kernel keeps its sums in float32."""
-    return torch_varlen(query.float(), key.float(), value.float(), *lengths, **options).to(query.dtype)
 
 
 @pytest.fixture(params=["cpu", ON_CUDA])

@@ -311,6 +311,11 @@ def torch_varlen(query, key, value, starts_q, starts_k, longest_q, longest_k, *,
     return blended[0]
 
 
+def precise_varlen(query, key, value, *lengths, **options):
+    """torch's varlen kernel keeps its sums in float32."""
+    return torch_varlen(query.float(), key.float(), value.float(), *lengths, **options).to(query.dtype)
+
+
 @every_pairing(
     model_class=BASES + HEADS, flatten=[padded, by_positions, by_lengths], kernel=["flash_attention_2", "sdpa"]
 )
