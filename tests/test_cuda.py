@@ -5,6 +5,7 @@ them on a GPU. Errors are relative to float64 on a CPU, where the batch is padde
 """
 
 import importlib.util
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -527,7 +528,7 @@ def test_loaded_on_the_device(model_class, position, device, tmp_path):
 @pytest.mark.parametrize("half", [True, False], ids=["bf16", "float32"])
 @pytest.mark.parametrize("task", [CLASSIFY, TAG, TRANSLATE, "causal-lm", "masked-lm"])
 def test_a_run_of_the_command(task, half, device, tmp_path):
-    """Training with evaluations and a resumed checkpoint, scores, a card, and answers of the saved model."""
+    """Training with evaluations, resumed from a checkpoint; scores, a card, and answers of the saved model."""
     options = {
         **files(tmp_path, ROWS[task]),
         "task": task,
@@ -544,6 +545,9 @@ def test_a_run_of_the_command(task, half, device, tmp_path):
     output = run(tmp_path / "run", **options)
     results = read(output / "all_results.json")
     assert 0 < results["train_loss"] < 100 and 0 < results["eval_loss"] < 100
+    shutil.rmtree(output / "checkpoint-4")
+    resumed = read(run(output, resume_from_checkpoint=True, **options) / "all_results.json")
+    assert resumed["eval_loss"] == pytest.approx(results["eval_loss"], rel=2e-2 if half else 1e-4)
     if task in (CLASSIFY, TAG, TRANSLATE):
         column = {CLASSIFY: "text", TAG: "tokens", TRANSLATE: "source"}[task]
         answers = Predictor(output)({column: [row[column] for row in ROWS[task]]})
