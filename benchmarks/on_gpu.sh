@@ -84,14 +84,14 @@ lengths=()
 # The benchmarks whose figures matter most come first.
 part benchmarks 160 "$python" -m seqblend.benchmarks encoder-train encoder-infer seq2seq-train causal-train generate \
   growth bias-train --device "$device" "${sizes[@]}" "${lengths[@]}" --json "$out/bench.json"
-part profile 45 "$python" -m seqblend.benchmarks.profiling --device "$device" "${lengths[@]}" --json "$out/profile.json"
+part profile 60 "$python" -m seqblend.benchmarks.profiling --device "$device" "${lengths[@]}" --json "$out/profile.json"
 
 if [[ -f $data/clinc150/train.jsonl ]]; then
   files=()
   for name in train validation test validation_unknown test_unknown; do
     file=$data/clinc150/${name/%_unknown/_oos}.jsonl
     [[ -f $file ]] || continue
-    if [[ $device == cpu ]]; then
+    if [[ $device == cpu && $name != train ]]; then
       head -n 300 "$file" >"$work/$name.jsonl"
       file=$work/$name.jsonl
     fi
