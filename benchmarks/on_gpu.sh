@@ -75,6 +75,7 @@ if [[ $device == cuda ]]; then
   marker=cuda processes=8 sizes=()
 else
   marker="not cuda" processes=2 sizes=(--quick)
+  export OMP_NUM_THREADS=1
 fi
 part tests 170 "$python" -m pytest tests/test_cuda.py -m "$marker" --quiet --numprocesses "$processes" --dist worksteal \
   --timeout 100 -p no:cacheprovider --outcomes "$out/tests.jsonl"

@@ -47,6 +47,7 @@ from seqblend import (
     BlendDecoderModel,
     BlendEncoderDecoderForSeq2SeqLM,
     BlendEncoderForMaskedLM,
+    BlendEncoderForTokenClassification,
     BlendEncoderModel,
     Predictor,
 )
@@ -346,7 +347,17 @@ def test_dropout_is_that_of_the_seed(model_class, dtype, device):
     assert errors(found[0], found[2])["outputs"] > 1e-2
 
 
-# --- Biases by distance, and recurrent mixers ---
+# --- Affixes of words, biases by distance, and recurrent mixers ---
+
+
+@every_short_setting
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_affixes_of_words(side, setting, device):
+    options = {**WINDOWS, "affix_buckets": 16}
+    batch = padded(draw(BlendEncoderForTokenClassification, APART), side)
+    wanted = expected(BlendEncoderForTokenClassification, batch, setting, **options)
+    model = model_for(BlendEncoderForTokenClassification, setting, device, **options)
+    assert_near(computed(model, batch, setting), wanted, setting)
 
 
 @every_pairing(
