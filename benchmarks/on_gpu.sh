@@ -77,8 +77,8 @@ else
   marker="not cuda" processes=2 sizes=(--quick)
   export OMP_NUM_THREADS=1
 fi
-part tests 170 "$python" -m pytest tests/test_cuda.py -m "$marker" --quiet --numprocesses "$processes" --dist worksteal \
-  --timeout 100 -p no:cacheprovider --outcomes "$out/tests.jsonl"
+part tests 170 "$python" -m pytest tests/test_cuda.py -m "$marker" --quiet --numprocesses "$processes" \
+  --maxschedchunk 1 --timeout 160 -p no:cacheprovider --outcomes "$out/tests.jsonl"
 
 lengths=()
 [[ -z $data || ! -d $data/ud_en_ewt || ! -d $data/python_docs_en_ko ]] || lengths=(--data "$data")

@@ -174,6 +174,92 @@ def without_varlen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("seqblend.modeling.base.has_varlen_kernel", lambda config: False)
 
 
+# --- Graphs: first, because they take longest ---
+
+
+@every_pairing(
+    model_class=[BlendEncoderForMaskedLM, BlendDecoderForCausalLM],
+    flatten=[by_lengths, padded],
+    dtype=[torch.float32, torch.bfloat16],
+)
+def test_compiled_training(model_class, flatten, dtype, device, monkeypatch):
+    """One graph for all lengths, forward and backward; its code is compiled on a GPU only, because that takes long."""
+    if device.type == "cpu":
+        without_varlen(monkeypatch)  # its stand-in reads the lengths, which no graph can
+    setting = Setting("sdpa", dtype)
+    model = model_for(model_class, setting, device, num_hidden_layers=1, max_position_embeddings=128)
+    torch.compiler.reset()
+    backend = "inductor" if device.type == "cuda" else "eager"
+    compiled = torch.compile(model, backend=backend, dynamic=True, fullgraph=True)
+    for lengths in ([40, 7, 19], [6, 33, 9]):
+        batch = to(device, flatten(draw(model_class, lengths)))
+        losses, gradients = [], []
+        for each in (compiled, model):
+            model.train().zero_grad()
+            loss = each(**batch).loss
+            loss.backward()
+            losses.append(loss.detach())
+            gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+        assert abs(losses[0] - losses[1]) <= TOLERANCES[dtype] * losses[1]
+        assert (gradients[0] - gradients[1]).norm() <= TOLERANCES[dtype] * gradients[1].norm()
+
+
+# --- Generation ---
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize(
+    "mixer, cache",
+    [("attention", "dynamic"), ("attention", "static"), ("attention", "static compiled"), ("lstm", "dynamic")],
+)
+@pytest.mark.parametrize("model_class", [BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM], ids=named)
+def test_generation_writes_what_a_cpu_writes(model_class, mixer, cache, beams, device):
+    """generate() compiles a model with a static cache by itself on a GPU."""
+    options = SLIDING if mixer == "attention" else {"mixer_type": mixer}
+    model = tiny_model(model_class, **options)
+    batch = padded(draw(model_class, [7, 4, 5], labels=False), "left")
+    prompt = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    asked = {"max_new_tokens": 8, "num_beams": beams, "do_sample": False}
+    wanted = model.generate(**prompt, **asked)
+    written = model.to(device, torch.float32).generate(
+        **to(device, prompt),
+        **asked,
+        cache_implementation=cache.split()[0],
+        disable_compile=cache != "static compiled",
+    )
+    assert torch.equal(written.cpu(), wanted)
+
+
+@every_short_setting
+@pytest.mark.parametrize("model_class", [BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM], ids=named)
+@torch.no_grad()
+def test_a_prompt_is_flat_and_the_next_token_is_not(model_class, setting, device, taken):
+    """The first forward of generation, and the second, from the cache that it leaves."""
+    batch = padded(draw(model_class, [7, 4, 5], labels=False), "left")
+    target = "decoder_" if model_class is BlendEncoderDecoderForSeq2SeqLM else ""
+    wanted, actual = (
+        two_steps(model, to(model.device, batch), target)
+        for model in (
+            model_for(model_class, setting, torch.device("cpu"), **SLIDING).double(),
+            model_for(model_class, setting, device, **SLIDING),
+        )
+    )
+    assert_near(actual, wanted, setting)
+    assert bool(taken) == (setting.takes_lengths and setting.name == "sdpa")
+
+
+def two_steps(model: Any, batch: dict[str, torch.Tensor], target: str) -> dict[str, torch.Tensor]:
+    """Logits of the last token, and of the next one after it, which is 5 in every row."""
+    model.eval()
+    first = model(**batch, use_cache=True)
+    ids, mask = f"{target}input_ids", f"{target}attention_mask"
+    token = torch.full_like(batch[ids][:, :1], 5)
+    seen = torch.cat((batch[mask], torch.ones_like(token)), dim=1)
+    second = model(**{**batch, ids: token, mask: seen}, past_key_values=first.past_key_values)
+    logits = {"outputs": first.logits[:, -1], "next": second.logits[:, -1]}
+    return {name: tensor.cpu().double() for name, tensor in logits.items()}
+
+
 # --- Each kernel, in both forms ---
 
 
@@ -391,92 +477,6 @@ def test_recurrent_mixers(model_class, mixer, dtype, device, monkeypatch):
     options = {"mixer_type": mixer, "max_position_embeddings": 128}
     wanted = expected(model_class, batch, setting, **options)
     assert_near(computed(model_for(model_class, setting, device, **options), batch, setting), wanted, setting)
-
-
-# --- Generation ---
-
-
-@pytest.mark.parametrize("beams", [1, 3])
-@pytest.mark.parametrize(
-    "mixer, cache",
-    [("attention", "dynamic"), ("attention", "static"), ("attention", "static compiled"), ("lstm", "dynamic")],
-)
-@pytest.mark.parametrize("model_class", [BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM], ids=named)
-def test_generation_writes_what_a_cpu_writes(model_class, mixer, cache, beams, device):
-    """generate() compiles a model with a static cache by itself on a GPU."""
-    options = SLIDING if mixer == "attention" else {"mixer_type": mixer}
-    model = tiny_model(model_class, **options)
-    batch = padded(draw(model_class, [7, 4, 5], labels=False), "left")
-    prompt = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    asked = {"max_new_tokens": 8, "num_beams": beams, "do_sample": False}
-    wanted = model.generate(**prompt, **asked)
-    written = model.to(device, torch.float32).generate(
-        **to(device, prompt),
-        **asked,
-        cache_implementation=cache.split()[0],
-        disable_compile=cache != "static compiled",
-    )
-    assert torch.equal(written.cpu(), wanted)
-
-
-@every_short_setting
-@pytest.mark.parametrize("model_class", [BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM], ids=named)
-@torch.no_grad()
-def test_a_prompt_is_flat_and_the_next_token_is_not(model_class, setting, device, taken):
-    """The first forward of generation, and the second, from the cache that it leaves."""
-    batch = padded(draw(model_class, [7, 4, 5], labels=False), "left")
-    target = "decoder_" if model_class is BlendEncoderDecoderForSeq2SeqLM else ""
-    wanted, actual = (
-        two_steps(model, to(model.device, batch), target)
-        for model in (
-            model_for(model_class, setting, torch.device("cpu"), **SLIDING).double(),
-            model_for(model_class, setting, device, **SLIDING),
-        )
-    )
-    assert_near(actual, wanted, setting)
-    assert bool(taken) == (setting.takes_lengths and setting.name == "sdpa")
-
-
-def two_steps(model: Any, batch: dict[str, torch.Tensor], target: str) -> dict[str, torch.Tensor]:
-    """Logits of the last token, and of the next one after it, which is 5 in every row."""
-    model.eval()
-    first = model(**batch, use_cache=True)
-    ids, mask = f"{target}input_ids", f"{target}attention_mask"
-    token = torch.full_like(batch[ids][:, :1], 5)
-    seen = torch.cat((batch[mask], torch.ones_like(token)), dim=1)
-    second = model(**{**batch, ids: token, mask: seen}, past_key_values=first.past_key_values)
-    logits = {"outputs": first.logits[:, -1], "next": second.logits[:, -1]}
-    return {name: tensor.cpu().double() for name, tensor in logits.items()}
-
-
-# --- Graphs ---
-
-
-@every_pairing(
-    model_class=[BlendEncoderForMaskedLM, BlendDecoderForCausalLM],
-    flatten=[by_lengths, padded],
-    dtype=[torch.float32, torch.bfloat16],
-)
-def test_compiled_training(model_class, flatten, dtype, device, monkeypatch):
-    """One graph for all lengths, forward and backward; its code is compiled on a GPU only, because that takes long."""
-    if device.type == "cpu":
-        without_varlen(monkeypatch)  # its stand-in reads the lengths, which no graph can
-    setting = Setting("sdpa", dtype)
-    model = model_for(model_class, setting, device, num_hidden_layers=1, max_position_embeddings=128)
-    torch.compiler.reset()
-    backend = "inductor" if device.type == "cuda" else "eager"
-    compiled = torch.compile(model, backend=backend, dynamic=True, fullgraph=True)
-    for lengths in ([40, 7, 19], [6, 33, 9]):
-        batch = to(device, flatten(draw(model_class, lengths)))
-        losses, gradients = [], []
-        for each in (compiled, model):
-            model.train().zero_grad()
-            loss = each(**batch).loss
-            loss.backward()
-            losses.append(loss.detach())
-            gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
-        assert abs(losses[0] - losses[1]) <= TOLERANCES[dtype] * losses[1]
-        assert (gradients[0] - gradients[1]).norm() <= TOLERANCES[dtype] * gradients[1].norm()
 
 
 # --- Memory ---
