@@ -58,10 +58,8 @@ from seqblend.training.defaults import (
     Defaults,
     defaults_of,
     resolve_evaluates,
-    resolve_fields,
-    resolve_max_length,
+    resolve_model,
     resolve_times,
-    resolve_tokenizer,
     resolve_training,
 )
 from seqblend.training.generation import add_end_tokens, check_generation_settings
@@ -236,14 +234,12 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     check_fitting_steps(data_args, args, rows)
     unknown = read_unknown(data_args, task, rows)
     defaults = defaults_of(args, wanted)
-    resolve_max_length(defaults, model_args, data_args)
     resolve_evaluates(defaults, rows)
     if args.do_train:
         check_directory(args, model_args.sources(), wanted)
     is_chat = has_conversations(args, rows)
     resolve_evaluation(args, task, set(rows), data_args.pack_documents or is_chat)
-    resolve_tokenizer(defaults, model_args, task, rows)
-    fields = resolve_fields(defaults, model_args, task, rows)
+    fields = resolve_model(defaults, model_args, data_args, task, rows)
     model, settings = make_model_and_settings(model_args, data_args, args, task, rows, fields)
     with args.main_process_first(desc="tokenizing"):
         splits = encode_splits(task, rows, settings, data_args.preprocessing_num_workers)

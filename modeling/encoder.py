@@ -47,22 +47,27 @@ class AffixEmbedding(nn.Embedding):
     `read_vocabulary` stores the letters of each token, and whether it begins a word.
 
     Args:
-        config: of the encoder.
+        num_embeddings: number of tokens.
+        embedding_dim: E.
+        buckets: number of embeddings of each kind of affix.
         padding_idx: as in nn.Embedding.
     """
+
+    letters: torch.Tensor
+    begins_word: torch.Tensor
 
     # The most letters of an affix.
     LETTERS = 4
     # Of the hash: a polynomial over the letters.
     FACTOR, PRIME = 1_000_003, 2**31 - 1
 
-    def __init__(self, config: BlendEncoderConfig, padding_idx: int | None):
-        super().__init__(config.vocab_size, config.embedding_width, padding_idx=padding_idx)
-        self.buckets = config.affix_buckets
-        self.affixes = nn.Embedding(2 * self.LETTERS * self.buckets, config.embedding_width)
+    def __init__(self, num_embeddings: int, embedding_dim: int, buckets: int, padding_idx: int | None = None):
+        super().__init__(num_embeddings, embedding_dim, padding_idx=padding_idx)
+        self.buckets = buckets
+        self.affixes = nn.Embedding(2 * self.LETTERS * buckets, embedding_dim)
         # Code points of the first letters of each token, and of the last ones in reverse; 0 where it has fewer.
-        self.register_buffer("letters", torch.zeros(2, config.vocab_size, self.LETTERS, dtype=torch.int32))
-        self.register_buffer("begins_word", torch.zeros(config.vocab_size, dtype=torch.bool))
+        self.register_buffer("letters", torch.zeros(2, num_embeddings, self.LETTERS, dtype=torch.int32))
+        self.register_buffer("begins_word", torch.zeros(num_embeddings, dtype=torch.bool))
         self.is_ready = False
 
     def read_vocabulary(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -164,7 +169,8 @@ class BlendEncoderModel(BlendEncoderPreTrainedModel, Stack):
         """The embedding of tokens, with affixes if the config has them."""
         if config.affix_buckets is None:
             return super().build_embedding(config)
-        return AffixEmbedding(config, config.pad_token_id if config.freeze_pad_embedding else None)
+        padding = config.pad_token_id if config.freeze_pad_embedding else None
+        return AffixEmbedding(config.vocab_size, config.embedding_width, config.affix_buckets, padding)
 
     def embed_ids(self, layout: Layout, input_ids: torch.Tensor | None) -> torch.Tensor | None:
         """As Stack.embed_ids; affixes are of words of the same sequence."""

@@ -44,7 +44,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def embedding(tokenizer):
-    found = AffixEmbedding(BlendEncoderConfig(vocab_size=len(tokenizer), hidden_size=8, affix_buckets=BUCKETS), None)
+    found = AffixEmbedding(len(tokenizer), 8, BUCKETS)
     found.read_vocabulary(tokenizer)
     return found
 

@@ -208,6 +208,29 @@ def start_of(model_args: ModelArguments) -> Start:
 # --- Before the rows are encoded ---
 
 
+def resolve_model(
+    defaults: Defaults, model_args: ModelArguments, data_args: DataArguments, task: Task, rows: LabelledData
+) -> dict[str, Any]:
+    """Choose the longest text, the tokenizer, and fields of the configuration of a new model.
+
+    Args:
+        defaults: changed here.
+        model_args: say what is trained; changed here.
+        data_args: of the run; changed here.
+        task: of the run.
+        rows: the data.
+
+    Returns:
+        The fields; see `resolve_fields`.
+
+    Raises:
+        InputError: the saved model cannot be loaded, or config_overrides cannot be read.
+    """
+    resolve_max_length(defaults, model_args, data_args)
+    resolve_tokenizer(defaults, model_args, task, rows)
+    return resolve_fields(defaults, model_args, task, rows)
+
+
 def resolve_max_length(defaults: Defaults, model_args: ModelArguments, data_args: DataArguments) -> None:
     """Lower max_length to the positions of a saved model.
 
