@@ -136,6 +136,19 @@ def test_the_tokenizer_follows_the_task_and_the_inputs(task, rows, expected, tmp
     assert getattr(config, "affix_buckets", None) is None
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "expected"), [("학교", "h a k", "nfd"), ("학교", "학꾜", ""), ("ab", "a", "")]
+)
+def test_korean_words_are_read_letter_by_letter(source, target, expected, tmp_path, caplog):
+    """If they are written, too, they stay syllables."""
+    caplog.set_level("INFO")
+    rows = [{"source": source + "가나다라마"[i], "target": target} for i in range(5)]
+    given = options(tmp_path, rows, task="seq2seq-lm", tokenizer_type=None)
+    tokenizer = prepared(tmp_path / "out", **given).trainer.processing_class
+    assert ("tokenizer_normalization" in caplog.text) == bool(expected)
+    assert len(tokenizer("학", add_special_tokens=False).input_ids) == (3 if expected else 1)
+
+
 def test_the_size_of_the_vocabulary_follows_the_rows_and_the_characters(tmp_path, monkeypatch):
     def size(rows, **given):
         with mock.patch("seqblend.training.tokenizers.train_tokenizer", wraps=train_tokenizer) as trained:
@@ -162,8 +175,20 @@ def test_a_saved_model_is_trained_less(tmp_path, model_of):  # noqa: F811
         0,
         0.1,
     )
-    assert (args.per_device_train_batch_size, args.num_train_epochs) == (32, 3)
+    assert (args.per_device_train_batch_size, args.num_train_epochs) == (32, 5)
     assert args.load_best_model_at_end and args.eval_strategy == "epoch"
+
+
+@pytest.mark.parametrize(("size", "rate", "of_lora"), [(384, 2e-4, 1e-3), (768, 5e-5, 5e-4), (1536, 1.3e-5, 2.5e-4)])
+def test_the_rate_of_a_saved_model_falls_faster_than_the_width(size, rate, of_lora, tmp_path, caplog):
+    caplog.set_level("INFO")
+    sizes = f"hidden_size={size},num_hidden_layers=1,num_attention_heads=2,intermediate_size=8"
+    model = run(tmp_path / "model", **options(tmp_path, max_steps=1, config_overrides=sizes))
+    given = from_model(model, **options(tmp_path))
+    assert prepared(tmp_path / "out", **given).trainer.args.learning_rate == pytest.approx(rate)
+    assert f"5e-05 × (768 / hidden_size {size})²" in caplog.text
+    pytest.importorskip("peft")
+    assert prepared(tmp_path / "out", **given, lora_rank=2).trainer.args.learning_rate == pytest.approx(of_lora)
 
 
 def test_the_more_rows_the_fewer_epochs_and_the_larger_the_batch(tmp_path):

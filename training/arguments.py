@@ -520,7 +520,7 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
 
 # Options of transformers whose defaults follow from the run (defaults.py), and these defaults in words, for the help.
 CHOSEN = {
-    "num_train_epochs": "about 3,000 steps from scratch, 3 epochs of a saved model",
+    "num_train_epochs": "about 3,000 steps, 3 to 50 epochs from scratch, 3 to 5 of a saved model",
     "per_device_train_batch_size": "32 or fewer, by the data",
     "per_device_eval_batch_size": "as in training, at least 8",
     "learning_rate": "by the width of the model",

@@ -28,6 +28,7 @@ from ..tasks.base import Task
 from ..tasks.encoding import Settings, count_tokens
 from ..tasks.models import part_configs, position_limit
 from ..tasks.splits import EncodedSplit, has_targets
+from ..tokenization.words import main_script
 from .arguments import CHOSEN, BlendTrainingArguments, DataArguments, ModelArguments
 from .checks import check_stopping
 from .command_line import parse_pairs
@@ -45,9 +46,10 @@ class Start(NamedTuple):
 
     Args:
         name: for the log.
-        learning_rate: for a model whose hidden_size is `width`. With Adam the best learning rate is inversely
-            proportional to the width (Yang et al. 2021, "Tensor Programs V").
+        learning_rate: for a model whose hidden_size is `width`.
         width: see above.
+        power: of width / hidden_size, by which learning_rate is multiplied. With Adam the best learning rate of a new
+            model is inversely proportional to the width (Yang et al. 2021, "Tensor Programs V").
         most: the highest learning rate, of narrow models.
         schedule: lr_scheduler_type; None is transformers' default, linear.
         weight_decay: None is transformers' default, 0.
@@ -58,6 +60,7 @@ class Start(NamedTuple):
     name: str
     learning_rate: float
     width: int
+    power: int
     most: float
     schedule: str | None
     weight_decay: float | None
@@ -65,11 +68,13 @@ class Start(NamedTuple):
     steps: int
 
 
-FROM_SCRATCH = Start("from scratch", 2e-3, 192, 2e-3, "cosine", 0.1, (3, 50), 3000)
-# Devlin et al. 2019 fine-tune BERT with 5e-5 at most, in 3 epochs; more hardly help a pretrained model.
-FINE_TUNING = Start("for fine-tuning", 5e-5, 768, 5e-4, None, None, (3, 3), 3000)
-# With AdamW T5 needs higher rates, 1e-4 to 3e-4, as the documentation of transformers says.
-FINE_TUNING_T5 = FINE_TUNING._replace(learning_rate=2e-4, most=1e-3)
+FROM_SCRATCH = Start("from scratch", 2e-3, 192, 1, 2e-3, "cosine", 0.1, (3, 50), 3000)
+# Published rates fall faster than the width: 3e-4 for ELECTRA-small with 256 features (Clark et al. 2020), 5e-5 at most
+# for BERT with 768, and less for 1024 (Devlin et al. 2019). MiniLM with 384 was best with 2e-4, in 5 epochs, on three of
+# our data sets.
+FINE_TUNING = Start("for fine-tuning", 5e-5, 768, 2, 5e-4, None, None, (3, 5), 3000)
+# With AdamW T5 needs higher rates, 1e-4 to 3e-4 in all sizes, as the documentation of transformers says.
+FINE_TUNING_T5 = FINE_TUNING._replace(learning_rate=2e-4, power=1, most=1e-3)
 T5 = ("t5", "mt5", "umt5")
 # Adapters need about ten times the learning rate (Schulman et al. 2025, "LoRA Without Regret").
 LORA_FACTOR = 10
@@ -87,6 +92,7 @@ FEW_ROWS, DROPOUT, FEW_TOKENS = 20_000, 0.3, 4000
 # Vocabularies that hold each character, alone and (WordPiece) inside words, and room for longer tokens.
 OF_LETTERS, SPARE_TOKENS = ("char", "wordpiece", "unigram"), 1000
 
+KOREAN = "Korean"  # of SCRIPTS
 # Inputs are single words if so many of the first ones have no space, and at most so many letters (the median).
 SAMPLE, WORD_LETTERS = 1000, 20
 # The options of encoders, and the field that needs this tokenizer.
@@ -261,6 +267,9 @@ def resolve_tokenizer(defaults: Defaults, model_args: ModelArguments, task: Task
         choice = Choice(task.tokenizer_type, f"for {task.name}")
         if has_single_words(train, task):
             choice = Choice("char", "the inputs are single words")
+            if model_args.tokenizer_normalization is None and has_korean_inputs(train, task):
+                nfd = defaults.record("tokenizer_normalization", "nfd", "Korean syllables become letters")
+                model_args.tokenizer_normalization = nfd
         model_args.tokenizer_type = defaults.record("tokenizer_type", *choice)
     if not defaults.is_given("vocab_size") and not defaults.leaves("vocab_size"):
         choice = Choice(model_args.vocab_size, FROM_SCRATCH.name)
@@ -284,6 +293,13 @@ def has_single_words(rows: datasets.Dataset, task: Task) -> bool:
     inputs = list(itertools.islice(Texts(rows, task.inputs), SAMPLE))
     has_spaces = any(len(text.split()) > 1 for text in inputs)
     return bool(inputs) and not has_spaces and median(map(len, inputs)) <= WORD_LETTERS
+
+
+def has_korean_inputs(rows: datasets.Dataset, task: Task) -> bool:
+    """Whether the first inputs are Korean, and nothing that is written is: that would stay in letters."""
+    written = [name for name in task.text_columns if name not in task.inputs]
+    inputs, outputs = (main_script(itertools.islice(Texts(rows, names), SAMPLE)) for names in (task.inputs, written))
+    return inputs == KOREAN and outputs != KOREAN
 
 
 def resolve_fields(defaults: Defaults, model_args: ModelArguments, task: Task, rows: LabelledData) -> dict[str, Any]:
@@ -371,8 +387,11 @@ def resolve_training(
     start, width = start_of(model_args), part_configs(config)[-1].hidden_size
     if config.original_model_type in T5:
         start = FINE_TUNING_T5
-    rate = start.learning_rate * start.width / width
-    reason = f"{start.learning_rate:g} × {start.width} / hidden_size {width}"
+    if model_args.lora_rank is not None:
+        start = start._replace(power=1)
+    rate = start.learning_rate * (start.width / width) ** start.power
+    factor = f"{start.width} / hidden_size {width}"
+    reason = f"{start.learning_rate:g} × {factor if start.power == 1 else f'({factor})²'}"
     if rate > start.most:
         rate, reason = start.most, f"the most, for hidden_size {width}"
     if model_args.lora_rank is not None:
