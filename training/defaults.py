@@ -69,7 +69,7 @@ class Start(NamedTuple):
 
 
 FROM_SCRATCH = Start("from scratch", 2e-3, 192, 1, 2e-3, "cosine", 0.1, (3, 50), 3000)
-# Published rates fall faster than the width: 3e-4 for ELECTRA-small with 256 features (Clark et al. 2020), at most 5e-5
+# Published rates fall faster than the width: 3e-4 for ELECTRA-small with 256 features (Clark et al. 2020), 5e-5 or less
 # for BERT with 768 (Devlin et al. 2019). MiniLM with 384 was best with 2e-4, in 5 epochs, on three of our data sets.
 FINE_TUNING = Start("for fine-tuning", 5e-5, 768, 2, 5e-4, None, None, (3, 5), 3000)
 # With AdamW T5 needs higher rates, 1e-4 to 3e-4 in all sizes, as the documentation of transformers says.
