@@ -69,8 +69,8 @@ class Start(NamedTuple):
 
 
 FROM_SCRATCH = Start("from scratch", 2e-3, 192, 1, 2e-3, "cosine", 0.1, (3, 50), 3000)
-# Published rates fall faster than the width: ELECTRA-small with 256 features has 3e-4 (Clark et al. 2020), BERT with 768
-# at most 5e-5 (Devlin et al. 2019). MiniLM with 384 was best with 2e-4, in 5 epochs, on three of our data sets.
+# Published rates fall faster than the width: ELECTRA-small, 256 wide, has 3e-4 (Clark et al. 2020), BERT, 768 wide, at
+# most 5e-5 (Devlin et al. 2019). MiniLM with 384 was best with 2e-4, in 5 epochs, on three of our data sets.
 FINE_TUNING = Start("for fine-tuning", 5e-5, 768, 2, 5e-4, None, None, (3, 5), 3000)
 # With AdamW T5 needs higher rates, 1e-4 to 3e-4 in all sizes, as the documentation of transformers says.
 FINE_TUNING_T5 = FINE_TUNING._replace(learning_rate=2e-4, power=1, most=1e-3)
