@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import PreTrainedModel
 from transformers.trainer_utils import SaveStrategy
 
 from seqblend.checkpoints.faults import IDENTITY
@@ -164,22 +163,19 @@ class Search:
         self.study = Study(self.directory, plan.space, metric, args.greater_is_better, stop, args.seed)
         self.study.check(self.trainer.collect_facts(), "last" if self.objective.keeps_last else "best")
         self.chosen = chosen_options(args, {*plan.options, *plan.space})
-        self.model = copy.deepcopy(self.trainer.model).cpu()
-        self.trainer.model_init = self.new_model
+        # Each trial begins with the model as it is now.
+        model = copy.deepcopy(self.trainer.model).cpu()
+        self.trainer.model_init = lambda: copy.deepcopy(model)
         self.trainer.remove_callback(LogLines)
 
-    def new_model(self) -> PreTrainedModel:
-        """The model as it was before the first trial; label smoothing is a field of its configuration."""
-        model = copy.deepcopy(self.model)
-        if "label_smoothing_factor" in self.plan.space:
-            args = self.trainer.args
-            model.config.label_smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
-        return model
-
     def values_of(self, trial: Any) -> dict[str, Any]:
-        """The values of a trial, with which it begins."""
+        """The values of a trial, with which it begins; transformers has made its model, and sets the options."""
         self.objective.value = None
-        return {name: part.suggest(trial, name) for name, part in self.plan.space.items()}
+        values = {name: part.suggest(trial, name) for name, part in self.plan.space.items()}
+        if "label_smoothing_factor" in values:
+            # It is a field of the configuration, as in seqblend train.
+            self.trainer.model.config.label_smoothing = values.pop("label_smoothing_factor")
+        return values
 
     def run(self) -> None:
         """Run the trials that are left, and write the results after each."""

@@ -119,7 +119,7 @@ def test_each_option_that_may_be_searched_is_one_of_the_trainer():
 def searched(tmp_path_factory):
     """The directory of a search of three options by the loss, and what it printed."""
     directory = tmp_path_factory.mktemp("searched")
-    search = {**RATES, "per_device_train_batch_size": [2, 4], "weight_decay": [0, 0.2]}
+    search = {**RATES, "per_device_train_batch_size": [2, 4], "label_smoothing_factor": [0, 0.2]}
     path = write_plan(directory, search=search, trials=4, eval_steps=1, metric_for_best_model="loss")
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert tune.main([str(path)]) == 0
@@ -164,6 +164,7 @@ def test_the_run_with_the_best_values_has_the_result_of_the_trial(searched, caps
     options = yaml.safe_load((out / "best.yaml").read_text())
     assert (out / "best.yaml").read_text().startswith("# The best of 4 complete trials: loss ")
     assert options["learning_rate"] == row["learning_rate"] and "search" not in options and "trials" not in options
+    assert read(out / "best" / "config.json")["label_smoothing"] == row["label_smoothing_factor"]
 
 
 def test_a_search_goes_on_until_it_has_its_trials(tmp_path, capsys):

@@ -16,6 +16,7 @@ from seqblend import tune
 from seqblend.train import main as train
 from seqblend.train import prepare
 from seqblend.training.command_line import flag_values
+from seqblend.tuning.space import SEARCHED
 
 TIMES = ("eval_strategy", "eval_steps", "save_strategy", "save_steps", "load_best_model_at_end", "warmup_steps")
 
@@ -55,6 +56,26 @@ def test_it_ends_with_the_model_of_the_trial(tmp_path):
     state = read(tmp_path / "out" / "best" / "trainer_state.json")
     assert [each["step"] for each in state["log_history"] if "eval_loss" in each] == [2, 4]
     assert state["best_metric"] == read(tmp_path / "out" / "trials.json")["trials"][0]["loss"]
+
+
+def test_each_option_has_its_effect_in_the_trial(tmp_path):
+    """A run with the values of a trial has its losses, whatever the trial before has changed."""
+    search = {"learning_rate": [0.05, 0.03], "weight_decay": [1.0, 2.0], "warmup_steps": [0.3, 0.5]}
+    search |= {"num_train_epochs": [2, 3], "max_grad_norm": [0.1, 0.2], "label_smoothing_factor": [0.2, 0.4]}
+    search |= {"adam_beta1": [0.5, 0.7], "adam_beta2": [0.5, 0.7], "adam_epsilon": [0.1, 0.2]}
+    search |= {"per_device_train_batch_size": [1, 2], "gradient_accumulation_steps": [1, 2]}
+    search |= {"lr_scheduler_type": ["linear", "polynomial"], "optim": ["adamw_torch", "adamw_torch_fused"]}
+    assert set(search) == SEARCHED.keys() - {"max_steps"}
+    options = {"metric_for_best_model": "loss", "eval_steps": 1, "max_steps": None, "trials": 2}
+    assert tune.main([str(write_plan(tmp_path, search=search, **options))]) == 0
+    rows = read(tmp_path / "out" / "trials.json")["trials"]
+    assert len({row["loss"] for row in rows}) == 2
+    for row in rows:
+        flags = [f"--{name}={row[name]}" for name in search]
+        assert (
+            train([str(tmp_path / "out" / "best.yaml"), *flags, f"--output_dir={tmp_path / str(row['trial'])}"]) == 0
+        )
+        assert read(tmp_path / str(row["trial"]) / "trainer_state.json")["best_metric"] == row["loss"]
 
 
 def test_a_run_with_more_steps_has_the_warm_up_of_the_trial(tmp_path):
