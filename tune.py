@@ -9,13 +9,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from transformers import PreTrainedModel
+from transformers.trainer_utils import SaveStrategy
 
 from seqblend.checkpoints.faults import IDENTITY
 from seqblend.checkpoints.signals import Terminated, ending
@@ -24,10 +23,12 @@ from seqblend.data.errors import InputError, describe, print_error
 from seqblend.data.writing import write_atomically
 from seqblend.hub_card.contents import PublishError
 from seqblend.train import Job, prepare
-from seqblend.training.command_line import parse_arguments, read_options
-from seqblend.training.progress import LogLines, minutes, only_errors, readable, start_logging
+from seqblend.training.command_line import flag_values, parse_arguments, read_options
+from seqblend.training.progress import LogLines, only_errors, readable, start_logging
+from seqblend.tuning.best import best_text, chosen_options
+from seqblend.tuning.checks import check_refused, check_trials
 from seqblend.tuning.space import SEARCHED, Space, parse_space
-from seqblend.tuning.trials import BEST, FILES, PICTURE, Study, Trial, import_optuna
+from seqblend.tuning.trials import BEST, FILES, PICTURE, Study, first_stop, import_optuna, options_text, trial_line
 
 DESCRIPTION = """Search good values of options of training. The file has the options of seqblend
 train and, for example:
@@ -40,22 +41,10 @@ train and, for example:
 The trials, their picture and best.yaml, a file for seqblend train, are written into
 output_dir. The same command goes on with a search that was interrupted."""
 TRIALS = 20
-# Options that a search does not have, and why.
-REFUSED = {
-    "early_stopping_patience": "a search stops bad trials itself",
-    "average_checkpoints": "a trial has no checkpoints",
-    "resume": "the same command goes on with a search",
-    "resume_from_checkpoint": "the same command goes on with a search",
-    "push_to_hub": "a search keeps no model; give it to seqblend train with best.yaml",
-    "push_original": "a search keeps no model; give it to seqblend train with best.yaml",
-    "save_original": "a search keeps no model; give it to seqblend train with best.yaml",
-}
-# A trial keeps no model, trains, and is evaluated.
-FORCED = {"save_strategy": "no", "load_best_model_at_end": "false", "overwrite_output_dir": "false"}
-FORCED |= {"do_train": "true", "do_eval": "true", "do_predict": "false"}
-# Options that were chosen for the trials, and must be the same in the run with the best values.
-KEPT = ("num_train_epochs", "per_device_train_batch_size", "learning_rate", "lr_scheduler_type", "warmup_steps")
-KEPT += ("weight_decay", "metric_for_best_model", "eval_strategy", "eval_steps")
+# A trial trains and is evaluated. Search.__init__ keeps it from saving: defaults follow from how a run is saved.
+FORCED = ("--do_train=true", "--do_eval=true", "--do_predict=false", "--overwrite_output_dir=false")
+# It is measured with the test split, which no trial predicts.
+OF_PREDICTION = "test_unknown_file"
 # What Optuna says where no trial is complete; the second is of SQLite.
 NO_BEST = ("No trials are completed", "Record does not exist")
 
@@ -69,15 +58,13 @@ class Plan:
 
     Args:
         path: of the file.
-        options: the options of training in the file.
-        flags: those of the command line, which override the file.
+        options: the options of training in the file, overridden by those of the command line.
         space: what is searched.
         trials: the number of trials.
     """
 
     path: str
     options: dict[str, Any]
-    flags: list[str]
     space: Space
     trials: int
 
@@ -100,36 +87,30 @@ def read_plan(argv: list[str]) -> Plan:
     trials = trials if given.trials is None else given.trials
     if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
         raise InputError(f"trials: must be a whole number of 1 or more, but is {describe(trials)}")
-    names = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in flags if word.startswith("--")}
-    names |= {name for name, value in options.items() if value is not None}
+    options = {name: value for name, value in {**options, **flag_values(flags)}.items() if value is not None}
     try:
-        space = parse_space(search, names)
+        space = parse_space(search, options)
     except InputError as error:
         raise InputError(f"{given.file}: {error}") from error
-    for name, reason in REFUSED.items():
-        if name in names and options.get(name) is not False:
-            raise InputError(f"{name}: {reason}")
-    return Plan(given.file, options, flags, space, trials)
+    return Plan(given.file, options, space, trials)
 
 
 def prepare_trials(plan: Plan, stack: contextlib.ExitStack) -> Job:
     """The run that the trials repeat. Raises InputError, PublishError or OSError as `prepare`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "options.yaml")
-        path.write_text(yaml.safe_dump(plan.options), encoding="utf-8")
-        words = [str(path), *plan.flags]
+        options = {name: value for name, value in plan.options.items() if name != OF_PREDICTION}
+        path.write_text(yaml.safe_dump(options), encoding="utf-8")
         try:
-            args = parse_arguments(words)[-1]
-            if args.overwrite_output_dir:
-                for name in FILES:
-                    Path(args.output_dir, name).unlink(missing_ok=True)
-            job = prepare([*words, *(f"--{name}={value}" for name, value in FORCED.items())], stack)
+            args = parse_arguments([str(path)])[-1]
+            check_refused(args)
+            job = prepare([str(path), *FORCED], stack)
         except InputError as error:
             raise InputError(str(error).replace(str(path), plan.path)) from error
-    if job.trainer.args.eval_strategy == "no" or job.trainer.args.metric_for_best_model is None:
-        raise InputError("eval_strategy: a search compares evaluations of a validation split")
-    if job.trainer.args.world_size > 1:
-        raise InputError("tune: a search runs in one process; several would each make their own trials")
+    check_trials(plan.space, job.trainer)
+    # Only now, when the search can start, and no other process is in output_dir.
+    for name in FILES if args.overwrite_output_dir else ():
+        Path(args.output_dir, name).unlink(missing_ok=True)
     return job
 
 
@@ -176,47 +157,47 @@ class Search:
             # transformers converts values to the type of the value before, which may be a whole number.
             if SEARCHED[name] is float:
                 setattr(args, name, float(getattr(args, name)))
-        keeps_last = plan.options.get("save_strategy") in ("no", False)
-        keeps_last = keeps_last or plan.options.get("load_best_model_at_end") is False
-        self.objective = Objective(metric, args.greater_is_better, keeps_last)
-        self.study = Study(self.directory, plan.space, metric, args.greater_is_better, args.seed)
-        self.study.check(self.trainer.collect_facts())
-        names = [name for name in KEPT if name in (args.default_options or ()) and name not in plan.space]
-        self.chosen = {name: plain(getattr(args, name)) for name in names}
-        self.model = copy.deepcopy(self.trainer.model).cpu()
-        self.trainer.model_init = self.new_model
+        self.objective = Objective(metric, args.greater_is_better, keeps_last=not args.load_best_model_at_end)
+        args.save_strategy, args.load_best_model_at_end = SaveStrategy.NO, False
+        stop = first_stop(self.trainer, plan.space)
+        self.study = Study(self.directory, plan.space, metric, args.greater_is_better, stop, args.seed)
+        self.study.check(self.trainer.collect_facts(), "last" if self.objective.keeps_last else "best")
+        self.chosen = chosen_options(args, {*plan.options, *plan.space})
+        # Each trial begins with the model as it is now.
+        model = copy.deepcopy(self.trainer.model).cpu()
+        self.trainer.model_init = lambda: copy.deepcopy(model)
         self.trainer.remove_callback(LogLines)
 
-    def new_model(self) -> PreTrainedModel:
-        """The model as it was before the first trial; label smoothing is a field of its configuration."""
-        model = copy.deepcopy(self.model)
-        if "label_smoothing_factor" in self.plan.space:
-            args = self.trainer.args
-            model.config.label_smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
-        return model
-
     def values_of(self, trial: Any) -> dict[str, Any]:
-        """The values of a trial, with which it begins."""
+        """The values of a trial, with which it begins; transformers has made its model, and sets the options."""
         self.objective.value = None
-        return {name: part.suggest(trial, name) for name, part in self.plan.space.items()}
+        values = {name: part.suggest(trial, name) for name, part in self.plan.space.items()}
+        if "label_smoothing_factor" in values:
+            # It is a field of the configuration, as in seqblend train.
+            self.trainer.model.config.label_smoothing = values.pop("label_smoothing_factor")
+        return values
 
     def run(self) -> None:
         """Run the trials that are left, and write the results after each."""
         self.study.end_interrupted()
         done = sum(each.is_done for each in self.study.trials())
         if done:
-            print(f"{done} of {self.plan.trials} trials are done", flush=True)
-        for number in range(done, self.plan.trials):
+            self.tell(f"{done} of {self.plan.trials} trials are done")
+        for _ in range(done, self.plan.trials):
             self.run_trial()
             self.write()
-            trials, best = self.study.trials(), self.study.best()
-            print(trial_line(trials[-1], number + 1, self.plan.trials, self.study.metric, best), flush=True)
+            self.tell(trial_line(self.study.trials()[-1], self.plan.trials, self.study.metric, self.study.best()))
         best = self.study.best()
         if best is None:
             raise RunError(f"no trial is complete; {self.directory / 'trials.csv'} says what was tried")
         self.write()
-        print(f"best: {self.study.metric} {readable(best.value)}, {options_text(best)}")
-        print(f"train with it: seqblend train {self.directory / BEST}", flush=True)
+        print(f"best: {self.study.metric} {readable(best.value)}, {options_text(best)}", flush=True)
+        self.tell(f"train with it: seqblend train {self.directory / BEST}")
+
+    def tell(self, line: str) -> None:
+        """Print a line, unless the search is quiet."""
+        if not self.trainer.args.quiet:
+            print(line, flush=True)
 
     def run_trial(self) -> None:
         """Run one trial."""
@@ -256,39 +237,7 @@ class Search:
 
         names = {"metric": self.study.metric, "greater_is_better": self.study.greater_is_better}
         draw_trials(self.study.trials(), self.plan.space, best, self.directory / PICTURE, **names)
-        head = f"# The best of {len(self.study.trials())} trials: {self.study.metric} {readable(best.value)}.\n"
-        options = {**self.best_options(best), "output_dir": str(self.directory / "best")}
-        text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
-        write_atomically(self.directory / BEST, head + text)
-
-    def best_options(self, best: Trial) -> dict[str, Any]:
-        """The options of a run with the best values: of the file, of the flags, chosen, and searched."""
-        found = {name: value for name, value in self.plan.options.items() if value is not None}
-        flags = [word for word in self.plan.flags if word.startswith("--")]
-        names = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in flags}
-        parsed = parse_arguments(["--output_dir", str(self.directory), *self.plan.flags]) if names else ()
-        for kind in parsed:
-            found |= {name: plain(value) for name, value in vars(kind).items() if name in names}
-        found.pop("overwrite_output_dir", None)
-        return {**found, **self.chosen, **best.options}
-
-
-def plain(value: Any) -> Any:
-    """A value of an option as YAML has it."""
-    return value.value if isinstance(value, Enum) else value
-
-
-def trial_line(trial: Trial, number: int, total: int, metric: str, best: Trial | None) -> str:
-    """A line about a trial that has ended."""
-    result = trial.state if trial.value is None else f"{metric} {readable(trial.value)}"
-    time = "" if trial.seconds is None else f"  {minutes(trial.seconds)}"
-    is_best = best is not None and best.number == trial.number
-    return f"{number:>{len(str(total))}}/{total}  {result}  {options_text(trial)}{time}{'  best' * is_best}"
-
-
-def options_text(trial: Trial) -> str:
-    """The values of a trial, by the names of their options."""
-    return "  ".join(f"{name} {readable(value)}" for name, value in trial.options.items())
+        write_atomically(self.directory / BEST, best_text(self.study, {**self.plan.options, **self.chosen}))
 
 
 @contextlib.contextmanager

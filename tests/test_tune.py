@@ -23,12 +23,13 @@ from test_train_command import (
 from seqblend import tune
 from seqblend.checkpoints.store import NotFinite
 from seqblend.data.errors import InputError
+from seqblend.hub_card.pictures import new_figure
 from seqblend.train import main as train
 from seqblend.training.command_line import Parser
 from seqblend.training.trainer import BlendTrainer
 from seqblend.tuning.picture import draw_trials
 from seqblend.tuning.space import SEARCHED, Choice, Range, parse_space
-from seqblend.tuning.trials import Trial
+from seqblend.tuning.trials import NAME, Trial, first_stop, import_optuna
 
 RATES = {"learning_rate": {"low": "1e-4", "high": 1e-1, "log": True}}
 PNG = b"\x89PNG"
@@ -116,10 +117,10 @@ def test_each_option_that_may_be_searched_is_one_of_the_trainer():
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
-    """The directory of a search of three options, and what it printed."""
+    """The directory of a search of three options by the loss, and what it printed."""
     directory = tmp_path_factory.mktemp("searched")
     search = {**RATES, "per_device_train_batch_size": [2, 4], "label_smoothing_factor": [0, 0.2]}
-    path = write_plan(directory, search=search, trials=4, eval_steps=1)
+    path = write_plan(directory, search=search, trials=4, eval_steps=1, metric_for_best_model="loss")
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert tune.main([str(path)]) == 0
     return directory, printed.getvalue()
@@ -128,13 +129,13 @@ def searched(tmp_path_factory):
 def test_the_table_has_every_trial_and_the_best_one_is_the_best(searched):
     out = searched[0] / "out"
     rows, content = rows_of(out), read(out / "trials.json")
-    assert [row["trial"] for row in rows] == ["0", "1", "2", "3"] and {row["state"] for row in rows} == {"complete"}
+    assert [row["trial"] for row in rows] == ["1", "2", "3", "4"] and {row["state"] for row in rows} == {"complete"}
     assert len({row["learning_rate"] for row in rows}) == 4
     assert all(1e-4 <= float(row["learning_rate"]) <= 1e-1 for row in rows)
     assert {row["per_device_train_batch_size"] for row in rows} <= {"2", "4"}
-    values = [row["accuracy"] for row in content["trials"]]
-    assert content["metric"] == "accuracy" and content["greater_is_better"]
-    assert values[content["best"]] == max(values) and values.index(max(values)) == content["best"]
+    values = [row["loss"] for row in content["trials"]]
+    assert content["metric"] == "loss" and not content["greater_is_better"]
+    assert len(set(values)) == 4 and content["best"] == 1 + values.index(min(values))
 
 
 def test_nothing_but_the_results_stays(searched):
@@ -149,7 +150,7 @@ def test_a_line_for_each_trial(searched):
     printed = searched[1].splitlines()
     lines = [line for line in printed if line[0].isdigit()]
     assert [line.partition("  ")[0] for line in lines] == ["1/4", "2/4", "3/4", "4/4"]
-    assert all("accuracy" in line and "learning_rate" in line for line in lines)
+    assert all("loss" in line and "learning_rate" in line for line in lines)
     assert printed[-1].endswith("best.yaml")
 
 
@@ -158,9 +159,10 @@ def test_the_run_with_the_best_values_has_the_result_of_the_trial(searched, caps
     out = searched[0] / "out"
     assert train([str(out / "best.yaml")]) == 0
     state, best = read(out / "best" / "trainer_state.json"), read(out / "trials.json")
-    row = best["trials"][best["best"]]
-    assert state["best_metric"] == row["accuracy"]
+    (row,) = [each for each in best["trials"] if each["trial"] == best["best"]]
+    assert state["best_metric"] == row["loss"]
     options = yaml.safe_load((out / "best.yaml").read_text())
+    assert (out / "best.yaml").read_text().startswith("# The best of 4 complete trials: loss ")
     assert options["learning_rate"] == row["learning_rate"] and "search" not in options and "trials" not in options
     assert read(out / "best" / "config.json")["label_smoothing"] == row["label_smoothing_factor"]
 
@@ -178,8 +180,8 @@ def test_a_search_goes_on_until_it_has_its_trials(tmp_path, capsys):
     assert rows_of(tmp_path / "out") == rows
 
 
-def test_a_search_that_was_killed_goes_on(tmp_path, monkeypatch):
-    """The trial that was running is not counted, and another one takes its place."""
+def test_a_search_that_was_killed_goes_on(tmp_path, capsys, monkeypatch):
+    """The trial that was running is not counted, and another one takes its place and its number."""
     path = write_plan(tmp_path, trials=2)
     steps = []
 
@@ -194,8 +196,10 @@ def test_a_search_that_was_killed_goes_on(tmp_path, monkeypatch):
     assert tune.main([str(path)]) == 128 + signal.SIGTERM
     monkeypatch.undo()
     assert tune.main([str(path)]) == 0
-    states = [row["state"] for row in rows_of(tmp_path / "out")]
-    assert states == ["complete", "interrupted", "complete"]
+    rows = [(row["trial"], row["state"]) for row in rows_of(tmp_path / "out")]
+    assert rows == [("1", "complete"), ("", "interrupted"), ("2", "complete")]
+    assert [line[:3] for line in capsys.readouterr().out.splitlines() if "/2  " in line] == ["1/2", "2/2"]
+    assert (tmp_path / "out" / "best.yaml").read_text().startswith("# The best of 2 complete trials")
 
 
 def test_a_trial_that_diverges_counts_without_a_result(tmp_path, capsys, monkeypatch):
@@ -215,12 +219,58 @@ def test_a_trial_that_diverges_counts_without_a_result(tmp_path, capsys, monkeyp
     assert "1/2  diverged  learning_rate" in capsys.readouterr().out
 
 
-def test_a_lower_loss_is_better(tmp_path):
-    path = write_plan(tmp_path, metric_for_best_model="loss", trials=3, eval_steps=1)
+def test_a_higher_accuracy_is_better(tmp_path):
+    path = write_plan(tmp_path, trials=3, eval_steps=1)
     assert tune.main([str(path)]) == 0
     content = read(tmp_path / "out" / "trials.json")
-    values = [row["loss"] for row in content["trials"]]
-    assert not content["greater_is_better"] and values[content["best"]] == min(values)
+    values = [row["accuracy"] for row in content["trials"]]
+    assert content["greater_is_better"] and len(set(values)) > 1
+    # The first of equal ones.
+    assert content["best"] == 1 + values.index(max(values))
+
+
+def test_a_trial_worse_than_the_median_is_stopped_early(tmp_path, monkeypatch):
+    """Not before five others are complete, and not in the warm-up, in which a trial says little."""
+
+    class Worse(tune.Objective):
+        """Each trial is worse than the one before."""
+
+        trials = 0
+
+        def __call__(self, metrics):
+            if self.value is None:
+                self.value = Worse.trials = Worse.trials + 1
+            return self.value
+
+    monkeypatch.setattr(tune, "Objective", Worse)
+    options = {"metric_for_best_model": "loss", "warmup_steps": 3, "max_steps": 5, "eval_steps": 1}
+    assert tune.main([str(write_plan(tmp_path, trials=6, **options))]) == 0
+    assert [row["state"] for row in rows_of(tmp_path / "out")] == [*["complete"] * 5, "stopped early"]
+    storage = f"sqlite:///{tmp_path / 'out' / 'study.db'}"
+    reported = import_optuna().load_study(study_name=NAME, storage=storage).trials[-1].intermediate_values
+    assert list(reported) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("warm_up", "step"),
+    [({}, 4), ({"warmup_steps": 7}, 7), ({"search": {"warmup_steps": [0, 0.6]}}, 6)],
+    ids=["none", "given", "searched"],
+)
+def test_a_third_of_the_steps_and_the_longest_warm_up_are_waited_for(warm_up, step, tmp_path):
+    options = {"max_steps": 10, "lr_scheduler_type": "linear", **({"warmup_steps": 0, **warm_up})}
+    if "search" in warm_up:
+        del options["warmup_steps"]
+    plan = tune.read_plan([str(write_plan(tmp_path, **options))])
+    with contextlib.ExitStack() as stack:
+        assert first_stop(tune.prepare_trials(plan, stack).trainer, plan.space) == step
+
+
+@pytest.mark.parametrize("flags", [["--quiet", "true"], []], ids=["flag", "file"])
+def test_a_quiet_search_prints_its_result(flags, tmp_path, capsys):
+    assert tune.main([str(write_plan(tmp_path, trials=1, quiet=not flags)), *flags]) == 0
+    printed = capsys.readouterr()
+    (line,) = printed.out.splitlines()
+    assert line.startswith("best: accuracy ") and "learning_rate" in line and not printed.err
 
 
 def test_with_the_last_model_the_last_evaluation_counts():
@@ -231,69 +281,45 @@ def test_with_the_last_model_the_last_evaluation_counts():
     assert [tune.Objective("loss", False, False)({"eval_loss": value}) for value in (2, 1)] == [2, 1]
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ({"search": {"learning_rte": [1, 2]}}, ["my.yaml", "learning_rte"]),
-        ({"trials": 0}, ["trials", "1 or more"]),
-        ({"trials": "many"}, ["trials"]),
-        ({"push_to_hub": True}, ["push_to_hub", "best.yaml"]),
-        ({"early_stopping_patience": 2}, ["early_stopping_patience"]),
-        ({"average_checkpoints": 2}, ["average_checkpoints"]),
-        ({"resume": "auto"}, ["resume"]),
-        ({"eval_strategy": "no"}, ["eval_strategy", "validation"]),
-        ({"validation_file": None}, ["do_eval", "validation"]),
-        ({"learning_rat": 1}, ["my.yaml", "learning_rat"]),
-        ({"max_steps": "many"}, ["my.yaml", "max_steps"]),
-    ],
-    ids=str,
-)
-def test_what_a_search_refuses(given, words, tmp_path, capsys):
-    assert tune.main([str(write_plan(tmp_path, **given))]) == 2
-    (line,) = capsys.readouterr().err.splitlines()[-1:]
-    assert line.startswith("error: ") and not [word for word in words if word not in line], line
-    assert "options.yaml" not in line and not (tmp_path / "out" / "study.db").exists()
-
-
-def test_a_search_of_other_options_is_refused_or_starts_over(tmp_path, capsys):
-    path = write_plan(tmp_path, trials=1)
-    assert tune.main([str(path)]) == 0
-    for other in (["--max_steps", "3"], ["--weight_decay", "0.5"]):
-        capsys.readouterr()
-        assert tune.main([str(path), *other]) == 2
-        assert other[0].removeprefix("--") in capsys.readouterr().err
-    (tmp_path / "my.yaml").write_text((tmp_path / "my.yaml").read_text().replace("0.1", "0.2"))
-    assert tune.main([str(path)]) == 2
-    assert "search" in capsys.readouterr().err
-    assert tune.main([str(path), "--overwrite_output_dir", "true"]) == 0
-    assert len(rows_of(tmp_path / "out")) == 1
-    assert "overwrite_output_dir" not in (tmp_path / "out" / "best.yaml").read_text()
-
-
-def test_flags_are_in_the_file_of_the_best_values(tmp_path):
-    assert tune.main([str(write_plan(tmp_path, trials=1)), "--max_steps", "3", "--lr_scheduler_type=linear"]) == 0
-    options = yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())
-    assert (options["max_steps"], options["lr_scheduler_type"]) == (3, "linear")
-
-
 def test_without_optuna_the_extra_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert tune.main([str(write_plan(tmp_path))]) == 2
     assert "needs optuna; pip install -c constraints.txt '.[tune]'" in capsys.readouterr().err
 
 
-def test_a_picture_of_any_number_of_options(tmp_path):
+def test_a_picture_of_any_number_of_options(tmp_path, monkeypatch):
+    """A panel for the trials and one for each option; in each the complete trials, and the best one as a star."""
+    figures = []
+
+    @contextlib.contextmanager
+    def spy(path, **options):
+        with new_figure(path, **options) as figure:
+            figures.append(figure)
+            yield figure
+
+    monkeypatch.setattr("seqblend.tuning.picture.new_figure", spy)
     search = {"weight_decay": [0, 0.1], "max_steps": {"low": 1, "high": 9}, "adam_beta1": [0, 0.9]}
     space = parse_space({**RATES, **search}, ())
+    best, other = (
+        {"learning_rate": rate, "weight_decay": 0.1, "max_steps": 4, "adam_beta1": 0} for rate in (0.01, 0.1)
+    )
+    trials = [Trial(1, "complete", 0.4, 1.0, other), Trial(2, "diverged", None, 1.0, other)]
+    trials += [Trial(None, "interrupted", None, None, other), Trial(3, "complete", 0.5, 1.0, best)]
+    # The values of a list are at its indices.
+    places = {"trial": [1, 3], "learning rate": [0.1, 0.01], "weight decay": [1, 1], "max steps": [4, 4]}
+    places["adam beta1"] = [0, 0]
     for count in range(1, 5):
-        names = list(space)[:count]
-        values = {"learning_rate": 1e-3, "weight_decay": 0.1, "max_steps": 4, "adam_beta1": 0.9}
-        trials = [Trial(0, "complete", 0.5, 1.0, values), Trial(1, "diverged", None, 1.0, values)]
+        part = {name: space[name] for name in list(space)[:count]}
         path = tmp_path / f"{count}.png"
-        draw_trials(
-            trials, {name: space[name] for name in names}, trials[0], path, metric="f1", greater_is_better=True
-        )
+        draw_trials(trials, part, trials[-1], path, metric="f1", greater_is_better=True)
         assert path.read_bytes().startswith(PNG)
+        axes = figures[-1].axes
+        assert [each.get_xlabel() for each in axes] == list(places)[: 1 + count]
+        for each in axes:
+            points, star = ([tuple(point) for point in part.get_offsets()] for part in each.collections)
+            x = places[each.get_xlabel()]
+            assert points == list(zip(x, [0.4, 0.5], strict=True)) and star == [(x[1], 0.5)]
+    assert "Trial 3 is the best, 0.5; higher is better." in figures[-1].texts[1].get_text()
 
 
 def test_a_search_in_python_has_several_trials(tmp_path):
@@ -301,10 +327,17 @@ def test_a_search_in_python_has_several_trials(tmp_path):
     trainer = trainer_for(tmp_path, max_steps=1, save_strategy="no", eval_strategy="steps", eval_steps=1)
     original = copy.deepcopy(trainer.model)
     trainer.model_init = lambda: copy.deepcopy(original)
+    losses = []
+
+    def loss_of(metrics):
+        losses.append(metrics["eval_loss"])
+        return losses[-1]
+
     best = trainer.hyperparameter_search(
         lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2)},
         n_trials=2,
         backend="optuna",
-        compute_objective=lambda metrics: metrics["eval_loss"],
+        compute_objective=loss_of,
     )
-    assert best.run_id in ("0", "1") and 1e-4 <= best.hyperparameters["learning_rate"] <= 1e-2
+    assert len(set(losses)) == 2
+    assert (best.run_id, best.objective) == (str(losses.index(min(losses))), min(losses))

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 from collections.abc import Collection
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -286,19 +287,15 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Ble
     flags = argv
     if argv and not argv[0].startswith("-"):
         flags = load_option_file(parser, argv[0]) + argv[1:]
-    given = parser.parse_known_args(flags)[0]
+    names = frozenset(flag_values(flags))
+    given = parser.parse_args(flags)
     check_mappings(given)
-    words = (word.partition("=")[0].removeprefix("--") for word in flags if word.startswith("--"))
-    names = frozenset(word.replace("-", "_") for word in words)
     try:
-        *arguments, remaining = parser.parse_args_into_dataclasses(
-            [*flags, *postponed(given, names)], return_remaining_strings=True, look_for_args_file=False
-        )
+        arguments = parser.parse_args_into_dataclasses([*flags, *postponed(given, names)], look_for_args_file=False)
     except InputError:
         raise
     except Exception as error:  # TrainingArguments raises whatever it meets
         raise InputError(str(error)) from error
-    parser.check_names([word.lstrip("-").replace("-", "_") for word in remaining], "command line")
     arguments[2].given_options = names
     arguments[2].load_best_model_at_end = given.load_best_model_at_end
     # TrainingArguments replaces False by True if there is an eval_strategy.
@@ -306,6 +303,29 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Ble
     # TrainingArguments guesses it from the name of the metric.
     arguments[2].greater_is_better = given.greater_is_better
     return tuple(arguments)
+
+
+def flag_values(flags: list[str]) -> dict[str, Any]:
+    """The options that flags give, by their names, with values as a file has them; `--no_x` is `x: false`.
+
+    Raises:
+        InputError: an unknown option, or a value of the wrong kind.
+    """
+    parser = Parser()
+    parser._defaults.clear()
+    for action in parser._actions:
+        # Options that are not given are left out.
+        action.default = argparse.SUPPRESS
+    given, remaining = parser.parse_known_args(flags)
+    parser.check_names([word.lstrip("-").replace("-", "_") for word in remaining], "command line")
+    return {name: plain(value) for name, value in vars(given).items()}
+
+
+def plain(value: Any) -> Any:
+    """A value of an option as YAML has it."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value.value if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value
 
 
 def postponed(given: argparse.Namespace, names: Collection[str]) -> list[str]:

@@ -40,6 +40,11 @@ class Range:
     log: bool = False
     step: float | None = None
 
+    @property
+    def values(self) -> tuple[float, float]:
+        """Its ends."""
+        return self.low, self.high
+
     def suggest(self, trial: Any, name: str) -> float:
         """A value for a trial of Optuna."""
         if isinstance(self.low, int) and isinstance(self.high, int):

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import itertools
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,9 @@ from typing import Any
 from ..checkpoints.identity import FREE, LENGTH, Facts, changes_of
 from ..data.errors import InputError
 from ..data.writing import write_atomically
+from ..training.progress import minutes, readable
+from ..training.trainer import BlendTrainer
+from .checks import given
 from .space import OF_STEPS, Space, as_object
 
 STUDY, TABLES, PICTURE, BEST = "study.db", ("trials.csv", "trials.json"), "trials.png", "best.yaml"
@@ -19,7 +24,8 @@ NAME, OPTIONS, DIVERGED = "seqblend", "options", "diverged"
 # Facts that may change between two starts of a search: what is not evaluated differently.
 MAY_CHANGE = FREE - {*LENGTH, "eval_strategy", "eval_steps", "predict_with_generate", "generation_num_beams"}
 # What Optuna calls the states of a trial, and what the table does.
-STATES = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "interrupted", "RUNNING": "interrupted"}
+INTERRUPTED = "interrupted"
+STATES = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": INTERRUPTED, "RUNNING": INTERRUPTED}
 
 
 @dataclass(frozen=True)
@@ -27,14 +33,14 @@ class Trial:
     """A trial.
 
     Args:
-        number: from 0.
+        number: from 1; None if it was interrupted, because another one takes its place.
         state: complete, stopped early, diverged or interrupted.
         value: the metric; None if there is none.
         seconds: that it took; None if it has not ended.
         options: the values that it tried.
     """
 
-    number: int
+    number: int | None
     state: str
     value: float | None
     seconds: float | None
@@ -43,7 +49,7 @@ class Trial:
     @property
     def is_done(self) -> bool:
         """Whether the trial is not to be replaced by another one."""
-        return self.state != "interrupted"
+        return self.number is not None
 
 
 class Study:
@@ -54,20 +60,25 @@ class Study:
         space: what is searched.
         metric: that is compared.
         greater_is_better: whether higher values of it are better.
+        first_stop: the step from which on a bad trial may be stopped.
         seed: of the sampler.
 
     Raises:
         InputError: Optuna is not installed, or the file of the study cannot be read.
     """
 
-    def __init__(self, directory: Path, space: Space, metric: str, greater_is_better: bool, seed: int):
+    def __init__(
+        self, directory: Path, space: Space, metric: str, greater_is_better: bool, first_stop: int, seed: int
+    ):
         self.optuna = import_optuna()
         self.directory, self.space, self.metric = directory, space, metric
         self.greater_is_better = greater_is_better
         storage, sampler = f"sqlite:///{directory / STUDY}", self.optuna.samplers.TPESampler
         # Trials with another number of steps cannot be compared before their ends.
         pruners = self.optuna.pruners
-        pruner = pruners.NopPruner() if OF_STEPS & space.keys() else pruners.MedianPruner(n_startup_trials=5)
+        pruner = pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=first_stop)
+        if OF_STEPS & space.keys():
+            pruner = pruners.NopPruner()
         self.arguments = {"storage": storage, "study_name": NAME, "load_if_exists": True, "pruner": pruner}
         direction = "maximize" if greater_is_better else "minimize"
         try:
@@ -78,10 +89,15 @@ class Study:
         # Another start must not draw the same values again.
         self.arguments["sampler"] = sampler(seed=seed + len(self.study.trials))
 
-    def check(self, facts: Facts) -> None:
-        """Record the options of the search. Raises InputError if the trials in the file had others."""
+    def check(self, facts: Facts, counted: str) -> None:
+        """Record the options of the search, and which evaluation of a trial counts, `best` or `last`.
+
+        Raises:
+            InputError: the trials in the file had others.
+        """
         fixed = {name: value for name, value in facts.items() if name not in self.space}
-        now = json.loads(json.dumps({**fixed, "metric": self.metric, "search": as_object(self.space)}))
+        compared = {"metric": self.metric, "counted_evaluation": counted, "search": as_object(self.space)}
+        now = json.loads(json.dumps({**fixed, **compared}))
         before = self.study.user_attrs.get(OPTIONS)
         if before is None:
             self.study.set_user_attr(OPTIONS, now)
@@ -94,21 +110,23 @@ class Study:
             )
 
     def trials(self) -> list[Trial]:
-        """All trials, by their number."""
+        """All trials, in their order."""
         diverged = self.study.user_attrs.get(DIVERGED, [])
-        found = []
+        found: list[Trial] = []
+        numbers = itertools.count(1)
         for each in self.study.get_trials(deepcopy=False):
-            state = "diverged" if each.number in diverged else STATES.get(each.state.name, "interrupted")
+            state = "diverged" if each.number in diverged else STATES.get(each.state.name, INTERRUPTED)
             seconds = each.duration.total_seconds() if each.duration is not None else None
             value = each.value if state == "complete" else None
-            found.append(Trial(each.number, state, value, seconds, dict(each.params)))
+            number = None if state == INTERRUPTED else next(numbers)
+            found.append(Trial(number, state, value, seconds, dict(each.params)))
         return found
 
     def best(self) -> Trial | None:
         """The best complete trial; the first of equal ones."""
         complete = [each for each in self.trials() if each.value is not None]
         sign = -1 if self.greater_is_better else 1
-        return min(complete, key=lambda each: (sign * each.value, each.number), default=None)
+        return min(complete, key=lambda each: sign * each.value, default=None)
 
     def mark_diverged(self) -> None:
         """Mark the last trial as one whose values cannot be trained with."""
@@ -142,6 +160,30 @@ class Study:
         }
         for name, each in zip(TABLES, (text.getvalue(), json.dumps(content, indent=1) + "\n"), strict=True):
             write_atomically(self.directory / name, each)
+
+
+def trial_line(trial: Trial, total: int, metric: str, best: Trial | None) -> str:
+    """A line about a trial that has ended."""
+    result = trial.state if trial.value is None else f"{metric} {readable(trial.value)}"
+    time = "" if trial.seconds is None else f"  {minutes(trial.seconds)}"
+    is_best = best is not None and best.number == trial.number
+    return f"{trial.number:>{len(str(total))}}/{total}  {result}  {options_text(trial)}{time}{'  best' * is_best}"
+
+
+def options_text(trial: Trial) -> str:
+    """The values of a trial, by the names of their options."""
+    return "  ".join(f"{name} {readable(value)}" for name, value in trial.options.items())
+
+
+def first_stop(trainer: BlendTrainer, space: Space) -> int:
+    """The step from which on a bad trial may be stopped: after the longest warm-up, and a third of the steps."""
+    args = trainer.args
+    steps = trainer.set_initial_training_values(args, trainer.get_train_dataloader())[-1]
+    found = [math.ceil(steps / 3)]
+    for value in space["warmup_steps"].values if "warmup_steps" in space else (args.warmup_steps,):
+        with given(args, {"warmup_steps": value}):
+            found.append(args.get_warmup_steps(steps))
+    return max(found)
 
 
 def import_optuna() -> Any:
