@@ -52,12 +52,15 @@ def usage() -> str:
 
 def verify_command(argv: list[str]) -> int:
     """`seqblend verify DIR_OR_REPOSITORY`: print the largest difference of each output."""
+    from transformers.utils.logging import disable_progress_bar
+
     from seqblend.hub_card.verify import verify
 
     parser = argparse.ArgumentParser("seqblend verify", description=COMMANDS["verify"][1], allow_abbrev=False)
     parser.add_argument("model", help="a directory, or a repository of the Hub")
     parser.add_argument("--revision", help="a branch, a tag or a commit of the repository")
     arguments = parser.parse_args(argv)
+    disable_progress_bar()
     try:
         errors = verify(arguments.model, arguments.revision)
     except (ValueError, OSError) as error:

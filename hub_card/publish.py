@@ -23,6 +23,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import get_session
 from transformers.hf_argparser import string_to_bool
+from transformers.utils.logging import disable_progress_bar
 
 from ..data.errors import print_error
 from ..version import __version__
@@ -338,6 +339,7 @@ def main(argv: list[str] | None = None) -> int:
         help="true: run and send code in the directory that is not from seqblend; read it first",
     )
     arguments = parser.parse_args(argv)
+    disable_progress_bar()
     if arguments.create_pr and arguments.revision:
         parser.error("--create_pr and --revision cannot be combined: a pull request is always to main")
     try:
