@@ -165,6 +165,11 @@ def make_model(
         set_target_language(model, tokenizer)
     if args.do_train:
         read_affixes(model, tokenizer)
+        if not model.can_generate():
+            # The Trainer would set them with a warning, which is of use only where they end what is generated.
+            own = special_token_ids(tokenizer)
+            for name in {"pad_token_id", "bos_token_id", "eos_token_id"} & own.keys():
+                setattr(model.config, name, own[name])
     return model
 
 
