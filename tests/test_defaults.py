@@ -179,16 +179,14 @@ def test_a_saved_model_is_trained_less(tmp_path, model_of):  # noqa: F811
     assert args.load_best_model_at_end and args.eval_strategy == "epoch"
 
 
-@pytest.mark.parametrize(("size", "rate", "of_lora"), [(384, 2e-4, 1e-3), (768, 5e-5, 5e-4), (1536, 1.3e-5, 2.5e-4)])
-def test_the_rate_of_a_saved_model_falls_faster_than_the_width(size, rate, of_lora, tmp_path, caplog):
+@pytest.mark.parametrize(("size", "rate"), [(384, 2e-4), (768, 5e-5), (1536, 1.3e-5)])
+def test_the_rate_of_a_saved_model_falls_faster_than_the_width(size, rate, tmp_path, caplog):
     caplog.set_level("INFO")
     sizes = f"hidden_size={size},num_hidden_layers=1,num_attention_heads=2,intermediate_size=8"
     model = run(tmp_path / "model", **options(tmp_path, max_steps=1, config_overrides=sizes))
     given = from_model(model, **options(tmp_path))
     assert prepared(tmp_path / "out", **given).trainer.args.learning_rate == pytest.approx(rate)
     assert f"5e-05 × (768 / hidden_size {size})²" in caplog.text
-    pytest.importorskip("peft")
-    assert prepared(tmp_path / "out", **given, lora_rank=2).trainer.args.learning_rate == pytest.approx(of_lora)
 
 
 def test_the_more_rows_the_fewer_epochs_and_the_larger_the_batch(tmp_path):

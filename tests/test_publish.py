@@ -518,8 +518,8 @@ def test_a_push_that_fails_in_mid_training_does_not_stop_it(hub, opened, tmp_pat
 
 
 def test_a_push_as_it_is(hub, forked, tmp_path, monkeypatch):
-    """Nothing is left out here: half precision, learned positions, an example longer than they reach, and two heads with
-    a hidden layer of another shape.
+    """Nothing is left out here: half precision, learned positions, an example longer than they reach, and two heads
+    with a hidden layer of another shape.
 
     Before it is sent, it is truly opened, in a fresh process, in every Auto class.
     """

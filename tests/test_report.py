@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from seqblend.benchmarks.phones import BASELINES, phones_table, run_name
+from seqblend.benchmarks.phones import BASELINES, phones_table
 from seqblend.benchmarks.results import FIGURES, SURENESS, collect, main, write_report
 
 
@@ -78,7 +78,7 @@ def test_languages_have_a_table_with_the_baseline_and_the_mean_of_all_of_a_size(
     assert phones_table(tmp_path) == []
     low = list(BASELINES[800])
     rates = {"eval_exact_match": 0.8, "test_exact_match": 0.7}
-    done = {run_name(language): results(1, **rates) for language in [*low, "kor"]}
+    done = {f"g2p_{language}": results(1, **rates) for language in [*low, "kor"]}
     write_runs(tmp_path, {"clinc150": results(2, test_accuracy=0.9), **done})
     page = write_report(tmp_path)
     assert lines_of(page, "ady, 800 words") == ["| ady, 800 words | 22.0 | 22.0 | 20.0 | 30.0 |"]

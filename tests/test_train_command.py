@@ -802,11 +802,11 @@ def test_overrides_change_a_saved_model_and_its_parts(model_of, tmp_path):
 
 
 def test_a_part_of_a_saved_model_may_be_overridden(model_of, tmp_path):
-    options = from_model(model_of(TRANSLATE), config_overrides="encoder={hidden_dropout: 0.3}")
+    options = from_model(model_of(TRANSLATE), config_overrides="encoder={hidden_dropout: 0.2}")
     config = prepared(
         tmp_path / "out", task=TRANSLATE, **options, **files(tmp_path, ROWS[TRANSLATE])
     ).trainer.model.config
-    assert (config.encoder.hidden_dropout, config.decoder.hidden_dropout) == (0.3, 0.1)
+    assert (config.encoder.hidden_dropout, config.decoder.hidden_dropout) == (0.2, 0.3)
 
 
 @pytest.mark.parametrize(

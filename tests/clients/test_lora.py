@@ -39,6 +39,7 @@ from seqblend.hub_card.publish import main as publish
 from seqblend.predict import main as predict
 from seqblend.tasks.registry import TASKS
 from seqblend.train import main
+from seqblend.training import defaults
 from seqblend.training.adapters import add_lora, load_adapter
 from seqblend.training.arguments import BlendTrainingArguments, ModelArguments
 from seqblend.training.loading import load_config, load_weights
@@ -182,6 +183,12 @@ def test_a_killed_run_ends_as_one_that_is_not(base_of, tmp_path):
     resumed = trained(tmp_path / "run", options | {"resume": "auto"}, resume=True)
     assert resumed.progress.first_step == 3
     assert_same(resumed, whole)
+
+
+def test_the_default_rate_is_ten_times_that_of_the_width(base_of, tmp_path, monkeypatch):
+    options = from_model(base_of(CLASSIFY), **files(tmp_path, ROWS[CLASSIFY]), **LORA) | {"learning_rate": None}
+    monkeypatch.setattr(defaults, "FINE_TUNING", defaults.FINE_TUNING._replace(learning_rate=1e-5, width=32))
+    assert prepared(tmp_path / "out", **options).trainer.args.learning_rate == 10 * 1e-5 * 32 / 16
 
 
 def test_the_best_adapter_is_loaded_at_the_end_and_a_run_stops_early(base_of, tmp_path):
