@@ -274,9 +274,10 @@ def resolve_tokenizer(defaults: Defaults, model_args: ModelArguments, task: Task
         choice = Choice(model_args.vocab_size, FROM_SCRATCH.name)
         if has_few_rows(train, task):
             choice = Choice(FEW_TOKENS, f"there are {len(train):,} rows")
-        letters = len(set(itertools.chain.from_iterable(Texts(train, task.text_columns))))
-        if model_args.tokenizer_type in OF_LETTERS and (needed := 2 * letters + SPARE_TOKENS) > choice.value:
-            choice = Choice(needed, f"there are {letters:,} characters")
+        if model_args.tokenizer_type in OF_LETTERS:
+            letters = len(set(itertools.chain.from_iterable(Texts(train, task.text_columns))))
+            needed = 2 * letters + SPARE_TOKENS
+            choice = Choice(needed, f"there are {letters:,} characters") if needed > choice.value else choice
         model_args.vocab_size = defaults.record("vocab_size", *choice)
 
 
