@@ -9,6 +9,7 @@ attention.py; R features of the state of one direction. A `State` is the hidden 
 cell state.
 """
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from .cache import self_attention_cache
 from .packing import FlatLayout, Layout
+from .patterns import Rows, arrange_rows, group_by_length
 
 # (B, R) each.
 State = tuple[torch.Tensor, ...]
@@ -91,34 +93,42 @@ class Recurrence(nn.Module):
         dtype = self.weight_ih.dtype
         with torch.autocast(hidden_states.device.type, enabled=False):
             state = None if state is None else tuple(tensor.to(dtype) for tensor in state)
-            outputs, last = pattern.read(self, hidden_states.to(dtype), state)
-        if cached is not None:
-            cached.update_state(last, pattern.layout.shape[1])
+            if cached is not None:
+                outputs, last = pattern.read_steps(self, hidden_states.to(dtype), state)
+                cached.update_state(last, pattern.layout.shape[1])
+            else:
+                outputs = pattern.read(self, hidden_states.to(dtype), state)
         return self.o_proj(outputs), None
 
     def run_kernel(
-        self, inputs: torch.Tensor, sizes: torch.Tensor | None, state: State | None
+        self,
+        inputs: torch.Tensor,
+        state: State | None,
+        sizes: torch.Tensor | None = None,
+        directions: tuple[str, ...] | None = None,
     ) -> tuple[torch.Tensor, State]:
         """Call torch's kernel.
 
         Args:
             inputs: (B, T, E); or with `sizes` the tokens by step, (N, E).
-            sizes: number of tokens of each step, on the CPU; None: B each.
             state: the state before the first token; None: zero. Given for one direction only.
+            sizes: number of tokens of each step, on the CPU; None: B each.
+            directions: the directions whose weights are used; None: all. One direction reads from the first token on.
 
         Returns:
-            The states of all directions at each token, in the form of the inputs; and the last state, of the forward
+            The states of these directions at each token, in the form of the inputs; and the last state, of the first
             direction.
         """
+        directions = self.directions if directions is None else directions
         rows = len(inputs) if sizes is None else int(sizes[0])
         if state is None:
-            zeros = inputs.new_zeros(len(self.directions), rows, self.state_size)
+            zeros = inputs.new_zeros(len(directions), rows, self.state_size)
             hidden = (zeros,) * self.num_states
         else:
             hidden = tuple(tensor[None].contiguous() for tensor in state)
-        weights = [getattr(self, name + direction) for direction in self.directions for name in NAMES]
+        weights = [getattr(self, name + direction) for direction in directions for name in NAMES]
         # has_biases, number of layers, dropout, whether a backward pass may follow (cuDNN), bidirectional
-        options = (True, 1, 0.0, torch.is_grad_enabled(), len(self.directions) > 1)
+        options = (True, 1, 0.0, torch.is_grad_enabled(), len(directions) > 1)
         start = hidden if self.num_states > 1 else hidden[0]
         kernel = KERNELS[self.mixer_type]
         if sizes is None:
@@ -152,10 +162,14 @@ class Recurrence(nn.Module):
 
 
 class Steps:
-    """Which tokens are read together at each step: the pattern of `Recurrence`.
+    """How the sequences of a batch are read: the pattern of `Recurrence`. No sequence reads another.
 
-    Of sequences of several lengths, torch's kernels take the tokens by steps: the first tokens of all sequences, then
-    the second tokens of those that have one, and so on. There is no padding, and no sequence reads another.
+    Sequences of several lengths are read in one of two ways:
+
+    - In padded rows of similar length: on the CPU, where torch has a fast kernel for rows only, and where the backward
+      pass of the other way takes time that grows with the square of the length.
+    - By steps: the first tokens of all sequences, then the second tokens of those that have one, and so on, without
+      padding. On CUDA, where cuDNN does this; and everywhere for a cache, which needs the state after the last token.
 
     Args:
         layout: layout of the batch.
@@ -169,40 +183,93 @@ class Steps:
             self.flat = layout
         elif layout.is_real is not None and not bool(layout.is_real.all()):
             self.flat = FlatLayout.from_mask(layout.is_real)
-        if self.flat is not None:
-            order = self.flat.lengths.argsort(descending=True, stable=True)
-            # The sequences that have a token, the longest first.
-            self.sequences = order[: int((self.flat.lengths > 0).sum())]
-            rank = order.argsort()
-            # The tokens by step; and for each token its place among them, (N).
-            self.tokens = (self.flat.offsets * len(order) + rank[self.flat.sequence_ids]).argsort()
-            self.places = self.tokens.argsort()
-            self.sizes = self.flat.offsets.bincount().cpu()
 
-    def read(self, network: Recurrence, states: torch.Tensor, state: State | None) -> tuple[torch.Tensor, State]:
+    def read(self, network: Recurrence, states: torch.Tensor, state: State | None) -> torch.Tensor:
         """Let a network read each sequence.
 
         Args:
-            network: computes them.
+            network: computes the states.
             states: inputs in the layout's form, (B, T, E) or (1, N, E).
-            state: the state before the first token; None: zero.
+            state: the state before the first token, (S, R) each; None: zero.
+
+        Returns:
+            The states at each token in the layout's form, zeros for padding.
+        """
+        if self.flat is None or not self.flat.num_tokens or states.is_cuda:
+            return self.read_steps(network, states, state)[0]
+        inputs = self._to_flat(states)
+        outputs = []
+        for direction in network.directions:
+            # The backward direction reads each sequence from its last token on.
+            tokens = inputs.index_select(1, self.mirrored) if direction else inputs
+            blocks = [
+                network.run_kernel(rows, self._of_rows(state, sequences), directions=(direction,))[0]
+                for rows, sequences in zip(self.rows.to_rows(tokens), self.row_sequences, strict=True)
+            ]
+            read = self.rows.to_flat(blocks)
+            outputs.append(read.index_select(1, self.mirrored) if direction else read)
+        return self._to_layout(torch.cat(outputs, -1))
+
+    def read_steps(self, network: Recurrence, states: torch.Tensor, state: State | None) -> tuple[torch.Tensor, State]:
+        """Let a network read each sequence, step by step if the lengths differ.
+
+        Args:
+            network: computes the states.
+            states: inputs in the layout's form, (B, T, E) or (1, N, E).
+            state: the state before the first token, (S, R) each; None: zero.
 
         Returns:
             The states at each token in the layout's form, zeros for padding; and the state after the last token: for
             a sequence without a token, that from before.
         """
         if self.flat is None:
-            return network.run_kernel(states, None, state)
-        is_flat = self.flat is self.layout
-        inputs = states if is_flat else self.flat.unpad(states)
-        assert inputs is not None
+            return network.run_kernel(states, state)
         zeros = states.new_zeros(self.layout.num_sequences, network.state_size)
         before = (zeros,) * network.num_states if state is None else state
         if not self.flat.num_tokens:
             # The kernels do not take an empty batch.
             return states.new_zeros(*states.shape[:-1], network.o_proj.in_features), before
-        chosen = None if state is None else tuple(tensor[self.sequences] for tensor in state)
-        outputs, last = network.run_kernel(inputs[0].index_select(0, self.tokens), self.sizes, chosen)
-        outputs = outputs.index_select(0, self.places)[None]
-        after = tuple(old.index_copy(0, self.sequences, new) for old, new in zip(before, last, strict=True))
-        return outputs if is_flat else self.flat.repad(outputs), after
+        order = self.flat.lengths.argsort(descending=True, stable=True)
+        # The sequences that have a token, the longest first.
+        sequences = order[: int((self.flat.lengths > 0).sum())]
+        # The tokens by step; and for each token its place among them, (N).
+        tokens = (self.flat.offsets * len(order) + order.argsort()[self.flat.sequence_ids]).argsort()
+        places = tokens.argsort()
+        sizes = self.flat.offsets.bincount().cpu()
+        inputs = self._to_flat(states)[0].index_select(0, tokens)
+        outputs, last = network.run_kernel(inputs, self._of_rows(state, sequences), sizes)
+        after = tuple(old.index_copy(0, sequences, new) for old, new in zip(before, last, strict=True))
+        return self._to_layout(outputs.index_select(0, places)[None]), after
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The rows of the sequences."""
+        assert self.flat is not None
+        return arrange_rows(self.flat, group_by_length(self.flat.sizes))
+
+    @cached_property
+    def row_sequences(self) -> list[torch.Tensor]:
+        """The sequence of each row, (R), for each group of rows."""
+        return [slots[:, 0] for slots in self.rows.split_groups(self.rows.slot_sequences)]
+
+    @cached_property
+    def mirrored(self) -> torch.Tensor:
+        """For each token the one as far from the end of its sequence as this one is from its start, (N)."""
+        assert self.flat is not None
+        ends = self.flat.cu_seq_lens[1:].long()
+        return ends[self.flat.sequence_ids] - 1 - self.flat.offsets
+
+    def _of_rows(self, state: State | None, sequences: torch.Tensor) -> State | None:
+        return None if state is None else tuple(tensor.index_select(0, sequences) for tensor in state)
+
+    def _to_flat(self, states: torch.Tensor) -> torch.Tensor:
+        """Convert from the layout's form to (1, N, …)."""
+        assert self.flat is not None
+        inputs = states if self.flat is self.layout else self.flat.unpad(states)
+        assert inputs is not None
+        return inputs
+
+    def _to_layout(self, states: torch.Tensor) -> torch.Tensor:
+        """Convert from (1, N, …) to the layout's form, zeros for padding."""
+        assert self.flat is not None
+        return states if self.flat is self.layout else self.flat.repad(states)

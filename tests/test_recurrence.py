@@ -89,7 +89,8 @@ from seqblend import (
 )
 from seqblend.configuration.recipes import RECIPES
 from seqblend.data.errors import InputError
-from seqblend.modeling.recurrence import Recurrence
+from seqblend.modeling.packing import FlatLayout
+from seqblend.modeling.recurrence import Recurrence, Steps
 from seqblend.serving.export import export
 from seqblend.tasks.registry import TASKS
 from seqblend.train import main as train
@@ -203,7 +204,33 @@ def test_parameters_are_those_of_the_modules_of_torch(network, is_bidirectional)
         {name.replace("_l0", ""): tensor for name, tensor in other.state_dict().items()}, strict=False
     )
     states = torch.randn(3, 5, 32)
-    torch.testing.assert_close(mixer.run_kernel(states, None, None)[0], other(states)[0])
+    torch.testing.assert_close(mixer.run_kernel(states, None)[0], other(states)[0])
+
+
+@pytest.mark.parametrize("role", ["self", "masked self"])
+@pytest.mark.parametrize("has_state", [False, True])
+@pytest.mark.parametrize("lengths", [[5, 0, 40, 90, 5], [1, 1, 7], [30, 30, 30], [0, 0]])
+def test_rows_and_steps_give_the_same(mixer, role, has_state, lengths):
+    """States and gradients of sequences of any lengths, which are read in rows, or step by step."""
+    config_class = BlendEncoderConfig if role == "self" else BlendDecoderConfig
+    network = Recurrence(tiny_config(config_class, mixer_type=mixer), 0, role)
+    network.init_weights()
+    pattern = Steps(FlatLayout.from_mask(torch.arange(max(lengths) + 1) < torch.tensor(lengths)[:, None]))
+    inputs = torch.randn(1, sum(lengths), 32, requires_grad=True)
+    given = role == "masked self" and has_state
+    first = tuple(torch.randn(len(lengths), network.state_size, requires_grad=True) for _ in range(network.num_states))
+    found = []
+    for outputs in (
+        pattern.read(network, inputs, first if given else None),
+        pattern.read_steps(network, inputs, first if given else None)[0],
+    ):
+        wanted = [inputs, *network.parameters(), *(first if given else ())]
+        weights = torch.arange(outputs.numel()).view_as(outputs).cos()
+        gradients = torch.autograd.grad((outputs * weights).sum(), wanted, allow_unused=True) if sum(lengths) else ()
+        found.append([outputs, *(each for each in gradients if each is not None)])
+    assert len(found[0]) == len(found[1])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def test_mixed_precision_keeps_states_in_float32(mixer):
