@@ -59,8 +59,8 @@ LAZY = {
     "BlendTrainingArguments": ".training.arguments",
     "Predictor": ".serving.predictor",
     "load_dates": ".data.dates",
-    "load_tokenizer": ".training.tokenizers",
-    "train_tokenizer": ".training.tokenizers",
+    "load_tokenizer": ".tokenization.loading",
+    "train_tokenizer": ".tokenization.training",
 }
 
 

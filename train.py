@@ -41,6 +41,7 @@ from seqblend.tasks.encoding import Settings
 from seqblend.tasks.models import position_limit, reads_token_types
 from seqblend.tasks.registry import TASKS
 from seqblend.tasks.splits import PREFIXES, EncodedSplit, check_metric, encode_splits, make_scorers
+from seqblend.tokenization.settings import set_token_types
 from seqblend.training.arguments import BlendTrainingArguments, DataArguments, ModelArguments
 from seqblend.training.checks import (
     check_fitting_steps,
@@ -58,11 +59,11 @@ from seqblend.training.defaults import (
     Defaults,
     defaults_of,
     resolve_evaluates,
-    resolve_model,
     resolve_times,
     resolve_training,
 )
 from seqblend.training.generation import add_end_tokens, check_generation_settings
+from seqblend.training.model_defaults import resolve_model
 from seqblend.training.models import (
     adds_special_tokens_to_targets,
     check_position_limit,
@@ -74,7 +75,7 @@ from seqblend.training.models import (
 from seqblend.training.progress import LogLines, hide_bars, only_errors, result_lines, start_logging
 from seqblend.training.publisher import check_original
 from seqblend.training.run_options import BUGS, set_metric_direction
-from seqblend.training.tokenizers import make_tokenizer, set_token_types
+from seqblend.training.tokenizers import make_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
 # The same name if the file is run as a script.

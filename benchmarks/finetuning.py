@@ -35,8 +35,8 @@ from ..tasks.base import Task
 from ..tasks.encoding import OVERFLOW_COLUMNS, Row, Settings
 from ..tasks.models import reads_token_types
 from ..tasks.registry import TASKS
+from ..tokenization.training import train_tokenizer
 from ..training.models import special_token_ids
-from ..training.tokenizers import train_tokenizer
 from ..training.trainer import BlendTrainer
 from .compare import Case, Plan, Result, compare_times
 from .lengths import BatchLengths, read_json_lines

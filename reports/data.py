@@ -4,6 +4,7 @@ import logging
 import sys
 from pathlib import Path
 
+from ..checkpoints.loading import load_config
 from ..data.errors import InputError, print_error
 from ..data.splits import LabelledData, load_data
 from ..tasks.base import Task
@@ -13,7 +14,6 @@ from ..tasks.splits import encode_splits
 from ..training.arguments import DataArguments, ModelArguments
 from ..training.checks import check_options
 from ..training.command_line import parse_arguments
-from ..training.loading import load_config
 from ..training.models import saved_labels, with_saved_problem_type
 from ..training.progress import hide_bars, start_logging
 from ..training.tokenizers import make_tokenizer

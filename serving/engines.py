@@ -8,9 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from transformers import PretrainedConfig
 
+from ..checkpoints.loading import ENGINE_FILE
 from ..data.errors import InputError, describe, error_line, nearest_first
 from ..data.objects import read_object
-from ..training.loading import ENGINE_FILE
 
 
 @runtime_checkable

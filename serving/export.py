@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..checkpoints.loading import ENGINE_FILE, check_loaded, is_adapter, load_config, load_weights
 from ..checkpoints.signals import Terminated, ending, terminable
 from ..conversion.converting import TEXTS, check_target
 from ..data.errors import InputError, check_choice, error_line, print_error
@@ -20,9 +21,8 @@ from ..data.writing import atomic_directory
 from ..hub_card.verify import write_reference
 from ..modeling.families import FAMILIES
 from ..tasks.models import position_limit, reads_token_types
-from ..training.loading import ENGINE_FILE, check_loaded, is_adapter, load_config, load_weights
+from ..tokenization.loading import load_tokenizer
 from ..training.progress import hide_bars
-from ..training.tokenizers import load_tokenizer
 from ..version import __version__
 from .engines import ENGINES, QUANTIZATIONS, Writer, load_engine, needed_packages
 from .loading import max_length_of

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from ..checkpoints.loading import load_config
 from ..data.errors import InputError
 from ..data.objects import read_object
 from ..scoring.tags import resolve_decoding
@@ -16,12 +17,11 @@ from ..tasks.encoding import Settings
 from ..tasks.models import continues, default_generation, position_limit, prepare_for_asking, saved_settings, task_of
 from ..tasks.registry import TASKS
 from ..tasks.sequence_classification import SEVERAL
+from ..tokenization.loading import load_tokenizer
 from ..tokenization.words import DEFAULT, WordSplitting, read_splitting, set_splitting
 from ..training.arguments import DataArguments, ModelArguments
 from ..training.checks import check_overflow
-from ..training.loading import load_config
 from ..training.models import check_position_limit, load_model
-from ..training.tokenizers import load_tokenizer
 from .engines import load_engine, read_engine
 from .options import PredictionOptions
 from .prediction import RowPredictor

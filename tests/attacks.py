@@ -30,7 +30,7 @@ from attacks_on_runs import changes, kills
 from seqblend import BlendEncoderConfig, BlendEncoderForSequenceClassification
 from seqblend.hub_card.card import write_card
 from seqblend.hub_card.verify import REFERENCE, write_reference
-from seqblend.training.tokenizers import train_tokenizer
+from seqblend.tokenization.training import train_tokenizer
 from seqblend.version import __version__
 
 # What code of a directory does when it runs: it leaves a file.

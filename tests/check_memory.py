@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from seqblend.tasks.registry import TASKS
+from seqblend.tokenization.training import train_tokenizer
 from seqblend.training.models import ARCHITECTURES, special_token_ids
-from seqblend.training.tokenizers import train_tokenizer
 
 WORDS = [
     *("the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs"),

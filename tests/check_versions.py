@@ -18,7 +18,7 @@ from seqblend import FAMILIES, verify
 from seqblend.configuration.recipes import RECIPES
 from seqblend.hub_card.verify import verify_isolated, write_reference
 from seqblend.tokenization.kinds import TOKENIZER_TYPES
-from seqblend.training.tokenizers import train_tokenizer
+from seqblend.tokenization.training import train_tokenizer
 
 TEXTS = ["What if we blended the elements of a sequence?", "2031년 3월 6일 목요일", "naïve  spaces, 0.5 & <tags>"]
 # Beside a tokenizer: what it made of the texts.

@@ -15,8 +15,8 @@ from seqblend import Predictor, from_original, to_original
 from seqblend.data.errors import InputError
 from seqblend.modeling.encoder import AffixEmbedding, BlendEncoderConfig, BlendEncoderModel
 from seqblend.modeling.encoder_decoder import BlendEncoderDecoderForSeq2SeqLM
+from seqblend.tokenization.training import train_tokenizer
 from seqblend.train import prepare
-from seqblend.training.tokenizers import train_tokenizer
 
 BUCKETS = 50
 AFFIXES = {"affix_buckets": BUCKETS}

@@ -28,8 +28,8 @@ from seqblend.hub_card.saved import SavedModel, read_saved
 from seqblend.hub_card.usage import HEADS as USAGES
 from seqblend.hub_card.usage import as_text, make_prompt, usage_code
 from seqblend.hub_card.verify import run_isolated
+from seqblend.tokenization.training import train_tokenizer
 from seqblend.train import main
-from seqblend.training.tokenizers import train_tokenizer
 
 WORDS = ["월요일", "화요일", "a", "b"]
 

@@ -33,7 +33,7 @@ from seqblend.tasks.conversations import encode_conversations, render
 from seqblend.tasks.corruption import IGNORE
 from seqblend.tasks.registry import TASKS
 from seqblend.tasks.splits import encode_split
-from seqblend.training.tokenizers import train_tokenizer
+from seqblend.tokenization.training import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
 TASK = TASKS["causal-lm"]

@@ -24,10 +24,10 @@ from test_train_command import (
 
 from seqblend.checkpoints.store import write_manifest
 from seqblend.tasks.splits import greater_is_better
+from seqblend.tokenization.training import train_tokenizer
 from seqblend.train import prepare
 from seqblend.training.arguments import CHOSEN
 from seqblend.training.defaults import FROM_SCRATCH, MOST_STEPS, WIDTH, Choice, Defaults, interval_of
-from seqblend.training.tokenizers import train_tokenizer
 
 # 100 rows of 8 make 13 steps an epoch.
 MANY = [{"text": f"row {i} " + "ab"[i % 2], "label": "xy"[i % 2]} for i in range(100)]
@@ -100,7 +100,7 @@ def test_fields_of_a_new_model(tmp_path, monkeypatch):
     )
     assert config_of(tmp_path, **given, architecture="decoder") == (0.3, 0.3, "last")
     assert config_of(tmp_path, **given, recipe="bert") == (0.1, 0.1, "cls")
-    monkeypatch.setattr("seqblend.training.defaults.FEW_ROWS", 100)
+    monkeypatch.setattr("seqblend.training.model_defaults.FEW_ROWS", 100)
     assert config_of(tmp_path, **given) == (0.1, 0.1, "mean")
 
 
@@ -162,7 +162,7 @@ def test_the_size_of_the_vocabulary_follows_the_rows_and_the_characters(tmp_path
     ]
     assert size(letters) == 2 * (2000 + len("two ")) + 1000
     assert size(letters, tokenizer_type="byte-bpe") == 4000
-    monkeypatch.setattr("seqblend.training.defaults.FEW_ROWS", 100)
+    monkeypatch.setattr("seqblend.training.model_defaults.FEW_ROWS", 100)
     assert size(rows) == 8000
 
 

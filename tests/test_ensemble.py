@@ -26,7 +26,7 @@ from seqblend.data.errors import InputError
 from seqblend.predict import main
 from seqblend.serving.ensemble import Ensemble
 from seqblend.tasks.registry import TASKS
-from seqblend.training.tokenizers import train_tokenizer
+from seqblend.tokenization.training import train_tokenizer
 
 every_writer = pytest.mark.parametrize("name", [TRANSLATE, "causal-lm"])
 

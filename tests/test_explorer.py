@@ -51,7 +51,7 @@ from seqblend.modeling.encoder import BlendEncoderForSequenceClassification, Ble
 from seqblend.modeling.encoder_decoder import BlendEncoderDecoderForSequenceClassification
 from seqblend.modeling.hooks import has_hooked_submodule
 from seqblend.tasks.registry import TASKS
-from seqblend.training.tokenizers import train_tokenizer
+from seqblend.tokenization.training import train_tokenizer
 
 ALL = {ENCODER: slice(0, 999), DECODER: slice(0, 999)}
 BIASES = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 6}

@@ -37,8 +37,8 @@ from seqblend.data.errors import InputError
 from seqblend.data.locks import lock_directory
 from seqblend.data.streams import RowStream
 from seqblend.hub_card.record import RunRecord
+from seqblend.tokenization.training import train_tokenizer
 from seqblend.training.arguments import BlendTrainingArguments
-from seqblend.training.tokenizers import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
 TEXTS = ["abc" * size for size in (3, 1, 5, 2, 4, 2, 6, 1)]

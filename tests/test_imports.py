@@ -19,8 +19,8 @@ FOLDERS = (
         "configuration",
         "modeling",
         "data",
-        "tokenization",
         "conversion",
+        "tokenization",
         "scoring",
         "tasks",
         "explorer",
@@ -155,7 +155,7 @@ def test_importing_loads_no_plotting_and_no_metric_library():
     """Of tasks and of tokenizers, which is all that a tokenizer needs to be trained."""
     # Older transformers loads some of them itself.
     code = "import sys; from transformers import GenerationMixin; before = set(sys.modules)\n"
-    code += "import seqblend.tasks.registry, seqblend.training.tokenizers; print(*{*sys.modules} - before)"
+    code += "import seqblend.tasks.registry, seqblend.tokenization.training; print(*{*sys.modules} - before)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not LOADED_LATE & set(loaded)
 

@@ -23,7 +23,8 @@ from seqblend.tasks.encoding import Settings
 from seqblend.tasks.registry import TASKS
 from seqblend.tasks.splits import encode_split
 from seqblend.tokenization.kinds import TOKENIZER_TYPES
-from seqblend.training.tokenizers import load_tokenizer, train_tokenizer
+from seqblend.tokenization.loading import load_tokenizer
+from seqblend.tokenization.training import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
 PROPERTY = settings(max_examples=15)

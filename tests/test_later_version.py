@@ -13,9 +13,9 @@ from test_trainer import StopAt, rows_for, train
 from transformers import AutoConfig, AutoModel, TrainerCallback, pipeline
 
 from seqblend import FAMILIES, BlendEncoderConfig, BlendEncoderForTokenClassification, BlendEncoderModel
+from seqblend.checkpoints.loading import load_config
 from seqblend.checkpoints.store import write_manifest
 from seqblend.data.errors import InputError
-from seqblend.training.loading import load_config
 from seqblend.version import __version__
 
 LATER = "99.1.0"

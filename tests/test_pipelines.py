@@ -20,7 +20,7 @@ from seqblend import (
     BlendEncoderForTokenClassification,
     BlendEncoderModel,
 )
-from seqblend.training.tokenizers import train_tokenizer
+from seqblend.tokenization.training import train_tokenizer
 
 TEXTS = ["jeudi 6 mars", "lundi", "mardi 11 avril 2031"]
 TASKS = {

@@ -38,10 +38,10 @@ from seqblend.serving.prediction import read_ahead
 from seqblend.tasks.encoding import Settings
 from seqblend.tasks.registry import TASKS
 from seqblend.tasks.token_classification import entities
+from seqblend.tokenization.training import train_tokenizer
 from seqblend.tokenization.words import WORDS, split_text
 from seqblend.train import main as train
 from seqblend.training.models import ARCHITECTURES, special_token_ids
-from seqblend.training.tokenizers import train_tokenizer
 
 PROPERTY = settings(max_examples=100)
 # Korean whole and in letters, an accent of its own, a family of emoji, a flag, joiners, and spaces of many kinds.

@@ -21,8 +21,8 @@ from seqblend.hub_card.card import CardData, write_card
 from seqblend.hub_card.contents import PublishError, check_no_secrets, repository_files
 from seqblend.hub_card.publish import Destination, check_access, main, publish
 from seqblend.hub_card.verify import REFERENCE, compute_outputs, reference_inputs, verify_isolated, write_reference
+from seqblend.tokenization.training import train_tokenizer
 from seqblend.train import main as train
-from seqblend.training.tokenizers import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
 FAMILY = pytest.mark.parametrize("config_class", CONFIGS.values(), ids=CONFIGS.keys())

@@ -27,8 +27,8 @@ from seqblend.checkpoints.store import (
 )
 from seqblend.data.errors import InputError
 from seqblend.data.streams import SharedStream
+from seqblend.tokenization.training import train_tokenizer
 from seqblend.training.arguments import BlendTrainingArguments
-from seqblend.training.tokenizers import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
 TEXTS = ["abc" * size for size in (3, 1, 5, 2, 4, 2, 6, 1, 3, 2)]

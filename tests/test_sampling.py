@@ -20,10 +20,10 @@ from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM, B
 from seqblend.data.errors import InputError
 from seqblend.hub_card.record import hyperparameters
 from seqblend.tasks.sampling import TokenBatchSampler
+from seqblend.tokenization.training import train_tokenizer
 from seqblend.training.arguments import BlendTrainingArguments
 from seqblend.training.checks import check_batches
 from seqblend.training.command_line import parse_arguments
-from seqblend.training.tokenizers import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
 # Without the special tokens of a row.

@@ -17,6 +17,7 @@ from conftest import tiny_model
 
 import seqblend
 from seqblend import BlendEncoderForSequenceClassification, BlendEncoderForTokenClassification
+from seqblend.checkpoints.loading import load_config
 from seqblend.hub_card import card as card_module
 from seqblend.hub_card import publish as publishing
 from seqblend.hub_card import verify as verifying
@@ -26,9 +27,8 @@ from seqblend.hub_card.provenance import ForeignCodeError, check_code, foreign_c
 from seqblend.hub_card.publish import Destination, checked_files
 from seqblend.hub_card.secrecy import is_public, is_secret_variable, known_secrets
 from seqblend.predict import main as predict
+from seqblend.tokenization.loading import load_tokenizer
 from seqblend.train import main as train
-from seqblend.training.loading import load_config
-from seqblend.training.tokenizers import load_tokenizer
 
 ROOT = Path(seqblend.__file__).parent
 MAINS = {"seqblend.train": train, "seqblend.predict": predict, "seqblend.hub_card.publish": publishing.main}
@@ -79,7 +79,11 @@ def loadings():
 def test_every_loading_says_that_no_code_is_run():
     """transformers asks on standard input where trust_remote_code is not said, and a row of data answers."""
     found = list(loadings())
-    assert {name for name, _, _ in found} >= {"training/loading.py", "training/tokenizers.py", "hub_card/verify.py"}
+    assert {name for name, _, _ in found} >= {
+        "checkpoints/loading.py",
+        "tokenization/loading.py",
+        "hub_card/verify.py",
+    }
     for name, function, trusted in found:
         expected = "True" if (name, function) in TRUSTING else "False"
         assert trusted == expected, f"{name}: {function}: trust_remote_code={trusted}"

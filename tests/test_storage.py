@@ -16,7 +16,7 @@ from seqblend.data.storage import cache_table
 from seqblend.tasks.encoding import Settings
 from seqblend.tasks.registry import TASKS
 from seqblend.tasks.splits import encode_split
-from seqblend.training.tokenizers import train_tokenizer
+from seqblend.tokenization.training import train_tokenizer
 
 ROWS = [{"text": "one", "label": "a"}, {"text": "two", "label": "b"}]
 

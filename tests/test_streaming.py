@@ -34,8 +34,8 @@ from test_train_command import (
 from seqblend.data.errors import InputError
 from seqblend.data.streams import RowStream
 from seqblend.tasks.registry import TASKS
+from seqblend.tokenization.training import train_tokenizer
 from seqblend.train import main
-from seqblend.training.tokenizers import train_tokenizer
 
 BLOCKS = "seqblend.data.splits.BATCH_ROWS"
 HEAD = datasets.Dataset.from_dict({"input_ids": [[0]]})

@@ -22,8 +22,9 @@ from seqblend.tasks.registry import TASKS
 from seqblend.tasks.seq2seq import decode
 from seqblend.tasks.splits import EncodedSplit, SplitScorer, encode_split
 from seqblend.tokenization.kinds import SPACE, TOKENIZER_TYPES
+from seqblend.tokenization.loading import load_tokenizer
+from seqblend.tokenization.training import train_tokenizer
 from seqblend.training.models import ARCHITECTURES
-from seqblend.training.tokenizers import load_tokenizer, train_tokenizer
 
 TEXTS = ["ab ba cab", "a b c", "", "abc"]
 # With a zero-width space, an empty word and a space: words of which some tokenizers make nothing.

@@ -19,13 +19,9 @@ from seqblend.data.errors import InputError
 from seqblend.tasks.corruption import Noise, add_sentinels
 from seqblend.tasks.registry import TASKS
 from seqblend.tokenization.kinds import NORMALIZATIONS, SPECIAL_TOKENS, TOKENIZER_TYPES, is_trained_here
-from seqblend.training.tokenizers import (
-    Texts,
-    load_tokenizer,
-    set_token_types,
-    train_tokenizer,
-    without_special_tokens,
-)
+from seqblend.tokenization.loading import load_tokenizer
+from seqblend.tokenization.settings import set_token_types, without_special_tokens
+from seqblend.tokenization.training import Texts, train_tokenizer
 
 TEXTS = [
     "2031년 3월 6일 목요일", "6 March 2031", "  two  spaces\n\tand a tab ", "naïve café, it's", "漢字 かな",
@@ -221,7 +217,7 @@ def test_saved_and_loaded(tokenizer_type, tmp_path):
 
 SCRIPT = """
 import hashlib, json, sys
-from seqblend.training.tokenizers import train_tokenizer
+from seqblend.tokenization.training import train_tokenizer
 from seqblend.tokenization.kinds import TOKENIZER_TYPES
 texts = json.load(sys.stdin)
 for name in TOKENIZER_TYPES:

@@ -37,7 +37,7 @@ from seqblend import (
 )
 from seqblend.checkpoints.store import write_manifest
 from seqblend.data.errors import InputError
-from seqblend.training.tokenizers import train_tokenizer
+from seqblend.tokenization.training import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
 LENGTHS = [3, 9, 5, 1, 7, 2, 8, 4]

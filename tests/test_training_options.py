@@ -38,13 +38,13 @@ from transformers import GenerationConfig, Seq2SeqTrainingArguments, TrainingArg
 from seqblend import BlendDecoderConfig, BlendDecoderForCausalLM, BlendEncoderForMaskedLM
 from seqblend.data.errors import InputError
 from seqblend.tasks.splits import greater_is_better
+from seqblend.tokenization.training import train_tokenizer
 from seqblend.train import make_trainer, prepare
 from seqblend.training.arguments import BlendTrainingArguments, ModelArguments
 from seqblend.training.class_weights import balanced_weights, parse_weights
 from seqblend.training.models import set_model_max_length
 from seqblend.training.progress import Progress
 from seqblend.training.run_options import BUGS, check_device
-from seqblend.training.tokenizers import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
 # --- Class weights ---

@@ -14,8 +14,8 @@ from seqblend.hub_card import card as card_module
 from seqblend.hub_card.agreement import SEPARATOR
 from seqblend.hub_card.card import write_card
 from seqblend.predict import main as predict
+from seqblend.tokenization.training import train_tokenizer
 from seqblend.tokenization.words import KEY, WordSplitting, find_splitting, read_splitting, set_splitting
-from seqblend.training.tokenizers import train_tokenizer
 
 
 @pytest.mark.parametrize(

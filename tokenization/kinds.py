@@ -1,4 +1,4 @@
-"""The types of tokenizers that can be trained, and how each handles spaces. See training/tokenizers.py."""
+"""The types of tokenizers that can be trained, and how each handles spaces. See training.py."""
 
 import json
 import re

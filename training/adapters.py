@@ -26,6 +26,7 @@ from transformers import (
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, GENERATION_CONFIG_NAME
 from transformers.utils.hub import cached_file, extract_commit_hash
 
+from ..checkpoints.loading import load_base, loading_error
 from ..checkpoints.run_directory import MODEL_CONFIG
 from ..checkpoints.weights import adapter_shapes, check_shapes, shapes_in
 from ..configuration.checks import unknown_name_message
@@ -39,7 +40,6 @@ from ..data.writing import write_atomically
 from ..hub_card.card import METRICS, SIGNATURE, SPLITS, CardData
 from ..version import __version__
 from .arguments import ModelArguments
-from .loading import load_base, loading_error
 
 logger = logging.getLogger(__name__)
 

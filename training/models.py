@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
+from ..checkpoints.loading import check_loaded, is_adapter, load_config, load_weights
 from ..configuration.checks import THRESHOLDS, unknown_name_message
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from ..data.errors import InputError, describe, error_line, printable
@@ -29,12 +30,11 @@ from ..modeling.families import FAMILIES
 from ..tasks.base import Task
 from ..tasks.models import part_configs, position_limit
 from ..tasks.registry import TASKS
+from ..tokenization.loading import load_tokenizer
 from .adapters import add_lora, load_adapter
 from .arguments import DataArguments, ModelArguments
 from .command_line import parse_pairs
 from .generation import set_generation, set_target_language
-from .loading import check_loaded, is_adapter, load_config, load_weights
-from .tokenizers import load_tokenizer
 
 logger = logging.getLogger(__name__)
 

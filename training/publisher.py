@@ -31,9 +31,9 @@ from ..hub_card.contents import PublishError
 from ..hub_card.original import FOLDER, check_replaceable, write_original
 from ..hub_card.publish import Destination, publish
 from ..hub_card.verify import REFERENCE, load_saved, write_reference
+from ..tokenization.loading import load_tokenizer
 from .adapters import write_adapter_card
 from .arguments import BlendTrainingArguments, ModelArguments
-from .tokenizers import load_tokenizer
 
 logger = logging.getLogger(__name__)
 

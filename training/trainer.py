@@ -21,6 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, Tr
 from ..checkpoints.averaging import CheckCount, average_last, check_averaging, check_averaging_run
 from ..checkpoints.faults import STATE, fault_of
 from ..checkpoints.identity import Facts, check_allowed, facts_of
+from ..checkpoints.loading import load_config
 from ..checkpoints.optimizer_states import restore_optimizer
 from ..checkpoints.position import Position
 from ..checkpoints.resumption import Resumption, is_stopped, restore_callbacks
@@ -46,7 +47,6 @@ from .generation import (
     preserve_generation_config,
 )
 from .loaders import Loaders
-from .loading import load_config
 from .progress import Bar, LogLines, Progress
 from .publisher import Publisher, refuse_adapter
 from .run_options import check_device, dry_run, restored, set_metric_direction, set_plateau_mode, with_defaults

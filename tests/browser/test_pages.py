@@ -23,7 +23,7 @@ from test_server import load, serving
 from seqblend import Predictor
 from seqblend.explorer.explorer import Limits
 from seqblend.modeling.encoder import BlendEncoderForSequenceClassification
-from seqblend.training.tokenizers import train_tokenizer
+from seqblend.tokenization.training import train_tokenizer
 
 TEXT = "abc cab 서울 [MASK] bac"
 # A weight is carried as one byte.

@@ -26,7 +26,7 @@ from seqblend import (
     BlendEncoderDecoderForSeq2SeqLM,
     BlendEncoderForMaskedLM,
 )
-from seqblend.training.tokenizers import train_tokenizer
+from seqblend.tokenization.training import train_tokenizer
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 128}
 IDS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}

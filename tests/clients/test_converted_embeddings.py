@@ -31,7 +31,7 @@ from transformers import AutoModel, BertConfig, BertForMaskedLM, BertForSequence
 
 from seqblend import to_original
 from seqblend.conversion import convert
-from seqblend.training.tokenizers import train_tokenizer
+from seqblend.tokenization.training import train_tokenizer
 
 TEXTS = [*PAIRS["anchor"], *PAIRS["positive"], "ICE", "a long text " * 9]
 PROMPTS = {"query": "the ", "document": ""}

@@ -33,6 +33,7 @@ from transformers import AutoConfig
 
 from seqblend import FAMILIES, from_original, to_original
 from seqblend.checkpoints.identity import facts_of
+from seqblend.checkpoints.loading import load_config, load_weights
 from seqblend.conversion import ConversionError
 from seqblend.data.errors import InputError
 from seqblend.hub_card.publish import main as publish
@@ -42,7 +43,6 @@ from seqblend.train import main
 from seqblend.training import defaults
 from seqblend.training.adapters import add_lora, load_adapter
 from seqblend.training.arguments import BlendTrainingArguments, ModelArguments
-from seqblend.training.loading import load_config, load_weights
 from seqblend.training.publisher import check_original
 from seqblend.training.run_options import CHECKPOINTING
 

@@ -22,7 +22,7 @@ from seqblend import FAMILIES, BlendDecoderForCausalLM, BlendEncoderDecoderForSe
 from seqblend.data.errors import InputError
 from seqblend.hub_card.contents import PublishError
 from seqblend.hub_card.publish import main as publish
-from seqblend.training.tokenizers import train_tokenizer
+from seqblend.tokenization.training import train_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
 # What is trained whole beside the adapters, and peft's name of the task, by the end of the class's name.

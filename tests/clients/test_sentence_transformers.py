@@ -21,7 +21,7 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from seqblend import BlendEncoderConfig, BlendEncoderForMaskedLM
-from seqblend.training.tokenizers import train_tokenizer
+from seqblend.tokenization.training import train_tokenizer
 
 TEXTS = PAIRS["anchor"] + PAIRS["positive"]
 # How a model is trained: by which trainer, arguments and loss.

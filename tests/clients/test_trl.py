@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from seqblend import BlendDecoderConfig, BlendDecoderForCausalLM
-from seqblend.training.tokenizers import train_tokenizer
+from seqblend.tokenization.training import train_tokenizer
 
 TEXTS = ["to be or not to be", "that is the question", "all the world is a stage", "if music be the food", "play on"]
 FORMS = {

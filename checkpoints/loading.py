@@ -10,11 +10,11 @@ from typing import Any
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME
 
-from ..checkpoints.run_directory import MODEL_CONFIG
 from ..conversion import ConversionError
 from ..conversion.reading import Original, find_architecture, is_own, read_original_config
 from ..data.errors import InputError, describe, loading_error_line
 from ..modeling.families import FAMILIES
+from .run_directory import MODEL_CONFIG
 
 logger = logging.getLogger(__name__)
 
