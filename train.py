@@ -1,12 +1,11 @@
 """Train, evaluate and predict: `seqblend train [FILE.yaml|FILE.json] [--flag value …]`, `--help` for all flags."""
 
 import contextlib
+import copy
 import json
 import logging
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +224,34 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         stack.enter_context(lock_directory(args.output_dir))
     wanted = wanted_checkpoint(args)
     limit_output(args, stack)
+    job = make_job(argv, *map(copy.copy, (model_args, data_args, args)), wanted)
+    # None: what is in output_dir is of another run. This one starts over, without the defaults of that one.
+    return job or make_job(argv, model_args, data_args, args, None)
+
+
+def make_job(
+    argv: list[str],
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: BlendTrainingArguments,
+    wanted: str | bool | None,
+) -> Job | None:
+    """Read the data, build or load the model, and make the Trainer.
+
+    Args:
+        argv: the command line.
+        model_args: say what is trained; changed here.
+        data_args: of the run; changed here.
+        args: of the run; changed here.
+        wanted: the checkpoint to resume from; True for the newest of output_dir; None for none.
+
+    Returns:
+        The run; None if it has defaults of another run, whose checkpoints overwrite_output_dir deletes.
+
+    Raises:
+        InputError: see `prepare`.
+        PublishError: see `prepare`.
+    """
     task, given = TASKS[data_args.task], {**base_model_facts(model_args, args), **card_facts(data_args)}
     check_hub(args)
     path = model_args.model_name_or_path
@@ -248,8 +275,7 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
     if args.do_train:
         add_end_tokens(model, task.end_tokens(rows["train"], settings))
         check_generation_settings(model)
-        resolve = partial(resolve_training, defaults, model_args, model.config, task, settings, splits)
-        resolve()
+        resolve_training(defaults, model_args, model.config, task, settings, splits)
     if line := task.describe_labels(settings):
         logger.info(line)
     if args.metric_for_best_model is not None and "validation" in splits:
@@ -266,7 +292,9 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         preprocess_logits_for_metrics=task.logits_reducer(settings, most_sequences(splits)),
     )
     if args.do_train:
-        prepare_training(trainer, wanted, model_args, defaults, resolve)
+        prepare_training(trainer, wanted, model_args, defaults)
+        if args.resume_from_checkpoint is None and defaults.recorded is not None:
+            return None
     defaults.log(model_args)
     facts = run_facts(argv, model_args, data_args, args, model)
     # With these the card can be written again.
@@ -462,7 +490,6 @@ def prepare_training(
     wanted: str | bool | None,
     model_args: ModelArguments,
     defaults: Defaults,
-    resolve: Callable[[], None],
 ) -> None:
     """Choose the options that depend on the number of steps, and find the checkpoint to resume from.
 
@@ -471,7 +498,6 @@ def prepare_training(
         wanted: the checkpoint to resume from; True for the newest of output_dir; None for none.
         model_args: name what the run starts from.
         defaults: of the run.
-        resolve: chooses the options that do not depend on the number of steps.
 
     Raises:
         InputError: the checkpoint or an option is wrong, or overwrite_output_dir would delete a file that the run
@@ -480,12 +506,6 @@ def prepare_training(
     args = trainer.args
     resolve_times(defaults, model_args, trainer)
     args.resume_from_checkpoint = trainer.find_checkpoint(wanted, required=args.resume is None)
-    if args.resume_from_checkpoint is None and defaults.recorded is not None:
-        # What is in output_dir is of another run, and this one starts over.
-        defaults.recorded = None
-        resolve()
-        resolve_times(defaults, model_args, trainer)
-        trainer.resumption.reset()
     if args.resume_from_checkpoint is None and args.overwrite_output_dir:
         check_sources(args, model_args.sources())
 

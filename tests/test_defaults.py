@@ -370,10 +370,13 @@ def test_a_resumed_run_keeps_what_its_beginning_chose(tmp_path, monkeypatch, cap
     assert (args.learning_rate, args.logging_steps, args.lr_scheduler_type) == (2e-3, 1, "cosine")
     assert "as in the run that is resumed" in caplog.text
     # A new run, and one that starts over, have the new values.
+    monkeypatch.setattr("seqblend.training.model_defaults.DROPOUT", 0.2)
+    assert prepared(tmp_path / "out", **{**given, "resume": "auto"}).trainer.model.config.hidden_dropout == 0.3
     assert prepared(tmp_path / "new", **given).trainer.args.learning_rate == 1
     other = {"resume": "auto", "overwrite_output_dir": True, "seed": 7, "max_steps": 60}
     job = prepared(tmp_path / "out", **{**given, **other})
     assert (job.trainer.args.learning_rate, job.trainer.args.logging_steps) == (1, 3)
+    assert job.trainer.model.config.hidden_dropout == 0.2
     job.run()
     assert read(tmp_path / "out" / "run.json")["facts"]["learning_rate"] == 1
 
