@@ -104,6 +104,22 @@ def test_fields_of_a_new_model(tmp_path, monkeypatch):
     assert config_of(tmp_path, **given) == (0.1, 0.1, "mean")
 
 
+def test_few_single_words_are_learnt_by_lstms(tmp_path):
+    """Unless the user says anything about the model, or the inputs are texts."""
+    pairs = [{"source": f"name{i}", "target": f"n ei m {i}"} for i in range(100)]
+    given = {"task": "seq2seq-lm", "config_overrides": None, "tokenizer_type": None}
+
+    def model(rows=pairs, **changed):
+        config = prepared(tmp_path / "out", **options(tmp_path, rows, **given | changed)).trainer.model.config
+        return config.decoder.mixer_type, config.encoder.hidden_size, config.decoder.num_hidden_layers
+
+    assert model() == ("lstm", 128, 2)
+    assert model(config_overrides=SMALL)[0] == "attention"
+    assert model(recipe="bart")[0] == "attention"
+    texts = [{**pair, "source": f"a name {pair['source']}"} for pair in pairs]
+    assert model(texts)[0] == "attention"
+
+
 def test_fields_of_a_saved_model_stay(tmp_path):
     fields = f"{SMALL},hidden_dropout=0.2,classifier_dropout=0.05,pooling=last"
     model = run(tmp_path / "model", **options(tmp_path, max_steps=1, config_overrides=fields))

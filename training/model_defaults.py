@@ -26,8 +26,11 @@ OF_LETTERS, SPARE_TOKENS = ("char", "wordpiece", "unigram"), 1000
 KOREAN = "Korean"  # of SCRIPTS
 # Inputs are single words if so many of the first ones have no space, and at most so many letters (the median).
 SAMPLE, WORD_LETTERS = 1000, 20
-# The options of encoders, and the field that needs this tokenizer.
-ENCODER, WORDPIECE, OF_WORDPIECE = "encoder", "wordpiece", "affix_buckets"
+# Architectures that have defaults of their own; and the field that needs this tokenizer.
+ENCODER, ENCODER_DECODER = "encoder", "encoder-decoder"
+WORDPIECE, OF_WORDPIECE = "wordpiece", "affix_buckets"
+# From few single words, small LSTMs learn to write pronunciations or inflected forms; attention needs more rows.
+SMALL_LSTM = {"mixer_type": "lstm", "hidden_size": 128, "num_hidden_layers": 2}
 
 
 def resolve_model(
@@ -137,13 +140,17 @@ def resolve_fields(defaults: Defaults, model_args: ModelArguments, task: Task, r
     if not defaults.args.do_train or not is_from_scratch(model_args) or model_args.recipe:
         return {}
     train, given = rows["train"], parse_pairs(model_args.config_overrides, "config_overrides")
+    architecture = model_args.architecture or task.architecture
     wanted: dict[str, Choice] = {}
     if has_few_rows(train, task):
         few = Choice(DROPOUT, f"there are {len(train):,} rows")
         wanted["hidden_dropout"] = few
         if not task.generates:
             wanted["classifier_dropout"] = few
-    if (model_args.architecture or task.architecture) == ENCODER:
+        # Not for a user who designs the model: these fields belong together.
+        elif architecture == ENCODER_DECODER and not given and has_single_words(train, task):
+            wanted |= {name: Choice(value, f"for {len(train):,} single words") for name, value in SMALL_LSTM.items()}
+    if architecture == ENCODER:
         wanted |= {name: Choice(value, f"for {task.name}") for name, value in task.encoder_fields.items()}
     if model_args.tokenizer_type != WORDPIECE:
         wanted.pop(OF_WORDPIECE, None)
