@@ -56,7 +56,7 @@ from seqblend.training.class_weights import class_weights
 from seqblend.training.command_line import card_facts, parse_arguments, public_command
 from seqblend.training.defaults import (
     Defaults,
-    defaults_of,
+    recorded_defaults,
     resolve_evaluates,
     resolve_times,
     resolve_training,
@@ -116,7 +116,7 @@ class Job:
         answers = self.predict() if args.do_predict else []
         if self.trainer.is_world_process_zero() and (bins := self.calibrator.reliability()):
             write_atomically(Path(self.directory, CALIBRATION), json.dumps(bins, indent=1) + "\n")
-        self.trainer.save_metrics("run", self.facts)
+        self.trainer.save_metrics("run", self.facts if self.describes_model else of_evaluation(self.facts))
         if args.do_train and args.push_to_hub:
             self.trainer.push_to_hub()
         elif args.do_train:
@@ -146,6 +146,11 @@ class Job:
             "; the same command with --resume auto does the remaining steps" if checkpoints_in(self.directory) else ""
         )
         return f"the model is trained, and saved in {self.directory}{rest}"
+
+    @property
+    def describes_model(self) -> bool:
+        """Whether the facts are to be recorded as those of the model: not after an evaluation of a trained one."""
+        return bool(self.trainer.args.do_train) or not Path(self.directory, "train_results.json").exists()
 
     @property
     def directory(self) -> str:
@@ -224,9 +229,20 @@ def prepare(argv: list[str], stack: contextlib.ExitStack | None = None) -> Job:
         stack.enter_context(lock_directory(args.output_dir))
     wanted = wanted_checkpoint(args)
     limit_output(args, stack)
-    job = make_job(argv, *map(copy.copy, (model_args, data_args, args)), wanted)
-    # None: what is in output_dir is of another run. This one starts over, without the defaults of that one.
-    return job or make_job(argv, model_args, data_args, args, None)
+    recorded = recorded_defaults(args, wanted)
+    if recorded is not None:
+        try:
+            job = make_job(argv, *map(copy.copy, (model_args, data_args, args)), wanted, recorded)
+        except InputError as error:
+            # They may be the defaults of another run, which this one replaces.
+            if not args.overwrite_output_dir:
+                raise with_recorded(error, recorded) from error
+        else:
+            if job is not None:
+                return job
+            # What is in output_dir is of another run, or damaged. This one starts over, with its own defaults.
+            wanted = None if args.overwrite_output_dir else wanted
+    return make_job(argv, model_args, data_args, args, wanted, None)
 
 
 def make_job(
@@ -235,6 +251,7 @@ def make_job(
     data_args: DataArguments,
     args: BlendTrainingArguments,
     wanted: str | bool | None,
+    recorded: dict[str, Any] | None,
 ) -> Job | None:
     """Read the data, build or load the model, and make the Trainer.
 
@@ -244,9 +261,10 @@ def make_job(
         data_args: of the run; changed here.
         args: of the run; changed here.
         wanted: the checkpoint to resume from; True for the newest of output_dir; None for none.
+        recorded: the defaults of the run that is resumed; None to choose all.
 
     Returns:
-        The run; None if it has defaults of another run, whose checkpoints overwrite_output_dir deletes.
+        The run; None if it starts over, although it has these defaults.
 
     Raises:
         InputError: see `prepare`.
@@ -261,7 +279,7 @@ def make_job(
     resolve_steps(args, path, set(rows))
     check_fitting_steps(data_args, args, rows)
     unknown = read_unknown(data_args, task, rows)
-    defaults = defaults_of(args, wanted)
+    defaults = Defaults(args, recorded if args.do_train else None)
     resolve_evaluates(defaults, rows)
     if args.do_train:
         check_directory(args, model_args.sources(), wanted)
@@ -310,6 +328,14 @@ def make_job(
 # --- The parts of prepare ---
 
 
+def with_recorded(error: InputError, recorded: dict[str, Any]) -> InputError:
+    """The error; if it is about an option that was not given, it says that the value is that of the resumed run."""
+    name = str(error).partition(":")[0]
+    if name not in recorded:
+        return error
+    return InputError(f"{error}; {name} is as in the run that is resumed, {recorded[name]}")
+
+
 def run_facts(
     argv: list[str],
     model_args: ModelArguments,
@@ -324,8 +350,14 @@ def run_facts(
         "parameters": model.num_parameters(),
         "recipe": model_args.origin(),
         **data_args.facts(),
-        **({} if data_args.decode_tags is None else {"decode_tags": data_args.decode_tags}),
+        # None, too, replaces the value of an earlier evaluation.
+        "decode_tags": data_args.decode_tags,
     }
+
+
+def of_evaluation(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts that an evaluation changes in the directory of a training; the others are about that training."""
+    return {name: value for name, value in facts.items() if name == "decode_tags" or name.endswith("_leakage")}
 
 
 def report_data(

@@ -17,9 +17,10 @@ import yaml
 from transformers.trainer_utils import SaveStrategy
 
 from seqblend.checkpoints.faults import IDENTITY
+from seqblend.checkpoints.run_directory import traces_of_run
 from seqblend.checkpoints.signals import Terminated, ending
 from seqblend.checkpoints.store import NotFinite, RunError, remove
-from seqblend.data.errors import InputError, describe, print_error
+from seqblend.data.errors import InputError, describe, print_error, short_list
 from seqblend.data.writing import write_atomically
 from seqblend.hub_card.contents import PublishError
 from seqblend.train import Job, prepare
@@ -104,6 +105,9 @@ def prepare_trials(plan: Plan, stack: contextlib.ExitStack) -> Job:
         try:
             args = parse_arguments([str(path)])[-1]
             check_refused(args)
+            if found := [path.name for path in traces_of_run(args.output_dir)]:
+                holds = f"holds a run of seqblend train ({short_list(found)})"
+                raise InputError(f"output_dir: {args.output_dir} {holds}; give another directory")
             job = prepare([str(path), *FORCED], stack)
         except InputError as error:
             raise InputError(str(error).replace(str(path), plan.path)) from error

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME
 
 from ..conversion.origin import FOLDER as ORIGINAL_FILES
 from ..data.errors import InputError, short_list
-from ..data.objects import load_object
+from ..data.objects import load_object, read_object
 from ..hub_card.contents import WEIGHTS
 from ..hub_card.illustrate import CALIBRATION
 from ..hub_card.original import FOLDER as ORIGINAL_FORMAT
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 PREDICTIONS = "predictions.jsonl"
 ERRORS = ("error_report.md", "error_report.json", "error_report.html")
+ALL_RESULTS = "all_results.json"
 RESULTS = [
     *(f"{name}_results.json" for name in ("train", "eval", "test", "run", "all")),
     PREDICTIONS,
@@ -49,6 +51,16 @@ def traces_of_run(output_dir: str | Path) -> list[Path]:
     """The checkpoints and other files that show an earlier run; empty if there was none."""
     checkpoints = [Path(each) for each in checkpoints_in(output_dir)]
     return checkpoints + [path for pattern in TRACES for path in sorted(Path(output_dir).glob(pattern))]
+
+
+def trained_length(directory: str | Path, file: str = ALL_RESULTS) -> int | None:
+    """The maximum length of a text, in tokens, that a file of a run records; None if it records none.
+
+    Raises:
+        InputError: the file holds no JSON object.
+    """
+    length = read_object(Path(directory, file)).get("max_length")
+    return length if isinstance(length, int) and 1 < length <= sys.maxsize else None
 
 
 def clear_run(output_dir: str | Path) -> None:

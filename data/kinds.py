@@ -129,9 +129,14 @@ def _label_list(value: Any) -> list[str]:
 
 def _several_labels(value: Any) -> list[str]:
     try:
-        return _label_list(value)
+        return _unique(_label_list(value))
     except ValueError as error:
         raise ValueError(f"{error}, and --problem_type is multi_label_classification") from None
+
+
+def _unique(labels: list[str]) -> list[str]:
+    """The labels without repeats: one that is named twice counts once."""
+    return list(dict.fromkeys(labels))
 
 
 def _numbers(value: Any) -> list[float]:
@@ -324,7 +329,9 @@ ONE_TARGET = Kind(_one_target, _cell_target, pa.string())
 # A label without a problem_type: a cell that could be a number or a list is refused.
 UNKNOWN_LABEL = Kind(_label, _cell_label, pa.string())
 ONE_LABEL = Kind(_label, lambda cell, reading: _label(cell), pa.string())
-SEVERAL_LABELS = Kind(_several_labels, _cell_labels, pa.list_(pa.string()))
+SEVERAL_LABELS = Kind(
+    _several_labels, lambda cell, reading: _unique(_cell_labels(cell, reading)), pa.list_(pa.string())
+)
 NUMBERS = Kind(_numbers, _cell_numbers, pa.list_(pa.float64()))
 MESSAGE_TYPE = pa.list_(pa.struct([(key, pa.string()) for key in MESSAGE_KEYS]))
 CONVERSATION = Kind(_conversation, _cell_messages, MESSAGE_TYPE)

@@ -80,7 +80,7 @@ OPTIONS = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "mixer_type", "recurrent_size", "cross_attention"),
     *("num_attention_heads", "num_key_value_heads", "head_dim"),
     *("intermediate_size", "feed_forward_type", "hidden_act", "norm_type", "norm_position", "position_type"),
-    *("relative_attention_num_buckets", "embedding_size", "share_layers"),
+    *("relative_attention_num_buckets", "embedding_size", "affix_buckets", "share_layers"),
     *("sliding_window", "pooling", "hidden_dropout", "attention_dropout", "classifier_dropout", "label_smoothing"),
     "class_weights",
 )
@@ -503,7 +503,8 @@ def limits(saved: SavedModel, card_data: CardData) -> list[str]:
     lines += [f"{results[key]}." for prefix in SPLITS if results.get(key := f"{prefix}_leakage")]
     if "max_length" in results and saved.head.pipeline_tag != "text-generation":
         phases = "training and evaluation" if is_measured else "training"
-        lines.append(f"Inputs were truncated to {results['max_length']} tokens in {phases}.")
+        read = "read in windows of" if results.get("overflow") == "window" else "truncated to"
+        lines.append(f"Inputs were {read} {results['max_length']} tokens in {phases}.")
     if saved.head.answers_messages and is_measured:
         lines.append("Loss and perplexity are those of the tokens of the answers alone.")
     lines += answer_limits(saved)

@@ -14,6 +14,8 @@ from ..tasks.splits import encode_splits
 from ..training.arguments import DataArguments, ModelArguments
 from ..training.checks import check_options
 from ..training.command_line import parse_arguments
+from ..training.defaults import Defaults
+from ..training.model_defaults import resolve_max_length
 from ..training.models import saved_labels, with_saved_problem_type
 from ..training.progress import hide_bars, start_logging
 from ..training.tokenizers import make_tokenizer
@@ -52,6 +54,7 @@ def report(argv: list[str]) -> None:
         data_args.data_options(args, ("train", "validation", "test")),
         saved_labels(path) if path else None,
     )
+    resolve_max_length(Defaults(args), model_args, data_args, task, trains="train" in rows)
     settings, encoded = settings_of(task, rows, model_args, data_args, args.seed), None
     if settings.tokenizer is not None:
         encoded = encode_splits(task, rows, settings, data_args.preprocessing_num_workers)

@@ -1,16 +1,14 @@
 """Load a saved model for prediction, with the settings that it was trained with."""
 
 import logging
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from ..checkpoints.loading import load_config
+from ..checkpoints.loading import ENGINE_FILE, load_config
+from ..checkpoints.run_directory import ALL_RESULTS, trained_length
 from ..data.errors import InputError
-from ..data.objects import read_object
 from ..scoring.tags import resolve_decoding
 from ..tasks.base import Task
 from ..tasks.encoding import Settings
@@ -130,10 +128,8 @@ def max_length_of(directory: str, given: int | None, config: PretrainedConfig, n
     if given is not None:
         check_position_limit(config, {"max_length": given + new_tokens})
         return given
-    recorded = read_engine(directory) or read_object(Path(directory, "all_results.json"))
-    length = recorded.get("max_length")
-    of_run = length if isinstance(length, int) and 1 < length <= sys.maxsize else DataArguments.max_length
-    return int(min(of_run, position_limit(config) - new_tokens))
+    length = trained_length(directory, ENGINE_FILE if read_engine(directory) else ALL_RESULTS)
+    return int(min(length or DataArguments.max_length, position_limit(config) - new_tokens))
 
 
 def word_rule(directory: str, given: str | None, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -206,7 +206,7 @@ def test_columns_are_renamed_and_others_dropped(tmp_path):
     [
         (None, [1, "1", True, "NA"], ["1", "1", "true", "NA"]),
         ("single_label_classification", ["0.5", "a", 2, False], ["0.5", "a", "2", "false"]),
-        ("multi_label_classification", [["b", 3], []], [["b", "3"], []]),
+        ("multi_label_classification", [["b", 3, "b"], []], [["b", "3"], []]),
         ("regression", [1, 0.5, [2]], [1.0, 0.5, 2.0]),
         ("regression", [[1, 0.5], [2, -3e5]], [[1.0, 0.5], [2.0, -3e5]]),
     ],
@@ -221,7 +221,7 @@ def test_labels_by_problem_type(tmp_path, problem_type, values, expected):
     [
         (None, ["1", "NA", "e5", "inf", "nan", "1.2.3"], ["1", "NA", "e5", "inf", "nan", "1.2.3"]),
         ("single_label_classification", ["0.5", "2"], ["0.5", "2"]),
-        ("multi_label_classification", ["b 3", "", '["b c"]', "[1, 2]"], [["b", "3"], [], ["b c"], ["1", "2"]]),
+        ("multi_label_classification", ["b 3 b", "", '["b c"]', "[1, 2]"], [["b", "3"], [], ["b c"], ["1", "2"]]),
         ("regression", ["1", " -0.5 ", "1e-3"], [1.0, -0.5, 0.001]),
         ("regression", ["1 2", "[0.5, 3]"], [[1.0, 2.0], [0.5, 3.0]]),
     ],

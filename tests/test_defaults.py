@@ -23,6 +23,7 @@ from test_train_command import (
 )
 
 from seqblend.checkpoints.store import write_manifest
+from seqblend.data.errors import InputError
 from seqblend.tasks.splits import greater_is_better
 from seqblend.tokenization.training import train_tokenizer
 from seqblend.train import prepare
@@ -163,6 +164,23 @@ def test_korean_words_are_read_letter_by_letter(source, target, expected, tmp_pa
     tokenizer = prepared(tmp_path / "out", **given).trainer.processing_class
     assert ("tokenizer_normalization" in caplog.text) == bool(expected)
     assert len(tokenizer("학", add_special_tokens=False).input_ids) == (3 if expected else 1)
+
+
+def test_korean_words_are_read_letter_by_letter_by_a_given_type(tmp_path):
+    rows = [{"source": "학교" + "가나다라마"[i], "target": "h a k"} for i in range(5)]
+    given = options(tmp_path, rows, task="seq2seq-lm", tokenizer_type="char")
+    tokenizer = prepared(tmp_path / "out", **given).trainer.processing_class
+    assert len(tokenizer("학", add_special_tokens=False).input_ids) == 3
+
+
+@pytest.mark.parametrize("count", [20, 30])
+def test_both_texts_of_a_pair_decide_whether_they_are_words(count, tmp_path, monkeypatch):
+    """Of each column as many texts are looked at, whatever the number of rows."""
+    monkeypatch.setattr("seqblend.training.model_defaults.SAMPLE", 20)
+    pairs = [{"text": f"w{i}", "text_pair": "a whole sentence", "label": "xy"[i % 2]} for i in range(count)]
+    given = options(tmp_path, pairs, ["train"], tokenizer_type=None)
+    assert "tokenizer_normalization" not in prepared(tmp_path / "out", **given).trainer.args.default_options
+    assert prepared(tmp_path / "out", **given).trainer.args.default_options["tokenizer_type"] == "wordpiece"
 
 
 def test_the_size_of_the_vocabulary_follows_the_rows_and_the_characters(tmp_path, monkeypatch):
@@ -395,6 +413,32 @@ def test_a_resumed_run_keeps_what_its_beginning_chose(tmp_path, monkeypatch, cap
     assert job.trainer.model.config.hidden_dropout == 0.2
     job.run()
     assert read(tmp_path / "out" / "run.json")["facts"]["learning_rate"] == 1
+
+
+@pytest.mark.parametrize("fault", ["last", "all"])
+def test_defaults_of_damaged_checkpoints(fault, tmp_path):
+    """A file that cannot be read does not stop --resume auto; without a good checkpoint the run starts over."""
+    given = options(tmp_path, max_steps=4, save_steps=2, resume="auto")
+    out = run(tmp_path / "out", **given)
+    (out / "checkpoint-4" / "run.json").write_text("{")
+    if fault == "all":
+        (out / "checkpoint-2" / "model.safetensors").write_bytes(b"")
+    job = prepared(out, **given)
+    assert job.trainer.args.resume_from_checkpoint == (str(out / "checkpoint-2") if fault == "last" else None)
+
+
+@pytest.mark.parametrize("overwrites", [True, False])
+def test_defaults_of_another_run_are_no_reason_to_stop(overwrites, tmp_path, capsys):
+    """The vocabulary of the run before has no room for the characters of this one."""
+    given = options(tmp_path, max_steps=2, save_steps=2, tokenizer_type=None, resume="auto")
+    out = run(tmp_path / "out", **given)
+    rows = [{"text": f"two {chr(0x4E00 + i)}{chr(0x6E00 + i)}", "label": "xy"[i % 2]} for i in range(4000)]
+    given = {**given, **files(tmp_path, rows, ["train", "validation"]), "overwrite_output_dir": overwrites}
+    if overwrites:
+        assert prepared(out, **given).trainer.args.default_options["vocab_size"] > 8000
+    else:
+        with pytest.raises(InputError, match="vocab_size is as in the run that is resumed, 4000"):
+            prepared(out, **given)
 
 
 def test_a_resumed_run_leaves_what_its_beginning_had_no_choice_for(tmp_path):

@@ -446,6 +446,29 @@ def test_where_a_run_is_others_may_evaluate_and_predict(model_of, tmp_path):
     assert (out / "eval_results.json").exists() and len(predictions(out)) == len(ROWS[CLASSIFY])
 
 
+def test_an_evaluation_leaves_what_is_said_of_the_training(tmp_path):
+    """Predictions and the card read it. The evaluation has the length of the training, so that its figures agree."""
+    rows = [{"text": "word " * 20 + str(i), "label": "xy"[i % 2]} for i in range(20)]
+    splits = files(tmp_path, rows, ["train", "validation"])
+    out = run(tmp_path / "out", max_length=8, **splits)
+    before = read(out / "all_results.json")
+    evaluated = {"validation_file": splits["validation_file"], "max_length": None}
+    run(out, **from_model(out, **evaluated))
+    after = read(out / "all_results.json")
+    names = ("dataset", "max_length", "recipe", "command", "parameters", "eval_loss")
+    assert [after[name] for name in names] == [pytest.approx(before[name]) for name in names]
+    run(out, **from_model(out, **{**evaluated, "max_length": 64}))
+    assert read(out / "all_results.json")["max_length"] == 8
+
+
+@pytest.mark.parametrize(
+    "given", [{"tokenizer_normalization": "nfd"}, {"vocab_size": 300}, {"tokenizer_type": "char"}]
+)
+def test_options_of_a_new_tokenizer_are_refused_for_a_saved_one(given, model_of, tmp_path, capsys):
+    assert main(flags(tmp_path / "out", from_model(model_of(CLASSIFY), **given))) == 2
+    assert f"error: {next(iter(given))}: is for a new tokenizer" in capsys.readouterr().err
+
+
 def test_ctrl_c_has_an_exit_code_of_its_own_and_says_how_to_go_on(tmp_path, caplog, monkeypatch):
     """It comes in the first step, before any checkpoint."""
     take = BlendTrainer.training_step

@@ -22,6 +22,14 @@ def assert_refused(words, path, capsys, *flags):
     return line
 
 
+def test_the_directory_of_a_run_is_refused(tmp_path, capsys):
+    path = write_plan(tmp_path, overwrite_output_dir=True)
+    (tmp_path / "out" / "checkpoint-2").mkdir(parents=True)
+    (tmp_path / "out" / "all_results.json").write_text("{}")
+    line = assert_refused(["output_dir", "all_results.json", "another directory"], path, capsys)
+    assert "overwrite" not in line
+
+
 # --- What a search does not have ---
 
 

@@ -415,9 +415,11 @@ class DataArguments:
         given = {"probability": self.mask_probability, "mean_span_length": self.mean_span_length}
         return Noise(whole_words=self.mask_whole_words, **{k: v for k, v in given.items() if v is not None})
 
-    def facts(self) -> dict[str, str | int]:
+    def facts(self) -> dict[str, str | int | None]:
         """Facts about the data for the card; files are named without their directories."""
-        facts = {"task": self.task, "max_length": self.max_source_length or self.max_length}
+        # None replaces the value of an earlier run in the same directory.
+        facts = {"dataset_id": None, "task": self.task, "max_length": self.max_source_length or self.max_length}
+        facts["overflow"] = self.overflow
         if self.dataset_name is None:
             given = next(filter(None, map(self.files, ("train", "validation", "test"))))
             names = [name for side in given for name in side] if isinstance(given, Pairs) else given

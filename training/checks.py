@@ -83,6 +83,9 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Bl
             if options[name] is not None and not holds(options[name]):
                 raise InputError(f"{name}: must be {rule}, got {options[name]}")
     check_models(model_args, data_args)
+    for name in ("tokenizer_type", "tokenizer_normalization", "vocab_size"):
+        if name in args.given_options and getattr(model_args, name) is not None and model_args.saved_tokenizer:
+            raise InputError(f"{name}: is for a new tokenizer, but {model_args.saved_tokenizer} has one")
     check_lora(model_args, args)
     check_calibration(TASKS[data_args.task], data_args, model_args, args)
     check_batches(args)
@@ -123,8 +126,6 @@ def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
     if model_args.model_name_or_path and model_args.recipe:
         raise InputError("recipe: model_name_or_path names a saved model, which needs no recipe; give one of the two")
     check_parts(model_args)
-    if model_args.tokenizer_type and model_args.saved_tokenizer:
-        raise InputError("tokenizer_type: trains a tokenizer, but one is given by tokenizer_name_or_path or the model")
     task = TASKS[data_args.task]
     for name in TASK_OPTIONS:
         if getattr(data_args, name) and name not in task.options:

@@ -9,6 +9,7 @@ import logging
 import math
 import textwrap
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -139,7 +140,7 @@ class Defaults:
     def log(self, model_args: ModelArguments) -> None:
         """Log the choices, if there are any."""
         if self.chosen:
-            logger.info(self.table(start_of(model_args).name))
+            logger.info(self.table(start_of(model_args).name if self.args.do_train else "of the evaluation"))
 
     def table(self, situation: str) -> str:
         """The choices as a table of at most WIDTH columns."""
@@ -168,21 +169,24 @@ def as_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def defaults_of(args: BlendTrainingArguments, wanted: str | bool | None) -> Defaults:
-    """The defaults of a run before any is chosen.
+def recorded_defaults(args: BlendTrainingArguments, wanted: str | bool | None) -> Facts | None:
+    """The values that the run that is resumed has chosen; None for a new run.
 
     Args:
         args: the options.
         wanted: the checkpoint to resume from; True for the newest of output_dir; None for none.
 
     Raises:
-        InputError: what the checkpoint records cannot be read.
+        InputError: what the named checkpoint records cannot be read.
     """
-    if not args.do_train or wanted is None:
-        return Defaults(args)
-    checkpoints = checkpoints_in(args.output_dir)[::-1] if wanted is True else [str(wanted)]
-    found = (read_defaults(Path(checkpoint)) for checkpoint in checkpoints)
-    return Defaults(args, next((each for each in found if each is not None), None))
+    if wanted is not True:
+        return None if wanted is None else read_defaults(Path(str(wanted)))
+    for checkpoint in checkpoints_in(args.output_dir)[::-1]:
+        # A damaged one is skipped here, and named when it is verified.
+        with suppress(InputError):
+            if (found := read_defaults(Path(checkpoint))) is not None:
+                return found
+    return None
 
 
 def is_from_scratch(model_args: ModelArguments) -> bool:

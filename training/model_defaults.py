@@ -1,12 +1,14 @@
 """Defaults of a new model, by its task and its data: the tokenizer, the longest text, fields of the configuration."""
 
 import itertools
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
 import datasets
 
 from ..checkpoints.loading import load_config
+from ..checkpoints.run_directory import trained_length
 from ..data.splits import LabelledData
 from ..data.streams import RowStream
 from ..tasks.base import Task
@@ -21,14 +23,15 @@ from .defaults import FROM_SCRATCH, Choice, Defaults, is_from_scratch
 # dropout than the default of the configuration, and a smaller vocabulary, whose tokens have more examples.
 FEW_ROWS, DROPOUT, FEW_TOKENS = 20_000, 0.3, 4000
 # Vocabularies that hold each character, alone and (WordPiece) inside words, and room for longer tokens.
-OF_LETTERS, SPARE_TOKENS = ("char", "wordpiece", "unigram"), 1000
+CHAR, WORDPIECE = "char", "wordpiece"
+OF_LETTERS, SPARE_TOKENS = (CHAR, WORDPIECE, "unigram"), 1000
 
 KOREAN = "Korean"  # of SCRIPTS
 # Inputs are single words if so many of the first ones have no space, and at most so many letters (the median).
 SAMPLE, WORD_LETTERS = 1000, 20
 # Architectures that have defaults of their own; and the field that needs this tokenizer.
 ENCODER, ENCODER_DECODER = "encoder", "encoder-decoder"
-WORDPIECE, OF_WORDPIECE = "wordpiece", "affix_buckets"
+OF_WORDPIECE = "affix_buckets"
 # From few single words, small LSTMs learn to write pronunciations or inflected forms; attention needs more rows.
 SMALL_LSTM = {"mixer_type": "lstm", "hidden_size": 128, "num_hidden_layers": 2}
 
@@ -51,20 +54,35 @@ def resolve_model(
     Raises:
         InputError: the saved model cannot be loaded, or config_overrides cannot be read.
     """
-    resolve_max_length(defaults, model_args, data_args)
+    resolve_max_length(defaults, model_args, data_args, task, trains=bool(defaults.args.do_train))
     resolve_tokenizer(defaults, model_args, task, rows)
     return resolve_fields(defaults, model_args, task, rows)
 
 
-def resolve_max_length(defaults: Defaults, model_args: ModelArguments, data_args: DataArguments) -> None:
-    """Lower max_length to the positions of a saved model.
+def resolve_max_length(
+    defaults: Defaults, model_args: ModelArguments, data_args: DataArguments, task: Task, *, trains: bool
+) -> None:
+    """Choose the maximum length for a saved model: that of its training, unless it is trained; at most its positions.
+
+    Args:
+        defaults: changed here.
+        model_args: name the model.
+        data_args: of the run; changed here.
+        task: of the run.
+        trains: whether the model is trained.
 
     Raises:
         InputError: the model cannot be loaded.
     """
-    if not model_args.model_name_or_path:
+    path = model_args.model_name_or_path
+    if not path:
         return
-    positions = position_limit(load_config(model_args.model_name_or_path))
+    length = None if trains else trained_length(path)
+    if length is not None and not defaults.is_given("max_length", "max_source_length"):
+        name = "max_source_length" if task.generates else "max_length"
+        setattr(data_args, name, length)
+        defaults.chosen[name] = Choice(length, "as in the training of the model")
+    positions = position_limit(load_config(path))
     if positions < data_args.max_length and not defaults.is_given("max_length"):
         data_args.max_length = int(positions)
         defaults.chosen["max_length"] = Choice(int(positions), "the positions of the model")
@@ -85,11 +103,14 @@ def resolve_tokenizer(defaults: Defaults, model_args: ModelArguments, task: Task
     if model_args.tokenizer_type is None and not defaults.leaves("tokenizer_type"):
         choice = Choice(task.tokenizer_type, f"for {task.name}")
         if has_single_words(train, task):
-            choice = Choice("char", "the inputs are single words")
-            if model_args.tokenizer_normalization is None and has_korean_inputs(train, task):
-                nfd = defaults.record("tokenizer_normalization", "nfd", "Korean syllables become letters")
-                model_args.tokenizer_normalization = nfd
+            choice = Choice(CHAR, "the inputs are single words")
         model_args.tokenizer_type = defaults.record("tokenizer_type", *choice)
+    normalization = "tokenizer_normalization"
+    is_free = model_args.tokenizer_normalization is None and not defaults.leaves(normalization)
+    is_char = model_args.tokenizer_type == CHAR
+    if is_free and is_char and has_single_words(train, task) and has_korean_inputs(train, task):
+        nfd = defaults.record(normalization, "nfd", "Korean syllables become letters")
+        model_args.tokenizer_normalization = nfd
     if not defaults.is_given("vocab_size") and not defaults.leaves("vocab_size"):
         choice = Choice(model_args.vocab_size, FROM_SCRATCH.name)
         if has_few_rows(train, task):
@@ -110,7 +131,7 @@ def has_single_words(rows: datasets.Dataset, task: Task) -> bool:
     """Whether the first inputs are single words, as for pronunciations or names."""
     if task.reads_words:
         return False
-    inputs = list(itertools.islice(Texts(rows, task.inputs), SAMPLE))
+    inputs = first_texts(rows, task.inputs)
     has_spaces = any(len(text.split()) > 1 for text in inputs)
     return bool(inputs) and not has_spaces and median(map(len, inputs)) <= WORD_LETTERS
 
@@ -118,8 +139,13 @@ def has_single_words(rows: datasets.Dataset, task: Task) -> bool:
 def has_korean_inputs(rows: datasets.Dataset, task: Task) -> bool:
     """Whether the first inputs are Korean, and nothing that is written is: that would stay in letters."""
     written = [name for name in task.text_columns if name not in task.inputs]
-    inputs, outputs = (main_script(itertools.islice(Texts(rows, names), SAMPLE)) for names in (task.inputs, written))
+    inputs, outputs = (main_script(first_texts(rows, names)) for names in (task.inputs, written))
     return inputs == KOREAN and outputs != KOREAN
+
+
+def first_texts(rows: datasets.Dataset, columns: Sequence[str]) -> list[str]:
+    """The first texts of each column."""
+    return [text for name in columns for text in itertools.islice(Texts(rows, (name,)), SAMPLE)]
 
 
 def resolve_fields(defaults: Defaults, model_args: ModelArguments, task: Task, rows: LabelledData) -> dict[str, Any]:
