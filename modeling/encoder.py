@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 from transformers.masking_utils import (
     create_bidirectional_mask,
@@ -99,6 +100,17 @@ class AffixEmbedding(nn.Embedding):
                 letters[side, index, : len(found)] = torch.tensor(found)
         device = self.letters.device
         self.letters, self.begins_word, self.is_ready = letters.to(device), begins_word.to(device), True
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """As nn.Module. After a resize of the vocabulary the buffers are saved in its new size.
+
+        Replaces `destination[prefix + name] = buf` of nn.Module for the two buffers.
+        """
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        more = self.num_embeddings - len(self.begins_word)
+        if more:
+            destination[f"{prefix}letters"] = functional.pad(self.letters, (0, 0, 0, more))
+            destination[f"{prefix}begins_word"] = functional.pad(self.begins_word, (0, more), value=True)
 
     def forward(self, input_ids: torch.Tensor, is_first: torch.Tensor | None = None) -> torch.Tensor:
         """Embeddings (B, T, E) of tokens (B, T).
@@ -280,7 +292,7 @@ class BlendEncoderForMaskedLM(BlendEncoderPreTrainedModel):
         )
         layout, hidden_states = outputs.layout, outputs.last_hidden_state
         sparse = labels is not None and self.training and self.config.sparse_prediction
-        labels = layout.unpad(labels)
+        labels = None if labels is None else layout.fill_padding(labels, IGNORE)
         if sparse:
             is_masked = labels != IGNORE
             hidden_states, labels = hidden_states[is_masked], labels[is_masked]

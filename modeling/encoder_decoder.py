@@ -318,7 +318,8 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
         )
         loss = None
         if labels is not None:
-            loss = token_loss(logits, layout.unpad(labels), self.config, self.training, num_items_in_batch)
+            targets = layout.fill_padding(labels, IGNORE)
+            loss = token_loss(logits, targets, self.config, self.training, num_items_in_batch)
         return Seq2SeqLMOutput(loss=loss, logits=layout.repad(logits), **select_fields(outputs, Seq2SeqLMOutput))
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:

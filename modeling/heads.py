@@ -20,7 +20,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
-from .losses import class_loss, sequence_loss
+from .losses import IGNORE, class_loss, sequence_loss
 from .normalization import Dropout, build_norm
 from .packing import Layout, PaddedLayout, is_traced
 
@@ -284,5 +284,6 @@ class ForTokenClassification(PreTrainedModel):
         logits = self.classifier(self.dropout(self.head(outputs.last_hidden_state)))
         loss = None
         if labels is not None:
-            loss = class_loss(logits, layout.unpad(labels), self.config, self.training, num_items_in_batch)
+            targets = layout.fill_padding(labels, IGNORE)
+            loss = class_loss(logits, targets, self.config, self.training, num_items_in_batch)
         return self.output_class(loss=loss, logits=layout.repad(logits), **select_fields(outputs, self.output_class))

@@ -81,9 +81,13 @@ class PaddedLayout:
         return tensor
 
     def shift_left(self, tensor: torch.Tensor, fill: int) -> torch.Tensor:
-        """The next value for each token of `tensor` (B, T); `fill` after the last column and for padding. (B, T)."""
-        shifted = functional.pad(tensor[:, 1:], (0, 1), value=fill)
-        return shifted if self.is_real is None else shifted.masked_fill(~self.is_real, fill)
+        """The next value for each token of `tensor` (B, T); `fill` at the end of each sequence. (B, T)."""
+        shifted = functional.pad(self.fill_padding(tensor, fill)[:, 1:], (0, 1), value=fill)
+        return self.fill_padding(shifted, fill)
+
+    def fill_padding(self, tensor: torch.Tensor, fill: int) -> torch.Tensor:
+        """Convert from the caller's form (B, T) to the layout's, with `fill` for padding."""
+        return tensor if self.is_real is None else tensor.masked_fill(~self.is_real, fill)
 
     def first(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The first real token of each sequence: (B, T, E) to (B, E), zeros for an empty sequence."""
@@ -228,6 +232,12 @@ class FlatLayout:
     def repad(self, tensor: torch.Tensor) -> torch.Tensor:
         """Convert from the layout's form (1, N, …) to the caller's (B, T, …), zeros for padding."""
         return scatter_tokens(tensor, self.indices, self.shape)
+
+    def fill_padding(self, tensor: torch.Tensor, fill: int) -> torch.Tensor:
+        """Convert from the caller's form (B, T) to the layout's (1, N), which has no padding to fill."""
+        tokens = self.unpad(tensor)
+        assert tokens is not None
+        return tokens
 
     def shift_left(self, tensor: torch.Tensor, fill: int) -> torch.Tensor:
         """The next value for each token of `tensor` (B, T); `fill` at the end of each sequence. (1, N)."""

@@ -197,13 +197,21 @@ class Batcher:
         loop, found = asyncio.get_running_loop(), []
         try:
             for job in jobs:
-                outputs = await asyncio.wrap_future(job.outputs)
+                try:
+                    outputs = await asyncio.wrap_future(job.outputs)
+                except RowError as error:
+                    raise RowError(len(found) + error.row, error.reason) from error
                 decode = self.predictor.decode
                 found += await loop.run_in_executor(self.texts, decode, job.encoded, outputs, settings)
         finally:
             for job in jobs:
                 job.outputs.cancel()
         return found
+
+    @property
+    def samples(self) -> bool:
+        """Whether the model generates at random by its own settings."""
+        return self.predictor.task.generation is not None and self.predictor.model.generation_config.do_sample is True
 
     def close(self) -> None:
         """Answer what waits, then end the threads."""
@@ -284,7 +292,7 @@ class Batcher:
                 outputs = self.predictor.compute([job.encoded for job in jobs], jobs[0].generation, make_streamer)
         except Exception as error:
             # What was drawn at random once is not drawn again.
-            is_random = jobs[0].generation.get("do_sample")
+            is_random = jobs[0].generation.get("do_sample", self.samples)
             failed = [job for job in jobs if len(jobs) == 1 or (is_random and job.heard)]
             for job in failed:
                 job.outputs.set_exception(error)

@@ -231,13 +231,18 @@ class FillMask(Interface):
         """A list of tokens for one mask, a list of such lists for several."""
         if not answer["masks"]:
             raise InputError(f"inputs: a text has no mask; the mask token is {settings.tokenizer.mask_token}")
+        # The mark of WordPiece for a token inside a word is no part of the text.
+        model = getattr(getattr(settings.tokenizer, "backend_tokenizer", None), "model", None)
+        inside = getattr(model, "continuing_subword_prefix", None) or ""
         found = [
             [
                 {
                     "score": each["score"],
                     "token": each["token"],
                     "token_str": each["text"],
-                    "sequence": row["text"][: mask["start"]] + each["text"] + row["text"][mask["end"] :],
+                    "sequence": "".join(
+                        (row["text"][: mask["start"]], each["text"].removeprefix(inside), row["text"][mask["end"] :])
+                    ),
                 }
                 for each in mask["predictions"][: parameters.top_k or DEFAULT_TOP_K]
             ]

@@ -13,6 +13,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 
 from ..data.errors import InputError
+from ..tasks.models import problem_type_of
+from ..tasks.sequence_classification import REGRESSION, SEVERAL
 from ..tokenization.words import read_splitting
 from .prediction import RowPredictor
 
@@ -52,9 +54,10 @@ class Ensemble:
     def combine(self, logits: Sequence[torch.Tensor]) -> torch.Tensor:
         """The logits of the mean of the probabilities that logits stand for; of a regression, the mean."""
         stacked = torch.stack([each.float() for each in logits])
-        if self.config.problem_type == "regression":
+        problem_type = problem_type_of(self.config)
+        if problem_type == REGRESSION:
             return stacked.mean(0)
-        if self.config.problem_type == "multi_label_classification":
+        if problem_type == SEVERAL:
             # The logarithm of the mean of p, less that of the mean of 1 - p; finite where p is nearly 0 or 1.
             return logsigmoid(stacked).logsumexp(0) - logsigmoid(-stacked).logsumexp(0)
         return stacked.log_softmax(-1).logsumexp(0) - torch.tensor(float(len(logits))).log()

@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 
 import torch
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from ..checkpoints.loading import ENGINE_FILE, load_config
 from ..checkpoints.run_directory import ALL_RESULTS, trained_length
@@ -12,7 +12,15 @@ from ..data.errors import InputError
 from ..scoring.tags import resolve_decoding
 from ..tasks.base import Task
 from ..tasks.encoding import Settings
-from ..tasks.models import continues, default_generation, position_limit, prepare_for_asking, saved_settings, task_of
+from ..tasks.models import (
+    continues,
+    default_generation,
+    position_limit,
+    prepare_for_asking,
+    problem_type_of,
+    saved_settings,
+    task_of,
+)
 from ..tasks.registry import TASKS
 from ..tasks.sequence_classification import SEVERAL
 from ..tokenization.loading import load_tokenizer
@@ -25,6 +33,9 @@ from .options import PredictionOptions
 from .prediction import RowPredictor
 
 logger = logging.getLogger(__name__)
+
+# The most tokens of an answer, if neither the user nor the model says it.
+NEW_TOKENS = 64
 
 
 def load_predictor(directory: str, options: PredictionOptions) -> RowPredictor:
@@ -53,6 +64,8 @@ def load_predictor(directory: str, options: PredictionOptions) -> RowPredictor:
         model.eval().to(device)
     if options.num_answers is not None and options.num_beams is None:
         generation["num_beams"] = max(options.num_answers, model.generation_config.num_beams or 1)
+    if task.generates and "max_new_tokens" not in generation and not has_limit(model.generation_config):
+        generation["max_new_tokens"] = int(min(NEW_TOKENS, position_limit(config)))
     prepare_for_asking(task, model, tokenizer, generation)
     new_tokens = generation.get("max_new_tokens", 0) if continues(task) else 0
     length = max_length_of(directory, options.max_length, config, new_tokens)
@@ -82,12 +95,12 @@ def check_options(directory: str, options: PredictionOptions, task: Task, config
         if getattr(options, name) is not None and not task.reads_words:
             able = ", ".join(each.name for each in TASKS.values() if each.reads_words)
             raise InputError(f"{name}: is for {able}, but {directory} is of {task.name}")
-    own = task.answer_options(config.problem_type)
+    own = task.answer_options(problem_type_of(config))
     for name in ("top_k", "probabilities", "threshold", "num_answers"):
         value = getattr(options, name)
         if value is not None and value is not False and name not in own:
             able = ", ".join(each.name for each in TASKS.values() if name in each.answer_options(None))
-            kind = f" and {config.problem_type}" if "problem_type" in task.options else ""
+            kind = f" and {problem_type_of(config)}" if "problem_type" in task.options else ""
             hint = "; top_k gives several labels" if name == "num_answers" and "top_k" in own else ""
             raise InputError(f"{name}: is for {able}, but {directory} is of {task.name}{kind}{hint}")
 
@@ -111,6 +124,11 @@ def generation_of(
         # At least one token of the prompt must also fit.
         check_position_limit(config, {"max_new_tokens": generation["max_new_tokens"] + continues(task)})
     return generation
+
+
+def has_limit(generation_config: GenerationConfig) -> bool:
+    """Whether a model says how long its answers may be. Many of T5 do not; transformers would stop at 20 tokens."""
+    return generation_config.max_new_tokens is not None or generation_config.max_length is not None
 
 
 def max_length_of(directory: str, given: int | None, config: PretrainedConfig, new_tokens: int) -> int:

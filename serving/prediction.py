@@ -108,11 +108,15 @@ class RowPredictor:
             make_streamer: gives the streamer of a batch; it gets the index of each of its rows among all sequences.
 
         Raises:
-            RowError: a sequence is too long for the model; its row is counted among all sequences.
+            RowError: a sequence is too long for the model, or its output is not finite; the row is counted among those
+                of all parts.
         """
         arguments = dict(self.generation if generation is None else generation)
         inputs = {name: [ids for part in parts for ids in part.inputs[name]] for name in parts[0].inputs}
         positions = [each for part in parts for each in part.positions]
+        # The row of each sequence.
+        firsts = itertools.accumulate((len(part.rows) for part in parts), initial=0)
+        rows = [first + row for first, part in zip(firsts, parts, strict=False) for row in part.document]
         outputs: list[Any] = [None] * len(positions)
         for batch in batches_of([length for part in parts for length in part.lengths], self.max_tokens):
             padded = self.settings.tokenizer.pad(
@@ -122,22 +126,35 @@ class RowPredictor:
             ).to(self.model.device)
             if make_streamer is not None:
                 arguments["streamer"] = make_streamer(batch)
-            if isinstance(self.model, Writer):
-                found: list[Any] = self.model.write(padded, arguments)
-            else:
-                where = [positions[index] for index in batch]
-                found = self.task.run_model(self.model, padded, where, self.settings, arguments)
+            try:
+                if isinstance(self.model, Writer):
+                    found: list[Any] = self.model.write(padded, arguments)
+                else:
+                    where = [positions[index] for index in batch]
+                    found = self.task.run_model(self.model, padded, where, self.settings, arguments)
+            except RowError as error:
+                raise RowError(rows[batch[error.row]], error.reason) from error
             if "num_return_sequences" in arguments:
                 count = arguments["num_return_sequences"]
                 found = [found[start : start + count] for start in range(0, len(found), count)]
             for index, output in zip(batch, found, strict=True):
                 outputs[index] = output
+        for row, output in zip(rows, outputs, strict=True):
+            if not is_finite(output):
+                raise RowError(row, "the output of the model is not finite (NaN or infinity)")
         remaining = iter(outputs)
         return [list(itertools.islice(remaining, len(part.positions))) for part in parts]
 
     def decode(self, encoded: EncodedRows, outputs: list[Any], settings: Settings | None = None) -> list[Answer]:
         """The answers to rows, from the outputs of their sequences; `settings` replace those of this predictor."""
         return self.task.to_answers(outputs, encoded.document, encoded.rows, settings or self.settings)
+
+
+def is_finite(output: Any) -> bool:
+    """Whether all numbers in an output of a model are finite."""
+    if isinstance(output, list | tuple):
+        return all(map(is_finite, output))
+    return bool(np.isfinite(output).all()) if isinstance(output, float | np.ndarray) else True
 
 
 def read_ahead(rows: Iterable[Row]) -> Iterator[list[Row]]:

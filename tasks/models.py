@@ -11,6 +11,7 @@ from ..modeling.families import FAMILIES
 from .base import Task
 from .encoding import Settings
 from .registry import TASKS
+from .sequence_classification import REGRESSION
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,15 @@ def task_of(config: PretrainedConfig, path: str) -> Task:
         if task.can_predict and task.auto_class in heads and heads[task.auto_class].__name__ == saved:
             return task
     raise InputError(f"{path}: {saved or 'the model'} has no head, so it cannot predict anything")
+
+
+def problem_type_of(config: PretrainedConfig) -> str | None:
+    """The problem type of a saved model. A classifier with one output and no problem type is a regression.
+
+    So it is in the loss, too (`losses.sequence_loss`). Many cross-encoders of the Hub are saved in this way.
+    """
+    classifies = (config.architectures or [""])[0].endswith("ForSequenceClassification")
+    return config.problem_type or (REGRESSION if classifies and config.num_labels == 1 else None)
 
 
 def continues(task: Task) -> bool:
@@ -69,7 +79,7 @@ def saved_settings(
     return Settings(
         tokenizer=tokenizer,
         labels=[config.id2label[index] for index in sorted(config.id2label or {})],
-        problem_type=config.problem_type,
+        problem_type=problem_type_of(config),
         max_length=max_length,
         max_source_length=max_length,
         max_target_length=max_length,

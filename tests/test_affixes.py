@@ -127,6 +127,19 @@ def test_new_tokens_need_letters(tmp_path):
     assert torch.equal(loaded(torch.tensor([[109, 115]]))[0], model(torch.tensor([[109, 115]]))[0])
 
 
+@pytest.mark.parametrize("size", [110, 90])
+def test_a_resized_vocabulary_is_saved(size, tmp_path):
+    """New tokens that are not in the tokenizer, as for a multiple of 8, have no letters."""
+    model = tiny_model(BlendEncoderModel, **AFFIXES)
+    model.resize_token_embeddings(size, mean_resizing=False)
+    model.save_pretrained(tmp_path)
+    loaded = BlendEncoderModel.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    ids = torch.tensor([[10, 11, 80]])
+    assert torch.equal(loaded(ids)[0], model(ids)[0])
+    embedding = loaded.get_input_embeddings()
+    assert not embedding.letters[:, 100:].any() and embedding.begins_word[100:].all()
+
+
 def test_it_cannot_become_another_architecture(tmp_path):
     stock_model("bert", "AutoModel").save_pretrained(tmp_path / "bert")
     model = from_original(tmp_path / "bert")

@@ -198,6 +198,21 @@ def test_first_token_is_no_target(asked):
         assert_close(model(**padded(rows, side), **asked, num_items_in_batch=1).loss, alone, what=side)
 
 
+PER_TOKEN = [each for each in HEADS if each not in (*CLASSIFIERS, BlendEncoderDecoderForSeq2SeqLM)]
+
+
+@pytest.mark.parametrize("model_class", PER_TOKEN, ids=named)
+@pytest.mark.parametrize("asked", [{}, DENSE], ids=["flat", "dense"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_labels_of_padding_do_not_count(model_class, asked, side):
+    """Also where they are not -100, as in labels that are a copy of input_ids."""
+    model = tiny_model(model_class)
+    batch = padded(draw(model_class, LENGTHS), side)
+    expected = model(**batch, **asked).loss
+    batch["labels"] = batch["labels"].where(batch["attention_mask"].bool(), 1)
+    assert_close(model(**batch, **asked).loss, expected)
+
+
 def test_loss_knows_what_the_trainer_counts():
     """Labels are shifted only for a class whose loss_type says so to the Trainer, which then leaves out the first."""
     kinds = {model_class: tiny_model(model_class).loss_type for model_class in LANGUAGE_MODELS}

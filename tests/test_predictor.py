@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from test_prediction import (  # noqa: F401 - model_of is a fixture
     CLASSIFY,
     TAG,
@@ -19,9 +20,11 @@ from test_prediction import (  # noqa: F401 - model_of is a fixture
     rows_of,
 )
 from test_train_command import write
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig
 
 from seqblend import Predictor
-from seqblend.data.errors import InputError
+from seqblend.data.errors import InputError, RowError
+from seqblend.serving.ensemble import together
 from seqblend.serving.options import PredictionOptions
 
 
@@ -81,6 +84,65 @@ def test_options_are_those_of_the_command(model_of, tmp_path):  # noqa: F811
     predictor = Predictor(model_of(CLASSIFY), PredictionOptions(top_k=1), **options)
     assert_same(as_rows(predictor(columns_of(rows))), expected)
     assert predictor.overflow.long > 0
+
+
+def test_a_classifier_with_one_output_gives_numbers(model_of, tmp_path):  # noqa: F811
+    """Also without a problem_type, as cross-encoders are saved: in the loss it is a regression, too."""
+    directory = shutil.copytree(model_of(CLASSIFY), tmp_path / "model")
+    config = AutoConfig.from_pretrained(directory, num_labels=1)
+    config.problem_type = None
+    model = AutoModelForSequenceClassification.from_pretrained(directory, config=config, ignore_mismatched_sizes=True)
+    model.save_pretrained(directory)
+    found = Predictor(directory)({"text": TEXTS})["prediction"]
+    encoded = AutoTokenizer.from_pretrained(directory)(TEXTS, padding=True, return_tensors="pt")
+    assert found == pytest.approx(model.eval()(**encoded).logits[:, 0].tolist(), abs=1e-5)
+    ensemble = together([str(directory)] * 2, [Predictor(directory).rows for _ in range(2)])
+    assert [each["prediction"] for each in ensemble.answers({"text": text} for text in TEXTS)] == pytest.approx(found)
+    with pytest.raises(InputError, match="top_k"):
+        Predictor(directory, top_k=1)
+
+
+@every_case
+def test_an_output_that_is_no_number_is_refused(name, model_of):  # noqa: F811
+    """As from an overflow in half precision; it would look like an answer."""
+    predictor = Predictor(model_of(name))
+    if predictor.task.generation is not None:
+        pytest.skip("tokens are generated, and no number")
+    with torch.no_grad():
+        for parameter in predictor.rows.model.parameters():
+            parameter.fill_(torch.nan)
+    rows = rows_of(name)
+    with pytest.raises(InputError, match=r"row \d: .*not finite"):
+        predictor(columns_of(rows))
+
+
+def test_the_row_that_is_too_long_is_named(model_of):  # noqa: F811
+    """Of a batch that is sorted by length, and of windows."""
+    rows = Predictor(model_of(CLASSIFY), max_length=4, overflow="window", overlap=1).rows
+
+    class Refusing(torch.nn.Module):
+        device = "cpu"
+
+        def forward(self, input_ids, **inputs):
+            raise RowError(len(input_ids) - 1, "too long")
+
+    rows.model = Refusing()
+    with pytest.raises(RowError, match="too long") as refused:
+        list(rows.answers([{"text": "a"}, {"text": "a b c d e f g h"}, {"text": "b"}]))
+    assert refused.value.row == 1
+
+
+@pytest.mark.parametrize(("limits", "length"), [({}, 64), ({"max_length": 9}, 8), ({"max_new_tokens": 7}, 7)])
+def test_a_model_without_a_limit_writes_what_the_help_says(limits, length, model_of, tmp_path):  # noqa: F811
+    directory = shutil.copytree(model_of(TRANSLATE), tmp_path / "model")
+    config = GenerationConfig.from_pretrained(directory)
+    config.max_length = config.max_new_tokens = None
+    config.eos_token_id = None
+    config.update(**limits)
+    config.save_pretrained(directory)
+    predictor = Predictor(directory)
+    ((tokens, _),) = predictor.rows.compute([predictor.rows.encode([{"source": "a"}])])[0]
+    assert len(tokens) == length
 
 
 @pytest.mark.parametrize("batch", [{}, {"text": []}, {"text": np.array([])}])

@@ -28,7 +28,7 @@ from ..data.errors import InputError, describe, error_line, printable
 from ..modeling.encoder import AffixEmbedding
 from ..modeling.families import FAMILIES
 from ..tasks.base import Task
-from ..tasks.models import part_configs, position_limit
+from ..tasks.models import part_configs, position_limit, problem_type_of
 from ..tasks.registry import TASKS
 from ..tokenization.loading import load_tokenizer
 from .adapters import add_lora, load_adapter
@@ -81,7 +81,7 @@ def with_saved_problem_type(data_args: DataArguments, task: Task, path: str) -> 
 
     A single label, the default, is not set: it would read labels that look like numbers as names.
     """
-    problem_type = load_config(path).problem_type
+    problem_type = problem_type_of(load_config(path))
     is_other = problem_type in ("multi_label_classification", "regression")
     if "problem_type" in task.options and data_args.problem_type is None and is_other:
         return replace(data_args, problem_type=problem_type)
