@@ -114,8 +114,13 @@ class Job:
         if args.do_eval:
             self.report("eval", {**self.trainer.evaluate(), "eval_samples": len(self.splits["validation"].rows)})
         answers = self.predict() if args.do_predict else []
-        if self.trainer.is_world_process_zero() and (bins := self.calibrator.reliability()):
-            write_atomically(Path(self.directory, CALIBRATION), json.dumps(bins, indent=1) + "\n")
+        if self.trainer.is_world_process_zero():
+            calibration = Path(self.directory, CALIBRATION)
+            if bins := self.calibrator.reliability():
+                write_atomically(calibration, json.dumps(bins, indent=1) + "\n")
+            elif args.do_train or args.do_predict:
+                # It is about an earlier model, or other rows.
+                calibration.unlink(missing_ok=True)
         self.trainer.save_metrics("run", self.facts if self.describes_model else of_evaluation(self.facts))
         if args.do_train and args.push_to_hub:
             self.trainer.push_to_hub()

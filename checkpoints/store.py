@@ -49,9 +49,9 @@ def checkpoints_in(output_dir: str | Path) -> list[str]:
     return [str(names[name]) for name in sorted(steps, key=lambda each: steps[each])]
 
 
-def by_age(checkpoints: Iterable[str]) -> list[str]:
-    """Checkpoints by the time of writing; in the given order if the file system has no times."""
-    return sorted(checkpoints, key=lambda each: Path(each).stat().st_mtime_ns)
+def step_of(checkpoint: str) -> int:
+    """The step after which a checkpoint was written."""
+    return int(Path(checkpoint).name.rpartition("-")[2])
 
 
 def good_checkpoints(output_dir: str | Path) -> Iterator[str]:

@@ -13,7 +13,7 @@ from ..data.errors import InputError, error_line, short_list
 from ..data.writing import move_into
 from ..hub_card.contents import WEIGHTS
 from .run_directory import ADAPTER, clear_run, is_inside
-from .store import STAGE, NotFinite, RunError, by_age, checkpoints_in, clear_stage, commit, remove, resume_hint
+from .store import STAGE, NotFinite, RunError, checkpoints_in, clear_stage, commit, remove, resume_hint, step_of
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,10 @@ class CheckpointWriter:
         limit = self.args.save_total_limit or 0
         if limit <= 0:
             return
-        own = [each for each in by_age(checkpoints_in(run_dir)) if each not in self.earlier]
+        now = self.trainer.state.global_step
+        own = [each for each in checkpoints_in(run_dir) if each not in self.earlier]
+        # Those of later steps are left from before the run was resumed. Times of files may be those of a copy.
+        own.sort(key=lambda each: step_of(each) <= now)
         needed = {own[-1]} if best is None else {own[-1], str(Path(best))}
         surplus = max(0, len(own) - max(limit, len(needed)))
         for checkpoint in [each for each in own if each not in needed][:surplus]:

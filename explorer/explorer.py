@@ -150,6 +150,8 @@ class Explorer:
             "columns": as_json(keys.keys[columns]),
             "rowName": f"{queries.name} that is written" if queries.queries else queries.name,
             "columnName": keys.name,
+            "rowsShown": [rows.start, queries.total],
+            "columnsShown": [columns.start, keys.total],
             "heads": layers[0].weights.shape[0],
             "keyHeads": layers[0].keys.shape[0],
             "headSize": layers[0].keys.shape[2],

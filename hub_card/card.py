@@ -474,8 +474,9 @@ def example_lines(example: Any, row: dict[str, Any], output: str, rule: str | No
     if example is None:
         return []
     prediction = row.get("prediction")
-    # A list of tags is hard to read: the output of the code has the words beside them.
-    if prediction is None or isinstance(prediction, list):
+    # The prediction for a long input is that for the whole, and the example is shortened. A list of tags is hard to
+    # read: the output of the code has the words beside them.
+    if row.get("input") != example or prediction is None or isinstance(prediction, list):
         return [("input", as_text(example, rule)), ("output", output)]
     reference = row["reference"]
     return [

@@ -9,7 +9,6 @@ from huggingface_hub.utils.sha import sha_fileobj
 from transformers.dynamic_module_utils import get_relative_imports
 from transformers.utils import ADAPTER_CONFIG_NAME
 
-from ..conversion.modules import FILES as OF_SENTENCE_TRANSFORMERS
 from ..conversion.modules import MODULES, read_modules
 from ..conversion.origin import FILES, TEMPLATE, TEMPLATES, origin_files
 from ..conversion.origin import FOLDER as ORIGINAL
@@ -146,19 +145,18 @@ def code_files(directory: Path, auto_map: object) -> list[str]:
 
 
 def stale_files(existing: set[str], files: dict[str, Path]) -> list[str]:
-    """Files of an earlier push that do not fit the new files: shards, pictures, references, modules, original files.
+    """Files of an earlier push that do not fit the new files, and that transformers or the card would read.
 
-    Where a model in its original format is pushed, also weights in other forms, the code of this package, and files of
-    another tokenizer, which transformers might read.
+    These are shards, pictures, references, modules, original files, and files of another tokenizer. Where a model in
+    its original format is pushed, they are also weights in other forms and the code of this package.
 
     Args:
         existing: paths of all files in the repository.
         files: the new files, by path in the repository.
     """
-    names, patterns = {*ILLUSTRATIONS, REFERENCE, *OF_SENTENCE_TRANSFORMERS}, [*WEIGHTS, f"{ORIGINAL}/*"]
+    names, patterns = {*PUSHED, *FILES} - {"README.md"}, [*WEIGHTS, f"{ORIGINAL}/*", f"{TEMPLATES}/*"]
     if original_auto_class(files["config.json"].parent) is not None:
-        names |= {*PUSHED, *FILES, *(name for family in FAMILIES.values() for name in family_code(*family))}
-        names -= {"README.md"}
+        names |= {name for family in FAMILIES.values() for name in family_code(*family)}
         patterns += WEIGHT_FILES
     return sorted(
         name for name in existing - set(files) if name in names or any(fnmatch(name, each) for each in patterns)

@@ -173,7 +173,9 @@ def draw_attention(saved: SavedModel, folder: Path, example: Any, name: str) -> 
         caption = "how much each generated token (row) attends to each source token (column)"
     weights = result.recording.of(kind["role"])[-1].weights.mean(0).numpy()
     title = f"{TITLES[kind['role']][0]} of the last layer, mean over heads"
-    draw_blending(weights, folder / "blending.png", queries=rows, keys=columns, title=title, names=names)
+    shown = kind["rowsShown"], kind["columnsShown"]
+    path = folder / "blending.png"
+    draw_blending(weights, path, queries=rows, keys=columns, title=title, names=names, shown=shown)
     return [("blending.png", f"Attention for an example input: {caption}")]
 
 

@@ -474,6 +474,7 @@ def draw_blending(
     keys: Sequence[str],
     title: str,
     names: tuple[str, str] = AXIS_LABELS,
+    shown: tuple[Sequence[int], Sequence[int]] | None = None,
 ) -> None:
     """Draw an attention map, with a row for each query and a column for each key: how each token blends the others.
 
@@ -486,6 +487,8 @@ def draw_blending(
         keys: the S tokens of the columns.
         title: such as the layer and the head.
         names: of the rows and the columns.
+        shown: of the queries and of the keys, the number of tokens before the first one, and of all tokens; None:
+            these are all.
 
     Raises:
         ValueError: the shape of weights does not fit the tokens, or there are none.
@@ -497,8 +500,10 @@ def draw_blending(
         [visible_text(token, max_width=14) for token in tokens[:MAX_TOKENS]] for tokens in (queries, keys)
     )
     note = "Each row sums to 100 %."
-    if cut := sorted({len(tokens) for tokens in (queries, keys) if len(tokens) > MAX_TOKENS}):
-        title = f"{title} (first {MAX_TOKENS} of {' and '.join(map(str, cut))} tokens)"
+    parts = zip(shown or ((0, len(queries)), (0, len(keys))), (rows, columns), strict=True)
+    if cut := {(total, start + 1, start + len(tokens)) for (start, total), tokens in parts if len(tokens) < total}:
+        ranges = [f"{first} to {last} of {total}" for total, first, last in sorted(cut)]
+        title = f"{title} (tokens {' and '.join(ranges)})"
         note = "Each row sums to 100 % over all tokens, including those that are not shown."
     shares, names = weights[:MAX_TOKENS, :MAX_TOKENS], (*names, "attention weight")
     with heat_map(path, shares, rows=rows, columns=columns, names=names, title=title, note=note):

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from ..conversion.registry import ARCHITECTURES
 from ..data.objects import parse_object, read_object
-from ..scoring.tags import TagScheme, find_scheme
+from ..scoring.tags import PREFIX_TAG, TagScheme, find_scheme
 from ..tokenization.words import SENTENCES, WordSplitting, find_splitting, needs_spaces, read_splitting
 from .usage import CHAT, HEADS, Head, Tagging
 
@@ -134,7 +134,9 @@ class SavedModel:
         tokens = read_object(self.repository / "tokenizer.json").get("model", {})
         scheme = self.scheme
         one_token = self.splitting == ("characters", 1) and tokens.get("type") == "BPE" and not tokens.get("merges")
-        groups = one_token and scheme is not None and scheme.name in ("IO", "IOB1", "IOB2")
+        # A pipeline groups tags such as B-PER and I-PER only.
+        is_usual = scheme is not None and scheme.pattern is PREFIX_TAG and scheme.name in ("IO", "IOB1", "IOB2")
+        groups = one_token and is_usual
         if not tokens:
             return Tagging(self.splitting.rule)
         tokenizer = AutoTokenizer.from_pretrained(self.repository, trust_remote_code=False, **self.tokenizer_options)

@@ -145,7 +145,9 @@ def compare_outputs(
         if output.shape != reference.shape:
             raise ValueError(f"{name} has shape {tuple(output.shape)}, the reference {tuple(reference.shape)}")
         difference = real_values(output.double() - reference.double(), inputs).abs().max().item()
-        errors[name] = difference / max(reference.double().std().item(), 1e-12) if difference else 0.0
+        # A single number has no standard deviation.
+        scale = (reference.double().std() if reference.numel() > 1 else reference.double().abs().max()).item()
+        errors[name] = difference / max(scale, 1e-12) if difference else 0.0
         if not errors[name] <= TOLERANCE.get(model.dtype, 1e-4):
             raise ValueError(
                 f"{name} differs from the reference by {errors[name]:.1e} of its standard deviation; {hint}"

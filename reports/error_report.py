@@ -128,7 +128,10 @@ def by_label(run: Run) -> Table | None:
     counts = run.counts
     if counts is None or not counts.names:
         return None
-    order = np.argsort(-counts.expected.sum(0), kind="stable")[:MOST_LABELS]
+    occurs = np.flatnonzero(counts.expected.sum(0) + counts.predicted.sum(0))
+    if not len(occurs):
+        return None
+    order = occurs[np.argsort(-counts.expected.sum(0)[occurs], kind="stable")][:MOST_LABELS]
     metrics = [counts.of_label(index) for index in order]
     found = iter(figures([each for of_label in metrics for each in of_label.values()]))
     rows = []
@@ -137,8 +140,10 @@ def by_label(run: Run) -> Table | None:
         rows.append([counts.names[index], support, predicted, *(next(found) for _ in of_label)])
     rows.sort(key=lambda row: row[-1].value)
     note = "The weakest first; support is the number in the references."
-    if len(counts.names) > MOST_LABELS:
-        note += f" The {MOST_LABELS} most frequent of {len(counts.names)}."
+    if len(occurs) > MOST_LABELS:
+        note += f" The {MOST_LABELS} most frequent of {len(occurs)}."
+    if absent := len(counts.names) - len(occurs):
+        note += f" Labels that neither occur nor are predicted are left out: {absent}."
     return Table("By label", note, ["label", "support", "predicted", *metrics[0]], rows)
 
 
@@ -158,7 +163,9 @@ def by_slice(run: Run, name: str, values: list[Any]) -> Table:
     """The main metric by a column of the rows; the largest slices."""
     places: dict[str, list[int]] = {}
     for index, value in enumerate(values):
-        places.setdefault(cell_text(value), []).append(index)
+        # cell_text rounds numbers.
+        key = str(value) if isinstance(value, float) else cell_text(value)
+        places.setdefault(key, []).append(index)
     largest = sorted(places, key=lambda key: -len(places[key]))[:MOST_SLICES]
     note = "" if len(places) <= MOST_SLICES else f"The {MOST_SLICES} largest of {len(places)}."
     return parts_table(run, f"By {name}", note, name, {key: np.array(places[key]) for key in largest})

@@ -11,6 +11,8 @@ from ..scoring.row_metrics import RowSums
 # The level of intervals and tests.
 LEVEL = 0.95
 SAMPLES = 1000
+# Differences below are due to rounding.
+ROUNDING = 1e-12
 # The most weights of rows that are held at a time.
 MOST_WEIGHTS = 2**24
 
@@ -91,6 +93,9 @@ def compare_groups(first: Sequence[RowSums], second: Sequence[RowSums], seed: in
     mean = float(np.mean(groups[1]) - np.mean(groups[0]))
     of_seeds = [np.var(values, ddof=1) / len(values) if len(values) > 1 else 0.0 for values in groups]
     variance = float(of_rows.var(ddof=1) + sum(of_seeds))
+    if abs(mean) < ROUNDING * max(1.0, abs(float(np.mean(groups[0])))) and variance < ROUNDING**2:
+        # Means of different numbers of equal values differ by rounding.
+        mean = variance = 0.0
     if variance == 0:
         # All rows differ alike, or none: as in a sign test.
         return Difference((groups[0], groups[1]), mean, mean, 1.0 if mean == 0 else 2 * 0.5 ** len(first[0].counts))

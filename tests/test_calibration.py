@@ -1,12 +1,14 @@
 """Probabilities that are true, thresholds that are chosen: measured by hand, folded into the weights, kept."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, roc_auc_score
-from test_train_command import CLASSIFY, TAG, flags, predictions, read, run, write
+from test_train_command import CLASSIFY, TAG, flags, from_model, predictions, read, run, write
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from seqblend import Predictor
@@ -219,6 +221,20 @@ def test_no_answer_changes_and_the_probabilities_become_truer(calibrated):
     assert results["eval_expected_calibration_error"] < results["eval_expected_calibration_error_before"]
     bins = read(directory / "calibration.json")
     assert sum(each["count"] for each in bins["test"]["after"]) == len(answers[0])
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_figures_of_another_model_or_other_rows_do_not_stay(trains, calibrated, tmp_path):
+    """Of a run that is repeated without --calibrate, and of an evaluation of other rows."""
+    _, directory, data = calibrated
+    out = shutil.copytree(directory, tmp_path / "out")
+    if trains:
+        run(out, task=CLASSIFY, **data, **LEARNING, overwrite_output_dir=True)
+    else:
+        run(out, task=CLASSIFY, **from_model(out, test_file=data["test_file"]))
+    assert "test_accuracy" in read(out / "all_results.json")
+    assert "test_expected_calibration_error" not in read(out / "all_results.json")
+    assert not (out / "calibration.json").exists()
 
 
 def test_every_client_gets_the_same_probabilities(calibrated):

@@ -281,6 +281,17 @@ def test_other_files_of_the_repository_stay(hub, opened, model_dir):
     assert hub.repos["someone/model"].files("main")["notes.md"] == b"mine"
 
 
+def test_files_of_another_tokenizer_do_not_stay(hub, opened, model_dir):
+    """transformers would read them beside the new tokenizer.json."""
+    publish(model_dir, Destination("someone/model"))
+    for name in ("special_tokens_map.json", "added_tokens.json", "vocab.txt", "chat_template.jinja"):
+        HfApi().upload_file(path_or_fileobj=b"{}", path_in_repo=name, repo_id="someone/model")
+    (model_dir / "README.md").write_text("---\nlicense: mit\n---\nnew\n")
+    publish(model_dir, Destination("someone/model"))
+    names = set(hub.repos["someone/model"].files("main"))
+    assert "tokenizer.json" in names and not {"special_tokens_map.json", "vocab.txt", "chat_template.jinja"} & names
+
+
 def test_a_card_of_the_repository_stays_where_the_folder_has_none(hub, opened, model_dir):
     publish(model_dir, Destination("someone/model"))
     card = hub.repos["someone/model"].files("main")["README.md"]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from test_train_command import CLASSIFY, TAG, TRANSLATE, files, read, run, write
 
 from seqblend.__main__ import main as seqblend
 from seqblend.reports.compare import compare
+from seqblend.reports.error_report import by_label, by_slice
 from seqblend.reports.runs import read_run
 from seqblend.reports.statistics import bootstrap, compare_groups, mcnemar
 from seqblend.scoring import metrics, row_metrics
@@ -112,6 +114,13 @@ def test_equally_good_systems_are_said_to_differ_in_at_most_6_percent_of_draws()
     assert 0 < found <= 60
 
 
+def test_rounding_is_no_difference():
+    values = mean_of([0.1, 0.7, 0.4, 0.9, 0.3, 0.3, 0.6])
+    for sizes in ((1, 3), (3, 5), (3, 7)):
+        found = compare_groups(*([values] * size for size in sizes))
+        assert (found.p_value, found.low, found.high) == (1, 0, 0)
+
+
 def groups_of_seeds(rng, means, rows=400, seeds=3, spread=0.01):
     """The metric of runs whose seeds differ in how good they are."""
     return [[mean_of(rng.random(rows) < rng.normal(mean, spread)) for _ in range(seeds)] for mean in means]
@@ -181,6 +190,20 @@ def test_the_command_prints_and_writes_a_comparison(tested, tmp_path, capsys):
     ]
     content = read(tmp_path / "out/comparison.json")
     assert content["runs"] == [[side] for side in sides] and content["metrics"]["accuracy"]["p_value"] <= 1
+
+
+def test_labels_that_do_not_occur_are_left_out():
+    rows = [{"prediction": "a", "reference": "ab"[i % 2], "input": "x"} for i in range(10)]
+    counts = row_metrics.count_classes(*([row[name] for row in rows] for name in ("prediction", "reference")), LABELS)
+    table = by_label(SimpleNamespace(counts=counts))
+    assert [row[0] for row in table.rows] == ["b", "a"] and table.note.endswith("are left out: 1.")
+
+
+def test_slices_by_numbers_are_not_rounded():
+    sums = {"accuracy": mean_of([1, 0, 1, 0])}
+    table = by_slice(SimpleNamespace(sums=sums), "rate", [0.0001, 0.0001, 0.0004, 1.0])
+    assert table.title == "By rate"
+    assert [(row[0], row[1]) for row in table.rows] == [("0.0001", 2), ("0.0004", 1), ("1.0", 1)]
 
 
 def test_a_run_does_not_differ_from_its_copies(tested, tmp_path, capsys):

@@ -302,6 +302,20 @@ def test_checkpoints_of_an_earlier_run_are_told_of_and_left_alone_by_rotation(tm
     assert found == {"checkpoint-1", "checkpoint-3", "checkpoint-5"}
 
 
+def test_rotation_deletes_the_earliest_steps_also_of_a_copy(tmp_path):
+    """A copy may have its checkpoints' times in another order."""
+    trainer_for(tmp_path, max_steps=2).train()
+    os.utime(tmp_path / "checkpoint-1", (2e9, 2e9))
+    trainer_for(tmp_path, max_steps=3, save_total_limit=2).train(True)
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3"}
+
+
+def test_rotation_deletes_abandoned_steps_first(tmp_path):
+    trainer_for(tmp_path, max_steps=4).train()
+    trainer_for(tmp_path, max_steps=3, save_total_limit=2).train(str(tmp_path / "checkpoint-2"))
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-3"}
+
+
 def test_in_python_too_an_earlier_run_may_be_deleted(tmp_path):
     trainer_for(tmp_path, max_steps=3).train()
     trainer_for(tmp_path, max_steps=1, overwrite_output_dir=True).train()

@@ -325,14 +325,21 @@ class BlendTrainer(Seq2SeqTrainer):
                 self.state.save_to_json(file.name)
 
     def save_metrics(self, split: str, metrics: dict[str, Any], combined: bool = True) -> None:
-        """As Trainer.save_metrics, each file complete or not at all; a damaged all_results.json is written anew."""
+        """As Trainer.save_metrics, each file complete or not at all; a damaged all_results.json is written anew.
+
+        Metrics of an earlier evaluation of the same split do not stay in all_results.json: they may be those of other
+        rows, or of another model.
+        """
         if not self.is_world_process_zero():
             return
         directory = Path(self.args.output_dir)
         write_atomically(directory / f"{split}_results.json", results_json(metrics))
         if combined:
             path = directory / "all_results.json"
-            write_atomically(path, results_json({**read_results(path), **metrics}))
+            earlier = read_results(path)
+            if split in ("eval", "test"):
+                earlier = {name: value for name, value in earlier.items() if not name.startswith(f"{split}_")}
+            write_atomically(path, results_json({**earlier, **metrics}))
 
     # --- Publishing ---
 
