@@ -60,9 +60,7 @@ class Comparison:
             "paired bootstrap, and the variation over the runs of each side.",
         ]
         if self.is_of_single_runs:
-            lines.append(
-                "One side has a single run: the intervals do not include how its results vary with the seed."
-            )
+            lines.append("One side has a single run: the intervals do not include how its results vary with the seed.")
         if self.test is not None:
             lines.append(
                 f"McNemar's exact test: only A is right in {self.test.only_first} rows, only B in "
