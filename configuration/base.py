@@ -29,13 +29,13 @@ class BlendConfig(RecipeConfig):
     is_bidirectional: ClassVar[bool] = False
 
     # Sizes.
-    vocab_size: int = option("Number of tokens of the vocabulary.", 32000, positive)
+    vocab_size: int = option("Number of tokens in the vocabulary.", 32000, positive)
     hidden_size: int = option("Number of features of a token's vector.", 256, positive)
     num_hidden_layers: int = option("Number of blocks.", 4, positive)
-    num_attention_heads: int = option("Number of heads of the queries.", 4, positive)
+    num_attention_heads: int = option("Number of query heads.", 4, positive)
     num_key_value_heads: int | None = option(
-        "Number of heads of keys and values: fewer are grouped-query attention (Ainslie et al. 2023). None: as many "
-        "as num_attention_heads.",
+        "Number of key-value heads. If there are fewer than num_attention_heads, this is grouped-query attention "
+        "(Ainslie et al. 2023). None: as many as num_attention_heads.",
         None,
         positive,
     )
@@ -44,7 +44,7 @@ class BlendConfig(RecipeConfig):
     )
     intermediate_size: int | None = option(
         "Number of inner features of a feed-forward network. None: 4 × hidden_size if plain; 8/3 × hidden_size, "
-        "rounded up to a multiple of 32, if gated, which has as many parameters.",
+        "rounded up to a multiple of 32, if gated, so that both have about the same number of parameters.",
         None,
         positive,
     )
@@ -54,9 +54,9 @@ class BlendConfig(RecipeConfig):
 
     # Choices.
     mixer_type: Literal["attention", "rnn", "gru", "lstm"] = option(
-        "How a block mixes the tokens of a sequence: attention, or a recurrent network in its place, a plain RNN with "
-        "tanh (Elman 1990), GRU (Cho et al. 2014) or LSTM (Hochreiter & Schmidhuber 1997); an encoder reads in both "
-        "directions.",
+        "How a block mixes the tokens of a sequence: by attention, or by a recurrent network: a plain RNN with tanh "
+        "(Elman 1990), GRU (Cho et al. 2014) or LSTM (Hochreiter & Schmidhuber 1997). In an encoder, a recurrent "
+        "network reads in both directions.",
         "attention",
     )
     recurrent_size: int | None = option(
@@ -66,8 +66,8 @@ class BlendConfig(RecipeConfig):
     )
     norm_type: Literal["layernorm", "rmsnorm"] = option("The normalization of a token's features.", "rmsnorm")
     norm_position: Literal["pre", "post"] = option(
-        "What a sublayer normalizes: `pre`, its input (and the stack its output); `post`, the sum of input and "
-        "output.",
+        "What is normalized. `pre`: the input of each sublayer, and the output of the stack. `post`: the sum of input "
+        "and output of each sublayer.",
         "pre",
     )
     norm_eps: int | float = option("Added to the variance in a norm.", 1e-6, positive)
@@ -75,7 +75,7 @@ class BlendConfig(RecipeConfig):
         "Position encoding: a learned or sinusoidal vector added to the embedding, rotation of queries and keys by "
         "an angle proportional to the position (RoPE), or none. `fairseq_sinusoidal` has the wavelengths and the "
         "first position of fairseq (M2M100, NLLB). None: `rotary` with attention; `none` with a recurrent mixer, "
-        "which knows the order of what it reads.",
+        "which reads the tokens in order.",
         None,
     )
     rope_parameters: dict[str, Any] | None = option(
@@ -90,13 +90,15 @@ class BlendConfig(RecipeConfig):
         positive,
     )
     relative_attention_max_distance: int = option(
-        "All distances from this one on, in tokens, are in one bucket.", 128, positive
+        "All distances of at least this many tokens are in one bucket.", 128, positive
     )
     relative_attention_per_layer: bool = option(
         "Each layer has its own biases (UMT5); otherwise all layers share them (T5, MPNet).", False
     )
     feed_forward_type: Literal["plain", "gated"] = option(
-        "Two matrices with an activation between them, or with a gate besides (Shazeer 2020).", "gated"
+        "`plain`: two matrices with an activation between them. `gated`: additionally a gate, a third matrix (Shazeer "
+        "2020).",
+        "gated",
     )
     hidden_act: str = option("Activation of the feed-forward networks.", "silu", activation)
     attention_scaling: int | float | None = option(
@@ -144,7 +146,7 @@ class BlendConfig(RecipeConfig):
     hidden_dropout: int | float = option("Dropout of embeddings and sublayer outputs.", 0.1, probability)
     classifier_dropout: int | float = option("Dropout before the projection of a classifier.", 0.1, probability)
     initializer_range: int | float = option(
-        "Standard deviation of the normal distribution that initializes the matrices, but for those of recurrent "
+        "Standard deviation of the normal distribution that initializes the matrices, except those of recurrent "
         "networks (Recurrence.init_weights).",
         0.02,
         positive,
@@ -152,9 +154,9 @@ class BlendConfig(RecipeConfig):
 
     # Heads and losses.
     pooling: Literal["cls", "mean", "last", "eos", "hidden_mean"] = option(
-        "Vector of a sequence: that of its first real token, the mean of its real tokens, that of its last real "
-        "token, or of its last eos_token_id (of the last real token if it has none); `hidden_mean`: the mean of the "
-        "outputs of the classifier's hidden layer (EuroBERT).",
+        "The vector of a sequence. `cls`: the vector of its first real token. `mean`: the mean of its real tokens. "
+        "`last`: the vector of its last real token. `eos`: the vector of its last eos_token_id, or of the last real "
+        "token if it has none. `hidden_mean`: the mean of the outputs of the classifier's hidden layer (EuroBERT).",
         "cls",
     )
     classifier_hidden_act: str | None = option(
@@ -165,7 +167,9 @@ class BlendConfig(RecipeConfig):
     )
     classifier_hidden_bias: bool = option("Bias of a classifier's hidden layer.", True)
     classifier_hidden_norm: bool = option("Norm after a classifier's hidden layer (ModernBERT).", False)
-    token_classifier_hidden: bool = option("Token classification has the hidden layer, too (ModernBERT).", False)
+    token_classifier_hidden: bool = option(
+        "Token classification also has the hidden layer of a classifier (ModernBERT).", False
+    )
     score_bias: bool = option("Bias of the projection of a sequence's vector onto the labels.", True)
     class_weights: list[int | float] | None = option(
         "In the training loss of sequence and token classification, a weight for each class. None: all equal.", None
@@ -178,7 +182,7 @@ class BlendConfig(RecipeConfig):
         None,
     )
     calibration_temperature: int | float | None = option(
-        "The temperature by which the last projection was divided after training (Guo et al. 2017). None: it was not.",
+        "Temperature by which the last projection was divided after training (Guo et al. 2017). None: no division.",
         None,
         positive,
     )
@@ -186,11 +190,11 @@ class BlendConfig(RecipeConfig):
         "For several labels, the probability above which each label is predicted. None: 0.5.", None
     )
     abstain_threshold: int | float | None = option(
-        "For a single label, the score below which a prediction abstains. None: it never does.", None
+        "For a single label, the score below which the model abstains. None: it never abstains.", None
     )
     abstain_score: Literal["probability", "energy"] = option(
-        "The score of abstain_threshold: the probability of the label, or the logarithm of the sum of the "
-        "exponentials of all logits (Liu et al. 2020).",
+        "The score that is compared with abstain_threshold. `probability`: that of the label. `energy`: the logarithm "
+        "of the sum of the exponentials of all logits (Liu et al. 2020).",
         "probability",
     )
     original_model_type: str | None = option(

@@ -30,13 +30,13 @@ class BlendEncoderConfig(BlendConfig):
         positive,
     )
     affix_buckets: int | None = option(
-        "Number of embeddings of each kind of affix: those of the prefixes and suffixes of a word, of 1 to 4 letters "
-        "each, are added to the embedding of each of its tokens; a hash of the letters chooses them. The tokenizer "
-        "must be WordPiece. None: no affixes.",
+        "Number of embeddings of each kind of affix. The kinds are prefixes and suffixes of 1 to 4 letters. The "
+        "embeddings of a word's affixes are added to the embedding of each token of the word; a hash of the letters "
+        "selects them. The tokenizer must be WordPiece. None: no affixes.",
         None,
         positive,
     )
-    share_layers: bool = option("All layers are one, which is run num_hidden_layers times (ALBERT).", False)
+    share_layers: bool = option("A single layer is used num_hidden_layers times (ALBERT).", False)
     lm_head_hidden: bool = option(
         "Hidden layer before the projection of a masked language model onto the vocabulary (BERT).", True
     )
@@ -44,7 +44,7 @@ class BlendEncoderConfig(BlendConfig):
 
     cls_token_id: int | None = option("First token, whose vector is classified with pooling='cls'.", None)
     sep_token_id: int | None = option("Token between two texts and after them.", None)
-    mask_token_id: int | None = option("Token in place of one that is to be predicted.", None)
+    mask_token_id: int | None = option("Token that replaces a token to be predicted.", None)
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

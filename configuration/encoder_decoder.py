@@ -58,8 +58,8 @@ class BlendEncoderDecoderConfig(RecipeConfig):
     base_model_fsdp_plan: ClassVar[dict[str, str]] = {}
 
     # __post_init__ makes the parts configurations.
-    encoder: Any = option("Configuration of the encoder, a dict of its fields, or None: its defaults.", None)
-    decoder: Any = option("Configuration of the decoder, a dict of its fields, or None: its defaults.", None)
+    encoder: Any = option("Configuration of the encoder, or a dict of its fields. None: the defaults.", None)
+    decoder: Any = option("Configuration of the decoder, or a dict of its fields. None: the defaults.", None)
     is_encoder_decoder: bool = True
 
     tie_word_embeddings: bool = option(
@@ -71,7 +71,7 @@ class BlendEncoderDecoderConfig(RecipeConfig):
         "Encoder and decoder share one vocabulary and its embeddings.", True
     )
     tie_lm_head: bool = option(
-        "False: the head has a matrix of its own, although encoder and decoder share their embeddings (T5 v1.1).", True
+        "False: the head has its own matrix, although encoder and decoder share their embeddings (T5 v1.1).", True
     )
 
     pooling: Literal["cls", "mean", "last", "eos", "hidden_mean"] = option(

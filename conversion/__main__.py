@@ -35,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("source", nargs="?", metavar="SOURCE", help="a directory, or a repository of the Hub")
     parser.add_argument("target", nargs="?", metavar="TARGET", help="the directory to write")
-    parser.add_argument("--list", action="store_true", help="print the architectures and their classes, and stop")
+    parser.add_argument("--list", action="store_true", help="print the architectures and their classes, and exit")
     parser.add_argument(
         "--head",
         choices=HEADS,
@@ -51,7 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     ours.add_argument(
         "--dtype",
         choices=("float32", "float64", "float16", "bfloat16"),
-        help="of the weights; default: that of the checkpoint, but float32 for half precision",
+        help="type of the weights; default: that of the checkpoint, but float32 for half precision",
     )
     theirs = parser.add_argument_group("from seqblend to the original architecture")
     theirs.add_argument(

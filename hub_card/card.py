@@ -66,7 +66,7 @@ METRICS = {
     "expected_calibration_error": ("expected_calibration_error", "Expected calibration error"),
     "brier_score": ("brier_score", "Brier score"),
     "negative_log_likelihood": ("negative_log_likelihood", "Negative log-likelihood"),
-    "known_accuracy": ("accuracy", "Accuracy, where an abstention is wrong"),
+    "known_accuracy": ("accuracy", "Accuracy (an abstention counts as wrong)"),
     "coverage": ("coverage", "Share of rows that are answered"),
     "selective_precision": ("precision", "Share of answers that are right"),
     "unknown_recall": ("recall", "Recall of out-of-scope texts"),
@@ -316,7 +316,7 @@ def describe_agreement(saved: SavedModel, rows: list[dict[str, Any]], agreeing: 
         return f"The code was also run on {tested}: it gives the predictions of the run"
     different = f"{len(rows) - agreeing} of {len(rows)} predictions differ from those of the run"
     if saved.head.labels_words and saved.scheme is not None:
-        return f"The code was also run on {tested}: {different}, because a pipeline takes each tag by itself"
+        return f"The code was also run on {tested}: {different}, because a pipeline chooses each tag on its own"
     logger.warning("The code on the card of %s was run on %s: %s", saved.name, tested, different)
     return f"The code was also run on {tested}: {different}"
 
@@ -426,13 +426,13 @@ def answer_limits(saved: SavedModel) -> list[str]:
     threshold, lines = saved.config.get("abstain_threshold"), []
     if threshold is not None:
         lines.append(
-            f"The model abstains below the {saved.config.get('abstain_score')} {threshold:.3f}: seqblend marks such "
-            "answers with `abstains`; other clients do not."
+            f"The model abstains if its {saved.config.get('abstain_score')} is below {threshold:.3f}: seqblend marks "
+            "such answers with `abstains`; other clients do not."
         )
     if saved.config.get("label_thresholds") is not None:
         lines.append(
-            "Each label has its own threshold, `label_thresholds` in config.json, which seqblend uses; other clients "
-            "take 0.5."
+            "Each label has its own threshold (`label_thresholds` in config.json). seqblend uses these thresholds; "
+            "other clients use 0.5."
         )
     return lines
 
@@ -507,7 +507,7 @@ def limits(saved: SavedModel, card_data: CardData) -> list[str]:
         read = "read in windows of" if results.get("overflow") == "window" else "truncated to"
         lines.append(f"Inputs were {read} {results['max_length']} tokens in {phases}.")
     if saved.head.answers_messages and is_measured:
-        lines.append("Loss and perplexity are those of the tokens of the answers alone.")
+        lines.append("Loss and perplexity are computed from the tokens of the answers only.")
     lines += answer_limits(saved)
     if saved.splitting is not None:
         rule, share = saved.splitting

@@ -389,7 +389,7 @@ def draw_reliability(bins: Mapping[str, Sequence[Mapping[str, float]]], path: Pa
         path: the PNG file to write.
         split: the name of the split.
     """
-    note = "On the line confidence equals accuracy. The area of a point is the number of decisions."
+    note = "On the line, confidence equals accuracy. The area of a point shows the number of decisions."
     with new_figure(path, height=3.4, title=f"Reliability on {split}", note=note, texts=[]) as figure:
         axes, beside = figure.subplots(1, 2)
         axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))

@@ -322,11 +322,11 @@ def write_missing_files(
 def main(argv: list[str] | None = None) -> int:
     """Run the command line. The exit code is 2 if the directory or the Hub causes an error."""
     parser = argparse.ArgumentParser(prog="seqblend publish", description=__doc__.splitlines()[0])
-    parser.add_argument("directory", type=Path, help="of a saved model")
-    parser.add_argument("--repo_id", required=True, help="user/name")
+    parser.add_argument("directory", type=Path, help="the directory of a saved model")
+    parser.add_argument("--repo_id", required=True, help="the repository, as user/name")
     parser.add_argument("--private", action="store_true", default=None, help="make the repository private")
     parser.add_argument("--create_pr", action="store_true", help="open a pull request")
-    parser.add_argument("--revision", help="a branch, created if it does not exist; default main")
+    parser.add_argument("--revision", help="a branch, created if it does not exist; default: main")
     parser.add_argument(
         "--dry_run", action="store_true", help="check everything and list the files to send, but send nothing"
     )

@@ -198,7 +198,7 @@ CHAT = Head(
     auto_class="AutoModelForCausalLM",
     pipeline_tag="text-generation",
     task_name="Conversation",
-    sentence="This model answers messages: it writes the next answer of a conversation.",
+    sentence="This model answers messages: it writes the next message of a conversation.",
     answers_messages=True,
     code="""\
 chat = pipeline("text-generation", model=model, tokenizer=tokenizer)

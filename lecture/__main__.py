@@ -34,10 +34,14 @@ def main(arguments: list[str] | None = None) -> None:
     names = (*UNTRAINED, *LEARNING)
     parser = argparse.ArgumentParser(prog="python -m seqblend.lecture", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("docs/lecture"), metavar="DIR")
-    parser.add_argument("--quick", action="store_true", help="one seed; lecture.md stays as it is")
-    parser.add_argument("--page_only", action="store_true", help="make the pages again from figures.jsonl")
+    parser.add_argument("--quick", action="store_true", help="one seed; does not change lecture.md")
+    parser.add_argument("--page_only", action="store_true", help="measure nothing; write the pages from figures.jsonl")
     parser.add_argument(
-        "--only", nargs="+", choices=names, metavar="NAME", help=f"keep all other figures; of {', '.join(names)}"
+        "--only",
+        nargs="+",
+        choices=names,
+        metavar="NAME",
+        help=f"measure only these experiments and keep all other figures: {', '.join(names)}",
     )
     given = parser.parse_args(arguments)
     path = given.output / FIGURES

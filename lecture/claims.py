@@ -1,19 +1,19 @@
-"""The claims of the lecture that are measured, in its order, and two for the other side."""
+"""The claims of the lecture that are measured, in its order, and two in favour of recurrence."""
 
 from .blending_claims import BLENDING_CLAIMS
 from .experiments import LEARNING, SIZE
-from .recurrence_claims import OTHER_SIDE_CLAIMS, RECURRENCE_CLAIMS
+from .recurrence_claims import CLAIMS_FOR_RECURRENCE, RECURRENCE_CLAIMS
 
-CLAIMS = (*RECURRENCE_CLAIMS, *BLENDING_CLAIMS, *OTHER_SIDE_CLAIMS)
+CLAIMS = (*RECURRENCE_CLAIMS, *BLENDING_CLAIMS, *CLAIMS_FOR_RECURRENCE)
 LOGARITHMIC = [claim.experiment for claim in CLAIMS if claim.is_logarithmic]
 
 
 def setup(experiment: str) -> str:
-    """How the models of an experiment are trained, in a sentence."""
+    """How the models of an experiment are trained, in one or two sentences."""
     learning = LEARNING[experiment]
     layers = "1 layer" if learning.layers == 1 else f"{learning.layers} layers"
-    grows = "; in the first half of training the numbers grow" if learning.task.grows else ""
+    grows = " Training starts with short sequences; longer ones are added during its first half."
     return (
-        f"{layers} of {SIZE} features, {learning.steps} steps of {learning.rows} sequences, learning rate "
-        f"{learning.learning_rate:g}{grows}."
+        f"Training: {layers} of {SIZE} features, {learning.steps} steps with batches of {learning.rows} sequences, "
+        f"learning rate {learning.learning_rate:g}.{grows if learning.task.grows else ''}"
     )

@@ -15,13 +15,20 @@ from .verdicts import Claim, Verdict, shown_curve
 
 INTRODUCTION = f"""# The lecture, measured
 
-The claims of the lecture, each with its experiment, its picture and whether it came out, and two claims for the other
-side; [lecture.md](../lecture.md) has all fourteen in order. `make lecture` writes this page and its pictures from
-[figures.jsonl](figures.jsonl), which it measures first; no figure is typed in by hand. Where models are trained, those
-that are compared have equally many parameters (the size of a recurrent state is chosen for that) and the same data,
-steps and learning rate; seeds differ in weights and data, and each tests {TEST_ROWS} new sequences for each number.
-Intervals are 95 % intervals of the mean over seeds (of step time: over repetitions), by Student's t; of figures on
-logarithmic axes, of the mean logarithm. "Above" means beyond both intervals, or with one seed by {LEAST_DIFFERENCE:g}.
+This page tests the claims of the lecture by experiments. Each section describes an experiment, says whether the claim
+is confirmed, and shows a picture and a table of the results. Two further claims name cases in which recurrence is
+better than attention. [lecture.md](../lecture.md) lists the fourteen claims of the lecture in order.
+
+`make lecture` measures [figures.jsonl](figures.jsonl), and writes this page and its pictures from it. No figure is
+typed in by hand.
+
+Trained models that are compared have about the same number of parameters (the size of the recurrent state is chosen
+for that), and the same data, number of steps and learning rate. Each seed has its own initial weights and data, and
+tests {TEST_ROWS} new sequences for each value on the horizontal axis.
+
+The tables show the mean over seeds (for step time: over repetitions) and, in brackets, its 95 % interval by Student's
+t. If the vertical axis is logarithmic, both are computed from the logarithms. A difference counts if the two intervals
+do not overlap; if one of them has no interval, it counts if it is larger than {LEAST_DIFFERENCE:g}.
 """
 
 
@@ -51,16 +58,16 @@ def write_page(results: Results, directory: Path, runs: Iterable[Run]) -> None:
     from .pictures import draw
 
     verdicts = {claim: claim.judge(results) for claim in CLAIMS}
-    lines = [INTRODUCTION, f"{len(verdicts)} claims, of which {count(verdicts)} came out.\n"]
-    lines += ["| claim | section | came out |", "|---|---|---|"]
+    lines = [INTRODUCTION, f"{count(verdicts)} of {len(verdicts)} claims are confirmed.\n"]
+    lines += ["| claim | section | confirmed |", "|---|---|---|"]
     for claim, verdict in verdicts.items():
         # As GitHub makes it of a heading.
         anchor = re.sub(r"[^\w -]", "", claim.title.lower()).replace(" ", "-")
-        lines.append(f"| {claim.numbers} | [{claim.title}](#{anchor}) | {'yes' if verdict.came_out else '**no**'} |")
+        lines.append(f"| {claim.numbers} | [{claim.title}](#{anchor}) | {'yes' if verdict.confirmed else '**no**'} |")
     for claim, verdict in verdicts.items():
         name = f"{claim.experiment.replace(' ', '_')}.png"
         draw(claim, results, directory / name)
-        outcome = "The claim came out." if verdict.came_out else "**The claim did not come out.**"
+        outcome = "The claim is confirmed." if verdict.confirmed else "**The claim is not confirmed.**"
         lines += ["", f"## {claim.title}", "", claim.text, ""]
         if claim.experiment in LEARNING:
             lines += [setup(claim.experiment), ""]
@@ -69,7 +76,7 @@ def write_page(results: Results, directory: Path, runs: Iterable[Run]) -> None:
         "",
         "## How it was measured",
         "",
-        "If two runs have measured an experiment, the later one counts.",
+        "If several runs measured the same experiment, the page shows the figures of the last one.",
         "",
     ]
     lines += [*(f"- {run}" for run in runs), ""]
@@ -77,8 +84,8 @@ def write_page(results: Results, directory: Path, runs: Iterable[Run]) -> None:
 
 
 def count(verdicts: dict[Claim, Verdict]) -> int:
-    """The number of claims that came out."""
-    return sum(verdict.came_out for verdict in verdicts.values())
+    """The number of claims that are confirmed."""
+    return sum(verdict.confirmed for verdict in verdicts.values())
 
 
 def table(claim: Claim, results: Results) -> list[str]:

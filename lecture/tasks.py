@@ -309,7 +309,7 @@ MARKOV = Task(
     num_labels=STATES,
     counts_last=1,
     guess=lambda future: KNOWN,
-    guess_name="most that can be known",
+    guess_name="best possible from the past",
 )
 EVIDENCE = Task(
     draw=evidence,
@@ -326,5 +326,5 @@ BOTH_SIDES = Task(
     vocab_size=FIRST + DIGITS,
     num_labels=2,
     guess=lambda length: 0.5,
-    guess_name="most the past can tell",
+    guess_name="best possible from the past",
 )

@@ -1,4 +1,4 @@
-"""A claim of the lecture that is measured, and whether it came out."""
+"""A claim of the lecture that is measured, and whether it is confirmed."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ AS_KNOWN = 0.05
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a claim came out.
+    """Whether a claim is confirmed.
 
     Args:
-        came_out: whether it did.
+        confirmed: whether it is.
         because: the figures that decide it.
     """
 
-    came_out: bool
+    confirmed: bool
     because: str
 
 
@@ -33,7 +33,7 @@ class Claim:
     """A claim and its experiment.
 
     Args:
-        numbers: of the claim in the lecture.
+        numbers: of the claim in the lecture, or `for recurrence`.
         experiment: whose figures test it.
         title: of the section.
         text: what is claimed, and how it is tested.

@@ -56,11 +56,11 @@ class Comparison:
             "",
             *markdown_table(head, rows),
             "",
-            f"On {len(self.groups[0][0].rows):,} test rows. The intervals are from a paired bootstrap over rows, and "
-            "the spread over the runs of each side.",
+            f"On {len(self.groups[0][0].rows):,} test rows. The intervals include the variation over rows, from a "
+            "paired bootstrap, and the variation over the runs of each side.",
         ]
         if self.is_of_single_runs:
-            lines.append("One side has a single run: how much another seed would change is not in its interval.")
+            lines.append("One side has a single run: the intervals do not include how its results vary with the seed.")
         if self.test is not None:
             lines.append(
                 f"McNemar's exact test: only A is right in {self.test.only_first} rows, only B in "

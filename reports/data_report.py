@@ -106,7 +106,7 @@ class SplitReport:
             rows = [[unit, *(f"{value:g}" for value in values)] for unit, values in self.lengths.items()]
             lines += [*markdown_table(head, rows), ""]
         found = [[reason, each.count, each.examples()] for reason, each in self.findings.items() if each.count]
-        lines += [*markdown_table(["what may be wrong", "rows", "first rows"], found), ""] if found else []
+        lines += [*markdown_table(["possible problem", "rows", "first rows"], found), ""] if found else []
         if self.labels:
             total = sum(self.labels.values())
             rows = [[label, count, f"{count / total:.1%}"] for label, count in [*self.labels.items()][:MOST_LABELS]]
@@ -155,7 +155,7 @@ class DataReport:
     def overlap_lines(self) -> list[str]:
         """A line for each two splits that share rows."""
         return [
-            f"{each.first} and {each.second}: {each.shared.count:,} rows of {each.second} are in both, "
+            f"{each.first} and {each.second}: {each.shared.count:,} rows of {each.second} are also in {each.first}, "
             f"{each.contradicting.count:,} with another answer"
             for each in self.overlaps
             if each.shared.count
@@ -167,7 +167,7 @@ class DataReport:
         for name, report in self.splits.items():
             lines += report.markdown(name)
         if self.overlaps:
-            head = ["splits", "rows of the second in both", "with another answer", "first rows"]
+            head = ["splits", "rows of the second that are also in the first", "with another answer", "first rows"]
             rows = [
                 [f"{each.first}, {each.second}", each.shared.count, each.contradicting.count, each.shared.examples()]
                 for each in self.overlaps
@@ -205,11 +205,11 @@ def warn_about_leakage(report: DataReport, rows: LabelledData, inputs: Sequence[
             continue
         split, others = overlap.second, overlap.contradicting.count
         columns = " and ".join(name for name in inputs if name in rows[split].column_names)
-        total, verb = f"{len(rows[split]):,} rows", "is" if count == 1 else "are"
-        found = f"{count:,} {verb} also in training, by {columns}"
+        part, verb = f"{count:,} of {len(rows[split]):,} rows", "is" if count == 1 else "are"
+        found = f"{verb} also in training, compared by {columns}"
         found += f"; {others:,} of them with another answer" if others else ""
-        logger.warning("%s: of %s (%s) %s", split, total, rows.origins[split], found)
-        messages[split] = f"{split}: of {total} {found}"
+        logger.warning("%s: %s (%s) %s", split, part, rows.origins[split], found)
+        messages[split] = f"{split}: {part} {found}"
     return messages
 
 

@@ -118,7 +118,7 @@ def count_samples(metrics: Sequence[RowSums]) -> int:
 def overall(run: Run) -> Table:
     """The metrics of all rows."""
     samples = count_samples([*run.sums.values()])
-    note = f"Each with its {LEVEL:.0%} interval, from a bootstrap over rows with {samples:,} samples."
+    note = f"Each metric with its {LEVEL:.0%} interval, from a bootstrap over rows with {samples:,} samples."
     rows = [list(pair) for pair in zip(run.sums, figures([*run.sums.values()]), strict=True)]
     return Table("Metrics", note, ["metric", "value"], rows)
 
@@ -139,9 +139,9 @@ def by_label(run: Run) -> Table | None:
         support, predicted = (int(each[:, index].sum()) for each in (counts.expected, counts.predicted))
         rows.append([counts.names[index], support, predicted, *(next(found) for _ in of_label)])
     rows.sort(key=lambda row: row[-1].value)
-    note = "The weakest first; support is the number in the references."
+    note = "The labels with the lowest F1 come first; support is the number of occurrences in the references."
     if len(occurs) > MOST_LABELS:
-        note += f" The {MOST_LABELS} most frequent of {len(occurs)}."
+        note += f" Only the {MOST_LABELS} most frequent of {len(occurs)} labels."
     if absent := len(counts.names) - len(occurs):
         note += f" Labels that neither occur nor are predicted are left out: {absent}."
     return Table("By label", note, ["label", "support", "predicted", *metrics[0]], rows)

@@ -20,8 +20,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("run", metavar="DIR", help="The output_dir of a run, with predictions.jsonl.")
     parser.add_argument("--output", metavar="DIR", help="Where the report is written; default: the run's directory.")
-    parser.add_argument("--slice_file", nargs="+", metavar="FILE", help="The test files, for --slice_column.")
-    parser.add_argument("--slice_column", nargs="+", default=[], metavar="NAME", help="Columns of slice_file.")
+    parser.add_argument(
+        "--slice_file", nargs="+", metavar="FILE", help="The test files that have the columns slice_column."
+    )
+    parser.add_argument(
+        "--slice_column",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="Columns of slice_file; the report has the results by their values.",
+    )
     given = parser.parse_args(argv)
     try:
         if bool(given.slice_column) != bool(given.slice_file):

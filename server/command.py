@@ -33,8 +33,8 @@ BACKLOG = 2048
 HELP = {
     "max_body": "Largest body of a request, in bytes; default: 1 MiB.",
     "max_characters": "Maximum number of characters of all inputs of a request; default: 200,000.",
-    "max_rows": "Number of rows of a model that wait or are computed; with more, requests get 503; default: 512.",
-    "max_wait": "Seconds that a request waits for others, to be computed with them; default: 0.003.",
+    "max_rows": "Maximum number of rows of a model that wait or are computed; further requests get 503; default: 512.",
+    "max_wait": "Seconds that a request waits for others, to be computed in one batch with them; default: 0.003.",
     "max_new_tokens": "Maximum number of tokens that a request may ask for; default: 1024.",
 }
 
@@ -46,7 +46,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "models",
         nargs="+",
         metavar="[NAME=]DIR",
-        help="Saved models, with their tokenizers, or exported ones; the name is that of the directory by default.",
+        help="Saved or exported models, with their tokenizers; default of NAME: the name of the directory.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="Address to listen on; default: this machine only.")
     parser.add_argument("--port", type=int, default=8000, help="Port to listen on; 0: any free one; default: 8000.")
@@ -55,7 +55,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="Further names of this server, without port, that requests may have in the header Host; * allows all.",
+        help="Further names of this server, without port, that the header Host may have; *: any name.",
     )
     parser.add_argument("--log", choices=("errors", "requests", "texts"), default="requests", help="What is logged.")
     for field in dataclasses.fields(Limits):

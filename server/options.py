@@ -1,4 +1,4 @@
-"""The limits of a server, and the names by which it may be asked."""
+"""The limits of a server, and the host names that requests may always use."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ class Limits:
     Args:
         max_body: bytes of a body.
         max_characters: characters of all inputs of a request.
-        max_rows: rows of one model that wait for an answer or are computed; more requests get 503.
-        max_wait: seconds that a request waits for others to be computed with it.
+        max_rows: rows of one model that wait or are being computed; further requests get 503.
+        max_wait: seconds that a request waits for others, to be computed in one batch with them.
         max_new_tokens: tokens that a request may ask for.
     """
 

@@ -42,11 +42,11 @@ class PredictionOptions:
     num_beams: int | None = option("Number of beams in generation; default: the model's.")
     top_k: int | None = option("Number of labels, or of tokens for a mask, with scores in an answer; default: 5.")
     num_answers: int | None = option(
-        "Number of generated texts, the best first, with their scores; num_beams is at least as high."
+        "Number of generated texts, the best first, with their scores; there are at least as many beams."
     )
     threshold: float | None = option(
-        "The probability above which each of several labels is given, or below which a model of a single label "
-        "abstains; default: as fitted in training, or 0.5 of several labels."
+        "For several labels, the probability above which a label is predicted; for a single label, the probability "
+        "below which the model abstains. Default: as chosen in training; otherwise 0.5 for several labels."
     )
     probabilities: bool = option("Give the probability of every label; for a tagger, for each word.", False)
     decode_tags: str | None = as_in_training("decode_tags")

@@ -381,7 +381,7 @@ def test_what_also_stands_in_training_stands_under_limits(trained):
     """The accuracy of rows that were learnt by heart says little; later cards of the run say so too."""
     card = (trained / "README.md").read_text()
     for split in ("validation", "test"):
-        assert f"- {split}: of 30 rows 30 are also in training, by text.\n" in card.split("## Limits")[1]
+        assert f"- {split}: 30 of 30 rows are also in training, compared by text.\n" in card.split("## Limits")[1]
 
 
 def test_why_a_figure_cannot_but_be_zero_stands_beside_it(tmp_path):

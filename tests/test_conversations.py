@@ -389,7 +389,7 @@ def test_conversations_that_are_also_in_training_are_counted(saved, tmp_path, ca
     other = [*CHATS[0][:1], {"role": "assistant", "content": "A color."}]
     path = write(tmp_path / "v.jsonl", [{"messages": each} for each in (CHATS[0], CHATS[1], other)])
     prepared(tmp_path / "out", **options(saved, "chatml", tmp_path, validation_file=path))
-    assert any("of 3 rows" in line and "2 are also in training" in line for line in caplog.messages)
+    assert any("2 of 3 rows" in line and "are also in training" in line for line in caplog.messages)
 
 
 def test_of_a_text_and_messages_the_named_one_is_read(saved, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The measured lecture: its tasks have the labels that they are said to have, and its page says what came out."""
+"""The measured lecture: the labels of its tasks are right, and its page says which claims are confirmed."""
 
 import itertools
 import math
@@ -396,7 +396,7 @@ CLUE, NO_CLUE = (dict.fromkeys(tasks.DISTANCES, value) for value in (1.0, 1 / ta
 WRITTEN = {at: 1.0 if at <= max(tasks.CONTINUATION.train) else 0.0 for at in tasks.CONTINUATION.test}
 TAGGED, HALF = (dict.fromkeys(tasks.BOTH_SIDES.test, value) for value in (1.0, 0.5))
 EXACT, FALLING = ({at: factor**at for at in tasks.SHORT_REVERSAL.test} for factor in (1.0, 0.5))
-COME_OUT = {
+CONFIRMED = {
     "another place": {SLOTWISE: TRAINED_ONLY, **dict.fromkeys(MIXERS, EVERYWHERE)},
     "neighbours": {BLENDED: KNOWS, TAKEN_OUT: OWN, ALONE: OWN},
     "scaling": {SCALED: LEVEL, UNSCALED: SHARPER},
@@ -422,8 +422,8 @@ COME_OUT = {
     "parity": {"attention": FEW_BITS, "rnn": BITS, "gru": BITS, "lstm": FEW_BITS},
     "cache": {"attention": GROWING, "rnn": FIXED, "gru": FIXED, "lstm": FIXED},
 }
-# One change, after which the claim does not come out.
-DO_NOT = {
+# One change, after which the claim is not confirmed.
+NOT_CONFIRMED = {
     "another place": {"rnn": {**EVERYWHERE, 14: 0.1}},
     "neighbours": {TAKEN_OUT: {**OWN, 4: 0.5}},
     "scaling": {SCALED: SHARPER},
@@ -450,27 +450,27 @@ def figures_of(changes):
     """The figures of all experiments, with changes."""
     return [
         figure
-        for experiment, settings in COME_OUT.items()
+        for experiment, settings in CONFIRMED.items()
         for figure in curves(experiment, **{**settings, **changes.get(experiment, {})})
     ]
 
 
 def test_verdicts_follow_from_the_figures():
-    """Each claim for itself: one changed curve, and it does not come out."""
-    assert {claim.experiment for claim in CLAIMS} == COME_OUT.keys() == DO_NOT.keys()
-    for changed in (None, *DO_NOT):
-        results = Results(figures_of({changed: DO_NOT.get(changed, {})}), LOGARITHMIC)
-        came_out = {claim.experiment: claim.judge(results).came_out for claim in CLAIMS}
-        assert came_out == {name: name != changed for name in COME_OUT}
+    """Each claim for itself: one changed curve, and it is not confirmed."""
+    assert {claim.experiment for claim in CLAIMS} == CONFIRMED.keys() == NOT_CONFIRMED.keys()
+    for changed in (None, *NOT_CONFIRMED):
+        results = Results(figures_of({changed: NOT_CONFIRMED.get(changed, {})}), LOGARITHMIC)
+        confirmed = {claim.experiment: claim.judge(results).confirmed for claim in CLAIMS}
+        assert confirmed == {name: name != changed for name in CONFIRMED}
 
 
-@pytest.mark.parametrize("changes", [{}, DO_NOT], ids=["all come out", "none does"])
+@pytest.mark.parametrize("changes", [{}, NOT_CONFIRMED], ids=["all are confirmed", "none is"])
 def test_the_page(changes, tmp_path):
-    """A claim that does not come out is said so; each has its picture, and a link to its section."""
+    """The page says which claims are not confirmed; each has its picture, and a link to its section."""
     write_page(Results(figures_of(changes), LOGARITHMIC), tmp_path, [Run(1, 1.5, "a machine", ["recall", "cache"])])
     page = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert f"{len(CLAIMS)} claims, of which {0 if changes else len(CLAIMS)} came out." in page
-    assert page.count("did not come out.**") == (len(CLAIMS) if changes else 0)
+    assert f"{0 if changes else len(CLAIMS)} of {len(CLAIMS)} claims are confirmed." in page
+    assert page.count("claim is not confirmed.**") == (len(CLAIMS) if changes else 0)
     pictures = re.findall(r"\]\((\S+\.png)\)", page)
     assert len(pictures) == len(CLAIMS) and {path.name for path in tmp_path.glob("*.png")} == set(pictures)
     anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"(?m)^## (.+)$", page)}
@@ -480,7 +480,7 @@ def test_the_page(changes, tmp_path):
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Figures that come out, in place of those that the command would measure; they may be changed.
+    """Figures that confirm the claims, in place of those that the command would measure; they may be changed.
 
     Pictures are not drawn.
     """

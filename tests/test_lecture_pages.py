@@ -126,4 +126,4 @@ def test_the_pages_lead_to_each_other():
 
 def test_every_claim_is_measured():
     numbers = {number for claim in CLAIMS for number in claim.numbers.split(", ")}
-    assert numbers == {*map(str, CLAIM), "the other side"}
+    assert numbers == {*map(str, CLAIM), "for recurrence"}

@@ -336,7 +336,7 @@ def test_the_dirt_of_a_data_set_is_found(tmp_path, capsys):
     (overlap,) = content["overlaps"]
     assert (overlap["shared"]["rows"], overlap["contradicting"]["rows"]) == ([1, 2], [1])
     assert overlap["shared"]["places"][0].endswith("test.jsonl: row 1")
-    assert "train and test: 2 rows of test are in both, 1 with another answer" in printed
+    assert "train and test: 2 rows of test are also in train, 1 with another answer" in printed
     assert "10 rows, 2 labels (3 to 7 each)" in printed
 
 

@@ -152,7 +152,7 @@ def test_rows_in_both_are_those_that_a_task_reads_the_same(columns, rows, others
 @pytest.mark.parametrize(
     "streaming, said",
     [
-        (False, ["validation: of 2 rows ({}) 2 are also in training", "test: of 2 rows ({}) 1 is also in training"]),
+        (False, ["validation: 2 of 2 rows ({}) are also in training", "test: 1 of 2 rows ({}) is also in training"]),
         (True, ["validation: {} is trained on", "test: {} is not compared with a stream"]),
     ],
 )

@@ -55,12 +55,12 @@ class ModelArguments:
     source_lang: str | None = field(
         default=None,
         metadata={
-            "help": "Language of the sources, as a saved tokenizer with languages names it: eng_Latn for NLLB, en_XX "
-            "for mBART, en for M2M100."
+            "help": "For a saved tokenizer with languages: the language of the sources, by the tokenizer's name for "
+            "it: eng_Latn for NLLB, en_XX for mBART, en for M2M100."
         },
     )
     target_lang: str | None = field(
-        default=None, metadata={"help": "Language of the targets, which generation then starts with; see source_lang."}
+        default=None, metadata={"help": "Language of the targets; generation starts with its token. See source_lang."}
     )
     tokenizer_type: str | None = field(
         default=None,
@@ -82,8 +82,8 @@ class ModelArguments:
     lora_rank: int | None = field(
         default=None,
         metadata={
-            "help": "Train LoRA adapters of this rank on a saved model, not its weights; needs peft. The head of a "
-            "classifier or a tagger is trained whole."
+            "help": "Train LoRA adapters of this rank, in place of the weights of a saved model; needs peft. The head "
+            "of a classifier or a tagger is trained in full."
         },
     )
     lora_alpha: float | None = field(
@@ -159,16 +159,16 @@ class DataArguments:
         default=False,
         metadata={
             "help": "For classification: after training, fit a temperature on the validation split, so that the "
-            "probabilities are true on average, and divide the last projection by it. Every client then gets the "
-            "calibrated probabilities."
+            "probabilities match the accuracy on average, and divide the last projection by it. Every client then "
+            "gets the calibrated probabilities."
         },
     )
     label_thresholds: str | None = field(
         default=None,
         metadata={
             "help": "For multi_label_classification: after training, choose a threshold for each label on the "
-            "validation split: f1, by its F1; or a number, the threshold with the highest recall of those with this "
-            "precision or above. Otherwise it is 0.5."
+            "validation split. f1: the threshold with the highest F1. A number: the threshold with the highest recall "
+            "among those with at least this precision. Without this option, the thresholds are 0.5."
         },
     )
     abstain_precision: float | None = field(
@@ -181,20 +181,21 @@ class DataArguments:
     unknown_label: str | None = field(
         default=None,
         metadata={
-            "help": "For a single label: rows with this label belong to none of the classes. No run trains on them; "
-            "those of validation and test are read like validation_unknown_file and test_unknown_file."
+            "help": "For a single label: rows with this label belong to none of the classes. Training leaves them "
+            "out. In validation and test they are used like validation_unknown_file and test_unknown_file."
         },
     )
     validation_unknown_file: list[str] | None = field(
         default=None,
         metadata={
-            "help": "For a single label: validation files with texts of none of the classes. The model abstains below "
-            "the confidence that abstain_precision gives, or one that lowers the accuracy by at most one point."
+            "help": "For a single label: validation files with texts of none of the classes. They serve to choose the "
+            "confidence below which the model abstains: by abstain_precision or, without it, so that the accuracy "
+            "falls by at most one point."
         },
     )
     test_unknown_file: list[str] | None = field(
         default=None,
-        metadata={"help": "Test files with texts of none of the classes, to measure how many are noticed."},
+        metadata={"help": "Test files with texts of none of the classes, to measure how many of them are detected."},
     )
     bleu_tokenize: str | None = field(
         default=None,
@@ -215,10 +216,10 @@ class DataArguments:
         },
     )
     validation_file: list[str] | None = field(
-        default=None, metadata={"help": "Validation files or globs, of the types of train_file."}
+        default=None, metadata={"help": "Validation files or globs, of the same types as train_file."}
     )
     test_file: list[str] | None = field(
-        default=None, metadata={"help": "Test files or globs, of the types of train_file."}
+        default=None, metadata={"help": "Test files or globs, of the same types as train_file."}
     )
     train_source_file: list[str] | None = field(
         default=None,
@@ -245,9 +246,9 @@ class DataArguments:
     token_column_index: int | None = field(
         default=None,
         metadata={
-            "help": "Index of the word's column in files with one word per line, from 0, or from -1 backwards; "
-            "default: 0; 1 for .conllu. If this or tag_column_index is given, .tsv and .txt files are read this way, "
-            "too."
+            "help": "Index of the word's column in files with one word per line, counted from 0, or backwards from "
+            "-1; default: 0; 1 for .conllu. If this or tag_column_index is given, .tsv and .txt files are read this "
+            "way, too."
         },
     )
     tag_column_index: int | None = field(
@@ -283,7 +284,7 @@ class DataArguments:
         default=None,
         metadata={
             "help": "For causal-lm, in place of a text: the column of conversations, lists of {role, content}; "
-            "default: messages. If the rows have both columns, one of the two flags chooses."
+            "default: messages. If the rows have both columns, give this flag or text_column to choose one."
         },
     )
     chat_template: str | None = field(
@@ -306,14 +307,14 @@ class DataArguments:
     overflow: str = field(
         default="truncate",
         metadata={
-            "help": "What is read of a text longer than max_length. truncate: the beginning. window: all of it, in "
+            "help": "Which part of a text longer than max_length is read. truncate: the beginning. window: all, in "
             "overlapping windows; sequence-classification averages their logits, token-classification takes each word "
             "from one window."
         },
     )
     overlap: int | None = field(
         default=None,
-        metadata={"help": "Number of tokens that neighbouring windows share; default: a quarter of max_length."},
+        metadata={"help": "Number of tokens that two successive windows share; default: a quarter of max_length."},
     )
     max_source_length: int | None = field(
         default=None, metadata={"help": "For seq2seq-lm: maximum length of a source in tokens; default: max_length."}
@@ -445,7 +446,7 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
     resume: str | None = field(
         default=None,
         metadata={
-            "help": "auto: resume from the newest good checkpoint in output_dir, or start a new run without one."
+            "help": "auto: resume from the newest good checkpoint in output_dir; if there is none, start a new run."
         },
     )
     overwrite_output_dir: bool = field(
@@ -460,7 +461,7 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
         default=None,
         metadata={
             "help": "On resume: facts of the run that may differ from the checkpoint, such as learning_rate or "
-            "train_dataset. The new values hold from there on, and the card lists them; any other difference is "
+            "train_dataset. The new values apply from there on, and the card lists them; any other difference is "
             "refused."
         },
     )
@@ -482,7 +483,7 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
         default=None,
         metadata={
             "help": "Stop after this many evaluations in a row without an improvement of metric_for_best_model. "
-            "Needs load_best_model_at_end and an eval_strategy, the defaults with validation data."
+            "Needs load_best_model_at_end and an eval_strategy, which are the defaults with validation data."
         },
     )
     average_checkpoints: int | None = field(
@@ -494,7 +495,7 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
     )
     quiet: bool = field(
         default=False,
-        metadata={"help": "Print only errors, and at the end the numbers of the validation and test splits."},
+        metadata={"help": "Print only errors and, at the end, the results on the validation and test splits."},
     )
     merge_adapter: bool = field(
         default=False,
@@ -523,9 +524,9 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
 # Options of transformers whose defaults follow from the run (defaults.py), and these defaults in words, for the help.
 CHOSEN = {
     "num_train_epochs": "about 3,000 steps, 3 to 50 epochs from scratch, 3 to 5 of a saved model",
-    "per_device_train_batch_size": "32 or fewer, by the data",
+    "per_device_train_batch_size": "32 or fewer, depending on the data",
     "per_device_eval_batch_size": "as in training, at least 8",
-    "learning_rate": "by the width of the model",
+    "learning_rate": "depends on the width of the model",
     "lr_scheduler_type": "cosine from scratch, linear for a saved model",
     "warmup_steps": "a tenth of the steps",
     "weight_decay": "0.1 from scratch, 0 for a saved model",
