@@ -110,7 +110,8 @@ def test_there_and_back(model_type, head, tmp_path, capsys):
     assert f"{type(model).__name__} " in written and f" {model.num_parameters():,} parameters" in written
     stock = auto(head).from_pretrained(source)
     batch = padded(rows(model_type, head))
-    assert_close(outputs(model, batch), outputs(stock, batch), 1e-5)
+    # In float64, because float32 differs by more on some processors. Parts of some stock models are always float32.
+    assert_close(outputs(model.double(), batch), outputs(stock.double(), batch), 1e-5)
 
     assert main([str(tmp_path / "ours"), str(tmp_path / "back")]) == 0
     assert f"{type(stock).__name__} " in capsys.readouterr().out
