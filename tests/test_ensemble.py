@@ -141,7 +141,9 @@ def test_rows_of_different_lengths_are_written_as_each_alone(name, beams, model_
 
 
 def test_sure_models_have_finite_logits():
-    ensemble = Ensemble([SimpleNamespace(config=SimpleNamespace(problem_type="multi_label_classification"))])
+    ensemble = Ensemble(
+        [SimpleNamespace(config=SimpleNamespace(problem_type="multi_label_classification", architectures=None))]
+    )
     found = ensemble.combine([torch.tensor([18.0, -110.0, 0.0, 60.0]), torch.tensor([18.0, -110.0, 2.0, -60.0])])
     assert found.isfinite().all()
     expected = torch.tensor([18.0, -110.0]).double().sigmoid()

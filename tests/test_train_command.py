@@ -237,6 +237,7 @@ FIGURES = {
 }
 SPEEDS = {"runtime", "samples", "samples_per_second", "steps_per_second"}
 FACTS = {"command", "versions", "machine", "parameters", "recipe", "dataset", "max_length", "card_data", "task"}
+FACTS |= {"dataset_id", "overflow", "decode_tags"}
 LEAKAGE = {"eval_leakage", "test_leakage"}
 CASES = {
     **{task: (task, None, ROWS[task], FIGURES[task]) for task in TASKS},
@@ -1159,7 +1160,7 @@ REFUSED = {
     "no model": ({**from_model("no/such")}, ["model_name_or_path: 'no/such'"]),
     "no tokenizer": ({"tokenizer_name_or_path": "./no", "tokenizer_type": None}, ["tokenizer_name_or_path", "./no"]),
     "two models": ({**from_model("no/such"), "recipe": "bert"}, ["recipe", "model_name_or_path"]),
-    "two tokenizers": ({"model_name_or_path": "no/such"}, ["tokenizer_type", "tokenizer_name_or_path"]),
+    "two tokenizers": ({"model_name_or_path": "no/such"}, ["tokenizer_type", "new tokenizer", "no/such"]),
 }
 
 

@@ -45,7 +45,8 @@ class Texts:
         self.rows = rows.select_columns([name for name in columns if name in rows.column_names])
 
     def __iter__(self) -> Iterator[str]:
-        for batch in self.rows.iter(1000):
+        # datasets cannot iterate over a selection of rows without columns.
+        for batch in self.rows.iter(1000) if self.rows.column_names else ():
             for values in batch.values():
                 for value in values:
                     if isinstance(value, str):
