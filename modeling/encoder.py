@@ -292,10 +292,11 @@ class BlendEncoderForMaskedLM(BlendEncoderPreTrainedModel):
         )
         layout, hidden_states = outputs.layout, outputs.last_hidden_state
         sparse = labels is not None and self.training and self.config.sparse_prediction
-        labels = None if labels is None else layout.fill_padding(labels, IGNORE)
-        if sparse:
-            is_masked = labels != IGNORE
-            hidden_states, labels = hidden_states[is_masked], labels[is_masked]
+        if labels is not None:
+            labels = layout.fill_padding(labels, IGNORE)
+            if sparse:
+                is_masked = labels != IGNORE
+                hidden_states, labels = hidden_states[is_masked], labels[is_masked]
         logits = self.lm_head(scale(self.head(hidden_states), self.config.logit_scaling))
         loss = None
         if labels is not None:
