@@ -1,5 +1,6 @@
 """`seqblend serve`: what Hugging Face's client asks gets the answers of `seqblend predict`, whoever asks besides."""
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -12,7 +13,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import uvicorn
@@ -31,8 +33,10 @@ from test_train_command import write
 
 from seqblend import Predictor
 from seqblend.__main__ import main
+from seqblend.data.errors import RowError
 from seqblend.server import command
 from seqblend.server.app import create_app
+from seqblend.server.batching import Batcher
 from seqblend.server.interfaces import INTERFACES
 from seqblend.server.options import Limits
 from seqblend.server.streams import TextPieces, event
@@ -745,3 +749,27 @@ def test_a_package_that_is_not_installed_is_named(missing, is_named, model_of, m
     else:
         with pytest.raises(ModuleNotFoundError, match="zlib"):
             main(["serve", str(model_of(CLASSIFY))])
+
+
+# --- The batcher alone ---
+
+
+def test_a_row_is_counted_among_all_of_a_request():
+    """Of more rows than a job has."""
+    batcher = Batcher.__new__(Batcher)
+    batcher.texts = None
+    batcher.predictor = SimpleNamespace(decode=lambda encoded, outputs, settings: outputs)
+    jobs = [SimpleNamespace(outputs=Future(), encoded=None) for _ in range(2)]
+    jobs[0].outputs.set_result(["answer"] * 64)
+    jobs[1].outputs.set_exception(RowError(7, "too long"))
+    with pytest.raises(RowError, match="too long") as refused:
+        asyncio.run(batcher.answers(jobs, None))
+    assert refused.value.row == 71
+
+
+@pytest.mark.parametrize(("own", "generation"), [(True, {"max_new_tokens": 3}), (False, None)])
+def test_a_model_that_samples_by_its_own_settings(own, generation):
+    batcher = Batcher.__new__(Batcher)
+    model = SimpleNamespace(generation_config=SimpleNamespace(do_sample=own))
+    batcher.predictor = SimpleNamespace(task=SimpleNamespace(generation=generation), model=model)
+    assert batcher.samples is own
