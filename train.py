@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from seqblend.calibration.calibrator import Calibrator, read_unknown
 from seqblend.checkpoints.run_directory import (
@@ -30,11 +30,9 @@ from seqblend.data.writing import atomic_writer, write_atomically
 from seqblend.hub_card.card import CardData, hub_names
 from seqblend.hub_card.contents import PublishError
 from seqblend.hub_card.illustrate import CALIBRATION
-from seqblend.hub_card.publish import Destination, check_access
-from seqblend.hub_card.record import hardware, select_example, versions
+from seqblend.hub_card.record import select_example, software_and_hardware
 from seqblend.reports.data_report import DataReport, make_data_report, warn_about_leakage
 from seqblend.reports.runs import Run
-from seqblend.scoring.tags import resolve_decoding
 from seqblend.tasks.base import Task
 from seqblend.tasks.encoding import Settings
 from seqblend.tasks.models import position_limit, reads_token_types
@@ -60,21 +58,20 @@ from seqblend.training.defaults import (
     resolve_evaluates,
     resolve_times,
     resolve_training,
+    with_recorded,
 )
+from seqblend.training.encoding import make_settings, make_tokenizer
 from seqblend.training.generation import add_end_tokens, check_generation_settings
 from seqblend.training.model_defaults import resolve_model
 from seqblend.training.models import (
-    adds_special_tokens_to_targets,
-    check_position_limit,
     make_model,
     saved_labels,
     set_model_max_length,
     with_saved_problem_type,
 )
-from seqblend.training.progress import LogLines, hide_bars, only_errors, result_lines, start_logging
-from seqblend.training.publisher import check_original
+from seqblend.training.progress import LogLines, limit_output, result_lines, start_logging
+from seqblend.training.publisher import check_hub, check_original
 from seqblend.training.run_options import BUGS, set_metric_direction
-from seqblend.training.tokenizers import make_tokenizer
 from seqblend.training.trainer import BlendTrainer
 
 # The same name if the file is run as a script.
@@ -333,14 +330,6 @@ def make_job(
 # --- The parts of prepare ---
 
 
-def with_recorded(error: InputError, recorded: dict[str, Any]) -> InputError:
-    """The error; if it is about an option that was not given, it says that the value is that of the resumed run."""
-    name = str(error).partition(":")[0]
-    if name not in recorded:
-        return error
-    return InputError(f"{error}; {name} is as in the run that is resumed, {recorded[name]}")
-
-
 def run_facts(
     argv: list[str],
     model_args: ModelArguments,
@@ -399,43 +388,11 @@ def read_rows(data_args: DataArguments, args: BlendTrainingArguments, task: Task
         )
 
 
-def limit_output(args: BlendTrainingArguments, stack: contextlib.ExitStack | None) -> None:
-    """Hide progress bars if stderr is no terminal, let only the main process log, and a quiet run only errors.
-
-    Args:
-        args: changed here.
-        stack: ends what is quiet; None: a quiet run still logs.
-    """
-    if stack is not None and args.quiet:
-        stack.enter_context(only_errors())
-    if args.quiet or (not sys.stderr.isatty() and "disable_tqdm" not in args.given_options):
-        args.disable_tqdm = True
-    if args.disable_tqdm or not sys.stderr.isatty():
-        hide_bars()
-    if not args.should_log:
-        logging.getLogger("seqblend").setLevel(logging.ERROR)
-
-
-def software_and_hardware(args: BlendTrainingArguments) -> dict[str, str]:
-    """The versions of the packages, and the machine, for the results."""
-    return {
-        "versions": ", ".join(f"{package} {number}" for package, number in versions().items()),
-        "machine": hardware(args),
-    }
-
-
 def base_model_facts(model_args: ModelArguments, args: BlendTrainingArguments) -> dict[str, list[str]]:
     """For the card: the names on the Hub of the models that the training starts from, if they have any."""
     sources = (model_args.model_name_or_path, model_args.encoder_name_or_path, model_args.decoder_name_or_path)
     names = hub_names(*sources) if args.do_train else []
     return {"base_model": names} if names else {}
-
-
-def check_hub(args: BlendTrainingArguments) -> None:
-    """Raises PublishError if the run is to be pushed, and the Hub cannot be used."""
-    if args.push_to_hub or args.push_original:
-        name = args.hub_model_id or Path(args.output_dir).absolute().name
-        check_access(Destination(name, token=args.hub_token))
 
 
 def make_model_and_settings(
@@ -463,45 +420,6 @@ def make_model_and_settings(
         longest = settings.max_source_length if task.generates else settings.max_length
         set_model_max_length(tokenizer, model_args, position_limit(model.config), longest)
     return model, settings
-
-
-def make_settings(
-    data_args: DataArguments,
-    args: BlendTrainingArguments,
-    task: Task,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: LabelledData,
-    model: PreTrainedModel,
-) -> Settings:
-    """The settings of the task. Raises InputError for a length beyond the learned positions."""
-    lengths = data_args.lengths()
-    used = {name: lengths[name] for name in lengths if (name == "max_length") != task.generates}
-    if task.generates and args.generation_max_length is not None:
-        used["generation_max_length"] = args.generation_max_length - 1  # the last token is not read
-    if args.generation_config is not None:
-        generated = (args.generation_config.max_new_tokens or 0, (args.generation_config.max_length or 0) - 1)
-        used["generation_config"] = max(generated)
-    check_position_limit(model.config, used)
-    return Settings(
-        tokenizer=tokenizer,
-        labels=rows.label_names,
-        origins=rows.origins,
-        problem_type=model.config.problem_type,
-        token_types=reads_token_types(model.config),
-        seed=args.seed,
-        overflow=data_args.overflow,
-        overlap=data_args.overlap,
-        noise=data_args.noise(),
-        adds_special_tokens_to_targets=adds_special_tokens_to_targets(tokenizer, model.config),
-        pack_documents=data_args.pack_documents,
-        bleu_tokenize=data_args.bleu_tokenize,
-        tag_scheme=model.config.tag_scheme,
-        label_thresholds=model.config.label_thresholds,
-        abstain_threshold=model.config.abstain_threshold,
-        abstain_score=model.config.abstain_score,
-        decode_tags=resolve_decoding(data_args.decode_tags),
-        **lengths,
-    )
 
 
 def make_trainer(**kwargs: Any) -> BlendTrainer:

@@ -96,6 +96,14 @@ def hardware(args: TrainingArguments) -> str:
     return threads if args.world_size == 1 else f"{args.world_size} processes of {threads}"
 
 
+def software_and_hardware(args: TrainingArguments) -> dict[str, str]:
+    """The versions of the packages, and the machine, for the results."""
+    return {
+        "versions": ", ".join(f"{package} {number}" for package, number in versions().items()),
+        "machine": hardware(args),
+    }
+
+
 def hyperparameters(args: TrainingArguments) -> list[tuple[str, str]]:
     """Hyperparameters that differ from the defaults of transformers, then those of ALWAYS_SHOWN with "(default)".
 

@@ -15,10 +15,10 @@ from ..training.arguments import DataArguments, ModelArguments
 from ..training.checks import check_options
 from ..training.command_line import parse_arguments
 from ..training.defaults import Defaults
+from ..training.encoding import make_tokenizer
 from ..training.model_defaults import resolve_max_length
 from ..training.models import saved_labels, with_saved_problem_type
 from ..training.progress import hide_bars, start_logging
-from ..training.tokenizers import make_tokenizer
 from .data_report import FILES, make_data_report
 
 logger = logging.getLogger(__name__)

@@ -185,7 +185,7 @@ def test_both_texts_of_a_pair_decide_whether_they_are_words(count, tmp_path, mon
 
 def test_the_size_of_the_vocabulary_follows_the_rows_and_the_characters(tmp_path, monkeypatch):
     def size(rows, **given):
-        with mock.patch("seqblend.training.tokenizers.train_tokenizer", wraps=train_tokenizer) as trained:
+        with mock.patch("seqblend.training.encoding.train_tokenizer", wraps=train_tokenizer) as trained:
             prepared(tmp_path / "out", **options(tmp_path, rows, ["train"], **{"tokenizer_type": None, **given}))
         return trained.call_args.args[2]
 

@@ -189,6 +189,14 @@ def recorded_defaults(args: BlendTrainingArguments, wanted: str | bool | None) -
     return None
 
 
+def with_recorded(error: InputError, recorded: dict[str, Any]) -> InputError:
+    """The error; if it is about an option that was not given, it says that the value is that of the resumed run."""
+    name = str(error).partition(":")[0]
+    if name not in recorded:
+        return error
+    return InputError(f"{error}; {name} is as in the run that is resumed, {recorded[name]}")
+
+
 def is_from_scratch(model_args: ModelArguments) -> bool:
     """Whether a new model is trained, no part of which was saved before."""
     return not (model_args.model_name_or_path or model_args.encoder_name_or_path)

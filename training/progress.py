@@ -7,7 +7,7 @@ import textwrap
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import datasets
@@ -24,6 +24,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from ..tasks.splits import PREFIXES
+from .arguments import BlendTrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,23 @@ def only_errors() -> Iterator[None]:
         finally:
             for each, level in zip(loggers, levels, strict=True):
                 each.setLevel(level)
+
+
+def limit_output(args: BlendTrainingArguments, stack: ExitStack | None) -> None:
+    """Hide progress bars if stderr is no terminal, let only the main process log, and a quiet run only errors.
+
+    Args:
+        args: changed here.
+        stack: ends what is quiet; None: a quiet run still logs.
+    """
+    if stack is not None and args.quiet:
+        stack.enter_context(only_errors())
+    if args.quiet or (not sys.stderr.isatty() and "disable_tqdm" not in args.given_options):
+        args.disable_tqdm = True
+    if args.disable_tqdm or not sys.stderr.isatty():
+        hide_bars()
+    if not args.should_log:
+        logging.getLogger("seqblend").setLevel(logging.ERROR)
 
 
 class Progress(TrainerCallback):

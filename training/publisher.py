@@ -29,7 +29,7 @@ from ..data.objects import read_object
 from ..hub_card.card import CardData, write_card
 from ..hub_card.contents import PublishError
 from ..hub_card.original import FOLDER, check_replaceable, write_original
-from ..hub_card.publish import Destination, publish
+from ..hub_card.publish import Destination, check_access, publish
 from ..hub_card.verify import REFERENCE, load_saved, write_reference
 from ..tokenization.loading import load_tokenizer
 from .adapters import write_adapter_card
@@ -245,6 +245,13 @@ def link_or_copy(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
+
+
+def check_hub(args: BlendTrainingArguments) -> None:
+    """Raises PublishError if the run is to be pushed, and the Hub cannot be used."""
+    if args.push_to_hub or args.push_original:
+        name = args.hub_model_id or Path(args.output_dir).absolute().name
+        check_access(Destination(name, token=args.hub_token))
 
 
 def check_original(

@@ -1,20 +1,24 @@
-"""The tokenizer of a run: the saved one that was named, or one that is trained on the rows."""
+"""How the rows of a run are encoded: by its tokenizer, saved or trained on the rows, and the settings of its task."""
 
 import logging
 
 import datasets
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.splits import LabelledData
 from ..data.streams import RowStream
+from ..scoring.tags import resolve_decoding
 from ..tasks.base import Task
 from ..tasks.corruption import add_sentinels
-from ..tasks.encoding import appends_special_token
+from ..tasks.encoding import Settings, appends_special_token
+from ..tasks.models import reads_token_types
 from ..tokenization.kinds import is_trained_here
 from ..tokenization.loading import load_tokenizer
 from ..tokenization.settings import set_chat_template, set_languages, without_special_tokens
 from ..tokenization.training import Texts, train_tokenizer
 from ..tokenization.words import SENTENCES, WordSplitting, find_splitting, set_splitting
-from .arguments import DataArguments, ModelArguments
+from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
+from .models import adds_special_tokens_to_targets, check_position_limit
 
 logger = logging.getLogger(__name__)
 
@@ -63,3 +67,42 @@ def find_word_splitting(rows: datasets.Dataset | RowStream) -> WordSplitting | N
     if splitting is not None:
         logger.info("Words: %s; prediction splits texts in the same way", splitting)
     return splitting
+
+
+def make_settings(
+    data_args: DataArguments,
+    args: BlendTrainingArguments,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: LabelledData,
+    model: PreTrainedModel,
+) -> Settings:
+    """The settings of the task. Raises InputError for a length beyond the learned positions."""
+    lengths = data_args.lengths()
+    used = {name: lengths[name] for name in lengths if (name == "max_length") != task.generates}
+    if task.generates and args.generation_max_length is not None:
+        used["generation_max_length"] = args.generation_max_length - 1  # the last token is not read
+    if args.generation_config is not None:
+        generated = (args.generation_config.max_new_tokens or 0, (args.generation_config.max_length or 0) - 1)
+        used["generation_config"] = max(generated)
+    check_position_limit(model.config, used)
+    return Settings(
+        tokenizer=tokenizer,
+        labels=rows.label_names,
+        origins=rows.origins,
+        problem_type=model.config.problem_type,
+        token_types=reads_token_types(model.config),
+        seed=args.seed,
+        overflow=data_args.overflow,
+        overlap=data_args.overlap,
+        noise=data_args.noise(),
+        adds_special_tokens_to_targets=adds_special_tokens_to_targets(tokenizer, model.config),
+        pack_documents=data_args.pack_documents,
+        bleu_tokenize=data_args.bleu_tokenize,
+        tag_scheme=model.config.tag_scheme,
+        label_thresholds=model.config.label_thresholds,
+        abstain_threshold=model.config.abstain_threshold,
+        abstain_score=model.config.abstain_score,
+        decode_tags=resolve_decoding(data_args.decode_tags),
+        **lengths,
+    )
