@@ -22,13 +22,14 @@ from seqblend import (
 from seqblend.hub_card import card as card_module
 from seqblend.hub_card import pictures
 from seqblend.hub_card.agreement import describe_rows, rows_of_each_label
-from seqblend.hub_card.card import METRICS, NOT_MEASURED, CardData, write_card
+from seqblend.hub_card.card import METRICS, NOT_MEASURED, CardData, example_lines, write_card
 from seqblend.hub_card.record import HYPERPARAMETERS, RunRecord, format_value, hyperparameters
 from seqblend.hub_card.saved import SavedModel, read_saved
 from seqblend.hub_card.usage import HEADS as USAGES
 from seqblend.hub_card.usage import as_text, make_prompt, usage_code
 from seqblend.hub_card.verify import run_isolated
 from seqblend.tokenization.training import train_tokenizer
+from seqblend.tokenization.words import WordSplitting, set_splitting
 from seqblend.train import main
 
 WORDS = ["월요일", "화요일", "a", "b"]
@@ -309,6 +310,30 @@ def test_a_damaged_prediction_is_named_by_its_line(line, tmp_path):
 )
 def test_prompts(head, example, expected):
     assert make_prompt(USAGES[head], example, "[MASK]") == expected
+
+
+def test_a_shortened_example_has_the_output_of_its_own_text():
+    """The prediction and the reference of the test row are those of its whole text."""
+    row = {"input": "a b c d", "prediction": "x", "reference": "y"}
+    assert example_lines("a b …", row, "z", None) == [("input", "a b …"), ("output", "z")]
+    assert example_lines("a b c d", row, "z", None) == [("input", "a b c d"), ("output", "x"), ("reference", "y")]
+    assert example_lines("a b c d", {**row, "reference": ["y", "w"]}, "z", None)[-1] == ("reference", "y | w")
+    assert example_lines(None, row, "z", None) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups"), [(["O", "B-X", "I-X"], True), (["O", "B", "I"], False), (["NOUN", "VERB", "ADJ"], False)]
+)
+def test_a_pipeline_groups_the_tags_that_it_knows(labels, groups, tmp_path):
+    """Of tags without a type, as those of spaces between words, it makes spans of no name."""
+    tokenizer = train_tokenizer(WORDS, "char", 300)
+    set_splitting(tokenizer, WordSplitting("characters", 1))
+    model = tiny_model(BlendEncoderForTokenClassification, vocab_size=len(tokenizer))
+    model.config.id2label = dict(enumerate(labels))
+    model.config.label2id = {label: index for index, label in enumerate(labels)}
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert read_saved(tmp_path).tagging.groups is groups
 
 
 def test_examples_as_text():

@@ -20,7 +20,14 @@ from seqblend.hub_card import publish as publishing
 from seqblend.hub_card.card import CardData, write_card
 from seqblend.hub_card.contents import PublishError, check_no_secrets, repository_files
 from seqblend.hub_card.publish import Destination, check_access, main, publish
-from seqblend.hub_card.verify import REFERENCE, compute_outputs, reference_inputs, verify_isolated, write_reference
+from seqblend.hub_card.verify import (
+    REFERENCE,
+    compare_outputs,
+    compute_outputs,
+    reference_inputs,
+    verify_isolated,
+    write_reference,
+)
 from seqblend.tokenization.training import train_tokenizer
 from seqblend.train import main as train
 from seqblend.training.trainer import BlendTrainer
@@ -676,3 +683,16 @@ def test_verify(model_class, hub, opened, tmp_path):
     (tmp_path / "m" / REFERENCE).unlink()
     with pytest.raises(ValueError, match="no such file"):
         seqblend.verify(tmp_path / "m")
+
+
+def test_a_single_number_is_verified_by_its_size():
+    """It has no standard deviation: one row, one output."""
+    model = tiny_model(BlendEncoderForSequenceClassification, num_labels=1).float()
+    inputs = {name: tensor[:1] for name, tensor in reference_inputs(model).items()}
+    expected = {"logits": compute_outputs(model, inputs)["logits"]}
+    assert expected["logits"].numel() == 1
+    assert compare_outputs(model, inputs, expected) == {"logits": 0.0}
+    errors = compare_outputs(model, inputs, {"logits": expected["logits"] * (1 + 1e-6)})
+    assert 0 < errors["logits"] < 1e-5
+    with pytest.raises(ValueError, match="logits differs from the reference"):
+        compare_outputs(model, inputs, {"logits": expected["logits"] * 1.01})
