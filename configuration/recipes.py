@@ -43,6 +43,7 @@ GPT1 = CLASSIC | {
     "max_position_embeddings": 512,
     "norm_position": "post",
     "hidden_act": "gelu_pytorch_tanh",
+    "pad_token_id": None,
 }
 
 # Radford et al. 2019 (reference: GPT2LMHeadModel): the norms are at the input of each sublayer.
@@ -108,6 +109,7 @@ LLAMA: dict[str, Any] = {
     "intermediate_size": 11008,
     "hidden_dropout": 0.0,
     "tie_word_embeddings": False,
+    "pad_token_id": None,
 }
 
 # Recipe → model_type → field values; for an encoder-decoder, the field values of each part.

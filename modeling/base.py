@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils.generic import is_flash_attention_requested
 
 from .attention import has_varlen_kernel
 from .hooks import has_hooked_submodule, is_hooked
@@ -22,9 +23,8 @@ from .patterns import MIN_BLOCK_SIZE, MaskFunction, PaddedPattern, VarlenPattern
 from .positions import POSITIONS, build_relative_bias, build_rotary
 from .recurrence import Recurrence, Steps
 
-# Kernels that take padded rows and a mask, and kernels that take a flat batch and the lengths of its sequences.
+# Kernels that take padded rows and a mask. Those of flash attention take a flat batch and its lengths.
 ROW_KERNELS = ("eager", "sdpa", "flex_attention")
-VARLEN_KERNELS = ("flash_attention_2", "flash_attention_3")
 # Kernels that take a mask for each head.
 BIAS_KERNELS = ("eager", "sdpa")
 # Arguments of forward that describe the sequences of a flattened batch. Self-attention reads those of the queries.
@@ -153,9 +153,9 @@ class Stack(BlendPreTrainedModel):
 
         Raises:
             ValueError: both or neither of input_ids and inputs_embeds are given, or they have a wrong number of
-                dimensions; the mask has a wrong shape; a sequence is too long; cu_seq_lens_q do not fit the tokens;
-                output_attentions for a flattened batch; is_causal differs from that of this stack; something that
-                a recurrent mixer or attention with biases does not have.
+                dimensions; the mask has a wrong shape; a sequence is too long; is_causal differs from that of this
+                stack; something that a recurrent mixer or attention with biases does not have; for a flattened batch
+                see `flattened_layout`.
         """
         has_hooks = kwargs.pop("has_hooks", self.has_hooks)
         if self.config.is_recurrent:
@@ -169,21 +169,22 @@ class Stack(BlendPreTrainedModel):
             )
         shape = (inputs.shape[0], inputs.shape[1])
         mask = as_padding_mask(attention_mask)
-        kernel = self.config._attn_implementation
-        # The kernel handles the paged cache of continuous batching; its arguments are passed on unchanged.
-        is_paged = kwargs.get("cache") is not None
+        # Such a kernel handles the paged cache of a server; its arguments are passed on unchanged.
+        is_of_server = kwargs.get("cache") is not None or not has_known_kernel(self.config)
         has_past = isinstance(past_length, torch.Tensor) or bool(past_length)
         mask_fits = mask is None or tuple(mask.shape) == shape
-        if past_length is None and not mask_fits and not is_paged:
+        if past_length is None and not mask_fits and kwargs.get("cache") is None:
             raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}, the input {shape}")
         # With a cache, the mask may cover later tokens, too.
-        if has_past or not mask_fits or keep_padded or is_paged or kernel not in ROW_KERNELS + VARLEN_KERNELS:
+        if has_past or not mask_fits or keep_padded or is_of_server:
+            if not is_of_server and kwargs.get("cu_seq_lens_q") is not None:
+                raise ValueError("cu_seq_lens_q: a flattened batch has no cached tokens, and no mask of its source")
             self.check_past(shape, mask, past_length)
             return PaddedLayout(shape, mask, inputs.device, past_length=0 if past_length is None else past_length)
         self.check_causality(kwargs)
         traced = is_traced()
         layout: Layout | None = self.flattened_layout(
-            shape, None if traced or attention_mask is not None else position_ids, kwargs
+            shape, mask, None if traced or attention_mask is not None else position_ids, kwargs
         )
         if layout is None:
             layout = PaddedLayout(shape, mask, inputs.device)
@@ -204,8 +205,7 @@ class Stack(BlendPreTrainedModel):
             "output_attentions": not (self.config.has_attention or self.is_part)
             and kwargs.get("output_attentions", self.config.output_attentions),
             # It may be that of a server, which keeps the tokens before the input to itself.
-            f"attn_implementation={self.config._attn_implementation!r}": self.config._attn_implementation
-            not in ROW_KERNELS + VARLEN_KERNELS,
+            f"attn_implementation={self.config._attn_implementation!r}": not has_known_kernel(self.config),
             # The order of the steps depends on the lengths.
             "a graph (torch.compile, torch.export, torch.jit.trace)": is_traced(),
         }
@@ -236,12 +236,13 @@ class Stack(BlendPreTrainedModel):
     ) -> Layout:
         """Flat where the batch or its source has padding or windows are computed in blocks; else padded.
 
-        With a cache, generation reads the last column: if that has padding, the batch stays padded. It also stays
-        padded if a hook reads activations, because hooks expect (B, T, E).
+        The batch stays padded with a cache if the last column, which generation reads, has padding; if a hook reads
+        activations, because hooks expect (B, T, E); and if a sliding window would count padding inside a row, as it
+        does in a cache.
         """
-        if has_cache and not padded.last_column_is_real:
-            return padded
         window = self.config.sliding_window
+        if (has_cache and not padded.last_column_is_real) or (window is not None and not padded.is_contiguous):
+            return padded
         uses_blocks = window is not None and padded.shape[1] > 2 * max(window, MIN_BLOCK_SIZE)
         source_is_flat = source_layout is not None and (
             isinstance(source_layout, FlatLayout) or source_layout.has_padding
@@ -258,24 +259,39 @@ class Stack(BlendPreTrainedModel):
         )
 
     def flattened_layout(
-        self, shape: tuple[int, int], position_ids: torch.Tensor | None, kwargs: dict[str, Any]
+        self,
+        shape: tuple[int, int],
+        mask: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        kwargs: dict[str, Any],
     ) -> FlatLayout | None:
         """The layout of a batch that the caller has flattened; None for any other batch.
 
+        Args:
+            shape: B and T.
+            mask: (B, T), 1 for real tokens; None: all are real.
+            position_ids: (B or 1, T), or None.
+            kwargs: keyword arguments of forward; the lengths are removed.
+
         Raises:
-            ValueError: cu_seq_lens_q do not fit the tokens, or output_attentions for a flattened batch.
+            ValueError: cu_seq_lens_q do not fit the tokens, or there is padding among them; or a flattened batch is
+                asked for attention weights, or, if it has several rows, for hidden states.
         """
         lengths = {name: kwargs.pop(name, None) for name in LENGTH_ARGUMENTS}
         layout: FlatLayout | None = None
         if lengths["cu_seq_lens_q"] is not None:
             layout = FlatLayout.from_cu_seq_lens(lengths["cu_seq_lens_q"], lengths["max_length_q"], shape)
-        elif position_ids is not None and tuple(position_ids.shape) == shape and shape[1] > 1:
-            layout = FlatLayout.from_position_ids(position_ids)
+            if mask is not None and not is_traced() and not bool(mask.all()):
+                raise ValueError("cu_seq_lens_q: a flattened batch has no padding, but attention_mask has zeros")
+        elif position_ids is not None and tuple(position_ids.shape) in (shape, (1, shape[1])) and shape[1] > 1:
+            layout = FlatLayout.from_position_ids(position_ids.expand(shape))
             layout = layout if layout.num_sequences > shape[0] else None
         if layout is not None and kwargs.get("output_attentions", self.config.output_attentions):
             raise ValueError(
                 "output_attentions: a flattened batch has no weights of shape (B, H, T, S); pad the batch"
             )
+        if layout is not None and shape[0] > 1 and self.returns_states(kwargs):
+            raise ValueError("output_hidden_states: a flattened batch must be one row; reshape the input to (1, N)")
         return layout
 
     @property
@@ -399,11 +415,10 @@ class Stack(BlendPreTrainedModel):
 
     def uses_varlen_kernel(self, embeds: torch.Tensor) -> bool:
         """Whether a flat batch goes to a varlen kernel: flash attention, or torch's own for "sdpa" on a GPU."""
-        kernel = self.config._attn_implementation
         if self.config.relative_attention_num_buckets is not None:
             return False
-        if kernel != "sdpa" or embeds.device.type != "cuda":
-            return kernel in VARLEN_KERNELS
+        if self.config._attn_implementation != "sdpa" or embeds.device.type != "cuda":
+            return is_flash_attention_requested(self.config)
         has_dropout = self.training and self.config.attention_dropout > 0
         is_half_precision = matmul_dtype(embeds).itemsize == 2
         fits_head = self.config.head_dim % 8 == 0 and self.config.head_dim <= 256
@@ -434,6 +449,8 @@ class Stack(BlendPreTrainedModel):
         self, hidden_states: torch.Tensor, layout: Layout, repad: bool, past_key_values: Cache | None = None
     ) -> StackOutput:
         """The output of the stack: in the caller's form if `repad`, else in the layout's form, with the layout."""
+        # The last layer may be on another device than the first one.
+        layout = layout.to(hidden_states.device)
         if repad:
             return StackOutput(last_hidden_state=layout.repad(hidden_states), past_key_values=past_key_values)
         return StackOutput(last_hidden_state=hidden_states, past_key_values=past_key_values, layout=layout)
@@ -447,6 +464,11 @@ def select_inputs(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | 
     if inputs.dim() != (2 if inputs_embeds is None else 3):
         raise ValueError(f"input_ids are (B, T) and inputs_embeds (B, T, E), got {tuple(inputs.shape)}")
     return inputs
+
+
+def has_known_kernel(config: PreTrainedConfig) -> bool:
+    """Whether the kernel of attention is one of transformers' own. Another one may be that of a server."""
+    return config._attn_implementation in ROW_KERNELS or is_flash_attention_requested(config)
 
 
 def matmul_dtype(states: torch.Tensor) -> torch.dtype:

@@ -257,6 +257,11 @@ def self_attention_cache(past_key_values: Any) -> Any:
     return past_key_values
 
 
+def with_source_cache(cache: Cache) -> EncoderDecoderCache:
+    """An empty cache with another one for cross-attention; generate() makes none for a decoder without its encoder."""
+    return cache if isinstance(cache, EncoderDecoderCache) else EncoderDecoderCache(cache, DynamicCache())
+
+
 def drop_unused_layers(cache: Cache, num_hidden_layers: int) -> None:
     """Keep as many layers in an empty cache as the model runs.
 

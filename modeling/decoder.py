@@ -10,7 +10,7 @@ from transformers.masking_utils import (
     create_causal_mask,
     create_sliding_window_causal_mask,
 )
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
@@ -21,9 +21,11 @@ from .base import BlendPreTrainedModel, Stack, StackOutput
 from .cache import (
     BlendGenerationMixin,
     drop_unused_layers,
+    is_empty,
     keep_whole_source,
     self_attention_cache,
     use_recurrent_layers,
+    with_source_cache,
 )
 from .heads import ForSequenceClassification, ForTokenClassification, compute_logits, select_fields
 from .layers import DecoderLayer
@@ -89,14 +91,16 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             kwargs: `output_attentions`, `output_hidden_states`, `cu_seq_lens_q` …; the rest goes to the kernel.
 
         Returns:
-            last_hidden_state (B, T, E), zeros for padding; past_key_values; if requested, hidden_states, attentions
-            and cross_attentions.
+            last_hidden_state (B, T, E), where the values of padding have no meaning; past_key_values; if requested,
+            hidden_states, attentions and cross_attentions.
 
         Raises:
             ValueError: see Stack.choose_layout; encoder_hidden_states is missing or unexpected; with an encoder,
                 past_key_values is not an EncoderDecoderCache; with a recurrent mixer, the cache is of another kind
-                (cache.use_recurrent_layers), or given with a flattened batch.
+                (cache.use_recurrent_layers); a flattened batch, or one whose source is flattened, has a cache.
         """
+        if self.config.cross_attention_hidden_size is not None and is_empty(past_key_values):
+            past_key_values = with_source_cache(past_key_values)
         self.check_source(encoder_hidden_states, encoder_attention_mask, past_key_values)
         if self.config.is_recurrent:
             use_recurrent_layers(past_key_values, self.config.num_hidden_layers)
@@ -106,7 +110,9 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         past_length = None if past_key_values is None else past_key_values.get_seq_length()
         if isinstance(past_length, torch.Tensor):
             past_length = past_length.clone()  # a static cache counts in place, while the layers add to it
-        keep_padded = has_cached_source(past_key_values)
+        # A mask of transformers' mask functions is for padded rows.
+        has_prepared_mask = encoder_attention_mask is not None and as_padding_mask(encoder_attention_mask) is None
+        keep_padded = has_cached_source(past_key_values) or has_prepared_mask
         if source_layout is not None and not torch.compiler.is_compiling():
             keep_whole_source(past_key_values, source_layout.shape[1])
         layout = self.choose_layout(
@@ -119,11 +125,13 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             source_layout=source_layout,
             keep_padded=keep_padded,
         )
-        if self.config.is_recurrent and past_key_values is not None and not layout.is_rows:
-            raise ValueError("a recurrent mixer has one state for each row: a flattened batch cannot have a cache")
+        # A cache has a row for each sequence.
+        can_cache = layout.is_rows and (source_layout is None or source_layout.is_rows)
+        if past_key_values is not None and not can_cache:
+            raise ValueError("past_key_values: a flattened batch, or one with a flattened source, has no cache")
         # The mask functions get only the caller's cache: with a new, empty one they do not look for packed sequences.
         self_cache = self_attention_cache(past_key_values)
-        if use_cache and past_key_values is None and not self.training and layout.is_rows:
+        if use_cache and past_key_values is None and not self.training and can_cache:
             past_key_values = self.new_cache()
         positions = self.positions(layout, position_ids)
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
@@ -181,7 +189,7 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         drop_unused_layers(cache, self.config.num_hidden_layers)
         if self.config.is_recurrent:
             use_recurrent_layers(cache, self.config.num_hidden_layers)
-        return cache if self.config.cross_attention_hidden_size is None else EncoderDecoderCache(cache, DynamicCache())
+        return cache if self.config.cross_attention_hidden_size is None else with_source_cache(cache)
 
     def prepare_source(
         self, layout: Layout, embeds: torch.Tensor, states: torch.Tensor, source_layout: Layout, attention_mask: Any
@@ -194,11 +202,17 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             states: encoder output, in the form of source_layout.
             source_layout: layout of the encoder output.
             attention_mask: mask of the source (B, S), or None.
+
+        Raises:
+            ValueError: the target must be padded, and the source is flattened.
         """
+        states, source_layout = states.to(embeds.device), source_layout.to(embeds.device)
         if isinstance(layout, FlatLayout) and isinstance(source_layout, PaddedLayout):
             source_layout = FlatLayout.from_padded(source_layout)
             states = source_layout.unpad(states)
         elif isinstance(layout, PaddedLayout) and isinstance(source_layout, FlatLayout):
+            if not source_layout.is_rows:
+                raise ValueError("a flattened source needs a flattened target, to return hidden states and for hooks")
             states = source_layout.repad(states)
             source_layout = PaddedLayout(tuple(states.shape[:2]), None, states.device)
         if isinstance(layout, FlatLayout):
@@ -258,12 +272,14 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
         position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutputWithCrossAttentions:
         """Logits (B, T, V) of the next token at each position.
 
         labels (B, T) are the input tokens, unshifted; -100 is ignored. logits_to_keep is the number of last positions
@@ -276,6 +292,8 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
             use_cache=use_cache if labels is None else False,
             repad=False,
             has_hooks=self.has_hooks,
@@ -288,8 +306,8 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
             loss = token_loss(
                 logits, layout.shift_left(labels, IGNORE), self.config, self.training, num_items_in_batch
             )
-        logits = layout.repad(logits)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, **select_fields(outputs, CausalLMOutputWithPast))
+        fields = select_fields(outputs, CausalLMOutputWithCrossAttentions)
+        return CausalLMOutputWithCrossAttentions(loss=loss, logits=layout.repad(logits), **fields)
 
 
 class BlendDecoderForSequenceClassification(ForSequenceClassification, BlendDecoderPreTrainedModel):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
+from transformers import initialization as init
 from transformers.masking_utils import (
     create_bidirectional_mask,
     create_bidirectional_sliding_window_mask,
@@ -37,6 +38,12 @@ class BlendEncoderPreTrainedModel(BlendPreTrainedModel):
         "hidden_states": EncoderLayer,
         "attentions": OutputRecorder(Attention, index=1, layer_name="self_attn"),
     }
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, AffixEmbedding):
+            init.zeros_(module.letters)
+            init.zeros_(module.begins_word)
 
 
 class AffixEmbedding(nn.Embedding):
@@ -214,7 +221,8 @@ class BlendEncoderModel(BlendEncoderPreTrainedModel, Stack):
             kwargs: `output_attentions`, `output_hidden_states`, `cu_seq_lens_q` …; the rest goes to the kernel.
 
         Returns:
-            last_hidden_state (B, T, E), zeros for padding; hidden_states and attentions if requested.
+            last_hidden_state (B, T, E), where the values of padding have no meaning; hidden_states and attentions if
+            requested.
 
         Raises:
             ValueError: see Stack.choose_layout.
@@ -243,9 +251,9 @@ def packed_mask_arguments(layout: Layout, attention_mask: Any, position_ids: tor
     While compiling, Stack.choose_layout cannot read from position_ids whether sequences are packed. The causal mask
     functions of the decoder (create_causal_mask, create_sliding_window_causal_mask) need no extra arguments.
     """
-    may_restart = attention_mask is None and position_ids is not None and position_ids.shape == layout.shape
-    if not may_restart or not torch.compiler.is_compiling():
+    if attention_mask is not None or position_ids is None or not torch.compiler.is_compiling():
         return {}
+    position_ids = position_ids.expand(layout.shape)
     return {"and_mask_function": packed_sequence_mask_function(find_packed_sequence_indices(position_ids))}
 
 

@@ -78,6 +78,9 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.encoder.set_input_embeddings(value)
+        if self.config.share_encoder_decoder_embeddings and self.config.tie_word_embeddings:
+            self.decoder.embed_tokens.weight = value.weight
+            self.decoder.embed_tokens.num_embeddings = value.num_embeddings
 
     @merge_with_config_defaults
     @can_return_tuple

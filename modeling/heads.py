@@ -233,7 +233,7 @@ class ForSequenceClassification(PreTrainedModel):
         )
         layout, is_end = outputs.layout, None
         if self.config.pooling == "eos":
-            is_end = layout.unpad(is_end_token(input_ids, self.config))
+            is_end = layout.fill_padding(is_end_token(input_ids, self.config), False)
         pooled = pool(outputs.last_hidden_state, layout, self.config.pooling, self.head, is_end)
         logits = self.score(self.dropout(pooled))
         loss = None
@@ -270,7 +270,7 @@ class ForTokenClassification(PreTrainedModel):
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput | Seq2SeqSequenceClassifierOutput:
-        """Logits (B, T, num_labels), zeros for padding; inputs as in the base model, labels (B, T), -100: ignored."""
+        """Logits (B, T, num_labels); inputs as in the base model; labels (B, T), -100: ignored."""
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -6,14 +6,42 @@ positions, pooling, and attention, which uses a pattern (patterns.py).
 S sequences of at most L tokens; in the padded form S = B and L = T. Other shapes as in attention.py.
 """
 
+import copy
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.nn import functional
+from torch.utils._pytree import tree_map
+
+Moved = TypeVar("Moved", bound="Movable")
 
 
-class PaddedLayout:
+class Movable:
+    """An object that holds tensors, and can be moved as they are: with a device_map, to the device of each layer.
+
+    Args:
+        device: device of its tensors, if it is known.
+    """
+
+    device: torch.device | None = None
+
+    def to(self: Moved, device: torch.device | str | int, **kwargs: Any) -> Moved:
+        """A copy with all tensors on the device, or the object itself. accelerate calls it like Tensor.to."""
+        if self.device == torch.device(device):
+            return self
+
+        def move(value: Any) -> Any:
+            if isinstance(value, torch.device):
+                return torch.device(device)
+            return value.to(device) if hasattr(value, "to") else value
+
+        moved = copy.copy(self)
+        vars(moved).update(tree_map(move, vars(self)))
+        return moved
+
+
+class PaddedLayout(Movable):
     """Sequences as rows [B, T], with a mask of the real tokens.
 
     Args:
@@ -49,6 +77,14 @@ class PaddedLayout:
     def last_column_is_real(self) -> bool:
         """Whether the last column has no padding."""
         return self.is_real is None or bool(self.is_real[:, -1].all())
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether no padding stands between two real tokens of a row."""
+        if self.mask is None:
+            return True
+        begins = self.mask & ~functional.pad(self.mask[:, :-1], (1, 0))
+        return bool((begins.sum(-1) <= 1).all())
 
     @property
     def max_length(self) -> int:
@@ -87,6 +123,7 @@ class PaddedLayout:
 
     def fill_padding(self, tensor: torch.Tensor, fill: int) -> torch.Tensor:
         """Convert from the caller's form (B, T) to the layout's, with `fill` for padding."""
+        tensor = tensor.to(self.device)
         return tensor if self.is_real is None else tensor.masked_fill(~self.is_real, fill)
 
     def first(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -122,7 +159,7 @@ class PaddedLayout:
         return hidden_states[rows, index] * self.is_real.any(-1, keepdim=True).to(hidden_states.dtype)
 
 
-class FlatLayout:
+class FlatLayout(Movable):
     """The real tokens of S sequences, concatenated in one row [1, N].
 
     Args:
@@ -146,6 +183,7 @@ class FlatLayout:
         is_rows: bool = False,
     ):
         self.is_rows = is_rows
+        self.device = lengths.device
         self.lengths = lengths
         self.max_length = max_length
         self.shape = shape
@@ -226,7 +264,7 @@ class FlatLayout:
                 f"labels, token_type_ids and position_ids must have the input's shape {self.shape}, "
                 f"got {tuple(tensor.shape)}"
             )
-        tokens = tensor.expand(self.shape[0], *tensor.shape[1:]).flatten(0, 1)
+        tokens = tensor.to(self.device).expand(self.shape[0], *tensor.shape[1:]).flatten(0, 1)
         return (tokens if self.indices is None else tokens.index_select(0, self.indices))[None]
 
     def repad(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 
-from .packing import FlatLayout, PaddedLayout, scatter_tokens
+from .packing import FlatLayout, Movable, PaddedLayout, scatter_tokens
 from .positions import RelativeAttentionBias
 
 Kernel = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
@@ -29,7 +29,7 @@ SHORT_LENGTH = 16
 MIN_BLOCK_SIZE = 32
 
 
-class PaddedPattern:
+class PaddedPattern(Movable):
     """Pattern of a padded batch, which the kernel takes unchanged.
 
     Args:
@@ -90,7 +90,7 @@ class PaddedPattern:
         return keys[:, :, -visible:], values[:, :, -visible:]
 
 
-class FlatPattern:
+class FlatPattern(Movable):
     """Base class of the patterns of flat batches.
 
     Args:
@@ -143,7 +143,7 @@ class RowGroup:
     has_blocks: bool = False
 
 
-class Rows:
+class Rows(Movable):
     """Where the tokens of a flat batch are in padded rows, for kernels that need rows.
 
     Args:

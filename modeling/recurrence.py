@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 
 from .cache import self_attention_cache
-from .packing import FlatLayout, Layout
+from .packing import FlatLayout, Layout, Movable
 from .patterns import Rows, arrange_rows, group_by_length
 
 # (B, R) each.
@@ -161,7 +161,7 @@ class Recurrence(nn.Module):
                 gate.copy_(values)
 
 
-class Steps:
+class Steps(Movable):
     """How the sequences of a batch are read: the pattern of `Recurrence`. No sequence reads another.
 
     Sequences of several lengths are read in one of two ways:
@@ -265,11 +265,11 @@ class Steps:
     def _to_flat(self, states: torch.Tensor) -> torch.Tensor:
         """Convert from the layout's form to (1, N, …)."""
         assert self.flat is not None
-        inputs = states if self.flat is self.layout else self.flat.unpad(states)
+        inputs = states if isinstance(self.layout, FlatLayout) else self.flat.unpad(states)
         assert inputs is not None
         return inputs
 
     def _to_layout(self, states: torch.Tensor) -> torch.Tensor:
         """Convert from (1, N, …) to the layout's form, zeros for padding."""
         assert self.flat is not None
-        return states if self.flat is self.layout else self.flat.repad(states)
+        return states if isinstance(self.layout, FlatLayout) else self.flat.repad(states)

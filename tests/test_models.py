@@ -32,7 +32,6 @@ from conftest import (
 )
 from torch import nn
 from torch.nn.attention.flex_attention import create_block_mask
-from transformers.cache_utils import DynamicCache
 
 from seqblend import (
     FAMILIES,
@@ -791,9 +790,10 @@ def test_a_source_must_fit_the_decoder():
         tiny_model(BlendDecoderModel, cross_attention_hidden_size=32)(input_ids=IDS)
     with pytest.raises(ValueError, match=r"encoder_hidden_states given.*cross_attention_hidden_size is None"):
         tiny_model(BlendDecoderModel)(input_ids=IDS, encoder_hidden_states=EMBEDS)
+    cache = tiny_model(BlendDecoderModel)(input_ids=IDS).past_key_values
     with pytest.raises(ValueError, match=r"must be an EncoderDecoderCache, got DynamicCache"):
         tiny_model(BlendDecoderModel, cross_attention_hidden_size=32)(
-            input_ids=IDS, encoder_hidden_states=EMBEDS, past_key_values=DynamicCache()
+            input_ids=IDS, encoder_hidden_states=EMBEDS, past_key_values=cache
         )
     for mask in (torch.ones(2, 1), torch.ones(3, 6)):
         with pytest.raises(
