@@ -6,23 +6,14 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from .base import BlendConfig, TagSchemeName
-from .checks import (
-    activation,
-    add_field_help,
-    check_classifier,
-    check_labels,
-    description_of,
-    option,
-    positive,
-    probability,
-)
+from .base import BlendConfig
+from .checks import add_field_help, description_of, option
 from .decoder import BlendDecoderConfig
 from .encoder import BlendEncoderConfig
+from .heads import HeadConfig
 from .recipe_config import (
     ATTENTION_FIELDS,
     SELF_ATTENTION_FIELDS,
-    RecipeConfig,
     fit_mixer,
     has_attention,
     is_recurrent,
@@ -33,7 +24,7 @@ PARTS: dict[str, type[BlendConfig]] = {"encoder": BlendEncoderConfig, "decoder":
 
 @add_field_help
 @strict
-class BlendEncoderDecoderConfig(RecipeConfig):
+class BlendEncoderDecoderConfig(HeadConfig):
     """An encoder and a decoder that reads the encoder's output, by cross-attention or its two ends alone.
 
     Each part is a configuration, a dict of its fields, or None (its defaults), and may have its own vocabulary. The
@@ -77,25 +68,7 @@ class BlendEncoderDecoderConfig(RecipeConfig):
     pooling: Literal["cls", "mean", "last", "eos", "hidden_mean"] = option(
         description_of(BlendConfig, "pooling"), "last"
     )
-    classifier_hidden_act: str | None = option(description_of(BlendConfig, "classifier_hidden_act"), None, activation)
-    classifier_hidden_bias: bool = option(description_of(BlendConfig, "classifier_hidden_bias"), True)
-    classifier_hidden_norm: bool = option(description_of(BlendConfig, "classifier_hidden_norm"), False)
-    token_classifier_hidden: bool = option(description_of(BlendConfig, "token_classifier_hidden"), False)
-    score_bias: bool = option(description_of(BlendConfig, "score_bias"), True)
-    classifier_dropout: int | float = option(description_of(BlendConfig, "classifier_dropout"), 0.1, probability)
-    class_weights: list[int | float] | None = option(description_of(BlendConfig, "class_weights"), None)
-    label_smoothing: int | float = option(description_of(BlendConfig, "label_smoothing"), 0.0, probability)
-    tag_scheme: TagSchemeName | None = option(description_of(BlendConfig, "tag_scheme"), None)
-    calibration_temperature: int | float | None = option(
-        description_of(BlendConfig, "calibration_temperature"), None, positive
-    )
-    label_thresholds: list[int | float] | None = option(description_of(BlendConfig, "label_thresholds"), None)
-    abstain_threshold: int | float | None = option(description_of(BlendConfig, "abstain_threshold"), None)
-    abstain_score: Literal["probability", "energy"] = option(
-        description_of(BlendConfig, "abstain_score"), "probability"
-    )
     use_cache: bool = option(description_of(BlendDecoderConfig, "use_cache"), True)
-    original_model_type: str | None = option(description_of(BlendConfig, "original_model_type"), None)
 
     # Copied to the decoder.
     pad_token_id: int | None = option("Padding token. None: that of the decoder.", None)
@@ -261,11 +234,3 @@ class BlendEncoderDecoderConfig(RecipeConfig):
                 f"decoder.cross_attention_hidden_size={self.decoder.cross_attention_hidden_size} must be "
                 f"encoder.hidden_size={self.encoder.hidden_size}"
             )
-
-    def validate_labels(self) -> None:
-        """Raises ValueError for an unknown problem type, or class weights that do not fit the labels."""
-        check_labels(self)
-
-    def validate_classifier(self) -> None:
-        """Raises ValueError for an option of the classifiers that has no effect or needs another."""
-        check_classifier(self)

@@ -112,7 +112,8 @@ def recorded_layer(
     rows, columns = (visible[sequence] for sequence in SEQUENCES[role])
     place = kwargs.get("position_embeddings")
     queries = module.queries(args[0], place)[0, :, rows].float()
-    keys, values = (states[0].float() for states in module.keys_and_values(args[1], kwargs["pattern"], place))
+    # Cross-attention has the source as its second argument.
+    keys, values = (states[0].float() for states in module.keys_and_values(args[-1], kwargs["pattern"], place))
     weights = weights[0].float()
     # The score of the key with the highest weight, less the logarithm of its weight.
     best = weights[:, rows].max(-1)

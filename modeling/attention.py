@@ -31,7 +31,8 @@ from .positions import apply_rotary_pos_emb, build_relative_bias
 Role = Literal["self", "masked self", "cross"]
 
 logger = logging.get_logger(__name__)
-# What torch's varlen kernel takes: that of older versions has no windows, or no grouped keys.
+# What torch's varlen kernel takes. A model on the Hub may be loaded with an older torch than this package needs, whose
+# kernel has no windows, or no grouped keys.
 VARLEN_OPTIONS = frozenset(signature(varlen_attn).parameters)
 
 
@@ -76,18 +77,18 @@ class Attention(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        key_value_states: torch.Tensor,
+        key_value_states: torch.Tensor | None = None,
         *,
         pattern: Pattern,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Blend `key_value_states` into `hidden_states`.
+        """Blend `key_value_states` into `hidden_states`, or these into themselves.
 
         Args:
             hidden_states: input of the queries, (B, T, E) or (1, N, E).
-            key_value_states: input of the keys and values, (B, S, E) or (1, N, E); for self-attention the same tensor.
+            key_value_states: input of the keys and values, (B, S, E) or (1, N, E); None: self-attention.
             pattern: attention pattern, shared by all layers of one type.
             position_embeddings: cosines and sines of RoPE, (B or 1, T, D / 2) each; None: no RoPE.
             past_key_values: cache; the keys and values of this call are added to it.
@@ -97,9 +98,10 @@ class Attention(nn.Module):
             The attention output, with the shape of hidden_states, and the attention weights (B, H, T, S), or None
             where the kernel does not return them.
         """
+        material = hidden_states if key_value_states is None else key_value_states
         query_states = self.queries(hidden_states, position_embeddings)  # (B, H, T, D)
         key_states, value_states = self.keys_and_values(
-            key_value_states, pattern, position_embeddings, past_key_values
+            material, pattern, position_embeddings, past_key_values
         )  # (B, K, S, D) each
 
         if self.relative_attention_bias is not None:

@@ -86,8 +86,8 @@ class Stack(BlendPreTrainedModel):
     """Embeddings and a stack of blocks. A subclass sets the class of its blocks and its mask functions."""
 
     layer_class: type[Block]
-    # Whether this is a part of an encoder-decoder, whose other part may have the attention weights that are asked for.
-    is_part = False
+    # The other half of an encoder-decoder may have the attention weights that this one lacks.
+    is_in_encoder_decoder = False
     mask_functions: dict[str, MaskFunction]
 
     def __init__(self, config: PreTrainedConfig):
@@ -181,7 +181,7 @@ class Stack(BlendPreTrainedModel):
                 raise ValueError("cu_seq_lens_q: a flattened batch has no cached tokens, and no mask of its source")
             self.check_past(shape, mask, past_length)
             return PaddedLayout(shape, mask, inputs.device, past_length=0 if past_length is None else past_length)
-        self.check_causality(kwargs)
+        self.pop_is_causal(kwargs)
         traced = is_traced()
         layout: Layout | None = self.flattened_layout(
             shape, mask, None if traced or attention_mask is not None else position_ids, kwargs
@@ -197,20 +197,20 @@ class Stack(BlendPreTrainedModel):
         return layout
 
     def check_recurrence(self, attention_mask: Any, kwargs: dict[str, Any]) -> None:
-        """Raises ValueError for what a recurrent mixer does not have; see `is_part` for attention weights."""
+        """Raises ValueError for what a recurrent mixer does not have."""
         unsupported = {
             "an attention mask that is not (B, S)": attention_mask is not None
             and as_padding_mask(attention_mask) is None,
             "a paged cache": kwargs.get("cache") is not None,
-            "output_attentions": not (self.config.has_attention or self.is_part)
+            "output_attentions": not (self.config.has_attention or self.is_in_encoder_decoder)
             and kwargs.get("output_attentions", self.config.output_attentions),
             # It may be that of a server, which keeps the tokens before the input to itself.
             f"attn_implementation={self.config._attn_implementation!r}": not has_known_kernel(self.config),
             # The order of the steps depends on the lengths.
             "a graph (torch.compile, torch.export, torch.jit.trace)": is_traced(),
         }
-        for name, is_asked in unsupported.items():
-            if is_asked:
+        for name, is_requested in unsupported.items():
+            if is_requested:
                 raise ValueError(f"mixer_type={self.config.mixer_type!r} does not have {name}")
 
     def check_relative_attention(self, kwargs: dict[str, Any]) -> None:
@@ -227,8 +227,8 @@ class Stack(BlendPreTrainedModel):
             and self.gradient_checkpointing
             and options.get("use_reentrant", False),
         }
-        for name, is_asked in unsupported.items():
-            if is_asked:
+        for name, is_requested in unsupported.items():
+            if is_requested:
                 raise ValueError(f"relative_attention_num_buckets does not go together with {name}")
 
     def best_layout(
@@ -299,7 +299,7 @@ class Stack(BlendPreTrainedModel):
         """Whether a token attends only to itself and the tokens before it."""
         return self.layer_class.role == "masked self"
 
-    def check_causality(self, kwargs: dict[str, Any]) -> None:
+    def pop_is_causal(self, kwargs: dict[str, Any]) -> None:
         """Remove `is_causal` from kwargs. Raises ValueError if it, or the config's, differs from this stack's."""
         is_causal = kwargs.pop("is_causal", getattr(self.config, "is_causal", None))
         if is_causal is not None and is_causal != self.is_causal:

@@ -132,7 +132,7 @@ class RecurrentLayer(DynamicLayer):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        # Tensors (B, R), see recurrence.py; None: no token was read.
+        # Tensors (B, F), see recurrence.py; None: no token was read.
         self.state: tuple[torch.Tensor, ...] | None = None
         self.length = 0
 
@@ -231,22 +231,23 @@ class BlendGenerationMixin(GenerationMixin):
 
         All beams of a row start with the same tokens: one beam is computed, and its keys and values are repeated.
         """
-        copies = max(generation_config.num_beams, generation_config.num_return_sequences)
+        rows_per_prompt = max(generation_config.num_beams, generation_config.num_return_sequences)
         cache: Any = model_kwargs.get("past_key_values")
-        if copies == 1 or not is_empty(cache) or returns_states(generation_config):
+        if rows_per_prompt == 1 or not is_empty(cache) or returns_states(generation_config):
             return super()._prefill(input_ids, generation_config, model_kwargs, **kwargs)
 
         def first_copies(values: dict[str, Any]) -> dict[str, Any]:
-            return {name: value[::copies] if torch.is_tensor(value) else value for name, value in values.items()}
+            tensors = {name: value for name, value in values.items() if torch.is_tensor(value)}
+            return {**values, **{name: tensor[::rows_per_prompt] for name, tensor in tensors.items()}}
 
         first_kwargs = first_copies(model_kwargs)
         if "encoder_outputs" in model_kwargs:
             encoder_outputs = model_kwargs["encoder_outputs"]
             first_kwargs["encoder_outputs"] = type(encoder_outputs)(**first_copies(encoder_outputs))
-        outputs = super()._prefill(input_ids[::copies], generation_config, first_kwargs, **kwargs)
+        outputs = super()._prefill(input_ids[::rows_per_prompt], generation_config, first_kwargs, **kwargs)
         # The cache of the outputs, not the one given: peft's prefix tuning replaces it.
-        outputs.past_key_values.batch_repeat_interleave(copies)
-        outputs.logits = outputs.logits.repeat_interleave(copies, dim=0)
+        outputs.past_key_values.batch_repeat_interleave(rows_per_prompt)
+        outputs.logits = outputs.logits.repeat_interleave(rows_per_prompt, dim=0)
         return outputs
 
 

@@ -107,9 +107,6 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         source_layout = encoder_layout
         if encoder_hidden_states is not None and source_layout is None:
             source_layout = padded_source_layout(encoder_hidden_states, encoder_attention_mask)
-        past_length = None if past_key_values is None else past_key_values.get_seq_length()
-        if isinstance(past_length, torch.Tensor):
-            past_length = past_length.clone()  # a static cache counts in place, while the layers add to it
         # A mask of transformers' mask functions is for padded rows.
         has_prepared_mask = encoder_attention_mask is not None and as_padding_mask(encoder_attention_mask) is None
         keep_padded = has_cached_source(past_key_values) or has_prepared_mask
@@ -121,7 +118,7 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             attention_mask,
             position_ids,
             kwargs,
-            past_length=past_length,
+            past_length=cached_length(past_key_values),
             source_layout=source_layout,
             keep_padded=keep_padded,
         )
@@ -138,15 +135,9 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         source_pattern = None
         if encoder_hidden_states is not None:
             assert source_layout is not None
-            check_number(layout, source_layout)
-            if self.config.reads_source_ends:
-                # Where the two directions of a recurrent encoder end.
-                ends = source_layout.last(encoder_hidden_states), source_layout.first(encoder_hidden_states)
-                encoder_hidden_states = torch.cat(ends, dim=-1)
-            else:
-                encoder_hidden_states, source_pattern = self.prepare_source(
-                    layout, hidden_states, encoder_hidden_states, source_layout, encoder_attention_mask
-                )
+            encoder_hidden_states, source_pattern = self.prepare_source(
+                layout, hidden_states, encoder_hidden_states, source_layout, encoder_attention_mask
+            )
         # Without a mask, the mask functions detect packed sequences by position_ids that restart.
         patterns = self.patterns(layout, attention_mask, hidden_states, self_cache, position_ids=position_ids)
         patterns = self.add_shared_biases(patterns, hidden_states)
@@ -193,8 +184,11 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
 
     def prepare_source(
         self, layout: Layout, embeds: torch.Tensor, states: torch.Tensor, source_layout: Layout, attention_mask: Any
-    ) -> tuple[torch.Tensor, Pattern]:
-        """Convert the encoder output to the form of the target's layout; returns it and its attention pattern.
+    ) -> tuple[torch.Tensor, Pattern | None]:
+        """What the blocks read of a source, and its attention pattern.
+
+        It is the encoder output in the form of the target's layout. Without cross-attention it is the output where the
+        two directions of a recurrent encoder end, (B, 2 · width).
 
         Args:
             layout: layout of the target.
@@ -204,9 +198,13 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             attention_mask: mask of the source (B, S), or None.
 
         Raises:
-            ValueError: the target must be padded, and the source is flattened.
+            ValueError: target and source have different numbers of sequences; or the target must be padded, and the
+                source is flattened.
         """
+        check_same_number(layout, source_layout)
         states, source_layout = states.to(embeds.device), source_layout.to(embeds.device)
+        if self.config.reads_source_ends:
+            return torch.cat((source_layout.last(states), source_layout.first(states)), dim=-1), None
         if isinstance(layout, FlatLayout) and isinstance(source_layout, PaddedLayout):
             source_layout = FlatLayout.from_padded(source_layout)
             states = source_layout.unpad(states)
@@ -226,7 +224,14 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         return states, PaddedPattern(mask)
 
 
-def check_number(layout: Layout, source_layout: Layout) -> None:
+def cached_length(past_key_values: Cache | None) -> int | torch.Tensor | None:
+    """Number of cached tokens; None: no cache."""
+    length = None if past_key_values is None else past_key_values.get_seq_length()
+    # A static cache counts in place, while the layers add to it.
+    return length.clone() if isinstance(length, torch.Tensor) else length
+
+
+def check_same_number(layout: Layout, source_layout: Layout) -> None:
     """Raises ValueError if target and source have different numbers of sequences."""
     if layout.num_sequences != source_layout.num_sequences:
         raise ValueError(f"{layout.num_sequences} target sequences for {source_layout.num_sequences} source sequences")

@@ -68,7 +68,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
         super().__init__(config)
         self.encoder = BlendEncoderModel(config.encoder)
         self.decoder = BlendDecoderModel(config.decoder)
-        self.encoder.is_part = self.decoder.is_part = True
+        self.encoder.is_in_encoder_decoder = self.decoder.is_in_encoder_decoder = True
         if config.share_encoder_decoder_embeddings:
             self._tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
         self.post_init()

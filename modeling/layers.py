@@ -92,7 +92,7 @@ class Block(GradientCheckpointingLayer):
         """The mixer: blend the sequence (B, T, E) into itself."""
 
         def mixer(states: torch.Tensor) -> torch.Tensor:
-            return self.self_attn(states, states, **kwargs)[0]
+            return self.self_attn(states, **kwargs)[0]
 
         return self.residual(hidden_states, self.self_attn_norm, mixer, self.dropout)
 
@@ -139,10 +139,10 @@ class DecoderLayer(Block):
         Recurrence.forward, which is given in the same place because gradient checkpointing and device maps follow
         positional tensors only. The other arguments are those of Attention.forward.
         """
-        own: dict[str, Any] = {"pattern": pattern, "position_embeddings": position_embeddings}
+        mixer_kwargs: dict[str, Any] = {"pattern": pattern, "position_embeddings": position_embeddings}
         if self.reads_source_ends:
-            own["source_state"], encoder_hidden_states = encoder_hidden_states, None
-        hidden_states = self.blend(hidden_states, **own, **kwargs)
+            mixer_kwargs["source_state"], encoder_hidden_states = encoder_hidden_states, None
+        hidden_states = self.blend(hidden_states, **mixer_kwargs, **kwargs)
 
         def attention(states: torch.Tensor) -> torch.Tensor:
             return self.cross_attn(states, encoder_hidden_states, pattern=cross_pattern, **kwargs)[0]

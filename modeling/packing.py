@@ -3,7 +3,7 @@
 Most modules work on each token separately and accept both forms. Only operations across tokens use the layout:
 positions, pooling, and attention, which uses a pattern (patterns.py).
 
-S sequences of at most L tokens; in the padded form S = B and L = T. Other shapes as in attention.py.
+Z sequences of at most L tokens; in the padded form Z = B and L = T. Other shapes as in attention.py.
 """
 
 import copy
@@ -160,10 +160,10 @@ class PaddedLayout(Movable):
 
 
 class FlatLayout(Movable):
-    """The real tokens of S sequences, concatenated in one row [1, N].
+    """The real tokens of Z sequences, concatenated in one row [1, N].
 
     Args:
-        lengths: number of tokens of each sequence, (S).
+        lengths: number of tokens of each sequence, (Z).
         max_length: the maximum of lengths, L.
         shape: B and T of the caller's form.
         num_tokens: the sum of lengths, N.
@@ -191,7 +191,7 @@ class FlatLayout(Movable):
         self.indices = indices
         self.sizes = sizes
         self.num_sequences = len(lengths)
-        # Start of each sequence, and N at the end, (S + 1): int32, as the kernels require.
+        # Start of each sequence, and N at the end, (Z + 1): int32, as the kernels require.
         self.cu_seq_lens = functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
         # For each token, (N): the index of its sequence, and its offset in that sequence.
         sequence_numbers = torch.arange(len(lengths), device=lengths.device)
@@ -217,7 +217,7 @@ class FlatLayout(Movable):
     def from_cu_seq_lens(
         cls, cu_seq_lens: torch.Tensor, max_length: int | None, shape: tuple[int, int]
     ) -> "FlatLayout":
-        """The layout of rows (B, T) without padding, with sequences that start at cu_seq_lens (S + 1).
+        """The layout of rows (B, T) without padding, with sequences that start at cu_seq_lens (Z + 1).
 
         Raises:
             ValueError: cu_seq_lens does not fit the number of tokens; or max_length is None while compiling.
@@ -285,21 +285,21 @@ class FlatLayout(Movable):
         return shifted.masked_fill(is_last, fill)
 
     def first(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The first token of each sequence: (1, N, E) to (S, E), zeros for an empty sequence."""
+        """The first token of each sequence: (1, N, E) to (Z, E), zeros for an empty sequence."""
         return self._pick(hidden_states, self.cu_seq_lens[:-1].long())
 
     def last(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The last token of each sequence: (1, N, E) to (S, E), zeros for an empty sequence."""
+        """The last token of each sequence: (1, N, E) to (Z, E), zeros for an empty sequence."""
         return self._pick(hidden_states, self.cu_seq_lens[1:].long() - 1)
 
     def last_marked(self, hidden_states: torch.Tensor, is_marked: torch.Tensor) -> torch.Tensor:
-        """The last token of each sequence with is_marked (1, N), or its last token: (1, N, E) to (S, E)."""
+        """The last token of each sequence with is_marked (1, N), or its last token: (1, N, E) to (Z, E)."""
         indices = torch.arange(self.num_tokens, device=is_marked.device).masked_fill(~is_marked[0], -1)
         index = indices.new_full((self.num_sequences,), -1).scatter_reduce(0, self.sequence_ids, indices, "amax")
         return self._pick(hidden_states, torch.where(index < 0, self.cu_seq_lens[1:] - 1, index))
 
     def mean(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The mean over the tokens of each sequence: (1, N, E) to (S, E), zeros for an empty sequence."""
+        """The mean over the tokens of each sequence: (1, N, E) to (Z, E), zeros for an empty sequence."""
         sums = hidden_states.new_zeros(self.num_sequences, hidden_states.shape[-1])
         sums = sums.index_add(0, self.sequence_ids, hidden_states[0])
         return sums / self.lengths.clamp(min=1)[:, None].to(hidden_states.dtype)

@@ -148,7 +148,7 @@ class Rows(Movable):
 
     Args:
         layout: layout of the flat batch.
-        starts: slot of the first token of each sequence, counted over all rows of all groups, (S).
+        starts: slot of the first token of each sequence, counted over all rows of all groups, (Z).
         row_groups: the groups of rows of equal length.
     """
 

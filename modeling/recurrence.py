@@ -5,7 +5,7 @@ it. So the steps cannot be computed at once, and a token learns of a distant one
 (the long-term dependency). The gates of LSTM and GRU let a state pass unchanged.
 
 `Recurrence` has the call of `Attention`, so that a block can have either; `Steps` is its pattern. Shapes as in
-attention.py; R features of the state of one direction. A `State` is the hidden state; that of an LSTM also has the
+attention.py; F features of the state of one direction. A `State` is the hidden state; that of an LSTM also has the
 cell state.
 """
 
@@ -21,7 +21,7 @@ from .cache import self_attention_cache
 from .packing import FlatLayout, Layout, Movable
 from .patterns import Rows, arrange_rows, group_by_length
 
-# (B, R) each.
+# (B, F) each.
 State = tuple[torch.Tensor, ...]
 
 # torch's kernels, as nn.RNN, nn.GRU and nn.LSTM call them; and the number of gates of each, which have a matrix each.
@@ -64,7 +64,6 @@ class Recurrence(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        key_value_states: torch.Tensor,
         *,
         pattern: "Steps",
         past_key_values: Cache | None = None,
@@ -75,7 +74,6 @@ class Recurrence(nn.Module):
 
         Args:
             hidden_states: (B, T, E) or (1, N, E).
-            key_value_states: the same tensor.
             pattern: the order of the steps, shared by all layers.
             past_key_values: cache of states; see cache.use_recurrent_layers.
             source_state: a vector of each source (B, 2 · width), from which the first state is computed; None: that
@@ -190,7 +188,7 @@ class Steps(Movable):
         Args:
             network: computes the states.
             states: inputs in the layout's form, (B, T, E) or (1, N, E).
-            state: the state before the first token, (S, R) each; None: zero.
+            state: the state before the first token, (Z, F) each; None: zero.
 
         Returns:
             The states at each token in the layout's form, zeros for padding.
@@ -216,7 +214,7 @@ class Steps(Movable):
         Args:
             network: computes the states.
             states: inputs in the layout's form, (B, T, E) or (1, N, E).
-            state: the state before the first token, (S, R) each; None: zero.
+            state: the state before the first token, (Z, F) each; None: zero.
 
         Returns:
             The states at each token in the layout's form, zeros for padding; and the state after the last token: for

@@ -17,6 +17,7 @@ from seqblend.configuration.base import BlendConfig
 from seqblend.configuration.decoder import BlendDecoderConfig
 from seqblend.configuration.encoder import BlendEncoderConfig
 from seqblend.configuration.encoder_decoder import BlendEncoderDecoderConfig
+from seqblend.configuration.heads import HeadConfig
 from seqblend.listing import LISTS
 from seqblend.serving.engines import ENGINES, QUANTIZATIONS
 from seqblend.training.command_line import GROUPS, Help, Parser, placeholder, sentence
@@ -40,6 +41,7 @@ The fields of `BlendEncoderConfig`, `BlendDecoderConfig` and `BlendEncoderDecode
 `--config_overrides` ([models.md](models.md#recipes)). All have transformers' own fields, such as `id2label`, too.
 """
 CLASSES = {
+    "Heads and losses": HeadConfig,
     "Encoder and decoder": BlendConfig,
     "Encoder": BlendEncoderConfig,
     "Decoder": BlendDecoderConfig,

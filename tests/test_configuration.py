@@ -43,8 +43,8 @@ from seqblend import (
     BlendEncoderForSequenceClassification,
     BlendEncoderModel,
 )
-from seqblend.configuration.base import TagSchemeName
 from seqblend.configuration.checks import PROBLEM_TYPES, literal_values
+from seqblend.configuration.heads import TagSchemeName
 from seqblend.configuration.recipes import RECIPES
 from seqblend.modeling.attention import Attention
 from seqblend.modeling.heads import pool

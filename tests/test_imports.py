@@ -43,6 +43,7 @@ MOST_LINES, MOST_PARAMETERS = 60, 12
 MODEL = [
     {"configuration.recipes", "configuration.checks"},
     {"configuration.recipe_config"},
+    {"configuration.heads"},
     {"configuration.base"},
     {"configuration.encoder", "configuration.decoder"},
     {"configuration.encoder_decoder"},
