@@ -34,6 +34,8 @@ SHAREGPT_HINT = (
 )
 # A character that probably separates labels: , ; or | beside a word character, or # between two of them.
 SEPARATOR = re.compile(r"(?<=\w)[,;|]|[,;|](?=\w)|(?<=\w)#(?=\w)")
+# The items of a row that says of each label whether the row has it, in place of the names of its labels.
+MARKS = {"0", "1", "true", "false"}
 
 
 class Kind(NamedTuple):
@@ -129,14 +131,18 @@ def _label_list(value: Any) -> list[str]:
 
 def _several_labels(value: Any) -> list[str]:
     try:
-        return _unique(_label_list(value))
+        labels = _label_list(value)
     except ValueError as error:
         raise ValueError(f"{error}, and --problem_type is multi_label_classification") from None
+    return _unique(labels)
 
 
 def _unique(labels: list[str]) -> list[str]:
-    """The labels without repeats: one that is named twice counts once."""
-    return list(dict.fromkeys(labels))
+    """The labels without repeats: one that is named twice counts once. Raises ValueError for a 0 or 1 a label."""
+    unique = list(dict.fromkeys(labels))
+    if len(unique) < len(labels) and {label.lower() for label in unique} <= MARKS:
+        raise ValueError("looks like a 0 or 1 for each label; give the names of the labels of the row")
+    return unique
 
 
 def _numbers(value: Any) -> list[float]:

@@ -96,6 +96,22 @@ def test_a_label_that_looks_like_several_is_refused(tmp_path, cell, separator):
     assert read_file(tags, TAG, reading=Reading(label_separator=separator))["tags"][:] == [["b", "c"]]
 
 
+@pytest.mark.parametrize("value", [[0, 0, 0, 1], [1, 1], [True, False, False], ["0", "1", "0"]])
+def test_a_zero_or_one_for_each_label_is_refused(tmp_path, value):
+    """They became the labels "0" and "1" of every row, which a model learns without learning anything."""
+    words = ["row 2", "'label'", "looks like a 0 or 1 for each label"]
+    rows = [{"text": "t", "label": ["a"]}, {"text": "t", "label": value}]
+    path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    assert_refused(words, read_file, path, CLASSIFY, **SEVERAL)
+    for cell in (json.dumps(value), " ".join(map(str, value))):
+        path = write(tmp_path / "a.csv", csv_text([{"text": "t", "label": "a"}, {"text": "t", "label": cell}]))
+        assert_refused(words, read_file, path, CLASSIFY, **SEVERAL)
+
+
+def test_labels_that_are_named_zero_and_one_are_read(tmp_path):
+    assert [labels(tmp_path, cell, **SEVERAL) for cell in ("0 1", "1", "2 1 2")] == [["0", "1"], ["1"], ["2", "1"]]
+
+
 def test_tags_of_punctuation_are_tags(tmp_path):
     path = write(tmp_path / "a.csv", csv_text([{"tokens": "a , b ;", "tags": "N , N :"}]))
     assert read_file(path, TAG)["tags"][:] == [["N", ",", "N", ":"]]
