@@ -237,6 +237,19 @@ def count_cut_tokens(
     return [cut.get(row, 0) for row in range(len(kept))]
 
 
+def with_cut(found: list, count: int, default: Any, tokenizer: PreTrainedTokenizerBase) -> list:
+    """What was found for the words or masks that were read, and a default for those that were cut off.
+
+    Args:
+        found: for each that was read.
+        count: the number of all in the text.
+        default: for each that was cut off.
+        tokenizer: has the side on which texts are cut.
+    """
+    missing = [default] * (count - len(found))
+    return [*missing, *found] if tokenizer.truncation_side == "left" else [*found, *missing]
+
+
 def leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The special tokens before a text, such as `<s>` of Llama; none if the tokenizer appends one, too."""
     if appends_special_token(tokenizer):

@@ -20,7 +20,7 @@ from ..data.errors import InputError
 from ..data.kinds import TEXT
 from .base import Positions, Task
 from .corruption import Noise, NoisyCollator, mask_tokens, maskable_words, splits_words
-from .encoding import Answer, Row, Rows, Settings, tokenize
+from .encoding import Answer, Row, Rows, Settings, tokenize, with_cut
 
 
 class MaskedLM(Task):
@@ -95,13 +95,14 @@ class MaskedLM(Task):
         """For each mask of a text the most probable tokens; none for a mask that was cut off."""
         tokenizer, answers = settings.tokenizer, []
         for row, (tokens, scores) in zip(rows, outputs, strict=True):
+            places = [match.span() for match in re.finditer(re.escape(tokenizer.mask_token), row["text"])]
+            best = [[*zip(*each, strict=True)] for each in zip(tokens, scores, strict=True)]
             masks = []
-            for index, match in enumerate(re.finditer(re.escape(tokenizer.mask_token), row["text"])):
-                best = zip(tokens[index], scores[index], strict=True) if index < len(tokens) else ()
+            for (start, end), pairs in zip(places, with_cut(best, len(places), [], tokenizer), strict=True):
                 predictions = [
-                    {"text": tokenizer.decode([token]), "token": token, "score": score} for token, score in best
+                    {"text": tokenizer.decode([token]), "token": token, "score": score} for token, score in pairs
                 ]
-                masks.append({"start": match.start(), "end": match.end(), "predictions": predictions})
+                masks.append({"start": start, "end": end, "predictions": predictions})
             answers.append({"masks": masks})
         return answers
 

@@ -28,7 +28,7 @@ from ..tokenization.shortening import CHARACTERS_PER_TOKEN, LONG_FACTOR
 from ..tokenization.words import DEFAULT, needs_spaces, read_splitting, with_spaces
 from .base import Positions, Task
 from .corruption import IGNORE
-from .encoding import Answer, Row, Rows, Settings, tokenize
+from .encoding import Answer, Row, Rows, Settings, tokenize, with_cut
 from .windows import join_tokens, labelled_positions
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class TokenClassification(Task):
             found = found[: len(labels)][labels != IGNORE]
             tags = found if found.ndim == 1 else choose_tags(found, settings.tag_constraints)
             names = [settings.labels[tag] for tag in tags]
-            answers.append({"prediction": names + [default] * (len(words) - len(names))})
+            answers.append({"prediction": with_cut(names, len(words), default, settings.tokenizer)})
         return answers
 
     def score(self, answers: list[Answer], rows: datasets.Dataset, settings: Settings) -> dict[str, float | str]:
@@ -177,16 +177,17 @@ class TokenClassification(Task):
         answers = []
         for row, (_, group) in zip(rows, groups, strict=True):
             logits = np.concatenate([output for _, output in group])
-            missing = len(row["tokens"]) - len(logits)
             chosen, probabilities = choose_tags(logits, settings.tag_constraints), softmax(logits, axis=-1)
-            tags = [settings.labels[tag] for tag in chosen] + [default_label(settings)] * missing
-            scores = np.take_along_axis(probabilities, chosen[:, None], -1)[:, 0].tolist() + [None] * missing
+            scores = np.take_along_axis(probabilities, chosen[:, None], -1)[:, 0].tolist()
+            cut = partial(with_cut, count=len(row["tokens"]), tokenizer=settings.tokenizer)
+            tags = cut([settings.labels[tag] for tag in chosen], default=default_label(settings))
+            scores = cut(scores, default=None)
             answer: Answer = {"prediction": tags, "scores": scores}
             if "spans" in row:
                 answer = {"entities": entities(tags, scores, row, settings.scheme)}
             if settings.probabilities:
                 by_label = [dict(zip(settings.labels, each.tolist(), strict=True)) for each in probabilities]
-                by_label += [None] * missing
+                by_label = cut(by_label, default=None)
                 more = {"words": words_of_text(row, tags, by_label)} if "spans" in row else {"probabilities": by_label}
                 answer |= more
             answers.append(answer)

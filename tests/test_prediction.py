@@ -193,6 +193,41 @@ def test_masks_are_where_the_text_has_them(model_of, tmp_path):
         assert scores == sorted(scores, reverse=True) and 0 < sum(scores) <= 1
 
 
+def with_truncation_side(directory, copy, side):
+    shutil.copytree(directory, copy)
+    path = copy / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "truncation_side": side}))
+    return copy
+
+
+def test_tags_of_words_whose_beginning_is_cut_off(model_of, tmp_path):
+    """They are those of the last words alone; they were given to the first words."""
+    model = with_truncation_side(model_of(TAG), tmp_path / "left", "left")
+    words = ["a", "b", "c", "a", "b", "a", "c"]
+    options = ["--max_length", 6, "--probabilities", "--decode_tags", "greedy"]
+    rows = write(tmp_path / "rows.jsonl", [{"tokens": words}, {"tokens": words[3:]}])
+    cut, tail = predict(model, rows, tmp_path / "a.jsonl", *options)
+    assert cut["prediction"] == ["O"] * 3 + tail["prediction"]
+    assert cut["scores"] == pytest.approx([None] * 3 + tail["scores"])
+    assert cut["probabilities"][:3] == [None] * 3 and None not in cut["probabilities"][3:]
+    texts = write(tmp_path / "rows.txt", [{"text": " ".join(words)}, {"text": " ".join(words[3:])}])
+    cut, tail = predict(model, texts, tmp_path / "b.jsonl", *options, "--words", "words")
+    found = [{**word, "start": word["start"] + 6, "end": word["end"] + 6} for word in tail["words"]]
+    assert [word["label"] for word in cut["words"]] == ["O"] * 3 + [word["label"] for word in found]
+    assert [word["start"] for word in cut["words"][3:]] == [word["start"] for word in found]
+
+
+def test_masks_of_a_text_whose_beginning_is_cut_off(model_of, tmp_path):
+    model = with_truncation_side(model_of("masked-lm"), tmp_path / "left", "left")
+    tail = "a[MASK]b[MASK]"
+    source = write(tmp_path / "rows.txt", [{"text": "[MASK]cc" + tail}, {"text": tail}])
+    cut, whole = predict(model, source, tmp_path / "a.jsonl", "--max_length", 6)
+    assert [len(mask["predictions"]) for mask in cut["masks"]] == [0, 5, 5]
+    for mask, same in zip(cut["masks"][1:], whole["masks"], strict=True):
+        assert mask["start"] == same["start"] + 8
+        assert [each["token"] for each in mask["predictions"]] == [each["token"] for each in same["predictions"]]
+
+
 # --- How much an answer has ---
 
 

@@ -171,6 +171,17 @@ def test_without_o_words_beyond_the_length_get_the_first_label():
     assert TASKS["token-classification"].score(answers, columns, options)["accuracy"] == 0.5
 
 
+def test_tags_belong_to_their_words_where_the_beginning_is_cut_off(monkeypatch):
+    """The tags of the last words were given to the first ones."""
+    options = settings_for(labels=["O", "X", "Y"], length=4)
+    monkeypatch.setattr(options.tokenizer, "truncation_side", "left")
+    rows = [{"tokens": ["a", "b", "c", "a"], "tags": ["X", "X", "X", "Y"]}]
+    labels = np.array(encode("token-classification", rows, options)["labels"])
+    columns = {name: [rows[0][name]] for name in rows[0]}
+    answers = TASKS["token-classification"].answer(predicted(np.abs(labels), labels), columns, options)
+    assert answers == [{"prediction": ["O", "O", "X", "Y"]}]
+
+
 def test_training_without_a_word_within_the_length_is_refused():
     rows, options = [{"tokens": ["a", "b"], "tags": ["O", "O"]}], settings_for(labels=["O"], length=2)
     with pytest.raises(InputError, match="max_length: 2 leaves nothing of the training split"):
