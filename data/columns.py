@@ -17,7 +17,7 @@ class Columns:
 
     text: str | None = None
     messages: str | None = None
-    text_pair: str = "text_pair"
+    text_pair: str | None = None
     label: str = "label"
     tokens: str = "tokens"
     tags: str = "tags"
@@ -179,7 +179,7 @@ class Schema:
                     fields.append(Field(name, column, kind, optional=not named, is_alternative=not named))
                 continue
             # A column that the user named must be there.
-            optional = name in self.optional and column == name
+            optional = name in self.optional and getattr(self.columns, name) is None
             hint = UNLABELLED.format(name, STEPS[split]) if is_evaluated and name in self.answers else ""
             fields.append(Field(name, column, kind, optional, hint))
         return fields

@@ -58,7 +58,7 @@ class PredictionOptions:
     overlap: int | None = as_in_training("overlap")
     text_column: str | None = as_in_training("text_column")
     messages_column: str | None = as_in_training("messages_column")
-    text_pair_column: str = as_in_training("text_pair_column")
+    text_pair_column: str | None = as_in_training("text_pair_column")
     tokens_column: str = as_in_training("tokens_column")
     source_column: str = as_in_training("source_column")
 

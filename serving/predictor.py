@@ -17,6 +17,7 @@ from ..explorer.shapes import SHAPES
 from ..tasks.base import Task
 from ..tasks.encoding import Answer, Row
 from ..tasks.windows import OverflowCounts
+from ..tokenization.settings import reads_text_pairs
 from .ensemble import together
 from .loading import load_predictor, word_rule
 from .options import PredictionOptions
@@ -105,7 +106,8 @@ class Predictor:
 
     def make_reader(self) -> RowReader:
         """A reader of rows with the user's column names."""
-        return RowReader(self.task, self.options.columns, lambda: self.word_rule)
+        needs_pair = reads_text_pairs(self.rows.settings.tokenizer)
+        return RowReader(self.task, self.options.columns, lambda: self.word_rule, needs_pair)
 
     def row_of(self, text: str, text_pair: str | None = None) -> dict[str, Any]:
         """The row of a text, or of two; for a model with a chat template, a message.

@@ -11,6 +11,7 @@ from ..data.kinds import TEXT
 from ..data.splits import convert_column
 from ..tasks.base import Task
 from ..tasks.encoding import Row
+from ..tokenization.settings import NEEDS_PAIR
 from ..tokenization.words import split_text
 
 
@@ -22,11 +23,13 @@ class RowReader:
         task: the task, which has the columns.
         columns: their names in the rows.
         word_rule: gives the rule that splits texts into words; it is asked when the first text must be split.
+        needs_pair: whether a second text must be there, because the model was trained on pairs.
     """
 
     task: Task
     columns: Columns
     word_rule: Callable[[], str]
+    needs_pair: bool = False
     present: list[Field] = field(default_factory=list, init=False)
     absent: set[str] = field(default_factory=set, init=False)
 
@@ -44,6 +47,9 @@ class RowReader:
         """
         if not self.present:
             wanted = fields_for(self.task, self.columns, row)
+            if self.needs_pair:
+                required = {"optional": False, "hint": NEEDS_PAIR}
+                wanted = [each._replace(**required) if each.name == "text_pair" else each for each in wanted]
             self.present = present_fields(wanted, row, where)
             self.absent = {each.column for each in wanted if each not in self.present}
         if any(has_column(row, name) for name in self.absent):

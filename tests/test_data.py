@@ -251,7 +251,8 @@ def test_text_pair_is_read_where_there_is_one(tmp_path):
     assert read_file(pairs, CLASSIFY).to_list() == rows
     assert read_file(single, CLASSIFY).column_names == ["text", "label"]
     assert_refused(["late.jsonl", "row 2", "'text_pair'"], read_file, late, CLASSIFY)
-    assert_refused(["single.jsonl", "'second'"], read_file, single, CLASSIFY, columns=Columns(text_pair="second"))
+    for name in ("second", "text_pair"):
+        assert_refused(["single.jsonl", repr(name)], read_file, single, CLASSIFY, columns=Columns(text_pair=name))
     assert_refused(
         ["single.jsonl", "'text_pair'", "pairs.jsonl"], load_data, CLASSIFY, train_file=pairs, test_file=single
     )

@@ -1,6 +1,8 @@
 """`seqblend.Predictor`: columns in, columns out, with the answers of `seqblend predict`."""
 
+import json
 import pickle
+import re
 import shutil
 
 import datasets
@@ -19,11 +21,12 @@ from test_prediction import (  # noqa: F401 - model_of is a fixture
     predict,
     rows_of,
 )
-from test_train_command import write
+from test_train_command import PAIRS, assert_refused, files, from_model, run, write
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig
 
 from seqblend import Predictor
 from seqblend.data.errors import InputError, RowError
+from seqblend.predict import main
 from seqblend.serving.ensemble import together
 from seqblend.serving.options import PredictionOptions
 
@@ -212,3 +215,31 @@ def test_another_process_loads_the_model_itself(model_of, tmp_path):  # noqa: F8
     assert_same(again({"text": TEXTS}), Predictor(model_of(CLASSIFY), top_k=2)({"text": TEXTS}))
     (tmp_path / "model" / "model.safetensors").touch()
     assert pickle.dumps(Predictor(tmp_path / "model", top_k=2)) != pickled
+
+
+# --- Pairs of texts ---
+
+
+def test_a_model_of_pairs_asks_for_the_second_text(tmp_path, capsys):
+    """It answered the first text alone, without a word. One that was saved without a record still does."""
+    model = run(tmp_path / "a", problem_type="regression", **files(tmp_path, PAIRS, ["train"]))
+    said = "no column 'text_pair' (--text_pair_column); the model was trained on pairs of texts"
+    test = write(tmp_path / "test.jsonl", [{"text": "a", "label": 1.0}])
+    assert_refused(tmp_path, from_model(model, test_file=test), ["test.jsonl", said], capsys)
+    predictor = Predictor(model)
+    assert len(predictor({"text": ["a"], "text_pair": ["b"]})["prediction"]) == 1
+    with pytest.raises(InputError, match=re.escape(f"the batch: {said}; columns present: 'text'")):
+        predictor({"text": ["a"]})
+    assert main([str(model), "--text", "a", "--output", str(tmp_path / "a.jsonl")]) == 2
+    assert said in capsys.readouterr().err
+    config = model / "tokenizer_config.json"
+    fields = json.loads(config.read_text())
+    config.write_text(json.dumps({name: fields[name] for name in fields if name != "reads_text_pairs"}))
+    assert len(Predictor(model)({"text": ["a"]})["prediction"]) == 1
+
+
+def test_a_model_of_pairs_that_is_trained_on_single_texts_reads_single_texts(tmp_path):
+    model = run(tmp_path / "a", problem_type="regression", **files(tmp_path, PAIRS, ["train"]))
+    rows = [{"text": row["text"], "label": row["label"]} for row in PAIRS]
+    other = run(tmp_path / "b", **from_model(model, train_file=write(tmp_path / "single.jsonl", rows)))
+    assert len(Predictor(other)({"text": ["a"]})["prediction"]) == 1

@@ -1,4 +1,4 @@
-"""Settings of a tokenizer, which its saved files keep: token_type_ids, special tokens, languages, chat template."""
+"""Settings of a tokenizer that its saved files keep: token types, special tokens, languages, pairs, chat template."""
 
 from difflib import get_close_matches
 from pathlib import Path
@@ -8,6 +8,10 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..data.errors import InputError, error_line
 from .kinds import is_trained_here, post_processor, without_prefix_space
+
+# The name of the field in tokenizer_config.json, and the hint of an error where the second text is missing.
+TEXT_PAIRS = "reads_text_pairs"
+NEEDS_PAIR = "; the model was trained on pairs of texts"
 
 
 def set_token_types(tokenizer: PreTrainedTokenizerBase, reads: bool) -> None:
@@ -75,6 +79,21 @@ def set_languages(tokenizer: PreTrainedTokenizerBase, languages: dict[str, str |
             raise InputError(f"{option}: the tokenizer has no language {language!r}; nearest: {nearest}")
         setattr(tokenizer, attribute, language)
         tokenizer.init_kwargs[attribute] = language
+
+
+def set_text_pairs(tokenizer: PreTrainedTokenizerBase, reads: bool) -> None:
+    """Record in the tokenizer's saved files whether the model is trained on pairs of texts.
+
+    As `word_splitting`, the field is in tokenizer_config.json, where transformers does not read it, but keeps it.
+    """
+    tokenizer.init_kwargs.pop(TEXT_PAIRS, None)
+    if reads:
+        tokenizer.init_kwargs[TEXT_PAIRS] = True
+
+
+def reads_text_pairs(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the model was trained on pairs of texts; False if that was not recorded."""
+    return bool(tokenizer.init_kwargs.get(TEXT_PAIRS))
 
 
 def named_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:

@@ -294,7 +294,9 @@ class DataArguments:
             "the tokenizer's own."
         },
     )
-    text_pair_column: str = field(default="text_pair", metadata={"help": "The column of the second text, if any."})
+    text_pair_column: str | None = field(
+        default=None, metadata={"help": "The column of the second text, if any; default: text_pair."}
+    )
     label_column: str = field(default="label", metadata={"help": "The column of the label or labels."})
     tokens_column: str = field(default="tokens", metadata={"help": "The column of the words."})
     tags_column: str = field(default="tags", metadata={"help": "The column of the words' tags."})

@@ -5,6 +5,7 @@ import logging
 import datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.errors import InputError
 from ..data.splits import LabelledData
 from ..data.streams import RowStream
 from ..scoring.tags import resolve_decoding
@@ -14,7 +15,14 @@ from ..tasks.encoding import Settings, appends_special_token
 from ..tasks.models import reads_token_types
 from ..tokenization.kinds import is_trained_here
 from ..tokenization.loading import load_tokenizer
-from ..tokenization.settings import set_chat_template, set_languages, without_special_tokens
+from ..tokenization.settings import (
+    NEEDS_PAIR,
+    reads_text_pairs,
+    set_chat_template,
+    set_languages,
+    set_text_pairs,
+    without_special_tokens,
+)
 from ..tokenization.training import Texts, train_tokenizer
 from ..tokenization.words import SENTENCES, WordSplitting, find_splitting, set_splitting
 from .arguments import BlendTrainingArguments, DataArguments, ModelArguments
@@ -57,6 +65,7 @@ def make_tokenizer(
         add_sentinels(tokenizer, data_args.max_length, data_args.noise(), normalized=is_trained_here(tokenizer))
     if rows is not None:
         set_splitting(tokenizer, find_word_splitting(rows) if task.reads_words else None)
+        set_text_pairs(tokenizer, "text_pair" in rows.column_names)
     return tokenizer
 
 
@@ -77,7 +86,14 @@ def make_settings(
     rows: LabelledData,
     model: PreTrainedModel,
 ) -> Settings:
-    """The settings of the task. Raises InputError for a length beyond the learned positions."""
+    """The settings of the task.
+
+    Raises:
+        InputError: a length is beyond the learned positions, or a split lacks the second text that the model needs.
+    """
+    for split in rows if reads_text_pairs(tokenizer) else ():
+        if "text_pair" not in rows[split].column_names:
+            raise InputError(f"{rows.origins[split]}: no column 'text_pair' (--text_pair_column){NEEDS_PAIR}")
     lengths = data_args.lengths()
     used = {name: lengths[name] for name in lengths if (name == "max_length") != task.generates}
     if task.generates and args.generation_max_length is not None:
