@@ -172,12 +172,19 @@ class SequenceClassificationMetric(InMemoryMetric):
     Inputs are class ids. Macro F1 is the mean over the classes in predictions or references. If these are a single
     class, the Matthews correlation is 0.0.
 
+    Raises:
+        ValueError: an entry is no whole number.
+
     Source: Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation coefficient".
     """
 
-    input_features = Features({"predictions": Value("int64"), "references": Value("int64")})
+    # evaluate would cut numbers with a fraction to int64 without a word.
+    input_features = Features({"predictions": Value("float64"), "references": Value("float64")})
 
     def _compute(self, predictions, references):
+        for field, values in (("predictions", predictions), ("references", references)):
+            if wrong := [value for value in values if value is None or value % 1 != 0]:
+                raise ValueError(f"{self.name}: entries of {field} must be class ids, got {wrong[0]}")
         one_class = len({*predictions, *references}) == 1  # scikit-learn returns 0.0 too, but warns
         return {
             "accuracy": float(accuracy_score(references, predictions)),
@@ -195,13 +202,14 @@ class MultiLabelMetric(InMemoryMetric):
         ValueError: shapes differ or an entry is neither 0 nor 1.
     """
 
-    input_features = Features({"predictions": List(Value("int64")), "references": List(Value("int64"))})
+    # evaluate would cut probabilities to int64 without a word.
+    input_features = Features({"predictions": List(Value("float64")), "references": List(Value("float64"))})
 
     def _compute(self, predictions, references):
         predicted, expected = to_matrices(self.name, predictions, references)
         for field, matrix in (("predictions", predicted), ("references", expected)):
-            if not np.isin(matrix, (0, 1)).all():
-                raise ValueError(f"{self.name}: entries of {field} must be 0 or 1, got {np.unique(matrix).tolist()}")
+            if (wrong := matrix[~np.isin(matrix, (0, 1))]).size:
+                raise ValueError(f"{self.name}: entries of {field} must be 0 or 1, got {wrong[0]}")
 
         # by column and flattened: in a matrix of one column, scikit-learn would count the zeros as a class too
         columns = zip(expected.T, predicted.T, strict=True)

@@ -130,6 +130,13 @@ def test_arrays_are_taken():
 # --- several labels --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("predictions, references", [([0.9, 1.7], [1, 1]), ([0, 1], [1, 0.5]), ([0, None], [0, 1])])
+def test_classes_that_are_no_whole_numbers_are_refused(predictions, references):
+    """Probabilities were cut to class 0."""
+    with pytest.raises(ValueError, match=r"sequence_classification_metric: entries of .* must be class ids, got "):
+        SequenceClassificationMetric().compute(predictions=predictions, references=references)
+
+
 def test_multi_label_figures_by_hand():
     predictions, references = [[1, 0, 0], [1, 1, 1], [0, 0, 0]], [[1, 0, 1], [1, 1, 0], [0, 0, 0]]
     figures = MultiLabelMetric().compute(predictions=predictions, references=references)
@@ -161,8 +168,10 @@ def test_no_label_anywhere():
         ([[1, 0]], [[1, 0, 1]], r"multi_label_metric: predictions have shape \(1, 2\), references \(1, 3\)"),
         ([[1, 0], [1]], [[1, 0], [1, 0]], r"multi_label_metric: rows of predictions .* lengths \[1, 2\]"),
         ([[1]], [[]], r"multi_label_metric: rows of references .* lengths \[0\]"),
-        ([[1, 2]], [[1, 0]], r"multi_label_metric: entries of predictions must be 0 or 1, got \[1, 2\]"),
-        ([[1, 1]], [[1, -100]], r"multi_label_metric: entries of references must be 0 or 1, got \[-100, 1\]"),
+        ([[1, 2]], [[1, 0]], r"multi_label_metric: entries of predictions must be 0 or 1, got 2\.0"),
+        ([[0.9, 0.2]], [[1, 0]], r"multi_label_metric: entries of predictions must be 0 or 1, got 0\.9"),
+        ([[1, 0]], [[1, 0.5]], r"multi_label_metric: entries of references must be 0 or 1, got 0\.5"),
+        ([[1, 1]], [[1, -100]], r"multi_label_metric: entries of references must be 0 or 1, got -100\.0"),
     ],
 )
 def test_multi_label_refuses(predictions, references, message):
