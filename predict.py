@@ -94,7 +94,7 @@ def input_sources(given: argparse.Namespace) -> list[Source]:
     sources: list[Source] = []
     if given.input == ["-"]:
         lines = FILE_TYPES[".txt"].rows(STANDARD_INPUT, sys.stdin.buffer, reading)
-        sources = [Source(STANDARD_INPUT, lambda bar: lines, None, cells=reading)]
+        sources = [Source(STANDARD_INPUT, lambda bar, columns: lines, None, cells=reading)]
     elif given.input:
         paths = expand_globs("input", given.input)
         sources = [source for path in paths for source in sources_of("input", path, reading)]
@@ -117,7 +117,7 @@ def input_rows(predictor: Predictor, sources: list[Source], read: Origin) -> Ite
     for source in sources:
         read.names.append(source.name)
         read.counts.append(0)
-        for number, row in enumerate(source.rows(tqdm(disable=True)), 1):
+        for number, row in enumerate(source.rows(tqdm(disable=True), reader.used), 1):
             read.counts[-1] = number
             yield reader.read(row, source.name, number, source.cells)
 
@@ -155,7 +155,7 @@ def run(given: argparse.Namespace) -> None:
         sources = input_sources(given)
         predictor = Predictor(given.model, options)
         if given.text:
-            sources = [Source(GIVEN, lambda bar: map(predictor.row_of, given.text), None, cells=None)]
+            sources = [Source(GIVEN, lambda bar, columns: map(predictor.row_of, given.text), None, cells=None)]
         begin, read = time.monotonic(), Origin([], [])
         rows = input_rows(predictor, sources, read)
         try:

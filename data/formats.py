@@ -5,17 +5,17 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet
 from tqdm import tqdm
 
+from .arrow import TableColumns
 from .conll import CONLL, CONLL_U, WordColumns, read_sentences
 from .errors import InputError, describe, nearest_first
 from .files import (
@@ -79,12 +79,14 @@ class FileType(NamedTuple):
     Args:
         rows: function of the path as the user wrote it, the binary stream and the options; yields one dict per row.
         typed: whether values have types; False if every cell is text, lists and numbers too.
+        selects: whether `rows` also takes the `columns` to read, and leaves others empty.
         one_word_a_line: whether `token_column_index` and `tag_column_index` apply.
         delimited: whether `delimiter` applies.
     """
 
-    rows: Callable[[str, IO[bytes], Reading], Rows]
+    rows: Callable[..., Rows]
     typed: bool
+    selects: bool = False
     one_word_a_line: bool = False
     delimited: bool = False
 
@@ -102,7 +104,7 @@ def file_type(path: str | Path, reading: Reading) -> FileType:
     return FILE_TYPES[".conll" if reading.has_columns and suffix in (".tsv", ".txt") else suffix]
 
 
-def read_rows(path: str, reading: Reading, bar: tqdm | None = None) -> Rows:
+def read_rows(path: str, reading: Reading, bar: tqdm | None = None, columns: Collection[str] | None = None) -> Rows:
     """Yield the rows of a file of one of the `FILE_TYPES`, which may be compressed as .gz or .zst.
 
     Lines end in LF or CRLF. Rows are counted from 1; the header of a .csv or .tsv file and blank lines between rows
@@ -112,12 +114,15 @@ def read_rows(path: str, reading: Reading, bar: tqdm | None = None) -> Rows:
         path: as the user wrote it.
         reading: options for reading.
         bar: progress bar, in bytes.
+        columns: the columns that are used, as `value_of` takes their names; others may be empty. None: all.
 
     Raises:
         InputError: the file or one of its rows cannot be read, or the file has no rows.
     """
     check_file(path)
-    rows = rows_of_file(path, lambda stream: file_type(path, reading).rows(path, stream, reading), bar)
+    kind = file_type(path, reading)
+    used = {"columns": columns} if kind.selects else {}
+    rows = rows_of_file(path, lambda stream: kind.rows(path, stream, reading, **used), bar)
     first = next(rows, None)
     if first is None:
         raise InputError(f"{path}: the file holds no rows")
@@ -125,8 +130,12 @@ def read_rows(path: str, reading: Reading, bar: tqdm | None = None) -> Rows:
     yield from rows
 
 
-def read_pairs(source: str, target: str, reading: Reading, bar: tqdm | None = None) -> Rows:
+def read_pairs(
+    source: str, target: str, reading: Reading, bar: tqdm | None = None, columns: Collection[str] | None = None
+) -> Rows:
     """Yield line i of the source file with line i of the target file, each without its line end only.
+
+    `columns` is an argument of every source of rows; here both columns are read.
 
     Raises:
         InputError: a file cannot be read, or the two files differ in their number of lines.
@@ -345,34 +354,16 @@ def _conll(path: str, stream: IO[bytes], reading: Reading, columns: WordColumns 
 # --- Parquet ---
 
 
-def _parquet(path: str, stream: IO[bytes], reading: Reading) -> Rows:
+def _parquet(path: str, stream: IO[bytes], reading: Reading, columns: Collection[str] | None = None) -> Rows:
     # Parquet is read from its end, so a compressed file is decompressed into memory first.
     source = pa.BufferReader(read_all(path, stream)) if compression_of(path) else stream
     try:
         file = pyarrow.parquet.ParquetFile(source)
-        features = datasets.Features.from_arrow_schema(file.schema_arrow)
-        for batch in file.iter_batches(batch_size=10_000):
-            yield from table_rows(batch, features)
+        read = TableColumns(file.schema_arrow, columns, path)
+        for batch in file.iter_batches(batch_size=10_000, columns=read.names):
+            yield from read.rows(batch)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a valid Parquet file ({_first_line(error)})") from None
-
-
-def table_rows(batch: pa.RecordBatch | pa.Table, features: datasets.Features) -> Rows:
-    """Yield the rows of an Arrow table, with class ids replaced by class names (-1, "no label", by None)."""
-    columns = [_class_names(features[name], batch.column(name).to_pylist()) for name in batch.schema.names]
-    for cells in zip(*columns, strict=True):
-        yield dict(zip(batch.schema.names, cells, strict=True))
-
-
-def _class_names(feature: Any, values: list) -> list:
-    if isinstance(feature, datasets.ClassLabel):
-        return [feature.names[value] if value is not None and value >= 0 else None for value in values]
-    if isinstance(feature, dict):
-        return [value and {name: _class_names(feature[name], [value[name]])[0] for name in value} for value in values]
-    inner = getattr(feature, "feature", None)
-    if isinstance(inner, datasets.ClassLabel):
-        return [_class_names(inner, value) if isinstance(value, list) else value for value in values]
-    return values
 
 
 FILE_TYPES: dict[str, FileType] = {
@@ -380,7 +371,7 @@ FILE_TYPES: dict[str, FileType] = {
     ".jsonl": FileType(_json_lines, typed=True),
     ".csv": FileType(_csv, typed=False, delimited=True),
     ".tsv": FileType(_tsv, typed=False, delimited=True),
-    ".parquet": FileType(_parquet, typed=True),
+    ".parquet": FileType(_parquet, typed=True, selects=True),
     ".txt": FileType(_txt, typed=False),
     ".conll": FileType(_conll, typed=True, one_word_a_line=True),
     ".conllu": FileType(partial(_conll, columns=CONLL_U), typed=True, one_word_a_line=True),

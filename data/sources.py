@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 from datasets.utils import tqdm
 
-from .columns import STEPS, Field, present_fields
+from .arrow import TableColumns
+from .columns import STEPS
 from .errors import InputError, check_choice, error_line, printable, short_list
 from .files import check_encoding, check_file, expand_globs
-from .formats import DEFAULT_READING, Reading, file_type, read_pairs, read_rows, table_rows
+from .formats import DEFAULT_READING, Reading, file_type, read_pairs, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ class Source(NamedTuple):
 
     Args:
         name: of the source, for messages.
-        rows: yields the rows and advances the progress bar that it is given.
+        rows: function of a progress bar, which it advances, and of the columns that are used, as `value_of` takes
+            their names (None: all); yields the rows, in which other columns may be empty.
         size: total of the progress bar, bytes of the files or rows; None if unknown.
         cells: the options for lists and numbers in text cells; None if values have types.
         one_word_a_line: whether the source is a file with one word per line.
@@ -48,7 +50,7 @@ class Source(NamedTuple):
     """
 
     name: str
-    rows: Callable[[tqdm], Iterator[dict[str, Any]]]
+    rows: Callable[[tqdm, Collection[str] | None], Iterator[dict[str, Any]]]
     size: int | None
     cells: Reading | None
     one_word_a_line: bool = False
@@ -172,7 +174,7 @@ class Split(NamedTuple):
 def named_sources(
     name: str,
     config_name: str | None,
-    fields: Mapping[str, list[Field]],
+    wanted: Collection[str],
     names: Mapping[str, str],
     seed: int,
     streaming: bool,
@@ -182,7 +184,7 @@ def named_sources(
     Args:
         name: `dates`, or a name that `datasets.load_dataset` takes.
         config_name: configuration of the data set.
-        fields: for each requested split, the columns to read.
+        wanted: the requested splits.
         names: the data set's own names of `train`, `validation` and `test`, where they differ.
         seed: of the rows drawn for `dates`.
         streaming: whether to stream the data set instead of downloading it.
@@ -200,7 +202,7 @@ def named_sources(
         )
     splits = {
         split: found.get(own_names[split]) or load_slice(name, config_name, split, own_names[split], found, streaming)
-        for split in fields
+        for split in wanted
         if split in own_names
     }
     read_names = {base for split in splits.values() for base in re.findall(r"[^+\[\]]+(?=\[|\+|$)", split.name)}
@@ -208,7 +210,7 @@ def named_sources(
     if unread:
         hint = "; choose with --train_split, --validation_split and --test_split" if {*unread} - {*STEPS} else ""
         logger.warning("%s: not read: split %s%s", name, ", ".join(unread), hint)
-    return {split: [_source(read, f"{name}, split {read.name}", fields[split])] for split, read in splits.items()}
+    return {split: [_source(read, f"{name}, split {read.name}")] for split, read in splits.items()}
 
 
 def load_splits(name: str, config_name: str | None, seed: int, streaming: bool) -> dict[str, Split]:
@@ -248,19 +250,15 @@ def load_slice(
     return Split(split_name, rows, rows._fingerprint)
 
 
-def _source(split: Split, where: str, fields: list[Field]) -> Source:
+def _source(split: Split, where: str) -> Source:
     dataset = split.rows
 
-    def rows(bar: tqdm) -> Iterator[dict]:
+    def rows(bar: tqdm, columns: Collection[str] | None) -> Iterator[dict]:
+        # The features of a stream may be unknown before it is read.
+        known = dataset.features and TableColumns(dataset.features.arrow_schema, columns, where)
         count = 0
-        for table in _tables(dataset, where):
-            first = table.slice(0, 1).to_pylist()[0]
-            columns = [field.column for field in present_fields(fields, first, where)]
-            # A column inside an object is read with the whole object.
-            outer = [column if column in first else column.partition(".")[0] for column in columns]
-            # The features of a stream may be unknown before it is read.
-            features = dataset.features or datasets.Features.from_arrow_schema(table.schema)
-            yield from table_rows(table.select(list(dict.fromkeys(outer))), features)
+        for table in _tables(dataset.select_columns(known.names) if known and known.names else dataset, where):
+            yield from (known or TableColumns(table.schema, columns, where)).rows(table)
             bar.update(len(table))
             count += len(table)
         if not count:

@@ -114,7 +114,7 @@ def load_data(schema: Schema, options: DataOptions, known: list[str] | None = No
     """
     fields = {split: schema.fields(split) for split in SPLITS}
     _check_options(options)
-    sources = _sources(options, fields)
+    sources = _sources(options)
     if options.files:
         check_reading(options.reading, [*chain.from_iterable(sources.values())])
         _check_cells(options.reading, [*schema.kinds.values()])
@@ -164,7 +164,7 @@ def read_column(split: str, names: Names, column: str, reading: Reading = DEFAUL
     """The values of a column of files, as read. Raises InputError as `read_files`, and if a row has no such column."""
     values = []
     for source in sources_of(split, names, reading):
-        for number, row in enumerate(source.rows(tqdm(disable=True)), 1):
+        for number, row in enumerate(source.rows(tqdm(disable=True), [column]), 1):
             try:
                 values.append(value_of(row, column))
             except KeyError:
@@ -175,7 +175,7 @@ def read_column(split: str, names: Names, column: str, reading: Reading = DEFAUL
 # --- Sources and options ---
 
 
-def _sources(options: DataOptions, fields: dict[str, list[Field]]) -> dict[str, list[Source]]:
+def _sources(options: DataOptions) -> dict[str, list[Source]]:
     """The sources of each split that is wanted and exists. Raises InputError where there is none."""
     if options.files:
         given = {split: files for split, files in options.files.items() if split in options.splits}
@@ -183,11 +183,10 @@ def _sources(options: DataOptions, fields: dict[str, list[Field]]) -> dict[str, 
         if unread := [f"{split}_file" for split in options.files if split not in options.splits]:
             logger.warning("not read, because no step uses it: %s", ", ".join(unread))
     else:
-        wanted = {split: fields[split] for split in SPLITS if split in options.splits}
         sources = named_sources(
             options.dataset_name,
             options.dataset_config_name,
-            wanted,
+            [split for split in SPLITS if split in options.splits],
             options.split_names,
             options.seed,
             options.streaming,
@@ -291,7 +290,7 @@ def _with_progress_bar(source: Source, fields: list[Field], column: str | None) 
 
 def _batches(source: Source, fields: list[Field], bar: tqdm) -> Iterator[pa.RecordBatch]:
     """The checked rows of a source as record batches. Raises InputError for a row or a column that is wrong."""
-    rows, where = source.rows(bar), source.name
+    rows, where = source.rows(bar, [field.column for field in fields]), source.name
     first = next(rows)
     present = present_fields(fields, first, where)
     absent = [field.column for field in fields if field not in present]

@@ -33,6 +33,13 @@ class RowReader:
     present: list[Field] = field(default_factory=list, init=False)
     absent: set[str] = field(default_factory=set, init=False)
 
+    @property
+    def used(self) -> list[str]:
+        """The columns that may be read, as `value_of` takes their names."""
+        fields = self.task.schema(self.columns).fields("prediction")
+        inputs = [field.column for field in fields if field.name in self.task.inputs]
+        return [*inputs, self.columns.name_of("text")]
+
     def read(self, row: dict[str, Any], where: str, number: int, cells: Reading | None) -> Row:
         """The row as the task reads it.
 

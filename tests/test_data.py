@@ -9,12 +9,16 @@ import types
 
 import datasets
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import load_data, read_file
+from tqdm import tqdm
 
 from seqblend.data.columns import Columns
+from seqblend.data.formats import Reading
+from seqblend.data.sources import sources_of
 from seqblend.data.splits import InputError
 
 CLASSIFY, TAG, TRANSLATE, LANGUAGE = "sequence-classification", "token-classification", "seq2seq-lm", "causal-lm"
@@ -159,6 +163,63 @@ def test_parquet_gives_class_names(tmp_path, packing):
     path = write(tmp_path / f"a.parquet{packing}", plain.read_bytes())
     assert read_file(path, TAG).to_dict() == {"tokens": [["a", "NA"], []], "tags": [["B-x", "O"], []]}
     assert read_file(path, CLASSIFY).to_dict() == {"text": ["", "null"], "label": ["yes", "no"]}
+
+
+def parquet_of(path, columns, features=None):
+    """A Parquet file, with what `datasets` writes about its features."""
+    table = pa.Table.from_arrays([pa.array(values, kind) for values, kind in columns.values()], [*columns])
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})} if features else None
+    pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), path)
+    return path
+
+
+MAP, UNKNOWN = pa.map_(pa.string(), pa.int64()), {"_type": "Hologram"}
+READ = {"text": (["a", "b"], pa.string()), "label": ([0, 1], pa.int64())}
+NAMES = {"label": {"names": ["no", "yes"], "_type": "ClassLabel"}}
+UNREAD = {
+    "map": ({"m": ([[("k", 1)], []], MAP)}, {}),
+    "unknown feature": ({"x": (["c", "d"], pa.string())}, {"x": UNKNOWN}),
+    "duration": ({"d": ([1, 2], pa.duration("s"))}, {}),
+    "no text": ({"s": ([b"\xff", b"c"], pa.binary())}, {}),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+@pytest.mark.parametrize("packing", ["", ".gz"])
+def test_columns_that_are_not_read_may_hold_anything(tmp_path, name, packing):
+    """Their types ended the run with a traceback, and their values became objects of Python."""
+    columns, features = UNREAD[name]
+    plain = parquet_of(tmp_path / "plain.parquet", {**READ, **columns}, {**NAMES, **features})
+    path = write(tmp_path / f"a.parquet{packing}", plain.read_bytes())
+    assert read_file(path, CLASSIFY).to_dict() == {"text": ["a", "b"], "label": ["no", "yes"]}
+    (source,) = sources_of("train", str(path), Reading())
+    rows = [*source.rows(tqdm(disable=True), ["text"])]
+    assert rows == [{"text": text, "label": None, **dict.fromkeys(columns)} for text in "ab"]
+    missing = ["a.parquet", "no column 'words'", *map(repr, [*READ, *columns])]
+    assert_refused(missing, read_file, path, CLASSIFY, columns=Columns(text="words"))
+
+
+def test_a_column_name_that_is_there_twice(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"]), pa.array(["c"])], ["x", "x", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert read_file(tmp_path / "a.parquet", LANGUAGE)["text"][:] == ["c"]
+    given = {"columns": Columns(text="x")}
+    assert_refused(["a.parquet", "more than one column 'x'"], read_file, tmp_path / "a.parquet", LANGUAGE, **given)
+
+
+@pytest.mark.parametrize(
+    "column, feature, word",
+    [
+        ((["a"], pa.string()), UNKNOWN, "Hologram"),
+        (([[("k", 1)]], MAP), None, "map"),
+        (([b"\xff"], pa.binary()), None, "bytes"),
+        (([7], pa.int64()), NAMES["label"], "index"),
+    ],
+)
+def test_a_column_that_cannot_be_read_is_named(tmp_path, column, feature, word):
+    features = {"text": feature} if feature else None
+    path = parquet_of(tmp_path / "a.parquet", {"text": column}, features)
+    assert_refused(["a.parquet", "'text'", word], read_file, path, LANGUAGE)
 
 
 def test_tsv_keeps_rows_with_bare_quotes(tmp_path):

@@ -461,7 +461,7 @@ def read_back(path):
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     (source,) = sources_of("input", str(path), Reading())
-    assert [*source.rows(tqdm(disable=True))] == rows
+    assert [*source.rows(tqdm(disable=True), None)] == rows
     return rows
 
 

@@ -30,8 +30,12 @@ from test_train_command import (
     run,
     write,
 )
+from tqdm import tqdm
 
+from seqblend.data import arrow
+from seqblend.data.columns import Columns
 from seqblend.data.errors import InputError
+from seqblend.data.sources import named_sources
 from seqblend.data.streams import RowStream
 from seqblend.tasks.registry import TASKS
 from seqblend.tokenization.training import train_tokenizer
@@ -209,6 +213,23 @@ def test_a_data_set_by_name_is_streamed(tokenizer, tmp_path, monkeypatch, caplog
     out = run(tmp_path / "out", **streamed(tokenizer, dataset_name=path))
     assert "data: rows that are not counted\nsteps: 4\n" in caplog.text
     assert read(out / "train_results.json")["train_loss"] > 0
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_other_columns_of_a_data_set_by_name_are_not_read(streaming, tmp_path, monkeypatch):
+    """Images of 10,000 rows at a time became objects of Python."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "data").mkdir()
+    rows = {"image": [b"\xff", b""], "inner": [{"text": "a", "more": "b"}, {"text": "c", "more": "d"}]}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "data" / "train.parquet")
+    name, read = str(tmp_path / "data"), []
+    monkeypatch.setattr(arrow, "_class_names", lambda feature, values: read.append(values) or values)
+    (source,) = named_sources(name, None, ["train"], {}, 0, streaming)["train"]
+    assert [row["image"] for row in source.rows(tqdm(disable=True), ["inner.text"])] == [None, None]
+    assert read == [rows["inner"]]
+    assert next(source.rows(tqdm(disable=True), ["txt"])) == {"image": None, "inner": {"text": None, "more": None}}
+    with pytest.raises(InputError, match=r"no column 'txt' .*columns present: .*'inner\.text'"):
+        load_data("masked-lm", dataset_name=name, streaming=streaming, columns=Columns(text="txt"))
 
 
 def test_splits_of_a_streamed_data_set_are_told_apart(tmp_path, monkeypatch):
