@@ -81,7 +81,7 @@ def _words(value: Any) -> list[str]:
 
 
 def _references(value: Any) -> list[str]:
-    if value == []:
+    if isinstance(value, list) and not value:
         raise ValueError("must be a text or a list of references, but is an empty list")
     return _words(value) if isinstance(value, list) else [_text(value)]
 
@@ -182,7 +182,7 @@ def _message(number: int, value: Any) -> dict[str, str]:
 
 
 def _messages(value: Any) -> list[dict[str, str]]:
-    if value == []:
+    if isinstance(value, list) and not value:
         raise ValueError("must be a list of messages, but is an empty list")
     return [_message(number, each) for number, each in enumerate(_list(value, "messages"), 1)]
 

@@ -334,7 +334,10 @@ def convert_column(rows: list[dict], field: Field, where: str, first_row: int, c
         except KeyError:
             raise InputError(f"{where}: row {number}: has no column {column!r}{field.hint}") from None
         except (ValueError, OverflowError) as error:
-            hint = field.hint if get(row) in (None, "", []) else ""
+            value = get(row)
+            # Of pandas' NA no comparison is true or false.
+            is_missing = value is None or (isinstance(value, str | list) and not value)
+            hint = field.hint if is_missing else ""
             raise InputError(f"{where}: row {number}: column {column!r}: {error}{hint}") from None
     try:
         return pa.array(values, field.kind.type)

@@ -146,6 +146,14 @@ def test_a_model_without_a_limit_writes_what_the_help_says(limits, length, model
     assert len(tokens) == length
 
 
+def test_a_missing_value_of_pandas_is_named(model_of):  # noqa: F811
+    """It ended in a TypeError: whether it equals an empty text is neither true nor false."""
+    pandas = pytest.importorskip("pandas")
+    texts = pandas.array(["a", pandas.NA], dtype="string")
+    with pytest.raises(InputError, match="the batch: row 2: column 'text': must be a text, but is a NAType"):
+        Predictor(model_of(CLASSIFY))({"text": texts})
+
+
 @pytest.mark.parametrize("batch", [{}, {"text": []}, {"text": np.array([])}])
 def test_a_batch_without_rows_has_no_answers(batch, model_of):  # noqa: F811
     assert Predictor(model_of(CLASSIFY))(batch) == {}
