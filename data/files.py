@@ -7,7 +7,6 @@ import gzip
 import io
 import re
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -39,7 +38,8 @@ def expand_globs(flag: str, given: str | Path | Sequence[str | Path]) -> list[st
         given: one path or several. The path of an existing file is never read as a glob.
 
     Raises:
-        InputError: a glob matches no file, or a file is given twice, so that its rows would count twice.
+        InputError: a glob matches no file, or a file is given twice, perhaps by two names, so that its rows would
+            count twice.
     """
     paths: list[str] = []
     for name in [given] if isinstance(given, str | Path) else given:
@@ -51,9 +51,13 @@ def expand_globs(flag: str, given: str | Path | Sequence[str | Path]) -> list[st
             paths += matches
         else:
             paths.append(str(name))
-    for path, count in Counter(paths).items():
-        if count > 1:
-            raise InputError(f"{flag}: {path} is given twice")
+    names: dict[Path, str] = {}
+    for path in paths:
+        file = Path(path).expanduser().resolve()
+        if file in names:
+            also = f", also as {names[file]}" if names[file] != path else ""
+            raise InputError(f"{flag}: {path} is given twice{also}")
+        names[file] = path
     return paths
 
 

@@ -241,6 +241,17 @@ def test_several_files_and_globs(tmp_path):
     assert texts("[ab].jsonl") == ["a.jsonl", "b.jsonl"]
     assert_refused(["train_file", "z*.jsonl", "no file"], texts, "a.jsonl", "z*.jsonl")
     assert_refused(["train_file", "a.jsonl is given twice"], texts, "a.jsonl", "?.jsonl")
+    assert_refused(["train_file", "a.jsonl is given twice"], texts, *["a.jsonl"] * 2)
+
+
+def test_a_file_by_two_names_is_given_twice(tmp_path, monkeypatch):
+    """Its rows counted twice."""
+    path = write_json_lines(tmp_path / "a.jsonl", [{"text": "a"}])
+    (tmp_path / "b.jsonl").symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    for other in ("./a.jsonl", str(path), "b.jsonl", f"../{tmp_path.name}/a.jsonl"):
+        words = ["train_file", f"{other} is given twice, also as a.jsonl"]
+        assert_refused(words, load_data, LANGUAGE, train_file=["a.jsonl", other])
 
 
 def test_many_files_are_not_all_listed(tmp_path):
