@@ -86,6 +86,7 @@ class RowPredictor:
 
     def encode(self, rows: list[Row]) -> EncodedRows:
         """Rows of a reader as inputs of the model. Raises RowError if a row cannot be read."""
+        self.task.check_rows(rows, self.settings)
         features = self.task.read_rows(rows, self.settings)
         self.overflow.add(**{name: features[name] for name in OVERFLOW_COLUMNS})
         names = (*self.settings.tokenizer.model_input_names, "token_type_ids")

@@ -223,6 +223,10 @@ class Task(abc.ABC):
         """Whether `seqblend predict` supports its models."""
         return type(self).read_rows is not Task.read_rows
 
+    def check_rows(self, rows: list[Row], settings: Settings) -> None:
+        """Raises RowError for a row in which there is nothing to predict."""
+        return
+
     def read_rows(self, rows: list[Row], settings: Settings) -> BatchEncoding:
         """Convert rows to model inputs; `positions` has the positions to predict at, if these are not all."""
         raise NotImplementedError

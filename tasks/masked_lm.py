@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from ..data.columns import Schema
-from ..data.errors import InputError
+from ..data.errors import InputError, RowError
 from ..data.kinds import TEXT
 from .base import Positions, Task
 from .corruption import Noise, NoisyCollator, mask_tokens, maskable_words, splits_words
@@ -65,6 +65,13 @@ class MaskedLM(Task):
     def answer_options(self, problem_type: str | None) -> tuple[str, ...]:
         """The number of tokens for a mask."""
         return ("top_k",)
+
+    def check_rows(self, rows: list[Row], settings: Settings) -> None:
+        """Raises RowError for a text without a mask."""
+        token = settings.tokenizer.mask_token
+        for index, row in enumerate(rows):
+            if token not in row["text"]:
+                raise RowError(index, f"the text has no mask token {token!r}, so there is nothing to predict")
 
     def read_rows(self, rows: list[Row], settings: Settings) -> BatchEncoding:
         """Texts with masks; `positions` are the masks."""

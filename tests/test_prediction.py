@@ -108,7 +108,8 @@ def predict(directory, source, output, *more):
 def rows_of(name):
     """Rows of every length with the columns of the case's task."""
     column = TASKS[CASES[name][0]].inputs[0]
-    return [{column: text.split() if column == "tokens" else text} for text in TEXTS]
+    texts = [f"{text}[MASK]" for text in TEXTS] if name == "masked-lm" else TEXTS
+    return [{column: text.split() if column == "tokens" else text} for text in texts]
 
 
 def assert_same(one, other):
@@ -226,6 +227,13 @@ def test_masks_of_a_text_whose_beginning_is_cut_off(model_of, tmp_path):
     for mask, same in zip(cut["masks"][1:], whole["masks"], strict=True):
         assert mask["start"] == same["start"] + 8
         assert [each["token"] for each in mask["predictions"]] == [each["token"] for each in same["predictions"]]
+
+
+def test_a_text_without_a_mask_is_refused(model_of, tmp_path, capsys):
+    """As by the pipeline of transformers. It was answered with no masks, although the token was only mistyped."""
+    source = write(tmp_path / "rows.txt", [{"text": "a [MASK]"}, {"text": "a <mask>"}])
+    assert main([str(model_of("masked-lm")), "--input", str(source), "--output", str(tmp_path / "a.jsonl")]) == 2
+    assert "rows.txt: row 2: the text has no mask token '[MASK]'" in capsys.readouterr().err
 
 
 # --- How much an answer has ---
@@ -513,7 +521,7 @@ def test_a_table_without_rows_and_an_unknown_ending(model_of, tmp_path, capsys):
 
 @every_case
 def test_texts_of_the_command_line(name, model_of, tmp_path):
-    texts = [text for text in TEXTS if text]
+    texts = [f"{text}[MASK]" for text in TEXTS if text]
     source = write(tmp_path / "rows.jsonl", [{"text": text} for text in texts])
     expected = predict(model_of(name), source, tmp_path / "a.jsonl")
     assert main([str(model_of(name)), "--text", *texts, "--output", str(tmp_path / "b.jsonl")]) == 0
