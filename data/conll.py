@@ -19,12 +19,12 @@ class WordColumns(NamedTuple):
 
     Args:
         token: the index of the word's column.
-        tag: the index of the tag's column.
+        tag: the index of the tag's column; None if tags are not read.
         universal: whether the file is CoNLL-U, which numbers the words of each sentence and has comments.
     """
 
     token: int
-    tag: int
+    tag: int | None
     universal: bool = False
 
     def replace_with(self, token: int | None, tag: int | None) -> "WordColumns":
@@ -37,7 +37,7 @@ CONLL_U = WordColumns(token=1, tag=3, universal=True)
 
 
 def read_sentences(lines: Lines, columns: WordColumns) -> Iterator[dict[str, Any]]:
-    """Yield the tokens and tags of each sentence. A line of spaces and tabs only is blank.
+    """Yield the tokens of each sentence, and its tags, None if not read. A line of spaces and tabs only is blank.
 
     In CoNLL a line that begins with `-DOCSTART-` separates documents, and there are no comments: `#` is a word.
     In CoNLL-U a line that begins with `#` is a comment; multiword tokens and empty nodes are skipped.
@@ -47,22 +47,25 @@ def read_sentences(lines: Lines, columns: WordColumns) -> Iterator[dict[str, Any
             counted from the last; in CoNLL-U, the words of a sentence are not numbered from 1.
     """
     splitter = UniversalLines(lines, columns) if columns.universal else PlainLines(lines, columns)
+    has_tags = columns.tag is not None
     tokens: list[str] = []
     tags: list[str] = []
     for text in map(strip_line_end, lines):
         if splitter.ends_sentence(text):
             if tokens:
-                yield {"tokens": tokens, "tags": tags}
+                yield {"tokens": tokens, "tags": tags if has_tags else None}
                 lines.row, tokens, tags = lines.row + 1, [], []
         elif cells := splitter.cells(text, len(tokens) + 1):
             tokens.append(cells[columns.token])
+            if not has_tags:
+                continue
             tags.append(cells[columns.tag])
             if not tags[-1] or tags[-1] != tags[-1].strip(" "):
                 raise lines.error(
                     f"the tag of {tokens[-1]!r} is {tags[-1]!r}, but a tag must not be empty or have spaces around it"
                 )
     if tokens:
-        yield {"tokens": tokens, "tags": tags}
+        yield {"tokens": tokens, "tags": tags if has_tags else None}
 
 
 class PlainLines:
@@ -96,14 +99,14 @@ class PlainLines:
 
         It matters if a column is counted from the last one.
         """
-        token, tag = self.columns.token, self.columns.tag
-        needed = max(2, *(index + 1 if index >= 0 else -index for index in (token, tag)))
-        separator = "tabs" if self.has_tabs else "white space"
-        if width < needed:
-            raise self.lines.error(f"{width} columns between {separator}, but columns {token} and {tag} are needed")
-        if token % width == tag % width:
-            raise self.lines.error(f"columns {token} and {tag} of {width} columns are the same")
-        if self.width and min(token, tag) < 0:
+        read = [index for index in (self.columns.token, self.columns.tag) if index is not None]
+        names, separator = " and ".join(map(str, read)), "tabs" if self.has_tabs else "white space"
+        if width < max(len(read), *(index + 1 if index >= 0 else -index for index in read)):
+            needed = f"columns {names} are" if len(read) > 1 else f"column {names} is"
+            raise self.lines.error(f"{width} columns between {separator}, but {needed} needed")
+        if len({index % width for index in read}) < len(read):
+            raise self.lines.error(f"columns {names} of {width} columns are the same")
+        if self.width and min(read) < 0:
             raise self.lines.error(f"{width} columns between {separator}, but the first line has {self.width}")
 
 

@@ -346,9 +346,17 @@ def _txt(path: str, stream: IO[bytes], reading: Reading) -> Rows:
 # --- One word per line ---
 
 
-def _conll(path: str, stream: IO[bytes], reading: Reading, columns: WordColumns = CONLL) -> Rows:
-    columns = columns.replace_with(reading.token_column_index, reading.tag_column_index)
-    return read_sentences(Lines(path, stream, reading.encoding), columns)
+def _conll(
+    path: str,
+    stream: IO[bytes],
+    reading: Reading,
+    columns: Collection[str] | None = None,
+    defaults: WordColumns = CONLL,
+) -> Rows:
+    indices = defaults.replace_with(reading.token_column_index, reading.tag_column_index)
+    if columns is not None and "tags" not in columns:
+        indices = indices._replace(tag=None)
+    return read_sentences(Lines(path, stream, reading.encoding), indices)
 
 
 # --- Parquet ---
@@ -373,6 +381,6 @@ FILE_TYPES: dict[str, FileType] = {
     ".tsv": FileType(_tsv, typed=False, delimited=True),
     ".parquet": FileType(_parquet, typed=True, selects=True),
     ".txt": FileType(_txt, typed=False),
-    ".conll": FileType(_conll, typed=True, one_word_a_line=True),
-    ".conllu": FileType(partial(_conll, columns=CONLL_U), typed=True, one_word_a_line=True),
+    ".conll": FileType(_conll, typed=True, selects=True, one_word_a_line=True),
+    ".conllu": FileType(partial(_conll, defaults=CONLL_U), typed=True, selects=True, one_word_a_line=True),
 }

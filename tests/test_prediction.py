@@ -519,6 +519,24 @@ def test_a_table_without_rows_and_an_unknown_ending(model_of, tmp_path, capsys):
         assert f"{ending} must end in .jsonl, .jsonl.gz, .csv, .parquet" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "name, lines, more",
+    [
+        ("a.conll", "ab\nc\n\nb\n", []),
+        ("a.txt", "ab\nc\n\nb\n", ["--token_column_index", "0"]),
+        ("a.conll", "x ab O\nx c\n\nx b\t\n", ["--token_column_index", "1"]),
+    ],
+)
+def test_words_without_tags_are_read_from_files_of_one_word_per_line(name, lines, more, model_of, tmp_path):
+    """The column of tags had to be there, although prediction does not read it."""
+    (tmp_path / name).write_text(lines)
+    answers = predict(model_of(TAG), tmp_path / name, tmp_path / "a.jsonl", *more)
+    assert [answer["input"] for answer in answers] == [["ab", "c"], ["b"]]
+    (tmp_path / name).write_text("ab c\n")
+    source = ["--input", str(tmp_path / name), "--output", str(tmp_path / "b.jsonl"), "--token_column_index", "2"]
+    assert main([str(model_of(TAG)), *source]) == 2
+
+
 @every_case
 def test_texts_of_the_command_line(name, model_of, tmp_path):
     texts = [f"{text}[MASK]" for text in TEXTS if text]
