@@ -324,8 +324,8 @@ class SplitReader:
 
     def add_answers(self, column: pa.ChunkedArray, start: int) -> None:
         """Add a batch of labels or tags; `start` is the index of its first row."""
-        if self.settings.labels and not pa.types.is_floating(column.type):
-            items = pc.list_flatten(column) if pa.types.is_list(column.type) else column
+        items = pc.list_flatten(column) if pa.types.is_list(column.type) else column
+        if self.settings.labels and not pa.types.is_floating(items.type):
             for each in pc.value_counts(items).to_pylist():
                 self.labels[str(each["values"])] += each["counts"]
         if self.constraints is not None:

@@ -354,6 +354,14 @@ def test_broken_tags_are_found_by_the_scheme(tmp_path, capsys):
     assert "1 tags that are no legal sequence" in printed
 
 
+@pytest.mark.parametrize("label", [0.8, [0.8, 0.1]])
+def test_numbers_are_no_labels(label, tmp_path, capsys):
+    """With several numbers in a row each was listed as a label."""
+    rows = {"train": [{"text": text, "label": label} for text in "ab"]}
+    content, printed = data_report(tmp_path, capsys, CLASSIFY, rows, problem_type="regression")
+    assert content["splits"]["train"]["labels"] == {} and " labels" not in printed
+
+
 def test_pairs_of_texts_have_a_ratio(tmp_path, capsys):
     rows = [{"source": "ab", "target": "abcd"}, {"source": "abcd", "target": "ab"}]
     splits = {"train": rows, "test": [{"source": "ab", "target": ["x", "y"]}]}
