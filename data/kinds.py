@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,6 +148,8 @@ def _unique(labels: list[str]) -> list[str]:
 
 def _numbers(value: Any) -> list[float]:
     items = value if isinstance(value, list) else [value]
+    # Parquet has numbers in decimal digits, too.
+    items = [float(item) if isinstance(item, Decimal) else item for item in items]
     for item in items:
         if isinstance(item, bool) or not isinstance(item, int | float):
             raise ValueError(f"must be a number for --problem_type regression, but is {describe(item)}")

@@ -6,6 +6,7 @@ import io
 import json
 import sys
 import types
+from decimal import Decimal
 
 import datasets
 import pyarrow as pa
@@ -197,6 +198,15 @@ def test_columns_that_are_not_read_may_hold_anything(tmp_path, name, packing):
     assert rows == [{"text": text, "label": None, **dict.fromkeys(columns)} for text in "ab"]
     missing = ["a.parquet", "no column 'words'", *map(repr, [*READ, *columns])]
     assert_refused(missing, read_file, path, CLASSIFY, columns=Columns(text="words"))
+
+
+def test_decimals_of_parquet_are_numbers(tmp_path):
+    columns = {**READ, "label": ([Decimal("1.5"), Decimal("-0.25")], pa.decimal128(5, 2))}
+    path = parquet_of(tmp_path / "a.parquet", columns)
+    assert read_file(path, CLASSIFY, problem_type="regression")["label"][:] == [1.5, -0.25]
+    columns["label"] = ([None, Decimal(1)], pa.decimal128(5, 2))
+    parquet_of(path, columns)
+    assert_refused(["row 1", "'label'", "null"], read_file, path, CLASSIFY, problem_type="regression")
 
 
 def test_a_column_name_that_is_there_twice(tmp_path):
