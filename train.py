@@ -32,6 +32,7 @@ from seqblend.hub_card.contents import PublishError
 from seqblend.hub_card.illustrate import CALIBRATION
 from seqblend.hub_card.record import select_example, software_and_hardware
 from seqblend.reports.data_report import DataReport, make_data_report, warn_about_leakage
+from seqblend.reports.labels import warn_about_labels
 from seqblend.reports.runs import Run
 from seqblend.tasks.base import Task
 from seqblend.tasks.encoding import Settings
@@ -361,6 +362,7 @@ def report_data(
     report = make_data_report(task, rows, settings, splits)
     for line in report.summaries():
         logger.info(line)
+    warn_about_labels(settings.labels)
     return report, warn_about_leakage(report, rows, task.inputs)
 
 

@@ -20,6 +20,7 @@ from ..training.model_defaults import resolve_max_length
 from ..training.models import saved_labels, with_saved_problem_type
 from ..training.progress import hide_bars, start_logging
 from .data_report import FILES, make_data_report
+from .labels import warn_about_labels
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def report(argv: list[str]) -> None:
         encoded = encode_splits(task, rows, settings, data_args.preprocessing_num_workers)
     found = make_data_report(task, rows, settings, encoded)
     print("\n".join([*found.summaries(), *found.overlap_lines()]))
+    warn_about_labels(settings.labels)
     if "output_dir" not in args.given_options:
         print("--output_dir DIR writes the whole report")
         return

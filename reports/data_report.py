@@ -20,6 +20,7 @@ from ..data.writing import write_atomically
 from ..tasks.base import Task
 from ..tasks.encoding import Settings
 from ..tasks.splits import EncodedSplit
+from .labels import doubtful_labels
 from .tables import markdown_table
 from .texts import as_texts, first_texts, hash_answers, hash_rows, lengths_of, suspicious_rows
 
@@ -282,6 +283,7 @@ class SplitReader:
         # A written answer is a text, too.
         self.texts = [*self.inputs, *([self.answer] if has_answer and self.answer in task.text_columns else [])]
         self.constraints = settings.tag_constraints if task.reads_words and has_answer else None
+        self.doubtful = pa.array(doubtful_labels(settings.labels), pa.string())
         # Of each row by unit, (N).
         self.lengths: dict[str, np.ndarray] = {}
         self.labels: Counter[str] = Counter()
@@ -324,10 +326,15 @@ class SplitReader:
 
     def add_answers(self, column: pa.ChunkedArray, start: int) -> None:
         """Add a batch of labels or tags; `start` is the index of its first row."""
-        items = pc.list_flatten(column) if pa.types.is_list(column.type) else column
+        items, rows = column, np.arange(len(column))
+        if pa.types.is_list(column.type):
+            items, rows = pc.list_flatten(column), np.repeat(rows, pc.list_value_length(column).to_numpy())
         if self.settings.labels and not pa.types.is_floating(items.type):
             for each in pc.value_counts(items).to_pylist():
                 self.labels[str(each["values"])] += each["counts"]
+            doubtful = pc.is_in(items, value_set=self.doubtful).to_numpy()
+            finding = self.report.findings.setdefault("with a label that may be wrong", Finding())
+            finding.add(start + np.unique(rows[doubtful]))
         if self.constraints is not None:
             ids = self.settings.label_ids
             sentences = (np.array([ids[tag] for tag in row], dtype=int) for row in column.to_pylist())

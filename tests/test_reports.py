@@ -354,6 +354,32 @@ def test_broken_tags_are_found_by_the_scheme(tmp_path, capsys):
     assert "1 tags that are no legal sequence" in printed
 
 
+SPELLINGS, FORMS, MARKS = ["Positive", "positive", "positive "], ["cafe\u0301", "caf\u00e9"], ["-1", "nan"]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_labels_that_may_be_wrong_are_named(several, tmp_path, capsys, caplog):
+    """Each spelling of a name and each mark of a missing label became a class, without a word."""
+    names = ["good", *SPELLINGS, *FORMS, *MARKS, "O"]
+    rows = [{"text": f"{index}", "label": ["O", name] if several else name} for index, name in enumerate(names)]
+    options = {"problem_type": "multi_label_classification"} if several else {}
+    content, printed = data_report(tmp_path, capsys, CLASSIFY, {"train": rows}, **options)
+    finding = content["splits"]["train"]["findings"]["with a label that may be wrong"]
+    assert (finding["count"], finding["rows"]) == (7, [2, 3, 4, 5, 6])
+    assert "7 with a label that may be wrong" in printed
+    (line,) = [message for message in caplog.messages if message.startswith("labels: ")]
+    assert "'Positive', 'positive', 'positive '; 'cafe\u0301', 'café' differ only in case" in line
+    assert "'-1', 'nan' may mean that a row has no label" in line
+
+
+def test_a_run_warns_of_labels_and_of_no_others(tmp_path, caplog):
+    run(tmp_path / "a", **files(tmp_path, [{"text": str(i), "label": i - 1} for i in range(3)], ["train"]))
+    assert "labels: each is a class of its own, but '-1' may mean that a row has no label" in caplog.messages
+    caplog.clear()
+    run(tmp_path / "b", **files(tmp_path, [{"text": str(i), "label": str(i)} for i in range(3)], ["train"]))
+    assert not [message for message in caplog.messages if message.startswith("labels: ")]
+
+
 @pytest.mark.parametrize("label", [0.8, [0.8, 0.1]])
 def test_numbers_are_no_labels(label, tmp_path, capsys):
     """With several numbers in a row each was listed as a label."""
