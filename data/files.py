@@ -5,6 +5,7 @@ import difflib
 import glob
 import gzip
 import io
+import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -53,7 +54,8 @@ def expand_globs(flag: str, given: str | Path | Sequence[str | Path]) -> list[st
             paths.append(str(name))
     names: dict[Path, str] = {}
     for path in paths:
-        file = Path(path).expanduser().resolve()
+        # Links are not followed: of two that point to one file, both were made on purpose.
+        file = Path(os.path.abspath(Path(path).expanduser()))
         if file in names:
             also = f", also as {names[file]}" if names[file] != path else ""
             raise InputError(f"{flag}: {path} is given twice{also}")
