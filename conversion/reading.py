@@ -15,7 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, cached_file, find_adapter_config_file, logging
 
 from ..configuration.recipe_config import RecipeConfig
 from ..modeling.families import FAMILIES
@@ -212,11 +212,12 @@ def read_original_config(source: str | Path, gguf: dict[str, str], hub: dict[str
             come from one commit, even if somebody pushes meanwhile.
 
     Raises:
-        ConversionError: config.json or modules.json is damaged.
+        ConversionError: config.json or modules.json is damaged, or there is an adapter.
         OSError: there is no such directory or repository, or no config.json.
     """
     if not gguf and not hub.get("subfolder") and (folder := find_transformer(source, **hub)):
         hub["subfolder"] = folder
+    check_whole_model(source, gguf, hub)
     try:
         config_dict, _ = PreTrainedConfig.get_config_dict(source, **gguf, **hub)
     except (AttributeError, TypeError) as error:  # transformers takes the content for an object
@@ -226,6 +227,31 @@ def read_original_config(source: str | Path, gguf: dict[str, str], hub: dict[str
     if commit := config_dict.pop("_commit_hash", None):
         hub["revision"] = commit
     return config_dict
+
+
+def check_whole_model(source: str | Path, gguf: dict[str, str], hub: dict[str, Any]) -> None:
+    """Refuse an adapter, alone or beside a whole model. Arguments are those of read_original_config.
+
+    transformers adds the adapter to the whole model beside it, or to the base model that the adapter names.
+
+    Raises:
+        ConversionError: there is an adapter.
+        OSError: there is no such directory or repository, or no config.json.
+    """
+    file = cached_file(source, CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **hub) if not gguf else None
+    has_adapter = find_adapter_config_file(str(source), **hub) is not None
+    if file is None and not gguf:
+        if has_adapter:
+            raise ConversionError(
+                f"{source} has {ADAPTER_CONFIG_NAME} and no {CONFIG_NAME}: it is an adapter; merge it into its base "
+                "model first"
+            )
+        raise OSError(f"{source} has no {CONFIG_NAME}")
+    if has_adapter:
+        raise ConversionError(
+            f"{source} holds a whole model ({CONFIG_NAME}) and an adapter ({ADAPTER_CONFIG_NAME}), which transformers "
+            "would load, too; move one of them to another directory"
+        )
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:

@@ -28,13 +28,15 @@ from transformers import (
 )
 
 from seqblend import BlendEncoderConfig, BlendEncoderForMaskedLM
+from seqblend.checkpoints.loading import load_config, load_weights
 from seqblend.conversion import ConversionError, comparison, convert, converting
 from seqblend.conversion.__main__ import main
 from seqblend.conversion.registry import ARCHITECTURES
+from seqblend.data.errors import InputError
 from seqblend.hub_card.contents import PublishError, repository_files
 from seqblend.tasks.registry import TASKS
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, ADAPTER = "model.safetensors", "config.json", "adapter_config.json"
 # One head of each architecture, all kinds of heads by turns.
 CASES = [
     (name, list(architecture.heads)[-1 - index % len(architecture.heads)])
@@ -422,12 +424,22 @@ def shard(directory: Path) -> Path:
     return next(directory.glob("model-00002-of-*.safetensors"))
 
 
+def adapt(directory: Path) -> None:
+    """Put the settings of an adapter beside the model."""
+    (directory / ADAPTER).write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "another"}))
+
+
 FAULTS = {
     "missing shard": (lambda path: shard(path).unlink(), "model-00002-of-.*, which does not exist"),
     "damaged shard": (lambda path: damage(shard(path)), r"model-00002-of-\S+ is damaged"),
     "damaged weights": (lambda path: damage(path / WEIGHTS), r"model\.safetensors is damaged"),
     "no weights": (lambda path: (path / WEIGHTS).unlink(), "has no weights"),
-    "no configuration": (lambda path: (path / CONFIG).unlink(), r"config\.json"),
+    "no configuration": (lambda path: (path / CONFIG).unlink(), r"theirs has no config\.json$"),
+    "an adapter": (
+        lambda path: (path / CONFIG).rename(path / ADAPTER),
+        r"has adapter_config\.json and no config\.json: it is an adapter; merge it into its base model first",
+    ),
+    "an adapter beside": (adapt, r"a whole model \(config\.json\) and an adapter \(adapter_config\.json\)"),
     "damaged configuration": (lambda path: damage(path / CONFIG), r"config\.json"),
     "configuration is a list": (lambda path: (path / CONFIG).write_text("[1]"), r"config\.json"),
     "damaged tokenizer": (lambda path: damage(path / "tokenizer.json"), "its tokenizer cannot be loaded"),
@@ -450,6 +462,7 @@ def test_a_damaged_checkpoint_is_refused(fault, classifier, tmp_path, capsys):
 
 
 OWN_FAULTS = {
+    "an adapter beside": (adapt, r"a whole model \(config\.json\) and an adapter \(adapter_config\.json\)"),
     "missing shard": (lambda path: shard(path).unlink(), "model-00002-of-.*, which does not exist"),
     "damaged weights": (lambda path: damage(path / WEIGHTS), r"model\.safetensors is damaged"),
     "damaged original": (lambda path: damage(path / "original_files" / CONFIG), r"its original_files/ cannot be read"),
@@ -469,6 +482,19 @@ def test_a_damaged_model_of_ours_is_refused(fault, ours, tmp_path, capsys):
     make(ours)
     assert re.search(message, refused(capsys, ours, tmp_path / "back"))
     assert names_in(tmp_path) == {"theirs", "ours"}
+
+
+@pytest.mark.parametrize("name", ["theirs", "ours"])
+def test_a_whole_model_with_an_adapter_is_not_opened(name, ours, tmp_path):
+    """transformers adds the adapter to it without a word."""
+    directory = str(tmp_path / name)
+    config = load_config(directory)
+    adapt(tmp_path / name)
+    message = r"a whole model \(config\.json\) and an adapter \(adapter_config\.json\)"
+    with pytest.raises(InputError, match=message):
+        load_config(directory)
+    with pytest.raises(InputError, match=message):
+        load_weights(AutoModelForSequenceClassification, directory, config)
 
 
 def test_a_model_that_was_never_converted_is_refused(tmp_path, capsys):
