@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
-from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
+from ..conversion.checkpoint import ADAPTER_FILES, SAFETENSORS
 from ..conversion.origin import FOLDER as ORIGINAL_FILES
 from ..data.errors import InputError, short_list
 from ..data.objects import load_object, read_object
-from ..hub_card.contents import WEIGHTS
 from ..hub_card.illustrate import CALIBRATION
 from ..hub_card.original import FOLDER as ORIGINAL_FORMAT
 from ..hub_card.verify import REFERENCE
@@ -35,10 +35,9 @@ RESULTS = [
 # The configuration of the adapted model, beside an adapter. That is no config.json, beside which transformers would
 # look for the weights of a whole model.
 MODEL_CONFIG = "model_config.json"
-# The files of an adapter: its weights, its settings, and that configuration.
-ADAPTER = (ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_CONFIG_NAME, MODEL_CONFIG)
+ADAPTER = (*ADAPTER_FILES, MODEL_CONFIG)
 # Patterns of the files that show an earlier run, besides checkpoints.
-TRACES = (*RESULTS, STATE, "training_args.bin", *WEIGHTS, ADAPTER[0])
+TRACES = (*RESULTS, STATE, "training_args.bin", *SAFETENSORS, ADAPTER_SAFE_WEIGHTS_NAME)
 # Patterns of its other files, which do not fit another model.
 OTHERS = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from ..conversion.checkpoint import SAFETENSORS
 from ..data.errors import InputError, error_line, short_list
 from ..data.writing import move_into
-from ..hub_card.contents import WEIGHTS
 from .run_directory import ADAPTER, clear_run, is_inside
 from .store import STAGE, NotFinite, RunError, checkpoints_in, clear_stage, commit, remove, resume_hint, step_of
 
@@ -69,6 +69,14 @@ def stop_if_not_finite(loss: torch.Tensor, inputs: dict[str, Any], trainer: Any)
     raise NotFinite(f"step {step}: the loss is {loss.item()}; its batch is in {path}; {hint}")
 
 
+def delete_adapter(directory: Path) -> None:
+    """Delete the files of an adapter, with a line in the log."""
+    if found := [name for name in ADAPTER if (directory / name).exists()]:
+        for name in found:
+            (directory / name).unlink()
+        logger.warning("%s: deleted the adapter of an earlier run: %s", directory, ", ".join(found))
+
+
 class CheckpointWriter:
     """Writes the checkpoints of a run, each completely or not at all, and deletes old ones.
 
@@ -120,7 +128,7 @@ class CheckpointWriter:
         """Raises InputError if an adapter would be saved beside a whole model, into which it would be loaded."""
         if not hasattr(self.trainer.model, "peft_config") or self.args.merge_adapter:
             return
-        if found := [path.name for name in WEIGHTS for path in directory.glob(name)]:
+        if found := [path.name for name in SAFETENSORS for path in directory.glob(name)]:
             raise InputError(
                 f"output_dir: {directory} holds a whole model ({short_list(found)}), and an adapter beside it would "
                 "be loaded into it; give another directory"
@@ -180,6 +188,8 @@ class CheckpointWriter:
     def write_model(self, directory: Path, save: Callable[[Path], None]) -> None:
         """Write a model into a staging directory beside its place, then move each file to its place.
 
+        An adapter of an earlier run is deleted beside a whole model: transformers would load it into the model.
+
         Args:
             directory: the final directory of the files.
             save: writes all files into the given directory; it is called in all processes.
@@ -192,10 +202,8 @@ class CheckpointWriter:
             save(stage)
             if self.args.should_save:
                 move_into(stage, directory)
-                if self.args.merge_adapter:
-                    # Of this run, before --merge_adapter: transformers would load it into the merged model.
-                    for name in ADAPTER:
-                        (directory / name).unlink(missing_ok=True)
+                if not hasattr(self.trainer.model, "peft_config"):
+                    delete_adapter(directory)
         except Exception as error:  # safetensors and torch raise errors of their own for a full disk
             reason, hint = reason_not_written(error, directory), resume_hint(self.args.output_dir)
             raise RunError(f"{directory}: the model is not saved: {reason}; {hint}") from error

@@ -12,14 +12,11 @@ from transformers.modeling_utils import PreTrainedModel
 
 from ..data.writing import move_into
 from .adapters import write_adapter
-from .checkpoint import read_json
+from .checkpoint import ADAPTER_FILES, WEIGHT_FILES, read_json
 from .modules import is_module_file
 from .origin import GENERATION, Origin, origin_of, without_adapter
 from .reading import auto_class_of, base_prefix, quiet
 from .table import ConversionError, TensorMap
-
-# Names of weight files in transformers: one file, shards, and their index.
-WEIGHT_FILES = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "pytorch_model*.bin*")
 
 
 def to_original(model: Any, directory: str | Path, legacy_keys: bool = False) -> None:
@@ -70,8 +67,8 @@ def check_target(directory: Path, model_type: str) -> None:
 
 
 def old_weights(directory: Path) -> list[Path]:
-    """Weight files of an earlier save. If their names differ, transformers could load them instead of the new ones."""
-    return [path for pattern in WEIGHT_FILES for path in directory.glob(pattern)]
+    """Weights and adapter of an earlier save, which transformers could load instead of the new ones, or into them."""
+    return [path for pattern in (*WEIGHT_FILES, *ADAPTER_FILES) for path in directory.glob(pattern)]
 
 
 def check(model: PreTrainedModel) -> list[str]:

@@ -9,10 +9,10 @@ from huggingface_hub.utils.sha import sha_fileobj
 from transformers.dynamic_module_utils import get_relative_imports
 from transformers.utils import ADAPTER_CONFIG_NAME
 
+from ..conversion.checkpoint import ADAPTER_FILES, SAFETENSORS, WEIGHT_FILES
 from ..conversion.modules import MODULES, read_modules
 from ..conversion.origin import FILES, TEMPLATE, TEMPLATES, origin_files
 from ..conversion.origin import FOLDER as ORIGINAL
-from ..conversion.writing import WEIGHT_FILES
 from ..data.objects import read_object
 from .export import FAMILIES, family_code
 from .illustrate import DRAWN, EXPLORER, FOLDER
@@ -35,7 +35,6 @@ PUSHED = (
     *("spm.model", "spm_char.model", "source.spm", "target.spm", "tiktoken.model", "tekken.json"),
     *("chat_template.jinja", "chat_template.json"),
 )
-WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 # Files of the run that the card is made from; they are not pushed.
 RECORDS = ("all_results.json", "trainer_state.json", "predictions.jsonl")
@@ -147,14 +146,15 @@ def code_files(directory: Path, auto_map: object) -> list[str]:
 def stale_files(existing: set[str], files: dict[str, Path]) -> list[str]:
     """Files of an earlier push that do not fit the new files, and that transformers or the card would read.
 
-    These are shards, pictures, references, modules, original files, and files of another tokenizer. Where a model in
-    its original format is pushed, they are also weights in other forms and the code of this package.
+    These are shards, pictures, references, modules, original files, files of another tokenizer, and an adapter. Where
+    a model in its original format is pushed, they are also weights in other forms and the code of this package.
 
     Args:
         existing: paths of all files in the repository.
         files: the new files, by path in the repository.
     """
-    names, patterns = {*PUSHED, *FILES} - {"README.md"}, [*WEIGHTS, f"{ORIGINAL}/*", f"{TEMPLATES}/*"]
+    names = {*PUSHED, *FILES, *ADAPTER_FILES} - {"README.md"}
+    patterns = [*SAFETENSORS, f"{ORIGINAL}/*", f"{TEMPLATES}/*"]
     if original_auto_class(files["config.json"].parent) is not None:
         names |= {name for family in FAMILIES.values() for name in family_code(*family)}
         patterns += WEIGHT_FILES

@@ -449,9 +449,10 @@ def test_a_push_is_one_commit_that_verifies(hub, forked, original, tmp_path):
 
 
 def test_files_of_earlier_pushes_do_not_stay(hub, unopened, run, original):
-    """Ours with its code, shards, another tokenizer, pickles; but for what somebody else put there."""
+    """Ours with its code, shards, another tokenizer, pickles, an adapter; but for what somebody else put there."""
     publish_ours(hub, run)
-    for name in ("notes.md", "vocab.txt", "pytorch_model.bin", "model-00001-of-00009.safetensors"):
+    stale = ("vocab.txt", "pytorch_model.bin", "model-00001-of-00009.safetensors", "adapter_config.json")
+    for name in ("notes.md", *stale, "adapter_model.safetensors", "adapter_model.bin"):
         HfApi().upload_file(path_or_fileobj=b"theirs", path_in_repo=name, repo_id="someone/model")
     publish(original, Destination("someone/model"))
     repo = hub.repos["someone/model"]

@@ -324,6 +324,15 @@ def test_in_python_too_an_earlier_run_may_be_deleted(tmp_path):
     assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
 
 
+def test_a_whole_model_replaces_the_adapter_of_an_earlier_run(tmp_path, caplog):
+    """transformers would load it into the model."""
+    for name in ("adapter_config.json", "adapter_model.safetensors", "adapter_notes.txt"):
+        (tmp_path / name).write_text("{}")
+    trainer_for(tmp_path).save_model()
+    assert [path.name for path in tmp_path.glob("adapter*")] == ["adapter_notes.txt"]
+    assert "deleted the adapter of an earlier run: adapter_config.json, adapter_model.safetensors" in caplog.text
+
+
 def test_evaluating_changes_nothing_of_the_training(tmp_path):
     """A DataLoader draws from the random state that dropout draws from, however it orders its rows."""
     often = {"eval_strategy": "steps", "eval_steps": 1}

@@ -360,8 +360,10 @@ def test_an_adapter_of_an_adopted_model_is_opened_on_the_original(model_type, he
     model.save_pretrained(tmp_path / "adapter")
     expected = stock.outputs(model, batch)
     assert_close(stock.outputs(opened(tmp_path / "adapter"), batch), expected, 0.0)
+    to_original(model, tmp_path / "whole")
     merged = model.merge_and_unload()
     to_original(merged, tmp_path / "whole")
+    assert not list((tmp_path / "whole").glob("adapter*"))
     theirs = auto_class.from_pretrained(tmp_path / "whole").eval()
     assert_close(stock.outputs(theirs, batch), expected, 1e-4, what="merged")
 
