@@ -43,7 +43,9 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"{', '.join(HEADS)}; default: that of the class in config.json. A head that a checkpoint of another "
         "architecture does not have is initialized randomly",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace TARGET if it holds a model")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace TARGET if it holds a model and no other files"
+    )
     parser.add_argument("--revision", help="a branch, a tag or a commit of the repository")
     ours = parser.add_argument_group("from another architecture to seqblend")
     ours.add_argument("--model_type", help="the architecture, if config.json does not name it; --list prints them")

@@ -31,6 +31,7 @@ from .reading import (
     read_original_config,
 )
 from .table import ConversionError, Head, find_named
+from .target import check_target
 from .writing import to_original
 
 # The short names of the heads: those of the tasks that train them. tasks/ may not be imported here.
@@ -114,7 +115,7 @@ def convert(
         source: a directory or a repository of the Hub.
         target: the directory to write. It gets its name when everything is written and compared with the source.
         head: one of HEADS; None: what config.json names.
-        overwrite: replace a directory that holds a model.
+        overwrite: replace a directory that holds a model and no other files.
         revision: a branch, a tag or a commit of the repository.
         model_type: to seqblend only: the architecture, if config.json does not name it.
         gguf_file: to seqblend only: the name of the file, for a checkpoint in GGUF.
@@ -165,23 +166,6 @@ def local_path(source: str | Path) -> str | Path:
     if isinstance(source, Path) or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ConversionError(f"there is no directory {name}")
     return name
-
-
-def check_target(target: Path, source: str | Path, overwrite: bool) -> None:
-    """Raises ConversionError if the target must not be written."""
-    if isinstance(source, Path):
-        places = source.resolve(), target.resolve()
-        if places[0].is_relative_to(places[1]) or places[1].is_relative_to(places[0]):
-            raise ConversionError(f"{target} and {source} overlap; give another directory")
-    if target.exists() and not target.is_dir():
-        raise ConversionError(f"{target} is a file")
-    if target.resolve() == Path.cwd():
-        raise ConversionError(f"{target} is the current directory, which cannot be replaced; give another one")
-    if target.is_dir() and any(target.iterdir()):
-        if not overwrite:
-            raise ConversionError(f"{target} is not empty; give another directory, or --overwrite to replace a model")
-        if not (target / "config.json").is_file():
-            raise ConversionError(f"{target} is not replaced, because it holds no model (no config.json)")
 
 
 def read_config(source: str | Path, gguf: dict[str, str], hub: dict[str, Any]) -> dict[str, Any]:

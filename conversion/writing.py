@@ -46,7 +46,7 @@ def to_original(model: Any, directory: str | Path, legacy_keys: bool = False) ->
         for key, value in origin.architecture.legacy.items():
             setattr(stock.config, key, value)
     directory = Path(directory)
-    check_target(directory, origin.architecture.model_type)
+    check_model_type(directory, origin.architecture.model_type)
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix=".original-") as staged:
         with quiet():
@@ -57,7 +57,7 @@ def to_original(model: Any, directory: str | Path, legacy_keys: bool = False) ->
         move_into(Path(staged), directory)
 
 
-def check_target(directory: Path, model_type: str) -> None:
+def check_model_type(directory: Path, model_type: str) -> None:
     """Raises ConversionError if the directory holds a model of another model_type, whose files would remain."""
     config = directory / "config.json"
     if config.is_file():

@@ -16,6 +16,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME
 
 from ..conversion.origin import TOKENIZER_FILES
 from ..conversion.table import ConversionError
+from ..conversion.target import check_nothing_lost
 from ..conversion.writing import to_original
 from ..data.objects import load_object, read_object
 from ..data.writing import atomic_directory
@@ -74,7 +75,6 @@ def check_replaceable(target: Path) -> None:
     """Raises ConversionError if a folder holds files that write_original does not write."""
     if not target.exists():
         return
-    found = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
     own: set[str] = set()
     if (target / ADAPTER_CONFIG_NAME).exists():
         own = {ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, CARD}
@@ -84,8 +84,7 @@ def check_replaceable(target: Path) -> None:
             own |= set(repository_files(target))
     except (PublishError, ValueError) as error:
         raise ConversionError(f"{error}; move {target} to another place, where it is not replaced") from error
-    if others := sorted(found - own):
-        raise ConversionError(f"{target} holds {others[0]}, which would be lost; move it to another place")
+    check_nothing_lost(target, own.__contains__)
 
 
 def has_own_card(target: Path) -> bool:

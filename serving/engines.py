@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 from ..checkpoints.loading import ENGINE_FILE
 from ..data.errors import InputError, describe, error_line, nearest_first
 from ..data.objects import read_object
+from ..hub_card.verify import REFERENCE
 
 
 @runtime_checkable
@@ -30,6 +31,8 @@ ENGINES = {
     "ctranslate2": (".ctranslate2_engine", "ctranslate2"),
 }
 QUANTIZATIONS = ("none", "int8")
+# Patterns of the files that an export writes besides those of a saved model.
+EXPORTED = (ENGINE_FILE, REFERENCE, "model.onnx*", "ctranslate2/*")
 
 
 def read_engine(directory: str | Path) -> dict[str, Any] | None:

@@ -15,7 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checkpoints.loading import ENGINE_FILE, check_loaded, is_adapter, load_config, load_weights
 from ..checkpoints.signals import Terminated, ending, terminable
-from ..conversion.converting import TEXTS, check_target
+from ..conversion.converting import TEXTS
+from ..conversion.target import check_target
 from ..data.errors import InputError, check_choice, error_line, print_error
 from ..data.writing import atomic_directory
 from ..hub_card.verify import write_reference
@@ -24,7 +25,7 @@ from ..tasks.models import position_limit, reads_token_types
 from ..tokenization.loading import load_tokenizer
 from ..training.progress import hide_bars
 from ..version import __version__
-from .engines import ENGINES, QUANTIZATIONS, Writer, load_engine, needed_packages
+from .engines import ENGINES, EXPORTED, QUANTIZATIONS, Writer, load_engine, needed_packages
 from .loading import max_length_of
 
 # The largest difference that is rounding; and the largest mean one with int8, for models that read and that write; see
@@ -81,7 +82,7 @@ def export(
         target: the directory to write. It gets its name when the outputs of the engine are those of the model.
         engine: one of ENGINES.
         quantization: `none`, or `int8` for the weights of the blocks.
-        overwrite: replace a directory that holds a model.
+        overwrite: replace a directory that holds a model and no other files.
 
     Raises:
         InputError: the model cannot be loaded or exported, an option is wrong, a package is missing, or the outputs of
@@ -92,7 +93,7 @@ def export(
     check_choice("quantization", quantization, QUANTIZATIONS)
     source = Path(directory).expanduser()
     directory, target = str(source) if source.is_dir() else str(directory), Path(target).expanduser()
-    check_target(target, source if source.is_dir() else directory, overwrite)
+    check_target(target, source if source.is_dir() else directory, overwrite, EXPORTED)
     model = load_eager(directory)
     tokenizer = load_tokenizer(directory)
     texts = example_texts(directory)
@@ -238,7 +239,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("target", metavar="OUT", help="The directory to write.")
     parser.add_argument("--engine", default="onnx", help=f"{', '.join(ENGINES)}; default: onnx.")
     parser.add_argument("--quantization", default="none", help=f"{', '.join(QUANTIZATIONS)}; default: none.")
-    parser.add_argument("--overwrite", action="store_true", help="Replace OUT if it holds a model.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace OUT if it holds a model and no other files.")
     given = parser.parse_args(argv)
     if not sys.stderr.isatty():
         hide_bars()

@@ -32,6 +32,7 @@ from seqblend.checkpoints.loading import load_config, load_weights
 from seqblend.conversion import ConversionError, comparison, convert, converting
 from seqblend.conversion.__main__ import main
 from seqblend.conversion.registry import ARCHITECTURES
+from seqblend.conversion.target import check_target
 from seqblend.data.errors import InputError
 from seqblend.hub_card.contents import PublishError, repository_files
 from seqblend.tasks.registry import TASKS
@@ -122,6 +123,8 @@ def test_there_and_back(model_type, head, tmp_path, capsys):
     for name in names_in(source) - {CONFIG, WEIGHTS}:
         assert (tmp_path / "back" / name).read_bytes() == (source / name).read_bytes(), name
     assert names_in(tmp_path) == {"theirs", "ours", "back"}
+    for written in ("ours", "back"):
+        check_target(tmp_path / written, source, overwrite=True)
 
 
 def test_a_converted_model_works_at_once(ours):
@@ -341,9 +344,9 @@ def test_a_target_that_is_not_empty(classifier, tmp_path, capsys):
     convert(classifier, target)  # it was empty
     before = (target / CONFIG).read_bytes()
     assert "is not empty" in refused(capsys, classifier, target)
-    (target / "old.txt").write_text("of the model before")
+    (target / "pytorch_model.bin").write_text("of the model before")
     assert main([str(classifier), str(target), "--overwrite"]) == 0
-    assert (target / CONFIG).read_bytes() == before and "old.txt" not in names_in(target)
+    assert (target / CONFIG).read_bytes() == before and "pytorch_model.bin" not in names_in(target)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("mine")
     assert "home is not replaced, because it holds no model" in refused(
@@ -352,6 +355,24 @@ def test_a_target_that_is_not_empty(classifier, tmp_path, capsys):
     assert names_in(tmp_path / "home") == {"letter.txt"}
     assert "is a file" in refused(capsys, classifier, tmp_path / "home" / "letter.txt")
     assert names_in(tmp_path) == {"theirs", "ours", "home"}
+
+
+@pytest.mark.parametrize("name", ["notes.md", "trainer_state.json", "checkpoint-4/model.safetensors", "train.py"])
+def test_files_of_the_user_are_not_replaced(name, classifier, ours, capsys):
+    """The target holds a model, but not only a model."""
+    (ours / name).parent.mkdir(exist_ok=True)
+    (ours / name).write_text("mine")
+    assert f"ours holds {name}, which would be lost" in refused(capsys, classifier, ours, "--overwrite")
+    assert (ours / name).read_text() == "mine"
+
+
+def test_the_settings_of_another_program_are_no_model(classifier, tmp_path, capsys):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / CONFIG).write_text('{"editor": "vi"}')
+    assert "it holds no model (no model_type in config.json)" in refused(
+        capsys, classifier, tmp_path / "home", "--overwrite"
+    )
+    assert names_in(tmp_path / "home") == {CONFIG}
 
 
 @pytest.mark.parametrize("place", ["", "within", ".."])

@@ -17,8 +17,10 @@ from seqblend import (
     Predictor,
 )
 from seqblend.__main__ import main
+from seqblend.conversion.target import check_target
 from seqblend.data.errors import InputError, RowError
 from seqblend.serving import ctranslate2_engine as engine
+from seqblend.serving.engines import EXPORTED
 from seqblend.serving.export import NEW_TOKENS, compare_written, export
 
 WRITERS = [BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM]
@@ -133,6 +135,7 @@ def test_settings_of_an_encoder_decoder(settings, model_of, tmp_path):  # noqa: 
     saved = json.loads((tmp_path / "model" / "generation_config.json").read_text())
     (tmp_path / "model" / "generation_config.json").write_text(json.dumps({**saved, **settings}))
     export(tmp_path / "model", tmp_path / "out", "ctranslate2")
+    check_target(tmp_path / "out", tmp_path / "model", overwrite=True, others=EXPORTED)
     columns = {"source": TEXTS}
     assert_same(Predictor(tmp_path / "out")(columns), Predictor(tmp_path / "model")(columns))
 

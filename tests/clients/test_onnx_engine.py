@@ -23,10 +23,11 @@ from test_prediction import (  # noqa: F401 - model_of is a fixture
 
 from seqblend import Predictor
 from seqblend.__main__ import main
+from seqblend.conversion.target import check_target
 from seqblend.data.errors import InputError
 from seqblend.modeling.heads import ForSequenceClassification
 from seqblend.serving import export as exporting
-from seqblend.serving.engines import ENGINE_FILE, load_engine
+from seqblend.serving.engines import ENGINE_FILE, EXPORTED, load_engine
 from seqblend.serving.export import export
 from seqblend.serving.onnx_engine import MODEL, load
 from seqblend.serving.onnx_engine import write as write_graph
@@ -156,6 +157,7 @@ def test_a_damaged_directory_is_refused(model_of, tmp_path):  # noqa: F811
         with pytest.raises(InputError, match=words):
             Predictor(tmp_path / "out")
     (tmp_path / "out" / ENGINE_FILE).write_text(engine)
+    check_target(tmp_path / "out", model_of(CLASSIFY), overwrite=True, others=EXPORTED)
     assert "auto_map" not in json.loads((tmp_path / "out" / "config.json").read_text())
     with pytest.raises(InputError, match="was exported for another engine; give the model that it was exported from"):
         export(tmp_path / "out", tmp_path / "again")
