@@ -166,6 +166,9 @@ def restore_optimizer(trainer: Any, checkpoint: Path, changed: set[str], load: C
         # A schedule that follows a metric keeps its state if only the learning rate has changed.
         restarts = bool(changed & SCHEDULE - {"learning_rate"})
         restart_schedule(scheduler, initial, trainer.state.global_step, [group["lr"] for group in groups], restarts)
+    elif isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        # A run that was made longer or shorter has other factors, also for its first step.
+        set_rates(scheduler, current_rates(scheduler))
     unseen = {name: initial[name] for name in BEST_SO_FAR if name in initial}
     if unseen and changed & {*CHOICE}:
         # Its best value is that of another metric.
@@ -216,10 +219,20 @@ def restart_schedule(scheduler: Any, state: dict[str, Any], steps: int, rates: l
     if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
         scheduler.load_state_dict(state)
         scheduler.last_epoch = steps
-        factors = [factor(steps) for factor in scheduler.lr_lambdas]
-        rates = [base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)]
+        rates = current_rates(scheduler)
     elif restarts:
         scheduler.load_state_dict(state)
+    set_rates(scheduler, rates)
+
+
+def current_rates(scheduler: torch.optim.lr_scheduler.LambdaLR) -> list[float]:
+    """The learning rates of the optimizer's groups at the current step of a schedule."""
+    factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+    return [base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)]
+
+
+def set_rates(scheduler: Any, rates: list[float]) -> None:
+    """Set the learning rates of the optimizer's groups."""
     for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     # The Trainer logs these rates.

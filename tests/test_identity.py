@@ -294,6 +294,16 @@ def test_an_allowed_schedule_is_where_it_would_be(saved, tmp_path):
     assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3])
 
 
+@pytest.mark.parametrize("checkpoint", ["checkpoint-4", "checkpoint-3"])
+def test_a_longer_run_has_its_own_learning_rates_from_the_first_step(checkpoint, saved, tmp_path):
+    """The schedule of the checkpoint had ended: linear, at zero."""
+    trainer = trainer_for(tmp_path, max_steps=6)
+    rates = []
+    trainer.add_callback(Rates(rates))
+    trainer.train(str(saved / checkpoint))
+    assert rates == pytest.approx([0.5e-3, 1e-3 / 3, 1e-3 / 6][-6 + int(checkpoint[-1]) :])
+
+
 @pytest.mark.parametrize("options", [{"learning_rate": 1.0}, {"lr_scheduler_type": "reduce_lr_on_plateau"}], ids=str)
 def test_a_schedule_that_waits_for_a_metric_has_the_allowed_rate(options, tmp_path):
     """Such a schedule does not follow from the steps; what it waited for stays."""
