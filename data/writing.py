@@ -1,4 +1,4 @@
-"""Atomic writes: a file, or a directory, is written completely or not at all."""
+"""Atomic writes: a file, or a directory, is written completely or not at all; a card of the user is not replaced."""
 
 import os
 import shutil
@@ -6,6 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+# Marks a card (README.md) that this package wrote and may replace.
+SIGNATURE = "Made with seqblend"
+
+
+def is_users_card(path: Path) -> bool:
+    """Whether somebody has written a card, or edited one of this package and deleted its last line."""
+    return path.exists() and SIGNATURE not in path.read_text(encoding="utf-8", errors="replace")
 
 
 def partial_path(path: Path) -> Path:

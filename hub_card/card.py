@@ -43,8 +43,6 @@ HUB_NAME = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 # The placeholder in the cards of transformers.utils.hub.create_and_tag_model_card.
 STUB = "[More Information Needed]"
-# Marks a card that this package wrote and may replace.
-SIGNATURE = "Made with seqblend"
 # For each metric its name on the Hub and its name on the card.
 METRICS = {
     "accuracy": ("accuracy", "Accuracy"),

@@ -19,8 +19,8 @@ from ..conversion.table import ConversionError
 from ..conversion.target import check_nothing_lost
 from ..conversion.writing import to_original
 from ..data.objects import load_object, read_object
-from ..data.writing import atomic_directory
-from .card import SIGNATURE, CardData, write_card
+from ..data.writing import atomic_directory, is_users_card
+from .card import CardData, write_card
 from .contents import PublishError, repository_files
 from .provenance import CODE_KEYS
 from .saved import original_auto_class
@@ -59,7 +59,7 @@ def write_original(directory: str | Path, card_data: CardData | None = None) -> 
         try:
             write_checkpoint(directory, stage)
             verify_isolated(stage)
-            keeps_card = has_own_card(target)
+            keeps_card = is_users_card(target / CARD)
             write_card(directory, card_data, original=stage)
             if keeps_card:
                 (stage / CARD).write_bytes((target / CARD).read_bytes())
@@ -85,12 +85,6 @@ def check_replaceable(target: Path) -> None:
     except (PublishError, ValueError) as error:
         raise ConversionError(f"{error}; move {target} to another place, where it is not replaced") from error
     check_nothing_lost(target, own.__contains__)
-
-
-def has_own_card(target: Path) -> bool:
-    """Whether somebody else has written or edited the card of a folder."""
-    card = target / CARD
-    return card.exists() and SIGNATURE not in card.read_text(encoding="utf-8")
 
 
 def write_checkpoint(directory: Path, stage: Path) -> None:

@@ -26,8 +26,9 @@ from transformers.hf_argparser import string_to_bool
 from transformers.utils.logging import disable_progress_bar
 
 from ..data.errors import print_error
+from ..data.writing import is_users_card
 from ..version import __version__
-from .card import SIGNATURE, CardData, write_card
+from .card import CardData, write_card
 from .contents import (
     ILLUSTRATIONS,
     PublishError,
@@ -307,7 +308,7 @@ def write_missing_files(
     elif not (directory / REFERENCE).exists():
         write_reference(load_saved(directory), into)
         names.append(REFERENCE)
-    if not card.exists() or SIGNATURE in card.read_text(encoding="utf-8"):
+    if not is_users_card(card):
         try:
             if is_original:
                 renew_card(directory, card_data, into)

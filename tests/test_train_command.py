@@ -341,6 +341,21 @@ def test_batches_of_tokens_need_no_size(tmp_path):
     assert "| `max_tokens_per_batch` | 99 |" in card and "| `per_device_train_batch_size`" not in card
 
 
+@pytest.mark.parametrize(
+    "written, stays",
+    [("# Mine\n", True), ("# Mine, café\n".encode("latin-1"), True), ("license: [More Information Needed]\n", False)],
+    ids=["by the user", "in another encoding", "by transformers"],
+)
+def test_a_card_that_somebody_wrote_stays(written, stays, tmp_path, caplog):
+    (tmp_path / "out").mkdir()
+    card = tmp_path / "out" / "README.md"
+    before = written if isinstance(written, bytes) else written.encode()
+    card.write_bytes(before)
+    run(tmp_path / "out", **files(tmp_path, ROWS[CLASSIFY], ["train"]))
+    assert (card.read_bytes() == before) is stays
+    assert (f"{card} is kept" in caplog.text) is stays
+
+
 def test_a_new_model_leaves_no_results_of_an_old_one(tmp_path):
     whole, train = files(tmp_path, ROWS[CLASSIFY]), files(tmp_path, ROWS[CLASSIFY], ["train"])
     out = run(tmp_path / "out", max_steps=2, save_strategy="steps", save_steps=1, **whole)

@@ -36,8 +36,8 @@ from ..conversion.reading import quiet
 from ..conversion.table import ConversionError
 from ..data.errors import InputError, error_line, short_list
 from ..data.objects import read_object
-from ..data.writing import write_atomically
-from ..hub_card.card import METRICS, SIGNATURE, SPLITS, CardData
+from ..data.writing import SIGNATURE, write_atomically
+from ..hub_card.card import METRICS, SPLITS, CardData
 from ..version import __version__
 from .arguments import ModelArguments
 

@@ -26,9 +26,10 @@ from ..conversion.origin import without_adapter
 from ..conversion.writing import check
 from ..data.errors import InputError
 from ..data.objects import read_object
-from ..hub_card.card import CardData, write_card
+from ..data.writing import is_users_card
+from ..hub_card.card import STUB, CardData, write_card
 from ..hub_card.contents import PublishError
-from ..hub_card.original import FOLDER, check_replaceable, write_original
+from ..hub_card.original import CARD, FOLDER, check_replaceable, write_original
 from ..hub_card.publish import Destination, check_access, publish
 from ..hub_card.verify import REFERENCE, load_saved, write_reference
 from ..tokenization.loading import load_tokenizer
@@ -72,6 +73,8 @@ class Publisher:
     ) -> None:
         """Write the card into output_dir, with the arguments of Trainer.create_model_card.
 
+        A card of the user is kept, with a line in the log; a stub of transformers is replaced.
+
         Args:
             language: this and the next five arguments replace the facts that the Trainer was given.
             license: as the Hub spells it.
@@ -81,6 +84,10 @@ class Publisher:
             dataset: the data sets' names on the Hub.
             kwargs: `tasks`, `dataset_tags`, `dataset_args`; they are ignored, because the card measures them.
         """
+        card = Path(self.trainer.args.output_dir, CARD)
+        if is_users_card(card) and STUB not in card.read_text(encoding="utf-8", errors="replace"):
+            logger.warning("%s is kept: seqblend did not write it; without it, the run writes a card", card)
+            return
         given = {"language": language, "license": license, "title": model_name, "datasets": dataset}
         given |= {"tags": [tags] if isinstance(tags, str) else tags, "base_model": finetuned_from}
         facts = replace(self.card_facts(), **{name: value for name, value in given.items() if value})
