@@ -10,11 +10,12 @@ from safetensors.torch import save_file
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
+from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME
 
-from ..data.writing import move_into
-from .origin import origin_of, without_adapter
-from .reading import auto_class_of, base_prefix, from_original, quiet
+from ..data.writing import SIGNATURE, is_users_card, move_into
+from ..version import __version__
+from .origin import CARD, origin_of, without_adapter
+from .reading import Original, auto_class_of, base_prefix, quiet
 from .table import LABELS, Architecture, ConversionError, Head, computed_fields, value_of
 
 # Before the names of the base model's tensors in those of an adapter.
@@ -49,6 +50,9 @@ class LayerLora:
 def write_adapter(adapted: Any, directory: Path) -> None:
     """Write an adapter that was trained on a converted model as an adapter of peft for the original checkpoint.
 
+    An adapter has no configuration, so a short card has the code that opens it with its labels. A card of the user is
+    kept.
+
     A layer that is fused in the original, such as `c_attn` of GPT-2, gets the adapters of its parts side by side: the
     ranks add up, and its matrix B has a block for each part.
 
@@ -71,6 +75,7 @@ def write_adapter(adapted: Any, directory: Path) -> None:
     config = origin_of(base).original_config()
     if (directory / "config.json").exists():
         raise ConversionError(f"{directory} holds a whole model; give another directory")
+    changes = changed_settings(base.config, config)
     for name in LABELS:
         setattr(config, name, getattr(base.config, name))
     converted, tensors = convert_adapter(architecture, head, config, base_prefix(type(base)), layers, whole)
@@ -95,7 +100,54 @@ def write_adapter(adapted: Any, directory: Path) -> None:
     with tempfile.TemporaryDirectory(dir=directory, prefix=".original-") as staged:
         save_file(tensors, Path(staged, ADAPTER_SAFE_WEIGHTS_NAME))
         adapter.save_pretrained(staged)
+        if not is_users_card(directory / CARD):
+            card = adapter_card(head.stock, auto_class_of(base).__name__, changes, settings.revision)
+            Path(staged, CARD).write_text(card, encoding="utf-8")
         move_into(Path(staged), directory)
+
+
+def changed_settings(config: PreTrainedConfig, original: PreTrainedConfig) -> dict[str, Any]:
+    """Arguments of from_pretrained that give the original checkpoint the labels and the padding of an adapter."""
+    names = [name for name in ("id2label", "problem_type") if getattr(config, name) != getattr(original, name)]
+    # Without it, a decoder of transformers classifies no batch.
+    if getattr(original, "pad_token_id", None) is None and config.pad_token_id is not None:
+        names.append("pad_token_id")
+    return {name: getattr(config, name) for name in names}
+
+
+def adapter_card(stock: str, auto_class: str, changes: dict[str, Any], revision: str | None) -> str:
+    """A card with the code that opens an adapter on its original checkpoint.
+
+    Args:
+        stock: the stock class.
+        auto_class: the name of its Auto class.
+        changes: from changed_settings.
+        revision: of the checkpoint.
+    """
+    arguments = [f"{name}={value!r}" for name, value in changes.items() if name != "id2label"]
+    labels = []
+    if "id2label" in changes:
+        labels = [f"id2label = {changes['id2label']!r}"]
+        # The checkpoint may have a head for other labels; that of the adapter replaces it.
+        arguments += ["id2label=id2label", "label2id={label: i for i, label in id2label.items()}"]
+        arguments += ["ignore_mismatched_sizes=True"]
+    if revision is not None:
+        arguments.append("revision=settings.revision")
+    code = [
+        "from peft import PeftConfig, PeftModel",
+        f"from transformers import {auto_class}",
+        "",
+        'adapter = "."  # this directory',
+        "settings = PeftConfig.from_pretrained(adapter)",
+        *labels,
+        f"base = {auto_class}.from_pretrained(",
+        *(f"    {each}," for each in ("settings.base_model_name_or_path", *arguments)),
+        ")",
+        "model = PeftModel.from_pretrained(base, adapter)",
+    ]
+    text = f"A LoRA adapter for {stock}. Its base model is named in `{ADAPTER_CONFIG_NAME}`."
+    lines = [f"# Adapter for {stock}", "", text, "", "```python", *code, "```", "", f"{SIGNATURE} {__version__}."]
+    return "\n".join(lines) + "\n"
 
 
 def check_adapter(adapted: Any) -> None:
@@ -192,7 +244,8 @@ def check_base(base: PreTrainedModel, settings: Any, whole: set[str]) -> None:
     name = settings.base_model_name_or_path
     try:
         with quiet():
-            original = from_original(name, auto_class_of(base), revision=settings.revision).state_dict()
+            auto_class, checkpoint = auto_class_of(base), Original.open(name, revision=settings.revision)
+            original = checkpoint.convert(auto_class, checkpoint.convert_config(auto_class))[0].state_dict()
     except (ConversionError, OSError, ValueError) as error:
         raise ConversionError(
             f"base_model_name_or_path of the adapter, {name!r}, must be the original checkpoint: {error}; {MERGE}"

@@ -40,6 +40,7 @@ logger = logging.get_logger(__name__)
 
 FOLDER = "original_files"
 METADATA, TENSORS, CONFIG = "origin.json", "kept.safetensors", "config.json"
+CARD = "README.md"
 GENERATION = "generation_config.json"
 # Files of the tokenizer: those that hold its tokens, and all.
 VOCABULARY = (

@@ -9,12 +9,13 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import ADAPTER_CONFIG_NAME
 
-from ..data.writing import move_into
+from ..data.writing import is_users_card, move_into
 from .adapters import write_adapter
 from .checkpoint import ADAPTER_FILES, WEIGHT_FILES, read_json
 from .modules import is_module_file
-from .origin import GENERATION, Origin, origin_of, without_adapter
+from .origin import CARD, GENERATION, Origin, origin_of, without_adapter
 from .reading import auto_class_of, base_prefix, quiet
 from .table import ConversionError, TensorMap
 
@@ -67,8 +68,13 @@ def check_model_type(directory: Path, model_type: str) -> None:
 
 
 def old_weights(directory: Path) -> list[Path]:
-    """Weights and adapter of an earlier save, which transformers could load instead of the new ones, or into them."""
-    return [path for pattern in (*WEIGHT_FILES, *ADAPTER_FILES) for path in directory.glob(pattern)]
+    """Weights and adapter of an earlier save, which transformers could load instead of the new ones, or into them.
+
+    Its card goes with an adapter, except that of the user.
+    """
+    card = directory / CARD
+    cards = [card] if (directory / ADAPTER_CONFIG_NAME).exists() and card.exists() and not is_users_card(card) else []
+    return [path for pattern in (*WEIGHT_FILES, *ADAPTER_FILES) for path in directory.glob(pattern)] + cards
 
 
 def check(model: PreTrainedModel) -> list[str]:

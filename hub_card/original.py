@@ -14,7 +14,7 @@ import torch
 from transformers import AutoTokenizer
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME
 
-from ..conversion.origin import TOKENIZER_FILES
+from ..conversion.origin import CARD, TOKENIZER_FILES
 from ..conversion.table import ConversionError
 from ..conversion.target import check_nothing_lost
 from ..conversion.writing import to_original
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 # The folder in the directory of the run.
 FOLDER = "original"
-CARD = "README.md"
 
 
 def write_original(directory: str | Path, card_data: CardData | None = None) -> Path:

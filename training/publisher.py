@@ -22,14 +22,14 @@ from ..checkpoints.store import RunError, write_manifest
 from ..conversion import ConversionError, to_original
 from ..conversion.adapters import check_adapter
 from ..conversion.modules import MODULES, unusable_modules
-from ..conversion.origin import without_adapter
+from ..conversion.origin import CARD, without_adapter
 from ..conversion.writing import check
 from ..data.errors import InputError
 from ..data.objects import read_object
 from ..data.writing import is_users_card
 from ..hub_card.card import STUB, CardData, write_card
 from ..hub_card.contents import PublishError
-from ..hub_card.original import CARD, FOLDER, check_replaceable, write_original
+from ..hub_card.original import FOLDER, check_replaceable, write_original
 from ..hub_card.publish import Destination, check_access, publish
 from ..hub_card.verify import REFERENCE, load_saved, write_reference
 from ..tokenization.loading import load_tokenizer

@@ -363,7 +363,7 @@ def test_an_adapter_of_an_adopted_model_is_opened_on_the_original(model_type, he
     to_original(model, tmp_path / "whole")
     merged = model.merge_and_unload()
     to_original(merged, tmp_path / "whole")
-    assert not list((tmp_path / "whole").glob("adapter*"))
+    assert not [path.name for path in (tmp_path / "whole").iterdir() if path.name.startswith(("adapter", "README"))]
     theirs = auto_class.from_pretrained(tmp_path / "whole").eval()
     assert_close(stock.outputs(theirs, batch), expected, 1e-4, what="merged")
 
@@ -399,6 +399,36 @@ def test_plain_peft_opens_it_in_a_process_that_knows_no_package(tmp_path):
         places.append((head, str(place / "source"), str(place / "adapter")))
     done = run_without_package(PLAIN, places, tmp_path)
     assert done.stdout.count("equal") == len(KINDS)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "gpt2"])
+@torch.no_grad()
+def test_the_code_on_the_card_opens_an_adapter_with_its_labels(model_type, tmp_path, monkeypatch, caplog):
+    """The checkpoint has none, and GPT-2 no padding token."""
+    padding = {"pad_token_id": None} if model_type == "gpt2" else {}
+    stock.stock_model(model_type, "AutoModel", num_labels=2, **padding).save_pretrained(tmp_path / "source")
+    labels = {0: "no", 1: "yes", 2: "`maybe`"}
+    auto_class = stock.auto(SEQUENCE)
+    model = from_original(tmp_path / "source", auto_class, id2label=labels, label2id={v: k for k, v in labels.items()})
+    model.config.pad_token_id = stock.PAD
+    arguments = ModelArguments(model_name_or_path=str(tmp_path / "source"), lora_rank=2)
+    model = add_lora(model, arguments, auto_class, {"score.weight"}).eval()
+    for parameter in model.parameters():
+        parameter.normal_(0, 0.2) if parameter.requires_grad else None
+    caplog.clear()
+    to_original(model, tmp_path / "adapter")
+    assert "newly initialized" not in caplog.text
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert str(tmp_path) not in card
+    monkeypatch.chdir(tmp_path / "adapter")
+    opened = {}
+    exec(card.split("```python\n")[1].split("\n```\n")[0], opened)
+    batch = stock.padded(stock.rows(model_type, SEQUENCE))
+    assert opened["model"].config.id2label == labels
+    assert_close(stock.outputs(opened["model"].eval(), batch), stock.outputs(model, batch), 1e-5)
+    (tmp_path / "adapter" / "README.md").write_text("# Mine\n")
+    to_original(model, tmp_path / "adapter")
+    assert (tmp_path / "adapter" / "README.md").read_text() == "# Mine\n"
 
 
 def test_some_parts_of_a_fused_layer_are_adapted(tmp_path):
