@@ -96,7 +96,9 @@ BERT = Architecture(
 
 
 def first_position(config: Any) -> int:
-    """Row of the original position table that belongs to the first token."""
+    """Row of the original position table that belongs to the first token. Raises ConversionError without padding."""
+    if config.pad_token_id is None:
+        raise ConversionError("pad_token_id is null in config.json, but the table of positions begins behind it")
     return config.pad_token_id + 1
 
 

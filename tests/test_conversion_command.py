@@ -175,6 +175,13 @@ def test_new_tensors_have_the_names_of_seqblend(tmp_path):
     assert {*new} <= load_file(tmp_path / "ours" / WEIGHTS).keys()
 
 
+def test_a_key_that_must_not_be_null_is_named(tmp_path, capsys):
+    source = save_stock(tmp_path / "theirs", "roberta", "AutoModelForMaskedLM")
+    content = json.loads((source / CONFIG).read_text()) | {"pad_token_id": None}
+    (source / CONFIG).write_text(json.dumps(content))
+    assert "pad_token_id is null in config.json" in refused(capsys, source, tmp_path / "ours")
+
+
 def test_a_head_that_the_architecture_lacks_is_named(tmp_path):
     """Marian has no classifier: it is new, and cannot be converted back."""
     save_stock(tmp_path / "theirs", "marian", "AutoModelForSeq2SeqLM")
