@@ -89,7 +89,8 @@ def check_replaceable(target: Path) -> None:
 def write_checkpoint(directory: Path, stage: Path) -> None:
     """Write the checkpoint, without references to code, and the outputs of our model in float32.
 
-    A checkpoint that has no tokenizer files, as in GGUF, gets those of the run.
+    A checkpoint that has no tokenizer files, as in GGUF, gets those of the run. A tokenizer without a padding token
+    gets that of the run.
 
     Raises:
         ValueError: the model cannot be loaded; or see to_original.
@@ -102,8 +103,25 @@ def write_checkpoint(directory: Path, stage: Path) -> None:
         for name in TOKENIZER_FILES:
             if (directory / name).is_file():
                 shutil.copyfile(directory / name, stage / name)
+    add_padding(directory, stage)
     copy_chat_template(directory, stage)
     write_reference(model.to(torch.float32), stage)
+
+
+def add_padding(directory: Path, stage: Path) -> None:
+    """Name the padding token of the run in tokenizer_config.json, if the original tokenizer has none.
+
+    config.json names its number already. Without the token, the pipelines of transformers make no batches.
+    """
+    name = "tokenizer_config.json"
+    token = read_object(directory / name).get("pad_token")
+    if token is None:
+        return
+    original = AutoTokenizer.from_pretrained(stage, trust_remote_code=False)
+    number = original.convert_tokens_to_ids(token["content"] if isinstance(token, dict) else token)
+    if original.pad_token is None and number == read_object(stage / "config.json").get("pad_token_id"):
+        content = {**read_object(stage / name), "pad_token": token}
+        (stage / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def copy_chat_template(directory: Path, stage: Path) -> None:

@@ -325,6 +325,21 @@ def test_a_checkpoint_without_a_tokenizer_gets_that_of_the_run(run, unopened):
     assert "it gives the predictions of the run" in (target / "README.md").read_text()
 
 
+def test_transformers_classifies_a_batch_where_the_original_has_no_padding_token(runs, unopened, tmp_path):
+    """As that of GPT-2; the other settings of the tokenizer stay."""
+    run = shutil.copytree(runs["last-token"], tmp_path / "run")
+    settings = run / "original_files" / "file-tokenizer_config.json"
+    content = json.loads(settings.read_text())
+    padding = content.pop("pad_token")
+    settings.write_text(json.dumps(content))
+    edit(run / "original_files" / CONFIG, pad_token_id=None)
+    target = write_original(run)
+    assert json.loads((target / "tokenizer_config.json").read_text()) == {**content, "pad_token": padding}
+    rows = predictions_of(run)
+    answers = transformers.pipeline("text-classification", str(target), batch_size=4)([row["input"] for row in rows])
+    assert [answer["label"] for answer in answers] == [row["prediction"] for row in rows]
+
+
 # --- Nothing, or all of it ---
 
 
