@@ -1,7 +1,6 @@
 """The mean of the weights of a run's last checkpoints, in place of the last weights (Vaswani et al. 2017, §6.1)."""
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,7 @@ class CheckCount(TrainerCallback):
         # With `best` nobody knows.
         saved = {
             "steps": -(-state.max_steps // max(1, state.save_steps or 1)),
-            "epoch": math.ceil(args.num_train_epochs) if args.max_steps <= 0 else count,
+            "epoch": state.num_train_epochs,
         }.get(args.save_strategy.value, count)
         if saved < count:
             raise InputError(f"average_checkpoints: the run saves {saved} of {count} checkpoints; save more often")

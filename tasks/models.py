@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..conversion.origin import without_adapter
 from ..data.errors import InputError
 from ..modeling.families import FAMILIES
 from .base import Task
@@ -33,6 +34,15 @@ def problem_type_of(config: PretrainedConfig) -> str | None:
     """
     classifies = (config.architectures or [""])[0].endswith("ForSequenceClassification")
     return config.problem_type or (REGRESSION if classifies and config.num_labels == 1 else None)
+
+
+def is_regression(model: PreTrainedModel) -> bool:
+    """Whether the targets of a model are numbers, as in `problem_type_of`, and -100 is one of them."""
+    model = without_adapter(model)
+    if not type(model).__name__.endswith("ForSequenceClassification"):
+        return False
+    config = model.config
+    return config.problem_type == REGRESSION or (config.problem_type is None and config.num_labels == 1)
 
 
 def continues(task: Task) -> bool:

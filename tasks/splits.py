@@ -17,6 +17,7 @@ from ..data.streams import RowStream
 from .base import Task
 from .corruption import IGNORE, NoisyCollator
 from .encoding import OVERFLOW_COLUMNS, Answer, Rows, Settings, encoding_key
+from .sequence_classification import REGRESSION
 from .windows import OverflowCounts
 
 # All metrics that evaluations of this package report.
@@ -197,13 +198,14 @@ def corrupt_rows(
 
 def check_targets(features: datasets.Dataset, settings: Settings) -> None:
     """Raises InputError if no training row has a label after truncation."""
-    if "labels" in features.column_names and not has_targets(features):
+    if "labels" in features.column_names and not has_targets(features, settings):
         raise InputError(f"max_length: {settings.max_length} leaves nothing of the training split to learn")
 
 
-def has_targets(features: datasets.Dataset) -> bool:
-    """Whether any row has a label."""
-    return any(np.not_equal(row, IGNORE).any() for row in features["labels"])
+def has_targets(features: datasets.Dataset, settings: Settings) -> bool:
+    """Whether any row has a label; of a regression, -100 is one."""
+    is_regression = settings.problem_type == REGRESSION
+    return is_regression or any(np.not_equal(row, IGNORE).any() for row in features["labels"])
 
 
 # --- From predictions to answers and metrics ---
@@ -253,7 +255,7 @@ def make_scorers(task: Task, splits: dict[str, EncodedSplit], settings: Settings
 def check_metric(name: str, task: Task, split: EncodedSplit, settings: Settings) -> None:
     """Raises InputError if the evaluation of a split has no metric of this name, to choose the best model by."""
     known = ["loss"] if task.has_answers else ["loss", "perplexity"]
-    if not has_targets(split.features):
+    if not has_targets(split.features, settings):
         known = []
     if task.has_answers:
         references = split.rows[task.reference]

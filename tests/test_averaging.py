@@ -94,6 +94,10 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 def test_too_few_checkpoints_are_named(tmp_path):
     with pytest.raises(InputError, match="the run saves 2 of 3 checkpoints; save more often"):
         trainer_for(tmp_path, average_checkpoints=3, save_steps=2, max_steps=4).train()
+    # An epoch has two steps, and three epochs would be enough.
+    options = {"save_strategy": "epoch", "max_steps": 4, "num_train_epochs": 3}
+    with pytest.raises(InputError, match="the run saves 2 of 3 checkpoints; save more often"):
+        trainer_for(tmp_path, average_checkpoints=3, **options).train()
 
 
 def test_the_best_checkpoint_is_kept_besides_and_not_averaged(tmp_path):

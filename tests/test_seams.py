@@ -66,6 +66,7 @@ TRAINER = {
         "language license tags model_name finetuned_from dataset", "create_model_card", "TrainingSummary.from_trainer("
     ),
     "push_to_hub": Seam("commit_message blocking token revision", "push_to_hub", "upload_folder("),
+    "call_model_init": Seam("trial", "__init__", "self.call_model_init()"),
     "_get_output_dir": Seam("trial", "_save_checkpoint", "output_dir = os.path.join(run_dir, checkpoint_folder)"),
     "_save_checkpoint": Seam("model trial", "_save_checkpoint", "rotate_checkpoints("),
     "_push_from_checkpoint": Seam("checkpoint_folder", "_save_checkpoint", "self._push_from_checkpoint(output_dir)"),
@@ -93,6 +94,9 @@ USED = {
     ),
     "_train_batch_size": Seam("", "get_train_dataloader", "batch_size=self._train_batch_size"),
     "_created_lr_scheduler": Seam("", "_prepare_for_training", "if self._created_lr_scheduler:"),
+    "_get_num_items_in_batch": Seam(
+        "batch_samples device", "get_batch_samples", "self._get_num_items_in_batch(batch_samples, device)"
+    ),
     "_loss_shifts_labels": Seam("", "_get_num_items_in_batch", "_loss_shifts_labels"),
     "_load_rng_state": Seam("checkpoint", "_run_epoch", "self._load_rng_state(resume_from_checkpoint)"),
     "_get_train_sampler": Seam("train_dataset", "get_train_dataloader", "sampler_fn=self._get_train_sampler"),

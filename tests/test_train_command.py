@@ -590,6 +590,22 @@ def test_no_in_a_file_is_no(text, tmp_path):
     assert args.resume_from_checkpoint is None and args.do_eval == (text == '"no"')
 
 
+def test_yes_and_no_in_a_file_may_be_labels(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("class_weights: {yes: 1, no: 3}\ncard_data: {language: no}\n")
+    rows = [{"text": f"a {i}", "label": ("yes", "no")[i % 2]} for i in range(8)]
+    job = prepare([str(path), *flags(tmp_path / "out", files(tmp_path, rows, ["train"]))])
+    assert job.trainer.model.config.class_weights == [3.0, 1.0]
+    assert job.facts["card_data"]["language"] in ("no", ["no"])
+
+
+def test_an_option_of_one_value_takes_no_mapping(tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text("optim_args: {rank: 8}")
+    assert main([str(path), *flags(tmp_path / "out", files(tmp_path, ROWS[CLASSIFY], ["train"]))]) == 2
+    assert "optim_args: must be a single value, but is an object" in capsys.readouterr().err
+
+
 def test_overrides_in_a_file_may_not_be_a_list(tmp_path, capsys):
     path = tmp_path / "run.yaml"
     path.write_text("config_overrides: [a, b]")
@@ -1275,7 +1291,7 @@ def test_a_model_without_weights_and_one_with_too_few_tokens_are_refused(model_o
         ("a.yaml", "max_length: 1.5\n", ["max_length", "'1.5'"]),
         ("a.yaml", "- a\n", ["options and their values"]),
         ("a.yaml", "3: a\n", ["the number 3"]),
-        ("a.yaml", "yes: a\n", ["true"]),
+        ("a.yaml", "true: a\n", ["true"]),
         ("a.yaml", "seed: 1\nmax_length: 8\nseed: 2\n", ["seed", "twice"]),
         ("a.yaml", "config_overrides: {hidden_size: 8, hidden_size: 16}\n", ["hidden_size", "twice"]),
         ("a.json", '{"seed": 1, "max_length": 8, "seed": 2}', ["seed", "twice"]),

@@ -6,6 +6,7 @@ from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
+import datasets
 import pytest
 import reference
 import safetensors.torch
@@ -216,7 +217,91 @@ def test_evaluation_loss_is_the_mean_over_targets_for_every_batch_size(head, opt
         trainer = evaluator(model, tmp_path, per_device_eval_batch_size=batch)
         for prefix, metrics in {"eval": trainer.evaluate(rows), "test": trainer.predict(rows).metrics}.items():
             assert metrics[f"{prefix}_loss"] == pytest.approx(by_hand, rel=1e-9), f"batches of {batch}"
-            assert metrics[f"{prefix}_perplexity"] == math.exp(metrics[f"{prefix}_loss"])
+            # Of a loss that is not that of tokens, such as a squared error, it means nothing.
+            is_language_model = model.get_output_embeddings() is not None
+            expected = math.exp(metrics[f"{prefix}_loss"]) if is_language_model else None
+            assert metrics.get(f"{prefix}_perplexity") == expected
+
+
+def test_of_a_regression_every_number_is_a_target(tmp_path):
+    """Also -100, which elsewhere marks what is no target."""
+    head, options = BlendEncoderForSequenceClassification, {"problem_type": "regression", "num_labels": 1}
+    rows = rows_for(head, options)
+    for row in rows[::2]:
+        row["labels"] = torch.full_like(row["labels"], -100)
+    model = tiny_model(head, **options)
+    by_hand = loss_by_hand(model.config, *one_by_one(model, rows), training=False)
+    for batch in (1, 3, 8):
+        metrics = evaluator(model, tmp_path, per_device_eval_batch_size=batch).evaluate(rows)
+        assert metrics["eval_loss"] == pytest.approx(by_hand, rel=1e-9)
+    settings = {"max_steps": 1, "logging_steps": 1, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    args = arguments(tmp_path, **settings)
+    trainer = BlendTrainer(model=model, args=args, train_dataset=rows, data_collator=collate, scorers={})
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(by_hand, rel=1e-6)
+
+
+@pytest.mark.parametrize("head", KINDS, ids=named)
+def test_label_smoothing_of_the_arguments_is_that_of_the_model(head, tmp_path):
+    """transformers' LabelSmoother would not shift labels, and would take them from a decoder."""
+    weights = WEIGHTED if "Classification" in head.__name__ else {}
+    losses, rows = [], rows_for(head, PROBLEMS[0])
+    for given, own in (({"label_smoothing_factor": 0.2}, {}), ({}, SMOOTHED)):
+        args = arguments(tmp_path, max_steps=2, logging_steps=1, per_device_train_batch_size=4, **given)
+        model = tiny_model(head, **own, **weights)
+        trainer = BlendTrainer(model=model, args=args, train_dataset=rows, data_collator=collate, scorers={})
+        assert trainer.model.config.label_smoothing == 0.2
+        trainer.train()
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert losses[0] == losses[1]
+
+
+def test_label_smoothing_needs_classes(tmp_path):
+    model = tiny_model(BlendEncoderForSequenceClassification, problem_type="regression", num_labels=1)
+    with pytest.raises(InputError, match="label_smoothing_factor: a regression has no classes"):
+        evaluator(model, tmp_path, label_smoothing_factor=0.1)
+
+
+def test_an_evaluation_in_half_precision_leaves_the_weights(tmp_path):
+    model, rows = tiny_model(BlendEncoderForMaskedLM).float(), rows_for(BlendEncoderForMaskedLM, {})
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    losses = [evaluator(model, tmp_path, bf16_full_eval=full).evaluate(rows)["eval_loss"] for full in (True, False)]
+    assert losses[0] != losses[1]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_scorer_of_one_split_scores_no_other(tmp_path):
+    model = tiny_model(BlendEncoderForSequenceClassification)
+    rows = rows_for(BlendEncoderForSequenceClassification, {})
+    scorers = {"eval": lambda predicted: {"first": 1.0}, "test": lambda predicted: {"second": 2.0}}
+    trainer = BlendTrainer(model=model, args=arguments(tmp_path), data_collator=collate, scorers=scorers)
+    before = trainer.evaluate(rows, metric_key_prefix="dev")
+    trainer.predict(rows)
+    after = trainer.evaluate(rows, metric_key_prefix="dev")
+    assert before["dev_first"] == after["dev_first"] == 1.0 and "dev_second" not in after
+
+
+def test_workers_of_other_sets_end(tmp_path):
+    options = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    rows = rows_for(BlendEncoderForMaskedLM, {})
+    trainer = evaluator(tiny_model(BlendEncoderForMaskedLM), tmp_path, **options)
+    trainer.eval_dataset = rows
+    loaders = [trainer.get_eval_dataloader(each) for each in (rows, rows, rows[:3], rows[:3])]
+    assert loaders[0] is loaders[1] and loaders[2] is not loaders[3]
+
+
+def test_rows_without_labels_or_with_a_column_called_length_will_do(tmp_path):
+    """A collator may make the labels, and only max_tokens_per_batch reads lengths."""
+    rows = datasets.Dataset.from_dict({"input_ids": [[5, 6, 7], [8, 9]], "length": [0.5, 1.5]})
+
+    def make_labels(features):
+        ids = [torch.tensor(feature["input_ids"]) for feature in features]
+        return padded([{"input_ids": each, "labels": each} for each in ids])
+
+    args = arguments(tmp_path, max_steps=1)
+    model = tiny_model(BlendEncoderDecoderForSeq2SeqLM)
+    trainer = BlendTrainer(model=model, args=args, train_dataset=rows, data_collator=make_labels, scorers={})
+    assert trainer.train().metrics["train_loss"] > 0
 
 
 def test_a_mean_over_no_target_is_left_out(tmp_path):

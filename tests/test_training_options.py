@@ -162,6 +162,19 @@ def test_stopping_early_needs_something_to_go_by(changed, words, tmp_path, capsy
     assert_refused(tmp_path, options, ["early_stopping_patience", *words], capsys)
 
 
+@pytest.mark.parametrize(("strategy", "delay", "unit"), [("steps", 10, "steps"), ("epoch", 99, "epochs")])
+def test_an_evaluation_after_the_end_is_refused(strategy, delay, unit, tmp_path, capsys):
+    """It would never come, and with it no best model and no early stopping."""
+    options = {"eval_strategy": strategy, "eval_delay": delay, "max_steps": 9, **files(tmp_path, ROWS[CLASSIFY])}
+    assert_refused(tmp_path, options, [f"eval_delay: {delay} {unit}, but the run has"], capsys)
+
+
+def test_a_regression_has_no_labels_to_smooth(tmp_path, capsys):
+    rows = [{"text": f"a {i}", "label": i / 3} for i in range(8)]
+    options = {"problem_type": "regression", "label_smoothing_factor": 0.1}
+    assert_refused(tmp_path, {**options, **files(tmp_path, rows)}, ["label_smoothing_factor: a regression"], capsys)
+
+
 def test_every_figure_of_an_evaluation_has_a_direction():
     figures = set().union(*(case[-1] for case in CASES.values())) | {"loss"}
     unknown = {name for name in figures if greater_is_better(name) is None}

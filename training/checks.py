@@ -382,7 +382,7 @@ def wanted_checkpoint(args: BlendTrainingArguments) -> str | bool | None:
         return True
     if given in ("true", "True"):
         return True
-    if given in (None, "false", "False"):
+    if given in (None, "false", "False", "no"):
         return None
     if not Path(given, STATE).exists():
         raise InputError(f"resume_from_checkpoint: {given} is no checkpoint")

@@ -24,8 +24,9 @@ from ..data.errors import NEAREST, InputError, describe, nearest_first
 from ..hub_card.card import CardData
 from .arguments import CHOSEN, BlendTrainingArguments, DataArguments, ModelArguments
 
-# Options of transformers that may be a mapping, although their declared type is another one.
-MAPPINGS = ("generation_config",)
+# Options that may be a mapping, although their declared type is another one; those of ours may be a list, too.
+OUR_MAPPINGS = ("config_overrides", "card_data", "class_weights")
+MAPPINGS = (*OUR_MAPPINGS, "generation_config", *Seq2SeqTrainingArguments._VALID_DICT_FIELDS)
 
 
 # --- The help ---
@@ -179,10 +180,15 @@ class UniqueLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# As in YAML 1.2 and JSON; YAML 1.1, which PyYAML reads, demands a point in 1.0e-5.
-UniqueLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+# As in YAML 1.2 and JSON. YAML 1.1, which PyYAML reads, demands a point in 1.0e-5, and takes labels and languages such
+# as `no` for booleans.
+FLOAT, BOOLEAN = "tag:yaml.org,2002:float", "tag:yaml.org,2002:bool"
+UniqueLoader.yaml_implicit_resolvers = {
+    first: [each for each in resolvers if each[0] != BOOLEAN]
+    for first, resolvers in UniqueLoader.yaml_implicit_resolvers.items()
+}
+UniqueLoader.add_implicit_resolver(FLOAT, re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
+UniqueLoader.add_implicit_resolver(BOOLEAN, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
 
 
 def from_yaml(text: str) -> Any:
@@ -367,12 +373,15 @@ def load_option_file(parser: Parser, path: str) -> list[str]:
     nested = {name: value for name, value in settings.items() if isinstance(value, list | dict)}
     ours = {field.name for kind in (ModelArguments, DataArguments) for field in dataclasses.fields(kind)}
     actions = {action.dest: action for action in parser._actions}
-    for name in nested:
-        is_ours = name in ours - {"config_overrides", "card_data", "class_weights"}
-        if is_ours and actions[name].nargs == "+":
-            check_names_of_files(nested[name], f"{path}: {name}")
-        elif is_ours or not (actions[name].nargs == "+" or actions[name].type in (str, dict) or name in MAPPINGS):
-            raise InputError(f"{path}: {name}: must be a single value, but is {describe(nested[name])}")
+    for name, value in nested.items():
+        action, is_ours = actions[name], name in ours - {*OUR_MAPPINGS}
+        if is_ours and action.nargs == "+":
+            check_names_of_files(value, f"{path}: {name}")
+            continue
+        takes_mapping = action.type is dict or name in MAPPINGS
+        takes_it = takes_mapping if isinstance(value, dict) else action.nargs == "+" or action.type in (str, dict)
+        if is_ours or not takes_it:
+            raise InputError(f"{path}: {name}: must be a single value, but is {describe(value)}")
     for name, value in settings.items():
         if value is False and "no" in (actions[name].choices or ()):
             # YAML reads no as false.

@@ -328,7 +328,7 @@ def resolve_metric(defaults: Defaults, task: Task, settings: Settings, splits: d
         name, reason = task.main_metric(settings), f"of {task.name}"
     else:
         name, reason = "loss", f"of {task.name}"
-    if name == "loss" and not has_targets(validation.features):
+    if name == "loss" and not has_targets(validation.features, settings):
         return
     if not defaults.is_given("metric_for_best_model"):
         args.greater_is_better = args.greater_is_better if defaults.is_given("greater_is_better") else None
@@ -348,7 +348,7 @@ def resolve_times(defaults: Defaults, model_args: ModelArguments, trainer: Any) 
         trainer: knows the batches.
 
     Raises:
-        InputError: options of evaluating and saving do not go together.
+        InputError: options of evaluating and saving do not go together, or eval_delay leaves no evaluation.
     """
     args, loader = defaults.args, trainer.get_train_dataloader()
     of_epoch = trainer.set_initial_training_values(args, loader)[1] if has_length(loader) else None
@@ -364,6 +364,7 @@ def resolve_times(defaults: Defaults, model_args: ModelArguments, trainer: Any) 
     # The first step of a warm-up has the learning rate 0.
     if steps >= 1 / WARMUP and args.lr_scheduler_type not in UNWARMED:
         defaults.choose("warmup_steps", WARMUP, f"this part of {steps:,} steps")
+    check_delay(args, steps, of_epoch)
     if args.logging_strategy == "steps":
         most = TRACKED_STEPS if args.report_to else steps
         reason = f"about {LOG_LINES} lines in the log" if steps // LOG_LINES <= most else "for " + args.report_to[0]
@@ -371,6 +372,16 @@ def resolve_times(defaults: Defaults, model_args: ModelArguments, trainer: Any) 
     resolve_evaluations(defaults, of_epoch, steps)
     resolve_saving(defaults)
     check_stopping(args)
+
+
+def check_delay(args: BlendTrainingArguments, steps: int, of_epoch: int | None) -> None:
+    """Raises InputError if the first evaluation would be after the last step; eval_delay has the strategy's unit."""
+    by_epoch = args.eval_strategy == "epoch"
+    end = steps / of_epoch if by_epoch and of_epoch else steps
+    if args.eval_strategy != "no" and args.eval_delay > end:
+        raise InputError(
+            f"eval_delay: {args.eval_delay:g} {'epochs' if by_epoch else 'steps'}, but the run has {end:g}"
+        )
 
 
 def resolve_evaluations(defaults: Defaults, of_epoch: int | None, steps: int) -> None:

@@ -9,14 +9,12 @@ from typing import Any
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from accelerate.utils import find_batch_size, slice_tensors
-from transformers import (
-    EvalPrediction,
-    Trainer,
-)
+from transformers import EvalPrediction, Trainer
 
 from ..checkpoints.identity import UNREAD, Facts, rows_digest
+from ..tasks.models import is_regression
 from ..tasks.splits import SplitScorer
-from .generation import generation_settings
+from .generation import generation_settings, preserve_generation_config
 
 logger = logging.getLogger(__name__)
 
@@ -110,9 +108,16 @@ class TargetLoss:
         return min(max(0, state.remainder - batches.process_index * size), size)
 
     def count_targets(self, labels: torch.Tensor) -> torch.Tensor:
-        """The number of targets in labels (B, ...), as Trainer._get_num_items_in_batch counts them; a double."""
+        """The number of targets in labels (B, ...), as BlendTrainer.get_batch_samples counts them; a double."""
+        if is_regression(self.trainer.model):
+            labels = with_all_targets([{"labels": labels}])[0]["labels"]
         shifted = labels[..., 1:] if getattr(self.trainer, "_loss_shifts_labels", False) else labels
         return shifted.ne(-100).sum().to(self.trainer.args.device, torch.double)
+
+
+def with_all_targets(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Batches of a regression whose labels all count as targets: -100 is a number like any other."""
+    return [{**batch, "labels": torch.zeros_like(batch["labels"])} for batch in batches if "labels" in batch]
 
 
 @contextmanager
@@ -128,6 +133,43 @@ def local_loss_mean(trainer: Trainer) -> Iterator[None]:
         yield
     finally:
         trainer.model_accepts_loss_kwargs = accepts
+
+
+@contextmanager
+def undisturbed(trainer: Trainer, scorer: Scorer | None) -> Iterator[None]:
+    """Inside, a scorer computes the metrics of an evaluation; afterwards all is as if there had been none.
+
+    Restored are random numbers, settings of generation, the weights, and compute_metrics: the scorer of one split must
+    not score another.
+    """
+    own, trainer.compute_metrics = trainer.compute_metrics, scorer
+    try:
+        with (
+            preserve_random_state(trainer.args.device),
+            preserve_generation_config(trainer),
+            preserve_weights(trainer),
+        ):
+            yield
+    finally:
+        trainer.compute_metrics = own
+
+
+@contextmanager
+def preserve_weights(trainer: Trainer) -> Iterator[None]:
+    """Inside, an evaluation in half precision may convert the model, which has its own weights again afterwards.
+
+    Outside of training, Trainer.evaluation_loop converts it in place (`model = model.to(dtype=torch.bfloat16,
+    device=args.device)`), and the weights would be saved rounded.
+    """
+    model, args = trainer.model, trainer.args
+    is_converted = (args.bf16_full_eval or args.fp16_full_eval) and not trainer.is_in_train
+    tensors = [*model.parameters(), *model.buffers()] if is_converted else []
+    own = [tensor.data for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, data in zip(tensors, own, strict=True):
+            tensor.data = data
 
 
 def preserve_random_state(device: torch.device) -> AbstractContextManager[None]:

@@ -86,7 +86,10 @@ class Loaders:
             InputError: several processes cannot evaluate on a stream.
         """
         args = self.trainer.args
-        persistent = persistent and args.dataloader_persistent_workers
+        own = self.trainer.eval_dataset
+        # The workers of any other data set would never end.
+        is_own = any(dataset is each for each in (own.values() if isinstance(own, dict) else [own]))
+        persistent = persistent and is_own and args.dataloader_persistent_workers
         for known, loader in self._persistent if persistent else ():
             if known is dataset:
                 return loader
@@ -102,23 +105,24 @@ class Loaders:
         return loader
 
     def row_lengths(self) -> np.ndarray:
-        """The number of tokens in each training row (N,); the sum of source and target for an encoder-decoder.
-
-        Raises:
-            InputError: the column of the lengths does not hold whole numbers.
-        """
+        """The number of tokens in each training row (N,); the sum of source and target for an encoder-decoder."""
         trainer = self.trainer
-        column = trainer.args.length_column_name
-        if column in getattr(trainer.train_dataset, "column_names", ()):
-            kind = str(getattr(trainer.train_dataset.features[column], "dtype", "list"))
-            if "int" not in kind:
-                raise InputError(
-                    f"length_column_name: column {column!r} must hold whole numbers, but has the type {kind}"
-                )
-            return trainer.train_dataset.with_format("numpy")[column][:]
-        # Tokens of a target that a decoder reads cost as much as those of a source.
+        # Tokens of a target that a decoder reads cost as much as those of a source. A collator may make the target.
         reads_labels = trainer.model.config.is_encoder_decoder and trainer.model.can_generate()
-        return count_tokens(trainer.train_dataset, ("input_ids", "labels") if reads_labels else ("input_ids",))
+        has_labels = "labels" in getattr(trainer.train_dataset, "column_names", ("labels",))
+        return count_tokens(
+            trainer.train_dataset, ("input_ids", "labels") if reads_labels and has_labels else ("input_ids",)
+        )
+
+    def _given_lengths(self) -> np.ndarray | None:
+        """The column length_column_name of the training rows (N,); None if there is none. Raises InputError."""
+        dataset, column = self.trainer.train_dataset, self.trainer.args.length_column_name
+        if column not in getattr(dataset, "column_names", ()):
+            return None
+        kind = str(getattr(dataset.features[column], "dtype", "list"))
+        if "int" not in kind:
+            raise InputError(f"length_column_name: column {column!r} must hold whole numbers, but has the type {kind}")
+        return dataset.with_format("numpy")[column][:]
 
     def _token_batches(self) -> TokenBatchSampler | None:
         """The training batches by max_tokens_per_batch. Raises InputError."""
@@ -130,7 +134,9 @@ class Loaders:
                 "max_tokens_per_batch: the lengths of the rows of a stream are unknown until they are read"
             )
         options = {"num_processes": args.world_size, "seed": seed_of(args)}
-        return TokenBatchSampler(self.row_lengths(), args.max_tokens_per_batch, **options)
+        given = self._given_lengths()
+        lengths = self.row_lengths() if given is None else given
+        return TokenBatchSampler(lengths, args.max_tokens_per_batch, **options)
 
     def _read_columns(self, dataset: Any) -> tuple[Any, dict[str, Any]]:
         """The data set with the columns that are read, and the options that all DataLoaders have in common.

@@ -30,6 +30,7 @@ from ..modeling.families import FAMILIES
 from ..tasks.base import Task
 from ..tasks.models import part_configs, position_limit, problem_type_of
 from ..tasks.registry import TASKS
+from ..tasks.sequence_classification import REGRESSION
 from ..tokenization.loading import load_tokenizer
 from .adapters import add_lora, load_adapter
 from .arguments import DataArguments, ModelArguments
@@ -149,6 +150,8 @@ def make_model(
         fields["label2id"] = {name: index for index, name in enumerate(labels)}
     smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0
     if args.do_train:
+        if smoothing and data_args.problem_type == REGRESSION:
+            raise InputError("label_smoothing_factor: a regression has no classes")
         fields["label_smoothing"] = smoothing
     given = (model_args, task, tokenizer, fields)
     if model_args.model_name_or_path:

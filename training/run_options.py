@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 
 from ..conversion.origin import without_adapter
 from ..data.errors import InputError
+from ..tasks.models import is_regression
 from ..tasks.splits import greater_is_better
 from .arguments import BlendTrainingArguments
 
@@ -35,6 +36,27 @@ def with_defaults(args: TrainingArguments | None) -> TrainingArguments:
     # BlendTrainer handles SIGTERM; transformers would also save in the middle of a step, and lose its gradients.
     args.enable_jit_checkpoint = False
     return args
+
+
+def take_label_smoothing(trainer: Trainer) -> float:
+    """Move label_smoothing_factor from the arguments into the configuration of the model, and return it.
+
+    The LabelSmoother of transformers does not shift the labels of a model that it does not know, takes them from a
+    decoder that needs them as input, and leaves out class weights. A stock model keeps it.
+    """
+    smoothing = trainer.args.label_smoothing_factor
+    if not smoothing or not hasattr(trainer.model.config, "label_smoothing"):
+        return 0.0
+    trainer.args.label_smoothing_factor, trainer.label_smoother = 0.0, None
+    set_label_smoothing(trainer.model, smoothing)
+    return smoothing
+
+
+def set_label_smoothing(model: PreTrainedModel, smoothing: float) -> None:
+    """Set the label smoothing of a model's loss. Raises InputError for a regression."""
+    if is_regression(model):
+        raise InputError("label_smoothing_factor: a regression has no classes")
+    model.config.label_smoothing = smoothing
 
 
 def check_device(args: TrainingArguments) -> None:

@@ -37,19 +37,24 @@ from ..hub_card.card import CardData
 from ..hub_card.contents import PublishError
 from ..hub_card.publish import describe_error
 from ..hub_card.record import RunRecord
+from ..tasks.models import is_regression
 from ..tasks.splits import perplexity
 from .adapters import merge
-from .evaluation import Scorer, TargetLoss, metric_facts, preserve_random_state
-from .generation import (
-    complete_generation_config,
-    generation_settings,
-    load_generation_config,
-    preserve_generation_config,
-)
+from .evaluation import Scorer, TargetLoss, metric_facts, undisturbed, with_all_targets
+from .generation import complete_generation_config, generation_settings, load_generation_config
 from .loaders import Loaders
 from .progress import Bar, LogLines, Progress
 from .publisher import Publisher, refuse_adapter
-from .run_options import check_device, dry_run, restored, set_metric_direction, set_plateau_mode, with_defaults
+from .run_options import (
+    check_device,
+    dry_run,
+    restored,
+    set_label_smoothing,
+    set_metric_direction,
+    set_plateau_mode,
+    take_label_smoothing,
+    with_defaults,
+)
 
 
 class BlendTrainer(Seq2SeqTrainer):
@@ -82,7 +87,9 @@ class BlendTrainer(Seq2SeqTrainer):
             set_metric_direction(args, default=not (args.metric_for_best_model or "").endswith("loss"))
         set_plateau_mode(args)
         check_averaging(args)
+        self.label_smoothing = 0.0
         super().__init__(**{"compute_metrics": next(iter(self.scorers.values()), None), **kwargs})
+        self.label_smoothing = take_label_smoothing(self)
         self.writer = CheckpointWriter(self)
         self.resumption = Resumption(self)
         self.signals = StopOnSignal(self)
@@ -109,6 +116,13 @@ class BlendTrainer(Seq2SeqTrainer):
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
         if args.average_checkpoints is not None:
             self.add_callback(CheckCount())
+
+    def call_model_init(self, trial: Any = None) -> PreTrainedModel:
+        """As Trainer.call_model_init, with the label smoothing of the run."""
+        model = super().call_model_init(trial)
+        if self.label_smoothing:
+            set_label_smoothing(model, self.label_smoothing)
+        return model
 
     def create_accelerator_and_postprocess(self) -> None:
         """As Trainer.create_accelerator_and_postprocess, which is called again for each trial of a search.
@@ -228,13 +242,17 @@ class BlendTrainer(Seq2SeqTrainer):
         """The batches of a prediction; see Loaders."""
         return self.loaders.evaluation(test_dataset, persistent=False)
 
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], *args: Any, **kwargs: Any) -> tuple:
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> tuple:
         """As Trainer.get_batch_samples, with the rest of a stream that is resumed in the middle of an epoch.
 
-        Replaces `skip_first_batches(` of Trainer._run_epoch, which reads a stream from its start.
+        Replaces `skip_first_batches(` of Trainer._run_epoch, which reads a stream from its start. All targets of a
+        regression count, and -100 may be one.
         """
         epoch_iterator = self.position.batches_left(epoch_iterator, self.callback_handler.train_dataloader)
-        return super().get_batch_samples(epoch_iterator, *args, **kwargs)
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if is_regression(self.model):
+            count = self._get_num_items_in_batch(with_all_targets(batches), device)
+        return batches, count
 
     def get_total_train_batch_size(self, args: Any) -> int:
         """As Trainer.get_total_train_batch_size; the mean number of rows where batches differ.
@@ -275,8 +293,7 @@ class BlendTrainer(Seq2SeqTrainer):
         """
         self.losses = TargetLoss(self)
         self.gather_function = self.accelerator.gather_for_metrics
-        self.compute_metrics = self.scorers.get(metric_key_prefix, self.compute_metrics)
-        with preserve_random_state(self.args.device), preserve_generation_config(self):
+        with undisturbed(self, self.scorers.get(metric_key_prefix, self.compute_metrics)):
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
             )
@@ -286,7 +303,8 @@ class BlendTrainer(Seq2SeqTrainer):
             output.metrics.pop(f"{metric_key_prefix}_loss", None)
         if mean is not None:
             output.metrics[f"{metric_key_prefix}_loss"] = mean
-            if self.compute_metrics is None:
+            is_language_model = self.accelerator.unwrap_model(self.model).get_output_embeddings() is not None
+            if self.compute_metrics is None and is_language_model:
                 output.metrics[f"{metric_key_prefix}_perplexity"] = perplexity(mean)
         return output
 
