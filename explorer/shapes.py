@@ -203,8 +203,6 @@ class Classes(ReadingShape):
         settings, recording = setup.settings, result.recording
         answer = to_answer(encoded, result.output, setup)
         scores = [*scores_of(answer, settings).items()]
-        if settings.problem_type != REGRESSION:
-            scores.sort(key=lambda pair: -pair[1])
         classes = [settings.label_ids[name] for name, _ in scores[:CLASSES]]
         gradients = gradient_times_input(setup.model, encoded.inputs(setup), classes)
         result.more = {"answer": answer, "scores": scores, "gradients": on_input(gradients, recording, encoded.ids)}

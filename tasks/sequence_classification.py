@@ -192,11 +192,11 @@ def answer_scores(logits: np.ndarray, kind: str) -> np.ndarray:
 
 
 def several_labels(scores: np.ndarray, settings: Settings) -> Answer:
-    """The answer of a row with several labels: those with a probability (C) above their threshold."""
+    """The answer of a row with several labels: those with a probability (C) above their threshold, in their order."""
     thresholds = settings.label_thresholds or [0.5] * len(scores)
-    by_name = dict(zip(settings.labels, scores.tolist(), strict=True))
-    named = zip(by_name.items(), thresholds, strict=True)
-    return {"prediction": [name for (name, score), threshold in named if score > threshold], "scores": by_name}
+    named = list(zip(settings.labels, scores.tolist(), strict=True))
+    above = [name for (name, score), threshold in zip(named, thresholds, strict=True) if score > threshold]
+    return {"prediction": above, "scores": dict(sorted(named, key=lambda pair: -pair[1]))}
 
 
 def one_label(scores: np.ndarray, order: np.ndarray, labels: list[str], abstains: bool | None) -> Answer:

@@ -30,6 +30,7 @@ from test_prediction import (  # noqa: F401 - model_of is a fixture
     predict,
 )
 from test_train_command import write
+from transformers import pipeline
 
 from seqblend import Predictor
 from seqblend.__main__ import main
@@ -157,6 +158,22 @@ def test_parameters_of_classification(model_of):  # noqa: F811
         pair = ask(url, {"inputs": {"text": "ab", "text_pair": "c"}})[2]
         assert pair != ask(url, {"inputs": "ab"})[2]
         assert_same(pair[0], ask(url, {"inputs": [{"text": "ab", "text_pair": "c"}]})[2][0])
+
+
+def test_the_first_of_several_labels_is_that_of_the_pipeline(model_of, tmp_path):  # noqa: F811
+    """Also in predict: the most probable one, not the first of the model's labels."""
+    texts = ["ab c", "b", "c", "abc" * 5, "서울"]
+    rows = write(tmp_path / "rows.jsonl", [{"text": text} for text in texts])
+    answers = predict(model_of("several"), rows, tmp_path / "a.jsonl")
+    reference = pipeline("text-classification", str(model_of("several")), top_k=1)
+    expected = [best for (best,) in reference(texts)]
+    assert {each["label"] for each in expected} != {"x"}
+    with serving(load(model_of("several"))) as url:
+        client = InferenceClient(model=url)
+        for text, answer, best in zip(texts, answers, expected, strict=True):
+            (found,) = client.text_classification(text, top_k=1)
+            assert (found.label, found.score) == (best["label"], pytest.approx(best["score"]))
+            assert next(iter(answer["scores"])) == best["label"]
 
 
 def test_parameters_of_tagging(model_of, tmp_path):  # noqa: F811

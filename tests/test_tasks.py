@@ -82,7 +82,7 @@ def test_a_pair_is_one_sequence_of_two_kinds(token_types):
             ["y", "x"],
             [1.0, 1.0],
             [-np.log(3), np.log(3)],
-            {"prediction": ["y"], "scores": {"x": 0.25, "y": 0.75}},
+            {"prediction": ["y"], "scores": {"y": 0.75, "x": 0.25}},
         ),
         (
             "multi_label_classification",
