@@ -45,6 +45,11 @@ class CTranslate2Model:
         self.generation_config = GenerationConfig.from_dict(read_object(directory / GENERATION))
         self.engine = open_engine(config, directory / FOLDER)
 
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens that can be written."""
+        return (self.config.decoder if self.config.is_encoder_decoder else self.config).vocab_size
+
     def write(self, inputs: dict[str, torch.Tensor], generation: dict[str, Any]) -> list[tuple[list[int], float]]:
         """The generated tokens of each row, and the geometric mean of their probabilities.
 
@@ -75,7 +80,7 @@ class CTranslate2Model:
 
     def search(self, rows: list[list[str]], settings: GenerationConfig) -> tuple[list[list[str]], list[float]]:
         """What is written for each source or prompt, with its end token; and the mean of the log-probabilities."""
-        options, has_start = search_options(settings), self.config.is_encoder_decoder
+        options, has_start = search_options(settings, self.vocab_size), self.config.is_encoder_decoder
         most = most_tokens(settings, has_start)
         if settings.forced_eos_token_id is not None:
             # The last token that fits is the end token.
@@ -131,8 +136,7 @@ class CTranslate2Model:
 
     def score_options(self) -> dict[str, Any]:
         """Batches with at most MAX_LOGITS logits, or of one row."""
-        vocab_size = (self.config.decoder if self.config.is_encoder_decoder else self.config).vocab_size
-        most = max(1, MAX_LOGITS // vocab_size)
+        most = max(1, MAX_LOGITS // self.vocab_size)
         return {"max_input_length": 0, "max_batch_size": most, "batch_type": "tokens"}
 
     def check_length(self, rows: list[list[str]], most: int) -> None:
@@ -173,7 +177,7 @@ def mean(log_probabilities: list[float]) -> float:
 # --- The settings of generation ---
 
 
-def search_options(settings: GenerationConfig) -> dict[str, Any]:
+def search_options(settings: GenerationConfig, vocab_size: int) -> dict[str, Any]:
     """The options of CTranslate2 that follow from settings of generation, other than lengths."""
     # As in transformers, an end token is not suppressed as a bad word.
     bad_words = [words for words in settings.bad_words_ids or [] if words not in [[end] for end in ends_of(settings)]]
@@ -189,7 +193,8 @@ def search_options(settings: GenerationConfig) -> dict[str, Any]:
     }
     if settings.do_sample:
         options |= {
-            "sampling_topk": 50 if settings.top_k is None else settings.top_k,
+            # CTranslate2 refuses more than there are.
+            "sampling_topk": min(50 if settings.top_k is None else settings.top_k, vocab_size),
             "sampling_topp": 1.0 if settings.top_p is None else settings.top_p,
             "sampling_temperature": 1.0 if settings.temperature is None else settings.temperature,
         }

@@ -268,8 +268,9 @@ def generate(
     Raises:
         InputError: settings do not go together.
     """
+    arguments = {"num_return_sequences": 1, **generation, "return_dict_in_generate": False}
     try:
-        sequences = model.generate(**inputs, **{"num_return_sequences": 1, **generation})
+        sequences = model.generate(**inputs, **arguments)
     except ValueError as error:  # transformers checks generation_config.json only here
         raise InputError(f"generation_config: {error}") from error
     count = generation.get("num_return_sequences", 1)

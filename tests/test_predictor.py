@@ -49,6 +49,16 @@ def as_rows(columns):
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
+@pytest.mark.parametrize("name", [TRANSLATE, "causal-lm"])
+def test_settings_of_outputs_change_no_answer(name, model_of, tmp_path):  # noqa: F811
+    """As many models of the Hub have in generation_config.json."""
+    shutil.copytree(model_of(name), tmp_path / "model")
+    path = tmp_path / "model" / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "return_dict_in_generate": True}))
+    columns = columns_of(rows_of(name))
+    assert Predictor(tmp_path / "model")(columns) == Predictor(model_of(name))(columns)
+
+
 @every_case
 def test_columns_have_the_answers_of_the_command(name, model_of, tmp_path):  # noqa: F811
     rows = rows_of(name)

@@ -212,6 +212,16 @@ def test_settings_are_checked_again_in_prediction(model_of, tmp_path):  # noqa: 
         path.write_text(json.dumps({**json.loads(path.read_text()), **dict.fromkeys(changed)}))
 
 
+@pytest.mark.parametrize("top_k", [None, 10**6])
+def test_a_vocabulary_may_be_smaller_than_top_k(top_k, model_of, tmp_path):  # noqa: F811
+    """By default transformers samples from the 50 most probable tokens; a vocabulary of characters may have fewer."""
+    export(model_of("causal-lm"), tmp_path / "out", "ctranslate2")
+    predictor = Predictor(tmp_path / "out", max_new_tokens=5)
+    assert predictor.rows.model.vocab_size < 50
+    predictor.rows.generation.update({"do_sample": True, "temperature": 0.5, "top_k": top_k})
+    assert predictor({"text": ["ab"]})["prediction"]
+
+
 @every_writer
 def test_logits_of_a_batch_are_bounded(model_class, tmp_path, monkeypatch):
     """Scored in parts, the probabilities are the same."""
