@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 # Gets the tokens that were generated for a row, as they come.
 Listener = Callable[[int], None]
-# Generated text is computed together up to this many times `max_tokens`, which counts prompts and new tokens.
-WRITTEN = 4
 # The rows of a request that are encoded together; more are several jobs, so that others need not wait for all.
 ROWS = 64
 
@@ -142,7 +140,10 @@ class Batcher:
         loop = asyncio.get_running_loop()
         try:
             parts = await loop.run_in_executor(self.texts, self._encode, rows)
-            jobs = [Job(part, generation, self._cost(part, generation), listener) for part in parts]
+            for part in parts:
+                self._check_room(part, generation)
+            costs = [self.predictor.cost(part.lengths, generation) for part in parts]
+            jobs = [Job(part, generation, cost, listener) for part, cost in zip(parts, costs, strict=True)]
         except BaseException:
             self.rows -= len(rows)
             raise
@@ -231,25 +232,17 @@ class Batcher:
                 raise RowError(start + error.row, error.reason) from error
         return parts
 
-    def _cost(self, encoded: EncodedRows, generation: dict[str, Any]) -> int:
-        """The tokens that a part counts in a batch; generated ones as parts of `max_tokens`.
-
-        Raises:
-            InputError: prompt and new tokens are more than the model's positions.
-        """
-        if self.predictor.task.generation is None:
-            return sum(encoded.lengths)
-        model = self.predictor.model
-        new = generation.get("max_new_tokens") or model.generation_config.max_length or 20
-        if continues(self.predictor.task):
-            most = position_limit(model.config)
-            if max(encoded.lengths) + new > most:
-                raise InputError(
-                    f"max_new_tokens: {new} new tokens after a prompt of {max(encoded.lengths)} are more than the "
-                    f"model's {int(most)} positions"
-                )
-        beams = generation.get("num_beams") or model.generation_config.num_beams or 1
-        return -(-len(encoded.lengths) * beams * (max(encoded.lengths) + new) // WRITTEN)
+    def _check_room(self, encoded: EncodedRows, generation: dict[str, Any]) -> None:
+        """Raises InputError if a prompt and its new tokens are more than the model's positions."""
+        if not continues(self.predictor.task):
+            return
+        most, longest = position_limit(self.predictor.model.config), max(encoded.lengths)
+        new = self.predictor.new_tokens(generation)
+        if longest + new > most:
+            raise InputError(
+                f"max_new_tokens: {new} new tokens after a prompt of {longest} are more than the "
+                f"model's {int(most)} positions"
+            )
 
     def _forget(self, job: Job) -> None:
         """A job is answered, or its client has gone."""

@@ -12,12 +12,14 @@ from transformers.generation import BaseStreamer
 
 from ..data.errors import RowError
 from ..tasks.base import Task
-from ..tasks.encoding import OVERFLOW_COLUMNS, Answer, Row, Settings, fill
+from ..tasks.encoding import OVERFLOW_COLUMNS, Answer, Row, Settings
 from ..tasks.windows import OverflowCounts
 from .engines import Writer
 
 # The number of characters that are read ahead, and the number that a row counts in addition to its own.
 READ_AHEAD, ROW = 2**18, 64
+# The number of positions in the cache of generated text that count as one token of a batch.
+WRITTEN = 4
 
 
 @dataclass
@@ -53,7 +55,7 @@ class RowPredictor:
         task: the task of the model.
         model: the model, in evaluation mode.
         settings: the settings of the task.
-        max_tokens: maximum number of tokens, without padding, in a batch; a longer sequence is a batch of its own.
+        max_tokens: the most that a batch costs (see `cost`), unless it is a single sequence.
         generation: arguments of `model.generate`.
         overflow: counts the rows that were too long.
     """
@@ -119,7 +121,7 @@ class RowPredictor:
         firsts = itertools.accumulate((len(part.rows) for part in parts), initial=0)
         rows = [first + row for first, part in zip(firsts, parts, strict=False) for row in part.document]
         outputs: list[Any] = [None] * len(positions)
-        for batch in batches_of([length for part in parts for length in part.lengths], self.max_tokens):
+        for batch in self.batches([length for part in parts for length in part.lengths], arguments):
             padded = self.settings.tokenizer.pad(
                 {name: [values[index] for index in batch] for name, values in inputs.items()},
                 padding_side=self.task.padding_side,
@@ -145,6 +147,35 @@ class RowPredictor:
                 raise RowError(row, "the output of the model is not finite (NaN or infinity)")
         remaining = iter(outputs)
         return [list(itertools.islice(remaining, len(part.positions))) for part in parts]
+
+    def batches(self, lengths: list[int], generation: Mapping[str, Any]) -> Iterator[list[int]]:
+        """Batches of sequences of similar length, as indices, which cost at most `max_tokens` each or are single."""
+        order = np.argsort(lengths, kind="stable")
+        ascending, start = np.asarray(lengths)[order], 0
+        for end in range(1, len(order) + 1):
+            if end == len(order) or self.cost(ascending[start : end + 1], generation) > self.max_tokens:
+                yield order[start:end].tolist()
+                start = end
+
+    def cost(self, lengths: Sequence[int] | np.ndarray, generation: Mapping[str, Any]) -> int:
+        """The number of tokens that sequences count together in a batch.
+
+        Those that are read have no padding. Generated text has a cache of keys and values for each beam, which is as
+        long for all rows.
+
+        Args:
+            lengths: of the sequences, in tokens.
+            generation: arguments of `model.generate`.
+        """
+        if self.task.generation is None:
+            return int(np.sum(lengths))
+        beams = generation.get("num_beams") or self.model.generation_config.num_beams or 1
+        return -(-len(lengths) * beams * int(np.max(lengths) + self.new_tokens(generation)) // WRITTEN)
+
+    def new_tokens(self, generation: Mapping[str, Any]) -> int:
+        """The most tokens that are generated for a row with these arguments of `model.generate`."""
+        own = self.model.generation_config
+        return generation.get("max_new_tokens") or own.max_new_tokens or own.max_length or 20
 
     def decode(self, encoded: EncodedRows, outputs: list[Any], settings: Settings | None = None) -> list[Answer]:
         """The answers to rows, from the outputs of their sequences; `settings` replace those of this predictor."""
@@ -176,11 +207,3 @@ def count_characters(value: str | list) -> int:
     if isinstance(value, str):
         return len(value)
     return sum(sum(map(len, each.values())) if isinstance(each, dict) else len(each) for each in value)
-
-
-def batches_of(lengths: list[int], max_tokens: int) -> list[list[int]]:
-    """Batches of sequences of similar length, as indices, with at most max_tokens each."""
-    order = np.argsort(lengths, kind="stable")
-    totals = np.asarray(lengths)[order].cumsum()
-    starts = fill(totals, max(max_tokens, max(lengths)))
-    return [batch.tolist() for batch in np.split(order, starts[1:])]

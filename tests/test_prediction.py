@@ -14,6 +14,7 @@ import shutil
 import signal
 import unicodedata
 from types import SimpleNamespace
+from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
@@ -25,7 +26,7 @@ from test_train_command import CLASSIFY, PAIRS, ROWS, SEVERAL, SMALL, TAG, TRANS
 from tqdm import tqdm
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
-from seqblend import BlendEncoderConfig
+from seqblend import BlendEncoderConfig, Predictor
 from seqblend.data.formats import Reading
 from seqblend.data.locks import open_locked
 from seqblend.data.sources import sources_of
@@ -605,6 +606,21 @@ def test_an_output_that_is_read_only_is_named_before_the_model_is_loaded(tmp_pat
     assert capsys.readouterr().err == f"error: output: {output} cannot be written (Permission denied)\n"
 
 
+@pytest.mark.parametrize("name", [TRANSLATE, "causal-lm"])
+def test_the_cache_of_generated_texts_is_limited(name, model_of):
+    """Whatever the beams and the lengths; and every text is that of its row alone."""
+    predictor = Predictor(model_of(name), max_tokens_per_batch=64, num_beams=4, max_new_tokens=5)
+    column = TASKS[CASES[name][0]].inputs[0]
+    texts = ["ab c" * (number % 4) for number in range(20)]
+    alone = {text: predictor({column: [text]})["prediction"][0] for text in set(texts)}
+    generate = predictor.rows.model.generate
+    with mock.patch.object(predictor.rows.model, "generate", side_effect=generate) as spy:
+        assert predictor({column: texts})["prediction"] == [alone[text] for text in texts]
+    shapes = [call.kwargs["input_ids"].shape for call in spy.call_args_list]
+    assert sum(rows for rows, _ in shapes) == len(texts) and max(rows for rows, _ in shapes) > 1
+    assert all(rows * 4 * (length + 5) <= prediction.WRITTEN * 64 for rows, length in shapes)
+
+
 def test_an_interruption_leaves_no_half_of_a_file(model_of, tmp_path, monkeypatch, caplog):
     def interrupted(rows):
         raise KeyboardInterrupt
@@ -617,10 +633,10 @@ def test_an_interruption_leaves_no_half_of_a_file(model_of, tmp_path, monkeypatc
     assert caplog.messages[-1] == f"Ctrl-C: {tmp_path / 'a.jsonl'} was not written"
 
 
-@pytest.mark.parametrize("where", ["seqblend.serving.loading.load_config", "seqblend.serving.prediction.batches_of"])
+@pytest.mark.parametrize("where", ["loading.load_config", "prediction.RowPredictor.batches"])
 def test_sigterm_ends_with_a_word_and_leaves_no_half_of_a_file(where, model_of, tmp_path, monkeypatch, caplog):
     """At the start, when the model is loaded, and in the course of the answers."""
-    monkeypatch.setattr(where, lambda *args: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(f"seqblend.serving.{where}", lambda *args: os.kill(os.getpid(), signal.SIGTERM))
     source = write(tmp_path / "rows.jsonl", rows_of(CLASSIFY))
     command = [str(model_of(CLASSIFY)), "--input", str(source), "--output", str(tmp_path / "a.jsonl")]
     assert main(command) == 143 and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import uvicorn
@@ -41,6 +42,7 @@ from seqblend.server.batching import Batcher
 from seqblend.server.interfaces import INTERFACES
 from seqblend.server.options import Limits
 from seqblend.server.streams import TextPieces, event
+from seqblend.serving.prediction import WRITTEN
 from seqblend.tasks.registry import TASKS
 
 CHAT = "{% for each in messages %}{{ each['content'] }} {% endfor %}"
@@ -220,6 +222,21 @@ def test_parameters_of_generation(name, model_of):  # noqa: F811
         if name == "causal-lm":
             client = InferenceClient(model=url)
             assert client.text_generation("ab", return_full_text=True, max_new_tokens=2).startswith("ab")
+
+
+def test_the_beams_of_a_long_list_are_generated_in_parts(model_of):  # noqa: F811
+    predictors = load(model_of("causal-lm"))
+    rows = predictors["0"].rows
+    body = {"inputs": ["ab"] * 64, "parameters": {"num_beams": 16, "max_new_tokens": 62}}
+    with (
+        mock.patch.object(rows.model, "generate", side_effect=rows.model.generate) as spy,
+        serving(predictors) as url,
+    ):
+        status, _, answers = ask(url, body)
+    assert status == 200 and len(answers) == 64
+    shapes = [call.kwargs["input_ids"].shape for call in spy.call_args_list]
+    assert sum(count for count, _ in shapes) == 64
+    assert all(count * 16 * (length + 62) <= WRITTEN * rows.max_tokens for count, length in shapes)
 
 
 @pytest.mark.parametrize("name", [TRANSLATE, "causal-lm"])
