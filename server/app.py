@@ -31,7 +31,7 @@ from .streams import Piece, TextPieces, chat_events, event, generation_events, s
 
 logger = logging.getLogger(__name__)
 
-# The status of a stream whose client has gone, for the log and the metrics.
+# The status of a request whose client has gone, for the log and the metrics.
 GONE = 499
 # Seconds after which a refused client may ask again.
 RETRY_AFTER = 1
@@ -224,11 +224,13 @@ class Service:
 
     # --- Around a request ---
 
-    async def handle(self, answer: Awaitable[Response], place: str) -> Response:
+    async def handle(self, answer: Awaitable[Response], place: str, request: Request) -> Response:
         """The response, or that of an error of the rows at a key of the body; both are counted."""
         begin = time.monotonic()
         try:
-            response = await answer
+            response = await unless_gone(answer, request)
+        except GoneError:
+            response = error_response(GONE, "the client has gone")
         except BusyError:
             response = error_response(503, "the server is busy, try again", **{"Retry-After": str(RETRY_AFTER)})
         except RowError as error:
@@ -273,6 +275,29 @@ class Service:
         if self.logs_texts:
             for row, answer in zip(rows, answers, strict=True):
                 logger.info("%s: %r: %r", self.name, row, answer)
+
+
+class GoneError(Exception):
+    """The client has gone."""
+
+
+async def unless_gone(answer: Awaitable[Response], request: Request) -> Response:
+    """The response to a request; it is no longer waited for if the client goes. Raises GoneError."""
+
+    async def disconnect() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    response, gone = asyncio.ensure_future(answer), asyncio.ensure_future(disconnect())
+    try:
+        await asyncio.wait({response, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not response.done():
+            raise GoneError
+        return response.result()
+    finally:
+        response.cancel()
+        gone.cancel()
+        await asyncio.gather(response, gone, return_exceptions=True)
 
 
 def characters(value: Any) -> int:
@@ -390,14 +415,14 @@ def add_model(app: FastAPI, service: Service, is_only: bool) -> None:
     """The routes of a model, `/models/NAME`; of the only one also `/`."""
     request_model, explore_model = service.interface.request_model(), service.interface.explore_model()
 
-    async def infer(body: request_model) -> Response:  # type: ignore[valid-type]
-        return await service.handle(service.infer(body), "inputs")
+    async def infer(body: request_model, request: Request) -> Response:  # type: ignore[valid-type]
+        return await service.handle(service.infer(body), "inputs", request)
 
-    async def chat(body: ChatRequest) -> Response:
-        return await service.handle(service.chat(body), "messages")
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        return await service.handle(service.chat(body), "messages", request)
 
-    async def explore(body: explore_model) -> Response:  # type: ignore[valid-type]
-        return await service.handle(service.explore(body), "inputs")
+    async def explore(body: explore_model, request: Request) -> Response:  # type: ignore[valid-type]
+        return await service.handle(service.explore(body), "inputs", request)
 
     async def info() -> dict[str, Any]:
         return service.info()
@@ -422,7 +447,7 @@ def add_chat(app: FastAPI, services: Mapping[str, Service]) -> None:
         return
 
     @app.post("/v1/chat/completions", summary="Answer messages")
-    async def chat(body: ChatRequest) -> Response:
+    async def chat(body: ChatRequest, request: Request) -> Response:
         if body.model in able or len(able) > 1:
             try:
                 service = able[check_choice("model", body.model or "", able)]
@@ -431,4 +456,4 @@ def add_chat(app: FastAPI, services: Mapping[str, Service]) -> None:
         else:
             # Clients that know one model only give it any name.
             service = next(iter(able.values()))
-        return await service.handle(service.chat(body), "messages")
+        return await service.handle(service.chat(body), "messages", request)

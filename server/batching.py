@@ -10,9 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation import BaseStreamer
 
 from ..data.errors import InputError, RowError
+from ..serving.engines import Writer
 from ..serving.prediction import EncodedRows, RowPredictor
 from ..tasks.encoding import Answer, Row, Settings
 from ..tasks.models import continues, position_limit
@@ -45,6 +48,7 @@ class Job:
         arrived: when it began to wait.
         heard: the number of tokens that the listener has got.
         computed: the number of tokens since generation has begun, which it does again after the fault of another job.
+        is_wanted: whether somebody waits for the outputs.
     """
 
     encoded: EncodedRows
@@ -56,6 +60,12 @@ class Job:
     arrived: float = field(default_factory=time.monotonic)
     heard: int = 0
     computed: int = 0
+    is_wanted: bool = True
+
+    def drop(self) -> None:
+        """Nobody waits for the outputs any more: they are not computed, or computing ends early."""
+        self.is_wanted = False
+        self.outputs.cancel()
 
     def hear(self, token: int) -> None:
         """Give the listener a token that it has not got."""
@@ -87,6 +97,22 @@ class Streamer(BaseStreamer):
 
     def end(self) -> None:
         """Nothing more comes."""
+
+
+class UntilUnwanted(StoppingCriteria):
+    """Ends the texts of a batch that nobody waits for.
+
+    Args:
+        jobs: one a row.
+    """
+
+    def __init__(self, jobs: list[Job]):
+        self.jobs = jobs
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Whether each sequence ends (N); a row has several with several beams."""
+        ended = torch.tensor([not job.is_wanted for job in self.jobs], device=input_ids.device)
+        return ended.repeat_interleave(len(input_ids) // len(self.jobs))
 
 
 class Batcher:
@@ -179,7 +205,7 @@ class Batcher:
         try:
             return found, await asyncio.wrap_future(job.outputs)
         finally:
-            job.outputs.cancel()
+            job.drop()
 
     def _put(self, jobs: list[Job], loop: asyncio.AbstractEventLoop) -> None:
         """Let jobs wait for the model."""
@@ -206,7 +232,7 @@ class Batcher:
                 found += await loop.run_in_executor(self.texts, decode, job.encoded, outputs, settings)
         finally:
             for job in jobs:
-                job.outputs.cancel()
+                job.drop()
         return found
 
     @property
@@ -271,18 +297,22 @@ class Batcher:
 
     def _compute(self, jobs: list[Job]) -> None:
         """Compute jobs with equal arguments of generation; after an error each half again, so that few jobs fail."""
-        make_streamer = None
-        if any(job.listener is not None for job in jobs):
-            by_sequence = [job for job in jobs for _ in job.encoded.positions]
+        by_sequence = [job for job in jobs for _ in job.encoded.positions]
+        has_listener = any(job.listener is not None for job in jobs)
 
-            def make_streamer(batch: list[int]) -> Streamer:
-                return Streamer([by_sequence[index] for index in batch])
+        def more_arguments(batch: list[int]) -> dict[str, Any]:
+            rows = [by_sequence[index] for index in batch]
+            criteria = StoppingCriteriaList([UntilUnwanted(rows)])
+            return {"stopping_criteria": criteria, **({"streamer": Streamer(rows)} if has_listener else {})}
 
+        predictor = self.predictor
+        can_stop = predictor.task.generation is not None and not isinstance(predictor.model, Writer)
         try:
             if jobs[0].call is not None:
                 outputs = [jobs[0].call()]
             else:
-                outputs = self.predictor.compute([job.encoded for job in jobs], jobs[0].generation, make_streamer)
+                parts = [job.encoded for job in jobs]
+                outputs = predictor.compute(parts, jobs[0].generation, more_arguments if can_stop else None)
         except Exception as error:
             # What was drawn at random once is not drawn again.
             is_random = jobs[0].generation.get("do_sample", self.samples)

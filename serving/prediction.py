@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedModel
-from transformers.generation import BaseStreamer
 
 from ..data.errors import RowError
 from ..tasks.base import Task
@@ -101,14 +100,14 @@ class RowPredictor:
         self,
         parts: Sequence[EncodedRows],
         generation: Mapping[str, Any] | None = None,
-        make_streamer: Callable[[list[int]], BaseStreamer] | None = None,
+        more_arguments: Callable[[list[int]], dict[str, Any]] | None = None,
     ) -> list[list[Any]]:
         """The outputs of the model, one a sequence, for rows that are computed together.
 
         Args:
             parts: rows that were encoded together, or apart.
             generation: arguments of `model.generate` in place of those of this predictor.
-            make_streamer: gives the streamer of a batch; it gets the index of each of its rows among all sequences.
+            more_arguments: gives those of a batch; it gets the index of each of its rows among all sequences.
 
         Raises:
             RowError: a sequence is too long for the model, or its output is not finite; the row is counted among those
@@ -127,8 +126,8 @@ class RowPredictor:
                 padding_side=self.task.padding_side,
                 return_tensors="pt",
             ).to(self.model.device)
-            if make_streamer is not None:
-                arguments["streamer"] = make_streamer(batch)
+            if more_arguments is not None:
+                arguments |= more_arguments(batch)
             try:
                 if isinstance(self.model, Writer):
                     found: list[Any] = self.model.write(padded, arguments)

@@ -96,6 +96,23 @@ def get(url):
         return response.headers, response.read().decode(errors="replace")
 
 
+def send(url, body):
+    """A connection over which a request was sent."""
+    host, port = url.removeprefix("http://").split(":")
+    client = socket.create_connection((host, int(port)), timeout=60)
+    content = json.dumps(body).encode()
+    client.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+    client.sendall(b"Content-Length: %d\r\n\r\n" % len(content) + content)
+    return client
+
+
+def wait_for_metric(url, line):
+    deadline = time.monotonic() + 60
+    while line not in get(f"{url}/metrics")[1]:
+        assert time.monotonic() < deadline, line
+        time.sleep(0.01)
+
+
 # --- The answers ---
 
 
@@ -693,31 +710,60 @@ def test_a_chat_says_why_it_ends(beams, chat_model):
 def test_many_streams_whose_clients_go_at_once(model_of):  # noqa: F811
     """Before they are computed; each was one more call on the stack."""
     with serving(load(model_of("causal-lm")), Limits(max_wait=0.02)) as url:
-        host, port = url.removeprefix("http://").split(":")
-        body = json.dumps({"inputs": "ab", "stream": True}).encode()
         for _ in range(300):
-            with socket.create_connection((host, int(port)), timeout=60) as client:
-                client.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
-                client.sendall(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            send(url, {"inputs": "ab", "stream": True}).close()
         assert ask(url, {"inputs": "ab", "parameters": {"max_new_tokens": 3}})[0] == 200
 
 
 def test_clients_that_go_away_harm_nobody(model_of):  # noqa: F811
     with serving(load(model_of("causal-lm"))) as url:
-        host, port = url.removeprefix("http://").split(":")
-        body = json.dumps({"inputs": "ab", "stream": True, "parameters": {"max_new_tokens": 100}}).encode()
         for read in (0, 200):
             for _ in range(8):
-                with socket.create_connection((host, int(port)), timeout=60) as client:
-                    client.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
-                    client.sendall(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+                with send(url, {"inputs": "ab", "stream": True, "parameters": {"max_new_tokens": 100}}) as client:
                     if read:
                         client.recv(read)
         assert ask(url, {"inputs": "ab", "parameters": {"max_new_tokens": 3}})[0] == 200
-        deadline = time.monotonic() + 60
-        while 'seqblend_rows_in_progress{model="0"} 0.0' not in get(f"{url}/metrics")[1]:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for_metric(url, 'seqblend_rows_in_progress{model="0"} 0.0')
+
+
+def test_what_clients_that_have_gone_asked_for_is_not_computed(held):
+    predictors, may_compute, sizes = held
+    with serving(predictors) as url:
+        with contextlib.ExitStack() as clients:
+            clients.enter_context(send(url, {"inputs": "ab"}))
+            while not sizes:
+                time.sleep(0.01)
+            for _ in range(4):
+                clients.enter_context(send(url, {"inputs": "ab"}))
+            wait_for_metric(url, 'seqblend_rows_in_progress{model="0"} 5.0')
+        wait_for_metric(url, 'seqblend_requests_total{model="0",status="499"} 5.0')
+        may_compute.set()
+        assert ask(url, {"inputs": "c"})[0] == 200
+        assert sizes == [1, 1]
+
+
+@pytest.mark.parametrize(("streams", "beams"), [(True, 1), (False, 1), (False, 3)])
+def test_a_text_that_nobody_waits_for_ends(streams, beams, model_of, monkeypatch):  # noqa: F811
+    predictors = load(model_of("causal-lm"))
+    model, has_gone, steps = predictors["0"].rows.model, threading.Event(), []
+    model.generation_config.eos_token_id = None
+    forward = model.forward
+
+    def hold(*args, **kwargs):
+        steps.append(None)
+        if len(steps) > 5:
+            has_gone.wait(60)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", hold)
+    with serving(predictors) as url:
+        with send(url, {"inputs": "ab", "stream": streams, "parameters": {"max_new_tokens": 500, "num_beams": beams}}):
+            while len(steps) <= 5:
+                time.sleep(0.01)
+        wait_for_metric(url, 'seqblend_requests_total{model="0",status="499"} 1.0')
+        has_gone.set()
+        wait_for_metric(url, 'seqblend_rows_in_progress{model="0"} 0.0')
+    assert len(steps) < 10
 
 
 # --- The command ---
