@@ -22,7 +22,7 @@ from ..serving.engines import Writer
 from ..serving.predictor import Predictor
 from ..tasks.encoding import Row
 from ..version import __version__
-from .batching import Batcher, BusyError, Job
+from .batching import Batcher, BusyError, Job, Listener
 from .interfaces import INTERFACES, ChatRequest, Interface, Pair, inputs_of
 from .limits import ExpectHost, LimitBody, error_response
 from .metrics import Metrics
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 # The status of a request whose client has gone, for the log and the metrics.
 GONE = 499
+# The key of a body that has the messages of a chat.
+MESSAGES = "messages"
 # Seconds after which a refused client may ask again.
 RETRY_AFTER = 1
 PAGE = Path(__file__).with_name("page.html")
@@ -112,7 +114,7 @@ class Service:
                 raise InputError("stream: is for one input, but inputs is a list")
             pieces, _ = await self.stream(rows[0], "inputs", generation)
             return event_response(generation_events(pieces, lambda answer: response(answer, rows[0])))
-        jobs = await self.batcher.submit(self.read(rows, "inputs"), generation)
+        jobs = await self.submit(rows, "inputs", generation)
         answers = await self.batcher.answers(jobs, settings)
         self.log_texts(rows, answers)
         found = [response(answer, row) for answer, row in zip(answers, rows, strict=True)]
@@ -132,9 +134,9 @@ class Service:
             return "stop" if written_tokens(job, self.ends)[1] else "length"
 
         if body.stream:
-            pieces, job = await self.stream(row, "messages", generation)
+            pieces, job = await self.stream(row, MESSAGES, generation)
             return event_response(chat_events(pieces, {**head, "object": "chat.completion.chunk"}, finish_reason))
-        (job,) = await self.batcher.submit(self.read([row], "messages"), generation)
+        (job,) = await self.submit([row], MESSAGES, generation)
         (answer,) = await self.batcher.answers([job], settings)
         self.log_texts([row], [answer])
         counts = {"prompt_tokens": sum(job.encoded.lengths), "completion_tokens": written_tokens(job, self.ends)[0]}
@@ -160,6 +162,26 @@ class Service:
         self.log_texts([row], [data["answer"]])
         return JSONResponse(data)
 
+    async def submit(
+        self, rows: list[Row], place: str, generation: dict[str, Any], listener: Listener | None = None
+    ) -> list[Job]:
+        """As `Batcher.submit`, of rows at a key of the body. Rows that are cut are counted and logged.
+
+        Raises:
+            InputError: the rows are wrong, or messages are too long: the beginning of a chat is not left out.
+        """
+        jobs = await self.batcher.submit(self.read(rows, place), generation, listener)
+        cut = [tokens for job in jobs for tokens in job.encoded.cut if tokens]
+        if cut:
+            self.metrics.cut_rows.labels(self.name).inc(len(cut))
+            logger.info("%s: %d of %d rows are too long and are cut", self.name, len(cut), len(rows))
+        if cut and place == MESSAGES:
+            for job in jobs:
+                job.drop()
+            most = self.predictor.rows.settings.max_length
+            raise InputError(f"{MESSAGES}: have more than {most} tokens, which is the --max_length of this server")
+        return jobs
+
     async def stream(
         self, row: Row, place: str, generation: dict[str, Any]
     ) -> tuple[AsyncIterator[Piece | dict[str, Any]], Job]:
@@ -171,7 +193,7 @@ class Service:
             loop.call_soon_threadsafe(tokens.put_nowait, token)
 
         listener = listen if self.listens(generation) else None
-        jobs = await self.batcher.submit(self.read([row], place), generation, listener)
+        jobs = await self.submit([row], place, generation, listener)
         pieces = TextPieces(self.predictor.rows.settings.tokenizer, self.ends)
         return self.logged(row, stream(self.batcher, jobs, tokens, pieces)), jobs[0]
 
@@ -419,7 +441,7 @@ def add_model(app: FastAPI, service: Service, is_only: bool) -> None:
         return await service.handle(service.infer(body), "inputs", request)
 
     async def chat(body: ChatRequest, request: Request) -> Response:
-        return await service.handle(service.chat(body), "messages", request)
+        return await service.handle(service.chat(body), MESSAGES, request)
 
     async def explore(body: explore_model, request: Request) -> Response:  # type: ignore[valid-type]
         return await service.handle(service.explore(body), "inputs", request)
@@ -456,4 +478,4 @@ def add_chat(app: FastAPI, services: Mapping[str, Service]) -> None:
         else:
             # Clients that know one model only give it any name.
             service = next(iter(able.values()))
-        return await service.handle(service.chat(body), "messages", request)
+        return await service.handle(service.chat(body), MESSAGES, request)

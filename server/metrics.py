@@ -24,6 +24,7 @@ class Metrics:
         )
         self.batch_rows = Histogram("seqblend_batch_rows", "Rows computed together.", buckets=SIZES, **by_model)
         self.batch_tokens = Histogram("seqblend_batch_tokens", "Tokens computed together.", buckets=SIZES, **by_model)
+        self.cut_rows = Counter("seqblend_cut_rows", "Rows that were too long, and were cut.", **by_model)
         self.waiting = Gauge("seqblend_rows_in_progress", "Rows that wait or are computed.", **by_model)
 
     def page(self) -> bytes:

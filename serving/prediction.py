@@ -30,12 +30,14 @@ class EncodedRows:
         inputs: the model's inputs by name, one list a sequence.
         positions: where each sequence is predicted, if not everywhere.
         document: index of each sequence's row.
+        cut: the number of tokens of its text that each sequence does not have, because it was too long.
     """
 
     rows: list[Row]
     inputs: dict[str, list[list[int]]]
     positions: list[np.ndarray]
     document: list[int]
+    cut: list[int] = field(default_factory=list)
 
     @property
     def lengths(self) -> list[int]:
@@ -93,7 +95,7 @@ class RowPredictor:
         names = (*self.settings.tokenizer.model_input_names, "token_type_ids")
         inputs = {name: features[name] for name in names if name in features}
         positions = features.get("positions", [np.empty(0, dtype=int)] * len(features["input_ids"]))
-        return EncodedRows(rows, inputs, positions, features["document"])
+        return EncodedRows(rows, inputs, positions, features["document"], features["cut"])
 
     @torch.inference_mode()
     def compute(

@@ -96,12 +96,12 @@ def get(url):
         return response.headers, response.read().decode(errors="replace")
 
 
-def send(url, body):
+def send(url, body, path="/"):
     """A connection over which a request was sent."""
     host, port = url.removeprefix("http://").split(":")
     client = socket.create_connection((host, int(port)), timeout=60)
     content = json.dumps(body).encode()
-    client.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+    client.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n".encode())
     client.sendall(b"Content-Length: %d\r\n\r\n" % len(content) + content)
     return client
 
@@ -319,6 +319,30 @@ def test_chats(chat_model, model_of, tmp_path):  # noqa: F811
             status, _, found = ask(f"{url}/v1/chat/completions", wrong)
             assert 400 <= status < 500 and named in found["error"]
         assert ask(f"{url}/models/1/v1/chat/completions", body)[0] == 404
+
+
+def test_texts_that_are_cut_are_counted_and_logged(model_of, caplog):  # noqa: F811
+    caplog.set_level(logging.INFO)
+    given = command.parse([f"0={model_of(CLASSIFY)}", "--max_length", "8"])
+    with serving(command.load(command.named_directories(given.models), given)) as url:
+        assert ask(url, {"inputs": ["ab", "abc" * 5, "c" * 1000]})[0] == 200
+        assert ask(url, {"inputs": "ab"})[0] == 200
+        assert 'seqblend_cut_rows_total{model="0"} 2.0' in get(f"{url}/metrics")[1]
+    assert [each for each in caplog.messages if "cut" in each] == ["0: 2 of 3 rows are too long and are cut"]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_no_message_of_a_chat_is_left_out(streams, chat_model):
+    given = command.parse([f"0={chat_model}", "--max_length", "12"])
+    with serving(command.load(command.named_directories(given.models), given)) as url:
+        for text, status in (("ab", 200), ("abc" * 5, 422)):
+            messages = [{"role": "system", "content": "b"}, {"role": "user", "content": text}]
+            body = {"messages": messages, "max_tokens": 3, "stream": streams}
+            with send(url, body, "/v1/chat/completions") as client:
+                assert f"HTTP/1.1 {status} ".encode() in client.recv(100)
+        content = ask(f"{url}/v1/chat/completions", {"messages": messages})[2]
+        assert content["error"] == "messages: have more than 12 tokens, which is the --max_length of this server"
+        wait_for_metric(url, 'seqblend_rows_in_progress{model="0"} 0.0')
 
 
 def test_several_models(model_of):  # noqa: F811
