@@ -17,6 +17,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from ..data.errors import InputError, RowError, check_choice, describe, printable
+from ..data.kinds import ASSISTANT
 from ..explorer.page import render, script, style
 from ..serving.engines import Writer
 from ..serving.predictor import Predictor
@@ -125,29 +126,28 @@ class Service:
         """The answer to messages."""
         if not self.has_chat:
             raise InputError(f"model: {self.name} does not answer messages; it is asked at /models/{self.name}")
-        row = {"messages": [message.model_dump() for message in body.messages]}
-        generation = self.generation(body.generation())
+        body.check()
+        row = {"messages": [message.row() for message in body.messages]}
+        generation = self.generation(body.generation(), body.limit)
         settings, created = self.predictor.rows.settings, int(time.time())
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": created, "model": self.name, "system_fingerprint": ""}
-
-        def finish_reason() -> str:
-            return "stop" if written_tokens(job, self.ends)[1] else "length"
-
         if body.stream:
             pieces, job = await self.stream(row, MESSAGES, generation)
-            return event_response(chat_events(pieces, {**head, "object": "chat.completion.chunk"}, finish_reason))
+            chunk = {**head, "object": "chat.completion.chunk"}
+            return event_response(chat_events(pieces, chunk, lambda: self.chat_end(job), body.has_usage))
         (job,) = await self.submit([row], MESSAGES, generation)
         (answer,) = await self.batcher.answers([job], settings)
         self.log_texts([row], [answer])
-        counts = {"prompt_tokens": sum(job.encoded.lengths), "completion_tokens": written_tokens(job, self.ends)[0]}
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": answer["prediction"]},
-            "finish_reason": finish_reason(),
-            "logprobs": None,
-        }
-        usage = {**counts, "total_tokens": sum(counts.values())}
+        reason, usage = self.chat_end(job)
+        message = {"role": ASSISTANT, "content": answer["prediction"]}
+        choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
         return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+
+    def chat_end(self, job: Job) -> tuple[str, dict[str, int]]:
+        """Why the answer to messages ends, and the numbers of tokens."""
+        count, has_ended = written_tokens(job, self.ends)
+        counts = {"prompt_tokens": sum(job.encoded.lengths), "completion_tokens": count}
+        return "stop" if has_ended else "length", {**counts, "total_tokens": sum(counts.values())}
 
     async def explore(self, body: Any) -> Response:
         """What the explorer shows of one input; a chat model gets it as a message."""
@@ -216,13 +216,11 @@ class Service:
         reader = self.predictor.make_reader()
         return [reader.read(row, place, number, None) for number, row in enumerate(rows, 1)]
 
-    def generation(self, given: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of `model.generate`. Raises InputError if too many tokens are asked for."""
+    def generation(self, given: dict[str, Any], limit: str = "max_new_tokens") -> dict[str, Any]:
+        """The arguments of `model.generate`. Raises InputError if too many tokens are asked for, by this option."""
         rows, most = self.predictor.rows, self.limits.max_new_tokens
         if given.get("max_new_tokens", 0) > most:
-            raise InputError(
-                f"max_new_tokens: {given['max_new_tokens']} is more than {most}, the limit of this server"
-            )
+            raise InputError(f"{limit}: {given['max_new_tokens']} is more than {most}, the limit of this server")
         found = {**rows.generation, **given}
         if not self.interface.writes:
             return found

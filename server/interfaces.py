@@ -4,7 +4,7 @@ Source: the schemas of the package @huggingface/tasks, and TGI's for generated t
 """
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from ..data.errors import InputError
+from ..data.kinds import ASSISTANT
 from ..tasks.encoding import Answer, Row, Settings
 
 # The most labels or tokens that a request may ask for with top_k, and the most beams.
@@ -38,6 +39,17 @@ class Strict(BaseModel):
     """A JSON object without unknown keys; a value must have its type."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+# The values with which an option asks for nothing; 0 equals False.
+NOTHING = (None, False, [], "none", {"type": "text"})
+
+
+def check_unsupported(given: BaseModel, names: Iterable[str], place: str = "") -> None:
+    """Raises InputError for an option that is not supported, unless it asks for nothing; `place` is that of them."""
+    for name in names:
+        if getattr(given, name) not in NOTHING:
+            raise InputError(f"{place}{name}: is not supported by this server")
 
 
 class Pair(Strict):
@@ -93,9 +105,7 @@ class Interface(abc.ABC):
 
     def check(self, parameters: BaseModel) -> None:
         """Raises InputError for a parameter that is not supported, unless it asks for nothing."""
-        for name in self.unsupported:
-            if getattr(parameters, name) not in (None, False, []):
-                raise InputError(f"parameters.{name}: is not supported by this server")
+        check_unsupported(parameters, self.unsupported, "parameters.")
 
     def settings(self, parameters: Any, settings: Settings) -> Settings:
         """The settings with which outputs become answers."""
@@ -363,15 +373,50 @@ class TextGeneration(Interface):
 # --- Chats, in the form of OpenAI ---
 
 
+class TextPart(Strict):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: StrictStr
+
+
 class Message(Strict):
     """One message of a chat."""
 
     role: StrictStr
-    content: StrictStr
+    content: StrictStr | list[TextPart]
+
+    def row(self) -> dict[str, str]:
+        """The message as the task reads it; each part begins a line."""
+        parts = self.content
+        text = parts if isinstance(parts, str) else "\n".join(part.text for part in parts)
+        return {"role": self.role, "content": text}
 
 
-class ChatRequest(Strict):
-    """The body of /v1/chat/completions, as far as it has an effect here."""
+class StreamOptions(Strict):
+    """What a stream has besides the text."""
+
+    include_usage: StrictBool | None = None
+
+
+class UnsupportedChatOptions(Strict):
+    """Options that clients send, but no model here has."""
+
+    stop: Any = None
+    seed: Any = None
+    frequency_penalty: Any = None
+    presence_penalty: Any = None
+    logit_bias: Any = None
+    logprobs: Any = None
+    top_logprobs: Any = None
+    response_format: Any = None
+    tools: Any = None
+    tool_choice: Any = None
+    store: Any = None
+
+
+class ChatRequest(UnsupportedChatOptions):
+    """The body of /v1/chat/completions; an option that has no effect here must ask for nothing."""
 
     messages: list[Message] = Field(min_length=1)
     model: StrictStr | None = Field(None, description="Name of a served model, if there are several.")
@@ -380,12 +425,29 @@ class ChatRequest(Strict):
     temperature: Number | None = Field(None, ge=0, description="Below 0.01: no sampling.")
     top_p: Number | None = Field(None, ge=LEAST, le=1)
     stream: StrictBool | None = None
+    stream_options: StreamOptions | None = None
     n: Literal[1] | None = None
     user: StrictStr | None = Field(None, description="Ignored.")
 
+    def check(self) -> None:
+        """Raises InputError for an option that is not supported, and for messages that end with an answer."""
+        check_unsupported(self, UnsupportedChatOptions.model_fields)
+        if self.messages[-1].role == ASSISTANT:
+            raise InputError("messages: the last one is of the assistant, which has nothing to answer")
+
+    @property
+    def has_usage(self) -> bool:
+        """Whether a stream ends with the numbers of tokens."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def limit(self) -> str:
+        """The name of the option that limits the answer."""
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+
     def generation(self) -> dict[str, Any]:
         """The arguments of `model.generate`."""
-        most = self.max_completion_tokens or self.max_tokens
+        most = getattr(self, self.limit)
         arguments: dict[str, Any] = {} if most is None else {"max_new_tokens": most}
         if self.temperature is not None and self.temperature < LEAST:
             return arguments | {"do_sample": False}

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from ..data.kinds import ASSISTANT
 from ..tasks.encoding import Answer
 from .batching import Batcher, Job
 
@@ -129,24 +130,32 @@ async def generation_events(
 
 
 async def chat_events(
-    pieces: AsyncIterator[Piece | Answer], head: dict[str, Any], finish_reason: Callable[[], str]
+    pieces: AsyncIterator[Piece | Answer],
+    head: dict[str, Any],
+    end: Callable[[], tuple[str, dict[str, int]]],
+    has_usage: bool,
 ) -> AsyncIterator[str]:
     """The events of OpenAI: the role, the pieces of the text, and why it ends.
 
     Args:
         pieces: of `stream`.
         head: keys of every event.
-        finish_reason: is asked at the end.
+        end: is asked at the end why it ends, and for the numbers of tokens.
+        has_usage: whether one more event has these numbers.
     """
+    head = {**head, "usage": None} if has_usage else head
 
     def chunk(delta: dict[str, str], reason: str | None = None) -> str:
         choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
         return event({**head, "choices": [choice]})
 
-    yield chunk({"role": "assistant", "content": ""})
+    yield chunk({"role": ASSISTANT, "content": ""})
     async for each in pieces:
         if not isinstance(each, Piece):
-            yield chunk({}, finish_reason())
+            reason, usage = end()
+            yield chunk({}, reason)
+            if has_usage:
+                yield event({**head, "choices": [], "usage": usage})
         elif each.text:
-            yield chunk({"role": "assistant", "content": each.text})
+            yield chunk({"role": ASSISTANT, "content": each.text})
     yield "data: [DONE]\n\n"

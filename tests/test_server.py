@@ -313,12 +313,48 @@ def test_chats(chat_model, model_of, tmp_path):  # noqa: F811
             ({"messages": []}, "messages"),
             ({"messages": "ab"}, "messages"),
             ({"messages": [{"role": "user"}]}, "content"),
-            ({"messages": messages, "stop": ["a"]}, "stop: is unknown"),
+            ({"messages": messages, "stop": ["a"]}, "stop: is not supported"),
+            ({"messages": messages, "frequency_penalty": 0.5}, "frequency_penalty: is not supported"),
+            ({"messages": messages, "response_format": {"type": "json_object"}}, "response_format: is not supported"),
+            ({"messages": messages, "wrong": None}, "wrong: is unknown"),
             ({"messages": messages, "n": 2}, "n:"),
+            ({"messages": messages, "max_tokens": 4096}, "max_tokens: 4096 is more than 1024"),
+            ({"messages": messages, "max_completion_tokens": 4096}, "max_completion_tokens: 4096 is more than 1024"),
+            ({"messages": [*messages, {"role": "assistant", "content": "c"}]}, "messages: the last one"),
+            ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "content.0.type"),
         ):
             status, _, found = ask(f"{url}/v1/chat/completions", wrong)
             assert 400 <= status < 500 and named in found["error"]
         assert ask(f"{url}/models/1/v1/chat/completions", body)[0] == 404
+
+
+HARMLESS = {
+    **{"stop": None, "frequency_penalty": 0.0, "presence_penalty": 0, "logprobs": False, "tools": []},
+    **{"tool_choice": "none", "store": False, "response_format": {"type": "text"}},
+}
+
+
+def test_options_of_a_chat_that_ask_for_nothing_are_read(chat_model):
+    """As clients send them by default; a message may come in parts."""
+    body = {"messages": [{"role": "user", "content": "ab\nc"}], "max_tokens": 6}
+    parts = [{"type": "text", "text": text} for text in ("ab", "c")]
+    with serving(load(chat_model)) as url:
+        address = f"{url}/v1/chat/completions"
+        plain = ask(address, body)[2]["choices"]
+        assert ask(address, {**body, **HARMLESS})[2]["choices"] == plain
+        assert ask(address, {**body, "messages": [{"role": "user", "content": parts}]})[2]["choices"] == plain
+
+
+def test_a_stream_of_a_chat_tells_its_usage_if_asked(chat_model):
+    messages = [{"role": "user", "content": "ab c"}]
+    with serving(load(chat_model)) as url:
+        client = InferenceClient(base_url=url)
+        whole = client.chat_completion(messages, max_tokens=6)
+        options = {"include_usage": True}
+        *others, last = client.chat_completion(messages, max_tokens=6, stream=True, stream_options=options)
+        assert vars(last.usage) == vars(whole.usage) and last.choices == []
+        assert all(each.usage is None and each.choices for each in others)
+        assert all(each.usage is None for each in client.chat_completion(messages, max_tokens=6, stream=True))
 
 
 def test_texts_that_are_cut_are_counted_and_logged(model_of, caplog):  # noqa: F811
