@@ -19,6 +19,7 @@ from pydantic import (
     StrictStr,
     create_model,
 )
+from transformers import PreTrainedTokenizerBase
 
 from ..data.errors import InputError
 from ..data.kinds import ASSISTANT
@@ -241,24 +242,40 @@ class FillMask(Interface):
         """A list of tokens for one mask, a list of such lists for several."""
         if not answer["masks"]:
             raise InputError(f"inputs: a text has no mask; the mask token is {settings.tokenizer.mask_token}")
-        # The mark of WordPiece for a token inside a word is no part of the text.
-        model = getattr(getattr(settings.tokenizer, "backend_tokenizer", None), "model", None)
-        inside = getattr(model, "continuing_subword_prefix", None) or ""
         found = [
             [
                 {
                     "score": each["score"],
                     "token": each["token"],
                     "token_str": each["text"],
-                    "sequence": "".join(
-                        (row["text"][: mask["start"]], each["text"].removeprefix(inside), row["text"][mask["end"] :])
-                    ),
+                    "sequence": filled(row["text"], mask["start"], mask["end"], each["text"], settings.tokenizer),
                 }
                 for each in mask["predictions"][: parameters.top_k or DEFAULT_TOP_K]
             ]
             for mask in answer["masks"]
         ]
         return found[0] if len(found) == 1 else found
+
+
+def filled(text: str, start: int, end: int, token: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A text with the text of a token in place of a mask, as the tokenizer would join them.
+
+    Args:
+        text: with the mask.
+        start: of the mask.
+        end: of the mask.
+        token: the text of the token.
+        tokenizer: of the model.
+    """
+    before, after = text[:start], text[end:]
+    # A mask may include the spaces around it, as that of RoBERTa, whose tokens begin with a space.
+    mask = tokenizer.added_tokens_decoder.get(tokenizer.mask_token_id)
+    if mask is not None:
+        before, after = before.rstrip() if mask.lstrip else before, after.lstrip() if mask.rstrip else after
+    # The mark of WordPiece for a token inside a word is no part of the text.
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    inside = getattr(model, "continuing_subword_prefix", None) or ""
+    return before + token.removeprefix(inside) + after
 
 
 # --- Generated text ---

@@ -31,7 +31,8 @@ from test_prediction import (  # noqa: F401 - model_of is a fixture
     predict,
 )
 from test_train_command import write
-from transformers import pipeline
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AddedToken, PreTrainedTokenizerFast, pipeline
 
 from seqblend import Predictor
 from seqblend.__main__ import main
@@ -218,6 +219,34 @@ def test_parameters_of_masks(model_of):  # noqa: F811
         both = ask(url, {"inputs": "c [MASK] b [MASK]"})[2]
         assert len(both) == 2 and len(both[0]) == len(both[1]) == 5
         assert ask(url, {"inputs": "no mask"})[0] == 422
+
+
+def test_a_filled_mask_is_that_of_the_pipeline(model_of, tmp_path):  # noqa: F811
+    """For a mask that includes the space before it, as that of RoBERTa."""
+    tokens = Tokenizer(models.BPE())
+    tokens.pre_tokenizer, tokens.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=280, special_tokens=["<pad>", "<s>"], initial_alphabet=alphabet)
+    tokens.train_from_iterator(["the cat sat on the mat", "a cat sat on a mat"], trainer)
+    mask = AddedToken("<mask>", lstrip=True, special=True, normalized=False)
+    special = {"pad_token": "<pad>", **dict.fromkeys(("cls_token", "sep_token", "unk_token"), "<s>")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, mask_token=mask, **special)
+    model = Predictor(model_of("masked-lm")).rows.model
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    text = f"the cat {tokenizer.mask_token} on"
+    expected = pipeline("fill-mask", str(tmp_path), device="cpu")(text, top_k=100)
+    with serving(load(tmp_path)) as url:
+        found = InferenceClient(model=url).fill_mask(text, top_k=100)
+    sequences = {each.token: each.sequence for each in found}
+    # Not bytes that are half a character, nor special tokens, which the pipeline leaves out of the text.
+    found_by_both = [each for each in expected if each["token"] in sequences.keys() - set(tokenizer.all_special_ids)]
+    whole = [each for each in found_by_both if "\ufffd" not in each["token_str"]]
+    assert any(each["token_str"].startswith(" ") for each in whole)
+    assert {each["token"]: each["sequence"] for each in whole} == {
+        each["token"]: sequences[each["token"]] for each in whole
+    }
 
 
 @pytest.mark.parametrize("name", [TRANSLATE, "causal-lm"])
