@@ -28,7 +28,7 @@ from seqblend.training.command_line import flag_values, parse_arguments, read_op
 from seqblend.training.progress import LogLines, only_errors, readable, start_logging
 from seqblend.tuning.best import best_text, chosen_options
 from seqblend.tuning.checks import check_refused, check_trials
-from seqblend.tuning.space import SEARCHED, Space, parse_space
+from seqblend.tuning.space import SEARCHED, Space, count_combinations, parse_space
 from seqblend.tuning.trials import BEST, FILES, PICTURE, Study, first_stop, import_optuna, options_text, trial_line
 
 DESCRIPTION = """Search good values of options of training. The file has the options of seqblend
@@ -184,13 +184,19 @@ class Search:
     def run(self) -> None:
         """Run the trials that are left, and write the results after each."""
         self.study.end_interrupted()
+        combinations = count_combinations(self.plan.space)
+        total = int(min(self.plan.trials, combinations))
+        if total < self.plan.trials:
+            self.tell(f"search: has {total} combinations of values, so there are {total} trials")
         done = sum(each.is_done for each in self.study.trials())
         if done:
-            self.tell(f"{done} of {self.plan.trials} trials are done")
-        for _ in range(done, self.plan.trials):
+            self.tell(f"{done} of {total} trials are done")
+        for _ in range(done, total):
+            if total == combinations:
+                self.study.choose_untried()
             self.run_trial()
             self.write()
-            self.tell(trial_line(self.study.trials()[-1], self.plan.trials, self.study.metric, self.study.best()))
+            self.tell(trial_line(self.study.trials()[-1], total, self.study.metric, self.study.best()))
         best = self.study.best()
         if best is None:
             raise RunError(f"no trial is complete; {self.directory / 'trials.csv'} says what was tried")

@@ -6,6 +6,7 @@ import csv
 import io
 import signal
 import sys
+from unittest import mock
 
 import pytest
 import yaml
@@ -180,26 +181,44 @@ def test_a_search_goes_on_until_it_has_its_trials(tmp_path, capsys):
     assert rows_of(tmp_path / "out") == rows
 
 
-def test_a_search_that_was_killed_goes_on(tmp_path, capsys, monkeypatch):
-    """The trial that was running is not counted, and another one takes its place and its number."""
-    path = write_plan(tmp_path, trials=2)
-    steps = []
+@contextlib.contextmanager
+def killed_at(step):
+    """Inside, SIGTERM comes at this step of training, of all trials together."""
+    steps, original = [], BlendTrainer.training_step
 
     def kill(self, *args, **kwargs):
         steps.append(1)
-        if len(steps) == 6:
+        if len(steps) == step:
             signal.raise_signal(signal.SIGTERM)
         return original(self, *args, **kwargs)
 
-    original = BlendTrainer.training_step
-    monkeypatch.setattr(BlendTrainer, "training_step", kill)
-    assert tune.main([str(path)]) == 128 + signal.SIGTERM
-    monkeypatch.undo()
+    with mock.patch.object(BlendTrainer, "training_step", kill):
+        yield
+
+
+def test_a_search_that_was_killed_goes_on(tmp_path, capsys):
+    """The trial that was running is not counted, and another one takes its place and its number."""
+    path = write_plan(tmp_path, trials=2)
+    with killed_at(6):
+        assert tune.main([str(path)]) == 128 + signal.SIGTERM
     assert tune.main([str(path)]) == 0
     rows = [(row["trial"], row["state"]) for row in rows_of(tmp_path / "out")]
     assert rows == [("1", "complete"), ("", "interrupted"), ("2", "complete")]
     assert [line[:3] for line in capsys.readouterr().out.splitlines() if "/2  " in line] == ["1/2", "2/2"]
     assert (tmp_path / "out" / "best.yaml").read_text().startswith("# The best of 2 complete trials")
+
+
+def test_each_combination_of_lists_is_tried_once(tmp_path, capsys):
+    """Also that of a trial that was interrupted."""
+    search = {"per_device_train_batch_size": [2, 4], "learning_rate": [1e-3, 1e-2]}
+    path = write_plan(tmp_path, search=search, trials=9)
+    with killed_at(6):
+        assert tune.main([str(path)]) == 128 + signal.SIGTERM
+    assert tune.main([str(path)]) == 0
+    assert "search: has 4 combinations of values, so there are 4 trials" in capsys.readouterr().out
+    rows = [row for row in rows_of(tmp_path / "out") if row["state"] == "complete"]
+    tried = [(float(row["learning_rate"]), int(row["per_device_train_batch_size"])) for row in rows]
+    assert len(tried) == 4 and set(tried) == {(1e-3, 2), (1e-3, 4), (1e-2, 2), (1e-2, 4)}
 
 
 def test_a_trial_that_diverges_counts_without_a_result(tmp_path, capsys, monkeypatch):

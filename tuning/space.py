@@ -96,6 +96,11 @@ def parse_space(search: Any, given: Collection[str]) -> Space:
     return space
 
 
+def count_combinations(space: Space) -> float:
+    """The number of combinations of values; infinite with a range."""
+    return math.prod(len(part.values) if isinstance(part, Choice) else math.inf for part in space.values())
+
+
 def parse_choice(name: str, values: list[Any]) -> Choice:
     """A list of values. Raises InputError for a wrong one, and for fewer than two."""
     found = tuple(parse_value(name, value) for value in values)

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import math
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ class Study:
     ):
         self.optuna = import_optuna()
         self.directory, self.space, self.metric = directory, space, metric
-        self.greater_is_better = greater_is_better
+        self.greater_is_better, self.seed = greater_is_better, seed
         storage, sampler = f"sqlite:///{directory / STUDY}", self.optuna.samplers.TPESampler
         # Trials with another number of steps cannot be compared before their ends.
         pruners = self.optuna.pruners
@@ -132,6 +133,17 @@ class Study:
         """Mark the last trial as one whose values cannot be trained with."""
         marked = self.study.user_attrs.get(DIVERGED, [])
         self.study.set_user_attr(DIVERGED, [*marked, self.study.get_trials(deepcopy=False)[-1].number])
+
+    def choose_untried(self) -> None:
+        """Let the next trial try a combination of values that no trial has tried; the space has lists only."""
+        trials = self.study.get_trials(deepcopy=False)
+        if any(each.state == self.optuna.trial.TrialState.WAITING for each in trials):
+            # Chosen by a process that was killed before the trial began.
+            return
+        tried = [each.options for each in self.trials() if each.is_done]
+        every = itertools.product(*(part.values for part in self.space.values()))
+        left = [each for each in (dict(zip(self.space, values, strict=True)) for values in every) if each not in tried]
+        self.study.enqueue_trial(random.Random(self.seed + len(tried)).choice(left))
 
     def end_interrupted(self) -> None:
         """End the trials of a process that was killed."""
