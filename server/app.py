@@ -378,6 +378,9 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(RequestValidationError)
     async def refuse_body(request: Request, error: RequestValidationError) -> Response:
         status, message = validation_message(error.errors())
+        kind = request.headers.get("content-type", "")
+        if message.startswith("body: ") and "json" not in kind:
+            message = f"body: must be JSON, with the header Content-Type: application/json, but the header is {kind!r}"
         metrics.requests.labels("", status).inc()
         return error_response(status, printable(message))
 
@@ -409,6 +412,10 @@ def add_pages(app: FastAPI, services: Mapping[str, Service], metrics: Metrics) -
     @app.get("/health", summary="Whether the server answers")
     async def health() -> Response:
         return health_of(services.values())
+
+    # Monitors ask without a body.
+    for path, answer in {"/": root, "/health": health}.items():
+        app.head(path, include_in_schema=False)(answer)
 
     @app.get("/info", summary="The served models")
     async def info() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What reaches the application: requests for an expected host, and bodies of a bounded size."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable
 
@@ -33,19 +34,23 @@ class LimitBody:
 
         is_read, deadline = False, time.monotonic() + SECONDS
 
+        async def in_time() -> Message:
+            return await asyncio.wait_for(receive(), max(0, deadline - time.monotonic()))
+
         async def counted() -> Message:
             nonlocal read, is_read
             if is_read:
                 # What comes now is that the client has gone.
                 return await receive()
             try:
-                message = await asyncio.wait_for(receive(), max(0, deadline - time.monotonic()))
+                message = await in_time()
             except TimeoutError:
                 raise HTTPException(408, f"body: did not come within {SECONDS} seconds") from None
             is_read = not message.get("more_body")
             read += len(message.get("body", b""))
             if read > self.most:
-                await discard(message, receive)
+                with contextlib.suppress(TimeoutError):
+                    await discard(message, in_time)
                 raise HTTPException(413, self.message)
             return message
 

@@ -504,6 +504,31 @@ def test_a_body_without_a_length_is_limited(address):
         assert b" 413 " in client.recv(4096)
 
 
+@pytest.mark.parametrize(("size", "status"), [(1000, 408), (2**20 + 1, 413)])
+def test_a_body_that_does_not_come_is_not_waited_for(size, status, address, monkeypatch):
+    """Whether or not it is too large already."""
+    monkeypatch.setattr("seqblend.server.limits.SECONDS", 1)
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+        client.sendall(b"Content-Length: 10000000\r\n\r\n" + b"a" * size)
+        assert f" {status} ".encode() in client.recv(4096)
+
+
+def test_a_form_is_named(address):
+    """As curl -d sends JSON without a header."""
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    status, _, content = ask(address, b'{"inputs": "ab"}', **form)
+    assert status == 422 and "Content-Type: application/json" in content["error"] and "form" in content["error"]
+
+
+@pytest.mark.parametrize("path", ["/", "/health"])
+def test_monitors_may_ask_for_the_head_alone(path, address):
+    request = urllib.request.Request(address + path, method="HEAD")
+    with urllib.request.urlopen(request, timeout=60) as response:
+        assert response.status == 200 and not response.read()
+
+
 @pytest.mark.parametrize(
     ("host", "is_known"),
     [
