@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -80,7 +81,7 @@ def command_of(name: str) -> Callable[[list[str]], int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; the exit code is the command's, or 2 for an unknown one."""
+    """Run a command; the exit code is the command's, 2 for an unknown one, or 130 after Ctrl-C."""
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
         print(usage())
@@ -89,11 +90,13 @@ def main(argv: list[str] | None = None) -> int:
         print(__version__)
         return 0
     try:
-        command = command_of(words[0])
+        return command_of(words[0])(words[1:])
     except InputError as error:
         return print_error(error)
-    try:
-        return command(words[1:])
+    except KeyboardInterrupt:
+        # Commands with something to say about it, such as train, end by themselves.
+        print(f"Ctrl-C: seqblend {words[0]} has ended", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of the output, such as `head`, has ended. The rest of the buffers is discarded.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -46,6 +46,28 @@ def test_exit_codes_are_those_of_the_command(tmp_path, capsys):
     assert "reference.safetensors" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        (["data", "--task", "seq2seq-lm"], "reports.data.report"),
+        (["errors", "DIR"], "reports.errors.read_run"),
+        (["compare", "A", "B"], "reports.compare.read_run"),
+        (["explore", "DIR", "--text", "a", "--output", "a.html"], "explore.run"),
+        (["tasks"], "__main__.importlib.import_module"),
+    ],
+)
+def test_ctrl_c_ends_a_command_with_a_line(arguments, where, monkeypatch, capsys):
+    """Also while its module is loaded, which takes seconds."""
+    command_of(arguments[0])
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"seqblend.{where}", interrupt)
+    assert main(arguments) == 130
+    assert capsys.readouterr().err == f"Ctrl-C: seqblend {arguments[0]} has ended\n"
+
+
 def test_convert_lists_architectures(capsys):
     assert main(["convert", "--list"]) == 0
     assert "bert" in capsys.readouterr().out.split()
