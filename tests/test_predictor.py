@@ -22,7 +22,7 @@ from test_prediction import (  # noqa: F401 - model_of is a fixture
     rows_of,
 )
 from test_train_command import PAIRS, assert_refused, files, from_model, run, write
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig, pipeline
 
 from seqblend import Predictor
 from seqblend.data.errors import InputError, RowError
@@ -47,6 +47,16 @@ def without_input(answers):
 
 def as_rows(columns):
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def test_a_single_output_without_a_problem_type_is_a_number(model_of, tmp_path):  # noqa: F811
+    """As of many cross-encoders, of which the pipeline of transformers gives the sigmoid."""
+    shutil.copytree(model_of("numbers"), tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "problem_type": None}))
+    found = Predictor(tmp_path / "model")({"text": ["ab", "c"]})["prediction"]
+    scores = [each["score"] for each in pipeline("text-classification", str(tmp_path / "model"))(["ab", "c"])]
+    assert torch.tensor(found).sigmoid().tolist() == pytest.approx(scores)
 
 
 @pytest.mark.parametrize("name", [TRANSLATE, "causal-lm"])
