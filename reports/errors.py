@@ -5,8 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
+from ..data.columns import has_column
 from ..data.errors import InputError, print_error
-from ..data.splits import read_column
+from ..data.formats import DEFAULT_READING
+from ..data.sources import sources_of
+from ..data.splits import read_column, read_files
 from .error_report import make_error_report
 from .runs import Run, read_run
 
@@ -36,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError("slice_file, slice_column: belong together")
         run = read_run(given.run)
         slices = {name: read_slices(given.slice_file, name, run) for name in given.slice_column}
+        if slices:
+            check_inputs(given.slice_file, run)
         paths = make_error_report(run, slices).write(Path(given.output or given.run).expanduser())
     except (InputError, OSError) as error:
         return print_error(error)
@@ -49,6 +56,23 @@ def read_slices(files: list[str], column: str, run: Run) -> list[Any]:
     if len(values) != len(run.rows):
         raise InputError(f"slice_file: has {len(values)} rows, but the run has predicted {len(run.rows)}")
     return values
+
+
+def check_inputs(files: list[str], run: Run) -> None:
+    """Raises InputError if a row of the test files has another input than the run, as far as they have its columns."""
+    sources = sources_of("slice", files, DEFAULT_READING)
+    first = next(row for source in sources for row in source.rows(tqdm(disable=True)))
+    known = [field for field in run.task.schema().fields("prediction") if field.name in run.task.inputs]
+    fields = [field for field in known if has_column(first, field.column)]
+    predicted = run.column("input")
+    is_pair = "text_pair" in run.task.inputs and isinstance(predicted[0], list)
+    if len(fields) != 1 + is_pair:
+        return
+    for number, (row, expected) in enumerate(zip(read_files("slice", files, fields), predicted, strict=True), 1):
+        found = [row[field.name] for field in fields]
+        if found != (expected if is_pair else [expected]):
+            names = " or ".join(field.column for field in fields)
+            raise InputError(f"slice_file: row {number} has another {names} than {run.name} has predicted")
 
 
 if __name__ == "__main__":

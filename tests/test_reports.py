@@ -1,5 +1,6 @@
 """Reports: what lies in the data, where a model is wrong, and whether two settings differ."""
 
+import csv
 import json
 import shutil
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from seqblend.reports.statistics import bootstrap, compare_groups, mcnemar
 from seqblend.scoring import metrics, row_metrics
 from seqblend.scoring.row_metrics import mean_of
 from seqblend.scoring.tags import find_scheme
+from seqblend.tasks.registry import TASKS
 
 LABELS = ["a", "b", "c"]
 IOB = ["O", "B-x", "I-x", "B-y", "I-y"]
@@ -279,7 +281,7 @@ def test_a_run_writes_where_it_is_wrong(task, tested):
 
 
 def test_slices_of_the_test_rows(tested, tmp_path, capsys):
-    rows = [{"text": "-", "genre": "news" if i % 3 else "<b>"} for i in range(30)]
+    rows = [{"genre": "news" if i % 3 else "<b>"} for i in range(30)]
     file = write(tmp_path / "rows.jsonl", rows)
     said = ["errors", str(tested[CLASSIFY][0]), "--output", str(tmp_path / "out"), "--slice_file", str(file)]
     assert seqblend([*said, "--slice_column", "genre"]) == 0
@@ -292,6 +294,26 @@ def test_slices_of_the_test_rows(tested, tmp_path, capsys):
     write(file, rows[:-1])
     assert seqblend([*said, "--slice_column", "genre"]) == 2
     assert "has 29 rows, but the run has predicted 30" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", [CLASSIFY, TAG, TRANSLATE])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_slices_of_other_rows_are_refused(task, suffix, tested, tmp_path, capsys):
+    """Also where there are as many."""
+    directory, column = tested[task][0], TASKS[task].inputs[0]
+    inputs = [json.loads(line)["input"] for line in (directory / "predictions.jsonl").read_text().splitlines()]
+    for changed, status in ((inputs, 0), ([*inputs[1:], inputs[0]], 2)):
+        rows = [{column: each, "genre": "news"} for each in changed]
+        if suffix == ".csv":
+            table = [[json.dumps(row[column]) if task == TAG else row[column], row["genre"]] for row in rows]
+            with open(tmp_path / "rows.csv", "w", newline="") as file:
+                csv.writer(file).writerows([[column, "genre"], *table])
+        else:
+            write(tmp_path / "rows.jsonl", rows)
+        said = ["--slice_file", str(tmp_path / f"rows{suffix}"), "--slice_column", "genre"]
+        assert seqblend(["errors", str(directory), "--output", str(tmp_path / "out"), *said]) == status
+    error = capsys.readouterr().err
+    assert f"slice_file: row 1 has another {column} than {directory} has predicted" in error
 
 
 # --- Data ---
