@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from unittest import mock
 
@@ -39,11 +39,11 @@ from seqblend.__main__ import main
 from seqblend.data.errors import RowError
 from seqblend.server import command
 from seqblend.server.app import create_app
-from seqblend.server.batching import Batcher
+from seqblend.server.batching import Batcher, Job
 from seqblend.server.interfaces import INTERFACES
 from seqblend.server.options import Limits
 from seqblend.server.streams import TextPieces, event
-from seqblend.serving.prediction import WRITTEN
+from seqblend.serving.prediction import WRITTEN, EncodedRows
 from seqblend.tasks.registry import TASKS
 
 CHAT = "{% for each in messages %}{{ each['content'] }} {% endfor %}"
@@ -953,7 +953,7 @@ def test_a_row_is_counted_among_all_of_a_request():
     batcher = Batcher.__new__(Batcher)
     batcher.texts = None
     batcher.predictor = SimpleNamespace(decode=lambda encoded, outputs, settings: outputs)
-    jobs = [SimpleNamespace(outputs=Future(), encoded=None) for _ in range(2)]
+    jobs = [Job(EncodedRows([], {}, [], []), {}, 1) for _ in range(2)]
     jobs[0].outputs.set_result(["answer"] * 64)
     jobs[1].outputs.set_exception(RowError(7, "too long"))
     with pytest.raises(RowError, match="too long") as refused:
