@@ -93,7 +93,7 @@ REFUSED = {
     "optim adamw_torch, was": {"optim": "adamw_torch"},
     "lr_scheduler_type cosine, was linear": {"lr_scheduler_type": "cosine"},
     "warmup_steps 2, was 0": {"warmup_steps": 2},
-    "label_smoothing_factor 0.1, was 0": {"label_smoothing_factor": 0.1},
+    "label_smoothing 0.1, was 0": {"label_smoothing_factor": 0.1},
     "neftune_noise_alpha 5, was None": {"neftune_noise_alpha": 5.0},
     "per_device_train_batch_size 3, was 2": {"per_device_train_batch_size": 3},
     "gradient_accumulation_steps 2, was 1": {"gradient_accumulation_steps": 2},

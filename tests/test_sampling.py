@@ -312,11 +312,12 @@ def test_a_stream_is_refused(tmp_path):
         trainer_for("causal-lm", tmp_path, rows=stream, max_steps=1, max_tokens_per_batch=10)
 
 
+@pytest.mark.parametrize("options", [{"max_tokens_per_batch": 9}, {"train_sampling_strategy": "group_by_length"}])
 @pytest.mark.parametrize("column", [[[5, 6], [5]], [1.0, 2.0], ["5", "6"]], ids=str)
-def test_lengths_that_are_none_are_refused(column, tmp_path):
+def test_lengths_that_are_none_are_refused(column, options, tmp_path):
     rows = datasets.Dataset.from_dict({"input_ids": [[5, 6], [5]], "size": column})
     with pytest.raises(InputError, match="length_column_name: column 'size' must hold whole numbers"):
-        trainer_for("causal-lm", tmp_path, rows=rows, length_column_name="size")
+        trainer_for("causal-lm", tmp_path, rows=rows, length_column_name="size", **options)
 
 
 def test_rows_that_are_too_few_for_the_processes_are_refused():

@@ -42,12 +42,15 @@ class Loaders:
         batches: the training batches by max_tokens_per_batch; None where it is not given.
 
     Raises:
-        InputError: the training rows cannot be divided into such batches.
+        InputError: the training rows cannot be divided into such batches, or the column of lengths has none.
     """
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
         self.batches = self._token_batches()
+        if trainer.args.train_sampling_strategy not in ("random", "sequential"):
+            # transformers reads them.
+            self._given_lengths()
         # With persistent workers, the loaders of evaluations: the data set, and its loader.
         self._persistent: list[tuple[Any, DataLoader]] = []
 
