@@ -312,6 +312,8 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
                 logits, layout.shift_left(labels, IGNORE), self.config, self.training, num_items_in_batch
             )
         fields = select_fields(outputs, CausalLMOutputWithCrossAttentions)
+        if self.config.cross_attention_hidden_size is None:
+            fields.pop("cross_attentions", None)
         return CausalLMOutputWithCrossAttentions(loss=loss, logits=layout.repad(logits), **fields)
 
 

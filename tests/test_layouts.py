@@ -128,6 +128,10 @@ def test_layers_may_be_on_several_devices(model_class):
     assert logits.device.type == "meta" and logits.shape[0] == 2
 
 
+def test_a_decoder_without_a_source_has_no_cross_attention():
+    assert "cross_attentions" not in tiny_model(BlendDecoderForCausalLM, "eager")(IDS, output_attentions=True)
+
+
 def test_a_decoder_that_reads_a_source_without_its_encoder_generates():
     model = tiny_model(BlendDecoderForCausalLM, "eager", cross_attention_hidden_size=32)
     source = {"encoder_hidden_states": torch.randn(2, 3, 32, dtype=torch.float64)}

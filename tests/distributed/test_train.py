@@ -31,7 +31,7 @@ SMALL = "hidden_size=16,num_hidden_layers=1,num_attention_heads=2,intermediate_s
 # Each process would draw its own.
 NO_DROPOUT = "hidden_dropout=0.0,classifier_dropout=0.0"
 OPTIONS = {
-    **{"config_overrides": f"{SMALL},{NO_DROPOUT}", "tokenizer_type": "char", "max_target_length": 9},
+    **{"config_overrides": f"{SMALL},{NO_DROPOUT}", "tokenizer_type": "char"},
     **{"max_steps": 4, "learning_rate": 1e-2, "logging_steps": 1, "save_strategy": "no"},
     **{"per_device_eval_batch_size": 2, "use_cpu": True, "disable_tqdm": True},
 }
@@ -44,6 +44,7 @@ def train_task(place, run, task, batch_size, **options):
         "task": task,
         "per_device_train_batch_size": batch_size,
         "output_dir": place / run,
+        **({"max_target_length": 9} if task == "seq2seq-lm" else {}),
         **options,
     }
     options |= {f"{split}_file": place / f"{split}.jsonl" for split in ROWS}
