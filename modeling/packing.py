@@ -18,7 +18,7 @@ Moved = TypeVar("Moved", bound="Movable")
 
 
 class Movable:
-    """An object that holds tensors, and can be moved as they are: with a device_map, to the device of each layer.
+    """An object that holds tensors. With a device_map, accelerate moves it to the device of each layer, like a tensor.
 
     Args:
         device: device of its tensors, if it is known.
