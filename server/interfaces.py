@@ -42,14 +42,15 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-# The values with which an option asks for nothing; 0 equals False.
+# The values with which an option asks for nothing; 0 equals False. A seed of 0 asks for random numbers like any other.
 NOTHING = (None, False, [], "none", {"type": "text"})
 
 
 def check_unsupported(given: BaseModel, names: Iterable[str], place: str = "") -> None:
     """Raises InputError for an option that is not supported, unless it asks for nothing; `place` is that of them."""
     for name in names:
-        if getattr(given, name) not in NOTHING:
+        value = getattr(given, name)
+        if value not in NOTHING or (name == "seed" and value is not None):
             raise InputError(f"{place}{name}: is not supported by this server")
 
 

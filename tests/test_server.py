@@ -344,6 +344,7 @@ def test_chats(chat_model, model_of, tmp_path):  # noqa: F811
             ({"messages": [{"role": "user"}]}, "content"),
             ({"messages": messages, "stop": ["a"]}, "stop: is not supported"),
             ({"messages": messages, "frequency_penalty": 0.5}, "frequency_penalty: is not supported"),
+            ({"messages": messages, "seed": 0}, "seed: is not supported"),
             ({"messages": messages, "response_format": {"type": "json_object"}}, "response_format: is not supported"),
             ({"messages": messages, "wrong": None}, "wrong: is unknown"),
             ({"messages": messages, "n": 2}, "n:"),
