@@ -17,7 +17,7 @@ class BlendDecoderConfig(BlendConfig):
     """
 
     model_type = "blend_decoder"
-    keys_to_ignore_at_inference = ["past_key_values", "hidden_states", "attentions", "cross_attentions"]
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "hidden_states", "attentions", "cross_attentions"]
 
     pooling: Literal["cls", "mean", "last", "eos", "hidden_mean"] = option(
         description_of(BlendConfig, "pooling"), "last"

@@ -34,6 +34,7 @@ class BlendEncoderDecoderConfig(HeadConfig):
 
     model_type = "blend_encoder_decoder"
     keys_to_ignore_at_inference = [
+        "cache",
         "past_key_values",
         "encoder_last_hidden_state",
         "decoder_hidden_states",

@@ -14,6 +14,7 @@ from ..configuration.decoder import BlendDecoderConfig
 from ..configuration.encoder import BlendEncoderConfig
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from ..modeling.base import Stack
+from ..modeling.cache import CACHE_NAME
 from ..modeling.decoder import BlendDecoderForCausalLM, BlendDecoderModel
 from ..modeling.encoder import BlendEncoderModel
 from ..modeling.encoder_decoder import BlendEncoderDecoderForSeq2SeqLM
@@ -148,6 +149,6 @@ def translator(
 @torch.inference_mode()
 def cached_bytes(model: PreTrainedModel, length: int) -> int:
     """Bytes of the cache after so many tokens of one sequence."""
-    cache = model.base_model(torch.ones(1, length, dtype=torch.long), use_cache=True).past_key_values
+    cache = model.base_model(torch.ones(1, length, dtype=torch.long), use_cache=True)[CACHE_NAME]
     states = (getattr(layer, "state", None) or (layer.keys, layer.values) for layer in cache.layers)
     return sum(tensor.numel() * tensor.element_size() for state in states for tensor in state)

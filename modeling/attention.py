@@ -24,6 +24,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 
+from .cache import PagedAttentionCache, update_paged_cache
 from .normalization import apply_dropout, build_norm
 from .patterns import Kernel, Pattern, VarlenPattern
 from .positions import apply_rotary_pos_emb, build_relative_bias
@@ -81,7 +82,7 @@ class Attention(nn.Module):
         *,
         pattern: Pattern,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | PagedAttentionCache | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Blend `key_value_states` into `hidden_states`, or these into themselves.
@@ -91,8 +92,8 @@ class Attention(nn.Module):
             key_value_states: input of the keys and values, (B, S, E) or (1, N, E); None: self-attention.
             pattern: attention pattern, shared by all layers of one type.
             position_embeddings: cosines and sines of RoPE, (B or 1, T, D / 2) each; None: no RoPE.
-            past_key_values: cache; the keys and values of this call are added to it.
-            kwargs: passed to the kernel unchanged.
+            cache: the keys and values of this call are added to it.
+            kwargs: passed to the kernel; the cache of a server changes them.
 
         Returns:
             The attention output, with the shape of hidden_states, and the attention weights (B, H, T, S), or None
@@ -101,8 +102,10 @@ class Attention(nn.Module):
         material = hidden_states if key_value_states is None else key_value_states
         query_states = self.queries(hidden_states, position_embeddings)  # (B, H, T, D)
         key_states, value_states = self.keys_and_values(
-            material, pattern, position_embeddings, past_key_values
+            material, pattern, position_embeddings, cache
         )  # (B, K, S, D) each
+        if isinstance(cache, PagedAttentionCache):
+            key_states, value_states = update_paged_cache(cache, self.layer_idx, key_states, value_states, kwargs)
 
         if self.relative_attention_bias is not None:
             assert not isinstance(pattern, VarlenPattern)  # a stack with biases has none
@@ -139,7 +142,7 @@ class Attention(nn.Module):
         states: torch.Tensor,
         pattern: Pattern,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | PagedAttentionCache | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Project `states` (B, S, E) to keys and values (B, K, S, D), and update the cache.
 
@@ -148,12 +151,13 @@ class Attention(nn.Module):
         """
         # Cross-attention only: for each layer, whether the source is in the cache.
         is_updated: dict[int, bool] = {}
-        if isinstance(past_key_values, EncoderDecoderCache) and self.is_cross_attention:
-            is_updated, past_key_values = past_key_values.is_updated, past_key_values.cross_attention_cache
-        elif isinstance(past_key_values, EncoderDecoderCache):
-            past_key_values = past_key_values.self_attention_cache
-        if past_key_values is not None and is_updated.get(self.layer_idx):
-            cached = past_key_values.layers[self.layer_idx]
+        if isinstance(cache, EncoderDecoderCache) and self.is_cross_attention:
+            is_updated, cache = cache.is_updated, cache.cross_attention_cache
+        elif isinstance(cache, EncoderDecoderCache):
+            cache = cache.self_attention_cache
+        if is_updated.get(self.layer_idx):
+            assert isinstance(cache, Cache)
+            cached = cache.layers[self.layer_idx]
             return cached.keys, cached.values
 
         key_states = self.k_norm(self.split_heads(self.k_proj(states)))  # (B, S, K, D)
@@ -161,8 +165,8 @@ class Attention(nn.Module):
         if position_embeddings is not None:
             key_states = apply_rotary_pos_emb(key_states, *position_embeddings)
         key_states, value_states = key_states.transpose(1, 2), value_states.transpose(1, 2)
-        if past_key_values is not None:
-            key_states, value_states = pattern.update_cache(past_key_values, self.layer_idx, key_states, value_states)
+        if isinstance(cache, Cache):
+            key_states, value_states = pattern.update_cache(cache, self.layer_idx, key_states, value_states)
             is_updated[self.layer_idx] = True
         return key_states, value_states
 

@@ -15,6 +15,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import is_flash_attention_requested
 
 from .attention import has_varlen_kernel
+from .cache import CACHE_NAME
 from .hooks import has_hooked_submodule, is_hooked
 from .layers import Block
 from .normalization import Dropout, build_norm
@@ -49,7 +50,7 @@ class BlendPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
@@ -130,6 +131,7 @@ class Stack(BlendPreTrainedModel):
         past_length: int | torch.Tensor | None = None,
         source_layout: Layout | None = None,
         keep_padded: bool = False,
+        has_paged_cache: bool = False,
     ) -> Layout:
         """Choose the layout of the batch inside the stack: padded (B, T, E) or flat (1, N, E).
 
@@ -145,6 +147,7 @@ class Stack(BlendPreTrainedModel):
             past_length: number of cached tokens; None: no cache.
             source_layout: layout of the encoder output for cross-attention.
             keep_padded: whether the layout must be padded.
+            has_paged_cache: whether the cached tokens are in the cache of a server; past_length is None then.
 
         Returns:
             FlatLayout of a batch that the caller has flattened. Otherwise FlatLayout where it saves work (padding in
@@ -159,9 +162,9 @@ class Stack(BlendPreTrainedModel):
         """
         has_hooks = kwargs.pop("has_hooks", self.has_hooks)
         if self.config.is_recurrent:
-            self.check_recurrence(attention_mask, kwargs)
+            self.check_recurrence(attention_mask, kwargs, has_paged_cache)
         if self.config.relative_attention_num_buckets is not None:
-            self.check_relative_attention(kwargs)
+            self.check_relative_attention(kwargs, has_paged_cache)
         inputs = select_inputs(input_ids, inputs_embeds)
         if inputs_embeds is not None and inputs_embeds.shape[-1] != self.config.embedding_width:
             raise ValueError(
@@ -169,11 +172,11 @@ class Stack(BlendPreTrainedModel):
             )
         shape = (inputs.shape[0], inputs.shape[1])
         mask = as_padding_mask(attention_mask)
-        # Such a kernel handles the paged cache of a server; its arguments are passed on unchanged.
-        is_of_server = kwargs.get("cache") is not None or not has_known_kernel(self.config)
+        # The arguments of a server are passed on unchanged.
+        is_of_server = has_paged_cache or not has_known_kernel(self.config)
         has_past = isinstance(past_length, torch.Tensor) or bool(past_length)
         mask_fits = mask is None or tuple(mask.shape) == shape
-        if past_length is None and not mask_fits and kwargs.get("cache") is None:
+        if past_length is None and not mask_fits and not has_paged_cache:
             raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}, the input {shape}")
         # With a cache, the mask may cover later tokens, too.
         if has_past or not mask_fits or keep_padded or is_of_server:
@@ -196,12 +199,12 @@ class Stack(BlendPreTrainedModel):
             self.check_length(layout.max_length)
         return layout
 
-    def check_recurrence(self, attention_mask: Any, kwargs: dict[str, Any]) -> None:
+    def check_recurrence(self, attention_mask: Any, kwargs: dict[str, Any], has_paged_cache: bool) -> None:
         """Raises ValueError for what a recurrent mixer does not have."""
         unsupported = {
             "an attention mask that is not (B, S)": attention_mask is not None
             and as_padding_mask(attention_mask) is None,
-            "a paged cache": kwargs.get("cache") is not None,
+            "a paged cache": has_paged_cache,
             "output_attentions": not (self.config.has_attention or self.is_in_encoder_decoder)
             and kwargs.get("output_attentions", self.config.output_attentions),
             # It may be that of a server, which keeps the tokens before the input to itself.
@@ -213,14 +216,14 @@ class Stack(BlendPreTrainedModel):
             if is_requested:
                 raise ValueError(f"mixer_type={self.config.mixer_type!r} does not have {name}")
 
-    def check_relative_attention(self, kwargs: dict[str, Any]) -> None:
+    def check_relative_attention(self, kwargs: dict[str, Any], has_paged_cache: bool) -> None:
         """Raises ValueError for what attention with biases by distance does not have."""
         kernel = self.config._attn_implementation
         checkpoint = getattr(next(iter(self.layers), None), "_gradient_checkpointing_func", None)
         options = getattr(checkpoint, "keywords", {})
         unsupported = {
             f"attn_implementation={kernel!r}, only 'eager' and 'sdpa'": kernel not in BIAS_KERNELS,
-            "a paged cache": kwargs.get("cache") is not None,
+            "a paged cache": has_paged_cache,
             # Shared biases reach the layers in their pattern, where it finds no gradient.
             "gradient checkpointing with use_reentrant=True": self.relative_attention_bias is not None
             and self.training
@@ -366,7 +369,7 @@ class Stack(BlendPreTrainedModel):
         layout: Layout,
         attention_mask: Any,
         embeds: torch.Tensor,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """The pattern of each layer type, shared by all layers of that type: of attention, or Steps.
@@ -397,7 +400,7 @@ class Stack(BlendPreTrainedModel):
             "config": self.config,
             "inputs_embeds": embeds,
             "attention_mask": attention_mask if as_padding_mask(attention_mask) is None else layout.mask,
-            "past_key_values": past_key_values,
+            CACHE_NAME: cache,
         }
         return {
             layer_type: PaddedPattern(self.mask_functions[layer_type](**arguments, **kwargs), layout)
@@ -446,14 +449,14 @@ class Stack(BlendPreTrainedModel):
         return islice(zip(types, layers, strict=False), self.config.num_hidden_layers)
 
     def make_output(
-        self, hidden_states: torch.Tensor, layout: Layout, repad: bool, past_key_values: Cache | None = None
+        self, hidden_states: torch.Tensor, layout: Layout, repad: bool, cache: Cache | None = None
     ) -> StackOutput:
         """The output of the stack: in the caller's form if `repad`, else in the layout's form, with the layout."""
         # The last layer may be on another device than the first one.
         layout = layout.to(hidden_states.device)
         if repad:
-            return StackOutput(last_hidden_state=layout.repad(hidden_states), past_key_values=past_key_values)
-        return StackOutput(last_hidden_state=hidden_states, past_key_values=past_key_values, layout=layout)
+            return StackOutput(last_hidden_state=layout.repad(hidden_states), **{CACHE_NAME: cache})
+        return StackOutput(last_hidden_state=hidden_states, layout=layout, **{CACHE_NAME: cache})
 
 
 def select_inputs(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:

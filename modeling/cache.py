@@ -18,8 +18,11 @@ from transformers.cache_utils import (
     StaticLayer,
 )
 from transformers.generation import GenerationConfig, GenerationMixin
-from transformers.modeling_outputs import ModelOutput
+from transformers.generation.continuous_batching import PagedAttentionCache
+from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
 
+# Name of the cache in transformers' arguments and outputs: `past_key_values` before 5.24.
+CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 # A new buffer has room for this many more tokens, or for half of the current number, whichever is more.
 MIN_FREE_TOKENS = 64
 
@@ -195,9 +198,9 @@ class BlendGenerationMixin(GenerationMixin):
         If transformers no longer calls it, generation is slower, and a compiled first forward drops the beginning of a
         source that is longer than a sliding window; without compilation the decoder calls keep_whole_source.
         """
-        is_given = model_kwargs.get("past_key_values") is not None
+        is_given = model_kwargs.get(CACHE_NAME) is not None
         result = super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)
-        cache = model_kwargs.get("past_key_values")
+        cache = model_kwargs.get(CACHE_NAME)
         if cache is None:
             return result
         if is_given:
@@ -210,19 +213,19 @@ class BlendGenerationMixin(GenerationMixin):
         return result
 
     @staticmethod
-    def _reorder_cache(past_key_values: Cache, beam_idx: torch.LongTensor) -> Cache:
+    def _reorder_cache(cache: Cache, beam_idx: torch.LongTensor) -> Cache:
         """Replaces, in GenerationMixin._beam_search, `cache.reorder_cache(beam_idx)`.
 
         All beams of a row have the same source, so the cache of cross-attention is not reordered.
         """
-        cache = self_attention_cache(past_key_values)
-        if type(cache) is not DynamicCache:
-            cache.reorder_cache(beam_idx)
-            return past_key_values
-        for layer in cache.layers:
+        self_cache = self_attention_cache(cache)
+        if type(self_cache) is not DynamicCache:
+            self_cache.reorder_cache(beam_idx)
+            return cache
+        for layer in self_cache.layers:
             reorder = layer.reorder_beams if isinstance(layer, BufferedLayer) else layer.reorder_cache
             reorder(beam_idx)
-        return past_key_values
+        return cache
 
     def _prefill(
         self, input_ids: torch.Tensor, generation_config: GenerationConfig, model_kwargs: dict[str, Any], **kwargs: Any
@@ -232,7 +235,7 @@ class BlendGenerationMixin(GenerationMixin):
         All beams of a row start with the same tokens: one beam is computed, and its keys and values are repeated.
         """
         rows_per_prompt = max(generation_config.num_beams, generation_config.num_return_sequences)
-        cache: Any = model_kwargs.get("past_key_values")
+        cache: Any = model_kwargs.get(CACHE_NAME)
         if rows_per_prompt == 1 or not is_empty(cache) or returns_states(generation_config):
             return super()._prefill(input_ids, generation_config, model_kwargs, **kwargs)
 
@@ -246,16 +249,53 @@ class BlendGenerationMixin(GenerationMixin):
             first_kwargs["encoder_outputs"] = type(encoder_outputs)(**first_copies(encoder_outputs))
         outputs = super()._prefill(input_ids[::rows_per_prompt], generation_config, first_kwargs, **kwargs)
         # The cache of the outputs, not the one given: peft's prefix tuning replaces it.
-        outputs.past_key_values.batch_repeat_interleave(rows_per_prompt)
+        outputs[CACHE_NAME].batch_repeat_interleave(rows_per_prompt)
         outputs.logits = outputs.logits.repeat_interleave(rows_per_prompt, dim=0)
         return outputs
 
 
-def self_attention_cache(past_key_values: Any) -> Any:
+def accept_past_key_values(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator of a forward with an argument `cache`: accepts it also by the name past_key_values.
+
+    transformers before 5.24 gives it that name, as does code that was written for it.
+
+    Raises:
+        ValueError: both are given.
+    """
+
+    @wraps(forward)
+    def renamed(*args: Any, **kwargs: Any) -> Any:
+        cache = kwargs.pop("past_key_values", None)
+        if cache is not None and kwargs.get("cache") is not None:
+            raise ValueError("cache and past_key_values are two names of one argument, and both are given")
+        return forward(*args, **kwargs) if cache is None else forward(*args, **{**kwargs, "cache": cache})
+
+    return renamed
+
+
+def self_attention_cache(cache: Any) -> Any:
     """The cache of self-attention: a part of an EncoderDecoderCache, else the cache itself."""
-    if isinstance(past_key_values, EncoderDecoderCache):
-        return past_key_values.self_attention_cache
-    return past_key_values
+    return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+
+
+def update_paged_cache(
+    cache: PagedAttentionCache, layer_idx: int, keys: torch.Tensor, values: torch.Tensor, kwargs: dict[str, Any]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add keys and values (1, K, N, D) to the cache of a server; returns those that the kernel reads.
+
+    Args:
+        cache: the paged cache of transformers' continuous batching.
+        layer_idx: index of the layer.
+        keys: keys of the tokens of all requests in the batch.
+        values: their values.
+        kwargs: arguments of the kernel; changed in place.
+    """
+    if CACHE_NAME == "past_key_values":
+        # The kernels of these versions add them.
+        kwargs["cache"] = cache
+        return keys, values
+    updated: tuple[torch.Tensor, torch.Tensor] = cache.update(keys, values, layer_idx, kwargs=kwargs)
+    return updated
 
 
 def with_source_cache(cache: Cache) -> EncoderDecoderCache:
@@ -292,7 +332,7 @@ def use_recurrent_layers(cache: Cache | None, num_hidden_layers: int) -> None:
     for index, layer in enumerate(cache.layers):
         if not isinstance(layer, RecurrentLayer):
             if layer.get_seq_length():
-                raise ValueError("past_key_values hold keys and values, and a recurrent mixer has states")
+                raise ValueError("the cache holds keys and values, and a recurrent mixer has states")
             cache.layers[index] = RecurrentLayer()
     cache.layers += [RecurrentLayer() for _ in range(num_hidden_layers - len(cache.layers))]
 

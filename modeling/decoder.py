@@ -20,6 +20,8 @@ from .attention import Attention
 from .base import BlendPreTrainedModel, Stack, StackOutput
 from .cache import (
     BlendGenerationMixin,
+    PagedAttentionCache,
+    accept_past_key_values,
     drop_unused_layers,
     is_empty,
     keep_whole_source,
@@ -56,6 +58,7 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         "sliding_attention": create_sliding_window_causal_mask,
     }
 
+    @accept_past_key_values
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -64,7 +67,7 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
@@ -81,9 +84,10 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
                 the first cached token.
             token_type_ids: segment of each token (B, T); not used if type_vocab_size is 0.
             position_ids: (B or 1, T); None: counted over the real tokens.
-            past_key_values: keys and values of the tokens before the input, or the recurrent states after them.
+            cache: keys and values of the tokens before the input, or the recurrent states after them. Its name before
+                transformers 5.24, past_key_values, is accepted, too.
             inputs_embeds: (B, T, E), instead of input_ids.
-            use_cache: return past_key_values for the next tokens; never in training.
+            use_cache: return a cache for the next tokens; never in training.
             encoder_hidden_states: encoder output, (B, S, width) or in the form of encoder_layout.
             encoder_attention_mask: (B, S), 1 for real tokens; None: all are real.
             encoder_layout: layout of encoder_hidden_states; None: padded, with encoder_attention_mask.
@@ -91,45 +95,50 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             kwargs: `output_attentions`, `output_hidden_states`, `cu_seq_lens_q` …; the rest goes to the kernel.
 
         Returns:
-            last_hidden_state (B, T, E), where the values of padding have no meaning; past_key_values; if requested,
+            last_hidden_state (B, T, E), where the values of padding have no meaning; the cache; if requested,
             hidden_states, attentions and cross_attentions.
 
         Raises:
             ValueError: see Stack.choose_layout; encoder_hidden_states is missing or unexpected; with an encoder,
-                past_key_values is not an EncoderDecoderCache; with a recurrent mixer, the cache is of another kind
-                (cache.use_recurrent_layers); a flattened batch, or one whose source is flattened, has a cache.
+                the cache is not an EncoderDecoderCache; with a recurrent mixer, the cache is of another kind
+                (cache.use_recurrent_layers); a flattened batch, or one whose source is flattened, has a cache; or
+                there is a cache in training with gradient checkpointing.
         """
-        if self.config.cross_attention_hidden_size is not None and is_empty(past_key_values):
-            past_key_values = with_source_cache(past_key_values)
-        self.check_source(encoder_hidden_states, encoder_attention_mask, past_key_values)
+        is_paged = isinstance(cache, PagedAttentionCache)
+        if self.config.cross_attention_hidden_size is not None and is_empty(cache):
+            cache = with_source_cache(cache)
+        self.check_source(encoder_hidden_states, encoder_attention_mask, cache)
         if self.config.is_recurrent:
-            use_recurrent_layers(past_key_values, self.config.num_hidden_layers)
+            use_recurrent_layers(cache, self.config.num_hidden_layers)
         source_layout = encoder_layout
         if encoder_hidden_states is not None and source_layout is None:
             source_layout = padded_source_layout(encoder_hidden_states, encoder_attention_mask)
         # A mask of transformers' mask functions is for padded rows.
         has_prepared_mask = encoder_attention_mask is not None and as_padding_mask(encoder_attention_mask) is None
-        keep_padded = has_cached_source(past_key_values) or has_prepared_mask
+        keep_padded = has_cached_source(cache) or has_prepared_mask
         if source_layout is not None and not torch.compiler.is_compiling():
-            keep_whole_source(past_key_values, source_layout.shape[1])
+            keep_whole_source(cache, source_layout.shape[1])
         layout = self.choose_layout(
             input_ids,
             inputs_embeds,
             attention_mask,
             position_ids,
             kwargs,
-            past_length=cached_length(past_key_values),
+            past_length=None if is_paged else cached_length(cache),
             source_layout=source_layout,
             keep_padded=keep_padded,
+            has_paged_cache=is_paged,
         )
         # A cache has a row for each sequence.
         can_cache = layout.is_rows and (source_layout is None or source_layout.is_rows)
-        if past_key_values is not None and not can_cache:
-            raise ValueError("past_key_values: a flattened batch, or one with a flattened source, has no cache")
+        if cache is not None and not can_cache:
+            raise ValueError("cache: a flattened batch, or one with a flattened source, has no cache")
+        if cache is not None and self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            raise ValueError("cache: gradient checkpointing runs each layer twice, which would fill the cache twice")
         # The mask functions get only the caller's cache: with a new, empty one they do not look for packed sequences.
-        self_cache = self_attention_cache(past_key_values)
-        if use_cache and past_key_values is None and not self.training and can_cache:
-            past_key_values = self.new_cache()
+        self_cache = None if is_paged else self_attention_cache(cache)
+        if use_cache and cache is None and not self.training and can_cache:
+            cache = self.new_cache()
         positions = self.positions(layout, position_ids)
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
         source_pattern = None
@@ -149,13 +158,13 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
                 pattern=patterns[layer_type],
                 cross_pattern=source_pattern,
                 position_embeddings=position_embeddings[layer_type],
-                past_key_values=past_key_values,
+                cache=cache,
                 **kwargs,
             )
-        return self.make_output(self.norm(hidden_states), layout, repad, past_key_values)
+        return self.make_output(self.norm(hidden_states), layout, repad, cache)
 
     def check_source(
-        self, encoder_hidden_states: torch.Tensor | None, attention_mask: Any, past_key_values: Cache | None
+        self, encoder_hidden_states: torch.Tensor | None, attention_mask: Any, cache: Cache | None
     ) -> None:
         """Raises ValueError if encoder_hidden_states, their mask or the type of the cache does not fit the config."""
         if self.config.reads_source_ends and attention_mask is not None and as_padding_mask(attention_mask) is None:
@@ -167,11 +176,11 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             raise ValueError(f"cross_attention_hidden_size={width}: the decoder needs encoder_hidden_states")
         if width is None and encoder_hidden_states is not None:
             raise ValueError("encoder_hidden_states given, but cross_attention_hidden_size is None")
-        if width is not None and not isinstance(past_key_values, EncoderDecoderCache | None):
+        if width is not None and not isinstance(cache, EncoderDecoderCache | None):
             # Another cache would mix the keys of the source with those of the decoder.
             raise ValueError(
-                f"cross_attention_hidden_size={width}: past_key_values must be an EncoderDecoderCache, "
-                f"got {type(past_key_values).__name__}"
+                f"cross_attention_hidden_size={width}: cache must be an EncoderDecoderCache, "
+                f"got {type(cache).__name__}"
             )
 
     def new_cache(self) -> Cache:
@@ -224,9 +233,9 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         return states, PaddedPattern(mask)
 
 
-def cached_length(past_key_values: Cache | None) -> int | torch.Tensor | None:
+def cached_length(cache: Cache | None) -> int | torch.Tensor | None:
     """Number of cached tokens; None: no cache."""
-    length = None if past_key_values is None else past_key_values.get_seq_length()
+    length = None if cache is None else cache.get_seq_length()
     # A static cache counts in place, while the layers add to it.
     return length.clone() if isinstance(length, torch.Tensor) else length
 
@@ -249,9 +258,9 @@ def padded_source_layout(states: torch.Tensor, attention_mask: Any) -> PaddedLay
     return PaddedLayout(shape, mask, states.device)
 
 
-def has_cached_source(past_key_values: Cache | None) -> bool:
+def has_cached_source(cache: Cache | None) -> bool:
     """Whether the cache holds keys and values of a source; they are padded rows."""
-    return isinstance(past_key_values, EncoderDecoderCache) and any(past_key_values.is_updated.values())
+    return isinstance(cache, EncoderDecoderCache) and any(cache.is_updated.values())
 
 
 class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin):
@@ -268,6 +277,7 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
         self.post_init()
 
+    @accept_past_key_values
     @can_return_tuple
     def forward(
         self,
@@ -275,7 +285,7 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
@@ -295,7 +305,7 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,

@@ -17,7 +17,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple, mer
 
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from .base import BlendPreTrainedModel
-from .cache import BlendGenerationMixin
+from .cache import CACHE_NAME, BlendGenerationMixin, accept_past_key_values
 from .decoder import BlendDecoderModel
 from .encoder import BlendEncoderModel
 from .heads import ForSequenceClassification, ForTokenClassification, compute_logits, select_fields
@@ -82,6 +82,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             self.decoder.embed_tokens.weight = value.weight
             self.decoder.embed_tokens.num_embeddings = value.num_embeddings
 
+    @accept_past_key_values
     @merge_with_config_defaults
     @can_return_tuple
     def forward(
@@ -94,7 +95,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
         decoder_attention_mask: torch.Tensor | None = None,
         decoder_position_ids: torch.Tensor | None = None,
         encoder_outputs: BaseModelOutput | tuple[Any, ...] | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
@@ -113,7 +114,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             decoder_attention_mask: mask of the target.
             decoder_position_ids: positions of the target tokens.
             encoder_outputs: output of an earlier call of the encoder, instead of the source.
-            past_key_values: keys and values of the target tokens before the input, and of the source.
+            cache: keys and values of the target tokens before the input, and of the source.
             inputs_embeds: (B, S, E), instead of input_ids.
             decoder_inputs_embeds: (B, T, E), instead of decoder_input_ids.
             use_cache: return keys and values for the next tokens; never in training.
@@ -124,7 +125,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
                 and `cu_seq_lens_k` the source sequences.
 
         Returns:
-            last_hidden_state (B, T, E) of the decoder, past_key_values, encoder_last_hidden_state (B, S, E); hidden
+            last_hidden_state (B, T, E) of the decoder, the cache, encoder_last_hidden_state (B, S, E); hidden
             states and attentions if requested.
 
         Raises:
@@ -156,14 +157,14 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             decoder_attention_mask, decoder_position_ids = attention_mask, position_ids
             if self.config.shift_source if shift_source is None else shift_source:
                 decoder_input_ids = self.shifted_source_ids(input_ids, attention_mask, position_ids, kwargs)
-        if past_key_values is None and "cu_seq_lens_q" not in kwargs:
+        if cache is None and "cu_seq_lens_q" not in kwargs:
             check_packed_positions(decoder_attention_mask, decoder_position_ids)
         source_layout = encoded.get("layout")
         outputs = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
             position_ids=decoder_position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
             encoder_hidden_states=encoded.last_hidden_state,
@@ -176,7 +177,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
         states = encoded.last_hidden_state
         return EncoderDecoderOutput(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
             decoder_hidden_states=outputs.hidden_states,
             decoder_attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
@@ -261,6 +262,7 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
         self.loss_type = "ForMaskedLM"
         self.post_init()
 
+    @accept_past_key_values
     @can_return_tuple
     def forward(
         self,
@@ -272,7 +274,7 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
         decoder_attention_mask: torch.Tensor | None = None,
         decoder_position_ids: torch.Tensor | None = None,
         encoder_outputs: BaseModelOutput | tuple[Any, ...] | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
@@ -296,7 +298,7 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
                     )
                 decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
             # With cached tokens the default mask would have the wrong length; all positions are computed.
-            if decoder_attention_mask is None and past_key_values is None and not is_flat:
+            if decoder_attention_mask is None and cache is None and not is_flat:
                 decoder_attention_mask = mask_up_to_last(labels != IGNORE)
         outputs = self.model(
             input_ids=input_ids,
@@ -307,7 +309,7 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
             decoder_attention_mask=decoder_attention_mask,
             decoder_position_ids=decoder_position_ids,
             encoder_outputs=encoder_outputs,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,

@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 
+from .cache import CACHE_NAME
 from .packing import FlatLayout, Movable, PaddedLayout, scatter_tokens
 from .positions import RelativeAttentionBias
 
@@ -285,7 +286,7 @@ def self_pattern(
             # Padding is on the right, so a causal mask hides it from real tokens already.
             is_real = None if is_causal or rows.is_full else slot_sequences >= 0
             states = embeds.new_empty(*slot_sequences.shape, 0)
-            arguments = {"inputs_embeds": states, "attention_mask": is_real, "past_key_values": None}
+            arguments = {"inputs_embeds": states, "attention_mask": is_real, CACHE_NAME: None}
             masks.append(mask_function(config=config, **arguments))
     return RowPattern(rows, rows, masks, neighbours)
 

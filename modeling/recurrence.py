@@ -66,7 +66,7 @@ class Recurrence(nn.Module):
         hidden_states: torch.Tensor,
         *,
         pattern: "Steps",
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         source_state: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
@@ -75,7 +75,7 @@ class Recurrence(nn.Module):
         Args:
             hidden_states: (B, T, E) or (1, N, E).
             pattern: the order of the steps, shared by all layers.
-            past_key_values: cache of states; see cache.use_recurrent_layers.
+            cache: the states of the tokens before; see cache.use_recurrent_layers.
             source_state: a vector of each source (B, 2 · width), from which the first state is computed; None: that
                 is zero.
             kwargs: arguments of attention, ignored.
@@ -83,7 +83,7 @@ class Recurrence(nn.Module):
         Returns:
             A tensor of the shape of hidden_states, and None for the attention weights.
         """
-        cached = None if past_key_values is None else self_attention_cache(past_key_values).layers[self.layer_idx]
+        cached = None if cache is None else self_attention_cache(cache).layers[self.layer_idx]
         state = None if cached is None else cached.state
         if state is None and source_state is not None:
             state = torch.tanh(self.source_proj(source_state)).chunk(self.num_states, -1)
