@@ -162,7 +162,7 @@ class Stack(BlendPreTrainedModel):
         """
         has_hooks = kwargs.pop("has_hooks", self.has_hooks)
         if self.config.is_recurrent:
-            self.check_recurrence(attention_mask, kwargs, has_paged_cache)
+            self.check_recurrence(attention_mask, kwargs)
         if self.config.relative_attention_num_buckets is not None:
             self.check_relative_attention(kwargs, has_paged_cache)
         inputs = select_inputs(input_ids, inputs_embeds)
@@ -199,12 +199,11 @@ class Stack(BlendPreTrainedModel):
             self.check_length(layout.max_length)
         return layout
 
-    def check_recurrence(self, attention_mask: Any, kwargs: dict[str, Any], has_paged_cache: bool) -> None:
+    def check_recurrence(self, attention_mask: Any, kwargs: dict[str, Any]) -> None:
         """Raises ValueError for what a recurrent mixer does not have."""
         unsupported = {
             "an attention mask that is not (B, S)": attention_mask is not None
             and as_padding_mask(attention_mask) is None,
-            "a paged cache": has_paged_cache,
             "output_attentions": not (self.config.has_attention or self.is_in_encoder_decoder)
             and kwargs.get("output_attentions", self.config.output_attentions),
             # It may be that of a server, which keeps the tokens before the input to itself.

@@ -7,7 +7,7 @@ import torch
 from conftest import VOCAB, named, padded, tiny_model
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM
-from seqblend.modeling.cache import BufferedLayer, self_attention_cache
+from seqblend.modeling.cache import CACHE_NAME, BufferedLayer, self_attention_cache
 
 TURNED = torch.tensor([1, 0])
 
@@ -29,8 +29,8 @@ def go_on(model, cache, count=2):
     ids = torch.randint(3, VOCAB, (rows, count))
     if model.config.is_encoder_decoder:
         source = torch.ones(rows, 3, dtype=torch.long)
-        return model(input_ids=source, decoder_input_ids=ids, past_key_values=cache).logits
-    return model(ids, past_key_values=cache).logits
+        return model(input_ids=source, decoder_input_ids=ids, cache=cache).logits
+    return model(ids, cache=cache).logits
 
 
 def crop(model, cache):
@@ -69,7 +69,7 @@ LATER = [crop, slice_by_hand, reorder_twice, crop_and_reorder, append]
 @pytest.mark.parametrize("model_class", [BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM], ids=named)
 def test_what_was_taken_stays(model_class, num_beams, later):
     model = tiny_model(model_class, eos_token_id=None)
-    cache = write(model, prompt_of([5, 3]), num_beams=num_beams, num_return_sequences=num_beams).past_key_values
+    cache = write(model, prompt_of([5, 3]), num_beams=num_beams, num_return_sequences=num_beams)[CACHE_NAME]
     own = self_attention_cache(cache)
     assert all(isinstance(layer, BufferedLayer) for layer in own.layers)
     if num_beams > 1:
@@ -84,10 +84,10 @@ def test_what_was_taken_stays_when_beams_go_on():
     """Beam search changes places between two rooms, of which one was the taker's."""
     model, prompt = tiny_model(BlendDecoderForCausalLM, eos_token_id=None), prompt_of([5])
     output = write(model, prompt, num_beams=3, num_return_sequences=3)
-    cache = output.past_key_values
+    cache = output[CACHE_NAME]
     taken = [states for layer in cache.layers for states in (layer.keys, layer.values)]
     before = [states.clone() for states in taken]
-    write(model, {"input_ids": output.sequences[:1]}, num_beams=3, past_key_values=cache, max_new_tokens=6)
+    write(model, {"input_ids": output.sequences[:1]}, num_beams=3, max_new_tokens=6, **{CACHE_NAME: cache})
     assert all(map(torch.equal, taken, before))
 
 
@@ -95,7 +95,7 @@ def test_what_was_taken_stays_when_beams_go_on():
 def test_copies_of_a_cache_go_on_alone(how):
     """A prompt that is read once, and what follows it in two ways."""
     model = tiny_model(BlendDecoderForCausalLM, eos_token_id=None)
-    cache = write(model, prompt_of([5])).past_key_values
+    cache = write(model, prompt_of([5]))[CACHE_NAME]
     twin = copy.deepcopy(cache) if how == "deep" else copy.copy(cache)
     if how == "shallow":
         twin.layers = [copy.copy(layer) for layer in cache.layers]

@@ -47,6 +47,7 @@ from seqblend.configuration.checks import PROBLEM_TYPES, literal_values
 from seqblend.configuration.heads import TagSchemeName
 from seqblend.configuration.recipes import RECIPES
 from seqblend.modeling.attention import Attention
+from seqblend.modeling.cache import CACHE_NAME
 from seqblend.modeling.heads import pool
 from seqblend.modeling.layers import FEED_FORWARDS, RESIDUALS
 from seqblend.modeling.losses import SEQUENCE_LOSSES
@@ -826,9 +827,9 @@ def test_use_cache(model_class):
     batch = padded(draw(model_class, [6, 6], labels=False))
     for use_cache in (True, False):
         model = tiny_model(model_class, use_cache=use_cache)
-        assert (model(**batch).past_key_values is not None) == use_cache
-        assert (model(**batch, use_cache=not use_cache).past_key_values is not None) == (not use_cache)
-        assert model.train()(**batch).past_key_values is None
+        assert (model(**batch).get(CACHE_NAME) is not None) == use_cache
+        assert (model(**batch, use_cache=not use_cache).get(CACHE_NAME) is not None) == (not use_cache)
+        assert model.train()(**batch).get(CACHE_NAME) is None
 
 
 def test_cross_attention_hidden_size():

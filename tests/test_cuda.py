@@ -54,6 +54,7 @@ from seqblend import (
 from seqblend.benchmarks.timing import peak_memory
 from seqblend.modeling import attention as kernels
 from seqblend.modeling.base import Stack, matmul_dtype
+from seqblend.modeling.cache import CACHE_NAME
 from seqblend.modeling.packing import FlatLayout
 
 WINDOWS = {**SLIDING, "max_position_embeddings": 256}
@@ -255,7 +256,7 @@ def two_steps(model: Any, batch: dict[str, torch.Tensor], target: str) -> dict[s
     ids, mask = f"{target}input_ids", f"{target}attention_mask"
     token = torch.full_like(batch[ids][:, :1], 5)
     seen = torch.cat((batch[mask], torch.ones_like(token)), dim=1)
-    second = model(**{**batch, ids: token, mask: seen}, past_key_values=first.past_key_values)
+    second = model(**{**batch, ids: token, mask: seen}, cache=first[CACHE_NAME])
     logits = {"outputs": first.logits[:, -1], "next": second.logits[:, -1]}
     return {name: tensor.cpu().double() for name, tensor in logits.items()}
 

@@ -27,9 +27,16 @@ from torch import nn
 from transformers import CompileConfig, ContinuousBatchingConfig, GenerationConfig
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache, StaticCache
 
-from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM
+from seqblend import (
+    BlendDecoderForCausalLM,
+    BlendDecoderModel,
+    BlendEncoderDecoderForSeq2SeqLM,
+    BlendEncoderDecoderModel,
+    BlendEncoderForTokenClassification,
+    BlendEncoderModel,
+)
 from seqblend.modeling import heads
-from seqblend.modeling.cache import self_attention_cache
+from seqblend.modeling.cache import CACHE_NAME, self_attention_cache
 from seqblend.modeling.heads import VOCABULARY_CHUNK, project
 
 SOURCES, TARGETS = [7, 4], [10, 6]
@@ -48,11 +55,11 @@ def rows_of(*lengths: int) -> list[dict[str, torch.Tensor]]:
 
 def source_of(model_class: type, side: str = "right") -> dict[str, torch.Tensor]:
     """What an encoder-decoder reads besides the target, longer than the window of a sliding layer."""
-    return padded(rows_of(*SOURCES), side) if model_class is BlendEncoderDecoderForSeq2SeqLM else {}
+    return padded(rows_of(*SOURCES), side) if is_encoder_decoder(model_class) else {}
 
 
 def as_target(model_class: type, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    prefix = "decoder_" if model_class is BlendEncoderDecoderForSeq2SeqLM else ""
+    prefix = "decoder_" if is_encoder_decoder(model_class) else ""
     return {f"{prefix}{name}": tensor for name, tensor in batch.items()}
 
 
@@ -64,8 +71,8 @@ def step(
         "input_ids": target["input_ids"][:, start : start + size],
         "attention_mask": target["attention_mask"][:, : start + size],
     }
-    output = model(**source, **as_target(type(model), now), past_key_values=cache, use_cache=True)
-    return output.logits, output.past_key_values
+    output = model(**source, **as_target(type(model), now), cache=cache, use_cache=True)
+    return output.logits, output[CACHE_NAME]
 
 
 def select(batch: dict[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -103,7 +110,7 @@ def test_a_mask_may_be_for_tokens_to_come_too(position_type, new_cache):
     expected = without_cache(model, {}, target)
     cache, logits = new_cache(config=model.config), []
     for tokens in target["input_ids"].split(CHUNKS, dim=1):
-        logits.append(model(tokens, attention_mask=target["attention_mask"], past_key_values=cache).logits)
+        logits.append(model(tokens, attention_mask=target["attention_mask"], cache=cache).logits)
     real = target["attention_mask"].bool()
     assert_close(torch.cat(logits, dim=1)[real], expected[real])
 
@@ -117,7 +124,7 @@ def test_a_mask_must_be_for_tokens_in_the_cache_too(model_class):
     _, cache = step(model, source, target, 0, 6, None)
     new = as_target(model_class, {name: tensor[:, 6:] for name, tensor in target.items()})
     with pytest.raises(ValueError, match=r"\(2, 4\), the input \(2, 4\) after 6 tokens"):
-        model(**source, **new, past_key_values=cache)
+        model(**source, **new, cache=cache)
 
 
 @every_generator
@@ -130,7 +137,7 @@ def test_labels_of_tokens_after_those_in_a_cache(model_class):
     logits = without_cache(model, source, target)[:, 6:]
     new = as_target(model_class, {"input_ids": target["input_ids"][:, 6:]})
     labels = target["input_ids"][:, 6:]
-    output = model(**source, **new, past_key_values=cache, labels=labels)
+    output = model(**source, **new, cache=cache, labels=labels)
     assert_close(output.logits, logits)
     if model_class is BlendDecoderForCausalLM:
         logits, labels = logits[:, :-1], labels[:, 1:]
@@ -174,13 +181,50 @@ def test_cache_is_an_argument(model_class):
 
 def test_caches_are_those_of_transformers():
     decoder = tiny_model(BlendDecoderForCausalLM, **SLIDING)(input_ids=torch.ones(1, 3, dtype=torch.long))
-    assert isinstance(decoder.past_key_values, DynamicCache)
-    assert decoder.past_key_values.is_sliding == [False, True]
+    assert isinstance(decoder[CACHE_NAME], DynamicCache)
+    assert decoder[CACHE_NAME].is_sliding == [False, True]
     whole = tiny_model(BlendEncoderDecoderForSeq2SeqLM, **SLIDING)(
         input_ids=torch.ones(1, 5, dtype=torch.long), decoder_input_ids=torch.ones(1, 3, dtype=torch.long)
     )
-    assert isinstance(whole.past_key_values, EncoderDecoderCache)
-    assert whole.past_key_values.cross_attention_cache.get_seq_length() == 5
+    assert isinstance(whole[CACHE_NAME], EncoderDecoderCache)
+    assert whole[CACHE_NAME].cross_attention_cache.get_seq_length() == 5
+
+
+@pytest.mark.parametrize("model_class", [*GENERATORS, BlendDecoderModel, BlendEncoderDecoderModel], ids=named)
+@torch.no_grad()
+def test_a_cache_has_two_names(model_class):
+    """transformers calls it past_key_values before 5.24; what was written for that version still runs."""
+    model = tiny_model(model_class)
+    batch = source_of(model_class) | as_target(model_class, padded(rows_of(4, 4)))
+    caches = [model(**batch)[CACHE_NAME] for _ in range(2)]
+    batch = source_of(model_class) | as_target(model_class, {"input_ids": torch.ones(2, 1, dtype=torch.long)})
+    new, old = model(**batch, cache=caches[0]), model(**batch, past_key_values=caches[1])
+    assert torch.equal(new[0], old[0])
+    assert new[CACHE_NAME] is caches[0] and old[CACHE_NAME] is caches[1]
+    assert caches[1].get_seq_length() == 5
+    with pytest.raises(ValueError, match="cache and past_key_values are two names"):
+        model(**batch, cache=caches[0], past_key_values=caches[1])
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+@pytest.mark.parametrize("model_class", [BlendEncoderModel, BlendEncoderForTokenClassification], ids=named)
+def test_an_encoder_has_no_cache(model_class, name):
+    """It was filled, and tokens attended to those before them alone."""
+    with pytest.raises(ValueError, match="an encoder has no cache"):
+        tiny_model(model_class)(torch.ones(1, 3, dtype=torch.long), **{name: DynamicCache()})
+
+
+@every_generator
+def test_gradient_checkpointing_and_a_cache(model_class):
+    """Together they are refused in training; without gradients, training mode changes nothing of what is written."""
+    model, prompt = generator(model_class), prompt_of(model_class)
+    expected = model.generate(**prompt, max_new_tokens=5, do_sample=False)
+    model.train().gradient_checkpointing_enable()
+    assert torch.equal(model.generate(**prompt, max_new_tokens=5, do_sample=False), expected)
+    batch = source_of(model_class) | as_target(model_class, padded(rows_of(4, 4)))
+    empty = EncoderDecoderCache(DynamicCache(), DynamicCache()) if is_encoder_decoder(model_class) else DynamicCache()
+    with pytest.raises(ValueError, match="gradient checkpointing runs each layer twice"):
+        model(**batch, cache=empty)
 
 
 @every_generator
@@ -188,8 +232,8 @@ def test_no_cache_in_training_or_with_labels(model_class):
     model = tiny_model(model_class)
     batch = source_of(model_class) | as_target(model_class, padded(rows_of(*TARGETS)))
     labels = torch.ones_like(batch.get("decoder_input_ids", batch["input_ids"]))
-    assert model(**batch, labels=labels, use_cache=True).past_key_values is None
-    assert model.train()(**batch, use_cache=True).past_key_values is None
+    assert model(**batch, labels=labels, use_cache=True).get(CACHE_NAME) is None
+    assert model.train()(**batch, use_cache=True).get(CACHE_NAME) is None
 
 
 @every_generator
@@ -480,8 +524,8 @@ def test_as_many_layers_run_as_the_config_says(model_class, sliding):
     output = model(**batch)
     assert_close(real_rows(batch, output.last_hidden_state), real_rows(batch, stack.norm(states[layers][1])))
     assert len(model(**batch, output_hidden_states=True)[layers]) == 2
-    if "past_key_values" in output:
-        assert len(self_attention_cache(output.past_key_values).layers) == 1
+    if CACHE_NAME in output:
+        assert len(self_attention_cache(output[CACHE_NAME]).layers) == 1
 
 
 def test_beams_of_a_cache_that_another_library_puts_in_place():
@@ -493,7 +537,7 @@ def test_beams_of_a_cache_that_another_library_puts_in_place():
         inputs = prepare(input_ids, is_first_iteration=is_first_iteration, **kwargs)
         if is_first_iteration:
             rows = {name: tensor.expand(len(input_ids), -1) for name, tensor in prefix.items()}
-            inputs["past_key_values"] = model(**rows, use_cache=True).past_key_values
+            inputs[CACHE_NAME] = model(**rows, use_cache=True)[CACHE_NAME]
         inputs["attention_mask"] = nn.functional.pad(inputs["attention_mask"], (3, 0), value=1)
         inputs["position_ids"] = None
         return inputs
@@ -587,7 +631,7 @@ def test_generation_goes_on_from_a_cache():
     once = model.generate(**prompt, **asked, max_new_tokens=8).sequences
     first = model.generate(**prompt, **asked, max_new_tokens=5)
     mask = torch.cat((prompt["attention_mask"], torch.ones(2, 5, dtype=torch.long)), dim=1)
-    so_far = {"input_ids": first.sequences, "attention_mask": mask, "past_key_values": first.past_key_values}
+    so_far = {"input_ids": first.sequences, "attention_mask": mask, CACHE_NAME: first[CACHE_NAME]}
     assert torch.equal(model.generate(**so_far, **asked, max_new_tokens=3).sequences, once)
 
 

@@ -15,6 +15,7 @@ from seqblend import (
     BlendEncoderForMaskedLM,
     BlendEncoderModel,
 )
+from seqblend.modeling.cache import CACHE_NAME
 
 IDS = torch.arange(3, 15).view(2, 6) % VOCAB
 RESTARTING = torch.tensor([[0, 1, 2, 0, 1, 2]])
@@ -75,11 +76,11 @@ def test_a_flattened_source_needs_no_flattened_target():
     target = {"decoder_input_ids": IDS[:, :4]}
     source = {"input_ids": IDS[SOURCE_MASK.bool()][None], "position_ids": torch.tensor([[0, 1, 2, 3, 4, 5, 0, 1, 2]])}
     assert_close(states(model, **source, **target), states(model, attention_mask=SOURCE_MASK, **target))
-    assert model(**source, **target, use_cache=True).past_key_values is None
+    assert model(**source, **target, use_cache=True).get(CACHE_NAME) is None
     with pytest.raises(ValueError, match="a flattened source needs a flattened target"):
         model(**source, **target, output_hidden_states=True)
     with pytest.raises(ValueError, match="a flattened batch, or one with a flattened source, has no cache"):
-        model(**source, **target, past_key_values=model.decoder.new_cache())
+        model(**source, **target, cache=model.decoder.new_cache())
 
 
 @every_stack
@@ -96,10 +97,10 @@ def test_what_a_flattened_batch_does_not_have_is_refused(model_class):
 def test_a_flattened_batch_has_no_cache():
     model = tiny_model(BlendDecoderModel)
     with pytest.raises(ValueError, match="has no cache"):
-        model(IDS, position_ids=RESTARTING, past_key_values=DynamicCache(config=model.config))
-    cache = model(IDS).past_key_values
+        model(IDS, position_ids=RESTARTING, cache=DynamicCache(config=model.config))
+    cache = model(IDS)[CACHE_NAME]
     with pytest.raises(ValueError, match="cu_seq_lens_q: a flattened batch has no cached tokens"):
-        model(IDS, past_key_values=cache, cu_seq_lens_q=torch.tensor([0, 5, 12]), max_length_q=7)
+        model(IDS, cache=cache, cu_seq_lens_q=torch.tensor([0, 5, 12]), max_length_q=7)
 
 
 @every_stack
@@ -110,8 +111,8 @@ def test_a_window_counts_columns(model_class):
     found = states(model, attention_mask=mask)
     assert_close(found[mask.bool()], states(model, attention_mask=mask, output_hidden_states=True)[mask.bool()])
     if model_class is BlendDecoderModel:
-        cache = model(IDS[:, :5], attention_mask=mask[:, :5]).past_key_values
-        assert_close(found[:, 5:], states(model, input_ids=IDS[:, 5:], attention_mask=mask, past_key_values=cache))
+        cache = model(IDS[:, :5], attention_mask=mask[:, :5])[CACHE_NAME]
+        assert_close(found[:, 5:], states(model, input_ids=IDS[:, 5:], attention_mask=mask, cache=cache))
 
 
 @every_head

@@ -30,6 +30,7 @@ from seqblend import (
     BlendEncoderModel,
 )
 from seqblend.modeling.attention import Attention
+from seqblend.modeling.cache import CACHE_NAME
 from seqblend.modeling.layers import FEED_FORWARDS, RESIDUALS
 from seqblend.modeling.normalization import NORMS
 from seqblend.modeling.patterns import PaddedPattern
@@ -145,7 +146,7 @@ def test_attention(role, window, masked, bias, scaling, key_value_heads, attenti
         mask = create_bidirectional_mask(config, target, real, encoder_hidden_states=source)
     else:
         mask = MASKS[role][config.layer_types[0]](
-            config=config, inputs_embeds=target, attention_mask=real, past_key_values=None
+            config=config, inputs_embeds=target, attention_mask=real, **{CACHE_NAME: None}
         )
     see = reference.window(role == "masked self", window)
     expected = reference.multi_head(

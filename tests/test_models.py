@@ -44,6 +44,7 @@ from seqblend import (
     BlendEncoderForMaskedLM,
     BlendEncoderModel,
 )
+from seqblend.modeling.cache import CACHE_NAME
 from seqblend.modeling.normalization import Dropout
 
 LENGTHS = [7, 4, 5]
@@ -790,10 +791,10 @@ def test_a_source_must_fit_the_decoder():
         tiny_model(BlendDecoderModel, cross_attention_hidden_size=32)(input_ids=IDS)
     with pytest.raises(ValueError, match=r"encoder_hidden_states given.*cross_attention_hidden_size is None"):
         tiny_model(BlendDecoderModel)(input_ids=IDS, encoder_hidden_states=EMBEDS)
-    cache = tiny_model(BlendDecoderModel)(input_ids=IDS).past_key_values
+    cache = tiny_model(BlendDecoderModel)(input_ids=IDS)[CACHE_NAME]
     with pytest.raises(ValueError, match=r"must be an EncoderDecoderCache, got DynamicCache"):
         tiny_model(BlendDecoderModel, cross_attention_hidden_size=32)(
-            input_ids=IDS, encoder_hidden_states=EMBEDS, past_key_values=cache
+            input_ids=IDS, encoder_hidden_states=EMBEDS, cache=cache
         )
     for mask in (torch.ones(2, 1), torch.ones(3, 6)):
         with pytest.raises(

@@ -89,6 +89,7 @@ from seqblend import (
 )
 from seqblend.configuration.recipes import RECIPES
 from seqblend.data.errors import InputError
+from seqblend.modeling.cache import CACHE_NAME, PagedAttentionCache
 from seqblend.modeling.packing import FlatLayout
 from seqblend.modeling.recurrence import Recurrence, Steps
 from seqblend.serving.export import export
@@ -238,7 +239,7 @@ def test_mixed_precision_keeps_states_in_float32(mixer):
     model = BlendDecoderModel(tiny_config(BlendDecoderConfig, initializer_range=0.02)).eval()
     ids = torch.randint(3, VOCAB, (2, 30))
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        cache = model(ids, use_cache=True).past_key_values
+        cache = model(ids, use_cache=True)[CACHE_NAME]
     assert all(state.dtype == torch.float32 for layer in cache.layers for state in layer.state)
 
 
@@ -302,7 +303,6 @@ IDS = torch.ones(2, 3, dtype=torch.long)
         ({"output_attentions": True}, "output_attentions"),
         ({"attention_mask": torch.ones(2, 1, 3, 3)}, r"an attention mask that is not \(B, S\)"),
         ({"attention_mask": {"full_attention": None}}, r"an attention mask that is not \(B, S\)"),
-        ({"cache": "a paged one"}, "a paged cache"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -329,7 +329,7 @@ def test_graphs_are_refused(model_class):
 def test_a_packed_batch_has_no_cache():
     model = tiny_model(BlendDecoderForCausalLM)
     with pytest.raises(ValueError, match="a flattened batch, or one with a flattened source, has no cache"):
-        model(IDS[:1], position_ids=torch.tensor([[0, 1, 0]]), past_key_values=DynamicCache())
+        model(IDS[:1], position_ids=torch.tensor([[0, 1, 0]]), cache=DynamicCache())
 
 
 def test_a_source_mask_of_four_dimensions(without_cross_attention):
@@ -344,14 +344,18 @@ def test_a_source_mask_of_four_dimensions(without_cross_attention):
     [
         (lambda config: StaticCache(config, max_cache_len=9), "DynamicCache without offloading, got StaticCache"),
         (lambda config: DynamicCache(config=config, offloading=True), "without offloading"),
-        (lambda config: DynamicCache([(torch.ones(2, 4, 1, 8),) * 2] * 2), "past_key_values hold keys and values"),
+        (
+            lambda config: PagedAttentionCache.__new__(PagedAttentionCache),
+            "got .*PagedAttentionCache",
+        ),
+        (lambda config: DynamicCache([(torch.ones(2, 4, 1, 8),) * 2] * 2), "the cache holds keys and values"),
     ],
-    ids=["static", "offloading", "keys and values"],
+    ids=["static", "offloading", "paged", "keys and values"],
 )
 def test_caches_of_another_kind_are_refused(new_cache, message):
     model = tiny_model(BlendDecoderForCausalLM)
     with pytest.raises(ValueError, match=message):
-        model(IDS, past_key_values=new_cache(model.config))
+        model(IDS, cache=new_cache(model.config))
 
 
 @pytest.mark.parametrize("cross_attention", [True, False])
@@ -362,15 +366,15 @@ def test_a_cache_of_a_pair(cross_attention, monkeypatch):
     batch = {"input_ids": IDS, "decoder_input_ids": IDS}
     expected = model(**batch).logits
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    assert_close(model(**batch, past_key_values=cache).logits, expected)
+    assert_close(model(**batch, cache=cache).logits, expected)
     assert cache.get_seq_length() == 3
     with pytest.raises(ValueError, match="DynamicCache without offloading, got StaticCache"):
         static = EncoderDecoderCache(StaticCache(model.config.decoder, max_cache_len=9), DynamicCache())
-        model(**batch, past_key_values=static)
+        model(**batch, cache=static)
 
 
 def test_a_cache_cannot_be_cropped():
-    cache = tiny_model(BlendDecoderForCausalLM)(IDS).past_key_values
+    cache = tiny_model(BlendDecoderForCausalLM)(IDS)[CACHE_NAME]
     with pytest.raises(ValueError, match="recurrent mixer cannot be cropped"):
         cache.crop(-1)
     assert cache.get_seq_length() == 3

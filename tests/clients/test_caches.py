@@ -11,6 +11,7 @@ from seqblend import (
     BlendEncoderDecoderConfig,
     BlendEncoderDecoderForSeq2SeqLM,
 )
+from seqblend.modeling.cache import CACHE_NAME
 
 GROUPS = {"q_group_size": 32, "residual_length": 16}
 # Of each backend the module it needs, its settings, and the largest error in standard deviations of the logits.
@@ -37,8 +38,8 @@ def test_a_quantized_cache_says_nearly_the_same(backend):
     ids, mask = batch["input_ids"], batch["attention_mask"]
     expected = model(ids, mask, use_cache=False).logits[:, 30:]
     cache = QuantizedCache(backend, model.config, **settings)
-    model(ids[:, :30], mask[:, :30], past_key_values=cache)
-    steps = [model(ids[:, t : t + 1], mask[:, : t + 1], past_key_values=cache).logits for t in range(30, 60)]
+    model(ids[:, :30], mask[:, :30], cache=cache)
+    steps = [model(ids[:, t : t + 1], mask[:, : t + 1], cache=cache).logits for t in range(30, 60)]
     assert_close(torch.cat(steps, dim=1), expected, tolerance)
     assert not torch.equal(torch.cat(steps, dim=1), expected)
 
@@ -49,7 +50,7 @@ def test_generation_with_a_quantized_cache(num_beams):
     asked = {"max_new_tokens": 8, "do_sample": False, "num_beams": num_beams, "return_dict_in_generate": True}
     written = decoder().generate(**prompt, **asked, cache_implementation="quantized", cache_config={"backend": "fp8"})
     assert written.sequences.shape == (2, 17)
-    assert isinstance(written.past_key_values, QuantizedCache)
+    assert isinstance(written[CACHE_NAME], QuantizedCache)
 
 
 def test_what_transformers_does_not_quantize():
