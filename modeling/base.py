@@ -15,7 +15,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import is_flash_attention_requested
 
 from .attention import has_varlen_kernel
-from .cache import CACHE_NAME
+from .cache import CACHE_NAME, PagedAttentionCache
 from .hooks import has_hooked_submodule, is_hooked
 from .layers import Block
 from .normalization import Dropout, build_norm
@@ -156,11 +156,15 @@ class Stack(BlendPreTrainedModel):
 
         Raises:
             ValueError: both or neither of input_ids and inputs_embeds are given, or they have a wrong number of
-                dimensions; the mask has a wrong shape; a sequence is too long; is_causal differs from that of this
-                stack; something that a recurrent mixer or attention with biases does not have; for a flattened batch
-                see `flattened_layout`.
+                dimensions; there is a cache among the keyword arguments; the mask has a wrong shape; a sequence is
+                too long; is_causal differs from that of this stack; something that a recurrent mixer or attention
+                with biases does not have; for a flattened batch see `flattened_layout`.
         """
         has_hooks = kwargs.pop("has_hooks", self.has_hooks)
+        # Without this check, generation under a new name of the cache would read the last token only.
+        for name, value in kwargs.items():
+            if isinstance(value, Cache | PagedAttentionCache):
+                raise ValueError(f"{type(self).__name__} takes no cache by the name {name!r}")
         if self.config.is_recurrent:
             self.check_recurrence(attention_mask, kwargs)
         if self.config.relative_attention_num_buckets is not None:

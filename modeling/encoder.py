@@ -225,10 +225,8 @@ class BlendEncoderModel(BlendEncoderPreTrainedModel, Stack):
             requested.
 
         Raises:
-            ValueError: see Stack.choose_layout; a cache is given.
+            ValueError: see Stack.choose_layout.
         """
-        if kwargs.get("cache") is not None or kwargs.get("past_key_values") is not None:
-            raise ValueError("an encoder has no cache: every token attends to every token")
         layout = self.choose_layout(input_ids, inputs_embeds, attention_mask, position_ids, kwargs)
         positions = self.positions(layout, position_ids)
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
