@@ -264,11 +264,12 @@ def accept_past_key_values(forward: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @wraps(forward)
-    def renamed(*args: Any, **kwargs: Any) -> Any:
-        cache = kwargs.pop("past_key_values", None)
-        if cache is not None and kwargs.get("cache") is not None:
+    def renamed(*args: Any, past_key_values: Cache | None = None, **kwargs: Any) -> Any:
+        if past_key_values is None:
+            return forward(*args, **kwargs)
+        if kwargs.get("cache") is not None:
             raise ValueError("cache and past_key_values are two names of one argument, and both are given")
-        return forward(*args, **kwargs) if cache is None else forward(*args, **{**kwargs, "cache": cache})
+        return forward(*args, **{**kwargs, "cache": past_key_values})
 
     return renamed
 
