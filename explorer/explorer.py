@@ -177,9 +177,8 @@ class Explorer:
             number = f"At least {cut}" if encoded.features["shortened"][0] else f"{cut}"
             notes.append(f"{number} tokens of the input were not read: it has more than {len(encoded.tokens)}.")
             if self.reads_windows:
-                notes.append(
-                    "Prediction reads such a text in windows; the answer on this page is about its beginning."
-                )
+                part = "end" if self.setup.settings.tokenizer.truncation_side == "left" else "beginning"
+                notes.append(f"Prediction reads such a text in windows; the answer on this page is about its {part}.")
         for role, sequence in sequences.items():
             shown, total = result.visible[role], sequence.total
             if shown.stop - shown.start < total:

@@ -13,7 +13,7 @@ from ..data.errors import InputError
 from ..modeling.attention import Role
 from ..tasks.base import Task
 from ..tasks.causal_lm import prompt_of
-from ..tasks.encoding import Answer, Row, Settings, shorten_texts
+from ..tasks.encoding import Answer, Row, Settings, shorten_texts, with_cut
 from ..tasks.models import part_configs
 from ..tasks.sequence_classification import REGRESSION
 from ..tasks.token_classification import words_to_tokenize
@@ -282,7 +282,7 @@ class Words(ReadingShape):
             {"text": text[start:end], "label": tag, "score": score}
             for (start, end), tag, score in zip(spans, answer["prediction"], answer["scores"], strict=True)
         ]
-        return {**placed(items, text, spans, encoded, result), "empty": "The text has no word."}
+        return {**placed(items, text, spans, encoded, result, setup), "empty": "The text has no word."}
 
 
 def text_and_spans(row: Row, settings: Settings) -> tuple[str, list[tuple[int, int]]]:
@@ -294,15 +294,25 @@ def text_and_spans(row: Row, settings: Settings) -> tuple[str, list[tuple[int, i
 
 
 def placed(
-    items: list[dict[str, Any]], text: str, spans: Sequence[tuple[int, int]], encoded: EncodedRow, result: Result
+    items: list[dict[str, Any]],
+    text: str,
+    spans: Sequence[tuple[int, int]],
+    encoded: EncodedRow,
+    result: Result,
+    setup: Setup,
 ) -> dict[str, Any]:
-    """Items of a text, each with the text before it and its token among the shown ones; and the text after all."""
+    """Items of a text, each with the text before it and its token among the shown ones; and the text after all.
+
+    An item that was not read, or whose token is not shown, has no token.
+    """
     shown = next(iter(result.visible.values()))
-    positions, ends = encoded.features["positions"][0].tolist(), [0, *(end for _, end in spans)]
-    for index, item in enumerate(items):
+    (read,) = encoded.features["positions"]
+    positions = with_cut(read.tolist(), len(items), None, setup.settings.tokenizer)
+    ends = [0, *(end for _, end in spans)]
+    for index, (item, position) in enumerate(zip(items, positions, strict=True)):
         item["before"] = text[ends[index] : spans[index][0]]
-        is_shown = index < len(positions) and shown.start <= positions[index] < shown.stop
-        item["token"] = positions[index] - shown.start if is_shown else None
+        is_shown = position is not None and shown.start <= position < shown.stop
+        item["token"] = position - shown.start if is_shown else None
     return {"items": items, "after": text[ends[-1] :]}
 
 
@@ -323,7 +333,10 @@ class Masks(ReadingShape):
             for mask in answer["masks"]
         ]
         mask = setup.settings.tokenizer.mask_token
-        return {**placed(items, text, spans, encoded, result), "empty": f"The text has no mask; a mask is {mask}."}
+        return {
+            **placed(items, text, spans, encoded, result, setup),
+            "empty": f"The text has no mask; a mask is {mask}.",
+        }
 
 
 # --- N2M ---

@@ -520,10 +520,30 @@ def test_a_long_text_is_cut_with_a_word(name, model_of, monkeypatch):  # noqa: F
         assert max(len(kind["rows"]), len(kind["columns"])) <= 10
 
 
-def test_what_reads_windows_says_so(model_of):  # noqa: F811
+@pytest.mark.parametrize(
+    ("name", "row"), [(TAG, {"tokens": list("abcabcabc")}), ("masked-lm", {"text": "a[MASK]" * 9})]
+)
+def test_of_a_text_that_is_cut_on_the_left_the_last_words_have_their_tokens(name, row, model_of):  # noqa: F811
+    predictor = Predictor(model_of(name), max_length=8)
+    predictor.rows.settings.tokenizer.truncation_side = "left"
+    data = data_of(predictor, row)
+    (kind,), items = data["attention"], data["answer"]["items"]
+    # The words or masks that were not read have no token.
+    is_read = [item["score"] is not None if name == TAG else bool(item["best"]) for item in items]
+    assert is_read == [item["token"] is not None for item in items] == sorted(is_read) and 0 < sum(is_read) < 9
+    for item in items:
+        assert item["token"] is None or kind["rows"][item["token"]]["text"] == item["text"]
+
+
+@pytest.mark.parametrize(("side", "part"), [("right", "beginning"), ("left", "end")])
+def test_what_reads_windows_says_so(side, part, model_of):  # noqa: F811
     predictor = Predictor(model_of(CLASSIFY), overflow="window", max_length=20)
+    predictor.rows.settings.tokenizer.truncation_side = side
     notes = data_of(predictor, {"text": "abc cab " * 20})["notes"]
-    assert any("Prediction reads such a text in windows" in note for note in notes)
+    assert any(
+        f"Prediction reads such a text in windows; the answer on this page is about its {part}" in note
+        for note in notes
+    )
     assert not any("windows" in note for note in data_of(predictor, {"text": "abc"})["notes"])
 
 
