@@ -20,7 +20,7 @@ from ..tasks.token_classification import words_to_tokenize
 from ..tokenization.words import DEFAULT, join_words, read_splitting
 from .attribution import gradient_times_input, pooled_share, rollout
 from .recording import Recording, record
-from .tokens import SplitText, Token, input_tokens, token_text, written_tokens
+from .tokens import MOST_MARKS, SplitText, Token, input_tokens, token_text, written_tokens
 
 # The most classes that gradients are computed for, and the number of next tokens that are shown at each step.
 CLASSES = NEXT = 5
@@ -377,7 +377,10 @@ class WritingShape(Shape):
     def written(self, result: Result, settings: Settings) -> tuple[list[Token], list[str]]:
         """The shown tokens that were written, and the text after each of them; computed once."""
         if "written" not in result.more:
-            result.more["written"] = written_tokens(settings.tokenizer, result.more["tokens"])
+            count = len(result.more["tokens"])
+            # What follows may complete a character of which only some tokens are shown.
+            tokens, texts = written_tokens(settings.tokenizer, result.output[0][: count + MOST_MARKS])
+            result.more["written"] = tokens[:count], texts[:count]
         return result.more["written"]
 
     def answer(self, encoded: EncodedRow, result: Result, setup: Setup) -> dict[str, Any]:

@@ -104,19 +104,22 @@ def written_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tu
     """
     decode = partial(tokenizer.decode, skip_special_tokens=True)
     text, special = decode(ids), set(tokenizer.all_special_ids)
+    texts = [decode(ids[:count]) for count in range(1, len(ids) + 1)]
     # How much of the text is final after each token. An incomplete character decodes to replacement characters, with
     # some decoders also complete ones before it.
     ends = [0]
-    for count in range(1, len(ids) + 1):
-        so_far = decode(ids[:count])
-        is_whole = count == len(ids)
-        final = common_prefix_length(so_far if is_whole else so_far.rstrip("\ufffd"), text)
-        ends.append(max(ends[-1], final))
+    for so_far in texts:
+        ends.append(max(ends[-1], common_prefix_length(so_far, text)))
     spans: list[Span | None] = []
-    for token, start, end in zip(ids, ends, ends[1:], strict=False):
-        # A token that adds nothing is a part of the character that a later one completes.
-        whole = end if end > start else next((each for each in ends if each > start), start)
-        spans.append(None if token in special else Span(0, start, whole))
+    for token, start, end, so_far in zip(ids, ends, ends[1:], texts, strict=False):
+        span = Span(0, start, end)
+        if end == start and so_far == text[:start] and so_far.endswith("\ufffd"):
+            # Several bytes that are no character make one replacement character.
+            span = Span(0, start - 1, start)
+        elif end == start:
+            # A token that adds nothing is a part of the character that a later one completes.
+            span = Span(0, start, next((each for each in ends if each > start), start))
+        spans.append(None if token in special else span)
     return tokens_of(tokenizer, ids, [text], spans), [text[:end] for end in ends[1:]]
 
 

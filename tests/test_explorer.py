@@ -47,8 +47,12 @@ from seqblend.explorer.page import page
 from seqblend.explorer.recording import Layer, Recording, record
 from seqblend.explorer.shapes import DECODER, ENCODER, SHAPES, on_input
 from seqblend.explorer.tokens import SplitText, input_tokens, written_tokens
+from seqblend.modeling.decoder import BlendDecoderForCausalLM
 from seqblend.modeling.encoder import BlendEncoderForSequenceClassification, BlendEncoderModel
-from seqblend.modeling.encoder_decoder import BlendEncoderDecoderForSequenceClassification
+from seqblend.modeling.encoder_decoder import (
+    BlendEncoderDecoderForSeq2SeqLM,
+    BlendEncoderDecoderForSequenceClassification,
+)
 from seqblend.modeling.hooks import has_hooked_submodule
 from seqblend.tasks.registry import TASKS
 from seqblend.tokenization.training import train_tokenizer
@@ -362,6 +366,12 @@ def test_what_cannot_be_decoded_is_shown_all_the_same():
     assert [token.repeats for token in found[:4]] == [False, False, True, True]
     assert texts[:4] == ["", "", "", "기"]
     assert written_tokens(tokenizer, []) == ([], [])
+    # Bytes that are no character do not take the character after them: neither a whole one nor the first of several.
+    whole, start = ids[1:], ids[1]
+    found, texts = written_tokens(tokenizer, [start, *whole, *whole[:2], *whole])
+    assert texts_of(found) == ["�", "기", "기", "기", "�", "�", "기", "기", "기"]
+    assert [token.repeats for token in found] == [False, False, True, True, False, True, False, True, True]
+    assert texts == ["�", "�", "�", "�기", "�기�", "�기�", "�기�", "�기�", "�기�기"]
 
 
 def byte_fallback(words):
@@ -495,6 +505,21 @@ def test_steps_are_what_is_written(name, model_of):  # noqa: F811
         # The row of a target is named by what is written, that of a continued text by what is read.
         assert row == step["token"] if name == TRANSLATE else step["row"] == len(ids) - 1 + answer["steps"].index(step)
     assert tokenizer.decode(written, skip_special_tokens=True) == answer["text"]
+
+
+@pytest.mark.parametrize("model_class", [BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM])
+def test_a_written_character_is_whole_though_not_all_of_its_tokens_are_shown(model_class, tmp_path, monkeypatch):
+    tokenizer = train_tokenizer(["기é"], "byte-bpe", 261)
+    tokenizer.save_pretrained(tmp_path)
+    tiny_model(model_class, vocab_size=len(tokenizer)).float().save_pretrained(tmp_path)
+    predictor = Predictor(tmp_path)
+    ids = tokenizer("기é기é", add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(type(predictor.task), "run_model", lambda *arguments: [(ids, 0.5)])
+    for most in range(4, len(ids)):
+        steps = data_of(predictor, {predictor.task.inputs[0]: "a"}, tokens=most)["answer"]["steps"]
+        assert 1 < len(steps) < len(ids)
+        assert {step["token"] for step in steps} <= {" ", "기", "é"}
+        assert all("기é기é".startswith(step["text"]) for step in steps)
 
 
 def test_words_are_in_their_places(model_of):  # noqa: F811
