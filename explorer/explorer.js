@@ -239,7 +239,7 @@ function panel(kind, width) {
       element("p", {className: "note", textContent: "A click enlarges a head; arrow keys go from one to the next."})),
       element("div", {}, heading, map, legend(kind), readout, arithmetic)));
   return {
-    node, kind, row, strongest,
+    node, kind, row, strongest, where,
     select: chosen => point(chosen, strongest(chosen)),
     // What is written later is veiled.
     veilAfter(chosen) {
@@ -301,7 +301,7 @@ async function showArithmetic(kind, state, place) {
   const query = vectors.query(head, row), dot = (a, b) => a.reduce((sum, value, index) => sum + value * b[index], 0);
   const key = vectors.key(head, column), value = vectors.value(head, column);
   const scores = kind.columns.map((_, each) => kind.scaling * dot(query, vectors.key(head, each)) + vectors.bias(head, row, each));
-  // A weight of which nothing is left in a byte is masked, or less than a millionth.
+  // A weight of which nothing is left in a byte is masked, or less than four millionths.
   const weights = scores.map((score, each) => kind.weight(layer, head, row, each) === 0 ? 0 : Math.exp(score - vectors.logSum(head, row)));
   const best = weights.map((_, each) => each).sort((a, b) => weights[b] - weights[a]).slice(0, 6);
   if (!best.includes(column)) best.push(column);
@@ -357,7 +357,8 @@ function classes(answer) {
     const control = label.gradient && element("input", {type: "radio", name: "class", checked: index === 0});
     if (control) control.addEventListener("change", () => choose(label));
     return {name: label.label, share: Math.abs(label.score) / scale, isChosen: label.predicted, control,
-      number: answer.isNumber ? String(Number(label.score.toPrecision(4))) : percent(label.score)};
+      // A number of the model, in float32, has as many digits.
+      number: answer.isNumber ? String(Number(label.score.toPrecision(7))) : percent(label.score)};
   });
   if (shares) {
     const vector = {cls: `the first token, ${nameOf(answer.tokens[0])}, which is classified`, mean: "the mean of all output vectors, which is classified",
@@ -402,7 +403,7 @@ function words(answer, panels) {
     if (item.token === null && (item.best === undefined || item.best.length))
       head.push(element("p", {textContent: "Its token is not among those that are shown."}));
     const lines = item.token === null ? [] : panels.filter(each => each.kind.role !== "self" || panels.length === 1).flatMap(each => [
-      element("h3", {textContent: `What “${item.text}” blends in, layer by layer` + (panels.length > 1 ? ` (${each.kind.title.toLowerCase()})` : "")}),
+      element("h3", {textContent: `What “${item.text}” blends in, layer by layer, mean over heads` + (panels.length > 1 ? ` (${each.kind.title.toLowerCase()})` : "")}),
       ...each.kind.layers.map((layer, place) => {
         const shares = each.row(item.token, place, -1);
         return element("div", {className: "layerline"}, element("span", {textContent: `layer ${layer.layer}`}),
@@ -438,7 +439,7 @@ function written(answer, panels) {
     slider.setAttribute("aria-valuetext", `${done} tokens: ${text.textContent}`);
     next.replaceChildren(...(done === last
       ? [element("p", {textContent: last < answer.total ? `The page has the first ${last} steps. The whole text: ${answer.text}`
-          : `The text is complete. Mean probability of a token: ${percent(answer.score)}`})]
+          : `All ${last} tokens are written. Geometric mean of their probabilities: ${percent(answer.score)}`})]
       : [element("h3", {textContent: "The most probable next tokens"}),
         bars(step.best.map(([token, score, isChosen]) => ({name: (token.trim() || "␣") + (isChosen ? " ✓" : ""), share: score, number: percent(score), isChosen}))),
         ...(step.best.some(each => each[2]) ? [] : [element("p", {textContent: `Written is “${step.token}”: ${percent(step.probability)}`})])]));
@@ -448,7 +449,7 @@ function written(answer, panels) {
       // Later tokens are masked, and not written yet.
       const count = each.kind.role === "cross" ? each.kind.columns.length : step.row + 1;
       const shares = each.row(step.row).slice(0, count);
-      return element("div", {}, element("h3", {textContent: `${each.kind.title}: where “${step.token}” comes from`}),
+      return element("div", {}, element("h3", {textContent: `${each.kind.title}, ${each.where()}: where “${step.token}” comes from`}),
         flow(each.kind.columns.slice(0, count), relative(shares), shares.map(percent)));
     }));
   }
@@ -457,7 +458,9 @@ function written(answer, panels) {
     const source = crossing.kind.rows.map((_, row) => crossing.kind.columns[crossing.strongest(row)]);
     const line = (name, tokens) => element("tr", {}, element("th", {scope: "row", textContent: name}),
       ...tokens.map(token => element("td", {textContent: nameOf(token)})));
-    alignment.replaceChildren(element("h3", {textContent: "Alignment: each written token, and the source token that it takes most from"}),
+    const isCut = crossing.kind.columns.length < crossing.kind.columnsShown[1];
+    alignment.replaceChildren(element("h3", {textContent: `Alignment, ${crossing.where()}: each written token, and the ` +
+        (isCut ? "shown " : "") + "source token that it takes most from"}),
       element("div", {className: "scroll", tabIndex: 0, role: "region", "aria-label": "alignment"},
         element("table", {className: "alignment"}, line("written", crossing.kind.rows), line("source", source))));
   }

@@ -9,6 +9,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
@@ -63,11 +64,11 @@ def opened(chromium, address, *, width=1400, scheme="light", offline=True):
 def written(model_of, tmp_path):  # noqa: F811
     """Writes the page of a case; gives its address and the predictor."""
 
-    def write(name, text=TEXT):
-        predictor = Predictor(model_of(name))
+    def write(name, text=TEXT, predictor=None, **limits):
+        predictor = Predictor(model_of(name)) if predictor is None else predictor
         column = "source" if name == TRANSLATE else "text"
         path = tmp_path / f"{name}.html"
-        path.write_text(predictor.explore({column: text}), encoding="utf-8")
+        path.write_text(predictor.explore({column: text}, **limits), encoding="utf-8")
         return path.as_uri(), predictor
 
     return write
@@ -252,6 +253,42 @@ def test_the_text_of_the_slider_is_what_generate_writes(name, chromium, written)
             assert page.locator(".answer .written").text_content() == expected
             if count < len(tokens):
                 assert page.locator(".answer .entry").count() == 5
+        score = predictor({column: [TEXT]})["score"][0]
+        said = f"All {len(tokens)} tokens are written. Geometric mean of their probabilities: {100 * score:.1f} %"
+        assert said in page.locator(".answer").inner_text()
+
+
+def test_the_alignment_is_that_of_the_chosen_head(chromium, written):
+    """Its heading says which head it is, and whether a token that is not shown may be more."""
+    address, predictor = written(TRANSLATE)
+    crossing = weights_of(predictor, TRANSLATE)[-1]
+    layers, heads, rows, _ = crossing.shape
+    with opened(chromium, address) as page:
+        page.wait_for_selector(".alignment")
+        tokens = page.locator(".kind").last.locator(".columns span").all_text_contents()
+        for layer, head in [(0, 0), (layers - 1, heads - 1)]:
+            page.locator(".kind").last.locator(".thumbnails button").nth(layer * (heads + 1) + head + 1).click()
+            found = page.locator(".alignment tr").last.locator("td").all_text_contents()
+            assert found == [tokens[column] for column in crossing[layer, head].argmax(-1)] and len(found) == rows
+            headings = page.locator(".answer h3").all_inner_texts()
+            assert f"Alignment, layer {layer + 1}, head {head + 1}: each written token, and the source" in headings[-1]
+            assert f"cross-attention, layer {layer + 1}, head {head + 1}: where" in headings[-2]
+    address, _ = written(TRANSLATE, tokens=4)
+    with opened(chromium, address) as page:
+        page.wait_for_selector(".alignment")
+        assert "the shown source token that it takes most from" in page.locator(".answer h3").last.inner_text()
+
+
+def test_numbers_are_those_of_predict(chromium, written, model_of):  # noqa: F811
+    predictor = Predictor(model_of("numbers"))
+    # As those of a price: no digit that the model gives is rounded off.
+    predictor.rows.model.score.weight.data *= 10**5
+    (expected,) = predictor({"text": [TEXT]})["prediction"]
+    address, _ = written("numbers", predictor=predictor)
+    with opened(chromium, address) as page:
+        page.wait_for_selector(".answer .entry")
+        found = [float(each) for each in page.locator(".answer .entry .number").all_text_contents()]
+    assert abs(found[0]) > 10**4 and found == pytest.approx(np.atleast_1d(expected), rel=1e-6)
 
 
 def test_a_word_that_is_pointed_at_shows_what_it_blends(chromium, written):
