@@ -189,7 +189,8 @@ class Explorer:
         parts = part_configs(self.setup.model.config)
         if recurrent := sorted({part.mixer_type.upper() for part in parts if part.is_recurrent}):
             notes.append(f"{' and '.join(recurrent)} layers read step by step and have no self-attention to show.")
-        return notes
+        # Both stacks may read the same tokens.
+        return list(dict.fromkeys(notes))
 
 
 def counted(number: int, name: str) -> str:

@@ -231,6 +231,11 @@ class Classes(ReadingShape):
             "pooling": setup.model.config.pooling,
         }
 
+    def notes(self, result: Result, setup: Setup) -> list[str]:
+        """That some classes are left out, if they are."""
+        shown, total = len(result.more["scores"]), len(setup.settings.labels)
+        return [f"The {shown} most probable of {total} classes are shown."] if shown < total else []
+
 
 def scores_of(answer: Answer, settings: Settings) -> dict[str, float]:
     """The scores of an answer by label; of a regression its numbers."""

@@ -634,15 +634,32 @@ def test_classes_have_their_attributions(name, model_of):  # noqa: F811
         assert len(label["gradient"]) == len(answer["tokens"]) == len(answer["rollout"])
 
 
+@pytest.mark.parametrize(("number", "notes"), [(5, []), (6, ["The 5 most probable of 6 classes are shown."])])
+def test_classes_that_are_left_out_are_counted(number, notes, tmp_path):
+    data = data_of(
+        saved_predictor(BlendEncoderForSequenceClassification, tmp_path, num_labels=number), {"text": "abc"}
+    )
+    assert len(data["answer"]["labels"]) == 5 and data["notes"] == notes
+
+
+def test_what_is_left_out_of_both_stacks_is_said_once(tmp_path):
+    predictor = saved_predictor(BlendEncoderDecoderForSequenceClassification, tmp_path)
+    notes = data_of(predictor, {"text": "abc cab"}, tokens=3)["notes"]
+    assert len(notes) == 1 and notes[0].startswith("Tokens 7 to 9 of 9 are shown.")
+
+
+def saved_predictor(model_class, directory, **options):
+    """Of an untrained model whose tokens are characters."""
+    tokenizer = train_tokenizer(["abc cab"], "char", 99)
+    tokenizer.save_pretrained(directory)
+    tiny_model(model_class, vocab_size=len(tokenizer), **options).float().save_pretrained(directory)
+    return Predictor(directory)
+
+
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_recurrent_models_say_what_they_do_not_have(mixer, tmp_path):
-    tokenizer = train_tokenizer(["abc cab"], "char", 99)
-    tokenizer.save_pretrained(tmp_path)
-    model = tiny_model(
-        BlendEncoderForSequenceClassification, mixer_type=mixer, vocab_size=len(tokenizer), recurrent_size=8
-    ).float()
-    model.save_pretrained(tmp_path)
-    data = data_of(Predictor(tmp_path), {"text": "abc"})
+    options = {"mixer_type": mixer, "recurrent_size": 8}
+    data = data_of(saved_predictor(BlendEncoderForSequenceClassification, tmp_path, **options), {"text": "abc"})
     assert data["attention"] == [] and data["answer"]["rollout"] is None
     assert len(data["answer"]["labels"][0]["gradient"]) == 5
     assert data["notes"] == [f"{mixer.upper()} layers read step by step and have no self-attention to show."]
