@@ -45,13 +45,16 @@ def main(arguments: list[str] | None = None) -> None:
     )
     given = parser.parse_args(arguments)
     path = given.output / FIGURES
+    for name in ("page_only", "only"):
+        if getattr(given, name) and not path.exists():
+            parser.error(f"--{name}: {path} does not exist; it has the figures that are not measured again")
     if not given.page_only:
         begin, seeds = time.time(), SEEDS[:1] if given.quick else SEEDS
         given.output.mkdir(parents=True, exist_ok=True)
         figures = list(measure(given.only or names, seeds))
         experiments = list(dict.fromkeys(figure.experiment for figure in figures))
         run = Run(len(seeds), (time.time() - begin) / 60, machine(), experiments)
-        runs, kept = read(path) if given.only and path.exists() else ([], [])
+        runs, kept = read(path) if given.only else ([], [])
         write(path, [*runs, run], [*(each for each in kept if each.experiment not in experiments), *figures])
     runs, figures = read(path)
     results = Results(figures, LOGARITHMIC)

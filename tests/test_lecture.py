@@ -526,6 +526,15 @@ def test_one_experiment_may_be_measured_again(measured, tmp_path):
     assert "**no**" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("option", ["--only heads", "--page_only"])
+def test_figures_that_are_not_measured_must_be_there(option, measured, tmp_path, capsys):
+    """The user is told so before anything is measured."""
+    with pytest.raises(SystemExit):
+        command.main([*option.split(), "--output", str(tmp_path)])
+    assert f"{option.split()[0]}: {tmp_path / 'figures.jsonl'} does not exist" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
 def test_marked_figures_are_written_again(measured, tmp_path):
     """In the pages beside the directory, but not by a quick run; an unknown marker is an error."""
     text = "`2`: 7<!-- recall | rnn | 4 --> and ?<!-- cache | attention | 2048 -->을 보라, 9<!-- a remark -->."
