@@ -26,7 +26,6 @@ class Layer:
 
     Args:
         role: the kind of attention.
-        index: of the layer in its stack.
         weights: (H, t, s), for the visible tokens.
         mean_weights: (T, S), the mean over heads, for all tokens.
         queries: (H, t, D), as the kernel gets them.
@@ -39,7 +38,6 @@ class Layer:
     """
 
     role: Role
-    index: int
     weights: torch.Tensor
     mean_weights: torch.Tensor
     queries: torch.Tensor
@@ -131,7 +129,6 @@ def recorded_layer(
         biases = torch.cat((added[..., 0].flip(-1), added[:, 0, 1:]), dim=-1).cpu()
     return Layer(
         role,
-        module.layer_idx,
         *(each.cpu() for each in (weights[:, rows, columns], weights.mean(0), queries)),
         *(states[:, columns].cpu() for states in (keys, values)),
         log_sums=log_sums.cpu(),
