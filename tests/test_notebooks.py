@@ -19,7 +19,10 @@ every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: pat
 # Metrics of the test split that a notebook's model reaches, and what is printed when it answers.
 EXPECTED = {
     "n21_korean": ({"accuracy": 0.85}, ["결말이 무난하다. 보통", "expected_calibration_error"]),
-    "n2n_names": ({"f1": 0.9}, ["PER Kenji Silva", "LOC New York", "expected_calibration_error"]),
+    "n2n_names": (
+        {"f1": 0.9},
+        ["PER Kenji Silva", "LOC New York", "['O', 'O', 'B-PER', 'O']", "calibration_error_before"],
+    ),
     "n2m_dates": ({"exact_match": 0.7}, ["2031-03-06", "2043-05-01", "highest scores"]),
 }
 
