@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..modeling.attention import Attention, Role
+from ..modeling.attention import Attention, Role, eager_attention_forward
 from ..modeling.base import Stack
 
 # The sequence that the queries, and that the keys of each kind of attention come from: named by its self-attention.
@@ -105,14 +106,21 @@ def recorded_layer(
     weights: torch.Tensor,
     visible: Mapping[Role, slice],
 ) -> Layer:
-    """What a layer has computed, from the arguments of its forward and the weights that it has returned."""
+    """What a layer has computed, from the arguments of its forward, and the weights (1, H, T, S) that it returned."""
     role: Role = "cross" if module.is_cross_attention else "masked self" if module.is_causal else "self"
     rows, columns = (visible[sequence] for sequence in SEQUENCES[role])
-    place = kwargs.get("position_embeddings")
-    queries = module.queries(args[0], place)[0, :, rows].float()
+    place, pattern = kwargs.get("position_embeddings"), kwargs["pattern"]
     # Cross-attention has the source as its second argument.
-    keys, values = (states[0].float() for states in module.keys_and_values(args[-1], kwargs["pattern"], place))
-    weights = weights[0].float()
+    states = (module.queries(args[0], place), *module.keys_and_values(args[-1], pattern, place))
+    if module.relative_attention_bias is not None:
+        pattern = pattern.with_bias(module.relative_attention_bias, args[0].dtype)
+    if weights.dtype.itemsize == 2:
+        # The eager kernel rounds the scores to half precision, by which weights change by some percent; the kernels
+        # that answer do not.
+        kernel = partial(eager_attention_forward, module, scaling=module.scaling)
+        _, weights = pattern.blend(kernel, *(each.float() for each in states))
+    queries, keys, values = (each[0].float() for each in states)
+    queries, weights = queries[:, rows], weights[0].float()
     # The score of the key with the highest weight, less the logarithm of its weight.
     best = weights[:, rows].max(-1)
     groups = module.num_key_value_groups
@@ -120,9 +128,6 @@ def recorded_layer(
     log_sums = (queries * best_keys).sum(-1) * module.scaling - best.values.log()
     biases = None
     if role != "cross" and module.config.relative_attention_num_buckets is not None:
-        pattern = kwargs["pattern"]
-        if module.relative_attention_bias is not None:
-            pattern = pattern.with_bias(module.relative_attention_bias, args[0].dtype)
         added = pattern.mask[0, :, rows].float()
         log_sums = log_sums + added.take_along_dim(best.indices[..., None], -1)[..., 0]
         added = added[..., columns]
@@ -130,7 +135,7 @@ def recorded_layer(
     return Layer(
         role,
         *(each.cpu() for each in (weights[:, rows, columns], weights.mean(0), queries)),
-        *(states[:, columns].cpu() for states in (keys, values)),
+        *(each[:, columns].cpu() for each in (keys, values)),
         log_sums=log_sums.cpu(),
         scaling=module.scaling,
         biases=biases,

@@ -135,6 +135,29 @@ def test_the_arithmetic_of_each_cell_gives_its_weight(model_class, options):
         np.testing.assert_allclose(values, layer.values.numpy(), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{}, BIASES, {**BIASES, "relative_attention_per_layer": True}, SLIDING], ids=str)
+@pytest.mark.parametrize("model_class", [BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM])
+def test_weights_of_a_model_in_half_precision_are_not_rounded(model_class, options):
+    """They are those of its queries and keys, as in kernels that add up in float32: rows sum to one."""
+    model = tiny_model(model_class, **options).bfloat16()
+    with torch.no_grad(), record(model, ALL) as recording:
+        rounded = model(**batch_of(model_class, 30), output_attentions=True)
+    for layer in recording.layers:
+        torch.testing.assert_close(layer.weights.sum(-1), torch.ones(layer.weights.shape[:2]), atol=1e-5, rtol=0)
+        scores = layer.queries @ layer.keys.repeat_interleave(len(layer.queries) // len(layer.keys), 0).mT
+        scores = scores * layer.scaling
+        if layer.biases is not None:
+            rows, columns = np.indices(scores.shape[1:])
+            scores = scores + layer.biases[:, columns - rows + len(rows) - 1]
+        seen = layer.weights > 0
+        torch.testing.assert_close(
+            (scores - layer.log_sums[..., None]).exp()[seen], layer.weights[seen], atol=1e-4, rtol=0
+        )
+    name = "attentions" if model_class is BlendDecoderForCausalLM else "decoder_attentions"
+    for layer, weights in zip(recording.of(DECODER), rounded[name], strict=True):
+        assert (layer.weights - weights[0]).abs().max() < 0.1 and layer.weights.triu(1).max() == 0
+
+
 def unpacked_vectors(layer):
     content = gzip.decompress(base64.b64decode(pack_vectors(layer)))
     arrays, start = [], 0
