@@ -500,11 +500,12 @@ def draw_blending(
         [visible_text(token, max_width=14) for token in tokens[:MAX_TOKENS]] for tokens in (queries, keys)
     )
     note = "Each row sums to 100 %."
-    parts = zip(shown or ((0, len(queries)), (0, len(keys))), (rows, columns), strict=True)
-    if cut := {(total, start + 1, start + len(tokens)) for (start, total), tokens in parts if len(tokens) < total}:
-        ranges = [f"{first} to {last} of {total}" for total, first, last in sorted(cut)]
-        title = f"{title} (tokens {' and '.join(ranges)})"
-        note = "Each row sums to 100 % over all tokens, including those that are not shown."
+    parts = list(zip(shown or ((0, len(queries)), (0, len(keys))), (rows, columns), strict=True))
+    if any(len(tokens) < total for (_, total), tokens in parts):
+        ranges = [f"{start + 1} to {start + len(tokens)} of {total}" for (start, total), tokens in parts]
+        # Of self-attention both are the same.
+        which = f"tokens {ranges[0]}" if ranges[0] == ranges[1] else "rows {} and columns {}".format(*ranges)
+        note = f"Shown are {which}. Each row sums to 100 % over all tokens, including those that are not shown."
     shares, names = weights[:MAX_TOKENS, :MAX_TOKENS], (*names, "attention weight")
     with heat_map(path, shares, rows=rows, columns=columns, names=names, title=title, note=note):
         pass

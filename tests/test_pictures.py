@@ -495,17 +495,19 @@ def test_blending_shows_the_first_tokens_and_says_so(figures, tmp_path):
     draw_blending(weights[:2], tmp_path / "keys.png", queries=queries[:2], keys=keys, title="Layer 1")
     draw_blending(weights[:2, :3], tmp_path / "none.png", queries=queries[:2], keys=keys[:3], title="Layer 1")
     both, cut_keys, none = map(strings_of, figures)
-    assert "Layer 1 (tokens 1 to 32 of 40 and 1 to 32 of 57)" in both and "not shown" in both
+    assert "Shown are rows 1 to 32 of 57 and columns 1 to 32 of 40. Each" in both and "not shown" in both
     assert {"q31", "k31"} <= set(both.split("\n")) and not {"q32", "k32"} & set(both.split("\n"))
-    assert "Layer 1 (tokens 1 to 32 of 40)" in cut_keys
-    assert "Layer 1\n" in none and "tokens 1" not in none and "not shown" not in none
+    assert "Shown are rows 1 to 2 of 2 and columns 1 to 32 of 40." in cut_keys
+    assert "Layer 1\n" in none and "Shown" not in none and "not shown" not in none
 
 
 def test_blending_says_which_part_of_a_longer_text_it_shows(figures, tmp_path):
     tokens, more = [f"q{i}" for i in range(5)], {"shown": ((10, 15), (0, 5))}
     draw_blending(np.full((5, 5), 0.1), tmp_path / "map.png", queries=tokens, keys=tokens, title="Layer 1", **more)
-    assert "Layer 1 (tokens 11 to 15 of 15)" in strings_of(figures[0])
+    assert "Shown are rows 11 to 15 of 15 and columns 1 to 5 of 5." in strings_of(figures[0])
     assert "not shown" in strings_of(figures[0])
+    draw_blending(np.eye(40), tmp_path / "self.png", queries=["a"] * 40, keys=["a"] * 40, title="Layer 1")
+    assert "Shown are tokens 1 to 32 of 40." in strings_of(figures[1])
 
 
 def test_blending_draws_rows_for_queries(figures, tmp_path):
