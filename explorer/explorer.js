@@ -126,7 +126,7 @@ addEventListener("afterprint", () => { delete document.documentElement.dataset.p
 
 // The tokens as running text; `shares` from -1 to 1 colour them, `labels` are shown for a token that is pointed at.
 function flow(tokens, shares, labels) {
-  const line = element("p", {className: "flow", lang: ""});
+  const line = element("p", {className: "flow", lang: "", dir: "auto"});
   tokens.forEach((token, index) => {
     const isBlank = !token.text.trim();
     if (token.follows_space && !isBlank) line.append(" ");
@@ -383,7 +383,7 @@ function classes(answer) {
 // --- N2N ---
 
 function words(answer, panels) {
-  const line = element("p", {className: "flow words", lang: ""}), blended = element("div"), said = element("div", {"aria-live": "polite"});
+  const line = element("p", {className: "flow words", lang: "", dir: "auto"}), blended = element("div"), said = element("div", {"aria-live": "polite"});
   const buttons = answer.items.map(item => {
     line.append(item.before);
     const isPlain = item.label === undefined || item.label === "O";
@@ -427,7 +427,7 @@ function words(answer, panels) {
 
 function written(answer, panels) {
   const steps = answer.steps, last = steps.length;
-  const text = element("p", {className: "written", lang: ""}), next = element("div"), looks = element("div", {className: "beside"});
+  const text = element("p", {className: "written", lang: "", dir: "auto"}), next = element("div"), looks = element("div", {className: "beside"});
   const crossing = panels.find(each => each.kind.role === "cross"), alignment = element("div");
   const count = element("output");
   const slider = element("input", {type: "range", min: 0, max: last, value: last, "aria-label": "tokens written"});

@@ -307,6 +307,15 @@ def test_a_word_that_is_pointed_at_shows_what_it_blends(chromium, written):
             assert titles[place].startswith("c")
 
 
+@pytest.mark.parametrize(("text", "is_reversed"), [("مرحبا بكم abc", True), ("abc مرحبا بكم", False)])
+def test_words_stand_in_the_direction_of_their_text(text, is_reversed, chromium, written):
+    address, _ = written(TAG, text)
+    with opened(chromium, address) as page:
+        page.wait_for_selector(".words .word")
+        places = [each.bounding_box()["x"] for each in page.locator(".words .word").all()]
+        assert len(places) == 3 and places == sorted(places, reverse=is_reversed)
+
+
 def test_a_tap_chooses_a_cell(chromium, written):
     address, predictor = written(CLASSIFY)
     (weights,) = weights_of(predictor, CLASSIFY)
