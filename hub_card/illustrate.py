@@ -188,7 +188,10 @@ def load_explorer(saved: SavedModel, name: str) -> Explorer:
     task = task_of(model.config, saved.name)
     generation = default_generation(task, model.config, tokenizer)
     prepare_for_asking(task, model, tokenizer, generation)
-    length = min(MOST_READ, position_limit(model.config) - generation.get("max_new_tokens", 0))
+    # As in prediction, no more is read than in training.
+    trained = saved.results.get("max_length")
+    longest = trained if isinstance(trained, int) and trained > 1 else MOST_READ
+    length = min(longest, MOST_READ, position_limit(model.config) - generation.get("max_new_tokens", 0))
     settings = saved_settings(
         task, model.config, tokenizer, int(length), decode_tags=resolve_decoding(saved.results.get("decode_tags"))
     )

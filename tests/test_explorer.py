@@ -47,6 +47,8 @@ from seqblend.explorer.page import page
 from seqblend.explorer.recording import Layer, Recording, record
 from seqblend.explorer.shapes import DECODER, ENCODER, SHAPES, on_input
 from seqblend.explorer.tokens import SplitText, input_tokens, written_tokens
+from seqblend.hub_card.illustrate import load_explorer
+from seqblend.hub_card.saved import read_saved
 from seqblend.modeling.decoder import BlendDecoderForCausalLM
 from seqblend.modeling.encoder import BlendEncoderForSequenceClassification, BlendEncoderModel
 from seqblend.modeling.encoder_decoder import (
@@ -696,6 +698,15 @@ def test_every_task_is_explored_or_refused(model_of):  # noqa: F811
     predictor.rows.model = object()
     with pytest.raises(InputError, match="is no single model of torch"):
         predictor.explorer()
+
+
+def test_the_page_of_a_card_reads_as_much_as_prediction(tmp_path):
+    """That is as much as in training."""
+    predictor, row = saved_predictor(BlendEncoderForSequenceClassification, tmp_path), {"text": "abc cab " * 5}
+    whole = data_of(predictor, row)
+    (tmp_path / "all_results.json").write_text('{"max_length": 8}')
+    cut = data_of(Predictor(tmp_path), row)
+    assert load_explorer(read_saved(tmp_path), tmp_path.name).explore(row) == cut != whole
 
 
 # --- The page ---
