@@ -62,8 +62,8 @@ def run(argv: list[str]) -> None:
     """
     given = parse(argv)
     options = PredictionOptions(**{name: getattr(given, name) for name in OPTIONS})
-    if not math.isfinite(given.max_size):
-        raise InputError(f"max_size: must be a number of megabytes, got {given.max_size}")
+    if not 0 <= given.max_size < math.inf:
+        raise InputError(f"max_size: must be a number of megabytes, 0 or more, got {given.max_size}")
     limits = {"tokens": given.max_tokens, "size": int(given.max_size * MEGABYTE)}
     Limits(**limits)
     check_path(given.output, given.overwrite_output)

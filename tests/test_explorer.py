@@ -763,8 +763,8 @@ def test_pairs_and_chats(model_of, tmp_path):  # noqa: F811
     ("arguments", "message"),
     [
         (["--max_tokens", "1"], "max_tokens: must be 2 or more, got 1"),
-        (["--max_size", "-1"], "max_size: must be a number of bytes, got -1000000"),
-        (["--max_size", "nan"], "max_size: must be a number of megabytes, got nan"),
+        (["--max_size", "-1"], "max_size: must be a number of megabytes, 0 or more, got -1.0"),
+        (["--max_size", "nan"], "max_size: must be a number of megabytes, 0 or more, got nan"),
         (["--text_pair", "b"], "text_pair: token-classification reads one text"),
         (["--output", "there.html"], "output: there.html exists already"),
         (["--output", "no/where.html"], "does not exist"),
