@@ -735,6 +735,8 @@ def test_the_size_of_a_page(model_of):  # noqa: F811
     predictor = Predictor(model_of(CLASSIFY))
     sizes = [len(predictor.explore({"text": "abc" * 20}, size=size)) for size in (0, 20_000, 10**7)]
     assert sizes == sorted(sizes) and sizes[1] < sizes[0] + 20_000
+    with pytest.raises(InputError, match="max_size: must be a number of bytes, got -1"):
+        predictor.explore({"text": "abc"}, size=-1)
 
 
 # --- The command ---
