@@ -124,7 +124,7 @@ addEventListener("afterprint", () => { delete document.documentElement.dataset.p
 
 // --- Text ---
 
-// The tokens as running text; `shares` from -1 to 1 colour them, `labels` are shown for a token that is pointed at.
+// The tokens as running text, in which a letter of several tokens stands once; `shares` from -1 to 1 colour them, `labels` are shown for a token that is pointed at.
 function flow(tokens, shares, labels) {
   const line = element("p", {className: "flow", lang: "", dir: "auto"});
   tokens.forEach((token, index) => {
@@ -134,7 +134,7 @@ function flow(tokens, shares, labels) {
     const span = element("span", {
       className: "token" + (token.is_special ? " special" : "") + (token.is_unknown ? " unknown" : "") + (share < 0 ? " minus" : ""),
       title: nameOf(token) + (token.is_unknown ? " (unknown to the tokenizer)" : "") + (labels ? ": " + labels[index] : ""),
-      textContent: token.repeats ? "·" : isBlank ? token.text : nameOf(token),
+      textContent: token.overlap ? [...token.text].slice(token.overlap).join("") || "·" : isBlank ? token.text : nameOf(token),
     });
     span.style.setProperty("--share", Math.abs(share).toFixed(3));
     line.append(span);

@@ -158,8 +158,8 @@ def to_answer(encoded: EncodedRow, output: Any, setup: Setup) -> Answer:
 
 
 def as_json(tokens: Sequence[Token]) -> list[dict[str, Any]]:
-    """Tokens for the page, without the fields that are False."""
-    return [{name: value for name, value in vars(token).items() if value is not False} for token in tokens]
+    """Tokens for the page, without the fields that are False or 0."""
+    return [{name: value for name, value in vars(token).items() if value or name == "text"} for token in tokens]
 
 
 # --- From one forward pass ---

@@ -21,14 +21,15 @@ class Token:
     Args:
         text: its text, which names it on an axis.
         follows_space: whether there is white space between it and the token before it.
-        repeats: whether the token before it has the same text: one letter that consists of several tokens.
+        overlap: the number of characters at the start of its text that the tokens before it have, too: those of a
+            letter that consists of several tokens.
         is_special: whether it is a special token, such as [CLS].
         is_unknown: whether the model reads the unknown token in its place.
     """
 
     text: str
     follows_space: bool = False
-    repeats: bool = False
+    overlap: int = 0
     is_special: bool = False
     is_unknown: bool = False
 
@@ -112,14 +113,14 @@ def written_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tu
         ends.append(max(ends[-1], common_prefix_length(so_far, text)))
     spans: list[Span | None] = []
     for token, start, end, so_far in zip(ids, ends, ends[1:], texts, strict=False):
-        span = Span(0, start, end)
-        if end == start and so_far == text[:start] and so_far.endswith("\ufffd"):
+        begins_next = so_far.endswith("\ufffd") and so_far != text[:end]
+        if start == end and not begins_next and so_far.endswith("\ufffd"):
             # Several bytes that are no character make one replacement character.
-            span = Span(0, start - 1, start)
-        elif end == start:
-            # A token that adds nothing is a part of the character that a later one completes.
-            span = Span(0, start, next((each for each in ends if each > start), start))
-        spans.append(None if token in special else span)
+            start -= 1
+        elif start == end or begins_next:
+            # A later token completes the character that this one begins, or is a part of.
+            end = next((each for each in ends if each > end), end)
+        spans.append(None if token in special else Span(0, start, end))
     return tokens_of(tokenizer, ids, [text], spans), [text[:end] for end in ends[1:]]
 
 
@@ -134,8 +135,10 @@ def tokens_of(
     bounds = [grapheme_bounds(text[: last + MOST_MARKS]) for text, last in zip(texts, lasts, strict=True)]
     tokens: list[Token] = []
     previous: Span | None = None
+    # How much of each text the tokens so far show.
+    ends = [0] * len(texts)
     for token, span in zip(ids, spans, strict=True):
-        part, before = "", ""
+        part, before, overlap = "", "", 0
         if span is not None:
             text = texts[span.text]
             span = Span(span.text, *whole_graphemes(bounds[span.text], span.start, span.end))
@@ -143,6 +146,9 @@ def tokens_of(
             if previous is not None and previous.text == span.text:
                 before = text[previous.end : span.start]
         shown = token_text(tokenizer, token, part)
+        if span is not None and shown.strip() and shown == part.strip():
+            overlap = len(part[: max(0, ends[span.text] - span.start)].strip())
+            ends[span.text] = max(ends[span.text], span.end)
         last = tokens[-1].text if tokens else ""
         tokens.append(
             Token(
@@ -150,7 +156,7 @@ def tokens_of(
                 follows_space=bool(shown.strip())
                 and (before.isspace() or before[-1:].isspace() or part[:1].isspace())
                 and not (last.isspace() and not before),
-                repeats=bool(part.strip()) and span == previous and shown == last,
+                overlap=overlap,
                 is_special=token in tokenizer.all_special_ids and token != tokenizer.unk_token_id,
                 is_unknown=token == tokenizer.unk_token_id,
             )
@@ -199,4 +205,5 @@ def token_text(tokenizer: PreTrainedTokenizerBase, token: int, part: str) -> str
     alone = tokenizer.decode([token])
     if not alone.strip():
         return part if part.isspace() else " "
-    return part.strip() or alone
+    # A part of a space of several bytes is not blank alone.
+    return part.strip() or part or alone

@@ -338,6 +338,20 @@ def texts_of(tokens):
     return [token.text for token in tokens]
 
 
+def repeats(token):
+    """Whether the tokens before it have all of its text."""
+    return token.overlap == len(token.text)
+
+
+def running_text(tokens):
+    """The tokens side by side, as the page shows them."""
+    return "".join(
+        " " * (token.follows_space and bool(token.text.strip())) + token.text[token.overlap :]
+        for token in tokens
+        if not token.is_special
+    )
+
+
 @pytest.mark.parametrize(("tokenizer_type", "exact"), SHOWN)
 def test_tokens_are_slices_of_the_text(tokenizer_type, exact):
     """Not as the vocabulary spells them, `Ġê`, `##é` or `▁`; special tokens have their names."""
@@ -358,12 +372,22 @@ def test_tokens_side_by_side_are_the_text(tokenizer_type, exact):
         input_tokens(tokenizer, tokenizer(["기é a"]), ["기é a"]),
         written_tokens(tokenizer, tokenizer("기é a")["input_ids"])[0],
     ):
-        parts = [
-            (" " if token.follows_space and token.text.strip() else "") + token.text
-            for token in found
-            if not token.is_special and not token.repeats
-        ]
-        assert "".join(parts).split() == ["기é", "a"]
+        assert running_text(found).split() == ["기é", "a"]
+
+
+def test_letters_of_which_a_token_has_a_part_stand_once():
+    """Tokens of bytes may end in one letter and begin the next one, or end a word and begin a letter."""
+    texts = ["서울은 한국의 수도이다. Über café naïve", "مرحبا بالعالم שלום", "👩‍👩‍👧 🇰🇷 ❤️ éé ก็"]
+    texts.append("日本\u3000語")
+    tokenizer, overlaps = train_tokenizer(texts, "byte-bpe", 330), []
+    for text in texts:
+        ids = tokenizer(text)["input_ids"]
+        for found in (input_tokens(tokenizer, tokenizer([text]), [text]), written_tokens(tokenizer, ids)[0]):
+            assert running_text(found).split() == text.split()
+            overlaps += [token.overlap for token in found if not repeats(token)]
+            # None is shown as a half.
+            assert not any("\ufffd" in token.text for token in found)
+    assert any(overlaps)
 
 
 @pytest.mark.parametrize("text", ["서é", "नमस्ते किताब", "👩\u200d👩\u200d👧 a", "ก็"])
@@ -385,14 +409,14 @@ def test_what_cannot_be_decoded_is_shown_all_the_same():
     ids = tokenizer("기", add_special_tokens=False)["input_ids"]
     found, texts = written_tokens(tokenizer, [*ids, ids[1], 3, 999])
     assert texts_of(found) == [" ", "기", "기", "기", "�", "[SEP]", "999"]
-    assert [token.repeats for token in found[:4]] == [False, False, True, True]
+    assert [repeats(token) for token in found[:4]] == [False, False, True, True]
     assert texts[:4] == ["", "", "", "기"]
     assert written_tokens(tokenizer, []) == ([], [])
     # Bytes that are no character do not take the character after them: neither a whole one nor the first of several.
     whole, start = ids[1:], ids[1]
     found, texts = written_tokens(tokenizer, [start, *whole, *whole[:2], *whole])
     assert texts_of(found) == ["�", "기", "기", "기", "�", "�", "기", "기", "기"]
-    assert [token.repeats for token in found] == [False, False, True, True, False, True, False, True, True]
+    assert [repeats(token) for token in found] == [False, False, True, True, False, True, False, True, True]
     assert texts == ["�", "�", "�", "�기", "�기�", "�기�", "�기�", "�기�", "�기�기"]
 
 
@@ -416,13 +440,13 @@ def test_bytes_of_a_tokenizer_with_byte_fallback():
     ids = tokenizer("é기x", add_special_tokens=False)["input_ids"]
     found, texts = written_tokens(tokenizer, ids)
     assert texts_of(found) == [" ", "é", "é", "기", "기", "기", "x"]
-    assert [token.repeats for token in found] == [False, False, True, False, True, True, False]
+    assert [repeats(token) for token in found] == [False, False, True, False, True, True, False]
     assert texts == ["", "", "é", "é", "é", "é기", "é기x"]
     read = input_tokens(tokenizer, tokenizer(["é기x"], add_special_tokens=False), ["é기x"])
-    assert [token.text for token in read if not token.repeats and token.text.strip()] == ["é", "기", "x"]
+    assert [token.text for token in read if not repeats(token) and token.text.strip()] == ["é", "기", "x"]
     # The first token only starts a word; the letter after it is not hidden.
     (start, letter) = input_tokens(tokenizer, tokenizer(["x"], add_special_tokens=False), ["x"])
-    assert (start.text, letter.text, letter.repeats) == (" ", "x", False)
+    assert (start.text, letter.text, repeats(letter)) == (" ", "x", False)
 
 
 def test_written_letters_are_whole():

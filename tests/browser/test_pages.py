@@ -279,6 +279,20 @@ def test_the_alignment_is_that_of_the_chosen_head(chromium, written):
         assert "the shown source token that it takes most from" in page.locator(".answer h3").last.inner_text()
 
 
+def test_a_letter_of_several_tokens_stands_once(chromium, tmp_path):
+    text = "서울은 한국의 수도이다. 👩\u200d👩\u200d👧 e\u0301"
+    tokenizer = train_tokenizer([text, "서울이다 한국은"], "byte-bpe", 275)
+    tokenizer.save_pretrained(tmp_path)
+    tiny_model(BlendEncoderForSequenceClassification, vocab_size=len(tokenizer)).float().save_pretrained(tmp_path)
+    path = tmp_path / "page.html"
+    path.write_text(Predictor(tmp_path).explore({"text": text}), encoding="utf-8")
+    with opened(chromium, path.as_uri()) as page:
+        page.wait_for_selector(".flow")
+        shown = page.locator(".flow").first.locator(".token:not(.special)").all_text_contents()
+        assert "·" in shown
+        assert "".join("".join(shown).replace("·", "").split()) == "".join(text.split())
+
+
 def test_numbers_are_those_of_predict(chromium, written, model_of):  # noqa: F811
     predictor = Predictor(model_of("numbers"))
     # As those of a price: no digit that the model gives is rounded off.
