@@ -100,4 +100,5 @@ def mean_of(values: list[float], *, is_logarithmic: bool = False) -> Mean:
 
 def readable(value: float) -> str:
     """A figure with three digits: 0.0123, 12.3, 1,234."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    # With three digits, 999.5 would be written as 1e+03.
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"

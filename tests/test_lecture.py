@@ -362,6 +362,7 @@ def test_means_and_intervals():
     figures = [Figure("gradient", "rnn", 0, at, 0.5**at, 7) for at in (1, 2, 4, 8)]
     assert Results(figures).factor("gradient", "rnn") == pytest.approx(0.5)
     assert [readable(value) for value in (0.01234, 12.34, 1024.0)] == ["0.0123", "12.3", "1,024"]
+    assert [readable(value) for value in (999.4, 999.7, -999.7)] == ["999", "1,000", "-1,000"]
 
 
 def curves(experiment, **values):
