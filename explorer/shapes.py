@@ -418,7 +418,9 @@ class WritingShape(Shape):
         if (beams := given.get("num_beams", config.num_beams) or 1) > 1:
             return [f"The text was found by a search with {beams} beams, which does not always take the best token."]
         if any(token != best[0] for token, best in zip(result.more["tokens"], result.more["best"], strict=True)):
-            return ["The model's own probabilities are shown; rules of generation chose other tokens in places."]
+            return [
+                "The model's own probabilities are shown. In places rules of generation, or rounding, chose others."
+            ]
         return []
 
 
