@@ -50,7 +50,7 @@ def precision_threshold(scores: np.ndarray, is_correct: np.ndarray, precision: f
     order = np.argsort(-scores, kind="stable")
     ordered, right = scores[order], is_correct[order].cumsum()
     is_end = is_last_of_equals(ordered)
-    is_enough = is_end & (right >= precision * np.arange(1, len(ordered) + 1))
+    is_enough = is_end & (right / np.arange(1, len(ordered) + 1) >= precision)
     return between(ordered, int(np.flatnonzero(is_enough)[-1])) if is_enough.any() else None
 
 

@@ -116,6 +116,12 @@ def test_the_threshold_of_a_precision_has_the_most_answers(pairs, precision):
         assert (confidences >= found).sum() == max((confidences >= each).sum() for each in good)
 
 
+def test_a_precision_that_is_met_exactly():
+    """0.55 * 100 is a little more than 55."""
+    scores = np.arange(100)[::-1] / 100
+    assert precision_threshold(scores, np.arange(100) < 55, 0.55) == 0
+
+
 @given(PROBABILITIES, st.sampled_from([0.0, 0.1, 0.5]))
 def test_as_many_right_answers_are_lost_as_allowed_and_no_more(pairs, most):
     confidences, is_right = (np.array(side) for side in zip(*pairs, strict=True))
