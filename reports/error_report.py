@@ -205,7 +205,8 @@ def worst_rows(run: Run) -> Table | None:
     if name is None or is_all_or_nothing(run.sums[name]):
         return None
     sums = run.sums[name]
-    values, is_measured = sums.value(sums.counts), sums.counts[:, 1] > 0
+    # Of a row without words there is no accuracy.
+    values, is_measured = sums.value(sums.counts), sums.counts.any(1)
     best = 1.0 if greater_is_better(name) else 0.0
     wrong = np.flatnonzero(is_measured & (values != best))
     if not len(wrong):

@@ -1,5 +1,7 @@
 """Columns of texts, words or conversations as Arrow arrays: their lengths, what may be wrong, and hashes."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -84,9 +86,12 @@ def hash_answers(column: pa.ChunkedArray, is_ordered: bool) -> np.ndarray:
 
     Args:
         column: the answers.
-        is_ordered: whether the order of a list counts, as of tags.
+        is_ordered: whether the order of a list of texts counts, as of tags; that of numbers always does.
     """
-    values = (tuple(value) if isinstance(value, list) else value for value in column.to_pylist())
-    if not is_ordered:
-        values = (tuple(sorted(value)) if isinstance(value, tuple) else value for value in values)
-    return np.fromiter((hash((value, "answer")) for value in values), np.int64, len(column))
+
+    def written(value: Any) -> str:
+        # Numbers have too few hashes: those of -1 and -2 are the same.
+        is_set = not is_ordered and isinstance(value, list) and all(isinstance(each, str) for each in value)
+        return repr(sorted(value) if is_set else value)
+
+    return np.fromiter((hash((written(value), "answer")) for value in column.to_pylist()), np.int64, len(column))

@@ -179,8 +179,8 @@ def sums_of_texts(predictions: list[str], references: list[str | list[str]]) -> 
         ("word_error_rate", jiwer.process_words),
         ("character_error_rate", jiwer.process_characters),
     ):
-        edits = np.array([count_edits(process, *pair) for pair in zip(texts, lists, strict=True)])
-        found[name] = quotient_of(edits[:, 0], edits[:, 1])
+        edits = np.array([count_edits(process, *pair) for pair in zip(texts, lists, strict=True)], dtype=float)
+        found[name] = RowSums(edits, lambda sums: sums[..., 0] / np.maximum(sums[..., 1], 1))
     return found
 
 

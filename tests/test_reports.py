@@ -14,7 +14,7 @@ from test_train_command import CLASSIFY, TAG, TRANSLATE, files, read, run, write
 
 from seqblend.__main__ import main as seqblend
 from seqblend.reports.compare import compare
-from seqblend.reports.error_report import by_label, by_slice
+from seqblend.reports.error_report import by_label, by_slice, worst_rows
 from seqblend.reports.runs import read_run
 from seqblend.reports.statistics import bootstrap, compare_groups, mcnemar
 from seqblend.scoring import metrics, row_metrics
@@ -78,13 +78,24 @@ def test_the_sums_of_tags_without_spans_give_the_metrics(pairs):
     assert_equal(row_metrics.sums_of_tags(row_metrics.count_spans(*sides, None), *sides, False), figures)
 
 
-@given(pairs_of(st.sampled_from(["a b", "a b c", "b", "é x", "한국 어"])))
-@settings(max_examples=20)
-def test_the_sums_of_texts_give_the_metrics(pairs):
+@given(pairs_of(st.sampled_from(["a b", "a b c", "b", "é x", "한국 어", ""])), st.sampled_from([["a c"], []]))
+@settings(max_examples=40)
+def test_the_sums_of_texts_give_the_metrics(pairs, others):
     sides = [list(side) for side in zip(*pairs, strict=True)]
-    references = [[text, "a c"] for text in sides[1]]
+    references = [[text, *others] for text in sides[1]]
     figures = metrics.Seq2SeqMetric().compute(predictions=sides[0], references=references)
     assert_equal(row_metrics.sums_of_texts(sides[0], references), figures)
+
+
+def test_texts_written_in_place_of_none_are_errors():
+    """The error rate of a slice in which all references are empty was 0, and its rows were in no list of errors."""
+    sums = row_metrics.sums_of_texts(["a b", "", "c"], ["", "", "c"])
+    figures = metrics.Seq2SeqMetric().compute(predictions=["a b", ""], references=["", ""])
+    for name in ("word_error_rate", "character_error_rate"):
+        assert sums[name].value(sums[name].counts[:2].sum(0)) == figures[name] > 0
+    rows = [{"input": "x", "prediction": text, "reference": ""} for text in ("a b", "", "c")]
+    table = worst_rows(SimpleNamespace(sums=sums, rows=rows))
+    assert [(row[0], row[-1]) for row in table.rows] == [(1, 3.0)]
 
 
 def test_the_counts_of_labels_are_those_of_scikit_learn():
@@ -400,6 +411,14 @@ def test_a_run_warns_of_labels_and_of_no_others(tmp_path, caplog):
     caplog.clear()
     run(tmp_path / "b", **files(tmp_path, [{"text": str(i), "label": str(i)} for i in range(3)], ["train"]))
     assert not [message for message in caplog.messages if message.startswith("labels: ")]
+
+
+@pytest.mark.parametrize("labels", [(-1, -2), ([1, 2], [2, 1])], ids=str)
+def test_other_numbers_are_another_answer(labels, tmp_path, capsys):
+    """Python's hashes of -1 and -2 are equal, and the order of several numbers did not count."""
+    rows = {"train": [{"text": "a", "label": label} for label in labels]}
+    content, _ = data_report(tmp_path, capsys, CLASSIFY, rows, problem_type="regression")
+    assert content["splits"]["train"]["findings"]["repeated with another answer"]["rows"] == [2]
 
 
 @pytest.mark.parametrize("label", [0.8, [0.8, 0.1]])
