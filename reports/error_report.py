@@ -161,14 +161,25 @@ def by_length(run: Run) -> Table:
 
 def by_slice(run: Run, name: str, values: list[Any]) -> Table:
     """The main metric by a column of the rows; the largest slices."""
-    places: dict[str, list[int]] = {}
+    places: dict[tuple[str, bool], list[int]] = {}
     for index, value in enumerate(values):
-        # cell_text rounds numbers.
-        key = str(value) if isinstance(value, float) else cell_text(value)
-        places.setdefault(key, []).append(index)
+        # The number 1 is another value than the text "1".
+        places.setdefault((value_text(value), isinstance(value, str)), []).append(index)
     largest = sorted(places, key=lambda key: -len(places[key]))[:MOST_SLICES]
     note = "" if len(places) <= MOST_SLICES else f"The {MOST_SLICES} largest of {len(places)}."
-    return parts_table(run, f"By {name}", note, name, {key: np.array(places[key]) for key in largest})
+    parts = {
+        json.dumps(text, ensure_ascii=False) if is_text and (text, False) in places else text: np.array(rows)
+        for (text, is_text), rows in ((key, places[key]) for key in largest)
+    }
+    # The table has two other columns.
+    column = f"value of {name}" if name in ("rows", next(iter(run.sums))) else name
+    return parts_table(run, f"By {name}", note, column, parts)
+
+
+def value_text(value: Any) -> str:
+    """A value of any column as a text: a number with all its digits, and a list or an object as JSON."""
+    is_json = value is None or isinstance(value, bool | list | dict)
+    return json.dumps(value, ensure_ascii=False, default=str) if is_json else str(value)
 
 
 def parts_table(run: Run, title: str, note: str, column: str, parts: dict[str, np.ndarray]) -> Table:

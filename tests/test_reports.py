@@ -219,6 +219,18 @@ def test_slices_by_numbers_are_not_rounded():
     assert [(row[0], row[1]) for row in table.rows] == [("0.0001", 2), ("0.0004", 1), ("1.0", 1)]
 
 
+def test_slices_by_values_of_other_types_are_kept_apart():
+    """The number 1 and the text "1" were one slice; a column named as one of the table's own was lost in the JSON."""
+    values = [1, "1", None, "None", True, "True", ["a", "b"], "a b"]
+    run = SimpleNamespace(sums={"accuracy": mean_of(range(8))})
+    for name, head in (("kind", "kind"), ("rows", "value of rows"), ("accuracy", "value of accuracy")):
+        found = by_slice(run, name, values).as_object()["rows"]
+        assert [(row[head], row["rows"], row["accuracy"]["value"]) for row in found] == [
+            (shown, 1, index)
+            for index, shown in enumerate(["1", '"1"', "null", "None", "true", "True", '["a", "b"]', "a b"])
+        ]
+
+
 def test_a_run_does_not_differ_from_its_copies(tested, tmp_path, capsys):
     side, *others = tested[TAG][0], tmp_path / "one", tmp_path / "other"
     for other in others:
@@ -325,6 +337,24 @@ def test_slices_of_other_rows_are_refused(task, suffix, tested, tmp_path, capsys
         assert seqblend(["errors", str(directory), "--output", str(tmp_path / "out"), *said]) == status
     error = capsys.readouterr().err
     assert f"slice_file: row 1 has another {column} than {directory} has predicted" in error
+
+
+def test_slices_of_other_rows_are_refused_under_any_name_of_the_column(tested, tmp_path, capsys):
+    """Only a column with the standard name was compared, and without one nothing was said."""
+    directory = tested[CLASSIFY][0]
+    inputs = [json.loads(line)["input"] for line in (directory / "predictions.jsonl").read_text().splitlines()]
+    said = ["errors", str(directory), "--output", str(tmp_path / "out"), "--slice_column", "genre", "--slice_file"]
+    for changed, status in ((inputs, 0), ([*inputs[1:], inputs[0]], 2)):
+        file = str(write(tmp_path / "rows.jsonl", [{"review": each, "genre": "news"} for each in changed]))
+        assert seqblend([*said, file, "--text_column", "review"]) == status
+    assert f"slice_file: row 1 has another review than {directory} has predicted" in capsys.readouterr().err
+    assert seqblend([*said, file]) == 0
+    error = capsys.readouterr().err
+    assert "no column 'text' (--text_column)" in error and "the rows are not compared with those of" in error
+    assert seqblend([*said, file, "--text_column", "nothing"]) == 2
+    assert "slice_file: no column 'nothing' (--text_column)" in capsys.readouterr().err
+    assert seqblend([*said, file, "--tokens_column", "review"]) == 2
+    assert "tokens_column: sequence-classification reads text and text_pair" in capsys.readouterr().err
 
 
 # --- Data ---
