@@ -39,6 +39,7 @@ from seqblend import (
 from seqblend.checkpoints.store import write_manifest
 from seqblend.data.errors import InputError
 from seqblend.tokenization.training import train_tokenizer
+from seqblend.training.arguments import BlendTrainingArguments
 from seqblend.training.trainer import BlendTrainer
 
 LENGTHS = [3, 9, 5, 1, 7, 2, 8, 4]
@@ -260,6 +261,22 @@ def test_label_smoothing_needs_classes(tmp_path):
     model = tiny_model(BlendEncoderForSequenceClassification, problem_type="regression", num_labels=1)
     with pytest.raises(InputError, match="label_smoothing_factor: a regression has no classes"):
         evaluator(model, tmp_path, label_smoothing_factor=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [
+        ({}, "eval_strategy and metric_for_best_model"),
+        ({"eval_strategy": "epoch"}, "metric_for_best_model"),
+        ({"metric_for_best_model": "loss"}, "eval_strategy"),
+    ],
+    ids=str,
+)
+def test_early_stopping_needs_a_metric_and_evaluations(options, missing, tmp_path):
+    """transformers asserted it when the training began."""
+    args = BlendTrainingArguments(output_dir=str(tmp_path), use_cpu=True, early_stopping_patience=1, **options)
+    with pytest.raises(InputError, match=f"early_stopping_patience: needs {missing} too"):
+        BlendTrainer(model=tiny_model(BlendEncoderForSequenceClassification), args=args)
 
 
 def test_an_evaluation_in_half_precision_leaves_the_weights(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, Trainer, TrainingArguments
-from transformers.trainer_utils import has_length
+from transformers.trainer_utils import IntervalStrategy, has_length
 
 from ..conversion.origin import without_adapter
 from ..data.errors import InputError
@@ -117,6 +117,17 @@ def set_plateau_mode(args: TrainingArguments) -> None:
             f"{args.metric_for_best_model}, which is best at its {mode}imum; leave it out"
         )
     args.lr_scheduler_kwargs = {**given, "mode": mode}
+
+
+def check_early_stopping(args: TrainingArguments) -> None:
+    """Raises InputError for early_stopping_patience without what it compares; EarlyStoppingCallback asserts it."""
+    needed = {
+        "eval_strategy": args.eval_strategy != IntervalStrategy.NO,
+        "metric_for_best_model": args.metric_for_best_model is not None,
+    }
+    missing = [name for name, given in needed.items() if not given]
+    if missing and args.early_stopping_patience is not None:
+        raise InputError(f"early_stopping_patience: needs {' and '.join(missing)} too")
 
 
 @contextmanager

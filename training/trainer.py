@@ -47,6 +47,7 @@ from .progress import Bar, LogLines, Progress
 from .publisher import Publisher, refuse_adapter
 from .run_options import (
     check_device,
+    check_early_stopping,
     dry_run,
     restored,
     set_label_smoothing,
@@ -87,6 +88,7 @@ class BlendTrainer(Seq2SeqTrainer):
             set_metric_direction(args, default=not (args.metric_for_best_model or "").endswith("loss"))
         set_plateau_mode(args)
         check_averaging(args)
+        check_early_stopping(args)
         self.label_smoothing = 0.0
         super().__init__(**{"compute_metrics": next(iter(self.scorers.values()), None), **kwargs})
         self.label_smoothing = take_label_smoothing(self)
