@@ -1,14 +1,15 @@
 """Names of labels that may be wrong: spellings of one name, blank names, and marks of a missing label."""
 
 import logging
-import re
 import unicodedata
 from collections import defaultdict
 
+from .texts import MISSING_VALUES
+
 logger = logging.getLogger(__name__)
 
-# How tables write that a value is missing; -100 is a position without a label in transformers.
-MISSING = re.compile("none|null|nan|n/a|na|-1|-100", re.IGNORECASE)
+# Labels that may mean that a row has none; -100 is a position without a label in transformers.
+MISSING = {*MISSING_VALUES, "-1", "-100"}
 
 
 def spellings_of_one_name(labels: list[str]) -> list[list[str]]:
@@ -21,7 +22,7 @@ def spellings_of_one_name(labels: list[str]) -> list[list[str]]:
 
 def missing_labels(labels: list[str]) -> list[str]:
     """The labels that are blank or may mean that a row has no label."""
-    return [label for label in labels if not label.strip() or MISSING.fullmatch(label.strip())]
+    return [label for label in labels if not label.strip() or label.strip() in MISSING]
 
 
 def doubtful_labels(labels: list[str]) -> list[str]:

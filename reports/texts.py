@@ -10,10 +10,14 @@ import pyarrow.compute as pc
 SEPARATOR = "\x1f"
 # Start and end of a text, or of a word among words that are joined by SEPARATOR.
 START, END = rf"(?:^|{SEPARATOR})", rf"(?:$|{SEPARATOR})"
+# How programs write that a value is missing. In small letters, `none` and `na` are words and names of classes.
+MISSING_VALUES = ("None", "null", "NULL", "nan", "NaN", "NAN", "n/a", "N/A", "#N/A", "NA", "<NA>")
+# White space of Unicode, as in Python's str.split; that of RE2 is ASCII.
+SPACE = r"\s\x0b\x1c-\x1e\x{85}\p{Z}"
 # What may be wrong with a text: a regular expression of RE2 each.
 SUSPICIOUS = {
-    "empty": rf"{START}\s*{END}",
-    "spaces around": rf"{START}\s+[^\s{SEPARATOR}]|[^\s{SEPARATOR}]\s+{END}",
+    "empty": rf"{START}[{SPACE}]*{END}",
+    "spaces around": rf"{START}[{SPACE}]+[^{SPACE}{SEPARATOR}]|[^{SPACE}{SEPARATOR}][{SPACE}]+{END}",
     "line breaks": r"\n|\r",
     "control or invisible characters": (
         # Controls, soft hyphen, zero-width space, marks of direction, line separators, byte order mark. Emoji, Persian
@@ -23,7 +27,7 @@ SUSPICIOUS = {
     "replacement characters": r"\x{fffd}",
     "entities of HTML": r"&(?:[a-zA-Z]{2,8}|#[0-9]{1,6});",
     "quotes of CSV": rf'{START}"""|"""{END}',
-    "a missing value in words": rf"{START}(?i:none|null|nan|n/a|na){END}",
+    "a missing value in words": rf"{START}(?:{'|'.join(MISSING_VALUES)}){END}",
 }
 NOT_NFC = "not in Unicode NFC"
 
@@ -60,7 +64,7 @@ def lengths_of(column: pa.ChunkedArray) -> dict[str, np.ndarray]:
     if pa.types.is_list(column.type):
         unit = "words" if pa.types.is_string(column.type.value_type) else "messages"
         return {unit: pc.list_value_length(column).to_numpy()}
-    words = pc.count_substring_regex(column, r"\S+").to_numpy()
+    words = pc.count_substring_regex(column, f"[^{SPACE}]+").to_numpy()
     return {"words": words, "characters": pc.utf8_length(column).to_numpy()}
 
 

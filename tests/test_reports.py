@@ -6,6 +6,7 @@ import shutil
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from seqblend.reports.compare import compare
 from seqblend.reports.error_report import by_label, by_slice, worst_rows
 from seqblend.reports.runs import read_run
 from seqblend.reports.statistics import bootstrap, compare_groups, mcnemar
+from seqblend.reports.texts import lengths_of
 from seqblend.scoring import metrics, row_metrics
 from seqblend.scoring.row_metrics import mean_of
 from seqblend.scoring.tags import find_scheme
@@ -403,6 +405,21 @@ def test_the_dirt_of_a_data_set_is_found(tmp_path, capsys):
     assert "10 rows, 2 labels (3 to 7 each)" in printed
 
 
+def test_spaces_of_every_script_are_spaces(tmp_path, capsys):
+    """Only those of ASCII were: a text of ideographic spaces was not empty, and words between them were one."""
+    texts = ["\u3000", "映画\u3000感想", "a\u00a0", "\u2009a", "a b"]
+    content, _ = data_report(tmp_path, capsys, "causal-lm", {"train": [{"text": text} for text in texts]})
+    train = content["splits"]["train"]
+    found = {name: finding["rows"] for name, finding in train["findings"].items() if finding["count"]}
+    assert found == {"empty": [1], "spaces around": [3, 4]}
+    assert train["lengths"]["words"][0] == 0 and train["lengths"]["words"][-1] == 2
+
+
+@pytest.mark.parametrize("text", [chr(code) for code in (*range(0x1F), 0x85, 0xA0, 0x1680, 0x2003, 0x2028, 0x3000)])
+def test_words_are_counted_as_python_splits_them(text):
+    assert lengths_of(pa.chunked_array([[f"a{text}b"]]))["words"][0] == len(f"a{text}b".split())
+
+
 def test_broken_tags_are_found_by_the_scheme(tmp_path, capsys):
     rows = [
         {"tokens": ["a", "b"], "tags": ["B-x", "I-x"]},
@@ -439,7 +456,8 @@ def test_a_run_warns_of_labels_and_of_no_others(tmp_path, caplog):
     run(tmp_path / "a", **files(tmp_path, [{"text": str(i), "label": i - 1} for i in range(3)], ["train"]))
     assert "labels: each is a class of its own, but '-1' may mean that a row has no label" in caplog.messages
     caplog.clear()
-    run(tmp_path / "b", **files(tmp_path, [{"text": str(i), "label": str(i)} for i in range(3)], ["train"]))
+    labels = ["0", "1", "none", "na"]
+    run(tmp_path / "b", **files(tmp_path, [{"text": each, "label": each} for each in labels], ["train"]))
     assert not [message for message in caplog.messages if message.startswith("labels: ")]
 
 
