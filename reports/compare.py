@@ -14,9 +14,11 @@ from ..data.writing import write_atomically
 from .error_report import is_all_or_nothing
 from .runs import Run, check_same_rows, read_run
 from .statistics import LEVEL, Difference, McNemar, compare_groups, mcnemar
-from .tables import markdown_cell, markdown_table
+from .tables import markdown_cell, markdown_table, number_text
 
 FILES = ("comparison.md", "comparison.json", "comparison.png")
+# Digits after the point, which tell runs on thousands of rows apart.
+DIGITS = 4
 # Metrics whose rows McNemar's test may count.
 PER_ROW_METRICS = ("accuracy", "exact_match", "subset_accuracy")
 
@@ -43,13 +45,11 @@ class Comparison:
     def lines(self) -> list[str]:
         """The comparison in Markdown."""
         head = ["metric", "A", "B", "B - A", f"{LEVEL:.0%} interval", "p", "different?"]
-        rows = [
-            [
-                *(name, *map(describe, each.values), f"{each.mean:+.4f}", f"{each.low:+.4f} to {each.high:+.4f}"),
-                *(f"{each.p_value:.2g}", "yes" if each.is_significant else "not shown"),
-            ]
-            for name, each in self.differences.items()
-        ]
+        rows = []
+        for name, each in self.differences.items():
+            mean, low, high = (number_text(value, DIGITS, "+") for value in (each.mean, each.low, each.high))
+            decision = "yes" if each.is_significant else "not shown"
+            rows.append([name, *map(describe, each.values), mean, f"{low} to {high}", f"{each.p_value:.2g}", decision])
         sides = zip("AB", self.groups, strict=True)
         lines = [
             *(f"{side}: {', '.join(markdown_cell(run.name) for run in group)}  " for side, group in sides),
@@ -88,8 +88,8 @@ class Comparison:
 
 def describe(values: list[float]) -> str:
     """The mean of a metric, and its standard deviation over several runs."""
-    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4f}{spread}"
+    spread = f" ± {number_text(float(np.std(values, ddof=1)), DIGITS)}" if len(values) > 1 else ""
+    return f"{number_text(float(np.mean(values)), DIGITS)}{spread}"
 
 
 def compare(first: list[Run], second: list[Run]) -> Comparison:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..scoring.row_metrics import RowSums
+from .tables import ROUNDING
 
 # The level of intervals and tests.
 LEVEL = 0.95
 SAMPLES = 1000
-# Differences below are due to rounding.
-ROUNDING = 1e-12
 # The most weights of rows that are held at a time.
 MOST_WEIGHTS = 2**24
 

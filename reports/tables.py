@@ -5,6 +5,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+# Numbers below are due to rounding.
+ROUNDING = 1e-12
+
+
+def number_text(value: float, digits: int = 3, sign: str = "") -> str:
+    """A number with so many digits after the point; a small one with two significant digits, so that it is not 0.
+
+    Args:
+        value: the number.
+        digits: after the point.
+        sign: `+` to show that of a positive number, too.
+    """
+    is_small = ROUNDING < abs(value) < 10.0 ** (1 - digits)
+    return f"{value:{sign}.2g}" if is_small else f"{value:{sign}.{digits}f}"
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -21,7 +36,8 @@ class Figure:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+        value, low, high = map(number_text, (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})"
 
 
 @dataclass(frozen=True)
@@ -73,7 +89,7 @@ def cell_text(cell: Any) -> str:
     if isinstance(cell, bool | str):
         return str(cell)
     if isinstance(cell, float):
-        return f"{cell:.3f}"
+        return number_text(cell)
     if isinstance(cell, int):
         return f"{cell:,}"
     if isinstance(cell, list) and all(isinstance(each, str) for each in cell):

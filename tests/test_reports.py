@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from seqblend.reports.compare import compare
 from seqblend.reports.error_report import by_label, by_slice, worst_rows
 from seqblend.reports.runs import read_run
 from seqblend.reports.statistics import bootstrap, compare_groups, mcnemar
+from seqblend.reports.tables import Figure, cell_text, number_text
 from seqblend.reports.texts import lengths_of
 from seqblend.scoring import metrics, row_metrics
 from seqblend.scoring.row_metrics import mean_of
@@ -163,6 +165,17 @@ def test_mcnemar_by_hand():
     test = mcnemar(first, second)
     assert (test.only_first, test.only_second) == (0, 6) and test.p_value == pytest.approx(2 / 2**6)
     assert mcnemar(first, first).p_value == 1
+
+
+# --- Numbers ---
+
+
+def test_a_small_number_is_not_shown_as_0():
+    """The mean squared error of targets below 0.1 was 0.000, with an interval from 0.000 to 0.000."""
+    assert str(Figure(0.00012, 0.0001, 0.00034)) == "0.00012 (0.0001 to 0.00034)"
+    assert str(Figure(0.5, 0.0123, 1)) == "0.500 (0.012 to 1.000)" and cell_text(-0.00012) == "-0.00012"
+    assert [number_text(each) for each in (0.0, 1e-17, math.nan, 12345.678)] == ["0.000", "0.000", "nan", "12345.678"]
+    assert [number_text(each, 4, "+") for each in (0.0123, 0.00012, -1e-17)] == ["+0.0123", "+0.00012", "-0.0000"]
 
 
 # --- Runs ---
