@@ -21,7 +21,7 @@ from ..tasks.base import Task
 from ..tasks.encoding import Settings
 from ..tasks.splits import EncodedSplit
 from .labels import doubtful_labels
-from .tables import markdown_table
+from .tables import markdown_cell, markdown_table
 from .texts import as_texts, first_texts, hash_answers, hash_rows, lengths_of, suspicious_rows
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class SplitReport:
 
     def markdown(self, name: str) -> list[str]:
         """A section of the report."""
-        lines = [f"## {name}", "", f"{self.rows:,} rows of {printable(self.source)}.", ""]
+        lines = [f"## {name}", "", f"{self.rows:,} rows of {markdown_cell(printable(self.source))}.", ""]
         if self.lengths:
             head = ["length", *(f"{level:.0%}" for level in LEVELS)]
             rows = [[unit, *(f"{value:g}" for value in values)] for unit, values in self.lengths.items()]
@@ -114,7 +114,7 @@ class SplitReport:
             rows += (
                 [[f"… and {len(self.labels) - MOST_LABELS} more", "", ""]] if len(self.labels) > MOST_LABELS else []
             )
-            lines += [*markdown_table(["label", "count", "share"], rows), ""]
+            lines += [*markdown_table(["label", "count", "share of all labels"], rows), ""]
         if self.tokens:
             lines += [*markdown_table(["tokens", "number"], [list(pair) for pair in self.tokens.items()]), ""]
         return lines

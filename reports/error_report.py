@@ -15,7 +15,7 @@ from ..scoring.row_metrics import RowSums, length_bins
 from ..tasks.splits import greater_is_better
 from .runs import Run
 from .statistics import LEVEL, SAMPLES, bootstrap, percentile_interval
-from .tables import Figure, Table, cell_text
+from .tables import Figure, Table, cell_text, markdown_cell
 
 NAME = "error_report"
 # The most rows that are read, the most of each list of errors, and the most labels and slices of a table.
@@ -54,7 +54,7 @@ class ErrorReport:
 
     def markdown(self) -> str:
         """The report in Markdown."""
-        lines = [f"# Errors of {self.name}", "", f"{self.size}.", ""]
+        lines = [f"# Errors of {markdown_cell(self.name)}", "", f"{self.size}.", ""]
         return "\n".join([*lines, *(line for table in self.tables for line in table.markdown())])
 
     def html(self) -> str:

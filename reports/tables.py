@@ -1,10 +1,13 @@
 """Tables of a report: cells for people in Markdown and HTML, values for programs in JSON."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+# Characters with a meaning in Markdown; inside a word an underscore has none.
+MARKS = re.compile(r"[\\|*`~\[\]]|(?<![^\W_])_|_(?![^\W_])")
 # Numbers below are due to rounding.
 ROUNDING = 1e-12
 
@@ -67,7 +70,7 @@ class Table:
     def markdown(self) -> list[str]:
         """The table as lines of Markdown, with its title as a heading."""
         note = [self.note, ""] if self.note else []
-        return [f"## {self.title}", "", *note, *markdown_table(self.head, self.rows), ""]
+        return [f"## {markdown_cell(self.title)}", "", *note, *markdown_table(self.head, self.rows), ""]
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
@@ -80,8 +83,8 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[s
 
 def markdown_cell(cell: Any) -> str:
     """A cell in one line, without characters that have a meaning in Markdown tables or HTML."""
-    text = " ".join(cell_text(cell).split())
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("&", "&amp;").replace("<", "&lt;")
+    text = MARKS.sub(r"\\\g<0>", " ".join(cell_text(cell).split()))
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def cell_text(cell: Any) -> str:

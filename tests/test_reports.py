@@ -19,7 +19,7 @@ from seqblend.reports.compare import compare
 from seqblend.reports.error_report import by_label, by_slice, worst_rows
 from seqblend.reports.runs import read_run
 from seqblend.reports.statistics import bootstrap, compare_groups, mcnemar
-from seqblend.reports.tables import Figure, cell_text, number_text
+from seqblend.reports.tables import Figure, Table, cell_text, markdown_cell, number_text
 from seqblend.reports.texts import lengths_of
 from seqblend.scoring import metrics, row_metrics
 from seqblend.scoring.row_metrics import mean_of
@@ -176,6 +176,16 @@ def test_a_small_number_is_not_shown_as_0():
     assert str(Figure(0.5, 0.0123, 1)) == "0.500 (0.012 to 1.000)" and cell_text(-0.00012) == "-0.00012"
     assert [number_text(each) for each in (0.0, 1e-17, math.nan, 12345.678)] == ["0.000", "0.000", "nan", "12345.678"]
     assert [number_text(each, 4, "+") for each in (0.0123, 0.00012, -1e-17)] == ["+0.0123", "+0.00012", "-0.0000"]
+
+
+def test_markdown_shows_names_as_they_are():
+    """Two labels, `*y*` and `y`, looked alike."""
+    shown = {
+        **{"*y*": r"\*y\*", "__init__": r"\_\_init\_\_", "a_b": "a_b", "`x`": r"\`x\`", "~~s~~": r"\~\~s\~\~"},
+        **{"[x](y)": r"\[x\](y)", "<b>|": r"&lt;b>\|", "\\": r"\\", "&amp;": "&amp;amp;"},
+    }
+    assert {cell: markdown_cell(cell) for cell in shown} == shown
+    assert Table("By _kind_", "", [], []).markdown()[0] == r"## By \_kind\_"
 
 
 # --- Runs ---
