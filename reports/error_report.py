@@ -149,10 +149,12 @@ def by_label(run: Run) -> Table | None:
 
 def by_length(run: Run) -> Table:
     """The main metric by the length of the input."""
-    lengths, unit = np.array([length_of(value) for value in run.column("input")]), "words"
+    inputs = [[value] if isinstance(value, str) else value for value in run.column("input")]
+    counts = map(len, inputs) if run.task.reads_words else (sum(len(text.split()) for text in row) for row in inputs)
+    lengths, unit = np.array(list(counts)), "words"
     if lengths.min() == lengths.max():
         # Single words, or texts without spaces.
-        lengths, unit = np.array([len(cell_text(value)) for value in run.column("input")]), "characters"
+        lengths, unit = np.array([sum(map(len, row)) for row in inputs]), "characters"
     bins = length_bins(lengths)
     ends = [np.unique([lengths[rows].min(), lengths[rows].max()]) for rows in bins]
     names = ["–".join(f"{end:g}" for end in pair) for pair in ends]
@@ -189,6 +191,8 @@ def parts_table(run: Run, title: str, note: str, column: str, parts: dict[str, n
     for name, indices in parts.items():
         (figure,) = figures([RowSums(sums.counts[indices], sums.value)])
         rows.append([name, len(indices), figure])
+    if metric.endswith("f1") and not all(sums.counts[indices].any() for indices in parts.values()):
+        note = f"{note} Where nothing is expected or predicted, {metric} is 0.".strip()
     return Table(title, note, [column, "rows", metric], rows)
 
 
@@ -222,7 +226,9 @@ def worst_rows(run: Run) -> Table | None:
     wrong = np.flatnonzero(is_measured & (values != best))
     if not len(wrong):
         return None
-    order = wrong[np.argsort(-np.abs(values[wrong] - best), kind="stable")][:MOST_ROWS]
+    # What is no number is worst.
+    distances = np.nan_to_num(np.abs(values[wrong] - best), nan=np.inf)
+    order = wrong[np.argsort(-distances, kind="stable")][:MOST_ROWS]
     columns = ("input", "prediction", "reference")
     rows = [[int(index) + 1, *(run.rows[index][each] for each in columns), float(values[index])] for index in order]
     return Table("Worst rows", f"By {name}.", ["row", *columns, name], rows)
@@ -231,8 +237,3 @@ def worst_rows(run: Run) -> Table | None:
 def is_all_or_nothing(sums: RowSums) -> bool:
     """Whether each row is right or wrong as a whole: it adds 0 or 1 to a sum that is divided by the number of rows."""
     return bool(np.isin(sums.counts[:, 0], (0, 1)).all() and (sums.counts[:, 1] == 1).all())
-
-
-def length_of(value: Any) -> int:
-    """The length of an input in words: of a text, of a list of words, or of two texts together."""
-    return len(value.split()) if isinstance(value, str) else sum(max(1, len(each.split())) for each in value)

@@ -156,7 +156,8 @@ def sums_of_tags(
     counts: LabelCounts, predictions: list[list[str]], references: list[list[str]], has_spans: bool
 ) -> dict[str, RowSums]:
     """The metrics of TokenClassificationMetric: of spans and words, or of words alone."""
-    hits = np.array([sum(map(str.__eq__, *pair)) for pair in zip(predictions, references, strict=True)])
+    pairs = zip(predictions, references, strict=True)
+    hits = np.array([sum(one == other for one, other in zip(*pair, strict=True)) for pair in pairs])
     accuracy = quotient_of(hits, np.array([len(row) for row in references]))
     if not has_spans:
         return {"accuracy": accuracy, "macro_f1": counts.f1()}

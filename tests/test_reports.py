@@ -16,8 +16,8 @@ from test_train_command import CLASSIFY, TAG, TRANSLATE, files, read, run, write
 
 from seqblend.__main__ import main as seqblend
 from seqblend.reports.compare import compare
-from seqblend.reports.error_report import by_label, by_slice, worst_rows
-from seqblend.reports.runs import read_run
+from seqblend.reports.error_report import by_label, by_length, by_slice, worst_rows
+from seqblend.reports.runs import Run, read_run
 from seqblend.reports.statistics import bootstrap, compare_groups, mcnemar
 from seqblend.reports.tables import Figure, Table, cell_text, markdown_cell, number_text
 from seqblend.reports.texts import lengths_of
@@ -254,6 +254,51 @@ def test_slices_by_values_of_other_types_are_kept_apart():
             (shown, 1, index)
             for index, shown in enumerate(["1", '"1"', "null", "None", "true", "True", '["a", "b"]', "a b"])
         ]
+
+
+@pytest.mark.parametrize(
+    ("task", "inputs", "unit", "lengths"),
+    [
+        (TAG, [["New York", "a"], ["a"] * 5], "words", ["2", "5"]),
+        (CLASSIFY, [["a b", ""], ["a", "b c"]], "words", ["2", "3"]),
+        (CLASSIFY, [["ab", ""], ["a", "bcd"]], "words", ["1", "2"]),
+        (CLASSIFY, [["a", "b"], ["abc", "d"]], "characters", ["2", "4"]),
+        (TRANSLATE, ["a\u3000b", "", "c"], "words", ["0", "1", "2"]),
+    ],
+    ids=str,
+)
+def test_lengths_of_inputs(task, inputs, unit, lengths):
+    """An empty text counted as a word, a word with a space as two, and the space between two texts as a character."""
+    rows = [{"input": each} for each in inputs]
+    run = Run("run", TASKS[task], None, rows)
+    run.__dict__["sums"] = {"accuracy": mean_of([1] * len(rows))}
+    table = by_length(run)
+    assert table.head[0] == unit and sorted(row[0] for row in table.rows) == lengths
+
+
+def test_an_f1_of_nothing_is_explained():
+    """Sentences without names, of which none was predicted, had the F1 0 without a word."""
+    spans = [["O", "O"], ["B-x", "O"]]
+    sums = row_metrics.sums_of_tags(row_metrics.count_spans(spans, spans, find_scheme(IOB)), spans, spans, True)
+    table = by_slice(SimpleNamespace(sums=sums), "genre", ["a", "b"])
+    assert [row[-1].value for row in table.rows] == [0, 1]
+    assert table.note == "Where nothing is expected or predicted, f1 is 0."
+    assert by_slice(SimpleNamespace(sums=sums), "genre", ["a", "a"]).note == ""
+
+
+def test_a_row_without_a_number_is_the_worst():
+    sums = row_metrics.sums_of_numbers([1.0, math.nan, 3.0], [1.5, 1.0, 1.0])
+    rows = [{"input": "x", "prediction": 0, "reference": 0}] * 3
+    assert [row[0] for row in worst_rows(SimpleNamespace(sums=sums, rows=rows)).rows] == [2, 3, 1]
+
+
+def test_tags_of_other_words_do_not_fit(tested, tmp_path, capsys):
+    changed = shutil.copytree(tested[TAG][0], tmp_path / "changed")
+    rows = [json.loads(line) for line in (changed / "predictions.jsonl").read_text().splitlines()]
+    rows[0]["prediction"].pop()
+    (changed / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert seqblend(["errors", str(changed)]) == 2
+    assert "predictions.jsonl does not fit the model" in capsys.readouterr().err
 
 
 def test_a_run_does_not_differ_from_its_copies(tested, tmp_path, capsys):
