@@ -163,6 +163,8 @@ class Search:
                 setattr(args, name, float(getattr(args, name)))
         self.objective = Objective(metric, args.greater_is_better, keeps_last=not args.load_best_model_at_end)
         args.save_strategy, args.load_best_model_at_end = SaveStrategy.NO, False
+        # The untrained model is none that a run may keep.
+        args.eval_on_start = False
         stop = first_stop(self.trainer, plan.space)
         self.study = Study(self.directory, plan.space, metric, args.greater_is_better, stop, args.seed)
         self.study.check(self.trainer.collect_facts(), "last" if self.objective.keeps_last else "best")

@@ -300,6 +300,31 @@ def test_with_the_last_model_the_last_evaluation_counts():
     assert [tune.Objective("loss", False, False)({"eval_loss": value}) for value in (2, 1)] == [2, 1]
 
 
+def test_no_trial_has_the_result_of_the_untrained_model(tmp_path):
+    """With --eval_on_start a trial that spoilt the model had the loss from before, and was the best."""
+    search = {"learning_rate": [1.0, 2.0]}
+    options = {"eval_steps": 1, "max_steps": 2, "eval_on_start": True, "metric_for_best_model": "loss"}
+    assert tune.main([str(write_plan(tmp_path, search=search, trials=1, **options))]) == 0
+    (row,) = rows_of(tmp_path / "out")
+    assert train([str(tmp_path / "out" / "best.yaml")]) == 0
+    assert read(tmp_path / "out" / "best" / "trainer_state.json")["best_metric"] == float(row["loss"]) > 1
+
+
+@pytest.mark.parametrize("strategy", [{"eval_steps": 3}, {"eval_strategy": "epoch", "max_steps": None}], ids=str)
+def test_the_last_evaluation_is_of_the_final_model(strategy, tmp_path, monkeypatch):
+    """Also where evaluations do not divide the run."""
+    steps, original = [], BlendTrainer.evaluate
+
+    def spy(self, *args, **kwargs):
+        steps.append((self.state.global_step, self.state.max_steps))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(BlendTrainer, "evaluate", spy)
+    options = {"save_strategy": False, "num_train_epochs": 2.5, "per_device_train_batch_size": 2, **strategy}
+    assert tune.main([str(write_plan(tmp_path, trials=1, **options))]) == 0
+    assert steps[-1][0] == steps[-1][1] > steps[-2][0]
+
+
 def test_without_optuna_the_extra_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert tune.main([str(write_plan(tmp_path))]) == 2
