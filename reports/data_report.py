@@ -329,7 +329,7 @@ class SplitReader:
         items, rows = column, np.arange(len(column))
         if pa.types.is_list(column.type):
             items, rows = pc.list_flatten(column), np.repeat(rows, pc.list_value_length(column).to_numpy())
-        if self.settings.labels and not pa.types.is_floating(items.type):
+        if self.answer not in self.texts and not pa.types.is_floating(items.type):
             for each in pc.value_counts(items).to_pylist():
                 self.labels[str(each["values"])] += each["counts"]
             doubtful = pc.is_in(items, value_set=self.doubtful).to_numpy()

@@ -545,6 +545,11 @@ def test_numbers_are_no_labels(label, tmp_path, capsys):
     assert content["splits"]["train"]["labels"] == {} and " labels" not in printed
 
 
+def test_the_labels_of_a_test_split_alone_are_counted(tmp_path, capsys):
+    content, printed = data_report(tmp_path, capsys, CLASSIFY, {"test": TEST})
+    assert content["splits"]["test"]["labels"] == {"0": 2, "1": 1} and "3 rows, 2 labels (1 to 2 each)" in printed
+
+
 def test_pairs_of_texts_have_a_ratio(tmp_path, capsys):
     rows = [{"source": "ab", "target": "abcd"}, {"source": "abcd", "target": "ab"}]
     splits = {"train": rows, "test": [{"source": "ab", "target": ["x", "y"]}]}
