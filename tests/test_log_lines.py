@@ -76,8 +76,11 @@ def test_minutes():
 )
 def test_the_best_evaluation(metric, greater, best, expected):
     args = SimpleNamespace(metric_for_best_model=metric, greater_is_better=greater)
-    assert LogLines.is_best(EVALUATED, args, TrainerState(best_metric=best)) == expected
-    assert not LogLines.is_best(TRAINED, args, TrainerState(best_metric=best))
+    state = TrainerState(best_metric=best, global_step=1)
+    assert LogLines.is_best(EVALUATED, args, state) == expected
+    assert not LogLines.is_best(TRAINED, args, state)
+    # Of the untrained model.
+    assert not LogLines.is_best(EVALUATED, args, TrainerState(best_metric=best))
 
 
 def test_a_run_prints_lines_and_no_mapping(tmp_path, capsys):

@@ -212,10 +212,13 @@ class LogLines(PrinterCallback):
 
     @staticmethod
     def is_best(logs: dict[str, Any], args: TrainingArguments, state: TrainerState) -> bool:
-        """Whether an evaluation is better than all before it; False without metric_for_best_model."""
+        """Whether an evaluation is better than all before it; False without metric_for_best_model.
+
+        The untrained model, which eval_on_start evaluates, is never kept.
+        """
         name = args.metric_for_best_model
         value = None if name is None else logs.get(f"eval_{name.removeprefix('eval_')}")
-        if value is None:
+        if value is None or not state.global_step:
             return False
         best = state.best_metric
         return best is None or (value > best if args.greater_is_better else value < best)
