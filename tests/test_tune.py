@@ -30,7 +30,7 @@ from seqblend.training.command_line import Parser
 from seqblend.training.trainer import BlendTrainer
 from seqblend.tuning.picture import draw_trials
 from seqblend.tuning.space import SEARCHED, Choice, Range, parse_space
-from seqblend.tuning.trials import NAME, Trial, first_stop, import_optuna
+from seqblend.tuning.trials import NAME, Study, Trial, first_stop, import_optuna
 
 RATES = {"learning_rate": {"low": "1e-4", "high": 1e-1, "log": True}}
 PNG = b"\x89PNG"
@@ -179,6 +179,15 @@ def test_a_search_goes_on_until_it_has_its_trials(tmp_path, capsys):
     # Nothing is left to do.
     assert tune.main([str(path), "--trials", "3"]) == 0
     assert rows_of(tmp_path / "out") == rows
+
+
+@pytest.mark.parametrize("name", ["a b", "a%20b", "a?b", "a?x=1", "a#b", "가@b:c"])
+def test_a_study_is_in_its_directory_whatever_that_is_called(name, tmp_path):
+    """What follows a question mark was lost, and %20 was a space: the file was in another directory."""
+    directory = tmp_path / name
+    directory.mkdir()
+    Study(directory, parse_space(RATES, ()), "loss", False, 1, 0)
+    assert [path.name for path in directory.iterdir()] == ["study.db"] and len([*tmp_path.iterdir()]) == 1
 
 
 @contextlib.contextmanager

@@ -72,9 +72,13 @@ class Study:
         self, directory: Path, space: Space, metric: str, greater_is_better: bool, first_stop: int, seed: int
     ):
         self.optuna = import_optuna()
+        from sqlalchemy import URL
+
         self.directory, self.space, self.metric = directory, space, metric
         self.greater_is_better, self.seed = greater_is_better, seed
-        storage, sampler = f"sqlite:///{directory / STUDY}", self.optuna.samplers.TPESampler
+        # A path may have characters with a meaning in a URL.
+        storage = URL.create("sqlite", database=str(directory / STUDY)).render_as_string()
+        sampler = self.optuna.samplers.TPESampler
         # Trials with another number of steps cannot be compared before their ends.
         pruners = self.optuna.pruners
         pruner = pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=first_stop)
