@@ -142,6 +142,11 @@ def write(comparison: Comparison, directory: Path) -> None:
     write_atomically(text, "\n".join([*comparison.lines(), "", f"![the differences]({picture.name})", ""]))
 
 
+def names_of(side: str) -> list[str]:
+    """The directories of a side; the name of a single one may have commas."""
+    return [side] if "," in side and Path(side).expanduser().is_dir() else [name for name in side.split(",") if name]
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit code is 2 if a run cannot be compared."""
     parser = argparse.ArgumentParser(
@@ -154,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", metavar="DIR", help="Also write the comparison there: .md, .json and .png.")
     given = parser.parse_args(argv)
     try:
-        groups = [[read_run(name) for name in side.split(",") if name] for side in (given.first, given.second)]
+        groups = [[read_run(name) for name in names_of(side)] for side in (given.first, given.second)]
         if not all(groups):
             raise InputError("compare: each side needs at least one directory")
         comparison = compare(*groups)

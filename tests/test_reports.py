@@ -309,6 +309,14 @@ def test_a_run_does_not_differ_from_its_copies(tested, tmp_path, capsys):
     assert "| yes |" not in capsys.readouterr().out
 
 
+def test_the_name_of_a_run_may_have_commas(tested, tmp_path, capsys):
+    first, second = (shutil.copytree(each, tmp_path / f"{each.name},lr=1") for each in tested[TAG])
+    assert seqblend(["compare", str(first), str(second)]) == 0
+    assert f"A: {first}" in capsys.readouterr().out
+    assert seqblend(["compare", "", str(second)]) == 2
+    assert "each side needs at least one directory" in capsys.readouterr().err
+
+
 def test_a_run_is_not_compared_with_itself(tested, capsys):
     side = str(tested[TAG][0])
     for sides in ([side, side], [f"{side},{side}", str(tested[TAG][1])], [side, f"{side}/../{tested[TAG][0].name}"]):

@@ -72,6 +72,7 @@ class Study:
         self, directory: Path, space: Space, metric: str, greater_is_better: bool, first_stop: int, seed: int
     ):
         self.optuna = import_optuna()
+        # Optuna needs it.
         from sqlalchemy import URL
 
         self.directory, self.space, self.metric = directory, space, metric
