@@ -37,13 +37,13 @@ class Figure(NamedTuple):
 
 
 MINILM, SMOLLM2 = "MiniLM-L6", "SmolLM2-135M-Instruct"
-# By the directory of the run. Published figures are from the named papers and repositories.
+# By the directory of the run. Published figures are from the named papers and repositories, or computed here.
 FIGURES = {
     "clinc150": Figure(
         "150 intents (Larson et al. 2019), encoder",
         "test_accuracy",
         "test accuracy",
-        "naive Bayes 85.6, CNN 91.2, MLP 93.5, BERT (pretrained) 96.9",
+        "naive Bayes 85.6 (computed here), CNN 91.2, MLP 93.5, BERT (pretrained) 96.9",
     ),
     "minilm_clinc150": Figure("the same", "test_accuracy", "test accuracy", "as above", MINILM),
     "clinc150_decoder": Figure(
@@ -56,7 +56,7 @@ FIGURES = {
         "17 parts of speech (UD English EWT), encoder",
         "test_accuracy",
         "test accuracy",
-        "most frequent tag 86.2, UDPipe 1 94.5, UDPipe 2 (pretrained) 97.5",
+        "most frequent tag 86.2 (computed here), UDPipe 1 94.5, UDPipe 2 (pretrained) 97.5",
     ),
     "minilm_ud_en_ewt": Figure("the same", "test_accuracy", "test accuracy", "as above", MINILM),
     "ud_en_ewt_encoder_decoder": Figure(
@@ -70,7 +70,7 @@ FIGURES = {
         "names of six kinds in noisy texts (WNUT-17), encoder",
         "test_f1",
         "test F1 of names",
-        "shared task: median 38.7, best 41.9; BERTweet (pretrained) 56.5",
+        "shared task: median 40.0, best 41.9; BERTweet (pretrained) 56.5",
     ),
     "minilm_wnut17": Figure("the same", "test_f1", "test F1 of names", "as above", MINILM),
     "g2p_korean": Figure(
