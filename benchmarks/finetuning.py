@@ -215,7 +215,7 @@ def time_trainings(
     """Time the trainings, after two batches to warm up.
 
     Args:
-        plan: device and dtypes.
+        plan: the device.
         case: of the first epoch.
         trainings: ours, and the stock one.
         form: the name of the batches.
@@ -231,7 +231,7 @@ def time_trainings(
 
     for training in trainings:
         training.run(epochs[0].select(range(min(2 * case.size.batch_rows, len(epochs[0])))))
-    results = compare_times(plan, case, plan.dtypes[0], {name: partial(train, name) for name in named})
+    results = compare_times(plan, case, training_dtype(plan), {name: partial(train, name) for name in named})
     for result in results:
         name = result["system"]
         result["train_loss"] = round(mean(outcome.loss for outcome in outcomes[name]), 4)
@@ -340,6 +340,11 @@ def lengths_of_batches(rows: datasets.Dataset, size: Size) -> BatchLengths:
 # --- Models ---
 
 
+def training_dtype(plan: Plan) -> torch.dtype:
+    """The data type of the passes forward and backward, whatever those of other benchmarks are."""
+    return torch.bfloat16 if plan.device.type == "cuda" else torch.float32
+
+
 def training_options(plan: Plan, size: Size, directory: Path) -> dict[str, Any]:
     """The training arguments of both Trainers: those of the examples in examples/pretrained."""
     return {
@@ -355,7 +360,7 @@ def training_options(plan: Plan, size: Size, directory: Path) -> dict[str, Any]:
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": plan.device.type == "cpu",
-        "bf16": plan.device.type == "cuda",
+        "bf16": training_dtype(plan) == torch.bfloat16,
     }
 
 

@@ -74,10 +74,10 @@ def plan(**changes):
 def measured():
     """In half precision too where there are most peers."""
     torch.manual_seed(0)
+    both, half = {"dtypes": (torch.float32, torch.bfloat16)}, {"dtypes": (torch.bfloat16,)}
+    changes = {"encoder-infer": both, "finetune": half}
     single = {"dtypes": (torch.float32,)}
-    return {
-        name: benchmark(plan(**({} if name == "encoder-infer" else single))) for name, benchmark in BENCHMARKS.items()
-    }
+    return {name: benchmark(plan(**changes.get(name, single))) for name, benchmark in BENCHMARKS.items()}
 
 
 def figures(name):
@@ -310,6 +310,12 @@ def test_an_epoch_is_cut_to_the_batches_of_its_size(measured):
     for row in measured["finetune"]:
         whole = -(-TRAINING_SETS[row["data"].removeprefix("random, lengths of ")].num_rows // TINY.batch_rows)
         assert (row["checkpoint"], row["batches"], row["epoch_batches"]) == ("random weights", 2, whole)
+
+
+def test_fine_tuning_on_a_cpu_is_in_single_precision(measured):
+    """Of a plan in half precision, as of --quick, the column said so, but the training was not."""
+    assert {row["dtype"] for row in measured["finetune"]} == {"float32"}
+    assert not finetuning.training_options(plan(dtypes=(torch.bfloat16,)), TINY, Path())["bf16"]
 
 
 def test_length_grouped_batches_are_those_of_transformers():
