@@ -95,7 +95,7 @@ class SplitReport:
         if self.lengths:
             unit, quantiles = next(iter(self.lengths.items()))
             least, median, most = (quantiles[LEVELS.index(level)] for level in (0, 0.5, 1))
-            parts.append(f"{unit} {least:g} to {most:g}, median {median:g}")
+            parts.append(f"{unit} {least:,.10g} to {most:,.10g}, median {median:,.10g}")
         parts += [f"{finding.count:,} {reason}" for reason, finding in self.findings.items() if finding.count]
         return f"{name}: {', '.join(parts)}"
 
@@ -104,7 +104,7 @@ class SplitReport:
         lines = [f"## {name}", "", f"{self.rows:,} rows of {markdown_cell(printable(self.source))}.", ""]
         if self.lengths:
             head = ["length", *(f"{level:.0%}" for level in LEVELS)]
-            rows = [[unit, *(f"{value:g}" for value in values)] for unit, values in self.lengths.items()]
+            rows = [[unit, *(f"{value:,.10g}" for value in values)] for unit, values in self.lengths.items()]
             lines += [*markdown_table(head, rows), ""]
         found = [[reason, each.count, each.examples()] for reason, each in self.findings.items() if each.count]
         lines += [*markdown_table(["possible problem", "rows", "first rows"], found), ""] if found else []

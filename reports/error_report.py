@@ -157,7 +157,7 @@ def by_length(run: Run) -> Table:
         lengths, unit = np.array([sum(map(len, row)) for row in inputs]), "characters"
     bins = length_bins(lengths)
     ends = [np.unique([lengths[rows].min(), lengths[rows].max()]) for rows in bins]
-    names = ["–".join(f"{end:g}" for end in pair) for pair in ends]
+    names = ["–".join(map(str, pair)) for pair in ends]
     return parts_table(run, "By length", f"Length of the input in {unit}.", unit, dict(zip(names, bins, strict=True)))
 
 

@@ -558,6 +558,15 @@ def test_the_labels_of_a_test_split_alone_are_counted(tmp_path, capsys):
     assert content["splits"]["test"]["labels"] == {"0": 2, "1": 1} and "3 rows, 2 labels (1 to 2 each)" in printed
 
 
+def test_long_lengths_have_all_digits(tmp_path, capsys):
+    """1,234,567 characters were 1.23457e+06, and two parts of a table with such lengths could become one."""
+    data_report(tmp_path, capsys, "causal-lm", {"train": [{"text": "a" * 1_234_567}]})
+    assert "| characters | 1,234,567 |" in (tmp_path / "report/data_report.md").read_text()
+    run = Run("run", TASKS[TRANSLATE], None, [{"input": "a" * (2_000_000 + index)} for index in range(8)])
+    run.__dict__["sums"] = {"exact_match": mean_of([1] * 8)}
+    assert [row[0] for row in by_length(run).rows] == [str(2_000_000 + index) for index in range(8)]
+
+
 def test_pairs_of_texts_have_a_ratio(tmp_path, capsys):
     rows = [{"source": "ab", "target": "abcd"}, {"source": "abcd", "target": "ab"}]
     splits = {"train": rows, "test": [{"source": "ab", "target": ["x", "y"]}]}
