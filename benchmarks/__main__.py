@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ..configuration.checks import unknown_name_message
+from ..data.errors import print_error
 from .cases import BENCHMARKS, DTYPES, plan_for
 from .compare import Plan, Result
 from .finetuning import missing_file
@@ -24,10 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     The rows of a size are written as soon as it is measured. A benchmark that fails does not stop those after it.
 
     Returns:
-        The exit code: 1 if a benchmark failed, else 0.
+        The exit code: 1 if a benchmark failed, 2 if a dataset is missing, else 0.
     """
     args = parse(arguments)
-    corpora = load_corpora(args.data)
+    try:
+        corpora = load_corpora(args.data)
+    except FileNotFoundError as error:
+        return print_error(error)
     print(environment(args.device), *(f"{kind}: {corpus.name}" for kind, corpus in corpora.items()), sep="\n")
     options = {"data": args.data, "checkpoint": args.checkpoint, "whole_epochs": args.whole_epochs}
     plan = replace(plan_for(args.device, corpora, quick=args.quick), **options)

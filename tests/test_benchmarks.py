@@ -433,6 +433,12 @@ def test_what_is_not_known_is_refused(arguments, message, monkeypatch, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_missing_dataset_is_named(tmp_path, capsys):
+    assert command.main(["growth", "--data", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and f"{tmp_path}/ud_en_ewt/train.jsonl" in error
+
+
 def test_the_report_keeps_the_prose_and_may_be_written_again(tmp_path, measured):
     page, file = tmp_path / "page.md", tmp_path / "rows.json"
     kept = "### generate\n\nof another machine\n\n| a |\n| - |\n| 1 |"
