@@ -21,10 +21,11 @@ from torch import nn
 from torch.nn.attention.varlen import varlen_attn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.generation.continuous_batching import PagedAttentionCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 
-from .cache import PagedAttentionCache, update_paged_cache
+from .cache import update_paged_cache
 from .normalization import apply_dropout, build_norm
 from .patterns import Kernel, Pattern, VarlenPattern
 from .positions import apply_rotary_pos_emb, build_relative_bias

@@ -10,12 +10,13 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.generation.continuous_batching import PagedAttentionCache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import is_flash_attention_requested
 
 from .attention import has_varlen_kernel
-from .cache import CACHE_NAME, PagedAttentionCache
+from .cache import CACHE_NAME
 from .hooks import has_hooked_submodule, is_hooked
 from .layers import Block
 from .normalization import Dropout, build_norm

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.generation.continuous_batching import PagedAttentionCache
 from transformers.masking_utils import (
     create_bidirectional_mask,
     create_causal_mask,
@@ -20,7 +21,6 @@ from .attention import Attention
 from .base import BlendPreTrainedModel, Stack, StackOutput
 from .cache import (
     BlendGenerationMixin,
-    PagedAttentionCache,
     accept_past_key_values,
     drop_unused_layers,
     is_empty,
