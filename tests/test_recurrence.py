@@ -77,6 +77,7 @@ from test_trainer import (  # noqa: F401
 )
 from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache, StaticCache
+from transformers.generation.continuous_batching import PagedAttentionCache
 
 from seqblend import (
     BlendDecoderConfig,
@@ -89,7 +90,7 @@ from seqblend import (
 )
 from seqblend.configuration.recipes import RECIPES
 from seqblend.data.errors import InputError
-from seqblend.modeling.cache import CACHE_NAME, PagedAttentionCache
+from seqblend.modeling.cache import CACHE_NAME
 from seqblend.modeling.packing import FlatLayout
 from seqblend.modeling.recurrence import Recurrence, Steps
 from seqblend.serving.export import export
