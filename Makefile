@@ -1,14 +1,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-OLDEST := .venv-oldest
 # Modules are compiled when they are first imported: compiling all of them would take half of the installation.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile --constraint
 PIP := $(BIN)/python $(INSTALL) constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test check format results bench lecture conformance clean test-oldest test-clients \
-	test-browser test-distributed test-conversion test-dist examples-pretrained bench-check docs options dist
+.PHONY: help install demo test check format results bench lecture conformance clean test-oldest test-newest \
+	test-clients test-browser test-distributed test-conversion test-dist examples-pretrained bench-check docs options dist
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -22,13 +21,15 @@ demo: $(VENV)/package  ## train the three task shapes on calendar dates
 test: $(VENV)/tools  ## run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-test-oldest: $(OLDEST)/tools $(VENV)/tools  ## run the tests on the lowest versions; exchange models with newest ones
-	$(OLDEST)/bin/python -m pytest --numprocesses 2 --dist worksteal
+test-oldest: .venv-oldest/tools  ## run the tests on the lowest versions; exchange models with the tested ones
+test-newest: .venv-newest/tools  ## the same with the newest transformers that pip finds
+test-oldest test-newest: test-%: $(VENV)/tools
+	.venv-$*/bin/python -m pytest --numprocesses 2 --dist worksteal
 	rm -rf build/versions
-	$(BIN)/python tests/check_versions.py save build/versions/newest
-	$(OLDEST)/bin/python tests/check_versions.py open build/versions/newest
-	$(OLDEST)/bin/python tests/check_versions.py save build/versions/oldest
-	$(BIN)/python tests/check_versions.py open build/versions/oldest
+	$(BIN)/python tests/check_versions.py save build/versions/tested
+	.venv-$*/bin/python tests/check_versions.py open build/versions/tested
+	.venv-$*/bin/python tests/check_versions.py save build/versions/$*
+	$(BIN)/python tests/check_versions.py open build/versions/$*
 
 test-conversion: $(VENV)/tools  ## run the tests of every head of every architecture that can be converted
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "conversion or not conversion" tests/test_conversion.py
@@ -123,7 +124,7 @@ conformance: $(VENV)/conformance/installed  ## run transformers' own tests (TRAN
 	mv $(CONFORMANCE)/page.md docs/conformance.md
 
 clean:  ## remove the environments and what was built
-	rm -rf $(VENV) $(OLDEST) build dist *.egg-info
+	rm -rf $(VENV) .venv-oldest .venv-newest build dist *.egg-info
 
 $(VENV)/package: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -135,10 +136,16 @@ $(VENV)/tools: $(VENV)/package
 	touch $@
 
 # Every lower bound of setup.cfg is the version to install.
-$(OLDEST)/tools: setup.cfg pyproject.toml
-	$(PYTHON) -m venv $(OLDEST)
-	sed -n 's/^    \([a-zA-Z0-9_-]*\)>=/\1==/p' setup.cfg > $(OLDEST)/constraints.txt
-	$(OLDEST)/bin/python $(INSTALL) $(OLDEST)/constraints.txt --editable .[test]
+.venv-oldest/tools: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	sed -n 's/^    \([a-zA-Z0-9_-]*\)>=/\1==/p' setup.cfg > $(@D)/constraints.txt
+	$(@D)/bin/python $(INSTALL) $(@D)/constraints.txt --editable .[test]
+	touch $@
+
+.venv-newest/tools: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	grep -v '^transformers=' constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/python $(INSTALL) $(@D)/constraints.txt --editable .[test]
 	touch $@
 
 $(VENV)/docs: $(VENV)/package

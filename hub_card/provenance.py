@@ -38,6 +38,12 @@ def is_older(path: Path) -> bool:
     return version is not None and version < Version(__version__)
 
 
+def older_version(directory: Path) -> Version | None:
+    """The version of this package whose code a directory has, if it is an older one."""
+    paths = [directory / name for name in package_code(directory)]
+    return next((exported_version(path) for path in paths if path.is_file() and is_older(path)), None)
+
+
 def foreign_code(directory: Path) -> list[str]:
     """Descriptions of all code in a directory that is not from this package, or that its configurations name."""
     config = read_object(directory / "config.json")

@@ -6,6 +6,7 @@ original format with transformers alone, without any code of the directory.
 """
 
 import json
+import logging
 import os
 import site
 import subprocess
@@ -19,8 +20,9 @@ import safetensors.torch
 import torch
 import transformers
 from huggingface_hub import snapshot_download
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
+logger = logging.getLogger(__name__)
 REFERENCE = "reference.safetensors"
 LENGTHS = (7, 4, 1)
 # Environment variables that the isolated process gets: only those needed to find and run Python.
@@ -162,8 +164,43 @@ def real_values(output: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.
     return output.masked_fill(mask[..., None], 0.0) if is_of_tokens else output
 
 
+def check_generation(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> None:
+    """Check that `generate` computes, with its cache, the logits that a forward of the whole text gives.
+
+    Args:
+        model: in evaluation mode; a model that does not generate is not checked.
+        inputs: of the reference.
+
+    Raises:
+        ValueError: the logits differ by more than TOLERANCE: the model's code does not fit the installed transformers.
+    """
+    if not model.can_generate():
+        return
+    name = "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids"
+    # The first row has no padding. There may be no position for a longer text.
+    prompt = {"input_ids": inputs["input_ids"][:1], name: inputs[name][:1, :3]}
+    options = GenerationConfig(
+        max_new_tokens=3,
+        do_sample=False,
+        num_beams=1,
+        decoder_start_token_id=int(prompt[name][0, 0]),
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    with torch.no_grad():
+        written = model.generate(**prompt, generation_config=options)
+        logits = torch.stack(written.logits, 1)
+        whole = model(**{**prompt, name: written.sequences[:, :-1]}, use_cache=False).logits[:, -logits.shape[1] :]
+    error = ((logits - whole).abs().max() / whole.std()).item()
+    if not error <= TOLERANCE.get(model.dtype, 1e-4):
+        raise ValueError(
+            f"generate() computes other logits than one forward of the same text, by {error:.1e} of their standard "
+            f"deviation: the code of the model does not fit transformers {transformers.__version__}"
+        )
+
+
 def verify(repo_or_dir: str | Path, revision: str | None = None, token: str | None = None) -> dict[str, float]:
-    """Check that a model gives the outputs that it gave when it was published.
+    """Check that a model gives the outputs that it gave when it was published, and that it generates what they say.
 
     A model in an original format is loaded by transformers alone; its outputs are compared with those of seqblend.
 
@@ -177,12 +214,13 @@ def verify(repo_or_dir: str | Path, revision: str | None = None, token: str | No
         deviation; 0.0 if it is bitwise equal.
 
     Raises:
-        ValueError: there is no reference.safetensors, or the outputs differ by more than rounding; or the directory of
-            a model in an original format holds code, which it does not need.
+        ValueError: there is no reference.safetensors, or the outputs differ by more than rounding; see
+            check_generation; or the directory of a model in an original format holds code, which it does not need.
     """
     # As a script, this file has no package.
     from ..conversion.reading import quiet
-    from .provenance import check_code
+    from ..version import __version__
+    from .provenance import check_code, older_version
     from .saved import original_auto_class
 
     directory = repo_or_dir
@@ -196,7 +234,18 @@ def verify(repo_or_dir: str | Path, revision: str | None = None, token: str | No
         with quiet():
             return verify_original(str(directory), auto_class)
     inputs, expected = read_reference(directory)
-    return compare_outputs(load_saved(directory), inputs, expected)
+    model = load_saved(directory)
+    errors = compare_outputs(model, inputs, expected)
+    check_generation(model, inputs)
+    if (version := older_version(Path(directory))) is not None:
+        logger.warning(
+            "%s: the code is of seqblend %s and runs where seqblend is not installed, perhaps not with the newest "
+            "transformers; seqblend publish, or loading and saving the model, replaces it by that of %s",
+            repo_or_dir,
+            version,
+            __version__,
+        )
+    return errors
 
 
 def verify_original(directory: str, auto_class: str) -> dict[str, float]:
@@ -299,7 +348,8 @@ def verify_isolated(directory: Path) -> dict[str, dict[str, float]]:
         For each Auto class the largest difference of each output that the reference has, see compare_outputs.
 
     Raises:
-        ValueError: a class cannot be loaded, a tensor of the base model is missing, or an output differs.
+        ValueError: a class cannot be loaded, a tensor of the base model is missing, or an output differs; see
+            check_generation.
     """
     # As a script, this file has no package.
     from .saved import original_auto_class
@@ -332,6 +382,8 @@ def verify_auto_classes(directory: str) -> dict[str, dict[str, float]]:
         # The logits of other heads are new: they have no reference.
         base_outputs = {"last_hidden_state": expected["last_hidden_state"]}
         errors[name] = compare_outputs(model, inputs, expected if name == saved else base_outputs)
+        if name == saved:
+            check_generation(model, inputs)
     return errors
 
 

@@ -4,6 +4,7 @@ import getpass
 import hashlib
 import json
 import time
+from functools import wraps
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,14 @@ from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants
 from transformers import Seq2SeqTrainingArguments
 
 import seqblend
-from seqblend import FAMILIES, BlendEncoderForSequenceClassification, BlendEncoderModel
+from seqblend import (
+    FAMILIES,
+    BlendDecoderForCausalLM,
+    BlendDecoderModel,
+    BlendEncoderDecoderForSeq2SeqLM,
+    BlendEncoderForSequenceClassification,
+    BlendEncoderModel,
+)
 from seqblend.hub_card import publish as publishing
 from seqblend.hub_card.card import CardData, write_card
 from seqblend.hub_card.contents import PublishError, check_no_secrets, repository_files
@@ -683,6 +691,33 @@ def test_verify(model_class, hub, opened, tmp_path):
     (tmp_path / "m" / REFERENCE).unlink()
     with pytest.raises(ValueError, match="no such file"):
         seqblend.verify(tmp_path / "m")
+
+
+@pytest.mark.parametrize("model_class", [BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM], ids=named)
+def test_generation_is_verified(model_class, tmp_path, monkeypatch):
+    """A forward that does not read the cache gives right outputs, and wrong text: so did all when it was renamed."""
+    saved(model_class, tmp_path)
+    assert set(seqblend.verify(tmp_path).values()) == {0.0}
+    forward = BlendDecoderModel.forward
+
+    @wraps(forward)
+    def without_cache(self, *args, cache=None, **kwargs):
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(BlendDecoderModel, "forward", without_cache)
+    with pytest.raises(ValueError, match=r"generate\(\) computes other logits .* does not fit transformers"):
+        seqblend.verify(tmp_path)
+
+
+def test_verify_names_code_of_an_older_version(tmp_path, caplog):
+    """seqblend runs its own code, and others would run that."""
+    saved(BlendEncoderModel, tmp_path)
+    seqblend.verify(tmp_path)
+    assert "the code is of" not in caplog.text
+    path = tmp_path / "modeling_encoder.py"
+    path.write_text(path.read_text().replace(f"of seqblend {seqblend.__version__}", "of seqblend 0.1.0"))
+    seqblend.verify(tmp_path)
+    assert "the code is of seqblend 0.1.0 and runs where seqblend is not installed" in caplog.text
 
 
 def test_a_single_number_is_verified_by_its_size():
