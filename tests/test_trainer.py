@@ -244,7 +244,7 @@ def test_of_a_regression_every_number_is_a_target(tmp_path):
 
 @pytest.mark.parametrize("head", KINDS, ids=named)
 def test_label_smoothing_of_the_arguments_is_that_of_the_model(head, tmp_path):
-    """transformers' LabelSmoother would not shift labels, and would take them from a decoder."""
+    """transformers' LabelSmoother would take the labels from the model, which makes its decoder's inputs of them."""
     weights = WEIGHTED if "Classification" in head.__name__ else {}
     losses, rows = [], rows_for(head, PROBLEMS[0])
     for given, own in (({"label_smoothing_factor": 0.2}, {}), ({}, SMOOTHED)):
@@ -255,6 +255,18 @@ def test_label_smoothing_of_the_arguments_is_that_of_the_model(head, tmp_path):
         trainer.train()
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("head", [each for each in KINDS if each.__name__.endswith("LM")], ids=named)
+def test_label_smoothing_of_transformers_is_that_of_the_model(head, tmp_path):
+    """For a decoder, transformers' Trainer must shift the labels by one. It sums in float32."""
+    rows, losses = rows_for(head, {}), []
+    for options, args in (({}, {"label_smoothing_factor": 0.2}), (SMOOTHED, {})):
+        model, batch = tiny_model(head, num_hidden_layers=1, **options).train(), collate(rows)
+        if not options and hasattr(model, "prepare_decoder_input_ids_from_labels"):
+            batch["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(batch["labels"])
+        losses.append(Trainer(model, arguments(tmp_path, **args)).compute_loss(model, batch).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
 def test_label_smoothing_needs_classes(tmp_path):
