@@ -77,6 +77,13 @@ class Origin:
     files: dict[str, bytes] = field(default_factory=dict)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle, which a model with an origin needs: the functions of an architecture cannot be pickled."""
+        return vars(self) | {"architecture": self.architecture.model_type}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, architecture=ARCHITECTURES[state["architecture"]])
+
     def original_config(self) -> PreTrainedConfig:
         """The unchanged original configuration."""
         config = {name: value for name, value in self.config.items() if name != "model_type"}

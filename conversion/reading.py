@@ -60,6 +60,7 @@ def from_original(
     model_type: str | None = None,
     dtype: torch.dtype | str | None = None,
     gguf_file: str | None = None,
+    ignore_mismatched_sizes: bool = False,
     **overrides: Any,
 ) -> PreTrainedModel:
     """Convert a checkpoint of another architecture to a model of seqblend with the same outputs.
@@ -71,6 +72,8 @@ def from_original(
         model_type: the architecture, if config.json does not name it.
         dtype: of the weights. None: float32 for a checkpoint in half precision, else the dtype of the checkpoint.
         gguf_file: the name of the file, for a checkpoint in GGUF.
+        ignore_mismatched_sizes: newly initialize the projection to the labels if the checkpoint has another number of
+            labels. No other shape may differ.
         overrides: other values for fields of the configuration (`hidden_dropout=0.2`), the labels, and options of
             from_pretrained that say where files are found (`revision`, `token`, `cache_dir` …).
 
@@ -85,8 +88,13 @@ def from_original(
     """
     hub = {name: overrides.pop(name) for name in HUB_OPTIONS if name in overrides}
     labels = {name: overrides.pop(name) for name in LABELS if name in overrides}
+    if "id2label" in labels:
+        # transformers keeps the label2id of config.json.
+        labels.setdefault("label2id", {label: index for index, label in labels["id2label"].items()})
     original = Original.open(source, model_type, gguf_file, **hub)
-    model, report = original.convert(auto_class, original.convert_config(auto_class, labels, overrides), dtype)
+    config = original.convert_config(auto_class, labels, overrides)
+    new_labels = ignore_mismatched_sizes and config.num_labels != original.stock_config().num_labels
+    model, report = original.convert(auto_class, config, dtype, new_labels=new_labels)
     if new := report.initialized:
         logger.warning("%s has no %s: newly initialized, train the model before use", source, ", ".join(new))
     if report.ignored:
@@ -158,7 +166,12 @@ class Original:
             raise ConversionError(f"{self.source}: {' '.join(str(error).split())}") from error
 
     def convert(
-        self, auto_class: type, config: RecipeConfig, dtype: torch.dtype | str | None = None
+        self,
+        auto_class: type,
+        config: RecipeConfig,
+        dtype: torch.dtype | str | None = None,
+        *,
+        new_labels: bool = False,
     ) -> tuple[PreTrainedModel, LoadReport]:
         """Convert the weights.
 
@@ -167,6 +180,7 @@ class Original:
             config: from convert_config, with changes that do not affect the shapes of tensors. Changed here if the
                 checkpoint has its own tensor for the language-model head.
             dtype: see from_original.
+            new_labels: whether the projection to the labels is newly initialized even if the checkpoint has one.
 
         Returns:
             The model, in evaluation mode, and what the checkpoint lacks.
@@ -175,8 +189,9 @@ class Original:
             ConversionError: weights do not fit.
         """
         architecture, (model_class, head) = self.architecture, find_classes(self.architecture, auto_class)
+        new_labels = new_labels or self.has_other_head(auto_class)
         stock_config = self.stock_config(**{name: getattr(config, name) for name in ("id2label", "label2id")})
-        stock, origin, missing, report = load_stock(self, head, stock_config, self.has_other_head(auto_class))
+        stock, origin, missing, report = load_stock(self, head, stock_config, new_labels)
         if config.tie_word_embeddings and not has_tied_head(stock):
             # Like transformers: two different tensors in the checkpoint are not tied, even if config.json says so.
             setattr(config, architecture.tying_field, False)
@@ -190,7 +205,7 @@ class Original:
         check_shared_embeddings(self.source, config, state_dict, base_prefix(model_class))
         is_known = auto_class.__name__ in architecture.heads
         report.initialized += check_complete(model_class, config, state_dict, head if is_known else None)
-        if self.has_other_head(auto_class):
+        if new_labels:
             state_dict = {name: tensor for name, tensor in state_dict.items() if not is_projection(name)}
         with quiet():
             model = model_class.from_pretrained(
@@ -346,7 +361,7 @@ def quiet() -> Iterator[None]:
 
 
 def load_stock(
-    original: Original, head: Head, config: PreTrainedConfig, has_other_head: bool
+    original: Original, head: Head, config: PreTrainedConfig, new_labels: bool
 ) -> tuple[PreTrainedModel, Origin, set[str], LoadReport]:
     """Load the stock model. transformers reads shards, old names, and names with and without the base prefix.
 
@@ -354,7 +369,7 @@ def load_stock(
         original: the checkpoint.
         head: the stock class to load.
         config: its configuration.
-        has_other_head: see Original.has_other_head.
+        new_labels: see Original.convert.
 
     Returns:
         The model in the checkpoint's dtype, the preserved parts of the checkpoint, the names of missing tensors, and
@@ -379,9 +394,14 @@ def load_stock(
             **original.gguf,
             **original.hub,
         )
-    replaced = {name for name in stock.state_dict() if has_other_head and projects_labels(head, name)}
+    replaced = {name for name in stock.state_dict() if new_labels and projects_labels(head, name)}
     if mismatched := sorted(each for each in report["mismatched_keys"] if each[0] not in replaced):
         name, found, expected = mismatched[0]
+        if projects_labels(head, name) and found[0] != expected[0]:
+            raise ConversionError(
+                f"{source} has {found[0]} labels, not {expected[0]}: ignore_mismatched_sizes=True gives it a new "
+                f"projection to the labels in place of {name}"
+            )
         raise ConversionError(f"{source}: {name} has the shape {tuple(found)}, by config.json {tuple(expected)}")
     origin = Origin(architecture, original.config, dtype, read_files(source, **original.hub))
     new = replaced | head_tensors(architecture, head, source, report["missing_keys"])

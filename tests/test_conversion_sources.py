@@ -1,5 +1,6 @@
 """What can be converted and what is refused: forms of checkpoints, configurations, heads; what is kept."""
 
+import copy
 import json
 import pickle
 import re
@@ -12,7 +13,7 @@ import transformers
 from conftest import assert_close, tiny_config
 from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
-from stock import ALL, KEPT, STOCK, auto, outputs, padded, rows, stock_model, write_files
+from stock import ALL, KEPT, LABELS, STOCK, auto, outputs, padded, rows, stock_model, write_files
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -128,6 +129,41 @@ def test_overrides(bert):
         from_original(bert, hiden_dropout=0.1)
     with pytest.raises(ConversionError, match=r"mlp\.up_proj\.weight has the shape .*: an override changes it"):
         from_original(bert, intermediate_size=64)
+
+
+@pytest.mark.parametrize(
+    "auto_class, name",
+    [(AutoModelForSequenceClassification, "score"), (AutoModelForTokenClassification, "classifier")],
+)
+def test_other_labels(auto_class, name, tmp_path):
+    """Another number of labels needs a new projection; the rest of the head stays. label2id is that of id2label."""
+    stock = stock_model("bert", auto_class.__name__, torch.float32)
+    stock.save_pretrained(tmp_path / "their")
+    few, many = ({index: f"label {index}" for index in range(number)} for number in (LABELS, 5))
+    same = from_original(tmp_path / "their", auto_class, id2label=few)
+    assert same.config.label2id == {label: index for index, label in few.items()}
+    with pytest.raises(ConversionError, match=rf"has {LABELS} labels, not 5: ignore_mismatched_sizes=True gives"):
+        from_original(tmp_path / "their", auto_class, id2label=many)
+    model = from_original(tmp_path / "their", auto_class, id2label=many, ignore_mismatched_sizes=True)
+    assert (model.config.num_labels, model.config.label2id["label 4"]) == (5, 4)
+    new = {f"{name}.weight", f"{name}.bias"}
+    before, after = same.state_dict(), model.state_dict()
+    assert before.keys() == after.keys() and len(after[f"{name}.weight"]) == 5
+    assert all(torch.equal(before[each], after[each]) for each in before.keys() - new)
+    to_original(model, tmp_path / "back")
+    assert_close(logits(auto_class.from_pretrained(tmp_path / "back").eval()), logits(model), 1e-5)
+    # Nothing is new if the number is the same.
+    again = from_original(tmp_path / "their", auto_class, id2label=few, ignore_mismatched_sizes=True)
+    assert torch.equal(again.state_dict()[f"{name}.weight"], before[f"{name}.weight"])
+
+
+def test_a_converted_model_can_be_pickled_and_copied(bert, tmp_path):
+    """With what it keeps of its checkpoint."""
+    model = from_original(bert, AutoModelForMaskedLM)
+    for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert torch.equal(logits(twin), logits(model))
+        to_original(twin, tmp_path / "back")
+        assert (tmp_path / "back" / WEIGHTS).read_bytes() == (bert / WEIGHTS).read_bytes()
 
 
 # What is refused.
