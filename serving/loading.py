@@ -164,6 +164,9 @@ def word_rule(directory: str, given: str | None, tokenizer: PreTrainedTokenizerB
         set_splitting(tokenizer, WordSplitting(rule, 1.0))
         return rule
     rule = given or trained.rule
-    if (rule, 1) != trained:
+    if rule != trained.rule:
         logger.warning("words: texts are split by %r, but for %s %s", rule, directory, trained)
+    elif trained.share < 1:
+        message = "words: for %s %s: a text may get other tags than a row of its words"
+        logger.warning(message, directory, trained)
     return rule

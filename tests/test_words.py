@@ -88,6 +88,7 @@ def test_prediction_divides_as_training_did(tagger, tmp_path, caplog):
     set_splitting(tokenizer, WordSplitting("characters", 0.9))
     tokenizer.save_pretrained(copy)
     assert by_default == texts(copy) and "90.0%; no rule restores all" in caplog.text
+    assert "split by" not in caplog.text, "no other rule than that of training is used"
     set_splitting(tokenizer, None)
     tokenizer.save_pretrained(copy)
     assert texts(copy) <= {0, 1, 2, 5} and "has no record of how its training words were split" in caplog.text
