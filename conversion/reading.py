@@ -95,6 +95,8 @@ def from_original(
     config = original.convert_config(auto_class, labels, overrides)
     new_labels = ignore_mismatched_sizes and config.num_labels != original.stock_config().num_labels
     model, report = original.convert(auto_class, config, dtype, new_labels=new_labels)
+    # As from_pretrained: peft stores this name with an adapter.
+    model.name_or_path = model.config.name_or_path = str(source)
     if new := report.initialized:
         logger.warning("%s has no %s: newly initialized, train the model before use", source, ", ".join(new))
     if report.ignored:

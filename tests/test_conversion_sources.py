@@ -157,6 +157,14 @@ def test_other_labels(auto_class, name, tmp_path):
     assert torch.equal(again.state_dict()[f"{name}.weight"], before[f"{name}.weight"])
 
 
+def test_a_model_is_named_by_its_checkpoint(bert, tmp_path):
+    """peft writes this name into adapter_config.json, where to_original looks for the checkpoint."""
+    model = from_original(bert, AutoModelForMaskedLM)
+    assert model.name_or_path == model.config.name_or_path == str(bert)
+    model.save_pretrained(tmp_path / "ours")
+    assert str(bert) not in (tmp_path / "ours" / CONFIG).read_text()
+
+
 def test_a_converted_model_can_be_pickled_and_copied(bert, tmp_path):
     """With what it keeps of its checkpoint."""
     model = from_original(bert, AutoModelForMaskedLM)
