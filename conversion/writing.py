@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig
 from transformers.modeling_utils import PreTrainedModel
@@ -29,12 +30,14 @@ def to_original(model: Any, directory: str | Path, legacy_keys: bool = False) ->
     Args:
         model: from from_original, or loaded from a save of such a model, trained or not. Of a PeftModel around such a
             model, only the adapter is written, for peft and the checkpoint that its base_model_name_or_path names.
+            It may be compiled, or wrapped for several devices.
         directory: where to write; created if it does not exist.
         legacy_keys: also write keys of config.json that other programs read and transformers no longer writes.
 
     Raises:
         ConversionError: the model was not converted, or the original format cannot express it; nothing is written.
     """
+    model = extract_model_from_parallel(model, keep_torch_compile=False)
     whole = without_adapter(model)
     origin = origin_of(whole)
     if problems := check(whole):

@@ -157,6 +157,12 @@ def test_other_labels(auto_class, name, tmp_path):
     assert torch.equal(again.state_dict()[f"{name}.weight"], before[f"{name}.weight"])
 
 
+@pytest.mark.parametrize("wrap", [torch.compile, torch.nn.DataParallel])
+def test_a_wrapped_model_goes_back(wrap, bert, tmp_path):
+    to_original(wrap(from_original(bert, AutoModelForMaskedLM)), tmp_path / "back")
+    assert (tmp_path / "back" / WEIGHTS).read_bytes() == (bert / WEIGHTS).read_bytes()
+
+
 def test_a_model_is_named_by_its_checkpoint(bert, tmp_path):
     """peft writes this name into adapter_config.json, where to_original looks for the checkpoint."""
     model = from_original(bert, AutoModelForMaskedLM)
