@@ -116,7 +116,7 @@ def read_reference(directory: str | Path) -> tuple[dict[str, torch.Tensor], dict
     """
     path = Path(directory, REFERENCE)
     if not path.exists():
-        raise ValueError(f"{path}: no such file; outputs cannot be compared without it")
+        raise ValueError(f"{path}: no such file; seqblend publish writes it, and outputs are compared with it")
     tensors = safetensors.torch.load_file(path)
     outputs = {name: tensors.pop(name) for name in ("last_hidden_state", "logits") if name in tensors}
     return tensors, outputs

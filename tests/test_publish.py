@@ -689,7 +689,7 @@ def test_verify(model_class, hub, opened, tmp_path):
     with pytest.raises(ValueError, match="last_hidden_state differs from the reference by"):
         seqblend.verify(tmp_path / "m")
     (tmp_path / "m" / REFERENCE).unlink()
-    with pytest.raises(ValueError, match="no such file"):
+    with pytest.raises(ValueError, match="no such file; seqblend publish writes it"):
         seqblend.verify(tmp_path / "m")
 
 
