@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .configuration.decoder import BlendDecoderConfig
 from .configuration.encoder import BlendEncoderConfig
@@ -49,8 +48,6 @@ for config_class, models in FAMILIES.items():
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     for auto_class, model_class in models.items():
         auto_class.register(config_class, model_class, exist_ok=True)
-# With label_smoothing_factor, Trainer.compute_loss shifts the labels only if the name of the class is in this table.
-MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[BlendDecoderConfig.model_type] = BlendDecoderForCausalLM.__name__
 
 patch_saving(FAMILIES, replace_stub)
 patch_loading()

@@ -12,6 +12,7 @@ from transformers.masking_utils import (
     create_sliding_window_causal_mask,
 )
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.processing_utils import Unpack
 from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
@@ -337,3 +338,7 @@ class BlendDecoderForTokenClassification(ForTokenClassification, BlendDecoderPre
     """N2N on the decoder: each token is classified from itself and the tokens before it."""
 
     model_class = BlendDecoderModel
+
+
+# With label_smoothing_factor, Trainer.compute_loss shifts the labels only if the name of the class is in this table.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[BlendDecoderConfig.model_type] = BlendDecoderForCausalLM.__name__

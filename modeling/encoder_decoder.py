@@ -219,7 +219,7 @@ def shift_right(config: BlendEncoderDecoderConfig, tokens: torch.Tensor, is_real
     elif config.decoder_start_token_id is None:
         raise ValueError("decoder_start_token_id is None: the decoder needs a start token")
     else:
-        start = torch.full_like(first, config.decoder_start_token_id)
+        start = torch.full_like(first, config.decoder_start_token_id, dtype=tokens.dtype)
     return tokens.roll(1, dims=-1).scatter(-1, first, start)
 
 

@@ -122,7 +122,12 @@ class PaddedLayout(Movable):
         return self.fill_padding(shifted, fill)
 
     def fill_padding(self, tensor: torch.Tensor, fill: int) -> torch.Tensor:
-        """Convert from the caller's form (B, T) to the layout's, with `fill` for padding."""
+        """Convert labels from the caller's form (B, T) to the layout's, with `fill` for padding.
+
+        Raises:
+            ValueError: the labels have another shape.
+        """
+        check_label_shape(tensor, self.shape)
         tensor = tensor.to(self.device)
         return tensor if self.is_real is None else tensor.masked_fill(~self.is_real, fill)
 
@@ -272,13 +277,19 @@ class FlatLayout(Movable):
         return scatter_tokens(tensor, self.indices, self.shape)
 
     def fill_padding(self, tensor: torch.Tensor, fill: int) -> torch.Tensor:
-        """Convert from the caller's form (B, T) to the layout's (1, N), which has no padding to fill."""
+        """Convert labels from the caller's form (B, T) to the layout's (1, N), which has no padding to fill.
+
+        Raises:
+            ValueError: the labels have another shape.
+        """
+        check_label_shape(tensor, self.shape)
         tokens = self.unpad(tensor)
         assert tokens is not None
         return tokens
 
     def shift_left(self, tensor: torch.Tensor, fill: int) -> torch.Tensor:
         """The next value for each token of `tensor` (B, T); `fill` at the end of each sequence. (1, N)."""
+        check_label_shape(tensor, self.shape)
         shifted = self.unpad(functional.pad(tensor[:, 1:], (0, 1), value=fill))
         assert shifted is not None
         is_last = self.offsets + 1 == self.lengths[self.sequence_ids]
@@ -330,6 +341,12 @@ def as_padding_mask(attention_mask: Any) -> torch.Tensor | None:
     if attention_mask.dim() != 2:
         raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}, not (B, S) or (B, 1, T, S)")
     return attention_mask
+
+
+def check_label_shape(labels: torch.Tensor, shape: tuple[int, int]) -> None:
+    """Raises ValueError for labels of another shape than (B, T): those of one row would be those of every row."""
+    if tuple(labels.shape) != tuple(shape):
+        raise ValueError(f"labels must have the input's shape {tuple(shape)}, got {tuple(labels.shape)}")
 
 
 def scatter_tokens(tensor: torch.Tensor, indices: torch.Tensor | None, shape: tuple[int, ...]) -> torch.Tensor:

@@ -488,6 +488,24 @@ def test_output_shapes(model_class):
     assert isinstance(as_tuple, tuple) and torch.equal(as_tuple[1], logits)
 
 
+@pytest.mark.parametrize("model_class", [each for each in HEADS if "Sequence" not in each.__name__], ids=named)
+@pytest.mark.parametrize("lengths", [[5, 5, 5], LENGTHS], ids=["equal", "padded"])
+def test_labels_of_tokens_have_the_shape_of_the_input(model_class, lengths):
+    """Those of one row were those of every row, if there was padding."""
+    model, batch = tiny_model(model_class), padded(draw(model_class, lengths))
+    with pytest.raises(ValueError, match="shape"):
+        model(**{**batch, "labels": batch["labels"][:1]})
+
+
+@every_head
+def test_labels_of_any_integer_type(model_class):
+    """An encoder-decoder made its decoder's inputs of 64 bits only."""
+    model, batch = tiny_model(model_class), padded(draw(model_class, LENGTHS))
+    batch.pop("decoder_input_ids", None)
+    expected = model(**batch).loss
+    assert torch.equal(model(**{**batch, "labels": batch["labels"].int()}).loss, expected)
+
+
 @every_model
 def test_forward_is_annotated_with_what_comes_out(model_class):
     """sentence-transformers reads from there which outputs a model has."""

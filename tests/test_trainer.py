@@ -1,6 +1,7 @@
 """Through the Trainer: gradients and losses are right, a run resumes exactly, the best model comes back."""
 
 import itertools
+import json
 import math
 from copy import deepcopy
 from functools import partial
@@ -21,6 +22,7 @@ from conftest import (
     fill,
     named,
     padded,
+    run_without_package,
     tiny_config,
     tiny_model,
 )
@@ -266,6 +268,25 @@ def test_label_smoothing_of_transformers_is_that_of_the_model(head, tmp_path):
         if not options and hasattr(model, "prepare_decoder_input_ids_from_labels"):
             batch["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(batch["labels"])
         losses.append(Trainer(model, arguments(tmp_path, **args)).compute_loss(model, batch).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+SMOOTH = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+directory, losses = json.load(sys.stdin), []
+batch = {name: torch.arange(3, 9)[None] for name in ("input_ids", "labels")}
+for factor, own in ((0.2, 0.0), (0.0, 0.2)):
+    model = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True, label_smoothing=own).train()
+    args = TrainingArguments(directory, label_smoothing_factor=factor, report_to=[], use_cpu=True)
+    losses.append(Trainer(model, args).compute_loss(model, dict(batch)).item())
+print(json.dumps(losses))
+"""
+
+
+def test_label_smoothing_of_transformers_without_the_package(tmp_path):
+    tiny_model(BlendDecoderForCausalLM).float().save_pretrained(tmp_path)
+    losses = json.loads(run_without_package(SMOOTH, str(tmp_path), tmp_path).stdout.splitlines()[-1])
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
