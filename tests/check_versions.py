@@ -2,8 +2,8 @@
 
 `python tests/check_versions.py save DIR` saves tiny models of every class, recipe and kind of layer, and a tokenizer
 of every kind. `python tests/check_versions.py open DIR`, with other versions, opens each with the package and without
-it, and compares what it says with what it said. `make test-oldest` does both, from the newest versions to the oldest
-and back.
+it, and compares what it says with what it said. `make test-oldest` and `make test-newest` do both, from the tested
+versions to those and back.
 """
 
 import json
