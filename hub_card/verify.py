@@ -168,31 +168,31 @@ def check_generation(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) ->
     """Check that `generate` computes, with its cache, the logits that a forward of the whole text gives.
 
     Args:
-        model: in evaluation mode; a model that does not generate is not checked.
+        model: in evaluation mode; a model that does not generate is not checked. Its generation_config is replaced.
         inputs: of the reference.
 
     Raises:
-        ValueError: the logits differ by more than TOLERANCE: the model's code does not fit the installed transformers.
+        ValueError: the logits differ by more than TOLERANCE in the quadratic mean: the code of the model does not fit
+            the installed transformers.
     """
     if not model.can_generate():
         return
     name = "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids"
     # The first row has no padding. There may be no position for a longer text.
     prompt = {"input_ids": inputs["input_ids"][:1], name: inputs[name][:1, :3]}
-    options = GenerationConfig(
+    model.generation_config = GenerationConfig(
         max_new_tokens=3,
-        do_sample=False,
-        num_beams=1,
         decoder_start_token_id=int(prompt[name][0, 0]),
         return_dict_in_generate=True,
         output_logits=True,
     )
     with torch.no_grad():
-        written = model.generate(**prompt, generation_config=options)
+        written = model.generate(**prompt)
         logits = torch.stack(written.logits, 1)
         whole = model(**{**prompt, name: written.sequences[:, :-1]}, use_cache=False).logits[:, -logits.shape[1] :]
-    error = ((logits - whole).abs().max() / whole.std()).item()
-    if not error <= TOLERANCE.get(model.dtype, 1e-4):
+    # The mean, because the largest difference of many logits in half precision is large. generate() returns float32.
+    error = ((logits - whole).float().square().mean().sqrt() / whole.float().std()).item()
+    if not error <= max(TOLERANCE.get(model.dtype, 0.0), TOLERANCE[torch.float32]):
         raise ValueError(
             f"generate() computes other logits than one forward of the same text, by {error:.1e} of their standard "
             f"deviation: the code of the model does not fit transformers {transformers.__version__}"

@@ -30,6 +30,7 @@ from seqblend.hub_card.contents import PublishError, check_no_secrets, repositor
 from seqblend.hub_card.publish import Destination, check_access, main, publish
 from seqblend.hub_card.verify import (
     REFERENCE,
+    check_generation,
     compare_outputs,
     compute_outputs,
     reference_inputs,
@@ -701,12 +702,20 @@ def test_generation_is_verified(model_class, tmp_path, monkeypatch):
     forward = BlendDecoderModel.forward
 
     @wraps(forward)
-    def without_cache(self, *args, cache=None, **kwargs):
+    def without_cache(self, *args, cache=None, attention_mask=None, **kwargs):
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(BlendDecoderModel, "forward", without_cache)
     with pytest.raises(ValueError, match=r"generate\(\) computes other logits .* does not fit transformers"):
         seqblend.verify(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("model_class", [BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM], ids=named)
+def test_generation_is_verified_in_every_precision(model_class, dtype):
+    """Rounding is not taken for a fault; generate() returns logits in 32 bits."""
+    model = tiny_model(model_class).to(dtype).eval()
+    check_generation(model, reference_inputs(model))
 
 
 def test_verify_names_code_of_an_older_version(tmp_path, caplog):
