@@ -187,7 +187,7 @@ class BlendGenerationMixin(GenerationMixin):
         config = self.base_model.config
         num_hidden_layers = config.num_hidden_layers
         try:
-            return super().generate(*args, **kwargs)
+            return super().generate(*args, **rename_cache(kwargs, CACHE_NAME))
         finally:
             if config.num_hidden_layers != num_hidden_layers:
                 config.num_hidden_layers = num_hidden_layers
@@ -254,22 +254,35 @@ class BlendGenerationMixin(GenerationMixin):
         return outputs
 
 
+def rename_cache(kwargs: dict[str, Any], name: str) -> dict[str, Any]:
+    """Keyword arguments with the cache by one name, whichever of its two names it was given.
+
+    Args:
+        kwargs: keyword arguments of forward or generate; not changed.
+        name: "cache" or "past_key_values".
+
+    Raises:
+        ValueError: there is a cache by each name.
+    """
+    given = {each: kwargs[each] for each in ("cache", "past_key_values") if kwargs.get(each) is not None}
+    if len(given) > 1:
+        raise ValueError(
+            "cache and past_key_values are two names of one argument, and both are given (with transformers 5.24, peft "
+            "before 0.22 gives a prefix by the old name)"
+        )
+    others = {each: value for each, value in kwargs.items() if each not in ("cache", "past_key_values")}
+    return others | {name: cache for cache in given.values()}
+
+
 def accept_past_key_values(forward: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator of a forward with an argument `cache`: accepts it also by the name past_key_values.
 
     transformers before 5.24 gives it that name, as does code that was written for it.
-
-    Raises:
-        ValueError: both are given.
     """
 
     @wraps(forward)
-    def renamed(*args: Any, past_key_values: Cache | None = None, **kwargs: Any) -> Any:
-        if past_key_values is None:
-            return forward(*args, **kwargs)
-        if kwargs.get("cache") is not None:
-            raise ValueError("cache and past_key_values are two names of one argument, and both are given")
-        return forward(*args, **{**kwargs, "cache": past_key_values})
+    def renamed(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **rename_cache(kwargs, "cache"))
 
     return renamed
 

@@ -1,5 +1,6 @@
 """Caches change nothing, and generate() writes what the model says, one token after the other."""
 
+import warnings
 from contextlib import ExitStack
 from inspect import signature
 from unittest import mock
@@ -203,6 +204,20 @@ def test_a_cache_has_two_names(model_class):
     assert caches[1].get_seq_length() == 5
     with pytest.raises(ValueError, match="cache and past_key_values are two names"):
         model(**batch, cache=caches[0], past_key_values=caches[1])
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+@every_generator
+def test_generation_takes_a_cache_by_two_names(model_class, name):
+    """generate() of the installed transformers knows one of them, or warns of the other."""
+    model, prompt = generator(model_class), prompt_of(model_class)
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache()) if is_encoder_decoder(model_class) else DynamicCache()
+    with warnings.catch_warnings(action="error"):
+        written = model.generate(**prompt, max_new_tokens=4, do_sample=False, **{name: cache})
+    assert torch.equal(written, model.generate(**prompt, max_new_tokens=4, do_sample=False))
+    assert cache.get_seq_length() == written.shape[1] - 1
+    with pytest.raises(ValueError, match="cache and past_key_values are two names"):
+        model.generate(**prompt, max_new_tokens=4, cache=cache, past_key_values=cache)
 
 
 @every_base

@@ -718,6 +718,19 @@ def test_generation_is_verified_in_every_precision(model_class, dtype):
     check_generation(model, reference_inputs(model))
 
 
+@pytest.mark.parametrize("model_class", [BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM], ids=named)
+def test_settings_and_float64_are_no_fault_of_generation(model_class, tmp_path, capfd):
+    """generate() read the settings of the model, which may need a tokenizer, and returns logits in float32."""
+    model = tiny_model(model_class)
+    settings = {"stop_strings": ["a"], "max_length": 20, "num_return_sequences": 2, "use_cache": False}
+    model.generation_config.update(**settings, do_sample=True)
+    model.save_pretrained(tmp_path)
+    write_reference(model, tmp_path)
+    capfd.readouterr()
+    assert model.dtype == torch.float64 and set(seqblend.verify(tmp_path).values()) == {0.0}
+    assert "generat" not in capfd.readouterr().err
+
+
 def test_verify_names_code_of_an_older_version(tmp_path, caplog):
     """seqblend runs its own code, and others would run that."""
     saved(BlendEncoderModel, tmp_path)
