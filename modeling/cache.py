@@ -264,14 +264,15 @@ def rename_cache(kwargs: dict[str, Any], name: str) -> dict[str, Any]:
     Raises:
         ValueError: there is a cache by each name.
     """
-    given = {each: kwargs[each] for each in ("cache", "past_key_values") if kwargs.get(each) is not None}
-    if len(given) > 1:
-        raise ValueError(
-            "cache and past_key_values are two names of one argument, and both are given (with transformers 5.24, peft "
-            "before 0.22 gives a prefix by the old name)"
-        )
     others = {each: value for each, value in kwargs.items() if each not in ("cache", "past_key_values")}
-    return others | {name: cache for cache in given.values()}
+    cache, older = kwargs.get("cache"), kwargs.get("past_key_values")
+    if cache is not None and older is not None:
+        raise ValueError(
+            "cache and past_key_values are two names of one argument, and both are given; peft before 0.22 gives a "
+            "prefix by the old name, which transformers 5.24 no longer does"
+        )
+    given = older if cache is None else cache
+    return others if given is None else {**others, name: given}
 
 
 def accept_past_key_values(forward: Callable[..., Any]) -> Callable[..., Any]:
