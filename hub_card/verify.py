@@ -191,7 +191,8 @@ def check_generation(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) ->
         logits = torch.stack(written.logits, 1)
         whole = model(**{**prompt, name: written.sequences[:, :-1]}, use_cache=False).logits[:, -logits.shape[1] :]
     # The mean, because the largest difference of many logits in half precision is large. generate() returns float32.
-    error = ((logits - whole).float().square().mean().sqrt() / whole.float().std()).item()
+    difference, scale = (logits - whole).float().square().mean().sqrt().item(), whole.float().std(correction=0).item()
+    error = difference / max(scale, 1e-12)
     if not error <= max(TOLERANCE.get(model.dtype, 0.0), TOLERANCE[torch.float32]):
         raise ValueError(
             f"generate() computes other logits than one forward of the same text, by {error:.1e} of their standard "

@@ -731,6 +731,13 @@ def test_settings_and_float64_are_no_fault_of_generation(model_class, tmp_path, 
     assert "generat" not in capfd.readouterr().err
 
 
+def test_generation_of_equal_logits_is_verified():
+    """They have no deviation: an output matrix of zeros, as some training starts with."""
+    model = tiny_model(BlendDecoderForCausalLM, tie_word_embeddings=False).eval()
+    torch.nn.init.zeros_(model.lm_head.weight)
+    check_generation(model, reference_inputs(model))
+
+
 def test_verify_names_code_of_an_older_version(tmp_path, caplog):
     """seqblend runs its own code, and others would run that."""
     saved(BlendEncoderModel, tmp_path)
