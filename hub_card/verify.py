@@ -234,10 +234,6 @@ def verify(repo_or_dir: str | Path, revision: str | None = None, token: str | No
         check_code(Path(directory))
         with quiet():
             return verify_original(str(directory), auto_class)
-    inputs, expected = read_reference(directory)
-    model = load_saved(directory)
-    errors = compare_outputs(model, inputs, expected)
-    check_generation(model, inputs)
     if (version := older_version(Path(directory))) is not None:
         logger.warning(
             "%s: the code is of seqblend %s and runs where seqblend is not installed, perhaps not with the newest "
@@ -246,6 +242,10 @@ def verify(repo_or_dir: str | Path, revision: str | None = None, token: str | No
             version,
             __version__,
         )
+    inputs, expected = read_reference(directory)
+    model = load_saved(directory)
+    errors = compare_outputs(model, inputs, expected)
+    check_generation(model, inputs)
     return errors
 
 

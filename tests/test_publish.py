@@ -745,7 +745,9 @@ def test_verify_names_code_of_an_older_version(tmp_path, caplog):
     assert "the code is of" not in caplog.text
     path = tmp_path / "modeling_encoder.py"
     path.write_text(path.read_text().replace(f"of seqblend {seqblend.__version__}", "of seqblend 0.1.0"))
-    seqblend.verify(tmp_path)
+    (tmp_path / REFERENCE).unlink()
+    with pytest.raises(ValueError, match="no such file"):
+        seqblend.verify(tmp_path)
     assert "the code is of seqblend 0.1.0 and runs where seqblend is not installed" in caplog.text
 
 
