@@ -93,6 +93,6 @@ def gradient_times_input(model: PreTrainedModel, inputs: BatchEncoding, classes:
         states = [*embeddings.values()]
         gradients = [torch.autograd.grad(logits[index], states, retain_graph=True) for index in classes]
     return {
-        role: torch.stack([(each[place] * embedded).sum(-1)[0] for each in gradients]).detach().double().cpu()
+        role: torch.stack([(each[place] * embedded).sum(-1)[0] for each in gradients]).detach().cpu().double()
         for place, (role, embedded) in enumerate(embeddings.items())
     }

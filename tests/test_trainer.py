@@ -27,6 +27,7 @@ from conftest import (
     tiny_model,
 )
 from rows import collator_of
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import IterableDataset
 from transformers import Seq2SeqTrainingArguments, Trainer, TrainerCallback, TrainingArguments
 
@@ -224,6 +225,36 @@ def test_evaluation_loss_is_the_mean_over_targets_for_every_batch_size(head, opt
             is_language_model = model.get_output_embeddings() is not None
             expected = math.exp(metrics[f"{prefix}_loss"]) if is_language_model else None
             assert metrics.get(f"{prefix}_perplexity") == expected
+
+
+class Float64(TorchDispatchMode):
+    """Names the operations that return float64, which not every device has: MPS does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        results = func(*args, **(kwargs or {}))
+        for result in results if isinstance(results, (list, tuple)) else [results]:
+            if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
+                self.names.append(func.name())
+        return results
+
+
+@pytest.mark.parametrize("head, options", EVALUATED, ids=named)
+def test_no_step_computes_in_float64(head, options, tmp_path):
+    rows = rows_for(head, options)
+    for row in rows:
+        if row["labels"].is_floating_point():
+            row["labels"] = row["labels"].float()
+    trainer = evaluator(tiny_model(head, **options).float(), tmp_path, max_steps=1)
+    batch = trainer._prepare_inputs(collate(rows))
+    with Float64() as found:
+        trainer.prediction_step(trainer.model, batch, prediction_loss_only=False)
+        trainer.model.train()(**batch).loss.backward()
+    assert found.names == []
+    assert trainer.losses.mean()[1]
 
 
 def test_of_a_regression_every_number_is_a_target(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate.data_loader import BatchSamplerShard
-from accelerate.utils import find_batch_size, slice_tensors
+from accelerate.utils import find_batch_size, gather_object, slice_tensors
 from transformers import EvalPrediction, Trainer
 
 from ..checkpoints.identity import UNREAD, Facts, rows_digest
@@ -64,13 +64,18 @@ class TargetLoss:
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
-        self.sums: list[torch.Tensor] = []
+        # The mean loss of each batch, and the number of its targets.
+        self.means: list[torch.Tensor] = []
+        self.counts: list[torch.Tensor] = []
 
     def mean(self) -> tuple[float | None, bool]:
         """The mean over all batches and processes (None without targets), and whether there were any losses."""
-        if not self.sums:
+        if not self.means:
             return None, False
-        total, count = self.trainer.accelerator.reduce(torch.stack(self.sums).sum(0), "sum").tolist()
+        # On the CPU, because not every device has float64: MPS does not.
+        means, counts = (torch.stack(each).cpu().double() for each in (self.means, self.counts))
+        sums = gather_object([(float(means @ counts), float(counts.sum()))])
+        total, count = (sum(each) for each in zip(*sums, strict=True))
         return (total / count if count else None), True
 
     def step(self, inputs: dict[str, Any], predict: Callable[[dict[str, Any]], tuple]) -> tuple:
@@ -88,8 +93,8 @@ class TargetLoss:
         with local_loss_mean(self.trainer):
             loss, logits, labels = predict(inputs)
         if loss is not None:
-            count = self.count_targets(inputs["labels"][:own])
-            self.sums.append(torch.stack((loss.double() * count, count)))
+            self.means.append(loss.detach())
+            self.counts.append(self.count_targets(inputs["labels"][:own]))
         if own is None:
             return loss, logits, labels
         pad = partial(self.trainer.accelerator.pad_across_processes, dim=0)
@@ -108,11 +113,11 @@ class TargetLoss:
         return min(max(0, state.remainder - batches.process_index * size), size)
 
     def count_targets(self, labels: torch.Tensor) -> torch.Tensor:
-        """The number of targets in labels (B, ...), as BlendTrainer.get_batch_samples counts them; a double."""
+        """The number of targets in labels (B, ...), as BlendTrainer.get_batch_samples counts them."""
         if is_regression(self.trainer.model):
             labels = with_all_targets([{"labels": labels}])[0]["labels"]
         shifted = labels[..., 1:] if getattr(self.trainer, "_loss_shifts_labels", False) else labels
-        return shifted.ne(-100).sum().to(self.trainer.args.device, torch.double)
+        return shifted.ne(-100).sum()
 
 
 def with_all_targets(batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
