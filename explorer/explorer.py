@@ -13,7 +13,8 @@ from ..tasks.encoding import Row, Settings
 from ..tasks.models import part_configs
 from .packing import pack_layers
 from .recording import SEQUENCES, Layer
-from .shapes import CLASSES, SHAPES, EncodedRow, Result, Setup, TokenSequence, as_json
+from .registry import SHAPES
+from .shapes import CLASSES, EncodedRow, Result, Setup, TokenSequence, as_json
 
 # The most tokens of a sequence that are read: the memory for attention weights grows with the square.
 MOST_READ = 1024

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ..data.errors import InputError, RowError, describe
 from ..explorer.explorer import DEFAULT_LIMITS, Explorer, Limits
 from ..explorer.page import page
-from ..explorer.shapes import SHAPES
+from ..explorer.registry import SHAPES
 from ..tasks.base import Task
 from ..tasks.encoding import Answer, Row
 from ..tasks.windows import OverflowCounts

@@ -44,8 +44,10 @@ from seqblend.explorer.attribution import gradient_times_input, pooled_share, ro
 from seqblend.explorer.explorer import Limits
 from seqblend.explorer.packing import pack_layers, pack_vectors, pack_weights, spaced
 from seqblend.explorer.page import page
+from seqblend.explorer.reading import on_input
 from seqblend.explorer.recording import Layer, Recording, record
-from seqblend.explorer.shapes import DECODER, ENCODER, SHAPES, on_input
+from seqblend.explorer.registry import SHAPES
+from seqblend.explorer.shapes import DECODER, ENCODER
 from seqblend.explorer.tokens import SplitText, input_tokens, written_tokens
 from seqblend.hub_card.illustrate import load_explorer
 from seqblend.hub_card.saved import read_saved
