@@ -1,11 +1,10 @@
 """The decoder: a token attends to itself and the tokens before it."""
 
-from typing import Literal
-
 from huggingface_hub.dataclasses import strict
 
 from .base import BlendConfig
 from .checks import add_field_help, description_of, option, positive
+from .heads import Pooling
 
 
 @add_field_help
@@ -19,9 +18,7 @@ class BlendDecoderConfig(BlendConfig):
     model_type = "blend_decoder"
     keys_to_ignore_at_inference = ["cache", "past_key_values", "hidden_states", "attentions", "cross_attentions"]
 
-    pooling: Literal["cls", "mean", "last", "eos", "hidden_mean"] = option(
-        description_of(BlendConfig, "pooling"), "last"
-    )
+    pooling: Pooling = option(description_of(BlendConfig, "pooling"), "last")
     use_cache: bool = option(
         "Return the keys and values of the input, or the recurrent states after it, for the next tokens (in "
         "evaluation).",

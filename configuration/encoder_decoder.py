@@ -10,7 +10,7 @@ from .base import BlendConfig
 from .checks import add_field_help, description_of, option
 from .decoder import BlendDecoderConfig
 from .encoder import BlendEncoderConfig
-from .heads import HeadConfig
+from .heads import HeadConfig, Pooling
 from .recipe_config import (
     ATTENTION_FIELDS,
     SELF_ATTENTION_FIELDS,
@@ -66,9 +66,7 @@ class BlendEncoderDecoderConfig(HeadConfig):
         "False: the head has its own matrix, although encoder and decoder share their embeddings (T5 v1.1).", True
     )
 
-    pooling: Literal["cls", "mean", "last", "eos", "hidden_mean"] = option(
-        description_of(BlendConfig, "pooling"), "last"
-    )
+    pooling: Pooling = option(description_of(BlendConfig, "pooling"), "last")
     use_cache: bool = option(description_of(BlendDecoderConfig, "use_cache"), True)
 
     # Copied to the decoder.

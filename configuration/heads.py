@@ -7,15 +7,17 @@ from .recipe_config import RecipeConfig
 
 # Schemes by which tags mark spans; scoring/tags.py has their rules.
 TagSchemeName = Literal["IO", "IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BILOU", "BMES", "BMEWO"]
+Pooling = Literal["cls", "mean", "last", "last_non_pad", "eos", "hidden_mean"]
 
 
 class HeadConfig(RecipeConfig):
     """The fields of the heads, and of the losses."""
 
-    pooling: Literal["cls", "mean", "last", "eos", "hidden_mean"] = option(
+    pooling: Pooling = option(
         "The vector of a sequence. `cls`: the vector of its first real token. `mean`: the mean of its real tokens. "
-        "`last`: the vector of its last real token. `eos`: the vector of its last eos_token_id, or of the last real "
-        "token if it has none. `hidden_mean`: the mean of the outputs of the classifier's hidden layer (EuroBERT).",
+        "`last`: the vector of its last real token. `last_non_pad`: the vector of the last real token that is not "
+        "pad_token_id (converted decoders). `eos`: the vector of its last eos_token_id. Without such a token both are "
+        "`last`. `hidden_mean`: the mean of the outputs of the classifier's hidden layer (EuroBERT).",
         "cls",
     )
     classifier_hidden_act: str | None = option(

@@ -17,7 +17,7 @@ COMMON = {
 }
 BLOCK_FIELDS = ("norm_type", "norm_position", "position_type", "feed_forward_type", "attention_bias", "mlp_bias")
 # Sequence classifiers: a projection without bias of the last token that is not padding.
-CLASSIFIER = {"pooling": "last", "score_bias": False}
+CLASSIFIER = {"pooling": "last_non_pad", "score_bias": False}
 SUMMARY = (
     *("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout"),
 )

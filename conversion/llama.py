@@ -21,7 +21,7 @@ FIELDS = {
     "rms_norm_eps": "norm_eps",
 }
 # The blocks have the defaults of BlendDecoderConfig. The only dropout is attention_dropout.
-FIXED = {"pooling": "last", "score_bias": False, "hidden_dropout": 0.0}
+FIXED = {"pooling": "last_non_pad", "score_bias": False, "hidden_dropout": 0.0}
 # Keys of rope_parameters that transformers reads under another name, or never.
 UNUSED_ROPE_KEYS = {"type", "finetuned"}
 

@@ -264,6 +264,9 @@ class Architecture:
                 setattr(restored, key, value)
         copy_foreign(config, restored)
         converted = self.read_config(restored, head)
+        if config.pooling == "last" and converted.pooling == "last_non_pad":
+            # Converted before version 0.14.
+            converted.pooling = "last"
         lost = [name for name in computed_fields(config) if value_of(config, name) != value_of(converted, name)]
         if lost:
             values = ", ".join(f"{name}={value_of(config, name)!r}" for name in lost)

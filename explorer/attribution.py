@@ -18,9 +18,9 @@ def pooled_share(config: Any, ids: list[int]) -> torch.Tensor:
     if config.pooling in ("mean", "hidden_mean"):
         return share + 1 / len(ids)
     place = 0 if config.pooling == "cls" else -1
-    if config.pooling == "eos":
-        ends = is_end_token(torch.tensor(ids), config).nonzero()
-        place = int(ends.max()) if len(ends) else -1
+    is_end = is_end_token(torch.tensor(ids), config)
+    if is_end is not None and is_end.any():
+        place = int(is_end.nonzero().max())
     share[place] = 1
     return share
 

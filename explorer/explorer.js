@@ -362,7 +362,7 @@ function classes(answer) {
   });
   if (shares) {
     const vector = {cls: `the first token, ${nameOf(answer.tokens[0])}, which is classified`, mean: "the mean of all output vectors, which is classified",
-      last: "the last token, which is classified", eos: "the end token, which is classified",
+      last: "the last token, which is classified", last_non_pad: "the last token, which is classified", eos: "the end token, which is classified",
       hidden_mean: "the mean of what the classifier's hidden layer computes of all output vectors, which is classified"}[answer.pooling];
     rolled.append(element("h3", {textContent: "Attention rollout"}),
       element("p", {textContent: `How much of ${vector}, came from each token, if a block is half its input and half what its heads take.`}),

@@ -36,7 +36,7 @@ class ReadingShape(Shape):
 
 def reads_end(setup: Setup) -> bool:
     """Whether a sequence is classified by a vector at its end."""
-    return "problem_type" in setup.task.options and setup.model.config.pooling in ("last", "eos")
+    return "problem_type" in setup.task.options and setup.model.config.pooling in ("last", "last_non_pad", "eos")
 
 
 class Classes(ReadingShape):

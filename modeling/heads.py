@@ -126,21 +126,34 @@ def pool(
         layout: layout of the batch.
         pooling: the config's `pooling`.
         head: the hidden layer.
-        is_end: for "eos", True for end-of-sequence tokens, in the layout's form.
+        is_end: see `is_end_token`, in the layout's form; None: every token is one.
     """
+    last_end = layout.last if is_end is None else partial(layout.last_marked, is_marked=is_end)
     poolings: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "cls": layout.first,
         "mean": layout.mean,
         "last": layout.last,
-        "eos": partial(layout.last_marked, is_marked=is_end),
+        "last_non_pad": last_end,
+        "eos": last_end,
     }
     if pooling == "hidden_mean":
         return layout.mean(head(hidden_states))
     return head(poolings[pooling](hidden_states))
 
 
-def is_end_token(input_ids: torch.Tensor | None, config: PreTrainedConfig) -> torch.Tensor:
-    """Mask (B, T) of the tokens that are the config's eos_token_id. Raises ValueError if input_ids is None."""
+def is_end_token(input_ids: torch.Tensor | None, config: PreTrainedConfig) -> torch.Tensor | None:
+    """Mask of the tokens of which the last one is pooled, (B, T): for "eos" they are eos_token_id.
+
+    For "last_non_pad" they are any but pad_token_id. None: the pooling needs no mask, or it is "last_non_pad" without
+    pad_token_id or input_ids.
+
+    Raises:
+        ValueError: "eos" without input_ids.
+    """
+    if config.pooling == "last_non_pad" and input_ids is not None and config.pad_token_id is not None:
+        return input_ids != config.pad_token_id
+    if config.pooling != "eos":
+        return None
     if input_ids is None:
         raise ValueError("pooling='eos' needs input_ids")
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
@@ -231,9 +244,9 @@ class ForSequenceClassification(PreTrainedModel):
             return_dict=True,
             **{**kwargs, "use_cache": False, "repad": False, "has_hooks": self.has_hooks},
         )
-        layout, is_end = outputs.layout, None
-        if self.config.pooling == "eos":
-            is_end = layout.fill_padding(is_end_token(input_ids, self.config), False)
+        layout, is_end = outputs.layout, is_end_token(input_ids, self.config)
+        if is_end is not None:
+            is_end = layout.fill_padding(is_end, False)
         pooled = pool(outputs.last_hidden_state, layout, self.config.pooling, self.head, is_end)
         logits = self.score(self.dropout(pooled))
         loss = None

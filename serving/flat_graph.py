@@ -21,7 +21,7 @@ from ..data.errors import InputError
 from ..modeling.base import Stack
 from ..modeling.decoder import BlendDecoderModel
 from ..modeling.encoder import BlendEncoderForMaskedLM, BlendEncoderModel
-from ..modeling.heads import ForSequenceClassification, ForTokenClassification, pool, scale
+from ..modeling.heads import ForSequenceClassification, ForTokenClassification, is_end_token, pool, scale
 from ..modeling.patterns import MIN_BLOCK_SIZE, Kernel, add_bias
 from ..modeling.positions import RelativeAttentionBias
 
@@ -129,8 +129,9 @@ def flat_arrays(
     whole = whole_rows(lengths, is_causal)
     if is_pooled:
         arrays |= {"rows": whole.queries, "lengths": lengths}
-    if is_pooled and config.pooling == "eos":
-        arrays["is_end"] = np.isin(input_ids, config.eos_token_id)
+    is_end = is_end_token(torch.from_numpy(input_ids), config) if is_pooled else None
+    if is_end is not None:
+        arrays["is_end"] = is_end.numpy()
     for layer_type in sorted(set(config.layer_types)):
         is_sliding = layer_type == SLIDING
         indices = window_rows(lengths, config.sliding_window, is_causal) if is_sliding else whole

@@ -113,7 +113,7 @@ def test_poolings_are_those_of_the_literal(config_class):
     layout = PaddedLayout((2, 4), None, states.device)
     is_end = torch.zeros(2, 4, dtype=torch.bool)
     pooled = [pool(states, layout, pooling, nn.Tanh(), is_end) for pooling in literal(config_class, "pooling")]
-    assert len(pooled) == 5 and all(vectors.shape == (2, 8) for vectors in pooled)
+    assert len(pooled) == 6 and all(vectors.shape == (2, 8) for vectors in pooled)
     with pytest.raises(KeyError):
         pool(states, layout, "max", nn.Tanh())
 
@@ -722,7 +722,8 @@ HIDDEN_LAYER = {"classifier_hidden_act": "tanh"}
 
 @every_config
 def test_pooling(config_class):
-    poolings, ends = literal(config_class, "pooling"), list(range(3, 20))
+    # Without a padding token inside a text, last_non_pad is last.
+    poolings, ends = set(literal(config_class, "pooling")) - {"last_non_pad"}, list(range(3, 20))
     vectors = [
         outputs(CLASSIFIER[config_class], pooling=pooling, eos_token_id=ends, **HIDDEN_LAYER) for pooling in poolings
     ]
@@ -748,6 +749,29 @@ def test_pooling_by_the_last_end_of_sequence(config_class):
         assert differ(both[0], last(**padded(rows)).logits[0]) and not differ(both[1], last(**padded(rows)).logits[1])
     with pytest.raises(ValueError, match="pooling='eos' needs input_ids"):
         model(inputs_embeds=torch.zeros(1, 2, SIZES["hidden_size"]).double())
+
+
+@every_config
+def test_pooling_by_the_last_token_that_is_not_padding(config_class):
+    """Also where the padding token ends a text; without one inside a text, or without input_ids, as `last`."""
+    model = tiny_model(CLASSIFIER[config_class], pooling="last_non_pad", pad_token_id=1)
+    last = tiny_model(CLASSIFIER[config_class], pooling="last", pad_token_id=1)
+    rows = draw(CLASSIFIER[config_class], [6, 5], labels=False)
+    expected = last(**padded(rows)).logits
+    for asked in ({}, {"output_hidden_states": True}):
+        assert_close(model(**padded(rows), **asked).logits, expected)
+    if config_class is BlendDecoderConfig:
+        # It does not see what comes after.
+        longer = [
+            {"input_ids": torch.cat([row["input_ids"], torch.tensor([1] * (1 + index))])}
+            for index, row in enumerate(rows)
+        ]
+        for side in ("right", "left"):
+            for asked in ({}, {"output_hidden_states": True}):
+                assert_close(model(**padded(longer, side), **asked).logits, expected)
+        embeds = {"inputs_embeds": model.get_input_embeddings()(longer[0]["input_ids"][None])}
+        assert_close(model(**embeds).logits, last(**embeds).logits)
+        assert differ(model(input_ids=longer[0]["input_ids"][None]).logits, last(**embeds).logits)
 
 
 @pytest.mark.parametrize("model_class", [head for head in HEADS if "Classification" in head.__name__], ids=named)

@@ -13,7 +13,7 @@ import transformers
 from conftest import assert_close, tiny_config
 from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
-from stock import ALL, KEPT, LABELS, STOCK, auto, outputs, padded, rows, stock_model, write_files
+from stock import ALL, END, KEPT, LABELS, PAD, STOCK, auto, outputs, padded, rows, stock_model, write_files
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -33,6 +33,7 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 
 from seqblend import BlendEncoderForMaskedLM, BlendEncoderModel, ConversionError, from_original, to_original
+from seqblend.configuration.decoder import BlendDecoderConfig
 from seqblend.configuration.encoder import BlendEncoderConfig
 from seqblend.conversion import check
 from seqblend.conversion.registry import ARCHITECTURES
@@ -395,6 +396,40 @@ def test_the_dropout_before_the_labels_is_theirs(model_type, head, tmp_path):
     modules = [name for name, module in theirs.named_modules() if isinstance(module, torch.nn.Dropout)]
     own = [name for name in modules if not name.startswith(f"{theirs.base_model_prefix}.")]
     assert ours.dropout.p == (theirs.get_submodule(own[-1]).p if own else 0.0)
+
+
+DECODER_CLASSIFIERS = [
+    (name, head)
+    for name, head in ALL
+    if head == "AutoModelForSequenceClassification" and ARCHITECTURES[name].config_class is BlendDecoderConfig
+]
+
+
+@pytest.mark.parametrize("pad", [PAD, END, None])
+@pytest.mark.parametrize("model_type, head", DECODER_CLASSIFIERS, ids=lambda value: value.removeprefix("AutoModel"))
+@torch.no_grad()
+def test_a_text_may_end_with_the_padding_token(model_type, head, pad, tmp_path):
+    """Stock decoders classify from the token before it."""
+    theirs = stock_model(model_type, head, pad_token_id=pad)
+    theirs.save_pretrained(tmp_path / "source")
+    ours = from_original(tmp_path / "source", auto(head))
+    made = rows(model_type, head)
+    for index, row in enumerate(made):
+        row["input_ids"] = torch.cat((row["input_ids"], torch.tensor([END] * index, dtype=torch.long)))
+    if pad is None:
+        # Stock has no batches without a padding token.
+        expected = torch.cat([theirs(row["input_ids"][None]).logits for row in made])
+    else:
+        batch = padded(made)
+        batch["input_ids"][batch["attention_mask"] == 0] = pad
+        expected = theirs(**batch).logits
+    for side in ("right", "left"):
+        assert_close(ours(**padded(made, side)).logits, expected, 1e-5)
+
+    # As it was converted before version 0.14.
+    from_original(tmp_path / "source", auto(head), pooling="last").save_pretrained(tmp_path / "old")
+    to_original(auto(head).from_pretrained(tmp_path / "old"), tmp_path / "back")
+    assert (tmp_path / "back" / CONFIG).read_bytes() == (tmp_path / "source" / CONFIG).read_bytes()
 
 
 class Bomb:

@@ -276,12 +276,15 @@ def test_rollout_through_cross_attention():
 
 @pytest.mark.parametrize(
     ("pooling", "expected"),
-    [("cls", [1, 0, 0, 0]), ("last", [0, 0, 0, 1]), ("mean", [0.25] * 4), ("eos", [0, 0, 1, 0])],
+    [
+        *(("cls", [1, 0, 0, 0]), ("last", [0, 0, 0, 1]), ("mean", [0.25] * 4)),
+        *(("eos", [0, 0, 1, 0]), ("last_non_pad", [0, 0, 1, 0])),
+    ],
 )
 def test_which_vectors_are_classified(pooling, expected):
     """As the model pools them: a vector that has no share does not change the logits."""
     options = {"pooling": pooling, "num_hidden_layers": 1, "position_type": "none"}
-    model = tiny_model(BlendEncoderForSequenceClassification, **options)
+    model = tiny_model(BlendEncoderForSequenceClassification, **options, pad_token_id=7)
     ids = [2, 5, 2, 7]
     assert pooled_share(model.config, ids).tolist() == expected
     changed = []
