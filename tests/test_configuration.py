@@ -553,7 +553,7 @@ def test_help_describes_every_field(config_class):
             assert each.metadata["help"].endswith("."), each.name
             assert each.name in described, each.name
     text = " ".join(config_class.__doc__.split())
-    assert "pooling ('cls' | 'mean' | 'last' | 'eos' | 'hidden_mean', default" in text
+    assert "pooling ('cls' | 'mean' | 'last' | 'last_non_pad' | 'eos' | 'hidden_mean', default" in text
     assert "classifier_dropout (int | float, in [0, 1), default 0.1): Dropout before" in text
     assert "class_weights (list[int | float] | None, default None)" in text
 
