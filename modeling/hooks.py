@@ -1,7 +1,11 @@
-"""Which hooks read activations. The batch stays padded for them, (B, T, …), as in any other model."""
+"""Which hooks read activations. The batch stays padded for them, (B, T, …), as in any other model.
+
+A `forward` that is set on a module, and not on its class, counts as a hook: nnsight reads activations there.
+"""
 
 from collections.abc import Callable
 from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 from torch import nn
@@ -39,9 +43,9 @@ def has_hooked_submodule(model: nn.Module) -> bool:
 
 
 def is_hooked(module: Any) -> bool:
-    """Whether a forward or backward hook on this module reads activations."""
+    """Whether a forward or backward hook on this module, or a forward in place of its own, reads activations."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) and any_reads_activations(*hooks)
+    return (any(hooks) and any_reads_activations(*hooks)) or has_other_forward(module)
 
 
 def any_reads_activations(*hooks: dict[int, Callable[..., Any]]) -> bool:
@@ -51,8 +55,29 @@ def any_reads_activations(*hooks: dict[int, Callable[..., Any]]) -> bool:
 
 def reads_activations(hook: Callable[..., Any]) -> bool:
     """Whether a hook reads activations, judged by its package and name."""
-    while isinstance(hook, partial):
-        hook = hook.func
+    hook = unwrap(hook)
     name = getattr(hook, "__name__", "")
-    package = hook.__module__.split(".")[0]
-    return name == NEFTUNE or (package not in INFRASTRUCTURE and name not in REQUIRE_GRADS)
+    return name == NEFTUNE or (not is_infrastructure(hook.__module__) and name not in REQUIRE_GRADS)
+
+
+def has_other_forward(module: Any) -> bool:
+    """Whether this module alone, and not its class, has a forward that reads activations, judged by its package."""
+    if "forward" not in module.__dict__:
+        return False
+    forward = unwrap(module.forward)
+    defined_in = forward.__globals__["__name__"] if isinstance(forward, FunctionType) else type(forward).__module__
+    # functools.wraps gives a wrapper the __module__ of the forward that it wraps.
+    names = {defined_in, forward.__module__} - {type(module).forward.__module__}
+    return not all(map(is_infrastructure, names))
+
+
+def unwrap(hook: Callable[..., Any]) -> Any:
+    """The function or object behind partial functions and methods."""
+    while isinstance(hook, partial | MethodType):
+        hook = hook.func if isinstance(hook, partial) else hook.__func__
+    return hook
+
+
+def is_infrastructure(module: str) -> bool:
+    """Whether a Python module is part of a package whose hooks do not read activations."""
+    return module.split(".")[0] in INFRASTRUCTURE

@@ -416,9 +416,18 @@ def flattened(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def calls_of(module: nn.Module) -> Iterator[list[Any]]:
-    """What a module is called with; not by a hook, for which a batch stays padded."""
-    with mock.patch.object(module, "forward", wraps=module.forward) as forward:
-        yield forward.call_args_list
+    """What a module is called with; not by a hook or a forward of its own, for which a batch stays padded."""
+    calls: list[Any] = []
+    forward = type(module).forward
+
+    @functools.wraps(forward)
+    def recorded(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if self is module:
+            calls.append(mock.call(*args, **kwargs))
+        return forward(self, *args, **kwargs)
+
+    with mock.patch.object(type(module), "forward", recorded):
+        yield calls
 
 
 def real_rows(batch: dict[str, torch.Tensor], tensor: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Hooks: whoever reads what passes through a module sees a padded batch; who only moves modules costs nothing."""
 
+import functools
 from contextlib import contextmanager
 
 import pytest
@@ -61,9 +62,9 @@ def shown(model, names, batch):
 
 
 def rows_in_layers(model, batch):
-    """The shapes [rows, tokens] that the feed-forward networks of the last stack read."""
-    mlp = [part for name, part in model.named_modules() if name.endswith("mlp")][-1]
-    with calls_of(mlp) as calls:
+    """The shape [rows, tokens] that the activation function of the last layer reads."""
+    activation = [part for name, part in model.named_modules() if name.endswith("act_fn")][-1]
+    with calls_of(activation) as calls:
         model(**batch)
     return tuple(calls[0].args[0].shape[:2])
 
@@ -152,6 +153,46 @@ def test_a_hook_on_one_stack_changes_nothing_in_the_other(stack):
     assert_close(real_rows(batch, output.last_hidden_state), expected)
 
 
+class Recorder:
+    """An object in place of a module's forward, as nnsight has it."""
+
+    def __init__(self, module, see):
+        self.forward, self.see = module.forward, see
+        functools.update_wrapper(self, type(module).forward)
+
+    def __call__(self, states, **kwargs):
+        self.see(states)
+        return self.forward(states, **kwargs)
+
+
+def wrapper(module, see):
+    """A function with the name and the __module__ of the forward that it wraps."""
+    forward = module.forward
+
+    @functools.wraps(forward)
+    def recorded(states):
+        see(states)
+        return forward(states)
+
+    return recorded
+
+
+def function(module, see):
+    forward = module.forward
+    return torch.no_grad()(lambda states: see(states) or forward(states))
+
+
+@pytest.mark.parametrize("replace", [Recorder, wrapper, function], ids=named)
+def test_a_forward_in_place_of_its_own_reads_the_padded_batch(replace):
+    model = tiny_model(BlendEncoderForTokenClassification)
+    batch, mlp, seen = batch_for(type(model)), model.model.layers[1].mlp, []
+    mlp.forward = replace(mlp, lambda states: seen.append(tuple(states.shape[:2])))
+    model(**batch)
+    assert seen == [tuple(batch["input_ids"].shape)]
+    del mlp.forward
+    assert is_flat(model, batch)
+
+
 # Whose hooks cost nothing
 
 
@@ -215,6 +256,13 @@ def watched_from_outside(model):
     yield
 
 
+@contextmanager
+def compiled_in_place(model):
+    mlp = model.model.layers[0].mlp
+    mlp.forward = torch.compile(mlp.forward, backend="eager")
+    yield
+
+
 QUIET = [
     after_recording,
     gradient_checkpointing,
@@ -222,6 +270,7 @@ QUIET = [
     dispatched,
     sharded,
     counted,
+    compiled_in_place,
     watched_from_outside,
 ]
 
