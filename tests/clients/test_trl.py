@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer trains our decoder: on padded, packed and padding-free batches, with the same losses."""
+"""TRL's trainers and our decoders: padded, packed and padding-free batches, and the same losses as stock models."""
 
 from pathlib import Path
 
@@ -7,13 +7,23 @@ import pytest
 import torch
 from client_trainers import arguments_of, losses
 from conftest import assert_close, tiny_config
-from transformers import AutoModelForCausalLM
-from trl import SFTConfig, SFTTrainer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
+from trl import (
+    DPOConfig,
+    DPOTrainer,
+    GRPOConfig,
+    GRPOTrainer,
+    RewardConfig,
+    RewardTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
 
-from seqblend import BlendDecoderConfig, BlendDecoderForCausalLM
+from seqblend import BlendDecoderConfig, BlendDecoderForCausalLM, from_original
 from seqblend.tokenization.training import train_tokenizer
 
 TEXTS = ["to be or not to be", "that is the question", "all the world is a stage", "if music be the food", "play on"]
+PAD = 0
 FORMS = {
     "padded": {"max_length": 32},
     "padding-free": {"padding_free": True, "max_length": None},
@@ -57,3 +67,70 @@ def losses_of_five_steps(path: Path, **options) -> torch.Tensor:
     trainer = trainer_of(path, max_steps=5, **options)
     trainer.train()
     return torch.tensor(losses(trainer))
+
+
+# Trainers of preferences and rewards, beside the stock model
+
+
+PREFERENCES = datasets.Dataset.from_dict(
+    {
+        "prompt": TEXTS,
+        "chosen": [f" {text}" for text in TEXTS],
+        "rejected": [text[::2] for text in TEXTS],
+    }
+)
+
+
+def lengths(completions, **kwargs) -> list[float]:
+    """A reward that differs between completions."""
+    return [float(len(set(text))) for text in completions]
+
+
+# The padding token is not drawn: stock models do not train its embedding.
+DRAWN = {"num_generations": 5, "max_completion_length": 6, "generation_kwargs": {"suppress_tokens": [PAD]}}
+OTHER_TRAINERS = {
+    "dpo": (DPOTrainer, DPOConfig, {}, {}),
+    "padding-free dpo": (DPOTrainer, DPOConfig, {"padding_free": True}, {}),
+    "reward": (RewardTrainer, RewardConfig, {}, {}),
+    "grpo": (GRPOTrainer, GRPOConfig, DRAWN, {"reward_funcs": lengths}),
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """Texts do not end with the padding token, whose embedding stock models do not train."""
+    tokenizer = train_tokenizer(TEXTS, "char", 99)
+    tokenizer.eos_token = tokenizer.sep_token
+    assert tokenizer.pad_token_id == PAD
+    return tokenizer
+
+
+@pytest.mark.parametrize("name", OTHER_TRAINERS)
+def test_a_converted_model_is_trained_like_the_stock_one(name, tokenizer, tmp_path):
+    """The same losses and norms of gradients in four steps."""
+    trainer_class, config_class, options, others = OTHER_TRAINERS[name]
+    auto_class = AutoModelForSequenceClassification if name == "reward" else AutoModelForCausalLM
+    config = LlamaConfig(
+        **{"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
+        **{"num_attention_heads": 4, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id},
+        num_labels=1,
+    )
+    torch.manual_seed(0)
+    auto_class.from_config(config).save_pretrained(tmp_path / "stock")
+    tokenizer.save_pretrained(tmp_path / "stock")
+    from_original(tmp_path / "stock", auto_class).save_pretrained(tmp_path / "ours")
+    history = []
+    for source in ("stock", "ours"):
+        fixed = {"per_device_train_batch_size": 5, "bf16": False, "max_steps": 4}
+        trainer = trainer_class(
+            auto_class.from_pretrained(tmp_path / source),
+            args=arguments_of(config_class, tmp_path / "run", **fixed, **options),
+            train_dataset=PREFERENCES,
+            processing_class=tokenizer,
+            **others,
+        )
+        trainer.train()
+        steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+        history.append(torch.tensor([[entry["loss"], entry["grad_norm"]] for entry in steps]))
+    assert len(history[0]) == 4 and history[0][:, 1].min() > 0
+    assert_close(history[1], history[0], 1e-3)
