@@ -116,17 +116,25 @@ def agrees(row: dict[str, Any], lines: list[list[Any]] | str) -> bool:
     """
     if isinstance(lines, str):
         return False
-    output = lines[0][0] if lines else None
-    if output is None or isinstance(output, str):
+    first = lines[0][0] if lines else None
+    if first is None or isinstance(first, str):
         tags = [line[1] for line in lines]
         return tags in (expected_tags(row["prediction"]), expected_groups(row["prediction"]))
-    output = output[0] if isinstance(output, list) else output
-    if row.get("scores"):
-        return {output["label"]} == predicted_labels(row)
+    answers = first if isinstance(first, list) else [line[0] for line in lines]
     if isinstance(row["prediction"], str):
-        return output["label"] == row["prediction"]
+        return answers[0]["label"] == row["prediction"]
+    found = {answer["label"]: answer["score"] for answer in answers}
+    if scores := row.get("scores"):
+        # Of any number of labels: which ones are predicted depends on all scores.
+        return found.keys() == scores.keys() and all(map(is_near, found.values(), map(scores.get, found)))
     numbers = row["prediction"] if isinstance(row["prediction"], list) else [row["prediction"]]
-    return abs(output["score"] - max(numbers)) <= 1e-3 * max(1.0, abs(max(numbers)))
+    # A pipeline gives the largest number first.
+    return len(found) == len(numbers) and all(map(is_near, found.values(), sorted(numbers, reverse=True)))
+
+
+def is_near(found: float, expected: float) -> bool:
+    """Whether a score is that of the run, but for rounding."""
+    return abs(found - expected) <= 1e-3 * max(1.0, abs(expected))
 
 
 def expected_tags(tags: list[str]) -> list[str]:

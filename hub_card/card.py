@@ -23,7 +23,7 @@ from huggingface_hub.errors import StrictDataclassError
 from ..configuration.checks import unknown_name_message
 from ..configuration.recipe_config import ATTENTION_FIELDS, has_attention
 from ..data.writing import write_atomically
-from ..scoring.tags import describe_scheme, resolve_decoding
+from ..scoring.tags import describe_scheme, resolve_decoding, tag_constraints
 from ..version import __version__
 from .agreement import SEPARATOR, count_agreeing, describe_rows, rows_of_each_label, run_usage, trial_code
 from .contents import PublishError, link_files, repository_files
@@ -32,7 +32,7 @@ from .provenance import check_code, update_code
 from .record import format_value
 from .saved import SavedModel, read_saved
 from .secrecy import is_public, known_secrets
-from .usage import as_text, inference_code, is_conversation, is_pair, make_prompt, usage_code
+from .usage import Head, as_text, inference_code, is_conversation, is_pair, make_prompt, usage_code
 
 logger = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ def write_card(
         data=data_name(saved, card_data),
         base_model=", ".join(map(code_span, base_models(card_data))),
         sentence=saved.head.sentence.format(labels=describe_labels(saved)),
-        example=example_lines(prompt, row, output, saved.tagging.rule),
+        example=example_lines(saved.head, prompt, row, output, saved.tagging.rule),
         code=code,
         output=output,
         agreement=agreement,
@@ -313,7 +313,8 @@ def describe_agreement(saved: SavedModel, rows: list[dict[str, Any]], agreeing: 
     if agreeing == len(rows):
         return f"The code was also run on {tested}: it gives the predictions of the run"
     different = f"{len(rows) - agreeing} of {len(rows)} predictions differ from those of the run"
-    if saved.head.labels_words and saved.scheme is not None:
+    decoding = resolve_decoding(saved.results.get("decode_tags"))
+    if saved.head.labels_words and tag_constraints(saved.labels, saved.scheme, decoding) is not None:
         return f"The code was also run on {tested}: {different}, because a pipeline chooses each tag on its own"
     logger.warning("The code on the card of %s was run on %s: %s", saved.name, tested, different)
     return f"The code was also run on {tested}: {different}"
@@ -464,24 +465,29 @@ def describe_labels(saved: SavedModel) -> str:
     count, kind = len(saved.labels), saved.config.get("problem_type")
     if kind == "regression":
         return "a number" if count == 1 else f"{count} numbers"
-    return f"any number of {count} labels" if kind == "multi_label_classification" else f"one of {count} labels"
+    if kind != "multi_label_classification":
+        return f"one of {count} labels"
+    threshold = "0.5" if saved.config.get("label_thresholds") is None else "their own threshold"
+    return f"any number of {count} labels: those with a score above {threshold}"
 
 
-def example_lines(example: Any, row: dict[str, Any], output: str, rule: str | None) -> list[tuple[str, str]]:
+def example_lines(
+    head: Head, example: Any, row: dict[str, Any], output: str, rule: str | None
+) -> list[tuple[str, str]]:
     """An input, the output of the model and the reference, each with its name; empty without an example."""
     if example is None:
         return []
+    lines = [("input", as_text(example, rule))]
+    if is_pair(head, example):
+        lines = list(zip(("text", "text_pair"), example, strict=True))
     prediction = row.get("prediction")
     # The prediction for a long input is that for the whole, and the example is shortened. A list of tags is hard to
     # read: the output of the code has the words beside them.
     if row.get("input") != example or prediction is None or isinstance(prediction, list):
-        return [("input", as_text(example, rule)), ("output", output)]
+        return [*lines, ("output", output)]
     reference = row["reference"]
-    return [
-        ("input", as_text(example)),
-        ("output", str(prediction)),
-        ("reference", " | ".join(reference) if isinstance(reference, list) else str(reference)),
-    ]
+    reference = " | ".join(reference) if isinstance(reference, list) else str(reference)
+    return [*lines, ("output", str(prediction)), ("reference", reference)]
 
 
 def code_span(name: str) -> str:

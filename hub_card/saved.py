@@ -13,7 +13,7 @@ from ..conversion.registry import ARCHITECTURES
 from ..data.objects import parse_object, read_object
 from ..scoring.tags import PREFIX_TAG, TagScheme, find_scheme
 from ..tokenization.words import SENTENCES, WordSplitting, find_splitting, needs_spaces, read_splitting
-from .usage import CHAT, HEADS, Head, Tagging
+from .usage import CHAT, HEADS, SEVERAL_ANSWERS, Head, Tagging
 
 # The keys that every row of predictions.jsonl must have.
 COLUMNS = ("input", "prediction", "reference")
@@ -88,7 +88,10 @@ class SavedModel:
         """The kind of head."""
         if self.is_chat:
             return CHAT
-        return HEADS[self.config["architectures"][0].partition("For")[2].removesuffix("Model")]
+        head = HEADS[self.config["architectures"][0].partition("For")[2].removesuffix("Model")]
+        kind = self.config.get("problem_type")
+        is_several = kind == "multi_label_classification" or (kind == "regression" and len(self.labels) > 1)
+        return SEVERAL_ANSWERS if head is HEADS["SequenceClassification"] and is_several else head
 
     @property
     def is_chat(self) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
@@ -174,7 +174,7 @@ def make_prompt(head: Head, example: Any, mask_token: str | None) -> Any:
     words = example.split(" ") if isinstance(example, str) else []
     if head.pipeline_tag == "text-generation" and words:
         return " ".join(words[: min(8, (len(words) + 1) // 2)])
-    if head.pipeline_tag == "fill-mask" and words and mask_token is not None and mask_token not in words:
+    if head.pipeline_tag == "fill-mask" and words and mask_token is not None and mask_token not in example:
         return " ".join([*words[: len(words) // 2], mask_token, *words[len(words) // 2 + 1 :]])
     return example
 
@@ -281,3 +281,12 @@ print(model(**inputs).last_hidden_state.shape)
         pipeline=False,
     ),
 }
+# A classifier that gives any number of labels, or several numbers.
+SEVERAL_ANSWERS = replace(
+    HEADS["SequenceClassification"],
+    code="""\
+classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
+for answer in classify({text}, top_k=None):
+    print(answer)
+""",
+)

@@ -4,9 +4,11 @@ import json
 import re
 import shutil
 import unicodedata
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import HEADS, every_head, forked_processes, tiny_model
 from huggingface_hub import ModelCard
@@ -303,6 +305,7 @@ def test_a_damaged_prediction_is_named_by_its_line(line, tmp_path):
         ("CausalLM", "a " * 99, "a a a a a a a a"),
         ("MaskedLM", "a b c", "a [MASK] c"),
         ("MaskedLM", "a [MASK]", "a [MASK]"),
+        ("MaskedLM", "a b is c [MASK].", "a b is c [MASK]."),
         ("SequenceClassification", "a b c", "a b c"),
         ("TokenClassification", ["a", "b"], ["a", "b"]),
         ("Seq2SeqLM", None, None),
@@ -314,11 +317,18 @@ def test_prompts(head, example, expected):
 
 def test_a_shortened_example_has_the_output_of_its_own_text():
     """The prediction and the reference of the test row are those of its whole text."""
-    row = {"input": "a b c d", "prediction": "x", "reference": "y"}
-    assert example_lines("a b …", row, "z", None) == [("input", "a b …"), ("output", "z")]
-    assert example_lines("a b c d", row, "z", None) == [("input", "a b c d"), ("output", "x"), ("reference", "y")]
-    assert example_lines("a b c d", {**row, "reference": ["y", "w"]}, "z", None)[-1] == ("reference", "y | w")
-    assert example_lines(None, row, "z", None) == []
+    head, row = USAGES["Seq2SeqLM"], {"input": "a b c d", "prediction": "x", "reference": "y"}
+    lines = partial(example_lines, head, output="z", rule=None)
+    assert lines("a b …", row) == [("input", "a b …"), ("output", "z")]
+    assert lines("a b c d", row) == [("input", "a b c d"), ("output", "x"), ("reference", "y")]
+    assert lines("a b c d", {**row, "reference": ["y", "w"]})[-1] == ("reference", "y | w")
+    assert lines(None, row) == []
+
+
+def test_the_two_texts_of_a_pair_are_two_lines():
+    row = {"input": ["a b", "b c"], "prediction": "x", "reference": "y"}
+    lines = example_lines(USAGES["SequenceClassification"], row["input"], row, "z", None)
+    assert lines[:2] == [("text", "a b"), ("text_pair", "b c")]
 
 
 @pytest.mark.parametrize(
@@ -359,6 +369,43 @@ def test_the_code_is_tried_on_rows_of_every_label(answers, labels, tried, told):
     config = {"architectures": ["BlendEncoderForSequenceClassification"]}
     rows = rows_of_each_label(SavedModel(Path(), config, {}, {}, rows, {}, 0))
     assert len({row["prediction"] for row in rows}) == tried and describe_rows(rows, labels) == told
+
+
+@pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
+def test_the_code_prints_all_answers_of_a_model_that_gives_several(kind, tmp_path, forked, monkeypatch):
+    """It is said to give the predictions of the run where it gives all of them, not only the first one."""
+    monkeypatch.setattr(card_module, "draw_pictures", lambda *args: [])
+    tokenizer = train_tokenizer(WORDS, "char", 300)
+    model = tiny_model(BlendEncoderForSequenceClassification, vocab_size=len(tokenizer), problem_type=kind).float()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with torch.no_grad():
+        logits = model(**tokenizer("a b", return_tensors="pt")).logits[0]
+    labels = [*model.config.id2label.values()]
+    probabilities = dict(zip(labels, logits.sigmoid().tolist(), strict=True))
+    right = {"prediction": logits.tolist()}
+    if kind != "regression":
+        right = {"prediction": [name for name in labels if probabilities[name] > 0.5], "scores": probabilities}
+    # The largest value is that of the model, another one is not.
+    values = right.get("scores", dict(enumerate(right["prediction"])))
+    least = {**values, min(values, key=values.get): min(values.values()) - 0.1}
+    wrong = {**right, "scores": least} if "scores" in right else {"prediction": [*least.values()]}
+    for answer, told in ((right, "it gives the predictions of the run"), (wrong, "1 of 1 predictions differ")):
+        row = {"input": "a b", "reference": answer["prediction"], **answer}
+        (tmp_path / "predictions.jsonl").write_text(json.dumps(row) + "\n")
+        card = write_card(tmp_path).read_text()
+        assert told in card
+        assert len(blocks(card, "text")[1].splitlines()) == len(labels)
+
+
+@pytest.mark.parametrize("decoding, excused", [("legal", True), ("greedy", False)])
+def test_only_legal_tags_may_differ_from_those_of_a_pipeline(decoding, excused, tmp_path, caplog):
+    row = {"input": ["a"], "prediction": ["B-X"], "reference": ["O"]}
+    labels = dict(enumerate(("O", "B-X", "I-X")))
+    config = {"architectures": ["BlendEncoderForTokenClassification"], "id2label": labels}
+    saved = SavedModel(tmp_path, config, {"decode_tags": decoding}, {}, [row], {}, 0)
+    assert ("a pipeline chooses" in card_module.describe_agreement(saved, [row], 0)) is excused
+    assert ("1 of 1 predictions differ" in caplog.text) is not excused
 
 
 def test_a_model_of_numbers_is_tried_without_labels():
