@@ -100,11 +100,17 @@ def write_reference(model: PreTrainedModel, directory: str | Path) -> Path:
 
     Returns:
         The file.
+
+    Raises:
+        OSError: it cannot be written; an earlier one stays.
     """
     inputs = reference_inputs(model)
     metadata = {"format": "pt", "architecture": type(model).__name__, "torch": torch.__version__}
     path = Path(directory, REFERENCE)
-    safetensors.torch.save_file({**inputs, **compute_outputs(model, inputs)}, path, metadata)
+    part = path.with_name(f".{REFERENCE}.part")
+    # With save_file, a full disk is an error of safetensors, not an OSError.
+    part.write_bytes(safetensors.torch.save({**inputs, **compute_outputs(model, inputs)}, metadata))
+    part.replace(path)
     return path
 
 
@@ -112,12 +118,17 @@ def read_reference(directory: str | Path) -> tuple[dict[str, torch.Tensor], dict
     """The inputs and the outputs in reference.safetensors.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: there is no such file, it cannot be read, or it has no inputs or no outputs.
     """
     path = Path(directory, REFERENCE)
     if not path.exists():
         raise ValueError(f"{path}: no such file; seqblend publish writes it, and outputs are compared with it")
-    tensors = safetensors.torch.load_file(path)
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); delete it to write it again") from error
+    if missing := {"input_ids", "attention_mask", "last_hidden_state"} - tensors.keys():
+        raise ValueError(f"{path}: has no {' and no '.join(sorted(missing))}; delete it to write it again")
     outputs = {name: tensors.pop(name) for name in ("last_hidden_state", "logits") if name in tensors}
     return tensors, outputs
 

@@ -33,6 +33,7 @@ from seqblend.hub_card.verify import (
     check_generation,
     compare_outputs,
     compute_outputs,
+    load_saved,
     reference_inputs,
     verify_isolated,
     write_reference,
@@ -692,6 +693,21 @@ def test_verify(model_class, hub, opened, tmp_path):
     (tmp_path / "m" / REFERENCE).unlink()
     with pytest.raises(ValueError, match="no such file; seqblend publish writes it"):
         seqblend.verify(tmp_path / "m")
+
+
+@pytest.mark.parametrize("lacks", [None, "last_hidden_state", "attention_mask"])
+def test_a_reference_with_which_nothing_can_be_compared_is_refused(lacks, tmp_path):
+    """One that is cut off, or without outputs: it was no error that nothing was compared."""
+    saved(BlendEncoderForSequenceClassification, tmp_path)
+    path = write_reference(load_saved(tmp_path), tmp_path)
+    if lacks is None:
+        path.write_bytes(path.read_bytes()[:300])
+    else:
+        tensors = safetensors.torch.load_file(path)
+        safetensors.torch.save_file({name: each for name, each in tensors.items() if name != lacks}, path)
+    reason = "cannot be read" if lacks is None else f"has no {lacks}"
+    with pytest.raises(ValueError, match=f"reference.safetensors: {reason}.*; delete it to write it again"):
+        seqblend.verify(tmp_path)
 
 
 @pytest.mark.parametrize("model_class", [BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM], ids=named)
