@@ -1,6 +1,5 @@
 """The files of a repository: selected by exact names, complete, without links, and scanned for secrets."""
 
-import re
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
@@ -16,7 +15,7 @@ from ..conversion.origin import FOLDER as ORIGINAL
 from ..data.objects import read_object
 from .export import FAMILIES, family_code
 from .illustrate import DRAWN, EXPLORER, FOLDER
-from .saved import original_auto_class
+from .saved import original_auto_class, weight_files
 from .secrecy import find_secret, known_secrets
 from .verify import REFERENCE
 
@@ -35,7 +34,6 @@ PUSHED = (
     *("spm.model", "spm_char.model", "source.spm", "target.spm", "tiktoken.model", "tekken.json"),
     *("chat_template.jinja", "chat_template.json"),
 )
-SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 # Files of the run that the card is made from; they are not pushed.
 RECORDS = ("all_results.json", "trainer_state.json", "predictions.jsonl")
 # Binary files, which are not scanned.
@@ -108,22 +106,6 @@ def check_no_link(directory: Path, name: str) -> None:
     if (directory / name).is_symlink():
         reason = "is a link, which may lead to other files of this machine; replace it by a copy"
         raise PublishError(f"{directory / name}: {reason}")
-
-
-def weight_files(directory: Path) -> list[str]:
-    """The files of the weights: one file, or shards with their index.
-
-    Raises:
-        ValueError: the index is damaged, or names a file that is not a shard.
-    """
-    index = directory / "model.safetensors.index.json"
-    if (directory / "model.safetensors").exists() or not index.exists():
-        return ["model.safetensors"]
-    named = read_object(index).get("weight_map")
-    shards = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
-    if wrong := [name for name in shards or [""] if not SHARD.fullmatch(name)]:
-        raise ValueError(f"{index}: weight_map names {wrong[0]!r}, which is not a shard of save_pretrained")
-    return [index.name, *shards]
 
 
 def code_files(directory: Path, auto_map: object) -> list[str]:

@@ -60,14 +60,14 @@ def patch_saving(families: dict[type[PreTrainedConfig], Models], replace_stub: C
     model_saved: ContextVar[BlendPreTrainedModel | None] = ContextVar("model_saved", default=None)
 
     @wraps(save_model)
-    def save_complete_model(self: BlendPreTrainedModel, *args: Any, **kwargs: Any) -> None:
+    def save_complete_model(self: BlendPreTrainedModel, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         config = self.config
         if type(config) not in families:
-            return save_model(self, *args, **kwargs)
-        with own_auto_map(config, families[type(config)]):
+            return save_model(self, save_directory, *args, **kwargs)
+        with own_auto_map(config, families[type(config)]), without_stale_weights(save_directory, **kwargs):
             token = model_saved.set(self)
             try:
-                return save_model(self, *args, **kwargs)
+                return save_model(self, save_directory, *args, **kwargs)
             finally:
                 model_saved.reset(token)
 
@@ -93,6 +93,25 @@ def patch_saving(families: dict[type[PreTrainedConfig], Models], replace_stub: C
     BlendPreTrainedModel.save_pretrained = save_complete_model
     BlendPreTrainedModel._upload_modified_files = upload_with_card
     RecipeConfig.save_pretrained = save_config_with_code
+
+
+@contextmanager
+def without_stale_weights(directory: str | Path, variant: str | None = None, **_: Any) -> Iterator[None]:
+    """Inside the block, weights are saved. If these are shards, a whole file of an earlier save is deleted.
+
+    transformers deletes only shards of an earlier save, but loads a whole file rather than shards.
+
+    Args:
+        directory: where they are saved.
+        variant: the part of the files' names that save_pretrained was given.
+    """
+    infix = "" if variant is None else f".{variant}"
+    whole = Path(directory, f"model{infix}.safetensors")
+    index = Path(directory, f"model.safetensors.index{infix}.json")
+    before = index.stat().st_mtime_ns if index.is_file() else None
+    yield
+    if index.is_file() and index.stat().st_mtime_ns != before:
+        whole.unlink(missing_ok=True)
 
 
 @contextmanager

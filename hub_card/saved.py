@@ -1,6 +1,7 @@
 """The directory of a saved model: which kind of model it holds, its files, and the files that its run wrote."""
 
 import math
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from .usage import CHAT, HEADS, SEVERAL_ANSWERS, Head, Tagging
 
 # The keys that every row of predictions.jsonl must have.
 COLUMNS = ("input", "prediction", "reference")
+SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 # Options of a tokenizer that change its tokens and that its files may not have as in the training.
 TOKENIZER_OPTIONS = ("add_prefix_space", "src_lang", "tgt_lang")
 
@@ -192,10 +194,27 @@ def read_saved(directory: str | Path, original: Path | None = None) -> SavedMode
     )
 
 
+def weight_files(directory: Path) -> list[str]:
+    """The files of the weights: one file, or shards with their index.
+
+    Raises:
+        ValueError: the index is damaged, or names a file that is not a shard.
+    """
+    index = directory / "model.safetensors.index.json"
+    if (directory / "model.safetensors").exists() or not index.exists():
+        return ["model.safetensors"]
+    named = read_object(index).get("weight_map")
+    shards = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
+    if wrong := [name for name in shards or [""] if not SHARD.fullmatch(name)]:
+        raise ValueError(f"{index}: weight_map names {wrong[0]!r}, which is not a shard of save_pretrained")
+    return [index.name, *shards]
+
+
 def count_parameters(directory: Path) -> int:
     """The number of parameters in the weights. Tied tensors are saved, and counted, once."""
     count = 0
-    for path in directory.glob("model*.safetensors"):
-        with safetensors.safe_open(path, framework="pt") as file:
-            count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    for path in (directory / name for name in weight_files(directory)):
+        if path.suffix == ".safetensors" and path.is_file():
+            with safetensors.safe_open(path, framework="pt") as file:
+                count += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     return count

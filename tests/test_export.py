@@ -22,6 +22,7 @@ from seqblend import (
     BlendEncoderModel,
 )
 from seqblend.hub_card.export import auto_map, family_code, flat_code, flatten, write_code
+from seqblend.hub_card.saved import count_parameters
 from seqblend.version import EXPORTED_CODE, __version__
 
 # Opens each place in every Auto class: where an output is known, it must be that one. What was opened in the class it
@@ -250,6 +251,21 @@ def test_shards_are_saved_with_the_code(tmp_path):
     tiny_model(BlendEncoderModel).save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
     assert "modeling_encoder.py" in code_in(tmp_path)
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_what_is_loaded_is_what_was_saved_last(variant, tmp_path):
+    """transformers left a whole file beside shards, and loaded it."""
+    for limit in ("50GB", "20KB", "20KB", "50GB", "10KB"):
+        model = tiny_model(BlendEncoderModel)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(len(limit) + int(limit[:2]))
+        model.save_pretrained(save_directory=tmp_path, max_shard_size=limit, variant=variant)
+        loaded = AutoModel.from_pretrained(tmp_path, variant=variant)
+        assert all(map(torch.equal, loaded.parameters(), model.parameters()))
+        if variant is None:
+            assert count_parameters(tmp_path) == model.num_parameters()
 
 
 def test_config_alone_is_saved_without_code_unless_it_names_code(tmp_path):

@@ -281,7 +281,6 @@ def test_shards_replace_whole_weights_and_whole_weights_shards(hub, opened, tmp_
     """Whole weights left beside shards would be read in their place."""
     model = saved(BlendEncoderForSequenceClassification, tmp_path / "whole")
     saved(BlendEncoderForSequenceClassification, tmp_path / "shards")
-    (tmp_path / "shards" / "model.safetensors").unlink()
     model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
     for name in ("whole", "shards", "whole"):
         publish(tmp_path / name, Destination("someone/model"))
