@@ -1,7 +1,7 @@
 """Pipelines for sequence-to-sequence models: the tasks "text2text-generation" and "translation".
 
-transformers 5 has removed them. These work for every model of AutoModelForSeq2SeqLM and return the same as in
-transformers 4:
+transformers 5 has removed them. These work for every model of AutoModelForSeq2SeqLM and return what `model.generate`
+writes, in the format of transformers 4:
 
     pipeline("translation", "you/model")("jeudi 6 mars 2031")    [{"translation_text": "2031-03-06"}]
 """

@@ -14,7 +14,7 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAM
 from ..data.errors import InputError
 from ..data.objects import load_object, read_object
 from .faults import IDENTITY, fault_of
-from .store import RunError, checkpoints_in
+from .store import RunError, checkpoints_in, step_of
 from .weights import adapters_in, check_weights
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,8 @@ def average_last(trainer: Any, run_dir: Path) -> None:
     Only the files are read, so a run that was interrupted ends with the same weights as one that was not.
 
     Args:
-        trainer: its args have `average_checkpoints`, the number of checkpoints.
+        trainer: its args have `average_checkpoints`, the number of checkpoints; its writer knows those of an earlier
+            run in the same directory, which may have the same settings and other first weights.
         run_dir: the directory of the checkpoints.
 
     Raises:
@@ -85,7 +86,9 @@ def average_last(trainer: Any, run_dir: Path) -> None:
         InputError: one does not match the model.
     """
     count, last = trainer.args.average_checkpoints, trainer.state.global_step
-    reached = [each for each in checkpoints_in(run_dir) if int(each.rpartition("-")[2]) <= last]
+    reached = [
+        each for each in checkpoints_in(run_dir) if step_of(each) <= last and each not in trainer.writer.earlier
+    ]
     own = [each for each in reached if run_of(each) == run_of(reached[-1])][-count:]
     if len(own) < count:
         raise RunError(
@@ -98,7 +101,7 @@ def average_last(trainer: Any, run_dir: Path) -> None:
         check_weights(each, trainer.model)
     average(trainer.model, [Path(each) for each in own])
     if trainer.args.should_log:
-        steps = ", ".join(each.rpartition("-")[2] for each in own)
+        steps = ", ".join(str(step_of(each)) for each in own)
         logger.info("weights: the mean of the checkpoints of the steps %s", steps)
 
 

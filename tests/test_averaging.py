@@ -81,6 +81,21 @@ def test_checkpoints_of_an_earlier_run_are_not_averaged(tmp_path):
     assert all(torch.equal(weights_of(trainer)[name], expected[name]) for name in expected)
 
 
+def test_checkpoints_of_an_earlier_run_with_the_same_settings_are_not_averaged(tmp_path):
+    """Its settings do not tell it apart, but it began with other weights."""
+    earlier = trainer_for(tmp_path)
+    with torch.no_grad():
+        for parameter in earlier.model.parameters():
+            parameter.add_(1.0)
+    earlier.train()
+    options = {"max_steps": 4, "save_steps": 2, "average_checkpoints": 2}
+    trainer = trainer_for(tmp_path, **options)
+    trainer.train()
+    assert (tmp_path / "checkpoint-3").exists()
+    expected = mean_of([tmp_path / "checkpoint-2", tmp_path / "checkpoint-4"])
+    assert all(torch.equal(weights_of(trainer)[name], expected[name]) for name in expected)
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path):
     def damage():
         path = tmp_path / "checkpoint-4" / "model.safetensors"
