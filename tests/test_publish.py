@@ -405,6 +405,19 @@ def test_what_a_run_has_not_written_is_made_up_for(hub, opened, tmp_path):
     assert seqblend.verify("someone/m") == {"last_hidden_state": 0.0, "logits": 0.0}
 
 
+def test_what_the_trainer_was_told_stands_on_the_card_that_the_command_writes(hub, opened, tmp_path):
+    """The command writes the card again, for another repository, and would lose a license."""
+    given = CardData(license="mit", summary="For tests.")
+    trainer = trainer_of(BlendEncoderForSequenceClassification, tmp_path, given)
+    trainer.save_model()
+    trainer.create_model_card(language="ko")
+    before = (tmp_path / "README.md").read_text()
+    assert main([str(tmp_path), "--repo_id", "someone/another"]) == 0
+    for card in (before, hub.repos["someone/another"].files("main")["README.md"].decode()):
+        assert "\nFor tests.\n" in card
+        assert (ModelCard(card).data.license, ModelCard(card).data.language) == ("mit", "ko")
+
+
 # --- What is refused before anything is sent ---
 
 

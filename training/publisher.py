@@ -17,7 +17,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from ..checkpoints.faults import MANIFEST, STATE
-from ..checkpoints.run_directory import is_inside
+from ..checkpoints.run_directory import ALL_RESULTS, is_inside, read_results, results_json
 from ..checkpoints.store import RunError, write_manifest
 from ..conversion import ConversionError, to_original
 from ..conversion.adapters import check_adapter
@@ -26,7 +26,7 @@ from ..conversion.origin import CARD, without_adapter
 from ..conversion.writing import check
 from ..data.errors import InputError
 from ..data.objects import read_object
-from ..data.writing import is_users_card
+from ..data.writing import is_users_card, write_atomically
 from ..hub_card.card import STUB, CardData, write_card
 from ..hub_card.contents import PublishError
 from ..hub_card.original import FOLDER, check_replaceable, write_original
@@ -94,7 +94,21 @@ class Publisher:
         if hasattr(self.trainer.model, "peft_config"):
             write_adapter_card(self.trainer.model, self.trainer.args.output_dir, facts)
         else:
+            self.record(facts)
             write_card(self.trainer.args.output_dir, facts)
+
+    def record(self, facts: CardData) -> None:
+        """Save the facts of the user with the results, so that `seqblend publish` can write the card again.
+
+        The repository is not saved: the next push may be to another one.
+        """
+        path = Path(self.trainer.args.output_dir, ALL_RESULTS)
+        results = read_results(path)
+        recorded = results.get("card_data") or {}
+        given = {name: value for name, value in vars(facts).items() if value is not None}
+        merged = {**recorded, **{name: given[name] for name in given if name not in ("repo_id", "revision")}}
+        if merged != recorded:
+            write_atomically(path, results_json({**results, "card_data": merged}))
 
     def destination(self, token: str | None = None, revision: str | None = None) -> Destination:
         """The repository and the branch that the arguments name."""
