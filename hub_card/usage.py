@@ -165,7 +165,7 @@ def as_text(example: Any, rule: str | None = None) -> str:
 def make_prompt(head: Head, example: Any, mask_token: str | None) -> Any:
     """The input from an example: a causal model gets its first words, a masked one all words with one masked.
 
-    A chat model gets the messages before the first answer.
+    In a text without spaces a character is masked. A chat model gets the messages before the first answer.
     """
     if head.answers_messages:
         return None if example is None else as_messages(example)
@@ -175,7 +175,8 @@ def make_prompt(head: Head, example: Any, mask_token: str | None) -> Any:
     if head.pipeline_tag == "text-generation" and words:
         return " ".join(words[: min(8, (len(words) + 1) // 2)])
     if head.pipeline_tag == "fill-mask" and words and mask_token is not None and mask_token not in example:
-        return " ".join([*words[: len(words) // 2], mask_token, *words[len(words) // 2 + 1 :]])
+        space, parts = (" ", words) if len(words) > 1 else ("", [*example])
+        return space.join([*parts[: len(parts) // 2], mask_token, *parts[len(parts) // 2 + 1 :]])
     return example
 
 

@@ -305,6 +305,7 @@ def test_a_damaged_prediction_is_named_by_its_line(line, tmp_path):
         ("CausalLM", "a " * 99, "a a a a a a a a"),
         ("MaskedLM", "a b c", "a [MASK] c"),
         ("MaskedLM", "a [MASK]", "a [MASK]"),
+        ("MaskedLM", "東京都に住む", "東京都[MASK]住む"),
         ("MaskedLM", "a b is c [MASK].", "a b is c [MASK]."),
         ("SequenceClassification", "a b c", "a b c"),
         ("TokenClassification", ["a", "b"], ["a", "b"]),
