@@ -612,6 +612,15 @@ def test_a_full_disk_in_staging_does_not_stop_training(hub, opened, tmp_path, mo
     assert not list((tmp_path / "out").glob("_push-*"))
 
 
+def test_copies_of_a_killed_push_do_not_stay(tmp_path):
+    """They are links to the files of checkpoints, which would stay on the disk when those are deleted."""
+    copy = tmp_path / "_push-killed"
+    copy.mkdir()
+    (copy / "model.safetensors").write_bytes(b"weights")
+    trainer_of(BlendEncoderForSequenceClassification, tmp_path, push_to_hub=False).train()
+    assert not copy.exists() and (tmp_path / "checkpoint-2").exists()
+
+
 def test_pushing_changes_nothing_of_the_training(hub, opened, tmp_path):
     """Weights are bit for bit those of a run that pushes nothing."""
     weights = []

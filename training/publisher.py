@@ -38,6 +38,9 @@ from .arguments import BlendTrainingArguments, ModelArguments
 
 logger = logging.getLogger(__name__)
 
+# The beginning of the names of copies of checkpoints in output_dir, while they are pushed.
+PUSHED_COPY = "_push-"
+
 
 class Publisher:
     """Writes the card of a run, and pushes its model and its checkpoints by `publish`.
@@ -177,7 +180,7 @@ class Publisher:
         if is_pushing and not trainer.args.hub_always_push:
             return
         trainer.callback_handler.on_push_begin(trainer.args, trainer.state, trainer.control)
-        stage = Path(tempfile.mkdtemp(prefix="_push-", dir=trainer.args.output_dir))
+        stage = Path(tempfile.mkdtemp(prefix=PUSHED_COPY, dir=trainer.args.output_dir))
         try:
             # Links: the checkpoint may be deleted while it is sent.
             shutil.copytree(checkpoint, stage, copy_function=link_or_copy, dirs_exist_ok=True)
@@ -196,6 +199,14 @@ class Publisher:
             current.jobs.append(future)
         else:
             trainer.push_in_progress = PushInProgress([future])
+
+    def delete_copies(self) -> None:
+        """Delete copies of checkpoints that a killed run was pushing, which keep the files of deleted checkpoints."""
+        current = getattr(self.trainer, "push_in_progress", None)
+        if current is not None and not current.is_done():
+            return
+        for copy in Path(self.trainer.args.output_dir).glob(f"{PUSHED_COPY}*"):
+            shutil.rmtree(copy, ignore_errors=True)
 
     def folder_of(self, checkpoint: Path) -> str | None:
         """The folder in the repository for the files that a resumed run needs; None if they are not pushed."""

@@ -180,6 +180,8 @@ class BlendTrainer(Seq2SeqTrainer):
             checkpoint = self.resumption.find(resume_from_checkpoint)
             self.resumption.reset()
             self.writer.prepare_directory(checkpoint)
+            if self.args.should_save:
+                self.publisher.delete_copies()
             # A trial makes its own model, later.
             is_checked = checkpoint is not None and trial is None
             if is_checked:
