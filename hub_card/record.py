@@ -25,7 +25,7 @@ HYPERPARAMETERS = (
     *("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "weight_decay", "adam_beta1", "adam_beta2"),
     *("adam_epsilon", "max_grad_norm", "train_sampling_strategy", "bf16", "fp16", "tf32", "torch_compile"),
     *("neftune_noise_alpha", "generation_max_length", "generation_num_beams", "seed"),
-    *("data_seed", "full_determinism"),
+    *("data_seed", "full_determinism", "load_best_model_at_end", "metric_for_best_model"),
 )
 # Shown even with their default values.
 ALWAYS_SHOWN = (*HYPERPARAMETERS[:2], "num_train_epochs", "lr_scheduler_type", "optim", "seed")
@@ -40,8 +40,9 @@ class RunRecord(TrainerCallback, ExportableState):
 
     def __init__(self) -> None:
         self.facts: dict[str, Any] = {}
-        # Set by BlendTrainer: the name of the run, and the facts that differ from those of the checkpoint that it is
-        # resumed from: step, name, old value, new value.
+        # Set by BlendTrainer: `best_step` of the facts, if the best model is loaded at the end; the name of the run;
+        # and the facts that differ from those of the checkpoint that it is resumed from: step, name, old value, new
+        # value.
         self.run: str | None = None
         self.changes: list[tuple[int, str, Any, Any]] = []
         self._start, self._before = time.monotonic(), 0.0

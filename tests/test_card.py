@@ -12,6 +12,7 @@ import torch
 import yaml
 from conftest import HEADS, every_head, forked_processes, tiny_model
 from huggingface_hub import ModelCard
+from test_resume import trainer_for
 from transformers import IntervalStrategy, Seq2SeqTrainingArguments
 from transformers.utils.logging import enable_progress_bar, is_progress_bar_enabled
 
@@ -436,6 +437,18 @@ def test_the_record_adds_up_over_resumptions(tmp_path, monkeypatch):
     state.global_step = 0
     record.on_train_begin(args, state, None)
     assert record.state()["attributes"]["facts"]["seconds"] == 1.0
+
+
+@pytest.mark.parametrize("scores, step", [([0.1, 0.9, 0.2], 2), ([0.1, 0.2, 0.9], None), ([0.9, 0.1, 0.9], None)])
+def test_the_step_of_the_best_model_is_told_where_it_is_not_the_last(scores, step, tmp_path):
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "score", "eval_strategy": "steps"}
+    trainer = trainer_for(tmp_path, scores=scores, max_steps=3, eval_steps=1, save_steps=1, **best)
+    trainer.train()
+    trainer.save_model()
+    trainer.save_state()
+    card = write_card(tmp_path, complete=False).read_text()
+    assert ", 3 |\n" in card and "| `load_best_model_at_end` | True |" in card
+    assert re.findall(r"\| weights \| those after step (\d), the best of the run \|", card) == [str(step)] * bool(step)
 
 
 def test_a_record_that_never_began_is_empty():

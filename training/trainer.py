@@ -101,7 +101,8 @@ class BlendTrainer(Seq2SeqTrainer):
         columns = getattr(self.train_dataset, "column_names", None) or ()
         has_rows = "input_ids" in columns and isinstance(self.train_dataset, Sized)
         self.progress = Progress(self.loaders.row_lengths() if has_rows else ())
-        for part in (RunRecord(), self.position, self.data_collator, self.loaders.batches, self.progress):
+        self.record = RunRecord()
+        for part in (self.record, self.position, self.data_collator, self.loaders.batches, self.progress):
             if isinstance(part, TrainerCallback):
                 self.add_callback(part)
         # Transformers has added one of the two; in a notebook, another one.
@@ -523,6 +524,7 @@ class BlendTrainer(Seq2SeqTrainer):
             return
         if fault := fault_of(best):
             raise InputError(f"the best model, {best}, is damaged: {fault}")
+        self.record.facts["best_step"] = self.state.best_global_step
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             super()._load_best_model()
             return
