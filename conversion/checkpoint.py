@@ -15,6 +15,10 @@ from .table import ConversionError
 
 # Floating-point dtypes by their names in safetensors.
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# Buffers that older versions of transformers and fairseq saved: masks, position ids, frequencies, version markers.
+BUFFERS = re.compile(
+    r"(^|\.)((position|token_type)_ids|(attn|attention)\.(masked_)?bias|inv_freq|version|_float_tensor)$"
+)
 # A file of all tensors, or an index of shards. safetensors first: the order in which transformers looks for them.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 # Patterns of the files of a whole model's weights: in safetensors, and all.
@@ -67,7 +71,7 @@ class Checkpoint:
 
     def dtype(self) -> torch.dtype:
         """The smallest dtype that holds all weights without rounding; the dtype in config.json is ignored."""
-        floating = {dtype for dtype in self.dtypes.values() if dtype.is_floating_point}
+        floating = {dtype for name, dtype in self.dtypes.items() if dtype.is_floating_point and not is_buffer(name)}
         return functools.reduce(torch.promote_types, floating, torch.bfloat16 if not floating else floating.pop())
 
     def check_collisions(self, prefix: str) -> None:
@@ -82,6 +86,11 @@ class Checkpoint:
     def tensors(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """The tensors with these names."""
         return {name: read_tensor(self.files[name], name) for name in names}
+
+
+def is_buffer(name: str) -> bool:
+    """Whether a tensor is no weight, but a buffer that older versions saved as well."""
+    return BUFFERS.search(name) is not None
 
 
 def read_json(path: Path) -> dict[str, Any]:

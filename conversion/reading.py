@@ -1,7 +1,6 @@
 """Conversion of a checkpoint of another architecture to a model of seqblend."""
 
 import copy
-import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, cached_file, fi
 
 from ..configuration.recipe_config import RecipeConfig
 from ..modeling.families import FAMILIES
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, is_buffer
 from .origin import Origin, find_transformer, read_files
 from .registry import ARCHITECTURES
 from .table import Architecture, ConversionError, Head, match
@@ -29,10 +28,6 @@ logger = logging.get_logger(__name__)
 
 # Options of from_pretrained that say where files are found.
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-# Buffers that older versions of transformers and fairseq saved: masks, position ids, frequencies, version markers.
-IGNORED = re.compile(
-    r"(^|\.)((position|token_type)_ids|(attn|attention)\.(masked_)?bias|inv_freq|version|_float_tensor)$"
-)
 # The configuration classes of seqblend by their names in config.json.
 MODEL_TYPES = {config_class.model_type: config_class for config_class in FAMILIES}
 # Options that define the labels: keys of the original configuration.
@@ -90,7 +85,7 @@ def from_original(
     labels = {name: overrides.pop(name) for name in LABELS if name in overrides}
     if "id2label" in labels:
         # transformers keeps the label2id of config.json.
-        labels.setdefault("label2id", {label: index for index, label in labels["id2label"].items()})
+        labels.setdefault("label2id", {label: int(index) for index, label in labels["id2label"].items()})
     original = Original.open(source, model_type, gguf_file, **hub)
     config = original.convert_config(auto_class, labels, overrides)
     new_labels = ignore_mismatched_sizes and config.num_labels != original.stock_config().num_labels
@@ -467,7 +462,7 @@ def preserve_unexpected(
         ConversionError: a tensor of the body has no counterpart.
     """
     architecture = origin.architecture
-    names = [name for name in names if not IGNORED.search(name)]
+    names = [name for name in names if not is_buffer(name)]
     prefix = f"{head.stock_class.base_model_prefix}."
     preserved = {name for name in names if architecture.is_preserved(name, head)}
     if checkpoint is not None:

@@ -143,6 +143,9 @@ def test_other_labels(auto_class, name, tmp_path):
     few, many = ({index: f"label {index}" for index in range(number)} for number in (LABELS, 5))
     same = from_original(tmp_path / "their", auto_class, id2label=few)
     assert same.config.label2id == {label: index for index, label in few.items()}
+    as_json = {str(index): label for index, label in few.items()}
+    read = from_original(tmp_path / "their", auto_class, id2label=as_json).config
+    assert (read.id2label, read.label2id) == (same.config.id2label, same.config.label2id)
     with pytest.raises(ConversionError, match=rf"has {LABELS} labels, not 5: ignore_mismatched_sizes=True gives"):
         from_original(tmp_path / "their", auto_class, id2label=many)
     model = from_original(tmp_path / "their", auto_class, id2label=many, ignore_mismatched_sizes=True)
@@ -275,6 +278,19 @@ def test_what_older_versions_saved_besides_is_ignored(model_type, tmp_path):
     tensors = load_file(tmp_path / WEIGHTS) | {name: torch.ones(1, 3) for name in OF_OLDER_VERSIONS[model_type]}
     save_file(tensors, tmp_path / WEIGHTS, {"format": "pt"})
     assert from_original(tmp_path, auto(head)).config.original_model_type == model_type
+
+
+def test_a_buffer_is_no_weight_whose_dtype_counts(tmp_path):
+    """Llama of 2023: weights in float16 and frequencies in float32; the weights come back in float16."""
+    name = "AutoModelForCausalLM"
+    stock_model("llama", name, torch.float16).save_pretrained(tmp_path / "source")
+    source = load_file(tmp_path / "source" / WEIGHTS)
+    buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    save_file(source | buffer, tmp_path / "source" / WEIGHTS, {"format": "pt"})
+    to_original(from_original(tmp_path / "source", auto(name)), tmp_path / "back")
+    back = load_file(tmp_path / "back" / WEIGHTS)
+    assert source.keys() == back.keys() and all(torch.equal(back[name], source[name]) for name in source)
+    assert {tensor.dtype for tensor in back.values()} == {torch.float16}
 
 
 # What configurations of checkpoints on the Hub say in older or other words, and must not change a bit.
