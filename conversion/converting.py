@@ -285,8 +285,8 @@ def write_modules(origin: Origin, directory: Path) -> list[str]:
 
 
 def original_tokenizer(original: Original, origin: Origin) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of a checkpoint, None if it has no file of one. Raises ConversionError if it cannot be loaded."""
-    if not original.gguf and not origin.files.keys() & {*VOCABULARY}:
+    """The tokenizer of a checkpoint, None if it has none. Raises ConversionError if it cannot be loaded."""
+    if not original.gguf and not origin.has_tokenizer():
         return None
     return load_tokenizer(original.source, config=original.stock_config(), **original.gguf, **original.hub)
 
@@ -325,7 +325,7 @@ def complete_tokenizer(source: str | Path, origin: Origin, directory: Path, hub:
     if not any(read(name) for name in VOCABULARY):
         return []
     tokenizer = load_tokenizer(source, **hub)
-    if not origin.files.keys() & {*VOCABULARY}:
+    if not origin.has_tokenizer():
         write_tokenizer(tokenizer, directory)
         return [f"the original had no tokenizer, so that of {source} was written"]
     if tokenizer(TEXTS)["input_ids"] == load_tokenizer(directory)(TEXTS)["input_ids"]:

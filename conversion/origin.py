@@ -29,6 +29,7 @@ from .modules import (
     Read,
     complete_settings,
     is_module_file,
+    parse,
     read_modules,
     transformer_folder,
     with_transformer_in_root,
@@ -48,6 +49,8 @@ VOCABULARY = (
     *("spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "source.spm", "target.spm"),
     *("tokenizer.model", "tokenizer.model.v1", "tokenizer.model.v2", "tokenizer.model.v3", "tekken.json"),
 )
+# The classes of tokenizers that need none of them.
+WITHOUT_VOCABULARY = ("ByT5Tokenizer",)
 TOKENIZER_FILES = (
     *(*VOCABULARY, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json"),
     *("chat_template.jinja", "chat_template.json"),
@@ -83,6 +86,12 @@ class Origin:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, architecture=ARCHITECTURES[state["architecture"]])
+
+    def has_tokenizer(self) -> bool:
+        """Whether the checkpoint has a tokenizer: a file of its tokens, or a class that reads bytes."""
+        settings = parse(self.files.get(TOKENIZER_CONFIG))
+        named = (settings.get("tokenizer_class"), self.config.get("tokenizer_class"))
+        return any(name in self.files for name in VOCABULARY) or any(name in WITHOUT_VOCABULARY for name in named)
 
     def original_config(self) -> PreTrainedConfig:
         """The unchanged original configuration."""

@@ -23,6 +23,7 @@ from transformers import (
     AutoTokenizer,
     BertForPreTraining,
     BertForQuestionAnswering,
+    ByT5Tokenizer,
     PreTrainedTokenizerFast,
     pipeline,
 )
@@ -233,6 +234,25 @@ def test_without_a_tokenizer(classifier, tmp_path, capsys):
     assert main([str(tmp_path / "ours"), str(tmp_path / "back")]) == 0
     assert "the original had no tokenizer, so that of" in capsys.readouterr().out
     assert AutoTokenizer.from_pretrained(tmp_path / "back")("t9 t7")["input_ids"] == [9, 7]
+
+
+@pytest.mark.parametrize("file", [CONFIG, "tokenizer_config.json"])
+def test_a_tokenizer_without_a_vocabulary(file, tmp_path):
+    """ByT5 reads bytes. Its class is named in one of two files."""
+    stock = stock_model("t5", "AutoModelForSeq2SeqLM", torch.float32, vocab_size=400)
+    stock.save_pretrained(tmp_path / "source")
+    ByT5Tokenizer().save_pretrained(tmp_path / "source")
+    path = tmp_path / "source" / "tokenizer_config.json"
+    content = json.loads(path.read_text())
+    del content["tokenizer_class"]
+    path.write_text(json.dumps(content))
+    path = tmp_path / "source" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "ByT5Tokenizer"}))
+    assert not convert(tmp_path / "source", tmp_path / "ours").notes
+    assert AutoTokenizer.from_pretrained(tmp_path / "ours")("a é")["input_ids"] == [100, 35, 198, 172, 1]
+    assert not convert(tmp_path / "ours", tmp_path / "back").notes
+    source, back = (tmp_path / name / "tokenizer_config.json" for name in ("source", "back"))
+    assert back.read_bytes() == source.read_bytes()
 
 
 def test_another_tokenizer_beside_the_model_is_named(ours, tmp_path):
