@@ -1,6 +1,7 @@
 """The engine `ctranslate2`: CTranslate2 writes, in float32 or with int8 weights."""
 
 import itertools
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from ..data.errors import InputError, RowError
 from ..data.objects import read_object
 from ..tasks.base import MAX_LOGITS
 from .ctranslate2_spec import TABLE_LENGTH, build_spec, check_model
+
+logger = logging.getLogger(__name__)
 
 # A folder, because CTranslate2 has a config.json of its own.
 FOLDER, GENERATION = "ctranslate2", "generation_config.json"
@@ -27,7 +30,13 @@ WITHOUT_EFFECT = {
     *("pad_token_id", "early_stopping", "use_cache", "transformers_version", "cache_implementation"),
     *("return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states"),
     *("num_return_sequences", "_from_model_config"),
+    # CTranslate2 always does it.
+    "renormalize_logits",
 }
+# Those that forbid tokens.
+FORBIDDING = ("suppress_tokens", "bad_words_ids", "no_repeat_ngram_size", "min_length", "min_new_tokens")
+# Factors that change nothing if they are 1.
+FACTORS = ("repetition_penalty", "encoder_repetition_penalty", "typical_p", "guidance_scale", "num_beam_groups")
 
 
 class CTranslate2Model:
@@ -203,10 +212,8 @@ def search_options(settings: GenerationConfig, vocab_size: int) -> dict[str, Any
 
 def changes_probabilities(settings: GenerationConfig) -> bool:
     """Whether the search reads other probabilities than the model's, because tokens are forced or suppressed."""
-    names = ("suppress_tokens", "bad_words_ids", "no_repeat_ngram_size", "min_length", "min_new_tokens")
-    return any(getattr(settings, name) for name in names) or any(
-        getattr(settings, name) is not None for name in ("forced_bos_token_id", "forced_eos_token_id")
-    )
+    forced = (settings.forced_bos_token_id, settings.forced_eos_token_id)
+    return any(getattr(settings, name) for name in FORBIDDING) or any(token is not None for token in forced)
 
 
 def ends_of(settings: GenerationConfig) -> list[int]:
@@ -236,9 +243,25 @@ def first_token(settings: GenerationConfig) -> int:
     return next((token for token in (settings.bos_token_id, *ends_of(settings)) if token is not None), 0)
 
 
+def has_effect(name: str, value: Any) -> bool:
+    """Whether a setting of generation may change an answer: it is not off."""
+    return bool(value) and not (name in FACTORS and value == 1)
+
+
+def warn_of_beams(settings: GenerationConfig) -> None:
+    """Log that beams are ranked by other probabilities than those of transformers, if they are."""
+    names = [name for name in FORBIDDING if getattr(settings, name)]
+    if names and (settings.num_beams or 1) > 1 and not settings.renormalize_logits:
+        logger.warning(
+            "generation_config: with %s, beams are ranked as transformers ranks them with renormalize_logits=True; "
+            "without it, many answers differ",
+            ", ".join(names),
+        )
+
+
 def check_generation(settings: GenerationConfig, has_encoder: bool) -> None:
     """Raises InputError for settings of generation that CTranslate2 does not have."""
-    given = settings.to_diff_dict()
+    given = {name: value for name, value in settings.to_diff_dict().items() if has_effect(name, value)}
     unknown = sorted(name for name in given if name not in READ | WITHOUT_EFFECT)
     if settings.do_sample and (settings.num_beams or 1) > 1:
         unknown.append("do_sample with num_beams")
@@ -275,6 +298,7 @@ def write(model: PreTrainedModel, directory: Path, int8: bool) -> None:
     check_model(model)
     settings = model.generation_config
     check_generation(settings, model.config.is_encoder_decoder)
+    warn_of_beams(settings)
     first = first_token(settings)
     start = settings.decoder_start_token_id
     spec = build_spec(model, first if start is None else start)

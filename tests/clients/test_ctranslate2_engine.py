@@ -129,6 +129,33 @@ def test_settings_of_generation_are_those_of_transformers(name, settings, model_
     assert any(answer["prediction"] for answer in actual)
 
 
+def test_beams_are_ranked_by_what_is_left(tmp_path, caplog):
+    """Where tokens are forbidden, as transformers does with renormalize_logits; without it, a warning says so."""
+    model = float32(WRITERS[1])
+    settings = {"num_beams": 4, "no_repeat_ngram_size": 2, "bad_words_ids": [[1], [5]], "max_new_tokens": 8}
+    settings |= {"decoder_start_token_id": 1, "forced_eos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1}
+    ids = torch.randint(3, 99, (16, 6))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    expected = {}
+    for renormalizes in (True, False):
+        model.generation_config = GenerationConfig.from_dict(settings | {"renormalize_logits": renormalizes})
+        expected[renormalizes] = model.generate(**inputs)[:, 1:].tolist()
+        (tmp_path / str(renormalizes)).mkdir()
+        other = exported(model, tmp_path / str(renormalizes))
+        assert ("with bad_words_ids, no_repeat_ngram_size, beams are" in caplog.text) is not renormalizes
+        written = [tokens for tokens, _ in other.write(inputs, {})]
+        assert written == [row[: len(tokens)] for row, tokens in zip(expected[True], written, strict=True)]
+    assert expected[True] != expected[False]
+
+
+def test_settings_that_are_off_are_not_refused(tmp_path):
+    model = float32(WRITERS[0])
+    off = {"repetition_penalty": 1.0, "typical_p": 1.0, "num_beam_groups": 1, "encoder_no_repeat_ngram_size": 0}
+    off |= {"remove_invalid_values": False, "forced_decoder_ids": None, "guidance_scale": 1}
+    model.generation_config = GenerationConfig.from_dict(model.generation_config.to_dict() | off)
+    exported(model, tmp_path)
+
+
 @pytest.mark.parametrize("settings", [{"forced_bos_token_id": 6}, {"min_length": 6}, {"max_length": 4}], ids=str)
 def test_settings_of_an_encoder_decoder(settings, model_of, tmp_path):  # noqa: F811
     shutil.copytree(model_of("seq2seq-lm"), tmp_path / "model")
