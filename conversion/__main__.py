@@ -40,8 +40,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--head",
         choices=HEADS,
         metavar="HEAD",
-        help=f"{', '.join(HEADS)}; default: that of the class in config.json. A head that a checkpoint of another "
-        "architecture does not have is initialized randomly",
+        help=f"{', '.join(HEADS)}; default: that of the class in config.json, or the one that sentence-transformers "
+        "loads. A head that a checkpoint of another architecture does not have is initialized randomly",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace TARGET if it holds a model and no other files"

@@ -18,7 +18,7 @@ from ..data.writing import atomic_directory
 from ..modeling.families import FAMILIES
 from .checkpoint import Checkpoint
 from .comparison import compare
-from .modules import MODULES, is_module_file, unusable_modules
+from .modules import MODULES, is_module_file, transformer_class, unusable_modules
 from .origin import FOLDER, VOCABULARY, Origin, reader
 from .reading import (
     MODEL_TYPES,
@@ -114,7 +114,8 @@ def convert(
     Args:
         source: a directory or a repository of the Hub.
         target: the directory to write. It gets its name when everything is written and compared with the source.
-        head: one of HEADS; None: what config.json names.
+        head: one of HEADS; None: what sentence-transformers loads, if there is a modules.json, else what config.json
+            names.
         overwrite: replace a directory that holds a model and no other files.
         revision: a branch, a tag or a commit of the repository.
         model_type: to seqblend only: the architecture, if config.json does not name it.
@@ -222,6 +223,9 @@ def find_head(
 def convert_to_ours(original: Original, target: Path, head: str | None, dtype: torch.dtype | str | None) -> Conversion:
     """Convert a checkpoint of another architecture. Arguments and errors are those of `convert`."""
     source, architecture = original.source, original.architecture
+    module_class = transformer_class(original.files)
+    if head is None and module_class is not None and module_class in architecture.heads:
+        head = SHORT_NAMES[module_class]
     auto_class = find_head(
         source,
         architecture.model_type,
@@ -239,7 +243,7 @@ def convert_to_ours(original: Original, target: Path, head: str | None, dtype: t
         del model
         if tokenizer is not None:
             write_tokenizer(tokenizer, directory)
-        if MODULES in origin.files and original.saved_head() is auto_class:
+        if MODULES in origin.files and (module_class == auto_class.__name__ or original.saved_head() is auto_class):
             notes += write_modules(origin, directory)
         saved = auto_class.from_pretrained(directory, dtype="auto", trust_remote_code=False)
         stock = load_stock_again(original, architecture.head_for(auto_class.__name__), saved.dtype)

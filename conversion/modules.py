@@ -6,7 +6,7 @@ normalization) has a folder of its own.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .table import ConversionError
@@ -21,6 +21,13 @@ MODULE_FILES = ("config.json", "lstm_config.json", "cnn_config.json", "model.saf
 # The folder of a module. original_files/ is that of origin.py.
 FOLDER = re.compile(r"(?!original_files$)\w[\w.-]*")
 TOKENIZER_CONFIG = "tokenizer_config.json"
+# The Auto classes that the transformer of sentence-transformers loads, by its `transformer_task`.
+AUTO_CLASSES = {
+    "feature-extraction": "AutoModel",
+    "fill-mask": "AutoModelForMaskedLM",
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "text-generation": "AutoModelForCausalLM",
+}
 
 # Returns the content of a file by its path, or None if it does not exist.
 Read = Callable[[str], bytes | None]
@@ -80,6 +87,24 @@ def transformer_folder(read: Read, name: str) -> str:
     modules = [] if content is None else parse_modules(content, name)
     folder = module_folder(modules[0]) if modules else ""
     return folder if FOLDER.fullmatch(folder) else ""
+
+
+def transformer_class(files: Mapping[str, bytes]) -> str | None:
+    """The name of the Auto class that the transformer of sentence-transformers loads; None if there is none.
+
+    Args:
+        files: the contents of sentence-transformers' files by path.
+
+    Raises:
+        ConversionError: modules.json is damaged.
+    """
+    modules = parse_modules(files[MODULES], MODULES) if MODULES in files else []
+    kind = str(modules[0].get("type")) if modules else ""
+    if not kind.startswith("sentence_transformers."):
+        return None
+    default = "fill-mask" if kind.endswith(".MLMTransformer") else "feature-extraction"
+    settings = parse(next((files[name] for name in SETTINGS if name in files), None))
+    return AUTO_CLASSES.get(str(settings.get("transformer_task", default)))
 
 
 def with_transformer_in_root(content: bytes, name: str) -> bytes:

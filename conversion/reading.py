@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,11 @@ class Original:
     config: dict[str, Any]
     hub: dict[str, Any]
     gguf: dict[str, str]
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        """The contents of its other files that are preserved, by path."""
+        return read_files(self.source, **self.hub)
 
     @classmethod
     def open(
@@ -400,7 +406,7 @@ def load_stock(
                 f"projection to the labels in place of {name}"
             )
         raise ConversionError(f"{source}: {name} has the shape {tuple(found)}, by config.json {tuple(expected)}")
-    origin = Origin(architecture, original.config, dtype, read_files(source, **original.hub))
+    origin = Origin(architecture, original.config, dtype, original.files)
     new = replaced | head_tensors(architecture, head, source, report["missing_keys"])
     initialized = sorted(
         {target for name in new if (found := match(head.patterns, name)) is not None for target in found[0]}

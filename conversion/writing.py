@@ -15,7 +15,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME
 from ..data.writing import is_users_card, move_into
 from .adapters import write_adapter
 from .checkpoint import ADAPTER_FILES, WEIGHT_FILES, read_json
-from .modules import is_module_file
+from .modules import is_module_file, transformer_class
 from .origin import CARD, GENERATION, Origin, origin_of, without_adapter
 from .reading import auto_class_of, base_prefix, quiet
 from .table import ConversionError, TensorMap
@@ -160,15 +160,13 @@ def fits(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
 def write_files(model: PreTrainedModel, origin: Origin, directory: Path) -> None:
     """Write the preserved files; generation_config.json only if the model's settings have not changed.
 
-    The modules of sentence-transformers are written only with the class that they were made for: with modules.json a
-    classifier would be opened as a model of embeddings.
+    The modules of sentence-transformers are written only with the class that they load, or that they were saved with:
+    with modules.json a classifier would be opened as a model of embeddings.
     """
-    stock, named = (
-        origin.architecture.heads[auto_class_of(model).__name__].stock,
-        origin.config.get("architectures") or [],
-    )
+    name, named = auto_class_of(model).__name__, origin.config.get("architectures") or []
+    has_modules = origin.architecture.heads[name].stock in named or name == transformer_class(origin.files)
     for path, content in origin.files.items():
-        if is_module_file(path) and named and stock not in named:
+        if is_module_file(path) and not has_modules:
             continue
         if path == GENERATION and model.can_generate() and not is_same_generation(model, content):
             continue

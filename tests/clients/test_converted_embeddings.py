@@ -229,9 +229,10 @@ def test_a_model_that_is_trained_without_the_package(places, tmp_path):
     np.testing.assert_array_equal(opened(places[2]).encode(TEXTS), stock.encode(TEXTS))
 
 
-def test_a_model_that_was_not_one_of_sentence_transformers(tmp_path, places):
+@pytest.mark.parametrize("model_class", [BertModel, BertForMaskedLM])
+def test_a_model_that_was_not_one_of_sentence_transformers(model_class, tmp_path, places):
     """A plain BERT, converted and trained in a SentenceTransformer, is converted back to one."""
-    convert(save_bert(places[0]), places[1])
+    convert(save_bert(places[0], model_class), places[1], head="base")
     transformer = Transformer(str(places[1]))
     model = SentenceTransformer(modules=[transformer, Pooling(32, pooling_mode="cls")], device="cpu")
     model.max_seq_length = 9
@@ -296,6 +297,19 @@ def test_a_module_with_code_of_its_own_is_named(places):
         "sentence-transformers cannot open it, because its module my_modules.Dense is not preserved"
     ]
     assert not (places[1] / "modules.json").exists()
+
+
+@pytest.mark.parametrize("head", [None, "base"])
+def test_an_embedder_whose_configuration_names_a_language_model(head, places):
+    """As that of all-mpnet-base-v2 does: sentence-transformers loads the base model."""
+    stock = save_embedder(places[0])
+    config = json.loads((places[0] / "config.json").read_text())
+    (places[0] / "config.json").write_text(json.dumps(config | {"architectures": ["BertForMaskedLM"]}))
+    conversion = convert(*places[:2], head=head)
+    assert conversion.class_name == "BlendEncoderModel" and not conversion.report.initialized
+    convert(*places[1:])
+    for place in places[1:]:
+        np.testing.assert_allclose(opened(place).encode(TEXTS), stock.encode(TEXTS), atol=1e-6)
 
 
 def test_another_head_is_no_embedder(places):
