@@ -6,6 +6,8 @@ from ..configuration.encoder import BlendEncoderConfig
 from .llama import FIELDS, LLAMA, ROPE
 from .table import Architecture, ConversionError, Head, Setting
 
+# The name of classifier_pooling in the code that came with its checkpoints. transformers does not read it.
+OLD_KEY = "clf_pooling"
 # What is pooled: hidden states, or, for `late`, the outputs of the hidden layer (stock takes the mean of the logits,
 # which is the same).
 POOLINGS = {"bos": "cls", "mean": "mean", "late": "hidden_mean"}
@@ -22,7 +24,18 @@ def write_pooling(config: BlendEncoderConfig) -> dict[str, str]:
     names = {name: original for original, name in POOLINGS.items()}
     if config.pooling not in names:
         raise ConversionError(f"a configuration of eurobert cannot express pooling={config.pooling!r}")
-    return {"classifier_pooling": names[config.pooling]}
+    return dict.fromkeys(("classifier_pooling", OLD_KEY), names[config.pooling])
+
+
+def check_old_key(original: Any) -> None:
+    """Raises ConversionError if the pooling under its old name is not that under the name that transformers reads."""
+    pooling = original.classifier_pooling
+    old = getattr(original, OLD_KEY, pooling)
+    if old != pooling:
+        raise ConversionError(
+            f"eurobert: {OLD_KEY}={old!r} is not read by transformers, which takes {pooling!r}; write config.json "
+            "with the name classifier_pooling"
+        )
 
 
 EUROBERT = Architecture(
@@ -46,7 +59,7 @@ EUROBERT = Architecture(
     settings=(
         ROPE,
         Setting(
-            ("classifier_pooling",),
+            ("classifier_pooling", OLD_KEY),
             read_pooling,
             write_pooling,
         ),
@@ -56,7 +69,7 @@ EUROBERT = Architecture(
         "AutoModel": Head("EuroBertModel"),
         "AutoModelForMaskedLM": Head("EuroBertForMaskedLM", {"lm_head": "lm_head"}),
         "AutoModelForSequenceClassification": Head(
-            "EuroBertForSequenceClassification", {"dense": "head.dense", "classifier": "score"}
+            "EuroBertForSequenceClassification", {"dense": "head.dense", "classifier": "score"}, check=check_old_key
         ),
         "AutoModelForTokenClassification": Head("EuroBertForTokenClassification", {"classifier": "classifier"}),
     },

@@ -229,6 +229,19 @@ def test_a_value_that_ours_cannot_compute_is_refused(model_type, tmp_path):
         from_original(tmp_path, auto(head))
 
 
+def test_a_pooling_that_transformers_does_not_read_is_refused(tmp_path):
+    """EuroBERT's checkpoints have an older name for it. Only a classifier pools; a change writes both names."""
+    name = "AutoModelForSequenceClassification"
+    stock_model("eurobert", name, torch.float32).save_pretrained(tmp_path / "source")
+    change(tmp_path / "source", clf_pooling="mean")
+    from_original(tmp_path / "source")
+    with pytest.raises(ConversionError, match="clf_pooling='mean' is not read by transformers, which takes 'late'"):
+        from_original(tmp_path / "source", auto(name))
+    change(tmp_path / "source", clf_pooling="late")
+    to_original(from_original(tmp_path / "source", auto(name), pooling="cls"), tmp_path / "back")
+    assert from_original(tmp_path / "back", auto(name)).config.pooling == "cls"
+
+
 @pytest.mark.parametrize("auto_class", [AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM])
 def test_a_head_that_ours_does_not_have_is_refused(auto_class, bert):
     with pytest.raises(
