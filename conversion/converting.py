@@ -30,8 +30,9 @@ from .reading import (
     quiet,
     read_original_config,
 )
-from .table import ConversionError, Head, find_named
+from .table import Architecture, ConversionError, Head, find_named
 from .target import check_target
+from .tensors import sinusoids
 from .writing import to_original
 
 # The short names of the heads: those of the tasks that train them. tasks/ may not be imported here.
@@ -263,15 +264,28 @@ def convert_to_ours(original: Original, target: Path, head: str | None, dtype: t
 
 
 def load_stock_again(original: Original, head: Head, dtype: torch.dtype) -> PreTrainedModel:
-    """The stock model of a checkpoint, for the comparison."""
-    return head.stock_class.from_pretrained(
+    """The stock model of a checkpoint, with weights rounded to a dtype, for the comparison."""
+    stock: PreTrainedModel = head.stock_class.from_pretrained(
         original.source,
         config=original.stock_config(),
-        dtype=dtype,
+        # In half precision, some stock classes keep weights in float32, and others round constants.
+        dtype=torch.promote_types(dtype, torch.float32),
         trust_remote_code=False,
         **original.gguf,
         **original.hub,
     )
+    for tensor in stock.state_dict().values():
+        if tensor.is_floating_point() and tensor.dtype != dtype:
+            tensor.copy_(tensor.to(dtype))
+    return with_exact_sinusoids(stock, original.architecture, head)
+
+
+def with_exact_sinusoids(stock: PreTrainedModel, architecture: Architecture, head: Head) -> PreTrainedModel:
+    """The stock model, changed in place: its tables of sinusoids, which half precision rounds, become exact."""
+    for name, table in stock.state_dict().items():
+        if architecture.is_sinusoidal(architecture.base_name(name, head)):
+            table.copy_(sinusoids(*table.shape))
+    return stock
 
 
 def write_modules(origin: Origin, directory: Path) -> list[str]:
@@ -373,17 +387,18 @@ def convert_to_original(
     model.origin = origin
     with atomic_directory(target) as directory, quiet():
         to_original(model, directory, legacy_keys)
-        stock_class = architecture.head_for(auto_class.__name__).stock_class
-        stock = stock_class.from_pretrained(directory, dtype="auto", trust_remote_code=False)
+        written = architecture.heads[auto_class.__name__]
+        dtype = torch.promote_types(model.dtype, torch.float32)
+        stock = written.stock_class.from_pretrained(directory, dtype=dtype, trust_remote_code=False)
         parameters = stock.num_parameters()
-        error = compare(model, stock)
+        error = compare(model, with_exact_sinusoids(stock, architecture, written))
         notes = complete_tokenizer(source, origin, directory, hub)
     return Conversion(
         target=target,
         origin=origin,
-        tensors=restored_tensors(origin, architecture.head_for(auto_class.__name__)),
+        tensors=restored_tensors(origin, written),
         to_ours=False,
-        class_name=stock_class.__name__,
+        class_name=written.stock,
         head=auto_class.__name__,
         parameters=parameters,
         error=error,

@@ -108,12 +108,14 @@ def check_preserved(architecture: Architecture, head: Head, name: str, tensor: t
         check_sinusoids(name, tensor)
 
 
+def sinusoids(rows: int, width: int) -> torch.Tensor:
+    """The table of positions (rows, width) that seqblend computes."""
+    return SinusoidalPositions(rows, width)(torch.zeros(1, rows, width), torch.arange(rows)[None])[0]
+
+
 def check_sinusoids(name: str, table: torch.Tensor) -> None:
     """Raises ConversionError if a table of positions (P, E) differs from the computed one by more than rounding."""
-    rows, width = table.shape
-    positions = torch.arange(rows)[None]
-    computed = SinusoidalPositions(rows, width)(torch.zeros(1, rows, width), positions)[0]
-    difference = (computed - table.float()).abs().max().item()
+    difference = (sinusoids(*table.shape) - table.float()).abs().max().item()
     if difference > SINUSOID_ERROR:
         raise ConversionError(f"{name!r} differs from the computed sinusoids by up to {difference:.3g}")
 

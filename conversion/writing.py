@@ -19,6 +19,7 @@ from .modules import is_module_file, transformer_class
 from .origin import CARD, GENERATION, Origin, origin_of, without_adapter
 from .reading import auto_class_of, base_prefix, quiet
 from .table import ConversionError, TensorMap
+from .tensors import sinusoids
 
 
 def to_original(model: Any, directory: str | Path, legacy_keys: bool = False) -> None:
@@ -137,7 +138,9 @@ def stock_model(model: PreTrainedModel, origin: Origin) -> tuple[PreTrainedModel
                 # Tied names share one tensor, which is saved once; untied names each need their own.
                 state[name] = restored[key] if config.tie_word_embeddings else restored[key].clone()
         elif tensor is not None:
-            state[name] = tensor.to(dtype)
+            # Half precision has rounded it, and a trained model is written as it computes.
+            is_rounded = architecture.is_sinusoidal(architecture.base_name(name, head)) and dtype != origin.dtype
+            state[name] = (sinusoids(*tensor.shape) if is_rounded else tensor).to(dtype)
     stock.load_state_dict(state, strict=False, assign=True)
     if model.can_generate():
         stock.generation_config = model.generation_config

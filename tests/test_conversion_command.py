@@ -28,7 +28,7 @@ from transformers import (
     pipeline,
 )
 
-from seqblend import BlendEncoderConfig, BlendEncoderForMaskedLM
+from seqblend import BlendEncoderConfig, BlendEncoderForMaskedLM, to_original
 from seqblend.checkpoints.loading import load_config, load_weights
 from seqblend.conversion import ConversionError, comparison, convert, converting
 from seqblend.conversion.__main__ import main
@@ -273,12 +273,37 @@ def test_dtypes(dtype, classifier, tmp_path):
     assert model.dtype == getattr(torch, dtype)
 
 
-def test_half_precision_goes_back_as_it_was(tmp_path):
-    stock_model("llama", "AutoModelForCausalLM", torch.bfloat16).save_pretrained(tmp_path / "theirs")
-    convert(tmp_path / "theirs", tmp_path / "ours")
-    convert(tmp_path / "ours", tmp_path / "back")
+# T5 of transformers keeps some weights in float32 in a model in float16; the others compute sinusoids.
+IN_HALF = ["llama", "t5", "marian", "pegasus", "m2m_100"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("model_type", IN_HALF)
+def test_half_precision_goes_back_as_it_was(model_type, dtype, tmp_path):
+    head = "AutoModelForCausalLM" if model_type == "llama" else "AutoModelForSeq2SeqLM"
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    stock_model(model_type, head, dtype).save_pretrained(theirs)
+    convert(theirs, ours)
+    convert(ours, tmp_path / "back")
     before, after = (load_file(tmp_path / name / WEIGHTS) for name in ("theirs", "back"))
-    assert all(torch.equal(after[name], before[name]) and after[name].dtype == torch.bfloat16 for name in before)
+    assert all(torch.equal(after[name], before[name]) and after[name].dtype == dtype for name in before)
+    # Trained in float32, it is written in float32; so are sinusoids, which half precision has rounded.
+    model = auto(head).from_pretrained(ours)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.001)
+    to_original(model, tmp_path / "trained")
+    again = ARCHITECTURES[model_type].heads[head].stock_class.from_pretrained(tmp_path / "trained").eval()
+    assert comparison.compare(model, again) < 1e-5
+
+
+@pytest.mark.parametrize("model_type", IN_HALF)
+def test_weights_are_rounded_if_asked_for(model_type, tmp_path):
+    head = "AutoModelForCausalLM" if model_type == "llama" else "AutoModelForSeq2SeqLM"
+    stock_model(model_type, head, torch.float32).save_pretrained(tmp_path / "theirs")
+    assert convert(tmp_path / "theirs", tmp_path / "ours", dtype="float16").error < 1e-5
+    assert auto(head).from_pretrained(tmp_path / "ours", dtype="auto").dtype == torch.float16
+    assert convert(tmp_path / "ours", tmp_path / "back").error < 1e-5
 
 
 def test_a_configuration_without_names(classifier, tmp_path, capsys):
