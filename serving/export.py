@@ -23,6 +23,7 @@ from ..hub_card.verify import write_reference
 from ..modeling.families import FAMILIES
 from ..tasks.models import position_limit, reads_token_types
 from ..tokenization.loading import load_tokenizer
+from ..training.models import check_vocabulary
 from ..training.progress import hide_bars
 from ..version import __version__
 from .engines import ENGINES, EXPORTED, QUANTIZATIONS, Writer, load_engine, needed_packages
@@ -96,6 +97,7 @@ def export(
     check_target(target, source if source.is_dir() else directory, overwrite, EXPORTED)
     model = load_eager(directory)
     tokenizer = load_tokenizer(directory)
+    check_vocabulary(model.config, tokenizer, directory)
     texts = example_texts(directory)
     max_length = max_length_of(directory, None, model.config, 0)
     settings = {"engine": engine, "quantization": quantization, "max_length": max_length, "seqblend": __version__}

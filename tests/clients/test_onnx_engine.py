@@ -20,6 +20,7 @@ from test_prediction import (  # noqa: F401 - model_of is a fixture
     rows_of,
     write,
 )
+from transformers import AutoTokenizer
 
 from seqblend import Predictor
 from seqblend.__main__ import main
@@ -122,6 +123,18 @@ def test_a_run_is_compared_on_its_own_inputs_and_keeps_its_length(model_of, tmp_
 def test_bad_options_are_refused(options, words, model_of, tmp_path):  # noqa: F811
     with pytest.raises(InputError, match=words):
         export(model_of(CLASSIFY), tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("engine, name", [("onnx", CLASSIFY), ("ctranslate2", "causal-lm")])
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(engine, name, model_of, tmp_path):  # noqa: F811
+    """CTranslate2 would read them as padding."""
+    shutil.copytree(model_of(name), tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    tokenizer.add_tokens([f"new{index}" for index in range(300)])
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(InputError, match=r"model: vocab_size=.* is less than the .* entries of the tokenizer"):
+        export(tmp_path / "model", tmp_path / "out", engine)
     assert not (tmp_path / "out").exists()
 
 
