@@ -27,6 +27,7 @@ from .reading import (
     as_dtype,
     find_architecture,
     is_own,
+    open_stock,
     quiet,
     read_original_config,
 )
@@ -265,15 +266,8 @@ def convert_to_ours(original: Original, target: Path, head: str | None, dtype: t
 
 def load_stock_again(original: Original, head: Head, dtype: torch.dtype) -> PreTrainedModel:
     """The stock model of a checkpoint, with weights rounded to a dtype, for the comparison."""
-    stock: PreTrainedModel = head.stock_class.from_pretrained(
-        original.source,
-        config=original.stock_config(),
-        # In half precision, some stock classes keep weights in float32, and others round constants.
-        dtype=torch.promote_types(dtype, torch.float32),
-        trust_remote_code=False,
-        **original.gguf,
-        **original.hub,
-    )
+    # In half precision, some stock classes keep weights in float32, and others round constants.
+    stock, _ = open_stock(original, head, original.stock_config(), torch.promote_types(dtype, torch.float32))
     for tensor in stock.state_dict().values():
         if tensor.is_floating_point() and tensor.dtype != dtype:
             tensor.copy_(tensor.to(dtype))

@@ -18,6 +18,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, cached_file, find_adapter_config_file, logging
 
 from ..configuration.recipe_config import RecipeConfig
+from ..data.errors import loading_error_line
 from ..modeling.families import FAMILIES
 from .checkpoint import Checkpoint, is_buffer
 from .origin import Origin, find_transformer, read_files
@@ -165,7 +166,7 @@ class Original:
         _, head = find_classes(self.architecture, auto_class)
         try:
             return self.architecture.read_config(self.stock_config(**labels or {}), head, overrides)
-        except (ValueError, StrictDataclassError) as error:
+        except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
             raise ConversionError(f"{self.source}: {' '.join(str(error).split())}") from error
 
     def convert(
@@ -386,17 +387,7 @@ def load_stock(
     if checkpoint is not None:
         checkpoint.check_collisions(head.stock_class.base_model_prefix)
     dtype = torch.float32 if checkpoint is None else checkpoint.dtype()
-    with quiet():
-        stock, report = head.stock_class.from_pretrained(
-            source,
-            config=config,
-            dtype=dtype,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # the error of transformers does not name the tensors
-            trust_remote_code=False,
-            **original.gguf,
-            **original.hub,
-        )
+    stock, report = open_stock(original, head, config, dtype)
     replaced = {name for name in stock.state_dict() if new_labels and projects_labels(head, name)}
     if mismatched := sorted(each for each in report["mismatched_keys"] if each[0] not in replaced):
         name, found, expected = mismatched[0]
@@ -413,6 +404,36 @@ def load_stock(
     )
     ignored = preserve_unexpected(origin, head, source, checkpoint, report["unexpected_keys"])
     return stock, origin, set(report["missing_keys"]), LoadReport(initialized, ignored)
+
+
+def open_stock(
+    original: Original, head: Head, config: PreTrainedConfig, dtype: torch.dtype
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The stock model of a checkpoint, and the loading info of from_pretrained.
+
+    Raises:
+        ConversionError: transformers cannot build or load the model.
+        OSError: a file cannot be read.
+    """
+    try:
+        with quiet():
+            stock, report = head.stock_class.from_pretrained(
+                original.source,
+                config=config,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # the error of transformers does not name the tensors
+                trust_remote_code=False,
+                **original.gguf,
+                **original.hub,
+            )
+    except OSError:
+        raise
+    except Exception as error:  # transformers and torch raise errors of any class for wrong values in config.json
+        raise ConversionError(
+            f"{original.source} cannot be loaded as {head.stock} ({loading_error_line(error)})"
+        ) from error
+    return stock, report
 
 
 def projects_labels(head: Head, name: str) -> bool:
