@@ -165,7 +165,10 @@ class Original:
         """
         _, head = find_classes(self.architecture, auto_class)
         try:
-            return self.architecture.read_config(self.stock_config(**labels or {}), head, overrides)
+            config = self.architecture.read_config(self.stock_config(**labels or {}), head, overrides)
+            if "Classification" in auto_class.__name__:
+                check_labels(config)
+            return config
         except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
             raise ConversionError(f"{self.source}: {' '.join(str(error).split())}") from error
 
@@ -271,6 +274,13 @@ def check_whole_model(source: str | Path, gguf: dict[str, str], hub: dict[str, A
             f"{source} holds a whole model ({CONFIG_NAME}) and an adapter ({ADAPTER_CONFIG_NAME}), which transformers "
             "would load, too; move one of them to another directory"
         )
+
+
+def check_labels(config: RecipeConfig) -> None:
+    """Raises ConversionError if two labels have one name: the scores of an answer are by name."""
+    names = [*config.id2label.values()]
+    if twice := [name for index, name in enumerate(names) if name in names[:index]]:
+        raise ConversionError(f"id2label has the name {twice[0]!r} twice; give each its own name in config.json")
 
 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:

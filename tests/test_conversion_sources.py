@@ -156,6 +156,8 @@ def test_other_labels(auto_class, name, tmp_path):
     assert all(torch.equal(before[each], after[each]) for each in before.keys() - new)
     to_original(model, tmp_path / "back")
     assert_close(logits(auto_class.from_pretrained(tmp_path / "back").eval()), logits(model), 1e-5)
+    with pytest.raises(ConversionError, match="their: id2label has the name 'a' twice; give each"):
+        from_original(tmp_path / "their", auto_class, id2label={0: "a", 1: "b", 2: "a"})
     # Nothing is new if the number is the same.
     again = from_original(tmp_path / "their", auto_class, id2label=few, ignore_mismatched_sizes=True)
     assert torch.equal(again.state_dict()[f"{name}.weight"], before[f"{name}.weight"])
