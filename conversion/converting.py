@@ -226,8 +226,9 @@ def convert_to_ours(original: Original, target: Path, head: str | None, dtype: t
     """Convert a checkpoint of another architecture. Arguments and errors are those of `convert`."""
     source, architecture = original.source, original.architecture
     module_class = transformer_class(original.files)
-    if head is None and module_class is not None and module_class in architecture.heads:
-        head = SHORT_NAMES[module_class]
+    is_known = original.saved_head() is not None or not original.config.get("architectures")
+    if head is None and is_known and module_class in architecture.heads:
+        head = SHORT_NAMES[str(module_class)]
     auto_class = find_head(
         source,
         architecture.model_type,

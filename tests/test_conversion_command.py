@@ -600,6 +600,14 @@ def test_an_unsupported_class_lists_the_heads(stock_class, classifier, tmp_path,
     assert convert(tmp_path / "other", tmp_path / "ours", head="base").error < 1e-5
 
 
+def test_an_unsupported_class_of_an_embedder_is_named(classifier, tmp_path, capsys):
+    """As T5's encoder alone."""
+    change(classifier, architectures=["T5EncoderModel"])
+    modules = [{"path": "", "type": "sentence_transformers.models.Transformer"}]
+    (classifier / "modules.json").write_text(json.dumps(modules))
+    assert "names the class T5EncoderModel, which is not a" in refused(capsys, classifier, tmp_path / "ours")
+
+
 def test_a_head_of_another_family_is_refused(classifier, ours, tmp_path, capsys):
     for source in (classifier, ours):
         line = refused(capsys, source, tmp_path / "target", "--head", "causal-lm")
