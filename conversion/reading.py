@@ -1,6 +1,7 @@
 """Conversion of a checkpoint of another architecture to a model of seqblend."""
 
 import copy
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -278,8 +279,7 @@ def check_whole_model(source: str | Path, gguf: dict[str, str], hub: dict[str, A
 
 def check_labels(config: RecipeConfig) -> None:
     """Raises ConversionError if two labels have one name: the scores of an answer are by name."""
-    names = [*config.id2label.values()]
-    if twice := [name for index, name in enumerate(names) if name in names[:index]]:
+    if twice := [name for name, count in Counter(config.id2label.values()).items() if count > 1]:
         raise ConversionError(f"id2label has the name {twice[0]!r} twice; give each its own name in config.json")
 
 
