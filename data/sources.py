@@ -1,6 +1,7 @@
 """The sources of rows: files and globs, pairs of files with parallel lines, and data sets by name."""
 
 import logging
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
@@ -192,6 +193,8 @@ def named_sources(
     Raises:
         InputError: the data set cannot be loaded, or has no such split.
     """
+    # A shell does not expand `~` in a YAML file.
+    name = os.path.expanduser(name)
     found = load_splits(name, config_name, seed, streaming)
     own_names = {split: names.get(split, split) for split in STEPS if split in names or split in found}
     if not own_names:
@@ -233,7 +236,13 @@ def load_splits(name: str, config_name: str | None, seed: int, streaming: bool) 
         loaded = datasets.load_dataset(name, config_name)
         return {split: Split(split, rows, rows._fingerprint) for split, rows in loaded.items()}
     except Exception as error:  # `datasets`: every builder and the network raise their own exceptions
-        raise InputError(f"dataset_name: {name!r} cannot be loaded ({error_line(error)})") from error
+        raise InputError(f"dataset_name: {name!r} cannot be loaded ({reason_of(error)})") from error
+
+
+def reason_of(error: Exception) -> str:
+    """Why a data set cannot be loaded, in one line. The error of a broken file says so only in its cause."""
+    hides_cause = type(error) is datasets.exceptions.DatasetGenerationError and error.__cause__ is not None
+    return error_line(error.__cause__ if hides_cause else error)
 
 
 def load_slice(
@@ -246,7 +255,7 @@ def load_slice(
     try:
         rows = datasets.load_dataset(name, config_name, split=split_name)
     except Exception as error:  # load_dataset: every builder raises its own exceptions
-        raise InputError(f"{reason}, and no part such as train[:90%] ({error_line(error)})") from error
+        raise InputError(f"{reason}, and no part such as train[:90%] ({reason_of(error)})") from error
     return Split(split_name, rows, rows._fingerprint)
 
 

@@ -420,6 +420,23 @@ def test_a_data_set_by_name(tmp_path, monkeypatch):
     assert_refused(words, load_data, CLASSIFY, dataset_name=str(path), columns=columns)
 
 
+def test_a_data_set_in_the_home_directory(tmp_path, monkeypatch):
+    """A shell does not expand `~` in a file of options; the files of a split were found, but no data set."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "my data").mkdir()
+    write_json_lines(tmp_path / "my data/train.jsonl", [{"text": "a"}])
+    assert load_data(LANGUAGE, dataset_name="~/my data")["train"].to_dict() == {"text": ["a"]}
+
+
+def test_a_data_set_that_is_broken_says_why(tmp_path, monkeypatch):
+    """The error was only that an error had occurred."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    write(tmp_path / "train.jsonl", '{"text": "a"}\n{"text": b}\n')
+    words = [f"dataset_name: {str(tmp_path)!r} cannot be loaded", "JSON parse error"]
+    assert_refused(words, load_data, LANGUAGE, dataset_name=str(tmp_path))
+
+
 # --- What is refused ---
 
 TRAIN = '{"text": "t", "label": "a"}\n{"text": "t", "label": "b"}\n'
