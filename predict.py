@@ -61,8 +61,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         kind = next((each for each in (int, float) if each in types), str)
         parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=field.metadata["help"])
     given = parser.parse_args(argv)
-    if given.output == "-":
-        given.output = None
+    # A shell does not expand `~` after a `=`.
+    given.output = None if given.output in (None, "-") else os.path.expanduser(given.output)
     if given.input is not None and given.text is not None:
         parser.error("give --input or --text, not both")
     if given.input is None and given.text is None:

@@ -74,10 +74,19 @@ class MaskedLM(Task):
                 raise RowError(index, f"the text has no mask token {token!r}, so there is nothing to predict")
 
     def read_rows(self, rows: list[Row], settings: Settings) -> BatchEncoding:
-        """Texts with masks; `positions` are the masks."""
-        features = tokenize(settings, [row["text"] for row in rows])
+        """Texts with masks; `positions` are the masks.
+
+        Raises:
+            RowError: the tokenizer reads another number of masks, as a normalizer may change "［MASK］" to "[MASK]".
+        """
+        features, token = tokenize(settings, [row["text"] for row in rows]), settings.tokenizer.mask_token
         mask = settings.tokenizer.mask_token_id
         features["positions"] = [np.flatnonzero(np.equal(ids, mask)) for ids in features["input_ids"]]
+        for index, (row, positions, cut) in enumerate(zip(rows, features["positions"], features["cut"], strict=True)):
+            count = row["text"].count(token)
+            if len(positions) > count or (len(positions) < count and not cut):
+                reason = f"the tokenizer reads {len(positions)} masks, but the text has the mask token {token!r}"
+                raise RowError(index, f"{reason} {count} times")
         return features
 
     def run_model(

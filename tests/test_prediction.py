@@ -202,6 +202,13 @@ def with_truncation_side(directory, copy, side):
     return copy
 
 
+def copy_with_normalizer(model, copy, normalizer):
+    shutil.copytree(model, copy)
+    path = copy / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "normalizer": normalizer}))
+    return copy
+
+
 def test_tags_of_words_whose_beginning_is_cut_off(model_of, tmp_path):
     """They are those of the last words alone; they were given to the first words."""
     model = with_truncation_side(model_of(TAG), tmp_path / "left", "left")
@@ -235,6 +242,15 @@ def test_a_text_without_a_mask_is_refused(model_of, tmp_path, capsys):
     source = write(tmp_path / "rows.txt", [{"text": "a [MASK]"}, {"text": "a <mask>"}])
     assert main([str(model_of("masked-lm")), "--input", str(source), "--output", str(tmp_path / "a.jsonl")]) == 2
     assert "rows.txt: row 2: the text has no mask token '[MASK]'" in capsys.readouterr().err
+
+
+def test_a_mask_that_the_tokenizer_alone_sees_is_refused(model_of, tmp_path, capsys):
+    """NFKC makes a mask of one in full width, whose place in the text is unknown. It ended in a traceback."""
+    model = copy_with_normalizer(model_of("masked-lm"), tmp_path / "nfkc", {"type": "NFKC"})
+    source = write(tmp_path / "rows.txt", [{"text": "a [MASK]"}, {"text": "［MASK］ [MASK]"}])
+    assert main([str(model), "--input", str(source), "--output", str(tmp_path / "a.jsonl")]) == 2
+    reason = "rows.txt: row 2: the tokenizer reads 2 masks, but the text has the mask token '[MASK]' 1 times"
+    assert reason in capsys.readouterr().err
 
 
 # --- How much an answer has ---
@@ -454,6 +470,14 @@ def test_several_files_are_one_input_and_lines_do_for_every_task(model_of, tmp_p
     words.write_text("ab O\nc B-x\n\na O\n")
     answers = predict(model_of(TAG), words, tmp_path / "c.jsonl")
     assert [answer["input"] for answer in answers] == [["ab", "c"], ["a"]]
+
+
+def test_an_output_in_the_home_directory(model_of, tmp_path, monkeypatch):
+    """A shell does not expand `~` after a `=`; it was refused, while an input was found."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "rows.jsonl", rows_of(CLASSIFY))
+    assert main([str(model_of(CLASSIFY)), "--input=~/rows.jsonl", "--output=~/a.jsonl"]) == 0
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == len(rows_of(CLASSIFY))
 
 
 def test_an_output_may_be_packed(model_of, tmp_path):
