@@ -127,12 +127,14 @@ class LabelRule:
         is_number: the labels are numbers, which are named `LABEL_0` and so on.
         outside_first: the label `O` gets the id 0.
         min_labels: the smallest number of different labels that can be learnt.
+        is_set: a row has a set of labels, which may be empty.
     """
 
     column: str
     is_number: bool = False
     outside_first: bool = False
     min_labels: int = 1
+    is_set: bool = False
 
 
 @dataclass(frozen=True)

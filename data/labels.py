@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .columns import LabelRule
-from .errors import InputError
+from .errors import InputError, short_list
 from .sources import BATCH_ROWS, Origin
 
 
@@ -31,7 +31,8 @@ def label_names(
         known: the names of a saved model, if there is one.
 
     Raises:
-        InputError: there are too few labels, or a split has a label that is not among the names.
+        InputError: there are too few labels, every row has all of them, or a split has a label that is not among the
+            names.
     """
     if rule.is_number:
         return _number_names(data, origins, known)
@@ -44,6 +45,11 @@ def label_names(
         if len(names) < rule.min_labels:
             raise InputError(
                 f"{origins['train']}: every row has the label {names[0]!r}; at least two labels are needed"
+            )
+        if rule.is_set and _fewest_labels(data["train"], rule.column) == len(names):
+            raise InputError(
+                f"{origins['train']}: every row has all labels, {short_list(list(map(repr, names)))}, so there is "
+                "nothing to learn; if they are a 0 or 1 for each label, give the names of the labels of the row"
             )
         known = known if known is not None and sorted(known) == sorted(names) else names
     for split in data:
@@ -69,6 +75,12 @@ def _distinct(dataset: datasets.Dataset, column: str) -> set[str]:
         labels = table[column]
         found |= set(pc.unique(pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels).to_pylist())
     return found
+
+
+def _fewest_labels(dataset: datasets.Dataset, column: str) -> int:
+    """The smallest number of labels in a row with a list of them."""
+    tables = dataset.select_columns(column).with_format("arrow").iter(BATCH_ROWS)
+    return min(pc.min(pc.list_value_length(table[column])).as_py() for table in tables)
 
 
 def _labels(dataset: datasets.Dataset, column: str) -> Iterator[list[str]]:

@@ -61,7 +61,12 @@ class SequenceClassification(Task):
             {"text": TEXT, "text_pair": TEXT, "label": kind},
             answers=("label",),
             optional=("text_pair",),
-            labels=LabelRule("label", is_number=kind is NUMBERS, min_labels=1 if kind is SEVERAL_LABELS else 2),
+            labels=LabelRule(
+                "label",
+                is_number=kind is NUMBERS,
+                min_labels=1 if kind is SEVERAL_LABELS else 2,
+                is_set=kind is SEVERAL_LABELS,
+            ),
         )
 
     def config_fields(self, problem_type: str | None) -> dict[str, Any]:

@@ -108,6 +108,16 @@ def test_a_zero_or_one_for_each_label_is_refused(tmp_path, value):
         assert_refused(words, read_file, path, CLASSIFY, **SEVERAL)
 
 
+def test_a_zero_or_one_for_each_of_two_labels_is_refused(tmp_path):
+    """Alone each row could have the labels "0" and "1"; every row had both, and nothing said so."""
+    rows = [{"text": "t", "label": [1, 0]}, {"text": "t", "label": [0, 1]}]
+    path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    words = ["a.jsonl: every row has all labels, '0', '1'", "a 0 or 1 for each label"]
+    assert_refused(words, load_data, CLASSIFY, train_file=path, **SEVERAL)
+    path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, [*rows, {"text": "t", "label": ["0"]}])))
+    assert load_data(CLASSIFY, train_file=path, **SEVERAL).label_names == ["0", "1"]
+
+
 def test_labels_that_are_named_zero_and_one_are_read(tmp_path):
     assert [labels(tmp_path, cell, **SEVERAL) for cell in ("0 1", "1", "2 1 2")] == [["0", "1"], ["1"], ["2", "1"]]
 
