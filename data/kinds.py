@@ -76,9 +76,10 @@ def _words(value: Any) -> list[str]:
     if type(value) is list and _are_texts(value):
         return value
     for position, word in enumerate(_list(value, "texts"), 1):
-        if type(word) is not str:
+        if not isinstance(word, str):
             raise ValueError(f"must be a list of texts, but item {position} is {describe(word)}")
-    return value
+    # A text of NumPy is one, too.
+    return [str(word) for word in value]
 
 
 def _references(value: Any) -> list[str]:

@@ -225,7 +225,8 @@ def test_columns_of_other_libraries(model_of):  # noqa: F811
     predictor = Predictor(model_of(TAG))
     words = [["ab", "c"], ["b"]]
     expected = predictor({"tokens": words})
-    for column in (pa.array(words), pa.chunked_array([words]), [np.array(row) for row in words], tuple(words)):
+    arrays = [np.array(row) for row in words]
+    for column in (pa.array(words), pa.chunked_array([words]), arrays, [list(row) for row in arrays], tuple(words)):
         assert_same(predictor({"tokens": column}), expected)
     texts = ["ab c", "b"]
     expected = predictor({"text": texts})
