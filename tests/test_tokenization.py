@@ -257,6 +257,7 @@ def test_vocab_size_is_a_limit(tokenizer_type):
         ((TEXTS, "bytebpe", 300), "tokenizer_type: unknown value 'bytebpe'; valid are byte-bpe, "),
         ((TEXTS, "char", 300, "NFD"), "normalization: unknown value 'NFD'; valid are nfd, "),
         ((["", ""], "char", 300), "tokenizer_type: char cannot be trained"),
+        (("a whole file", "char", 300), "texts: must be several texts"),
     ],
 )
 def test_wrong_argument(arguments, message):

@@ -82,8 +82,8 @@ def train_tokenizer(
         `set_token_types` for a model without segments.
 
     Raises:
-        InputError: an unknown type or normalization, no text, or a `vocab_size` that cannot hold the special tokens
-            and every single character (for byte-bpe: every byte).
+        InputError: an unknown type or normalization, a single text, no text, or a `vocab_size` that cannot hold the
+            special tokens and every single character (for byte-bpe: every byte).
     """
     train = TOKENIZER_TYPES[check_choice("tokenizer_type", tokenizer_type, TOKENIZER_TYPES)]
     if train is train_wordpiece and not exact:
@@ -91,6 +91,8 @@ def train_tokenizer(
     normalizer = None
     if normalization is not None:
         normalizer = NORMALIZATIONS[check_choice("normalization", normalization, NORMALIZATIONS)]()
+    if isinstance(texts, str):
+        raise InputError("texts: must be several texts, as a list, but is one; its characters would be the texts")
     if iter(texts) is texts:
         # An iterator can be read only once.
         texts = list(texts)
