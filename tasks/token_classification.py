@@ -209,7 +209,16 @@ def replace_empty_words(words: list[str], tokenizer: PreTrainedTokenizerBase) ->
 
 
 def tokenize_words(settings: Settings, sentences: list[list[str]]) -> BatchEncoding:
-    """As `tokenize`, for words; every word that is not cut off has at least one token."""
+    """As `tokenize`, for words; every word that is not cut off has at least one token.
+
+    Raises:
+        InputError: the tokenizer does not say which tokens belong to a word.
+    """
+    if not settings.tokenizer.is_fast:
+        raise InputError(
+            "tokenizer_name_or_path: the tokenizer is a slow one, which has no word_ids, and token-classification "
+            "needs a fast one"
+        )
     words, shortened = words_to_tokenize(settings, sentences)
     features = tokenize(settings, words, is_split_into_words=True)
     features["shortened"] = [shortened[row] for row in features["document"]]

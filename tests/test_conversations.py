@@ -340,11 +340,12 @@ def test_a_new_tokenizer_gets_a_chat_template(tmp_path):
     """That of docs/fine_tuning.md."""
     path, page = tmp_path / "chat.jinja", (ROOT / "docs" / "fine_tuning.md").read_text(encoding="utf-8")
     (template,) = (block for block in page.split("```\n") if block.startswith("{% for"))
-    path.write_text(template)
+    # Editors of Windows begin a file with a byte order mark, which was written into every prompt.
+    path.write_text(template, encoding="utf-8-sig")
     given = options(tmp_path, "", tmp_path, tokenizer_name_or_path=None, vocab_size=300, chat_template=path)
     out = run(tmp_path / "out", **given)
     tokenizer = AutoTokenizer.from_pretrained(out)
-    assert tokenizer.chat_template == path.read_text()
+    assert tokenizer.chat_template == template
     assert (
         render(tokenizer, CHATS[0][:1], add_generation_prompt=True) == "[CLS]user\nWhat is red?[SEP][CLS]assistant\n"
     )

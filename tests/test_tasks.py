@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import collator_of, read_file
 from tokenizers import processors
-from transformers import EvalPrediction
+from transformers import ByT5Tokenizer, EvalPrediction
 
 from seqblend import FAMILIES
 from seqblend.data.errors import InputError
@@ -131,6 +131,15 @@ def test_every_word_has_one_label_at_its_first_piece(kind):
     for word, start in zip(WORDS, np.flatnonzero(np.array(encoded["labels"]) != IGNORE), strict=True):
         first = pieces[start].lstrip(f"Ġ{SPACE}")
         assert first in ("[UNK]", "") or word.startswith(first) or not word.isascii(), (word, pieces)
+
+
+def test_a_tagger_refuses_a_slow_tokenizer():
+    """It does not say which tokens belong to a word: that was a ValueError of transformers, without the option."""
+    options, row = settings_for(ByT5Tokenizer(), labels=["O"]), {"tokens": ["a"], "tags": ["O"]}
+    with pytest.raises(InputError, match=r"tokenizer_name_or_path: .* slow"):
+        encode("token-classification", [row], options)
+    with pytest.raises(InputError, match=r"tokenizer_name_or_path: .* slow"):
+        TASKS["token-classification"].read_rows([row], options)
 
 
 def test_other_pieces_and_special_tokens_have_no_label():
