@@ -206,7 +206,10 @@ class DataArguments:
             "and Tibetan; ko-mecab for Korean if it is installed; 13a for all others."
         },
     )
-    dataset_name: str | None = field(default=None, metadata={"help": "dates (built in), or a data set on the Hub."})
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "dates (built in), a data set on the Hub, or a directory with the files of one."},
+    )
     dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of dataset_name."})
     train_file: list[str] | None = field(
         default=None,
