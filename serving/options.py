@@ -8,6 +8,7 @@ from typing import Any
 from ..data.columns import Columns
 from ..data.errors import InputError, check_choice, describe
 from ..scoring.tags import resolve_decoding
+from ..tasks.encoding import MAX_LENGTH
 from ..tokenization.words import WORDS
 from ..training.arguments import DataArguments
 
@@ -75,6 +76,8 @@ class PredictionOptions:
             # Not a number is not less.
             if value is not None and not value >= least:
                 raise InputError(f"{name}: must be {least} or more, got {value}")
+        if self.max_length is not None and self.max_length > MAX_LENGTH:
+            raise InputError(f"max_length: must be at most {MAX_LENGTH}, got {self.max_length}")
         if self.threshold is not None and self.threshold > 1:
             raise InputError(f"threshold: must be a probability, from 0 to 1, got {self.threshold}")
         if self.num_answers is not None and self.num_beams is not None and self.num_beams < self.num_answers:

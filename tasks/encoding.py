@@ -29,6 +29,9 @@ Rows = dict[str, list]
 Answer = dict[str, Any]
 # Columns that `tokenize` adds to count the tokens that did not fit; no model input.
 OVERFLOW_COLUMNS = ("document", "cut", "shortened")
+# The longest sequence that may be asked for, in tokens: Arrow counts the tokens of a row in 32 bits. The
+# model_max_length of a tokenizer without a limit, 1e30, is beyond the integers of tokenizers.
+MAX_LENGTH = 2**31 - 1
 # Settings that do not change encoded rows.
 NOT_ENCODED = (
     *("origins", "bleu_tokenize", "top_k", "probabilities", "tag_scheme", "decode_tags"),

@@ -805,6 +805,7 @@ def test_damaged_json_of_a_model_is_named(message, model_of, tmp_path, capfd):
         (CLASSIFY, [{"text": "a"}], ["--words", "spaces"], "words: is for token-classification"),
         (CLASSIFY, [{"text": "a"}], ["--num_beams", "2"], "num_beams: is for models that generate"),
         (CLASSIFY, [{"text": "a"}], ["--max_length", "1"], "max_length: must be 2 or more, got 1"),
+        (CLASSIFY, [{"text": "a"}], ["--max_length", str(2**64)], "max_length: must be at most 2147483647"),
         (CLASSIFY, [{"text": "a"}], ["--overflow", "windows"], "overflow: unknown value 'windows'; valid are window"),
         (CLASSIFY, [{"text": "a"}], ["--overlap", "3"], "overlap: 3 is for overflow=window"),
         (

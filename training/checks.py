@@ -20,6 +20,7 @@ from ..data.columns import STEPS
 from ..data.errors import NEAREST, InputError, check_choice, nearest_first
 from ..scoring.tags import resolve_decoding
 from ..tasks.base import Task
+from ..tasks.encoding import MAX_LENGTH
 from ..tasks.registry import TASKS, tasks_with
 from ..tasks.sequence_classification import REGRESSION, SEVERAL
 from ..tasks.windows import OVERFLOW_STRATEGIES
@@ -54,8 +55,8 @@ NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
         ),
     ),
     (
-        "2 or more",
-        lambda value: value >= 2,
+        f"from 2 to {MAX_LENGTH}",
+        lambda value: 2 <= value <= MAX_LENGTH,
         ("max_length", "max_source_length", "max_target_length", "generation_max_length"),
     ),
     ("above 0 and below 1", lambda value: 0 < value < 1, ("mask_probability", "abstain_precision")),
