@@ -3,6 +3,7 @@
 The new directory is written under a temporary name, loaded, and compared with its source. Only then it gets its name.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,7 +134,7 @@ def convert(
         OSError: there is no such directory or repository, or no config.json.
         ValueError: the source is a model of a later version of seqblend.
     """
-    source, target = local_path(source), Path(target).expanduser()
+    source, target = local_path(source), Path(os.path.expanduser(target))
     check_target(target, source, overwrite)
     if head is not None:
         check_choice("head", head, HEADS)
@@ -161,7 +162,7 @@ def convert(
 
 def local_path(source: str | Path) -> str | Path:
     """The source, if it is a repository or an existing directory. Raises ConversionError for a missing directory."""
-    name, path = str(source), Path(source).expanduser()
+    name, path = str(source), Path(os.path.expanduser(source))
     if path.is_dir():
         return path
     if path.exists():

@@ -44,7 +44,8 @@ def expand_globs(flag: str, given: str | Path | Sequence[str | Path]) -> list[st
     """
     paths: list[str] = []
     for name in [given] if isinstance(given, str | Path) else given:
-        pattern = Path(name).expanduser()
+        # Path.expanduser fails for a file whose name begins with `~`.
+        pattern = Path(os.path.expanduser(name))
         if glob.has_magic(str(pattern)) and not pattern.exists():
             matches = [path for path in sorted(glob.glob(str(pattern), recursive=True)) if Path(path).is_file()]
             if not matches:
@@ -55,7 +56,7 @@ def expand_globs(flag: str, given: str | Path | Sequence[str | Path]) -> list[st
     names: dict[Path, str] = {}
     for path in paths:
         # Links are not followed: of two that point to one file, both were made on purpose.
-        file = Path(os.path.abspath(Path(path).expanduser()))
+        file = Path(os.path.abspath(os.path.expanduser(path)))
         if file in names:
             also = f", also as {names[file]}" if names[file] != path else ""
             raise InputError(f"{flag}: {path} is given twice{also}")
@@ -75,7 +76,7 @@ def check_file(path: str | Path) -> None:
     Raises:
         InputError: the file does not exist, or is empty.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     if not file.is_file():
         siblings = [entry.name for entry in file.parent.iterdir() if entry.is_file()] if file.parent.is_dir() else []
         near = difflib.get_close_matches(file.name, siblings, n=3)
@@ -118,7 +119,7 @@ def open_binary(path: str | Path, bar: tqdm | None = None) -> Iterator[IO[bytes]
     Raises:
         InputError: the file cannot be opened.
     """
-    file, compression = Path(path).expanduser(), compression_of(path)
+    file, compression = Path(os.path.expanduser(path)), compression_of(path)
     try:
         stream = file.open("rb") if bar is None else io.BufferedReader(ProgressFile(file, bar), CHUNK_BYTES)
     except OSError as error:

@@ -121,7 +121,7 @@ def _pair_source(source: str, target: str, reading: Reading) -> Source:
 
 def size_of(path: str) -> int:
     """Size of a file on disk, in bytes."""
-    return Path(path).expanduser().stat().st_size
+    return os.path.getsize(os.path.expanduser(path))
 
 
 def _pairs(split: str, given: Pairs) -> list[tuple[str, str]]:

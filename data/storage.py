@@ -36,7 +36,7 @@ def cache_key(files: Iterable[str], *facts: Any) -> str:
     """Cache key of a table: a hash of the files' contents and of the facts. The files' paths do not matter."""
     content = hashlib.blake2b()
     for name in files:
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
         with path.open("rb") as file:
             while block := file.read(BLOCK_BYTES):
                 content.update(block)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +145,8 @@ def write(comparison: Comparison, directory: Path) -> None:
 
 def names_of(side: str) -> list[str]:
     """The directories of a side; the name of a single one may have commas."""
-    return [side] if "," in side and Path(side).expanduser().is_dir() else [name for name in side.split(",") if name]
+    is_directory = "," in side and os.path.isdir(os.path.expanduser(side))
+    return [side] if is_directory else [name for name in side.split(",") if name]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -164,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError("compare: each side needs at least one directory")
         comparison = compare(*groups)
         if given.output is not None:
-            write(comparison, Path(given.output).expanduser())
+            write(comparison, Path(os.path.expanduser(given.output)))
     except (InputError, OSError) as error:
         return print_error(error)
     print("\n".join(comparison.lines()))

@@ -1,6 +1,7 @@
 """`seqblend errors DIR`: write the error report of a run."""
 
 import argparse
+import os
 import sys
 from itertools import chain
 from pathlib import Path
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         slices = {name: read_slices(given.slice_file, name, run) for name in given.slice_column}
         if slices:
             check_inputs(given.slice_file, run, columns)
-        paths = make_error_report(run, slices).write(Path(given.output or given.run).expanduser())
+        paths = make_error_report(run, slices).write(Path(os.path.expanduser(given.output or given.run)))
     except (InputError, OSError) as error:
         return print_error(error)
     print("\n".join(map(str, paths)))

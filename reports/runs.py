@@ -1,5 +1,6 @@
 """Runs: the predictions of a test split, and what is needed to score them."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,7 +62,7 @@ class Run:
 def read_run(directory: str | Path) -> Run:
     """Read the directory of a run. Raises InputError if it holds no model of this package, or no predictions."""
     try:
-        saved = read_saved(Path(directory).expanduser())
+        saved = read_saved(Path(os.path.expanduser(directory)))
     except ValueError as error:
         raise InputError(str(error)) from error
     if not saved.predictions:

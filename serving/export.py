@@ -5,6 +5,7 @@ import importlib
 import itertools
 import json
 import math
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,8 +93,8 @@ def export(
     """
     check_choice("engine", engine, ENGINES)
     check_choice("quantization", quantization, QUANTIZATIONS)
-    source = Path(directory).expanduser()
-    directory, target = str(source) if source.is_dir() else str(directory), Path(target).expanduser()
+    source = Path(os.path.expanduser(directory))
+    directory, target = str(source) if source.is_dir() else str(directory), Path(os.path.expanduser(target))
     check_target(target, source if source.is_dir() else directory, overwrite, EXPORTED)
     model = load_eager(directory)
     tokenizer = load_tokenizer(directory)

@@ -429,6 +429,14 @@ def test_a_data_set_in_the_home_directory(tmp_path, monkeypatch):
     assert load_data(LANGUAGE, dataset_name="~/my data")["train"].to_dict() == {"text": ["a"]}
 
 
+def test_a_file_whose_name_begins_with_a_tilde(tmp_path, monkeypatch):
+    """As copies of some editors. pathlib took it for the home directory of a user, whom it did not find."""
+    monkeypatch.chdir(tmp_path)
+    write_json_lines(tmp_path / "~a.jsonl", [{"text": "a"}])
+    assert read_file("~a.jsonl", LANGUAGE)["text"][:] == ["a"]
+    assert_refused(["~b.jsonl: no such file; did you mean ~a.jsonl?"], read_file, "~b.jsonl", LANGUAGE)
+
+
 def test_a_data_set_that_is_broken_says_why(tmp_path, monkeypatch):
     """The error was only that an error had occurred."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

@@ -1,5 +1,6 @@
 """Load a tokenizer from a directory or the Hub."""
 
+import os
 from pathlib import Path
 
 from transformers import AutoTokenizer, BertTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase
@@ -27,7 +28,7 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         InputError: it cannot be loaded, or it has no token that could begin, end or fill a sequence.
     """
-    name, path = str(name_or_path), Path(name_or_path).expanduser()
+    name, path = str(name_or_path), Path(os.path.expanduser(name_or_path))
     if not path.exists() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1):
         raise InputError(f"tokenizer_name_or_path: no such directory: {name}")
     try:

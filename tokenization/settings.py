@@ -1,5 +1,6 @@
 """Settings of a tokenizer that its saved files keep: token types, special tokens, languages, pairs, chat template."""
 
+import os
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def named_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
 def set_chat_template(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
     """Set the chat template of a tokenizer. Raises InputError for a file that cannot be read or is no template."""
     try:
-        tokenizer.chat_template = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        tokenizer.chat_template = Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig")
         tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"chat_template: {path} cannot be read ({error_line(error)})") from error
