@@ -70,9 +70,10 @@ class RowReader:
 
 
 def fields_for(task: Task, columns: Columns, row: Row) -> list[Field]:
-    """The input columns of the task; if the row has no source or words, its `text` instead."""
+    """The input columns of the task; if the row has no source or words, or the user names a text, its text instead."""
     first, *others = [field for field in task.schema(columns).fields("prediction") if field.name in task.inputs]
     text = columns.name_of("text")
-    if "text" not in task.inputs and not has_column(row, first.column) and has_column(row, text):
+    is_chosen = columns.text is not None or not has_column(row, first.column)
+    if "text" not in task.inputs and is_chosen and has_column(row, text):
         return [Field("text" if first.name == "tokens" else first.name, text, TEXT)]
     return [first, *others]

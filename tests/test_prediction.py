@@ -202,6 +202,18 @@ def with_truncation_side(directory, copy, side):
     return copy
 
 
+@pytest.mark.parametrize("name, column", [(TAG, "tokens"), (TRANSLATE, "source")])
+def test_the_column_that_is_named_is_read(name, column, model_of, tmp_path):
+    """The words or the source were read, as if --text_column had not been given."""
+    row = {"body": "b a", column: ["a", "b"] if name == TAG else "a b"}
+    rows = write(tmp_path / "rows.jsonl", [row])
+    texts = write(tmp_path / "texts.jsonl", [{"text": row["body"]}])
+    (found,) = predict(model_of(name), rows, tmp_path / "a.jsonl", "--text_column", "body")
+    assert_same(found, predict(model_of(name), texts, tmp_path / "b.jsonl")[0])
+    (found,) = predict(model_of(name), rows, tmp_path / "c.jsonl")
+    assert found["input"] == row[column]
+
+
 def copy_with_normalizer(model, copy, normalizer):
     shutil.copytree(model, copy)
     path = copy / "tokenizer.json"
