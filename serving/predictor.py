@@ -1,7 +1,7 @@
 """`seqblend.Predictor`: a saved model that answers columns of texts in Python."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -90,7 +90,7 @@ class Predictor:
             InputError: a column is missing, or a value is wrong; the message names the row, counted from 1.
         """
         reader = self.make_reader()
-        rows = [reader.read(row, BATCH, number, None) for number, row in enumerate(rows_of(batch), 1)]
+        rows = [reader.read(row, BATCH, number, None) for number, row in enumerate(rows_of(batch, reader.used), 1)]
         try:
             answers = list(self.rows.answers(rows))
         except RowError as error:
@@ -182,14 +182,23 @@ def as_list(value: Any) -> Any:
     return [{"label": label, "score": score} for label, score in value.items()]
 
 
-def rows_of(batch: Mapping[str, Sequence[Any] | np.ndarray]) -> list[dict[str, Any]]:
-    """The rows of columns. Raises InputError for anything else, and if the columns differ in length."""
+def rows_of(batch: Mapping[str, Sequence[Any] | np.ndarray], used: Collection[str]) -> list[dict[str, Any]]:
+    """The rows of columns, in which those that are not used are empty: `datasets` would decode images and sounds.
+
+    Args:
+        batch: the columns.
+        used: the names of the columns that are used, as `value_of` takes them.
+
+    Raises:
+        InputError: the batch is anything else, or the columns differ in length.
+    """
     if not isinstance(batch, Mapping):
         raise InputError(
             f"{BATCH}: must be columns, as in {{'text': ['one text', 'another']}}, but is {describe(batch)}"
         )
-    columns = {}
-    for name, values in batch.items():
+    columns, unread = {}, dict.fromkeys(batch)
+    for name in {each: None for column in used for each in (column, column.partition(".")[0]) if each in batch}:
+        values = batch[name]
         column = plain(values)
         if not isinstance(column, list) or isinstance(values, Set):
             raise InputError(f"{BATCH}: column {name!r} must be a list of values, but is {describe(values)}")
@@ -198,7 +207,10 @@ def rows_of(batch: Mapping[str, Sequence[Any] | np.ndarray]) -> list[dict[str, A
     if len(set(lengths.values())) > 1:
         described = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise InputError(f"{BATCH}: its columns have different lengths: {described}")
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    if not columns and unread:
+        # Its reader says which column is missing.
+        return [unread]
+    return [{**unread, **dict(zip(columns, values, strict=True))} for values in zip(*columns.values(), strict=True)]
 
 
 def plain(value: Any) -> Any:

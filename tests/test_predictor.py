@@ -185,7 +185,7 @@ def test_a_batch_without_rows_has_no_answers(batch, model_of):  # noqa: F811
         (["a text"], r"must be columns, as in \{'text': .*, but is a list"),
         *(({"text": value}, "column 'text' must be a list of values") for value in ("a", b"a", None, 3, {"a"}, {})),
         ({"text": np.array("a text")}, "column 'text' must be a list of values"),
-        ({"text": ["a", "b"], "id": [1]}, "different lengths: text 2, id 1"),
+        ({"text": ["a", "b"], "text_pair": ["c"]}, "different lengths: text 2, text_pair 1"),
         ({"body": ["a"]}, "no column 'text'"),
         ({"text": ["a", None]}, "row 2: column 'text'"),
         ({"text": ["a", "b", "\ud800"]}, "row 3: column 'text'"),
@@ -219,6 +219,16 @@ def test_a_bad_option_is_refused(options, error, message, model_of):  # noqa: F8
     with pytest.raises(InputError, match="there is no directory"):
         Predictor("/no/where")
     assert Predictor(model_of(TRANSLATE), num_beams=2).task.generates
+
+
+def test_other_columns_are_not_read(model_of):  # noqa: F811
+    """They were, so that images and sounds beside the text were decoded, or could not be."""
+    image = {"bytes": b"no image", "path": None}
+    features = datasets.Features({"text": datasets.Value("string"), "image": datasets.Image()})
+    table = pa.table({"text": ["a", "b"], "image": [image, image]}, schema=features.arrow_schema)
+    predictor = Predictor(model_of(CLASSIFY))
+    found = datasets.Dataset(table).map(predictor, batched=True)
+    assert found["prediction"][:] == predictor({"text": ["a", "b"]})["prediction"]
 
 
 def test_columns_of_other_libraries(model_of):  # noqa: F811
