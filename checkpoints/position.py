@@ -49,6 +49,7 @@ class Position(TrainerCallback):
         sampler: decides the order of the rows; None for a stream.
         stream: the training rows, if they are a stream that can be resumed in the middle.
         losses: the loss sums of the checkpoint that the run was resumed from; None if it has none.
+        summed_from: the step after which the sums of losses begin.
     """
 
     def __init__(self, trainer: Any):
@@ -74,25 +75,34 @@ class Position(TrainerCallback):
         torch.save(content, directory / POSITION)
 
     def loss_sums(self) -> dict[str, Any]:
-        """The sum of the losses that were logged, the sum of the others, and the step of the last log."""
+        """The sum of the losses that were logged and of the others, the step of the last log, and `summed_from`."""
         trainer = self.trainer
         pending = trainer._tr_loss.detach()
         if trainer.args.world_size > 1:
             # Each process has the losses of its own batches.
             pending = trainer.accelerator.reduce(pending, "mean")
         logged = trainer._globalstep_last_logged
-        return {"total": trainer._total_loss_scalar, "pending": pending.cpu(), "logged": logged}
+        sums = {"total": trainer._total_loss_scalar, "pending": pending.cpu()}
+        return {**sums, "logged": logged, "summed_from": self.summed_from}
 
-    def start(self, checkpoint: str | None, epoch: int, batches: int, is_over: bool = False) -> None:
+    def start(
+        self,
+        checkpoint: str | None,
+        epoch: int,
+        batches: int,
+        losses: dict[str, Any] | None = None,
+        is_over: bool = False,
+    ) -> None:
         """Start counting.
 
         Args:
             checkpoint: the checkpoint that the run is resumed from; None for a new run.
             epoch: the first epoch.
             batches: how many batches of this epoch were trained on before.
+            losses: the loss sums of the checkpoint, if it has them.
             is_over: whether the run ends with this epoch.
         """
-        self.checkpoint, self.losses = checkpoint, None
+        self.checkpoint, self.losses, self.summed_from = checkpoint, losses, 0
         self.epoch, self.batches, self.ended, self.trained = epoch - 1, 0, False, 0
         self._first_step, self._skipped, self._is_over = 0, batches, is_over
         # The batches left of an epoch that is resumed in the middle of a stream; and the original eval_on_start.
@@ -134,8 +144,7 @@ class Position(TrainerCallback):
             batches = per_epoch
         elif has_stream:
             self.stream.resume(batches, stream)
-        self.start(checkpoint, epoch, batches, is_over)
-        self.losses = saved.get("losses")
+        self.start(checkpoint, epoch, batches, saved.get("losses"), is_over)
         return epoch, batches
 
     def batches_left(self, epoch_iterator: Iterator[Any], loader: DataLoader) -> Iterator[Any]:
@@ -159,7 +168,10 @@ class Position(TrainerCallback):
 
         eval_on_start is an evaluation before the first step of a run. Early stopping would count a second one.
         """
+        self.summed_from = state.global_step
         if self.losses is not None:
+            # Earlier versions did not write it.
+            self.summed_from = self.losses.get("summed_from", 0)
             self.trainer._total_loss_scalar = self.losses["total"]
             self.trainer._globalstep_last_logged = self.losses["logged"]
             self.trainer._tr_loss = self.losses["pending"].to(args.device)

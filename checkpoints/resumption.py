@@ -190,25 +190,23 @@ class Resumption:
     # --- Restoring from a checkpoint ---
 
     def position_in(self, checkpoint: Path) -> dict[str, Any] | None:
-        """The content of position.pt.
+        """The content of position.pt; None if another Trainer or an earlier version, with unknown facts, wrote it."""
+        is_ours = (checkpoint / POSITION).is_file() and read_facts(checkpoint) is not None
+        return read_position(checkpoint) if is_ours else None
 
-        Returns:
-            None if another Trainer or an earlier version, with unknown facts, wrote the checkpoint; or if batches now
-            have other rows.
-        """
-        if self.args.ignore_data_skip or not (checkpoint / POSITION).is_file() or read_facts(checkpoint) is None:
-            return None
+    def has_same_batches(self, checkpoint: Path) -> bool:
+        """Whether the run goes on with the next batch: no fact that decides the rows of a batch has changed."""
+        if self.args.ignore_data_skip:
+            return False
         others = [str(change) for change in self.changes if change.name in BATCHES]
-        if not others:
-            return read_position(checkpoint)
-        if self.args.should_log:
+        if others and self.args.should_log:
             logger.warning(
                 "Batches hold other rows than in %s: %s. The run continues after the same number of steps, "
                 "not after the same rows",
                 checkpoint,
                 "; ".join(others),
             )
-        return None
+        return not others
 
     def restore_best(self, checkpoint: str, state: TrainerState, callbacks: Iterable[Any]) -> None:
         """Restore the path of the best model, also if output_dir was moved; or reset it, if the metric has changed.

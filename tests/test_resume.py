@@ -133,6 +133,19 @@ def test_a_run_that_is_killed_twice_ends_as_one_that_is_not(whole, tmp_path):
     assert logged_losses(trainer) == logged_losses(expected)
 
 
+@pytest.mark.parametrize(
+    "before, after, first", [({}, {"ignore_data_skip": True}, 1), ({"save_only_model": True}, {}, 3)], ids=str
+)
+def test_the_mean_loss_is_that_of_the_steps_whose_losses_are_known(before, after, first, tmp_path):
+    """Without a saved position the losses before are lost. A run that goes on once more knows from which step on."""
+    trainer_for(tmp_path, max_steps=2, logging_steps=1, **before).train()
+    trainer_for(tmp_path, max_steps=4, logging_steps=1, **after).train(str(tmp_path / "checkpoint-2"))
+    trainer = trainer_for(tmp_path, logging_steps=1)
+    output = trainer.train(str(tmp_path / "checkpoint-4"))
+    losses = [loss for step, loss in logged_losses(trainer) if step >= first]
+    assert output.training_loss == pytest.approx(sum(losses) / len(losses))
+
+
 def test_a_run_that_was_over_takes_no_step_more(whole, tmp_path):
     name, expected = whole
     trainer = trainer_for(tmp_path, SOURCES[name]())

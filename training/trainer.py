@@ -224,10 +224,12 @@ class BlendTrainer(Seq2SeqTrainer):
         if "loss" in logs:
             logs.update(self.progress.speed(self.state))
             start_time = None
-        if "train_loss" in logs and self.position.losses is not None:
-            logs["train_loss"] = self._total_loss_scalar / self.state.global_step
-        elif not self.position.trained:
-            logs.pop("train_loss", None)
+        if "train_loss" in logs:
+            steps = self.state.global_step - self.position.summed_from
+            if steps:
+                logs["train_loss"] = self._total_loss_scalar / steps
+            else:
+                del logs["train_loss"]
         super().log(logs, start_time)
 
     # --- Data ---
@@ -489,6 +491,9 @@ class BlendTrainer(Seq2SeqTrainer):
         self.resumption.restore_best(checkpoint, self.state, callbacks)
         saved = self.resumption.position_in(Path(checkpoint))
         if saved is None:
+            return epoch, batches
+        if not self.resumption.has_same_batches(Path(checkpoint)):
+            self.position.start(checkpoint, epoch, batches, saved.get("losses"))
             return epoch, batches
         is_over = self.state.global_step >= max_steps or is_stopped(callbacks)
         most = steps_per_epoch * self.args.gradient_accumulation_steps
