@@ -62,6 +62,7 @@ from seqblend.training.defaults import (
     with_recorded,
 )
 from seqblend.training.encoding import make_settings, make_tokenizer
+from seqblend.training.evaluation import try_generation
 from seqblend.training.generation import add_end_tokens, check_generation_settings
 from seqblend.training.model_defaults import resolve_model
 from seqblend.training.models import (
@@ -72,7 +73,7 @@ from seqblend.training.models import (
 )
 from seqblend.training.progress import LogLines, limit_output, result_lines, start_logging
 from seqblend.training.publisher import check_hub, check_original
-from seqblend.training.run_options import BUGS, set_metric_direction
+from seqblend.training.run_options import BUGS, call, set_metric_direction
 from seqblend.training.trainer import BlendTrainer
 
 # The same name if the file is run as a script.
@@ -425,7 +426,7 @@ def make_model_and_settings(
 
 
 def make_trainer(**kwargs: Any) -> BlendTrainer:
-    """The Trainer, after a check that training can start.
+    """The Trainer, after a check that training and evaluation can start.
 
     Raises:
         InputError: an option is wrong.
@@ -435,6 +436,8 @@ def make_trainer(**kwargs: Any) -> BlendTrainer:
         trainer = BlendTrainer(**kwargs)
         if trainer.args.do_train:
             trainer.check()
+        if trainer.given_generation and trainer.scorers:
+            call("generation_config", try_generation, trainer)
         return trainer
     except (*BUGS, InputError, PublishError):
         raise

@@ -28,6 +28,7 @@ from test_train_command import (
     flags,
     from_model,
     plain_cards,  # noqa: F401
+    predictions,
     prepared,
     quick_and_quiet,  # noqa: F401
     read,
@@ -277,6 +278,9 @@ def test_flags_win_over_a_generation_config_and_one_length_is_left(tmp_path, cap
     [
         ({"num_beems": 2}, ["'num_beems'", "nearest first: num_beams, "]),
         ({"max_new_tokens": 99}, ["99", "max_position_embeddings"]),
+        # What `generate` alone refuses.
+        ({"stop_strings": ["a"]}, ["stop strings", "tokenizer"]),
+        ({"forced_eos_token_id": 999}, ["index 999 is out of bounds"]),
     ],
     ids=str,
 )
@@ -284,8 +288,32 @@ def test_a_generation_config_that_cannot_be_is_refused(settings, words, tmp_path
     GenerationConfig(**settings).save_pretrained(tmp_path / "generation")
     overrides = f"{SMALL},position_type=learned,max_position_embeddings=32"
     options = {"generation_config": tmp_path / "generation", "task": TRANSLATE, "config_overrides": overrides}
-    options |= files(tmp_path, ROWS[TRANSLATE], ["train"])
+    options |= files(tmp_path, ROWS[TRANSLATE], ["train", "validation"])
     assert_refused(tmp_path, options, ["generation_config", *words], capsys)
+
+
+def test_two_lengths_of_what_is_generated_are_refused(tmp_path, capsys):
+    GenerationConfig(max_new_tokens=3).save_pretrained(tmp_path / "generation")
+    options = {"generation_config": tmp_path / "generation", "generation_max_length": 8, "task": TRANSLATE}
+    options |= files(tmp_path, ROWS[TRANSLATE], ["train"])
+    assert_refused(tmp_path, options, ["generation_max_length", "max_new_tokens"], capsys)
+
+
+@pytest.mark.parametrize(
+    "more", [{"num_return_sequences": 4}, {"return_dict_in_generate": True, "output_scores": True}], ids=str
+)
+def test_an_evaluation_compares_one_sequence_with_each_row(more, tmp_path):
+    """Even if the settings, which are saved as they are, ask for several sequences, or for more than their tokens."""
+    options = {"task": TRANSLATE, "eval_strategy": "epoch", "max_length": 8, **files(tmp_path, ROWS[TRANSLATE])}
+    options["config_overrides"] = f"{SMALL},initializer_range=0.5"
+    answers = []
+    for name, own in {"plain": {"num_beams": 4}, "more": {"num_beams": 4, **more}}.items():
+        GenerationConfig(**own).save_pretrained(tmp_path / name / "generation")
+        out = run(tmp_path / name / "out", generation_config=tmp_path / name / "generation", **options)
+        saved = GenerationConfig.from_pretrained(out)
+        assert {setting: getattr(saved, setting) for setting in own} == own
+        answers.append([answer["prediction"] for answer in predictions(out)])
+    assert answers[0] == answers[1] and len(set(answers[0])) > 1
 
 
 # --- An encoder-decoder of two models ---

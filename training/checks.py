@@ -354,7 +354,7 @@ def resolve_generation_config(args: BlendTrainingArguments) -> None:
     """Replace generation_config by the settings that it names.
 
     Raises:
-        InputError: they cannot be loaded, or transformers does not know one of them.
+        InputError: they cannot be loaded, transformers does not know one of them, or the length is given twice.
     """
     if args.generation_config is None:
         return
@@ -363,6 +363,8 @@ def resolve_generation_config(args: BlendTrainingArguments) -> None:
     except Exception as error:  # transformers raises whatever it meets
         raise InputError(f"generation_config: {args.generation_config} cannot be loaded: {error}") from error
     check_generation(config)
+    if args.generation_max_length is not None and config.max_new_tokens is not None:
+        raise InputError("generation_max_length: generation_config has max_new_tokens; give one of the two")
     args.generation_config = config
 
 

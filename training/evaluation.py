@@ -14,7 +14,7 @@ from transformers import EvalPrediction, Trainer
 from ..checkpoints.identity import UNREAD, Facts, rows_digest
 from ..tasks.models import is_regression
 from ..tasks.splits import SplitScorer
-from .generation import generation_settings, preserve_generation_config
+from .generation import for_evaluation, generation_settings
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def undisturbed(trainer: Trainer, scorer: Scorer | None) -> Iterator[None]:
     try:
         with (
             preserve_random_state(trainer.args.device),
-            preserve_generation_config(trainer),
+            for_evaluation(trainer),
             preserve_weights(trainer),
         ):
             yield
@@ -175,6 +175,15 @@ def preserve_weights(trainer: Trainer) -> Iterator[None]:
     finally:
         for tensor, data in zip(tensors, own, strict=True):
             tensor.data = data
+
+
+def try_generation(trainer: Trainer) -> None:
+    """Generate a token as in an evaluation. Errors of `generate` pass unchanged: it alone refuses some settings."""
+    rows = min(2, trainer.args.eval_batch_size)
+    with preserve_random_state(trainer.args.device), for_evaluation(trainer) as config:
+        config.update(max_length=None, max_new_tokens=1, min_length=0, min_new_tokens=None)
+        inputs = torch.zeros((rows, 2), dtype=torch.long, device=trainer.model.device)
+        trainer.model.generate(input_ids=inputs, attention_mask=torch.ones_like(inputs))
 
 
 def preserve_random_state(device: torch.device) -> AbstractContextManager[None]:

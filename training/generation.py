@@ -24,6 +24,11 @@ logger = logging.getLogger(__name__)
 # Settings of generation that have an effect with several beams only, and with sampling only.
 OF_BEAMS = ("early_stopping", "length_penalty")
 OF_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+# With these, `generate` returns one sequence for each row, as a tensor.
+ONE_PER_ROW = {
+    "num_return_sequences": 1,
+    **dict.fromkeys(("return_dict_in_generate", *GenerationConfig.extra_output_flags), False),
+}
 
 
 def load_generation_config(given: str | Path | dict[str, Any] | GenerationConfig) -> GenerationConfig:
@@ -65,14 +70,23 @@ def complete_generation_config(
 
 
 @contextmanager
-def preserve_generation_config(trainer: Trainer) -> Iterator[None]:
-    """Restore the model's generation config afterwards: Seq2SeqTrainer writes into it (`default_gen_config`)."""
-    own = deepcopy(getattr(trainer.model, "generation_config", None))
+def for_evaluation(trainer: Trainer) -> Iterator[GenerationConfig | None]:
+    """The model's generation config with ONE_PER_ROW; restored afterwards.
+
+    Seq2SeqTrainer reads the shape of what is generated, compares each row with its label, and writes into the config
+    (`default_gen_config`).
+    """
+    config = getattr(trainer.model, "generation_config", None)
+    if config is None:
+        yield None
+        return
+    own = deepcopy(vars(config))
+    vars(config).update(ONE_PER_ROW)
     try:
-        yield
+        yield config
     finally:
-        if own is not None:
-            trainer.model.generation_config = own
+        vars(config).clear()
+        vars(config).update(own)
 
 
 def set_generation(model: PreTrainedModel, data_args: DataArguments, args: Seq2SeqTrainingArguments) -> None:
