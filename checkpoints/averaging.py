@@ -29,6 +29,8 @@ def check_averaging(args: Any) -> None:
         raise InputError(f"average_checkpoints: must be 2 or more, got {count}")
     if args.save_strategy.value == "no":
         raise InputError("average_checkpoints: needs checkpoints, but save_strategy is no")
+    if args.save_strategy.value == "best":
+        raise InputError("average_checkpoints: needs save_strategy steps or epoch; best may save too few checkpoints")
     # The best checkpoint is kept besides the last ones.
     needed = count + (args.metric_for_best_model is not None)
     if args.save_total_limit is not None and 0 < args.save_total_limit < needed:
@@ -62,11 +64,8 @@ class CheckCount(TrainerCallback):
         count = getattr(args, "average_checkpoints", None)
         if count is None or state.global_step:
             return
-        # With `best` nobody knows.
-        saved = {
-            "steps": -(-state.max_steps // max(1, state.save_steps or 1)),
-            "epoch": state.num_train_epochs,
-        }.get(args.save_strategy.value, count)
+        by_steps = args.save_strategy.value == "steps"
+        saved = -(-state.max_steps // max(1, state.save_steps)) if by_steps else state.num_train_epochs
         if saved < count:
             raise InputError(f"average_checkpoints: the run saves {saved} of {count} checkpoints; save more often")
 

@@ -142,6 +142,10 @@ def test_checkpoints_of_another_run_are_not_averaged_after_a_resume(tmp_path):
     [
         ({"average_checkpoints": 1}, "must be 2 or more, got 1"),
         ({"average_checkpoints": 2, "save_strategy": "no"}, "needs checkpoints, but save_strategy is no"),
+        (
+            {"average_checkpoints": 2, "save_strategy": "best"},
+            "needs save_strategy steps or epoch; best may save",
+        ),
         ({"average_checkpoints": 3, "save_total_limit": 2}, "3 checkpoints need save_total_limit=3, but it is 2"),
         (
             {"average_checkpoints": 2, "load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1},

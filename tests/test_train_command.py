@@ -954,7 +954,10 @@ VALIDATION = {"validation_file": ("v.jsonl", '{"text": "a", "label": "x"}\n')}
 STOPPING = [
     *((name, value, ["0 or more"]) for name in ("learning_rate", "weight_decay") for value in ("-1", "nan", "inf")),
     ("warmup_steps", "nan", ["0 or more"]),
-    ("max_grad_norm", "nan", ["0 or more"]),
+    *((name, "nan", ["0 or more"]) for name in ("max_grad_norm", "eval_delay", "neftune_noise_alpha")),
+    *((name, "-1", ["0 or more"]) for name in ("eval_delay", "neftune_noise_alpha")),
+    *((name, "-5", ["above 0"]) for name in ("logging_steps", "save_steps")),
+    ("save_steps", "0", ["above 0"]),
     ("num_train_epochs", "0", ["above 0"]),
     ("num_train_epochs", "-3", ["above 0"]),
     ("max_steps", "0", ["-1, or 1 or more"]),

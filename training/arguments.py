@@ -494,8 +494,8 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
     average_checkpoints: int | None = field(
         default=None,
         metadata={
-            "help": "After training, give the model the mean of the weights of the last N checkpoints. Needs a "
-            "save_strategy, and a save_total_limit that keeps them."
+            "help": "After training, give the model the mean of the weights of the last N checkpoints. Needs "
+            "save_strategy steps or epoch, and a save_total_limit that keeps them."
         },
     )
     quiet: bool = field(

@@ -35,9 +35,16 @@ NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
     (
         "a number of 0 or more",
         lambda value: 0 <= value < math.inf,
-        ("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "dataloader_num_workers", "overlap"),
+        (
+            *("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "dataloader_num_workers", "overlap"),
+            *("eval_delay", "neftune_noise_alpha"),
+        ),
     ),
-    ("a number above 0", lambda value: 0 < value < math.inf, ("num_train_epochs", "lora_alpha", "eval_steps")),
+    (
+        "a number above 0",
+        lambda value: 0 < value < math.inf,
+        ("num_train_epochs", "lora_alpha", "eval_steps", "logging_steps", "save_steps"),
+    ),
     ("-1, or 1 or more", lambda value: value == -1 or value >= 1, ("max_steps",)),
     (
         "1 or more",
