@@ -156,7 +156,8 @@ def call(option: str, function: Callable, *args: Any) -> Any:
 def run_checkpointed(kwargs: dict[str, Any]) -> None:
     """Call torch's checkpoint with the arguments that Trainer.train passes on to it."""
     kwargs = {name: value for name, value in kwargs.items() if name not in ("every_n_layers", "offload")}
-    checkpoint(torch.nn.Identity(), torch.zeros(1), **{"use_reentrant": False, **kwargs})
+    # With use_reentrant, torch warns of inputs without a gradient.
+    checkpoint(torch.nn.Identity(), torch.zeros(1, requires_grad=True), **{"use_reentrant": False, **kwargs})
 
 
 def dry_run(trainer: Trainer) -> None:
