@@ -1137,6 +1137,10 @@ REFUSED = {
         {"text_column": "txt"},
         [f"{TRAIN}: no column 'txt' (--text_column)", "present: 'text', 'label'"],
     ),
+    "column of another task": (
+        {"task": TAG, "train_file": ("a.jsonl", WORDS), "label_column": "ner_tags"},
+        ["label_column: is not for task token-classification, which has tokens_column, tags_column"],
+    ),
     "tags": (
         {"task": TAG, "train_file": ("a.jsonl", '{"tokens": ["a", "b"], "tags": ["X"]}\n')},
         ["a.jsonl: row 1: 2 tokens, but 1 tags"],

@@ -138,6 +138,7 @@ def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
     for name in TASK_OPTIONS:
         if getattr(data_args, name) and name not in task.options:
             raise InputError(f"{name}: is for task {' or '.join(tasks_with(name))}, not {task.name}")
+    check_columns(task, data_args)
     for name in ("max_source_length", "max_target_length"):
         if getattr(data_args, name) is not None and not task.generates:
             able = ", ".join(each.name for each in TASKS.values() if each.generates)
@@ -154,6 +155,15 @@ def check_models(model_args: ModelArguments, data_args: DataArguments) -> None:
         from ..scoring.metrics import make_bleu
 
         make_bleu(data_args.bleu_tokenize)
+
+
+def check_columns(task: Task, data_args: DataArguments) -> None:
+    """Raises InputError for the name of a column that the task does not read."""
+    read = task.schema(problem_type=data_args.problem_type).kinds
+    for name, given in vars(data_args.columns()).items():
+        if given not in (None, name) and name not in read:
+            flags = ", ".join(f"{each}_column" for each in read)
+            raise InputError(f"{name}_column: is not for task {task.name}, which has {flags}")
 
 
 def check_calibration(
