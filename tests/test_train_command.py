@@ -32,6 +32,7 @@ from seqblend.hub_card.card import write_card
 from seqblend.tasks.registry import TASKS
 from seqblend.train import main, prepare
 from seqblend.training.arguments import BlendTrainingArguments
+from seqblend.training.checks import resolve_generation_config, wanted_checkpoint
 from seqblend.training.command_line import parse_arguments, parse_pairs
 from seqblend.training.models import ARCHITECTURES
 from seqblend.training.run_options import CHECKPOINTING
@@ -556,6 +557,31 @@ def test_flags_win_over_the_file(suffix, tmp_path):
     assert (data.task, data.train_file) == (CLASSIFY, ["b.csv"])
     assert (training.max_steps, training.learning_rate, training.seed, training.eval_steps) == (3, 2e-3, 5, 0.5)
     assert training.lr_scheduler_kwargs == {"num_cycles": 2} and training.include_for_metrics == ["loss"]
+
+
+def test_a_file_of_options_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text('{"seed": 7}', encoding="utf-8-sig")
+    assert parse_arguments([str(path)])[2].seed == 7
+
+
+def test_a_second_file_of_options_is_refused(tmp_path, capsys):
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text("seed: 1")
+    assert main([str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")]) == 2
+    assert "b.yaml: a file of options comes before the flags, and there is only one" in capsys.readouterr().err
+
+
+def test_paths_of_settings_and_checkpoints_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    """A shell does not expand it after a =."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    GenerationConfig(num_beams=3).save_pretrained(tmp_path / "settings")
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "checkpoint-1" / "trainer_state.json").write_text("{}")
+    _, _, args = parse_arguments(["--generation_config=~/settings", "--resume_from_checkpoint=~/checkpoint-1"])
+    resolve_generation_config(args)
+    assert args.generation_config.num_beams == 3
+    assert wanted_checkpoint(args) == str(tmp_path / "checkpoint-1")
 
 
 def test_numbers_are_written_as_in_json(tmp_path):

@@ -375,6 +375,8 @@ def resolve_generation_config(args: BlendTrainingArguments) -> None:
     """
     if args.generation_config is None:
         return
+    if isinstance(args.generation_config, str | Path):
+        args.generation_config = Path(args.generation_config).expanduser()
     try:
         config = load_generation_config(args.generation_config)
     except Exception as error:  # transformers raises whatever it meets
@@ -404,6 +406,7 @@ def wanted_checkpoint(args: BlendTrainingArguments) -> str | bool | None:
         return True
     if given in (None, "false", "False", "no"):
         return None
+    given = os.path.expanduser(given)
     if not Path(given, STATE).exists():
         raise InputError(f"resume_from_checkpoint: {given} is no checkpoint")
     return given

@@ -201,13 +201,16 @@ def from_json(text: str) -> Any:
     return json.loads(text, object_pairs_hook=unique_pairs)
 
 
+# The files of options, by their suffix.
+READERS = {".yaml": from_yaml, ".yml": from_yaml, ".json": from_json}
+
+
 def read_options(path: Path) -> dict[str, Any]:
     """The options in a YAML or JSON file. Raises InputError if it cannot be read or is not a mapping of names."""
-    readers = {".yaml": from_yaml, ".yml": from_yaml, ".json": from_json}
-    if path.suffix not in readers:
-        raise InputError(f"{path}: a file of options must end in {', '.join(readers)}")
+    if path.suffix not in READERS:
+        raise InputError(f"{path}: a file of options must end in {', '.join(READERS)}")
     try:
-        options = readers[path.suffix](path.read_text(encoding="utf-8"))
+        options = READERS[path.suffix](path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path}: {error}") from error
     if not isinstance(options, dict):
@@ -323,6 +326,9 @@ def flag_values(flags: list[str]) -> dict[str, Any]:
         # Options that are not given are left out.
         action.default = argparse.SUPPRESS
     given, remaining = parser.parse_known_args(flags)
+    for word in remaining:
+        if not word.startswith("-") and Path(word).suffix in READERS:
+            raise InputError(f"{word}: a file of options comes before the flags, and there is only one")
     parser.check_names([word.lstrip("-").replace("-", "_") for word in remaining], "command line")
     return {name: plain(value) for name, value in vars(given).items()}
 
