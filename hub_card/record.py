@@ -54,11 +54,12 @@ class RunRecord(TrainerCallback, ExportableState):
         record = (state.stateful_callbacks.get(type(self).__name__) or {}) if state.global_step else {}
         earlier = record.get("attributes", {}).get("facts", {})
         self._start, self._before = time.monotonic(), earlier.get("seconds", 0.0)
+        found = state.train_batch_size // max(1, args.n_gpu) if args.auto_find_batch_size else None
         self.facts = {
             "started": earlier.get("started", datetime.datetime.now(datetime.UTC).date().isoformat()),
             "versions": versions(),
             "hardware": hardware(args),
-            "hyperparameters": hyperparameters(args),
+            "hyperparameters": hyperparameters(args, found),
             "changes": [*earlier.get("changes", []), *self.changes],
         }
         if self.run is not None:
@@ -105,13 +106,19 @@ def software_and_hardware(args: TrainingArguments) -> dict[str, str]:
     }
 
 
-def hyperparameters(args: TrainingArguments) -> list[tuple[str, str]]:
+def hyperparameters(args: TrainingArguments, batch_size: int | None = None) -> list[tuple[str, str]]:
     """Hyperparameters that differ from the defaults of transformers, then those of ALWAYS_SHOWN with "(default)".
 
     The result is a list of pairs, because trainer_state.json sorts the keys of a mapping.
+
+    Args:
+        args: of the run.
+        batch_size: what auto_find_batch_size has found for per_device_train_batch_size; None without it.
     """
     defaults = {field.name: field.default for field in fields(Seq2SeqTrainingArguments)}
     given = {name: getattr(args, name) for name in HYPERPARAMETERS if hasattr(args, name)}
+    if batch_size is not None:
+        given["per_device_train_batch_size"] = batch_size
     if args.max_steps > 0:
         # max_steps overrides it.
         given.pop("num_train_epochs")

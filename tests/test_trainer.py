@@ -645,6 +645,28 @@ def test_a_best_model_that_does_not_match_is_not_loaded(damage, tmp_path):
         train_for_best(tmp_path, [damage])
 
 
+def test_the_batch_size_that_was_found_is_recorded(tmp_path, monkeypatch):
+    step = BlendTrainer.training_step
+
+    def with_small_memory(trainer, model, inputs, *args, **kwargs):
+        if len(inputs["labels"]) > 2:
+            raise RuntimeError("CUDA out of memory.")
+        return step(trainer, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(BlendTrainer, "training_step", with_small_memory)
+    options = {"auto_find_batch_size": True, "per_device_train_batch_size": 4, "max_steps": 1}
+    head = BlendEncoderForSequenceClassification
+    trainer = BlendTrainer(
+        model=tiny_model(head),
+        args=arguments(tmp_path, **options),
+        train_dataset=rows_for(head, {}),
+        data_collator=collate,
+    )
+    trainer.train()
+    record = trainer.state.stateful_callbacks["RunRecord"]["attributes"]["facts"]
+    assert ("per_device_train_batch_size", "2") in record["hyperparameters"]
+
+
 @pytest.mark.parametrize("wrap", [torch.compile, torch.nn.DataParallel])
 def test_a_model_that_is_wrapped_reads_the_same_columns(wrap, tmp_path):
     """The `forward` of a wrapper takes any arguments; accelerate puts one in place of the model during training."""
