@@ -175,6 +175,8 @@ class Job:
             self.calibrator.fit()
             self.trainer.save_model(_internal_call=True)
         self.trainer.save_state()
+        if self.trainer.args.merge_adapter:
+            self.facts["parameters"] = self.trainer.model.num_parameters()
         self.is_trained = True
         rows = self.splits["train"].rows
         samples = {} if isinstance(rows, RowStream) else {"train_samples": len(rows)}

@@ -30,6 +30,7 @@ from ..checkpoints.signals import StopOnSignal
 from ..checkpoints.weights import check_weights, hide_missing_keys, size_errors
 from ..checkpoints.writer import CheckpointWriter, run_errors, stop_if_not_finite
 from ..configuration.recipe_config import RecipeConfig
+from ..conversion.origin import without_adapter
 from ..data.errors import InputError
 from ..data.locks import lock_directory
 from ..data.writing import atomic_writer, write_atomically
@@ -276,13 +277,17 @@ class BlendTrainer(Seq2SeqTrainer):
     def load_generation_config(self, given: Any) -> GenerationConfig:  # type: ignore[override]
         """The given settings, completed by the model's own: the length it was trained for, its first token.
 
-        Replaces `self.model.generation_config = gen_config` of Seq2SeqTrainer.__init__, which drops the model's own.
+        Replaces `self.model.generation_config = gen_config` of Seq2SeqTrainer.__init__, which drops the model's own,
+        and sets it on a wrapper: `generate` of peft's PeftModelForSeq2SeqLM reads that of the model under the adapter.
         Raises ValueError if it cannot be loaded, or settings do not go together.
         """
         config = load_generation_config(given)
         self.given_generation = generation_settings(config)
         own = getattr(self.model, "generation_config", None)
-        return config if own is None else complete_generation_config(config, own, self.args)
+        if own is None:
+            return config
+        without_adapter(self.model).generation_config = complete_generation_config(config, own, self.args)
+        return without_adapter(self.model).generation_config
 
     def evaluation_loop(
         self,

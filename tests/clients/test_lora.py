@@ -29,7 +29,7 @@ from test_train_command import (
     read,
     run,
 )
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from seqblend import FAMILIES, from_original, to_original
 from seqblend.checkpoints.identity import facts_of
@@ -294,6 +294,29 @@ def test_a_merged_model_equals_the_adapter(task, base_of, tmp_path):
         assert_close(merged(**batch).logits, apart(**batch).logits, 1e-5)
     again = run(tmp_path / "again", **from_model(out, task=task, **files(tmp_path, ROWS[task]), do_eval=True))
     assert read(again / "eval_results.json")["eval_loss"] == read(out / "eval_results.json")["eval_loss"]
+
+
+def test_the_parameters_of_a_merged_model_are_its_own(base_of, tmp_path):
+    options = from_model(base_of(CLASSIFY), **files(tmp_path, ROWS[CLASSIFY], ["train"]), **LORA)
+    out = run(tmp_path / "out", **options, merge_adapter=True)
+    assert read(out / "run_results.json")["parameters"] == read(base_of(CLASSIFY) / "run_results.json")["parameters"]
+
+
+def test_an_adapter_generates_with_the_settings_of_the_run(base_of, tmp_path):
+    """In evaluations during training, too: peft's class for sequence-to-sequence hands none on to the model."""
+    task = "seq2seq-lm"
+    letters = AutoTokenizer.from_pretrained(base_of(task)).convert_tokens_to_ids(["a", "b"])
+    rates, answers = [], []
+    for name, own in {"letters": {}, "none": {"suppress_tokens": letters}}.items():
+        GenerationConfig(min_new_tokens=3, max_new_tokens=5, **own).save_pretrained(tmp_path / name / "settings")
+        options = from_model(base_of(task), task=task, **files(tmp_path / name, ROWS[task]), **LORA)
+        options |= {"generation_config": tmp_path / name / "settings", "eval_strategy": "epoch"}
+        out = run(tmp_path / name / "out", **options)
+        history = read(out / "trainer_state.json")["log_history"]
+        rates.append([each["eval_character_error_rate"] for each in history if "eval_chrf" in each])
+        answers.append("".join(row["prediction"] for row in predictions(out)))
+    assert answers[0] and not answers[1]
+    assert set(rates[1]) == {1.0} != set(rates[0])
 
 
 def test_a_merged_model_is_a_whole_repository_and_an_adapter_is_none(base_of, tmp_path, caplog):
