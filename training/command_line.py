@@ -94,7 +94,8 @@ class Help(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:
         """Print the groups, with `all` also the rest."""
-        print(help_text(parser, is_whole=given[1] == "all"), end="")
+        # A new one, because flag_values removes the defaults of its own.
+        print(help_text(type(parser)(), is_whole=given[1] == "all"), end="")
         parser.exit()
 
 
