@@ -1375,4 +1375,4 @@ def test_it_is_installed_as_a_command(capsys):
         main(["--help"])
     help_text = capsys.readouterr().out
     assert stopped.value.code == 0 and "--config_overrides" in help_text and "--learning_rate" in help_text
-    assert "(default: 8000)" in help_text and "SUPPRESS" not in help_text
+    assert "(default: 512)" in help_text and "SUPPRESS" not in help_text

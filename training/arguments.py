@@ -75,7 +75,8 @@ class ModelArguments:
     vocab_size: int = field(
         default=8000,
         metadata={
-            "help": "Maximum vocabulary size of a trained tokenizer; the sentinels of denoising are added to it."
+            "help": "Maximum vocabulary size of a trained tokenizer; default: 8000, or 4000 for labels and targets "
+            "with fewer than 20,000 rows. The sentinels of denoising are added to it."
         },
     )
 
