@@ -439,8 +439,9 @@ class Stack(BlendPreTrainedModel):
         # Dynamic RoPE types read the last position; a flat batch without any real token has none.
         if self.rotary_emb is None or position_ids.shape[1] == 0:
             return dict.fromkeys(types)
-        # The dtype of queries and keys, which under autocast differs from that of the embeddings.
-        states = embeds.new_empty(0, dtype=matmul_dtype(embeds))
+        # The dtype of queries and keys, which under autocast differs from that of the embeddings. One number, because
+        # transformers' DebugUnderflowOverflow fails at an empty tensor.
+        states = embeds.new_zeros(1, dtype=matmul_dtype(embeds))
         if isinstance(self.rotary_emb, nn.ModuleDict):
             return {layer_type: rotary_emb(states, position_ids) for layer_type, rotary_emb in self.rotary_emb.items()}
         return dict.fromkeys(types, self.rotary_emb(states, position_ids))

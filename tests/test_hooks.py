@@ -25,6 +25,7 @@ from torch.distributed import HashStore, destroy_process_group, init_process_gro
 from torch.distributed.fsdp import fully_shard
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
+from transformers.debug_utils import DebugUnderflowOverflow
 from transformers.integrations.neftune import activate_neftune
 
 from seqblend import BlendDecoderForCausalLM, BlendEncoderDecoderForSeq2SeqLM, BlendEncoderForTokenClassification
@@ -191,6 +192,15 @@ def test_a_forward_in_place_of_its_own_reads_the_padded_batch(replace):
     assert seen == [tuple(batch["input_ids"].shape)]
     del mlp.forward
     assert is_flat(model, batch)
+
+
+@every_head
+def test_the_debugger_of_transformers_reads_every_module(model_class):
+    """It takes the minimum of each tensor, so none may be empty."""
+    model = tiny_model(model_class)
+    debugger = DebugUnderflowOverflow(model)
+    model(**batch_for(model_class))
+    assert debugger.batch_number == 1
 
 
 # Whose hooks cost nothing
