@@ -386,7 +386,7 @@ function words(answer, panels) {
   const line = element("p", {className: "flow words", lang: "", dir: "auto"}), blended = element("div"), said = element("div", {"aria-live": "polite"});
   const buttons = answer.items.map(item => {
     line.append(item.before);
-    const isPlain = item.label === undefined || item.label === "O";
+    const isPlain = item.label === undefined || item.isOutside;
     const button = element("button", {type: "button", className: isPlain ? "word" : "word tagged"}, item.text,
       ...(isPlain ? [] : [element("b", {textContent: item.label})]));
     line.append(button);
@@ -417,7 +417,7 @@ function words(answer, panels) {
   buttons.forEach((button, index) => {
     for (const name of ["pointerenter", "focus", "click"]) button.addEventListener(name, () => choose(index));
   });
-  const first = answer.items.findIndex(item => item.label !== "O" && item.token !== null);
+  const first = answer.items.findIndex(item => !item.isOutside && item.token !== null);
   if (buttons.length) choose(Math.max(first, 0));
   else said.append(element("p", {textContent: answer.empty}));
   return element("section", {className: "answer"}, element("h2", {textContent: "Answer"}), line, said, blended);

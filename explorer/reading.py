@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ..modeling.attention import Role
+from ..scoring.tags import OUTSIDE
 from ..tasks.encoding import Answer, Row, Settings, shorten_texts, with_cut
 from ..tasks.models import part_configs
 from ..tasks.sequence_classification import REGRESSION
@@ -132,7 +133,7 @@ class Words(ReadingShape):
         (answer,) = setup.task.to_answers([result.output], [0], [row], setup.settings)
         text, spans = text_and_spans(encoded.row, setup.settings)
         items = [
-            {"text": text[start:end], "label": tag, "score": score}
+            {"text": text[start:end], "label": tag, "score": score, "isOutside": tag in OUTSIDE}
             for (start, end), tag, score in zip(spans, answer["prediction"], answer["scores"], strict=True)
         ]
         return {**placed(items, text, spans, encoded, result, setup), "empty": "The text has no word."}

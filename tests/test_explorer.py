@@ -52,7 +52,11 @@ from seqblend.explorer.tokens import SplitText, input_tokens, written_tokens
 from seqblend.hub_card.illustrate import load_explorer
 from seqblend.hub_card.saved import read_saved
 from seqblend.modeling.decoder import BlendDecoderForCausalLM
-from seqblend.modeling.encoder import BlendEncoderForSequenceClassification, BlendEncoderModel
+from seqblend.modeling.encoder import (
+    BlendEncoderForSequenceClassification,
+    BlendEncoderForTokenClassification,
+    BlendEncoderModel,
+)
 from seqblend.modeling.encoder_decoder import (
     BlendEncoderDecoderForSeq2SeqLM,
     BlendEncoderDecoderForSequenceClassification,
@@ -581,6 +585,15 @@ def test_words_are_in_their_places(model_of):  # noqa: F811
     assert "".join(item["before"] + item["text"] for item in answer["items"]) + answer["after"] == text
     for item in answer["items"]:
         assert item["text"].startswith(kind["rows"][item["token"]]["text"])
+
+
+@pytest.mark.parametrize("outside", ["O", "o"])
+def test_words_outside_of_spans_are_not_marked(outside, tmp_path):
+    labels = {"num_labels": 2, "id2label": {0: outside, 1: "X"}, "label2id": {outside: 0, "X": 1}}
+    predictor = saved_predictor(BlendEncoderForTokenClassification, tmp_path, **labels)
+    items = data_of(predictor, {"tokens": ["abc", "cab", "bca", "b"] * 4})["answer"]["items"]
+    assert {item["label"] for item in items} == {outside, "X"}
+    assert all(item["isOutside"] == (item["label"] == outside) for item in items)
 
 
 @pytest.mark.parametrize("name", CASES)
