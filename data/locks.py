@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 from collections.abc import Iterator
 from functools import cache
@@ -10,6 +9,14 @@ from pathlib import Path
 from typing import IO
 
 from .errors import InputError
+
+try:
+    import fcntl
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "seqblend needs Linux or macOS; on Windows use WSL. A saved model does not need seqblend: load it with "
+        "trust_remote_code=True"
+    ) from error
 
 # Errors of a file system without lock support.
 NO_LOCK_SUPPORT = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)

@@ -3,7 +3,9 @@
 import errno
 import os
 import signal
+import sys
 import time
+from importlib.util import find_spec, module_from_spec
 
 import pytest
 from test_train_command import CLASSIFY, ROWS, files, flags, plain_cards, quick_and_quiet, read, run  # noqa: F401
@@ -176,3 +178,11 @@ def test_what_is_allowed_to_change_needs_a_run_to_go_on_with(tmp_path, capsys):
     options = {**files(tmp_path, ROWS[CLASSIFY], ["train"]), "allow_changed": "seed"}
     assert train.main(flags(tmp_path / "out", options)) == 2
     assert "allow_changed: needs --resume auto or --resume_from_checkpoint" in capsys.readouterr().err
+
+
+def test_a_system_without_locks_is_named(monkeypatch):
+    """Windows has no fcntl."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    spec = find_spec("seqblend.data.locks")
+    with pytest.raises(ImportError, match="seqblend needs Linux or macOS; on Windows use WSL"):
+        spec.loader.exec_module(module_from_spec(spec))
