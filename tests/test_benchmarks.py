@@ -394,7 +394,8 @@ def test_the_command_prints_and_writes_the_rows(tmp_path, monkeypatch, capsys):
     assert command.main(["growth", "--json", str(tmp_path / "new" / "rows.json")]) == 0
     assert json.loads((tmp_path / "new" / "rows.json").read_text()) == rows
     printed = capsys.readouterr().out
-    assert "| seqblend | 1,234.6 |" in printed and "calendar dates" in printed and torch.__version__ in printed
+    assert "| seqblend | 1,234.6 |" in printed and "calendar dates" in printed
+    assert torch.__version__.partition("+")[0] in printed
 
 
 def test_a_benchmark_that_fails_stops_no_other(tmp_path, monkeypatch, capsys):
