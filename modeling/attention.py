@@ -133,7 +133,9 @@ class Attention(nn.Module):
         self, states: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None
     ) -> torch.Tensor:
         """Project `states` (B, T, E) to queries (B, H, T, D)."""
-        query_states = self.q_norm(self.split_heads(self.q_proj(states)))  # (B, T, H, D)
+        query_states = self.split_heads(self.q_proj(states))  # (B, T, H, D)
+        # Autocast on a GPU normalizes in float32, and kernels take one dtype.
+        query_states = self.q_norm(query_states).to(query_states.dtype)
         if position_embeddings is not None:
             query_states = apply_rotary_pos_emb(query_states, *position_embeddings)
         return query_states.transpose(1, 2)
@@ -161,7 +163,8 @@ class Attention(nn.Module):
             cached = cache.layers[self.layer_idx]
             return cached.keys, cached.values
 
-        key_states = self.k_norm(self.split_heads(self.k_proj(states)))  # (B, S, K, D)
+        key_states = self.split_heads(self.k_proj(states))  # (B, S, K, D)
+        key_states = self.k_norm(key_states).to(key_states.dtype)
         value_states = self.split_heads(self.v_proj(states))
         if position_embeddings is not None:
             key_states = apply_rotary_pos_emb(key_states, *position_embeddings)
@@ -283,6 +286,11 @@ def has_varlen_kernel(config: PreTrainedConfig) -> bool:
     if lacks is not None and not torch.compiler.is_compiling():
         logger.warning_once(f"varlen_attn of torch {torch.__version__} has no {lacks}")
     return has_windows
+
+
+def has_flash_attention(device: torch.device) -> bool:
+    """Whether torch has flash attention, of which its varlen kernel is a part, for this GPU: Ampere or later."""
+    return torch.backends.cuda.is_flash_attention_available() and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def dropout_sdpa_forward(

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import is_flash_attention_requested
 
-from .attention import has_varlen_kernel
+from .attention import has_flash_attention, has_varlen_kernel
 from .cache import CACHE_NAME
 from .hooks import has_hooked_submodule, is_hooked
 from .layers import Block
@@ -429,7 +429,10 @@ class Stack(BlendPreTrainedModel):
         has_dropout = self.training and self.config.attention_dropout > 0
         is_half_precision = matmul_dtype(embeds).itemsize == 2
         fits_head = self.config.head_dim % 8 == 0 and self.config.head_dim <= 256
-        return is_half_precision and not has_dropout and fits_head and has_varlen_kernel(self.config)
+        if not is_half_precision or has_dropout or not fits_head or not has_varlen_kernel(self.config):
+            return False
+        # Whoever compiles a model does so for one GPU; the question would break the graph.
+        return torch.compiler.is_compiling() or has_flash_attention(embeds.device)
 
     def position_embeddings(
         self, embeds: torch.Tensor, position_ids: torch.Tensor
@@ -482,4 +485,6 @@ def has_known_kernel(config: PreTrainedConfig) -> bool:
 def matmul_dtype(states: torch.Tensor) -> torch.dtype:
     """Dtype of the product of such states with a matrix: their own, or that of autocast."""
     device = states.device.type
+    if device == "meta":
+        return states.dtype
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype

@@ -148,8 +148,10 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             encoder_hidden_states, source_pattern = self.prepare_source(
                 layout, hidden_states, encoder_hidden_states, source_layout, encoder_attention_mask
             )
-        # Without a mask, the mask functions detect packed sequences by position_ids that restart.
-        patterns = self.patterns(layout, attention_mask, hidden_states, self_cache, position_ids=position_ids)
+        # Only without a mask, the mask functions detect packed sequences by position_ids that restart. A mask of ones
+        # is a mask, too, although the layout has none then.
+        restarts = position_ids if attention_mask is None else None
+        patterns = self.patterns(layout, attention_mask, hidden_states, self_cache, position_ids=restarts)
         patterns = self.add_shared_biases(patterns, hidden_states)
         position_embeddings = self.position_embeddings(hidden_states, positions)
         for layer_type, layer in self.blocks():

@@ -193,7 +193,7 @@ class BlendEncoderModel(BlendEncoderPreTrainedModel, Stack):
 
     def embed_ids(self, layout: Layout, input_ids: torch.Tensor | None) -> torch.Tensor | None:
         """As Stack.embed_ids; affixes are of words of the same sequence."""
-        if not isinstance(self.embed_tokens, AffixEmbedding) or is_hooked(self.embed_tokens):
+        if not isinstance(self.embed_tokens, AffixEmbedding) or (layout.is_rows and is_hooked(self.embed_tokens)):
             return super().embed_ids(layout, input_ids)
         return self.embed_tokens(layout.unpad(input_ids), layout.is_first())
 
@@ -308,8 +308,9 @@ class BlendEncoderForMaskedLM(BlendEncoderPreTrainedModel):
         logits = self.lm_head(scale(self.head(hidden_states), self.config.logit_scaling))
         loss = None
         if labels is not None:
-            loss = token_loss(logits, labels, self.config, self.training, num_items_in_batch)
-        logits = logits if sparse else layout.repad(logits)
+            loss = token_loss(logits, labels.to(logits.device), self.config, self.training, num_items_in_batch)
+        # With a device_map, the head may be on another device than the last layer.
+        logits = logits if sparse else layout.to(logits.device).repad(logits)
         return MaskedLMOutput(loss=loss, logits=logits, **select_fields(outputs, MaskedLMOutput))
 
 

@@ -51,7 +51,8 @@ class BlendEncoderDecoderPreTrainedModel(BlendPreTrainedModel):
         """
         if not self.config.share_encoder_decoder_embeddings:
             raise ValueError(
-                "share_encoder_decoder_embeddings=False: there are two vocabularies, resize that of encoder or decoder"
+                "share_encoder_decoder_embeddings=False: there are two vocabularies. That of the encoder can be "
+                "resized by get_encoder(); the decoder and the head have to be built with theirs"
             )
         embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         decoder, size = self.get_decoder(), embeddings.weight.shape[0]

@@ -196,7 +196,9 @@ def compute_logits(
     """
     layout, hidden_states = outputs.layout, scale(outputs.last_hidden_state, scaling)
     if isinstance(logits_to_keep, int) and logits_to_keep == 0:
-        return project(lm_head, hidden_states), layout
+        logits = project(lm_head, hidden_states)
+        # With a device_map, the head may be on another device than the last layer.
+        return logits, layout.to(logits.device)
     if labels is not None:
         raise ValueError("labels and logits_to_keep do not go together: every token has a label")
     logits = project(lm_head, select_tokens(layout.repad(hidden_states), logits_to_keep))
@@ -293,8 +295,9 @@ class ForTokenClassification(PreTrainedModel):
             return_dict=True,
             **{**kwargs, **self.model_kwargs, "use_cache": False, "repad": False, "has_hooks": self.has_hooks},
         )
-        layout = outputs.layout
         logits = self.classifier(self.dropout(self.head(outputs.last_hidden_state)))
+        # With a device_map, the head may be on another device than the last layer.
+        layout = outputs.layout.to(logits.device)
         loss = None
         if labels is not None:
             targets = layout.fill_padding(labels, IGNORE)

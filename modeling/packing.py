@@ -154,8 +154,11 @@ class PaddedLayout(Movable):
         """The mean over the real tokens of each sequence: (B, T, E) to (B, E), zeros for an empty sequence."""
         if self.is_real is None:
             return hidden_states.mean(1)
-        weights = self.is_real.to(hidden_states.dtype)
-        return torch.einsum("bte,bt->be", hidden_states, weights) / weights.sum(-1, keepdim=True).clamp(min=1)
+        # In half precision a sum may be too large, or lose small terms.
+        states = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
+        weights = self.is_real.to(states.dtype)
+        means = torch.einsum("bte,bt->be", states, weights) / weights.sum(-1, keepdim=True).clamp(min=1)
+        return means.to(hidden_states.dtype)
 
     def _pick(self, hidden_states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         assert self.is_real is not None
@@ -290,6 +293,11 @@ class FlatLayout(Movable):
     def shift_left(self, tensor: torch.Tensor, fill: int) -> torch.Tensor:
         """The next value for each token of `tensor` (B, T); `fill` at the end of each sequence. (1, N)."""
         check_label_shape(tensor, self.shape)
+        tensor = tensor.to(self.device)
+        if self.indices is not None:
+            # Padding between the tokens of a row has no label.
+            tokens = tensor.flatten().index_select(0, self.indices)
+            tensor = tensor.new_full((tensor.numel(),), fill).index_copy_(0, self.indices, tokens).view(self.shape)
         shifted = self.unpad(functional.pad(tensor[:, 1:], (0, 1), value=fill))
         assert shifted is not None
         is_last = self.offsets + 1 == self.lengths[self.sequence_ids]
@@ -311,9 +319,10 @@ class FlatLayout(Movable):
 
     def mean(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The mean over the tokens of each sequence: (1, N, E) to (Z, E), zeros for an empty sequence."""
-        sums = hidden_states.new_zeros(self.num_sequences, hidden_states.shape[-1])
-        sums = sums.index_add(0, self.sequence_ids, hidden_states[0])
-        return sums / self.lengths.clamp(min=1)[:, None].to(hidden_states.dtype)
+        # In half precision a sum may be too large, or lose small terms.
+        states = hidden_states[0].to(torch.promote_types(hidden_states.dtype, torch.float32))
+        sums = states.new_zeros(self.num_sequences, states.shape[-1]).index_add(0, self.sequence_ids, states)
+        return (sums / self.lengths.clamp(min=1)[:, None]).to(hidden_states.dtype)
 
     def _pick(self, hidden_states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         if not self.num_tokens:

@@ -126,6 +126,9 @@ class VarlenPattern(FlatPattern):
         self, kernel: Kernel, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Queries (1, H, N, D), keys and values (1, K, M, D) give (1, N, H, D) and the kernel's weights or None."""
+        if not query.shape[2]:
+            # All rows are padding, and flash attention takes no empty tensors.
+            return query.transpose(1, 2), None
         return kernel(query, key, value, None, **self.lengths)
 
 

@@ -75,6 +75,14 @@ def test_the_same_in_every_form_of_a_batch(model_class, attention):
         assert_close(model(**flattened(rows))[0][0], alone)
 
 
+def test_a_hook_changes_no_affixes():
+    """Also of a flattened batch, whose second sequence begins inside a word."""
+    model, rows = tiny_model(BlendEncoderModel, **AFFIXES), draw(BlendEncoderModel, [9, 1, 6], labels=False)
+    expected = model(**flattened(rows))[0]
+    model.get_input_embeddings().register_forward_hook(lambda *_: None)
+    assert torch.equal(model(**flattened(rows))[0], expected)
+
+
 def test_a_token_has_the_letters_of_all_tokens_of_its_word():
     embedding = tiny_model(BlendEncoderModel, **AFFIXES).get_input_embeddings()
     word, changed, longer = (torch.tensor([ids]) for ids in ([10, 11], [10, 13], [10, 11, 12]))

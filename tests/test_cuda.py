@@ -104,6 +104,7 @@ def device(request, monkeypatch) -> torch.device:
     else:
         chosen = Stack.uses_varlen_kernel
         monkeypatch.setattr(kernels, "varlen_attn", precise_varlen)
+        monkeypatch.setattr("seqblend.modeling.base.has_flash_attention", lambda device: True)
         monkeypatch.setattr(
             Stack, "uses_varlen_kernel", lambda self, embeds: chosen(self, OnCuda(matmul_dtype(embeds)))
         )

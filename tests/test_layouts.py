@@ -115,18 +115,40 @@ def test_a_window_counts_columns(model_class):
         assert_close(found[:, 5:], states(model, input_ids=IDS[:, 5:], attention_mask=mask, cache=cache))
 
 
+@pytest.mark.parametrize("begins_at", ["layer", "head"])
 @every_head
-def test_layers_may_be_on_several_devices(model_class):
+def test_layers_may_be_on_several_devices(model_class, begins_at):
     """As with device_map: `meta` stands for the second device, on which nothing is computed but all is checked."""
     model = tiny_model(model_class).float()
     model(IDS, attention_mask=SOURCE_MASK)
     stack = model.get_decoder() if model.config.is_encoder_decoder else model.base_model
-    late = [stack.layers[1], stack.norm]
+    late = [stack.layers[1], stack.norm] if begins_at == "layer" else []
     late += [module for name, module in model.named_children() if name != model.base_model_prefix]
     for module in late:
         add_hook_to_module(module.to("meta"), AlignDevicesHook(execution_device="meta"))
     logits = model(IDS, attention_mask=SOURCE_MASK).logits
     assert logits.device.type == "meta" and logits.shape[0] == 2
+
+
+@every_head
+def test_a_model_without_weights_has_the_shapes_of_its_outputs(model_class):
+    model = tiny_model(model_class)
+    with torch.device("meta"):
+        empty = model_class(model.config).eval()
+    assert empty(IDS.to("meta")).logits.shape == model(IDS).logits.shape
+
+
+@pytest.mark.parametrize("positions", [[0, 1, 2, 0, 1, 2], [0, 2, 4, 6, 8, 10]], ids=["restart", "gaps"])
+@every_stack
+def test_with_a_mask_of_ones_a_row_is_one_sequence(model_class, positions):
+    """As in transformers. Only without a mask, position_ids tell where sequences begin."""
+    model, mask = tiny_model(model_class), torch.ones(2, 6, dtype=torch.long)
+    asked = {"position_ids": torch.tensor([positions] * 2), "attention_mask": mask}
+    alone = states(model, **asked)[0]
+    assert_close(states(model, **asked, output_hidden_states=True)[0], alone)
+    other = mask.clone()
+    other[1, 5] = 0
+    assert_close(states(model, **{**asked, "attention_mask": other})[0], alone)
 
 
 def test_a_decoder_without_a_source_has_no_cross_attention():

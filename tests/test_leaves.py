@@ -1,5 +1,6 @@
 """Each part alone, and each stack of blocks, equals the mathematics written out in reference.py, in float64."""
 
+import copy
 from itertools import product
 
 import pytest
@@ -81,6 +82,19 @@ def test_rotary_frequencies(theta):
     config = tiny_config(BlendEncoderConfig, rope_parameters={"rope_type": "default", "rope_theta": theta})
     expected = torch.tensor(reference.frequencies(HEAD_DIM, theta))
     assert_close(RotaryEmbedding(config).inv_freq, expected, tolerance=torch.finfo(torch.float32).eps)
+
+
+def test_half_precision_does_not_round_the_angles():
+    """A cosine at position 1000 would be off by 0.4."""
+    model = tiny_model(BlendDecoderModel).float()
+    positions, states = torch.tensor([[1000]]), torch.empty(0)
+    expected = model.rotary_emb(states, positions)
+    for dtype in (torch.bfloat16, torch.float16):
+        half = copy.deepcopy(model).to(dtype)
+        assert half.rotary_emb.inv_freq.dtype == torch.float32 and half.dtype == dtype
+        assert all(map(torch.equal, half.rotary_emb(states, positions), expected))
+    assert copy.deepcopy(model).double().rotary_emb.inv_freq.dtype == torch.float64
+    assert copy.deepcopy(model).to("meta").rotary_emb.inv_freq.is_meta
 
 
 def test_rotary_positions_turn():

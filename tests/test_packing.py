@@ -45,6 +45,7 @@ from seqblend import (
     BlendEncoderModel,
 )
 from seqblend.modeling import attention as attention_module
+from seqblend.modeling import base as base_module
 from seqblend.modeling.attention import eager_attention_forward
 from seqblend.modeling.base import Stack
 from seqblend.modeling.packing import FlatLayout, PaddedLayout
@@ -350,6 +351,8 @@ def test_which_kernel_is_told_the_lengths(monkeypatch):
     """torch's own varlen kernel has no dropout, no float32 and no heads of odd or great width."""
     half, single = OnCuda(torch.bfloat16), OnCuda(torch.float32)
     model = tiny_model(BlendDecoderModel, attention_dropout=0.1)
+    assert not model.uses_varlen_kernel(half), "this machine has no GPU with flash attention"
+    monkeypatch.setattr(base_module, "has_flash_attention", lambda device: True)
     assert model.uses_varlen_kernel(half)
     assert not model.uses_varlen_kernel(single)
     assert not model.uses_varlen_kernel(torch.empty(1, dtype=torch.bfloat16))
@@ -366,6 +369,7 @@ def test_an_older_varlen_kernel_is_made_do(monkeypatch):
     """Without grouped keys they are repeated; without windows it is not used. Each is said once, and only then."""
     said = []
     monkeypatch.setattr(attention_module.logger, "warning_once", said.append)
+    monkeypatch.setattr(base_module, "has_flash_attention", lambda device: True)
     half, model = OnCuda(torch.bfloat16), tiny_model(BlendDecoderModel, **SLIDING)
     alike = tiny_model(BlendDecoderModel, num_key_value_heads=SIZES["num_attention_heads"])
     assert model.uses_varlen_kernel(half) and not said
@@ -575,6 +579,8 @@ def test_layouts_agree(rows):
     rows = arrange_rows(flat_layout, group_by_length(flat_layout.sizes))
     assert torch.equal(rows.to_flat(rows.to_rows(flat)), flat)
     assert torch.equal(flat_layout.position_ids()[0], padded_layout.position_ids()[mask])
+    labels = torch.arange(15).view(3, 5)
+    assert torch.equal(flat_layout.shift_left(labels, -1)[0], padded_layout.shift_left(labels, -1)[mask])
     for pooled in ("first", "last", "mean"):
         expected = getattr(padded_layout, pooled)(states)
         assert (expected[~mask.any(1)] == 0).all()
@@ -603,6 +609,38 @@ def test_sequences_are_told_from_positions():
     layout = FlatLayout.from_position_ids(positions)
     assert layout.cu_seq_lens.tolist() == [0, 3, 4, 6, 9, 12]
     assert layout.max_length == 3
+
+
+def test_a_mean_in_half_precision_is_that_of_float32():
+    """A sum of 4,096 vectors is too large for float16, and loses small terms in bfloat16."""
+    mask = torch.ones(2, 4096, dtype=torch.bool)
+    mask[1, 4000:] = False
+    for dtype in (torch.float16, torch.bfloat16):
+        states = (torch.rand(2, 4096, 3) + 30).to(dtype)
+        expected = torch.stack([row[real].float().mean(0) for row, real in zip(states, mask, strict=True)])
+        flat = FlatLayout.from_mask(mask)
+        for pooled in (flat.mean(flat.unpad(states)), PaddedLayout((2, 4096), mask, mask.device).mean(states)):
+            assert pooled.dtype == dtype
+            torch.testing.assert_close(pooled, expected.to(dtype))
+
+
+def test_flash_attention_is_not_asked_for_a_batch_of_padding(monkeypatch):
+    model = tiny_model(BlendEncoderModel)
+    monkeypatch.setattr("seqblend.modeling.attention.varlen_attn", None)
+    monkeypatch.setattr(Stack, "uses_varlen_kernel", lambda self, embeds: True)
+    empty = torch.zeros(2, 3, dtype=torch.long)
+    assert not model(empty, attention_mask=empty).last_hidden_state.any()
+
+
+def test_normalized_queries_and_keys_have_the_dtype_of_values():
+    """Autocast on a GPU normalizes in float32, and the kernels take one dtype."""
+    attention = tiny_model(BlendDecoderModel, query_key_norm=True).bfloat16().layers[0].self_attn
+    attention.q_norm.float(), attention.k_norm.float()
+    attention.q_norm.register_forward_pre_hook(lambda module, args: (args[0].float(),))
+    attention.k_norm.register_forward_pre_hook(lambda module, args: (args[0].float(),))
+    states = torch.randn(1, 3, SIZES["hidden_size"], dtype=torch.bfloat16)
+    keys, values = attention.keys_and_values(states, pattern=None)
+    assert attention.queries(states).dtype == keys.dtype == values.dtype == torch.bfloat16
 
 
 class FirstAndLast(torch.nn.Module):
