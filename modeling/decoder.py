@@ -14,7 +14,12 @@ from transformers.masking_utils import (
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.processing_utils import Unpack
-from transformers.utils.generic import TransformersKwargs, can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import (
+    TransformersKwargs,
+    can_return_tuple,
+    is_flash_attention_requested,
+    merge_with_config_defaults,
+)
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.decoder import BlendDecoderConfig
@@ -33,8 +38,8 @@ from .cache import (
 from .heads import ForSequenceClassification, ForTokenClassification, compute_logits, select_fields
 from .layers import DecoderLayer
 from .losses import IGNORE, token_loss
-from .packing import FlatLayout, Layout, PaddedLayout, as_padding_mask
-from .patterns import PaddedPattern, Pattern, VarlenPattern, cross_pattern
+from .packing import FlatLayout, Layout, PaddedLayout, as_padding_mask, is_traced
+from .patterns import PaddedPattern, Pattern, SourcePattern, VarlenPattern, cross_pattern
 
 
 class BlendDecoderPreTrainedModel(BlendPreTrainedModel):
@@ -230,6 +235,11 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             if self.uses_varlen_kernel(embeds):
                 return states, VarlenPattern(layout, source_layout)
             return states, cross_pattern(self.config, layout, source_layout, embeds)
+        is_real = as_padding_mask(attention_mask)
+        # For a single target token, flash attention takes the mask of the source.
+        takes_lengths = is_flash_attention_requested(self.config) and layout.shape[1] > 1 and not is_traced()
+        if takes_lengths and is_real is not None:
+            return states, SourcePattern(layout.shape, FlatLayout.from_mask(is_real.to(states.device).bool()))
         mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=embeds, attention_mask=attention_mask, encoder_hidden_states=states
         )

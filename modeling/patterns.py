@@ -132,6 +132,44 @@ class VarlenPattern(FlatPattern):
         return kernel(query, key, value, None, **self.lengths)
 
 
+class SourcePattern(Movable):
+    """Pattern of a padded target and a padded source, for kernels that take the lengths of the sequences.
+
+    With a mask of the source, transformers' flash attention would remove the same columns from the target.
+
+    Args:
+        shape: B and T of the target.
+        source: layout of the real tokens of the source.
+    """
+
+    def __init__(self, shape: tuple[int, int], source: FlatLayout):
+        self.source = source
+        batch, length = shape
+        self.lengths = {
+            "cu_seq_lens_q": torch.arange(batch + 1, dtype=torch.int32, device=source.device) * length,
+            "cu_seq_lens_k": source.cu_seq_lens,
+            "max_length_q": length,
+            "max_length_k": source.max_length,
+        }
+
+    def blend(
+        self, kernel: Kernel, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Queries (B, H, T, D), keys and values (B, K, S, D) give (B, T, H, D) and the kernel's weights or None."""
+        queries = query.transpose(1, 2)
+        sources: list[Any] = [self.source.unpad(states.transpose(1, 2)) for states in (key, value)]
+        flat = (states.transpose(1, 2) for states in (queries.flatten(0, 1)[None], *sources))
+        blended, weights = kernel(*flat, None, **self.lengths)
+        return blended.reshape(*queries.shape), weights
+
+    def update_cache(
+        self, cache: Cache, layer_idx: int, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add the keys and values of the source (B, K, S, D) to a cache; returns them."""
+        keys, values = cache.update(key, value, layer_idx)
+        return keys, values
+
+
 @dataclass
 class RowGroup:
     """Rows of equal length, for one call of the kernel.
@@ -234,7 +272,7 @@ class RowPattern(FlatPattern):
         return self.queries.to_flat(blended) if blended else query, None
 
 
-Pattern = PaddedPattern | VarlenPattern | RowPattern
+Pattern = PaddedPattern | VarlenPattern | SourcePattern | RowPattern
 
 
 def add_bias(mask: torch.Tensor | None, biases: torch.Tensor) -> torch.Tensor:

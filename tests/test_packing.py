@@ -48,6 +48,7 @@ from seqblend.modeling import attention as attention_module
 from seqblend.modeling import base as base_module
 from seqblend.modeling.attention import eager_attention_forward
 from seqblend.modeling.base import Stack
+from seqblend.modeling.cache import CACHE_NAME
 from seqblend.modeling.packing import FlatLayout, PaddedLayout
 from seqblend.modeling.patterns import SHORT_LENGTH, arrange_rows, group_by_length
 
@@ -325,7 +326,7 @@ def test_varlen_kernel_equals_sdpa(model_class, flatten, kernel, monkeypatch):
     rows = draw(model_class, LENGTHS)
     expected = tiny_model(model_class, **SLIDING).train()(**padded(rows))
     model = tiny_model(model_class, **SLIDING).train()
-    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "flash_attention_2", varlen_kernel)
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "flash_attention_2", varlen_kernel)
     monkeypatch.setattr("seqblend.modeling.attention.varlen_attn", torch_varlen)
     monkeypatch.setattr(Stack, "uses_varlen_kernel", lambda self, embeds: True)
     for config in (model.config, *(getattr(model.config, part) for part in model.config.sub_configs)):
@@ -336,6 +337,42 @@ def test_varlen_kernel_equals_sdpa(model_class, flatten, kernel, monkeypatch):
     else:
         tensor, wanted = output.last_hidden_state, real_rows(padded(rows), expected.last_hidden_state)
         assert_close(real_rows(padded(rows), tensor) if flatten is padded else tensor[0], wanted)
+
+
+def flash_attention(module, query, key, value, attention_mask, **options):
+    """transformers' flash attention of padded rows: with a mask, it removes the same columns from queries and keys."""
+    if options.get("cu_seq_lens_q") is not None:
+        return varlen_kernel(module, query, key, value, None, **options)
+    hidden = torch.zeros(query.shape[2], key.shape[2], dtype=torch.bool)
+    if module.is_causal:
+        hidden = torch.ones_like(hidden).triu(1 + key.shape[2] - query.shape[2])
+    if attention_mask is not None:
+        assert query.shape[2] == 1 or not module.is_cross_attention
+        hidden = hidden | ~attention_mask.bool()[:, None, None]
+    mask = torch.zeros(hidden.shape, dtype=query.dtype).masked_fill(hidden, torch.finfo(query.dtype).min)
+    return eager_attention_forward(module, query, key, value, mask, options["scaling"])[0], None
+
+
+@torch.no_grad()
+def test_flash_attention_reads_a_padded_source(monkeypatch):
+    """Also where the target stays padded: for hidden states, and for several tokens after cached ones."""
+    rows = draw(BlendEncoderDecoderForSeq2SeqLM, LENGTHS, labels=False)
+    batch = padded(rows)
+    mask, target = batch["attention_mask"], batch["decoder_input_ids"]
+    model = tiny_model(BlendEncoderDecoderForSeq2SeqLM)
+
+    def outputs() -> list[torch.Tensor]:
+        hidden = model(**batch, output_hidden_states=True, use_cache=False).logits
+        source = {"encoder_outputs": model.get_encoder()(batch["input_ids"], mask), "attention_mask": mask}
+        cache = model(**source, decoder_input_ids=target[:, :1], use_cache=True)[CACHE_NAME]
+        return [real_rows(batch, hidden), model(**source, decoder_input_ids=target[:, 1:], cache=cache).logits]
+
+    expected = outputs()
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "flash_attention_2", flash_attention)
+    for config in (model.config, model.config.encoder, model.config.decoder):
+        config._attn_implementation_internal = "flash_attention_2"
+    for found, wanted in zip(outputs(), expected, strict=True):
+        assert_close(found, wanted)
 
 
 class OnCuda:
