@@ -248,6 +248,11 @@ class ForSequenceClassification(PreTrainedModel):
         )
         layout, is_end = outputs.layout, is_end_token(input_ids, self.config)
         if is_end is not None:
+            if tuple(is_end.shape) != tuple(layout.shape):
+                raise ValueError(
+                    f"pooling={self.config.pooling!r} looks in input_ids {tuple(is_end.shape)}, and the decoder's "
+                    f"inputs are {tuple(layout.shape)}"
+                )
             is_end = layout.fill_padding(is_end, False)
         pooled = pool(outputs.last_hidden_state, layout, self.config.pooling, self.head, is_end)
         logits = self.score(self.dropout(pooled))

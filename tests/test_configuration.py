@@ -747,6 +747,9 @@ def test_pooling_by_the_last_end_of_sequence(config_class):
         both = model(**padded(rows), **asked).logits
         assert_close(both, model(**padded(rows, "left", extra=2), **asked).logits)
         assert differ(both[0], last(**padded(rows)).logits[0]) and not differ(both[1], last(**padded(rows)).logits[1])
+    if config_class is WHOLE:
+        with pytest.raises(ValueError, match=r"looks in input_ids \(2, 6\), and the decoder's inputs are \(2, 3\)"):
+            model(**padded(rows), decoder_input_ids=torch.ones(2, 3, dtype=torch.long))
     with pytest.raises(ValueError, match="pooling='eos' needs input_ids"):
         model(inputs_embeds=torch.zeros(1, 2, SIZES["hidden_size"]).double())
 
