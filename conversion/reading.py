@@ -269,7 +269,8 @@ def check_whole_model(source: str | Path, gguf: dict[str, str], hub: dict[str, A
                 f"{source} has {ADAPTER_CONFIG_NAME} and no {CONFIG_NAME}: it is an adapter; merge it into its base "
                 "model first"
             )
-        raise OSError(f"{source} has no {CONFIG_NAME}")
+        # transformers gives the same answer for a file that is missing and for a Hub that is not reached.
+        raise OSError(f"{source} has no {CONFIG_NAME}{'' if Path(source).exists() else ', or the Hub is not reached'}")
     if has_adapter:
         raise ConversionError(
             f"{source} holds a whole model ({CONFIG_NAME}) and an adapter ({ADAPTER_CONFIG_NAME}), which transformers "

@@ -277,6 +277,15 @@ def test_two_names_of_one_tensor_are_refused(twice, bert):
         from_original(bert, AutoModelForMaskedLM)
 
 
+def test_a_checkpoint_that_is_not_found_names_both_causes(bert):
+    """A Hub that is not reached looks like a repository without the file; a directory has no Hub."""
+    with pytest.raises(OSError, match=r"nobody/nothing has no config\.json, or the Hub is not reached$"):
+        from_original("nobody/nothing")
+    (bert / "config.json").unlink()
+    with pytest.raises(OSError, match=r" has no config\.json$"):
+        from_original(bert)
+
+
 OF_OLDER_VERSIONS = {
     "bert": ["bert.embeddings.position_ids"],
     "roberta": ["roberta.embeddings.position_ids", "roberta.embeddings.token_type_ids"],

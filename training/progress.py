@@ -52,6 +52,9 @@ def start_logging() -> None:
     """Set up what a command prints on stderr: messages alone, without the bars of transformers for single files."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     disable_progress_bar()
+    for name in ("huggingface_hub", "datasets"):
+        # With their own handlers their messages are printed twice.
+        logging.getLogger(name).handlers.clear()
     for handler in logging.getLogger().handlers if sys.stderr.isatty() else ():
         if getattr(handler, "stream", None) is sys.stderr:
             handler.setFormatter(WholeWords("%(message)s"))
