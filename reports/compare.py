@@ -39,9 +39,9 @@ class Comparison:
     test: McNemar | None
 
     @property
-    def is_of_single_runs(self) -> bool:
-        """Whether a group has one run only, so that the spread over seeds is not known."""
-        return min(map(len, self.groups)) == 1
+    def single_runs(self) -> list[str]:
+        """The sides that have one run only, so that their spread over seeds is not known."""
+        return [side for side, group in zip("AB", self.groups, strict=True) if len(group) == 1]
 
     def lines(self) -> list[str]:
         """The comparison in Markdown."""
@@ -58,10 +58,13 @@ class Comparison:
             *markdown_table(head, rows),
             "",
             f"On {len(self.groups[0][0].rows):,} test rows. The intervals include the variation over rows, from a "
-            "paired bootstrap, and the variation over the runs of each side.",
+            f"paired bootstrap{'' if len(self.single_runs) == 2 else ', and the variation over the runs of a side'}.",
         ]
-        if self.is_of_single_runs:
-            lines.append("One side has a single run: the intervals do not include how its results vary with the seed.")
+        if self.single_runs:
+            lines.append(
+                f"A single run for {' and '.join(self.single_runs)}: the intervals do not include how its results vary "
+                "with the seed."
+            )
         if self.test is not None:
             lines.append(
                 f"McNemar's exact test: only A is right in {self.test.only_first} rows, only B in "

@@ -66,7 +66,7 @@ def read_run(directory: str | Path) -> Run:
     except ValueError as error:
         raise InputError(str(error)) from error
     if not saved.predictions:
-        raise InputError(f"{directory}: has no predictions.jsonl, which --do_predict true writes")
+        raise InputError(f"{directory}: has no predictions.jsonl, which seqblend train writes for a test split")
     name = saved.results.get("task")
     if name not in TASKS:
         raise InputError(f"{directory}: all_results.json names no task")

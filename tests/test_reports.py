@@ -220,7 +220,8 @@ def test_the_command_prints_and_writes_a_comparison(tested, tmp_path, capsys):
     sides = [str(each) for each in tested[CLASSIFY]]
     assert seqblend(["compare", *sides, "--output", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
-    assert "| accuracy |" in printed and "McNemar's exact test" in printed and "single run" in printed
+    assert "| accuracy |" in printed and "McNemar's exact test" in printed
+    assert "A single run for A and B: " in printed and "over the runs" not in printed
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "comparison.json",
         "comparison.md",
