@@ -41,7 +41,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--input",
         nargs="+",
-        help="Files of the types that train.py reads; or - for standard input, one text per line, which is the "
+        help="Files of the types that seqblend train reads; or - for standard input, one text per line, which is the "
         "default if something is piped into the command.",
     )
     parser.add_argument(

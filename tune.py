@@ -1,4 +1,4 @@
-"""Search good values of options: `seqblend tune FILE.yaml [--flag value …]`; `--help` says what the file has."""
+"""Search for good values of options: `seqblend tune FILE.yaml [--flag value …]`; `--help` says what the file has."""
 
 import argparse
 import contextlib
@@ -7,6 +7,7 @@ import dataclasses
 import signal
 import sys
 import tempfile
+import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,23 +25,23 @@ from seqblend.data.errors import InputError, describe, print_error, short_list
 from seqblend.data.writing import write_atomically
 from seqblend.hub_card.contents import PublishError
 from seqblend.train import Job, prepare
-from seqblend.training.command_line import flag_values, parse_arguments, read_options
+from seqblend.training.command_line import WIDTH, flag_values, parse_arguments, read_options
 from seqblend.training.progress import LogLines, only_errors, readable, start_logging
 from seqblend.tuning.best import best_text, chosen_options
 from seqblend.tuning.checks import check_refused, check_trials
 from seqblend.tuning.space import SEARCHED, Space, count_combinations, parse_space
 from seqblend.tuning.trials import BEST, FILES, PICTURE, Study, first_stop, import_optuna, options_text, trial_line
 
-DESCRIPTION = """Search good values of options of training. The file has the options of seqblend
-train and, for example:
+DESCRIPTION = """Search for good values of training options. The file has the options of
+seqblend train and, for example:
 
   trials: 20
   search:
     learning_rate: {low: 1e-4, high: 3e-3, log: true}
     per_device_train_batch_size: [16, 32, 64]
 
-The trials, their picture and best.yaml, a file for seqblend train, are written into
-output_dir. The same command goes on with a search that was interrupted."""
+The trials, their picture and best.yaml, a file for seqblend train, are written
+into output_dir. The same command continues an interrupted search."""
 TRIALS = 20
 # A trial trains and is evaluated. Search.__init__ keeps it from saving: defaults follow from how a run is saved.
 FORCED = ("--do_train=true", "--do_eval=true", "--do_predict=false", "--overwrite_output_dir=false")
@@ -76,7 +77,7 @@ def read_plan(argv: list[str]) -> Plan:
         "seqblend tune",
         usage="seqblend tune FILE.yaml [--trials N] [--flag value …]",
         description=DESCRIPTION,
-        epilog=f"A trial may change {', '.join(SEARCHED)}.",
+        epilog=textwrap.fill(f"A trial may change {', '.join(SEARCHED)}.", WIDTH),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -24,6 +24,12 @@ from .labels import warn_about_labels
 
 logger = logging.getLogger(__name__)
 
+DESCRIPTION = """Report what a data set contains, without training. Needed are --task, and
+files or --dataset_name; the options are those of seqblend train. For example:
+
+  seqblend data --task sequence-classification --train_file train.jsonl \\
+      --output_dir runs/report"""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit code is 2 if an option or the data is wrong."""
@@ -41,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def report(argv: list[str]) -> None:
     """Read the data, print the summary and write the report into output_dir. Raises InputError."""
-    model_args, data_args, args = parse_arguments(argv)
+    model_args, data_args, args = parse_arguments(argv, "data", DESCRIPTION)
     check_options(model_args, data_args, args)
     task = TASKS[data_args.task]
     if data_args.streaming:

@@ -20,6 +20,7 @@ from seqblend.configuration.encoder_decoder import BlendEncoderDecoderConfig
 from seqblend.configuration.heads import HeadConfig
 from seqblend.listing import LISTS
 from seqblend.serving.engines import ENGINES, QUANTIZATIONS
+from seqblend.training.arguments import CHOSEN
 from seqblend.training.command_line import GROUPS, Help, Parser, placeholder, sentence
 
 INTRODUCTION = """# Options
@@ -110,10 +111,11 @@ def described(action: argparse.Action) -> list[str]:
     value = "" if action.nargs == 0 else placeholder(action)
     default = "true" if action.default is True else action.default
     has_default = default not in (None, False, "", [], argparse.SUPPRESS)
+    shown = code(str(default)) if has_default else ""
     return [
         code(f"{flags[0]} {value}".strip()),
         meaning(action),
-        code(str(default)) if has_default else "",
+        prose(CHOSEN[action.dest]) if action.dest in CHOSEN else shown,
     ]
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import runpy
+import subprocess
 import sys
 
 import pytest
@@ -68,6 +69,18 @@ def test_ctrl_c_ends_a_command_with_a_line(arguments, where, monkeypatch, capsys
     assert capsys.readouterr().err == f"Ctrl-C: seqblend {arguments[0]} has ended\n"
 
 
+def test_a_message_of_a_library_is_printed_once():
+    """Both have a handler of their own, and the command has another one."""
+    code = """import logging
+from seqblend.training.progress import start_logging
+start_logging()
+for name in ("huggingface_hub", "datasets"):
+    logging.getLogger(f"{name}.file").warning("no network for %s", name)"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = [line for line in ended.stderr.splitlines() if "no network" in line]
+    assert lines == ["no network for huggingface_hub", "no network for datasets"]
+
+
 def test_convert_lists_architectures(capsys):
     assert main(["convert", "--list"]) == 0
     assert "bert" in capsys.readouterr().out.split()
@@ -97,8 +110,26 @@ def test_the_help_of_training_has_each_of_our_options_once(capsys):
     assert len(named) == len({*named}) and own_options() <= {*named}
     found = re.findall(r"(?m)^  --(\w+)", text)
     assert found == named
-    assert max(map(len, text.splitlines())) <= 80 and "None" not in text and "%%" not in text
+    assert max(map(len, text.splitlines())) <= 80 and "%%" not in text
+    assert "None" not in text and "SUPPRESS" not in text and "(default: 512)" in text
     assert "--help all" in text
+
+
+def test_the_help_of_a_data_report_is_its_own(capsys):
+    """Its flags are those of training."""
+    helps = []
+    for name in ("train", "data"):
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        helps.append(capsys.readouterr().out)
+    assert helps[1].startswith("usage: seqblend data [FILE.yaml") and "  seqblend data --task " in helps[1]
+    assert helps[0].partition("\nmodel:\n")[2] == helps[1].partition("\nmodel:\n")[2] != ""
+
+
+def test_the_help_of_a_search_fits_into_80_columns(capsys):
+    with pytest.raises(SystemExit):
+        main(["tune", "--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
 def test_the_whole_help_has_every_option(capsys):

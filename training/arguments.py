@@ -75,8 +75,7 @@ class ModelArguments:
     vocab_size: int = field(
         default=8000,
         metadata={
-            "help": "Maximum vocabulary size of a trained tokenizer; default: 8000, or 4000 for labels and targets "
-            "with fewer than 20,000 rows. The sentinels of denoising are added to it."
+            "help": "Maximum vocabulary size of a trained tokenizer; the sentinels of denoising are added to it."
         },
     )
 
@@ -527,7 +526,7 @@ class BlendTrainingArguments(Seq2SeqTrainingArguments):
         return torch.device("cpu") if device.type == "cpu" else device
 
 
-# Options of transformers whose defaults follow from the run (defaults.py), and these defaults in words, for the help.
+# Options whose defaults follow from the run (defaults.py), and these defaults in words, for the help.
 CHOSEN = {
     "num_train_epochs": "about 3,000 steps, 3 to 50 epochs from scratch, 3 to 5 of a saved model",
     "per_device_train_batch_size": "32 or fewer, depending on the data",
@@ -544,4 +543,5 @@ CHOSEN = {
     "save_total_limit": "2: the best and the last",
     "load_best_model_at_end": "true with validation data",
     "metric_for_best_model": "that of the task",
+    "vocab_size": "8000; 4000 for labels and targets with fewer than 20,000 rows",
 }

@@ -31,8 +31,8 @@ MAPPINGS = (*OUR_MAPPINGS, "generation_config", *Seq2SeqTrainingArguments._VALID
 
 # --- The help ---
 
-DESCRIPTION = """Train, evaluate and predict. Needed are --task, --output_dir, and --train_file
-or --dataset_name. For example:
+DESCRIPTION = """Train, evaluate and predict. Needed are --task, and files or --dataset_name.
+For example:
 
   seqblend train --task token-classification --train_file train.jsonl \\
       --validation_file dev.jsonl --num_train_epochs 10 --output_dir runs/tagger
@@ -94,8 +94,7 @@ class Help(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:
         """Print the groups, with `all` also the rest."""
-        # A new one, because flag_values removes the defaults of its own.
-        print(help_text(type(parser)(), is_whole=given[1] == "all"), end="")
+        print(help_text(parser, is_whole=given[1] == "all"), end="")
         parser.exit()
 
 
@@ -107,8 +106,8 @@ def help_text(parser: argparse.ArgumentParser, is_whole: bool = False) -> str:
         if not isinstance(action, Help):
             actions.setdefault(action.dest, action)
     shown = argparse.ArgumentParser(
-        usage="seqblend train [FILE.yaml|FILE.json] [--flag value …]",
-        description=DESCRIPTION,
+        usage=parser.usage,
+        description=parser.description,
         epilog=None if is_whole else EPILOG,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=WIDTH),
         add_help=False,
@@ -258,8 +257,14 @@ def parse_pairs(text: str | list | dict[str, Any] | None, flag: str) -> dict[str
 class Parser(HfArgumentParser):
     """HfArgumentParser with errors of one line and without abbreviated flags."""
 
-    def __init__(self) -> None:
-        super().__init__((ModelArguments, DataArguments, BlendTrainingArguments), allow_abbrev=False, add_help=False)
+    def __init__(self, command: str = "train", description: str = DESCRIPTION) -> None:
+        super().__init__(
+            (ModelArguments, DataArguments, BlendTrainingArguments),
+            usage=f"seqblend {command} [FILE.yaml|FILE.json] [--flag value …]",
+            description=description,
+            allow_abbrev=False,
+            add_help=False,
+        )
         self.add_argument("-h", "--help", action=Help)
         # None means not given; False means that the user gave false.
         self.set_defaults(do_train=None, do_eval=None, do_predict=None)
@@ -284,21 +289,26 @@ class Parser(HfArgumentParser):
                 )
 
 
-def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, BlendTrainingArguments]:
+def parse_arguments(
+    argv: list[str], command: str = "train", description: str = DESCRIPTION
+) -> tuple[ModelArguments, DataArguments, BlendTrainingArguments]:
     """Read the command line; a flag overrides the file.
 
     Args:
         argv: an optional .yaml or .json file, then flags.
+        command: its name, for the help.
+        description: what the command does, for the help.
 
     Raises:
         InputError: an unknown option, a value of the wrong kind, or a file that cannot be read.
     """
-    parser = Parser()
+    parser = Parser(command, description)
     flags = argv
     if argv and not argv[0].startswith("-"):
         flags = load_option_file(parser, argv[0]) + argv[1:]
+    # Before flag_values: --help shows the defaults, which the parser there does not have.
+    given, _ = parser.parse_known_args(flags)
     names = frozenset(flag_values(flags))
-    given = parser.parse_args(flags)
     check_mappings(given)
     try:
         arguments = parser.parse_args_into_dataclasses([*flags, *postponed(given, names)], look_for_args_file=False)
