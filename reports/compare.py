@@ -62,8 +62,8 @@ class Comparison:
         ]
         if self.single_runs:
             lines.append(
-                f"A single run for {' and '.join(self.single_runs)}: the intervals do not include how its results vary "
-                "with the seed."
+                f"A single run for {' and '.join(self.single_runs)}: the intervals do not include how its results "
+                "vary with the seed."
             )
         if self.test is not None:
             lines.append(

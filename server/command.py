@@ -58,7 +58,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="Further names of this server, without port, that the header Host may have; *: any name.",
     )
     parser.add_argument(
-        "--log", choices=("errors", "requests", "texts"), default="requests", help="What is logged: errors, requests or texts; default: requests."
+        "--log",
+        choices=("errors", "requests", "texts"),
+        default="requests",
+        help="What is logged: errors, requests or texts; default: requests.",
     )
     for field in dataclasses.fields(Limits):
         parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default, help=HELP[field.name])
