@@ -359,7 +359,7 @@ def create_app(
     app = FastAPIOffline(redoc_url=None, title="seqblend", version=__version__, lifespan=lifespan)
     app.add_middleware(LimitBody, most=limits.max_body)
     app.add_middleware(ExpectHost, hosts=tuple(hosts))
-    add_error_handlers(app, metrics)
+    add_error_handlers(app, metrics, [f"/models/{name}" for name in services])
     add_pages(app, services, metrics)
     for service in services.values():
         add_model(app, service, is_only=len(services) == 1)
@@ -367,13 +367,23 @@ def create_app(
     return app
 
 
-def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
-    """Errors as JSON with one key, `error`; those that no model has seen are counted without a model."""
+def add_error_handlers(app: FastAPI, metrics: Metrics, paths: Sequence[str]) -> None:
+    """Errors as JSON with one key, `error`; those that no model has seen are counted without a model.
+
+    Args:
+        app: changed here.
+        metrics: of the server.
+        paths: those of the models.
+    """
 
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, error: HTTPException) -> Response:
         metrics.requests.labels("", error.status_code).inc()
-        return error_response(error.status_code, str(error.detail), **(error.headers or {}))
+        message = str(error.detail)
+        if error.status_code in (404, 405):
+            asked = printable(f"{request.method} {request.url.path:.100}")
+            message = f"{asked}: {message}; the models are at {', '.join(paths)}, and /docs lists all paths"
+        return error_response(error.status_code, message, **(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
     async def refuse_body(request: Request, error: RequestValidationError) -> Response:

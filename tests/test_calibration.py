@@ -354,7 +354,7 @@ def test_a_precision_that_is_asked_for(tmp_path):
 BAD = {
     "no validation": (
         {"calibrate": True, "validation_file": None},
-        "calibrate: is fitted on the validation split after",
+        "calibrate: is fitted on the validation split after training, and there is no validation split",
     ),
     "numbers": ({"calibrate": True, "problem_type": "regression"}, "calibrate: a regression has no probabilities"),
     "one label": ({"label_thresholds": "f1"}, "label_thresholds: is for problem_type multi_label_classification"),

@@ -363,7 +363,7 @@ def test_a_run_that_does_not_train_chooses_nothing(tmp_path, model_of, caplog): 
             ["load_best_model_at_end", "save_steps 3", "multiple of eval_steps 2"],
         ),
         ({"lr_scheduler_type": "reduce_lr_on_plateau"}, ["train"], ["lr_scheduler_type", "validation_file"]),
-        ({"early_stopping_patience": 2}, ["train"], ["early_stopping_patience", "eval_strategy"]),
+        ({"early_stopping_patience": 2}, ["train"], ["early_stopping_patience", "eval_strategy", "validation split"]),
         ({"early_stopping_patience": 2, "eval_strategy": "no"}, BOTH, ["early_stopping_patience", "eval_strategy"]),
         ({"greater_is_better": False}, BOTH, ["greater_is_better", "accuracy"]),
     ],

@@ -418,8 +418,11 @@ def test_several_models(model_of):  # noqa: F811
             "token-classification",
         ]
         assert ask(f"{url}/models/0", {"inputs": "ab"})[0] == ask(f"{url}/models/1", {"inputs": "ab"})[0] == 200
-        assert ask(url, {"inputs": "ab"})[0] == 405
-        assert ask(f"{url}/models/2", {"inputs": "ab"})[0] == 404
+        where = "the models are at /models/0, /models/1, and /docs lists all paths"
+        status, _, found = ask(url, {"inputs": "ab"})
+        assert (status, found["error"]) == (405, f"POST /: Method Not Allowed; {where}")
+        status, _, found = ask(f"{url}/models/2", {"inputs": "ab"})
+        assert (status, found["error"]) == (404, f"POST /models/2: Not Found; {where}")
         described = json.loads(get(f"{url}/openapi.json")[1])["paths"]
         assert {"/models/0", "/models/1"} <= set(described)
 

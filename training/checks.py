@@ -203,7 +203,8 @@ def check_fitting_steps(data_args: DataArguments, args: Seq2SeqTrainingArguments
     """Raises InputError for options that are fitted after training, or measured, where that step is missing."""
     for name in FITTED:
         if getattr(data_args, name) and not (args.do_train and "validation" in splits):
-            raise InputError(f"{name}: is fitted on the validation split after training, and one of them is missing")
+            missing = "no validation split" if args.do_train else "no training"
+            raise InputError(f"{name}: is fitted on the validation split after training, and there is {missing}")
     if data_args.test_unknown_file and not args.do_predict:
         raise InputError("test_unknown_file: is measured with the test split, and that is not predicted")
 
@@ -332,7 +333,8 @@ def check_stopping(args: BlendTrainingArguments, is_resolved: bool = True) -> No
     }
     missing = [name for name, given in needed.items() if not given and (is_resolved or name in args.given_options)]
     if missing and args.early_stopping_patience is not None:
-        raise InputError(f"early_stopping_patience: needs {' and '.join(missing)} too")
+        hint = "" if {*missing} & args.given_options else "; with a validation split these are the defaults"
+        raise InputError(f"early_stopping_patience: needs {' and '.join(missing)} too{hint}")
     missing = [name for name in missing if name != "load_best_model_at_end"]
     if missing and args.save_strategy == SaveStrategy.BEST:
         raise InputError(f"save_strategy: best needs {' and '.join(missing)} too")
