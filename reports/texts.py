@@ -29,6 +29,8 @@ SUSPICIOUS = {
     "quotes of CSV": rf'{START}"""|"""{END}',
     "a missing value in words": rf"{START}(?:{'|'.join(MISSING_VALUES)}){END}",
 }
+# Words that are single characters: a space among them is one, too.
+CHARACTERS = rf"(?s)^.(?:{SEPARATOR}.)+$"
 NOT_NFC = "not in Unicode NFC"
 
 
@@ -71,6 +73,7 @@ def lengths_of(column: pa.ChunkedArray) -> dict[str, np.ndarray]:
 def suspicious_rows(texts: pa.Array) -> dict[str, np.ndarray]:
     """The texts (N) that may be wrong, as a mask (N) for each reason."""
     found = {name: pc.match_substring_regex(texts, pattern) for name, pattern in SUSPICIOUS.items()}
+    found["empty"] = pc.and_not(found["empty"], pc.match_substring_regex(texts, CHARACTERS))
     found[NOT_NFC] = pc.not_equal(texts, pc.utf8_normalize(texts, "NFC"))
     return {name: mask.to_numpy(zero_copy_only=False) for name, mask in found.items()}
 

@@ -492,6 +492,15 @@ def test_spaces_of_every_script_are_spaces(tmp_path, capsys):
     assert train["lengths"]["words"][0] == 0 and train["lengths"]["words"][-1] == 2
 
 
+def test_a_space_is_an_empty_word_unless_every_character_is_a_word(tmp_path, capsys):
+    """The rows of the built-in dates, whose words are characters, were all counted as empty."""
+    rows = [["가", " ", "나"], [" ", "\u3000", "a"], ["가", "", "나"], ["가나", " ", "다"], [" "]]
+    content, _ = data_report(
+        tmp_path, capsys, TAG, {"train": [{"tokens": row, "tags": ["O"] * len(row)} for row in rows]}
+    )
+    assert content["splits"]["train"]["findings"]["empty"]["rows"] == [3, 4, 5]
+
+
 @pytest.mark.parametrize("text", [chr(code) for code in (*range(0x1F), 0x85, 0xA0, 0x1680, 0x2003, 0x2028, 0x3000)])
 def test_words_are_counted_as_python_splits_them(text):
     assert lengths_of(pa.chunked_array([[f"a{text}b"]]))["words"][0] == len(f"a{text}b".split())
