@@ -57,8 +57,9 @@ def verify_command(argv: list[str]) -> int:
 
     from seqblend.hub_card.verify import verify
 
-    parser = argparse.ArgumentParser("seqblend verify", description=COMMANDS["verify"][1], allow_abbrev=False)
-    parser.add_argument("model", help="a directory, or a repository of the Hub")
+    purpose = f"{COMMANDS['verify'][1].capitalize()}."
+    parser = argparse.ArgumentParser("seqblend verify", description=purpose, allow_abbrev=False)
+    parser.add_argument("model", help="a directory with reference.safetensors, or a repository of the Hub")
     parser.add_argument("--revision", help="a branch, a tag or a commit of the repository")
     arguments = parser.parse_args(argv)
     disable_progress_bar()

@@ -85,6 +85,8 @@ def family_files(directory: Path) -> list[str]:
         PublishError: there is no such model.
         ValueError: see code_files.
     """
+    if not directory.is_dir():
+        raise PublishError(f"there is no directory {directory}")
     config = read_object(directory / "config.json")
     named = code_files(directory, config.get("auto_map"))
     if not named or config.get("model_type") not in FAMILIES:

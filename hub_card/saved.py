@@ -175,6 +175,8 @@ def read_saved(directory: str | Path, original: Path | None = None) -> SavedMode
         ValueError: it does not hold a model of this package, or a file is damaged.
     """
     directory = Path(directory)
+    if not directory.is_dir():
+        raise ValueError(f"there is no directory {directory}")
     config = read_object(directory / "config.json")
     named = config.get("architectures")
     is_named = isinstance(named, list) and named and all(isinstance(each, str) for each in named)

@@ -47,6 +47,13 @@ def test_exit_codes_are_those_of_the_command(tmp_path, capsys):
     assert "reference.safetensors" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["errors"], ["compare", "b"], ["publish", "--repo_id", "you/a", "--dry_run"]])
+def test_a_directory_that_does_not_exist_is_named(command, tmp_path, capsys):
+    """The commands said that no model is saved there."""
+    assert main([*command[:1], str(tmp_path / "nope"), *command[1:]]) == 2
+    assert capsys.readouterr().err == f"error: there is no directory {tmp_path / 'nope'}\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "where"),
     [
