@@ -39,7 +39,9 @@ class PredictionOptions:
         "How a tagger splits texts into words: words, spaces or characters; default: as in its training data."
     )
     max_tokens_per_batch: int = option("Maximum number of tokens in a batch; default: 4096.", 4096)
-    max_new_tokens: int | None = option("Maximum number of tokens to generate; default: the model's, or 64, or 256 of a chat model.")
+    max_new_tokens: int | None = option(
+        "Maximum number of tokens to generate; default: the model's, or 64, or 256 of a chat model."
+    )
     num_beams: int | None = option("Number of beams in generation; default: the model's.")
     top_k: int | None = option("Number of labels, or of tokens for a mask, with scores in an answer; default: 5.")
     num_answers: int | None = option(
