@@ -27,7 +27,7 @@ from transformers.utils import logging
 
 from .cache import update_paged_cache
 from .normalization import apply_dropout, build_norm
-from .patterns import Kernel, PaddedPattern, Pattern, RowPattern, VarlenPattern
+from .patterns import Kernel, Pattern, SourcePattern, VarlenPattern
 from .positions import apply_rotary_pos_emb, build_relative_bias
 
 Role = Literal["self", "masked self", "cross"]
@@ -109,7 +109,7 @@ class Attention(nn.Module):
             key_states, value_states = update_paged_cache(cache, self.layer_idx, key_states, value_states, kwargs)
 
         if self.relative_attention_bias is not None:
-            assert isinstance(pattern, PaddedPattern | RowPattern)  # a stack with biases has no others
+            assert not isinstance(pattern, VarlenPattern | SourcePattern)  # a stack with biases has neither
             pattern = pattern.with_bias(self.relative_attention_bias, query_states.dtype)
         dropout = self.attention_dropout if self.training else 0.0
         kernel = partial(

@@ -193,7 +193,7 @@ class BlendEncoderModel(BlendEncoderPreTrainedModel, Stack):
 
     def embed_ids(self, layout: Layout, input_ids: torch.Tensor | None) -> torch.Tensor | None:
         """As Stack.embed_ids; affixes are of words of the same sequence."""
-        if not isinstance(self.embed_tokens, AffixEmbedding) or (layout.is_rows and is_hooked(self.embed_tokens)):
+        if not isinstance(self.embed_tokens, AffixEmbedding) or (is_hooked(self.embed_tokens) and layout.is_rows):
             return super().embed_ids(layout, input_ids)
         return self.embed_tokens(layout.unpad(input_ids), layout.is_first())
 
