@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from client_trainers import PAIRS, arguments_of, losses
-from conftest import WITHOUT_PACKAGE
+from conftest import WITHOUT_PACKAGE, calls_of
 from safetensors.torch import load_file
 from sentence_transformers import (
     CrossEncoder,
@@ -139,18 +139,17 @@ def test_embeddings_are_equal(pooling, places):
         )
 
 
-def test_padding_is_not_computed(places, monkeypatch):
+def test_padding_is_not_computed(places):
     """Neither in encode nor in training."""
     save_embedder(places[0])
     convert(*places[:2])
     model = opened(places[1])
-    mlp, shapes = model[0].auto_model.layers[0].mlp, []
-    forward = mlp.forward
-    monkeypatch.setattr(mlp, "forward", lambda states: shapes.append(tuple(states.shape)) or forward(states))
-    model.encode(TEXTS, batch_size=len(TEXTS))
     lengths = [len(ids) for ids in model.tokenizer(TEXTS, truncation=True)["input_ids"]]
-    assert shapes == [(1, sum(lengths), 32)] and sum(lengths) < max(lengths) * len(lengths)
-    train(model, epochs=1)
+    with calls_of(model[0].auto_model.layers[0].mlp) as calls:
+        model.encode(TEXTS, batch_size=len(TEXTS))
+        train(model, epochs=1)
+    shapes = [tuple(call.args[0].shape) for call in calls]
+    assert shapes[0] == (1, sum(lengths), 32) and sum(lengths) < max(lengths) * len(lengths)
     columns = [model.tokenizer(texts, truncation=True)["input_ids"] for texts in PAIRS.values()]
     assert shapes[1:] == [(1, sum(map(len, column)), 32) for column in columns]
 
