@@ -20,8 +20,8 @@ class BlendDecoderConfig(BlendConfig):
 
     pooling: Pooling = option(description_of(BlendConfig, "pooling"), "last")
     use_cache: bool = option(
-        "Return the keys and values of the input, or the recurrent states after it, for the next tokens (in "
-        "evaluation).",
+        "Return the keys and values of the input, or the recurrent states after it, for the next tokens. In training "
+        "only forward(use_cache=True) returns them.",
         True,
     )
     cross_attention_hidden_size: int | None = option(

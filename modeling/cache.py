@@ -6,6 +6,7 @@ Shapes as in attention.py.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from inspect import signature
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from transformers.cache_utils import (
 from transformers.generation import GenerationConfig, GenerationMixin
 from transformers.generation.continuous_batching import PagedAttentionCache
 from transformers.modeling_outputs import BaseModelOutputWithPast, ModelOutput
+from transformers.modeling_utils import PreTrainedModel
 
 # Name of the cache in transformers' arguments and outputs: `past_key_values` before 5.24.
 CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -286,6 +288,23 @@ def accept_past_key_values(forward: Callable[..., Any]) -> Callable[..., Any]:
         return forward(*args, **rename_cache(kwargs, "cache"))
 
     return renamed
+
+
+def no_cache_in_training(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator of a forward with an argument use_cache: in training its default is False, whatever the config says.
+
+    It is outside of merge_with_config_defaults, which replaces None by the config's value.
+    """
+    position = list(signature(forward).parameters).index("use_cache")
+
+    @wraps(forward)
+    def with_default(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+        # `position` counts the model, too.
+        if model.training and len(args) < position and kwargs.get("use_cache") is None:
+            kwargs["use_cache"] = False
+        return forward(model, *args, **kwargs)
+
+    return with_default
 
 
 def self_attention_cache(cache: Any) -> Any:

@@ -31,6 +31,7 @@ from .cache import (
     drop_unused_layers,
     is_empty,
     keep_whole_source,
+    no_cache_in_training,
     self_attention_cache,
     use_recurrent_layers,
     with_source_cache,
@@ -65,6 +66,7 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
     }
 
     @accept_past_key_values
+    @no_cache_in_training
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -93,7 +95,7 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             cache: keys and values of the tokens before the input, or the recurrent states after them. Its name before
                 transformers 5.24, past_key_values, is accepted, too.
             inputs_embeds: (B, T, E), instead of input_ids.
-            use_cache: return a cache for the next tokens; never in training.
+            use_cache: return a cache for the next tokens. None: that of the config, in training False.
             encoder_hidden_states: encoder output, (B, S, width) or in the form of encoder_layout.
             encoder_attention_mask: (B, S), 1 for real tokens; None: all are real.
             encoder_layout: layout of encoder_hidden_states; None: padded, with encoder_attention_mask.
@@ -143,7 +145,7 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             raise ValueError("cache: gradient checkpointing runs each layer twice, which would fill the cache twice")
         # The mask functions get only the caller's cache: with a new, empty one they do not look for packed sequences.
         self_cache = None if is_paged else self_attention_cache(cache)
-        if use_cache and cache is None and not self.training and can_cache:
+        if use_cache and cache is None and can_cache:
             cache = self.new_cache()
         positions = self.positions(layout, position_ids)
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
@@ -322,7 +324,7 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
             inputs_embeds=inputs_embeds,
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
-            use_cache=use_cache if labels is None else False,
+            use_cache=False if use_cache is None and labels is not None else use_cache,
             repad=False,
             has_hooks=self.has_hooks,
             return_dict=True,

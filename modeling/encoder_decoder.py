@@ -17,7 +17,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple, mer
 
 from ..configuration.encoder_decoder import BlendEncoderDecoderConfig
 from .base import BlendPreTrainedModel
-from .cache import CACHE_NAME, BlendGenerationMixin, accept_past_key_values
+from .cache import CACHE_NAME, BlendGenerationMixin, accept_past_key_values, no_cache_in_training
 from .decoder import BlendDecoderModel
 from .encoder import BlendEncoderModel
 from .heads import ForSequenceClassification, ForTokenClassification, compute_logits, select_fields
@@ -84,6 +84,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             self.decoder.embed_tokens.num_embeddings = value.num_embeddings
 
     @accept_past_key_values
+    @no_cache_in_training
     @merge_with_config_defaults
     @can_return_tuple
     def forward(
@@ -118,7 +119,7 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
             cache: keys and values of the target tokens before the input, and of the source.
             inputs_embeds: (B, S, E), instead of input_ids.
             decoder_inputs_embeds: (B, T, E), instead of decoder_input_ids.
-            use_cache: return keys and values for the next tokens; never in training.
+            use_cache: as in BlendDecoderModel.forward.
             repad: return (B, T, E). The heads pass False and get the layout and a state in its form.
             shift_source: whether a decoder without inputs of its own reads the source shifted right; None:
                 config.shift_source.

@@ -246,11 +246,19 @@ def test_gradient_checkpointing_and_a_cache(model_class):
 
 @every_generator
 def test_no_cache_in_training_or_with_labels(model_class):
+    """Unless it is asked for. An encoder-decoder has none with labels, as BART: it does not compute their padding."""
     model = tiny_model(model_class)
     batch = source_of(model_class) | as_target(model_class, padded(rows_of(*TARGETS)))
     labels = torch.ones_like(batch.get("decoder_input_ids", batch["input_ids"]))
-    assert model(**batch, labels=labels, use_cache=True).get(CACHE_NAME) is None
-    assert model.train()(**batch, use_cache=True).get(CACHE_NAME) is None
+    assert model(**batch, labels=labels).get(CACHE_NAME) is None
+    asked = model(**batch, labels=labels, use_cache=True).get(CACHE_NAME)
+    assert (asked is None) == is_encoder_decoder(model_class)
+    expected = model(**batch, use_cache=True)
+    assert model.train()(**batch).get(CACHE_NAME) is None
+    found = model(**batch, use_cache=True)
+    caches = (self_attention_cache(each[CACHE_NAME]).layers for each in (found, expected))
+    for layer, other in zip(*caches, strict=True):
+        assert_close(layer.keys, other.keys)
 
 
 @every_generator
