@@ -53,10 +53,14 @@ class BlendConfig(HeadConfig):
         None,
         positive,
     )
-    norm_type: Literal["layernorm", "rmsnorm"] = option("The normalization of a token's features.", "rmsnorm")
-    norm_position: Literal["pre", "post"] = option(
+    norm_type: Literal["layernorm", "rmsnorm", "zero_centered_rmsnorm"] = option(
+        "The normalization of a token's features. `zero_centered_rmsnorm`: RMSNorm with a weight that starts at 0, to "
+        "which 1 is added (Gemma).",
+        "rmsnorm",
+    )
+    norm_position: Literal["pre", "post", "both"] = option(
         "What is normalized. `pre`: the input of each sublayer, and the output of the stack. `post`: the sum of input "
-        "and output of each sublayer.",
+        "and output of each sublayer. `both`: as `pre`, and the output of each sublayer before it is added (Gemma 3).",
         "pre",
     )
     norm_eps: int | float = option("Added to the variance in a norm.", 1e-6, positive)
@@ -323,10 +327,10 @@ class BlendConfig(HeadConfig):
 
     def validate_norms(self) -> None:
         """Raises ValueError for an option of the norms that has no effect."""
-        if not self.norm_bias and self.norm_type == "rmsnorm":
-            raise ValueError("norm_bias=False has no effect: norm_type='rmsnorm' has no bias")
+        if not self.norm_bias and self.norm_type != "layernorm":
+            raise ValueError(f"norm_bias=False has no effect: norm_type={self.norm_type!r} has no bias")
         if not self.first_norm and self.norm_position == "post":
-            raise ValueError("first_norm=False needs norm_position='pre'")
+            raise ValueError("first_norm=False needs norm_position='pre' or 'both'")
 
     def validate_padding(self) -> None:
         """Raises ValueError for freeze_pad_embedding without pad_token_id."""

@@ -26,18 +26,18 @@ FIXED = {"pooling": "last_non_pad", "score_bias": False, "hidden_dropout": 0.0}
 UNUSED_ROPE_KEYS = {"type", "finetuned"}
 
 
-def read_rope(original: Any) -> dict[str, Any]:
-    known = set(RopeParameters.__annotations__)
-    for key in original.rope_parameters.keys() - known - UNUSED_ROPE_KEYS:
-        raise ConversionError(f"{original.model_type}: rope_parameters has {key!r}, which is not supported")
-    return {
-        "rope_parameters": {
-            key: value for key, value in original.rope_parameters.items() if key not in UNUSED_ROPE_KEYS
-        }
-    }
+def used_rope(model_type: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """RoPE's parameters without unused keys. Raises ConversionError for a key that is not supported."""
+    for key in parameters.keys() - set(RopeParameters.__annotations__) - UNUSED_ROPE_KEYS:
+        raise ConversionError(f"{model_type}: rope_parameters has {key!r}, which is not supported")
+    return {key: value for key, value in parameters.items() if key not in UNUSED_ROPE_KEYS}
 
 
-ROPE = Setting(("rope_parameters",), read_rope, lambda config: {"rope_parameters": config.rope_parameters})
+ROPE = Setting(
+    ("rope_parameters",),
+    lambda original: {"rope_parameters": used_rope(original.model_type, original.rope_parameters)},
+    lambda config: {"rope_parameters": config.rope_parameters},
+)
 
 
 def llama(model_type: str, prefix: str, **changes: Any) -> Architecture:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.generation.continuous_batching import PagedAttentionCache
@@ -19,7 +20,7 @@ from .attention import has_flash_attention, has_varlen_kernel
 from .cache import CACHE_NAME
 from .hooks import has_hooked_submodule, is_hooked
 from .layers import Block
-from .normalization import Dropout, build_norm
+from .normalization import Dropout, ZeroCenteredRMSNorm, build_norm
 from .packing import FlatLayout, Layout, PaddedLayout, as_padding_mask, is_traced
 from .patterns import MIN_BLOCK_SIZE, MaskFunction, PaddedPattern, VarlenPattern, self_pattern
 from .positions import POSITIONS, build_relative_bias, build_rotary
@@ -63,6 +64,8 @@ class BlendPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, Recurrence):
             module.init_weights()
+        elif isinstance(module, ZeroCenteredRMSNorm):
+            init.zeros_(module.weight)
         else:
             super()._init_weights(module)
 
@@ -112,7 +115,7 @@ class Stack(BlendPreTrainedModel):
             )
         num_layers = 1 if config.shares_layers else config.num_hidden_layers
         self.layers = nn.ModuleList(self.layer_class(config, index) for index in range(num_layers))
-        self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
+        self.norm = nn.Identity() if config.norm_position == "post" else build_norm(config)
         self.gradient_checkpointing = False
         self.post_init()
 

@@ -10,7 +10,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import Attention, Role
-from .normalization import Dropout, build_norm
+from .normalization import Dropout, build_norm, build_output_norm
 from .patterns import Pattern
 from .recurrence import Recurrence, Steps
 
@@ -70,7 +70,8 @@ def post_norm(hidden_states: torch.Tensor, norm: nn.Module, sublayer: Sublayer, 
     return norm(hidden_states + dropout(sublayer(hidden_states)))
 
 
-RESIDUALS = {"pre": pre_norm, "post": post_norm}
+# "both": the norm of a sublayer's output belongs to the sublayer (Block).
+RESIDUALS = {"pre": pre_norm, "post": post_norm, "both": pre_norm}
 
 
 class Block(GradientCheckpointingLayer):
@@ -85,20 +86,26 @@ class Block(GradientCheckpointingLayer):
         # One name for both, because all around it is the same.
         self.self_attn = (Recurrence if config.is_recurrent else Attention)(config, layer_idx, self.role)
         self.self_attn_norm = build_norm(config) if config.first_norm or layer_idx else nn.Identity()
+        self.self_attn_output_norm = build_output_norm(config)
         self.mlp = build_feed_forward(config)
         self.mlp_norm = build_norm(config)
+        self.mlp_output_norm = build_output_norm(config)
 
     def blend(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """The mixer: blend the sequence (B, T, E) into itself."""
 
         def mixer(states: torch.Tensor) -> torch.Tensor:
-            return self.self_attn(states, **kwargs)[0]
+            return self.self_attn_output_norm(self.self_attn(states, **kwargs)[0])
 
         return self.residual(hidden_states, self.self_attn_norm, mixer, self.dropout)
 
     def feed_forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Transform each token of (B, T, E) with the feed-forward network."""
-        return self.residual(hidden_states, self.mlp_norm, self.mlp, self.dropout)
+
+        def mlp(states: torch.Tensor) -> torch.Tensor:
+            return self.mlp_output_norm(self.mlp(states))
+
+        return self.residual(hidden_states, self.mlp_norm, mlp, self.dropout)
 
 
 class EncoderLayer(Block):
@@ -122,6 +129,7 @@ class DecoderLayer(Block):
         if config.has_cross_attention:
             self.cross_attn = Attention(config, layer_idx, "cross")
             self.cross_attn_norm = build_norm(config)
+            self.cross_attn_output_norm = build_output_norm(config)
 
     def forward(
         self,
@@ -145,7 +153,8 @@ class DecoderLayer(Block):
         hidden_states = self.blend(hidden_states, **mixer_kwargs, **kwargs)
 
         def attention(states: torch.Tensor) -> torch.Tensor:
-            return self.cross_attn(states, encoder_hidden_states, pattern=cross_pattern, **kwargs)[0]
+            blended = self.cross_attn(states, encoder_hidden_states, pattern=cross_pattern, **kwargs)[0]
+            return self.cross_attn_output_norm(blended)
 
         if encoder_hidden_states is not None:
             hidden_states = self.residual(hidden_states, self.cross_attn_norm, attention, self.dropout)

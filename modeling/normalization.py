@@ -19,14 +19,38 @@ class RMSNorm(nn.RMSNorm):
         return nn.functional.rms_norm(hidden_states, self.normalized_shape, weight, self.eps)
 
 
+class ZeroCenteredRMSNorm(nn.RMSNorm):
+    """RMSNorm whose weight starts at 0, and is increased by 1: weight decay draws the factor to 1 (Gemma 2024)."""
+
+    def reset_parameters(self) -> None:
+        """Set the weight to 0."""
+        nn.init.zeros_(self.weight)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """hidden_states (..., E) give (..., E)."""
+        # In half precision the sum would lose most of a small weight.
+        states = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
+        weight = 1 + self.weight.to(states.dtype)
+        return nn.functional.rms_norm(states, self.normalized_shape, weight, self.eps).to(hidden_states.dtype)
+
+
 def build_norm(config: PreTrainedConfig, size: int | None = None) -> nn.Module:
     """The norm of the config's norm_type, over `size` features; None: config.hidden_size."""
     bias = {} if config.norm_bias else {"bias": False}
     return NORMS[config.norm_type](config.hidden_size if size is None else size, eps=config.norm_eps, **bias)
 
 
+def build_output_norm(config: PreTrainedConfig) -> nn.Module:
+    """The norm of a sublayer's output before it is added to its input; only with norm_position="both"."""
+    return build_norm(config) if config.norm_position == "both" else nn.Identity()
+
+
 # LayerNorm: Ba et al. 2016. RMSNorm: Zhang & Sennrich 2019.
-NORMS: dict[str, type[nn.Module]] = {"layernorm": nn.LayerNorm, "rmsnorm": RMSNorm}
+NORMS: dict[str, type[nn.Module]] = {
+    "layernorm": nn.LayerNorm,
+    "rmsnorm": RMSNorm,
+    "zero_centered_rmsnorm": ZeroCenteredRMSNorm,
+}
 
 
 class Dropout(nn.Dropout):

@@ -43,8 +43,10 @@ def rms_norm(row: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tenso
     return row / math.sqrt(square + eps) * weight
 
 
-def norm(sequence: torch.Tensor, weights: Weights, name: str, eps: float) -> torch.Tensor:
+def norm(sequence: torch.Tensor, weights: Weights, name: str, eps: float, norm_type: str) -> torch.Tensor:
     weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
+    if norm_type == "zero_centered_rmsnorm":
+        weight = weight + 1
     if bias is None:
         return rows(lambda row: rms_norm(row, weight, eps), sequence)
     return rows(lambda row: layer_norm(row, weight, bias, eps), sequence)
@@ -228,9 +230,13 @@ def block(
     bias: Bias,
 ) -> torch.Tensor:
     def residual(states: torch.Tensor, name: str, sublayer: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        if config.norm_position == "pre":
-            return states + sublayer(norm(states, weights, name, config.norm_eps))
-        return norm(states + sublayer(states), weights, name, config.norm_eps)
+        if config.norm_position == "post":
+            return normalize(states + sublayer(states), f"{name}_norm")
+        output = sublayer(normalize(states, f"{name}_norm"))
+        return states + (normalize(output, f"{name}_output_norm") if config.norm_position == "both" else output)
+
+    def normalize(states: torch.Tensor, name: str) -> torch.Tensor:
+        return norm(states, weights, name, config.norm_eps, config.norm_type)
 
     sizes = {"head_dim": config.head_dim, "scaling": config.attention_scaling}
 
@@ -239,13 +245,13 @@ def block(
             return multi_head(states, states, weights, "self_attn", visible, turn=turn, bias=bias, **sizes)
         return recurrence(states, weights, config.mixer_type, source if reads_source_ends(config) else None)
 
-    hidden = residual(hidden, "self_attn_norm", mixer)
+    hidden = residual(hidden, "self_attn", mixer)
     if source is not None and not reads_source_ends(config):
         everything = window(causal=False, reach=None)
         hidden = residual(
-            hidden, "cross_attn_norm", lambda x: multi_head(x, source, weights, "cross_attn", everything, **sizes)
+            hidden, "cross_attn", lambda x: multi_head(x, source, weights, "cross_attn", everything, **sizes)
         )
-    return residual(hidden, "mlp_norm", lambda x: feed_forward(x, weights, "mlp", config.hidden_act))
+    return residual(hidden, "mlp", lambda x: feed_forward(x, weights, "mlp", config.hidden_act))
 
 
 def relative_bias(config: object, table: torch.Tensor | None, both_sides: bool) -> Bias:
@@ -272,7 +278,7 @@ def stack(
     if config.position_type == "fairseq_sinusoidal":
         hidden = hidden + torch.stack([fairseq_sinusoids(t, config.hidden_size) for t in range(len(tokens))])
     if config.embedding_norm:
-        hidden = norm(hidden, weights, "embedding_norm", config.norm_eps)
+        hidden = norm(hidden, weights, "embedding_norm", config.norm_eps, config.norm_type)
     turn = rounded(frequencies(config.head_dim)) if config.position_type == "rotary" else None
     for index, layer_type in enumerate(config.layer_types):
         prefix = f"layers.{index}."
@@ -280,7 +286,9 @@ def stack(
         visible = window(causal, config.sliding_window if layer_type == "sliding_attention" else None)
         table = own.get("self_attn.relative_attention_bias.weight", weights.get("relative_attention_bias.weight"))
         hidden = block(hidden, own, config, visible, turn, source, relative_bias(config, table, not causal))
-    return norm(hidden, weights, "norm", config.norm_eps) if config.norm_position == "pre" else hidden
+    if config.norm_position == "post":
+        return hidden
+    return norm(hidden, weights, "norm", config.norm_eps, config.norm_type)
 
 
 def cross_entropy(

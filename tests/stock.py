@@ -141,6 +141,17 @@ STOCK = {
     "qwen2": {key: value for key, value in OF_LLAMA.items() if key != "head_dim"}
     | {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
     "qwen3": OF_LLAMA | {"tie_word_embeddings": True},
+    "gemma": OF_LLAMA,
+    "gemma3_text": OF_LLAMA
+    | {
+        "query_pre_attn_scalar": 5,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "sliding_window": 3,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+            "full_attention": {"rope_type": "linear", "rope_theta": 100.0, "factor": 8.0},
+        },
+    },
     "bart": OF_BART,
     "mbart": OF_BART | {"scale_embedding": True},
     "marian": OF_BART | {"scale_embedding": True, "activation_function": "relu"},

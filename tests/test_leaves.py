@@ -58,7 +58,7 @@ def weights_of(module: nn.Module, name: str) -> reference.Weights:
 def test_norm(norm_type, eps):
     module = NORMS[norm_type](HIDDEN, eps=eps)
     weights, hidden_states = weights_of(module, "norm"), states(T, HIDDEN)
-    assert_close(module(hidden_states), reference.norm(hidden_states, weights, "norm", eps))
+    assert_close(module(hidden_states), reference.norm(hidden_states, weights, "norm", eps, norm_type))
 
 
 @pytest.mark.parametrize("position_type", POSITIONS)
@@ -123,11 +123,13 @@ def test_residual(norm_position):
     weights = weights_of(norm, "norm")
 
     def normalize(sequence: torch.Tensor) -> torch.Tensor:
-        return reference.norm(sequence, weights, "norm", norm.eps)
+        return reference.norm(sequence, weights, "norm", norm.eps, "layernorm")
 
     expected = {
         "pre": lambda: hidden_states + normalize(hidden_states).tanh(),
         "post": lambda: normalize(hidden_states + hidden_states.tanh()),
+        # The norm of the output is in the sublayer.
+        "both": lambda: hidden_states + normalize(hidden_states).tanh(),
     }[norm_position]()
     assert_close(RESIDUALS[norm_position](hidden_states, norm, sublayer, nn.Identity()), expected)
 
@@ -180,7 +182,7 @@ def test_prediction_head():
     model = tiny_model(BlendEncoderForMaskedLM, mlp_bias=True, lm_head_bias=True)
     weights, hidden_states = model.state_dict(), states(T, HIDDEN)
     dense = reference.linear(hidden_states, weights, "head.dense").apply_(reference.ACTIVATIONS["silu"])
-    expected = reference.norm(dense, weights, "head.norm", model.config.norm_eps)
+    expected = reference.norm(dense, weights, "head.norm", model.config.norm_eps, model.config.norm_type)
     assert_close(model.head(hidden_states), expected)
 
 
