@@ -3,11 +3,17 @@
 Gemma 3 also normalizes the output of each sublayer, and most of its layers have a sliding window (Gemma Team 2025).
 """
 
+from dataclasses import replace
 from typing import Any
 
+from ..configuration.base import BlendConfig
 from ..configuration.decoder import BlendDecoderConfig
+from ..configuration.encoder import BlendEncoderConfig
 from .llama import FIELDS, FIXED, LLAMA, ROPE, llama, used_rope
 from .table import Architecture, ConversionError, Head, Setting, no_dropout
+
+# Added to the name of an encoder whose model_type is that of a decoder.
+ENCODER = "_encoder"
 
 ATTENTION_BIAS = {"attention_bias": ("attention_bias", "attention_out_bias")}
 FIXED_GEMMA = FIXED | {"norm_type": "zero_centered_rmsnorm", "scale_embeddings": True}
@@ -37,20 +43,35 @@ def read_scaling(original: Any) -> dict[str, Any]:
     return {"attention_scaling": original.query_pre_attn_scalar**-0.5}
 
 
-def write_scaling(config: BlendDecoderConfig) -> dict[str, Any]:
+def write_scaling(config: BlendConfig) -> dict[str, Any]:
     assert config.attention_scaling is not None
     return {"query_pre_attn_scalar": round(config.attention_scaling**-2)}
 
 
-def read_windows(original: Any) -> dict[str, Any]:
-    has_window = "sliding_attention" in original.layer_types
-    return {"layer_types": original.layer_types, "sliding_window": original.sliding_window if has_window else None}
+def windows(distance: int) -> Setting:
+    """The setting of sliding windows.
+
+    Args:
+        distance: from the window of seqblend to that of the original. That of an encoder counts the query, too.
+    """
+
+    def read(original: Any) -> dict[str, Any]:
+        slides = "sliding_attention" in original.layer_types
+        window = original.sliding_window - distance if slides else None
+        return {"layer_types": original.layer_types, "sliding_window": window}
+
+    def write(config: BlendConfig) -> dict[str, Any]:
+        window = {} if config.sliding_window is None else {"sliding_window": config.sliding_window + distance}
+        return {"layer_types": config.layer_types, **window}
+
+    return Setting(("layer_types", "sliding_window"), read, write)
 
 
-def write_windows(config: BlendDecoderConfig) -> dict[str, Any]:
-    window = {} if config.sliding_window is None else {"sliding_window": config.sliding_window}
-    return {"layer_types": config.layer_types, **window}
-
+SETTINGS = (
+    Setting(("rope_parameters",), read_ropes, lambda config: {"rope_parameters": config.rope_parameters}),
+    Setting(("query_pre_attn_scalar",), read_scaling, write_scaling),
+)
+NO_SOFTCAPPING = {"final_logit_softcapping": None, "attn_logit_softcapping": None}
 
 GEMMA3 = Architecture(
     model_type="gemma3_text",
@@ -59,13 +80,9 @@ GEMMA3 = Architecture(
     | ATTENTION_BIAS
     | {"hidden_activation": "hidden_act"},
     fixed=FIXED_GEMMA | {"norm_position": "both", "query_key_norm": True},
-    required={"final_logit_softcapping": None, "attn_logit_softcapping": None, "use_bidirectional_attention": False},
+    required=NO_SOFTCAPPING | {"use_bidirectional_attention": False},
     unused=("_sliding_window_pattern",),
-    settings=(
-        Setting(("rope_parameters",), read_ropes, lambda config: {"rope_parameters": config.rope_parameters}),
-        Setting(("query_pre_attn_scalar",), read_scaling, write_scaling),
-        Setting(("layer_types", "sliding_window"), read_windows, write_windows),
-    ),
+    settings=(*SETTINGS, windows(0)),
     tensors=LLAMA.tensors
     | {
         "layers.*.post_attention_layernorm": "layers.*.self_attn_output_norm",
@@ -79,4 +96,16 @@ GEMMA3 = Architecture(
             "Gemma3TextForSequenceClassification", {"score": "score"}, dropout=no_dropout
         ),
     },
+)
+
+# EmbeddingGemma (Vera et al. 2025): the same without a causal mask.
+GEMMA3_ENCODER = replace(
+    GEMMA3,
+    variant=ENCODER,
+    config_class=BlendEncoderConfig,
+    fields={key: name for key, name in GEMMA3.fields.items() if key != "use_cache"},
+    required=NO_SOFTCAPPING | {"use_bidirectional_attention": True},
+    unused=(*GEMMA3.unused, "use_cache"),
+    settings=(*SETTINGS, windows(1)),
+    heads={name: GEMMA3.heads[name] for name in ("AutoModel", "AutoModelForSequenceClassification")},
 )

@@ -82,7 +82,7 @@ class Origin:
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle, which a model with an origin needs: the functions of an architecture cannot be pickled."""
-        return vars(self) | {"architecture": self.architecture.model_type}
+        return vars(self) | {"architecture": self.architecture.name}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, architecture=ARCHITECTURES[state["architecture"]])
@@ -106,7 +106,7 @@ class Origin:
         folder = directory / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         metadata = {
-            "model_type": self.architecture.model_type,
+            "model_type": self.architecture.name,
             "dtype": str(self.dtype).removeprefix("torch."),
             "files": list(self.files),
         }

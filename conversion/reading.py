@@ -23,7 +23,7 @@ from ..data.errors import loading_error_line
 from ..modeling.families import FAMILIES
 from .checkpoint import Checkpoint, is_buffer
 from .origin import Origin, find_transformer, read_files
-from .registry import ARCHITECTURES
+from .registry import ARCHITECTURES, architecture_of
 from .table import Architecture, ConversionError, Head, match
 from .tensors import TensorConverter, check_complete
 
@@ -313,7 +313,8 @@ def find_architecture(source: str | Path, config: dict[str, Any], model_type: st
         raise ConversionError(f"{source}: config.json has no model_type; give model_type=, {list_supported('')}")
     if is_own(config):
         raise ConversionError(f"{source} is already a model of seqblend: load it with from_pretrained")
-    if name not in ARCHITECTURES:
+    architecture = architecture_of(config | {"model_type": name})
+    if architecture is None:
         raise ConversionError(f"{source}: model_type={name!r} is not supported; {list_supported(name)}")
     if config.get("auto_map"):
         logger.warning_once(
@@ -321,7 +322,7 @@ def find_architecture(source: str | Path, config: dict[str, Any], model_type: st
         )
     if config.get("quantization_config"):
         raise ConversionError(f"{source} is quantized (quantization_config), which is not supported")
-    return ARCHITECTURES[name]
+    return architecture
 
 
 def is_own(config: dict[str, Any]) -> bool:
@@ -331,7 +332,8 @@ def is_own(config: dict[str, Any]) -> bool:
 
 def list_supported(name: str) -> str:
     """The supported architectures, the nearest to a name first."""
-    nearest = get_close_matches(name, list(ARCHITECTURES), n=len(ARCHITECTURES), cutoff=0.0)
+    names = list(dict.fromkeys(each.model_type for each in ARCHITECTURES.values()))
+    nearest = get_close_matches(name, names, n=len(names), cutoff=0.0)
     return f"supported, nearest first: {', '.join(nearest)}"
 
 

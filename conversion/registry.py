@@ -1,9 +1,12 @@
 """The architectures that can be converted."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from .bart import BART, M2M100, MARIAN, MBART, PEGASUS
 from .bert import ALBERT, BERT, CAMEMBERT, DISTILBERT, ELECTRA, MPNET, NOMIC_BERT, ROBERTA, XLM_ROBERTA
 from .eurobert import EUROBERT
-from .gemma import GEMMA, GEMMA3
+from .gemma import ENCODER, GEMMA, GEMMA3, GEMMA3_ENCODER
 from .gpt import GPT2, GPT_NEO, OPENAI_GPT, OPT
 from .llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from .modernbert import MODERNBERT
@@ -11,13 +14,20 @@ from .t5 import MT5, T5, UMT5
 from .table import Architecture
 
 ARCHITECTURES: dict[str, Architecture] = {
-    each.model_type: each
+    each.name: each
     for each in (
         *(BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, ELECTRA, DISTILBERT, MPNET, ALBERT, NOMIC_BERT),
-        *(MODERNBERT, EUROBERT),
+        *(MODERNBERT, EUROBERT, GEMMA3_ENCODER),
         *(OPENAI_GPT, GPT2, GPT_NEO, OPT),
         *(LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA3),
         *(BART, MBART, MARIAN, PEGASUS, M2M100),
         *(T5, MT5, UMT5),
     )
 }
+
+
+def architecture_of(config: Mapping[str, Any]) -> Architecture | None:
+    """The architecture of a checkpoint with this content of config.json; None if it is not supported."""
+    name = str(config.get("model_type"))
+    variant = name + ENCODER if config.get("use_bidirectional_attention") else name
+    return ARCHITECTURES.get(variant, ARCHITECTURES.get(name))

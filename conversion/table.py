@@ -148,6 +148,7 @@ class Architecture:
         preserved_heads: the same for tensors of heads.
         sinusoids: original tables of positions that seqblend computes. They are restored unchanged as well.
         legacy: keys that other programs read and transformers no longer writes, for legacy_keys=True.
+        variant: what distinguishes it from another architecture with the same model_type.
     """
 
     model_type: str
@@ -163,6 +164,12 @@ class Architecture:
     preserved_heads: tuple[str, ...] = ()
     sinusoids: tuple[str, ...] = ()
     legacy: Mapping[str, Any] = field(default_factory=dict)
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its name in the table of all architectures."""
+        return self.model_type + self.variant
 
     @property
     def original_config_class(self) -> type[PreTrainedConfig]:

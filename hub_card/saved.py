@@ -10,7 +10,7 @@ from typing import Any
 import safetensors
 from transformers import AutoTokenizer
 
-from ..conversion.registry import ARCHITECTURES
+from ..conversion.registry import architecture_of
 from ..data.objects import parse_object, read_object
 from ..scoring.tags import PREFIX_TAG, TagScheme, find_scheme
 from ..tokenization.words import SENTENCES, WordSplitting, find_splitting, needs_spaces, read_splitting
@@ -33,7 +33,7 @@ def original_auto_class(directory: str | Path) -> str | None:
         ValueError: config.json is damaged.
     """
     config = read_object(Path(directory) / "config.json")
-    architecture = ARCHITECTURES.get(str(config.get("model_type")))
+    architecture = architecture_of(config)
     return None if architecture is None else architecture.named_head(config.get("architectures"))
 
 

@@ -42,6 +42,15 @@ OF_LLAMA = {
     "max_position_embeddings": 40,
     "head_dim": 8,
 }
+OF_GEMMA3 = OF_LLAMA | {
+    "query_pre_attn_scalar": 5,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "sliding_window": 3,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+        "full_attention": {"rope_type": "linear", "rope_theta": 100.0, "factor": 8.0},
+    },
+}
 OF_BART = {
     "vocab_size": VOCAB,
     "d_model": HIDDEN,
@@ -142,16 +151,9 @@ STOCK = {
     | {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
     "qwen3": OF_LLAMA | {"tie_word_embeddings": True},
     "gemma": OF_LLAMA,
-    "gemma3_text": OF_LLAMA
-    | {
-        "query_pre_attn_scalar": 5,
-        "layer_types": ["sliding_attention", "full_attention"],
-        "sliding_window": 3,
-        "rope_parameters": {
-            "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
-            "full_attention": {"rope_type": "linear", "rope_theta": 100.0, "factor": 8.0},
-        },
-    },
+    "gemma3_text": OF_GEMMA3,
+    # The window of transformers is half of this and one more: two tokens on each side.
+    "gemma3_text_encoder": OF_GEMMA3 | {"use_bidirectional_attention": True, "sliding_window": 4},
     "bart": OF_BART,
     "mbart": OF_BART | {"scale_embedding": True},
     "marian": OF_BART | {"scale_embedding": True, "activation_function": "relu"},
