@@ -20,6 +20,7 @@ from ..modeling.base import Stack
 from ..modeling.decoder import BlendDecoderForCausalLM
 from ..modeling.encoder_decoder import BlendEncoderDecoderForSeq2SeqLM
 from ..modeling.layers import Block
+from ..modeling.normalization import ZeroCenteredRMSNorm
 from ..modeling.packing import PaddedLayout
 from ..modeling.positions import RelativeAttentionBias
 
@@ -64,7 +65,8 @@ def problems_of(config: PretrainedConfig) -> list[str]:
         "first_norm=False": not config.first_norm,
         "embedding_size": config.has_embedding_projection,
         "affix_buckets": getattr(config, "affix_buckets", None) is not None,
-        "query_key_norm with layernorm": config.query_key_norm and config.norm_type != "rmsnorm",
+        "query_key_norm with layernorm": config.query_key_norm and config.norm_type == "layernorm",
+        "norm_position='both'": config.norm_position == "both",
         "RoPE for each layer type": len(ropes) > 1,
         f"relative_attention_num_buckets with position_type={config.position_type!r}": (
             config.relative_attention_num_buckets is not None and config.position_type != "none"
@@ -114,7 +116,7 @@ def stack_options(config: PretrainedConfig) -> dict[str, Any]:
         "activation": ACTIVATIONS[config.hidden_act],
         "layernorm_embedding": config.embedding_norm,
         "ffn_glu": config.feed_forward_type == "gated",
-        "rms_norm": config.norm_type == "rmsnorm",
+        "rms_norm": config.norm_type != "layernorm",
         "qk_norm": config.query_key_norm,
         "relative_attention_bias": config.relative_attention_num_buckets is not None,
     }
@@ -207,7 +209,7 @@ def fused(spec: Any, modules: list[nn.Linear]) -> None:
 
 def fill_norm(spec: Any, module: Any) -> None:
     """Set the weights of a norm."""
-    spec.gamma = module.weight
+    spec.gamma = 1 + module.weight.detach() if isinstance(module, ZeroCenteredRMSNorm) else module.weight
     if isinstance(module, nn.LayerNorm):
         spec.beta = torch.zeros_like(module.weight) if module.bias is None else module.bias
 

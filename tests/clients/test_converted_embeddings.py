@@ -27,7 +27,16 @@ from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
-from transformers import AutoModel, BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
+    Gemma3TextConfig,
+    Gemma3TextModel,
+)
 
 from seqblend import to_original
 from seqblend.conversion import convert
@@ -53,9 +62,23 @@ def save_bert(directory: Path, model_class: type = BertModel, **options) -> Path
     return directory
 
 
-def save_embedder(directory: Path, pooling="mean") -> SentenceTransformer:
+def save_gemma(directory: Path) -> Path:
+    """A stock Gemma 3 without a causal mask, as EmbeddingGemma, with the tokenizer of save_bert."""
+    config = AutoConfig.from_pretrained(save_bert(directory))
+    sizes = {"vocab_size": config.vocab_size, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 1, "head_dim": 8, "intermediate_size": 48, "max_position_embeddings": 40}
+    windows = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4, "initializer_range": 0.3}
+    model = Gemma3TextModel(Gemma3TextConfig(**sizes, **windows, use_bidirectional_attention=True))
+    for name, parameter in model.named_parameters():
+        if name.endswith("norm.weight"):
+            nn.init.normal_(parameter)
+    model.save_pretrained(directory)
+    return directory
+
+
+def save_embedder(directory: Path, pooling="mean", save_transformer=save_bert) -> SentenceTransformer:
     """A stock model with all kinds of modules, saved as sentence-transformers does today."""
-    transformer = Transformer(str(save_bert(directory.parent / "bert")))
+    transformer = Transformer(str(save_transformer(directory.parent / "transformer")))
     pool = Pooling(32, pooling_mode=pooling, include_prompt=False)
     dense = Dense(pool.pooling_output_dimension, 16, activation_function=nn.Tanh())
     model = SentenceTransformer(modules=[transformer, pool, dense, Normalize()], prompts=PROMPTS, device="cpu")
@@ -178,8 +201,18 @@ def test_a_model_of_an_old_version(folder, places):
     np.testing.assert_array_equal(opened(places[2]).encode(TEXTS), stock.encode(TEXTS))
 
 
-def test_training_equals_that_of_stock(places):
-    stock = save_embedder(places[0])
+def test_an_encoder_with_the_name_of_a_decoder(places):
+    """EmbeddingGemma has the model_type of Gemma 3."""
+    stock = save_embedder(places[0], save_transformer=save_gemma)
+    assert convert(*places[:2]).class_name == "BlendEncoderModel"
+    convert(*places[1:])
+    for place in places[1:]:
+        np.testing.assert_allclose(opened(place).encode(TEXTS), stock.encode(TEXTS), atol=1e-6)
+
+
+@pytest.mark.parametrize("save_transformer", [save_bert, save_gemma])
+def test_training_equals_that_of_stock(save_transformer, places):
+    stock = save_embedder(places[0], save_transformer=save_transformer)
     convert(*places[:2])
     assert train(opened(places[1])) == pytest.approx(train(stock), rel=1e-3)
 

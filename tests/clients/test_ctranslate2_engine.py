@@ -36,6 +36,7 @@ OTHER_OPTIONS = [
     {**BIASES, "head_dim": 12, "num_key_value_heads": 4, "attention_scaling": 1.0, "scale_logits": True},
     *({"hidden_act": name} for name in ("relu", "gelu", "gelu_new", "quick_gelu", "silu", "tanh", "sigmoid")),
 ]
+CHOICES = [options for options in ATTENTION_PAIRWISE if options["norm_position"] != "both"]
 TEXTS = ["ab c", "c a b", "", "b", "abc" * 5, "서울 a"]
 COLUMNS = {"causal-lm": "text", "seq2seq-lm": "source"}
 
@@ -63,7 +64,7 @@ def differences(model, other):
 
 
 @every_writer
-@pytest.mark.parametrize("options", [*ATTENTION_PAIRWISE, *OTHER_OPTIONS], ids=named)
+@pytest.mark.parametrize("options", [*CHOICES, *OTHER_OPTIONS], ids=named)
 def test_probabilities_are_those_of_the_model(model_class, options, tmp_path):
     model = float32(model_class, max_position_embeddings=64, **options)
     assert differences(model, exported(model, tmp_path)).abs().max() < 1e-4
@@ -181,6 +182,7 @@ def test_settings_of_an_encoder_decoder(settings, model_of, tmp_path):  # noqa: 
         ),
         (WRITERS[1], {"encoder": {"embedding_size": 16}, "tie_word_embeddings": False}, ["embedding_size"]),
         (WRITERS[0], {"query_key_norm": True, "norm_type": "layernorm"}, ["query_key_norm with layernorm"]),
+        (WRITERS[0], {"norm_position": "both"}, ["norm_position='both'"]),
         (WRITERS[1], {"query_key_norm": True}, ["query_key_norm in an encoder-decoder"]),
         (WRITERS[1], {"encoder": {"norm_eps": 1e-3}}, ["norm_eps of the encoder"]),
         (WRITERS[1], {**BIASES, "position_type": "learned"}, ["relative_attention_num_buckets with position_type"]),

@@ -370,7 +370,7 @@ KINDS = [
     *((name, SEQUENCE) for name in ("bert", "roberta", "distilbert", "modernbert", "gpt2", "llama", "bart")),
     *((name, TOKENS) for name in ("bert", "modernbert", "llama")),
     *((name, "AutoModelForMaskedLM") for name in ("bert", "roberta", "modernbert")),
-    *((name, "AutoModelForCausalLM") for name in ("gpt2", "openai-gpt", "qwen3")),
+    *((name, "AutoModelForCausalLM") for name in ("gpt2", "openai-gpt", "qwen3", "gemma3_text")),
     *((name, "AutoModelForSeq2SeqLM") for name in ("bart", "marian")),
 ]
 
