@@ -71,7 +71,6 @@ SETTINGS = (
     Setting(("rope_parameters",), read_ropes, lambda config: {"rope_parameters": config.rope_parameters}),
     Setting(("query_pre_attn_scalar",), read_scaling, write_scaling),
 )
-NO_SOFTCAPPING = {"final_logit_softcapping": None, "attn_logit_softcapping": None}
 
 GEMMA3 = Architecture(
     model_type="gemma3_text",
@@ -80,11 +79,12 @@ GEMMA3 = Architecture(
     | ATTENTION_BIAS
     | {"hidden_activation": "hidden_act"},
     fixed=FIXED_GEMMA | {"norm_position": "both", "query_key_norm": True},
-    required=NO_SOFTCAPPING | {"use_bidirectional_attention": False},
-    unused=("_sliding_window_pattern",),
+    required={"final_logit_softcapping": None, "attn_logit_softcapping": None},
+    # registry.architecture_of reads use_bidirectional_attention.
+    unused=("_sliding_window_pattern", "use_bidirectional_attention"),
     settings=(*SETTINGS, windows(0)),
-    tensors=LLAMA.tensors
-    | {
+    tensors={
+        **LLAMA.tensors,
         "layers.*.post_attention_layernorm": "layers.*.self_attn_output_norm",
         "layers.*.pre_feedforward_layernorm": "layers.*.mlp_norm",
         "layers.*.post_feedforward_layernorm": "layers.*.mlp_output_norm",
@@ -104,7 +104,6 @@ GEMMA3_ENCODER = replace(
     variant=ENCODER,
     config_class=BlendEncoderConfig,
     fields={key: name for key, name in GEMMA3.fields.items() if key != "use_cache"},
-    required=NO_SOFTCAPPING | {"use_bidirectional_attention": True},
     unused=(*GEMMA3.unused, "use_cache"),
     settings=(*SETTINGS, windows(1)),
     heads={name: GEMMA3.heads[name] for name in ("AutoModel", "AutoModelForSequenceClassification")},
