@@ -73,7 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
 def print_architectures() -> None:
     """Print each architecture and its stock classes."""
     for architecture in ARCHITECTURES.values():
-        print(architecture.model_type)
+        print(architecture.model_type + (f" ({architecture.variant})" if architecture.variant else ""))
         for auto_class, head in architecture.heads.items():
             print(f"  {auto_class:36} {head.stock}")
 

@@ -12,8 +12,8 @@ from ..configuration.encoder import BlendEncoderConfig
 from .llama import FIELDS, FIXED, LLAMA, ROPE, llama, used_rope
 from .table import Architecture, ConversionError, Head, Setting, no_dropout
 
-# Added to the name of an encoder whose model_type is that of a decoder.
-ENCODER = "_encoder"
+# The variant of an architecture that is an encoder, with the model_type of a decoder.
+ENCODER = "encoder"
 
 ATTENTION_BIAS = {"attention_bias": ("attention_bias", "attention_out_bias")}
 FIXED_GEMMA = FIXED | {"norm_type": "zero_centered_rmsnorm", "scale_embeddings": True}

@@ -29,5 +29,5 @@ ARCHITECTURES: dict[str, Architecture] = {
 def architecture_of(config: Mapping[str, Any]) -> Architecture | None:
     """The architecture of a checkpoint with this content of config.json; None if it is not supported."""
     name = str(config.get("model_type"))
-    variant = name + ENCODER if config.get("use_bidirectional_attention") else name
-    return ARCHITECTURES.get(variant, ARCHITECTURES.get(name))
+    is_encoder = bool(config.get("use_bidirectional_attention"))
+    return ARCHITECTURES.get(f"{name}_{ENCODER}" if is_encoder else name, ARCHITECTURES.get(name))

@@ -169,7 +169,7 @@ class Architecture:
     @property
     def name(self) -> str:
         """Its name in the table of all architectures."""
-        return self.model_type + self.variant
+        return f"{self.model_type}_{self.variant}" if self.variant else self.model_type
 
     @property
     def original_config_class(self) -> type[PreTrainedConfig]:

@@ -156,7 +156,7 @@ def test_lists(name, capsys):
     expected = {
         "tasks": [*TASKS],
         "recipes": [recipe for recipe, models in RECIPES.items() for _ in models],
-        "models": [*CONVERTED],
+        "models": [each.model_type for each in CONVERTED.values()],
     }
     assert first == expected[name]
     assert {len(re.split(r"\s{2,}", line)) for line in (head, *lines)} == {3}

@@ -13,7 +13,7 @@ import transformers
 from conftest import WITHOUT_PACKAGE, assert_close, tiny_config
 from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
-from stock import ALL, PAD, STOCK, VOCAB, auto, outputs, padded, rows, stock_model, write_files
+from stock import PAD, STOCK, VOCAB, auto, outputs, padded, rows, stock_model, write_files
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModel,
@@ -109,7 +109,10 @@ def test_there_and_back(model_type, head, tmp_path, capsys):
     source = save_stock(tmp_path / "theirs", model_type, head)
     assert main([str(source), str(tmp_path / "ours")]) == 0
     written = capsys.readouterr().out
-    assert written.count("\n") == 1 and f"from {model_type}; preserved in original_files/: " in written
+    assert (
+        written.count("\n") == 1
+        and f"from {ARCHITECTURES[model_type].model_type}; preserved in original_files/: " in written
+    )
     model = auto(head).from_pretrained(tmp_path / "ours")
     assert f"{type(model).__name__} " in written and f" {model.num_parameters():,} parameters" in written
     stock = auto(head).from_pretrained(source)
@@ -646,7 +649,7 @@ def test_help_and_list(capsys):
         assert head in text.replace("\n                        ", "")
     assert main(["--list"]) == 0
     listed = capsys.readouterr().out.split()
-    assert {case[0] for case in ALL} <= set(listed)
+    assert {each.model_type for each in ARCHITECTURES.values()} <= set(listed)
     with pytest.raises(SystemExit) as end:
         main(["only-one"])
     assert end.value.code == 2 and "give SOURCE and TARGET" in capsys.readouterr().err

@@ -820,7 +820,7 @@ def test_the_list_is_printed(capsys, monkeypatch):
     main()
     printed = capsys.readouterr().out
     for architecture in ARCHITECTURES.values():
-        assert f"\n{architecture.model_type}\n" in f"\n{printed}"
+        assert f"\n{architecture.model_type}" in f"\n{printed}"
         assert all(head.stock in printed for head in architecture.heads.values())
 
 
