@@ -26,7 +26,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 
 from .cache import update_paged_cache
-from .normalization import apply_dropout, build_norm
+from .normalization import Dropout, apply_dropout, build_norm
 from .patterns import Kernel, Pattern, SourcePattern, VarlenPattern
 from .positions import apply_rotary_pos_emb, build_relative_bias
 
@@ -56,7 +56,8 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = config.attention_scaling
-        self.attention_dropout = config.attention_dropout
+        # It is not called, but libraries switch dropout off by setting p of every nn.Dropout to 0.
+        self.attention_dropout = Dropout(config.attention_dropout)
         self.sliding_window = None
         if role != "cross" and config.layer_types[layer_idx] == "sliding_attention":
             # Kernels count the query itself in the window. In a bidirectional config sliding_window is the number of
@@ -111,7 +112,7 @@ class Attention(nn.Module):
         if self.relative_attention_bias is not None:
             assert not isinstance(pattern, VarlenPattern | SourcePattern)  # a stack with biases has neither
             pattern = pattern.with_bias(self.relative_attention_bias, query_states.dtype)
-        dropout = self.attention_dropout if self.training else 0.0
+        dropout = self.attention_dropout.p if self.training else 0.0
         kernel = partial(
             select_kernel(self.config, query_states, pattern, dropout),
             self,

@@ -364,10 +364,11 @@ class Stack(BlendPreTrainedModel):
     def embed_ids(self, layout: Layout, input_ids: torch.Tensor | None) -> torch.Tensor | None:
         """Token embeddings of input_ids (B, T), in the layout's form.
 
-        If the embedding has a hook that reads activations, it is called with (B, T) and returns (B, T, E), and the
-        layers stay flat (NEFTune in training).
+        If the embedding has a hook that reads activations (NEFTune in training), or is another module than an
+        nn.Embedding (soft prompts), it is called with (B, T) and returns (B, T, E), and the layers stay flat.
         """
-        if isinstance(layout, FlatLayout) and layout.is_rows and is_hooked(self.embed_tokens):
+        is_plain = type(self.embed_tokens).forward is nn.Embedding.forward and not is_hooked(self.embed_tokens)
+        if isinstance(layout, FlatLayout) and layout.is_rows and not is_plain:
             return layout.unpad(self.embed_tokens(input_ids))
         return self.embed_tokens(layout.unpad(input_ids))
 

@@ -98,7 +98,7 @@ class BufferedLayer(DynamicLayer):
     def writable_buffer(self, end: int) -> KeyValueBuffer | None:
         """The buffer, if it holds exactly the current keys and values and has room for `end` tokens; else None."""
         buffer = self.buffer
-        if buffer is None or self.keys.data_ptr() != buffer.keys.data_ptr() or len(self.keys) != len(buffer.keys):
+        if buffer is None or not (is_start(self.keys, buffer.keys) and is_start(self.values, buffer.values)):
             return None
         # After cropping, or if a copy of this layer has appended tokens, the buffer holds more than this layer.
         is_last = buffer.length == self.get_seq_length()
@@ -125,6 +125,11 @@ class BufferedLayer(DynamicLayer):
             torch.index_select(states.transpose(1, 2), 0, beam_idx.to(states.device), out=reordered.transpose(1, 2))
         self.buffer, self.spare_buffer = spare, buffer
         self.keys, self.values = spare.contents()
+
+
+def is_start(states: torch.Tensor, buffer: torch.Tensor) -> bool:
+    """Whether keys or values (B, K, T, D) are a view of the first tokens of a buffer (B, K, capacity, D)."""
+    return states.data_ptr() == buffer.data_ptr() and len(states) == len(buffer)
 
 
 class RecurrentLayer(DynamicLayer):

@@ -73,11 +73,11 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        token_type_ids: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         encoder_layout: Layout | None = None,
@@ -90,12 +90,12 @@ class BlendDecoderModel(BlendDecoderPreTrainedModel, Stack):
             input_ids: tokens (B, T), or a flattened batch (1, N) with `position_ids` that restart.
             attention_mask: (B, T or more), 1 for real tokens; None: all are real. With a cache, its columns start at
                 the first cached token.
-            token_type_ids: segment of each token (B, T); not used if type_vocab_size is 0.
             position_ids: (B or 1, T); None: counted over the real tokens.
             cache: keys and values of the tokens before the input, or the recurrent states after them. Its name before
                 transformers 5.24, past_key_values, is accepted, too.
             inputs_embeds: (B, T, E), instead of input_ids.
             use_cache: return a cache for the next tokens. None: that of the config, in training False.
+            token_type_ids: segment of each token (B, T); not used if type_vocab_size is 0.
             encoder_hidden_states: encoder output, (B, S, width) or in the form of encoder_layout.
             encoder_attention_mask: (B, S), 1 for real tokens; None: all are real.
             encoder_layout: layout of encoder_hidden_states; None: padded, with encoder_attention_mask.
@@ -298,15 +298,15 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        encoder_hidden_states: torch.Tensor | None = None,
-        encoder_attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        token_type_ids: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithCrossAttentions:

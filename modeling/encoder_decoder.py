@@ -91,16 +91,16 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
         decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
-        decoder_position_ids: torch.Tensor | None = None,
         encoder_outputs: BaseModelOutput | tuple[Any, ...] | None = None,
         cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        decoder_position_ids: torch.Tensor | None = None,
         repad: bool = True,
         shift_source: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -108,18 +108,18 @@ class BlendEncoderDecoderModel(BlendEncoderDecoderPreTrainedModel):
         """Blend the source into itself, then the target into itself and the source into the target.
 
         Args:
-            input_ids: source tokens (B, S). This and the next three arguments as in BlendEncoderModel.forward.
-            attention_mask: mask of the source.
-            token_type_ids: segments of the source tokens.
-            position_ids: positions of the source tokens.
+            input_ids: source tokens (B, S).
+            attention_mask: mask of the source (B, S), as in BlendEncoderModel.forward.
             decoder_input_ids: target tokens (B, T). None: the decoder reads the source.
             decoder_attention_mask: mask of the target.
-            decoder_position_ids: positions of the target tokens.
             encoder_outputs: output of an earlier call of the encoder, instead of the source.
             cache: keys and values of the target tokens before the input, and of the source.
             inputs_embeds: (B, S, E), instead of input_ids.
             decoder_inputs_embeds: (B, T, E), instead of decoder_input_ids.
             use_cache: as in BlendDecoderModel.forward.
+            token_type_ids: segments of the source tokens, as in BlendEncoderModel.forward.
+            position_ids: positions of the source tokens, as in BlendEncoderModel.forward.
+            decoder_position_ids: positions of the target tokens.
             repad: return (B, T, E). The heads pass False and get the layout and a state in its form.
             shift_source: whether a decoder without inputs of its own reads the source shifted right; None:
                 config.shift_source.
@@ -270,17 +270,17 @@ class BlendEncoderDecoderForSeq2SeqLM(BlendEncoderDecoderPreTrainedModel, BlendG
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
         decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
-        decoder_position_ids: torch.Tensor | None = None,
         encoder_outputs: BaseModelOutput | tuple[Any, ...] | None = None,
         cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        decoder_position_ids: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],

@@ -708,15 +708,20 @@ def test_dropouts(config_class, field):
 
 @every_config
 def test_every_dropout_acts(config_class):
-    """Each on its own: of embeddings, of each block's output, before the projection."""
-    model = tiny_model(CLASSIFIER[config_class], hidden_dropout=0.5, classifier_dropout=0.5).train()
+    """Each on its own: of embeddings, of each block's output, of attention weights, before the projection."""
+    options = dict.fromkeys(("hidden_dropout", "attention_dropout", "classifier_dropout"), 0.5)
+    model = tiny_model(CLASSIFIER[config_class], **options).train()
     batch = padded(draw(CLASSIFIER[config_class], [9, 6], labels=False))
     dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
-    assert len(dropouts) == 1 + (1 + SIZES["num_hidden_layers"]) * (2 if config_class is WHOLE else 1)
+    num_attentions = sum(isinstance(module, Attention) for module in model.modules())
+    num_stacks = 2 if config_class is WHOLE else 1
+    assert len(dropouts) == 1 + (1 + SIZES["num_hidden_layers"]) * num_stacks + num_attentions
     for acting in dropouts:
         for dropout in dropouts:
             dropout.p = 0.5 if dropout is acting else 0.0
         assert differ(model(**batch).logits, model(**batch).logits)
+    acting.p = 0.0
+    assert torch.equal(model(**batch).logits, model.eval()(**batch).logits)
 
 
 HIDDEN_LAYER = {"classifier_hidden_act": "tanh"}

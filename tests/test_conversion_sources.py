@@ -125,7 +125,7 @@ def test_dtypes(tmp_path):
 def test_overrides(bert):
     """Fields of ours; one that changes a shape does not fit the weights, one that is none is named."""
     model = from_original(bert, hidden_dropout=0.25, attention_dropout=0.5)
-    assert model.dropout.p == 0.25 and model.layers[0].self_attn.attention_dropout == 0.5
+    assert model.dropout.p == 0.25 and model.layers[0].self_attn.attention_dropout.p == 0.5
     with pytest.raises(ValueError, match=r"hiden_dropout.*nearest first: hidden_dropout"):
         from_original(bert, hiden_dropout=0.1)
     with pytest.raises(ConversionError, match=r"mlp\.up_proj\.weight has the shape .*: an override changes it"):

@@ -1,5 +1,6 @@
 """Caches change nothing, and generate() writes what the model says, one token after the other."""
 
+import copy
 import warnings
 from contextlib import ExitStack
 from inspect import signature
@@ -658,6 +659,22 @@ def test_generation_goes_on_from_a_cache():
     mask = torch.cat((prompt["attention_mask"], torch.ones(2, 5, dtype=torch.long)), dim=1)
     so_far = {"input_ids": first.sequences, "attention_mask": mask, CACHE_NAME: first[CACHE_NAME]}
     assert torch.equal(model.generate(**so_far, **asked, max_new_tokens=3).sequences, once)
+
+
+@pytest.mark.parametrize("edited", [("keys",), ("values",), ("keys", "values")])
+def test_a_cache_of_generate_may_be_edited(edited):
+    model = generator(BlendDecoderForCausalLM)
+    first = model.generate(**prompt_of(BlendDecoderForCausalLM), max_new_tokens=5, return_dict_in_generate=True)
+    cache = copy.deepcopy(first[CACHE_NAME])
+    for layer in first[CACHE_NAME].layers:
+        for name in edited:
+            setattr(layer, name, getattr(layer, name) * 0.3)
+    plain = DynamicCache()
+    for index, layer in enumerate(cache.layers):
+        states = {name: getattr(layer, name) * (0.3 if name in edited else 1) for name in ("keys", "values")}
+        plain.update(states["keys"], states["values"], index)
+    following = first.sequences[:, -1:]
+    assert_close(model(following, cache=first[CACHE_NAME]).logits, model(following, cache=plain).logits)
 
 
 @every_generator

@@ -41,7 +41,8 @@ def batch_for(model_class, lengths=LENGTHS, side="right"):
 def parts_of(model):
     """The last part of each class and name, but for those that run nothing themselves."""
     parts = {(type(part), name.split(".")[-1]): name for name, part in model.named_modules() if name}
-    return [name for (kind, _), name in parts.items() if kind not in (nn.ModuleList, nn.Identity)]
+    idle = (nn.ModuleList, nn.Identity)
+    return [name for (kind, last), name in parts.items() if kind not in idle and last != "attention_dropout"]
 
 
 def shown(model, names, batch):
@@ -313,3 +314,29 @@ def test_noise_of_neftune_depends_on_the_padded_length(model_class, options, len
     assert 0.99 * largest < noise.abs().max() <= largest
     assert_close(noise.std(), torch.tensor(largest / 3**0.5).double(), 0.05)
     assert noise.shape[:2].numel() == calls[0].args[0].shape[:2].numel() == sum(lengths)
+
+
+class SoftPrompt(nn.Module):
+    """A token embedding whose first two vectors of each row are learned."""
+
+    def __init__(self, embedding: nn.Embedding):
+        super().__init__()
+        self.embedding = embedding
+        self.learned = nn.Parameter(torch.randn(2, embedding.embedding_dim, dtype=embedding.weight.dtype))
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return torch.cat((self.learned.expand(len(input_ids), -1, -1), self.embedding(input_ids[:, 2:])), dim=1)
+
+
+@pytest.mark.parametrize("model_class", [BlendDecoderForCausalLM, BlendEncoderForTokenClassification], ids=named)
+def test_a_module_in_place_of_the_embedding_reads_rows(model_class):
+    """The layers still compute no padding."""
+    model = tiny_model(model_class)
+    model.set_input_embeddings(SoftPrompt(model.get_input_embeddings()))
+    batch = batch_for(model_class)
+    expected = model(**batch, **DENSE)
+    with calls_of(model.model.layers[0].mlp) as calls:
+        found = model(**batch)
+    assert calls[0].args[0].shape[:2] == (1, sum(LENGTHS))
+    assert_close(*(real_rows(batch, output.logits) for output in (found, expected)))
+    assert_close(found.loss, expected.loss)

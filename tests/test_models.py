@@ -1,5 +1,6 @@
 """What holds for every model: padding, causality, kernels, saving, gradients, heads, and the errors at the door."""
 
+from inspect import signature
 from itertools import product
 from typing import get_args, get_type_hints
 
@@ -32,6 +33,14 @@ from conftest import (
 )
 from torch import nn
 from torch.nn.attention.flex_attention import create_block_mask
+from transformers import (
+    BartForConditionalGeneration,
+    BartModel,
+    BertForMaskedLM,
+    BertModel,
+    LlamaForCausalLM,
+    LlamaModel,
+)
 
 from seqblend import (
     FAMILIES,
@@ -512,6 +521,26 @@ def test_forward_is_annotated_with_what_comes_out(model_class):
     annotated = get_type_hints(model_class.forward)["return"]
     output = tiny_model(model_class)(**padded(draw(model_class, LENGTHS)))
     assert type(output) in (get_args(annotated) or (annotated,))
+
+
+@pytest.mark.parametrize(
+    "model_class, stock_class",
+    [
+        (BlendEncoderModel, BertModel),
+        (BlendEncoderForMaskedLM, BertForMaskedLM),
+        (BlendDecoderModel, LlamaModel),
+        (BlendDecoderForCausalLM, LlamaForCausalLM),
+        (BlendEncoderDecoderModel, BartModel),
+        (BlendEncoderDecoderForSeq2SeqLM, BartForConditionalGeneration),
+    ],
+    ids=named,
+)
+def test_positional_arguments_have_the_order_of_stock_models(model_class, stock_class):
+    theirs = [name for name in signature(stock_class.forward).parameters if name not in ("kwargs", "logits_to_keep")]
+    theirs = ["cache" if name == "past_key_values" else name for name in theirs]
+    # BERT may be a decoder.
+    theirs = theirs[: theirs.index("encoder_hidden_states")] if "encoder_hidden_states" in theirs else theirs
+    assert [*signature(model_class.forward).parameters][: len(theirs)] == theirs
 
 
 @every_model
