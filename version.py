@@ -1,4 +1,4 @@
-__version__ = "0.14.0"
+__version__ = "0.15.0"
 # SHA-256 of the code that is saved with models of this version; hub_card/provenance.py identifies saved files by it.
 # After a change of that code, raise the version and write the digest that tests/test_export.py prints.
-EXPORTED_CODE = "a9b8a2fc57fc9550d0f3200b7686cc87a3870faeccc586ce4bf8a49e160b059d"
+EXPORTED_CODE = "2da26974c1a75645858adfd9c325a59dbb4406c8c6ca8d4b20eefc7141f4375b"
