@@ -22,6 +22,7 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.generation.continuous_batching import PagedAttentionCache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 
@@ -334,11 +335,17 @@ def float32_sdpa_forward(
 
 def select_kernel(config: PreTrainedConfig, query: torch.Tensor, pattern: Pattern, dropout: float) -> Kernel:
     """The attention function of the config; for "sdpa", a faster one where there is one."""
-    name = config._attn_implementation
-    if name == "sdpa" and isinstance(pattern, VarlenPattern):
-        return varlen_attention_forward
-    if name == "sdpa" and query.requires_grad and query.device.type == "cpu" and query.dtype.itemsize == 2:
-        return float32_sdpa_forward
-    if name == "sdpa" and query.device.type == "cpu" and dropout > 0:
-        return dropout_sdpa_forward
-    return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
+    if has_stock_sdpa(config):
+        is_on_cpu = query.device.type == "cpu"
+        if isinstance(pattern, VarlenPattern):
+            return varlen_attention_forward
+        if is_on_cpu and query.requires_grad and query.dtype.itemsize == 2:
+            return float32_sdpa_forward
+        if is_on_cpu and dropout > 0:
+            return dropout_sdpa_forward
+    return ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager_attention_forward)
+
+
+def has_stock_sdpa(config: PreTrainedConfig) -> bool:
+    """Whether the attention function is "sdpa" of transformers, and not one that the user has put in its place."""
+    return config._attn_implementation == "sdpa" and ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa_attention_forward

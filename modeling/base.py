@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import is_flash_attention_requested
 
-from .attention import has_flash_attention, has_varlen_kernel
+from .attention import has_flash_attention, has_stock_sdpa, has_varlen_kernel
 from .cache import CACHE_NAME
 from .hooks import has_hooked_submodule, is_hooked
 from .layers import Block
@@ -428,7 +428,7 @@ class Stack(BlendPreTrainedModel):
         """Whether a flat batch goes to a varlen kernel: flash attention, or torch's own for "sdpa" on a GPU."""
         if self.config.relative_attention_num_buckets is not None:
             return False
-        if self.config._attn_implementation != "sdpa" or embeds.device.type != "cuda":
+        if not has_stock_sdpa(self.config) or embeds.device.type != "cuda":
             return is_flash_attention_requested(self.config)
         has_dropout = self.training and self.config.attention_dropout > 0
         is_half_precision = matmul_dtype(embeds).itemsize == 2

@@ -253,7 +253,7 @@ class ForSequenceClassification(PreTrainedModel):
                     f"pooling={self.config.pooling!r} looks in input_ids {tuple(is_end.shape)}, and the decoder's "
                     f"inputs are {tuple(layout.shape)}"
                 )
-            is_end = layout.fill_padding(is_end, False)
+            is_end = layout.fill_padding(is_end, 0)
         pooled = pool(outputs.last_hidden_state, layout, self.config.pooling, self.head, is_end)
         logits = self.score(self.dropout(pooled))
         loss = None

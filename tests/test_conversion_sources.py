@@ -452,6 +452,16 @@ DECODER_CLASSIFIERS = [
 ]
 
 
+@pytest.mark.parametrize("model_type", ["llama", "bart"])
+@torch.no_grad()
+def test_a_classifier_that_looks_for_its_end_is_traced(model_type, tmp_path):
+    head = "AutoModelForSequenceClassification"
+    stock_model(model_type, head, torch.float32).save_pretrained(tmp_path)
+    model, batch = from_original(tmp_path, auto(head)), padded(rows(model_type, head))
+    traced = torch.jit.trace(model, example_kwarg_inputs=batch, strict=False, check_trace=False)
+    assert_close(traced(**batch)["logits"], model(**batch).logits, 1e-5)
+
+
 @pytest.mark.parametrize("pad", [PAD, END, None])
 @pytest.mark.parametrize("model_type, head", DECODER_CLASSIFIERS, ids=lambda value: value.removeprefix("AutoModel"))
 @torch.no_grad()

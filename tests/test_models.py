@@ -41,6 +41,7 @@ from transformers import (
     LlamaForCausalLM,
     LlamaModel,
 )
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from seqblend import (
     FAMILIES,
@@ -253,6 +254,21 @@ def test_dropout_runs(model_class, attention):
     ).train()
     gradient = gradients(model, padded(draw(model_class, LENGTHS)))
     assert all(tensor.isfinite().all() for tensor in gradient.values())
+
+
+@pytest.mark.parametrize("dtype, dropout", [(torch.float64, 0.5), (torch.bfloat16, 0.0)], ids=str)
+def test_a_function_in_place_of_sdpa_is_called(dtype, dropout, monkeypatch):
+    """Also where a faster one would be: in training with dropout, and in half precision."""
+    calls, own = [], ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    def replaced(*args, **kwargs):
+        calls.append(kwargs["dropout"])
+        return own(*args, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", replaced)
+    model = tiny_model(BlendDecoderModel, "sdpa", attention_dropout=dropout).to(dtype).train()
+    model(torch.tensor([[3, 4, 5]]))
+    assert calls == [dropout] * SIZES["num_hidden_layers"]
 
 
 @pytest.mark.parametrize("model_class", [BlendEncoderForMaskedLM, *CLASSIFIERS[:1], BlendDecoderModel], ids=named)
