@@ -69,6 +69,17 @@ class BlendPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
+    @property
+    def loss_function(self) -> Any:
+        """The loss that transformers has for this kind of head; the models have their own, see losses.py."""
+        return super().loss_function
+
+    @loss_function.setter
+    def loss_function(self, value: Any) -> None:
+        raise AttributeError(
+            f"{type(self).__name__} computes its own loss; give the Trainer another as compute_loss_func"
+        )
+
     def has_hooks(self) -> bool:
         """Whether a hook on a submodule reads activations; see hooks.py."""
         return has_hooked_submodule(self)
@@ -193,7 +204,7 @@ class Stack(BlendPreTrainedModel):
             self.check_past(shape, mask, past_length)
             return PaddedLayout(shape, mask, inputs.device, past_length=0 if past_length is None else past_length)
         self.pop_is_causal(kwargs)
-        traced = is_traced()
+        traced = is_traced(inputs)
         layout: Layout | None = self.flattened_layout(
             shape, mask, None if traced or attention_mask is not None else position_ids, kwargs
         )
@@ -291,7 +302,7 @@ class Stack(BlendPreTrainedModel):
         layout: FlatLayout | None = None
         if lengths["cu_seq_lens_q"] is not None:
             layout = FlatLayout.from_cu_seq_lens(lengths["cu_seq_lens_q"], lengths["max_length_q"], shape)
-            if mask is not None and not is_traced() and not bool(mask.all()):
+            if mask is not None and not is_traced(mask) and not bool(mask.all()):
                 raise ValueError("cu_seq_lens_q: a flattened batch has no padding, but attention_mask has zeros")
         elif position_ids is not None and tuple(position_ids.shape) in (shape, (1, shape[1])) and shape[1] > 1:
             layout = FlatLayout.from_position_ids(position_ids.expand(shape))
@@ -454,8 +465,17 @@ class Stack(BlendPreTrainedModel):
         return dict.fromkeys(types, self.rotary_emb(states, position_ids))
 
     def blocks(self) -> Iterator[tuple[str, Block]]:
-        """Layer type and block of each layer to run: the first config.num_hidden_layers (early exit lowers it)."""
+        """Layer type and block of each layer to run: the first config.num_hidden_layers (early exit lowers it).
+
+        Raises:
+            ValueError: there are layers without a type, because layers were added to the model.
+        """
         types = self.config.layer_types or []
+        if len(self.layers) > len(types):
+            raise ValueError(
+                f"the model has {len(self.layers)} layers, and layer_types of its config {len(types)}: add theirs, "
+                "and set num_hidden_layers"
+            )
         layers = repeat(self.layers[0]) if self.config.shares_layers else self.layers
         # There may be fewer layers than types, if the last layers were removed.
         return islice(zip(types, layers, strict=False), self.config.num_hidden_layers)

@@ -307,13 +307,15 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
         token_type_ids: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
+        shift_labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithCrossAttentions:
         """Logits (B, T, V) of the next token at each position.
 
-        labels (B, T) are the input tokens, unshifted; -100 is ignored. logits_to_keep is the number of last positions
-        to project (0: all), or their indices. Other arguments as in BlendDecoderModel.forward.
+        labels (B, T) are the input tokens, unshifted; -100 is ignored. shift_labels (B, T), which some collators give
+        beside them, are the labels of the next tokens; None: they follow from labels. logits_to_keep is the number of
+        last positions to project (0: all), or their indices. Other arguments as in BlendDecoderModel.forward.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -333,9 +335,11 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
         logits, layout = compute_logits(self.lm_head, self.config.logit_scaling, outputs, logits_to_keep, labels)
         loss = None
         if labels is not None:
-            loss = token_loss(
-                logits, layout.shift_left(labels, IGNORE), self.config, self.training, num_items_in_batch
-            )
+            if shift_labels is None:
+                targets = layout.shift_left(labels, IGNORE)
+            else:
+                targets = layout.fill_padding(shift_labels, IGNORE)
+            loss = token_loss(logits, targets, self.config, self.training, num_items_in_batch)
         fields = select_fields(outputs, CausalLMOutputWithCrossAttentions)
         if self.config.cross_attention_hidden_size is None:
             fields.pop("cross_attentions", None)

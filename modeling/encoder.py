@@ -20,7 +20,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.encoder import BlendEncoderConfig
 from .attention import Attention
-from .base import BlendPreTrainedModel, Stack, StackOutput
+from .base import BlendPreTrainedModel, Stack, StackOutput, has_known_kernel
 from .heads import ForSequenceClassification, ForTokenClassification, build_lm_hidden, scale, select_fields
 from .hooks import is_hooked
 from .layers import EncoderLayer
@@ -231,7 +231,10 @@ class BlendEncoderModel(BlendEncoderPreTrainedModel, Stack):
         positions = self.positions(layout, position_ids)
         hidden_states = self.embed(layout, input_ids, inputs_embeds, token_type_ids, positions)
         patterns = self.patterns(
-            layout, attention_mask, hidden_states, **packed_mask_arguments(layout, attention_mask, position_ids)
+            layout,
+            attention_mask,
+            hidden_states,
+            **packed_mask_arguments(self.config, layout, attention_mask, position_ids),
         )
         patterns = self.add_shared_biases(patterns, hidden_states)
         position_embeddings = self.position_embeddings(hidden_states, positions)
@@ -245,13 +248,16 @@ class BlendEncoderModel(BlendEncoderPreTrainedModel, Stack):
         return self.make_output(self.norm(hidden_states), layout, repad)
 
 
-def packed_mask_arguments(layout: Layout, attention_mask: Any, position_ids: torch.Tensor | None) -> dict[str, Any]:
-    """Extra arguments of the mask functions for packed sequences while compiling; else none.
+def packed_mask_arguments(
+    config: BlendEncoderConfig, layout: Layout, attention_mask: Any, position_ids: torch.Tensor | None
+) -> dict[str, Any]:
+    """Extra arguments of the mask functions for packed sequences in a graph, or with a kernel of the user; else none.
 
-    While compiling, Stack.choose_layout cannot read from position_ids whether sequences are packed. The causal mask
+    There Stack.choose_layout does not read from position_ids whether sequences are packed. The causal mask
     functions of the decoder (create_causal_mask, create_sliding_window_causal_mask) need no extra arguments.
     """
-    if attention_mask is not None or position_ids is None or not torch.compiler.is_compiling():
+    is_read = not is_traced() and has_known_kernel(config)
+    if attention_mask is not None or position_ids is None or is_read:
         return {}
     position_ids = position_ids.expand(layout.shape)
     return {"and_mask_function": packed_sequence_mask_function(find_packed_sequence_indices(position_ids))}

@@ -89,8 +89,10 @@ def regression_loss(
     training: bool,
     num_items_in_batch: torch.Tensor | int | None = None,
 ) -> torch.Tensor:
-    """Squared error; logits (B, C), labels (B, C), or (B) if C is 1."""
+    """Squared error; logits (B, C), labels (B, C), or (B) if C is 1. Raises ValueError for labels of another shape."""
     logits = upcast(logits)
+    if labels.shape != logits.shape and labels.shape != logits.squeeze(1).shape:
+        raise ValueError(f"labels of a regression must have shape {tuple(logits.shape)}, got {tuple(labels.shape)}")
     errors = (logits - labels.to(logits).view_as(logits)) ** 2
     return errors.sum() / divisor(torch.ones_like(errors, dtype=torch.bool), num_items_in_batch)
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch.nn import functional
 from torch.utils._pytree import tree_map
+from transformers.utils import is_tracing
 
 Moved = TypeVar("Moved", bound="Movable")
 
@@ -334,9 +335,13 @@ class FlatLayout(Movable):
 Layout = PaddedLayout | FlatLayout
 
 
-def is_traced() -> bool:
-    """Whether the model is being compiled or traced, so that Python code cannot depend on tensor values."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+def is_traced(tensor: torch.Tensor | None = None) -> bool:
+    """Whether Python code cannot depend on tensor values, because the model is compiled, traced or captured.
+
+    Args:
+        tensor: of the batch, to recognize a FakeTensor, which has no values.
+    """
+    return bool(is_tracing(tensor))
 
 
 def as_padding_mask(attention_mask: Any) -> torch.Tensor | None:

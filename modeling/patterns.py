@@ -84,7 +84,10 @@ class PaddedPattern(Movable):
         A sliding layer that keeps more for assisted decoding returned all in older versions of transformers.
         """
         keys, values = cache.update(key, value, layer_idx)
-        window = getattr(cache.layers[layer_idx], "sliding_window", None)
+        # A cache of the user may have no layers.
+        window = next(
+            (getattr(layer, "sliding_window", None) for layer in cache.layers[layer_idx : layer_idx + 1]), None
+        )
         if window is None:
             return keys, values
         visible = window - 1 + key.shape[-2]

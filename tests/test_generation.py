@@ -191,6 +191,35 @@ def test_caches_are_those_of_transformers():
     assert whole[CACHE_NAME].cross_attention_cache.get_seq_length() == 5
 
 
+class Lists(Cache):
+    """A cache that keeps its tensors itself, as some libraries' do."""
+
+    is_sliding, is_compileable = [False], False
+
+    def __init__(self):
+        super().__init__(layers=[])
+        self.states = {}
+
+    def update(self, keys, values, layer_idx, *args, **kwargs):
+        before = self.states.get(layer_idx, (keys[:, :, :0], values[:, :, :0]))
+        self.states[layer_idx] = tuple(torch.cat(pair, dim=-2) for pair in zip(before, (keys, values), strict=True))
+        return self.states[layer_idx]
+
+    def get_seq_length(self, layer_idx=0):
+        return self.states[layer_idx][0].shape[-2] if layer_idx in self.states else 0
+
+    def get_mask_sizes(self, query_length, layer_idx=0):
+        return self.get_seq_length(layer_idx) + query_length, 0
+
+
+@torch.no_grad()
+def test_a_cache_without_layers():
+    model = tiny_model(BlendDecoderForCausalLM)
+    target = padded(rows_of(*TARGETS), "left")
+    cache = step(model, {}, target, 0, 6, Lists())[1]
+    assert_close(step(model, {}, target, 6, 4, cache)[0], without_cache(model, {}, target)[:, 6:])
+
+
 @pytest.mark.parametrize("model_class", [*GENERATORS, BlendDecoderModel, BlendEncoderDecoderModel], ids=named)
 @torch.no_grad()
 def test_a_cache_has_two_names(model_class):

@@ -5,6 +5,7 @@ import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from conftest import VOCAB, assert_close, every_head, named, tiny_model
 from transformers import DynamicCache
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from seqblend import (
@@ -59,6 +60,17 @@ def test_every_flash_attention_is_given_the_lengths(model_class, name, monkeypat
     model.config._attn_implementation = name
     states(model, input_ids=IDS.view(1, 12), position_ids=RESTARTING.repeat(1, 2))
     assert given and set(map(str, given)) == {str(([0, 3, 6, 9, 12],) * 2)}
+
+
+@every_stack
+def test_a_kernel_of_the_user_keeps_packed_sequences_apart(model_class, monkeypatch):
+    """With a mask function beside it: without one, the kernel finds out for itself."""
+    for table in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS):
+        monkeypatch.setitem(table._global_mapping, "mine", table["sdpa"])
+    model, batch = tiny_model(model_class), {"input_ids": IDS.view(1, 12), "position_ids": RESTARTING.repeat(1, 2)}
+    expected = states(model, **batch)
+    model.set_attn_implementation("mine")
+    assert_close(states(model, **batch), expected)
 
 
 @pytest.mark.parametrize("target_mask", [None, torch.tensor([[1] * 6, [1] * 2 + [0] * 4])], ids=["full", "padded"])

@@ -111,6 +111,14 @@ def test_regression_of_one_number(model_class, labels):
     assert_close(model(**batch, labels=labels).loss, expected)
 
 
+@pytest.mark.parametrize("shape", [(LABELS, 2), (2 * LABELS,), (LABELS,), (2, 1)], ids=str)
+def test_numbers_of_another_shape_are_refused(shape):
+    """Those of one row would be those of another."""
+    model = tiny_model(CLASSIFIERS[0], problem_type=REGRESSION)
+    with pytest.raises(ValueError, match=f"labels of a regression must have shape .2, {LABELS}., got"):
+        model(torch.tensor([[3, 4], [5, 6]]), labels=torch.ones(shape))
+
+
 @pytest.mark.parametrize("model_class, problem_type", [task for task in TASKS if REGRESSION not in task], ids=named)
 def test_no_target_is_no_loss(model_class, problem_type):
     """0 and not NaN, and a gradient of zeros: in training and not, with their number counted and given."""

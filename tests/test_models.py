@@ -1,5 +1,6 @@
 """What holds for every model: padding, causality, kernels, saving, gradients, heads, and the errors at the door."""
 
+import copy
 from inspect import signature
 from itertools import product
 from typing import get_args, get_type_hints
@@ -32,6 +33,7 @@ from conftest import (
     tiny_model,
 )
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention.flex_attention import create_block_mask
 from transformers import (
     BartForConditionalGeneration,
@@ -254,6 +256,48 @@ def test_dropout_runs(model_class, attention):
     ).train()
     gradient = gradients(model, padded(draw(model_class, LENGTHS)))
     assert all(tensor.isfinite().all() for tensor in gradient.values())
+
+
+def test_layers_that_were_added_need_their_types():
+    """Without a word they would not run."""
+    model = tiny_model(BlendDecoderModel)
+    expected = model(torch.tensor([[3, 4, 5]])).last_hidden_state
+    model.layers.append(copy.deepcopy(model.layers[0]))
+    with pytest.raises(ValueError, match="the model has 3 layers, and layer_types of its config 2"):
+        model(torch.tensor([[3, 4, 5]]))
+    model.config.layer_types.append("full_attention")
+    model.config.num_hidden_layers = 3
+    assert not torch.equal(model(torch.tensor([[3, 4, 5]]), use_cache=False).last_hidden_state, expected)
+
+
+def test_another_loss_is_refused():
+    """It would not be computed."""
+    with pytest.raises(AttributeError, match="BlendEncoderForMaskedLM computes its own loss"):
+        tiny_model(BlendEncoderForMaskedLM).loss_function = torch.nn.functional.cross_entropy
+
+
+def test_shifted_labels_of_a_collator():
+    """They are the targets; those that follow from the labels give the loss of the labels."""
+    model = tiny_model(BlendDecoderForCausalLM)
+    batch = padded(draw(BlendDecoderForCausalLM, [6, 3], labels=False))
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    expected = model(**batch, labels=labels)
+    assert torch.equal(model(**batch, labels=labels, shift_labels=shifted).loss, expected.loss)
+    target = shifted.masked_fill(torch.arange(shifted.shape[1]) != 1, -100)
+    loss = model(**batch, labels=labels, shift_labels=target).loss
+    by_hand = torch.nn.functional.cross_entropy(expected.logits[:, 1], target[:, 1])
+    assert_close(loss, by_hand)
+
+
+@pytest.mark.parametrize("model_class", [BlendEncoderForMaskedLM, BlendDecoderForCausalLM], ids=named)
+def test_no_value_of_a_fake_tensor_is_read(model_class):
+    """As tools that estimate memory do."""
+    model = tiny_model(model_class)
+    batch = padded(draw(model_class, LENGTHS, labels=False))
+    expected = model(**batch).logits.shape
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert model(**{name: mode.from_tensor(tensor) for name, tensor in batch.items()}).logits.shape == expected
 
 
 @pytest.mark.parametrize("dtype, dropout", [(torch.float64, 0.5), (torch.bfloat16, 0.0)], ids=str)
