@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,10 @@ from .batching import Batcher, Job
 
 # What a decoder writes for a character whose bytes are not all there.
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+# A byte of a character that the vocabulary does not have. A decoder reads the bytes in a row together.
+BYTE = re.compile("<0x[0-9A-F]{2}>")
+# The end of a text that `clean_up_tokenization_spaces` may still change: "do n" becomes "don't".
+UNSURE = re.compile(r"(?: n)? *(?:'[vr]?)? *\Z")
 
 
 class Piece(NamedTuple):
@@ -20,7 +25,7 @@ class Piece(NamedTuple):
 
     Args:
         token: its id; None for text that no token is left for.
-        text: the new text; empty while a character is incomplete.
+        text: the new text; empty while a character is incomplete, or the next token may change it.
     """
 
     token: int | None
@@ -37,8 +42,9 @@ class TextPieces:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: list[int]):
         self.tokenizer, self.ends = tokenizer, ends
+        self.special = set(tokenizer.all_special_ids)
         self.tokens: list[int] = []
-        self.text, self.has_ended = "", False
+        self.text, self.has_ended, self.ends_in_byte = "", False, False
 
     def add(self, token: int) -> Piece | None:
         """The piece of the next token; None for an end token, and after it."""
@@ -46,11 +52,22 @@ class TextPieces:
         if self.has_ended:
             return None
         self.tokens.append(token)
-        text = self.tokenizer.decode(self.tokens, skip_special_tokens=True)
-        if text.endswith(INCOMPLETE) or not text.startswith(self.text):
+        # None: a model may have more tokens than its tokenizer. Like special tokens they are not in the text.
+        name = self.tokenizer.convert_ids_to_tokens(token)
+        if name is not None and token not in self.special:
+            self.ends_in_byte = BYTE.fullmatch(name) is not None
+        text = self.sure_text()
+        if not text.startswith(self.text):
             return Piece(token, "")
         new, self.text = text[len(self.text) :], text
         return Piece(token, new)
+
+    def sure_text(self) -> str:
+        """The text of the tokens so far that no further token changes."""
+        text = self.tokenizer.decode(self.tokens, skip_special_tokens=True)
+        if self.ends_in_byte or text.endswith(INCOMPLETE):
+            return self.text
+        return UNSURE.sub("", text, count=1) if self.tokenizer.clean_up_tokenization_spaces else text
 
     def rest(self, text: str) -> str:
         """What of the whole text has not been sent. Raises RuntimeError if something else was sent."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import random
 import re
 import signal
 import socket
@@ -807,6 +808,28 @@ def test_the_events_of_a_stream_are_lines(chat_model):
     assert pieces.rest(pieces.text + "c") == "c"
     with pytest.raises(RuntimeError, match="otherwise"):
         pieces.rest("other")
+
+
+SPACED = [" ", *(f" {word}" for word in ("x", ".", "'", "n", "'v", "don")), "t", "e", "'", "s"]
+BYTES = [" x", *(f"<0x{byte:02X}>" for byte in "é👧".encode())]
+
+
+@pytest.mark.parametrize(("vocabulary", "cleans_up"), [(SPACED, True), (SPACED, False), (BYTES, False)])
+def test_no_piece_of_a_stream_is_changed_by_what_follows(vocabulary, cleans_up):
+    """Decoding takes spaces away where `clean_up_tokenization_spaces` is set, and reads bytes in a row together."""
+    tokens = Tokenizer(models.WordLevel({token: index for index, token in enumerate(vocabulary)}, " x"))
+    tokens.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, clean_up_tokenization_spaces=cleans_up)
+    generator, delayed = random.Random(0), 0
+    for _ in range(2000):
+        # One more than the tokenizer has.
+        ids = generator.choices(range(len(vocabulary) + 1), k=7)
+        pieces = TextPieces(tokenizer, [])
+        sent = "".join(pieces.add(token).text for token in ids)
+        rest = pieces.rest(tokenizer.decode(ids))
+        assert sent + rest == tokenizer.decode(ids)
+        delayed += len(rest)
+    assert delayed < 2000 * 7
 
 
 @pytest.mark.parametrize("beams", ["1", "2"])
