@@ -209,7 +209,9 @@ class Service:
     # --- Parts of requests ---
 
     def read(self, rows: list[Row], place: str) -> list[Row]:
-        """Check rows, which stand at this key of the body. Raises InputError if one is wrong, or all are too long."""
+        """Check rows, which stand at this key of the body. Raises InputError for too many, too long or wrong ones."""
+        if len(rows) > self.limits.max_rows:
+            raise InputError(f"{place}: are {len(rows)} rows; at most {self.limits.max_rows} are read")
         total = sum(characters(row) for row in rows)
         if total > self.limits.max_characters:
             raise InputError(f"{place}: have {total} characters; at most {self.limits.max_characters} are read")

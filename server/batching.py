@@ -123,7 +123,7 @@ class Batcher:
     Args:
         predictor: answers rows; its `max_tokens` limit a batch.
         max_wait: seconds that the first request of a batch waits for others.
-        max_rows: the rows that may wait or be computed; more are refused.
+        max_rows: the rows that may wait or be computed; more are refused, and no request has more.
         observe: gets the number of rows and of tokens of each batch.
 
     Attributes:
@@ -156,10 +156,8 @@ class Batcher:
 
         Raises:
             BusyError: too many rows wait already.
-            InputError: there are too many rows, one cannot be read, or its prompt leaves no room for the new tokens.
+            InputError: a row cannot be read, or its prompt leaves no room for the new tokens.
         """
-        if len(rows) > self.max_rows:
-            raise InputError(f"inputs: are {len(rows)} rows; at most {self.max_rows} are read")
         if self.rows + len(rows) > self.max_rows:
             raise BusyError
         self.rows += len(rows)

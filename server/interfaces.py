@@ -6,7 +6,7 @@ Source: the schemas of the package @huggingface/tasks, and TGI's for generated t
 import abc
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     AllowInfNan,
@@ -34,6 +34,9 @@ LEAST = 0.01
 Count = StrictInt
 # A whole number becomes a float, which transformers requires.
 Number = Annotated[StrictFloat, AllowInfNan(False)]
+# The first wrong item of a list is enough: to describe all of a large one takes seconds and gigabytes.
+Item = TypeVar("Item")
+Items = Annotated[list[Item], Field(fail_fast=True)]
 
 
 class Strict(BaseModel):
@@ -85,7 +88,7 @@ class Interface(abc.ABC):
     def request_model(self) -> type[BaseModel]:
         """The body of a request."""
         fields: dict[str, Any] = {
-            "inputs": (self.inputs | list[self.inputs], Field(description="One input, or a list of inputs.")),
+            "inputs": (self.inputs | Items[self.inputs], Field(description="One input, or a list of inputs.")),
             "parameters": (self.parameters | None, None),
             "options": (dict[str, Any] | None, Field(None, description="Ignored.")),
         }
@@ -182,7 +185,7 @@ class TaggingParameters(Strict):
     aggregation_strategy: Literal["none", "simple", "first", "average", "max"] | None = Field(
         None, description="none: the tag of each word. All others, and the default: entities, which have whole words."
     )
-    ignore_labels: list[StrictStr] | None = None
+    ignore_labels: Items[StrictStr] | None = None
     stride: StrictInt | None = None
 
 
@@ -229,7 +232,7 @@ class MaskParameters(Strict):
     """Parameters of fill-mask."""
 
     top_k: Count | None = Field(None, ge=1, le=MOST_TOKENS_FOR_A_MASK)
-    targets: list[StrictStr] | None = None
+    targets: Items[StrictStr] | None = None
 
 
 class FillMask(Interface):
@@ -311,7 +314,7 @@ class WritingParameters(Sampling):
     return_full_text: StrictBool | None = Field(None, description="Put the prompt before the text.")
     details: StrictBool | None = None
     decoder_input_details: StrictBool | None = None
-    stop: list[StrictStr] | None = None
+    stop: Items[StrictStr] | None = None
     watermark: StrictBool | None = None
 
 
@@ -402,7 +405,7 @@ class Message(Strict):
     """One message of a chat."""
 
     role: StrictStr
-    content: StrictStr | list[TextPart]
+    content: StrictStr | Items[TextPart]
 
     def row(self) -> dict[str, str]:
         """The message as the task reads it; each part begins a line."""
@@ -436,7 +439,7 @@ class UnsupportedChatOptions(Strict):
 class ChatRequest(UnsupportedChatOptions):
     """The body of /v1/chat/completions; an option that has no effect here must ask for nothing."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Items[Message] = Field(min_length=1)
     model: StrictStr | None = Field(None, description="Name of a served model, if there are several.")
     max_tokens: Count | None = Field(None, ge=1)
     max_completion_tokens: Count | None = Field(None, ge=1)

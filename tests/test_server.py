@@ -21,6 +21,7 @@ from unittest import mock
 import pytest
 import uvicorn
 from huggingface_hub import InferenceClient, constants
+from pydantic import ValidationError
 from test_prediction import (  # noqa: F401 - model_of is a fixture
     CASES,
     CLASSIFY,
@@ -41,10 +42,11 @@ from seqblend.data.errors import RowError
 from seqblend.server import command
 from seqblend.server.app import create_app
 from seqblend.server.batching import Batcher, Job
-from seqblend.server.interfaces import INTERFACES
+from seqblend.server.interfaces import INTERFACES, ChatRequest
 from seqblend.server.options import Limits
 from seqblend.server.streams import TextPieces, event
 from seqblend.serving.prediction import WRITTEN, EncodedRows
+from seqblend.serving.rows import RowReader
 from seqblend.tasks.registry import TASKS
 
 CHAT = "{% for each in messages %}{{ each['content'] }} {% endfor %}"
@@ -496,6 +498,33 @@ def test_what_is_not_supported_is_named(name, model_of):  # noqa: F811
             status, _, content = ask(url, {"inputs": "ab", "parameters": parameters})
             assert status == 422 and "max_new_tokens: 10 is more than 9" in content["error"]
             assert ask(url, {"inputs": ["ab"], "stream": True})[0] == 422
+
+
+def test_a_long_list_of_wrong_items_has_one_error():
+    """To describe all of them took seconds, in which nobody else was answered, and gigabytes."""
+    wrong = [1] * 1000
+    bodies = [(each.request_model(), {"inputs": wrong}) for each in INTERFACES.values()]
+    bodies += [(each.request_model(), {"inputs": [wrong]}) for each in INTERFACES.values()]
+    bodies += [
+        (each.request_model(), {"inputs": "ab", "parameters": {name: wrong}})
+        for each in INTERFACES.values()
+        for name, field in each.parameters.model_fields.items()
+        if "list[" in str(field.annotation)
+    ]
+    bodies += [(ChatRequest, {"messages": found}) for found in (wrong, [{"role": "user", "content": wrong}])]
+    assert len(bodies) > 14
+    for model, body in bodies:
+        with pytest.raises(ValidationError) as refused:
+            model.model_validate(body)
+        assert refused.value.error_count() < 10
+
+
+def test_rows_are_counted_before_they_are_read(model_of, monkeypatch):  # noqa: F811
+    read = mock.Mock()
+    monkeypatch.setattr(RowReader, "read", read)
+    with serving(load(model_of(CLASSIFY)), Limits(max_rows=3)) as url:
+        assert ask(url, {"inputs": ["ab"] * 4})[::2] == (422, {"error": "inputs: are 4 rows; at most 3 are read"})
+    assert not read.called
 
 
 def test_a_body_without_a_length_is_limited(address):
