@@ -16,7 +16,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingRes
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
-from ..data.errors import InputError, RowError, check_choice, describe, printable
+from ..data.errors import InputError, RowError, describe, nearest_first, printable
 from ..data.kinds import ASSISTANT
 from ..explorer.page import render, script, style
 from ..serving.engines import Writer
@@ -226,7 +226,7 @@ class Service:
         found = {**rows.generation, **given}
         if not self.interface.writes:
             return found
-        own = found.get("max_new_tokens", rows.model.generation_config.max_length or most)
+        own = rows.new_tokens(found)
         if "max_new_tokens" in found or own > most:
             # A model's own max_length would be in the way.
             found |= {"max_new_tokens": min(own, most), "max_length": None}
@@ -365,7 +365,7 @@ def create_app(
     add_pages(app, services, metrics)
     for service in services.values():
         add_model(app, service, is_only=len(services) == 1)
-    add_chat(app, services)
+    add_chat(app, services, metrics)
     return app
 
 
@@ -479,7 +479,7 @@ def add_model(app: FastAPI, service: Service, is_only: bool) -> None:
         app.post(f"{path}/v1/chat/completions", summary=f"chat: {service.name}", name=f"chat {path}")(chat)
 
 
-def add_chat(app: FastAPI, services: Mapping[str, Service]) -> None:
+def add_chat(app: FastAPI, services: Mapping[str, Service], metrics: Metrics) -> None:
     """/v1/chat/completions, whose body names the model, if a served model answers messages."""
     able = {name: service for name, service in services.items() if service.has_chat}
     if not able:
@@ -487,12 +487,12 @@ def add_chat(app: FastAPI, services: Mapping[str, Service]) -> None:
 
     @app.post("/v1/chat/completions", summary="Answer messages")
     async def chat(body: ChatRequest, request: Request) -> Response:
-        if body.model in able or len(able) > 1:
-            try:
-                service = able[check_choice("model", body.model or "", able)]
-            except InputError as error:
-                return error_response(404, str(error))
-        else:
+        service = services.get(body.model or "")
+        if service is None and len(able) == 1:
             # Clients that know one model only give it any name.
             service = next(iter(able.values()))
+        if service is None:
+            metrics.requests.labels("", 404).inc()
+            known = ", ".join(nearest_first(body.model or "", able))
+            return error_response(404, f"model: unknown value {body.model!r}; valid are {known}")
         return await service.handle(service.chat(body), MESSAGES, request)

@@ -361,6 +361,23 @@ def test_chats(chat_model, model_of, tmp_path):  # noqa: F811
         assert ask(f"{url}/models/1/v1/chat/completions", body)[0] == 404
 
 
+def test_a_chat_is_of_the_model_that_it_names(chat_model, model_of):  # noqa: F811
+    """A name that no model has is that of the only one that chats; of several, an error, which is counted."""
+    messages = {"messages": [{"role": "user", "content": "ab"}], "max_tokens": 3}
+    with serving(load(chat_model, model_of(CLASSIFY))) as url:
+        address = f"{url}/v1/chat/completions"
+        assert [ask(address, {**messages, **given})[0] for given in ({}, {"model": "0"}, {"model": "x"})] == [200] * 3
+        status, _, found = ask(address, {**messages, "model": "1"})
+        assert (status, found["error"]) == (422, "model: 1 does not answer messages; it is asked at /models/1")
+    with serving(load(chat_model, chat_model)) as url:
+        address = f"{url}/v1/chat/completions"
+        assert ask(address, {**messages, "model": "1"})[2]["model"] == "1"
+        for given, named in (({}, "None"), ({"model": "2"}, "'2'")):
+            status, _, found = ask(address, {**messages, **given})
+            assert (status, found["error"][:30]) == (404, f"model: unknown value {named}; valid"[:30])
+        assert 'seqblend_requests_total{model="",status="404"} 2.0' in get(f"{url}/metrics")[1]
+
+
 HARMLESS = {
     **{"stop": None, "frequency_penalty": 0.0, "presence_penalty": 0, "logprobs": False, "tools": []},
     **{"tool_choice": "none", "store": False, "response_format": {"type": "text"}},
@@ -823,6 +840,20 @@ def test_what_a_request_does_not_ask_for_is_limited_too(model_of):  # noqa: F811
     with serving(load(model_of("causal-lm")), Limits(max_new_tokens=2)) as url:
         client = InferenceClient(model=url)
         assert client.text_generation("ab") == client.text_generation("ab", max_new_tokens=2)
+
+
+@pytest.mark.parametrize("name", [TRANSLATE, "causal-lm"])
+def test_the_model_has_no_higher_limit_than_the_server(name, model_of):  # noqa: F811
+    """In its own generation_config."""
+    predictors = load(model_of(name))
+    rows = predictors["0"].rows
+    rows.model.generation_config.update(max_length=None, max_new_tokens=30)
+    with (
+        mock.patch.object(rows.model, "generate", side_effect=rows.model.generate) as spy,
+        serving(predictors, Limits(max_new_tokens=4)) as url,
+    ):
+        assert ask(url, {"inputs": "ab"})[0] == 200
+    assert spy.call_args.kwargs["max_new_tokens"] == 4
 
 
 def test_the_events_of_a_stream_are_lines(chat_model):
