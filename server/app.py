@@ -165,21 +165,21 @@ class Service:
     async def submit(
         self, rows: list[Row], place: str, generation: dict[str, Any], listener: Listener | None = None
     ) -> list[Job]:
-        """As `Batcher.submit`, of rows at a key of the body. Rows that are cut are counted and logged.
+        """As `Batcher.submit`, for rows at a key of the body. Rows that are cut are counted and logged.
 
         Raises:
             InputError: the rows are wrong, or messages are too long: the beginning of a chat is not left out.
         """
         jobs = await self.batcher.submit(self.read(rows, place), generation, listener)
         cut = [tokens for job in jobs for tokens in job.encoded.cut if tokens]
-        if cut:
-            self.metrics.cut_rows.labels(self.name).inc(len(cut))
-            logger.info("%s: %d of %d rows are too long and are cut", self.name, len(cut), len(rows))
         if cut and place == MESSAGES:
             for job in jobs:
                 job.drop()
             most = self.predictor.rows.settings.max_length
             raise InputError(f"{MESSAGES}: have more than {most} tokens, which is the --max_length of this server")
+        if cut:
+            self.metrics.cut_rows.labels(self.name).inc(len(cut))
+            logger.info("%s: %d of %d rows are too long and are cut", self.name, len(cut), len(rows))
         return jobs
 
     async def stream(

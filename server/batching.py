@@ -124,7 +124,7 @@ class Batcher:
         predictor: answers rows; its `max_tokens` limit a batch.
         max_wait: seconds that the first request of a batch waits for others.
         max_rows: the rows that may wait or be computed; more are refused, and no request has more.
-        observe: gets the number of rows and of tokens of each batch.
+        observe: gets the number of rows and of tokens of each batch that the model reads.
 
     Attributes:
         rows: the rows that wait or are computed.
@@ -281,10 +281,6 @@ class Batcher:
     def _run(self) -> None:
         while (jobs := self._take()) is not None:
             try:
-                if jobs and jobs[0].call is None:
-                    self.observe(
-                        sum(len(job.encoded.rows) for job in jobs), sum(sum(job.encoded.lengths) for job in jobs)
-                    )
                 if jobs:
                     self._compute(jobs)
             except Exception as error:
@@ -293,24 +289,29 @@ class Batcher:
                     if not job.outputs.done():
                         job.outputs.set_exception(error)
 
+    def _outputs(self, jobs: list[Job]) -> list[Any]:
+        """The outputs of each of the jobs, which have equal arguments of generation."""
+        if jobs[0].call is not None:
+            return [jobs[0].call()]
+        rows = [(job, row) for job in jobs for row in job.encoded.document]
+        lengths = [length for job in jobs for length in job.encoded.lengths]
+        has_listener = any(job.listener is not None for job in jobs)
+        can_stop = self.predictor.task.generation is not None and not isinstance(self.predictor.model, Writer)
+
+        def begin_batch(batch: list[int]) -> dict[str, Any]:
+            self.observe(len({rows[index] for index in batch}), sum(lengths[index] for index in batch))
+            if not can_stop:
+                return {}
+            owners = [rows[index][0] for index in batch]
+            criteria = StoppingCriteriaList([UntilUnwanted(owners)])
+            return {"stopping_criteria": criteria, **({"streamer": Streamer(owners)} if has_listener else {})}
+
+        return self.predictor.compute([job.encoded for job in jobs], jobs[0].generation, begin_batch)
+
     def _compute(self, jobs: list[Job]) -> None:
         """Compute jobs with equal arguments of generation; after an error each half again, so that few jobs fail."""
-        by_sequence = [job for job in jobs for _ in job.encoded.positions]
-        has_listener = any(job.listener is not None for job in jobs)
-
-        def more_arguments(batch: list[int]) -> dict[str, Any]:
-            rows = [by_sequence[index] for index in batch]
-            criteria = StoppingCriteriaList([UntilUnwanted(rows)])
-            return {"stopping_criteria": criteria, **({"streamer": Streamer(rows)} if has_listener else {})}
-
-        predictor = self.predictor
-        can_stop = predictor.task.generation is not None and not isinstance(predictor.model, Writer)
         try:
-            if jobs[0].call is not None:
-                outputs = [jobs[0].call()]
-            else:
-                parts = [job.encoded for job in jobs]
-                outputs = predictor.compute(parts, jobs[0].generation, more_arguments if can_stop else None)
+            outputs = self._outputs(jobs)
         except Exception as error:
             # What was drawn at random once is not drawn again.
             is_random = jobs[0].generation.get("do_sample", self.samples)

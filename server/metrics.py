@@ -22,8 +22,10 @@ class Metrics:
         self.seconds = Histogram(
             "seqblend_request_seconds", "From the request to the end of its answer.", buckets=SECONDS, **by_model
         )
-        self.batch_rows = Histogram("seqblend_batch_rows", "Rows computed together.", buckets=SIZES, **by_model)
-        self.batch_tokens = Histogram("seqblend_batch_tokens", "Tokens computed together.", buckets=SIZES, **by_model)
+        self.batch_rows = Histogram("seqblend_batch_rows", "Rows read together.", buckets=SIZES, **by_model)
+        self.batch_tokens = Histogram(
+            "seqblend_batch_tokens", "Tokens of the texts that are read together.", buckets=SIZES, **by_model
+        )
         self.cut_rows = Counter("seqblend_cut_rows", "Rows that were too long, and were cut.", **by_model)
         self.waiting = Gauge("seqblend_rows_in_progress", "Rows that wait or are computed.", **by_model)
 

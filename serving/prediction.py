@@ -102,14 +102,15 @@ class RowPredictor:
         self,
         parts: Sequence[EncodedRows],
         generation: Mapping[str, Any] | None = None,
-        more_arguments: Callable[[list[int]], dict[str, Any]] | None = None,
+        begin_batch: Callable[[list[int]], dict[str, Any]] | None = None,
     ) -> list[list[Any]]:
         """The outputs of the model, one a sequence, for rows that are computed together.
 
         Args:
             parts: rows that were encoded together, or apart.
             generation: arguments of `model.generate` in place of those of this predictor.
-            more_arguments: gives those of a batch; it gets the index of each of its rows among all sequences.
+            begin_batch: is called before each batch with the indices of its sequences among all; returns further
+                arguments of `model.generate`.
 
         Raises:
             RowError: a sequence is too long for the model, or its output is not finite; the row is counted among those
@@ -128,8 +129,8 @@ class RowPredictor:
                 padding_side=self.task.padding_side,
                 return_tensors="pt",
             ).to(self.model.device)
-            if more_arguments is not None:
-                arguments |= more_arguments(batch)
+            if begin_batch is not None:
+                arguments |= begin_batch(batch)
             try:
                 if isinstance(self.model, Writer):
                     found: list[Any] = self.model.write(padded, arguments)

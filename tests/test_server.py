@@ -428,7 +428,38 @@ def test_no_message_of_a_chat_is_left_out(streams, chat_model):
                 assert f"HTTP/1.1 {status} ".encode() in client.recv(100)
         content = ask(f"{url}/v1/chat/completions", {"messages": messages})[2]
         assert content["error"] == "messages: have more than 12 tokens, which is the --max_length of this server"
+        # It was refused, not cut.
+        assert 'seqblend_cut_rows_total{model="0"}' not in get(f"{url}/metrics")[1]
         wait_for_metric(url, 'seqblend_rows_in_progress{model="0"} 0.0')
+
+
+def figures(url, name):
+    """The number of observations of a histogram, and their sum."""
+    page = get(f"{url}/metrics")[1]
+    return [float(re.search(rf'(?m)^{name}_{part}{{model="0"}} (\S+)$', page)[1]) for part in ("count", "sum")]
+
+
+@pytest.mark.parametrize("overflow", ["truncate", "window"])
+@pytest.mark.parametrize("name", [CLASSIFY, TAG])
+def test_batches_are_counted_as_the_model_reads_them(name, overflow, model_of):  # noqa: F811
+    """A request with many rows is several batches; two windows of a row in a batch are one row."""
+    options = ["--max_tokens_per_batch", "32", "--max_length", "8", "--overflow", overflow]
+    given = command.parse([f"0={model_of(name)}", *options])
+    predictors = command.load(command.named_directories(given.models), given)
+    rows, sizes, tokens = predictors["0"].rows, [], []
+    run_model = type(rows.task).run_model
+
+    def spy(self, model, inputs, *args):
+        sizes.append(len(inputs["input_ids"]))
+        tokens.append(int(inputs["attention_mask"].sum()))
+        return run_model(self, model, inputs, *args)
+
+    with mock.patch.object(type(rows.task), "run_model", spy), serving(predictors) as url:
+        assert ask(url, {"inputs": ["ab c", "c", "ab c b"] * 10 + ["a b c " * 4]})[0] == 200
+        assert figures(url, "seqblend_batch_tokens") == [len(tokens), sum(tokens)]
+        count, total = figures(url, "seqblend_batch_rows")
+        assert count == len(sizes) > 2
+        assert total < sum(sizes) if overflow == "window" else total == sum(sizes) == 31
 
 
 def test_several_models(model_of):  # noqa: F811
