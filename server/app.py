@@ -27,7 +27,7 @@ from .batching import Batcher, BusyError, Job, Listener
 from .interfaces import INTERFACES, ChatRequest, Interface, Pair, inputs_of
 from .limits import ExpectHost, LimitBody, error_response
 from .metrics import Metrics
-from .options import LOCAL_HOSTS, Limits
+from .options import LOCAL_HOST, Limits
 from .streams import Piece, TextPieces, chat_events, event, generation_events, stream, written_tokens
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+# nginx collects a response before it sends it on, unless this header says otherwise.
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 @dataclass
@@ -332,21 +334,21 @@ def characters(value: Any) -> int:
 
 def event_response(events: AsyncIterator[str]) -> StreamingResponse:
     """A response of server-sent events."""
-    return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    return StreamingResponse(events, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
 # --- The application ---
 
 
 def create_app(
-    predictors: Mapping[str, Predictor], limits: Limits, hosts: Iterable[str] = LOCAL_HOSTS, logs_texts: bool = False
+    predictors: Mapping[str, Predictor], limits: Limits, hosts: Iterable[str] = (LOCAL_HOST,), logs_texts: bool = False
 ) -> FastAPI:
     """The application that serves models.
 
     Args:
         predictors: the models by name.
         limits: of requests.
-        hosts: names of this server in the header Host; `*` allows all.
+        hosts: names of this server in the header Host, besides its addresses; `*` allows all.
         logs_texts: whether inputs and answers are logged.
     """
     metrics = Metrics()

@@ -15,7 +15,7 @@ from ..serving.options import PredictionOptions
 from ..serving.predictor import Predictor
 from ..tasks.sequence_classification import SEVERAL
 from ..training.progress import start_logging
-from .options import LOCAL_HOSTS, Limits
+from .options import LOCAL_HOST, Limits
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def run(argv: list[str]) -> None:
         raise InputError(f"serve: needs {error.name}; pip install {PACKAGES}") from error
     limits, directories = limits_of(given), named_directories(given.models)
     accepting = listen(given.host, given.port)
-    hosts = {*LOCAL_HOSTS, f"[{given.host}]" if ":" in given.host else given.host, *given.allowed_hosts}
+    hosts = {LOCAL_HOST, given.host, *given.allowed_hosts}
     app = create_app(load(directories, given), limits, hosts, logs_texts=given.log == "texts")
     logging.getLogger("seqblend.server.app").setLevel(logging.WARNING if given.log == "errors" else logging.INFO)
     config = uvicorn.Config(

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address
 
 from fastapi import HTTPException
 from starlette.responses import JSONResponse
@@ -73,6 +74,8 @@ async def discard(message: Message, receive: Receive) -> None:
 class ExpectHost:
     """Refuses requests whose Host was not asked for, as those of a page that has renamed itself to this machine.
 
+    An address is always allowed: no page can change what it stands for, and health checks ask by it.
+
     Args:
         app: gets the requests.
         hosts: the names, without ports; `*` allows all.
@@ -85,7 +88,8 @@ class ExpectHost:
         """Handle one request."""
         if scope["type"] == "http" and "*" not in self.hosts:
             host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-            if host_name(host) not in self.hosts:
+            name = host_name(host)
+            if name not in self.hosts and not is_address(name):
                 message = f"Host: {host[:100]!r} is not a name of this server; --allowed_hosts adds names"
                 return await error_response(400, message)(scope, receive, send)
         return await self.app(scope, receive, send)
@@ -95,6 +99,16 @@ def host_name(host: str) -> str:
     """The name in a Host header, without the port."""
     name, _, port = host.lower().rpartition(":")
     return name if name and port.isdigit() else host.lower()
+
+
+def is_address(name: str) -> bool:
+    """Whether a name in a Host header is an IP address; one of IPv6 is in brackets."""
+    try:
+        if name.startswith("["):
+            return bool(IPv6Address(name.removeprefix("[").removesuffix("]")))
+        return bool(IPv4Address(name))
+    except ValueError:
+        return False
 
 
 def error_response(status: int, message: str, **headers: str) -> JSONResponse:

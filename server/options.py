@@ -1,8 +1,8 @@
-"""The limits of a server, and the host names that requests may always use."""
+"""The limits of a server, and the name that requests may always use."""
 
 from dataclasses import dataclass
 
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+LOCAL_HOST = "localhost"
 
 
 @dataclass(frozen=True)
