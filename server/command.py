@@ -28,6 +28,9 @@ OPTIONS += ("threshold",)
 SECONDS_TO_END = 300
 # Seconds after which Python lets another thread run; by default 5 milliseconds.
 SWITCH_INTERVAL = 0.0002
+# Seconds for which a connection without a request stays open: longer than proxies keep it (60), which would otherwise
+# send a request to a connection that is being closed.
+KEEP_ALIVE = 75
 # Connections that may wait to be accepted.
 BACKLOG = 2048
 HELP = {
@@ -157,6 +160,7 @@ def run(argv: list[str]) -> None:
         server_header=False,
         log_config=None,
         backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=SECONDS_TO_END,
     )
     host, port = accepting.getsockname()[:2]

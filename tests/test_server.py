@@ -1046,6 +1046,14 @@ def test_a_wrong_option_is_named(arguments, message, model_of, capsys):  # noqa:
     assert message in captured and captured.count("\n") == 1
 
 
+def test_a_connection_is_kept_longer_than_proxies_keep_it(model_of):  # noqa: F811
+    """nginx and load balancers: 60 seconds. If the server closes it first, a request may be lost."""
+    with mock.patch.object(uvicorn, "Server") as server:
+        server.return_value.serve = mock.AsyncMock()
+        command.run([str(model_of(CLASSIFY)), "--port", "0"])
+    assert server.call_args.args[0].timeout_keep_alive > 60
+
+
 @pytest.mark.parametrize(
     ("missing", "is_named"),
     [("fastapi", True), ("fastapi_offline", True), ("prometheus_client", True), ("zlib", False)],
