@@ -186,7 +186,7 @@ def load_explorer(saved: SavedModel, name: str) -> Explorer:
         auto_class = getattr(transformers, saved.head.auto_class)
         model = auto_class.from_pretrained(saved.directory, trust_remote_code=False, use_safetensors=True).eval()
     task = task_of(model.config, saved.name)
-    generation = default_generation(task, model.config, tokenizer)
+    generation = default_generation(task, model, tokenizer)
     prepare_for_asking(task, model, tokenizer, generation)
     # As in prediction, no more is read than in training.
     trained = saved.results.get("max_length")

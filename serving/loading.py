@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 
 import torch
-from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..checkpoints.loading import ENGINE_FILE, load_config
 from ..checkpoints.run_directory import ALL_RESULTS, trained_length
@@ -34,9 +34,6 @@ from .prediction import RowPredictor
 
 logger = logging.getLogger(__name__)
 
-# The most tokens of an answer, if neither the user nor the model says it.
-NEW_TOKENS = 64
-
 
 def load_predictor(directory: str, options: PredictionOptions) -> RowPredictor:
     """Load a saved model.
@@ -51,7 +48,7 @@ def load_predictor(directory: str, options: PredictionOptions) -> RowPredictor:
     config = load_config(directory, "DIR")
     task = task_of(config, directory)
     tokenizer = load_tokenizer(directory)
-    generation = generation_of(directory, options, task, config, tokenizer)
+    given = generation_of(directory, options, task, config)
     check_options(directory, options, task, config)
     engine = read_engine(directory)
     if engine is not None:
@@ -62,10 +59,9 @@ def load_predictor(directory: str, options: PredictionOptions) -> RowPredictor:
         model = load_model(ModelArguments(model_name_or_path=directory), task, tokenizer, {}, False)
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         model.eval().to(device)
+    generation = default_generation(task, model, tokenizer) | given
     if options.num_answers is not None and options.num_beams is None:
         generation["num_beams"] = max(options.num_answers, model.generation_config.num_beams or 1)
-    if task.generates and "max_new_tokens" not in generation and not has_limit(model.generation_config):
-        generation["max_new_tokens"] = int(min(NEW_TOKENS, position_limit(config)))
     prepare_for_asking(task, model, tokenizer, generation)
     new_tokens = generation.get("max_new_tokens", 0) if continues(task) else 0
     length = max_length_of(directory, options.max_length, config, new_tokens)
@@ -105,30 +101,18 @@ def check_options(directory: str, options: PredictionOptions, task: Task, config
             raise InputError(f"{name}: is for {able}, but {directory} is of {task.name}{kind}{hint}")
 
 
-def generation_of(
-    directory: str,
-    options: PredictionOptions,
-    task: Task,
-    config: PretrainedConfig,
-    tokenizer: PreTrainedTokenizerBase,
-) -> dict[str, int]:
-    """The arguments of `generate`. Raises InputError for an option of generation if the model does not generate."""
+def generation_of(directory: str, options: PredictionOptions, task: Task, config: PretrainedConfig) -> dict[str, int]:
+    """The arguments of `generate` that are given. Raises InputError if the model does not generate, or has no room."""
     given = {name: getattr(options, name) for name in ("max_new_tokens", "num_beams")}
     given = {name: value for name, value in given.items() if value is not None}
     if options.num_answers is not None and task.generation is not None:
         given["num_return_sequences"] = options.num_answers
     if task.generation is None and given:
         raise InputError(f"{next(iter(given))}: is for models that generate, but {directory} is of {task.name}")
-    generation = default_generation(task, config, tokenizer) | given
-    if "max_new_tokens" in generation:
+    if "max_new_tokens" in given:
         # At least one token of the prompt must also fit.
-        check_position_limit(config, {"max_new_tokens": generation["max_new_tokens"] + continues(task)})
-    return generation
-
-
-def has_limit(generation_config: GenerationConfig) -> bool:
-    """Whether a model says how long its answers may be. Many of T5 do not; transformers would stop at 20 tokens."""
-    return generation_config.max_new_tokens is not None or generation_config.max_length is not None
+        check_position_limit(config, {"max_new_tokens": given["max_new_tokens"] + continues(task)})
+    return given
 
 
 def max_length_of(directory: str, given: int | None, config: PretrainedConfig, new_tokens: int) -> int:

@@ -16,6 +16,9 @@ from .sequence_classification import REGRESSION
 
 logger = logging.getLogger(__name__)
 
+# The most tokens of a target, if neither the user nor the model says it.
+NEW_TOKENS = 64
+
 
 def task_of(config: PretrainedConfig, path: str) -> Task:
     """The task of a saved model, from its class. Raises InputError for a model without a head."""
@@ -66,11 +69,26 @@ def position_limit(config: PretrainedConfig) -> float:
     return min((part.max_position_embeddings for part in learned), default=math.inf)
 
 
-def default_generation(task: Task, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The arguments of `generate` that the user has not chosen; they leave room for a prompt."""
-    generation = dict(task.default_generation(tokenizer) or {})
+def default_generation(task: Task, model: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The arguments of `generate` that the user has not chosen; they leave room for a prompt.
+
+    The model's own limit of an answer comes first. A `max_length` of a model that continues is none: it counts the
+    prompt, too. Many models of T5 have no limit; transformers would stop at 20 tokens.
+
+    Args:
+        task: of the model.
+        model: of torch, or of another engine.
+        tokenizer: of the model.
+    """
+    generation, limit = dict(task.default_generation(tokenizer) or {}), position_limit(model.config)
+    if not generation and not task.generates:
+        return generation
+    own = model.generation_config
     if "max_new_tokens" in generation:
-        generation["max_new_tokens"] = int(min(generation["max_new_tokens"], max(1, position_limit(config) / 2)))
+        most = generation["max_new_tokens"] if own.max_new_tokens is None else own.max_new_tokens
+        generation["max_new_tokens"] = int(min(most, max(1, limit / 2)))
+    elif own.max_new_tokens is None and own.max_length is None:
+        generation["max_new_tokens"] = int(min(NEW_TOKENS, limit))
     return generation
 
 

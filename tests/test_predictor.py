@@ -166,6 +166,23 @@ def test_a_model_without_a_limit_writes_what_the_help_says(limits, length, model
     assert len(tokens) == length
 
 
+def test_a_model_that_continues_has_its_own_limit(model_of, tmp_path, monkeypatch):  # noqa: F811
+    """As in a pipeline of transformers; the user's comes first, and a prompt must have room."""
+    directory = shutil.copytree(model_of("causal-lm"), tmp_path / "model")
+    config = GenerationConfig.from_pretrained(directory)
+    config.update(max_length=None, max_new_tokens=5, eos_token_id=None)
+    config.save_pretrained(directory)
+
+    def written(**options):
+        rows = Predictor(directory, **options).rows
+        ((tokens, _),) = rows.compute([rows.encode([{"text": "a"}])])[0]
+        return len(tokens)
+
+    assert (written(), written(max_new_tokens=3)) == (5, 3)
+    monkeypatch.setattr("seqblend.tasks.models.position_limit", lambda config: 8)
+    assert written() == 4
+
+
 def test_a_missing_value_of_pandas_is_named(model_of):  # noqa: F811
     """It ended in a TypeError: whether it equals an empty text is neither true nor false."""
     pandas = pytest.importorskip("pandas")
