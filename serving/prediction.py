@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from ..data.errors import RowError
 from ..tasks.base import Task
 from ..tasks.encoding import OVERFLOW_COLUMNS, Answer, Row, Settings
+from ..tasks.models import continues
 from ..tasks.windows import OverflowCounts
 from .engines import Writer
 
@@ -153,11 +154,19 @@ class RowPredictor:
     def batches(self, lengths: list[int], generation: Mapping[str, Any]) -> Iterator[list[int]]:
         """Batches of sequences of similar length, as indices, which cost at most `max_tokens` each or are single."""
         order = np.argsort(lengths, kind="stable")
-        ascending, start = np.asarray(lengths)[order], 0
+        ascending, start, is_padded = np.asarray(lengths)[order], 0, not self.counts_prompt(generation)
         for end in range(1, len(order) + 1):
-            if end == len(order) or self.cost(ascending[start : end + 1], generation) > self.max_tokens:
+            if (
+                end == len(order)
+                or self.cost(ascending[start : end + 1], generation) > self.max_tokens
+                or not (is_padded or ascending[start] == ascending[end])
+            ):
                 yield order[start:end].tolist()
                 start = end
+
+    def counts_prompt(self, generation: Mapping[str, Any]) -> bool:
+        """Whether an answer depends on the length of the prompt with its padding, which transformers counts, too."""
+        return continues(self.task) and bool(generation.get("min_length") or self.model.generation_config.min_length)
 
     def cost(self, lengths: Sequence[int] | np.ndarray, generation: Mapping[str, Any]) -> int:
         """The number of tokens that sequences count together in a batch.

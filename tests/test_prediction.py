@@ -337,6 +337,17 @@ def test_scores_do_not_depend_on_how_many_logits_are_held(model_of, tmp_path, mo
             assert_same(predict(model_of(name), source, tmp_path / f"{name}1.jsonl", "--max_new_tokens", 4), expected)
 
 
+def test_the_least_length_of_a_text_does_not_count_padding(model_of, tmp_path):
+    """transformers counts that of a batch with the prompt, so an answer depended on the rows beside it."""
+    directory = shutil.copytree(model_of("causal-lm"), tmp_path / "model")
+    path = directory / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "min_length": 14}))
+    texts = [letter * length for letter in ("a", "b", "c", "서", "ab") for length in range(1, 12)]
+    together = Predictor(directory, max_new_tokens=12)({"text": texts})
+    alone = [Predictor(directory, max_new_tokens=12)({"text": [text]}) for text in texts]
+    assert together["prediction"] == [each["prediction"][0] for each in alone]
+
+
 def test_a_wrong_generation_config_is_the_users(model_of, tmp_path, capsys):
     """A ValueError of transformers was a traceback."""
     directory = shutil.copytree(model_of("causal-lm"), tmp_path / "model")
