@@ -22,13 +22,14 @@ from ..explorer.page import render, script, style
 from ..serving.engines import Writer
 from ..serving.predictor import Predictor
 from ..tasks.encoding import Row
+from ..training.models import check_position_limit
 from ..version import __version__
 from .batching import Batcher, BusyError, Job, Listener
 from .interfaces import INTERFACES, ChatRequest, Interface, Pair, inputs_of
 from .limits import ExpectHost, LimitBody, error_response
 from .metrics import Metrics
 from .options import LOCAL_HOST, Limits
-from .streams import Piece, TextPieces, chat_events, event, generation_events, stream, written_tokens
+from .streams import Piece, TextPieces, chat_events, event, event_response, generation_events, stream, written_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +47,6 @@ PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-# nginx collects a response before it sends it on, unless this header says otherwise.
-STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 @dataclass
@@ -221,10 +220,12 @@ class Service:
         return [reader.read(row, place, number, None) for number, row in enumerate(rows, 1)]
 
     def generation(self, given: dict[str, Any], limit: str = "max_new_tokens") -> dict[str, Any]:
-        """The arguments of `model.generate`. Raises InputError if too many tokens are asked for, by this option."""
+        """The arguments of `model.generate`. Raises InputError if `limit`, the option, asks for too many tokens."""
         rows, most = self.predictor.rows, self.limits.max_new_tokens
-        if given.get("max_new_tokens", 0) > most:
-            raise InputError(f"{limit}: {given['max_new_tokens']} is more than {most}, the limit of this server")
+        asked = given.get("max_new_tokens", 0)
+        if asked > most:
+            raise InputError(f"{limit}: {asked} is more than {most}, the limit of this server")
+        check_position_limit(rows.model.config, {limit: asked})
         found = {**rows.generation, **given}
         if not self.interface.writes:
             return found
@@ -332,11 +333,6 @@ def characters(value: Any) -> int:
     return sum(map(characters, parts))
 
 
-def event_response(events: AsyncIterator[str]) -> StreamingResponse:
-    """A response of server-sent events."""
-    return StreamingResponse(events, media_type="text/event-stream", headers=STREAM_HEADERS)
-
-
 # --- The application ---
 
 
@@ -417,7 +413,7 @@ def validation_message(errors: Sequence[Mapping[str, Any]]) -> tuple[int, str]:
 
 def add_pages(app: FastAPI, services: Mapping[str, Service], metrics: Metrics) -> None:
     """The page, and what operators ask; FastAPI adds the description of the API, /docs."""
-    page = render(PAGE, style=style(), script=script())
+    page, begin = render(PAGE, style=style(), script=script()), int(time.time())
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:
@@ -437,7 +433,8 @@ def add_pages(app: FastAPI, services: Mapping[str, Service], metrics: Metrics) -
 
     @app.get("/v1/models", summary="The served models, as OpenAI lists them")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": name, "object": "model"} for name in services]}
+        same = {"object": "model", "created": begin, "owned_by": "seqblend"}
+        return {"object": "list", "data": [{"id": name, **same} for name in services]}
 
     @app.get("/metrics", summary="Metrics for Prometheus")
     async def prometheus() -> Response:

@@ -244,8 +244,6 @@ class FillMask(Interface):
 
     def response(self, answer: Answer, row: Row, parameters: MaskParameters, settings: Settings) -> list[Any]:
         """A list of tokens for one mask, a list of such lists for several."""
-        if not answer["masks"]:
-            raise InputError(f"inputs: a text has no mask; the mask token is {settings.tokenizer.mask_token}")
         found = [
             [
                 {
@@ -451,8 +449,10 @@ class ChatRequest(UnsupportedChatOptions):
     user: StrictStr | None = Field(None, description="Ignored.")
 
     def check(self) -> None:
-        """Raises InputError for an option that is not supported, and for messages that end with an answer."""
+        """Raises InputError for an option that is not supported, two limits, and messages that end with an answer."""
         check_unsupported(self, UnsupportedChatOptions.model_fields)
+        if None not in (self.max_tokens, most := self.max_completion_tokens) and self.max_tokens != most:
+            raise InputError(f"max_tokens: is {self.max_tokens}, but max_completion_tokens is {most}")
         if self.messages[-1].role == ASSISTANT:
             raise InputError("messages: the last one is of the assistant, which has nothing to answer")
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple
 
+from fastapi.responses import StreamingResponse
 from transformers import PreTrainedTokenizerBase
 
 from ..data.kinds import ASSISTANT
@@ -18,6 +19,8 @@ INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 BYTE = re.compile("<0x[0-9A-F]{2}>")
 # The end of a text that `clean_up_tokenization_spaces` may still change: "do n" becomes "don't".
 UNSURE = re.compile(r"(?: n)? *(?:'[vr]?)? *\Z")
+# nginx collects a response before it sends it on, unless a header says otherwise.
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class Piece(NamedTuple):
@@ -124,6 +127,11 @@ def written_tokens(job: Job, ends: list[int]) -> tuple[int, bool]:
 def event(content: dict[str, Any]) -> str:
     """A server-sent event with JSON. It is ASCII, because clients split lines at characters such as U+2028, too."""
     return f"data: {json.dumps(content)}\n\n"
+
+
+def event_response(events: AsyncIterator[str]) -> StreamingResponse:
+    """A response of server-sent events."""
+    return StreamingResponse(events, media_type="text/event-stream", headers=HEADERS)
 
 
 async def generation_events(

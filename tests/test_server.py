@@ -47,6 +47,7 @@ from seqblend.server.options import Limits
 from seqblend.server.streams import TextPieces, event
 from seqblend.serving.prediction import WRITTEN, EncodedRows
 from seqblend.serving.rows import RowReader
+from seqblend.tasks.models import part_configs
 from seqblend.tasks.registry import TASKS
 
 CHAT = "{% for each in messages %}{{ each['content'] }} {% endfor %}"
@@ -354,6 +355,7 @@ def test_chats(chat_model, model_of, tmp_path):  # noqa: F811
             ({"messages": messages, "n": 2}, "n:"),
             ({"messages": messages, "max_tokens": 4096}, "max_tokens: 4096 is more than 1024"),
             ({"messages": messages, "max_completion_tokens": 4096}, "max_completion_tokens: 4096 is more than 1024"),
+            ({"messages": messages, "max_tokens": 3, "max_completion_tokens": 4}, "max_tokens: is 3, but"),
             ({"messages": [*messages, {"role": "assistant", "content": "c"}]}, "messages: the last one"),
             ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "content.0.type"),
         ):
@@ -475,6 +477,9 @@ def test_several_models(model_of):  # noqa: F811
         assert (status, found["error"]) == (405, f"POST /: Method Not Allowed; {where}")
         status, _, found = ask(f"{url}/models/2", {"inputs": "ab"})
         assert (status, found["error"]) == (404, f"POST /models/2: Not Found; {where}")
+        listed = json.loads(get(f"{url}/v1/models")[1])["data"]
+        assert [(each["id"], each["owned_by"]) for each in listed] == [("0", "seqblend"), ("1", "seqblend")]
+        assert all(abs(each["created"] - time.time()) < 600 for each in listed)
         described = json.loads(get(f"{url}/openapi.json")[1])["paths"]
         assert {"/models/0", "/models/1"} <= set(described)
 
@@ -869,6 +874,20 @@ def test_a_prompt_must_leave_room(model_of):  # noqa: F811
     with serving(predictors) as url:
         status, _, content = ask(url, {"inputs": "ab", "parameters": {"max_new_tokens": 19}})
         assert status == 422 and re.match(r"max_new_tokens: 19 new tokens after a prompt of \d", content["error"])
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "limit"), [(TRANSLATE, "", "max_new_tokens"), ("chat", "/v1/chat/completions", "max_tokens")]
+)
+def test_new_tokens_must_have_positions(name, path, limit, chat_model, model_of):  # noqa: F811
+    """The fault was found only where the text reached them, by all requests that were computed together."""
+    predictors = load(chat_model if name == "chat" else model_of(name))
+    for config in part_configs(predictors["0"].rows.model.config):
+        config.position_type, config.max_position_embeddings = "learned", 20
+    body = {"messages": [{"role": "user", "content": "ab"}], limit: 21}
+    with serving(predictors) as url:
+        status, _, found = ask(url + path, body if path else {"inputs": "ab", "parameters": {limit: 21}})
+        assert (status, found["error"]) == (422, f"{limit}: 21 is more than max_position_embeddings=20 of the model")
 
 
 def test_what_a_request_does_not_ask_for_is_limited_too(model_of):  # noqa: F811
