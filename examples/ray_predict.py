@@ -22,8 +22,11 @@ class Worker(seqblend.Predictor):
     """A process that predicts: it loads the model once and answers one batch after the other."""
 
     def __call__(self, batch):
-        """The columns of the batch, with those of the answers."""
-        return {**batch, **super().__call__(batch)}
+        """The columns of the batch, with those of the answers. Raises ValueError if both have one of the same name."""
+        answers = super().__call__(batch)
+        if both := sorted(batch.keys() & answers.keys()):
+            raise ValueError(f"column {both[0]!r} of the input would be lost: answers have this name; rename it")
+        return {**batch, **answers}
 
 
 def groups(files: list[Path], size: int) -> Iterable[tuple[str, list[str]]]:
@@ -35,6 +38,8 @@ def groups(files: list[Path], size: int) -> Iterable[tuple[str, list[str]]]:
 def predict(given: argparse.Namespace, names: list[str], part: Path) -> None:
     """Predict the files `names` of the input into the folder `part`."""
     shutil.rmtree(part, ignore_errors=True)
+    # Ray writes nothing if the files have no rows.
+    part.mkdir()
     rows = ray.data.read_parquet([str(given.input / name) for name in names])
     answers = rows.map_batches(
         Worker,

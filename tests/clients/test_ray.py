@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -84,6 +85,23 @@ def answers_in(directory):
     files = sorted(directory.glob("group-*/*.parquet"))
     table = pads.dataset(files).to_table()
     return table["id"].to_pylist(), table["entities"].to_pylist()
+
+
+def test_a_group_without_rows_is_complete(model_of, tmp_path):  # noqa: F811
+    for number, ids in enumerate([[], [1, 2]]):
+        rows = pa.table({"id": pa.array(ids, pa.int64()), "text": pa.array(["ab"] * len(ids), pa.string())})
+        pq.write_table(rows, tmp_path / f"{number}.parquet")
+    process = start(model_of(TAG), tmp_path, tmp_path / "out", "--group_files", 1, "--workers", 1, "--cpus", 0.5)
+    output = process.communicate(timeout=150)[0]
+    assert process.returncode == 0, output[-3000:]
+    assert len(list(tmp_path.glob("out/group-*"))) == 2 and answers_in(tmp_path / "out")[0] == [1, 2]
+
+
+def test_no_column_of_the_input_is_lost(model_of):  # noqa: F811
+    worker = runpy.run_path(str(SCRIPT))["Worker"](model_of(TAG))
+    assert worker({"text": ["ab"], "score": [1]}).keys() == {"text", "score", "entities"}
+    with pytest.raises(ValueError, match="column 'entities' of the input would be lost"):
+        worker({"text": ["ab"], "entities": [1]})
 
 
 @pytest.mark.parametrize("dies", ["nobody", "a worker", "the run"])
