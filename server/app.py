@@ -15,8 +15,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from ..data.errors import InputError, RowError, describe, nearest_first, printable
+from ..data.errors import InputError, RowError, describe, error_line, nearest_first, printable
 from ..data.kinds import ASSISTANT
 from ..explorer.page import render, script, style
 from ..serving.engines import Writer
@@ -26,7 +27,7 @@ from ..training.models import check_position_limit
 from ..version import __version__
 from .batching import Batcher, BusyError, Job, Listener
 from .interfaces import INTERFACES, ChatRequest, Interface, Pair, inputs_of
-from .limits import ExpectHost, LimitBody, error_response
+from .limits import ExpectHost, GoneError, LimitBody, error_response, unless_gone
 from .metrics import Metrics
 from .options import LOCAL_HOST, Limits
 from .streams import Piece, TextPieces, chat_events, event, event_response, generation_events, stream, written_tokens
@@ -302,29 +303,6 @@ class Service:
                 logger.info("%s: %r: %r", self.name, row, answer)
 
 
-class GoneError(Exception):
-    """The client has gone."""
-
-
-async def unless_gone(answer: Awaitable[Response], request: Request) -> Response:
-    """The response to a request; it is no longer waited for if the client goes. Raises GoneError."""
-
-    async def disconnect() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    response, gone = asyncio.ensure_future(answer), asyncio.ensure_future(disconnect())
-    try:
-        await asyncio.wait({response, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not response.done():
-            raise GoneError
-        return response.result()
-    finally:
-        response.cancel()
-        gone.cancel()
-        await asyncio.gather(response, gone, return_exceptions=True)
-
-
 def characters(value: Any) -> int:
     """The number of characters of all texts in a row."""
     if isinstance(value, str):
@@ -378,12 +356,16 @@ def add_error_handlers(app: FastAPI, metrics: Metrics, paths: Sequence[str]) -> 
 
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, error: HTTPException) -> Response:
-        metrics.requests.labels("", error.status_code).inc()
-        message = str(error.detail)
-        if error.status_code in (404, 405):
+        status, message, cause = error.status_code, str(error.detail), error.__cause__
+        if isinstance(cause, ClientDisconnect):
+            status, message = GONE, "the client has gone"
+        elif status == 400 and cause is not None:
+            message = printable(f"body: is no JSON ({error_line(cause)})")
+        elif status in (404, 405):
             asked = printable(f"{request.method} {request.url.path:.100}")
             message = f"{asked}: {message}; the models are at {', '.join(paths)}, and /docs lists all paths"
-        return error_response(error.status_code, message, **(error.headers or {}))
+        metrics.requests.labels("", status).inc()
+        return error_response(status, message, **(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
     async def refuse_body(request: Request, error: RequestValidationError) -> Response:

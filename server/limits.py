@@ -1,13 +1,14 @@
-"""What reaches the application: requests for an expected host, and bodies of a bounded size."""
+"""What reaches the application: requests for an expected host, bodies of a bounded size, clients that still wait."""
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from ipaddress import IPv4Address, IPv6Address
 
 from fastapi import HTTPException
-from starlette.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Seconds in which a body must come.
@@ -109,6 +110,29 @@ def is_address(name: str) -> bool:
         return bool(IPv4Address(name))
     except ValueError:
         return False
+
+
+class GoneError(Exception):
+    """The client has gone."""
+
+
+async def unless_gone(answer: Awaitable[Response], request: Request) -> Response:
+    """The response to a request; it is no longer waited for if the client goes. Raises GoneError."""
+
+    async def disconnect() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    response, gone = asyncio.ensure_future(answer), asyncio.ensure_future(disconnect())
+    try:
+        await asyncio.wait({response, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not response.done():
+            raise GoneError
+        return response.result()
+    finally:
+        response.cancel()
+        gone.cancel()
+        await asyncio.gather(response, gone, return_exceptions=True)
 
 
 def error_response(status: int, message: str, **headers: str) -> JSONResponse:

@@ -489,8 +489,10 @@ def test_several_models(model_of):  # noqa: F811
 WRONG = [
     (b"{", 400, "body: is no JSON"),
     (b"", 422, "body"),
-    (b"[" * 100_000, 400, ""),
-    (b"\xff\xfe", 400, ""),
+    (b"[" * 100_000, 400, "body: is no JSON (RecursionError"),
+    (b"\xff\xfe", 400, "body: is no JSON"),
+    (b'{"inputs": "\xff"}', 400, "body: is no JSON (UnicodeDecodeError"),
+    (b'{"inputs": ' + b"9" * 5000 + b"}", 400, "body: is no JSON (ValueError"),
     ([1], 422, "body"),
     ({}, 422, "inputs: is missing"),
     ({"inputs": None}, 422, "inputs"),
@@ -590,6 +592,16 @@ def test_a_body_without_a_length_is_limited(address):
             client.sendall(b"10000\r\n" + b"a" * 0x10000 + b"\r\n")
         client.sendall(b"0\r\n\r\n")
         assert b" 413 " in client.recv(4096)
+
+
+def test_a_client_that_goes_before_its_body_has_come_has_gone(model_of):  # noqa: F811
+    with serving(load(model_of(CLASSIFY))) as url:
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=60) as client:
+            client.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+            client.sendall(b"Content-Length: 1000\r\n\r\n{")
+            time.sleep(0.1)
+        wait_for_metric(url, 'seqblend_requests_total{model="",status="499"} 1.0')
 
 
 @pytest.mark.parametrize(("size", "status"), [(1000, 408), (2**20 + 1, 413)])
