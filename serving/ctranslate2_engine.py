@@ -23,16 +23,20 @@ FOLDER, GENERATION = "ctranslate2", "generation_config.json"
 READ = {
     *("max_length", "max_new_tokens", "min_length", "min_new_tokens", "num_beams", "length_penalty"),
     *("no_repeat_ngram_size", "bad_words_ids", "suppress_tokens", "forced_bos_token_id", "forced_eos_token_id"),
-    *("do_sample", "temperature", "top_k", "top_p", "eos_token_id", "bos_token_id", "decoder_start_token_id"),
+    *("do_sample", "temperature", "top_k", "top_p", "early_stopping"),
+    *("eos_token_id", "bos_token_id", "decoder_start_token_id"),
 }
 # Those that change no answer.
 WITHOUT_EFFECT = {
-    *("pad_token_id", "early_stopping", "use_cache", "transformers_version", "cache_implementation"),
+    *("pad_token_id", "use_cache", "transformers_version", "cache_implementation"),
     *("return_dict_in_generate", "output_scores", "output_logits", "output_attentions", "output_hidden_states"),
     *("num_return_sequences", "_from_model_config"),
     # CTranslate2 always does it.
     "renormalize_logits",
 }
+# A beam search ends when this many times the number of beams have ended. transformers ends when no beam can become
+# better, unless `early_stopping` is set; then it is 1, as here.
+PATIENCE = 4
 # Those that forbid tokens.
 FORBIDDING = ("suppress_tokens", "bad_words_ids", "no_repeat_ngram_size", "min_length", "min_new_tokens")
 # Factors that change nothing if they are 1.
@@ -193,6 +197,7 @@ def search_options(settings: GenerationConfig, vocab_size: int) -> dict[str, Any
     suppressed = [[token] for token in settings.suppress_tokens or []] + bad_words
     options = {
         "beam_size": settings.num_beams or 1,
+        "patience": 1 if settings.early_stopping is True else PATIENCE,
         "length_penalty": 1.0 if settings.length_penalty is None else settings.length_penalty,
         "no_repeat_ngram_size": settings.no_repeat_ngram_size or 0,
         "suppress_sequences": [list(map(str, sequence)) for sequence in suppressed] or None,

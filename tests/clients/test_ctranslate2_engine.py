@@ -149,6 +149,29 @@ def test_beams_are_ranked_by_what_is_left(tmp_path, caplog):
     assert expected[True] != expected[False]
 
 
+@every_writer
+def test_a_beam_search_ends_as_in_transformers(model_class, tmp_path, monkeypatch):
+    """With `early_stopping` where it does; without it nearly: both look further than the first that have ended."""
+    model = float32(model_class)
+    ids = torch.randint(4, 99, (48, 6))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    settings = {"num_beams": 4, "max_new_tokens": 10, "eos_token_id": list(range(4, 20)), "pad_token_id": 1}
+    settings |= {"decoder_start_token_id": 2, "bos_token_id": 2}
+
+    def share(name, stops_early):
+        model.generation_config = GenerationConfig.from_dict(settings | {"early_stopping": stops_early})
+        expected = model.generate(**inputs)[:, 1 if model.config.is_encoder_decoder else 6 :].tolist()
+        (tmp_path / name).mkdir()
+        written = [tokens for tokens, _ in exported(model, tmp_path / name).write(inputs, {})]
+        same = [row[: len(tokens)] == tokens for row, tokens in zip(expected, written, strict=True)]
+        return sum(same) / len(same)
+
+    assert share("early", True) == 1
+    assert share("late", False) > 0.95
+    monkeypatch.setattr(engine, "PATIENCE", 1)
+    assert share("other", False) < 0.8
+
+
 def test_settings_that_are_off_are_not_refused(tmp_path):
     model = float32(WRITERS[0])
     off = {"repetition_penalty": 1.0, "typical_p": 1.0, "num_beam_groups": 1, "encoder_no_repeat_ngram_size": 0}
