@@ -154,12 +154,12 @@ class RowPredictor:
     def batches(self, lengths: list[int], generation: Mapping[str, Any]) -> Iterator[list[int]]:
         """Batches of sequences of similar length, as indices, which cost at most `max_tokens` each or are single."""
         order = np.argsort(lengths, kind="stable")
-        ascending, start, is_padded = np.asarray(lengths)[order], 0, not self.counts_prompt(generation)
+        ascending, start, counts_prompt = np.asarray(lengths)[order], 0, self.counts_prompt(generation)
         for end in range(1, len(order) + 1):
             if (
                 end == len(order)
                 or self.cost(ascending[start : end + 1], generation) > self.max_tokens
-                or not (is_padded or ascending[start] == ascending[end])
+                or (counts_prompt and ascending[start] != ascending[end])
             ):
                 yield order[start:end].tolist()
                 start = end
