@@ -18,7 +18,9 @@ from pydantic import (
     StrictInt,
     StrictStr,
     create_model,
+    model_validator,
 )
+from pydantic_core import PydanticCustomError
 from transformers import PreTrainedTokenizerBase
 
 from ..data.errors import InputError
@@ -30,6 +32,9 @@ MOST_TOKENS_FOR_A_MASK, MOST_BEAMS = 100, 16
 DEFAULT_TOP_K = 5
 # With smaller numbers, probabilities overflow.
 LEAST = 0.01
+
+# The most keys of an object; none here has as many.
+MOST_KEYS = 50
 
 Count = StrictInt
 # A whole number becomes a float, which transformers requires.
@@ -43,6 +48,14 @@ class Strict(BaseModel):
     """A JSON object without unknown keys; a value must have its type."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def check_size(cls, given: Any) -> Any:
+        """Refuse an object of many keys at once: to describe each unknown one takes seconds."""
+        if isinstance(given, dict) and len(given) > MOST_KEYS:
+            raise PydanticCustomError("keys", f"must have at most {MOST_KEYS} keys")
+        return given
 
 
 # The values with which an option asks for nothing; 0 equals False. A seed of 0 asks for random numbers like any other.
@@ -132,7 +145,7 @@ class Interface(abc.ABC):
         """
 
 
-# --- N21 ---
+# --- Classes of texts ---
 
 
 class ClassificationParameters(Strict):
@@ -176,7 +189,7 @@ class TextClassification(Interface):
         return labels
 
 
-# --- N2N ---
+# --- Tags of words ---
 
 
 class TaggingParameters(Strict):
@@ -449,7 +462,7 @@ class ChatRequest(UnsupportedChatOptions):
     user: StrictStr | None = Field(None, description="Ignored.")
 
     def check(self) -> None:
-        """Raises InputError for an option that is not supported, two limits, and messages that end with an answer."""
+        """Raises InputError for an option that is not supported, limits that differ, and no message to answer."""
         check_unsupported(self, UnsupportedChatOptions.model_fields)
         if None not in (self.max_tokens, most := self.max_completion_tokens) and self.max_tokens != most:
             raise InputError(f"max_tokens: is {self.max_tokens}, but max_completion_tokens is {most}")

@@ -508,6 +508,7 @@ WRONG = [
     ({"inputs": "ab", "parameters": {"top_k": True}}, 422, "parameters.top_k"),
     ({"inputs": "ab", "parameters": {"top_k": 1e400}}, 422, "parameters.top_k"),
     ({"inputs": "ab", "parameters": []}, 422, "parameters"),
+    ({"inputs": "ab", "parameters": {str(key): 1 for key in range(60)}}, 422, "parameters: must have at most 50 keys"),
     ({"inputs": "ab", "parameters": {"function_to_apply": "sigmoid"}}, 422, "'softmax'"),
     ({"inputs": "ab", "stream": True}, 422, "stream: is unknown"),
     ({"inputs": "a" * 200_001}, 422, "200001 characters"),
@@ -568,7 +569,12 @@ def test_a_long_list_of_wrong_items_has_one_error():
         if "list[" in str(field.annotation)
     ]
     bodies += [(ChatRequest, {"messages": found}) for found in (wrong, [{"role": "user", "content": wrong}])]
-    assert len(bodies) > 14
+    # So have many unknown keys.
+    keys = {f"key{number}": 1 for number in range(1000)}
+    bodies += [(each.request_model(), {"inputs": "ab", **keys}) for each in INTERFACES.values()]
+    bodies += [(each.request_model(), {"inputs": "ab", "parameters": keys}) for each in INTERFACES.values()]
+    bodies += [(ChatRequest, keys), (ChatRequest, {"messages": [keys]})]
+    assert len(bodies) > 26
     for model, body in bodies:
         with pytest.raises(ValidationError) as refused:
             model.model_validate(body)
