@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate.data_loader import BatchSamplerShard
+from accelerate.data_loader import BatchSamplerShard, DataLoaderDispatcher
 from accelerate.utils import find_batch_size, gather_object, slice_tensors
 from transformers import EvalPrediction, Trainer
 
@@ -106,11 +106,18 @@ class TargetLoss:
         At the end accelerate reads the first rows again, so that all processes read the same number.
         """
         state = self.trainer.accelerator.gradient_state
-        batches = getattr(state.active_dataloader, "batch_sampler", None)
-        if not isinstance(batches, BatchSamplerShard) or not state.end_of_dataloader or state.remainder <= 0:
+        loader = state.active_dataloader
+        batches = getattr(loader, "batch_sampler", None)
+        if isinstance(loader, DataLoaderDispatcher):
+            process = self.trainer.args.process_index
+        elif isinstance(batches, BatchSamplerShard):
+            process = batches.process_index
+        else:
+            return None
+        if not state.end_of_dataloader or state.remainder <= 0:
             return None
         size = find_batch_size(inputs)
-        return min(max(0, state.remainder - batches.process_index * size), size)
+        return min(max(0, state.remainder - process * size), size)
 
     def count_targets(self, labels: torch.Tensor) -> torch.Tensor:
         """The number of targets in labels (B, ...), as BlendTrainer.get_batch_samples counts them."""

@@ -243,3 +243,36 @@ def read_streams(folder):
 def test_two_processes_read_a_stream_and_go_on_exactly(tmp_path):
     for same in in_two_processes(read_streams, tmp_path):
         assert same == {"plain": True, "shuffled": True, "by workers": True}
+
+
+# --- One process that reads for all ---
+
+
+def dispatched_losses(folder, processes=1):
+    """That of an evaluation of a data set and of a stream, of seven rows of one length, which one process reads."""
+    torch.manual_seed(0)
+    head = BlendDecoderForCausalLM
+    rows = [{name: each.tolist() for name, each in row.items()} for row in draw(head, [6] * 7)]
+    args = Seq2SeqTrainingArguments(
+        output_dir=str(folder / "run"),
+        per_device_eval_batch_size=4 // processes,
+        accelerator_config={"dispatch_batches": processes > 1},
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+    )
+    trainer = BlendTrainer(model=opened(head, folder / "begin"), args=args, data_collator=padded_lists)
+    stored = datasets.Dataset.from_list(rows)
+    return [trainer.evaluate(each)["eval_loss"] for each in (stored, stored.to_iterable_dataset())]
+
+
+def dispatched_to_two(folder):
+    return dispatched_losses(folder, processes=2)
+
+
+def test_a_row_that_is_dispatched_twice_counts_once(tmp_path):
+    """accelerate fills the last batch with the first rows."""
+    tiny_model(BlendDecoderForCausalLM).save_pretrained(tmp_path / "begin")
+    alone = dispatched_losses(tmp_path)
+    for each in in_two_processes(dispatched_to_two, tmp_path):
+        assert each == pytest.approx(alone, rel=0, abs=1e-7)
