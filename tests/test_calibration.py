@@ -384,3 +384,11 @@ def test_what_cannot_be_fitted_is_refused(name, tmp_path, capsys):
     assert train(flags(tmp_path / "out", {"task": CLASSIFY, **data, **options})) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_accelerate_launch_divides_the_weights_without_an_option(tmp_path, monkeypatch, capsys):
+    """With a configuration of FSDP it sets a variable, and the options fsdp and deepspeed stay empty."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    options = {"task": CLASSIFY, **data_of(tmp_path, text_rows), "calibrate": True}
+    assert train(flags(tmp_path / "out", options)) == 2
+    assert "calibrate: cannot be combined with fsdp or deepspeed, which divide the weights" in capsys.readouterr().err

@@ -28,7 +28,7 @@ from .adapters import import_peft
 from .arguments import F1, BlendTrainingArguments, DataArguments, ModelArguments
 from .command_line import parse_pairs
 from .generation import generation_settings, load_generation_config
-from .run_options import check_device
+from .run_options import check_device, divides_weights
 
 # Ranges of numeric options: the rule for messages, its test, and the options. None is always valid.
 NUMBERS: list[tuple[str, Callable[[float], bool], tuple[str, ...]]] = [
@@ -171,7 +171,7 @@ def check_calibration(
 ) -> None:
     """Raises InputError for options of calibration and thresholds that have no effect or do not go together."""
     problem_type = task.resolve_problem_type(data_args.problem_type)
-    for name in (*FITTED, "unknown_label") if args.fsdp or args.deepspeed else ():
+    for name in (*FITTED, "unknown_label") if divides_weights(args) else ():
         if getattr(data_args, name):
             raise InputError(f"{name}: cannot be combined with fsdp or deepspeed, which divide the weights")
     for name in FITTED:
@@ -256,7 +256,7 @@ def check_lora(model_args: ModelArguments, args: BlendTrainingArguments) -> None
             f"{given} are random"
         )
     for flag in ("merge_adapter", "save_original"):
-        if getattr(args, flag) and (args.fsdp or args.deepspeed):
+        if getattr(args, flag) and divides_weights(args):
             raise InputError(f"{flag}: cannot be combined with fsdp or deepspeed, which divide the weights")
     for flag in ("push_to_hub", "push_original"):
         if getattr(args, flag) and not args.merge_adapter:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, has_length
@@ -73,6 +74,11 @@ def check_device(args: TrainingArguments) -> None:
         raise InputError("fp16: needs a GPU, and this run is on the CPU, which supports bf16 but not fp16")
     if args.tf32:
         raise InputError("tf32: needs a GPU, and this run is on the CPU")
+
+
+def divides_weights(args: TrainingArguments) -> bool:
+    """Whether FSDP or DeepSpeed divides the weights: by an option, or by the configuration of accelerate launch."""
+    return bool(args.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP") or args.deepspeed_plugin)
 
 
 def set_metric_direction(args: TrainingArguments, default: bool | None) -> None:
