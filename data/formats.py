@@ -19,6 +19,7 @@ from .arrow import TableColumns
 from .conll import CONLL, CONLL_U, WordColumns, read_sentences
 from .errors import InputError, describe, nearest_first
 from .files import (
+    CHUNK_BYTES,
     DECOMPRESSION_ERRORS,
     Lines,
     check_file,
@@ -366,9 +367,10 @@ def _parquet(path: str, stream: IO[bytes], reading: Reading, columns: Collection
     # Parquet is read from its end, so a compressed file is decompressed into memory first.
     source = pa.BufferReader(read_all(path, stream)) if compression_of(path) else stream
     try:
-        file = pyarrow.parquet.ParquetFile(source)
+        # By default Arrow reads a whole row group at once, which may be the whole file.
+        file = pyarrow.parquet.ParquetFile(source, buffer_size=CHUNK_BYTES, pre_buffer=False)
         read = TableColumns(file.schema_arrow, columns, path)
-        for batch in file.iter_batches(batch_size=10_000, columns=read.names):
+        for batch in file.iter_batches(batch_size=1_000, columns=read.names):
             yield from read.rows(batch)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a valid Parquet file ({_first_line(error)})") from None

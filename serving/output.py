@@ -22,8 +22,9 @@ from ..data.locks import open_locked
 from ..data.objects import json_line
 from ..data.writing import partial_path, sync_and_rename
 
-# Rows of a table that are written together.
-ROWS = 10_000
+# Answers of a Parquet file that are converted together, and the bytes of a row group of it, before compression: Arrow
+# needs far less memory for answers than Python.
+CONVERTED, ROW_GROUP = 100, 2**25
 LABEL = pa.struct([("label", pa.string()), ("score", pa.float64())])
 PLACE = [("start", pa.int64()), ("end", pa.int64()), ("text", pa.string())]
 # The types of the keys of an answer that have one type.
@@ -95,11 +96,18 @@ def write_parquet(answers: Answers, file: IO[bytes]) -> None:
     remaining = iter(answers)
     first = next(remaining, None)
     schema = pa.schema([(key, arrow_type(key, value)) for key, value in (first or {"input": ""}).items()])
+    rows = chain([] if first is None else [first], remaining)
     with pq.ParquetWriter(file, schema) as writer:
-        rows = chain([] if first is None else [first], remaining)
-        while chunk := list(islice(rows, ROWS)):
+        tables, size = [], 0
+        while chunk := list(islice(rows, CONVERTED)):
             columns = [[to_arrow(row[field.name], field.type) for row in chunk] for field in schema]
-            writer.write_table(pa.table(columns, schema=schema))
+            tables.append(pa.table(columns, schema=schema))
+            size += tables[-1].nbytes
+            if size >= ROW_GROUP:
+                writer.write_table(pa.concat_tables(tables))
+                tables, size = [], 0
+        if tables:
+            writer.write_table(pa.concat_tables(tables))
 
 
 def arrow_type(key: str, value: Any) -> pa.DataType:

@@ -25,7 +25,7 @@ from test_data import (
     write_json_lines,
 )
 
-from seqblend.data.formats import FILE_TYPES, Reading
+from seqblend.data.formats import FILE_TYPES, Reading, read_rows
 from seqblend.data.sources import Pairs
 from seqblend.data.splits import InputError
 from seqblend.training.command_line import parse_arguments
@@ -157,6 +157,19 @@ def test_documents_and_parquet_come_back(tmp_path, rows):
     table = tmp_path / "a.parquet"
     pq.write_table(pa.Table.from_pylist(rows), table)
     assert read_file(document, CLASSIFY).to_list() == read_file(table, CLASSIFY).to_list() == rows
+
+
+def test_a_parquet_file_is_read_in_parts(tmp_path):
+    """Of one with a single row group the whole file was held."""
+    rows, size = 10_000, 4_000
+    texts = [np.random.default_rng(row).bytes(size // 2).hex() for row in range(rows)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=rows)
+    before, most = pa.total_allocated_bytes(), 0
+    for row, found in enumerate(read_rows(str(tmp_path / "a.parquet"), Reading())):
+        assert found["text"] == texts[row]
+        if row % 100 == 0:
+            most = max(most, pa.total_allocated_bytes() - before)
+    assert row == rows - 1 and most < rows * size / 2
 
 
 # --- Parallel text ---

@@ -526,7 +526,8 @@ def read_back(path):
 @pytest.mark.parametrize("options", [[], ["--probabilities"]], ids=["", "probabilities"])
 def test_an_output_is_a_table_if_its_ending_says_so(name, ending, options, model_of, tmp_path, monkeypatch):
     """With the answers of the lines of JSON; a text with a line end, a quote or a delimiter is one cell."""
-    monkeypatch.setattr(output, "ROWS", 2)
+    monkeypatch.setattr(output, "CONVERTED", 2)
+    monkeypatch.setattr(output, "ROW_GROUP", 1)
     if options and name not in (CLASSIFY, TAG):
         options = []
     column = next(iter(rows_of(name)[0]))
@@ -544,6 +545,30 @@ def test_an_output_is_a_table_if_its_ending_says_so(name, ending, options, model
             else:
                 is_plain = value is None or isinstance(value, str)
                 assert one[key] == ((value or "") if is_plain else json.dumps(value, ensure_ascii=False))
+
+
+def test_few_answers_of_a_table_are_held_as_objects(tmp_path):
+    """Those of 10,000 rows with the probability of each label took more than a gigabyte."""
+
+    class Answer(dict):
+        """Counts how many there are."""
+
+        held = most = 0
+
+        def __init__(self, **values):
+            super().__init__(**values)
+            Answer.held += 1
+            Answer.most = max(Answer.most, Answer.held)
+
+        def __del__(self):
+            Answer.held -= 1
+
+    with (tmp_path / "a.parquet").open("wb") as file:
+        output.write_parquet((Answer(input=f"text {number}", score=0.5) for number in range(2_000)), file)
+    assert Answer.most < 3 * output.CONVERTED
+    table = pq.ParquetFile(tmp_path / "a.parquet")
+    assert table.num_row_groups == 1
+    assert table.read()["input"].to_pylist() == [f"text {number}" for number in range(2_000)]
 
 
 def as_mapping(value):
