@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import safe_globals
+from transformers.trainer_utils import has_length
 
 from ..data.errors import InputError
 from ..data.streams import PositionedStream
@@ -198,9 +199,17 @@ class Position(TrainerCallback):
     def on_substep_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Count a batch. One of the two events follows each batch."""
+        """Count a batch. One of the two events follows each batch.
+
+        For rows of unknown number the epoch in the state becomes the number of completed passes, because the Trainer
+        divides the number of steps by max_steps.
+        """
         self.batches += 1
         self.trained += 1
+        if not has_length(kwargs["train_dataloader"]):
+            reading = self.trainer.accelerator.gradient_state
+            is_complete = reading.end_of_dataloader or not reading.in_dataloader
+            state.epoch = float(self.epoch + is_complete)
 
     on_step_end = on_substep_end
 

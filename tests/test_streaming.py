@@ -160,6 +160,16 @@ def test_a_resumed_stream_ends_with_the_same_weights(task, tokenizer, tmp_path):
             assert torch.equal(load_file(resumed / "model.safetensors")[name], tensor), (step, name)
 
 
+@pytest.mark.parametrize("steps, epochs", [(1, [0, 0]), (5, [0, 1, 1, 2, 2, 2])], ids=["a part", "two and a half"])
+def test_the_epoch_of_a_stream_is_the_number_of_completed_ones(steps, epochs, tokenizer, tmp_path):
+    """After max_steps it was 1, however few rows had been read. The last number is that of the result."""
+    rows = [{"text": str(i), "label": "xy"[i % 2]} for i in range(4)]
+    given = {**streamed(tokenizer, max_steps=steps), **files(tmp_path, rows, ["train"]), "logging_steps": 1}
+    directory = run(tmp_path / "out", **given)
+    found = [logs["epoch"] for logs in read(directory / "trainer_state.json")["log_history"] if "loss" in logs]
+    assert [*found, read(directory / "train_results.json")["epoch"]] == epochs
+
+
 def test_the_order_is_that_of_data_seed(tokenizer, tmp_path):
     """It was that of seed, of which a resumed run looks only where there is no data_seed."""
     rows = [{"text": str(i), "label": "xy"[i % 2]} for i in range(10)]
