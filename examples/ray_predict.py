@@ -29,18 +29,18 @@ class Worker(seqblend.Predictor):
         return {**batch, **answers}
 
 
-def groups(files: list[Path], size: int) -> Iterable[tuple[str, list[str]]]:
-    """The files in groups, each with its name."""
+def groups(files: list[Path], size: int) -> Iterable[tuple[str, dict[str, int]]]:
+    """The files in groups, each with its name; a group has the names of its files, and their sizes in bytes."""
     for start in range(0, len(files), size):
-        yield f"group-{start // size:05d}", [file.name for file in files[start : start + size]]
+        yield f"group-{start // size:05d}", {file.name: file.stat().st_size for file in files[start : start + size]}
 
 
-def predict(given: argparse.Namespace, names: list[str], part: Path) -> None:
-    """Predict the files `names` of the input into the folder `part`."""
+def predict(given: argparse.Namespace, members: dict[str, int], part: Path) -> None:
+    """Predict the files of a group of the input into the folder `part`."""
     shutil.rmtree(part, ignore_errors=True)
     # Ray writes nothing if the files have no rows.
     part.mkdir()
-    rows = ray.data.read_parquet([str(given.input / name) for name in names])
+    rows = ray.data.read_parquet([str(given.input / name) for name in members])
     answers = rows.map_batches(
         Worker,
         fn_constructor_args=(given.model,),
@@ -52,7 +52,7 @@ def predict(given: argparse.Namespace, names: list[str], part: Path) -> None:
         max_task_retries=-1,
     )
     answers.write_parquet(str(part))
-    (part / FILES).write_text(json.dumps(names), encoding="utf-8")
+    (part / FILES).write_text(json.dumps(members), encoding="utf-8")
 
 
 def main() -> None:

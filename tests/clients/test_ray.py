@@ -1,6 +1,7 @@
 """Ray: the answers of two workers are those of one process, whatever dies."""
 
 import contextlib
+import json
 import os
 import re
 import runpy
@@ -124,3 +125,21 @@ def test_two_workers_answer_as_one_process(dies, corpus, expected, model_of, tmp
     assert sorted(ids) == sorted(expected)
     for each, found in zip(ids, entities, strict=True):
         assert_same(found, expected[each])
+
+
+def test_a_group_of_a_file_that_has_changed_is_not_taken(tmp_path, monkeypatch, capsys):
+    """Only the names were compared, and the answers to the earlier file stayed."""
+    script = runpy.run_path(str(SCRIPT))
+    group = tmp_path / "out" / "group-00000"
+    group.mkdir(parents=True)
+    path = tmp_path / "in" / "a.parquet"
+    path.parent.mkdir()
+    pq.write_table(pa.table({"text": ["a"]}), path)
+    ((_, members),) = script["groups"]([path], 1)
+    (group / script["FILES"]).write_text(json.dumps(members))
+    monkeypatch.setattr(sys, "argv", ["ray_predict.py", "no model", str(path.parent), str(tmp_path / "out")])
+    script["main"]()
+    pq.write_table(pa.table({"text": ["a", "another text"]}), path)
+    with pytest.raises(SystemExit):
+        script["main"]()
+    assert f"{group}: was made of other files" in capsys.readouterr().err
