@@ -46,7 +46,8 @@ class PaddedPattern(Movable):
 
     def with_bias(self, bias: RelativeAttentionBias, dtype: torch.dtype) -> "PaddedPattern":
         """The pattern whose mask also adds a bias, in the dtype of the queries, to the scores."""
-        return PaddedPattern(add_bias(self.mask, bias(self.distances(), dtype)), self.layout, is_biased=True)
+        biases = bias(self.distances(), dtype, hides_later=self.mask is None)
+        return PaddedPattern(add_bias(self.mask, biases), self.layout, is_biased=True)
 
     def distances(self) -> torch.Tensor:
         """Positions of the keys minus positions of the queries, (B or 1, T, S), counted over the real tokens.
@@ -85,9 +86,8 @@ class PaddedPattern(Movable):
         """
         keys, values = cache.update(key, value, layer_idx)
         # A cache of the user may have no layers.
-        window = next(
-            (getattr(layer, "sliding_window", None) for layer in cache.layers[layer_idx : layer_idx + 1]), None
-        )
+        layer = cache.layers[layer_idx] if layer_idx < len(cache.layers) else None
+        window = getattr(layer, "sliding_window", None)
         if window is None:
             return keys, values
         visible = window - 1 + key.shape[-2]

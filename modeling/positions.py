@@ -129,13 +129,17 @@ class RelativeAttentionBias(nn.Embedding):
         self.max_distance = max_distance
         self.is_bidirectional = is_bidirectional
 
-    def forward(self, distances: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Positions of keys minus positions of queries (B, T, S) give biases (B, H, T, S) in this dtype.
+    def forward(self, distances: torch.Tensor, dtype: torch.dtype, hides_later: bool = True) -> torch.Tensor:
+        """Biases of the scores (B, H, T, S).
 
-        If it is not bidirectional, the bias of a key after the query is the lowest number: the query does not see it.
+        Args:
+            distances: positions of the keys minus positions of the queries (B, T, S).
+            dtype: of the biases.
+            hides_later: if it is not bidirectional, the bias of a key after the query is the lowest number, so that
+                the query does not see it. False: a mask does this.
         """
         biases = super().forward(self.buckets(distances)).movedim(-1, -3).to(dtype)
-        if self.is_bidirectional:
+        if self.is_bidirectional or not hides_later:
             return biases.contiguous()
         return biases.masked_fill((distances > 0)[:, None], torch.finfo(dtype).min)
 

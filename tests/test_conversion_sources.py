@@ -462,6 +462,22 @@ def test_a_classifier_that_looks_for_its_end_is_traced(model_type, tmp_path):
     assert_close(traced(**batch)["logits"], model(**batch).logits, 1e-5)
 
 
+@pytest.mark.parametrize("model_type", ["t5", "bart"])
+@torch.no_grad()
+def test_a_mask_may_show_later_tokens(model_type, tmp_path):
+    """A prefix that reads itself in both directions, with biases by distance and without."""
+    head = "AutoModelForSeq2SeqLM"
+    theirs = stock_model(model_type, head)
+    theirs.save_pretrained(tmp_path)
+    ours = from_original(tmp_path, auto(head))
+    hidden = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    hidden[:3, :3] = False
+    mask = torch.zeros(5, 5, dtype=ours.dtype).masked_fill(hidden, torch.finfo(ours.dtype).min)
+    batch = {"input_ids": torch.tensor([[9, 8, END]]), "decoder_input_ids": torch.tensor([[4, 5, 6, 7, 8]])}
+    batch["decoder_attention_mask"] = mask[None, None]
+    assert_close(ours(**batch).logits, theirs(**batch).logits, 1e-5)
+
+
 @pytest.mark.parametrize("pad", [PAD, END, None])
 @pytest.mark.parametrize("model_type, head", DECODER_CLASSIFIERS, ids=lambda value: value.removeprefix("AutoModel"))
 @torch.no_grad()
