@@ -23,8 +23,6 @@ def label_threshold(probabilities: np.ndarray, is_correct: np.ndarray, precision
     """
     order = np.argsort(-probabilities, kind="stable")
     ordered, right = probabilities[order], is_correct[order].cumsum()
-    if not len(right) or not right[-1]:
-        return None
     predicted = np.arange(1, len(ordered) + 1)
     is_end = is_last_of_equals(ordered)
     if precision is None:

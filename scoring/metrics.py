@@ -188,7 +188,7 @@ class SequenceClassificationMetric(InMemoryMetric):
         one_class = len({*predictions, *references}) == 1  # scikit-learn returns 0.0 too, but warns
         return {
             "accuracy": float(accuracy_score(references, predictions)),
-            "macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0.0)),
+            "macro_f1": float(f1_score(references, predictions, average="macro")),
             "matthews_correlation": 0.0 if one_class else float(matthews_corrcoef(references, predictions)),
         }
 
@@ -274,7 +274,7 @@ class TokenClassificationMetric(InMemoryMetric):
         figures = {"accuracy": float(accuracy_score(all_expected, all_predicted))}
         scheme = find_scheme({*all_predicted, *all_expected} if labels is None else labels)
         if scheme is None:
-            macro_f1 = f1_score(all_expected, all_predicted, average="macro", zero_division=0.0)
+            macro_f1 = f1_score(all_expected, all_predicted, average="macro")
             return figures | {"macro_f1": float(macro_f1)}
         sides = [[scheme.to_iobes(row) for row in rows] for rows in (references, predictions)]
         spans = sequence_labeling.precision_recall_fscore_support(*sides, average="micro", zero_division=0)

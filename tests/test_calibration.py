@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from conftest import HEADS, assert_close, draw, named, output_of, padded, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, roc_auc_score
@@ -15,7 +16,7 @@ from seqblend import Predictor
 from seqblend.calibration import measures
 from seqblend.calibration.calibrator import better_score
 from seqblend.calibration.measures import SEVERAL, ClassifierOutputs
-from seqblend.calibration.temperature import fit_temperature
+from seqblend.calibration.temperature import divide_logits, fit_temperature
 from seqblend.calibration.thresholds import NOISE, accuracy_threshold, label_threshold, precision_threshold
 from seqblend.train import main as train
 
@@ -39,6 +40,19 @@ def test_the_calibration_error_by_hand():
     assert measures.brier_score(outputs) == pytest.approx((2 * 0.02 + 1.62 + 0.72) / 4)
 
 
+@given(st.lists(st.tuples(st.sampled_from([0, 1, 4, 10, 29, 30]), st.booleans()), min_size=1, max_size=20))
+def test_the_calibration_error_has_fifteen_bins_of_equal_width(pairs):
+    """Of one label the probabilities are k / 30; the first number of a bin belongs to it, and 1 to the last one."""
+    parts, is_right = (np.array(side) for side in zip(*pairs, strict=True))
+    with np.errstate(divide="ignore"):
+        logits = np.log(parts) - np.log(30 - parts)
+    # Rounding must not move a probability over the edge of its bin.
+    outputs = ClassifierOutputs(logits[:, None] + 1e-6, is_right[:, None].astype(float), SEVERAL)
+    bins = np.minimum(parts // 2, 14)
+    gaps = [abs((parts[bins == each] / 30 - is_right[bins == each]).sum()) for each in range(15)]
+    assert measures.expected_calibration_error(outputs) == pytest.approx(sum(gaps) / len(parts), abs=1e-5)
+
+
 def test_the_likelihood_is_the_loss_of_torch():
     outputs = outputs_of(1.5, 200)
     expected = torch.nn.functional.cross_entropy(torch.tensor(outputs.logits), torch.tensor(outputs.targets))
@@ -55,6 +69,7 @@ def test_the_error_of_several_labels_counts_every_label():
     logits = np.full((10, 1), np.log(4.0))
     outputs = ClassifierOutputs(logits, np.array([[1.0], [0.0]] * 5), SEVERAL)
     assert measures.expected_calibration_error(outputs) == pytest.approx(0.3)
+    assert measures.brier_score(outputs) == pytest.approx((0.2**2 + 0.8**2) / 2)
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=20), st.lists(st.integers(0, 5), min_size=1, max_size=20))
@@ -66,6 +81,8 @@ def test_auroc_is_that_of_scikit_learn(known, unknown):
 def test_false_positives_where_nearly_all_known_rows_are_kept():
     known, unknown = np.arange(1, 101) / 100, np.array([0.055, 0.061, 0.5])
     assert measures.false_positives_at_recall(known, unknown) == pytest.approx(2 / 3)
+    # 19 of 21 are less than 95 %, and a row with the same score as the 20th is kept, too.
+    assert measures.false_positives_at_recall(np.arange(21.0), np.array([1.0, 0.9])) == 0.5
 
 
 # --- Temperature ---
@@ -81,6 +98,25 @@ def test_the_temperature_that_spoilt_the_logits_is_found(temperature):
 
 def test_a_model_without_errors_has_no_temperature():
     assert fit_temperature(ClassifierOutputs(np.array([[3.0, -3.0], [-3.0, 3.0]] * 5), np.array([0, 1] * 5))) is None
+
+
+def test_a_model_that_knows_nothing_has_no_temperature():
+    """It is best to say the same of all rows; and one that is nearly always right, to be sure of all."""
+    rng = np.random.default_rng(0)
+    logits, targets = rng.normal(scale=3, size=(2000, 4)), rng.integers(0, 4, 2000)
+    assert fit_temperature(ClassifierOutputs(logits, targets)) is None
+    targets = logits.argmax(-1)
+    logits[0], targets[0] = [1e-9, 0, 0, 0], 1
+    assert fit_temperature(ClassifierOutputs(logits / 1000, targets)) is None
+
+
+@pytest.mark.parametrize("model_class", [each for each in HEADS if "Classification" in each.__name__], ids=named)
+def test_the_logits_of_every_classifier_are_divided(model_class):
+    model, batch = tiny_model(model_class), padded(draw(model_class, [5, 3], labels=False))
+    before = output_of(model, batch)
+    divide_logits(model, 2.5)
+    assert_close(output_of(model, batch), before / 2.5)
+    assert model.config.calibration_temperature == 2.5
 
 
 # --- Thresholds ---
@@ -155,8 +191,8 @@ def test_no_threshold_stands_between_scores_that_differ_by_rounding(pairs, preci
     tenths, is_right = (np.array(side) for side in zip(*pairs, strict=True))
     scores = tenths / 10 + 1e-8 * np.arange(len(tenths))
     found = [label_threshold(scores, is_right, precision), precision_threshold(scores, is_right, precision or 0.9)]
-    for threshold in found:
-        assert threshold is None or np.abs(scores - threshold).min() > NOISE / 3
+    for threshold in (*found, accuracy_threshold(scores, is_right, 0.1)):
+        assert threshold is None or threshold > scores.max() or np.abs(scores - threshold).min() > NOISE / 3
 
 
 # --- Runs ---

@@ -286,7 +286,11 @@ def test_word_segmentation_has_no_outside():
 
 
 @pytest.mark.parametrize(
-    "labels", [["B", "O"], ["N", "E", "S", "W"], ["vitamin-B", "vitamin-C"], ["e-x", "s-x"], ["M-x"]]
+    "labels",
+    [
+        *(["B", "O"], ["N", "E", "S", "W"], ["vitamin-B", "vitamin-C"], ["e-x", "s-x"], ["M-x"]),
+        ["class-B", "class-L", "class-M"],  # letters of no single scheme
+    ],
 )
 def test_labels_that_only_look_like_a_scheme(labels):
     assert find_scheme(labels) is None and "mark no spans" in describe_scheme(labels, find_scheme(labels))

@@ -38,7 +38,8 @@ def pairs_of(values):
 
 
 # Metrics that are no functions of sums over rows.
-OTHERS = {"matthews_correlation", "bleu", "bleu_signature", "bleu_note", "chrf", "chrf_signature"}
+OTHERS = {"matthews_correlation", "pearson", "spearman"}
+OTHERS |= {"bleu", "bleu_signature", "bleu_note", "chrf", "chrf_signature"}
 
 
 def assert_equal(sums, figures):
@@ -89,6 +90,14 @@ def test_the_sums_of_texts_give_the_metrics(pairs, others):
     references = [[text, *others] for text in sides[1]]
     figures = metrics.Seq2SeqMetric().compute(predictions=sides[0], references=references)
     assert_equal(row_metrics.sums_of_texts(sides[0], references), figures)
+
+
+@given(pairs_of(st.lists(st.integers(-3, 3), min_size=2, max_size=2)), st.booleans())
+@settings(max_examples=20)
+def test_the_sums_of_numbers_give_the_metrics(pairs, is_row):
+    sides = [[row if is_row else float(row[0]) for row in side] for side in zip(*pairs, strict=True)]
+    figures = metrics.RegressionMetric().compute(predictions=sides[0], references=sides[1])
+    assert_equal(row_metrics.sums_of_numbers(*sides), figures)
 
 
 def test_texts_written_in_place_of_none_are_errors():

@@ -89,18 +89,19 @@ def write_span(name, size, kind, before, after):
     return letters
 
 
-# In other spellings than with a hyphen behind the letter, labels without a B may be no tags.
+# In other spellings than with a hyphen behind the capital letter, labels without a B may be no tags.
 SPELLINGS = [
-    (name, pattern)
+    (name, pattern, change)
     for name in SCHEMES
     for pattern in ("{letter}-{type}", "{letter}_{type}", "{type}-{letter}", "{type}_{letter}")
-    if "B" in LETTERS[name] or pattern == "{letter}-{type}"
+    for change in (str, str.lower)
+    if "B" in LETTERS[name] or (pattern, change) == ("{letter}-{type}", str)
 ]
 
 
-@pytest.mark.parametrize(("name", "pattern"), SPELLINGS)
-def test_every_spelling_has_the_same_rules(name, pattern):
-    usual, other = labels_of(name), labels_of(name, pattern=pattern)
+@pytest.mark.parametrize(("name", "pattern", "change"), SPELLINGS)
+def test_every_spelling_has_the_same_rules(name, pattern, change):
+    usual, other = labels_of(name), [change(label) for label in labels_of(name, pattern=pattern)]
     one, two = (tag_constraints(labels, scheme_of(name, labels)) for labels in (usual, other))
     assert (
         (one.transition_allowed == two.transition_allowed).all()
@@ -238,6 +239,16 @@ def test_the_scheme_of_training_is_kept_with_the_model(tmp_path):
     assert json.loads((directory / "config.json").read_text())["tag_scheme"] == "IOB1"
     answers = asked(directory, data["test_file"], tmp_path / "answers.jsonl")
     assert all(is_legal([answer["prediction"] for answer in answers], "IOB1"))
+
+
+def test_without_rules_each_word_has_its_most_probable_tag(slots):
+    answers = Predictor(slots[0], probabilities=True, decode_tags="greedy", **slots[2])(
+        {"tokens": [row["tokens"] for row in slot_rows(24, 2)]}
+    )
+    for tags, probabilities in zip(answers["prediction"], answers["probabilities"], strict=True):
+        for tag, each in zip(tags, probabilities, strict=True):
+            # None for a word that was cut off.
+            assert each is None or tag == max(each, key=each.get)
 
 
 def test_an_unknown_decoding_is_refused(slots, tmp_path):
