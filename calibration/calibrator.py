@@ -109,7 +109,6 @@ class Calibrator:
             return
         divide_logits(self.trainer.model, self.temperature)
         self.outputs["validation"] = outputs.scaled(self.temperature)
-        self._unknown_logits.clear()
         before, after = (expected_calibration_error(each) for each in (outputs, self.outputs["validation"]))
         logger.info(
             "calibrate: temperature %.4g; expected calibration error on validation %.4f, before %.4f",

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from seqblend import Predictor
 from seqblend.calibration import measures
-from seqblend.calibration.calibrator import better_score
+from seqblend.calibration.calibrator import abstention_metrics, better_score
 from seqblend.calibration.measures import SEVERAL, ClassifierOutputs
 from seqblend.calibration.temperature import divide_logits, fit_temperature
 from seqblend.calibration.thresholds import NOISE, accuracy_threshold, label_threshold, precision_threshold
@@ -263,6 +263,13 @@ def test_no_answer_changes_and_the_probabilities_become_truer(calibrated):
     assert results["eval_expected_calibration_error"] < results["eval_expected_calibration_error_before"]
     bins = read(directory / "calibration.json")
     assert sum(each["count"] for each in bins["test"]["after"]) == len(answers[0])
+    for prefix, split in (("eval", "validation"), ("test", "test")):
+        before = results[f"{prefix}_negative_log_likelihood_before"]
+        assert before == pytest.approx(read(plain / "all_results.json")[f"{prefix}_loss"], rel=1e-4)
+        for name, key in (("before", "_before"), ("after", "")):
+            gaps = [each["count"] * abs(each["confidence"] - each["accuracy"]) for each in bins[split][name]]
+            error = results[f"{prefix}_expected_calibration_error{key}"]
+            assert sum(gaps) / len(answers[0]) == pytest.approx(error)
 
 
 @pytest.mark.parametrize("trains", [True, False])
@@ -381,8 +388,21 @@ def test_the_score_that_notices_more_unknown_rows_is_taken():
     assert better_score(known, np.empty((0, 2))) == "probability"
 
 
+def test_abstaining_is_measured_by_hand():
+    """Of three known rows two are answered, of which one is right; of two unknown ones one is answered."""
+    rows = (np.array([0.9, 0.8, 0.3]), np.array([0.85, 0.1]), np.array([True, False, True]))
+    known = {"known_accuracy": 1 / 3, "coverage": 2 / 3, "selective_precision": 1 / 3}
+    unknown = {"unknown_recall": 1 / 2, "unknown_auroc": 4 / 6, "unknown_fpr95": 1 / 2}
+    assert abstention_metrics(*rows, 0.8) == pytest.approx(known | unknown)
+    alone = abstention_metrics(rows[0], np.empty(0), rows[2], 0.8)
+    assert alone == pytest.approx({**known, "selective_precision": 1 / 2})
+    assert abstention_metrics(*rows, -np.inf)["selective_precision"] == 2 / 5
+    assert abstention_metrics(*rows, 2)["selective_precision"] == 0
+
+
 def test_a_precision_that_is_asked_for(tmp_path):
-    given = {**data_of(tmp_path, clear_and_unclear_rows), **LEARNING, "abstain_precision": 0.97}
+    unknown = {"validation_unknown_file": write(tmp_path / "unknown.jsonl", UNKNOWN)}
+    given = {**data_of(tmp_path, clear_and_unclear_rows), **LEARNING, **unknown, "abstain_precision": 0.97}
     results = read(run(tmp_path / "out", task=CLASSIFY, **given) / "all_results.json")
     assert results["eval_selective_precision"] >= 0.97 and 0 < results["eval_coverage"] < 1
 
