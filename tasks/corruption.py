@@ -202,10 +202,8 @@ class NoisyCollator(TrainerCallback, abc.ABC):
     # Columns that the collator reads and no model does.
     reads: tuple[str, ...] = ()
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, noise: Noise | None = None):
-        self.tokenizer = tokenizer
-        self.noise = Noise() if noise is None else noise
-        self.epoch = 0
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, noise: Noise):
+        self.tokenizer, self.noise, self.epoch = tokenizer, noise, 0
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Set the epoch; BlendTrainer adds a collator that is a callback to its callbacks."""

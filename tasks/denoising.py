@@ -44,7 +44,7 @@ class DenoisingCollator(NoisyCollator):
 
     reads = ("special_tokens_mask", "length")
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, noise: Noise | None = None):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, noise: Noise):
         super().__init__(tokenizer, noise)
         self.sentinels = sentinel_ids(tokenizer)
 

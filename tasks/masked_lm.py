@@ -128,7 +128,7 @@ class MaskingCollator(NoisyCollator):
 
     reads = ("word_ids",)
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, noise: Noise | None = None):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, noise: Noise):
         super().__init__(tokenizer, noise)
         self.special = set(tokenizer.all_special_ids)
 

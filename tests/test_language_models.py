@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, Seq2SeqTrainingArguments
 from seqblend import BlendDecoderForCausalLM
 from seqblend.data.errors import InputError
 from seqblend.tasks.causal_lm import cut_stream, pack_documents
-from seqblend.tasks.corruption import IGNORE, SENTINEL, Noise, add_sentinels, cut_spans, sentinel_ids
+from seqblend.tasks.corruption import IGNORE, SENTINEL, Noise, add_sentinels, cut_spans, mask_tokens, sentinel_ids
 from seqblend.tasks.encoding import Settings
 from seqblend.tasks.registry import TASKS
 from seqblend.tasks.splits import encode_split
@@ -114,6 +114,19 @@ def test_a_word_with_an_unknown_piece_is_left_alone():
     (row,) = encode("masked-lm", ["ab aXb ba"], settings_for(tokenizer, noise=noise))
     labels = collator_of("masked-lm", tokenizer, noise)([row])["labels"][0]
     assert (labels[4:7] == IGNORE).all() and (labels[1:3] != IGNORE).any()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_one_word_is_chosen_where_chance_has_chosen_none_and_no_word_more_where_it_has(seed):
+    words = np.array([-1, 0, 0, 1, 2, 2, -1])
+    tokens = np.arange(10, 17)
+    labels = [
+        mask_tokens(tokens, words, CHAR, 0.3, np.random.default_rng(seed), at_least_one)[1]
+        for at_least_one in (False, True)
+    ]
+    told = {int(word) for word in words[labels[1] != IGNORE]}
+    assert np.array_equal(*labels) if (labels[0] != IGNORE).any() else len(told) == 1
+    assert -1 not in told and np.array_equal(labels[1] != IGNORE, np.isin(words, list(told)))
 
 
 def test_a_tokenizer_without_words_is_refused():

@@ -22,7 +22,7 @@ from seqblend.scoring.metrics import (
     make_bleu,
 )
 from seqblend.scoring.tags import describe_scheme, find_scheme
-from seqblend.tasks.splits import perplexity
+from seqblend.tasks.splits import greater_is_better, perplexity
 
 pytestmark = pytest.mark.filterwarnings("error")  # a warning at every evaluation would hide the ones that matter
 
@@ -474,6 +474,19 @@ def test_empty_strings(predictions, references, exact_match, word_error_rate, ch
 def test_an_example_without_reference_is_refused():
     with pytest.raises(ValueError, match="seq2_seq_metric: row 1 of references must hold at least one string"):
         Seq2SeqMetric().compute(predictions=["a", "b"], references=[["a"], []])
+
+
+# --- what is better ---
+
+
+@pytest.mark.parametrize("metric, predictions, references", [*EXAMPLES, (Seq2SeqMetric, PREDICTIONS, REFERENCES)])
+def test_right_answers_are_better_by_every_figure(metric, predictions, references):
+    """By it the best model of a run is chosen."""
+    right = [row[0] if metric is Seq2SeqMetric and isinstance(row, list) else row for row in references]
+    best, other = (metric().compute(predictions=each, references=references) for each in (right, predictions))
+    different = {name for name in best if isinstance(best[name], float) and best[name] != other[name]}
+    assert len(different) >= 2
+    assert {name for name in different if best[name] > other[name]} == set(filter(greater_is_better, different))
 
 
 # --- perplexity ------------------------------------------------------------------------------------------------------
