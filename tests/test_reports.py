@@ -1,6 +1,7 @@
 """Reports: what lies in the data, where a model is wrong, and whether two settings differ."""
 
 import csv
+import itertools
 import json
 import math
 import shutil
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.metrics import precision_recall_fscore_support
 from test_train_command import CLASSIFY, TAG, TRANSLATE, files, read, run, write
 
@@ -18,7 +20,7 @@ from seqblend.__main__ import main as seqblend
 from seqblend.reports.compare import compare
 from seqblend.reports.error_report import by_label, by_length, by_slice, worst_rows
 from seqblend.reports.runs import Run, read_run
-from seqblend.reports.statistics import bootstrap, compare_groups, mcnemar
+from seqblend.reports.statistics import bootstrap, compare_groups, mcnemar, percentile_interval
 from seqblend.reports.tables import Figure, Table, cell_text, markdown_cell, number_text
 from seqblend.reports.texts import lengths_of
 from seqblend.scoring import metrics, row_metrics
@@ -157,6 +159,24 @@ def test_groups_of_one_setting_do_not_differ_and_of_two_settings_do():
     same = [compare_groups(*groups_of_seeds(rng, (0.8, 0.8)), seed=i).is_significant for i in range(100)]
     other = [compare_groups(*groups_of_seeds(rng, (0.8, 0.95)), seed=i).is_significant for i in range(20)]
     assert sum(same) <= 10 and all(other)
+
+
+@pytest.mark.parametrize("sizes", [(3, 2), (2, 2), (4, 1), (1, 5)])
+def test_runs_whose_rows_are_all_alike_are_compared_by_the_test_of_welch(sizes):
+    """There is no variation over rows; of a single run, none over seeds either."""
+    rng = np.random.default_rng(sum(sizes))
+    values = [rng.normal(0.8, 0.05, size).tolist() for size in sizes]
+    found = compare_groups(*([mean_of([value] * 7) for value in group] for group in values))
+    differences = [after - before for before, after in itertools.product(*values)]
+    expected = stats.ttest_1samp(differences, 0) if 1 in sizes else stats.ttest_ind(*values[::-1], equal_var=False)
+    interval = expected.confidence_interval(0.95)
+    assert found.p_value == pytest.approx(expected.pvalue) and found.is_significant == (expected.pvalue < 0.05)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.mean == pytest.approx(np.mean(values[1]) - np.mean(values[0]))
+
+
+def test_the_interval_of_samples_has_95_percent_of_them():
+    assert percentile_interval(np.arange(1001)) == pytest.approx((25, 975))
 
 
 def test_the_interval_has_the_true_difference():
