@@ -198,6 +198,8 @@ def test_rows_can_be_put_back_and_are_cut_anew_in_each_epoch(kind):
             source, target = source[mask.bool()].tolist(), labels[labels != IGNORE].tolist()
             assert len(source) + len(target) == length and target.pop() == tokenizer.eos_token_id
             assert put_back(source, target, sentinels) == tokenizer(text)["input_ids"]
+            # Those around the text are not cut out.
+            assert not {tokenizer.bos_token_id, tokenizer.eos_token_id} & {*target}
     assert batches[0] == batches[1] and any(batch != batches[0] for batch in batches)
     evaluated = [encode("denoising", TEXTS, options, "test") for _ in range(2)]
     assert evaluated[0] == evaluated[1] and set(evaluated[0][0]) == {"input_ids", "attention_mask", "labels"}
