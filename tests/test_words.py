@@ -15,7 +15,16 @@ from seqblend.hub_card.agreement import SEPARATOR
 from seqblend.hub_card.card import write_card
 from seqblend.predict import main as predict
 from seqblend.tokenization.training import train_tokenizer
-from seqblend.tokenization.words import KEY, WordSplitting, find_splitting, read_splitting, set_splitting
+from seqblend.tokenization.words import (
+    KEY,
+    WordSplitting,
+    find_splitting,
+    join_words,
+    main_script,
+    read_splitting,
+    set_splitting,
+    with_spaces,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +48,32 @@ def test_the_rule_that_gives_the_words_back_is_found(sentences, expected):
 
 def test_without_a_word_there_is_no_rule():
     assert find_splitting([[], []]) is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "words", "text"),
+    [
+        ("words", ["世界", "hello", "世", "界", "!", "", "(", "a", ")"], "世界 hello 世界! (a)"),
+        ("spaces", ["서울", "왔어요", ".", "Anna"], "서울 왔어요. Anna"),
+        ("characters", ["a", " ", "b", "c"], "a bc"),
+    ],
+)
+def test_words_are_joined_as_they_are_written(rule, words, text):
+    joined, spans = join_words(words, rule)
+    assert joined == text == "".join(with_spaces(words, rule))
+    assert [text[start:end] for start, end in spans] == words
+
+
+@pytest.mark.parametrize(
+    ("texts", "script"),
+    [
+        *((["가나다", "ab"], "Korean"), (["가나", "ab"], None), (["가나", "éa"], None), (["12가!"], "Korean")),
+        *((["東京"], "Chinese"), (["東京大学", "の"], "Japanese"), (["東京大学" * 5, "の"], "Chinese")),
+        *((["ไทย"], "unspaced"), (["abc", ""], None), ([], None)),
+    ],
+)
+def test_a_script_is_that_of_more_than_half_of_the_letters(texts, script):
+    assert main_script(texts) == script
 
 
 def test_a_tokenizer_keeps_it_and_is_told_anew(tmp_path):
