@@ -17,6 +17,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from test_train_command import CLASSIFY, TAG, TRANSLATE, files, read, run, write
 
 from seqblend.__main__ import main as seqblend
+from seqblend.reports import error_report
 from seqblend.reports.compare import compare
 from seqblend.reports.error_report import by_label, by_length, by_slice, worst_rows
 from seqblend.reports.runs import Run, read_run
@@ -75,6 +76,9 @@ def test_the_sums_of_tags_give_the_metrics(data):
     figures = metrics.TokenClassificationMetric().compute(predictions=sides[0], references=sides[1], labels=IOB)
     counts = row_metrics.count_spans(*sides, find_scheme(IOB))
     assert_equal(row_metrics.sums_of_tags(counts, *sides, True), figures)
+    spans = [[span for row in side for span in find_scheme(IOB).spans(row)] for side in sides]
+    assert [counts.predicted.sum(), counts.expected.sum()] == list(map(len, spans))
+    assert counts.names == sorted({kind for side in spans for kind, *_ in side})
 
 
 @given(pairs_of(st.lists(st.sampled_from(LABELS), min_size=2, max_size=2)))
@@ -175,6 +179,11 @@ def test_runs_whose_rows_are_all_alike_are_compared_by_the_test_of_welch(sizes):
     assert found.mean == pytest.approx(np.mean(values[1]) - np.mean(values[0]))
 
 
+def test_if_all_rows_differ_alike_it_is_a_sign_test():
+    found = compare_groups([mean_of([0] * 6)], [mean_of([0.5] * 6)])
+    assert (found.low, found.high, found.p_value) == (0.5, 0.5, 2 / 2**6)
+
+
 def test_the_interval_of_samples_has_95_percent_of_them():
     assert percentile_interval(np.arange(1001)) == pytest.approx((25, 975))
 
@@ -267,6 +276,14 @@ def test_labels_that_do_not_occur_are_left_out():
     assert [row[0] for row in table.rows] == ["b", "a"] and table.note.endswith("are left out: 1.")
 
 
+def test_of_many_labels_the_most_frequent_are_told(monkeypatch):
+    monkeypatch.setattr(error_report, "MOST_LABELS", 2)
+    counts = row_metrics.count_classes(list("abbccc"), list("abbccb"), LABELS)
+    table = by_label(SimpleNamespace(counts=counts))
+    assert [row[:3] for row in table.rows] == [["b", 3, 2], ["c", 2, 3]]
+    assert table.note.endswith(" Only the 2 most frequent of 3 labels.")
+
+
 def test_slices_by_numbers_are_not_rounded():
     sums = {"accuracy": mean_of([1, 0, 1, 0])}
     table = by_slice(SimpleNamespace(sums=sums), "rate", [0.0001, 0.0001, 0.0004, 1.0])
@@ -294,6 +311,7 @@ def test_slices_by_values_of_other_types_are_kept_apart():
         (CLASSIFY, [["ab", ""], ["a", "bcd"]], "words", ["1", "2"]),
         (CLASSIFY, [["a", "b"], ["abc", "d"]], "characters", ["2", "4"]),
         (TRANSLATE, ["a\u3000b", "", "c"], "words", ["0", "1", "2"]),
+        (CLASSIFY, ["abc de", "f"], "words", ["1", "2"]),
     ],
     ids=str,
 )
