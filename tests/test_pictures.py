@@ -27,6 +27,8 @@ from seqblend.hub_card.pictures import (
     draw_score_by_length,
     draw_tag_scores,
 )
+from seqblend.reports.compare import draw_differences
+from seqblend.reports.statistics import Difference
 from seqblend.scoring.tags import find_scheme
 
 pytestmark = pytest.mark.filterwarnings("error")  # Matplotlib warns of each glyph that is missing, and draws a box
@@ -551,3 +553,29 @@ def test_sides_must_be_as_many_and_at_least_one(first, second, tmp_path):
     with pytest.raises(ValueError, match=f"lengths and scores {message}"):
         draw_score_by_length(first, second, tmp_path / "x.png", length_name="words", score_name="accuracy")
     assert not any(tmp_path.iterdir())
+
+
+# --- comparisons -----------------------------------------------------------------------------------------------------
+
+
+def test_differences_are_drawn_with_their_intervals(figures, tmp_path):
+    """One above the other, at the left of 0 or at the right, and coloured by whether they are shown to differ."""
+    differences = {
+        "accuracy": Difference(([0.5], [0.75]), 0.125, 0.375, 0.01),
+        "macro_f1": Difference(([0.5], [0.25]), -0.75, 0.25, 0.5),
+    }
+    draw_differences(differences, tmp_path / "differences.png")
+    (axes,) = figures[-1].axes
+    assert [each.get_text() for each in axes.get_yticklabels()] == ["accuracy", "macro f1"]
+    assert axes.get_ylim()[0] > 1 and axes.get_ylim()[1] < 0
+    assert ([0, 0], [0, 1]) in lines(figures[-1])
+    for place, (bar, each, color) in enumerate(
+        zip(axes.containers, differences.values(), (pictures.BLUE, pictures.GREY), strict=True)
+    ):
+        point, _, (interval,) = bar
+        assert (point.get_xdata().tolist(), point.get_ydata().tolist(), point.get_color()) == (
+            [each.mean],
+            [place],
+            color,
+        )
+        assert interval.get_segments()[0].tolist() == [[each.low, place], [each.high, place]]

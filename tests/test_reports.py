@@ -17,6 +17,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from test_train_command import CLASSIFY, TAG, TRANSLATE, files, read, run, write
 
 from seqblend.__main__ import main as seqblend
+from seqblend.reports import data_report as data_report_module
 from seqblend.reports import error_report
 from seqblend.reports.compare import compare
 from seqblend.reports.error_report import by_label, by_length, by_slice, worst_rows
@@ -259,7 +260,7 @@ def test_the_command_prints_and_writes_a_comparison(tested, tmp_path, capsys):
     assert seqblend(["compare", *sides, "--output", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "| accuracy |" in printed and "McNemar's exact test" in printed
-    assert "A single run for A and B: " in printed and "over the runs" not in printed
+    assert "A single run for A and B: " in printed and "over the runs" not in printed and "±" not in printed
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "comparison.json",
         "comparison.md",
@@ -267,6 +268,7 @@ def test_the_command_prints_and_writes_a_comparison(tested, tmp_path, capsys):
     ]
     content = read(tmp_path / "out/comparison.json")
     assert content["runs"] == [[side] for side in sides] and content["metrics"]["accuracy"]["p_value"] <= 1
+    assert content["mcnemar"].keys() == {"only_first", "only_second", "p_value"}
 
 
 def test_labels_that_do_not_occur_are_left_out():
@@ -312,6 +314,12 @@ def test_slices_by_values_of_other_types_are_kept_apart():
         (CLASSIFY, [["a", "b"], ["abc", "d"]], "characters", ["2", "4"]),
         (TRANSLATE, ["a\u3000b", "", "c"], "words", ["0", "1", "2"]),
         (CLASSIFY, ["abc de", "f"], "words", ["1", "2"]),
+        (
+            CLASSIFY,
+            ["a " * count for count in range(1, 13)],
+            "words",
+            ["10–11", "12", "1–2", "3", "4–5", "6", "7–8", "9"],
+        ),
     ],
     ids=str,
 )
@@ -507,10 +515,13 @@ def data_report(tmp_path, capsys, task, splits, **options):
     return read(tmp_path / "report/data_report.json"), capsys.readouterr().out
 
 
-def test_the_dirt_of_a_data_set_is_found(tmp_path, capsys):
+@pytest.mark.parametrize("batch", [3, 1000])
+def test_the_dirt_of_a_data_set_is_found(batch, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(data_report_module, "BATCH", batch)
     content, printed = data_report(tmp_path, capsys, CLASSIFY, {"train": TRAIN, "test": TEST})
     train = content["splits"]["train"]
     assert train["labels"] == {"0": 7, "1": 3}
+    assert train["lengths"]["characters"] == [1, 1, 3, 8, 9, 13, 13, 13]
     found = {name: finding["rows"] for name, finding in train["findings"].items() if finding["count"]}
     assert found == {
         "repeated": [3, 4],
@@ -527,6 +538,19 @@ def test_the_dirt_of_a_data_set_is_found(tmp_path, capsys):
     assert overlap["shared"]["places"][0].endswith("test.jsonl: row 1")
     assert "train and test: 2 rows of test are also in train, 1 with another answer" in printed
     assert "10 rows, 2 labels (3 to 7 each)" in printed
+
+
+def test_of_many_findings_and_labels_the_first_are_named(tmp_path, capsys, monkeypatch):
+    """And that there are more."""
+    monkeypatch.setattr(data_report_module, "BATCH", 4)
+    for most, more in ((2, "| … and 1 more |"), (3, None)):
+        monkeypatch.setattr(data_report_module, "MOST_LABELS", most)
+        rows = [{"text": "", "label": "abc"[index % 3]} for index in range(9)]
+        content, _ = data_report(tmp_path, capsys, CLASSIFY, {"train": rows})
+        empty = content["splits"]["train"]["findings"]["empty"]
+        assert (empty["count"], empty["rows"]) == (9, [1, 2, 3, 4, 5])
+        text = (tmp_path / "report/data_report.md").read_text()
+        assert "row 5; … |" in text and (more in text if more else " more |" not in text)
 
 
 def test_spaces_of_every_script_are_spaces(tmp_path, capsys):
@@ -626,12 +650,17 @@ def test_long_lengths_have_all_digits(tmp_path, capsys):
 
 def test_pairs_of_texts_have_a_ratio(tmp_path, capsys):
     rows = [{"source": "ab", "target": "abcd"}, {"source": "abcd", "target": "ab"}]
-    splits = {"train": rows, "test": [{"source": "ab", "target": ["x", "y"]}]}
+    test = [{"source": "ab", "target": ["x", "y"]}, {"source": "abcd", "target": ["ab", "c"]}]
+    splits = {"train": rows, "test": test}
     content, _ = data_report(tmp_path, capsys, TRANSLATE, splits)
     lengths = content["splits"]["train"]["lengths"]
     assert lengths["characters of target per character of source"][0] == 0.5
     assert lengths["characters of target per character of source"][-1] == 2
-    assert content["overlaps"][0]["contradicting"]["count"] == 1
+    # Of several references the first one is the answer.
+    assert content["splits"]["test"]["lengths"]["target: characters"][-1] == 2
+    assert content["overlaps"][0]["shared"]["rows"] == [1, 2]
+    assert content["overlaps"][0]["contradicting"]["rows"] == [1]
+    assert content["splits"]["train"]["labels"] == {}
 
 
 @pytest.mark.parametrize("task", ["causal-lm", "masked-lm", "denoising"])
