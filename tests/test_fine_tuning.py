@@ -22,6 +22,8 @@ from seqblend.conversion.registry import ARCHITECTURES
 from seqblend.hub_card.card import write_card
 from seqblend.predict import main as predict
 from seqblend.tasks.registry import TASKS
+from seqblend.tasks.token_classification import tokenize_words
+from seqblend.tokenization.words import WordSplitting, set_splitting
 from seqblend.train import main, prepare
 
 CLASSIFY, TAG, TRANSLATE, CONTINUE, FILL = (
@@ -295,6 +297,10 @@ def test_words_have_the_tokens_that_they_have_in_a_text(tmp_path):
     for row, features in zip(ROWS[TAG], job.splits["train"].features, strict=True):
         assert features["input_ids"] == tokenizer(" ".join(row["tokens"]))["input_ids"]
         assert len([label for label in features["labels"] if label != -100]) == len(row["tokens"])
+    # In a text of characters, no space is between them.
+    set_splitting(tokenizer, WordSplitting("characters", 1.0))
+    tokens = [token for character in "ab" for token in tokenizer(character, add_special_tokens=False)["input_ids"]]
+    assert tokenize_words(settings_of(job, tokenizer), [["a", "b"]])["input_ids"][0][1:-1] == tokens
 
 
 def test_texts_begin_with_the_first_token_of_the_checkpoint(tmp_path):
@@ -322,11 +328,11 @@ def test_tokens_of_packed_texts_are_counted_where_the_padding_token_ends_texts(t
     assert results["num_input_tokens_seen"] == 2 * tokens
 
 
-def settings_of(job):
+def settings_of(job, tokenizer=None):
     from seqblend.tasks.encoding import Settings
 
     lengths = dict.fromkeys(("max_length", "max_source_length", "max_target_length"), 16)
-    return Settings(job.trainer.processing_class, [], None, token_types=False, seed=0, **lengths)
+    return Settings(tokenizer or job.trainer.processing_class, [], None, token_types=False, seed=0, **lengths)
 
 
 def test_defaults_of_a_saved_model_are_logged_and_give_way_to_flags(tmp_path, caplog):

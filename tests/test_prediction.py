@@ -407,6 +407,7 @@ def test_entities_are_parts_of_the_text_that_do_not_overlap(labels, text, data):
         (["B-x", "M-x", "E-x", "S-y"], [("x", "a b c"), ("y", "d")]),
         (["b_x", "i_x", "o", "b_x"], [("x", "a b"), ("x", "d")]),
         (["B", "E", "S", "S"], [("_", "a b"), ("_", "c"), ("_", "d")]),
+        (["NOUN", "O", "VERB", "O"], [("NOUN", "a"), ("VERB", "c")]),
     ],
 )
 def test_entities_are_what_the_metric_counts(tags, expected):

@@ -23,11 +23,12 @@ from seqblend.reports.compare import compare
 from seqblend.reports.error_report import by_label, by_length, by_slice, worst_rows
 from seqblend.reports.runs import Run, read_run
 from seqblend.reports.statistics import bootstrap, compare_groups, mcnemar, percentile_interval
-from seqblend.reports.tables import Figure, Table, cell_text, markdown_cell, number_text
-from seqblend.reports.texts import lengths_of
+from seqblend.reports.tables import Figure, Table, cell_text, markdown_cell, markdown_table, number_text
+from seqblend.reports.texts import as_texts, first_texts, hash_answers, lengths_of
 from seqblend.scoring import metrics, row_metrics
 from seqblend.scoring.row_metrics import mean_of
 from seqblend.scoring.tags import find_scheme
+from seqblend.tasks.encoding import Settings
 from seqblend.tasks.registry import TASKS
 
 LABELS = ["a", "b", "c"]
@@ -105,6 +106,25 @@ def test_the_sums_of_numbers_give_the_metrics(pairs, is_row):
     sides = [[row if is_row else float(row[0]) for row in side] for side in zip(*pairs, strict=True)]
     figures = metrics.RegressionMetric().compute(predictions=sides[0], references=sides[1])
     assert_equal(row_metrics.sums_of_numbers(*sides), figures)
+
+
+@pytest.mark.parametrize(
+    ("task", "problem_type", "predictions", "references"),
+    [
+        (CLASSIFY, "single_label_classification", ["a", "b", "a"], ["a", "b", "c"]),
+        (CLASSIFY, "multi_label_classification", [["a", "b"], [], ["c"]], [["a"], [], ["b", "c"]]),
+        (CLASSIFY, "regression", [0.5, 2.0, 1.0], [1.0, 1.0, 1.5]),
+        (TAG, None, [["a", "b"], ["c"]], [["a", "c"], ["c"]]),
+        (TRANSLATE, None, ["a b", "c"], ["a", "c"]),
+    ],
+)
+def test_the_figures_of_a_report_are_those_of_its_task(task, problem_type, predictions, references):
+    scored, settings = TASKS[task], Settings.for_scoring(LABELS, problem_type, None)
+    rows = {scored.reference: references}
+    figures = scored.score([{"prediction": each} for each in predictions], rows, settings)
+    sums = scored.row_sums(predictions, references, settings)
+    assert_equal(sums, figures)
+    assert scored.main_metric(settings) in (next(iter(sums)), "chrf")
 
 
 def test_texts_written_in_place_of_none_are_errors():
@@ -225,6 +245,19 @@ def test_markdown_shows_names_as_they_are():
     }
     assert {cell: markdown_cell(cell) for cell in shown} == shown
     assert Table("By _kind_", "", [], []).markdown()[0] == r"## By \_kind\_"
+
+
+def test_a_table_in_markdown():
+    """Columns of numbers, and of nothing else, stand at the right."""
+    rows = [["x", 1234, 0.5, ["a", "b"], None, True], ["y", 2, 1.0, [1, "é"], 3, "z"]]
+    assert markdown_table(["name", "count", "share", "words", "other", "more"], rows) == [
+        "| name | count | share | words | other | more |",
+        "|---|---:|---:|---|---|---|",
+        "| x | 1,234 | 0.500 | a b | None | True |",
+        r'| y | 2 | 1.000 | \[1, "é"\] | 3 | z |',
+    ]
+    assert markdown_table(["name"], []) == ["| name |", "|---|"]
+    assert Table("t", "A note.", ["name"], []).markdown() == ["## t", "", "A note.", "", "| name |", "|---|", ""]
 
 
 # --- Runs ---
@@ -371,6 +404,16 @@ def test_the_name_of_a_run_may_have_commas(tested, tmp_path, capsys):
     assert f"A: {first}" in capsys.readouterr().out
     assert seqblend(["compare", "", str(second)]) == 2
     assert "each side needs at least one directory" in capsys.readouterr().err
+
+
+def test_runs_of_other_labels_are_refused(tested, tmp_path, capsys):
+    first, second = tested[CLASSIFY]
+    changed = shutil.copytree(second, tmp_path / "changed")
+    config = read(changed / "config.json")
+    config["id2label"] = {index: {"x": "q"}.get(name, name) for index, name in config["id2label"].items()}
+    (changed / "config.json").write_text(json.dumps(config))
+    assert seqblend(["compare", str(first), str(changed)]) == 2
+    assert "have different labels: only one of them has 'q'" in capsys.readouterr().err
 
 
 def test_a_run_is_not_compared_with_itself(tested, capsys):
@@ -591,7 +634,8 @@ def test_broken_tags_are_found_by_the_scheme(tmp_path, capsys):
     assert "1 tags that are no legal sequence" in printed
 
 
-SPELLINGS, FORMS, MARKS = ["Positive", "positive", "positive "], ["cafe\u0301", "caf\u00e9"], ["-1", "nan"]
+SPELLINGS, FORMS = ["Positive", "positive", "positive "], ["cafe\u0301", "caf\u00e9"]
+MARKS = ["-1", " nan", "  "]
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -602,11 +646,11 @@ def test_labels_that_may_be_wrong_are_named(several, tmp_path, capsys, caplog):
     options = {"problem_type": "multi_label_classification"} if several else {}
     content, printed = data_report(tmp_path, capsys, CLASSIFY, {"train": rows}, **options)
     finding = content["splits"]["train"]["findings"]["with a label that may be wrong"]
-    assert (finding["count"], finding["rows"]) == (7, [2, 3, 4, 5, 6])
-    assert "7 with a label that may be wrong" in printed
+    assert (finding["count"], finding["rows"]) == (8, [2, 3, 4, 5, 6])
+    assert "8 with a label that may be wrong" in printed
     (line,) = [message for message in caplog.messages if message.startswith("labels: ")]
     assert "'Positive', 'positive', 'positive '; 'cafe\u0301', 'café' differ only in case" in line
-    assert "'-1', 'nan' may mean that a row has no label" in line
+    assert "'  ', ' nan', '-1' may mean that a row has no label" in line
 
 
 def test_a_run_warns_of_labels_and_of_no_others(tmp_path, caplog):
@@ -616,6 +660,24 @@ def test_a_run_warns_of_labels_and_of_no_others(tmp_path, caplog):
     labels = ["0", "1", "none", "na"]
     run(tmp_path / "b", **files(tmp_path, [{"text": each, "label": each} for each in labels], ["train"]))
     assert not [message for message in caplog.messages if message.startswith("labels: ")]
+
+
+def test_the_order_of_labels_does_not_count_but_that_of_tags_and_numbers_does():
+    names, numbers = pa.chunked_array([[["x", "y"], ["y", "x"], ["x"]]]), pa.chunked_array([[[1, 2], [2, 1], [1]]])
+    for column, is_ordered, count in ((names, False, 2), (names, True, 3), (numbers, False, 3), (numbers, True, 3)):
+        assert len({*hash_answers(column, is_ordered).tolist()}) == count
+
+
+def test_columns_are_read_as_what_they_hold():
+    messages = [["a", "b"], [], ["c"]]
+    rows = [[{"role": "user", "content": each} for each in row] for row in messages]
+    columns = [pa.chunked_array([each]) for each in (messages, rows)]
+    assert as_texts(columns[0]).to_pylist() == ["a\x1fb", "", "c"]
+    assert as_texts(columns[1]).to_pylist() == ["user\x1fa\x1fuser\x1fb", "", "user\x1fc"]
+    found = [{unit: values.tolist() for unit, values in lengths_of(column).items()} for column in columns]
+    assert found == [{"words": [2, 0, 1]}, {"messages": [2, 0, 1]}]
+    assert first_texts(pa.chunked_array([messages[::2]])).to_pylist() == ["a", "c"]
+    assert first_texts(columns[1]).to_pylist() == rows
 
 
 @pytest.mark.parametrize("labels", [(-1, -2), ([1, 2], [2, 1])], ids=str)

@@ -3,16 +3,20 @@
 import itertools
 import json
 
+import datasets
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from test_tasks import settings_for
 from test_train_command import TAG, predictions, run, write
 
 from seqblend import Predictor
 from seqblend.data.errors import InputError
 from seqblend.predict import main as predict
 from seqblend.scoring.tags import SCHEMES, TagConstraints, TagScheme, describe_scheme, find_scheme, tag_constraints
+from seqblend.tasks import token_classification
+from seqblend.tasks.registry import TASKS
 
 LETTERS = {
     "IO": "I",
@@ -161,6 +165,25 @@ def test_a_mix_of_letters_is_scored_as_spans_and_not_decoded():
     scheme = find_scheme(labels)
     assert tag_constraints(labels, scheme) is None
     assert "a mix of B, L, M" in describe_scheme(labels, scheme)
+    rows = datasets.Dataset.from_dict({"tags": [labels]})
+    assert TASKS[TAG].config_fields_from_rows(rows, labels) == {"tag_scheme": None}
+
+
+@pytest.mark.parametrize(
+    ("options", "most", "keeps"),
+    [
+        ({"overflow": "window"}, 2 * 64 * 3, True),
+        ({"overflow": "window"}, 2 * 64 * 3 - 1, False),
+        ({"overflow": "window", "decode_tags": "greedy"}, 10**9, False),
+        ({}, 10**9, False),
+    ],
+)
+def test_logits_are_kept_for_windows_that_are_decoded_together(options, most, keeps, monkeypatch, caplog):
+    """For two of at most 64 tokens with three labels; else they would only fill the memory."""
+    monkeypatch.setattr(token_classification, "MOST_LOGITS", most)
+    settings = settings_for(None, labels=["O", "B-x", "I-x"], **options)
+    assert (TASKS[TAG].logits_reducer(settings, 2) is None) == keeps
+    assert ("each is decoded by itself" in caplog.text) == (most < 2 * 64 * 3)
 
 
 # --- Slots, through the commands ---

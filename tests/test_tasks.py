@@ -180,15 +180,16 @@ def test_without_o_words_beyond_the_length_get_the_first_label():
     assert TASKS["token-classification"].score(answers, columns, options)["accuracy"] == 0.5
 
 
-def test_tags_belong_to_their_words_where_the_beginning_is_cut_off(monkeypatch):
+@pytest.mark.parametrize("count", [2, 100])
+def test_tags_belong_to_their_words_where_the_beginning_is_cut_off(count, monkeypatch):
     """The tags of the last words were given to the first ones."""
     options = settings_for(labels=["O", "X", "Y"], length=4)
     monkeypatch.setattr(options.tokenizer, "truncation_side", "left")
-    rows = [{"tokens": ["a", "b", "c", "a"], "tags": ["X", "X", "X", "Y"]}]
+    rows = [{"tokens": ["a"] * count + ["c", "a"], "tags": ["X"] * count + ["X", "Y"]}]
     labels = np.array(encode("token-classification", rows, options)["labels"])
     columns = {name: [rows[0][name]] for name in rows[0]}
     answers = TASKS["token-classification"].answer(predicted(np.abs(labels), labels), columns, options)
-    assert answers == [{"prediction": ["O", "O", "X", "Y"]}]
+    assert answers == [{"prediction": ["O"] * count + ["X", "Y"]}]
 
 
 def test_training_without_a_word_within_the_length_is_refused():
@@ -369,7 +370,7 @@ def test_a_row_is_never_empty(task, row):
     if task == "token-classification":
         assert encoded["labels"] == [[IGNORE], [0]]
     batch = collator_of(task, bare)(encoded.to_list())
-    assert batch["input_ids"].shape == batch["token_type_ids"].shape == (2, 1)
+    assert batch["input_ids"].shape == (2, 1) and batch["token_type_ids"].tolist() == [[0], [0]]
 
 
 def test_several_processes_encode_as_one_does():

@@ -340,6 +340,29 @@ def test_without_optuna_the_extra_is_named(tmp_path, capsys, monkeypatch):
     assert "needs optuna; pip install -c constraints.txt '.[tune]'" in capsys.readouterr().err
 
 
+def test_trials_draw_their_values_from_the_space_of_the_file():
+    search = {
+        "learning_rate": {"low": "1e-4", "high": 0.1, "log": True},
+        "weight_decay": {"low": 0, "high": 0.3, "step": 0.1},
+        "num_train_epochs": {"low": 1, "high": 4},
+        "per_device_train_batch_size": {"low": 4, "high": 32, "step": 4},
+        "gradient_accumulation_steps": {"low": 1, "high": 8, "log": True},
+        "label_smoothing_factor": [0, 0.1],
+    }
+    optuna = import_optuna()
+    trial, space = optuna.create_study().ask(), parse_space(search, ())
+    values = {name: part.suggest(trial, name) for name, part in space.items()}
+    of = optuna.distributions
+    assert trial.params == values and trial.distributions == {
+        "learning_rate": of.FloatDistribution(1e-4, 0.1, log=True),
+        "weight_decay": of.FloatDistribution(0, 0.3, step=0.1),
+        "num_train_epochs": of.FloatDistribution(1, 4),
+        "per_device_train_batch_size": of.IntDistribution(4, 32, step=4),
+        "gradient_accumulation_steps": of.IntDistribution(1, 8, log=True),
+        "label_smoothing_factor": of.CategoricalDistribution((0, 0.1)),
+    }
+
+
 def test_a_picture_of_any_number_of_options(tmp_path, monkeypatch):
     """A panel for the trials and one for each option; in each the complete trials, and the best one as a star."""
     figures = []
