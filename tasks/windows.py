@@ -81,7 +81,9 @@ def window_bounds(sizes: Sequence[int], document: Sequence[int], overlap: int) -
 def most_central(first: np.ndarray, last: np.ndarray, windows: list[tuple[int, int]]) -> np.ndarray:
     """For each unit the window with most context around it: where it is farthest from the nearer end of the window.
 
-    Window ends that are ends of the document do not count. Of equally good windows the first is chosen.
+    Of equally good windows the first is chosen. The ends of the document, where no context is cut off, need no
+    exception: a unit that is nearer to such an end than to the other end of the window is even nearer to an end of
+    any other window.
 
     Args:
         first: index of the first token of each unit, ascending (N,).
@@ -94,9 +96,7 @@ def most_central(first: np.ndarray, last: np.ndarray, windows: list[tuple[int, i
     owner, best = np.zeros(len(first), dtype=np.int64), np.full(len(first), -np.inf)
     for index, (start, stop) in enumerate(windows):
         inside = slice(*np.searchsorted(first, (start, stop)))
-        before = first[inside] - start if index > 0 else np.inf
-        after = stop - 1 - last[inside] if index < len(windows) - 1 else np.inf
-        margin = np.broadcast_to(np.minimum(before, after), best[inside].shape)
+        margin = np.minimum(first[inside] - start, stop - 1 - last[inside])
         better = margin > best[inside]
         owner[inside][better], best[inside][better] = index, margin[better]
     return owner

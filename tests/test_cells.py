@@ -108,8 +108,10 @@ def test_a_zero_or_one_for_each_label_is_refused(tmp_path, value):
         assert_refused(words, read_file, path, CLASSIFY, **SEVERAL)
 
 
-def test_a_zero_or_one_for_each_of_two_labels_is_refused(tmp_path):
+@pytest.mark.parametrize("batch", [1, 1000])
+def test_a_zero_or_one_for_each_of_two_labels_is_refused(batch, tmp_path, monkeypatch):
     """Alone each row could have the labels "0" and "1"; every row had both, and nothing said so."""
+    monkeypatch.setattr("seqblend.data.labels.BATCH_ROWS", batch)
     rows = [{"text": "t", "label": [1, 0]}, {"text": "t", "label": [0, 1]}]
     path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
     words = ["a.jsonl: every row has all labels, '0', '1'", "a 0 or 1 for each label"]

@@ -1,5 +1,6 @@
 """Conversations: the answers alone are learnt, after exactly what prediction reads, and the model stops after them."""
 
+import copy
 import itertools
 import json
 
@@ -21,6 +22,7 @@ from test_train_command import (
     run,
     write,
 )
+from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, Seq2SeqTrainingArguments, pipeline
 
 from seqblend import BlendDecoderForCausalLM
@@ -130,8 +132,15 @@ def test_labels_are_the_answers_and_their_ends(name, data):
 
 
 @every_template
-def test_before_each_answer_stand_the_tokens_that_prediction_reads(name):
-    tokenizer = TOKENIZERS[name]
+@pytest.mark.parametrize("adds_first", [False, True])
+def test_before_each_answer_stand_the_tokens_that_prediction_reads(name, adds_first):
+    """Also if the tokenizer puts a token before each text, as that of Llama: a template writes it itself."""
+    tokenizer = copy.deepcopy(TOKENIZERS[name])
+    if adds_first:
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A", special_tokens=[("[CLS]", tokenizer.bos_token_id)]
+        )
+    assert (tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id) == adds_first
     asked = []
     for messages in CHATS:
         asked += [messages[:index] for index, each in enumerate(messages) if each["role"] == "assistant"]
@@ -142,6 +151,8 @@ def test_before_each_answer_stand_the_tokens_that_prediction_reads(name):
         starts = [i for i, label in enumerate(labels) if label != IGNORE and labels[i - 1] == IGNORE]
         found += [ids[:start] for start in starts]
     assert found == prompts
+    texts = [tokenizer.apply_chat_template(each, add_generation_prompt=True, tokenize=False) for each in asked]
+    assert prompts == tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
 @pytest.mark.parametrize(
@@ -568,6 +579,7 @@ def test_the_answers_are_those_of_the_saved_code(models, tmp_path):
     """In a process without the package."""
     script = """
 import json
+from tokenizers import processors
 from transformers import pipeline
 given = json.load(sys.stdin)
 chat = pipeline("text-generation", model=given["model"], trust_remote_code=True)

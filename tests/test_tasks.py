@@ -66,8 +66,13 @@ def test_a_text_is_cut_to_its_length_and_its_label_numbered():
 
 @pytest.mark.parametrize("token_types", [False, True])
 def test_a_pair_is_one_sequence_of_two_kinds(token_types):
-    rows = [{"text": "ab", "text_pair": "c", "label": "x"}]
-    encoded = encode("sequence-classification", rows, settings_for(labels=["x"], token_types=token_types))[0]
+    rows, options = (
+        [{"text": "ab", "text_pair": "c", "label": "x"}],
+        settings_for(labels=["x"], token_types=token_types),
+    )
+    encoded = encode("sequence-classification", rows, options)[0]
+    asked = TASKS["sequence-classification"].read_rows(rows, options)
+    assert all(asked[name] == [values] for name, values in encoded.items() if name != "labels")
     assert CHAR.decode(encoded["input_ids"]) == "[CLS]ab[SEP]c[SEP]"
     assert encoded.get("token_type_ids") == ([0, 0, 0, 0, 1, 1] if token_types else None)
 

@@ -1,5 +1,6 @@
 """Long texts as windows: everything is told exactly once, where most stands around it, and adds up to the document."""
 
+import copy
 import dataclasses
 
 import datasets
@@ -10,6 +11,7 @@ from conftest import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_tasks import CHAR, TOKENIZERS, encode, predicted, settings_for
+from transformers import ByT5Tokenizer
 
 from seqblend.data.errors import InputError
 from seqblend.modeling.encoder import BlendEncoderForTokenClassification
@@ -116,13 +118,13 @@ def test_the_answer_to_a_document_is_that_of_its_windows():
     """Logits are averaged; tags stand one after the other, whatever the padding."""
     rows = datasets.Dataset.from_list([{"text": "abc" * 5, "label": "y"}, {"text": "a", "label": "x"}])
     options = windowed(length=8, labels=["x", "y"], overlap=2)
-    logits = np.array([[4.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 2.0], [9.0, 0.0]])
+    logits = np.array([[4.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0], [9.0, 0.0]])
     task = TASKS[CLASSIFY]
     split = encode_split(task, rows, options, "test")
     scorer = SplitScorer(task, split, options)
     scorer(predicted(logits, np.array(split.features["labels"][:])))
     answers = scorer.answers
-    scores = [1 / (1 + np.exp(0.0)), 1 / (1 + np.exp(-9.0))]
+    scores = [1 / (1 + np.exp(-1 / 4)), 1 / (1 + np.exp(-9.0))]
     assert [answer["scores"]["x"] for answer in answers] == pytest.approx(scores)
 
     words = [list("abc" * 5), ["a"], []]
@@ -151,6 +153,14 @@ def test_a_window_has_something_of_its_own(overlap, pair, message):
     row = {"text": "abc", "label": "x", **({} if pair is None else {"text_pair": pair})}
     with pytest.raises(InputError, match=f"overlap: {overlap} must be {message}"):
         encode(CLASSIFY, [row], windowed(length=8, labels=["x"], overlap=overlap))
+
+
+@pytest.mark.parametrize("tokenizer", [ByT5Tokenizer(), copy.deepcopy(CHAR)], ids=["slow", "left"])
+def test_windows_are_read_from_the_left_by_a_fast_tokenizer(tokenizer):
+    if tokenizer.is_fast:
+        tokenizer.truncation_side = "left"
+    with pytest.raises(InputError, match="overflow: window needs a fast tokenizer with truncation_side=right"):
+        encode(CLASSIFY, [{"text": "abc", "label": "x"}], windowed(tokenizer, 8, 1, labels=["x"]))
 
 
 # --- What is said of it ---
