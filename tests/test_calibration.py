@@ -1,6 +1,7 @@
 """Probabilities that are true, thresholds that are chosen: measured by hand, folded into the weights, kept."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from seqblend import Predictor
 from seqblend.calibration import measures
-from seqblend.calibration.calibrator import abstention_metrics, better_score
+from seqblend.calibration.calibrator import Calibrator, abstention_metrics, better_score
 from seqblend.calibration.measures import SEVERAL, ClassifierOutputs
 from seqblend.calibration.temperature import divide_logits, fit_temperature
 from seqblend.calibration.thresholds import NOISE, accuracy_threshold, label_threshold, precision_threshold
+from seqblend.tasks.sequence_classification import answer_scores
 from seqblend.train import main as train
 
 
@@ -398,6 +400,42 @@ def test_abstaining_is_measured_by_hand():
     assert alone == pytest.approx({**known, "selective_precision": 1 / 2})
     assert abstention_metrics(*rows, -np.inf)["selective_precision"] == 2 / 5
     assert abstention_metrics(*rows, 2)["selective_precision"] == 0
+
+
+def calibrator_of(outputs, unknown=None, **options):
+    """What fits thresholds, with the outputs of a model on the validation split."""
+    given = SimpleNamespace(**{"abstain_precision": None, "label_thresholds": None, **options})
+    settings = SimpleNamespace(labels=["a", "b", "c"])
+    calibrator = Calibrator(None, None, {}, {} if unknown is None else {"validation": None}, given, settings)
+    calibrator.outputs["validation"], calibrator._unknown_logits["validation"] = outputs, unknown
+    return calibrator
+
+
+def test_a_label_without_a_threshold_of_its_own_is_predicted_as_usual_or_never(caplog):
+    """The second label is nearly as probable in rows without it, and of the third there is no row."""
+    logits = np.array([[2.0, 0.0, 0.0], [1.0, 0.1, 1.0], [-1.0, 0.2, 2.0], [-2.0, 0.3, 3.0]])
+    targets = np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0]])
+    calibrator = calibrator_of(ClassifierOutputs(logits, targets, SEVERAL), label_thresholds="0.9")
+    middle = (1 / (1 + np.exp(-1)) + 1 / (1 + np.exp(1))) / 2
+    names = dict(enumerate("abc"))
+    assert calibrator.fit_label_thresholds(names) == pytest.approx([middle, 1.0, 0.5])
+    assert "0.5 for c: no validation row" in caplog.text and "for want of a precision of 0.9: b" in caplog.text
+
+
+def test_an_answer_to_an_unknown_row_is_a_wrong_one():
+    """Of the three surest answers one is to an unknown row; without it all known rows would be answered."""
+    outputs = ClassifierOutputs(np.diag([5.0, 4.0, 3.0])[[0, 1, 2]], np.array([0, 1, 2]))
+    unknown = np.array([[0.0, 4.5, 0.0]])
+    for precision, answered in ((0.7, 3), (0.9, 1), (0.5, 3)):
+        fitted = calibrator_of(outputs, unknown, abstain_precision=precision).fit_abstain_threshold()
+        scores = answer_scores(outputs.logits, fitted["abstain_score"])
+        assert (scores >= fitted["abstain_threshold"]).sum() == answered
+    alone = calibrator_of(outputs, abstain_precision=0.9).fit_abstain_threshold()
+    assert alone["abstain_threshold"] < answer_scores(outputs.logits, "probability").min()
+    wrong = ClassifierOutputs(outputs.logits, np.array([1, 2, 0]))
+    never = calibrator_of(wrong, unknown, abstain_precision=0.5).fit_abstain_threshold()
+    scores = np.concatenate([answer_scores(each, never["abstain_score"]) for each in (wrong.logits, unknown)])
+    assert never["abstain_threshold"] > scores.max()
 
 
 def test_a_precision_that_is_asked_for(tmp_path):
