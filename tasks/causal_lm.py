@@ -210,16 +210,17 @@ def cut_stream(documents: Iterable[pa.ListArray], max_length: int) -> Iterator[p
     Args:
         documents: token ids, some documents at a time.
         max_length: length of a block.
+
+    Returns:
+        Batches, which may have no row.
     """
     rest = np.empty(0, dtype=np.int32)
     for part in documents:
         stream = np.concatenate([rest, pc.list_flatten(part).to_numpy()])
         whole = len(stream) // max_length * max_length
-        if whole:
-            yield blocks_of(stream[:whole], max_length)
+        yield blocks_of(stream[:whole], max_length)
         rest = stream[whole:]
-    if len(rest):
-        yield blocks_of(rest, max_length)
+    yield blocks_of(rest, max_length)
 
 
 def blocks_of(stream: np.ndarray, max_length: int) -> pa.RecordBatch:
