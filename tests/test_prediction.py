@@ -265,7 +265,26 @@ def test_a_mask_that_the_tokenizer_alone_sees_is_refused(model_of, tmp_path, cap
     assert reason in capsys.readouterr().err
 
 
+def test_a_mask_that_the_tokenizer_reads_as_text_is_refused(model_of, tmp_path, capsys):
+    model = shutil.copytree(model_of("masked-lm"), tmp_path / "split")
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps(config | {"split_special_tokens": True}))
+    source = write(tmp_path / "rows.txt", [{"text": "a [MASK]"}])
+    assert main([str(model), "--input", str(source), "--output", str(tmp_path / "a.jsonl")]) == 2
+    reason = "rows.txt: row 1: the tokenizer reads 0 masks, but the text has the mask token '[MASK]' 1 times"
+    assert reason in capsys.readouterr().err
+
+
 # --- How much an answer has ---
+
+
+def test_a_mask_has_no_more_tokens_than_there_are(model_of, tmp_path):
+    source = write(tmp_path / "rows.txt", [{"text": "a [MASK]"}])
+    (answer,) = predict(model_of("masked-lm"), source, tmp_path / "a.jsonl", "--top_k", 10**6)
+    (mask,) = answer["masks"]
+    size = len(AutoTokenizer.from_pretrained(model_of("masked-lm")))
+    assert {each["token"] for each in mask["predictions"]} >= {*range(size)}
+    assert sum(each["score"] for each in mask["predictions"]) == pytest.approx(1)
 
 
 def test_top_k_and_probabilities_of_labels(model_of, tmp_path):
