@@ -175,14 +175,18 @@ def test_every_word_gets_one_tag(kind, rows, length):
     assert all("O" not in answer["prediction"] for answer in itertools.compress(answers, whole))
 
 
-def test_without_o_words_beyond_the_length_get_the_first_label():
-    options = settings_for(labels=["X", "Y"], length=3)
-    rows = [{"tokens": ["a", "b"], "tags": ["Y", "Y"]}]
+@pytest.mark.parametrize(
+    ("labels", "tag", "default"), [(["X", "Y"], "Y", "X"), (["B", "M", "E", "S"], "S", "S")], ids=["first", "alone"]
+)
+def test_without_o_words_beyond_the_length_get_the_first_label_that_may_stand_alone(labels, tag, default):
+    options = settings_for(labels=labels, length=3)
+    rows = [{"tokens": ["a", "b"], "tags": [tag, tag]}]
     labels = np.array(encode("token-classification", rows, options)["labels"])
     columns = {"tokens": [rows[0]["tokens"]], "tags": [rows[0]["tags"]]}
     answers = TASKS["token-classification"].answer(predicted(np.abs(labels), labels), columns, options)
-    assert answers == [{"prediction": ["Y", "X"]}]
-    assert TASKS["token-classification"].score(answers, columns, options)["accuracy"] == 0.5
+    assert answers == [{"prediction": [tag, default]}]
+    accuracy = TASKS["token-classification"].score(answers, columns, options)["accuracy"]
+    assert accuracy == (1 + (tag == default)) / 2
 
 
 @pytest.mark.parametrize("count", [2, 100])
