@@ -82,6 +82,8 @@ def test_a_pair_is_one_sequence_of_two_kinds(token_types):
     [
         ("regression", 0.5, 0.5, [0.25], {"prediction": 0.25}),
         ("regression", [0.5, 2.0], [0.5, 2.0], [0.25, 3.0], {"prediction": [0.25, 3.0]}),
+        # It is a number as any other.
+        ("regression", -100.0, -100.0, [0.25], {"prediction": 0.25}),
         (
             "multi_label_classification",
             ["y", "x"],
