@@ -113,8 +113,9 @@ def test_a_model_that_knows_nothing_has_no_temperature():
 
 
 @pytest.mark.parametrize("model_class", [each for each in HEADS if "Classification" in each.__name__], ids=named)
-def test_the_logits_of_every_classifier_are_divided(model_class):
-    model, batch = tiny_model(model_class), padded(draw(model_class, [5, 3], labels=False))
+@pytest.mark.parametrize("score_bias", [True, False])
+def test_the_logits_of_every_classifier_are_divided(model_class, score_bias):
+    model, batch = tiny_model(model_class, score_bias=score_bias), padded(draw(model_class, [5, 3], labels=False))
     before = output_of(model, batch)
     divide_logits(model, 2.5)
     assert_close(output_of(model, batch), before / 2.5)

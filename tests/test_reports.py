@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import shutil
+from datetime import date
 from types import SimpleNamespace
 
 import numpy as np
@@ -317,6 +318,14 @@ def test_of_many_labels_the_most_frequent_are_told(monkeypatch):
     table = by_label(SimpleNamespace(counts=counts))
     assert [row[:3] for row in table.rows] == [["b", 3, 2], ["c", 2, 3]]
     assert table.note.endswith(" Only the 2 most frequent of 3 labels.")
+    monkeypatch.setattr(error_report, "MOST_LABELS", 3)
+    assert "Only" not in by_label(SimpleNamespace(counts=counts)).note
+
+
+def test_a_row_is_right_as_a_whole_if_every_row_counts_as_one():
+    assert error_report.is_all_or_nothing(mean_of([0, 1]))
+    assert not error_report.is_all_or_nothing(mean_of([0.5, 1]))
+    assert not error_report.is_all_or_nothing(row_metrics.quotient_of(np.array([0, 1]), np.array([1, 2])))
 
 
 def test_slices_by_numbers_are_not_rounded():
@@ -328,13 +337,13 @@ def test_slices_by_numbers_are_not_rounded():
 
 def test_slices_by_values_of_other_types_are_kept_apart():
     """The number 1 and the text "1" were one slice; a column named as one of the table's own was lost in the JSON."""
-    values = [1, "1", None, "None", True, "True", ["a", "b"], "a b"]
-    run = SimpleNamespace(sums={"accuracy": mean_of(range(8))})
+    values = [1, "1", None, "None", True, "True", ["a", "b"], "a b", [date(2031, 3, 6)]]
+    shown_values = ["1", '"1"', "null", "None", "true", "True", '["a", "b"]', "a b", '["2031-03-06"]']
+    run = SimpleNamespace(sums={"accuracy": mean_of(range(9))})
     for name, head in (("kind", "kind"), ("rows", "value of rows"), ("accuracy", "value of accuracy")):
         found = by_slice(run, name, values).as_object()["rows"]
         assert [(row[head], row["rows"], row["accuracy"]["value"]) for row in found] == [
-            (shown, 1, index)
-            for index, shown in enumerate(["1", '"1"', "null", "None", "true", "True", '["a", "b"]', "a b"])
+            (shown, 1, index) for index, shown in enumerate(shown_values)
         ]
 
 
@@ -373,6 +382,8 @@ def test_an_f1_of_nothing_is_explained():
     assert [row[-1].value for row in table.rows] == [0, 1]
     assert table.note == "Where nothing is expected or predicted, f1 is 0."
     assert by_slice(SimpleNamespace(sums=sums), "genre", ["a", "a"]).note == ""
+    of_labels = SimpleNamespace(sums={"micro_f1": sums["f1"]})
+    assert by_slice(of_labels, "genre", ["a", "b"]).note == "Where nothing is expected or predicted, micro_f1 is 0."
 
 
 def test_a_row_without_a_number_is_the_worst():
