@@ -424,16 +424,16 @@ def test_a_label_without_a_threshold_of_its_own_is_predicted_as_usual_or_never(c
 
 
 def test_an_answer_to_an_unknown_row_is_a_wrong_one():
-    """Of the three surest answers one is to an unknown row; without it all known rows would be answered."""
-    outputs = ClassifierOutputs(np.diag([5.0, 4.0, 3.0])[[0, 1, 2]], np.array([0, 1, 2]))
+    """It is surer than the answer to the second known row, which would be answered without it."""
+    outputs = ClassifierOutputs(np.diag([5.0, 4.0, 3.0])[:2], np.array([0, 1]))
     unknown = np.array([[0.0, 4.5, 0.0]])
-    for precision, answered in ((0.7, 3), (0.9, 1), (0.5, 3)):
+    for precision, answered in ((0.6, 2), (0.9, 1)):
         fitted = calibrator_of(outputs, unknown, abstain_precision=precision).fit_abstain_threshold()
         scores = answer_scores(outputs.logits, fitted["abstain_score"])
         assert (scores >= fitted["abstain_threshold"]).sum() == answered
     alone = calibrator_of(outputs, abstain_precision=0.9).fit_abstain_threshold()
     assert alone["abstain_threshold"] < answer_scores(outputs.logits, "probability").min()
-    wrong = ClassifierOutputs(outputs.logits, np.array([1, 2, 0]))
+    wrong = ClassifierOutputs(outputs.logits, np.array([1, 2]))
     never = calibrator_of(wrong, unknown, abstain_precision=0.5).fit_abstain_threshold()
     scores = np.concatenate([answer_scores(each, never["abstain_score"]) for each in (wrong.logits, unknown)])
     assert never["abstain_threshold"] > scores.max()
