@@ -400,6 +400,8 @@ def test_abstaining_is_measured_by_hand():
     alone = abstention_metrics(rows[0], np.empty(0), rows[2], 0.8)
     assert alone == pytest.approx({**known, "selective_precision": 1 / 2})
     assert abstention_metrics(*rows, -np.inf)["selective_precision"] == 2 / 5
+    # A score at the threshold is an answer.
+    assert abstention_metrics(*rows, 0.85)["selective_precision"] == 1 / 2
     assert abstention_metrics(*rows, 2)["selective_precision"] == 0
 
 
@@ -437,6 +439,17 @@ def test_an_answer_to_an_unknown_row_is_a_wrong_one():
     never = calibrator_of(wrong, unknown, abstain_precision=0.5).fit_abstain_threshold()
     scores = np.concatenate([answer_scores(each, never["abstain_score"]) for each in (wrong.logits, unknown)])
     assert never["abstain_threshold"] > scores.max()
+
+
+def test_a_model_that_never_abstains_answers_every_unknown_row():
+    """Where only the test split has such rows, no threshold is fitted."""
+    outputs = ClassifierOutputs(np.diag([5.0, 4.0, 3.0])[:2], np.array([0, 2]))
+    calibrator = calibrator_of(outputs, np.array([[0.0, 4.5, 0.0]]))
+    config = SimpleNamespace(abstain_threshold=None, abstain_score="energy")
+    calibrator.trainer = SimpleNamespace(model=SimpleNamespace(config=config))
+    found = calibrator.metrics("validation")
+    assert (found["known_accuracy"], found["coverage"], found["unknown_recall"]) == (1 / 2, 1, 0)
+    assert found["selective_precision"] == pytest.approx(1 / 3) and found["unknown_auroc"] == 1 / 2
 
 
 def test_a_precision_that_is_asked_for(tmp_path):
@@ -487,3 +500,11 @@ def test_accelerate_launch_divides_the_weights_without_an_option(tmp_path, monke
     options = {"task": CLASSIFY, **data_of(tmp_path, text_rows), "calibrate": True}
     assert train(flags(tmp_path / "out", options)) == 2
     assert "calibrate: cannot be combined with fsdp or deepspeed, which divide the weights" in capsys.readouterr().err
+
+
+def test_unknown_rows_have_the_columns_of_their_split(tmp_path, capsys):
+    file = write(tmp_path / "unknown.jsonl", [{"text": "a", "text_pair": "b"}])
+    options = {"task": CLASSIFY, **data_of(tmp_path), "validation_unknown_file": file}
+    assert train(flags(tmp_path / "out", options)) == 2
+    message = "validation_unknown_file: its columns are text, text_pair, those of validation text"
+    assert message in capsys.readouterr().err
