@@ -395,6 +395,20 @@ def test_a_picture_of_any_number_of_options(tmp_path, monkeypatch):
             points, star = ([tuple(point) for point in part.get_offsets()] for part in each.collections)
             x = places[each.get_xlabel()]
             assert points == list(zip(x, [0.4, 0.5], strict=True)) and star == [(x[1], 0.5)]
+        for each, searched in zip(axes[1:], part.values(), strict=True):
+            low, high = each.get_xlim()
+            if isinstance(searched, Choice):
+                labels = [label.get_text() for label in each.get_xticklabels()]
+                assert labels == list(map(str, searched.values)) and (low, high) == (-0.5, len(labels) - 0.5)
+            else:
+                assert low < searched.low < searched.high < high < 2 * searched.high
+                middle = (searched.low * searched.high) ** 0.5 if searched.log else (searched.low + searched.high) / 2
+                assert each.get_xticks().tolist() == pytest.approx([searched.low, middle, searched.high])
+                assert each.get_xscale() == ("log" if searched.log else "linear")
+    assert [line.get_ydata().tolist() for line in figures[-1].axes[0].lines] == [[0.4, 0.5]]
+    draw_trials(trials, part, trials[0], path, metric="loss", greater_is_better=False)
+    assert [line.get_ydata().tolist() for line in figures[-1].axes[0].lines] == [[0.4, 0.4]]
+    assert "Trial 1 is the best, 0.4; lower is better." in figures.pop().texts[1].get_text()
     assert "Trial 3 is the best, 0.5; higher is better." in figures[-1].texts[1].get_text()
 
 
