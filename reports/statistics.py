@@ -68,7 +68,7 @@ class Difference:
 
     @property
     def is_significant(self) -> bool:
-        """Whether 0 is outside of the interval."""
+        """Whether the p-value is below 1 - LEVEL; then 0 is outside of the interval."""
         return self.p_value < 1 - LEVEL
 
 
