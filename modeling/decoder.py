@@ -307,16 +307,17 @@ class BlendDecoderForCausalLM(BlendDecoderPreTrainedModel, BlendGenerationMixin)
         token_type_ids: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
-        shift_labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithCrossAttentions:
         """Logits (B, T, V) of the next token at each position.
 
-        labels (B, T) are the input tokens, unshifted; -100 is ignored. shift_labels (B, T), which some collators give
-        beside them, are the labels of the next tokens; None: they follow from labels. logits_to_keep is the number of
-        last positions to project (0: all), or their indices. Other arguments as in BlendDecoderModel.forward.
+        labels (B, T) are the input tokens, unshifted; -100 is ignored. If there are also shift_labels (B, T), which
+        some collators give beside them, these are the labels of the next tokens. logits_to_keep is the number of last
+        positions to project (0: all), or their indices. Other arguments as in BlendDecoderModel.forward.
         """
+        # No argument of its own: the Trainer asks each batch for all arguments with "label" in their names.
+        shift_labels: Any = kwargs.pop("shift_labels", None)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

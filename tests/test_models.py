@@ -44,6 +44,7 @@ from transformers import (
     LlamaModel,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import find_labels
 
 from seqblend import (
     FAMILIES,
@@ -274,6 +275,12 @@ def test_another_loss_is_refused():
     """It would not be computed."""
     with pytest.raises(AttributeError, match="BlendEncoderForMaskedLM computes its own loss"):
         tiny_model(BlendEncoderForMaskedLM).loss_function = torch.nn.functional.cross_entropy
+
+
+@every_head
+def test_the_trainer_finds_one_argument_of_labels(model_class):
+    """A batch without one of them would have no loss in evaluation."""
+    assert find_labels(model_class) == ["labels"]
 
 
 def test_shifted_labels_of_a_collator():
