@@ -28,6 +28,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 def architecture_of(config: Mapping[str, Any]) -> Architecture | None:
     """The architecture of a checkpoint with this content of config.json; None if it is not supported."""
-    name = str(config.get("model_type"))
+    found = [each for each in ARCHITECTURES.values() if each.model_type == config.get("model_type")]
     is_encoder = bool(config.get("use_bidirectional_attention"))
-    return ARCHITECTURES.get(f"{name}_{ENCODER}" if is_encoder else name, ARCHITECTURES.get(name))
+    variants = [each for each in found if (each.variant == ENCODER) == is_encoder]
+    return next(iter(variants + found), None)

@@ -465,9 +465,20 @@ class Stack(BlendPreTrainedModel):
         return dict.fromkeys(types, self.rotary_emb(states, position_ids))
 
     def blocks(self) -> Iterator[tuple[str, Block]]:
-        """Layer type and block of each layer to run: the first config.num_hidden_layers (early exit lowers it)."""
+        """Layer type and block of each layer to run: the first config.num_hidden_layers (early exit lowers it).
+
+        Raises:
+            ValueError: there are layers without a type, because layers were added to the model.
+        """
+        types = self.config.layer_types or []
+        if len(self.layers) > len(types):
+            raise ValueError(
+                f"the model has {len(self.layers)} layers, and layer_types of its config {len(types)}: add theirs, "
+                "and set num_hidden_layers"
+            )
         layers = repeat(self.layers[0]) if self.config.shares_layers else self.layers
-        return ((layer.layer_type, layer) for layer in islice(layers, self.config.num_hidden_layers))
+        # There may be fewer layers than types, if the last layers were removed.
+        return islice(zip(types, layers, strict=False), self.config.num_hidden_layers)
 
     def make_output(
         self, hidden_states: torch.Tensor, layout: Layout, repad: bool, cache: Cache | None = None

@@ -6,7 +6,6 @@ Shapes as in attention.py.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from inspect import signature
 from typing import Any
 
 import torch
@@ -300,12 +299,10 @@ def no_cache_in_training(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     It is outside of merge_with_config_defaults, which replaces None by the config's value.
     """
-    position = list(signature(forward).parameters).index("use_cache")
 
     @wraps(forward)
     def with_default(model: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
-        # `position` counts the model, too.
-        if model.training and len(args) < position and kwargs.get("use_cache") is None:
+        if model.training and kwargs.get("use_cache") is None:
             kwargs["use_cache"] = False
         return forward(model, *args, **kwargs)
 

@@ -251,13 +251,13 @@ class BlendEncoderModel(BlendEncoderPreTrainedModel, Stack):
 def packed_mask_arguments(
     config: BlendEncoderConfig, layout: Layout, attention_mask: Any, position_ids: torch.Tensor | None
 ) -> dict[str, Any]:
-    """Extra arguments of the mask functions for packed sequences in a graph, or with a kernel of the user; else none.
+    """Extra arguments of the mask functions for packed sequences while compiling, or with a kernel of the user.
 
-    There Stack.choose_layout does not read from position_ids whether sequences are packed. The causal mask
+    Then Stack.choose_layout does not read from position_ids whether sequences are packed. The causal mask
     functions of the decoder (create_causal_mask, create_sliding_window_causal_mask) need no extra arguments.
     """
-    is_read = not is_traced() and has_known_kernel(config)
-    if attention_mask is not None or position_ids is None or is_read:
+    is_in_layout = not torch.compiler.is_compiling() and has_known_kernel(config)
+    if attention_mask is not None or position_ids is None or is_in_layout:
         return {}
     position_ids = position_ids.expand(layout.shape)
     return {"and_mask_function": packed_sequence_mask_function(find_packed_sequence_indices(position_ids))}

@@ -81,8 +81,6 @@ class Block(GradientCheckpointingLayer):
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int):
         super().__init__()
-        # It stays with a layer that is moved or copied.
-        self.layer_type = config.layer_types[layer_idx]
         self.residual = RESIDUALS[config.norm_position]
         self.dropout = Dropout(config.hidden_dropout)
         # One name for both, because all around it is the same.

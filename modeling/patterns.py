@@ -85,7 +85,7 @@ class PaddedPattern(Movable):
         A sliding layer that keeps more for assisted decoding returned all in older versions of transformers.
         """
         keys, values = cache.update(key, value, layer_idx)
-        # A cache of the user may have no layers.
+        # The layers of a cache of the user may be empty.
         layer = cache.layers[layer_idx] if layer_idx < len(cache.layers) else None
         window = getattr(layer, "sliding_window", None)
         if window is None:

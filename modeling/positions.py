@@ -136,7 +136,7 @@ class RelativeAttentionBias(nn.Embedding):
             distances: positions of the keys minus positions of the queries (B, T, S).
             dtype: of the biases.
             hides_later: if it is not bidirectional, the bias of a key after the query is the lowest number, so that
-                the query does not see it. False: a mask does this.
+                the query does not see it. False: the mask says which keys a query sees.
         """
         biases = super().forward(self.buckets(distances)).movedim(-1, -3).to(dtype)
         if self.is_bidirectional or not hides_later:

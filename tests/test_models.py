@@ -259,16 +259,44 @@ def test_dropout_runs(model_class, attention):
     assert all(tensor.isfinite().all() for tensor in gradient.values())
 
 
-def test_layers_may_be_copied():
-    """Each copy keeps its window, as in a model that was made with so many layers."""
-    model = tiny_model(BlendDecoderModel, **SLIDING)
-    types = [layer_type for layer_type in SLIDING["layer_types"] for _ in range(2)]
-    made = tiny_model(BlendDecoderModel, **SLIDING | {"layer_types": types, "num_hidden_layers": 4})
-    model.layers = nn.ModuleList(copy.deepcopy(layer) for layer in model.layers for _ in range(2))
-    model.config.num_hidden_layers = 4
-    made.load_state_dict(model.state_dict())
-    ids = torch.tensor([[3, 4, 5, 6, 7, 8]])
-    assert_close(*(each(ids, use_cache=False).last_hidden_state for each in (model, made)))
+def test_layers_that_were_added_need_their_types():
+    """Without a word they would not run."""
+    model = tiny_model(BlendDecoderModel)
+    expected = model(torch.tensor([[3, 4, 5]])).last_hidden_state
+    model.layers.append(copy.deepcopy(model.layers[0]))
+    with pytest.raises(ValueError, match="the model has 3 layers, and layer_types of its config 2"):
+        model(torch.tensor([[3, 4, 5]]))
+    model.config.layer_types.append("full_attention")
+    model.config.num_hidden_layers = 3
+    assert not torch.equal(model(torch.tensor([[3, 4, 5]]), use_cache=False).last_hidden_state, expected)
+
+
+class Wrapped(nn.Module):
+    """A layer inside another module, as quantizers put it there while they record its inputs."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *args, **kwargs):
+        return self.layer(*args, **kwargs)
+
+
+@pytest.mark.parametrize("model_class", [BlendEncoderModel, BlendDecoderModel], ids=named)
+def test_layers_may_be_wrapped(model_class):
+    model, ids = tiny_model(model_class, **SLIDING), torch.tensor([[3, 4, 5, 6, 7]])
+    expected = model(ids).last_hidden_state
+    model.layers = nn.ModuleList(Wrapped(layer) for layer in model.layers)
+    assert torch.equal(model(ids).last_hidden_state, expected)
+
+
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_a_trace_with_positions(with_mask):
+    model, ids = tiny_model(BlendEncoderModel), torch.tensor([[3, 4, 5], [6, 7, 8]])
+    batch = {"input_ids": ids, "position_ids": torch.arange(3).expand(2, 3)}
+    batch |= {"attention_mask": torch.ones_like(ids)} if with_mask else {}
+    traced = torch.jit.trace(model, example_kwarg_inputs=batch, strict=False)
+    assert_close(traced(**batch)["last_hidden_state"], model(**batch).last_hidden_state)
 
 
 def test_another_loss_is_refused():
