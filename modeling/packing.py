@@ -341,7 +341,8 @@ def is_traced(tensor: torch.Tensor | None = None) -> bool:
     Args:
         tensor: of the batch, to recognize a FakeTensor, which has no values.
     """
-    return bool(is_tracing(tensor))
+    # First what torch.compile knows to be true; the rest of is_tracing may break its graph.
+    return torch.compiler.is_compiling() or bool(is_tracing(tensor))
 
 
 def as_padding_mask(attention_mask: Any) -> torch.Tensor | None:
