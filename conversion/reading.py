@@ -135,8 +135,10 @@ class Original:
         return cls(source, find_architecture(source, config, model_type), config, hub, gguf)
 
     def stock_config(self, **labels: Any) -> PreTrainedConfig:
-        """The original configuration, with the labels of the caller if there are any."""
+        """The original configuration, with the labels of the caller if there are any. Raises ConversionError."""
         config = {name: value for name, value in self.config.items() if name != "model_type"}
+        if not isinstance(config.get("id2label") or {}, dict):
+            raise ConversionError("id2label must be an object: the name of each label by its number")
         return self.architecture.original_config_class.from_dict(config, **labels)
 
     def saved_head(self) -> Any:

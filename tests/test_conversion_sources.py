@@ -196,7 +196,7 @@ REFUSED = {
     "a decoder": ({"is_decoder": True}, "is_decoder=True is not supported, only False"),
     "relative positions": ({"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
     "padding beyond the vocabulary": ({"pad_token_id": 999}, "cannot be loaded as BertForMaskedLM .*Padding_idx"),
-    "labels as a list": ({"id2label": ["a", "b"]}, "'list' object has no attribute 'items'"),
+    "labels as a list": ({"id2label": ["a", "b"]}, "id2label must be an object"),
     "no dtype": ({"dtype": "flout"}, "has no attribute 'flout'"),
     "other shapes": ({"intermediate_size": 64}, r"has the shape \(.*\), by config.json \("),
 }
