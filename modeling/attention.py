@@ -25,6 +25,7 @@ from transformers.generation.continuous_batching import PagedAttentionCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
+from transformers.utils.generic import is_flash_attention_requested
 
 from .cache import update_paged_cache
 from .normalization import Dropout, apply_dropout, build_norm
@@ -37,6 +38,8 @@ logger = logging.get_logger(__name__)
 # What torch's varlen kernel takes. A model on the Hub may be loaded with an older torch than this package needs, whose
 # kernel has no windows, or no grouped keys.
 VARLEN_OPTIONS = frozenset(signature(varlen_attn).parameters)
+# Kernels that take padded rows and a mask. Those of flash attention take a flat batch and its lengths.
+ROW_KERNELS = ("eager", "sdpa", "flex_attention")
 
 
 class Attention(nn.Module):
@@ -349,3 +352,16 @@ def select_kernel(config: PreTrainedConfig, query: torch.Tensor, pattern: Patter
 def has_stock_sdpa(config: PreTrainedConfig) -> bool:
     """Whether the attention function is "sdpa" of transformers, and not one that the user has put in its place."""
     return config._attn_implementation == "sdpa" and ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa_attention_forward
+
+
+def has_known_kernel(config: PreTrainedConfig) -> bool:
+    """Whether the kernel of attention is one of transformers' own. Another one may be that of a server."""
+    return config._attn_implementation in ROW_KERNELS or is_flash_attention_requested(config)
+
+
+def matmul_dtype(states: torch.Tensor) -> torch.dtype:
+    """Dtype of the product of such states with a matrix: their own, or that of autocast."""
+    device = states.device.type
+    if device == "meta":
+        return states.dtype
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import is_flash_attention_requested
 
-from .attention import has_flash_attention, has_stock_sdpa, has_varlen_kernel
+from .attention import has_flash_attention, has_known_kernel, has_stock_sdpa, has_varlen_kernel, matmul_dtype
 from .cache import CACHE_NAME
 from .hooks import has_hooked_submodule, is_hooked
 from .layers import Block
@@ -26,8 +26,6 @@ from .patterns import MIN_BLOCK_SIZE, MaskFunction, PaddedPattern, VarlenPattern
 from .positions import POSITIONS, build_relative_bias, build_rotary
 from .recurrence import Recurrence, Steps
 
-# Kernels that take padded rows and a mask. Those of flash attention take a flat batch and its lengths.
-ROW_KERNELS = ("eager", "sdpa", "flex_attention")
 # Kernels that take a mask for each head.
 BIAS_KERNELS = ("eager", "sdpa")
 # Arguments of forward that describe the sequences of a flattened batch. Self-attention reads those of the queries.
@@ -499,16 +497,3 @@ def select_inputs(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | 
     if inputs.dim() != (2 if inputs_embeds is None else 3):
         raise ValueError(f"input_ids are (B, T) and inputs_embeds (B, T, E), got {tuple(inputs.shape)}")
     return inputs
-
-
-def has_known_kernel(config: PreTrainedConfig) -> bool:
-    """Whether the kernel of attention is one of transformers' own. Another one may be that of a server."""
-    return config._attn_implementation in ROW_KERNELS or is_flash_attention_requested(config)
-
-
-def matmul_dtype(states: torch.Tensor) -> torch.dtype:
-    """Dtype of the product of such states with a matrix: their own, or that of autocast."""
-    device = states.device.type
-    if device == "meta":
-        return states.dtype
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype

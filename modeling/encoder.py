@@ -19,8 +19,8 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple, mer
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.encoder import BlendEncoderConfig
-from .attention import Attention
-from .base import BlendPreTrainedModel, Stack, StackOutput, has_known_kernel
+from .attention import Attention, has_known_kernel
+from .base import BlendPreTrainedModel, Stack, StackOutput
 from .heads import ForSequenceClassification, ForTokenClassification, build_lm_hidden, scale, select_fields
 from .hooks import is_hooked
 from .layers import EncoderLayer

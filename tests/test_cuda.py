@@ -53,7 +53,8 @@ from seqblend import (
 )
 from seqblend.benchmarks.timing import peak_memory
 from seqblend.modeling import attention as kernels
-from seqblend.modeling.base import Stack, matmul_dtype
+from seqblend.modeling.attention import matmul_dtype
+from seqblend.modeling.base import Stack
 from seqblend.modeling.cache import CACHE_NAME
 from seqblend.modeling.packing import FlatLayout
 
